@@ -15,6 +15,13 @@ from .stored import StoredNorm, find_norms, join, place
 _NOT_STORED = (
     "a state dict has no eps, num_groups or normalizers; where a layer has others, outputs change"
 )
+#: Remark on norms whose name would be another in OpenMMLab, where it has the norm's type.
+NAME_STAYS = (
+    "the name stays, where a model of OpenMMLab has gn1 or bn1 by the norm's type: for such a "
+    "model, give its config to the command convert, or the model to surgery.fit_state"
+)
+#: A name by type; "agn" is the name of AN in its authors' code.
+_BY_TYPE = re.compile(r"(.*\.|)(bn|gn|in|agn)(\d*)")
 
 
 def convert_state(
@@ -140,8 +147,16 @@ def _rewrite(
     for name, norm in found.items():
         if matches(name, match) and norm.kind not in skip:
             count = len(norm.levels) if norm.is_pyramid else None
-            _convert_norm(state, report, name, norm, name, build, count)
+            layer = _convert_norm(state, report, name, norm, name, build, count)
+            if layer is not None and _differs_in_openmmlab(name, layer):
+                report.note(NAME_STAYS, name)
     return state, report
+
+
+def _differs_in_openmmlab(name: str, norm: nn.Module) -> bool:
+    """Return whether OpenMMLab, which names some norms by type, has another name for this norm."""
+    by_type = _BY_TYPE.fullmatch(name)
+    return by_type is not None and by_type[2] != ("gn" if isinstance(norm, nn.GroupNorm) else "bn")
 
 
 def _normalizer_of(norm: nn.Module) -> str | None:
@@ -159,11 +174,14 @@ def _convert_norm(
     name: str,
     build: Callable[[State], nn.Module],
     count: int | None,
-) -> None:
+) -> nn.Module | None:
     """Convert the norm ``source`` by ``build``, and store it under ``name``.
 
     Args:
         count: number of levels for which the new norm has statistics; None for any other norm.
+
+    Returns:
+        The new norm, of one level; None if it cannot be converted.
     """
     try:
         layer = build(norm.levels[0])
@@ -174,11 +192,12 @@ def _convert_norm(
         placed = place(name, levels, layer, count)
     except (NotConvertible, OptionError) as error:
         report.left[source] = str(error)
-        return
+        return None
     _exchange(state, norm, placed)
     report.converted[name] = f"{norm.kind} -> {type(layer).__name__}"
     report.note(rules.remark(norm.kind, layer), name)
     report.notes[_NOT_STORED] = []
+    return layer
 
 
 def _rename(
@@ -217,9 +236,8 @@ def _names(name: str, found: Container[str]) -> Iterator[str]:
     yield name.removesuffix(".0")  # timm's norm with an activation, before conversion
     if f"{name}.1" not in found:
         yield f"{name}.0"  # the same after conversion
-    if match := re.fullmatch(r"(.*\.|)(bn|gn|in)(\d*)", name):
-        # "agn" is the name of AN in its authors' code.
-        yield from (f"{match[1]}{kind}{match[3]}" for kind in ("bn", "gn", "in", "agn"))
+    if by_type := _BY_TYPE.fullmatch(name):
+        yield from (f"{by_type[1]}{kind}{by_type[3]}" for kind in ("bn", "gn", "in", "agn"))
 
 
 def _channels(state: State) -> int:
