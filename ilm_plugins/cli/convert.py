@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> None:
         reasons = "; ".join(dict.fromkeys([*report.left.values(), *report.notes]))
         reasons = reasons or "it has no norm to convert"
         raise UserError(f"nothing in {str(args.input)!r} was converted ({reasons})")
+    check_names(contents, entry, report)
     beside = {} if entry is None else {k: v for k, v in contents.items() if k != entry}
     kept, kind = {}, FORMATS[args.output.suffix]
     if kind != "safetensors":
@@ -84,6 +85,16 @@ def conversion(args: argparse.Namespace) -> Change:
     return lambda state: surgery.convert_state(
         state, key, match=args.match, replacing=args.replacing, **options
     )
+
+
+def check_names(contents: Mapping[str, Any], entry: str | None, report: surgery.Report) -> None:
+    """Raise UserError if norms of an OpenMMLab checkpoint would keep names of another type."""
+    names = report.notes.get(surgery.states.NAME_STAYS)
+    if names and entry == "state_dict" and "meta" in contents:
+        raise UserError(
+            f"INPUT is OpenMMLab's, where norms have names of their type: {len(names)} names, such "
+            f"as {names[0]!r}, must change with it; give --config-file in place of --to or --revert"
+        )
 
 
 def fit(

@@ -47,7 +47,7 @@ class MixtureNorm(AdaptiveNorm):
     For the other arguments see :class:`~ilm_plugins.layers.base.AdaptiveNorm`.
 
     Args:
-        momentum: weight of the newest batch in the running statistics.
+        momentum: weight of the newest batch in the running statistics; 0 keeps them as they are.
         normalizers: K of "IN", "LN", "BN", "GN", in the order of the parameters' rows.
         num_groups: groups of "GN"; unused without "GN".
         sync: True to compute BN's statistics in training over all processes of the default group;
@@ -101,8 +101,13 @@ class MixtureNorm(AdaptiveNorm):
 
     @property
     def uses_batch_statistics(self) -> bool:
-        """Whether forward now uses the batch's statistics for BN, and updates the running ones."""
+        """Whether forward now uses the batch's statistics for BN."""
         return "BN" in self.normalizers and self.training and not self.frozen
+
+    @property
+    def updates_running_stats(self) -> bool:
+        """Whether forward now updates the running statistics: not for a momentum of 0."""
+        return self.uses_batch_statistics and self.momentum > 0
 
     @property
     def synchronizes(self) -> bool:
@@ -124,10 +129,10 @@ class MixtureNorm(AdaptiveNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
-        if not self.uses_batch_statistics:
-            return self.normalize(x)[0]
         if self.synchronizes:
             return self._forward_synchronized(x)
+        if not self.updates_running_stats:
+            return self.normalize(x)[0]
         buffers = self._buffers
         running = buffers["running_mean"], buffers[VARIANCE], self.momentum
         y, mean, var = self.normalize(x, running)
@@ -144,8 +149,9 @@ class MixtureNorm(AdaptiveNorm):
             return self.rescale(mean, var, *own, *batch.pool(mean, var, *own))
 
         y, _, _ = adaptive_norm(x, self.moment_groups, self.eps, rescale, *self.rescale_tensors())
-        mean, var = batch.mean.unsqueeze(0), batch.var.unsqueeze(0)
-        self.update_running_stats(mean, var, batch.count)
+        if self.updates_running_stats:
+            mean, var = batch.mean.unsqueeze(0), batch.var.unsqueeze(0)
+            self.update_running_stats(mean, var, batch.count)
         return y
 
     def update_running_stats(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:

@@ -1,12 +1,14 @@
 """Shared by conversions and analysis: selection by name, reports, evaluation mode."""
 
 import inspect
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+import torch
 from torch import nn
 
 from ..layers import NORMS, OptionError
@@ -95,13 +97,28 @@ def check_absent(options: Mapping, *of_norm: str) -> None:
         raise OptionError(f"{given} comes from each norm; leave it out")
 
 
+def _uncompiled(model: nn.Module) -> AbstractContextManager:
+    """Return a context in which torch.compile has no effect; OptionError if torch has none."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and the import takes seconds
+        return nullcontext()
+    if hasattr(torch.compiler, "set_stance"):
+        return torch.compiler.set_stance("force_eager")
+    is_compiled = any(hasattr(m, "_orig_mod") or m._compiled_call_impl for m in model.modules())
+    check(not is_compiled, "a compiled model needs torch 2.6 here; give the model uncompiled")
+    return nullcontext()
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Set a model to evaluation mode, and restore the mode of each module at exit."""
+    """Set a model to evaluation mode, compiled models to run uncompiled; undo both at exit.
+
+    Code that torch.compile has compiled does not call hooks that are registered later.
+    """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        yield
+        with _uncompiled(model):
+            yield
     finally:
         for module, training in modes.items():
             module.training = training

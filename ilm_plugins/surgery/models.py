@@ -1,11 +1,12 @@
 """Convert the norms of a model."""
 
 import itertools
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
@@ -17,12 +18,34 @@ from ..layers.mixture import MixtureNorm
 from ..layers.options import check_choice
 from . import norms
 from .common import Match, Report, check_absent, check_match, matches, source_norm
-from .rules import INEXACT, OF_BN, RULES, NotConvertible, State, adapt, chosen_by, refuse
+from .rules import (
+    OF_BN,
+    RULES,
+    NotConvertible,
+    State,
+    adapt,
+    check_complete,
+    chosen_by,
+    refuse,
+    remark,
+)
 
 _COMPUTED = (
     "its tensors are computed, by pruning or a parametrization: first call "
     "torch.nn.utils.prune.remove or parametrize.remove_parametrizations"
 )
+_FLATTENED = "FSDP keeps its tensors elsewhere: convert the model before you wrap it"
+_REPLACED = "its forward method is replaced, for example by a hook of accelerate: remove that first"
+_COMPILED = "torch.compile holds the norm itself: convert the model before you compile it"
+_HOOKS = "hooks stay with the replaced module, and do not run; register them again"
+_NOT_TRACKED = (
+    "track_running_stats=False: momentum=0 keeps the running statistics as they are; set momentum "
+    "to update them"
+)
+#: Attributes of a module that hold its hooks.
+_KINDS_OF_HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+#: The tensors of plain norms.
+_TENSORS = "weight", "bias", "running_mean", "running_var"
 _UNFROZEN = "no longer frozen: in training the batch's statistics are used, and running ones move"
 
 
@@ -101,12 +124,9 @@ def _replace(
     build: Callable[[nn.Module, dict], nn.Module],
 ) -> tuple[nn.Module, Report]:
     """Replace the selected norms by ``build(norm, factory options)``; see :func:`convert`."""
-    names, report = defaultdict(list), Report()
-    # The norms of a pyramid's levels are found, and replaced, as one.
-    within = {level for m in model.modules() if norms.levels_of(m) for level in m.children()}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if module not in within and among((norms.levels_of(module) or [module])[0]):
-            names[module].append(name)
+    names, swaps, report = defaultdict(list), [], Report()
+    for name, module in norms.named_norms(model, among):
+        names[module].append(name)
     check_match(match, itertools.chain(*names.values()))
     owners = Counter(p for module in model.modules() for p in module.parameters(recurse=False))
     for old, own_names in names.items():
@@ -114,29 +134,37 @@ def _replace(
             continue
         levels = norms.levels_of(old)
         try:
-            refuse(any(map(_is_computed, old.modules())), _COMPUTED)
+            _check_plain_modules(old)
+            refuse(own_names[0].rpartition(".")[2] == "_orig_mod", _COMPILED)
             like = _factory_options(model, own_names[0])
             built = [build(level, like) for level in levels or [old]]
             _check_untied(old, owners)
+            new = _join_levels(built) if levels else built[0]
         except (NotConvertible, OptionError) as error:
             report.left |= dict.fromkeys(own_names, str(error))
             continue
-        new = _join_levels(built) if levels else built[0]
         layer = new[0] if type(new) is nn.Sequential else new
-        for name in own_names:
-            report.converted[name] = f"{norms.class_of(old)} -> {norms.class_of(layer)}"
-            model = _set(model, name, new)
-        layer = layer[0] if isinstance(layer, PerLevelNorm) else layer
-        kinds = [norms.kind_of_module(norm) for norm in ((levels or [old])[0], layer)]
-        report.note(INEXACT.get(tuple(kinds)), own_names[0])
-        if isinstance(layer, _BatchNorm) and getattr(old, "frozen", False):
-            report.note(_UNFROZEN, own_names[0])
-    for head in model.modules():
-        is_head = any(cls.__name__ == "RetinaNetHead" for cls in type(head).__mro__)
-        per_level = is_head and any(isinstance(module, PerLevelNorm) for module in head.modules())
-        if per_level and restart_levels not in head._forward_pre_hooks.values():
-            head.register_forward_pre_hook(restart_levels)
+        swaps += [(name, new) for name in own_names]
+        words = f"{norms.class_of(old)} -> {norms.class_of(layer)}"
+        report.converted |= dict.fromkeys(own_names, words)
+        for words in _losses(old, layer):
+            report.note(words, own_names[0])
+    # All are built before the first is swapped: an error leaves the model as it was.
+    for name, new in swaps:
+        model = _set(model, name, new)
+    for module in model.modules():
+        if any(cls.__name__ == "RetinaNetHead" for cls in type(module).__mro__):
+            _set_restart(module)
     return model, report
+
+
+def _set_restart(head: nn.Module) -> None:
+    """Have RetinaNet's head restart the levels of its norms, if it has norms of several levels."""
+    for key, hook in [*head._forward_pre_hooks.items()]:
+        if hook is restart_levels:
+            del head._forward_pre_hooks[key]
+    if any(isinstance(module, PerLevelNorm) for module in head.modules()):
+        head.register_forward_pre_hook(restart_levels)
 
 
 def _set(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
@@ -163,9 +191,27 @@ def _join_levels(levels: list[nn.Module]) -> nn.Module:
     """Return one norm for all levels, with the parameters of the first and the buffers of each."""
     if getattr(levels[0], "running_mean", None) is None:
         return levels[0]
+    if isinstance(levels[0], _BatchNorm):
+        return _join_batchnorms(levels)
     new = PerLevelNorm(levels[0], len(levels)).train(levels[0].training)
     for level, own in zip(new, levels, strict=True):
         level._buffers.update(own._buffers)
+    return new
+
+
+def _join_batchnorms(levels: list[_BatchNorm]) -> nn.Module:
+    """Return what detectron2 has in RetinaNet's head for ``NORM: BN``."""
+    module, name = norms.CYCLE.rsplit(".", 1)
+    refuse(
+        module not in sys.modules, "import detectron2, which has the BatchNorm of several levels"
+    )
+    new = getattr(sys.modules[module], name)(len(levels), num_features=levels[0].num_features)
+    new.weight, new.bias = levels[0].weight, levels[0].bias
+    new.training = levels[0].training
+    for i, level in enumerate(levels):
+        level.weight = level.bias = None
+        level.affine = False
+        new[i] = level
     return new
 
 
@@ -193,10 +239,37 @@ def _check_replaceable(
     refuse(types is not None and cls not in types, f"{name}, which is not among types")
     words = "and may compute something else; if it does not, name it in types"
     refuse(not types and not norms.is_plain(cls), f"{name} derives from {base} {words}")
-    tracks = getattr(module, "running_mean", None) is not None
+    tracked = (getattr(module, name, None) for name in ("running_mean", "running_var"))
+    tracks = all(tensor is not None for tensor in tracked)
     refuse(plain == "IN" and tracks, "with track_running_stats, evaluation uses other statistics")
     uses_tracked = issubclass(NORMS[to], MixtureNorm)
     refuse(uses_tracked and not tracks, "without running statistics, evaluation uses the batch's")
+
+
+def _losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
+    """Yield remarks on what a norm has, and the norm that replaces it lacks."""
+    old_norm, new_norm = ((norms.levels_of(norm) or [norm])[0] for norm in (old, new))
+    if words := remark(norms.kind_of_module(old_norm), new_norm):
+        yield words
+    if isinstance(new_norm, _BatchNorm) and getattr(old_norm, "frozen", False):
+        yield _UNFROZEN
+    if isinstance(new_norm, MixtureNorm) and not getattr(old_norm, "track_running_stats", True):
+        yield _NOT_TRACKED
+    if any(getattr(module, kind) for module in old.modules() for kind in _KINDS_OF_HOOKS):
+        yield _HOOKS
+    # torch's conversion to SyncBatchNorm replaces timm's norms so.
+    if not isinstance(old_norm, AdaptiveNorm) and not norms.modules_after(old_norm):
+        idle = [name for name, m in old_norm.named_children() if not isinstance(m, nn.Identity)]
+        if idle:
+            yield f"{', '.join(idle)} inside the norm does not run, and is removed"
+
+
+def _check_plain_modules(norm: nn.Module) -> None:
+    """Raise NotConvertible if something else than its class says what a norm computes."""
+    for module in norm.modules():
+        refuse(_is_computed(module), _COMPUTED)
+        refuse(any(isinstance(vars(module).get(name), Tensor) for name in _TENSORS), _FLATTENED)
+        refuse("forward" in vars(module), _REPLACED)
 
 
 def _is_computed(module: nn.Module) -> bool:
@@ -211,11 +284,14 @@ def _layer_for(
 ) -> nn.Module:
     """Return the layer that replaces a norm, with the norm's tensors, mode and requires_grad."""
     kept = {o: getattr(old, o) for o in of_norm if getattr(old, o, None) is not None}
-    if isinstance(old, nn.SyncBatchNorm) and issubclass(layer, MixtureNorm):
-        kept["sync"] = old.process_group or True
+    mixes = issubclass(layer, MixtureNorm)
+    if mixes and "Sync" in type(old).__name__:  # torch's, or one that ``types`` names
+        kept["sync"] = getattr(old, "process_group", None) or True
     if isinstance(old, SwitchNorm):
         kept |= {name: getattr(old, name) for name in ("normalizers", "num_groups", "sync")}
-    averages = issubclass(layer, MixtureNorm) and getattr(old, "momentum", 0) is None
+    if mixes and not getattr(old, "track_running_stats", True):
+        kept["momentum"] = 0.0
+    averages = mixes and getattr(old, "momentum", 0) is None and "momentum" not in kept
     refuse(averages, "momentum=None, a cumulative average; set a number first")
     state = old._parameters | old._buffers
     state = {name: tensor for name, tensor in state.items() if tensor is not None}
@@ -225,12 +301,12 @@ def _layer_for(
     for name in ("normalizers", "num_groups"):
         own, given = getattr(old, name, None), getattr(new, name, None)
         refuse(own not in (None, given), f"{name}={own!r}, where the layer has {given!r}")
-    if "running_mean" not in state:
-        state = {"weight": new.weight, "bias": new.bias, **state}
     _take_tensors(old, new, state)
-    after = [getattr(old, name, None) for name in ("drop", "act")]  # timm's
-    after = [module for module in after if not isinstance(module, nn.Identity | None)]
-    return nn.Sequential(new, *after) if after else new
+    if not (after := norms.modules_after(old)):
+        return new
+    joined = nn.Sequential(new, *after)
+    joined.training = old.training
+    return joined
 
 
 def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
@@ -238,6 +314,7 @@ def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
     is_variant = isinstance(old, AutoencoderNorm) and not old.has_papers_form
     refuse(is_variant, "a variant of the layer cannot compute a plain norm")
     state, c = dict(old.state_dict(keep_vars=True)), old.num_channels
+    check_complete(state, norms.kind_of_module(old))
     chosen = chosen_by(state, getattr(old, "normalizers", ()))
     if isinstance(old, ILMInstanceNorm) or chosen == "IN":
         new = getattr(nn, f"InstanceNorm{dims}d")(c, old.eps, affine=True, **like)
@@ -257,13 +334,15 @@ def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
 def _take_tensors(old: nn.Module, new: nn.Module, state: State) -> None:
     """Give a new norm the converted tensors, training mode and ``requires_grad`` of the old one."""
     # New parameters are trained if any of the old norm's is, or if it has none and is not frozen.
-    trained = {name: p.requires_grad for name, p in old.named_parameters()}
+    own = old.named_parameters(recurse=isinstance(old, AdaptiveNorm))  # timm's norms have others
+    trained = {name: p.requires_grad for name, p in own}
     frozen = not trained and "weight" in old._buffers  # as in FrozenBatchNorm2d
     tensors = adapt(state, norms.kind_of_module(old), new)
     new.requires_grad_(any(trained.values()) if trained else not frozen)
-    new.load_state_dict(tensors, assign=True)
     if frozen or getattr(old, "frozen", False):
         freeze(new)
     for name in new._parameters.keys() & trained.keys():
         getattr(new, name).requires_grad_(trained[name])
+    # Last, because it gives ``requires_grad`` of the new parameters to the old norm's tensors.
+    new.load_state_dict(tensors, assign=True)
     new.train(old.training)

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from collections.abc import Callable, Iterator
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -13,15 +14,17 @@ from ..layers.levels import PerLevelNorm
 
 #: Name of a plain norm -> its base class.
 BASES = {"GN": nn.GroupNorm, "IN": _InstanceNorm, "BN": _BatchNorm, "LN": nn.LayerNorm}
+#: Module of timm's classes, whose ``drop`` and ``act`` run after the norm.
+WITH_ACTIVATION = "timm.layers.norm_act"
 #: Classes that compute exactly a plain norm; of frameworks by name, because none is imported here.
-#: Those of timm run the modules ``drop`` and ``act`` after it. Subclasses may compute anything.
+#: Subclasses may compute anything.
 PLAIN = {
     nn.GroupNorm,
     nn.SyncBatchNorm,
     *(getattr(nn, f"{kind}Norm{d}d") for kind in ("Batch", "Instance") for d in (1, 2, 3)),
     "mmengine.model.utils._BatchNormXd",
     "mmengine.utils.dl_utils.parrots_wrapper.SyncBatchNorm",
-    *(f"timm.layers.norm_act.{n}" for n in ("BatchNormAct2d", "SyncBatchNormAct", "GroupNormAct")),
+    *(f"{WITH_ACTIVATION}.{n}" for n in ("BatchNormAct2d", "SyncBatchNormAct", "GroupNormAct")),
 }
 #: Packages whose classes named FrozenBatchNorm2d, DetrFrozenBatchNorm2d and the like compute
 #: BatchNorm from buffers, with an eps of 1e-5 if they have none.
@@ -68,10 +71,21 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def may_be_norm(module: nn.Module) -> bool:
-    """Return whether a module is a norm, or is named like one and contains none."""
-    named_so = re.search(r"Norm(2d)?$", type(module).__name__)
+    """Return whether a module is a norm, or looks like one and contains none.
+
+    It does by its name, or by BatchNorm's running statistics, as InPlaceABN.
+    """
+    looks_so = re.search(r"Norm(2d)?$", type(module).__name__) or "running_var" in module._buffers
     inside = (part for part in module.modules() if part is not module)
-    return is_norm(module) or (named_so is not None and not any(map(may_be_norm, inside)))
+    return is_norm(module) or (bool(looks_so) and not any(map(may_be_norm, inside)))
+
+
+def modules_after(norm: nn.Module) -> list[nn.Module]:
+    """Return the modules that a norm of timm runs after the normalization."""
+    if not any(cls.__module__ == WITH_ACTIVATION for cls in type(norm).__mro__):
+        return []
+    after = [getattr(norm, name, None) for name in ("drop", "act")]
+    return [module for module in after if not isinstance(module, nn.Identity | None)]
 
 
 def kind_of_module(module: nn.Module) -> str:
@@ -92,6 +106,19 @@ def levels_of(module: nn.Module) -> list[nn.Module]:
         level._parameters = level._parameters | module._parameters
         level.affine = "weight" in module._parameters
     return levels
+
+
+def named_norms(
+    model: nn.Module, among: Callable[[nn.Module], bool]
+) -> Iterator[tuple[str, nn.Module]]:
+    """Yield name and module of norms; of a pyramid's norms, which are found as one, not the levels.
+
+    A module under several names comes once for each.
+    """
+    within = {level for m in model.modules() if levels_of(m) for level in m.children()}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if module not in within and among((levels_of(module) or [module])[0]):
+            yield name, module
 
 
 def class_of(norm: nn.Module) -> str:

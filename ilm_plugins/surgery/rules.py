@@ -25,12 +25,13 @@ def refuse(wrong: object, reason: str) -> None:
         raise NotConvertible(reason)
 
 
-_AFFINE = {"weight", "bias"}
+#: The weight and bias of a norm.
+AFFINE = {"weight", "bias"}
 _RUNNING = {"running_mean", BN_VARIANCE}
 #: The variance of a mixture of an older version has BatchNorm's name.
-_MIXTURES_RUNNING = {*_RUNNING, VARIANCE}
+MIXTURES_RUNNING = {*_RUNNING, VARIANCE}
 _DECODERS = ("decode_mean.weight", "decode_var.weight")
-_SWITCH = _AFFINE | {"mean_weight", "var_weight"}
+_SWITCH = AFFINE | {"mean_weight", "var_weight"}
 _ATTENTION = "attention.weight", "attention.bias"
 _PAIRS = "pairs.weight", "pairs.bias"
 _RELEASED_ATTENTION = "attention_weights.attention.0.weight", "attention_weights.attention.0.bias"
@@ -40,13 +41,13 @@ _RATIOS = {"expand.weight", "expand.bias", "ratio.weight", "ratio.bias"}
 PLAIN = "GN or IN", "BN"
 #: Kind of a norm -> names of its required tensors, and of its optional tensors.
 LAYOUTS = {
-    "GN or IN": (_AFFINE, set()),
-    "BN": (_RUNNING, _AFFINE | {"num_batches_tracked"}),
-    "ILM": (_AFFINE | {"encode.weight", *_DECODERS, "omega_offset"}, set()),
-    "EN": (_AFFINE | _RATIOS, _MIXTURES_RUNNING | {"reduce.weight", "num_batches_tracked"}),
-    "SN": (_SWITCH, _MIXTURES_RUNNING),
-    "SSN": (_SWITCH | {"radius", "mean_fixed", "var_fixed"}, _MIXTURES_RUNNING),
-    "AN": (_AFFINE | {*_ATTENTION, *_PAIRS}, set()),
+    "GN or IN": (set(), AFFINE),
+    "BN": (_RUNNING, AFFINE | {"num_batches_tracked"}),
+    "ILM": (AFFINE | {"encode.weight", *_DECODERS, "omega_offset"}, set()),
+    "EN": (AFFINE | _RATIOS, MIXTURES_RUNNING | {"reduce.weight", "num_batches_tracked"}),
+    "SN": (_SWITCH, MIXTURES_RUNNING),
+    "SSN": (_SWITCH | {"radius", "mean_fixed", "var_fixed"}, MIXTURES_RUNNING),
+    "AN": (AFFINE | {*_ATTENTION, *_PAIRS}, set()),
     "released ILM": (
         {"weight_bias", "bias_bias", "fc_embed.0.weight"}
         | {"fc_weight.1.weight", "fc_bias.1.weight"},
@@ -60,13 +61,20 @@ LAYOUTS = {
 def kind_of(state: State) -> str | None:
     """Return the kind of a norm's state dict: a key of LAYOUTS, "released SN", "released SSN"."""
     for kind, (needed, allowed) in LAYOUTS.items():
-        if needed <= state.keys() <= needed | allowed:
+        if state and needed <= state.keys() <= needed | allowed:
             if kind in ("SN", "SSN") and state["weight"].dim() > 1:
                 return f"released {kind}"
             plain = kind in (*PLAIN, "SN", "SSN")
-            other = plain and any(state[n].dim() != 1 for n in (needed | _AFFINE) & state.keys())
+            other = plain and any(state[n].dim() != 1 for n in (needed | AFFINE) & state.keys())
             return None if other else kind
     return None
+
+
+def check_complete(source: State, kind: str) -> None:
+    """Raise NotConvertible if a layer of this package lacks a tensor that it needs."""
+    needed = LAYOUTS[kind][0] if kind in LAYOUTS and kind not in PLAIN else set()
+    absent = ", ".join(sorted(needed - source.keys()))
+    refuse(absent, f"its {absent} is missing, without which the layer computes nothing")
 
 
 @torch.no_grad()
@@ -76,14 +84,12 @@ def adapt(source: State, kind: str | None, layer: nn.Module) -> dict[str, Tensor
     refuse(rule is None, f"{kind} does not become {name}")
     on_meta = kind_of_module(layer) in PLAIN and any(t.is_meta for t in source.values())
     refuse(on_meta, "its tensors are on the meta device, without values to check")
-    if kind == "BN" and "weight" not in source:
-        mean = source["running_mean"]
-        source = {**source, "weight": torch.ones_like(mean), "bias": torch.zeros_like(mean)}
+    if kind in PLAIN:
+        source = {**_identity_map(source, layer), **source}
     wanted = {key: tensor.detach().clone() for key, tensor in layer.state_dict().items()}
     new = wanted | name_variance(rule(source, layer), wanted)
-    for key in _AFFINE & new.keys() - wanted.keys():
-        is_used = new[key].is_meta or (new[key] != (key == "weight")).any()
-        refuse(is_used, f"it has a {key}, which {name} lacks")
+    for key in AFFINE & new.keys() - wanted.keys():
+        refuse(not _is_identity(key, new[key]), f"it has a {key}, which {name} lacks")
     for key, own in wanted.items():
         found, in_layer = (f"shape {tuple(tensor.shape)}" for tensor in (new[key], own))
         refuse(found != in_layer, f"{key} has {found}, {in_layer} in the layer")
@@ -96,6 +102,21 @@ def name_variance(state: State, wanted: State) -> State:
         if name in wanted and other in state:
             return {name if key == other else key: tensor for key, tensor in state.items()}
     return state
+
+
+def _is_identity(key: str, value: Tensor) -> bool:
+    """Return whether a weight is 1, or a bias 0, up to the rounding of AN's maps."""
+    if value.is_meta:
+        return False
+    difference = value - (1 if key == "weight" else 0)
+    return bool(difference.abs().max() <= 8 * torch.finfo(value.dtype).eps)
+
+
+def _identity_map(source: State, layer: nn.Module) -> dict[str, Tensor]:
+    """Return the weight 1 and the bias 0, either of which a plain norm may lack."""
+    like = next((source[name] for name in (*AFFINE, "running_mean") if name in source), None)
+    like = layer.weight.detach() if like is None else like
+    return {"weight": torch.ones_like(like), "bias": torch.zeros_like(like)}
 
 
 # A rule takes a norm's tensors and the new layer, which it does not change, and returns the layer's
@@ -166,7 +187,7 @@ def _bn_to_en(source: State, layer: ExemplarNorm) -> State:
     refuse("BN" not in layer.normalizers or layer.shared_affine, words)
     k, row = len(layer.normalizers), layer.normalizers.index("BN")
     state = {**source, **_zeros(layer, "ratio.weight", "ratio.bias")}
-    for name in _AFFINE:
+    for name in AFFINE:
         value = source[name]
         state[name] = value.new_zeros(k, len(value))
         state[name][row] = k * value if name == "weight" else value
@@ -270,3 +291,12 @@ INEXACT = {
     ("BN", "SN"): f"SN {_MIXES}",
     ("BN", "SSN"): f"SSN {_MIXES}",
 }
+_ROUNDED = "in 16 bits, K times BN's weight is rounded once more: outputs are not quite equal"
+
+
+def remark(kind: str, layer: nn.Module) -> str | None:
+    """Return how the outputs of a norm of this kind change where a layer replaces it; or None."""
+    target = kind_of_module(layer)
+    if (kind, target) == ("BN", "EN") and layer.weight.element_size() < 4:
+        return _ROUNDED
+    return INEXACT.get((kind, target))

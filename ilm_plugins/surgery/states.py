@@ -1,7 +1,6 @@
 """Convert the norms of a state dict."""
 
 import re
-from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Sequence
 
 from torch import Tensor, nn
@@ -11,10 +10,18 @@ from ..layers import NORMS, OptionError
 from . import norms, rules
 from .common import Match, Report, check_match, matches, source_norm
 from .rules import NotConvertible, State, chosen_by, kind_of, refuse
+from .stored import StoredNorm, find_norms, join, place
 
 _NOT_STORED = (
     "a state dict has no eps, num_groups or normalizers; where a layer has others, outputs change"
 )
+#: Remark on norms whose name would be another in OpenMMLab, where it has the norm's type.
+NAME_STAYS = (
+    "the name stays, where a model of OpenMMLab has gn1 or bn1 by the norm's type: for such a "
+    "model, give its config to the command convert, or the model to surgery.fit_state"
+)
+#: A name by type; "agn" is the name of AN in its authors' code.
+_BY_TYPE = re.compile(r"(.*\.|)(bn|gn|in|agn)(\d*)")
 
 
 def convert_state(
@@ -51,6 +58,9 @@ def convert_state(
         refuse(kind in rules.PLAIN and kind != plain, f"{kind}, but {plain} is replaced{words}")
         words = "a weight and a bias alone do not tell the norm; to convert it, match it"
         refuse(kind == "GN or IN" and match is None, words)
+        lacking = rules.AFFINE - tensors.keys() if kind == "GN or IN" else ()
+        words = "and may be no norm; convert the model, or fit the state dict to a model"
+        refuse(lacking, f"it has no {', '.join(lacking)}, {words}")
         dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), None)
         own = {"num_affine": len(tensors["weight_"])} if kind == "released AN" else {}
         return layer(_channels(tensors), **defaults | own | options, dtype=dtype)
@@ -99,26 +109,25 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
         (``left``); tensors of another shape must be removed before loading.
     """
     state, wanted = unwrap_state(state, model), model.state_dict()
-    report, found = Report(), _find_norms(state, wanted)
-    own_norms = {n: m for n, m in model.named_modules(remove_duplicate=False) if norms.is_norm(m)}
-    for name, layer in own_norms.items():
-        source = next((n for n in _names(name) if n in found), None)
+    own_norms = dict(norms.named_norms(model, norms.is_norm))
+    pyramids = {name: levels for name, m in own_norms.items() if (levels := norms.levels_of(m))}
+    of_norms = {join(name, key) for name, m in own_norms.items() for key in m.state_dict()}
+    report, found = Report(), find_norms(state, wanted.keys() - of_norms, pyramids)
+    for name, module in own_norms.items():
+        source = next((n for n in _names(name, found) if n in found), None)
         if source is None:
             continue
-        tensors, kind, target = found[source], kind_of(found[source]), norms.kind_of_module(layer)
-        chosen = chosen_by(tensors)
-        if kind == target:
-            new = rules.name_variance(tensors, layer.state_dict())
+        norm, levels = found[source], pyramids.get(name)
+        layer, count = (levels or [module])[0], levels and len(levels)
+        chosen = chosen_by(norm.levels[0])
+        if norm.kind == norms.kind_of_module(layer):
             # A weight and a bias alone may be of any norm.
-            if new is not tensors or (source not in own_norms and kind != "GN or IN"):
-                for key in tensors:
-                    state.pop(_join(source, key), None)
-                state.update({_join(name, key): tensor for key, tensor in new.items()})
-                report.converted[name] = "renamed"
+            if source == name or (source not in own_norms and norm.kind != "GN or IN"):
+                _rename(state, report, source, norm, name, layer, count)
         elif chosen not in (None, _normalizer_of(layer)):
             report.left[source] = f"its ratios are fixed on {chosen}, which {layer} is not"
         else:
-            _convert_norm(state, report, source, tensors, name, lambda _, layer=layer: layer)
+            _convert_norm(state, report, source, norm, name, lambda _, layer=layer: layer, count)
     for key, tensor in state.items():
         if key not in wanted:
             report.left[str(key)] = "the model has nothing of this name"
@@ -133,32 +142,21 @@ def _rewrite(
     state: State, match: Match, build: Callable[[State], nn.Module], skip: Sequence[str] = ()
 ) -> tuple[dict[str, Tensor], Report]:
     """Convert the selected norms of a state dict; kinds to skip are not reported."""
-    state, report, found = copy_state(state), Report(), _find_norms(state)
+    state, report, found = copy_state(state), Report(), find_norms(state)
     check_match(match, found)
-    for name, tensors in found.items():
-        if matches(name, match) and kind_of(tensors) not in skip:
-            _convert_norm(state, report, name, tensors, name, build)
+    for name, norm in found.items():
+        if matches(name, match) and norm.kind not in skip:
+            count = len(norm.levels) if norm.is_pyramid else None
+            layer = _convert_norm(state, report, name, norm, name, build, count)
+            if layer is not None and _differs_in_openmmlab(name, layer):
+                report.note(NAME_STAYS, name)
     return state, report
 
 
-def _find_norms(state: State, own: Container[str] = ()) -> dict[str, dict[str, Tensor]]:
-    """Return the norms in a state dict: name of the norm -> its own state dict."""
-    modules = defaultdict(dict)
-    for key, tensor in state.items():
-        parts = key.split(".") if isinstance(key, str) and isinstance(tensor, Tensor) else ()
-        for i in range(len(parts)):
-            modules[".".join(parts[:i])][".".join(parts[i:])] = tensor
-    found = {name: tensors for name, tensors in modules.items() if kind_of(tensors)}
-    # BatchNorms that share the weight and bias of the module around them, as in detectron2's
-    # CycleBatchNormList, get these, unless they are the model's ``own``.
-    for name, tensors in found.items():
-        parent = name.rpartition(".")[0]
-        around = modules[parent] if name else {}
-        shared = [k for k in ("weight", "bias") if k in around and _join(parent, k) not in own]
-        shape = tensors["running_mean"].shape if kind_of(tensors) == "BN" else None
-        if len(shared) == 2 and all(around[key].shape == shape for key in shared):
-            found[name] = {**{key: around[key] for key in shared}, **tensors}
-    return found
+def _differs_in_openmmlab(name: str, norm: nn.Module) -> bool:
+    """Return whether OpenMMLab, which names some norms by type, has another name for this norm."""
+    by_type = _BY_TYPE.fullmatch(name)
+    return by_type is not None and by_type[2] != ("gn" if isinstance(norm, nn.GroupNorm) else "bn")
 
 
 def _normalizer_of(norm: nn.Module) -> str | None:
@@ -172,42 +170,78 @@ def _convert_norm(
     state: dict,
     report: Report,
     source: str,
-    tensors: State,
+    norm: StoredNorm,
     name: str,
     build: Callable[[State], nn.Module],
-) -> None:
-    """Convert the tensors of the norm ``source`` by ``build``, and store them under ``name``."""
-    kind = kind_of(tensors)
+    count: int | None,
+) -> nn.Module | None:
+    """Convert the norm ``source`` by ``build``, and store it under ``name``.
+
+    Args:
+        count: number of levels for which the new norm has statistics; None for any other norm.
+
+    Returns:
+        The new norm, of one level; None if it cannot be converted.
+    """
     try:
-        layer = build(tensors)
-        new = rules.adapt(tensors, kind, layer)
+        layer = build(norm.levels[0])
+        levels = [rules.adapt(level, norm.kind, layer) for level in norm.levels]
+        # They share what ``build`` has drawn at random, too.
+        own = layer._buffers.keys()
+        levels = [{k: level[k] if k in own else levels[0][k] for k in level} for level in levels]
+        placed = place(name, levels, layer, count)
     except (NotConvertible, OptionError) as error:
         report.left[source] = str(error)
-        return
-    for key, tensor in tensors.items():
-        for holder in (source, source.rpartition(".")[0]):  # which has the weight of all levels
-            if state.get(_join(holder, key)) is tensor:
-                del state[_join(holder, key)]
-    state.update({_join(name, key): tensor for key, tensor in new.items()})
-    report.converted[name] = f"{kind} -> {type(layer).__name__}"
-    report.note(rules.INEXACT.get((kind, norms.kind_of_module(layer))), name)
+        return None
+    _exchange(state, norm, placed)
+    report.converted[name] = f"{norm.kind} -> {type(layer).__name__}"
+    report.note(rules.remark(norm.kind, layer), name)
     report.notes[_NOT_STORED] = []
+    return layer
 
 
-def _join(*parts: str) -> str:
-    return ".".join(part for part in parts if part)
+def _rename(
+    state: dict,
+    report: Report,
+    source: str,
+    norm: StoredNorm,
+    name: str,
+    layer: nn.Module,
+    count: int | None,
+) -> None:
+    """Give the norm ``source`` the names of a model's norm of the same kind, ``name``."""
+    own = layer.state_dict()
+    levels = [rules.name_variance(level, own) for level in norm.levels]
+    try:
+        placed = place(name, levels, layer, count)
+    except NotConvertible as error:
+        report.left[source] = str(error)
+        return
+    if placed.keys() != norm.entries.keys():
+        _exchange(state, norm, placed)
+        report.converted[name] = "renamed"
 
 
-def _names(name: str) -> Iterator[str]:
+def _exchange(state: dict, norm: StoredNorm, placed: State) -> None:
+    """Replace a norm's entries in a state dict."""
+    for key, tensor in norm.entries.items():
+        if state.get(key) is tensor:
+            del state[key]
+    state.update(placed)
+
+
+def _names(name: str, found: Container[str]) -> Iterator[str]:
     """Yield a norm's name, then other names it may have in a state dict of timm or OpenMMLab."""
     yield name
     yield name.removesuffix(".0")  # timm's norm with an activation, before conversion
-    if found := re.fullmatch(r"(.*\.|)(bn|gn|in)(\d*)", name):
-        # "agn" is the name of AN in its authors' code.
-        yield from (f"{found[1]}{kind}{found[3]}" for kind in ("bn", "gn", "in", "agn"))
+    if f"{name}.1" not in found:
+        yield f"{name}.0"  # the same after conversion
+    if by_type := _BY_TYPE.fullmatch(name):
+        yield from (f"{by_type[1]}{kind}{by_type[3]}" for kind in ("bn", "gn", "in", "agn"))
 
 
 def _channels(state: State) -> int:
     if "weight_" in state:  # (K, C)
         return state["weight_"].shape[1]
-    return next(state[n].numel() for n in ("running_mean", "weight_bias", "weight") if n in state)
+    names = "running_mean", "weight_bias", "weight", "bias"
+    return next(state[n].numel() for n in names if n in state)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from cases import randomized
+from close import assert_equal
 from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, SwitchNorm
 from ilm_plugins.analysis.collect import collect_ratios, collect_rescaling
 from ilm_plugins.analysis.complexity import flops
@@ -53,6 +54,18 @@ def test_ratios_are_those_of_the_layers_inputs_in_the_order_of_calls():
         assert torch.equal(found[f"switch{part}"].values, means.expand(5, -1))
     assert model.training and not model.early.training and not model.early.reduce.training
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_ratios_of_a_compiled_model_are_the_same():
+    model, images = Model().eval(), batches(3, 2)
+    expected = collect_ratios(model, images)
+    compiled = torch.compile(model, backend="eager")
+    compiled(images[0])
+    found = collect_ratios(compiled, images)
+    assert list(found) == [f"_orig_mod.{name}" for name in expected]
+    assert_equal(
+        [ratios.values for ratios in found.values()], [r.values for r in expected.values()]
+    )
 
 
 def test_shares():

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from close import assert_close, assert_equal
-from ilm_plugins import ILMGroupNorm
+from close import EQUAL, assert_close, assert_equal
+from ilm_plugins import ExemplarNorm, ILMGroupNorm, SwitchNorm, surgery
 from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import read, write
 from swaps import randomized
@@ -131,3 +131,67 @@ def test_a_mistake_is_one_line_and_writes_nothing(tmp_path, model, capsys, words
     write(model.state_dict(), tmp_path / "in.pth")
     assert expected in refused(capsys, tmp_path / "in.pth", tmp_path / words[0], *words[1:])
     assert not (tmp_path / words[0]).exists()
+
+
+def named(name, norm):
+    """The state dict of a model with one norm of this name."""
+    return {f"backbone.layer1.0.{name}.{key}": t for key, t in norm.state_dict().items()}
+
+
+def of_openmmlab(state, path):
+    write({"meta": {"epoch": 1}, "state_dict": state}, path)
+    return path
+
+
+BN_TO_EN, _ = surgery.convert(nn.BatchNorm2d(32), "EN")
+
+
+@pytest.mark.parametrize(
+    "name, norm, words",
+    [
+        ("bn1", nn.BatchNorm2d(32), ("--to", "EN")),
+        ("conv.bn", nn.BatchNorm2d(32), ("--to", "SN")),
+        ("bn2", nn.BatchNorm2d(32), ("--to", "ILMGN", "--replacing", "BN")),
+        ("in1", nn.GroupNorm(32, 32), ("--to", "ILMIN", "--match", "*")),
+        ("gn1", BN_TO_EN, ("--revert",)),
+    ],
+)
+def test_openmmlabs_names_by_type_need_the_config(tmp_path, capsys, name, norm, words):
+    path, out = of_openmmlab(named(name, norm), tmp_path / "in.pth"), tmp_path / "out.pth"
+    error = refused(capsys, path, out, *words)
+    assert f"'backbone.layer1.0.{name}'" in error
+    assert "--config-file" in error
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "name, norm, words",
+    [
+        ("downsample.1", nn.BatchNorm2d(32), ("--to", "EN")),
+        ("gn1", nn.GroupNorm(4, 32), ("--to", "ILMGN", "--match", "*")),
+        ("gn1", SwitchNorm(32), ("--to", "SSN")),
+        ("bn1", BN_TO_EN, ("--revert",)),
+    ],
+)
+def test_openmmlabs_names_that_stay_need_no_config(tmp_path, capsys, name, norm, words):
+    path, out = of_openmmlab(named(name, norm), tmp_path / "in.pth"), tmp_path / "out.pth"
+    assert run(path, out, *words) == 0
+    assert "OpenMMLab" not in capsys.readouterr().out
+
+
+def test_other_checkpoints_keep_names_by_type_and_the_report_says_so(tmp_path, capsys):
+    write(named("bn1", nn.BatchNorm2d(32)), tmp_path / "in.pth")
+    assert run(tmp_path / "in.pth", tmp_path / "out.pth", "--to", "EN") == 0
+    assert "where a model of OpenMMLab has gn1" in capsys.readouterr().out
+    assert "backbone.layer1.0.bn1.ratio.weight" in read(tmp_path / "out.pth")
+
+
+@pytest.mark.parametrize("lacking", ["weight", "bias"])
+def test_a_batchnorm_without_a_weight_or_a_bias_is_converted(tmp_path, lacking):
+    norm, x = randomized(nn.BatchNorm2d(32)).double().eval(), torch.randn(2, 32, 5, 5).double()
+    setattr(norm, lacking, None)
+    write(norm.state_dict(), tmp_path / "in.pth")
+    assert run(tmp_path / "in.pth", tmp_path / "out.pth", "--to", "EN") == 0
+    layer = ExemplarNorm(32).double().eval()
+    layer.load_state_dict(read(tmp_path / "out.pth"))
+    assert_close(layer(x), norm(x), EQUAL)

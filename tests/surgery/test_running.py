@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -47,3 +48,85 @@ def test_layers_without_new_statistics_keep_theirs():
     with pytest.raises(OptionError, match="no layer that mixes BN"):
         surgery.recalibrate(small(), [torch.zeros(1)])
     assert model[0].training and model[0].momentum == 0.1
+
+
+def mixtures():
+    """A model of several mixtures, one of them in a part of its own."""
+    torch.manual_seed(0)
+    tail = nn.Sequential(nn.Conv2d(32, 32, 3), nn.Dropout(0.5), ExemplarNorm(32))
+    return nn.Sequential(nn.Conv2d(3, 32, 3), SwitchNorm(32), nn.ReLU(), tail).double()
+
+
+def in_place(model, **options):
+    model.compile(**options)
+    return model
+
+
+def parts(model, **options):
+    model[3] = torch.compile(model[3], **options)
+    model[1].compile(**options)
+    return model
+
+
+COMPILED = {
+    "whole": torch.compile,
+    "in-place": in_place,
+    "parts": parts,
+    "parts-in-whole": lambda model, **options: torch.compile(parts(model, **options), **options),
+}
+
+
+@pytest.fixture(params=COMPILED)
+def compiled(request):
+    """A function that compiles a model, by an option to one graph."""
+    return partial(COMPILED[request.param], backend="eager")
+
+
+@pytest.mark.parametrize("fullgraph", [False, True])
+@pytest.mark.parametrize("is_warm", [False, True])
+def test_those_of_a_compiled_model_are_the_same(compiled, fullgraph, is_warm):
+    batches = [3 * double(4, 3, 8, 8) + 1 for _ in range(3)]
+    plain, model = mixtures(), mixtures()
+    surgery.recalibrate(plain, batches)
+    run = compiled(model, fullgraph=fullgraph)
+    if is_warm:
+        run.eval()(batches[0])  # which leaves code without hooks behind
+        run.train()
+    report = surgery.recalibrate(run, batches)
+    assert not report.left
+    assert_equal([*model.buffers()], [*plain.buffers()])
+
+
+def test_those_of_a_compiled_function_are_the_same():
+    batches = [3 * double(4, 3, 8, 8) + 1 for _ in range(3)]
+    plain, model = mixtures(), mixtures()
+    surgery.recalibrate(plain, batches)
+    forward = torch.compile(lambda x: model(x), backend="eager")
+    model.eval()
+    forward(batches[0])
+    model.train()
+    surgery.recalibrate(model, batches, forward)
+    assert_equal([*model.buffers()], [*plain.buffers()])
+
+
+def test_a_compiled_model_is_compiled_afterwards(compiled):
+    graphs = []
+
+    def backend(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    run = compiled(mixtures(), backend=backend)
+    surgery.recalibrate(run, [double(4, 3, 8, 8)])
+    assert not graphs
+    run(double(4, 3, 8, 8))
+    assert graphs
+
+
+def test_an_old_torch_is_asked_for_the_uncompiled_model(compiled, monkeypatch):
+    run = compiled(mixtures())
+    run(double(4, 3, 8, 8))
+    monkeypatch.delattr(torch.compiler, "set_stance")
+    with pytest.raises(OptionError, match=r"torch 2\.6"):
+        surgery.recalibrate(run, [double(4, 3, 8, 8)])
+    assert all(module.training for module in run.modules())

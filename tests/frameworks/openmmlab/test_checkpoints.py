@@ -20,25 +20,51 @@ from swaps import randomized
 from workers import Built, Harmful
 
 
-@torch.no_grad()
-def test_batchnorm_is_found_under_the_name_of_its_type(tmp_path, capsys):
-    paths = {}
+@pytest.fixture(scope="module")
+def segmenters(tmp_path_factory):
+    """A folder with configs of one segmenter, bn.py and en.py, and the first's model and file."""
+    folder = tmp_path_factory.mktemp("segmenters")
     for name, norm in (("bn", 'dict(type="BN")'), ("en", 'dict(type="EN", reduction=8)')):
-        paths[name] = tmp_path / f"{name}.py"
         text = MMENGINE_CONFIG.replace('dict(type="ILMGN", num_groups=4)', norm)
-        paths[name].write_text(text)
-    plain = randomized(open_config(str(paths["bn"])).build_model()).eval().double()
-    write({"state_dict": plain.state_dict(), "meta": {"epoch": 1}}, tmp_path / "bn.pth")
-    words = tmp_path / "bn.pth", tmp_path / "en.pth", "--config-file", paths["en"]
-    assert main(["convert", *map(str, words)]) == 0
+        (folder / f"{name}.py").write_text(text)
+    plain = randomized(open_config(str(folder / "bn.py")).build_model()).eval().double()
+    write({"state_dict": plain.state_dict(), "meta": {"epoch": 1}}, folder / "bn.pth")
+    return folder, plain
+
+
+def convert(source, target, *words):
+    return main(["convert", str(source), str(target), *map(str, words)])
+
+
+@torch.no_grad()
+def test_batchnorm_is_found_under_the_name_of_its_type(segmenters, tmp_path, capsys):
+    folder, plain = segmenters
+    config = folder / "en.py"
+    assert convert(folder / "bn.pth", tmp_path / "en.pth", "--config-file", config) == 0
     printed = capsys.readouterr().out
     assert "left" not in printed and "missing" not in printed
     assert "    backbone.layer1.0.gn1\n" in printed and "    decode_head.convs.0.gn\n" in printed
-    model = open_config(str(paths["en"])).build_model().eval().double()
+    model = open_config(str(config)).build_model().eval().double()
     model.load_state_dict(read(tmp_path / "en.pth")["state_dict"])
     assert type(model.backbone.gn1) is ExemplarNorm
     x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     assert_close(model._forward(x), plain._forward(x), 2**20)
+
+
+def test_a_checkpoint_comes_back_to_the_names_of_batchnorm(segmenters, tmp_path):
+    folder, plain = segmenters
+    config = ("--config-file", folder / "en.py")
+    assert convert(folder / "bn.pth", tmp_path / "en.pth", *config) == 0
+    config = ("--config-file", folder / "bn.py")
+    assert convert(tmp_path / "en.pth", tmp_path / "back.pth", *config) == 0
+    assert_close(read(tmp_path / "back.pth")["state_dict"], dict(plain.state_dict()), 4)
+
+
+def test_without_a_config_a_checkpoint_is_refused(segmenters, tmp_path, capsys):
+    folder, _ = segmenters
+    assert convert(folder / "bn.pth", tmp_path / "en.pth", "--to", "EN(reduction=8)") == 2
+    assert "--config-file" in capsys.readouterr().err
+    assert not (tmp_path / "en.pth").exists()
 
 
 @pytest.mark.parametrize("kind", ["call", "attribute"])

@@ -1,0 +1,123 @@
+"""Find the norms in a state dict, and name their tensors as a model does."""
+
+import re
+from collections import defaultdict
+from collections.abc import Container
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .norms import kind_of_module
+from .rules import AFFINE, MIXTURES_RUNNING, State, kind_of, refuse
+
+#: Kinds that have running statistics for each level of a pyramid.
+_MIXTURES = {"EN", "SN", "SSN"}
+#: Tensors that are not the same in all levels.
+_OF_EACH = {*MIXTURES_RUNNING, "num_batches_tracked"}
+#: Names of the norms in the head of detectron2's RetinaNet, which are of one or more levels.
+_IN_RETINANET = re.compile(r"(.*\.|)(cls|bbox)_subnet\.\d+")
+
+
+@dataclass
+class StoredNorm:
+    """A norm in a state dict.
+
+    Attributes:
+        levels: its tensors, once for each level of a pyramid; what the levels share is in each.
+        entries: its entries in the state dict.
+        is_pyramid: whether it has running statistics for each level, of which there may be one.
+    """
+
+    levels: list[State]
+    entries: State
+    is_pyramid: bool = False
+
+    @property
+    def kind(self) -> str:
+        return kind_of(self.levels[0])
+
+
+def join(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
+
+
+def find_norms(
+    state: State, taken: Container[str] = (), pyramids: Container[str] = ()
+) -> dict[str, StoredNorm]:
+    """Return the norms in a state dict, by name.
+
+    Args:
+        taken: names of a model's tensors that are no norm's.
+        pyramids: names of a model's norms that are of several levels.
+    """
+    modules = defaultdict(dict)
+    for key, tensor in state.items():
+        parts = key.split(".") if isinstance(key, str) and isinstance(tensor, Tensor) else ()
+        for i in range(len(parts)):
+            modules[".".join(parts[:i])][".".join(parts[i:])] = tensor
+    found, within = {}, set()
+    for name, tensors in modules.items():
+        entries = {join(name, key): tensor for key, tensor in tensors.items()}
+        is_known = name in pyramids or _IN_RETINANET.fullmatch(name) is not None
+        is_taken = any(join(name, key) in taken for key in AFFINE)
+        if levels := [] if is_taken else _find_levels(tensors, is_known):
+            found[name] = StoredNorm(levels, entries, is_pyramid=True)
+            within |= {join(name, str(i)) for i in range(len(levels))}
+        elif kind_of(tensors):
+            found[name] = StoredNorm([tensors], entries)
+    return {name: norm for name, norm in found.items() if name not in within}
+
+
+def _find_levels(tensors: State, is_known: bool) -> list[State]:
+    """Return the tensors of each level if a module has a norm for each, else [].
+
+    Args:
+        is_known: whether the module's name says that it has levels.
+    """
+    shared, by_level = {}, defaultdict(dict)
+    for key, tensor in tensors.items():
+        level, _, name = key.partition(".")
+        part = by_level[level] if name else shared
+        part[name or key] = tensor
+    levels = [by_level.get(str(i), {}) for i in range(len(by_level))]
+    kinds = {kind_of(level) for level in levels}
+    if kinds == {"BN"} and shared.keys() == AFFINE:
+        # detectron2's CycleBatchNormList has one weight and bias beside its BatchNorms.
+        shapes = {t.shape for t in (*shared.values(), *(level["running_mean"] for level in levels))}
+        is_whole = any(AFFINE & level.keys() for level in levels)
+        return [] if is_whole or len(shapes) > 1 else [{**shared, **level} for level in levels]
+    # Each level of a PerLevelNorm has all parameters; other lists of norms do not share them.
+    if shared or len(kinds) != 1 or not kinds <= _MIXTURES or "running_mean" not in levels[0]:
+        return []
+    common = AFFINE if is_known else levels[0].keys() - _OF_EACH
+    are_tied = all(_equal(level[name], levels[0][name]) for level in levels for name in common)
+    return levels if are_tied and (is_known or len(levels) > 1) else []
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a is b or (not a.is_meta and not b.is_meta and torch.equal(a, b))
+
+
+def place(name: str, levels: list[State], layer: nn.Module, count: int | None) -> dict[str, Tensor]:
+    """Return a norm's tensors under the names that they have in a model.
+
+    Args:
+        levels: the tensors of each level.
+        layer: the norm, of one level.
+        count: number of the norm's levels in the model; None for a norm that has none.
+    """
+    if "running_mean" not in levels[0]:  # then all levels are one norm
+        levels, count = levels[:1], None
+    if count is None:
+        words = f"it has statistics of {len(levels)} levels, the model's norm of one"
+        refuse(len(levels) > 1, words)
+        return {join(name, key): tensor for key, tensor in levels[0].items()}
+    levels = levels * count if len(levels) == 1 else levels
+    refuse(len(levels) != count, f"it is of {len(levels)} levels, the model's norm of {count}")
+    shared = AFFINE if kind_of_module(layer) == "BN" else ()
+    return {
+        join(name, key) if key in shared else join(name, str(i), key): tensor
+        for i, level in enumerate(levels)
+        for key, tensor in level.items()
+    }

@@ -1,0 +1,226 @@
+"""States of a norm beside its tensors: a conversion keeps their effect, or the report names it."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from close import EQUAL, assert_close, assert_equal
+from ilm_plugins import NORMS, ExemplarNorm, SwitchNorm, surgery
+from swaps import Block, double, randomized
+
+C = 32
+MIXTURES = "EN", "SN", "SSN"
+
+
+def without_tracking(make=nn.BatchNorm2d, **options):
+    """A norm as Lightning's ``BaseFinetuning.freeze(train_bn=False)`` leaves it."""
+    norm = randomized(make(C, **options)).double()
+    norm.track_running_stats = False
+    return norm
+
+
+@pytest.mark.parametrize("to", MIXTURES)
+@pytest.mark.parametrize("value", [1.0, torch.nan])
+def test_statistics_that_are_not_tracked_do_not_move(to, value):
+    layer, _ = surgery.convert(without_tracking(), to)
+    before = {name: buffer.clone() for name, buffer in layer.named_buffers()}
+    layer.train()(value * double(2, C, 5, 5))
+    assert_equal(dict(layer.named_buffers()), before)
+
+
+def test_statistics_that_are_not_tracked_leave_training_to_the_batch():
+    x = 3 * double(4, C, 5, 5) + 1
+    plain = without_tracking()
+    expected = plain.train()(x)
+    layer, _ = surgery.convert(plain, "EN")
+    layer.ratio.bias.data.copy_(torch.tensor([-100.0, -100.0, 100.0]))  # only BN
+    layer.weight.data /= 3
+    assert_close(layer(x), expected, EQUAL)
+
+
+@pytest.mark.parametrize("to", MIXTURES)
+def test_the_report_tells_of_statistics_that_are_not_tracked(to):
+    _, report = surgery.convert(nn.Sequential(without_tracking()), to)
+    (names,) = (names for words, names in report.notes.items() if "momentum=0" in words)
+    assert names == ["0"]
+
+
+def test_a_cumulative_average_that_is_not_tracked_needs_no_momentum():
+    layer, report = surgery.convert(without_tracking(momentum=None), "EN")
+    assert report.converted
+    assert layer.momentum == 0
+
+
+def test_the_way_back_from_statistics_that_are_not_tracked_keeps_them():
+    back, _ = surgery.revert(surgery.convert(without_tracking(), "EN")[0])
+    before, x = back.running_mean.clone(), double(4, C, 5, 5)
+    assert_close(back.train()(x), without_tracking()(x), EQUAL)
+    assert_equal(back.running_mean, before)
+
+
+def with_activation(make, act):
+    norm_act = pytest.importorskip("timm.layers.norm_act", reason="needs timm")
+    norm = getattr(norm_act, make)(C, act_layer=act)
+    return randomized(norm).double().eval()
+
+
+def test_activations_that_torchs_synchronization_has_dropped_stay_dropped():
+    plain = nn.SyncBatchNorm.convert_sync_batchnorm(with_activation("BatchNormAct2d", nn.SiLU))
+    x = double(2, C, 5, 5)
+    expected = plain(x)
+    layer, report = surgery.convert(nn.Sequential(plain), "EN")
+    assert_close(layer(x), expected, EQUAL)
+    assert report.notes == {"act inside the norm does not run, and is removed": ["0"]}
+
+
+def test_activations_that_timms_synchronization_keeps_are_kept():
+    norm_act = pytest.importorskip("timm.layers.norm_act", reason="needs timm")
+    plain = norm_act.convert_sync_batchnorm(with_activation("BatchNormAct2d", nn.SiLU))
+    x = double(2, C, 5, 5)
+    expected = plain(x)
+    layer, report = surgery.convert(plain, "EN")
+    assert_close(layer(x), expected, EQUAL)
+    assert layer[0].sync is True
+    assert not report.notes
+
+
+def test_activations_of_a_subclass_of_timms_are_kept():
+    norm_act = pytest.importorskip("timm.layers.norm_act", reason="needs timm")
+    own = type("Own", (norm_act.BatchNormAct2d,), {})
+    plain, x = randomized(own(C)).double().eval(), double(2, C, 5, 5)
+    expected = plain(x)
+    assert_close(surgery.convert(plain, "EN", types=[own])[0](x), expected, EQUAL)
+
+
+def test_a_trained_activation_does_not_decide_what_of_the_norm_is_trained():
+    plain = with_activation("BatchNormAct2d", nn.PReLU)
+    plain.weight.requires_grad_(False), plain.bias.requires_grad_(False)
+    layer, _ = surgery.convert(plain, "EN")
+    assert not any(p.requires_grad for p in layer[0].parameters())
+    assert layer[1].weight.requires_grad
+
+
+def test_the_mode_reaches_the_module_around_a_norm_with_activation():
+    layer, _ = surgery.convert(with_activation("BatchNormAct2d", nn.SiLU), "EN")
+    assert not any(module.training for module in layer.modules())
+
+
+HOOKS = [
+    "register_forward_hook",
+    "register_forward_pre_hook",
+    "register_full_backward_hook",
+    "register_full_backward_pre_hook",
+]
+
+
+@pytest.mark.parametrize("register", HOOKS)
+@pytest.mark.parametrize(
+    "make", [nn.BatchNorm2d, lambda c: surgery.convert(nn.BatchNorm2d(c), "EN")[0]]
+)
+def test_the_report_tells_of_hooks(register, make):
+    norm = make(C)
+    getattr(norm, register)(lambda *_: None)
+    operate = surgery.revert if isinstance(norm, ExemplarNorm) else surgery.convert
+    to = [] if isinstance(norm, ExemplarNorm) else ["EN"]
+    _, report = operate(nn.Sequential(norm), *to)
+    (names,) = (names for words, names in report.notes.items() if words.startswith("hooks"))
+    assert names == ["0"]
+
+
+def test_a_norm_whose_forward_is_replaced_is_left():
+    norm = nn.BatchNorm2d(C)
+    norm.forward = lambda x: 2 * nn.BatchNorm2d.forward(norm, x)
+    same, report = surgery.convert(norm, "EN")
+    assert same is norm
+    assert "forward method is replaced" in report.left[""]
+
+
+def test_a_norm_whose_weight_is_no_parameter_is_left():
+    norm = nn.BatchNorm2d(C)
+    weight = norm.weight.detach()
+    del norm.weight
+    norm.weight = weight  # as FullyShardedDataParallel sets a view of its flat parameter
+    same, report = surgery.convert(norm, "EN")
+    assert same is norm
+    assert "before you wrap it" in report.left[""]
+
+
+def test_a_norm_that_torch_compile_holds_is_left():
+    model = nn.Sequential(torch.compile(nn.BatchNorm2d(C), backend="eager"))
+    _, report = surgery.convert(model, "EN")
+    assert "before you compile it" in report.left["0._orig_mod"]
+
+
+def test_a_norm_within_a_compiled_model_is_replaced_there():
+    model = nn.Sequential(randomized(nn.BatchNorm2d(C)), nn.ReLU()).double().eval()
+    x = double(2, C, 5, 5)
+    expected = model(x)
+    compiled = torch.compile(model, backend="eager")
+    compiled(x)
+    compiled, _ = surgery.convert(compiled, "EN")
+    assert_close(compiled(x), expected, EQUAL)
+    model[0].bias.data += 1
+    assert (compiled(x) - expected).abs().max() > 0.5
+
+
+@pytest.mark.parametrize("name", ["InPlaceABN", "EvoNorm2dB0"])
+def test_an_unknown_module_with_running_statistics_is_listed(name):
+    class Unknown(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(C))
+            self.register_buffer("running_var", torch.ones(C))
+
+    Unknown.__name__ = name
+    _, report = surgery.convert(nn.Sequential(Unknown()), "EN")
+    assert report.left == {"0": f"{name}, but EN replaces BatchNorm"}
+
+
+def test_a_synchronizing_norm_that_types_names_becomes_a_synchronizing_layer():
+    class NaiveSyncBatchNorm(nn.BatchNorm2d):
+        pass
+
+    layer, _ = surgery.convert(NaiveSyncBatchNorm(C), "EN", types=[NaiveSyncBatchNorm])
+    assert layer.sync is True
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("to", NORMS)
+def test_16_bit_norms_convert_with_the_same_tensors(to, dtype):
+    plain = randomized(nn.BatchNorm2d(C)).to(dtype).eval()
+    weight = plain.weight.detach().clone()
+    layer, _ = surgery.convert(copy.deepcopy(plain), to, replacing="BN")
+    expected = torch.stack([0 * weight, 0 * weight, 3 * weight]) if to == "EN" else weight
+    assert_equal(layer.weight.detach(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_report_tells_that_16_bits_round_ens_weight(dtype):
+    plain = randomized(nn.BatchNorm2d(C)).to(dtype)
+    reports = [
+        surgery.convert_state(plain.state_dict(), "EN")[1],
+        surgery.fit_state(
+            Block("0", plain.to(dtype)).state_dict(), Block("0", ExemplarNorm(C)).to(dtype)
+        )[1],
+        surgery.convert(plain.to(dtype), "EN")[1],
+    ]
+    assert all("in 16 bits" in str(report) for report in reports)
+
+
+def test_a_norm_with_float32_statistics_in_a_16_bit_model_keeps_both_dtypes():
+    plain = nn.BatchNorm2d(C).eval()
+    plain.weight.data, plain.bias.data = plain.weight.data.half(), plain.bias.data.half()
+    layer, _ = surgery.convert(plain, "EN")
+    assert layer.weight.dtype == torch.float16
+    assert layer.running_mean.dtype == torch.float32
+
+
+@pytest.mark.parametrize("make", [nn.BatchNorm2d, SwitchNorm])
+@pytest.mark.parametrize("fixed", ["weight", "bias"])
+def test_what_is_trained_stays_for_each_parameter(make, fixed):
+    norm = make(C)
+    getattr(norm, fixed).requires_grad_(False)
+    layer, _ = surgery.convert(norm, "EN" if make is nn.BatchNorm2d else "SSN")
+    assert [n for n, p in layer.named_parameters() if not p.requires_grad] == [fixed]
