@@ -15,12 +15,14 @@ from torch import nn
 
 from ...errors import UserError
 from ..config import Inference
+from .checkpoints import use_safe_checkpoints
 
 
 def load_config(
     path: str, overrides: Sequence[str] = (), device: str | None = None, amp: bool = False
 ) -> Config:
     """Read a config with overrides as of MMEngine's ``--cfg-options``; ``device`` has no effect."""
+    use_safe_checkpoints()  # a model may load a checkpoint, such as a teacher's, while it is built
     wrong = [word for word in overrides if "=" not in word]
     if wrong:
         raise UserError(f"override {wrong[0]!r} of {path} is not KEY=VALUE")

@@ -18,7 +18,7 @@ from ...errors import UserError
 from .. import record
 from ..lock import lock
 from ..options import RunOptions
-from .checkpoints import DropConfig, latest, use_safe_checkpoints
+from .checkpoints import DropConfig, latest
 from .config import load_config
 from .radius import RadiusHook
 
@@ -28,7 +28,6 @@ POINTS = 100
 
 def main(options: RunOptions) -> None:
     """Train, or evaluate with ``eval_only``; called in each process of a run."""
-    use_safe_checkpoints()
     with checkpoints.loading(unsafe=options.unsafe):
         cfg = load_config(options.config_file, options.overrides, options.device, options.amp)
         trains = not options.eval_only
