@@ -9,6 +9,7 @@ from types import ModuleType
 
 from .cli import parsers
 from .errors import OPERATORS, UserError, missing
+from .trust import loading
 
 #: Command -> the extra with the packages that it needs, and what it does.
 COMMANDS = {
@@ -40,7 +41,9 @@ def main(argv: Sequence[str]) -> int:
             raise
         return fail(missing(f"the command {chosen}", error, COMMANDS[chosen][0]))
     try:
-        return module.run(args) or 0
+        # In one place for all commands, so that none runs code from a file by mistake.
+        with loading(unsafe=getattr(args, "unsafe", False)):
+            return module.run(args) or 0
     except UserError as error:
         return fail(error)
     except ModuleNotFoundError as error:

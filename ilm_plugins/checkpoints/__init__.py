@@ -1,20 +1,23 @@
 """Checkpoint files: read without running the code in them, written whole or not at all."""
 
 from ..errors import CheckpointError
-from .reading import FORMATS, code_is_allowed, data_types, loading, read
-from .state import check_fits, copy_state, find_absent, find_state, unwrap_state
+from ..trust import code_is_allowed, loading
+from .reading import FORMATS, read
+from .safe_globals import accept_data
+from .state import check_fits, copy_state, find_absent, find_state, load_weights, unwrap_state
 from .writing import PARTIAL, remove_partial, replacing, write
 
 __all__ = [
     "FORMATS",
     "PARTIAL",
     "CheckpointError",
+    "accept_data",
     "check_fits",
     "code_is_allowed",
     "copy_state",
-    "data_types",
     "find_absent",
     "find_state",
+    "load_weights",
     "loading",
     "read",
     "remove_partial",

@@ -1,4 +1,4 @@
-"""Find the state dict in a checkpoint, clean its names, and compare it with a model."""
+"""Find the state dict in a checkpoint, clean its names, compare it with a model, and load it."""
 
 import os
 from collections import OrderedDict
@@ -11,6 +11,7 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from ..errors import CheckpointError
 from ..layers.mixture import BN_VARIANCE, VARIANCE
+from .reading import read
 
 #: Keys under which frameworks store the state dict; a checkpoint without them must itself be one.
 STATE_KEYS = ("model", "state_dict")
@@ -36,8 +37,13 @@ def find_state(contents: Any, path: str | os.PathLike) -> tuple[str | None, dict
 
 
 def _as_tensor(value: Any) -> Any:
-    numbers = hasattr(value, "__array_interface__") and value.dtype.kind in "biufc"
-    return torch.as_tensor(value) if numbers else value
+    """Return a tensor for an array or a scalar of numpy that torch has a dtype for."""
+    if not hasattr(value, "__array_interface__") or value.dtype.kind not in "biufc":
+        return value
+    try:  # torch knows only the machine's own byte order
+        return torch.as_tensor(value.astype(value.dtype.newbyteorder("=")))
+    except TypeError:  # numpy's long doubles
+        return value
 
 
 def copy_state(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,6 +85,19 @@ def check_fits(path: str | os.PathLike, model: nn.Module, absent: Iterable[str])
             f"checkpoint {str(path)!r} is of another model: it has none of the {len(own)} tensors "
             f"such as {next(iter(own))}"
         )
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
+    """Load a checkpoint, which may have more tensors than the model and prefixes of wrappers."""
+    _, state = find_state(read(path), path)
+    state = unwrap_state(state, model)
+    if lacking := find_absent(state, model):
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} does not fit: {len(lacking)} of the model's "
+            f"{len(model.state_dict())} tensors, such as {lacking[0]}, are missing there or of "
+            "another shape; give one of this model"
+        )
+    model.load_state_dict(state, strict=False)
 
 
 def _required(model: nn.Module) -> dict[str, Tensor]:

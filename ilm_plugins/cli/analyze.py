@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from ..analysis.collect import collect_ratios, collect_rescaling
 from ..analysis.dynamics import write_dynamics
 from ..analysis.tables import Report, write_ratios, write_rescaling
-from ..checkpoints import CheckpointError, find_absent, find_state, loading, read, unwrap_state
+from ..checkpoints import load_weights
 from ..data.images import open_images
 from ..errors import UserError
 from ..frameworks import open_config
@@ -26,17 +25,16 @@ def run(args: argparse.Namespace) -> None:
         make_folder(args.output)  # it may be a file, or read-only
         if any(args.output.iterdir()):
             raise UserError(f"--output {args.output} is not empty; give a new folder")
+    opened = open_config(args.config_file, args.opts, args.device)
     steps = sort_by_step(args.checkpoint) if args.measure == "dynamics" else {0: args.checkpoint[0]}
     images = open_images(args.images, args.limit, args.classes)
-    with loading(unsafe=args.unsafe):
-        inference = open_config(args.config_file, args.opts, args.device).inference()
+    inference = opened.inference()
     print(f"{len(images):,} images of {args.images}, each: {inference.preprocessing}")
     collect = collect_rescaling if args.measure == "omega" else collect_ratios
     size = args.batch_size or inference.batch_size
     found = []
     for path in steps.values():
-        with loading(unsafe=args.unsafe):
-            load_weights(inference.model, path)
+        load_weights(inference.model, path)
         torch.manual_seed(0)  # some models apply dropout in evaluation
         with tqdm(images.batches(size), Path(path).name, -(-len(images) // size)) as batches:
             found.append(collect(inference.model, batches, inference.forward, args.match))
@@ -72,16 +70,3 @@ def sort_by_step(paths: Sequence[str]) -> dict[int, str]:
             raise UserError(f"{steps[step]!r} and {path!r} have one step, {step}; leave one out")
         steps[step] = path
     return dict(sorted(steps.items()))
-
-
-def load_weights(model: nn.Module, path: str) -> None:
-    """Load a checkpoint, which may have more tensors than the model and prefixes of wrappers."""
-    _, state = find_state(read(path), path)
-    state = unwrap_state(state, model)
-    if lacking := find_absent(state, model):
-        raise CheckpointError(
-            f"checkpoint {path!r} does not fit: {len(lacking)} of the model's "
-            f"{len(model.state_dict())} tensors, such as {lacking[0]}, are missing there or of "
-            "another shape; give one of this model"
-        )
-    model.load_state_dict(state, strict=False)

@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from ..checkpoints import loading, replacing
+from ..checkpoints import replacing
 from ..configs import resolve
 from ..errors import UserError
 from ..experiments.compare import comparison_report as report
@@ -38,18 +38,17 @@ def run(args: argparse.Namespace) -> int:
         num_gpus=gpus,
         overrides=args.overrides,
     )
-    with loading():
-        print("places:", *(f"  {key}  {norm}" for key, norm in plan.places.items()), sep="\n")
-        parameters = count_parameters(plan)
-        plan.check_tests()
-        if args.dry_run:
-            for seed in plan.seeds:
-                for norm in plan.norms:
-                    print(shown(plan.training(norm, seed)))
-            return 0
-        plan.check_settings()
-        with lock(plan.output):
-            compare(plan, parameters, shown(["compare", *args.words]))
+    print("places:", *(f"  {key}  {norm}" for key, norm in plan.places.items()), sep="\n")
+    parameters = count_parameters(plan)
+    plan.check_tests()
+    if args.dry_run:
+        for seed in plan.seeds:
+            for norm in plan.norms:
+                print(shown(plan.training(norm, seed)))
+        return 0
+    plan.check_settings()
+    with lock(plan.output):
+        compare(plan, parameters, shown(["compare", *args.words]))
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .. import surgery
-from ..checkpoints import FORMATS, find_state, loading, read, unwrap_state, write
+from ..checkpoints import FORMATS, find_state, read, unwrap_state, write
 from ..errors import UserError
 from ..frameworks import open_config
 from ..layers import NORMS, parse_norm
@@ -25,9 +25,8 @@ Change = Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], surgery.Repor
 def run(args: argparse.Namespace) -> None:
     """Convert INPUT to OUTPUT and print what changed; UserError if no norm was converted."""
     check_output(args.input, args.output, args.overwrite)
-    with loading(unsafe=args.unsafe):
-        change = conversion(args)
-        contents = read(args.input)
+    change = conversion(args)
+    contents = read(args.input)
     entry, state = find_state(contents, args.input)
     state, report = change(state)
     if not report.converted:

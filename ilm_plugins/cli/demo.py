@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .. import checkpoints
+from ..checkpoints import load_weights
 from ..frameworks import OpenConfig, open_config, record
 from ..frameworks.options import RunOptions
 from . import train
@@ -43,7 +43,7 @@ def draw_predictions(opened: OpenConfig, checkpoint: Path, path: Path) -> None:
     (name, *_) = opened.config.DATASETS.TEST
     records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)
     inference = opened.inference()
-    inference.model.load_state_dict(checkpoints.read(checkpoint)["model"])
+    load_weights(inference.model, checkpoint)
     inference.model.eval()
     number = min(COUNT, len(records))
     tiles = []

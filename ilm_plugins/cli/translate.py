@@ -5,7 +5,7 @@ import argparse
 import numpy as np
 from tqdm import tqdm
 
-from ..checkpoints import read
+from ..checkpoints import load_weights
 from ..data.images import read_image
 from ..errors import UserError
 from ..frameworks import open_config
@@ -14,16 +14,16 @@ from ..pix2pix.pairs import crop_half, image_files
 
 def run(args: argparse.Namespace) -> None:
     """Write the translation of each image of the input folder, in place of files of its name."""
+    opened = open_config(args.config, device=args.device)
     files = image_files(args.input)
     if args.output.exists() and args.output.samefile(args.input):
         raise UserError(f"OUTPUT {str(args.output)!r} is INPUT; give another folder")
-    inference = open_config(args.config, device=args.device).inference()
+    inference = opened.inference()
     if not hasattr(inference.model, "preprocess_images"):
         raise UserError(f"{args.config} has no model that translates images; give one of pix2pix")
     from ..pix2pix.training import to_image, write  # needs MMEngine, which open_config asks for
 
-    state = read(args.checkpoint, args.unsafe)
-    inference.model.load_state_dict(state["state_dict"])
+    load_weights(inference.model, args.checkpoint)
     inference.model.eval()
     for name, path in tqdm(files.items()):
         (found,) = inference.forward([np.asarray(crop_half(read_image(path), args.half))])

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 import fresh
-from ilm_plugins import checkpoints
-from ilm_plugins.checkpoints import CheckpointError, code_is_allowed, loading, read, reading
+from ilm_plugins import checkpoints, trust
+from ilm_plugins.checkpoints import CheckpointError, code_is_allowed, loading, read
 from workers import Built, Harmful
 
 
-def save(contents, path):
+def save(contents, path, protocol=pickle.HIGHEST_PROTOCOL):
     if path.suffix == ".pkl":
-        path.write_bytes(pickle.dumps(contents, pickle.HIGHEST_PROTOCOL))
+        path.write_bytes(pickle.dumps(contents, protocol))
     else:
         torch.save(contents, path)
     return path
@@ -35,21 +35,47 @@ def test_code_is_refused_and_named(tmp_path, suffix):
     assert trap.exists()
 
 
-def test_no_load_within_a_run_is_unsafe_but_where_the_user_says_so(tmp_path, monkeypatch):
-    trap, path = tmp_path / "unpickled", tmp_path / "c.pth"
-    save({"model": Harmful(trap)}, path)
-    with loading():  # frameworks that read files themselves, and processes that are started
-        with pytest.raises(pickle.UnpicklingError):
-            torch.load(path, weights_only=False)
-        assert os.environ[reading.REFUSE_CODE] == "1"
+@pytest.mark.filterwarnings("ignore:Environment variable TORCH_FORCE_NO")
+def test_a_framework_that_reads_a_file_itself_runs_no_code_within_loading(tmp_path):
+    trap = tmp_path / "unpickled"
+    path = save({"model": Harmful(trap)}, tmp_path / "c.pth")
+    with loading(), pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=False)
     assert not trap.exists()
     with loading(unsafe=True):
+        torch.load(path)
+    assert trap.exists()
+
+
+def test_unsafe_loading_allows_what_is_read_within(tmp_path):
+    trap = tmp_path / "unpickled"
+    path = save({"model": Harmful(trap)}, tmp_path / "c.pth")
+    with loading(unsafe=True):
+        assert code_is_allowed() and read(path)
+        with loading():
+            assert not code_is_allowed()
+    assert trap.exists() and not code_is_allowed()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+@pytest.mark.parametrize("names", [[trust.ALLOW_CODE], [trust.ALLOW_CODE, trust.REFUSE_CODE]])
+def test_the_environment_allows_no_code(tmp_path, monkeypatch, suffix, names):
+    trap = tmp_path / "unpickled"
+    path = save({"model": Harmful(trap)}, tmp_path / f"c{suffix}")
+    for name in names:
+        monkeypatch.setenv(name, "1")
+    with pytest.raises(CheckpointError, match="which may run code"):
         read(path)
-    assert trap.exists() and not [name for name in os.environ if "WEIGHTS_ONLY" in name]
-    monkeypatch.setenv(reading.ALLOW_CODE, "1")
-    with loading():
-        assert not code_is_allowed()
-    assert code_is_allowed() and read(path), "the user's setting is back"
+    assert not trap.exists() and not code_is_allowed()
+
+
+def test_loading_gives_the_environment_back(monkeypatch):
+    monkeypatch.setenv(trust.ALLOW_CODE, "yes")
+    for unsafe in (False, True):
+        with loading(unsafe):
+            assert os.environ.get(trust.REFUSE_CODE) == (None if unsafe else "1")
+            assert os.environ.get(trust.ALLOW_CODE) == ("1" if unsafe else None)
+        assert os.environ[trust.ALLOW_CODE] == "yes" and trust.REFUSE_CODE not in os.environ
 
 
 REACHES = Built(getattr, (np.ndarray, "tofile")), Built(np.load, ("f",)), torch.nn.Identity()
@@ -71,18 +97,78 @@ def test_formats_that_older_torch_runs_are_refused(tmp_path):
             read(tmp_path / name)
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
-@pytest.mark.parametrize("code", [*"?bhilBHILefdFD", "<f4", "S3", "U3"])
-def test_arrays_are_data(tmp_path, suffix, code):
+FORMATS = [(".pth", 2), *((".pkl", protocol) for protocol in range(6))]
+
+
+@pytest.mark.parametrize("suffix, protocol", FORMATS)
+@pytest.mark.parametrize("code", [*"?bhilqBHILQefdgFDG", "<f4", ">f4", ">i2", "S3", "U3", ">U3"])
+def test_arrays_are_data(tmp_path, suffix, protocol, code):
     values = np.arange(6).reshape(2, 3).astype(code)
     given = {"plain": values, "fortran": np.asfortranarray(values), "part": values[:, 1:]}
     given |= {"none": values[:0], "number": values[1, 1], "whole": np.array(values[1, 1])}
-    before = {*torch.serialization.get_safe_globals()}
-    found = read(save(OrderedDict(given, n=[1, None]), tmp_path / f"c{suffix}"))
+    given |= {"axes": np.arange(24).reshape(2, 3, 4).astype(code).transpose(2, 0, 1)}
+    contents = OrderedDict(given, n=[1, None])
+    found = read(save(contents, tmp_path / f"c{suffix}", protocol))
     assert found.pop("n") == [1, None]
     for name, array in given.items():
+        assert isinstance(found[name], np.generic if name == "number" else np.ndarray)
         np.testing.assert_array_equal(found[name], array, strict=True)
-    assert {*torch.serialization.get_safe_globals()} == before, "other loaders keep their classes"
+
+
+@pytest.mark.parametrize("suffix, protocol", FORMATS)
+def test_arrays_can_be_written_to(tmp_path, suffix, protocol):
+    array = read(save([np.zeros((2, 3))], tmp_path / f"c{suffix}", protocol))[0]
+    array += 1
+    assert array.sum() == 6
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_arrays_keep_their_place_in_containers(tmp_path, suffix):
+    array, itself = np.arange(3), []
+    itself.append((itself, array))
+    given = {"tuple": (1, (array,)), "again": array, "itself": itself, "dtype": array.dtype}
+    found = read(save(given, tmp_path / f"c{suffix}"))
+    assert found["tuple"][1][0] is found["again"] and found["again"].tolist() == [0, 1, 2]
+    assert found["itself"][0][0] is found["itself"] and found["itself"][0][1] is found["again"]
+    assert found["dtype"] == array.dtype
+
+
+class Own:
+    """A class of the user's that torch.load may make."""
+
+
+@pytest.fixture
+def accepted():
+    """Own, and numpy's function for arrays, as names that torch.load accepts."""
+    before = torch.serialization.get_safe_globals()
+    own = {Own, np.zeros(1).__reduce__()[0], np.dtype}
+    torch.serialization.add_safe_globals([*own])
+    yield own
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(before)
+
+
+def test_what_the_user_lets_torch_load_stays_so(tmp_path, accepted):
+    before = {*torch.serialization.get_safe_globals()}
+    assert accepted <= before
+    found = read(save([Own(), np.ones(2)], tmp_path / "c.pth"))
+    assert type(found[0]) is Own and found[1].tolist() == [1, 1]
+    assert {*torch.serialization.get_safe_globals()} == before
+
+
+def test_names_of_numpy_that_the_user_lets_torch_load_are_not_numpys_here(tmp_path, accepted):
+    with pytest.raises(CheckpointError, match=r"numpy\.dtype"):
+        read(save([np.array([None])], tmp_path / "c.pth"))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_of_a_gpu_come_to_the_cpu(tmp_path, monkeypatch, zipped):
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        torch.save({"x": torch.ones(2)}, tmp_path / "c.pth", _use_new_zipfile_serialization=zipped)
+    assert b"cuda:0" in (tmp_path / "c.pth").read_bytes()
+    found = read(tmp_path / "c.pth")["x"]
+    assert found.device.type == "cpu" and found.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("module", [b"numpy.core.", b"numpy._core."])

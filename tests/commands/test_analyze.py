@@ -18,6 +18,8 @@ from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import write
 from ilm_plugins.cli import analyze
 from ilm_plugins.frameworks.config import Inference
+from ilm_plugins.trust import ALLOW_CODE
+from workers import Harmful
 
 pytestmark = pytest.mark.usefixtures("unrendered")
 
@@ -100,6 +102,16 @@ def test_omega_of_a_config_with_overrides(folder, config, tmp_path):
     words = ("--config-file", config, "--checkpoint", tmp_path / "epoch_3.pth", "--device", "cpu")
     assert run("omega", folder, *words, "--output", tmp_path / "out", "--opts", "a.b=1") == 0
     assert pd.read_csv(tmp_path / "out" / "rescaling_by_layer.csv").layer.unique().tolist() == [3]
+
+
+def test_code_is_refused_unless_it_is_trusted(folder, config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(ALLOW_CODE, "1")
+    path, trap = tmp_path / "epoch_1.pth", tmp_path / "ran"
+    torch.save({"state_dict": network().state_dict(), "extra": Harmful(trap)}, path)
+    words = "ratios", folder, "--config-file", config, "--checkpoint", path, "--output"
+    assert run(*words, tmp_path / "out") == 2 and not trap.exists()
+    assert "--unsafe" in capsys.readouterr().err
+    assert run(*words, tmp_path / "out", "--unsafe") == 0 and trap.exists()
 
 
 @pytest.mark.parametrize(

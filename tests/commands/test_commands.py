@@ -2,9 +2,11 @@
 
 import importlib.util
 import os
+import pickle
 import shlex
 import subprocess
 import sys
+from functools import partial
 from importlib.machinery import ModuleSpec
 from unittest.mock import Mock
 
@@ -14,9 +16,11 @@ import torch
 import fresh
 import ilm_plugins
 from ilm_plugins import __main__ as commands
+from ilm_plugins import trust
 from ilm_plugins.cli import environment
 from ilm_plugins.errors import UserError
 from runs import NEEDS
+from workers import Harmful
 
 CONFIG = "ilm_plugins://pix2pix/shapes_ilmin_in.py"
 
@@ -63,6 +67,18 @@ def test_mistakes_end_by_one_line_and_other_exceptions_pass(capsys, monkeypatch)
     assert capsys.readouterr().err.endswith("error: give a file\n")
     with pytest.raises(KeyError, match="lost"):
         commands.main(["make-shapes"])
+
+
+@pytest.mark.parametrize("weights_only", [None, False])
+def test_no_command_runs_code_of_a_checkpoint(tmp_path, monkeypatch, weights_only):
+    trap = tmp_path / "ran"
+    torch.save(Harmful(trap), tmp_path / "c.pth")
+    monkeypatch.setenv(trust.ALLOW_CODE, "1")
+    load = partial(torch.load, tmp_path / "c.pth", weights_only=weights_only)
+    monkeypatch.setattr("ilm_plugins.cli.make_shapes.run", lambda args: load())
+    with pytest.raises(pickle.UnpicklingError):
+        commands.main(["make-shapes"])
+    assert not trap.exists()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import ExemplarNorm, ILMGroupNorm, SwitchNorm, surgery
 from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import read, write
+from ilm_plugins.trust import ALLOW_CODE
 from swaps import randomized
 from workers import Harmful
 
@@ -93,7 +94,10 @@ def test_there_and_back(tmp_path, model):
     assert back._metadata == model.state_dict()._metadata
 
 
-def test_code_is_refused_unless_it_is_trusted(tmp_path, model, capsys):
+@pytest.mark.parametrize("variable", [None, ALLOW_CODE])
+def test_code_is_refused_unless_it_is_trusted(tmp_path, model, capsys, monkeypatch, variable):
+    if variable:
+        monkeypatch.setenv(variable, "1")
     trap, path, out = tmp_path / "trap", tmp_path / "in.pth", tmp_path / "out.pth"
     torch.save({"model": model.state_dict(), "extra": Harmful(trap)}, path)
     assert "--unsafe" in refused(capsys, path, out, *LAST)

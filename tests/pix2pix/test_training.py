@@ -17,8 +17,9 @@ from ilm_plugins.__main__ import main
 from ilm_plugins.errors import UserError
 from ilm_plugins.pix2pix import metrics, training
 from ilm_plugins.pix2pix.pairs import PairedImages, jitter
+from ilm_plugins.trust import ALLOW_CODE
 from runs import mmengine_command
-from workers import start_by
+from workers import Harmful, start_by
 
 
 @pytest.fixture(scope="module")
@@ -202,21 +203,54 @@ def test_several_processes_train_as_one_with_a_larger_batch(command, tmp_path):
     assert_close(b, a, 2**8)
 
 
-def test_translation_is_that_of_the_test_and_keeps_sizes(trained, datasets, tmp_path, capsys):
-    (config,) = trained.glob("*.py")
+@pytest.fixture
+def translate(trained):
+    """A function that runs the command translate, by default with the trained checkpoint."""
+    (own,) = trained.glob("*.py")
 
-    def translated(source, out, *options):
-        words = config, trained / "epoch_2.pth", source, out, *options
-        return main(["translate", *map(str, words)])
+    def run(source, out, *options, config=own, checkpoint=trained / "epoch_2.pth"):
+        return main(["translate", *map(str, (config, checkpoint, source, out, *options))])
 
+    return run
+
+
+def test_translation_runs_no_code_of_a_checkpoint(translate, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(ALLOW_CODE, "1")
+    save(tmp_path / "in" / "a.png", 8, 8)
+    path, trap = tmp_path / "c.pth", tmp_path / "ran"
+    torch.save({"state_dict": {"x": Harmful(trap)}}, path)
+    assert translate(tmp_path / "in", tmp_path / "out", checkpoint=path) == 2
+    assert "makedirs, which may run code" in capsys.readouterr().err
+    assert not trap.exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("entry", ["state_dict", "model", None])
+def test_a_checkpoint_of_another_model_is_told_in_one_line(translate, tmp_path, capsys, entry):
+    save(tmp_path / "in" / "a.png", 8, 8)
+    state = torch.nn.Linear(2, 2).state_dict()
+    torch.save({entry: state} if entry else state, tmp_path / "c.pth")
+    capsys.readouterr()
+    assert translate(tmp_path / "in", tmp_path / "out", checkpoint=tmp_path / "c.pth") == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "does not fit: " in told and told.endswith("give one of this model")
+
+
+def test_a_missing_config_is_told_before_a_missing_folder(translate, tmp_path, capsys):
+    assert translate(tmp_path / "in", tmp_path / "out", config=tmp_path / "no.py") == 2
+    assert "no.py" in capsys.readouterr().err
+
+
+def test_translation_is_that_of_the_test_and_keeps_sizes(
+    translate, trained, datasets, tmp_path, capsys
+):
     pairs = datasets / "shapes" / "pairs" / "validation"
-    assert translated(pairs, tmp_path, "--half", "right") == 0
+    assert translate(pairs, tmp_path, "--half", "right") == 0
     for path in (trained / "test" / "output").iterdir():
         assert np.array_equal(read(path), read(tmp_path / path.name))
     before = save(tmp_path / "in" / "a.png", 70, 100)
     (tmp_path / "link").symlink_to(tmp_path / "in")
-    assert translated(tmp_path / "in", tmp_path / "link") == 2
+    assert translate(tmp_path / "in", tmp_path / "link") == 2
     assert "is INPUT; give another folder" in capsys.readouterr().err
-    assert translated(tmp_path / "in", tmp_path / "out") == 0
+    assert translate(tmp_path / "in", tmp_path / "out") == 0
     assert np.array_equal(read(tmp_path / "in" / "a.png"), before)
     assert read(tmp_path / "out" / "a.png").shape == before.shape

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader
@@ -19,7 +18,7 @@ def use_safe_checkpoints() -> None:
     register_backend("local", AtomicFiles, force=True, prefixes="")
     CheckpointLoader.register_scheme(prefixes="", loader=_load, force=True)
     # torch.hub, which MMEngine calls for a URL, reads the file itself.
-    torch.serialization.add_safe_globals(checkpoints.data_types())
+    checkpoints.accept_data()
     # Some releases allow getattr when they load checkpoints, and getattr can reach any code.
     if hasattr(mmengine_checkpoint, "get_torch_safe_globals"):
         mmengine_checkpoint.get_torch_safe_globals = list

@@ -17,6 +17,7 @@ from torch import nn
 from ...errors import OPERATORS, UserError, missing
 from ...layers import NORMS
 from ..config import Inference, installed, norm_settings, unknown_norm
+from .checkpoints import use_safe_checkpoints
 from .norms import MMCVS_KEYS
 
 
@@ -24,6 +25,7 @@ def load_config(
     path: str, overrides: Sequence[str] = (), device: str | None = None, amp: bool = False
 ) -> Config:
     """Read a config with overrides as of MMEngine's ``--cfg-options``; ``device`` has no effect."""
+    use_safe_checkpoints()  # a model may load a checkpoint, such as a teacher's, while it is built
     wrong = [word for word in overrides if "=" not in word]
     if wrong:
         raise UserError(f"override {wrong[0]!r} of {path} is not KEY=VALUE")

@@ -19,7 +19,7 @@ from .. import record
 from ..folders import make_folder
 from ..lock import lock
 from ..options import RunOptions
-from .checkpoints import DropConfig, latest, use_safe_checkpoints
+from .checkpoints import DropConfig, latest
 from .config import explaining_norms, load_config
 from .radius import RadiusHook
 
@@ -29,7 +29,6 @@ POINTS = 100
 
 def main(options: RunOptions) -> None:
     """Train, or evaluate with ``eval_only``; called in each process of a run."""
-    use_safe_checkpoints()
     with checkpoints.loading(unsafe=options.unsafe):
         cfg = load_config(options.config_file, options.overrides, options.device, options.amp)
         trains = not options.eval_only

@@ -21,6 +21,7 @@ from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks.detectron2 import datasets as integration
 from ilm_plugins.frameworks.detectron2 import train
 from ilm_plugins.frameworks.detectron2.config import inference, load_config, output_folder
+from ilm_plugins.trust import ALLOW_CODE
 from runs import LAZY, SHAPES
 
 OURS = "ilm_plugins://mask_rcnn_R_50_FPN_batch2_ilmgn.yaml"
@@ -46,8 +47,11 @@ def test_overrides_are_applied(tmp_path):
     assert cfg.train.device == "cuda:0" and cfg.train.amp.enabled
 
 
-def test_a_yaml_runs_no_code_unless_asked(tmp_path, monkeypatch):
+@pytest.mark.parametrize("variable", [None, ALLOW_CODE])
+def test_a_yaml_runs_no_code_unless_asked(tmp_path, monkeypatch, variable):
     monkeypatch.chdir(tmp_path)
+    if variable:
+        monkeypatch.setenv(variable, "1")
     tag = "!!python/object/apply:os.makedirs [ran]"
     Path("base.yaml").write_text(f"VERSION: {tag}\n_BASE_: {SHAPES}\n")
     Path("mine.yaml").write_text("_BASE_: base.yaml\n")

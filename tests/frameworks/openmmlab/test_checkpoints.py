@@ -1,5 +1,8 @@
 """MMEngine's checkpoints: conversion for a config, code in them, and what a kill leaves."""
 
+import os
+import sys
+
 import pytest
 import torch
 
@@ -9,6 +12,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import load_from_local
 
+import fresh
 from close import assert_close
 from ilm_plugins import ExemplarNorm
 from ilm_plugins.__main__ import main
@@ -80,6 +84,37 @@ def test_code_is_refused(tmp_path, kind):
         with pytest.raises(Exception, match=r"makedirs|getattr"):
             load_from_local(path, "cpu")
     assert not trap.exists()
+
+
+MODEL = """
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from mmengine.runner import load_checkpoint
+
+@MODELS.register_module()
+class Student(BaseModel):
+    def __init__(self, teacher):
+        super().__init__()
+        load_checkpoint(self, teacher)
+
+    def forward(self, *inputs):
+        pass
+"""
+
+
+def test_a_checkpoint_that_a_model_loads_while_it_is_built_is_read_safely(tmp_path):
+    path = tmp_path / "teacher.pth"
+    # MMEngine's own list of harmless functions has getattr.
+    torch.save({"state_dict": Built(getattr, (HistoryBuffer, "__init__"))}, path)
+    (tmp_path / "student.py").write_text(MODEL)
+    config = tmp_path / "config.py"
+    model = f"model = dict(type='Student', teacher={str(path)!r})"
+    config.write_text(f"custom_imports = dict(imports=['student'])\n{model}\n")
+    words = "convert", path, tmp_path / "out.pth", "--config-file", config
+    paths = os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    done = fresh.run([sys.executable, "-m", "ilm_plugins", *words], env=environment)
+    assert done.returncode == 2 and "teacher.pth' cannot be read" in done.stderr, done.stderr
 
 
 def test_a_history_of_losses_is_data(tmp_path):

@@ -1,0 +1,204 @@
+"""Rebuild numpy's arrays from pickles, without running numpy's own unpickling.
+
+numpy trusts the state of a pickled dtype: one with fields of objects, and flags that deny them,
+makes numpy follow an array's bytes as pointers. So each name of numpy in a file stands for a
+function of this module. A dtype and an array become plain descriptions; :func:`rebuild` puts arrays
+in their place that were made of checked sizes and one of a few dtypes.
+"""
+
+import math
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import missing
+
+#: Names of numbers and of text of a fixed length: dtypes without objects, fields or shape.
+PLAIN_DTYPE = re.compile(r"b1|[iuf][1248]|f1[26]|c(8|16|24|32)|[SU][1-9]\d*")
+#: Values that :func:`rebuild` leaves as they are.
+ATOMS = (int, float, complex, str, bytes, type(None))
+
+
+def refused(what: str) -> pickle.UnpicklingError:
+    """Return the error for something other than data; the words are torch's."""
+    return pickle.UnpicklingError(f"Unsupported class {what}")
+
+
+def check(condition: object, problem: str) -> None:
+    if not condition:
+        raise pickle.UnpicklingError(problem)
+
+
+def _numpy() -> ModuleType:
+    try:
+        import numpy
+    except ImportError as error:
+        raise missing("a checkpoint with arrays", error) from error
+    return numpy
+
+
+class Dtype:
+    """A pickled dtype, such as 'f4', and its byte order."""
+
+    def __init__(self, name: str, *flags: object) -> None:
+        if not isinstance(name, str) or not PLAIN_DTYPE.fullmatch(name):
+            raise refused(f"numpy.dtype({name!r:.30})".replace(" ", ""))
+        self.name, self.order = name, "="
+
+    def __setstate__(self, state: tuple) -> None:
+        _, order, subarray, names, fields, *_ = state
+        plain = subarray is None and names is None and fields is None
+        check(plain and order in ("<", ">", "=", "|"), f"a dtype {self.name!r} with parts")
+        self.order = order
+
+    def build(self) -> Any:
+        return _numpy().dtype(self.name).newbyteorder(self.order)
+
+
+class Array:
+    """A pickled array, which a file names before it gives shape, dtype and bytes."""
+
+    value = None
+
+    def __setstate__(self, state: tuple) -> None:
+        *_, shape, dtype, fortran, data = state
+        self.value = _array(data, dtype, shape, "F" if fortran else "C")
+
+    def build(self) -> Any:
+        check(self.value is not None, "an array without contents")
+        return self.value
+
+
+def _array(
+    data: bytes | bytearray | str,
+    dtype: Dtype,
+    shape: tuple[int, ...],
+    order: str,
+    axes: tuple[int, ...] | None = None,
+) -> Any:
+    """Return a new array of a shape, whose bytes are in an order of axes, as numpy pickles them."""
+    if isinstance(data, str):  # bytes of Python 2
+        data = data.encode("latin1")
+    # Only an array of objects has a list of them in place of bytes.
+    known = isinstance(data, bytes | bytearray) and isinstance(dtype, Dtype)
+    check(known, "an array without bytes or a dtype")
+    sizes = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
+    check(sizes, "an array whose shape is no tuple of sizes")
+    plain = dtype.build()
+    fits = math.prod(shape) * plain.itemsize == len(data)
+    check(fits, f"an array of {len(data)} bytes that do not fit its shape")
+    array = _numpy().frombuffer(data, plain).reshape(shape, order="C" if order == "K" else order)
+    return (array if axes is None else array.transpose(axes)).copy("K")  # which can be written to
+
+
+def _reconstruct(*new: object) -> Array:
+    """Stand for numpy's function that makes an empty array, which gets its contents later."""
+    return Array()
+
+
+def _scalar(dtype: Dtype, data: bytes | str) -> Any:
+    return _array(data, dtype, (), "C")[()]
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """Older protocols write bytes as text in latin1."""
+    check(encoding == "latin1", "bytes that are text in another encoding than latin1")
+    return str.encode(text, "latin1")
+
+
+def _no_bytes() -> bytes:
+    """Older protocols write empty bytes as a call without arguments; others claim memory."""
+    return b""
+
+
+#: Name in a pickle -> what stands for it; each may be called with anything.
+FUNCTIONS: dict[str, Callable] = {
+    "numpy.ndarray": Array,
+    "numpy.dtype": Dtype,
+    "_codecs.encode": _encode,
+    "builtins.bytes": _no_bytes,
+    "__builtin__.bytes": _no_bytes,
+    "collections.OrderedDict": OrderedDict,
+}
+for _core in ("numpy.core", "numpy._core"):  # before and since numpy 2
+    FUNCTIONS[f"{_core}.multiarray._reconstruct"] = _reconstruct
+    FUNCTIONS[f"{_core}.multiarray.scalar"] = _scalar
+    FUNCTIONS[f"{_core}.numeric._frombuffer"] = _array
+
+
+class DataUnpickler(pickle._Unpickler):
+    """Unpickles numbers, strings, containers and descriptions of arrays; refuses all else.
+
+    It is Python's own unpickler in Python: the one in C sets attributes of any object, a class
+    included, and allocates as many places for its memo as a file says.
+    """
+
+    dispatch = pickle._Unpickler.dispatch.copy()
+
+    def find_class(self, module: str, name: str) -> Callable:
+        function = FUNCTIONS.get(f"{module}.{name}")
+        if function is None:
+            raise refused(f"{module}.{name}")
+        return function
+
+    def get_extension(self, code: int) -> None:
+        # Python keeps what another unpickler has found under this number.
+        raise refused(f"copyreg.extension({code})")
+
+    def load_build(self) -> None:
+        """Give an object its state: to a description, or as the attributes of an OrderedDict."""
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if isinstance(target, Array | Dtype):
+            target.__setstate__(state)
+        elif type(target) is OrderedDict:
+            vars(target).update(state)
+        else:
+            raise refused(type(target).__name__)
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+
+def rebuild(contents: Any, seen: dict[int, tuple[Any, Any]] | None = None) -> Any:
+    """Return a file's contents with arrays in place of descriptions; UnpicklingError if unsound.
+
+    Containers are changed in place. ``seen`` has the values that were met, by their ids.
+    """
+    if isinstance(contents, ATOMS) or callable(contents):
+        return contents
+    seen = {} if seen is None else seen
+    if id(contents) in seen:
+        return seen[id(contents)][1]
+    result = contents.build() if isinstance(contents, Array | Dtype) else contents
+    seen[id(contents)] = contents, result  # before its items, which may contain it
+    if type(contents) is tuple:
+        result = tuple(rebuild(item, seen) for item in contents)
+        seen[id(contents)] = contents, result
+    elif isinstance(contents, list):
+        contents[:] = [rebuild(item, seen) for item in contents]
+    elif isinstance(contents, dict):
+        contents.update([(key, rebuild(item, seen)) for key, item in contents.items()])
+    elif isinstance(contents, Tensor):
+        check_tensor(contents)
+    if not isinstance(contents, Array | Dtype):
+        attributes = getattr(contents, "__dict__", {})
+        for name in [name for name in attributes if name.startswith("__")]:
+            # As __array_interface__, it would be an address that numpy reads from.
+            del attributes[name]
+        attributes.update([(name, rebuild(item, seen)) for name, item in attributes.items()])
+    return result
+
+
+def check_tensor(tensor: Tensor) -> None:
+    """Raise UnpicklingError if a tensor is larger than its storage; torch checks only some."""
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested or not tensor.numel():
+        return
+    last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    end = (tensor.storage_offset() + last + 1) * tensor.element_size()
+    check(end <= tensor.untyped_storage().nbytes(), "a tensor that is larger than its storage")

@@ -1,0 +1,211 @@
+"""Checkpoints that are made to do harm: they reach neither code, nor memory, nor other files."""
+
+import copyreg
+import pickle
+import sys
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+
+import fresh
+from ilm_plugins.checkpoints import CheckpointError, read
+from workers import Built
+
+RECONSTRUCT = np.zeros(1).__reduce__()[0]
+FROM_BUFFER = np.zeros(1).__reduce_ex__(5)[0]
+SCALAR = np.float32(1).__reduce__()[0]
+OBJECT, NUMBER = np.dtype("O"), np.dtype("f8")
+#: What numpy reads an array from; here, from the address 64.
+ADDRESS = {"data": (64, False), "shape": (1,), "typestr": "<f8", "version": 3}
+
+
+def save(contents, path, protocol=2):
+    if path.suffix == ".pkl":
+        path.write_bytes(pickle.dumps(contents, protocol))
+    else:
+        torch.save(contents, path)
+    return path
+
+
+def dtype(name, fields, names=None, subarray=None, size=16):
+    """A dtype with a state of its own, whose flags say that it has no objects."""
+    return Built(np.dtype, (name, False, True), (3, "|", subarray, names, fields, size, 1, 0))
+
+
+def array(kind, data=bytes(16), shape=(1,)):
+    return Built(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, shape, kind, False, data))
+
+
+def plain(*shape):
+    """An array of sixteen bytes that claims a shape."""
+    return array(np.dtype("u1"), shape=shape)
+
+
+POINTERS = {"a": (OBJECT, 0), "b": (OBJECT, 8)}
+HOSTILE = {
+    "fields of objects": array(dtype("V16", POINTERS, ("a", "b"))),
+    "fields of objects in text": array(dtype("S16", POINTERS, ("a", "b"))),
+    "fields of numbers in text": array(dtype("S16", {"a": (NUMBER, 0)}, ("a",))),
+    "objects as element": array(dtype("S16", None, subarray=(OBJECT, (2,)))),
+    "numbers as element": array(dtype("S16", None, subarray=(NUMBER, (2,)))),
+    "objects": np.array([1, None], object),
+    "objects by their bytes": array(OBJECT),
+    "an object": Built(SCALAR, (OBJECT, None)),
+    "an address as bytes": Built(bytes, (np.array([42], object),)),
+    "a structure": np.zeros(2, "f4, i4"),
+    "times": np.zeros(2, "M8[s]"),
+    "more than there is": plain(10**12),
+    "less than there is": plain(15),
+    "more than there is, in two sizes": plain(2**62, 4),
+    "more than there is, in a product that overflows": plain(2**62, 8, 2),
+    "a negative size": plain(-16),
+    "two negative sizes": plain(-4, -4),
+    "a size that is no number": array(np.dtype("u1"), shape=("16",)),
+    "text of no length": array(Built(np.dtype, ("S0", False, True)), shape=(10**12,)),
+    "a buffer of another size": Built(FROM_BUFFER, (bytes(8), NUMBER, (2,), "C")),
+    "a number of another size": Built(SCALAR, (NUMBER, b"1234")),
+    "an array made in place": Built(np.ndarray, ((1,), NUMBER, bytes(8))),
+    "objects made in place": Built(np.ndarray, ((1,), OBJECT, bytes(8))),
+    "an array without contents": Built(RECONSTRUCT, (np.ndarray, (0,), b"b")),
+    "an array of a subclass": Built(RECONSTRUCT, (np.matrix, (0,), b"b")),
+}
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+@pytest.mark.parametrize("contents", HOSTILE.values(), ids=HOSTILE)
+def test_arrays_that_are_not_numbers_of_their_size_are_refused(tmp_path, contents, suffix):
+    path = save({"state_dict": {"x": contents}}, tmp_path / f"c{suffix}")
+    with pytest.raises(CheckpointError, match=r"which may run code|not a checkpoint") as told:
+        read(path)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_an_array_of_objects_is_named_with_the_way_to_read_it(tmp_path, suffix):
+    path = save({"x": np.array([None])}, tmp_path / f"c{suffix}")
+    with pytest.raises(CheckpointError, match=r"it holds numpy\.dtype\('O8'\), .*give --unsafe$"):
+        read(path)
+    assert read(path, unsafe=True)["x"].tolist() == [None]
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_no_bytes_of_a_file_are_followed_as_pointers(tmp_path, suffix):
+    """In a process of its own, which this would kill."""
+    pairs = array(dtype("V16", POINTERS, ("a", "b")), b"A" * 16)
+    path = save(Built(OrderedDict, (pairs,)), tmp_path / f"c{suffix}")
+    words = "convert", path, tmp_path / "out.pth", "--to", "EN"
+    done = fresh.run([sys.executable, "-m", "ilm_plugins", *words])
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_a_file_gives_nothing_that_numpy_would_read_an_address_from(tmp_path, suffix):
+    contents = OrderedDict(x=1)
+    contents.__array_interface__ = ADDRESS
+    contents._metadata = {"": {"version": 2}}
+    found = read(save([contents], tmp_path / f"c{suffix}"))[0]
+    assert found == {"x": 1} and vars(found) == {"_metadata": {"": {"version": 2}}}
+
+
+def test_a_tensor_gets_no_attribute_that_numpy_would_read_an_address_from(tmp_path):
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.__array_interface__ = ADDRESS
+    found = read(save({"x": parameter}, tmp_path / "c.pth"))["x"]
+    assert not vars(found) and found.tolist() == [1, 1]
+
+
+def rebuilt(function, *args):
+    return Built(getattr(torch._utils, f"_rebuild_{function}"), args)
+
+
+def quantized(offset, shape):
+    storage = torch.quantize_per_tensor(torch.zeros(4), 1.0, 0, torch.quint8)._typed_storage()
+    settings = torch.per_tensor_affine, 1.0, 0
+    return rebuilt("qtensor", storage, offset, shape, (1,), settings, False, {})
+
+
+def sparse(index):
+    parts = torch.tensor([[index]]), torch.ones(1), (4,), None
+    return rebuilt("sparse_tensor", torch.sparse_coo, parts)
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")  # torch's own code uses it
+@pytest.mark.parametrize(
+    "contents", [quantized(10**9, (4,)), quantized(0, (10**9,)), quantized(1, (4,)), sparse(10**9)]
+)
+def test_tensors_beyond_their_memory_are_refused(tmp_path, contents):
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        read(save({"x": contents}, tmp_path / "c.pth"))
+
+
+def test_tensors_at_the_end_of_their_memory_are_read(tmp_path):
+    whole = torch.arange(6.0).view(2, 3)
+    given = {"part": whole[1:, 1:], "turned": whole.t(), "spread": whole[:1].expand(5, 3)}
+    given |= {"none": whole[:0], "quantized": quantized(0, (4,)), "sparse": sparse(3)}
+    found = read(save(given, tmp_path / "c.pth"))
+    assert all(torch.equal(found[name], given[name]) for name in ("part", "turned", "spread"))
+    assert found["sparse"].to_dense().tolist() == [0, 0, 0, 1]
+    assert found["quantized"].dequantize().tolist() == [0] * 4
+
+
+def test_a_pickle_of_tensors_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"holds torch\._utils\._rebuild_tensor_v2"):
+        read(save({"x": torch.ones(2)}, tmp_path / "c.pkl"))
+
+
+def test_classes_keep_their_attributes(tmp_path):
+    """A state that is built on a class would change it for all files that are read later."""
+    (tmp_path / "c.pkl").write_bytes(b"cnumpy\ndtype\n(N(dS'build'\nNstb.")
+    with pytest.raises(CheckpointError, match="may run code"):
+        read(tmp_path / "c.pkl")
+    path = save(np.ones(2), tmp_path / "good.pkl")
+    assert read(path).tolist() == [1, 1]
+
+
+def test_what_another_unpickler_has_found_is_refused(tmp_path):
+    """Python keeps in one place for all what a number of copyreg's registry stands for."""
+    copyreg.add_extension("builtins", "print", 240)
+    try:
+        path = save([print], tmp_path / "c.pkl")
+        pickle.loads(path.read_bytes())  # it is kept from now on
+        with pytest.raises(CheckpointError, match="may run code"):
+            read(path)
+    finally:
+        copyreg.remove_extension("builtins", "print", 240)
+
+
+def test_a_number_in_a_pickle_claims_no_memory(tmp_path):
+    (tmp_path / "c.pkl").write_bytes(b"\x80\x02K\x07r\xff\xff\xff\xff.")  # memo 2 ** 32 - 1
+    assert read(tmp_path / "c.pkl") == 7
+    (tmp_path / "c.pkl").write_bytes(b"c__builtin__\nbytes\n(L1000000000000L\ntR.")
+    with pytest.raises(CheckpointError):
+        read(tmp_path / "c.pkl")
+
+
+def test_a_persistent_id_is_refused(tmp_path):
+    (tmp_path / "c.pkl").write_bytes(b"Pstorage\n.")
+    with pytest.raises(CheckpointError, match="persistent"):
+        read(tmp_path / "c.pkl")
+
+
+@pytest.fixture
+def log():
+    logging = pytest.importorskip("mmengine.logging", reason="needs mmengine")
+    return logging.HistoryBuffer([1.0, 2.0], [1, 1])
+
+
+def test_logs_take_only_histories_of_a_file(tmp_path, log):
+    methods = {**type(log)._statistics_methods}
+    vars(log).update(_statistics_methods={"mean": type(log).max}, __array_interface__=ADDRESS)
+    found = read(save([log], tmp_path / "c.pth"))[0]
+    assert vars(found).keys() == {"max_length", "_log_history", "_count_history"}
+    assert type(log)._statistics_methods == methods and found.statistics("mean") == 1.5
+
+
+@pytest.mark.parametrize("history", [OrderedDict(x=1), [1.0, 2.0], None])
+def test_logs_without_arrays_are_refused(tmp_path, log, history):
+    log._log_history = history
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        read(save([log], tmp_path / "c.pth"))
