@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
@@ -122,8 +123,14 @@ class Launcher:
             sys.stdout = sys.stderr = log.open("a", buffering=1)
             for number in (1, 2):
                 os.dup2(sys.stdout.fileno(), number)
-            with start_by("fork"):
-                os._exit(commands.main(words))
+            status = 1
+            try:
+                with start_by("fork"):
+                    status = commands.main(words)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
         requests.send(child)
         requests.send(os.waitpid(child, 0)[1])
 

@@ -46,4 +46,4 @@ def _draw_differences(axis, results: Results, test: str) -> None:
         half = found.high - found.mean if found.seeds > 1 else 0
         axis.errorbar(found.mean, i, xerr=half, fmt="o", capsize=3, color=COLOUR)
     axis.set_yticks(range(len(differences)), differences)
-    axis.set_ylim(len(differences) - 0.5, -0.5)
+    axis.set_ylim(max(1, len(differences)) - 0.5, -0.5)

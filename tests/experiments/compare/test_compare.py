@@ -16,7 +16,7 @@ import torch
 
 from ilm_plugins.__main__ import main
 from ilm_plugins.cli import parsers
-from ilm_plugins.experiments.compare import runs
+from ilm_plugins.experiments.compare import runs, speed
 from ilm_plugins.frameworks import open_config, record
 from ilm_plugins.frameworks.variants import variants
 from runs import LAZY, SHAPES, SMALL, train_until_killed, write_mmengine_config
@@ -44,8 +44,15 @@ class Forked:
         self.status = self.launcher.wait() if self.status is None else self.status
 
 
-@pytest.fixture
-def started(launcher, monkeypatch):
+@pytest.fixture(scope="module")
+def patched():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "ROUNDS", 1)
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def started(launcher, patched):
     """The commands that were started; a fork of this process has what they import."""
     commands = []
 
@@ -53,7 +60,7 @@ def started(launcher, monkeypatch):
         commands.append(shlex.join(words))
         return Forked(launcher, words, file)
 
-    monkeypatch.setattr(runs, "start", start)
+    patched.setattr(runs, "start", start)
     return commands
 
 
@@ -72,53 +79,76 @@ def frame():
     return pd.read_csv("out/compare.csv")
 
 
-def test_each_run_is_trained_and_tested(config, started, capsys):
-    assert compare(config, GN, EN) == 0
-    table = frame().query("metric == 'mIoU'")
-    assert list(table["norm"]) == [GN, EN] and (table["value"] >= 0).all()
-    for norm in ("GN-num_groups=4", "EN-reduction=8"):
-        found = record.read(Path("out", norm, "seed0"))
-        assert (found["run"], found["planned"], found["seed"]) == (4, 4, 0)
+DUSK = """
+_base_ = {!r}
+folders = dict(img_path="images/training", seg_map_path="annotations/training")
+test_dataloader = dict(dataset=dict(data_prefix=folders))
+"""
 
 
-def test_finished_runs_are_skipped_and_a_norm_is_added(config, started):
-    words = "train_cfg.max_iters=1"
-    compare(config, GN, words)
+@pytest.fixture(scope="module")
+def compared(datasets, started, patched, tmp_path_factory):
+    """A folder, now the current one, in which GN and EN were compared, also on other images."""
+    folder = tmp_path_factory.mktemp("compared")
+    patched.chdir(folder)
+    config = write_mmengine_config(folder / "fcn.py", datasets)
+    Path("dusk.py").write_text(DUSK.format(str(config)))
     started.clear()
-    compare(config, GN, "ILMGN(num_groups=4)", words)
+    assert compare(str(config), GN, EN, *TEST) == 0
+    return str(config)
+
+
+TEST = "--test", "dusk", "dusk.py"
+
+
+def test_each_norm_has_a_result(compared):
+    assert list(frame().query("metric == 'mIoU' and test == 'test'")["norm"]) == [GN, EN]
+
+
+@pytest.mark.parametrize("norm", ["GN-num_groups=4", "EN-reduction=8"])
+def test_each_run_is_an_ordinary_training(compared, norm):
+    found = record.read(Path("out", norm, "seed0"))
+    assert (found["run"], found["planned"], found["seed"]) == (4, 4, 0)
+
+
+@pytest.mark.parametrize("test, images", [("", 4), ("dusk", 8)])
+def test_each_model_is_tested_by_each_config(compared, test, images):
+    assert record.read(Path("out/GN-num_groups=4/seed0", test))["test images"] == images
+
+
+def test_finished_runs_are_skipped(compared, started):
+    started.clear()
+    assert compare(compared, GN, EN, *TEST) == 0
+    assert not started
+
+
+def test_only_an_added_norm_is_trained(compared, started):
+    started.clear()
+    compare(compared, GN, EN, "ILMGN(num_groups=4)", *TEST)
     assert started and all("ILMGN" in command for command in started)
 
 
-def test_a_changed_setting_is_named(config, started, capsys):
-    compare(config, GN, "train_cfg.max_iters=1")
-    assert compare(config, GN, "train_cfg.max_iters=2") == 2
-    assert "was begun with train_cfg.max_iters = 1, not 2" in capsys.readouterr().err
+def test_a_changed_setting_is_named(compared, capsys):
+    assert compare(compared, GN, EN, *TEST, "train_cfg.max_iters=2") == 2
+    assert "was begun with train_cfg.max_iters = 4, not 2" in capsys.readouterr().err
+
+
+def test_settings_are_kept_as_json(compared):
+    settings = json.loads(Path("out/compare.json").read_text())
+    assert settings["--at"] == ["model.backbone.norm_cfg", "model.decode_head.norm_cfg"]
 
 
 def test_a_run_that_diverges_is_a_row(config, started):
-    compare(config, GN, EN, "optim_wrapper.optimizer.lr=1e30")
-    failures = frame().dropna(subset="failure")
-    assert list(failures["norm"]) == [GN, EN]
-    assert failures["failure"].str.startswith("diverged: ").all()
+    compare(config, GN, "optim_wrapper.optimizer.lr=1e30")
+    (failure,) = frame()["failure"]
+    assert failure.startswith("diverged: ")
 
 
-def test_a_run_that_fails_is_a_row(config, started, datasets):
+@pytest.mark.wide
+def test_a_run_that_fails_is_a_row(config, started):
     compare(config, GN, "train_dataloader.dataset.data_prefix.img_path=nowhere")
     (failure,) = frame()["failure"]
     assert failure.startswith("failed: ") and failure.endswith("seed0.log")
-
-
-def test_each_model_is_tested_by_another_config(config, started):
-    Path("dusk.py").write_text(
-        f"_base_ = {config!r}\n"
-        "test_dataloader = dict(dataset=dict(data_prefix=dict("
-        "img_path='images/training', seg_map_path='annotations/training')))\n"
-    )
-    compare(config, GN, "--test", "dusk", "dusk.py", "train_cfg.max_iters=1")
-    images = [
-        record.read(Path("out/GN-num_groups=4/seed0", t))["test images"] for t in ("", "dusk")
-    ]
-    assert images == [4, 8] and set(frame()["test"]) == {"test", "dusk"}
 
 
 def test_a_test_of_another_model_is_refused(config, started, capsys):
@@ -184,6 +214,7 @@ def test_weights_start_each_norm_as_the_converted_model(config, started):
     assert torch.equal(start["decode_head.conv_seg.weight"], weight)
 
 
+@pytest.mark.wide
 def test_weights_may_be_a_backbones(config, started):
     words = variants(open_config(config)).norm("model.backbone.norm_cfg", "BN")
     backbone = open_config(config, words).build_model().backbone
@@ -238,10 +269,3 @@ def test_a_lazy_config_is_compared(started, datasets, tmp_path, monkeypatch):
 def test_overrides_are_told_from_norms_and_places(words, overrides):
     args = parsers.compare(words.split())
     assert args.overrides == overrides.split() and not {*args.overrides} & {*args.at, *args.norms}
-
-
-def test_settings_are_kept_as_json(config, started):
-    compare(config, GN, "train_cfg.max_iters=1")
-    settings = json.loads(Path("out/compare.json").read_text())
-    assert settings["train_cfg.max_iters"] == 1
-    assert settings["--at"] == ["model.backbone.norm_cfg", "model.decode_head.norm_cfg"]
