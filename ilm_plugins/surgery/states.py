@@ -1,7 +1,7 @@
 """Convert the norms of a state dict."""
 
 import re
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -230,12 +230,13 @@ def _exchange(state: dict, norm: StoredNorm, placed: State) -> None:
     state.update(placed)
 
 
-def _names(name: str, found: Container[str]) -> Iterator[str]:
+def _names(name: str, found: Mapping[str, StoredNorm]) -> Iterator[str]:
     """Yield a norm's name, then other names it may have in a state dict of timm or OpenMMLab."""
     yield name
     yield name.removesuffix(".0")  # timm's norm with an activation, before conversion
-    if f"{name}.1" not in found:
-        yield f"{name}.0"  # the same after conversion
+    first, second = found.get(f"{name}.0"), found.get(f"{name}.1")
+    if first and not (second and second.kind == first.kind):  # not a list of norms
+        yield f"{name}.0"  # timm's after conversion
     if by_type := _BY_TYPE.fullmatch(name):
         yield from (f"{by_type[1]}{kind}{by_type[3]}" for kind in ("bn", "gn", "in", "agn"))
 
