@@ -69,7 +69,8 @@ def convert(
     dtype, device, training mode and ``requires_grad``. timm's norms with an activation become a
     Sequential of layer and activation. A norm stays, with the reason in the report, if the layer
     cannot replace it exactly, or if it shares a parameter with another module. Hooks stay with the
-    replaced module. Build the optimizer, and wrap the model for several processes, afterwards.
+    replaced module, which the report says. Build the optimizer, compile the model, and wrap it for
+    several processes, afterwards. If an error is raised, the model is as it was.
 
     Args:
         model: any module; on the meta device, layers have no values.
@@ -104,7 +105,9 @@ def convert(
 def revert(model: nn.Module, *, match: Match = None, dims: int = 2) -> tuple[nn.Module, Report]:
     """Replace a model's layers from this package, in place, by plain norms that compute the same.
 
-    A layer that computes anything else than a plain norm stays, with the reason in the report.
+    A layer that computes anything else than a plain norm stays, with the reason in the report. The
+    levels of detectron2's RetinaNet, and timm's norms with an activation, get the classes and names
+    of detectron2 and timm. If an error is raised, the model is as it was.
 
     Args:
         model, match: see :func:`convert`.

@@ -34,6 +34,9 @@ def convert_state(
     them. A state dict has no eps, number of groups or normalizers: set them as in the original
     norms, otherwise outputs change. A norm that cannot be converted stays; the report says why.
 
+    Names stay, also where OpenMMLab or timm have another name for the new norm: see
+    :func:`fit_state`. In RetinaNet's head of detectron2, the names of levels follow the norm.
+
     Args:
         state: names -> tensors; not changed.
         match, to, replacing, options: see :func:`convert`.
@@ -71,7 +74,8 @@ def convert_state(
 def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor], Report]:
     """Convert the layers of a state dict to plain norms, where they compute exactly the same.
 
-    EN and SSN must have the normalizers IN, LN and BN, in this order. Other layers stay.
+    EN and SSN must have the normalizers IN, LN and BN, in this order. Other layers stay. For names
+    see :func:`convert_state`.
 
     Args:
         state, match: see :func:`convert_state`.
@@ -96,7 +100,8 @@ def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor
 def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report]:
     """Convert the norms of a state dict to the norms of a model.
 
-    OpenMMLab names norms by their type: ``gn1`` of a model may be ``bn1`` in the state dict.
+    OpenMMLab names norms by their type: ``gn1`` of a model may be ``bn1`` in the state dict. timm's
+    norms with an activation, and the levels of detectron2's RetinaNet, get the model's names, too.
 
     Args:
         state: names -> tensors, not changed; in the result, the prefixes "module." and "_orig_mod."
