@@ -8,6 +8,7 @@ from torch import nn
 
 from ..errors import warn_once
 from ..layers import NORMS
+from ..layers.activated import NormWithActivation
 from ..layers.base import AdaptiveNorm
 from ..layers.options import automatic
 
@@ -63,7 +64,7 @@ def _following_widths(layer: type[nn.Module]) -> partial:
 
 
 def _with_activation(norm):
-    """Return a function with the parameters of timm's BatchNormAct2d, which builds a Sequential."""
+    """Return a function with the parameters of timm's BatchNormAct2d, which builds two modules."""
 
     def build(
         num_features: int,
@@ -80,6 +81,6 @@ def _with_activation(norm):
         act = create_act(act_layer, **act_kwargs) if apply_act else None
         after = [module for module in (drop, act) if module is not None]
         layer = norm(num_features, **options)
-        return nn.Sequential(layer, *after) if after else layer
+        return NormWithActivation(layer, *after) if after else layer
 
     return build

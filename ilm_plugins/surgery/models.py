@@ -1,7 +1,6 @@
 """Convert the norms of a model."""
 
 import itertools
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -11,13 +10,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from ..layers import NORMS, ILMInstanceNorm, OptionError, SwitchNorm, freeze
+from ..layers.activated import NormWithActivation
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.base import AdaptiveNorm
-from ..layers.levels import PerLevelNorm, restart_levels
 from ..layers.mixture import MixtureNorm
 from ..layers.options import check_choice
 from . import norms
 from .common import Match, Report, check_absent, check_match, matches, source_norm
+from .composites import join_activation, join_levels, set_restart
 from .rules import (
     OF_BN,
     RULES,
@@ -46,6 +46,10 @@ _NOT_TRACKED = (
 _KINDS_OF_HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
 #: The tensors of plain norms.
 _TENSORS = "weight", "bias", "running_mean", "running_var"
+_UNSYNCHRONIZED = (
+    "no longer synchronized: nn.SyncBatchNorm.convert_sync_batchnorm makes it use the batches of "
+    "all processes again"
+)
 _UNFROZEN = "no longer frozen: in training the batch's statistics are used, and running ones move"
 
 
@@ -65,7 +69,8 @@ def convert(
     dtype, device, training mode and ``requires_grad``. timm's norms with an activation become a
     Sequential of layer and activation. A norm stays, with the reason in the report, if the layer
     cannot replace it exactly, or if it shares a parameter with another module. Hooks stay with the
-    replaced module. Build the optimizer, and wrap the model for several processes, afterwards.
+    replaced module, which the report says. Build the optimizer, compile the model, and wrap it for
+    several processes, afterwards. If an error is raised, the model is as it was.
 
     Args:
         model: any module; on the meta device, layers have no values.
@@ -100,7 +105,9 @@ def convert(
 def revert(model: nn.Module, *, match: Match = None, dims: int = 2) -> tuple[nn.Module, Report]:
     """Replace a model's layers from this package, in place, by plain norms that compute the same.
 
-    A layer that computes anything else than a plain norm stays, with the reason in the report.
+    A layer that computes anything else than a plain norm stays, with the reason in the report. The
+    levels of detectron2's RetinaNet, and timm's norms with an activation, get the classes and names
+    of detectron2 and timm. If an error is raised, the model is as it was.
 
     Args:
         model, match: see :func:`convert`.
@@ -139,12 +146,12 @@ def _replace(
             like = _factory_options(model, own_names[0])
             built = [build(level, like) for level in levels or [old]]
             _check_untied(old, owners)
-            new = _join_levels(built) if levels else built[0]
+            new = join_levels(built) if levels else built[0]
         except (NotConvertible, OptionError) as error:
             report.left |= dict.fromkeys(own_names, str(error))
             continue
-        layer = new[0] if type(new) is nn.Sequential else new
-        swaps += [(name, new) for name in own_names]
+        layer = new[0] if isinstance(new, NormWithActivation) else new
+        swaps += _swaps(model, own_names, new)
         words = f"{norms.class_of(old)} -> {norms.class_of(layer)}"
         report.converted |= dict.fromkeys(own_names, words)
         for words in _losses(old, layer):
@@ -154,17 +161,22 @@ def _replace(
         model = _set(model, name, new)
     for module in model.modules():
         if any(cls.__name__ == "RetinaNetHead" for cls in type(module).__mro__):
-            _set_restart(module)
+            set_restart(module)
     return model, report
 
 
-def _set_restart(head: nn.Module) -> None:
-    """Have RetinaNet's head restart the levels of its norms, if it has norms of several levels."""
-    for key, hook in [*head._forward_pre_hooks.items()]:
-        if hook is restart_levels:
-            del head._forward_pre_hooks[key]
-    if any(isinstance(module, PerLevelNorm) for module in head.modules()):
-        head.register_forward_pre_hook(restart_levels)
+def _swaps(model: nn.Module, names: list[str], new: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return names and modules to set, so that a norm of these names is replaced.
+
+    timm's norms with an activation inside come back in place of a Sequential, as timm builds them.
+    """
+    around = {name: model.get_submodule(name.rpartition(".")[0]) for name in names if name}
+    (first, *others) = {*around.values()} or [None]
+    is_joined = isinstance(first, NormWithActivation) and not others
+    joined = join_activation(new, first[1:]) if is_joined else None
+    if joined is None:
+        return [(name, new) for name in names]
+    return [(name.rpartition(".")[0], joined) for name in names]
 
 
 def _set(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
@@ -185,34 +197,6 @@ def _check_untied(old: nn.Module, owners: Counter) -> None:
     own = Counter(p for module in old.modules() for p in module.parameters(recurse=False))
     for name, p in old.named_parameters():
         refuse(owners[p] > own[p], f"it shares its {name} with another module")
-
-
-def _join_levels(levels: list[nn.Module]) -> nn.Module:
-    """Return one norm for all levels, with the parameters of the first and the buffers of each."""
-    if getattr(levels[0], "running_mean", None) is None:
-        return levels[0]
-    if isinstance(levels[0], _BatchNorm):
-        return _join_batchnorms(levels)
-    new = PerLevelNorm(levels[0], len(levels)).train(levels[0].training)
-    for level, own in zip(new, levels, strict=True):
-        level._buffers.update(own._buffers)
-    return new
-
-
-def _join_batchnorms(levels: list[_BatchNorm]) -> nn.Module:
-    """Return what detectron2 has in RetinaNet's head for ``NORM: BN``."""
-    module, name = norms.CYCLE.rsplit(".", 1)
-    refuse(
-        module not in sys.modules, "import detectron2, which has the BatchNorm of several levels"
-    )
-    new = getattr(sys.modules[module], name)(len(levels), num_features=levels[0].num_features)
-    new.weight, new.bias = levels[0].weight, levels[0].bias
-    new.training = levels[0].training
-    for i, level in enumerate(levels):
-        level.weight = level.bias = None
-        level.affine = False
-        new[i] = level
-    return new
 
 
 def _factory_options(model: nn.Module, name: str) -> dict:
@@ -253,9 +237,11 @@ def _losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
         yield words
     if isinstance(new_norm, _BatchNorm) and getattr(old_norm, "frozen", False):
         yield _UNFROZEN
+    if isinstance(new_norm, _BatchNorm) and getattr(old_norm, "sync", False):
+        yield _UNSYNCHRONIZED
     if isinstance(new_norm, MixtureNorm) and not getattr(old_norm, "track_running_stats", True):
         yield _NOT_TRACKED
-    if any(getattr(module, kind) for module in old.modules() for kind in _KINDS_OF_HOOKS):
+    if any(getattr(module, kind) for module in _modules_of(old) for kind in _KINDS_OF_HOOKS):
         yield _HOOKS
     # torch's conversion to SyncBatchNorm replaces timm's norms so.
     if not isinstance(old_norm, AdaptiveNorm) and not norms.modules_after(old_norm):
@@ -266,10 +252,16 @@ def _losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
 
 def _check_plain_modules(norm: nn.Module) -> None:
     """Raise NotConvertible if something else than its class says what a norm computes."""
-    for module in norm.modules():
+    for module in _modules_of(norm):
         refuse(_is_computed(module), _COMPUTED)
         refuse(any(isinstance(vars(module).get(name), Tensor) for name in _TENSORS), _FLATTENED)
         refuse("forward" in vars(module), _REPLACED)
+
+
+def _modules_of(norm: nn.Module) -> list[nn.Module]:
+    """Return a norm and the modules in it, without those that a norm of timm runs afterwards."""
+    after = {module for part in norms.modules_after(norm) for module in part.modules()}
+    return [module for module in norm.modules() if module not in after]
 
 
 def _is_computed(module: nn.Module) -> bool:
@@ -304,7 +296,7 @@ def _layer_for(
     _take_tensors(old, new, state)
     if not (after := norms.modules_after(old)):
         return new
-    joined = nn.Sequential(new, *after)
+    joined = NormWithActivation(new, *after)
     joined.training = old.training
     return joined
 

@@ -21,8 +21,8 @@ def recalibrate(
     As by "precise BN" for BatchNorm, the statistics become the average of the batches' means and
     unbiased variances, under weights that stay. Meanwhile the mixtures normalize by the batch's
     statistics, so batches should be as large as in training; all other modules are in evaluation
-    mode. A layer that is called several times for a batch averages over all calls. If layers have
-    ``sync``, every process must pass the same number of batches.
+    mode, and nothing runs compiled. A layer that is called several times for a batch averages over
+    all calls. If layers have ``sync``, every process must pass the same number of batches.
 
     Args:
         model: any module, not wrapped for several processes.
@@ -34,7 +34,8 @@ def recalibrate(
         old ones, because they are frozen or got fewer than two values of a channel.
 
     Raises:
-        OptionError: no layer has running statistics, or there are no batches.
+        OptionError: no layer has running statistics, there are no batches, or the model is compiled
+            by torch 2.4 or 2.5.
     """
     layers = {
         layer: name

@@ -1,7 +1,7 @@
 """Convert the norms of a state dict."""
 
 import re
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -33,6 +33,9 @@ def convert_state(
     weight and a bias alone, of GroupNorm or another module, are converted only if ``match`` selects
     them. A state dict has no eps, number of groups or normalizers: set them as in the original
     norms, otherwise outputs change. A norm that cannot be converted stays; the report says why.
+
+    Names stay, also where OpenMMLab or timm have another name for the new norm: see
+    :func:`fit_state`. In RetinaNet's head of detectron2, the names of levels follow the norm.
 
     Args:
         state: names -> tensors; not changed.
@@ -71,7 +74,8 @@ def convert_state(
 def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor], Report]:
     """Convert the layers of a state dict to plain norms, where they compute exactly the same.
 
-    EN and SSN must have the normalizers IN, LN and BN, in this order. Other layers stay.
+    EN and SSN must have the normalizers IN, LN and BN, in this order. Other layers stay. For names
+    see :func:`convert_state`.
 
     Args:
         state, match: see :func:`convert_state`.
@@ -96,7 +100,8 @@ def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor
 def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report]:
     """Convert the norms of a state dict to the norms of a model.
 
-    OpenMMLab names norms by their type: ``gn1`` of a model may be ``bn1`` in the state dict.
+    OpenMMLab names norms by their type: ``gn1`` of a model may be ``bn1`` in the state dict. timm's
+    norms with an activation, and the levels of detectron2's RetinaNet, get the model's names, too.
 
     Args:
         state: names -> tensors, not changed; in the result, the prefixes "module." and "_orig_mod."
@@ -230,12 +235,13 @@ def _exchange(state: dict, norm: StoredNorm, placed: State) -> None:
     state.update(placed)
 
 
-def _names(name: str, found: Container[str]) -> Iterator[str]:
+def _names(name: str, found: Mapping[str, StoredNorm]) -> Iterator[str]:
     """Yield a norm's name, then other names it may have in a state dict of timm or OpenMMLab."""
     yield name
     yield name.removesuffix(".0")  # timm's norm with an activation, before conversion
-    if f"{name}.1" not in found:
-        yield f"{name}.0"  # the same after conversion
+    first, second = found.get(f"{name}.0"), found.get(f"{name}.1")
+    if first and not (second and second.kind == first.kind):  # not a list of norms
+        yield f"{name}.0"  # timm's after conversion
     if by_type := _BY_TYPE.fullmatch(name):
         yield from (f"{by_type[1]}{kind}{by_type[3]}" for kind in ("bn", "gn", "in", "agn"))
 

@@ -129,6 +129,21 @@ def test_the_report_tells_of_hooks(register, make):
     assert names == ["0"]
 
 
+def test_a_hook_of_timms_activation_stays_and_is_not_reported():
+    plain, calls = with_activation("BatchNormAct2d", nn.SiLU), []
+    plain.act.register_forward_hook(lambda *_: calls.append(1))
+    layer, report = surgery.convert(plain, "EN")
+    layer(double(2, C, 5, 5))
+    assert calls
+    assert not report.notes
+
+
+def test_the_way_back_from_synchronized_statistics_is_noted():
+    layer, _ = surgery.convert(nn.SyncBatchNorm(C), "EN")
+    _, report = surgery.revert(layer)
+    assert "no longer synchronized" in str(report)
+
+
 def test_a_norm_whose_forward_is_replaced_is_left():
     norm = nn.BatchNorm2d(C)
     norm.forward = lambda x: 2 * nn.BatchNorm2d.forward(norm, x)
@@ -224,3 +239,44 @@ def test_what_is_trained_stays_for_each_parameter(make, fixed):
     getattr(norm, fixed).requires_grad_(False)
     layer, _ = surgery.convert(norm, "EN" if make is nn.BatchNorm2d else "SSN")
     assert [n for n, p in layer.named_parameters() if not p.requires_grad] == [fixed]
+
+
+def blocks(make, **options):
+    """A model of timm's norms with activations, which have weights, too."""
+    norm_act = pytest.importorskip("timm.layers.norm_act", reason="needs timm")
+    made = [
+        getattr(norm_act, make)(C, act_layer=nn.PReLU, **more, **options)
+        for more in ({}, {"drop_layer": nn.Dropout}, {"apply_act": False})
+    ]
+    return randomized(nn.Sequential(*made)).double().eval()
+
+
+@pytest.mark.parametrize(
+    "make, to, options",
+    [("BatchNormAct2d", "EN", {}), ("GroupNormAct", "ILMGN", {"num_groups": 8})],
+)
+class TestTimmsNorms:
+    """They come back as timm builds them."""
+
+    def test_the_names_come_back(self, make, to, options):
+        plain = blocks(make, **options)
+        model, _ = surgery.revert(surgery.convert(copy.deepcopy(plain), to)[0])
+        assert_close(dict(model.state_dict()), dict(plain.state_dict()), 4)
+
+    def test_the_outputs_come_back(self, make, to, options):
+        plain, x = blocks(make, **options), double(2, C, 5, 5)
+        model, _ = surgery.revert(surgery.convert(copy.deepcopy(plain), to)[0])
+        assert_close(model(x), plain(x), EQUAL)
+
+    def test_the_modules_come_back(self, make, to, options):
+        plain = blocks(make, **options)
+        model, _ = surgery.revert(surgery.convert(copy.deepcopy(plain), to)[0])
+        assert [type(norm) for norm in model[:2]] == [type(norm) for norm in plain[:2]]
+
+    def test_a_state_dict_of_layers_fits_a_model_of_timm(self, make, to, options):
+        plain = blocks(make, **options)
+        layers, _ = surgery.convert(copy.deepcopy(plain), to)
+        state, report = surgery.fit_state(layers.state_dict(), plain)
+        assert [*report.converted] == ["0", "1", "2"]
+        names = [name for name in plain.state_dict() if ".act." not in name]
+        assert_close([state[name] for name in names], [plain.state_dict()[n] for n in names], 4)
