@@ -1,5 +1,7 @@
 """Reading MMEngine's configs, also as bases, and models that run on images in memory."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,9 @@ pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmla
 
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from torch import nn
 
+import fresh
 from close import assert_close
 from ilm_plugins import ExemplarNorm
 from ilm_plugins.errors import UserError
@@ -126,3 +130,41 @@ def test_a_config_derives_from_one_of_ours(root, tmp_path):
     # Bases of other packages are what they were.
     cfg = derived("mmdet::retinanet/retinanet_r18_fpn_1x_coco.py", tmp_path)
     assert cfg.model["_scope_"] == "mmdet"
+
+
+PURE_PYTHON = """
+from mmengine.config import read_base
+
+with read_base():
+    from .base import *
+
+from ilm_plugins import ExemplarNorm
+
+model.update(norm_cfg=dict(type=ExemplarNorm, reduction=16))
+"""
+
+
+def test_a_pure_python_config_names_the_class(tmp_path):
+    base = "from mmpretrain.models import ResNet\n"
+    base += "model, default_scope = dict(type=ResNet, depth=18), 'mmpretrain'\n"
+    (tmp_path / "base.py").write_text(base)
+    (tmp_path / "mine.py").write_text(PURE_PYTHON)
+    opened = open_config(str(tmp_path / "mine.py"), ["model.norm_cfg.reduction=8"])
+    norms = [m for m in opened.build_model().modules() if isinstance(m, nn.GroupNorm)]
+    assert {type(norm) for norm in norms} == {ExemplarNorm}
+    assert {norm.reduction for norm in norms} == {8}
+
+
+def test_a_pure_python_config_that_names_the_class_needs_no_other_import(tmp_path):
+    """As in a framework's own tools, which do not import ilm_plugins."""
+    (tmp_path / "base.py").write_text("model = dict()\n")
+    (tmp_path / "mine.py").write_text(PURE_PYTHON)
+    code = (
+        "import sys\n"
+        "from mmengine.config import Config\n"
+        f"norm = Config.fromfile({str(tmp_path / 'mine.py')!r}).model.norm_cfg\n"
+        "from mmcv.cnn import build_norm_layer\n"
+        "_, layer = build_norm_layer(norm, 32)\n"
+        "assert type(layer).__name__ == 'ExemplarNorm', layer\n"
+    )
+    fresh.run([sys.executable, "-c", code], check=True)
