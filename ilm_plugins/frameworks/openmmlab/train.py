@@ -1,7 +1,6 @@
 """Training and evaluation of MMEngine's configs by its Runner, on GPUs and on the CPU."""
 
 import math
-from collections.abc import Iterator
 from contextlib import nullcontext
 from numbers import Real
 
@@ -21,7 +20,7 @@ from ..folders import make_folder
 from ..lock import lock
 from ..options import RunOptions
 from .checkpoints import DropConfig, latest, use_safe_checkpoints
-from .config import explaining_norms, load_config
+from .config import explaining_norms, load_config, unwrapped
 from .radius import RadiusHook
 
 #: Default scope -> the ``tta_model`` of its tools/test.py, where a config has none.
@@ -95,7 +94,7 @@ def augment_test(cfg: Config) -> None:
     lacking = [name for name in ("tta_model", "tta_pipeline") if name not in cfg]
     if lacking and scope not in TTA_MODELS:
         raise UserError(f"--tta needs {' and '.join(lacking)} in the config; define it")
-    datasets = list(_datasets(cfg.test_dataloader.dataset))
+    datasets = list(unwrapped(cfg.test_dataloader.dataset))
     if "tta_model" in lacking:
         cfg.tta_model = TTA_MODELS[scope]
     if "tta_pipeline" in lacking:
@@ -106,15 +105,6 @@ def augment_test(cfg: Config) -> None:
     for dataset in datasets:
         dataset.pipeline = cfg.tta_pipeline
     cfg.model = {**cfg.tta_model, "module": cfg.model}
-
-
-def _datasets(dataset: dict) -> Iterator[dict]:
-    """Yield the datasets with a pipeline of their own in a dataset that may wrap others."""
-    inner = [dataset[key] for key in ("dataset",) if key in dataset] + dataset.get("datasets", [])
-    for one in inner:
-        yield from _datasets(one)
-    if not inner:
-        yield dataset
 
 
 def join_cpu_processes(cfg: Config) -> None:

@@ -145,6 +145,11 @@ def test_a_segmenter_without_an_augmented_test_is_refused(root):
         train.augment_test(cfg)
 
 
+def test_a_test_set_of_several_parts_prepares_images(root):
+    found = open_config(str(root / "configs/mmseg/camvid_daylight/dusk.py")).inference()
+    assert found.preprocessing == "the config's test pipeline, PackSegInputs"
+
+
 def test_every_part_of_a_test_set_is_augmented(root):
     cfg = open_config(str(root / "configs/mmseg/camvid_daylight/dusk.py")).config
     cfg.tta_pipeline = [{"type": "LoadImageFromFile"}]
