@@ -1,6 +1,7 @@
 """Train small detectors on the generated `shapes`, print their COCO AP and draw predictions."""
 
 import argparse
+import math
 from pathlib import Path
 
 from ..checkpoints import load_weights
@@ -25,7 +26,9 @@ def run(args: argparse.Namespace) -> None:
         found = record.read(folder)
         metrics = found["metrics"][record.PLAIN]
         norm = opened.config.MODEL.ROI_BOX_HEAD.NORM
-        box, mask = metrics["bbox/AP"], metrics["segm/AP"]
+        precisions = (metrics[name] for name in ("bbox/AP", "segm/AP"))
+        # Null in the record of a model that finds nothing.
+        box, mask = (math.nan if value is None else value for value in precisions)
         rows.append(f"{norm:14} {box:7.1f} {mask:8.1f} {found['seconds']:8.0f}   {picture}")
     print(f"\n{'box head norm':14} {'box AP':>7} {'mask AP':>8} {'seconds':>8}   picture")
     print(*rows, sep="\n")

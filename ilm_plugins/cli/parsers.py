@@ -51,7 +51,7 @@ def train(argv: Sequence[str]) -> Namespace:
     for flag, what in (
         ("--resume", "continue from the last checkpoint"),
         ("--eval-only", "evaluate the checkpoint and stop"),
-        ("--tta", "MMEngine: evaluate with the config's tta_pipeline"),
+        ("--tta", "MMEngine: evaluate with the config's tta_pipeline, or the default"),
         ("--amp", "train in mixed precision, on GPUs"),
         ("--unsafe", "run code that checkpoints and yaml configs hold"),
     ):

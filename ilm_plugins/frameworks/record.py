@@ -6,6 +6,7 @@ folder is read again, except checkpoints.
 """
 
 import json
+import math
 import os
 import shlex
 import time
@@ -136,13 +137,22 @@ def _read(folder: str | Path) -> dict[str, Any]:
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
-    """Write a record as JSON, a line for each key and each point of the curve."""
+    """Write a record as JSON, a line for each key and each point of the curve; null for NaN."""
     lines = []
     for key, value in record.items():
-        text = json.dumps(value)
+        text = json.dumps(_finite(value), allow_nan=False)
         if key == "curve" and value:
             text = "[\n  " + text[1:-1].replace("}, {", "},\n  {") + "\n ]"
         lines.append(f' "{key}": {text}')
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write(("{\n" + ",\n".join(lines) + "\n}\n").encode())
+
+
+def _finite(value: Any) -> Any:
+    """Return a copy with None for floats that are infinite or NaN, which JSON lacks."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,5 +1,6 @@
 """Parts of a run that both frameworks share: processes, the lock, the record, the config."""
 
+import json
 import os
 import shutil
 import signal
@@ -190,6 +191,19 @@ def test_a_record_has_what_was_run_and_what_came_out(tmp_path):
     assert found["metrics"] == {"": {"top1": 50.0}} and found["test images"] == 5
     assert found["seconds"] > 100 and found["device"].startswith("CPU, ")
     assert found["versions"]["torch"] and found["seed"] == 1
+
+
+def test_a_record_is_read_by_strict_readers_with_null_for_nan(tmp_path):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not of JSON")
+
+    begin(tmp_path, RunOptions("a.py"))
+    record.point(tmp_path, 1, loss=float("inf"), other=1.5)
+    record.finish(tmp_path, record.PLAIN, {"AP": float("nan"), "low": float("-inf"), "AP50": 2.0})
+    found = json.loads((tmp_path / "record.json").read_text(), parse_constant=refuse)
+    (point,) = found["curve"]
+    assert (point["loss"], point["other"]) == (None, 1.5)
+    assert found["metrics"] == {"": {"AP": None, "low": None, "AP50": 2.0}}
 
 
 def test_the_first_point_has_the_seconds_since_the_start(tmp_path, monkeypatch):

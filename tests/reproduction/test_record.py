@@ -117,6 +117,15 @@ def test_the_studys_norms_are_compared_with_the_norm_that_they_replace(tmp_path)
     assert (tmp_path / "study.png").is_file()  # of the differences
 
 
+def test_plots_skip_values_that_are_null_in_the_record():
+    """As a detector has them for sizes of objects that its test lacks."""
+    points = [(1, None, None), (2, 3.0, None)]
+    curve = [{"epochs": i, "loss": y, "bbox/APl": ap} for i, y, ap in points]
+    lines = [("EN", [recorded(curve=curve)])]
+    (axis,) = pictures.training(registry.find_table("en-5"), lines).axes
+    assert axis.lines[0].get_xydata().tolist() == [[2, 3.0]]
+
+
 def test_plots_have_the_means_of_all_points_and_the_ends_of_intervals():
     curves = ([{"epochs": i + 1, "loss": y} for i, y in enumerate(ys)] for ys in ((4, 2), (5, 3)))
     lines = [("EN", [recorded(curve=curve) for curve in curves])]

@@ -81,11 +81,21 @@ def inference(cfg: Config, name: str, device: str) -> Inference:
     return Inference(name, model, forward, loader.get("batch_size", 1), words)
 
 
+def unwrapped(dataset: dict) -> Iterator[dict]:
+    """Yield the datasets that a dataset wraps, at any depth; itself, if it wraps none."""
+    inner = dataset.get("datasets", [])
+    if "dataset" in dataset:
+        inner = [dataset["dataset"]]
+    for one in inner:
+        yield from unwrapped(one)
+    if not inner:
+        yield dataset
+
+
 def _preprocessing(dataset: dict, name: str):
-    """Return a function from images to a batch, by a dataset's pipeline, and its description."""
-    while dataset and "pipeline" not in dataset:
-        dataset = dataset.get("dataset") or {}
-    if not dataset:
+    """Return a function from images to a batch by a dataset's first pipeline; its description."""
+    dataset = next(unwrapped(dataset))
+    if "pipeline" not in dataset:
         raise UserError(
             f"{name} has no test_dataloader.dataset.pipeline to prepare images; define it"
         )

@@ -20,9 +20,27 @@ from ..folders import make_folder
 from ..lock import lock
 from ..options import RunOptions
 from .checkpoints import DropConfig, latest
-from .config import explaining_norms, load_config
+from .config import explaining_norms, load_config, unwrapped
 from .radius import RadiusHook
 
+#: Default scope -> the ``tta_model`` of its tools/test.py, where a config has none.
+TTA_MODELS = {
+    "mmdet": {
+        "type": "DetTTAModel",
+        "tta_cfg": {"nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 100},
+    },
+    "mmpretrain": {"type": "AverageClsScoreTTA"},
+}
+#: Default scope -> options that the last step of a test pipeline needs for the TTA_MODELS.
+TTA_PACKING = {
+    "mmdet": {
+        "meta_keys": (
+            *("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
+            *("flip", "flip_direction"),
+        )
+    },
+    "mmpretrain": {},
+}
 #: Number of points of the curve of a training that counts iterations.
 POINTS = 100
 
@@ -66,11 +84,25 @@ def run(options: RunOptions, cfg: Config) -> None:
 
 
 def augment_test(cfg: Config) -> None:
-    """Change a config in place to its test-time augmentation, as OpenMMLab's tools/test.py do."""
-    dataset = cfg.test_dataloader.dataset
-    while "dataset" in dataset:
-        dataset = dataset.dataset
-    dataset.pipeline = cfg.tta_pipeline
+    """Change a config in place to its test-time augmentation, as OpenMMLab's tools/test.py do.
+
+    Without a ``tta_model`` or ``tta_pipeline``, mmdet and mmpretrain test each image and its mirror
+    image; UserError for other packages.
+    """
+    scope = cfg.get("default_scope")
+    lacking = [name for name in ("tta_model", "tta_pipeline") if name not in cfg]
+    if lacking and scope not in TTA_MODELS:
+        raise UserError(f"--tta needs {' and '.join(lacking)} in the config; define it")
+    datasets = list(unwrapped(cfg.test_dataloader.dataset))
+    if "tta_model" in lacking:
+        cfg.tta_model = TTA_MODELS[scope]
+    if "tta_pipeline" in lacking:
+        *steps, pack = datasets[0].pipeline
+        pack = {**pack, **TTA_PACKING[scope]}
+        flips = [{"type": "RandomFlip", "prob": probability} for probability in (1.0, 0.0)]
+        cfg.tta_pipeline = [*steps, {"type": "TestTimeAug", "transforms": [flips, [pack]]}]
+    for dataset in datasets:
+        dataset.pipeline = cfg.tta_pipeline
     cfg.model = {**cfg.tta_model, "module": cfg.model}
 
 

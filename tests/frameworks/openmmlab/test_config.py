@@ -1,5 +1,7 @@
 """Reading MMEngine's configs, also as bases, and models that run on images in memory."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,17 +9,22 @@ import torch
 pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
 
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from torch import nn
 
+import fresh
 from close import assert_close
 from ilm_plugins import ExemplarNorm
+from ilm_plugins.__main__ import main
 from ilm_plugins.errors import UserError
-from ilm_plugins.frameworks import open_config
+from ilm_plugins.frameworks import open_config, record
 from ilm_plugins.frameworks.openmmlab import config as configs
 from ilm_plugins.frameworks.openmmlab import train
 from ilm_plugins.frameworks.options import RunOptions
 
 RESNET20 = "ilm_plugins://mmpretrain/en/resnet20_cifar10_en.py"
+MASK_RCNN = "ilm_plugins://mmdet/shapes/mask-rcnn_r18_fpn_gn_shapes_ilmgn.py"
 IMAGES = [np.random.default_rng(i).integers(256, size=(32, 32, 3), dtype=np.uint8) for i in (0, 1)]
 
 
@@ -80,6 +87,78 @@ def test_a_classifier_of_a_wrapped_dataset_in_rgb_and_one_without_a_pipeline():
         open_config(RESNET20, ["test_dataloader=None"]).inference()
 
 
+def augmented(path, *overrides):
+    """The config after the default test-time augmentation, with the scope of its framework."""
+    cfg = open_config(path, overrides).config
+    assert "tta_pipeline" not in cfg
+    train.augment_test(cfg)
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+def test_a_classifier_without_an_augmented_test_averages_an_image_and_its_mirror_image():
+    plain = open_config(RESNET20).build_model().double().eval()
+    cfg = augmented(RESNET20)
+    model = configs.build_model(cfg).double().eval()
+    model.module.load_state_dict(plain.state_dict())
+    pixels = {"img": IMAGES[0], "gt_label": 3}
+    (found,) = model.test_step(pseudo_collate([Compose(cfg.tta_pipeline)(pixels)]))
+    views = (IMAGES[0], IMAGES[0][:, ::-1])
+    pack = Compose(open_config(RESNET20).config.test_dataloader.dataset.pipeline)
+    samples = [pack({"img": np.ascontiguousarray(view), "gt_label": 3}) for view in views]
+    scores = [sample.pred_score for sample in plain.test_step(pseudo_collate(samples))]
+    assert scores[0].dtype == torch.float64
+    assert (scores[0] != scores[1]).any()
+    assert_close(found.pred_score, (scores[0] + scores[1]) / 2)
+    assert found.gt_label.item() == 3
+
+
+def test_a_detector_without_an_augmented_test_gets_an_image_and_its_mirror_image(datasets):
+    pytest.importorskip("mmdet", reason="needs mmdet")
+    root = datasets / "shapes"
+    cfg = augmented(MASK_RCNN, f"test_dataloader.dataset.data_root={root}/")
+    assert cfg.model["type"] == "DetTTAModel"
+    found = DATASETS.build(cfg.test_dataloader.dataset)[0]
+    mirrored, image = found["inputs"]
+    assert torch.equal(mirrored.flip(-1), image)
+    assert [sample.flip for sample in found["data_samples"]] == [True, False]
+    assert [sample.flip_direction for sample in found["data_samples"]] == ["horizontal", None]
+
+
+@pytest.mark.wide
+def test_a_detector_without_an_augmented_test_is_tested_by_the_command(datasets, tmp_path):
+    pytest.importorskip("mmdet", reason="needs mmdet")
+    root, boxes = datasets / "shapes", "model.roi_head.mask_head=None"
+    torch.save(open_config(MASK_RCNN, [boxes]).build_model().state_dict(), tmp_path / "a.pth")
+    words = [f"work_dir={tmp_path}", f"load_from={tmp_path / 'a.pth'}", boxes]
+    words += [f"test_dataloader.dataset.data_root={root}/", "test_evaluator.metric=bbox"]
+    words += ["test_dataloader.num_workers=0", "test_dataloader.persistent_workers=False"]
+    words += [f"test_evaluator.ann_file={root}/annotations/instances_validation.json"]
+    options = ["--num-gpus", "0", "--eval-only", "--tta"]
+    assert main(["train", "--config-file", MASK_RCNN, *options, *words]) == 0
+    assert "coco/bbox_mAP" in record.read(tmp_path)["metrics"]["tta"]
+
+
+def test_a_segmenter_without_an_augmented_test_is_refused(root):
+    cfg = open_config(str(root / "configs/mmseg/camvid/fcn_r18-d8_camvid_bn.py")).config
+    with pytest.raises(UserError, match="--tta needs tta_pipeline in the config; define it"):
+        train.augment_test(cfg)
+
+
+def test_a_test_set_of_several_parts_prepares_images(root):
+    found = open_config(str(root / "configs/mmseg/camvid_daylight/dusk.py")).inference()
+    assert found.preprocessing == "the config's test pipeline, PackSegInputs"
+
+
+def test_every_part_of_a_test_set_is_augmented(root):
+    cfg = open_config(str(root / "configs/mmseg/camvid_daylight/dusk.py")).config
+    cfg.tta_pipeline = [{"type": "LoadImageFromFile"}]
+    train.augment_test(cfg)
+    parts = cfg.test_dataloader.dataset.datasets
+    assert [part.pipeline for part in parts] == [cfg.tta_pipeline] * 2
+    assert "pipeline" not in cfg.test_dataloader.dataset
+
+
 def test_a_segmenter_of_files_in_bgr(config):
     mean, std = (1.0, 2.0, 3.0), (10.0, 20.0, 30.0)
     opts = [f"model.data_preprocessor.{k}={v}" for k, v in (("mean", mean), ("std", std))]
@@ -126,3 +205,41 @@ def test_a_config_derives_from_one_of_ours(root, tmp_path):
     # Bases of other packages are what they were.
     cfg = derived("mmdet::retinanet/retinanet_r18_fpn_1x_coco.py", tmp_path)
     assert cfg.model["_scope_"] == "mmdet"
+
+
+PURE_PYTHON = """
+from mmengine.config import read_base
+
+with read_base():
+    from .base import *
+
+from ilm_plugins import ExemplarNorm
+
+model.update(norm_cfg=dict(type=ExemplarNorm, reduction=16))
+"""
+
+
+def test_a_pure_python_config_names_the_class(tmp_path):
+    base = "from mmpretrain.models import ResNet\n"
+    base += "model, default_scope = dict(type=ResNet, depth=18), 'mmpretrain'\n"
+    (tmp_path / "base.py").write_text(base)
+    (tmp_path / "mine.py").write_text(PURE_PYTHON)
+    opened = open_config(str(tmp_path / "mine.py"), ["model.norm_cfg.reduction=8"])
+    norms = [m for m in opened.build_model().modules() if isinstance(m, nn.GroupNorm)]
+    assert {type(norm) for norm in norms} == {ExemplarNorm}
+    assert {norm.reduction for norm in norms} == {8}
+
+
+def test_a_pure_python_config_that_names_the_class_needs_no_other_import(tmp_path):
+    """As in a framework's own tools, which do not import ilm_plugins."""
+    (tmp_path / "base.py").write_text("model = dict()\n")
+    (tmp_path / "mine.py").write_text(PURE_PYTHON)
+    code = (
+        "import sys\n"
+        "from mmengine.config import Config\n"
+        f"norm = Config.fromfile({str(tmp_path / 'mine.py')!r}).model.norm_cfg\n"
+        "from mmcv.cnn import build_norm_layer\n"
+        "_, layer = build_norm_layer(norm, 32)\n"
+        "assert type(layer).__name__ == 'ExemplarNorm', layer\n"
+    )
+    fresh.run([sys.executable, "-c", code], check=True)
