@@ -137,6 +137,8 @@ def _rewrite(
     for name, tensors in found.items():
         if matches(name, match) and kind_of(tensors) not in skip:
             _convert_norm(state, report, name, tensors, name, build)
+    if report.converted:
+        report.notes[_NOT_STORED] = []
     return state, report
 
 
@@ -190,7 +192,6 @@ def _convert_norm(
     state.update({_join(name, key): tensor for key, tensor in new.items()})
     report.converted[name] = f"{kind} -> {type(layer).__name__}"
     report.note(rules.INEXACT.get((kind, norms.kind_of_module(layer))), name)
-    report.notes[_NOT_STORED] = []
 
 
 def _join(*parts: str) -> str:
