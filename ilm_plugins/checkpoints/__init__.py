@@ -2,9 +2,18 @@
 
 from ..errors import CheckpointError
 from ..trust import code_is_allowed, loading
+from .caffe2 import as_zoo, is_caffe2
 from .reading import FORMATS, read
 from .safe_globals import accept_data
-from .state import check_fits, copy_state, find_absent, find_state, load_weights, unwrap_state
+from .state import (
+    check_fits,
+    complete_names,
+    copy_state,
+    find_absent,
+    find_state,
+    load_weights,
+    unwrap_state,
+)
 from .writing import PARTIAL, remove_partial, replacing, write
 
 __all__ = [
@@ -12,11 +21,14 @@ __all__ = [
     "PARTIAL",
     "CheckpointError",
     "accept_data",
+    "as_zoo",
     "check_fits",
     "code_is_allowed",
+    "complete_names",
     "copy_state",
     "find_absent",
     "find_state",
+    "is_caffe2",
     "load_weights",
     "loading",
     "read",

@@ -82,7 +82,7 @@ def _array(
     order: str,
     axes: tuple[int, ...] | None = None,
 ) -> Any:
-    """Return a new array of a shape, whose bytes are in an order of axes, as numpy pickles them."""
+    """Return a new array, in the machine's byte order, of the bytes that numpy pickles."""
     if isinstance(data, str):  # bytes of Python 2
         data = data.encode("latin1")
     # Only an array of objects has a list of them in place of bytes.
@@ -94,7 +94,8 @@ def _array(
     fits = math.prod(shape) * plain.itemsize == len(data)
     check(fits, f"an array of {len(data)} bytes that do not fit its shape")
     array = _numpy().frombuffer(data, plain).reshape(shape, order="C" if order == "K" else order)
-    return (array if axes is None else array.transpose(axes)).copy("K")  # which can be written to
+    array = array if axes is None else array.transpose(axes)
+    return array.astype(plain.newbyteorder("="))  # a copy, which can be written to
 
 
 def _reconstruct(*new: object) -> Array:

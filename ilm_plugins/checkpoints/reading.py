@@ -1,5 +1,6 @@
 """Read checkpoints: all files of weights are read here, and their code runs only by --unsafe."""
 
+import mmap
 import os
 import pickle
 import re
@@ -13,7 +14,7 @@ import torch
 
 from ..errors import CheckpointError, UserError, missing
 from ..trust import code_is_allowed, loading
-from .pickled import DataUnpickler, rebuild
+from .pickled import DataUnpickler, rebuild, refused
 from .safe_globals import accepting_data
 
 #: Ending of a checkpoint's name -> its format. Files of other names are read as torch's.
@@ -22,6 +23,8 @@ FORMATS = {
     ".pkl": "pickle",
     ".safetensors": "safetensors",
 }
+#: The function that makes quantized tensors in files of torch.
+QUANTIZED = "_rebuild_qtensor"
 
 
 def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
@@ -74,14 +77,30 @@ def _read_torch(path: Path, unsafe: bool) -> Any:
         return torch.load(path, map_location="cpu", weights_only=False)
     # torch before 2.6 runs the code in these two formats even with weights_only.
     if tarfile.is_tarfile(path):
-        raise pickle.UnpicklingError("Unsupported class tarfile.TarFile")
+        raise refused("tarfile.TarFile")
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                raise pickle.UnpicklingError("Unsupported class torch.jit.ScriptModule")
+                raise refused("torch.jit.ScriptModule")
+    # torch does not compare quantized tensors with their memory, and may read them while it loads.
+    if _mentions(path, QUANTIZED):
+        raise refused(f"torch._utils.{QUANTIZED}")
     # The invariants: indices of sparse tensors that are beyond their size would be followed.
     with accepting_data(), torch.sparse.check_sparse_tensor_invariants():
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _mentions(path: Path, name: str) -> bool:
+    """Return whether the pickle in a file of torch has a name."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            # torch ignores the case of this name.
+            pickles = [f for f in archive.infolist() if f.filename.lower().endswith("data.pkl")]
+            return any(name.encode() in archive.read(found) for found in pickles)
+    if not path.stat().st_size:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(name.encode()) >= 0
 
 
 def _reason(error: Exception, path: Path) -> str:

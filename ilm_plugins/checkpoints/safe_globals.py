@@ -62,8 +62,12 @@ def _named(name: str, function: Callable) -> Callable:
     def call(*args):
         return function(*args)
 
-    call.__module__, call.__qualname__ = name.rsplit(".", 1)
-    return call
+    return _rename(call, *name.rsplit(".", 1))
+
+
+def _rename(function: Callable, module: str, name: str) -> Callable:
+    function.__module__, function.__qualname__, function.__name__ = module, name, name
+    return function
 
 
 def _log_type() -> type:
@@ -89,8 +93,7 @@ def _checked(base: type) -> type:
             arrays = {name: history.build() for name, history in histories.items()}
             self.__setstate__({"max_length": state["max_length"], **arrays})
 
-    Log.__module__, Log.__qualname__ = base.__module__, base.__qualname__
-    return Log
+    return _rename(Log, base.__module__, base.__name__)
 
 
 def _statistic(owner: type, name: str) -> None:

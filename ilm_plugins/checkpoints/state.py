@@ -40,8 +40,8 @@ def _as_tensor(value: Any) -> Any:
     """Return a tensor for an array or a scalar of numpy that torch has a dtype for."""
     if not hasattr(value, "__array_interface__") or value.dtype.kind not in "biufc":
         return value
-    try:  # torch knows only the machine's own byte order
-        return torch.as_tensor(value.astype(value.dtype.newbyteorder("=")))
+    try:
+        return torch.as_tensor(value)
     except TypeError:  # numpy's long doubles
         return value
 
@@ -63,6 +63,36 @@ def unwrap_state(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
         if wrapped and not model.state_dict().keys() & state.keys():
             consume_prefix_in_state_dict_if_present(state, prefix)
     return state
+
+
+def complete_names(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Complete names by the model's names that end with them, as detectron2 does.
+
+    Where several fit, the longest one belongs to the model's module.
+
+    Raises:
+        CheckpointError: one name fits several modules.
+    """
+    owners = {name.rpartition(".")[0] for name in state}
+    modules: dict[str, str] = {}
+    for name, _ in model.named_modules():
+        parts = name.split(".")
+        ends = (".".join(parts[i:]) for i in range(len(parts)))
+        owner = next((end for end in ends if end in owners), None)
+        if owner in modules:
+            raise CheckpointError(
+                f"{owner!r} of the checkpoint is in the model as {modules[owner]!r} and as "
+                f"{name!r}; give --part, with the part of the model that the checkpoint is of"
+            )
+        if owner:
+            modules[owner] = name
+    completed = OrderedDict()
+    for name, value in state.items():
+        owner, dot, leaf = name.rpartition(".")
+        completed[f"{modules.get(owner, owner)}{dot}{leaf}"] = value
+    if versions := getattr(state, "_metadata", None):
+        completed._metadata = OrderedDict((modules.get(n, n), v) for n, v in versions.items())
+    return completed
 
 
 def find_absent(state: Mapping[str, Any], model: nn.Module) -> list[str]:

@@ -1,6 +1,7 @@
 """The command ``convert``: convert the norms of a checkpoint file."""
 
 import argparse
+import difflib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,17 +10,27 @@ from typing import Any
 from torch import Tensor, nn
 
 from .. import surgery
-from ..checkpoints import FORMATS, find_state, read, unwrap_state, write
+from ..checkpoints import (
+    FORMATS,
+    complete_names,
+    find_state,
+    is_caffe2,
+    read,
+    unwrap_state,
+    write,
+)
 from ..errors import UserError
 from ..frameworks import open_config
+from ..frameworks.config import module_for
 from ..layers import NORMS, parse_norm
 from ..layers.options import check_known
 
 #: Entries beside the state dict by which detectron2 reads a checkpoint; they are copied.
 COPIED = ("__author__", "matching_heuristics")
 
-#: Converts a state dict: returns the new state dict and a report on its norms.
-Change = Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], surgery.Report]]
+#: Converts a state dict: returns the new state dict and a report on its norms. The second argument
+#: says whether the names may be ends of the model's names.
+Change = Callable[[Mapping[str, Tensor], bool], tuple[dict[str, Tensor], surgery.Report]]
 
 
 def run(args: argparse.Namespace) -> None:
@@ -27,8 +38,11 @@ def run(args: argparse.Namespace) -> None:
     check_output(args.input, args.output, args.overwrite)
     change = conversion(args)
     contents = read(args.input)
+    if FORMATS.get(args.input.suffix) == "pickle" and is_caffe2(contents):
+        of_detectron2 = module_for("detectron2", "checkpoints", str(args.input))
+        contents = of_detectron2.rename_caffe2(contents)
     entry, state = find_state(contents, args.input)
-    state, report = change(state)
+    state, report = change(state, bool(entry and contents.get("matching_heuristics")))
     if not report.converted:
         reasons = "; ".join(dict.fromkeys([*report.left.values(), *report.notes]))
         reasons = reasons or "it has no norm to convert"
@@ -74,14 +88,16 @@ def conversion(args: argparse.Namespace) -> Change:
         model = open_config(args.config_file, args.overrides).build_model()
         parts = dict(model.named_modules())
         if (args.part or "") not in parts:
-            raise UserError(f"--part {args.part}: the model has {', '.join(parts)[:200]}")
-        return lambda state: fit(state, parts[args.part or ""], args.part)
+            near = difflib.get_close_matches(args.part, filter(None, parts), n=3, cutoff=0)
+            words = "the model has no such part; near ones are"
+            raise UserError(f"--part {args.part}: {words} {', '.join(near)}")
+        return lambda state, by_end: fit(state, parts[args.part or ""], args.part, by_end)
     if args.revert:
-        return lambda state: surgery.revert_state(state, match=args.match)
+        return lambda state, _: surgery.revert_state(state, match=args.match)
     key, options = parse_norm(args.to) or (args.to, {})
     if key in NORMS:
         check_known(NORMS[key], options)
-    return lambda state: surgery.convert_state(
+    return lambda state, _: surgery.convert_state(
         state, key, match=args.match, replacing=args.replacing, **options
     )
 
@@ -97,10 +113,17 @@ def check_names(contents: Mapping[str, Any], entry: str | None, report: surgery.
 
 
 def fit(
-    state: Mapping[str, Tensor], model: nn.Module, part: str | None
+    state: Mapping[str, Tensor], model: nn.Module, part: str | None, by_end: bool
 ) -> tuple[dict[str, Tensor], surgery.Report]:
-    """Convert a state dict to the norms of a model; UserError if it is of a part of the model."""
+    """Convert a state dict to the norms of a model; UserError if it is of a part of the model.
+
+    Args:
+        part: the model's name in a whole model.
+        by_end: whether names may be ends of the model's names.
+    """
     state = unwrap_state(state, model)
+    if by_end:
+        state = complete_names(state, model)
     if not model.state_dict().keys() & state.keys():
         for name, child in model.named_modules():
             if name and child.state_dict().keys() & state.keys():

@@ -155,6 +155,8 @@ def _rewrite(
             layer = _convert_norm(state, report, name, norm, name, build, count)
             if layer is not None and _differs_in_openmmlab(name, layer):
                 report.note(NAME_STAYS, name)
+    if report.converted:
+        report.notes[_NOT_STORED] = []
     return state, report
 
 
@@ -201,7 +203,6 @@ def _convert_norm(
     _exchange(state, norm, placed)
     report.converted[name] = f"{norm.kind} -> {type(layer).__name__}"
     report.note(rules.remark(norm.kind, layer), name)
-    report.notes[_NOT_STORED] = []
     return layer
 
 

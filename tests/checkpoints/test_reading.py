@@ -112,7 +112,8 @@ def test_arrays_are_data(tmp_path, suffix, protocol, code):
     assert found.pop("n") == [1, None]
     for name, array in given.items():
         assert isinstance(found[name], np.generic if name == "number" else np.ndarray)
-        np.testing.assert_array_equal(found[name], array, strict=True)
+        native = array.astype(array.dtype.newbyteorder("="))
+        np.testing.assert_array_equal(found[name], native, strict=True)
 
 
 @pytest.mark.parametrize("suffix, protocol", FORMATS)

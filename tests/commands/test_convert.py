@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -62,7 +63,8 @@ def test_every_format_becomes_every_other(tmp_path, model, capsys, source, entry
     state["tied"] = state["conv.weight"]
     if source == ".pkl":
         state = {name: tensor.numpy() for name, tensor in state.items()}
-    beside = {"optimizer": {}, "__author__": "zoo", "meta": {"epoch": 3, "dataset_meta": ["cat"]}}
+    beside = {"optimizer": {}, "__author__": "zoo", "matching_heuristics": True}
+    beside["meta"] = {"epoch": 3, "dataset_meta": ["cat"]}
     write({entry: state, **beside} if entry else state, tmp_path / f"in{source}")
     assert run(tmp_path / f"in{source}", tmp_path / f"out{target}", *LAST) == 0
     printed = capsys.readouterr().out
@@ -73,11 +75,34 @@ def test_every_format_becomes_every_other(tmp_path, model, capsys, source, entry
         assert contents["__author__"] == "ilm_plugins"
         contents = contents["model"]
     elif target != ".safetensors":
-        assert contents.keys() == {"__author__", "meta", entry}
+        assert contents.keys() == {"__author__", "matching_heuristics", "meta", entry}
+        assert contents["matching_heuristics"] is True
         assert contents["meta"] == {"dataset_meta": ["cat"]}
         contents = contents[entry]
     contents.pop("tied")
     check_last(contents, model)
+
+
+def test_batchnorm_becomes_another_norm_if_asked_for(tmp_path, capsys):
+    plain = randomized(nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32)))
+    write(plain.state_dict(), tmp_path / "bn.pth")
+    words = tmp_path / "bn.pth", tmp_path / "ilmgn.pth", "--to", "ILMGN(num_groups=4)"
+    assert "give --replacing BN" in refused(capsys, *words)
+    assert run(*words, "--replacing", "BN") == 0
+    assert "BN -> ILMGroupNorm (1):\n    1\nnote, outputs change" in capsys.readouterr().out
+    ours = nn.Sequential(nn.Conv2d(3, 32, 3), ILMGroupNorm(32, 4)).double()
+    ours.load_state_dict(read(tmp_path / "ilmgn.pth"))
+    x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
+    y = plain.double()[0](x)
+    expected = nn.functional.group_norm(y, 4, plain[1].weight, plain[1].bias)
+    assert_close(ours(x), expected, 2**20)
+
+
+def test_a_file_of_caffe2_needs_detectron2(tmp_path, capsys, monkeypatch):
+    write({"conv1_w": np.ones((2, 2)), "res_conv1_bn_s": np.ones(2)}, tmp_path / "in.pkl")
+    monkeypatch.setattr("ilm_plugins.frameworks.config.installed", lambda package: False)
+    told = refused(capsys, tmp_path / "in.pkl", tmp_path / "out.pkl", "--to", "EN")
+    assert "in.pkl needs detectron2: " in told
 
 
 def test_there_and_back(tmp_path, model):

@@ -78,6 +78,12 @@ def test_lpips_uses_the_weights_that_are_given(tmp_path, pair):
     assert_scores([measure(*pair)], [expected])
 
 
+def test_weights_of_another_network_are_told_in_one_line(tmp_path):
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "linear.pth")
+    with pytest.raises(UserError, match=r"has no features\.0\.weight; give the weights of"):
+        metrics.measures(tmp_path / "linear.pth")
+
+
 def test_without_weights_there_is_no_lpips_and_weights_run_no_code(tmp_path):
     assert list(metrics.measures()) == ["rmse", "ssim", "l1"]
     torch.save(Harmful(tmp_path / "ran"), tmp_path / "evil.pth")

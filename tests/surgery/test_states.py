@@ -29,10 +29,11 @@ def test_a_state_dict_is_converted_as_the_model_is(to):
     assert (plain(x) - ours(x)).abs().max() > 1e-3
     converted, report = surgery.convert_state(state, to, match=["stem.*", "head.*"], **options)
     assert report.converted == dict.fromkeys(BOTH, f"{kind} -> {NORMS[to].__name__}")
+    assert "a state dict has no eps, num_groups or normalizers" in str(report)
     wrapped = nn.ModuleDict({"module": plain})
     fitted, report = surgery.fit_state(wrapped.state_dict(), ours)
     assert [*report.converted] == BOTH and not report.left and not report.missing
-    assert "a state dict has no eps, num_groups or normalizers" in str(report)
+    assert not report.notes, "the model has eps, num_groups and normalizers"
     for found in (converted, fitted):
         if to == "EN":
             assert found._metadata["stem.1"] == {"version": 2}

@@ -6,7 +6,9 @@ from contextlib import AbstractContextManager
 from typing import IO, Any
 from urllib.parse import urlparse
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 
 from ... import checkpoints
 from ...layers.base import AdaptiveNorm
@@ -27,17 +29,15 @@ class Checkpointer(DetectionCheckpointer):
         super().save(name, **entries)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
+        """As detectron2's own method, which runs the code in files of two formats."""
         self._path = filename
+        if filename.endswith(".pyth"):
+            model = checkpoints.read(filename)["model_state"]
+            model = {k: v for k, v in model.items() if not k.endswith("num_batches_tracked")}
+            return {"model": model, "__author__": "pycls", "matching_heuristics": True}
         if not filename.endswith(".pkl"):
             return super()._load_file(filename)
-        # detectron2's own method would unpickle the file, which may run code.
-        contents = checkpoints.read(filename)
-        if "model" in contents and "__author__" in contents:
-            return contents
-        # A file of Caffe2; detectron2 matches its names with the model's by heuristics.
-        arrays = contents.get("blobs", contents)
-        model = {name: value for name, value in arrays.items() if not name.endswith("_momentum")}
-        return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
+        return checkpoints.as_zoo(checkpoints.read(filename))
 
     def _torch_load(self, f: str) -> Any:
         return checkpoints.read(f)
@@ -104,6 +104,24 @@ def name_variances(state: Mapping[str, Any], wanted: Iterable[str]) -> dict[str,
         return name.replace(BN_VARIANCE, VARIANCE) if is_older else name
 
     return {rename(name): tensor for name, tensor in state.items()}
+
+
+def rename_caffe2(contents: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the contents of a file of Caffe2 with detectron2's names and complete BatchNorms.
+
+    Caffe2's backbones have a scale and a shift in place of a BatchNorm with statistics; detectron2
+    loads them into a FrozenBatchNorm2d with a mean of 0 and a variance of 1.
+    """
+    blobs = checkpoints.as_zoo(contents)["model"]
+    arrays = {name: torch.as_tensor(b) for name, b in blobs.items() if hasattr(b, "shape")}
+    state, originals = convert_c2_detectron_names(arrays)
+    for name, original in originals.items():
+        if original.endswith("_bn_s"):
+            norm, scale = name.removesuffix(".weight"), state[name]
+            state.setdefault(f"{norm}.running_mean", torch.zeros_like(scale))
+            state.setdefault(f"{norm}.running_var", torch.ones_like(scale))
+    # The names are ends of a model's names.
+    return {"model": state, "matching_heuristics": True}
 
 
 class AtomicFiles:

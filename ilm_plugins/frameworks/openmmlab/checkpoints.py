@@ -4,7 +4,9 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
+import torch
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader
@@ -14,10 +16,11 @@ from ... import checkpoints
 
 
 def use_safe_checkpoints() -> None:
-    """Have MMEngine read local files by :func:`.checkpoints.read`, and replace files whole."""
+    """Have MMEngine read files by :func:`.checkpoints.read`, and replace files whole."""
     register_backend("local", AtomicFiles, force=True, prefixes="")
     CheckpointLoader.register_scheme(prefixes="", loader=_load, force=True)
-    # torch.hub, which MMEngine calls for a URL, reads the file itself.
+    mmengine_checkpoint.load_url = _load_url
+    # For other places of files, MMEngine calls torch.load.
     checkpoints.accept_data()
     # Some releases allow getattr when they load checkpoints, and getattr can reach any code.
     if hasattr(mmengine_checkpoint, "get_torch_safe_globals"):
@@ -26,6 +29,19 @@ def use_safe_checkpoints() -> None:
 
 def _load(filename: str, map_location: Any = None) -> Any:
     return checkpoints.read(filename)  # to the CPU; the model copies it to its device
+
+
+def _load_url(
+    url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True
+) -> Any:
+    """Read a file of a URL, which is downloaded once, to the folder that torch.hub uses."""
+    path = Path(
+        model_dir or Path(torch.hub.get_dir(), "checkpoints"), Path(urlparse(url).path).name
+    )
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), progress=progress)
+    return checkpoints.read(path)
 
 
 class DropConfig(Hook):

@@ -1,7 +1,5 @@
 """detectron2's checkpoints: zoo files, conversion for a config, code, and what a kill leaves."""
 
-import pickle
-
 import numpy as np
 import pytest
 import torch
@@ -57,8 +55,26 @@ def test_a_part_is_named_in_full(root, plain, tmp_path, capsys):
     for options in ([], ["--part", "backbone"]):
         assert run(*words, *options) == 2
         assert "give --part backbone.bottom_up" in capsys.readouterr().err
-    assert run(*words, "--part", "bottom_up") == 2
     assert run(*words, "--part", "backbone.bottom_up") == 0
+
+
+@pytest.mark.parametrize("part, near", [("backbon", "backbone"), ("box_head", "roi_heads.box_hea")])
+def test_an_unknown_part_is_told_with_near_ones(root, plain, tmp_path, capsys, part, near):
+    write(plain.state_dict(), tmp_path / "in.pth")
+    words = tmp_path / "in.pth", tmp_path / "out.pth", "--config-file", root / ILMGN
+    assert run(*words, "--part", part) == 2
+    told = capsys.readouterr().err
+    assert f"--part {part}: the model has no such part; near ones are " in told
+    assert near in told and ", ," not in told
+
+
+def test_a_config_has_what_a_state_dict_lacks(root, plain, tmp_path, capsys):
+    write(plain.state_dict(), tmp_path / "in.pth")
+    words = tmp_path / "in.pth", tmp_path / "out.pth"
+    assert run(*words, "--config-file", root / ILMGN) == 0
+    assert "eps" not in capsys.readouterr().out
+    assert run(*words, "--overwrite", "--to", "ILMGN", "--match", "*") == 0
+    assert "a state dict has no eps" in capsys.readouterr().out
 
 
 def load(path, contents):
@@ -76,12 +92,26 @@ def test_files_of_caffe2_are_loaded(tmp_path):
         assert load(tmp_path / "caffe2.pkl", contents).weight.eq(1).all()
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
-def test_code_and_weights_of_another_model_are_refused(tmp_path, suffix):
+def test_a_file_of_pycls_is_loaded(tmp_path, monkeypatch):
+    state = {
+        "weight": torch.ones(2, 2),
+        "bias": torch.zeros(2),
+        "num_batches_tracked": torch.ones(1),
+    }
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+    assert load(tmp_path / "c.pyth", {"model_state": state}).weight.eq(1).all()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".pyth"])
+def test_code_is_refused(tmp_path, suffix):
     contents = {"model": {"weight": Harmful(tmp_path / "ran")}, "__author__": "nobody"}
-    with pytest.raises((CheckpointError, pickle.UnpicklingError), match=r"os\.makedirs"):
+    with pytest.raises(CheckpointError, match=r"os\.makedirs"):
         load(tmp_path / f"c{suffix}", contents)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_weights_of_another_model_are_refused(tmp_path, suffix):
     other = {"model": {"fc.weight": np.ones(3), "bias": np.ones(3)}, "__author__": "nobody"}
     if suffix == ".pth":
         other["model"] = {name: torch.tensor(value) for name, value in other["model"].items()}

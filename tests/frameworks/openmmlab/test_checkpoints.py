@@ -2,7 +2,9 @@
 
 import os
 import sys
+from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
 
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
-from mmengine.runner.checkpoint import load_from_local
+from mmengine.runner.checkpoint import load_from_http, load_from_local
 
 import fresh
 from close import assert_close
@@ -117,6 +119,18 @@ def test_a_checkpoint_that_a_model_loads_while_it_is_built_is_read_safely(tmp_pa
     assert done.returncode == 2 and "teacher.pth' cannot be read" in done.stderr, done.stderr
 
 
+@pytest.mark.parametrize("harmful", [True, False])
+def test_a_downloaded_file_is_read_safely(tmp_path, harmful):
+    use_safe_checkpoints()
+    source, folder = tmp_path / "c.pth", tmp_path / "downloaded"
+    contents = {"array": np.array([None] if harmful else [1.0])}
+    torch.save(contents, source)
+    refused = pytest.raises(CheckpointError, match=r"numpy\.dtype\('O8'\)")
+    with loading(), refused if harmful else nullcontext():
+        assert load_from_http(source.as_uri(), model_dir=str(folder))["array"].tolist() == [1.0]
+    assert (folder / "c.pth").read_bytes() == source.read_bytes()
+
+
 def test_a_history_of_losses_is_data(tmp_path):
     use_safe_checkpoints()
     path = str(tmp_path / "c.pth")
@@ -127,7 +141,7 @@ def test_a_history_of_losses_is_data(tmp_path):
     use_safe_checkpoints()
     with loading():
         assert CheckpointLoader.load_checkpoint(path)["a"].mean() == 1.5
-        assert torch.load(path)["a"].mean() == 1.5, "as torch.hub reads what it downloaded"
+        assert torch.load(path)["a"].mean() == 1.5, "as MMEngine reads from a store"
 
 
 def test_an_outdated_checkpoint_goes_when_its_successor_is_there(tmp_path, monkeypatch):

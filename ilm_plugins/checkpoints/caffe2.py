@@ -1,0 +1,32 @@
+"""Recognize files of Caffe2, whose weights have names such as res2_0_branch2a_bn_s."""
+
+from collections.abc import Mapping
+from typing import Any
+
+#: The author of files whose names detectron2 takes for Caffe2's.
+CAFFE2 = "Caffe2"
+
+
+def is_caffe2(contents: Any) -> bool:
+    """Return whether the contents of a ``.pkl`` have Caffe2's names."""
+    if not isinstance(contents, Mapping):
+        return False
+    if "__author__" in contents:
+        return contents["__author__"] == CAFFE2
+    if "blobs" in contents:
+        return isinstance(contents["blobs"], Mapping)
+    are_blobs = (hasattr(blob, "shape") and "." not in str(n) for n, blob in contents.items())
+    return bool(contents) and all(are_blobs)
+
+
+def as_zoo(contents: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the contents of a ``.pkl`` with the entries of detectron2's model zoo.
+
+    A detector's file of Caffe2 has the weights under "blobs", a backbone's file at the top; both
+    may have the momentum of each.
+    """
+    if "model" in contents and "__author__" in contents:
+        return contents
+    blobs = contents.get("blobs", contents)
+    model = {name: blob for name, blob in blobs.items() if not name.endswith("_momentum")}
+    return {"model": model, "__author__": CAFFE2, "matching_heuristics": True}
