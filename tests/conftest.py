@@ -122,9 +122,13 @@ def pytest_unconfigure():
 def datasets():
     """The folder DETECTRON2_DATASETS, which holds eight training and four validation images."""
     pytest.importorskip("PIL", reason="needs Pillow, of the extra ilm_plugins[data]")
-    from ilm_plugins.data.shapes import write_shapes
+    from ilm_plugins.experiments.data.shapes import write_shapes
 
     write_shapes(DATASETS, num_training=8, num_validation=4, size=64)
+    if "detectron2" in sys.modules:
+        from ilm_plugins.experiments.data.detectron2_datasets import register_datasets
+
+        register_datasets()
     return DATASETS
 
 
@@ -133,7 +137,7 @@ def unrendered(monkeypatch):
     """Draw figures, but save their titles: for tests that read tables and summaries."""
     from seaborn import axisgrid
 
-    from ilm_plugins.analysis import plots
+    from ilm_plugins.experiments.analysis import plots
 
     def save(grid, path, title):
         plots.pyplot.close(grid.figure)

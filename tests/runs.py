@@ -11,7 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from ilm_plugins import __main__ as commands
-from ilm_plugins.reproduction.miniature import SMALL_DETECTRON2
+from ilm_plugins.experiments.papers.miniature import SMALL_DETECTRON2
 from workers import start_by
 
 SHAPES = Path(__file__).parents[1] / "configs/detectron2/shapes/mask_rcnn_R_18_FPN_ilmgn.yaml"

@@ -15,7 +15,7 @@ import fresh
 import ilm_plugins
 from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm
 from ilm_plugins.cli import parsers
-from ilm_plugins.data.shapes import write_shapes
+from ilm_plugins.experiments.data.shapes import write_shapes
 from ilm_plugins.frameworks import open_config
 
 ROOT = Path(__file__).parents[1]

@@ -77,7 +77,8 @@ def test_the_wheel_needs_torch_and_wrapt_alone(source, plain):
     assert "License-Expression: Apache-2.0" in lines
     modules = {str(p.relative_to(source)) for p in (source / "ilm_plugins").rglob("*.py")}
     assert modules <= set(names) and "ilm_plugins/removed.py" not in names
-    assert {f"ilm_plugins/reproduction/{name}.json" for name in ("papers", "study")} <= {*names}
+    papers = "ilm_plugins/experiments/papers"
+    assert {f"{papers}/{name}.json" for name in ("papers", "study")} <= {*names}
     assert {name.split("/")[0].split("-")[0] for name in names} == {"ilm_plugins"}
     assert tag == "py3-none-any"
     assert not [name for name in names if name.endswith(".so")]

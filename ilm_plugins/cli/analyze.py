@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ..analysis.collect import collect_ratios, collect_rescaling
-from ..analysis.dynamics import write_dynamics
-from ..analysis.tables import Report, write_ratios, write_rescaling
 from ..checkpoints import load_weights
-from ..data.images import open_images
 from ..errors import UserError
+from ..experiments.analysis.collect import collect_ratios, collect_rescaling
+from ..experiments.analysis.dynamics import write_dynamics
+from ..experiments.analysis.tables import Report, write_ratios, write_rescaling
+from ..experiments.data.images import open_images
 from ..frameworks import open_config
 from ..frameworks.environment import commit
 from ..frameworks.folders import make_folder

@@ -14,6 +14,8 @@ from ..experiments.compare import comparison_report as report
 from ..experiments.compare import runs
 from ..experiments.compare.plan import Plan, shown
 from ..experiments.compare.results import OWN_TEST, Results, Value, main_metric
+from ..experiments.data.detectron2_datasets import register_datasets
+from ..frameworks import framework_of
 from ..frameworks.lock import lock
 from ..frameworks.processes import available_gpus
 
@@ -38,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
         num_gpus=gpus,
         overrides=args.overrides,
     )
+    if framework_of(plan.config) == "detectron2":
+        register_datasets()
     print("places:", *(f"  {key}  {norm}" for key, norm in plan.places.items()), sep="\n")
     parameters = count_parameters(plan)
     plan.check_tests()

@@ -4,7 +4,7 @@ import argparse
 
 from tqdm import tqdm
 
-from ..data.shapes import write_shapes
+from ..experiments.data.shapes import write_shapes
 from ..frameworks.folders import make_folder
 
 

@@ -10,8 +10,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..experiments.papers.options import Options
 from ..frameworks.options import RunOptions
-from ..reproduction.options import Options
 
 #: Subcommand of ``analyze`` -> what it shows.
 MEASURES = {

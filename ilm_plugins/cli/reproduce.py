@@ -7,11 +7,11 @@ import sys
 import textwrap
 from dataclasses import fields
 
+from ..experiments.papers import record, registry, report
+from ..experiments.papers.options import Options
+from ..experiments.papers.run import run_all
 from ..frameworks.folders import make_folder
 from ..frameworks.record import FILE
-from ..reproduction import record, registry, report
-from ..reproduction.options import Options
-from ..reproduction.run import run_all
 
 
 def run(args: argparse.Namespace) -> int | None:

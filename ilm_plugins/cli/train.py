@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from ..configs import resolve
 from ..errors import UserError
+from ..experiments.data.detectron2_datasets import register_datasets
 from ..frameworks import framework_of
 from ..frameworks.config import module_for
 from ..frameworks.options import RunOptions
@@ -33,4 +34,13 @@ def start(options: RunOptions) -> None:
         raise UserError("--amp is for GPUs; leave it out on the CPU")
     if options.tta and framework == "detectron2":
         raise UserError("--tta is for MMEngine's configs; leave it out")
-    launch(module_for(framework, "train", options.config_file).main, options)
+    module_for(framework, "train", options.config_file)  # an error before processes start
+    launch(train_in_process, options)
+
+
+def train_in_process(options: RunOptions) -> None:
+    """Train or evaluate in one process of a run, which knows the datasets of the experiments."""
+    framework = framework_of(options.config_file)
+    if framework == "detectron2":
+        register_datasets()
+    module_for(framework, "train", options.config_file).main(options)

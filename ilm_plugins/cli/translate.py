@@ -6,10 +6,10 @@ import numpy as np
 from tqdm import tqdm
 
 from ..checkpoints import load_weights
-from ..data.images import read_image
 from ..errors import UserError
+from ..experiments.data.images import read_image
+from ..experiments.pix2pix.pairs import crop_half, image_files
 from ..frameworks import open_config
-from ..pix2pix.pairs import crop_half, image_files
 
 
 def run(args: argparse.Namespace) -> None:
@@ -21,7 +21,8 @@ def run(args: argparse.Namespace) -> None:
     inference = opened.inference()
     if not hasattr(inference.model, "preprocess_images"):
         raise UserError(f"{args.config} has no model that translates images; give one of pix2pix")
-    from ..pix2pix.training import to_image, write  # needs MMEngine, which open_config asks for
+    # It needs MMEngine, which open_config asks for.
+    from ..experiments.pix2pix.training import to_image, write
 
     load_weights(inference.model, args.checkpoint)
     inference.model.eval()

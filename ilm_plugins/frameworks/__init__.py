@@ -21,26 +21,23 @@ __all__ = [
 #: Module of a framework -> our function that is called with the module once it is imported. Only
 #: then is the function's own module imported, and torch with it.
 HOOKS = {
-    "detectron2.data.datasets.builtin": "detectron2.datasets:register",
     "detectron2.layers.batch_norm": "detectron2.norms:extend_get_norm",
     "detectron2.modeling.meta_arch.retinanet": "detectron2.norms:extend_retinanet_head",
     "detectron2.utils.file_io": "detectron2.shipped_configs:register_handler",
     "fvcore.common.config": "detectron2.shipped_configs:find_bases",
-    "mmcv.cnn": "openmmlab:import_followers",
     "mmcv.cnn.bricks.norm": "openmmlab.norms:register_layers",
     "mmcv.cnn.bricks.registry": "openmmlab.norms:register_layers",
     "mmcv.runner.base_module": "openmmlab.norms:obey_norm_eval",
     "mmengine.config.config": "openmmlab.shipped_configs:find_bases",
     "mmengine.model.base_module": "openmmlab.norms:obey_norm_eval",
     "mmengine.registry.root": "openmmlab.norms:register_layers",
-    "mmengine.runner": "openmmlab:import_followers",
-    "mmpretrain.models": "openmmlab:import_followers",
+    "mmengine.runner": "openmmlab.radius:register_hook",
     "timm.layers": "timm:add_norms",
 }
 
 
 def install_import_hooks() -> None:
-    """Have every framework, once it is imported, know this package's layers, data and configs."""
+    """Have every framework, once it is imported, know this package's layers and configs."""
     for module, function in HOOKS.items():
         wrapt.register_post_import_hook(f"{__name__}.{function}", module)
 

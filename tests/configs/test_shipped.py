@@ -8,7 +8,7 @@ import yaml
 import ilm_plugins
 from ilm_plugins import configs
 from ilm_plugins.errors import UserError
-from ilm_plugins.reproduction import registry
+from ilm_plugins.experiments.papers import registry
 
 ILMGN = "mask_rcnn_R_50_FPN_batch2_ilmgn.yaml"
 

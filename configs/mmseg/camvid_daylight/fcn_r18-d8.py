@@ -3,7 +3,7 @@
 # what training has not seen. `indices` count a folder's names in their order.
 _base_ = "../_base_/fcn_r18-d8_camvid.py"
 custom_imports = dict(
-    imports=["ilm_plugins", "ilm_plugins.frameworks.openmmlab.torchvision_transform"],
+    imports=["ilm_plugins", "ilm_plugins.experiments.data.torchvision_transform"],
     allow_failed_imports=False,
 )
 norm_cfg = dict(type="BN", requires_grad=True)

@@ -25,4 +25,5 @@ class RadiusHook(Hook):
         self.schedule.set(runner.iter, runner.max_iters)
 
 
-register(HOOKS, classes={"RadiusHook": RadiusHook})
+def register_hook(_module) -> None:
+    register(HOOKS, classes={"RadiusHook": RadiusHook})

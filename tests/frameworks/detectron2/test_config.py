@@ -16,9 +16,8 @@ from detectron2.model_zoo import get_config_file
 from detectron2.utils.file_io import PathManager
 
 from ilm_plugins import checkpoints
-from ilm_plugins.data import shapes
 from ilm_plugins.errors import UserError
-from ilm_plugins.frameworks.detectron2 import datasets as integration
+from ilm_plugins.experiments.data import detectron2_datasets, shapes
 from ilm_plugins.frameworks.detectron2 import train
 from ilm_plugins.frameworks.detectron2.config import inference, load_config, output_folder
 from ilm_plugins.trust import ALLOW_CODE
@@ -104,7 +103,7 @@ def test_shapes_are_generated_on_first_use(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes, "write_shapes", few)
     folder = tmp_path / "shapes"
     files = folder / "annotations" / "instances_validation.json", folder / "images" / "validation"
-    assert len(integration._load(tmp_path, "shapes_val", *files)) == 1
+    assert len(detectron2_datasets._load(tmp_path, "shapes_val", *files)) == 1
 
 
 def test_all_test_sets_are_evaluated_and_their_images_counted(tmp_path, monkeypatch):

@@ -1,0 +1,43 @@
+"""Register the generated dataset `shapes`, and BCCD of the study, in detectron2."""
+
+import functools
+import os
+from pathlib import Path
+
+
+def register_datasets() -> None:
+    """Register all splits; `shapes` are generated when one is first loaded."""
+    from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
+    from detectron2.data.datasets import register_coco_instances
+
+    from .shapes import SHAPES
+
+    # Like detectron2 for its own datasets, read the variable now, not when the data are loaded.
+    root = Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
+    for name, split in (("shapes_train", "training"), ("shapes_val", "validation")):
+        if name in DatasetCatalog:
+            continue
+        images = root / "shapes" / "images" / split
+        annotations = root / "shapes" / "annotations" / f"instances_{split}.json"
+        DatasetCatalog.register(name, functools.partial(_load, root, name, annotations, images))
+        MetadataCatalog.get(name).set(
+            thing_classes=list(SHAPES),
+            thing_colors=list(SHAPES.values()),
+            json_file=str(annotations),
+            image_root=str(images),
+            evaluator_type="coco",
+        )
+    for split in ("train", "test"):
+        if f"bccd_{split}" not in DatasetCatalog:
+            annotations = root / "bccd" / "annotations" / f"{split}.json"
+            images = str(root / "bccd" / "images")
+            register_coco_instances(f"bccd_{split}", {}, str(annotations), images)
+
+
+def _load(root: Path, name: str, annotations: Path, images: Path) -> list[dict]:
+    from detectron2.data.datasets import load_coco_json
+
+    from .shapes import ensure_shapes
+
+    ensure_shapes(root / "shapes")
+    return load_coco_json(str(annotations), str(images), name)

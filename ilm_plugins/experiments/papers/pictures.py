@@ -1,0 +1,86 @@
+"""Plots of the curves that were logged in training, and of differences between norms."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ...checkpoints import replacing
+from ..analysis.plots import OKABE_ITO, mpl, pd, styled
+from . import registry
+from .record import Record
+from .registry import Table
+
+#: Twenty pairs of dashes and marker, all different.
+STYLES = mpl.cycler(
+    color=OKABE_ITO * 2, linestyle=["-", "--", ":", "-."] * 5, marker=[*"os^vD"] * 4
+)
+#: The largest difference that is drawn, in points.
+LIMIT = 30
+
+
+@styled
+def training(table: Table, lines: Sequence[tuple[str, list[Record]]]) -> Figure:
+    """Plot the mean curves of labelled records, a panel for each loss and metric of the table."""
+    logged = {name for _, group in lines for r in group for row in r["curve"] for name in row}
+    # The total loss, or its parts, then the table's metrics. MMPretrain logs the metric
+    # accuracy/top1 of a test as accuracy_top-1 in training.
+    losses = [name for name in ("loss", "total_loss") if name in logged]
+    losses = losses or sorted(name for name in logged if "loss" in name)
+    read = {n for name in table.measures for n in registry.measures()[name].metrics}
+    read |= {name.replace("/top", "_top-") for name in read}
+    names = losses + sorted(logged & read)
+    columns = min(2, len(names))
+    height = -(-len(names) // columns)
+    fig = Figure((9, 3 * height + 0.2 * len(lines)), layout="constrained")
+    axes = fig.subplots(height, columns, squeeze=False)
+    for axis, name in zip(axes.flat, names, strict=False):
+        axis.set_prop_cycle(STYLES)
+        for i, (label, group) in enumerate(lines):
+            unit = group[0]["unit"]
+            means = pd.DataFrame([row for r in group for row in r["curve"]]).groupby(unit).mean()
+            curve = means.get(name, pd.Series(dtype=float)).dropna()
+            every = max(1, len(curve) // 20)
+            marks = {"markevery": (i * every // len(lines), every), "markersize": 4}
+            axis.plot(curve.index, curve, label=label, **marks)
+            axis.set_xlabel(unit)
+        axis.set_ylabel(f"{name}, training" if "_top-" in name else name)
+    for axis in list(axes.flat)[len(names) :]:
+        axis.set_axis_off()
+    fig.suptitle(f"{table.id}: {table.title}")
+    fig.legend(
+        *axes.flat[0].get_legend_handles_labels(), loc="outside lower center", handlelength=4
+    )
+    return fig
+
+
+@styled
+def differences(panels: Mapping[str, list[tuple[str, tuple[float, float, float]]]]) -> Figure:
+    """Plot task -> (name of a pair of norms, difference and interval), a panel for each task."""
+    counts = [len(rows) for rows in panels.values()]
+    fig = Figure((9, 0.8 + 0.9 * len(counts) + 0.3 * sum(counts)), layout="constrained")
+    axes = fig.subplots(len(counts), squeeze=False, height_ratios=[n + 1 for n in counts]).flat
+    for axis, (task, rows) in zip(axes, panels.items(), strict=True):
+        means, low, high = zip(*(found for _, found in rows), strict=True)
+        errors = [[m - a for m, a in zip(means, low, strict=True)]]
+        errors += [[b - m for m, b in zip(means, high, strict=True)]]
+        axis.errorbar(means, range(len(rows)), xerr=errors, fmt="o", capsize=3, color=OKABE_ITO[0])
+        axis.set_yticks(range(len(rows)), [name for name, _ in rows])
+        axis.set(ylim=(len(rows) - 0.5, -0.5), title=task)
+        axis.axvline(0, color="0.5")
+        # The interval of two runs that differ much would shrink all others to dots.
+        left, right = axis.get_xlim()
+        axis.set_xlim(max(left, -LIMIT), min(right, LIMIT))
+    what = f"difference from the plain norm, and its paired 95 % interval, cut off at {LIMIT}"
+    axes[-1].set_xlabel(what)
+    return fig
+
+
+def save(fig: Figure, path: Path, lines: Sequence[tuple[str, list[Record]]]) -> None:
+    """Write a plot as PNG; 16 digits of the SHA-256 of its curves go to its metadata."""
+    shown = str([(label, [found["curve"] for found in group]) for label, group in lines])
+    digits = hashlib.sha256(shown.encode()).hexdigest()[:16]
+    with replacing(path) as file:
+        # Without matplotlib's version in the metadata, equal records give equal bytes.
+        fig.savefig(file, format="png", metadata={"Software": None, "records": digits})

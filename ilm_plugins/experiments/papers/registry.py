@@ -1,0 +1,196 @@
+"""Every table and figure of the papers, as ``papers.json`` lists them, and of ``study.json``.
+
+A table has cells, which are its rows. A cell has one value of the paper for each of the table's
+measures, and one of these sources:
+
+    config        a file below configs/, which is trained, with ``overrides`` KEY=VALUE; where
+                  ``tests`` names another cell, that cell's checkpoint is tested and nothing is
+                  trained; where ``starts_from`` names one, its checkpoint is the backbone
+    of            the arguments of the function in :mod:`.computed` that the table's ``compute``
+                  names
+
+``says`` is the paper's text where it gives no number. In the study, which has no figures of a
+paper, ``against`` names the row of the norm that the row's norm replaces. A table's ``note`` says
+what of its recipes the paper leaves open, and the overrides for the alternatives.
+A figure of the papers has cells of its own, or ``shows`` the curves of tables, or has a
+``command`` that makes it.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from ...configs import FOLDER
+from ...errors import UserError
+
+#: The folder that holds ``configs/``.
+ROOT = FOLDER.parent
+LIST = "python -m ilm_plugins reproduce list"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One column of a table, and how to compute it from the metrics of a framework."""
+
+    unit: str
+    better: str
+    #: Name in a framework's output -> (a, b), where the value is a + b * metric.
+    metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
+    #: The test that gives the metrics, as a record calls it: "" or "tta".
+    test: str = ""
+    #: Whether the paper defines it; if not, reports give no difference.
+    comparable: bool = True
+
+    @property
+    def described(self) -> str:
+        """Unit and direction in words, such as "%, lower is better"."""
+        return f"{self.unit}, {self.better} is better".removeprefix(", ")
+
+    def read(self, metrics: dict[str, float], prefix: str = "") -> float | None:
+        """Compute the value from the first metric that is there under a prefix, or return None."""
+        for name, (offset, factor) in self.metrics.items():
+            if metrics.get(prefix + name) is not None:
+                return offset + factor * metrics[prefix + name]
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One row of a table; the module's docstring explains the attributes."""
+
+    table: str
+    name: str
+    #: The paper's figure for each of the table's measures, or None.
+    paper: list[float | None]
+    config: str | None = None
+    against: str | None = None
+    overrides: list[str] = field(default_factory=list)
+    of: dict | None = None
+    says: str | None = None
+    starts_from: str | None = None
+    tests: str | None = None
+
+    @property
+    def id(self) -> str:
+        """The table's id and the row's name, such as ``en-2 ResNet50/EN``."""
+        return f"{self.table} {self.name}"
+
+    @property
+    def norm(self) -> str:
+        """What follows "TASK/" in the name of a row of the study."""
+        return self.name.partition("/")[2]
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the row's runs, relative to the folder of all runs."""
+        return Path(self.table, re.sub(r"[^\w.+]+", "-", self.name).strip("-"))
+
+    @property
+    def canonical(self) -> "Cell":
+        """The first row with the same experiment, in whose folder the runs are saved."""
+        if self.config is None:
+            return self
+        experiment = self.config, self.overrides, self.tests
+        return next(c for c in cells() if (c.config, c.overrides, c.tests) == experiment)
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A table or a figure (drawing) of a paper; the module's docstring explains the attributes."""
+
+    id: str
+    #: Key of the paper in :func:`papers`.
+    paper: str
+    #: As in the paper, such as "Table 5".
+    number: str
+    title: str
+    #: Names of the columns, keys of :func:`measures`.
+    measures: list[str] = field(default_factory=list)
+    cells: dict[str, Cell] = field(default_factory=dict)
+    compute: str | None = None
+    shows: list[str] = field(default_factory=list)
+    #: Figure of a random guess, in the first column.
+    chance: float | None = None
+    command: str | None = None
+    note: str | None = None
+
+    @property
+    def decimals(self) -> list[int]:
+        """For each measure, the most decimals in the paper; if none, 2, or 3 without a unit."""
+        found = []
+        for i, name in enumerate(self.measures):
+            given = [cell.paper[i] for cell in self.cells.values() if cell.paper[i] is not None]
+            others = 2 if measures()[name].unit else 3
+            found.append(max((len(str(v).partition(".")[2]) for v in given), default=others))
+        return found
+
+
+@cache
+def _papers_file() -> dict:
+    found, study = (
+        json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
+        for name in ("papers.json", "study.json")
+    )
+    return {**found, "papers": found["papers"] | study["papers"]}
+
+
+@cache
+def papers() -> dict[str, str]:
+    """Return key of each paper -> its title and where it appeared."""
+    return {key: f"{p['title']}, {p['source']}" for key, p in _papers_file()["papers"].items()}
+
+
+@cache
+def measures() -> dict[str, Measure]:
+    return {name: Measure(**m) for name, m in _papers_file()["measures"].items()}
+
+
+def images() -> dict[str, list[int]]:
+    """Return dataset -> number of images in training, validation and for a benchmark's server.
+
+    Of COCO's 118,287 training images, both frameworks leave out 1,021 without objects.
+    """
+    return _papers_file()["images"]
+
+
+@cache
+def tables() -> dict[str, Table]:
+    """Return id -> table, for all tables and figures of all papers, in the order of the file."""
+    found = {}
+    for paper, content in _papers_file()["papers"].items():
+        for key, options in content["tables"].items():
+            none = {"paper": [None] * len(options.get("measures", ()))}
+            rows = {n: Cell(key, n, **{**none, **c}) for n, c in options.get("cells", {}).items()}
+            found[key] = Table(key, paper, **{**options, "cells": rows})
+    return found
+
+
+def cells() -> list[Cell]:
+    return [cell for table in tables().values() for cell in table.cells.values()]
+
+
+def find_table(key: str) -> Table:
+    """Return the table or figure of an id, such as ``en-5``; UserError if there is none."""
+    if key not in tables():
+        raise UserError(f"no table {key!r}; see {LIST}")
+    return tables()[key]
+
+
+def find(table: str, row: str | None = None) -> list[Cell]:
+    """Return a table's row of that name, or all its rows; of a figure, the rows of its tables."""
+    found = find_table(table)
+    rows = [c for key in found.shows or [table] for c in tables()[key].cells.values()]
+    if not rows:
+        what = f"run {found.command}" if found.command else "it is a drawing"
+        raise UserError(f"{table}, {found.number}, has no rows to run; {what}")
+    chosen = [cell for cell in rows if row in (None, cell.name)]
+    if not chosen:
+        raise UserError(f"no row {row!r} of {table}; see {LIST} {table}")
+    return chosen
+
+
+def find_cell(cell_id: str) -> Cell:
+    table, name = cell_id.split(" ", 1)
+    return tables()[table].cells[name]

@@ -1,0 +1,153 @@
+"""Runs of rows: the command train in a subprocess for each row and seed, and their records.
+
+A run's folder is WORK_DIR/TABLE/ROW/seedN; the config that it was given is beside it.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ...errors import UserError
+from ...frameworks import environment
+from ...frameworks.record import FILE, read, write
+from . import recipes, record, registry
+from .options import Options
+from .recipes import Recipe
+from .record import Record
+from .registry import Cell
+
+#: The override that names the checkpoint of a backbone.
+PRETRAINED = "model.backbone.init_cfg.checkpoint="
+
+
+def run_all(cells: Iterable[Cell], options: Options) -> int:
+    """Train, test or compute rows, one after the other, and return the highest exit status."""
+    statuses = [0]
+    for cell in dict.fromkeys(cell.canonical for cell in cells):
+        for seed in options.seeds if cell.config else (None,):
+            name = cell.id if seed is None else f"{cell.id}, seed {seed}"
+            try:
+                found = compute(cell, options) if seed is None else train(cell, seed, options)
+            except (UserError, subprocess.CalledProcessError) as error:
+                print(f"{name}: error: {error}", file=sys.stderr, flush=True)
+                statuses.append(2 if isinstance(error, UserError) else 1)
+                continue
+            words = [f"{measure} {value:.4g}" for measure, value in found["figures"].items()]
+            words += ["did not converge"] * (not record.converged(found))
+            text = f"{', '.join(words) or 'no figure'} ({record.label(found)})"
+            print(f"{name}: {text}", flush=True)
+    return max(statuses)
+
+
+def compute(cell: Cell, options: Options) -> Record:
+    """Compute a row that needs no training; write and return its record."""
+    from . import computed
+
+    found = record.rounded(
+        {
+            "table": cell.table,
+            "cell": cell.name,
+            "figures": {name: float(value) for name, value in computed.compute(cell).items()},
+            "versions": environment.versions(),
+            "commit": environment.commit(),
+        }
+    )
+    write(options.work_dir / cell.folder / FILE, found)
+    return found
+
+
+def train(cell: Cell, seed: int, options: Options) -> Record:
+    """Train a row until it is complete and make missing tests; write and return the record."""
+    recipe, folder = recipes.open_recipe(cell), options.folder(cell, seed)
+    parent = _parent(cell, seed, options)
+    length = _prepare(cell, recipe, seed, options, parent)
+    changes = record.rounded(recipe.changes(options.overrides))
+    found = read(folder) or {"run": 0, "metrics": {}}
+    if found["run"] and not cell.tests:
+        # A training that was killed has no changes yet.
+        begun = found.get("changes", changes), found["planned"]
+        if begun != (changes, length):
+            raise UserError(
+                f"{folder} was begun with other settings: {begun[0]}, {begun[1]} {recipe.unit}; "
+                "give the same, or another --work-dir"
+            )
+    measures = [registry.measures()[name] for name in registry.tables()[cell.table].measures]
+    has_tta = recipe.cfg.get("tta_model") and recipe.cfg.get("tta_pipeline")
+    tests = [test for test in dict.fromkeys(m.test for m in measures) if not test or has_tta]
+    words = recipe.words(options.overrides)
+    try:
+        if cell.tests:
+            (folder / FILE).unlink(missing_ok=True)
+            found["metrics"] = {}
+        # A training that was killed at its end may lack its last checkpoint, but has no test.
+        elif found["run"] < length or not found["metrics"]:
+            print(f"{cell.id}, seed {seed}: {length} {recipe.unit} in {folder}", flush=True)
+            _call(recipe.save(folder), ["--resume", *words], options)
+            found = read(folder)
+        for test in tests:
+            if test not in found["metrics"]:
+                chosen = ["--eval-only", *["--resume"] * (not cell.tests), *["--tta"] * bool(test)]
+                _call(recipe.save(folder), [*chosen, *words], options)
+    finally:
+        if found := read(folder):
+            known = {"changes": changes, "miniature": options.miniature, "parent": parent}
+            found = record.complete(found, cell, recipe, **known)
+            write(folder / FILE, found)
+    return found
+
+
+def _parent(cell: Cell, seed: int, options: Options) -> Record | None:
+    """Return the record of the run whose checkpoint a row tests or starts from, or None."""
+    given = any(word.startswith(PRETRAINED) for word in options.overrides)
+    wanted = cell.tests or (None if given or options.miniature else cell.starts_from)
+    if wanted is None:
+        return None
+    other = registry.find_cell(wanted).canonical
+    folder = options.folder(other, seed)
+    found = read(folder) or {}
+    if "differences" not in found or found["run"] < found["planned"]:
+        raise UserError(
+            f"needs the checkpoint of a complete run in {folder}; "
+            f"reproduce run {other.table} {other.name!r} first"
+        )
+    return found
+
+
+def _prepare(cell: Cell, recipe: Recipe, seed: int, options: Options, parent: Record | None) -> int:
+    """Change a recipe as the options say; return the length of the training, 0 for a mere test."""
+    recipe.place(options.folder(cell, seed), seed)
+    if options.data:
+        recipe.read_from(options.data)
+    if parent:
+        other = registry.tables()[parent["table"]].cells[parent["cell"]]
+        folder = options.folder(other, seed)
+        # Only the name counts, so that a folder may be moved.
+        name = Path((folder / "last_checkpoint").read_text(encoding="utf-8").strip()).name
+        use = recipe.test if cell.tests else recipe.start_from
+        use(str(folder / name))
+    if options.miniature:
+        from . import miniature
+
+        miniature.shrink(recipe.cfg, options.work_dir / "data")
+    if cell.tests:
+        return 0
+    other = "epochs" if recipe.unit == "iterations" else "iterations"
+    if getattr(options, other):
+        raise UserError(f"--{other}: {cell.id} counts {recipe.unit}; give --{recipe.unit} N")
+    length = 2 if options.miniature else getattr(options, recipe.unit) or recipe.length
+    if length != recipe.length:
+        recipe.shorten(length)
+    return length
+
+
+def _call(config: Path, words: Sequence[str], options: Options) -> None:
+    """Run the command train on a config; an exception here, as of a signal, kills it."""
+    command = [sys.executable, "-m", "ilm_plugins", "train", "--config-file", str(config)]
+    command += [] if options.num_gpus is None else ["--num-gpus", str(options.num_gpus)]
+    command += ["--unsafe"] * options.unsafe
+    data = options.work_dir / "data" if options.miniature else options.data
+    # detectron2 reads its datasets from there.
+    folders = {"DETECTRON2_DATASETS": str(data.absolute())} if data else {}
+    subprocess.run([*command, *words], env={**os.environ, **folders}, check=True)

@@ -1,0 +1,191 @@
+"""Records of runs: their labels, and the reports that are made of them."""
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from ilm_plugins.__main__ import main
+from ilm_plugins.experiments.papers import pictures, record, registry, report
+
+RECIPE = {"length": 165, "batch": 128, "images": 50000, "test_images": 10000, "jpeg": False}
+TRAINED = {
+    **{"config": "seed0.py", "commit": "0123456789ab", "device": "CPU, Xeon", "seed": 0},
+    **{"batch": 128, "images": 50000, "unit": "epochs", "planned": 165, "run": 165},
+    **{"seconds": 3600.0, "curve": [{"epochs": 1, "loss": 2.0, "accuracy/top1": 40.0}]},
+    **{"metrics": {"": {"accuracy/top1": 90.0}}, "test images": 10000},
+}
+
+
+def recorded(
+    cell="en-5 ResNet20/EN", changes=(), parent=None, jpeg=False, miniature=False, **options
+):
+    """The record of a full recipe, less what ``options`` say."""
+    found = {**TRAINED, **{key.replace("_", " "): value for key, value in options.items()}}
+    recipe = SimpleNamespace(**{**RECIPE, "jpeg": jpeg})
+    more = {"changes": dict(changes), "parent": parent, "miniature": miniature}
+    return record.complete(found, registry.find_cell(cell), recipe, **more)
+
+
+def reported(folder, *found, page="en.md"):
+    for i, one in enumerate(found):
+        record.write(folder / "records" / f"{i}.json", one)
+    report.write(folder / "records")
+    return (folder / page).read_text()
+
+
+def rows(page, begins):
+    return [line for line in page.splitlines() if line.removeprefix("| ").startswith(begins)]
+
+
+SHORT = {"planned": 9, "run": 9}
+# Only a test: the length and the batch are no part of it.
+TESTED = {"cell": "en-4 ImageNet -> WebVision/EN", "planned": 0, "batch": None, "images": None}
+
+
+@pytest.mark.parametrize(
+    "options, label",
+    [
+        ({}, "full recipe"),
+        (SHORT, "shortened: 9 of 165 epochs"),
+        ({"planned": 200, "run": 200}, "lengthened: 200 of 165 epochs"),
+        ({"run": 40, "metrics": {}}, "unfinished: 40 of 165 epochs"),
+        ({"metrics": {}}, "no figure yet"),
+        ({"cell": "en-6 backbone/EN"}, "full recipe"),  # without the figures of its table
+        ({"batch": 64}, "batches of 64, not 128"),
+        ({"images": 384}, "384 of 50000 images"),
+        ({"test_images": 112}, "tested on 112 of 10000 images"),
+        ({"changes": {"a.b": 1, "c": "d" * 50}}, f"changed: a.b=1, changed: c={'d' * 40}"),
+        ({"miniature": True, "images": 16, "batch": 4}, "miniature"),
+        ({"run": 40, "metrics": {}, "diverged": "NaN"}, "full recipe"),
+        ({"parent": recorded(**SHORT)}, "from en-5 ResNet20/EN (shortened: 9 of 165 epochs)"),
+        ({"parent": recorded(), **TESTED, "run": 0}, "full recipe"),
+    ],
+)
+def test_whatever_differs_from_the_recipe_is_in_the_label(options, label):
+    assert record.label(recorded(**options)) == label
+
+
+def test_only_a_full_recipe_stands_beside_the_papers_figure(tmp_path):
+    page = reported(tmp_path, recorded(metrics={"": {"accuracy/top1": 92.0}}), recorded(**SHORT))
+    assert rows(page, "ResNet20/EN") == [
+        "| ResNet20/EN | full recipe | 92.41 | 92.00 | -0.41 | 0 | 165 of 165 epochs | CPU, Xeon, "
+        "1.00 h | 0123456789ab |",
+        "| ResNet20/EN, ours | shortened: 9 of 165 epochs |  | 90.00 |  | 0 | 9 of 165 epochs | "
+        "CPU, Xeon, 1.00 h | 0123456789ab |",
+    ]
+    assert rows(page, "ResNet20/BN")[0].startswith("| ResNet20/BN | not run | 91.54 |")
+    index = (tmp_path / "README.md").read_text()
+    assert "| CIFAR-10 and CIFAR-100, batch 128, 165 epochs | 1 of 18 |" in index
+
+
+def test_several_seeds_of_one_setting_are_a_mean_and_a_spread(tmp_path):
+    found = [recorded(seed=i, metrics={"": {"accuracy/top1": 90.0 + i}}) for i in range(3)]
+    found.append(recorded(seed=4, jpeg=True))
+    found += [recorded(seed=i, changes={"a": "x" * 40 + str(i)}) for i in range(2)]
+    # What the paper does not define has no difference.
+    metrics = {"rmse": 60.0, "l1": 47.0, "mean_image/l1": 45.0}
+    found.append(recorded("ilm-6 IN / IN", metrics={"": metrics}))
+    seeds, jpeg, *others = rows(reported(tmp_path, *found), "ResNet20/EN")
+    assert "| 91.00 ± 1.00 | -1.41 | 0, 1, 2 |" in seeds
+    assert "165 of 165 epochs, on re-encoded JPEG" in jpeg and len(others) == 2
+    row, mean = rows((tmp_path / "ilm.md").read_text(), ("IN / IN | full", "mean training"))
+    assert "to compare |  |  | - / - / - / - / 45.00 |" in mean
+    assert "| 60.00 / 103.92 / - / - / 47.00 | - / - / - / - / - |" in row
+
+
+def test_the_studys_norms_are_compared_with_the_norm_that_they_replace(tmp_path):
+    found = []
+    for row, figures in (("GN", (50.0, 51.0, 52.0)), ("ILMGN", (51.0, 51.5, 54.0))):
+        for seed, ap in enumerate(figures):
+            # Ten iterations a point; the first includes what a process does but once.
+            points = enumerate((9.0, 4.0, 4.5, 20.0), 1)
+            found.append(
+                recorded(
+                    f"study-box BCCD box head/{row}",
+                    seed=seed,
+                    unit="iterations",
+                    curve=[{"iterations": 10 * i, "loss": 1.0, "cpu": c} for i, c in points],
+                    metrics={"": {"bbox/AP": ap}},
+                )
+            )
+    gn, ilmgn = rows(reported(tmp_path, *found, page="study.md"), "BCCD box head/")[:2]
+    assert "| full recipe | 0.45 | 51.00 ± 1.00 / - |  | 0, 1, 2 |" in gn
+    # Differences 1, 0.5 and 2: mean 7/6, deviation 0.76376, t 4.303 at 2 degrees of freedom.
+    assert "| 52.17 ± 1.61 / - | +1.17 [-0.73, +3.06] / - from GN |" in ilmgn
+    assert (tmp_path / "study.png").is_file()  # of the differences
+
+
+def test_plots_skip_values_that_are_null_in_the_record():
+    """As a detector has them for sizes of objects that its test lacks."""
+    points = [(1, None, None), (2, 3.0, None)]
+    curve = [{"epochs": i, "loss": y, "bbox/APl": ap} for i, y, ap in points]
+    lines = [("EN", [recorded(curve=curve)])]
+    (axis,) = pictures.training(registry.find_table("en-5"), lines).axes
+    assert axis.lines[0].get_xydata().tolist() == [[2, 3.0]]
+
+
+def test_plots_have_the_means_of_all_points_and_the_ends_of_intervals():
+    curves = ([{"epochs": i + 1, "loss": y} for i, y in enumerate(ys)] for ys in ((4, 2), (5, 3)))
+    lines = [("EN", [recorded(curve=curve) for curve in curves])]
+    (axis,) = pictures.training(registry.find_table("en-5"), lines).axes
+    assert axis.lines[0].get_xydata().tolist() == [[1, 4.5], [2, 2.5]]
+    (axis,) = pictures.differences({"BCCD": [("EN - BN", (1.0, 0.5, 2.0))]}).axes
+    (interval,) = axis.containers[0].lines[2]
+    assert interval.get_segments()[0].tolist() == [[0.5, 0], [2, 0]]
+    (axis,) = pictures.differences({"BCCD": [("AN - GN", (-9.0, -300.0, 12.0))]}).axes
+    assert axis.get_xlim()[0] == -pictures.LIMIT and 12 < axis.get_xlim()[1] < pictures.LIMIT
+
+
+@pytest.mark.parametrize(
+    "options, ours",
+    [
+        ({"run": 3, "metrics": {}, "diverged": "the loss became NaN"}, "did not converge"),
+        ({"metrics": {"": {"accuracy/top1": 10.5}}}, "89.50, did not converge"),
+    ],
+)
+def test_a_run_that_diverged_or_guesses_did_not_converge(options, ours, tmp_path):
+    found = recorded("ilm-7 (relu, relu)", **options, curve=[])
+    (row,) = rows(reported(tmp_path, found, page="ilm.md"), "(relu, relu)")
+    assert row.startswith(f"| (relu, relu) | full recipe | did not converge | {ours} |")
+
+
+def test_the_command_reports_the_runs_in_its_folder(tmp_path, capsys):
+    record.write(tmp_path / "ilm-1" / "GN" / "seed0" / "record.json", recorded("ilm-1 GN"))
+    # A training that was killed: reproduction has not completed its record.
+    record.write(tmp_path / "en-5" / "ResNet20-BN" / "seed0" / "record.json", TRAINED)
+    assert main(["reproduce", "report", "--work-dir", str(tmp_path)]) == 0
+    out = tmp_path / "reports"
+    assert str(out / "README.md") in capsys.readouterr().out.splitlines()
+    assert [path.name for path in (out / "records").iterdir()] == ["ilm-1-GN-seed0.json"]
+    # It is in every table with its config.
+    (row, *_) = rows((out / "assoc.md").read_text(), "GN")
+    assert "full recipe | 7.02 | 10.00" in row and (out / "assoc-1.png").is_file()
+
+
+def test_a_finished_run_replaces_its_record_and_no_other(tmp_path):
+    runs = [recorded(run=40, metrics={}), recorded(), recorded(changes={"a": 1}), recorded(seed=1)]
+    names = [record.collect(found, tmp_path).name for found in runs]
+    assert names[0] == names[1] and len(set(names)) == 3
+    assert record.read(tmp_path / names[0])["run"] == 165
+
+
+def test_the_projects_reports_are_those_of_its_records(root, tmp_path):
+    """`python -m ilm_plugins reproduce report --output reports` brings them up to date."""
+    kept = root / "reports"
+    for path in (kept / "records").glob("*.json"):
+        copy = record.collect(record.read(path), tmp_path / "records")
+        assert (copy.name, copy.read_bytes()) == (path.name, path.read_bytes())
+    # The drawing of the paper's own figures, which no command makes.
+    shutil.copy(kept / "en-fig1b.png", tmp_path)
+    words = "--work-dir", str(tmp_path / "no"), "--output", str(tmp_path)
+    assert main(["reproduce", "report", *words]) == 0
+    for path in (path for path in tmp_path.iterdir() if path.is_file()):
+        own = kept / path.name
+        if path.suffix == ".md":
+            assert own.read_text(encoding="utf-8") == path.read_text(encoding="utf-8"), own
+        else:
+            # Another matplotlib draws other pixels of the same record.
+            assert Image.open(own).info["records"] == Image.open(path).info["records"], own
+    assert {path.name for path in kept.iterdir()} == {path.name for path in tmp_path.iterdir()}

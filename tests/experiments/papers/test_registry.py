@@ -1,0 +1,84 @@
+"""The list of the papers' tables: complete, and in agreement with records."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ilm_plugins.__main__ import main
+from ilm_plugins.cli import parsers
+from ilm_plugins.errors import UserError
+from ilm_plugins.experiments.papers import computed, record, registry
+
+ROOT = Path(__file__).parents[2]
+TABLES = registry.tables()
+CELLS = registry.cells()
+COMPUTED = {
+    path.stem: found
+    for path in sorted((ROOT / "reports" / "records").glob("*.json"))
+    if TABLES[(found := record.read(path))["table"]].compute
+}
+SLOW = re.compile(r"-cost-|ResNet-(18|34|101|152)-")
+
+
+def test_every_rows_figures_can_be_had():
+    assert len({str(cell.folder).lower() for cell in CELLS}) == len(CELLS)
+    for cell in CELLS:
+        table = TABLES[cell.table]
+        assert len(cell.paper) == len(table.measures)
+        if cell.config is None:
+            assert cell.of and table.compute
+            assert (cell.table, cell.name) in {(r["table"], r["cell"]) for r in COMPUTED.values()}
+        else:
+            assert cell.of is None and all(registry.measures()[m].metrics for m in table.measures)
+            assert table.note, "no word of what is assumed"
+        for other in filter(None, (cell.tests, cell.starts_from)):
+            assert registry.find_cell(other).config
+    for command in (table.command for table in TABLES.values() if table.command):
+        words = shlex.split(command)
+        assert words[:4] == ["python", "-m", "ilm_plugins", "analyze"]
+        parsers.analyze(words[4:])
+
+
+def test_rows_and_measures_are_found_by_name():
+    measures = registry.measures()
+    for figure in (39.1, 0.0):
+        assert measures["box AP"].read({"bbox/AP": figure}) == figure
+    assert measures["box AP"].read({"coco/bbox_mAP": 0.391}) == pytest.approx(39.1)
+    assert [cell.id for cell in registry.find("en-5", "ResNet20/EN")] == ["en-5 ResNet20/EN"]
+    # A figure stands for the tables that it shows.
+    assert {cell.table for cell in registry.find("en-fig3")} == {"en-2", "en-3", "en-5"}
+    assert registry.find_cell("ilm-4 ILM+GN, batch 64").canonical.id == "ilm-1 ILM+GN"
+    for words in (("en-55",), ("en-5", "ResNt20/EN"), ("en-fig2",), ("en-fig4",)):
+        with pytest.raises(UserError, match=f"{words[-1]}.*(list|it is a drawing|; run )"):
+            registry.find(*words)
+
+
+def test_the_list_is_a_screen_and_a_tables_list_has_its_rows(capsys):
+    assert main(["reproduce", "list"]) == 0
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) <= 40 and max(map(len, printed.splitlines())) <= 80
+    assert all(f"\n{cell.table} " in printed for cell in CELLS) and " en-fig8" in printed
+    assert main(["reproduce", "list", "en-5"]) == 0
+    printed = capsys.readouterr().out
+    assert "ResNet20/EN" in printed and "92.41" in printed and "resnet20_cifar10_en.py" in printed
+
+
+@pytest.mark.parametrize(
+    "name",
+    # To count operations takes half a minute each; ResNets differ in their depth.
+    [pytest.param(k, marks=[pytest.mark.wide] * bool(SLOW.search(k))) for k in COMPUTED],
+)
+def test_kept_figures_are_those_computed_now(name):
+    for package in ("torchvision", "fvcore", *["mmpretrain"] * ("cost" in name)):
+        pytest.importorskip(package, reason=f"needs {package}")
+    cell = TABLES[COMPUTED[name]["table"]].cells[COMPUTED[name]["cell"]]
+    assert computed.compute(cell) == pytest.approx(COMPUTED[name]["figures"], rel=1e-5)
+
+
+def test_a_row_is_computed_by_the_command(tmp_path, capsys):
+    assert main(["reproduce", "run", "en-1", "GN", "--work-dir", str(tmp_path)]) == 0
+    assert "128, power of C in the complexity 1 (computed)" in capsys.readouterr().out
+    found = record.read(tmp_path / "en-1" / "GN" / "record.json")
+    assert found["figures"]["parameters of a layer"] == 128 and found["versions"]["torch"]
