@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
+from ..compare import statistics
 from . import record, registry
 from .record import Record
 from .registry import Cell, Table
@@ -19,8 +20,6 @@ from .registry import Cell, Table
 LAST = ("seeds", "trained", "device", "commit")
 COLUMNS = ("", "run", "paper", "ours", "ours - paper", *LAST)
 STUDY = ("", "run", "CPU s a step", "result", "difference [95 % interval]", *LAST)
-#: The 0.975 quantiles of Student's t for 1, 2, ... degrees of freedom; the last serves for more.
-T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 HEAD = """\
 Written by `python -m ilm_plugins reproduce report` from [records](records) of runs, which
 `reproduce run TABLE ROW` makes. A result beside a paper's is always of the full recipe:
@@ -242,16 +241,9 @@ def _from_plain(
 
 
 def paired(ours: Mapping, plain: Mapping) -> tuple[float, float, float] | None:
-    """Return the mean difference over seeds and its 95 % interval; None for fewer than two seeds.
-
-    The interval is Student's t on the differences of equal seeds.
-    """
-    differences = [value - plain[seed] for seed, value in ours.items() if seed in plain]
-    if len(differences) < 2:
-        return None
-    freedom, center = len(differences) - 1, mean(differences)
-    half = T[min(freedom, len(T)) - 1] * stdev(differences) / len(differences) ** 0.5
-    return center, center - half, center + half
+    """Return the mean difference over seeds and its 95 % interval; None for less than two seeds."""
+    found = statistics.paired(ours, plain)
+    return (found.mean, found.low, found.high) if found and found.seeds > 1 else None
 
 
 def _distinct(values: Iterable[Any]) -> str:
