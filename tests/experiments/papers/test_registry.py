@@ -11,7 +11,7 @@ from ilm_plugins.cli import parsers
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.papers import computed, record, registry
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TABLES = registry.tables()
 CELLS = registry.cells()
 COMPUTED = {
