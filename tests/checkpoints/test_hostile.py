@@ -3,6 +3,7 @@
 import copyreg
 import pickle
 import sys
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -141,6 +142,16 @@ def test_quantized_tensors_are_refused(tmp_path, zipped):
     with pytest.raises(CheckpointError, match=r"holds torch\._utils\._rebuild_qtensor"):
         read(path)
     assert read(path, unsafe=True)["x"].is_quantized
+
+
+def test_a_quantized_tensor_in_a_compressed_file_is_refused(tmp_path):
+    path, other = tmp_path / "c.pth", tmp_path / "compressed.pth"
+    torch.save({"x": torch.quantize_per_tensor(torch.zeros(4), 1.0, 0, torch.quint8)}, path)
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(other, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name.replace("data.pkl", "DATA.pkl"), old.read(name))
+    with pytest.raises(CheckpointError, match=r"holds torch\._utils\._rebuild_qtensor"):
+        read(other)
 
 
 KILLING = {
