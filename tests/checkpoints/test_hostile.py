@@ -100,6 +100,17 @@ def test_a_file_gives_nothing_that_numpy_would_read_an_address_from(tmp_path, su
     assert found == {"x": 1} and vars(found) == {"_metadata": {"": {"version": 2}}}
 
 
+def test_numpy_reads_no_address_while_a_file_is_unpickled(tmp_path):
+    """An array's element is set to an object that numpy could take for an array."""
+    address = OrderedDict()
+    address.__array_interface__ = ADDRESS
+    array = pickle.dumps(Built(FROM_BUFFER, (bytes(8), NUMBER, (1,), "C")), 3)[:-1]
+    item = pickle.dumps(address, 3)[2:-1]  # without the protocol and the end
+    (tmp_path / "c.pkl").write_bytes(array + b"N" + item + b"s.")
+    with pytest.raises(CheckpointError, match=r"TypeError: float\(\) argument must be"):
+        read(tmp_path / "c.pkl")
+
+
 def test_a_tensor_gets_no_attribute_that_numpy_would_read_an_address_from(tmp_path):
     parameter = torch.nn.Parameter(torch.ones(2))
     parameter.__array_interface__ = ADDRESS
@@ -127,7 +138,21 @@ def of_another_dtype(offset):
     return rebuilt("tensor_v3", storage, offset, (4,), (1,), False, {}, torch.quint8)
 
 
-@pytest.mark.parametrize("contents", [sparse(10**9), of_another_dtype(10**9), of_another_dtype(13)])
+BEYOND = of_another_dtype(10**9)
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        sparse(10**9),
+        BEYOND,
+        of_another_dtype(13),
+        {BEYOND: 1},
+        {BEYOND},
+        (BEYOND,),
+        {"a": [BEYOND]},
+    ],
+)
 def test_tensors_beyond_their_memory_are_refused(tmp_path, contents):
     with pytest.raises(CheckpointError, match="not a checkpoint"):
         read(save({"x": contents}, tmp_path / "c.pth"))
