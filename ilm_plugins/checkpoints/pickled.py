@@ -46,6 +46,8 @@ def _numpy() -> ModuleType:
 class Dtype:
     """A pickled dtype, such as 'f4', and its byte order."""
 
+    __hash__ = None  # no key of a dict, which stays as it is
+
     def __init__(self, name: str, *flags: object) -> None:
         if not isinstance(name, str) or not PLAIN_DTYPE.fullmatch(name):
             raise refused(f"numpy.dtype({name!r:.30})".replace(" ", ""))
@@ -64,6 +66,7 @@ class Dtype:
 class Array:
     """A pickled array, which a file names before it gives shape, dtype and bytes."""
 
+    __hash__ = None
     value = None
 
     def __setstate__(self, state: tuple) -> None:
@@ -88,6 +91,7 @@ def _array(
     # Only an array of objects has a list of them in place of bytes.
     known = isinstance(data, bytes | bytearray) and isinstance(dtype, Dtype)
     check(known, "an array without bytes or a dtype")
+    check(axes is None or isinstance(axes, tuple), "an array whose axes are no tuple")
     sizes = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
     check(sizes, "an array whose shape is no tuple of sizes")
     plain = dtype.build()
@@ -153,13 +157,14 @@ class DataUnpickler(pickle._Unpickler):
         raise refused(f"copyreg.extension({code})")
 
     def load_build(self) -> None:
-        """Give an object its state: to a description, or as the attributes of an OrderedDict."""
+        """Give a description its state, and an OrderedDict torch's versions of modules."""
         state = self.stack.pop()
         target = self.stack[-1]
         if isinstance(target, Array | Dtype):
             target.__setstate__(state)
         elif type(target) is OrderedDict:
-            vars(target).update(state)
+            # As __array_interface__, an attribute would be an address that numpy reads from.
+            vars(target).update({k: v for k, v in state.items() if k == "_metadata"})
         else:
             raise refused(type(target).__name__)
 
@@ -169,7 +174,7 @@ class DataUnpickler(pickle._Unpickler):
 def rebuild(contents: Any, seen: dict[int, tuple[Any, Any]] | None = None) -> Any:
     """Return a file's contents with arrays in place of descriptions; UnpicklingError if unsound.
 
-    Containers are changed in place. ``seen`` has the values that were met, by their ids.
+    Containers are changed in place, but their keys. ``seen`` has the values that were met, by id.
     """
     if isinstance(contents, ATOMS) or callable(contents):
         return contents
@@ -184,14 +189,16 @@ def rebuild(contents: Any, seen: dict[int, tuple[Any, Any]] | None = None) -> An
     elif isinstance(contents, list):
         contents[:] = [rebuild(item, seen) for item in contents]
     elif isinstance(contents, dict):
+        rebuild([*contents], seen)
         contents.update([(key, rebuild(item, seen)) for key, item in contents.items()])
+    elif isinstance(contents, set):
+        rebuild([*contents], seen)
     elif isinstance(contents, Tensor):
         check_tensor(contents)
     if not isinstance(contents, Array | Dtype):
         attributes = getattr(contents, "__dict__", {})
         for name in [name for name in attributes if name.startswith("__")]:
-            # As __array_interface__, it would be an address that numpy reads from.
-            del attributes[name]
+            del attributes[name]  # as above
         attributes.update([(name, rebuild(item, seen)) for name, item in attributes.items()])
     return result
 

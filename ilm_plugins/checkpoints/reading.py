@@ -25,6 +25,8 @@ FORMATS = {
 }
 #: The function that makes quantized tensors in files of torch.
 QUANTIZED = "_rebuild_qtensor"
+#: Bytes before a file's contents in a zip archive, at most: numbers, its name, further fields.
+MAX_HEADER = 30 + 2 * 65535
 
 
 def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
@@ -83,24 +85,27 @@ def _read_torch(path: Path, unsafe: bool) -> Any:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                 raise refused("torch.jit.ScriptModule")
     # torch does not compare quantized tensors with their memory, and may read them while it loads.
-    if _mentions(path, QUANTIZED):
+    if _mentions(path, QUANTIZED.encode()):
         raise refused(f"torch._utils.{QUANTIZED}")
     # The invariants: indices of sparse tensors that are beyond their size would be followed.
     with accepting_data(), torch.sparse.check_sparse_tensor_invariants():
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _mentions(path: Path, name: str) -> bool:
-    """Return whether the pickle in a file of torch has a name."""
+def _mentions(path: Path, name: bytes) -> bool:
+    """Return whether a pickle in a file of torch has a name."""
+    spans = [(0, path.stat().st_size)]
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             # torch ignores the case of this name.
             pickles = [f for f in archive.infolist() if f.filename.lower().endswith("data.pkl")]
-            return any(name.encode() in archive.read(found) for found in pickles)
-    if not path.stat().st_size:
-        return False
+            # torch itself compresses none, and may leave out the checksums that zipfile compares.
+            compressed = (f for f in pickles if f.compress_type != zipfile.ZIP_STORED)
+            if any(name in archive.read(found) for found in compressed):
+                return True
+        spans = [(f.header_offset, f.header_offset + MAX_HEADER + f.file_size) for f in pickles]
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(name.encode()) >= 0
+        return any(content.find(name, start, end) >= 0 for start, end in spans)
 
 
 def _reason(error: Exception, path: Path) -> str:

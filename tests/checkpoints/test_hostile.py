@@ -3,6 +3,7 @@
 import copyreg
 import pickle
 import sys
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -99,6 +100,17 @@ def test_a_file_gives_nothing_that_numpy_would_read_an_address_from(tmp_path, su
     assert found == {"x": 1} and vars(found) == {"_metadata": {"": {"version": 2}}}
 
 
+def test_numpy_reads_no_address_while_a_file_is_unpickled(tmp_path):
+    """An array's element is set to an object that numpy could take for an array."""
+    address = OrderedDict()
+    address.__array_interface__ = ADDRESS
+    array = pickle.dumps(Built(FROM_BUFFER, (bytes(8), NUMBER, (1,), "C")), 3)[:-1]
+    item = pickle.dumps(address, 3)[2:-1]  # without the protocol and the end
+    (tmp_path / "c.pkl").write_bytes(array + b"N" + item + b"s.")
+    with pytest.raises(CheckpointError, match=r"TypeError: float\(\) argument must be"):
+        read(tmp_path / "c.pkl")
+
+
 def test_a_tensor_gets_no_attribute_that_numpy_would_read_an_address_from(tmp_path):
     parameter = torch.nn.Parameter(torch.ones(2))
     parameter.__array_interface__ = ADDRESS
@@ -126,7 +138,21 @@ def of_another_dtype(offset):
     return rebuilt("tensor_v3", storage, offset, (4,), (1,), False, {}, torch.quint8)
 
 
-@pytest.mark.parametrize("contents", [sparse(10**9), of_another_dtype(10**9), of_another_dtype(13)])
+BEYOND = of_another_dtype(10**9)
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        sparse(10**9),
+        BEYOND,
+        of_another_dtype(13),
+        {BEYOND: 1},
+        {BEYOND},
+        (BEYOND,),
+        {"a": [BEYOND]},
+    ],
+)
 def test_tensors_beyond_their_memory_are_refused(tmp_path, contents):
     with pytest.raises(CheckpointError, match="not a checkpoint"):
         read(save({"x": contents}, tmp_path / "c.pth"))
@@ -141,6 +167,16 @@ def test_quantized_tensors_are_refused(tmp_path, zipped):
     with pytest.raises(CheckpointError, match=r"holds torch\._utils\._rebuild_qtensor"):
         read(path)
     assert read(path, unsafe=True)["x"].is_quantized
+
+
+def test_a_quantized_tensor_in_a_compressed_file_is_refused(tmp_path):
+    path, other = tmp_path / "c.pth", tmp_path / "compressed.pth"
+    torch.save({"x": torch.quantize_per_tensor(torch.zeros(4), 1.0, 0, torch.quint8)}, path)
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(other, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name.replace("data.pkl", "DATA.pkl"), old.read(name))
+    with pytest.raises(CheckpointError, match=r"holds torch\._utils\._rebuild_qtensor"):
+        read(other)
 
 
 KILLING = {

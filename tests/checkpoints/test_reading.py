@@ -4,6 +4,7 @@ import os
 import pickle
 import sys
 import tarfile
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -160,6 +161,22 @@ def test_what_the_user_lets_torch_load_stays_so(tmp_path, accepted):
 def test_names_of_numpy_that_the_user_lets_torch_load_are_not_numpys_here(tmp_path, accepted):
     with pytest.raises(CheckpointError, match=r"numpy\.dtype"):
         read(save([np.array([None])], tmp_path / "c.pth"))
+
+
+@pytest.fixture
+def no_checksums():
+    """Have torch.save write no checksums."""
+    if not hasattr(torch.serialization, "set_crc32_options"):
+        pytest.skip("this torch always writes checksums")
+    torch.serialization.set_crc32_options(False)
+    yield
+    torch.serialization.set_crc32_options(True)
+
+
+def test_a_file_without_checksums_is_read(tmp_path, no_checksums):
+    assert read(save({"x": torch.ones(2)}, tmp_path / "c.pth"))["x"].tolist() == [1, 1]
+    with zipfile.ZipFile(tmp_path / "c.pth") as archive, pytest.raises(zipfile.BadZipFile):
+        archive.read("c/data.pkl")
 
 
 @pytest.mark.parametrize("zipped", [True, False])
