@@ -40,7 +40,8 @@ class MixtureNorm(AdaptiveNorm):
     a layer; OpenMMLab's frozen_stages and norm_eval set it to evaluation mode, to the same effect.
     ``requires_grad_(False)`` alone fixes only the parameters, as in BatchNorm.
 
-    Buffers: ``running_mean``, ``running_variance`` (C), None without BN. The variance is not named
+    Buffers: ``running_mean``, ``running_variance`` (C), None without BN. If they are set to None,
+    the batch's statistics are used in evaluation, too, as in BatchNorm. The variance is not named
     as in BatchNorm, because other packages would take the layer for one, and fuse it into a
     convolution. State dicts of older versions, in which it is ``running_var``, load.
 
@@ -105,9 +106,15 @@ class MixtureNorm(AdaptiveNorm):
         return "BN" in self.normalizers and self.training and not self.frozen
 
     @property
+    def tracks_statistics(self) -> bool:
+        """Whether BN has running statistics, which nobody has set to None."""
+        buffers = self._buffers
+        return buffers["running_mean"] is not None and buffers[VARIANCE] is not None
+
+    @property
     def updates_running_stats(self) -> bool:
         """Whether forward now updates the running statistics: not for a momentum of 0."""
-        return self.uses_batch_statistics and self.momentum > 0
+        return self.uses_batch_statistics and self.tracks_statistics and self.momentum > 0
 
     @property
     def synchronizes(self) -> bool:
@@ -156,9 +163,9 @@ class MixtureNorm(AdaptiveNorm):
 
     def update_running_stats(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
         """Move the running statistics towards a batch's, of ``count`` values a channel."""
-        # Fewer than two have no unbiased variance. The host does not read a count in a tensor.
-        if mean is None:  # Kernels have moved them.
+        if mean is None or not self.tracks_statistics:  # kernels have moved them, or there are none
             return
+        # Fewer than two have no unbiased variance. The host does not read a count in a tensor.
         momentum = self.momentum
         if isinstance(count, Tensor):
             momentum = (count > 1).to(self.running_mean) * momentum
@@ -172,7 +179,7 @@ class MixtureNorm(AdaptiveNorm):
 
     def running_statistics(self) -> tuple[Tensor | None, Tensor | None]:
         """Return the running mean and variance (C) if BN uses them now; else two Nones."""
-        if self.uses_batch_statistics or self.running_mean is None:
+        if self.uses_batch_statistics or not self.tracks_statistics:
             return None, None
         return self._buffers["running_mean"], self._buffers[VARIANCE]
 

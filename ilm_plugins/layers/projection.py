@@ -55,7 +55,8 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return nn.functional.linear(*tensors).to(torch.promote_types(x.dtype, weight.dtype))
     # No matrix product: its result for a row depends on the rest of the batch, and autocast would
     # not compute it in float32.
-    y = (x.unsqueeze(-2) * weight).sum(-1)
+    # OpenVINO's CPU plugin computes a wrong result where a bias directly follows the sum.
+    y = (x.unsqueeze(-2) * weight).sum(-1, keepdim=True).squeeze(-1)
     return y if bias is None else y + bias
 
 

@@ -111,6 +111,16 @@ def test_identity_is_exact_whatever_the_size_of_the_weights(name, size):
     assert_close(x.grad, exact.grad, 256, scale=size)
 
 
+@pytest.mark.parametrize("name", MIXTURES)
+def test_statistics_of_the_batch_replace_running_ones_that_are_none(name):
+    """In both modes, as in BatchNorm; for test-time adaptation."""
+    layer, x = CASES[name][0](), inputs(4, CHANNELS, 3, 5, dtype=torch.float32)
+    expected = layer(x)
+    layer.running_mean = layer.running_variance = None
+    for training in (True, False):
+        assert_equal(layer.train(training)(x), expected)
+
+
 @pytest.mark.parametrize("num_affine", [1, 2, 10, 20])
 def test_no_two_pairs_of_attentive_norm_stay_equal(num_affine):
     layer = AttentiveNorm(64, init="identity", num_affine=num_affine)

@@ -72,6 +72,14 @@ def by_torchscript(model, x, **options):
     return in_onnxruntime(file)
 
 
+def by_openvino(model, x):
+    openvino = pytest.importorskip("openvino", reason="needs openvino")
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    converted = openvino.convert_model(model, example_input=x)
+    compiled = openvino.Core().compile_model(converted, "CPU", options)
+    return lambda x: torch.from_numpy(compiled(x.numpy())[0])
+
+
 def by_export(model, x):
     program = torch.export.export(model, (x,), dynamic_shapes=any_size())
     if VERSION < (2, 11):  # 2.4 cannot save quotients of sizes
@@ -105,6 +113,17 @@ def test_recorded_for_any_batch_and_size(name, record, training):
     with torch.no_grad():
         for x in batches:
             assert_close(run(x), copy.deepcopy(layer).double()(x.double()), RECORDED)
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("name", NORMS)
+def test_openvino_computes_trained_layers(name):
+    layer, x = build(name), floats(3, C, 9, 5)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.3)  # so that no ratio or attention is 0 or 1
+    run = by_openvino(copy.deepcopy(layer), x)
+    with torch.no_grad():
+        assert_close(run(x), copy.deepcopy(layer).double()(x.double()), RECORDED)
 
 
 @pytest.mark.parametrize("name", [n if n == "EN" else wide(n) for n in NORMS])
