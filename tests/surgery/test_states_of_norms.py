@@ -261,7 +261,7 @@ class TestTimmsNorms:
     def test_the_names_come_back(self, make, to, options):
         plain = blocks(make, **options)
         model, _ = surgery.revert(surgery.convert(copy.deepcopy(plain), to)[0])
-        assert_close(dict(model.state_dict()), dict(plain.state_dict()), 4)
+        assert_close(dict(model.state_dict()), dict(plain.state_dict()), 16)
 
     def test_the_outputs_come_back(self, make, to, options):
         plain, x = blocks(make, **options), double(2, C, 5, 5)
@@ -279,4 +279,4 @@ class TestTimmsNorms:
         state, report = surgery.fit_state(layers.state_dict(), plain)
         assert [*report.converted] == ["0", "1", "2"]
         names = [name for name in plain.state_dict() if ".act." not in name]
-        assert_close([state[name] for name in names], [plain.state_dict()[n] for n in names], 4)
+        assert_close([state[name] for name in names], [plain.state_dict()[n] for n in names], 16)

@@ -20,7 +20,7 @@ from swaps import randomized
 
 NORMS = ["cls_subnet.1", "cls_subnet.4", "bbox_subnet.1", "bbox_subnet.4"]
 #: Roundings of K * weight / K.
-THERE_AND_BACK = 4
+THERE_AND_BACK = 16
 
 
 def randomized_levels(model):

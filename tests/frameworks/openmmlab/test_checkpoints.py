@@ -63,7 +63,7 @@ def test_a_checkpoint_comes_back_to_the_names_of_batchnorm(segmenters, tmp_path)
     assert convert(folder / "bn.pth", tmp_path / "en.pth", *config) == 0
     config = ("--config-file", folder / "bn.py")
     assert convert(tmp_path / "en.pth", tmp_path / "back.pth", *config) == 0
-    assert_close(read(tmp_path / "back.pth")["state_dict"], dict(plain.state_dict()), 4)
+    assert_close(read(tmp_path / "back.pth")["state_dict"], dict(plain.state_dict()), 16)
 
 
 def test_without_a_config_a_checkpoint_is_refused(segmenters, tmp_path, capsys):
