@@ -129,8 +129,7 @@ class MixtureNorm(AdaptiveNorm):
         copied.__setstate__(copy.deepcopy(self.__dict__, memo))
         return copied
 
-    def forward(self, x: Tensor) -> Tensor:
-        self.check_input(x)
+    def _normalize(self, x: Tensor) -> Tensor:
         if not self.uses_batch_statistics:
             return self.normalize(x)[0]
         if self.synchronizes:
