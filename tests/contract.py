@@ -380,6 +380,19 @@ def test_recorded_by_trace_and_fx_and_compiled_with_one_graph(norm):
         assert isinstance(layer(torch.randn(2, C, 3, 3)), FakeTensor)
 
 
+def test_torch_fx_records_the_layer_as_one_node(norm, training):
+    model, x = nn.Sequential(nn.Conv2d(C, C, 1), random(norm)).train(training), small()
+    traced = torch.fx.symbolic_trace(copy.deepcopy(model))
+    assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == ["0", "1"]
+    assert_equal(traced(x), model(x))
+    assert_equal(traced.state_dict(), model.state_dict())
+
+
+def test_torch_fx_says_that_a_layer_cannot_be_traced_alone(norm):
+    with pytest.raises(RuntimeError, match=r"such as torch.nn.Sequential\(layer\)"):
+        torch.fx.symbolic_trace(norm(C))
+
+
 def test_functions_that_fuse_batch_norm_find_no_running_var(norm):
     """They would forget all normalizers but BN; torch's takes any module with its attributes."""
     with pytest.raises(AttributeError, match="running_"):

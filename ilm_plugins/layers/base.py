@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from ..ops import Network, adaptive_norm, operators
 from .options import check_known
@@ -116,8 +117,24 @@ class AdaptiveNorm(nn.GroupNorm):
                 floating point dtype.
             RuntimeError: :func:`~ilm_plugins.ops.use_backend` forces a backend that cannot run x.
         """
+        if isinstance(x, Proxy):
+            return self._record(x)
         self.check_input(x)
+        return self._normalize(x)
+
+    def _normalize(self, x: Tensor) -> Tensor:
+        """Return the normalized x, whose shape and dtype were checked."""
         return self.normalize(x)[0]
+
+    def _record(self, x: Proxy) -> Proxy:
+        """Record a call of the layer as one node, as torch.fx does for the modules of torch."""
+        name = x.tracer.path_of_module(self)
+        if not name:
+            raise RuntimeError(
+                f"torch.fx cannot trace {type(self).__name__} alone; trace a module around it, "
+                "such as torch.nn.Sequential(layer)"
+            )
+        return x.tracer.create_proxy("call_module", name, (x,), {})
 
     def normalize(self, x: Tensor, running: tuple = ()) -> tuple[Tensor, ...]:
         """Return the normalized x; its means and variances, see :func:`ops.adaptive_norm`."""

@@ -134,8 +134,7 @@ class MixtureNorm(AdaptiveNorm):
         copied.__setstate__(copy.deepcopy(self.__dict__, memo))
         return copied
 
-    def forward(self, x: Tensor) -> Tensor:
-        self.check_input(x)
+    def _normalize(self, x: Tensor) -> Tensor:
         if self.synchronizes:
             return self._forward_synchronized(x)
         if not self.updates_running_stats:
