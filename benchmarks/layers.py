@@ -40,6 +40,7 @@ PLAIN = {
 BASELINES = {
     key: {"GN": "GroupNorm", "IN": "InstanceNorm2d", "BN": "BatchNorm2d"}[layer.replaces]
     for key, layer in NORMS.items()
+    if layer.replaces
 } | {"ILMLN": "GroupNorm(1)"}
 #: Compilation takes long, so only these layers and maps are compiled.
 COMPILED_LAYERS = ("ILMGN", "EN")

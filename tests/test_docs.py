@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -55,6 +56,29 @@ def test_the_worked_example_of_a_norm_runs():
     page = ROOT / "docs" / "adding-a-normalizer.md"
     code = "\n".join((*blocks(page, "python"), 'ilm_plugins.NORMS["ILN"](8, eps=1e-3)'))
     fresh.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        # What looks at all of NORMS, which the page's norm joins when its module is imported.
+        "is_in_every_place or sit_in_child_modules or unknown_options",
+        pytest.param("", marks=pytest.mark.wide, id="all"),
+    ],
+)
+def test_the_worked_example_of_a_norm_passes_the_check_that_its_page_recommends(
+    tmp_path, selection
+):
+    page = ROOT / "docs" / "adding-a-normalizer.md"
+    layer, register, *_ = blocks(page, "python")
+    (tmp_path / "mine.py").write_text(f"{layer}\n{register}")
+    paths = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "pytest", "-q", ROOT / "tests" / "contract.py"]
+    command += ["--norm", "mine:InstanceLayerNorm", "-k", selection]
+    env = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT)
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
 
 
 def test_readmes_blocks_of_python_run():

@@ -98,6 +98,25 @@ def test_dynamics_are_in_the_order_of_steps(folder, config, tmp_path):
     assert not (tmp_path / "out" / "dynamics_map.csv").exists()  # of two images
 
 
+def test_dynamics_have_the_ratios_of_each_steps_checkpoint(folder, config, tmp_path):
+    seeds = {1: 5, 2: 6, 3: 5}
+    files = [tmp_path / f"iter_{step}.pth" for step in seeds]
+    for seed, file in zip(seeds.values(), files, strict=True):
+        write({"model": network(seed).state_dict()}, file)
+    words = "--config-file", config, "--output", tmp_path / "out", "--match", "1"
+    assert run("dynamics", folder, *words, "--checkpoint", *files) == 0
+    found = pd.read_csv(tmp_path / "out" / "dynamics_by_layer.csv")
+    x = torch.stack([torch.tensor(i).permute(2, 0, 1) / 255 for i in analyze.open_images(folder)])
+    means = {}
+    for step, seed in seeds.items():
+        model = network(seed).eval()
+        means[step] = model[1].ratios(model[0](x)).mean(0)
+        values = found[found.iteration == step].set_index("normalizer").value
+        ratios = torch.tensor(values[["IN", "LN", "BN"]].to_numpy(), dtype=torch.float32)
+        assert_close(ratios, means[step], 64)
+    assert (means[1] - means[2]).abs().max() > 0.01
+
+
 def test_omega_of_a_config_with_overrides(folder, config, tmp_path):
     words = ("--config-file", config, "--checkpoint", tmp_path / "epoch_3.pth", "--device", "cpu")
     assert run("omega", folder, *words, "--output", tmp_path / "out", "--opts", "a.b=1") == 0

@@ -21,6 +21,8 @@ every_backend = pytest.mark.parametrize("backend", BACKENDS)
 needs_kernels = pytest.mark.skipif(not cpu.is_built(), reason="needs the compiled C kernels")
 #: The layers that mix statistics, in training those of the batch.
 MIXTURES = [name for name, norm in NORMS.items() if issubclass(norm, MixtureNorm)]
+#: The layers that describe their equations to kernels, as a layer may.
+DESCRIBED = [name for name, norm in NORMS.items() if norm.network is not None]
 INDEPENDENT = [name for name in NORMS if name not in MIXTURES]
 #: One layer of each path through the code, for what layouts and dtypes change.
 PATHS = "ILMGN", "EN", "SN", "AN"

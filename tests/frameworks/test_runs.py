@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from ilm_plugins import frameworks
 from ilm_plugins.checkpoints import PARTIAL
 from ilm_plugins.cli import train
 from ilm_plugins.errors import UserError
-from ilm_plugins.frameworks import processes, record
+from ilm_plugins.frameworks import environment, processes, record
 from ilm_plugins.frameworks.folders import make_folder
 from ilm_plugins.frameworks.lock import lock
 from ilm_plugins.frameworks.options import RunOptions
@@ -168,6 +169,42 @@ def begin(folder, options, planned=3):
     )  # fmt: skip
 
 
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout of one file and one commit, in place of the project's."""
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    (folder / "file").write_text("committed")
+    who = "-c", "user.name=nobody", "-c", "user.email=nobody@example.org"
+    for words in (["init", "-q"], ["add", "file"], [*who, "commit", "-q", "-m", "Add a file"]):
+        subprocess.run(["git", "-C", str(folder), *words], check=True)
+    monkeypatch.setattr(environment, "ROOT", folder)
+    return folder
+
+
+def test_the_commit_is_of_the_checkout(checkout):
+    done = subprocess.run(
+        ["git", "-C", str(checkout), "rev-parse", "HEAD"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert environment.commit() == done.stdout[:12]
+
+
+def test_the_commit_of_a_changed_checkout_says_so(checkout):
+    before = environment.commit()
+    (checkout / "file").write_text("changed")
+    assert environment.commit() == f"{before}+changes"
+
+
+def test_without_a_checkout_there_is_no_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    assert environment.commit() is None
+
+
 def test_a_record_has_what_was_run_and_what_came_out(tmp_path):
     begin(tmp_path, RunOptions("a.py", ("lr=1 2",), resume=True))
     for epoch, loss in ((1, 2.0), (2, 1.0), (3, 0.5)):
@@ -273,6 +310,24 @@ def test_the_framework_of_a_config(tmp_path):
             (tmp_path / name).write_text(code)
             expected = framework if name == "a.py" else "detectron2"
             assert frameworks.framework_of(str(tmp_path / name)) == expected, code
+
+
+@pytest.mark.parametrize("available, expected", [(True, "cuda"), (False, "cpu")])
+def test_the_default_device_is_a_gpu_if_there_is_one(monkeypatch, available, expected):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: available)
+    reader = SimpleNamespace(load_config=lambda path, overrides, device: f"for {device}")
+    monkeypatch.setattr(frameworks.config, "module_for", lambda *_: reader)
+    opened = frameworks.open_config(str(SHAPES), device=None)
+    assert opened.device == expected
+    assert opened.config == f"for {expected}"
+
+
+def test_a_device_that_is_named_is_kept(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    reader = SimpleNamespace(load_config=lambda path, overrides, device: None)
+    monkeypatch.setattr(frameworks.config, "module_for", lambda *_: reader)
+    assert frameworks.open_config(str(SHAPES)).device == "cpu"
+    assert frameworks.open_config(str(SHAPES), device="cuda:1").device == "cuda:1"
 
 
 @pytest.mark.parametrize(

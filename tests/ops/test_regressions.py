@@ -195,7 +195,8 @@ class Sevenfold(ILMGroupNorm, nn.GroupNorm):
 
 def test_a_description_for_kernels_is_not_inherited():
     layer = cases.randomized(lambda: Sevenfold(64), torch.float32)
-    assert Sevenfold.network is None and all(norm(64).network() for norm in NORMS.values())
+    assert Sevenfold.network is None
+    assert ILMGroupNorm.network is not None
     assert_close(*on_each(lambda: layer(floats(2, 64, 3, 3))))
 
 
@@ -487,7 +488,8 @@ sys.modules |= dict.fromkeys(["triton", *(n for n in sys.modules if n.startswith
 import ilm_plugins
 for norm in ilm_plugins.NORMS.values():
     norm(64)(torch.randn(2, 64, 3, 3, requires_grad=True)).sum().backward()
-    assert norm(64).describe(torch.device("meta"), torch.float32) is None  # as on MPS
+    if norm.network is not None:
+        assert norm(64).describe(torch.device("meta"), torch.float32) is None  # as on MPS
 """
     fresh.run([sys.executable, "-c", code], check=True, env={**os.environ, "PATH": ""})
 

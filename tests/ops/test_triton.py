@@ -22,6 +22,7 @@ from benchmarks.layers import SHAPES
 from cases import (
     CASES,
     CHANNELS,
+    DESCRIBED,
     assert_exact,
     channels_last,
     inputs,
@@ -435,7 +436,7 @@ def launches(layer, shape, dtype=torch.float32, layout=torch.Tensor.contiguous):
 
 
 @compiles
-@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("name", DESCRIBED)
 @pytest.mark.parametrize("channels", [96, 256])
 def test_few_launches_and_operations(name, channels):
     """Of maps that are split, in training and in evaluation."""

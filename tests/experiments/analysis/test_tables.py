@@ -155,6 +155,45 @@ def test_dynamics(unrendered, report, monkeypatch):
     assert "nan" not in write_dynamics(report, [1], [same], "epoch").lower()
 
 
+#: Name -> an image of one colour; the names are not in the order of the alphabet.
+PIXELS = {name: np.full((4, 6, 3), 50 * i, np.uint8) for i, name in enumerate("cab")}
+
+
+def shown(axes):
+    """The pixels of the image in axes."""
+    (image,) = axes.images
+    return np.asarray(image.get_array())
+
+
+def test_the_picture_beside_a_panel_is_of_the_panels_image():
+    lines = [(name, "layer", n, 0.5) for name in sorted(PIXELS) for n in NORMALIZERS]
+    table = pd.DataFrame(lines, columns=["image", "layer", "normalizer", "value"])
+    grid = plots.by_layer(table, "normalizer", PIXELS)
+    for axes, (name, pixels) in zip(grid.axes[:, 0], PIXELS.items(), strict=True):
+        assert axes.get_title() == name
+        (inset,) = axes.child_axes
+        assert np.array_equal(shown(inset), pixels)
+    plots.pyplot.close(grid.figure)
+
+
+def test_a_picture_has_the_name_and_the_colour_of_its_images_lines():
+    heights = {name: 0.1 * i for i, name in enumerate(PIXELS)}
+    table = pd.DataFrame(
+        [(s, n, "layer", "IN", heights[n]) for s in (1, 2) for n in sorted(PIXELS)],
+        columns=["epoch", "image", "layer", "normalizer", "value"],
+    )
+    grid = plots.dynamics(table, "epoch", "image", PIXELS)
+    (panel,) = grid.axes.flat
+    colours = {round(line.get_ydata()[0], 3): line.get_color() for line in panel.lines[:3]}
+    pictures = {axes.get_title(): axes for axes in grid.figure.axes if axes.images}
+    assert [*pictures] == [*PIXELS]
+    for name, axes in pictures.items():
+        assert np.array_equal(shown(axes), PIXELS[name])
+        found = plots.mpl.colors.to_hex(axes.spines["left"].get_edgecolor())
+        assert found == plots.mpl.colors.to_hex(colours[round(heights[name], 3)])
+    plots.pyplot.close(grid.figure)
+
+
 def test_maps():
     labels = np.arange(3).repeat(20)
     values = np.eye(3)[labels] + 0.05 * np.random.default_rng(0).standard_normal((60, 3))
