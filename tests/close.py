@@ -15,31 +15,53 @@ def unit(dtype):
     return torch.finfo(torch.promote_types(dtype, torch.float32)).eps / 2
 
 
-def assert_close(actual, expected, roundings=ROUNDINGS, scale=None):
+def assert_close(actual, expected, roundings=ROUNDINGS, scale=None, name=""):
     """Assert that tensors, or collections of them, differ by roundings of their largest value.
 
     These are of the less precise dtype, and a quarter under --strict-numbers; ``scale`` is the
-    largest value that was rounded on the way, where results are smaller.
+    largest value that was rounded on the way, where results are smaller. A failure tells the tensor
+    by ``name`` and its keys or indices, the position that differs most, and both values.
     """
-    if isinstance(expected, dict):
-        assert actual.keys() == expected.keys()
-        actual, expected = [actual[key] for key in expected], list(expected.values())
-    if not isinstance(expected, torch.Tensor):
-        for a, e in zip(actual, expected, strict=True):
-            assert_close(a, e, roundings, scale)
-        return
-    assert actual.shape == expected.shape, (actual.shape, expected.shape)
-    if expected.numel() == 0:
-        return
-    error = (actual.detach().double().cpu() - expected.detach().double().cpu()).abs().max().item()
-    largest = max(expected.detach().abs().max().item(), scale or 2**-20)
-    allowed = roundings / (4 if os.environ.get("ILM_PLUGINS_TEST_STRICT") else 1)
-    found = error / largest / max(map(unit, (actual.dtype, expected.dtype)))
-    for dtype in {actual.dtype, expected.dtype} & {torch.float16, torch.bfloat16}:
-        allowed += torch.finfo(dtype).eps / unit(dtype)  # rounded once more where they are stored
-    assert found <= allowed, f"{found:.3g} roundings, allowed are {allowed:.3g}"
+    for key, a, e in pairs(actual, expected, name):
+        assert a.shape == e.shape, f"{key}: got shape {tuple(a.shape)}, expected {tuple(e.shape)}"
+        if e.numel() == 0:
+            continue
+        largest = max(e.detach().abs().max().item(), scale or 2**-20)
+        allowed = roundings / (4 if os.environ.get("ILM_PLUGINS_TEST_STRICT") else 1)
+        for dtype in {a.dtype, e.dtype} & {torch.float16, torch.bfloat16}:
+            allowed += torch.finfo(dtype).eps / unit(dtype)  # rounded once more where stored
+        difference = (a.detach().double().cpu() - e.detach().double().cpu()).abs()
+        found = difference.max().item() / largest / max(map(unit, (a.dtype, e.dtype)))
+        assert found <= allowed, (
+            f"{describe(key, a, e, difference.argmax())}: {found:.3g} roundings of {largest:.3g}, "
+            f"allowed are {allowed:.3g}"
+        )
 
 
-def assert_equal(actual, expected):
-    """Assert that tensors, or collections of them, are equal bit for bit."""
-    torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
+def assert_equal(actual, expected, name=""):
+    """Assert that tensors, or collections of them, are equal bit for bit; NaN equals NaN."""
+    for key, a, e in pairs(actual, expected, name):
+        kinds = [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in (a, e)]
+        assert kinds[0] == kinds[1], f"{key}: got {kinds[0]}, expected {kinds[1]}"
+        differ = (a != e) & ~(a.isnan() & e.isnan())
+        assert not differ.any(), describe(key, a, e, differ.int().argmax())
+
+
+def pairs(actual, expected, name=""):
+    """Yield the name and both values of each tensor in two collections of the same keys."""
+    if isinstance(expected, torch.Tensor):
+        yield name or "the tensor", actual, expected
+    elif isinstance(expected, dict):
+        assert actual.keys() == expected.keys(), f"{name}: got {[*actual]}, expected {[*expected]}"
+        for key in expected:
+            yield from pairs(actual[key], expected[key], f"{name}[{key!r}]")
+    else:
+        for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
+            yield from pairs(a, e, f"{name}[{i}]")
+
+
+def describe(name, actual, expected, index):
+    """Return a tensor's name, a position by its index in the flattened tensor, and both values."""
+    position = tuple(int(i) for i in torch.unravel_index(index, expected.shape))
+    a, e = actual[position].item(), expected[position].item()
+    return f"{name} at {position}: got {a:.9g}, expected {e:.9g}"

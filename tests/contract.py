@@ -135,7 +135,7 @@ def test_layers_made_on_the_meta_device_can_be_initialized_later(norm):
         layer.state_dict().items(), norm(512).state_dict().values(), strict=True
     ):
         if (fresh == fresh.flatten()[0]).all():  # a constant; the others are random
-            assert_equal(value, fresh)
+            assert_equal(value, fresh, key)
         else:
             assert 0.5 < value.std().item() / fresh.std().item() < 2, key
 
@@ -198,8 +198,9 @@ def test_strides_of_inputs_gradients_and_parameters_do_not_matter(norm):
     for parameter in other.parameters():
         parameter.data = strided(parameter.data)
     expected = results(copy.deepcopy(layer), x, dy)
-    for case in ((layer, strided(x), dy), (layer, x, strided(dy)), (other, x, dy)):
-        assert_close(results(*case), expected, EQUAL)
+    assert_close(results(layer, strided(x), dy), expected, EQUAL, name="strided x")
+    assert_close(results(layer, x, strided(dy)), expected, EQUAL, name="strided dy")
+    assert_close(results(other, x, dy), expected, EQUAL, name="strided parameters")
     nn.utils.parametrize.register_parametrization(other, "weight", nn.Identity())
     assert_close(other(x), expected[0], EQUAL)
     for whole in (x, x[..., 0], x.unsqueeze(-1)):
@@ -254,7 +255,7 @@ def test_large_means_cost_their_own_rounding_alone(norm, training):
     exact = results(copy.deepcopy(layer).double(), x.double(), dy.double(), "reference")
     for backend in BACKENDS:  # the mean rounds to 2^10 units of the deviation, its square to 2^20
         found = results(copy.deepcopy(layer), x, dy, backend)
-        assert_close(found[:2], exact[:2], 2**14)
+        assert_close(found[:2], exact[:2], 2**14, name=backend)
 
 
 @layouts
@@ -353,7 +354,8 @@ def test_gradients_of_each_sample_and_forward_mode(norm):
     for i, sample in enumerate(x):
         expected = torch.autograd.grad(layer(sample[None]).square().sum(), [*layer.parameters()])
         largest = max(g.abs().max().item() for g in expected)  # of which the others are differences
-        assert_close([g[i] for g in together.values()], expected, 2**16, largest)
+        found = [g[i] for g in together.values()]
+        assert_close(found, expected, 2**16, largest, f"sample {i}")
     step = small(seed=7).double()
     expected = torch.autograd.functional.jvp(layer, x, step)[1]
     assert_close(torch.func.jvp(layer, (x,), (step,))[1], expected, EQUAL)

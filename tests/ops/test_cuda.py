@@ -32,8 +32,9 @@ def test_backends_agree(name, dtype, layout, backend):
         layer = NORMS[name](shape[1], device="cuda")
         x, dy = (layout(inputs(*shape, dtype=dtype, seed=s).cuda()) for s in (1, 2))
         found = results(layer, x, dy, backend)
-        for a, e in zip(found, results(layer, x.float(), dy.float(), "reference"), strict=True):
-            assert_close(a, e, 2**14, max(e.abs().max().item(), 1e-2))
+        expected = results(layer, x.float(), dy.float(), "reference")
+        for i, (a, e) in enumerate(zip(found, expected, strict=True)):
+            assert_close(a, e, 2**14, max(e.abs().max().item(), 1e-2), f"result {i} of {shape}")
 
 
 @every_backend

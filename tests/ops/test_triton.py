@@ -92,9 +92,10 @@ def test_derivatives_are_exact_where_an_activation_saturates_or_has_a_corner(nam
     (expected_slope,) = torch.autograd.grad(expected.sum(), exact)
     if name == "tanh":  # torch's own derivative is 1 - tanh^2, which cancels in float64, too
         expected_slope = 1 / exact.detach().cosh().square()
-    for found, wanted, roundings in ((y, expected, 16), (slope, expected_slope, 64)):
+    pairs = {"y": (y, expected, 16), "slope": (slope, expected_slope, 64)}
+    for result, (found, wanted, roundings) in pairs.items():
         size = wanted.abs().where(wanted != 0, 1)
-        assert_close(found / size.float(), wanted / size, roundings)
+        assert_close(found / size.float(), wanted / size, roundings, name=result)
 
 
 # ---- one layer by kernels and by equations
@@ -254,9 +255,9 @@ def test_a_channels_gradients_have_no_rounding_errors_of_its_neighbours(layout, 
     dy[:, 2::3] *= 1e-6
     found = results(layer, x, dy, "triton")[2:4]
     exact = results(layer.double(), x.double(), dy.double(), "reference")[2:4]
-    for gradient, expected in zip(found, exact, strict=True):
-        assert not gradient[1::3].any()
-        assert_close(gradient[2::3], expected[2::3], 2**14)
+    for name, gradient, expected in zip(("weight", "bias"), found, exact, strict=True):
+        assert not gradient[1::3].any(), name
+        assert_close(gradient[2::3], expected[2::3], 2**14, name=name)
 
 
 @runs

@@ -174,7 +174,7 @@ def test_a_test_scores_what_it_writes_and_the_mean_training_image(trained, datas
         scores = [(measure(output, target), measure(mean, target)) for _, output, target in images]
         recorded = torch.tensor([found[name], found[f"mean_image/{name}"]])
         # The record has 6 decimals.
-        assert_close(recorded, torch.tensor(scores).mean(0), 64, scale=1)
+        assert_close(recorded, torch.tensor(scores).mean(0), 64, scale=1, name=name)
 
 
 def test_a_run_resumes_after_its_last_whole_epoch(command, trained, tmp_path):

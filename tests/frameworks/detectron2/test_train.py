@@ -64,7 +64,7 @@ def test_a_killed_training_goes_on_where_it_stopped(trained):
     old, new = (c["trainer"]["_trainer"]["optimizer"]["state"] for c in (before, after))
     for key, state in old.items():
         moved = new[key]["momentum_buffer"]
-        assert_close(moved, 0.9 * state["momentum_buffer"], 2)
+        assert_close(moved, 0.9 * state["momentum_buffer"], 2, name=f"momentum {key}")
     assert radii(after) == {torch.tensor((end - 1) / end).item()}
     encode = "roi_heads.box_head.conv1.norm.encode.weight"
     assert after["model"][encode].shape == (2, 4)
