@@ -6,8 +6,8 @@ ILM_PLUGINS_REQUIRE_C=1 makes it an error if there is none, ILM_PLUGINS_WITHOUT_
 import os
 import platform
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256
 from pathlib import Path
+from runpy import run_path
 from shutil import rmtree
 
 from setuptools import Extension, setup
@@ -46,13 +46,13 @@ class BuildKernels(build_ext):
         self.get_finalized_command("bdist_wheel").root_is_pure = True
 
     def build_extension(self, extension):
-        # By which the binding in Python knows a library of another interface; see its `_interface`.
-        interface = "0x" + sha256((FOLDER / "kernels.h").read_bytes()).hexdigest()[:16]
+        # By which the binding in Python refuses a library of other sources.
+        sources = hex(run_path(str(FOLDER / "sources.py"))["hash_sources"](FOLDER))
         flags = [*FLAGS, *os.environ.get("ILM_PLUGINS_CFLAGS", "").split()]
 
         def compile_for(variant):
             (name, instructions), kind = variant
-            macros = [("INSTRUCTIONS", name), ("INTERFACE", interface)]
+            macros = [("INSTRUCTIONS", name), ("SOURCES", sources)]
             macros += [(kind, None)] if kind else []
             return self.compiler.compile(
                 extension.sources,

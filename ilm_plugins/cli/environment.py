@@ -46,6 +46,10 @@ def report() -> str:
 def _describe_kernels() -> str:
     if problem := cpu.load_problem():
         return f"missing: {problem}"
+    try:
+        cpu.check_sources()
+    except RuntimeError as error:
+        return f"cannot be used: {error}"
     threads = "torch's threads" if cpu.parallel_for() else "a single thread"
     return f"{cpu.instruction_set()}, {threads}"
 

@@ -4,6 +4,7 @@ import copy
 import ctypes
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -22,6 +23,7 @@ import fresh
 from cases import BACKENDS, PATHS, every_backend, inputs, layouts, needs_kernels, results, wide
 from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import NORMS, ILMGroupNorm, SwitchNorm, use_backend
+from ilm_plugins.cli import environment
 from ilm_plugins.ops import adaptive_norm, backends, coarsen, cpu, over_batch, plain
 from ilm_plugins.ops.reference import moments as reference_moments
 
@@ -402,15 +404,12 @@ def test_an_error_of_the_threads_is_raised(monkeypatch, threads):
 
 
 @needs_kernels
-def test_a_library_of_another_interface_and_a_field_that_it_lacks_are_refused(monkeypatch):
+def test_a_field_that_the_library_lacks_is_refused(monkeypatch):
     layer, fields = SwitchNorm(8), cpu._fields
     found, *sizes = fields(layer.network(), 8, 8)
     monkeypatch.setattr(cpu, "_fields", lambda *_: (found + array("d", [3]), *sizes))
     with pytest.raises(RuntimeError, match=f"error {errno.EINVAL}"):
         layer(torch.ones(2, 8, 3))
-    monkeypatch.setattr(cpu, "_interface", lambda: 0)
-    with pytest.raises(RuntimeError, match="other sources; install ilm_plugins again"):
-        cpu._functions.__wrapped__(torch.float32, "default")
 
 
 @every_backend
@@ -431,7 +430,45 @@ def test_negated_views_are_read_as_what_they_are():
     assert x.conj().imag.is_neg() and torch.equal(layer(x.conj().imag), layer(-x.imag))
 
 
-# ---- without the library
+# ---- without the library, or with a stale one
+
+
+@pytest.fixture
+def other_sources(monkeypatch, tmp_path):
+    """A copy of the sources, from which the library should have been compiled."""
+    for path in cpu.FOLDER.glob("*.[ch]"):
+        shutil.copy(path, tmp_path)
+    monkeypatch.setattr(cpu, "FOLDER", tmp_path)
+    cpu._functions.cache_clear()
+    yield tmp_path
+    cpu._functions.cache_clear()
+
+
+@needs_kernels
+def test_a_library_of_the_same_sources_is_loaded(other_sources):
+    cpu.check_sources()
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", sorted(path.name for path in cpu.FOLDER.glob("*.[ch]")))
+def test_a_library_compiled_before_a_source_changed_is_refused(name, other_sources):
+    with (other_sources / name).open("a") as file:
+        file.write("\n")
+    message = r"kernels.so was compiled from other sources .*; run 'pip install -e \.'"
+    with pytest.raises(RuntimeError, match=message):
+        ILMGroupNorm(64)(torch.ones(1, 64, 3, 3))
+
+
+@needs_kernels
+def test_a_library_without_the_table_of_functions_is_refused():
+    with pytest.raises(RuntimeError, match="compiled from other sources"):
+        cpu._functions(torch.float32, "of another version")
+
+
+@needs_kernels
+def test_the_environments_report_tells_a_stale_library(other_sources):
+    (other_sources / "small.h").unlink()
+    assert environment._describe_kernels().startswith(f"cannot be used: {cpu.LIBRARY} was compiled")
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import functools
 import sys
 from array import array
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -19,8 +18,10 @@ from torch import Tensor
 
 from .. import networks
 from ..networks import Network, Tensors
+from .sources import hash_sources
 
-LIBRARY = Path(__file__).with_name("kernels.so")
+FOLDER = Path(__file__).parent
+LIBRARY = FOLDER / "kernels.so"
 
 #: Kinds of networks, and names in their descriptions, by their numbers in kernels.h.
 KINDS = networks.Network.__args__
@@ -49,13 +50,12 @@ FUNCTIONS = ("moments", "affine", "sums", "dx", "forward", "backward")
 @functools.cache
 def load_problem() -> str | None:
     """Return why the C kernels cannot be loaded, with advice; None if they can."""
-    problem = "the package was installed without a C compiler"
-    advice = "the package again, by pip install --force-reinstall --no-deps --no-cache-dir"
-    if Path(__file__).parents[3].joinpath("setup.py").exists():
-        problem = "this checkout has no compiled C kernels"
-        advice = "run 'pip install -e .' in the checkout, or run from another folder"
     if not LIBRARY.exists():
-        return f"{problem}; install a compiler, such as gcc, and {advice}"
+        problem, otherwise = "the package was installed without a C compiler", ""
+        if _is_checkout():
+            problem = "this checkout has no compiled C kernels"
+            otherwise = ", or run from another folder"
+        return f"{problem}; install a compiler, such as gcc, and {_how_to_compile()}{otherwise}"
     try:
         _library()
     except OSError as error:
@@ -74,22 +74,34 @@ def instruction_set() -> str:
 
 @functools.cache
 def _functions(dtype: torch.dtype, instructions: str) -> dict[str, Callable[..., int]]:
-    """Return name -> C function; RuntimeError if the library has another interface."""
+    """Return name -> C function; RuntimeError if the library was compiled from other sources."""
     kind = "double" if dtype == torch.float64 else "float"
     kernels = ctypes.c_uint64 * (1 + len(FUNCTIONS))  # as in kernels.h
-    interface, *addresses = kernels.in_dll(_library(), f"ilm_plugins_{kind}_{instructions}")
-    if interface != _interface():
+    try:
+        sources, *addresses = kernels.in_dll(_library(), f"ilm_plugins_{kind}_{instructions}")
+    except ValueError:  # the library has no such table
+        sources, addresses = None, []
+    if sources != hash_sources(FOLDER):
         raise RuntimeError(
-            f"{LIBRARY} was compiled from other sources; install ilm_plugins again, in a checkout "
-            "by make install"
+            f"{LIBRARY} was compiled from other sources than {FOLDER} has; {_how_to_compile()}"
         )
     function = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
     return {name: function(at) for name, at in zip(FUNCTIONS, addresses, strict=True)}
 
 
-def _interface() -> int:
-    header = Path(__file__).with_name("kernels.h").read_bytes()
-    return int(sha256(header).hexdigest()[:16], 16)
+def check_sources() -> None:
+    """Raise RuntimeError if the library was compiled from other sources than are here."""
+    _functions(torch.float32, instruction_set())
+
+
+def _is_checkout() -> bool:
+    return Path(__file__).parents[3].joinpath("setup.py").exists()
+
+
+def _how_to_compile() -> str:
+    if _is_checkout():
+        return "run 'pip install -e .' in the checkout"
+    return "install the package again, by pip install --force-reinstall --no-deps --no-cache-dir"
 
 
 @functools.cache

@@ -314,4 +314,4 @@ static int backward(const Call *call)
 #endif
 
 __attribute__((visibility("default"))) const Kernels TABLE = {
-    INTERFACE, moments, affine, sums, dx, forward, backward};
+    SOURCES, moments, affine, sums, dx, forward, backward};

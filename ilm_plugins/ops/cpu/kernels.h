@@ -68,7 +68,7 @@ typedef int (*Function)(const Call *call);
 
 /* The functions for one instruction set and one type of statistics. */
 typedef struct {
-    uint64_t interface; /* hash of this file when the library was compiled */
+    uint64_t sources; /* hash of all sources when the library was compiled; see sources.py */
     Function moments, affine, sums, dx, forward, backward;
 } Kernels;
 

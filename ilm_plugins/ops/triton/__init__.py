@@ -117,4 +117,6 @@ def _launch(kernel, values: Sequence, pointers, sizes: Sizes, *count: float) -> 
     hidden = sizes.network.hidden if sizes.kind == "Exemplar" else 0
     warps = min(16, max(4, padded(max(sizes.channels, hidden)) // 64))
     network = rescaling.NETWORKS[sizes.kind]
-    kernel[(len(values[0]),)](*values, pointers, *count, network, sizes, num_warps=warps)
+    kernel[(len(values[0]),)](
+        *values, pointers, *count, network, sizes, num_warps=warps, maxnreg=128
+    )

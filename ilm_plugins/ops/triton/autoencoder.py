@@ -37,18 +37,29 @@ def _encode(m, key_mean, key_var, t, SIZES: tl.constexpr):
 
 
 @triton.jit
-def _decoders(m, t, SIZES: tl.constexpr):
-    """Return column m of both decoders; its elements' offsets and mask."""
+def _column(m, SIZES: tl.constexpr):
+    """Return the offsets and the mask of a decoder's column m."""
     k, exists = v.numbers(SIZES.network.num_key_groups)
-    at = k * SIZES.network.hidden + m
-    return v.load(t.decode_mean, at, exists), v.load(t.decode_var, at, exists), at, exists
+    return k * SIZES.network.hidden + m, exists
+
+
+@triton.jit
+def _decode_vjp(m, hidden, d_decoded, decode_ptr, gradient_ptr, SIZES: tl.constexpr):
+    """Store the gradient of a decoder's column m; return the gradient of hidden value m."""
+    at, exists = _column(m, SIZES)
+    tl.store(gradient_ptr + at, d_decoded * hidden, mask=exists)
+    d_hidden = v.total(d_decoded * v.load(decode_ptr, at, exists), SIZES.network.num_key_groups)
+    return tl.where(hidden <= 0, 0.0, d_hidden)  # NaN stays
 
 
 @triton.jit
 def autoencoder(mean, var, t, SIZES: tl.constexpr, d_scale=None, d_shift=None, gradients_ptr=None):
     """Compute scale and shift (channels) from the moments (fine); see ``rescaling``."""
-    MEAN: tl.constexpr = SIZES.network.activations[0]
-    VAR: tl.constexpr = SIZES.network.activations[1]
+    MEAN_TO_BETA: tl.constexpr = SIZES.network.mean_drives == "beta"
+    OF_MEAN: tl.constexpr = SIZES.network.activations[0]
+    OF_VAR: tl.constexpr = SIZES.network.activations[1]
+    OF_OMEGA: tl.constexpr = OF_VAR if MEAN_TO_BETA else OF_MEAN
+    OF_BETA: tl.constexpr = OF_MEAN if MEAN_TO_BETA else OF_VAR
     COMBINE: tl.constexpr = SIZES.network.combine
     C: tl.constexpr = SIZES.channels
     KEYS: tl.constexpr = SIZES.network.num_key_groups
@@ -58,21 +69,25 @@ def autoencoder(mean, var, t, SIZES: tl.constexpr, d_scale=None, d_shift=None, g
     from_var = tl.zeros_like(key_mean)
     for m in range(SIZES.network.hidden):
         _, mean_hidden, var_hidden = _encode(m, key_mean, key_var, t, SIZES)
-        decode_mean, decode_var, _, _ = _decoders(m, t, SIZES)
-        from_mean += decode_mean * mean_hidden  # Eq. 5
-        from_var += decode_var * var_hidden
-    c, exists = v.numbers(C)
-    weight = v.load(t.weight, c, exists)
-    bias = v.load(t.bias, c, exists)
-    omega_offset = tl.load(t.omega_offset).to(tl.float32)
-    from_mean = v.spread(from_mean, KEYS, C)
-    from_var = v.spread(from_var, KEYS, C)
-    if SIZES.network.mean_drives == "beta":
-        omega, omega_slope, weight_slope = _combine(from_var, weight, omega_offset, VAR, COMBINE)
-        beta, beta_slope, bias_slope = _combine(from_mean, bias, 0.0, MEAN, COMBINE)
+        at, is_key = _column(m, SIZES)
+        from_mean += v.load(t.decode_mean, at, is_key) * mean_hidden  # Eq. 5
+        from_var += v.load(t.decode_var, at, is_key) * var_hidden
+    if MEAN_TO_BETA:
+        for_omega, for_beta = from_var, from_mean
     else:
-        omega, omega_slope, weight_slope = _combine(from_mean, weight, omega_offset, MEAN, COMBINE)
-        beta, beta_slope, bias_slope = _combine(from_var, bias, 0.0, VAR, COMBINE)
+        for_omega, for_beta = from_mean, from_var
+    c, exists = v.numbers(C)
+    bias = v.load(t.bias, c, exists)
+    beta, beta_slope, bias_slope = _combine(
+        v.spread(for_beta, KEYS, C), bias, 0.0, OF_BETA, COMBINE
+    )
+    if gradients_ptr is not None:  # before omega is computed, to take fewer registers at once
+        tl.store(gradients_ptr + C + c, d_shift * bias_slope, mask=exists)
+        d_for_beta = v.fold(d_shift * beta_slope, C, KEYS)
+    weight, offset = v.load(t.weight, c, exists), tl.load(t.omega_offset).to(tl.float32)
+    omega, omega_slope, weight_slope = _combine(
+        v.spread(for_omega, KEYS, C), weight, offset, OF_OMEGA, COMBINE
+    )
     if gradients_ptr is None:
         return v.rescale_groups(omega, beta, mean, var, SIZES)
     else:
@@ -80,28 +95,32 @@ def autoencoder(mean, var, t, SIZES: tl.constexpr, d_scale=None, d_shift=None, g
             omega, beta, mean, var, SIZES, d_scale, d_shift
         )
         tl.store(gradients_ptr + c, d_omega * weight_slope, mask=exists)
-        tl.store(gradients_ptr + C + c, d_shift * bias_slope, mask=exists)
+        d_for_omega = v.fold(d_omega * omega_slope, C, KEYS)
         encode_ptr = gradients_ptr + 2 * C
-        d_from_omega = v.fold(d_omega * omega_slope, C, KEYS)
-        d_from_beta = v.fold(d_shift * beta_slope, C, KEYS)
-        if SIZES.network.mean_drives == "beta":
-            d_from_mean, d_from_var = d_from_beta, d_from_omega
+        if MEAN_TO_BETA:
+            d_from_mean, d_from_var = d_for_beta, d_for_omega
         else:
-            d_from_mean, d_from_var = d_from_omega, d_from_beta
-        d_key_mean = tl.zeros_like(key_mean)
-        d_key_var = tl.zeros_like(key_mean)
+            d_from_mean, d_from_var = d_for_omega, d_for_beta
+        if SIZES.fine == KEYS:
+            d_key_mean, d_key_var = d_mean, d_var
+        else:
+            d_key_mean = tl.zeros_like(key_mean)
+            d_key_var = tl.zeros_like(key_mean)
         for m in range(SIZES.network.hidden):
             encode, mean_hidden, var_hidden = _encode(m, key_mean, key_var, t, SIZES)
-            decode_mean, decode_var, at, is_key = _decoders(m, t, SIZES)
-            tl.store(encode_ptr + MATRIX + at, d_from_mean * mean_hidden, mask=is_key)
-            tl.store(encode_ptr + 2 * MATRIX + at, d_from_var * var_hidden, mask=is_key)
-            d_mean_hidden = v.total(d_from_mean * decode_mean, KEYS)
-            d_mean_hidden = tl.where(mean_hidden <= 0, 0.0, d_mean_hidden)  # NaN stays
-            d_var_hidden = v.total(d_from_var * decode_var, KEYS)
-            d_var_hidden = tl.where(var_hidden <= 0, 0.0, d_var_hidden)
+            d_mean_hidden = _decode_vjp(
+                m, mean_hidden, d_from_mean, t.decode_mean, encode_ptr + MATRIX, SIZES
+            )
+            d_var_hidden = _decode_vjp(
+                m, var_hidden, d_from_var, t.decode_var, encode_ptr + 2 * MATRIX, SIZES
+            )
             d_encode = d_mean_hidden * key_mean + d_var_hidden * key_var
-            tl.store(encode_ptr + m * KEYS + tl.arange(0, d_encode.shape[0]), d_encode, mask=is_key)
+            k, is_key = v.numbers(KEYS)
+            tl.store(encode_ptr + m * KEYS + k, d_encode, mask=is_key)
             d_key_mean += encode * d_mean_hidden
             d_key_var += encode * d_var_hidden
-        of_mean, of_var = v.refine(d_key_mean, d_key_var, key_mean, mean, SIZES.fine, KEYS)
-        return scale, d_mean + of_mean, d_var + of_var
+        if SIZES.fine == KEYS:
+            return scale, d_key_mean, d_key_var
+        else:
+            of_mean, of_var = v.refine(d_key_mean, d_key_var, key_mean, mean, SIZES.fine, KEYS)
+            return scale, d_mean + of_mean, d_var + of_var

@@ -234,7 +234,7 @@ def exemplar(mean, var, t, SIZES: tl.constexpr, d_scale=None, d_shift=None, grad
             d_mean += more_mean
             d_var += more_var
         tl.store(reduce_ptr + c, d_reduce, mask=exists)
-        return scale, d_mean, d_var
+        return scale, d_mean - scale * d_shift, d_var
 
 
 # ---- Switchable Normalization
@@ -339,7 +339,7 @@ def switch(mean, var, t, SIZES: tl.constexpr, d_scale=None, d_shift=None, gradie
         _, _, d_mean_logits, d_var_logits = _switch_ratios(d_mean_ratios, d_var_ratios, t, SIZES)
         tl.store(gradients_ptr + 2 * C + row, d_mean_logits, mask=is_row)
         tl.store(gradients_ptr + 2 * C + K + row, d_var_logits, mask=is_row)
-        return scale, d_mean, d_var
+        return scale, d_mean - scale * d_shift, d_var
 
 
 # ---- the batch

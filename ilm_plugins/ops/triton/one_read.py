@@ -126,7 +126,8 @@ def shape_for(x: Tensor, sizes: Sizes) -> Shape | None:
         return None
     rows = sizes.fine if x.is_contiguous() else sizes.channels
     length = x[0].numel() // rows
-    shape = find_shape(x, length, rows, padded(length))
+    row = length if x.is_contiguous() else 1  # the rows of channels last have a constant length
+    shape = find_shape(x, row, rows, padded(length))
     most = limit(MAX_INSTANCE, length if x.is_contiguous() else rows)
     return shape if shape.block_c * shape.block_l <= most else None
 

@@ -6,11 +6,11 @@ import triton.language as tl
 from .attentive import attentive
 from .autoencoder import autoencoder
 from .mixture import exemplar, switch
-from .vectors import fold, load, numbers
+from .vectors import load, numbers
 
 #: Kind of network -> the function of scale and shift (channels) from the moments (fine) of an
 #: instance. Given the gradients of scale and shift, too, it returns the scale and the gradients of
-#: the moments, and stores the tensors' gradients.
+#: the moments, the mean's also through x - mean, and stores the tensors' gradients.
 NETWORKS = {
     "Autoencoder": autoencoder,
     "Attentive": attentive,
@@ -28,10 +28,7 @@ def rescale_vjp(
     """Return scale (channels), slope and offset (fine) of instance n's dx, without BN's part."""
     gradients_ptr += n * SIZES.gradients
     scale, d_mean, d_var = RESCALE(mean, var, t, SIZES, d_scale, d_shift, gradients_ptr)
-    through_center = scale * d_shift
-    if SIZES.fine != SIZES.channels:
-        through_center = fold(through_center, SIZES.channels, SIZES.fine)
-    return scale, d_var * (2.0 / count), (d_mean - through_center) / count
+    return scale, d_var * (2.0 / count), d_mean / count
 
 
 @triton.jit

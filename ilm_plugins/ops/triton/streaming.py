@@ -13,10 +13,10 @@ from .vectors import divide, finite, load
 
 # These sizes are fixed, not tuned by timing at a first call. A tile of 4096 elements on 8 warps
 # gives each thread 16, in two to four loads of 16 bytes, and leaves registers for three programs on
-# each multiprocessor: some 24 KB in flight there, about as much as an H200's memory needs. Loads of
-# single elements, as of 7x7 positions, take more registers for addresses: a tile has half as many.
-# Channels are split until there are 8 programs for each multiprocessor, but a split has two tiles
-# or more.
+# each multiprocessor (`maxnreg`, without which ptxas may spill some to fit four): some 24 KB in
+# flight there, about as much as an H200's memory needs. Loads of single elements, as of 7x7
+# positions, take more registers for addresses: a tile has half as many. Channels are split until
+# there are 8 programs for each multiprocessor, but a split has two tiles or more.
 TILE = 4096
 PROGRAMS = 8
 
@@ -27,10 +27,22 @@ CHANNELS = 64
 class Shape(NamedTuple):
     """The compile-time constants that describe a map and its tiles."""
 
-    vector: int  #: power of two that divides a row's length, for its alignment
+    vector: int  #: power of two that divides a row's length, for its alignment; see _extent
     channels_last: bool
     block_c: int
     block_l: int
+
+
+@triton.jit
+def _extent(rows, chunks, SHAPE: tl.constexpr):
+    """Return the channels and positions of a map of ``rows``, with ``chunks`` vectors in each.
+
+    A row's elements are consecutive: a channel's positions; in channels last a position's channels.
+    """
+    if SHAPE.channels_last:
+        return chunks * SHAPE.vector, rows
+    else:
+        return rows, chunks * SHAPE.vector
 
 
 @triton.jit
@@ -65,10 +77,10 @@ def _inside(c, position, channels, length, SHAPE: tl.constexpr):
     return (c < channels)[:, None] & (position + tl.arange(0, SHAPE.block_l) < length)[None, :]
 
 
-@triton.jit(do_not_specialize=["chunks", "splits", "tiles"])
-def _moments_kernel(x_ptr, mean_ptr, var_ptr, channels, chunks, splits, tiles, SHAPE: tl.constexpr):
+@triton.jit(do_not_specialize=["rows", "chunks", "splits", "tiles"])
+def _moments_kernel(x_ptr, mean_ptr, var_ptr, rows, chunks, splits, tiles, SHAPE: tl.constexpr):
     """Compute the moments (N, C, splits) of each split, by Welford's recurrence in each lane."""
-    length = chunks * SHAPE.vector
+    channels, length = _extent(rows, chunks, SHAPE)
     split_length = tiles * SHAPE.block_l
     n, c, begin, start = _place(tl.program_id(0), channels, length, splits, split_length, SHAPE)
     offsets = tile_offsets(channels, length, SHAPE)
@@ -143,9 +155,8 @@ def pool_kernel(
 
 
 @triton.jit
-def _tile(channels, group_size, chunks, SHAPE: tl.constexpr):
+def _tile(channels, length, group_size, SHAPE: tl.constexpr):
     """Return a tile's first offset, offsets, mask; indices in (N, G') and in (N, C), mask."""
-    length = chunks * SHAPE.vector
     tiles = (length + SHAPE.block_l - 1) // SHAPE.block_l
     # From the last tile on, which may still be in the cache from the kernel before.
     program = tl.num_programs(0) - 1 - tl.program_id(0)
@@ -161,26 +172,27 @@ def _column(ptr, at, exists):
     return load(ptr, at, exists)[:, None]
 
 
-@triton.jit(do_not_specialize=["group_size", "chunks"])
+@triton.jit(do_not_specialize=["rows", "chunks", "group_size"])
 def _affine_kernel(
     x_ptr, y_ptr, mean_ptr, scale_ptr, shift_ptr,
-    channels, group_size, chunks, SHAPE: tl.constexpr,
+    rows, chunks, group_size, SHAPE: tl.constexpr,
 ):  # fmt: skip
     """y = scale * (x - mean) + shift."""
-    start, offsets, inside, group, c, exists = _tile(channels, group_size, chunks, SHAPE)
+    channels, length = _extent(rows, chunks, SHAPE)
+    start, offsets, inside, group, c, exists = _tile(channels, length, group_size, SHAPE)
     x = load(x_ptr + start, offsets, inside)
     mean = _column(mean_ptr, group, exists)
     y = _column(scale_ptr, c, exists) * (x - mean) + _column(shift_ptr, c, exists)
     tl.store(y_ptr + start + offsets, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["group_size", "chunks", "splits", "tiles"])
+@triton.jit(do_not_specialize=["rows", "chunks", "group_size", "splits", "tiles"])
 def _sums_kernel(
     dy_ptr, x_ptr, mean_ptr, d_scale_ptr, d_shift_ptr,
-    channels, group_size, chunks, splits, tiles, SHAPE: tl.constexpr,
+    rows, chunks, group_size, splits, tiles, SHAPE: tl.constexpr,
 ):  # fmt: skip
     """Sum dy * (x - mean) and dy over each split: (N, C, splits) each."""
-    length = chunks * SHAPE.vector
+    channels, length = _extent(rows, chunks, SHAPE)
     split_length = tiles * SHAPE.block_l
     n, c, begin, start = _place(tl.program_id(0), channels, length, splits, split_length, SHAPE)
     offsets = tile_offsets(channels, length, SHAPE)
@@ -193,7 +205,8 @@ def _sums_kernel(
 
     d_scale = tl.full((SHAPE.block_c, SHAPE.block_l), 0.0, tl.float32)
     d_shift = tl.full((SHAPE.block_c, SHAPE.block_l), 0.0, tl.float32)
-    for position in tl.range(begin, end, SHAPE.block_l, loop_unroll_factor=2):
+    UNROLL: tl.constexpr = 2 if SHAPE.vector >= 4 else 1
+    for position in tl.range(begin, end, SHAPE.block_l, loop_unroll_factor=UNROLL):
         inside = _inside(c, position, channels, length, SHAPE)
         dy = load(dy_ptr, offsets, inside)
         x = load(x_ptr, offsets, inside)
@@ -207,13 +220,14 @@ def _sums_kernel(
     tl.store(d_shift_ptr + out, tl.sum(d_shift, axis=1), mask=c < channels)
 
 
-@triton.jit(do_not_specialize=["group_size", "chunks"])
+@triton.jit(do_not_specialize=["rows", "chunks", "group_size"])
 def _dx_kernel(
     dy_ptr, x_ptr, dx_ptr, mean_ptr, scale_ptr, slope_ptr, offset_ptr, batch_mean_ptr, d_batch_ptr,
-    channels, group_size, chunks, SHAPE: tl.constexpr, count=1.0,
+    rows, chunks, group_size, SHAPE: tl.constexpr, count=1.0,
 ):  # fmt: skip
     """dx = scale * dy + slope * (x - mean) + offset, and the part through the batch's moments."""
-    start, offsets, inside, group, c, exists = _tile(channels, group_size, chunks, SHAPE)
+    channels, length = _extent(rows, chunks, SHAPE)
+    start, offsets, inside, group, c, exists = _tile(channels, length, group_size, SHAPE)
     dy = load(dy_ptr + start, offsets, inside)
     x = load(x_ptr + start, offsets, inside)
     mean = _column(mean_ptr, group, exists)
@@ -241,7 +255,8 @@ def moments(x: Tensor, pooled: Sequence[Tensor]) -> None:
     mean, var = pooled if run == 1 else new(x, 2, c * tiling.splits)
     _moments_kernel[(n * tiling.blocks * tiling.splits,)](
         x, mean, var,
-        c, tiling.chunks, tiling.splits, tiling.split_tiles, tiling.shape, num_warps=tiling.warps,
+        tiling.rows, tiling.chunks, tiling.splits, tiling.split_tiles, tiling.shape,
+        num_warps=tiling.warps, maxnreg=80,
     )  # fmt: skip
     if run == 1:
         return
@@ -268,7 +283,8 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     of_splits = x.new_empty((2, n, c, tiling.splits), dtype=torch.float32)
     _sums_kernel[(n * tiling.blocks * tiling.splits,)](
         dy, x, mean, *of_splits.unbind(),
-        c, c // mean.shape[1], tiling.chunks, tiling.splits, tiling.split_tiles, tiling.shape,
+        tiling.rows, tiling.chunks, c // mean.shape[1],
+        tiling.splits, tiling.split_tiles, tiling.shape,
         num_warps=tiling.warps, maxnreg=128,
     )  # fmt: skip
     return (of_splits.squeeze(3) if tiling.splits == 1 else of_splits.sum(3)).unbind()
@@ -287,7 +303,8 @@ class _Tiling(NamedTuple):
     shape: Shape
     warps: int
     blocks: int  #: of channels
-    chunks: int  #: of shape.vector positions
+    rows: int
+    chunks: int  #: of shape.vector elements in a row
     tiles: int  #: along the positions
     splits: int
     split_tiles: int  #: tiles in a split; the last may have fewer
@@ -298,21 +315,21 @@ class _Tiling(NamedTuple):
         n, c = x.shape[:2]
         length = x.shape[2:].numel()
         padded_c, padded_length = padded(c), padded(length)
+        rows, row = (c, length) if x.is_contiguous() else (length, c)
+        tile = limit(TILE, row)
         if x.is_contiguous():
-            tile = limit(TILE, length)
             block_l = min(padded_length, tile)
             block_c = min(padded_c, tile // block_l)
         else:
-            tile = limit(TILE, c)
             block_c = min(padded_c, CHANNELS, tile)
             block_l = min(padded_length, tile // block_c)
-        shape = find_shape(x, length, block_c, block_l)
+        shape = find_shape(x, row, block_c, block_l)
         blocks, tiles = divide_up(c, block_c), divide_up(length, block_l)
         splits = divide_up(PROGRAMS * multiprocessors(x.device), n * blocks)
         split_tiles = max(2, divide_up(tiles, splits))
         splits = divide_up(tiles, split_tiles)
         warps = min(8, max(1, block_c * block_l // 256))
-        return cls(shape, warps, blocks, length // shape.vector, tiles, splits, split_tiles)
+        return cls(shape, warps, blocks, rows, row // shape.vector, tiles, splits, split_tiles)
 
 
 def limit(elements: int, run: int) -> int:
@@ -320,11 +337,10 @@ def limit(elements: int, run: int) -> int:
     return elements if run % 4 == 0 else elements // 2
 
 
-def find_shape(x: Tensor, length: int, block_c: int, block_l: int) -> Shape:
-    """Return the constants for tiles of a map whose rows have ``length`` elements."""
-    last = not x.is_contiguous()
-    vector = min(16 // x.element_size(), length & -length)
-    return Shape(1 if last else vector, last, block_c, block_l)
+def find_shape(x: Tensor, row: int, block_c: int, block_l: int) -> Shape:
+    """Return the constants for tiles of a map whose rows have ``row`` elements."""
+    vector = min(16 // x.element_size(), row & -row)
+    return Shape(vector, not x.is_contiguous(), block_c, block_l)
 
 
 def _elementwise(kernel, maps: tuple[Tensor, ...], values: tuple, *count: float) -> None:
@@ -333,5 +349,5 @@ def _elementwise(kernel, maps: tuple[Tensor, ...], values: tuple, *count: float)
     tiling = _Tiling.of(maps[0])
     kernel[(n * tiling.blocks * tiling.tiles,)](
         *maps, *(t if t is None else t.contiguous() for t in values),
-        c, c // groups, tiling.chunks, tiling.shape, *count, num_warps=tiling.warps,
+        tiling.rows, tiling.chunks, c // groups, tiling.shape, *count, num_warps=tiling.warps,
     )  # fmt: skip

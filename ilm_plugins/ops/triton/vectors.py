@@ -66,18 +66,24 @@ def total(values, COUNT: tl.constexpr):
 @triton.jit
 def coarsen(mean, var, COUNT: tl.constexpr, GROUPS: tl.constexpr):
     """Pool the means and variances of COUNT fine groups into moments of coarser GROUPS."""
-    pooled = divide(fold(mean, COUNT, GROUPS), COUNT // GROUPS)
-    offset = mean - spread(pooled, GROUPS, COUNT)
-    return pooled, divide(fold(var + offset * offset, COUNT, GROUPS), COUNT // GROUPS)
+    if COUNT == GROUPS:  # copies would take registers
+        return mean, var
+    else:
+        pooled = divide(fold(mean, COUNT, GROUPS), COUNT // GROUPS)
+        offset = mean - spread(pooled, GROUPS, COUNT)
+        return pooled, divide(fold(var + offset * offset, COUNT, GROUPS), COUNT // GROUPS)
 
 
 @triton.jit
 def refine(d_mean, d_var, coarse_mean, mean, COUNT: tl.constexpr, GROUPS: tl.constexpr):
     """Return the gradients of the fine groups' moments from ``coarsen``'s output gradients."""
-    scale = GROUPS / COUNT
-    d_var = spread(d_var, GROUPS, COUNT) * scale
-    offset = mean - spread(coarse_mean, GROUPS, COUNT)
-    return spread(d_mean, GROUPS, COUNT) * scale + 2.0 * d_var * offset, d_var
+    if COUNT == GROUPS:
+        return d_mean, d_var
+    else:
+        scale = GROUPS / COUNT
+        d_var = spread(d_var, GROUPS, COUNT) * scale
+        offset = mean - spread(coarse_mean, GROUPS, COUNT)
+        return spread(d_mean, GROUPS, COUNT) * scale + 2.0 * d_var * offset, d_var
 
 
 @triton.jit
@@ -95,11 +101,11 @@ def rescale_groups(omega, beta, mean, var, SIZES: tl.constexpr, d_scale=None, d_
         return scale, beta + scale * off_mean
     else:  # the scale, and the gradients of omega (channels), mean and var (fine)
         d_scale += d_shift * off_mean
-        d_off_mean = fold(d_shift * scale, C, FINE)
         d_group_var = -0.5 * rstd * rstd * rstd * fold(d_scale * omega, C, GROUPS)
-        d_group_mean = -fold(d_off_mean, FINE, GROUPS)
+        d_group_mean = -fold(fold(d_shift * scale, C, FINE), FINE, GROUPS)
+        # Through mean - group_mean and through x - mean, mean's own gradients cancel.
         d_mean, d_var = refine(d_group_mean, d_group_var, group_mean, mean, FINE, GROUPS)
-        return scale, d_scale * of_channels, d_mean + d_off_mean, d_var
+        return scale, d_scale * of_channels, d_mean, d_var
 
 
 @triton.jit
