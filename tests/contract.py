@@ -377,8 +377,8 @@ def test_recorded_by_trace_and_fx_and_compiled_with_one_graph(norm):
         run(x)
         assert_close(run(other), layer(other))
     assert_close(make_fx(layer)(x)(x), layer(x))
-    with pytest.raises(RuntimeError):
-        torch.jit.script(layer)
+    with pytest.raises(RuntimeError, match="first replace each layer"):
+        torch.jit.script(nn.Sequential(layer))
     with FakeTensorMode(allow_non_fake_inputs=True):
         assert isinstance(layer(torch.randn(2, C, 3, 3)), FakeTensor)
 

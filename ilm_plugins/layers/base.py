@@ -122,6 +122,13 @@ class AdaptiveNorm(nn.GroupNorm):
         self.check_input(x)
         return self._normalize(x)
 
+    def __prepare_scriptable__(self) -> None:
+        """Raise RuntimeError; torch.jit.script calls this for each module of a model."""
+        raise RuntimeError(
+            f"torch.jit.script cannot compile {type(self).__name__}; first replace each layer by "
+            "torch.jit.trace(layer, example)"
+        )
+
     def _normalize(self, x: Tensor) -> Tensor:
         """Return the normalized x, whose shape and dtype were checked."""
         return self.normalize(x)[0]
