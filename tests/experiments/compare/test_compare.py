@@ -161,6 +161,7 @@ def test_a_test_of_another_model_is_refused(config, started, capsys):
 
 
 def test_norms_that_do_not_fit_are_named_before_any_training(config, started, capsys):
+    started.clear()
     assert compare(config, GN, "EN(reduction=24)", "NoSuchNorm") == 2
     message = capsys.readouterr().err
     assert "reduction=24 does not divide" in message and "NoSuchNorm" in message
