@@ -252,9 +252,9 @@ class Evaluation:
 
 def check_evaluator(name: str) -> None:
     """Raise UserError unless a dataset is registered with one of the known evaluator types."""
-    if name not in data.DatasetCatalog:
-        raise UserError(f"dataset {name!r} of DATASETS.TEST is not registered; register it")
     kind = data.MetadataCatalog.get(name).get("evaluator_type")
+    if kind is None and name not in data.DatasetCatalog:
+        raise UserError(f"dataset {name!r} of DATASETS.TEST is not registered; register it")
     if kind not in EVALUATORS:
         raise UserError(
             f"dataset {name!r} has the evaluator_type {kind!r}; register it with one of "
