@@ -4,6 +4,7 @@ import copy
 import os
 from contextlib import nullcontext
 from functools import partial
+from unittest import mock
 
 import pytest
 import torch
@@ -18,6 +19,9 @@ from ilm_plugins.ops import cpu
 KERNELS = "cpu" if cpu.is_built() else "auto"
 BACKENDS = KERNELS, "reference"
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
+#: The instruction sets that the processor has, of those for which the kernels are compiled.
+INSTRUCTION_SETS = ("default", "avx2", "avx512")
+INSTRUCTION_SETS = INSTRUCTION_SETS[: 1 + INSTRUCTION_SETS.index(cpu.instruction_set())]
 needs_kernels = pytest.mark.skipif(not cpu.is_built(), reason="needs the compiled C kernels")
 #: The layers that mix statistics, in training those of the batch.
 MIXTURES = [name for name, norm in NORMS.items() if issubclass(norm, MixtureNorm)]
@@ -193,15 +197,32 @@ def results(layer, x, dy, backend=None):
         return [y.detach(), *torch.autograd.grad(y, [x, *layer.parameters()], dy)]
 
 
+def compiled_for(instructions):
+    """Let the C kernels for an instruction set run, within a context."""
+    return mock.patch.object(cpu, "instruction_set", lambda: instructions)
+
+
+def kernel_results(layer, x, dy):
+    """The results of the C kernels, and the layer's buffers, by instruction set."""
+    found = {}
+    for instructions in INSTRUCTION_SETS:
+        twin = copy.deepcopy(layer)
+        with compiled_for(instructions):
+            found[instructions] = [*results(twin, x, dy, KERNELS), *twin.buffers()]
+    return found
+
+
 def assert_exact(layer, x, dy, backend, roundings=ROUNDINGS):
     """Compare results with the reference's in float64, by roundings of the terms of all sums.
+
+    The C kernels run for each instruction set.
 
     Terms that cancel are as large as a result's change, per relative change of all operands: each
     is multiplied by 1 + h or 1 - h, at random. Parameters have sums over the map for gradients,
     whose rounding grows with the Euclidean norm of the terms.
     """
     twin, h, signs = copy.deepcopy(layer).double(), 2**-20, torch.Generator().manual_seed(0)
-    own, double = copy.deepcopy(layer), copy.deepcopy(twin)
+    double = copy.deepcopy(twin)
     exact = results(double, x.double(), dy.double(), "reference")
     operands = [x.double().clone(), dy.double().clone(), *twin.parameters(), *twin.buffers()]
     for tensor in filter(torch.is_floating_point, operands):
@@ -209,17 +230,21 @@ def assert_exact(layer, x, dy, backend, roundings=ROUNDINGS):
         tensor.detach().mul_(1 + h * sign)
     moved = results(twin, *operands[:2], "reference")
     terms = (dy.double() * exact[0]).norm().item()
-    found = results(own, x, dy, backend)
-    assert_close(dict(own.named_buffers()), dict(double.named_buffers()))
-    names = ("y", "dx", *(name for name, _ in own.named_parameters()))
-    for name, actual, expected, other in zip(names, found, exact, moved, strict=True):
-        scale = (other - expected).abs().max().item() / h
-        if name not in ("y", "dx"):
-            scale = max(scale, terms)
-        assert_close(actual, expected, roundings, scale, name)
-    if x.is_contiguous() or x.movedim(1, -1).is_contiguous():
-        assert found[0].stride() == found[1].stride() == x.stride()
-    assert found[0].dtype == found[1].dtype == x.dtype
+    names = ["y", "dx", *(name for name, _ in layer.named_parameters())]
+    for instructions in INSTRUCTION_SETS if backend == "cpu" else [None]:
+        own = copy.deepcopy(layer)
+        with compiled_for(instructions) if instructions else nullcontext():
+            found = results(own, x, dy, backend)
+        by = instructions or backend
+        assert_close(dict(own.named_buffers()), dict(double.named_buffers()), name=by)
+        for name, actual, expected, other in zip(names, found, exact, moved, strict=True):
+            scale = (other - expected).abs().max().item() / h
+            if name not in ("y", "dx"):
+                scale = max(scale, terms)
+            assert_close(actual, expected, roundings, scale, f"{name} by {by}")
+        if x.is_contiguous() or x.movedim(1, -1).is_contiguous():
+            assert found[0].stride() == found[1].stride() == x.stride()
+        assert found[0].dtype == found[1].dtype == x.dtype
 
 
 def saved_bytes(layer, x):
