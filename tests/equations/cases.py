@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import transcription
-from close import ROUNDINGS, assert_close
+from close import EQUAL, ROUNDINGS, assert_close
 from ilm_plugins import NORMS, use_backend
 from ilm_plugins.layers.mixture import MixtureNorm
 from ilm_plugins.ops import cpu
@@ -202,14 +202,27 @@ def compiled_for(instructions):
     return mock.patch.object(cpu, "instruction_set", lambda: instructions)
 
 
-def kernel_results(layer, x, dy):
-    """The results of the C kernels, and the layer's buffers, by instruction set."""
-    found = {}
+def named_results(layer, x, dy, backend):
+    """The results of a layer by name, and its buffers after the forward pass."""
+    twin = copy.deepcopy(layer)
+    names = "y", "dx", *(f"d_{name}" for name, _ in layer.named_parameters())
+    found = dict(zip(names, results(twin, x, dy, backend), strict=True))
+    return found | dict(twin.named_buffers())
+
+
+def assert_kernels_equal_the_reference(layer, x, dy):
+    """Compare all results in float64, of the C kernels by each instruction set."""
+    found = {"reference": named_results(layer, x, dy, "reference")}
     for instructions in INSTRUCTION_SETS:
-        twin = copy.deepcopy(layer)
         with compiled_for(instructions):
-            found[instructions] = [*results(twin, x, dy, KERNELS), *twin.buffers()]
-    return found
+            found[instructions] = named_results(layer, x, dy, KERNELS)
+    exact = named_results(layer, x.contiguous(), dy.contiguous(), "reference")
+    # A parameter's gradient may be 0 as the difference of sums of such terms over the map.
+    terms = max(1, (dy * exact["y"]).norm().item())
+    for by, values in found.items():
+        for name in exact:
+            scale = terms if name.startswith("d_") else 1
+            assert_close(values[name], exact[name], 10 * EQUAL, scale, f"{name} by {by}")
 
 
 def assert_exact(layer, x, dy, backend, roundings=ROUNDINGS):
