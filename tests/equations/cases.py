@@ -4,12 +4,13 @@ import copy
 import os
 from contextlib import nullcontext
 from functools import partial
+from unittest import mock
 
 import pytest
 import torch
 
 import transcription
-from close import ROUNDINGS, assert_close
+from close import EQUAL, ROUNDINGS, assert_close
 from ilm_plugins import NORMS, use_backend
 from ilm_plugins.layers.mixture import MixtureNorm
 from ilm_plugins.ops import cpu
@@ -18,6 +19,9 @@ from ilm_plugins.ops import cpu
 KERNELS = "cpu" if cpu.is_built() else "auto"
 BACKENDS = KERNELS, "reference"
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
+#: The instruction sets that the processor has, of those for which the kernels are compiled.
+INSTRUCTION_SETS = ("default", "avx2", "avx512")
+INSTRUCTION_SETS = INSTRUCTION_SETS[: 1 + INSTRUCTION_SETS.index(cpu.instruction_set())]
 needs_kernels = pytest.mark.skipif(not cpu.is_built(), reason="needs the compiled C kernels")
 #: The layers that mix statistics, in training those of the batch.
 MIXTURES = [name for name, norm in NORMS.items() if issubclass(norm, MixtureNorm)]
@@ -195,15 +199,45 @@ def results(layer, x, dy, backend=None):
         return [y.detach(), *torch.autograd.grad(y, [x, *layer.parameters()], dy)]
 
 
+def compiled_for(instructions):
+    """Let the C kernels for an instruction set run, within a context."""
+    return mock.patch.object(cpu, "instruction_set", lambda: instructions)
+
+
+def named_results(layer, x, dy, backend):
+    """The results of a layer by name, and its buffers after the forward pass."""
+    twin = copy.deepcopy(layer)
+    names = "y", "dx", *(f"d_{name}" for name, _ in layer.named_parameters())
+    found = dict(zip(names, results(twin, x, dy, backend), strict=True))
+    return found | dict(twin.named_buffers())
+
+
+def assert_kernels_equal_the_reference(layer, x, dy):
+    """Compare all results in float64, of the C kernels by each instruction set."""
+    found = {"reference": named_results(layer, x, dy, "reference")}
+    for instructions in INSTRUCTION_SETS:
+        with compiled_for(instructions):
+            found[instructions] = named_results(layer, x, dy, KERNELS)
+    exact = named_results(layer, x.contiguous(), dy.contiguous(), "reference")
+    # A parameter's gradient may be 0 as the difference of sums of such terms over the map.
+    terms = max(1, (dy * exact["y"]).norm().item())
+    for by, values in found.items():
+        for name in exact:
+            scale = terms if name.startswith("d_") else 1
+            assert_close(values[name], exact[name], 10 * EQUAL, scale, f"{name} by {by}")
+
+
 def assert_exact(layer, x, dy, backend, roundings=ROUNDINGS):
     """Compare results with the reference's in float64, by roundings of the terms of all sums.
+
+    The C kernels run for each instruction set.
 
     Terms that cancel are as large as a result's change, per relative change of all operands: each
     is multiplied by 1 + h or 1 - h, at random. Parameters have sums over the map for gradients,
     whose rounding grows with the Euclidean norm of the terms.
     """
     twin, h, signs = copy.deepcopy(layer).double(), 2**-20, torch.Generator().manual_seed(0)
-    own, double = copy.deepcopy(layer), copy.deepcopy(twin)
+    double = copy.deepcopy(twin)
     exact = results(double, x.double(), dy.double(), "reference")
     operands = [x.double().clone(), dy.double().clone(), *twin.parameters(), *twin.buffers()]
     for tensor in filter(torch.is_floating_point, operands):
@@ -211,17 +245,21 @@ def assert_exact(layer, x, dy, backend, roundings=ROUNDINGS):
         tensor.detach().mul_(1 + h * sign)
     moved = results(twin, *operands[:2], "reference")
     terms = (dy.double() * exact[0]).norm().item()
-    found = results(own, x, dy, backend)
-    assert_close(dict(own.named_buffers()), dict(double.named_buffers()))
-    names = ("y", "dx", *(name for name, _ in own.named_parameters()))
-    for name, actual, expected, other in zip(names, found, exact, moved, strict=True):
-        scale = (other - expected).abs().max().item() / h
-        if name not in ("y", "dx"):
-            scale = max(scale, terms)
-        assert_close(actual, expected, roundings, scale, name)
-    if x.is_contiguous() or x.movedim(1, -1).is_contiguous():
-        assert found[0].stride() == found[1].stride() == x.stride()
-    assert found[0].dtype == found[1].dtype == x.dtype
+    names = ["y", "dx", *(name for name, _ in layer.named_parameters())]
+    for instructions in INSTRUCTION_SETS if backend == "cpu" else [None]:
+        own = copy.deepcopy(layer)
+        with compiled_for(instructions) if instructions else nullcontext():
+            found = results(own, x, dy, backend)
+        by = instructions or backend
+        assert_close(dict(own.named_buffers()), dict(double.named_buffers()), name=by)
+        for name, actual, expected, other in zip(names, found, exact, moved, strict=True):
+            scale = (other - expected).abs().max().item() / h
+            if name not in ("y", "dx"):
+                scale = max(scale, terms)
+            assert_close(actual, expected, roundings, scale, f"{name} by {by}")
+        if x.is_contiguous() or x.movedim(1, -1).is_contiguous():
+            assert found[0].stride() == found[1].stride() == x.stride()
+        assert found[0].dtype == found[1].dtype == x.dtype
 
 
 def saved_bytes(layer, x):

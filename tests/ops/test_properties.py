@@ -1,6 +1,5 @@
 """What holds for every shape, dtype, layout and option: cases that hypothesis generates."""
 
-import copy
 import inspect
 from functools import partial
 
@@ -8,13 +7,22 @@ import pytest
 import torch
 
 import cases
-from cases import BACKENDS, CASES, CHANNELS, KERNELS, SEED, inputs, randomized, results
-from close import EQUAL, assert_close
+from cases import (
+    BACKENDS,
+    CASES,
+    CHANNELS,
+    INSTRUCTION_SETS,
+    KERNELS,
+    SEED,
+    compiled_for,
+    inputs,
+    randomized,
+    results,
+)
 from ilm_plugins import NORMS
 from ilm_plugins.layers.assoc import COMBINE
 from ilm_plugins.layers.mixture import NORMALIZERS
 from ilm_plugins.layers.projection import ACTIVATIONS
-from ilm_plugins.ops import cpu
 
 pytest.importorskip("hypothesis", reason="needs hypothesis")
 from hypothesis import HealthCheck, given, settings
@@ -115,21 +123,15 @@ def maps(draw, channels):
 def test_kernels_equal_the_reference_in_any_layout(name, data):
     channels = data.draw(channel_counts)
     layer, x = data.draw(layers(name, channels)), data.draw(maps(channels))
-    dy, found = inputs(*x.shape, seed=3), []
-    for backend, laid_out in ((KERNELS, x), ("reference", x), ("reference", x.contiguous())):
-        twin = copy.deepcopy(layer)
-        found.append([*results(twin, laid_out, dy, backend), *twin.buffers()])
-    assert_close(found[:2], [found[2]] * 2, 10 * EQUAL, 1)
+    cases.assert_kernels_equal_the_reference(layer, x, inputs(*x.shape, seed=3))
 
 
 @cases.modes(CASES)
-def test_kernels_are_as_exact_as_their_dtype(name, training, monkeypatch):
+def test_kernels_are_as_exact_as_their_dtype(name, training):
     shapes = (3, CHANNELS), (3, CHANNELS, 5, 7), (2, CHANNELS, 17, 19)
-    sets = cpu.instruction_set(), "default", cpu.instruction_set()  # the second of any processor
     for i, dtype in enumerate((torch.float32, torch.bfloat16, torch.float16)):
         layer, lay_out = randomized(CASES[name][0], torch.float32), list(LAYOUTS.values())[i]
-        for shape, found in zip(shapes, sets, strict=True):
-            monkeypatch.setattr(cpu, "instruction_set", lambda found=found: found)
+        for shape in shapes:
             # IN of a single value is 0, and the rounding errors of 1 / sqrt(eps) are left.
             layer.eps = 1.0 if len(shape) == 2 else 1e-5
             x, dy = (lay_out(inputs(*shape, dtype=dtype, seed=seed)) for seed in (1, 5))
@@ -143,7 +145,7 @@ def test_no_position_of_a_large_map_is_left_out(name, length, layout):
     """Kernels take large maps in blocks: of 512 positions, of several channels, of 8192 values."""
     layer, dy = randomized(CASES[name][0]).eval(), inputs(2, CHANNELS, length, seed=5)
     x = layout(inputs(2, CHANNELS, length))
-    assert_close(*(results(layer, x, dy, backend) for backend in BACKENDS), 10 * EQUAL, 1)
+    cases.assert_kernels_equal_the_reference(layer, x, dy)
 
 
 # ---- extreme values
@@ -192,7 +194,8 @@ def extremes(draw, name):
 @for_any(NORMS, few=25)
 def test_extreme_values_stay_finite(name, data):
     layer, x = data.draw(extremes(name))
-    dy = inputs(*x.shape, seed=3).to(x)
-    y, *gradients = results(layer, x, dy, data.draw(st.sampled_from(BACKENDS)))
+    dy, backend = inputs(*x.shape, seed=3).to(x), data.draw(st.sampled_from(BACKENDS))
+    with compiled_for(data.draw(st.sampled_from(INSTRUCTION_SETS))):
+        y, *gradients = results(layer, x, dy, backend)
     assert y.dtype == x.dtype and y.shape == x.shape
     assert all(tensor.isfinite().all() for tensor in (y, *gradients, *layer.buffers()))

@@ -49,6 +49,16 @@ def on_each(compute):
     return found
 
 
+@pytest.fixture(params=cases.INSTRUCTION_SETS)
+def instructions(request):
+    """Runs the C kernels for an instruction set."""
+    with cases.compiled_for(request.param):
+        yield
+
+
+by_each_instruction_set = pytest.mark.usefixtures("instructions")
+
+
 @pytest.fixture
 def threads():
     """Sets the number of threads that run the C kernels, and puts it back."""
@@ -250,6 +260,7 @@ def test_bits_depend_neither_on_threads_nor_on_the_batch(name, layout, threads):
 
 
 @layouts
+@by_each_instruction_set
 @pytest.mark.parametrize("dtype", [torch.float32, *map(wide, (*HALVES, torch.float64))], ids=str)
 def test_outputs_that_bypass_the_cache_are_those_of_instances_that_do_not(dtype, layout, threads):
     """Outputs of 16 MiB or more, with rows that are no multiple of a register."""
@@ -264,6 +275,7 @@ def test_outputs_that_bypass_the_cache_are_those_of_instances_that_do_not(dtype,
 
 
 @needs_kernels
+@by_each_instruction_set
 def test_bits_do_not_depend_on_where_a_tensor_lies():
     """Vectors begin at an instance's first value, not at an aligned address."""
     layer, values = ILMGroupNorm(64), floats(1, 2 * 64 * 49 + 16)[0]
@@ -276,6 +288,7 @@ def test_bits_do_not_depend_on_where_a_tensor_lies():
 
 @needs_kernels
 @layouts
+@by_each_instruction_set
 @pytest.mark.parametrize("step", [1000.0, 1e6])
 def test_variances_about_the_mean_of_what_comes_first(step, layout):
     """Where a block's first values are far from the others, as in an image with a black border."""
@@ -287,6 +300,7 @@ def test_variances_about_the_mean_of_what_comes_first(step, layout):
 
 
 @needs_kernels
+@by_each_instruction_set
 @pytest.mark.parametrize("dtype, far", [(torch.float32, 1000.0), (torch.bfloat16, 1024.0)], ids=str)
 def test_variances_of_short_rows_about_four_values_that_are_far(dtype, far):
     """About the mean of these, the variance of all 511 would lose seven bits."""
@@ -299,6 +313,7 @@ def test_variances_of_short_rows_about_four_values_that_are_far(dtype, far):
 
 
 @needs_kernels
+@by_each_instruction_set
 def test_sums_of_large_maps_cost_no_more_in_channels_last():
     """Of 60,800 values one after the other in float32, rounding would be many times the mean's."""
     for name in ("ILMGN", "SN"):
@@ -334,6 +349,7 @@ def test_gradients_of_buffers_are_those_of_the_reference():
 
 
 @needs_kernels
+@by_each_instruction_set
 def test_ratios_of_variances_far_below_eps_have_gradients():
     """The mixed variance is kept: 1 / rstd^2 - eps would be all rounding."""
     layer, x = NORMS["SN"](64, eps=0.1, normalizers=("LN", "BN")), 1e-3 * floats(8, 64, 14, 14)
@@ -344,11 +360,10 @@ def test_ratios_of_variances_far_below_eps_have_gradients():
 
 @needs_kernels
 @layouts
-@pytest.mark.parametrize("instructions", sorted({cpu.instruction_set(), "default"}))
+@by_each_instruction_set
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-def test_values_of_16_bits_are_those_of_torch(dtype, instructions, layout, monkeypatch):
+def test_values_of_16_bits_are_those_of_torch(dtype, layout):
     """All of them, and values between and beyond them, by an affine map that changes nothing."""
-    monkeypatch.setattr(cpu, "instruction_set", lambda: instructions)
     stored = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
     x = layout(stored.view(1, 256, 16, 16))
     mean, one = torch.zeros(1, 256), torch.ones(1, 256)
@@ -361,6 +376,7 @@ def test_values_of_16_bits_are_those_of_torch(dtype, instructions, layout, monke
 
 
 @needs_kernels
+@by_each_instruction_set
 def test_denormals_of_float16_are_read_where_arithmetic_flushes_them():
     x = torch.arange(1, 1025).to(torch.int16).view(torch.float16).view(1, 1, 1024)
     expected = x.double().mean().view(1, 1)
