@@ -1,5 +1,6 @@
 """What holds for every shape, dtype, layout and option: cases that hypothesis generates."""
 
+import copy
 import inspect
 from functools import partial
 
@@ -17,7 +18,6 @@ from cases import (
     compiled_for,
     inputs,
     randomized,
-    results,
 )
 from ilm_plugins import NORMS
 from ilm_plugins.layers.assoc import COMBINE
@@ -195,7 +195,13 @@ def extremes(draw, name):
 def test_extreme_values_stay_finite(name, data):
     layer, x = data.draw(extremes(name))
     dy, backend = inputs(*x.shape, seed=3).to(x), data.draw(st.sampled_from(BACKENDS))
+    twin = copy.deepcopy(layer).double()
+    exact = cases.named_results(twin, x.double(), dy.double(), "reference")
     with compiled_for(data.draw(st.sampled_from(INSTRUCTION_SETS))):
-        y, *gradients = results(layer, x, dy, backend)
-    assert y.dtype == x.dtype and y.shape == x.shape
-    assert all(tensor.isfinite().all() for tensor in (y, *gradients, *layer.buffers()))
+        found = cases.named_results(layer, x, dy, backend)
+    assert found["y"].dtype == x.dtype and found["y"].shape == x.shape
+    found.pop("num_batches_tracked", None)
+    for key, values in found.items():
+        # SSN's mean of one normalizer over another's deviation may be more than float16 holds.
+        fits = exact[key].abs() <= torch.finfo(values.dtype).max
+        assert values[fits].isfinite().all(), key
