@@ -42,8 +42,8 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
-.PHONY: help docs demo bench gpu test test-wide coverage lint format install install-test \
-	install-detectron2 install-openmmlab clean
+.PHONY: help docs demo bench gpu test test-wide test-long coverage lint format install \
+	install-test install-detectron2 install-openmmlab clean
 
 help:
 	@echo "make demo                train a small Mask R-CNN with an ILM+GN box head, and show it"
@@ -51,6 +51,7 @@ help:
 	@echo "make gpu                 the tests that need a GPU, and the benchmark on it"
 	@echo "make test                lint and the everyday tests"
 	@echo "make test-wide           more tests: mmcv's compiled operators, the site, exports, torchrun"
+	@echo "make test-long           the tests that take minutes each: families of models, sanitizers"
 	@echo "make docs                the documentation site, in output/site"
 	@echo "make coverage            the lines and branches that the test suite runs"
 	@echo "make install-detectron2  detectron2 into VENV (default: .venv), by a pinned wheel"
@@ -71,6 +72,9 @@ test: install-test lint install-detectron2 $(MMCV)
 
 test-wide: install-test install-detectron2 $(VENV)/.mmcv-compiled
 	PYTHONPATH="$(COMPILED)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTEST) -m "wide and not long" --durations 10
+
+test-long: install-test install-detectron2 $(VENV)/.mmcv-compiled
+	PYTHONPATH="$(COMPILED)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTEST) -m long --durations 10
 
 coverage: install-test install-detectron2 $(VENV)/.mmcv-compiled
 	PYTHONPATH="$(COMPILED)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTEST) -m "not long" --cov

@@ -36,7 +36,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "wide: beside the everyday tests; 'make test-wide' runs it")
-    config.addinivalue_line("markers", "long: too long for make test and make test-wide")
+    config.addinivalue_line("markers", "long: takes minutes; 'make test-long' runs it")
     os.environ["ILM_PLUGINS_TEST_SEED"] = str(config.getoption("--seed"))
     os.environ["ILM_PLUGINS_TEST_STRICT"] = "1" if config.getoption("--strict-numbers") else ""
     if not hasattr(config, "workerinput"):
