@@ -14,11 +14,11 @@ from ilm_plugins import NORMS, use_backend
 from ilm_plugins.layers.mixture import MixtureNorm
 from ilm_plugins.ops import cpu
 
-#: The backend of the compiled C kernels; where they are not built, what takes their place.
+#: The backend of the compiled C++ kernels; where they are not built, what takes their place.
 KERNELS = "cpu" if cpu.is_built() else "auto"
 BACKENDS = KERNELS, "reference"
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
-needs_kernels = pytest.mark.skipif(not cpu.is_built(), reason="needs the compiled C kernels")
+needs_kernels = pytest.mark.skipif(not cpu.is_built(), reason="needs the compiled kernels")
 #: The layers that mix statistics, in training those of the batch.
 MIXTURES = [name for name, norm in NORMS.items() if issubclass(norm, MixtureNorm)]
 INDEPENDENT = [name for name in NORMS if name not in MIXTURES]

@@ -172,10 +172,9 @@ def _description(network: Network, channels: int, num_groups: int) -> Descriptio
     networks.check_groups(network, channels, num_groups)
     sizes = network.sizes(channels)
     of_buffers = sizes[network.num_parameters :]
-    starts = accumulate(of_buffers, initial=0)
-    buffers = dict(
-        zip(network.tensors[network.num_parameters :], zip(starts, of_buffers), strict=True)
-    )
+    names = network.tensors[network.num_parameters :]
+    ends = accumulate(of_buffers)
+    buffers = {n: (end - size, size) for n, size, end in zip(names, of_buffers, ends, strict=True)}
     number, members, order = library.layouts()[type(network)]
     fields = array("d", [number])
     for name, kind, choices in members:

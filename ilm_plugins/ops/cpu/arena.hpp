@@ -1,8 +1,8 @@
 // Arrays from one piece of memory, whose size nobody counts by hand.
 //
-// Code that needs arrays takes them from an arena, and is run twice: with an arena that only measures,
-// then with an arena in memory of that size. With ILM_PLUGINS_CHECKED, a red zone lies beside each array;
-// a program that wrote there is stopped when the arena ends.
+// Code that needs arrays takes them from an arena, and is run twice: with an arena that only
+// measures, then with an arena in memory of that size. With ILM_PLUGINS_CHECKED, a red zone lies
+// beside each array; a program that wrote there is stopped when the arena ends.
 #pragma once
 
 #include <stdint.h>
@@ -15,8 +15,8 @@
 
 namespace {
 
-// Memory for `count` reals; `at` is null if there is none. It starts with a cache line, so that vectors
-// do not cross lines.
+// Memory for `count` reals; `at` is null if there is none. It starts with a cache line, so that
+// vectors do not cross lines.
 template <class Real> struct Memory {
     Real *at;
 
@@ -40,7 +40,7 @@ template <class Real> class Arena {
     // An arena that measures: all its arrays are null.
     Arena() = default;
 
-    explicit Arena(Real *memory) : memory(memory) {}
+    explicit Arena(Real *memory) : memory(memory) { }
 
     bool measures() const { return memory == nullptr; }
 
@@ -70,8 +70,8 @@ template <class Real> class Arena {
         for (int i = 0; i < count_of_zones && !measures(); i++)
             for (int64_t j = 0; j < ZONE; j++)
                 if (memcmp(zones[i].at + j, &pattern, sizeof pattern) != 0) {
-                    fprintf(stderr, "%s:%d: the array that is taken here overflows\n", zones[i].file,
-                            zones[i].line);
+                    fprintf(stderr, "%s:%d: the array that is taken here overflows\n",
+                            zones[i].file, zones[i].line);
                     abort();
                 }
     }

@@ -21,7 +21,9 @@ template <class Real> class Sums {
   public:
     int error = 0; // of the threads; nothing more is done after one
 
-    explicit Sums(const Job<Real> &job) : job(job), count(job.map->instances), step(job.tape_size) {}
+    explicit Sums(const Job<Real> &job) : job(job), count(job.map->instances), step(job.tape_size)
+    {
+    }
 
     // Sum arrays, of which `first` is the first instance's.
     void add(const Real *first, int64_t columns, Real *to)

@@ -1,4 +1,5 @@
-// The standardization by groups, of an instance, in ILM Norm, AssocNorm and AN. From omega and beta (C) of
+// The standardization by groups, of an instance, in ILM Norm, AssocNorm and AN. From omega and beta
+// (C) of
 //
 //     y = omega * standardized x + beta
 //
@@ -12,9 +13,9 @@
 namespace {
 
 template <class Real> struct Groups {
-    int64_t count;              // G
-    Real *mean, *rstd, *d_rstd; // (G) each
-    Real *off_fine;             // (G')
+    int64_t count;                        // G
+    Real *mean, *rstd, *d_rstd;           // (G) each
+    Real *off_fine;                       // (G')
     Real *off, *rstd_of_channel, *values; // (C) each
 
     Groups(const Map &map, int64_t num_groups, Arena<Real> &scratch)
@@ -51,9 +52,10 @@ template <class Real> struct Groups {
         }
     }
 
-    // The vector-Jacobian product: find the instance's scale, d_mean and d_var; replace omega by its
-    // gradient. The gradient of beta is d_shift. Overwrites d_scale and the groups.
-    [[gnu::noinline]] void standardize_vjp(const Job<Real> &job, int64_t instance, Real *__restrict omega)
+    // The vector-Jacobian product: find the instance's scale, d_mean and d_var; replace omega by
+    // its gradient. The gradient of beta is d_shift. Overwrites d_scale and the groups.
+    [[gnu::noinline]] void standardize_vjp(const Job<Real> &job, int64_t instance,
+                                           Real *__restrict omega)
     {
         const Map &map = *job.map;
         int64_t channels = map.channels, fine = map.groups;

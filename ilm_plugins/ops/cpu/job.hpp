@@ -11,9 +11,10 @@ namespace {
 // Work on the items begin <= i < end.
 using Range = void (*)(int64_t begin, int64_t end, void *context);
 
-// Call `range` on parts of begin <= i < end, of `grain` items or more, from several threads; returns 0,
-// or an error code: torch_parallel_for.
-using ParallelFor = int32_t (*)(int64_t begin, int64_t end, int64_t grain, Range range, void *context);
+// Call `range` on parts of begin <= i < end, of `grain` items or more, from several threads;
+// returns 0, or an error code: torch_parallel_for.
+using ParallelFor = int32_t (*)(int64_t begin, int64_t end, int64_t grain, Range range,
+                                void *context);
 
 // The input x (N, C, *), and the other maps of its shape. Python passes these values in this order.
 struct Map {
@@ -51,13 +52,13 @@ struct Block {
 template <class Real> struct Job {
     const Map *map;
     const Passes<Real> *passes;
-    const void *network; // the network whose steps are run; null without one
-    const void *x, *dy;  // (N, C, *)
-    void *y;             // the output: y or dx
-    bool streams;        // whether stores of y bypass the cache
-    int64_t to_next;     // values of an instance, if the next one is prefetched; else 0
-    int64_t blocks;      // per instance
-    int64_t blocks_per_group;                // in channels last, all blocks
+    const void *network;      // the network whose steps are run; null without one
+    const void *x, *dy;       // (N, C, *)
+    void *y;                  // the output: y or dx
+    bool streams;             // whether stores of y bypass the cache
+    int64_t to_next;          // values of an instance, if the next one is prefetched; else 0
+    int64_t blocks;           // per instance
+    int64_t blocks_per_group; // in channels last, all blocks
     int64_t block_channels, block_positions; // per block, at most
     int64_t parts;                           // blocks per channel longer than a block; else 1
     int64_t tape_size;
@@ -66,20 +67,23 @@ template <class Real> struct Job {
     Real *scale, *shift;     // (N, C)
     Real *d_scale, *d_shift; // (N, C): sums of dy * (x - mean), of dy
     Real *slope, *offset;    // (N, G')
-    Real *tape;              // (N, tape_size): values from which the tensors' gradients are computed
+    Real *tape; // (N, tape_size): values from which the tensors' gradients are computed
 };
 
 enum : int64_t {
-    BLOCK = 8192, // values in a block of a contiguous map, which has whole channels if possible
-    RUN = 32768,  // values that a pass in reverse takes in increasing order, see run_in_reverse
-    SHORT = 512,  // A contiguous block of fewer values is short: see passes.hpp.
+    BLOCK = 8192,  // values in a block of a contiguous map, which has whole channels if possible
+    RUN = 32768,   // values that a pass in reverse takes in increasing order, see run_in_reverse
+    SHORT = 512,   // A contiguous block of fewer values is short: see passes.hpp.
     SUMMED = 1024, // values that are summed in reals; their sums are added in doubles
     GRAIN = 32768, // values that make another thread worthwhile
     AT_ONCE = 64,  // channels or groups whose moments or sums are pooled at once
-    AHEAD = 4096, // bytes between what is read and what is prefetched in channels last, at least
-    FETCH = 1 << 17, // An instance of at most so many bytes is prefetched while the last one is written.
-    STREAM = 1 << 24, // Outputs of at least this many bytes bypass the cache, if each row has at least
-    STREAM_ROW = 2048, // this many: the ends of rows need ordinary stores.
+    AHEAD = 4096,  // bytes between what is read and what is prefetched in channels last, at least
+    // An instance of at most this many bytes is prefetched while the one before is written.
+    FETCH = 131072,
+    // Outputs of at least this many bytes bypass the cache, if each row has at least STREAM_ROW:
+    // the ends of rows need ordinary stores.
+    STREAM = 16777216,
+    STREAM_ROW = 2048,
 };
 
 // ---- blocks
@@ -157,8 +161,8 @@ template <class Real> inline int64_t start_of(const Job<Real> &job, int64_t inst
 // The mean of n values, whose differences from `center` have this sum.
 inline double mean_of(int64_t n, double center, double sum) { return center + sum / double(n); }
 
-// The variance of n values, given the sum of their differences from a center, and the sum of the squared
-// differences; NaN if the squares have overflowed.
+// The variance of n values, given the sum of their differences from a center, and the sum of the
+// squared differences; NaN if the squares have overflowed.
 inline double var_of(int64_t n, double sum, double squares)
 {
     double off = sum / double(n), var = squares / double(n) - off * off;
@@ -179,8 +183,8 @@ template <class Real> int64_t count_sums(const Job<Real> &job)
     return 2 * job.map->instances * job.map->channels * parts;
 }
 
-// Compute the moments of the groups of one block, in channels last, from sums of its channels; overwrites
-// `mean` and `squares`.
+// Compute the moments of the groups of one block, in channels last, from sums of its channels;
+// overwrites `mean` and `squares`.
 template <class Real>
 void pool_channels(int64_t channels, int64_t groups, int64_t n, Real *__restrict mean,
                    const Real *__restrict sum, Real *__restrict squares, Real *__restrict to)
@@ -214,8 +218,10 @@ template <class Real> void pool_moments(const Job<Real> &job, int64_t instance)
     const Map &map = *job.map;
     int64_t groups = map.groups, blocks = job.blocks_per_group;
     bool last = map.channels_last;
-    int64_t step = last ? 2 * groups : 2, to_next = last ? 1 : 2 * blocks, to_var = last ? groups : 1;
-    Real *__restrict mean = job.mean + instance * groups, *__restrict var = job.var + instance * groups;
+    int64_t step = last ? 2 * groups : 2, to_next = last ? 1 : 2 * blocks,
+            to_var = last ? groups : 1;
+    Real *__restrict mean = job.mean + instance * groups,
+                     *__restrict var = job.var + instance * groups;
     const Real *partials = job.partials + 2 * instance * job.blocks * (last ? groups : 1);
     if (blocks == 1) {
         for (int64_t g = 0; g < groups; g++)
@@ -291,8 +297,8 @@ template <class Real> void find_dx_coefficients(const Job<Real> &job, int64_t in
 
 // ---- threads
 
-// Call `work` on parts of 0 <= i < end, of `grain` items or more, from several threads; return 0 or an
-// error code.
+// Call `work` on parts of 0 <= i < end, of `grain` items or more, from several threads; return 0 or
+// an error code.
 template <class Work> int parallel(const Map &map, int64_t end, int64_t grain, const Work &work)
 {
     if (map.threads < 2 || end <= grain || !map.parallel_for) {
@@ -305,9 +311,9 @@ template <class Work> int parallel(const Map &map, int64_t end, int64_t grain, c
     return map.parallel_for(0, end, grain, range, const_cast<Work *>(&work));
 }
 
-// Do a pass over blocks of all instances from the last to the first, because the last ones may still be
-// in the cache from the pass before. Within a run of neighbouring blocks, addresses increase, as the
-// processor's prefetching needs.
+// Do a pass over blocks of all instances from the last to the first, because the last ones may
+// still be in the cache from the pass before. Within a run of neighbouring blocks, addresses
+// increase, as the processor's prefetching needs.
 template <class Real>
 void run_in_reverse(const Job<Real> &job, Pass<Real> pass, Real *memory, int64_t begin, int64_t end)
 {
@@ -372,8 +378,7 @@ template <class Real> struct Work {
 };
 
 // Do some work in parallel, by instances or by blocks.
-template <class Real>
-int run_parallel(const Job<Real> &job, const Work<Real> &work, bool by_blocks)
+template <class Real> int run_parallel(const Job<Real> &job, const Work<Real> &work, bool by_blocks)
 {
     const Map &map = *job.map;
     int64_t count = by_blocks ? map.instances * job.blocks : map.instances;
@@ -411,7 +416,8 @@ int run(const Job<Real> &job, Pass<Real> first, Step<Real> step, Pass<Real> seco
     if (error || !second)
         return error;
     Job<Real> apart = job;
-    apart.to_next = 0; // A thread's blocks are taken in reverse, and the next instance is not its own.
+    apart.to_next =
+        0; // A thread's blocks are taken in reverse, and the next instance is not its own.
     return run_parallel(apart, {nullptr, nullptr, second}, true);
 }
 

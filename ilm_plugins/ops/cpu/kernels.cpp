@@ -25,7 +25,8 @@ using Real = ILM_PLUGINS_REAL;
 struct Call {
     Map map;
     int64_t num_fields;
-    const double *fields; // the number of the network, then what Reader reads; null without a network
+    const double
+        *fields; // the number of the network, then what Reader reads; null without a network
 
     void *const *at() const { return reinterpret_cast<void *const *>(this + 1); }
 
@@ -125,7 +126,7 @@ int dx(const Call &call)
 
 // Keeps copies of buffers for the backward pass, because they may change before that.
 struct Keeper {
-    template <class Option> void operator()(const char *, Option &) {}
+    template <class Option> void operator()(const char *, Option &) { }
 
     void operator()(const char *, Buffer<Real> &buffer)
     {
@@ -154,7 +155,8 @@ template <class Net> void forward_step(const Job<Real> &job, int64_t instance, A
     network_of<Net>(job).forward(job, instance, scratch);
 }
 
-template <class Net> void backward_step(const Job<Real> &job, int64_t instance, Arena<Real> &scratch)
+template <class Net>
+void backward_step(const Job<Real> &job, int64_t instance, Arena<Real> &scratch)
 {
     const Net &net = network_of<Net>(job);
     Arena<Real> arena(scratch.measures() ? nullptr : job.tape + instance * job.tape_size);
@@ -193,11 +195,12 @@ template <class Net> Layer layer_of(Net &net)
     return layer;
 }
 
-// Read the network of a call, and set the moments in the statistics that are kept for the backward pass,
-// where the network's buffers follow. Its tensors follow `first` other addresses, then their gradients if
-// there are any. Returns 0 or an error code.
+// Read the network of a call, and set the moments in the statistics that are kept for the backward
+// pass, where the network's buffers follow. Its tensors follow `first` other addresses, then their
+// gradients if there are any. Returns 0 or an error code.
 template <class Net>
-int read(const Call &call, int64_t first, Real *statistics, bool has_gradients, Job<Real> &job, Net &net)
+int read(const Call &call, int64_t first, Real *statistics, bool has_gradients, Job<Real> &job,
+         Net &net)
 {
     int64_t group_values = call.map.instances * call.map.groups;
     job.mean = statistics, job.var = statistics + group_values;
@@ -210,8 +213,8 @@ int read(const Call &call, int64_t first, Real *statistics, bool has_gradients, 
     return reader.succeeded() ? 0 : EINVAL;
 }
 
-// `running` has the addresses of BN's running mean and variance, and where to put them after the batch;
-// all may be null.
+// `running` has the addresses of BN's running mean and variance, and where to put them after the
+// batch; all may be null.
 int run_forward(Job<Real> job, const Layer &layer, void *const *running)
 {
     const Map &map = *job.map;
@@ -266,8 +269,8 @@ int run_backward(Job<Real> job, const Layer &layer)
     return sums.error;
 }
 
-// Addresses: x, y, statistics; the network's tensors; BN's running mean and variance, and where to put
-// them after the batch. These four may be null.
+// Addresses: x, y, statistics; the network's tensors; BN's running mean and variance, and where to
+// put them after the batch. These four may be null.
 template <class Net> int forward(const Call &call)
 {
     Net net;
@@ -279,8 +282,8 @@ template <class Net> int forward(const Call &call)
     return run_forward(job, layer_of(net), call.at() + 3 + count_tensors(net));
 }
 
-// Addresses: dy, x, statistics, dx; the network's tensors, of whose buffers it only matters whether they
-// are null; the tensors' gradients. dx and gradients may be null.
+// Addresses: dy, x, statistics, dx; the network's tensors, of whose buffers it only matters whether
+// they are null; the tensors' gradients. dx and gradients may be null.
 template <class Net> int backward(const Call &call)
 {
     Net net;
@@ -312,10 +315,8 @@ template <class Net> constexpr Network network(const char *name)
 }
 
 constexpr Network NETWORKS[] = {
-    network<Autoencoder<Real>>("Autoencoder"),
-    network<Exemplar<Real>>("Exemplar"),
-    network<Switch<Real>>("Switch"),
-    network<SparseSwitch<Real>>("SparseSwitch"),
+    network<Autoencoder<Real>>("Autoencoder"), network<Exemplar<Real>>("Exemplar"),
+    network<Switch<Real>>("Switch"),           network<SparseSwitch<Real>>("SparseSwitch"),
     network<Attentive<Real>>("Attentive"),
 };
 constexpr int64_t COUNT = sizeof NETWORKS / sizeof NETWORKS[0];
@@ -327,7 +328,8 @@ int backward_network(const Call &call) { return NETWORKS[int64_t(call.fields[0])
 
 bool is(const char *name, const char *other) { return strcmp(name, other) == 0; }
 
-// A network's "network" name; a "name", its "kind" or its "choices" of a member. Null if there is none.
+// A network's "network" name; a "name", its "kind" or its "choices" of a member. Null if there is
+// none.
 const char *tell(const char *what, int64_t network, int64_t member)
 {
     if (network >= COUNT)

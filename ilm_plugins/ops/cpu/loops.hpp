@@ -107,8 +107,8 @@ template <class Real> void fold(const Real *values, int64_t channels, int64_t gr
     }
 }
 
-// Pool the moments of fine groups into moments of coarser groups (law of total variance). `off` gets,
-// for each fine group, its mean minus the mean of its coarse group.
+// Pool the moments of fine groups into moments of coarser groups (law of total variance). `off`
+// gets, for each fine group, its mean minus the mean of its coarse group.
 template <class Real>
 void pool(const Real *mean, const Real *var, int64_t fine, int64_t coarse, Real *pooled_mean,
           Real *pooled_var, Real *__restrict off)
@@ -164,7 +164,8 @@ template <class Real> void softmax(Real *values, int64_t n)
         values[i] /= sum;
 }
 
-// Replace the gradients of the ratios by the logits' gradients: the vector-Jacobian product of softmax.
+// Replace the gradients of the ratios by the logits' gradients: the vector-Jacobian product of
+// softmax.
 template <class Real> void softmax_vjp(const Real *ratios, Real *gradients, int64_t n)
 {
     Real mean = dot(ratios, gradients, n);

@@ -1,8 +1,9 @@
 // How a network gets its options and tensors from Python: by name.
 //
-// A network has a function `members`, which calls `visit(name, member)` for each option and tensor. One
-// visitor tells Python the names when the library is loaded; they must be the fields and tensors of the
-// NamedTuple of the same name in ops/networks.py. Another reads the values of a call.
+// A network has a function `members`, which calls `visit(name, member)` for each option and tensor.
+// One visitor tells Python the names when the library is loaded; they must be the fields and
+// tensors of the NamedTuple of the same name in ops/networks.py. Another reads the values of a
+// call.
 #pragma once
 
 #include <stdint.h>
@@ -15,10 +16,11 @@ template <class Real> struct Parameter {
     Real *gradient = nullptr;
 };
 
-// A tensor without a gradient: its copy among the statistics that are kept for the backward pass, because
-// it may change before that.
+// A tensor without a gradient: its copy among the statistics that are kept for the backward pass,
+// because it may change before that.
 template <class Real> struct Buffer {
-    const Real *given = nullptr; // null if the layer lacks it; in the backward pass only that matters
+    const Real *given =
+        nullptr; // null if the layer lacks it; in the backward pass only that matters
     Real *values = nullptr;
     int64_t size = 0;
 };
@@ -54,7 +56,7 @@ class Teller {
   public:
     const char *name = nullptr, *kind = nullptr, *choices = "";
 
-    explicit Teller(int64_t number) : to_come(number) {}
+    explicit Teller(int64_t number) : to_come(number) { }
 
     template <class Option> void operator()(const char *its_name, Option &option)
     {
@@ -87,7 +89,7 @@ class Teller {
 struct Counter {
     int64_t tensors = 0;
 
-    template <class Option> void operator()(const char *, Option &) {}
+    template <class Option> void operator()(const char *, Option &) { }
     template <class Real> void operator()(const char *, Parameter<Real> &) { tensors++; }
     template <class Real> void operator()(const char *, Buffer<Real> &) { tensors++; }
 };
@@ -99,8 +101,9 @@ template <class Net> int64_t count_tensors(Net &net)
     return counter.tensors;
 }
 
-// Reads the members of a call. Of each option there is a number: a value, the number of a choice, or a
-// list's length and then its values; of each buffer its place among the kept statistics, and its size.
+// Reads the members of a call. Of each option there is a number: a value, the number of a choice,
+// or a list's length and then its values; of each buffer its place among the kept statistics, and
+// its size.
 template <class Real> class Reader {
   public:
     // `gradients` is null in the forward pass.

@@ -1,13 +1,17 @@
 // The four passes over maps of T, by blocks: moments, affine map, sums, dx.
 //
-// A block is a part of an instance, the same for any batch and any number of threads. In a contiguous
-// map it lies within one group: consecutive whole channels, or a part of a long channel. In channels
-// last it is consecutive positions of all channels.
+// A block is a part of an instance, the same for any batch and any number of threads. In a
+// contiguous map it lies within one group: consecutive whole channels, or a part of a long channel.
+// In channels last it is consecutive positions of all channels.
 //
-// Variances are computed about a nearby value: the mean of the block's first sixteenth. The square of
-// its distance to the mean is at most 15 times the block's variance, so that the difference
-// E[(x - c)^2] - (mean - c)^2 loses at most four bits, however large the mean is. For a short block of a
-// contiguous map the mean of four values is tried; if it is not as near, the mean of all is used.
+// Variances are computed about a nearby value c: the mean of the block's first sixteenth. The
+// square of its distance to the mean is at most 15 times the block's variance, so that the
+// difference
+//
+//     E[(x - c)^2] - (mean - c)^2
+//
+// loses at most four bits, however large the mean is. For a short block of a contiguous map the
+// mean of four values is tried; if it is not as near, the mean of all is used.
 #pragma once
 
 #include "job.hpp"
@@ -154,8 +158,8 @@ template <class T> int64_t unaligned(const T *at, int64_t n)
     return minimum(past ? in_register - past : 0, n);
 }
 
-// Compute y[i] = formula(x[i]) for i < n, with a value of each map in `x`. Stores bypass the cache if
-// `streams`.
+// Compute y[i] = formula(x[i]) for i < n, with a value of each map in `x`. Stores bypass the cache
+// if `streams`.
 template <class T, class Formula, class... Maps>
 inline void map_run(T *y, int64_t n, bool streams, const Formula &formula, const Maps *...x)
 {
@@ -326,8 +330,8 @@ template <class T> void add_positions(const T *x, int64_t n, int64_t channels, R
             [&](int64_t c) { sum[c] += V::load_one(x + c); });
 }
 
-// Prefetch as many values as vectors of channel c at four positions have, from behind these positions:
-// the processor's own prefetching does not follow so many rows, above all in two maps.
+// Prefetch as many values as vectors of channel c at four positions have, from behind these
+// positions: the processor's own prefetching does not follow so many rows, above all in two maps.
 template <class T> inline void fetch_ahead(const T *x, int64_t channels, int64_t c)
 {
     const char *at = reinterpret_cast<const char *>(x + 4 * (channels + c)) + AHEAD;
@@ -355,7 +359,8 @@ void center_positions(const T *x, int64_t n, int64_t channels, const RealOf<T> *
                 Vector o2 = V::load(x + 2 * channels + c) - middle;
                 Vector o3 = V::load(x + 3 * channels + c) - middle;
                 Reals::store(sum + c, Reals::load(sum + c) + ((o0 + o1) + (o2 + o3)));
-                Reals::store(squares + c, Reals::load(squares + c)
+                Reals::store(squares + c,
+                             Reals::load(squares + c)
                                  + ((o0 * o0 + o1 * o1) + (o2 * o2 + o3 * o3)));
             },
             [&](int64_t c) {
@@ -418,7 +423,8 @@ void sum_positions(const T *dy, const T *x, int64_t n, int64_t channels, const R
             [&](int64_t c) {
                 Vector d = V::load(dy + c);
                 Reals::store(sum + c, Reals::load(sum + c) + d);
-                Reals::store(products + c, Reals::load(products + c)
+                Reals::store(products + c,
+                             Reals::load(products + c)
                                  + d * (V::load(x + c) - Reals::load(center + c)));
             },
             [&](int64_t c) {
@@ -428,8 +434,8 @@ void sum_positions(const T *dy, const T *x, int64_t n, int64_t channels, const R
             });
 }
 
-// Compute y[c] = formula(values, c) for each channel c of each of n positions. `values` is Lanes<T> for a
-// vector of channels and Lane<T> for one; `at` counts from the first position.
+// Compute y[c] = formula(values, c) for each channel c of each of n positions. `values` is Lanes<T>
+// for a vector of channels and Lane<T> for one; `at` counts from the first position.
 template <class T, class Formula>
 inline void map_positions(T *y, int64_t n, int64_t channels, bool streams, const Formula &formula)
 {
@@ -481,8 +487,7 @@ void prepare_factor(const Real *values, int64_t groups, int64_t channels, Real *
 }
 
 // The positions of blocks begin <= i < end.
-template <class Real>
-int64_t positions_of(const Job<Real> &job, int64_t begin, int64_t end)
+template <class Real> int64_t positions_of(const Job<Real> &job, int64_t begin, int64_t end)
 {
     return minimum(end * job.block_positions, job.map->length) - begin * job.block_positions;
 }
@@ -545,7 +550,8 @@ void dx_of_positions(const Job<RealOf<T>> &job, int64_t instance, int64_t begin,
     prepare_factor(job.slope + instance * groups, groups, channels, slope);
     prepare_factor(job.offset + instance * groups, groups, channels, offset);
     int64_t first = start_of(job, instance, block_of(job, begin));
-    const T *x = static_cast<const T *>(job.x) + first, *dy = static_cast<const T *>(job.dy) + first;
+    const T *x = static_cast<const T *>(job.x) + first,
+            *dy = static_cast<const T *>(job.dy) + first;
     T *dx = static_cast<T *>(job.y) + first;
     auto formula = [=](auto values, int64_t at, int64_t c) {
         return dx_of(values.load(dy + at), values.load(x + at), values.get(center + c),

@@ -1,7 +1,7 @@
 // Vectors of as many values as a register holds, and how maps store values.
 //
-// All code is in an unnamed namespace, here and in the other files: the library has it once for each
-// instruction set, and the linker must not replace a function by its namesake of another set.
+// All code is in an unnamed namespace, here and in the other files: the library has it once for
+// each instruction set, and the linker must not replace a function by its namesake of another set.
 #pragma once
 
 #include <cmath>
@@ -58,10 +58,10 @@ template <class Bits, int64_t lanes> struct Masks {
 
 // Vectors of T, a float or double: a map of T is computed in T.
 //
-// Each Vec<T> has the same members. `Real` is the type of computed values, and Vector has `lanes` of
-// them. `load_two` and `store_two` take two vectors of consecutive values, in an order that costs
-// least; `_one` is a single value. `stream` stores without filling the cache, at an address that is a
-// multiple of a register's size.
+// Each Vec<T> has the same members. `Real` is the type of computed values, and Vector has `lanes`
+// of them. `load_two` and `store_two` take two vectors of consecutive values, in an order that
+// costs least; `_one` is a single value. `stream` stores without filling the cache, at an address
+// that is a multiple of a register's size.
 template <class T> struct Vec {
     using Real = T;
     using Vector [[gnu::vector_size(REGISTER)]] = T;
@@ -212,8 +212,8 @@ template <> struct Vec<BFloat16> : OfFloats {
     static void stream(BFloat16 *at, Vector values) { store(at, values); }
 
   private:
-    // Round to the nearest, ties to even: the upper 16 bits of the result are the bfloat16. A NaN whose
-    // lower 16 bits are all set would overflow: see `canonical_nan`.
+    // Round to the nearest, ties to even: the upper 16 bits of the result are the bfloat16. A NaN
+    // whose lower 16 bits are all set would overflow: see `canonical_nan`.
     static Bits round(Vector values)
     {
         Bits bits = as<Bits>(values);
@@ -272,8 +272,8 @@ template <> struct Vec<Float16> : OfFloats {
 #elif defined(__AVX512F__) && ILM_PLUGINS_REGISTER == 64
         return as<Vector>(_mm512_cvtph_ps(as<__m256i>(stored)));
 #else
-        // The exponent grows by 112. A denormal gets an exponent of a normal number, whose value is then
-        // subtracted, because the processor may treat denormals as zero.
+        // The exponent grows by 112. A denormal gets an exponent of a normal number, whose value is
+        // then subtracted, because the processor may treat denormals as zero.
         Bits bits = __builtin_convertvector(stored, Bits);
         Bits tiny = as<Bits>((bits & 0x7c00) == 0);
         Vector scaled = as<Vector>(((bits & 0x7fff) << 13) + 0x38000000 + (tiny & 0x800000))
@@ -305,9 +305,13 @@ template <> struct Vec<Float16> : OfFloats {
     }
 };
 
-// How a formula reads and writes a vector of channels: `load` and `store` a map, `get` coefficients.
+// How a formula reads and writes a vector of channels: `load` and `store` a map, `get`
+// coefficients.
 template <class T> struct Lanes : Vec<T> {
-    static auto get(const typename Vec<T>::Real *at) { return Vec<typename Vec<T>::Real>::load(at); }
+    static auto get(const typename Vec<T>::Real *at)
+    {
+        return Vec<typename Vec<T>::Real>::load(at);
+    }
 };
 
 // The same for a single channel.
@@ -326,8 +330,8 @@ inline void finish_streams()
 #endif
 }
 
-// Replace any NaN by the default quiet NaN. Rounding to bfloat16 adds to the bits, and a NaN with all
-// bits set would overflow and become a number.
+// Replace any NaN by the default quiet NaN. Rounding to bfloat16 adds to the bits, and a NaN with
+// all bits set would overflow and become a number.
 template <class Real> inline Real canonical_nan(Real value)
 {
     return value == value ? value : Real(NAN);

@@ -38,10 +38,10 @@ template <class T> struct Attentive {
 
     // What the gradients of the tensors are computed from, of an instance.
     struct Tape {
-        Real *d_weight, *d_bias;       // (C) each
-        Real *features;                // (C)
-        Real *d_scaling, *d_shifting;  // gradients of mix(W) and mix(B), (C) each
-        Real *attentions, *d_logits;   // (K) each; the logits are A features + b
+        Real *d_weight, *d_bias;      // (C) each
+        Real *features;               // (C)
+        Real *d_scaling, *d_shifting; // gradients of mix(W) and mix(B), (C) each
+        Real *attentions, *d_logits;  // (K) each; the logits are A features + b
 
         Tape(const Attentive &net, const Job<Real> &job, Arena<Real> &arena)
         {
@@ -59,7 +59,7 @@ template <class T> struct Attentive {
     // Find the features and their factor 1 / sqrt(var + feature_eps), (C); the attentions and their
     // slopes by the logits, (K).
     [[gnu::noinline]] void attend(const Job<Real> &job, int64_t instance, Real *__restrict features,
-                Real *__restrict rstd, Real *attentions, Real *slopes) const
+                                  Real *__restrict rstd, Real *attentions, Real *slopes) const
     {
         int64_t channels = job.map->channels;
         const Real *mean = job.mean + instance * channels, *var = job.var + instance * channels;
@@ -68,8 +68,8 @@ template <class T> struct Attentive {
             features[c] = mean[c] * rstd[c];
         }
         for (int64_t k = 0; k < num_affine; k++) {
-            Real logit = dot(attention.values + k * channels, features, channels)
-                + attention_bias.values[k];
+            Real logit =
+                dot(attention.values + k * channels, features, channels) + attention_bias.values[k];
             attentions[k] = activate(Activation::relu6, logit + 3, &slopes[k]) / 6;
             slopes[k] /= 6;
         }

@@ -27,7 +27,7 @@ template <class T> struct Autoencoder {
     using Real = T;
     static constexpr bool is_mixture = false;
 
-    int64_t num_groups = 1;              // of the standardization
+    int64_t num_groups = 1;                 // of the standardization
     int64_t num_key_groups = 1, hidden = 1; // N, M
     double eps = 0;
     Driven mean_drives = Driven::beta;
@@ -55,7 +55,7 @@ template <class T> struct Autoencoder {
 
     // The values between the linear maps, and their gradients: of the mean, then of the variance.
     struct Code {
-        Real *key, *d_decoded;    // (2, N) each
+        Real *key, *d_decoded;   // (2, N) each
         Real *hidden, *d_hidden; // (2, M) each
 
         Code(const Autoencoder &net, Arena<Real> &arena)
@@ -97,8 +97,8 @@ template <class T> struct Autoencoder {
     const Real *decode(int i) const { return i ? decode_var.values : decode_mean.values; }
 
     // Find the decoded values.
-    [[gnu::noinline]] void encode_and_decode(const Job<Real> &job, int64_t instance, const Code &code,
-                           const Scratch &s) const
+    [[gnu::noinline]] void encode_and_decode(const Job<Real> &job, int64_t instance,
+                                             const Code &code, const Scratch &s) const
     {
         int64_t keys = num_key_groups, fine = job.map->groups;
         pool(job.mean + instance * fine, job.var + instance * fine, fine, keys, code.key,
@@ -114,10 +114,12 @@ template <class T> struct Autoencoder {
         }
     }
 
-    // Compute omega or beta (C) from the decoded mean (0) or variance (1). `slope` is its derivative by
-    // the decoded value, `b_slope` by b, which is the layer's weight for omega and its bias for beta.
-    [[gnu::noinline]] void find(const Job<Real> &job, int i, const Real *decoded, const Real *b, Real offset,
-              Real *__restrict value, Real *__restrict slope, Real *__restrict b_slope) const
+    // Compute omega or beta (C) from the decoded mean (0) or variance (1). `slope` is its
+    // derivative by the decoded value, `b_slope` by b, which is the layer's weight for omega and
+    // its bias for beta.
+    [[gnu::noinline]] void find(const Job<Real> &job, int i, const Real *decoded, const Real *b,
+                                Real offset, Real *__restrict value, Real *__restrict slope,
+                                Real *__restrict b_slope) const
     {
         int64_t keys = num_key_groups, size = job.map->channels / keys;
         Activation activation = activations.at[i];
@@ -136,7 +138,8 @@ template <class T> struct Autoencoder {
                 break;
             case Combine::times:
                 for (; c < end; c++)
-                    value[c] = activated * b[c], slope[c] = derivative * b[c], b_slope[c] = activated;
+                    value[c] = activated * b[c], slope[c] = derivative * b[c],
+                    b_slope[c] = activated;
                 break;
             case Combine::plus:
                 for (; c < end; c++)
@@ -228,10 +231,11 @@ template <class T> struct Autoencoder {
         const Code &code = tape.code;
         sums.add(tape.d_weight, channels, weight.gradient);
         sums.add(tape.d_bias, channels, bias.gradient);
-        sums.add({{code.d_hidden, code.key}, {code.d_hidden + hidden, code.key + keys}}, hidden, keys,
-                 encode.gradient);
+        sums.add({{code.d_hidden, code.key}, {code.d_hidden + hidden, code.key + keys}}, hidden,
+                 keys, encode.gradient);
         sums.add({{code.d_decoded, code.hidden}}, keys, hidden, decode_mean.gradient);
-        sums.add({{code.d_decoded + keys, code.hidden + hidden}}, keys, hidden, decode_var.gradient);
+        sums.add({{code.d_decoded + keys, code.hidden + hidden}}, keys, hidden,
+                 decode_var.gradient);
     }
 };
 

@@ -1,4 +1,5 @@
-// Exemplar Normalization, of one instance; see layers/exemplar.py. With off_k and var_k of mixture.hpp:
+// Exemplar Normalization, of one instance; see layers/exemplar.py. With off_k and var_k of
+// mixture.hpp:
 //
 //     rstd_k = 1 / sqrt(var_k + eps),  u_k = off_k * rstd_k                        (K, C)
 //     z_k    = sums of runs of reduce * u_k                                        (K, C / r)
@@ -67,10 +68,11 @@ template <class T> struct Exemplar {
 
     // What the gradients of the tensors are computed from, of an instance.
     struct Tape {
-        Real *d_weight, *d_bias;                    // (K or 1, C), (C)
-        Real *d_reduce;                             // (C)
-        Real *features, *d_hidden, *hidden, *d_logits; // of the ratios' network: (inputs), (H), (H), (K)
-        Real *d_batch;                              // (2, C): of the batch's moments
+        Real *d_weight, *d_bias; // (K or 1, C), (C)
+        Real *d_reduce;          // (C)
+        Real *features, *d_hidden, *hidden,
+            *d_logits; // of the ratios' network: (inputs), (H), (H), (K)
+        Real *d_batch; // (2, C): of the batch's moments
 
         Tape(const Exemplar &net, const Job<Real> &job, Arena<Real> &arena)
         {
@@ -89,10 +91,10 @@ template <class T> struct Exemplar {
     // What both passes compute in a thread's memory.
     struct Scratch {
         typename Mixture<Real>::Statistics statistics;
-        Real *rstd;            // (K, C)
-        Real *z;               // (K, C / r), or (K, C) without `reduce`
-        Real *u;               // (C)
-        Real *slope, *ratios;  // (H), (K)
+        Real *rstd;           // (K, C)
+        Real *z;              // (K, C / r), or (K, C) without `reduce`
+        Real *u;              // (C)
+        Real *slope, *ratios; // (H), (K)
 
         Scratch(const Exemplar &net, const Job<Real> &job, Arena<Real> &arena)
             : statistics(net.mixture, job, arena)
@@ -107,8 +109,8 @@ template <class T> struct Exemplar {
     };
 
     // Find statistics, rstd, z, features, the activated hidden values, their slopes and the ratios.
-    [[gnu::noinline]] void find_ratios(const Job<Real> &job, int64_t instance, const Scratch &s, Real *features,
-                     Real *activated) const
+    [[gnu::noinline]] void find_ratios(const Job<Real> &job, int64_t instance, const Scratch &s,
+                                       Real *features, Real *activated) const
     {
         int64_t channels = job.map->channels, width = this->width(channels);
         mixture.find_statistics(job, instance, s.statistics);
@@ -125,12 +127,14 @@ template <class T> struct Exemplar {
             }
             for (int64_t i = 0; i < count(); i++)
                 for (int64_t j = 0; j < count(); j++)
-                    features[i * count() + j] = j < i ? features[j * count() + i]
-                                                      : dot(s.z + i * width, s.z + j * width, width);
+                    features[i * count() + j] = j < i
+                        ? features[j * count() + i]
+                        : dot(s.z + i * width, s.z + j * width, width);
         }
         int64_t inputs = this->inputs(channels);
         for (int64_t h = 0; h < hidden; h++) {
-            Real logit = expand_bias.values[h] + dot(expand_weight.values + h * inputs, features, inputs);
+            Real logit =
+                expand_bias.values[h] + dot(expand_weight.values + h * inputs, features, inputs);
             activated[h] = activate(activation, logit, &s.slope[h]);
         }
         for (int64_t k = 0; k < count(); k++)
@@ -171,7 +175,8 @@ template <class T> struct Exemplar {
         int64_t channels = job.map->channels, inputs = this->inputs(channels);
         Scratch s(*this, job, scratch);
         Real *products = scratch.take(channels), *d_features = scratch.take(inputs);
-        Real *__restrict d_off = scratch.take(channels), *__restrict d_of_var = scratch.take(channels);
+        Real *__restrict d_off = scratch.take(channels),
+                         *__restrict d_of_var = scratch.take(channels);
         Real *d_z = scratch.take(channels), *d_run = scratch.take(channels);
         if (scratch.measures())
             return;
@@ -242,8 +247,8 @@ template <class T> struct Exemplar {
     }
 
     // The gradients of z_k, for each of the channels (C) whose run it sums; `d_z` is memory (C).
-    void find_d_run(const Scratch &s, int64_t k, int64_t channels, const Real *d_features, Real *d_z,
-                    Real *d_run) const
+    void find_d_run(const Scratch &s, int64_t k, int64_t channels, const Real *d_features,
+                    Real *d_z, Real *d_run) const
     {
         if (ratio_net == RatioNet::mlp) {
             clear(d_run, channels);
@@ -266,7 +271,8 @@ template <class T> struct Exemplar {
         for (int64_t k = 1; k < rows() && bias.gradient; k++)
             copy(bias.gradient + k * channels, bias.gradient, channels);
         sums.add(tape.d_reduce, channels, reduce.gradient);
-        sums.add({{tape.d_hidden, tape.features}}, hidden, inputs(channels), expand_weight.gradient);
+        sums.add({{tape.d_hidden, tape.features}}, hidden, inputs(channels),
+                 expand_weight.gradient);
         sums.add(tape.d_hidden, hidden, expand_bias.gradient);
         sums.add({{tape.d_logits, tape.hidden}}, count(), hidden, ratio.gradient);
         sums.add(tape.d_logits, count(), ratio_bias.gradient);

@@ -1,4 +1,5 @@
-// What the mixtures of K normalizers have in common: EN (exemplar.hpp), SN and SSN (switchable.hpp).
+// What the mixtures of K normalizers have in common: EN (exemplar.hpp), SN and SSN
+// (switchable.hpp).
 //
 // IN has a group for each channel, LN one group; BN's moments are given:
 //
@@ -59,8 +60,8 @@ template <class Real> struct Mixture {
 
     // The moments of an instance, as each normalizer sees them.
     struct Statistics {
-        Real *off, *var;    // (K, C) each; off is 0 for IN
-        Real *coarse;       // (2, C): moments of groups
+        Real *off, *var; // (K, C) each; off is 0 for IN
+        Real *coarse;    // (2, C): moments of groups
 
         Statistics(const Mixture &mixture, const Job<Real> &job, Arena<Real> &scratch)
         {
@@ -71,7 +72,8 @@ template <class Real> struct Mixture {
     };
 
     // Find mean - mean_k and var_k of each normalizer.
-    [[gnu::noinline]] void find_statistics(const Job<Real> &job, int64_t instance, const Statistics &s) const
+    [[gnu::noinline]] void find_statistics(const Job<Real> &job, int64_t instance,
+                                           const Statistics &s) const
     {
         int64_t channels = job.map->channels;
         const Real *mean = job.mean + instance * channels, *var = job.var + instance * channels;
@@ -92,9 +94,9 @@ template <class Real> struct Mixture {
 
     // Add normalizer k's part, by the gradients d_off and d_of_var (C), to d_mean and d_var of the
     // instance; write the gradients of the batch's moments to `d_of_batch` (2, C).
-    [[gnu::noinline]] void statistics_vjp(const Job<Real> &job, int64_t instance, int64_t k, const Statistics &s,
-                        const Real *__restrict d_off, const Real *__restrict d_of_var,
-                        Real *d_of_batch) const
+    [[gnu::noinline]] void statistics_vjp(const Job<Real> &job, int64_t instance, int64_t k,
+                                          const Statistics &s, const Real *__restrict d_off,
+                                          const Real *__restrict d_of_var, Real *d_of_batch) const
     {
         int64_t channels = job.map->channels;
         Real *__restrict d_mean = job.offset + instance * channels;
@@ -114,7 +116,8 @@ template <class Real> struct Mixture {
             fold(d_of_var, channels, groups, d_coarse_var);
             for (int64_t g = 0; g < groups; g++)
                 d_coarse_mean[g] = -d_coarse_mean[g];
-            unpool(d_coarse_mean, d_coarse_var, s.off + k * channels, channels, groups, d_mean, d_var);
+            unpool(d_coarse_mean, d_coarse_var, s.off + k * channels, channels, groups, d_mean,
+                   d_var);
         } else if (uses_batch_moments()) {
             for (int64_t c = 0; c < channels; c++) {
                 d_of_batch[c] = -d_off[c];
@@ -140,19 +143,9 @@ template <class Real> struct Mixture {
     void move_running(const Job<Real> &job, void *const *running) const
     {
         double n = double(job.map->instances) * double(job.map->length);
-        const Real *batch[] = {batch_mean.values, batch_var.values};
-        for (int i = 0; i < 2; i++) {
-            const Real *from = static_cast<const Real *>(running[i]);
-            Real *to = static_cast<Real *>(running[2 + i]);
-            if (to == nullptr)
-                continue;
-            Real weight = n < 2 ? 0 : Real(momentum);
-            Real unbiased = n < 2 ? 0 : i ? Real(n / (n - 1)) : 1;
-            for (int64_t c = 0; c < job.map->channels; c++) {
-                Real old = from[c], off = batch[i][c] * unbiased - old;
-                to[c] = weight == 0 ? old : weight == 1 ? batch[i][c] * unbiased : old + weight * off;
-            }
-        }
+        Real unbiased = n < 2 ? 0 : Real(n / (n - 1)); // A single value has no unbiased variance.
+        move(job, batch_mean.values, 1, n, running[0], running[2]);
+        move(job, batch_var.values, unbiased, n, running[1], running[3]);
     }
 
     // Add the part of dx through the batch's moments to slope and offset of an instance.
@@ -172,6 +165,19 @@ template <class Real> struct Mixture {
     }
 
   private:
+    void move(const Job<Real> &job, const Real *batch, Real factor, double n, const void *old,
+              void *moved) const
+    {
+        const Real *from = static_cast<const Real *>(old);
+        Real *to = static_cast<Real *>(moved), weight = n < 2 ? 0 : Real(momentum);
+        if (to == nullptr)
+            return;
+        for (int64_t c = 0; c < job.map->channels; c++) {
+            Real off = batch[c] * factor - from[c];
+            to[c] = weight == 0 ? from[c] : weight == 1 ? batch[c] * factor : from[c] + weight * off;
+        }
+    }
+
     // Of `count` channels from `first` on, at most AT_ONCE.
     void pool_channels_of_batch(const Job<Real> &job, int64_t first, int64_t count) const
     {

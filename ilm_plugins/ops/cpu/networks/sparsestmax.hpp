@@ -9,7 +9,7 @@ namespace {
 template <class Real> struct Face {
     Real c[MAX_NORMALIZERS] = {}; // logits minus their mean on the face; zeros outside
     bool inside[MAX_NORMALIZERS] = {};
-    Real size = 0;              // of the face
+    Real size = 0;                 // of the face
     Real squares = 0, stretch = 1; // the sum of squares of c, and its factor
     bool stretches = false;
 };
@@ -71,8 +71,8 @@ Face<Real> sparsestmax(const Real *given, Real radius, int64_t n, Real *ratios)
     return face;
 }
 
-// Replace the gradients of the ratios by the logits' gradients: the vector-Jacobian product within the
-// face.
+// Replace the gradients of the ratios by the logits' gradients: the vector-Jacobian product within
+// the face.
 template <class Real> void sparsestmax_vjp(const Face<Real> &face, int64_t n, Real *gradients)
 {
     Real along = 0, mean = 0;

@@ -1,5 +1,6 @@
-// Switchable Normalization and sparse SN, of one instance; see layers/switchable.py and layers/sparse.py.
-// With off_k and var_k of mixture.hpp, and ratios that depend on parameters alone:
+// Switchable Normalization and sparse SN, of one instance; see layers/switchable.py and
+// layers/sparse.py. With off_k and var_k of mixture.hpp, and ratios that depend on parameters
+// alone:
 //
 //     scale = weight / sqrt(sum of var_ratios_k var_k + eps)
 //     shift = scale * sum of mean_ratios_k off_k + bias
@@ -40,9 +41,9 @@ template <class T, bool sparse> struct Switchable {
 
     // What the gradients of the tensors are computed from, of an instance.
     struct Tape {
-        Real *d_weight, *d_bias;        // (C) each
+        Real *d_weight, *d_bias;            // (C) each
         Real *d_mean_ratios, *d_var_ratios; // (K) each
-        Real *d_batch;                  // (2, C): of the batch's moments
+        Real *d_batch;                      // (2, C): of the batch's moments
 
         Tape(const Switchable &net, const Job<Real> &job, Arena<Real> &arena)
         {
@@ -136,7 +137,8 @@ template <class T, bool sparse> struct Switchable {
         Scratch s(*this, job, scratch);
         Real *__restrict d_mixed_off = scratch.take(channels);
         Real *__restrict d_mixed_var = scratch.take(channels);
-        Real *__restrict d_off = scratch.take(channels), *__restrict d_of_var = scratch.take(channels);
+        Real *__restrict d_off = scratch.take(channels),
+                         *__restrict d_of_var = scratch.take(channels);
         if (scratch.measures())
             return;
         const Real *d_scale = job.d_scale + instance * channels;
@@ -162,9 +164,9 @@ template <class T, bool sparse> struct Switchable {
             const Real *off_k = s.statistics.off + k * channels;
             const Real *var_k = s.statistics.var + k * channels;
             // The logits' gradients do not change if a number is added to all gradients g_k of the
-            // ratios: g_k - sum of ratio_j g_j takes their place. The mixed statistic is subtracted from
-            // each statistic before the product with its gradient: statistics can be much larger than
-            // their differences, and a difference of the sums would lose digits.
+            // ratios: g_k - sum of ratio_j g_j takes their place. The mixed statistic is subtracted
+            // from each statistic before the product with its gradient: statistics can be much
+            // larger than their differences, and a difference of the sums would lose digits.
 #pragma GCC ivdep
             for (int64_t c = 0; c < channels; c++) {
                 d_off[c] = d_mixed_off[c] * (off_k[c] - off[c]);

@@ -1,0 +1,201 @@
+"""The compiled library: its sources, its symbols, its names, and what it writes to."""
+
+import shutil
+import subprocess
+from array import array
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import pytest
+import torch
+
+import fuzz
+from cases import inputs, needs_kernels
+from close import assert_equal
+from ilm_plugins import NORMS
+from ilm_plugins.ops import cpu, networks
+from ilm_plugins.ops.cpu import library
+
+FOLDER = Path(cpu.__file__).parent
+SOURCES = sorted([*FOLDER.rglob("*.hpp"), *FOLDER.rglob("*.cpp")])
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
+
+
+@needs_compiler
+@pytest.mark.wide
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_each_source_compiles_alone(path):
+    command = COMPILER, "-std=c++17", "-fsyntax-only", "-x", "c++", str(path)
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def symbols(*options):
+    if shutil.which("nm") is None:
+        pytest.skip("needs nm")
+    printed = subprocess.check_output(["nm", *options, str(library.LIBRARY)], text=True)
+    return [line.split()[-1].split("@")[0] for line in printed.splitlines()]
+
+
+@needs_kernels
+def test_the_library_needs_nothing_of_the_cpp_library():
+    needed = symbols("--dynamic", "--undefined-only")
+    assert "memcpy" in needed
+    # Each library in C has __cxa_finalize, of libc.
+    assert not [
+        n for n in needed if n.startswith(("_Z", "__cxa", "__gxx")) if n != "__cxa_finalize"
+    ]
+
+
+@needs_kernels
+def test_no_function_can_be_that_of_another_instruction_set():
+    """The linker keeps one of several functions with external linkage and the same name."""
+    of_cpp = [name for name in symbols("--defined-only") if name.startswith("_Z")]
+    assert not [name for name in of_cpp if "_GLOBAL__N_" not in name]
+
+
+# ---- names
+
+
+def layouts_with(monkeypatch, **classes):
+    """What the library takes, where classes of networks.py are others."""
+    known = {cls.__name__: cls for cls in networks.Network.__args__} | classes
+    for name, cls in classes.items():
+        monkeypatch.setattr(cls, "__name__", name)
+        monkeypatch.setattr(networks, name, cls, raising=False)
+    monkeypatch.setattr(networks, "Network", SimpleNamespace(__args__=list(known.values())))
+    return library.layouts.__wrapped__()
+
+
+class Renamed(NamedTuple):
+    """Attentive with a field of another name, and another tensor."""
+
+    num_groups: int
+    epsilon: float
+    num_affine: int
+    feature_eps: float
+    tensors = *networks.Attentive.tensors[:-1], "pair_shift"
+    num_parameters = 6
+
+
+class Reordered(NamedTuple):
+    """Attentive with fields and tensors in the opposite order."""
+
+    feature_eps: float
+    num_affine: int
+    eps: float
+    num_groups: int
+    tensors = networks.Attentive.tensors[::-1]
+    num_parameters = 6
+
+    def sizes(self, channels):
+        fields = {name: getattr(self, name) for name in networks.Attentive._fields}
+        return networks.Attentive(**fields).sizes(channels)[::-1]
+
+
+@needs_kernels
+def test_names_that_one_side_lacks_are_an_error_that_names_them(monkeypatch):
+    with pytest.raises(RuntimeError) as raised:
+        layouts_with(monkeypatch, Attentive=Renamed)
+    of_python = "the option 'epsilon' of Attentive, the parameter 'pair_shift' of Attentive"
+    of_library = "the option 'eps' of Attentive, the parameter 'pair_bias' of Attentive"
+    assert f"the kernels lack {of_python}; networks.py lacks {of_library}" in str(raised.value)
+
+
+@needs_kernels
+def test_a_network_that_the_library_lacks_is_an_error_that_names_it(monkeypatch):
+    with pytest.raises(RuntimeError, match=r"kernels lack .* the option 'eps' of Other"):
+        layouts_with(monkeypatch, Other=Reordered)
+
+
+@needs_kernels
+def test_the_order_of_names_does_not_matter(monkeypatch):
+    layer, x = NORMS["AN"](12, 4), inputs(2, 12, 5, dtype=torch.float32)
+    network, tensors = layer.network(), layer.rescale_tensors()
+    expected = cpu.forward(x, 12, network, tensors, ())
+    needs = [True] * 7
+    gradients = cpu.backward(x, x, 12, expected[1], network, tensors, needs)
+    found = layouts_with(monkeypatch, Attentive=Reordered)
+    monkeypatch.setattr(library, "layouts", lambda: found)
+    network = Reordered(**network._asdict())
+    assert_equal(cpu.forward(x, 12, network, tensors[::-1], ()), expected)
+    other = cpu.backward(x, x, 12, expected[1], network, tensors[::-1], needs)
+    assert_equal([other[0], *other[:0:-1]], gradients)
+
+
+@needs_kernels
+def test_a_choice_that_the_library_lacks_is_refused():
+    layer = NORMS["EN"](8, reduction=2)
+    network = layer.network()._replace(activation="gelu")
+    message = "the kernels know no activation='gelu', only tanh, sigmoid"
+    with pytest.raises(RuntimeError, match=message):
+        cpu.forward(torch.ones(2, 8, 3), 8, network, layer.rescale_tensors(), ())
+
+
+@needs_kernels
+def test_options_that_the_library_cannot_read_are_refused(monkeypatch):
+    layer, describe = NORMS["SN"](8), cpu._description
+    found = describe(layer.network(), 8, 8)
+    longer = found._replace(fields=found.fields + array("d", [3]))
+    monkeypatch.setattr(cpu, "_description", lambda *_: longer)
+    with pytest.raises(RuntimeError, match="cannot read the options of its network; compare"):
+        layer(torch.ones(2, 8, 3))
+
+
+@needs_kernels
+def test_a_library_of_other_sources_is_refused(monkeypatch):
+    monkeypatch.setattr(library, "hash_sources", lambda: "another")
+    with pytest.raises(RuntimeError, match="other sources; install ilm_plugins again"):
+        library.layouts.__wrapped__()
+
+
+# ---- memory
+
+OVERFLOWS = """
+#include "{folder}/arena.hpp"
+int main()
+{{
+    Memory<float> memory(256);
+    Arena<float> arena(memory.at);
+    float *first = arena.take(5), *second = arena.take(7);
+    {statement};
+    return 0;
+}}
+"""
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "statement, line", [("second[6] = 1", None), ("first[5] = 1", 7), ("second[-1] = 1", 7)]
+)
+def test_a_checked_build_finds_a_write_beside_an_array(tmp_path, statement, line):
+    source, program = tmp_path / "overflows.cpp", tmp_path / "overflows"
+    source.write_text(OVERFLOWS.format(folder=FOLDER, statement=statement))
+    command = COMPILER, "-std=c++17", "-DILM_PLUGINS_CHECKED", "-o", str(program), str(source)
+    subprocess.run(command, check=True)
+    done = subprocess.run([str(program)], capture_output=True, text=True)
+    found = f"overflows.cpp:{line}: the array that is taken here overflows" in done.stderr
+    assert (done.returncode == 0, found) == ((True, False) if line is None else (False, True))
+
+
+@needs_compiler
+@pytest.mark.wide
+def test_sanitizers_find_nothing_in_random_cases():
+    with fuzz.sanitized() as (path, env):
+        command = [*fuzz.COMMAND, "--seconds=60", f"--library={path}"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@needs_compiler
+@pytest.mark.long
+@pytest.mark.parametrize("register", [16, 32, 64])
+def test_sanitizers_find_nothing_in_registers_of(register):
+    """Each size of a register, by plain C++ where the processor lacks it."""
+    flags = f"{fuzz.FLAGS} -DILM_PLUGINS_REGISTER={register}"
+    with fuzz.sanitized(flags) as (path, env):
+        command = [*fuzz.COMMAND, "--cases=500", f"--library={path}", "--instructions=default"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
