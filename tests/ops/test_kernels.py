@@ -59,70 +59,62 @@ def test_no_function_can_be_that_of_another_instruction_set():
 # ---- names
 
 
-def layouts_with(monkeypatch, **classes):
-    """What the library takes, where classes of networks.py are others."""
-    known = {cls.__name__: cls for cls in networks.Network.__args__} | classes
-    for name, cls in classes.items():
-        monkeypatch.setattr(cls, "__name__", name)
-        monkeypatch.setattr(networks, name, cls, raising=False)
+ATTENTIVE = networks.Attentive
+
+
+def make_network(name, fields, tensors):
+    """A class as in networks.py, with the sizes of Attentive."""
+    network = NamedTuple(name, [(field, object) for field in fields])
+    network.tensors, network.num_parameters = tensors, ATTENTIVE.num_parameters
+
+    def sizes(self, channels):
+        known = ATTENTIVE(**self._asdict()).sizes(channels)
+        return [known[ATTENTIVE.tensors.index(tensor)] for tensor in tensors]
+
+    network.sizes = sizes
+    return network
+
+
+def layouts_with(monkeypatch, network):
+    """What the library takes, with another class in networks.py."""
+    known = {cls.__name__: cls for cls in networks.Network.__args__}
+    known[network.__name__] = network
+    monkeypatch.setattr(networks, network.__name__, network, raising=False)
     monkeypatch.setattr(networks, "Network", SimpleNamespace(__args__=list(known.values())))
     return library.layouts.__wrapped__()
 
 
-class Renamed(NamedTuple):
-    """Attentive with a field of another name, and another tensor."""
-
-    num_groups: int
-    epsilon: float
-    num_affine: int
-    feature_eps: float
-    tensors = *networks.Attentive.tensors[:-1], "pair_shift"
-    num_parameters = 6
-
-
-class Reordered(NamedTuple):
-    """Attentive with fields and tensors in the opposite order."""
-
-    feature_eps: float
-    num_affine: int
-    eps: float
-    num_groups: int
-    tensors = networks.Attentive.tensors[::-1]
-    num_parameters = 6
-
-    def sizes(self, channels):
-        fields = {name: getattr(self, name) for name in networks.Attentive._fields}
-        return networks.Attentive(**fields).sizes(channels)[::-1]
-
-
 @needs_kernels
 def test_names_that_one_side_lacks_are_an_error_that_names_them(monkeypatch):
+    fields, tensors = ATTENTIVE._fields, ATTENTIVE.tensors
+    renamed = ["epsilon" if name == "eps" else name for name in fields]
     with pytest.raises(RuntimeError) as raised:
-        layouts_with(monkeypatch, Attentive=Renamed)
-    of_python = "the option 'epsilon' of Attentive, the parameter 'pair_shift' of Attentive"
+        layouts_with(monkeypatch, make_network("Attentive", renamed, (*tensors[:-1], "pairs")))
+    of_python = "the option 'epsilon' of Attentive, the parameter 'pairs' of Attentive"
     of_library = "the option 'eps' of Attentive, the parameter 'pair_bias' of Attentive"
     assert f"the kernels lack {of_python}; networks.py lacks {of_library}" in str(raised.value)
 
 
 @needs_kernels
 def test_a_network_that_the_library_lacks_is_an_error_that_names_it(monkeypatch):
-    with pytest.raises(RuntimeError, match=r"kernels lack .* the option 'eps' of Other"):
-        layouts_with(monkeypatch, Other=Reordered)
+    other = make_network("Other", ATTENTIVE._fields, ATTENTIVE.tensors)
+    with pytest.raises(RuntimeError, match=r"the kernels lack .* the option 'eps' of Other"):
+        layouts_with(monkeypatch, other)
 
 
 @needs_kernels
 def test_the_order_of_names_does_not_matter(monkeypatch):
     layer, x = NORMS["AN"](12, 4), inputs(2, 12, 5, dtype=torch.float32)
-    network, tensors = layer.network(), layer.rescale_tensors()
-    expected = cpu.forward(x, 12, network, tensors, ())
-    needs = [True] * 7
-    gradients = cpu.backward(x, x, 12, expected[1], network, tensors, needs)
-    found = layouts_with(monkeypatch, Attentive=Reordered)
+    network, tensors, needs = layer.network(), layer.rescale_tensors(), [True] * 7
+    y, statistics = cpu.forward(x, 12, network, tensors, ())
+    gradients = cpu.backward(x, x, 12, statistics, network, tensors, needs)
+    opposite = make_network("Attentive", ATTENTIVE._fields[::-1], ATTENTIVE.tensors[::-1])
+    found = layouts_with(monkeypatch, opposite)
     monkeypatch.setattr(library, "layouts", lambda: found)
-    network = Reordered(**network._asdict())
-    assert_equal(cpu.forward(x, 12, network, tensors[::-1], ()), expected)
-    other = cpu.backward(x, x, 12, expected[1], network, tensors[::-1], needs)
-    assert_equal([other[0], *other[:0:-1]], gradients)
+    network, tensors = opposite(**network._asdict()), tensors[::-1]
+    assert_equal(cpu.forward(x, 12, network, tensors, ()), (y, statistics))
+    of_x, *others = cpu.backward(x, x, 12, statistics, network, tensors, needs)
+    assert_equal([of_x, *others[::-1]], gradients)
 
 
 @needs_kernels
