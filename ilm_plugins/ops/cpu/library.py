@@ -91,23 +91,28 @@ def check_names(of_library: dict[str, set], of_python: dict[str, set]) -> None:
     Args:
         of_library, of_python: the names of networks, and their members.
     """
-    named = [
-        {f"the {kind} {name!r} of {network}" for network in names for kind, name in names[network]}
-        for names in (of_library, of_python)
-    ]
     lacks = [
-        f"{side} lack{s} {', '.join(sorted(missing))}"
-        for side, s, missing in (
-            ("the kernels", "", named[1] - named[0]),
-            ("networks.py", "s", named[0] - named[1]),
+        f"{side} {', '.join(missing)}"
+        for side, missing in (
+            ("the kernels lack", _missing(of_library, of_python)),
+            ("networks.py lacks", _missing(of_python, of_library)),
         )
         if missing
     ]
     if lacks:
         raise RuntimeError(
-            f"{LIBRARY} and ops/networks.py differ: {'; '.join(lacks)}; give a member the same "
-            f"name in both, then {AGAIN}"
+            f"{LIBRARY} and ops/networks.py differ: {'; '.join(lacks)}; use the same names in both, "
+            f"then {AGAIN}"
         )
+
+
+def _missing(names: dict[str, set], expected: dict[str, set]) -> list[str]:
+    """Describe each network, and each member of a known network, that ``names`` lacks."""
+    found = [f"the network {network!r}" for network in expected if network not in names]
+    for network in expected.keys() & names.keys():
+        members = sorted(expected[network] - names[network])
+        found += [f"the {kind} {name!r} of {network}" for kind, name in members]
+    return found
 
 
 def hash_sources() -> str | None:
