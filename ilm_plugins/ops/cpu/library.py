@@ -101,8 +101,8 @@ def check_names(of_library: dict[str, set], of_python: dict[str, set]) -> None:
     ]
     if lacks:
         raise RuntimeError(
-            f"{LIBRARY} and ops/networks.py differ: {'; '.join(lacks)}; use the same names in both, "
-            f"then {AGAIN}"
+            f"{LIBRARY} and ops/networks.py differ: {'; '.join(lacks)}; use the same names, "
+            f"and {AGAIN}"
         )
 
 
