@@ -108,7 +108,7 @@ def forward(x, num_groups, network: Network, tensors: Tensors, running: Tensors)
     statistics = x.new_empty(size, dtype=DTYPES[x.dtype][0])
     inputs, moved = inputs[: len(tensors)], inputs[len(tensors) :]
     # Running statistics are moved in their place. A mixture without them passes four times None.
-    arguments = x, y, statistics, *description.sort(inputs), *moved, *moved, *[None] * 4
+    arguments = x, y, statistics, None, *description.sort(inputs), *moved, *moved, *[None] * 4
     _call("forward", x, num_groups, arguments, description.fields)
     networks.write_back(moved, running)
     return y, statistics
@@ -122,7 +122,7 @@ def backward(dy, x, num_groups, statistics, network: Network, tensors: Tensors, 
         torch.empty_like(t) if need else None for t, need in zip((x, *inputs), needs, strict=True)
     ]
     sorted_inputs = *description.sort(inputs), *description.sort(gradients[1:])
-    arguments = dy, x, statistics, gradients[0], *sorted_inputs
+    arguments = x, gradients[0], statistics, dy, *sorted_inputs
     _call("backward", x, num_groups, arguments, description.fields)
     return gradients
 

@@ -1,6 +1,8 @@
 // Gradients of a network's tensors, if needed: sums over the instances' tapes, in a fixed order.
 #pragma once
 
+#include <initializer_list>
+
 #include "job.hpp"
 
 namespace {
@@ -19,6 +21,8 @@ template <class Real> struct Product {
 // Sums over instances of what the tapes have. A gradient `to` that is not needed is null.
 template <class Real> class Sums {
   public:
+    using Products = std::initializer_list<Product<Real>>;
+
     int error = 0; // of the threads; nothing more is done after one
 
     explicit Sums(const Job<Real> &job) : job(job), count(job.map->instances), step(job.tape_size)
@@ -26,7 +30,7 @@ template <class Real> class Sums {
     }
 
     // Sum arrays, of which `first` is the first instance's.
-    void add(const Real *first, int64_t columns, Real *to)
+    [[gnu::noinline]] void add(const Real *first, int64_t columns, Real *to)
     {
         if (error || to == nullptr)
             return;
@@ -38,8 +42,7 @@ template <class Real> class Sums {
     }
 
     // Sum outer products (rows, columns); for each instance, all of them.
-    template <int number>
-    void add(const Product<Real> (&products)[number], int64_t rows, int64_t columns, Real *to)
+    [[gnu::noinline]] void add(Products products, int64_t rows, int64_t columns, Real *to)
     {
         if (error || to == nullptr)
             return;
@@ -66,9 +69,8 @@ template <class Real> class Sums {
             to[j] = Real(sums[j]);
     }
 
-    template <int number>
-    void add_block(const Product<Real> (&products)[number], int64_t row, int64_t rows,
-                   int64_t column, int64_t columns, Real *to, int64_t width) const
+    void add_block(Products products, int64_t row, int64_t rows, int64_t column, int64_t columns,
+                   Real *to, int64_t width) const
     {
         double sums[ROWS][COLUMNS] = {};
         Real part[ROWS][COLUMNS];

@@ -36,7 +36,8 @@ struct Call {
 // ---- the passes by themselves
 
 // Describe the work on a map.
-Job<Real> start(const Map &map, const void *x, const void *dy = nullptr, void *y = nullptr)
+[[gnu::noinline]] Job<Real> start(const Map &map, const void *x, const void *dy = nullptr,
+                                  void *y = nullptr)
 {
     Job<Real> job = {};
     job.map = &map, job.passes = &passes_of<Real>(map);
@@ -195,24 +196,6 @@ template <class Net> Layer layer_of(Net &net)
     return layer;
 }
 
-// Read the network of a call, and set the moments in the statistics that are kept for the backward
-// pass, where the network's buffers follow. Its tensors follow `first` other addresses, then their
-// gradients if there are any. Returns 0 or an error code.
-template <class Net>
-int read(const Call &call, int64_t first, Real *statistics, bool has_gradients, Job<Real> &job,
-         Net &net)
-{
-    int64_t group_values = call.map.instances * call.map.groups;
-    job.mean = statistics, job.var = statistics + group_values;
-    job.network = &net;
-    void *const *tensors = call.at() + first;
-    void *const *gradients = has_gradients ? tensors + count_tensors(net) : nullptr;
-    Reader<Real> reader(call.fields + 1, call.num_fields - 1, tensors, gradients,
-                        statistics + 2 * group_values);
-    net.members(reader);
-    return reader.succeeded() ? 0 : EINVAL;
-}
-
 // `running` has the addresses of BN's running mean and variance, and where to put them after the
 // batch; all may be null.
 int run_forward(Job<Real> job, const Layer &layer, void *const *running)
@@ -269,41 +252,41 @@ int run_backward(Job<Real> job, const Layer &layer)
     return sums.error;
 }
 
-// Addresses: x, y, statistics; the network's tensors; BN's running mean and variance, and where to
-// put them after the batch. These four may be null.
-template <class Net> int forward(const Call &call)
-{
-    Net net;
-    Job<Real> job = start(call.map, call.address<void>(0), nullptr, call.address<void>(1));
-    if (int error = read(call, 3, call.address<Real>(2), false, job, net))
-        return error;
-    Keeper keeper;
-    net.members(keeper);
-    return run_forward(job, layer_of(net), call.at() + 3 + count_tensors(net));
-}
-
-// Addresses: dy, x, statistics, dx; the network's tensors, of whose buffers it only matters whether
-// they are null; the tensors' gradients. dx and gradients may be null.
-template <class Net> int backward(const Call &call)
+// Addresses: x, y or dx, statistics, dy; then the network's tensors. After them, in the forward
+// pass: BN's running mean and variance, and where to put them after the batch, all null if they do
+// not move. In the backward pass, where it only matters whether a buffer is null: the tensors'
+// gradients; dx and gradients that are not needed are null.
+template <class Net> int run_network(const Call &call, bool is_backward)
 {
     Net net;
     Job<Real> job =
-        start(call.map, call.address<void>(1), call.address<void>(0), call.address<void>(3));
-    if (int error = read(call, 4, call.address<Real>(2), true, job, net))
-        return error;
-    return run_backward(job, layer_of(net));
+        start(call.map, call.address<void>(0), call.address<void>(3), call.address<void>(1));
+    int64_t group_values = call.map.instances * call.map.groups;
+    Real *statistics = call.address<Real>(2); // the moments, then copies of the network's buffers
+    job.mean = statistics, job.var = statistics + group_values;
+    job.network = &net;
+    void *const *tensors = call.at() + 4, *const *after = tensors + count_tensors(net);
+    Reader<Real> reader(call.fields + 1, call.num_fields - 1, tensors,
+                        is_backward ? after : nullptr, statistics + 2 * group_values);
+    net.members(reader);
+    if (!reader.succeeded())
+        return EINVAL;
+    if (is_backward)
+        return run_backward(job, layer_of(net));
+    Keeper keeper;
+    net.members(keeper);
+    return run_forward(job, layer_of(net), after);
 }
 
 // ---- the networks, by name
 
 struct Network {
     const char *name; // of a class in ops/networks.py
-    int (*forward)(const Call &call);
-    int (*backward)(const Call &call);
+    int (*run)(const Call &call, bool is_backward);
     void (*members)(Teller &teller);
 };
 
-template <class Net> void members_of(Teller &teller)
+template <class Net> [[gnu::cold]] void members_of(Teller &teller)
 {
     Net net;
     net.members(teller);
@@ -311,7 +294,7 @@ template <class Net> void members_of(Teller &teller)
 
 template <class Net> constexpr Network network(const char *name)
 {
-    return {name, forward<Net>, backward<Net>, members_of<Net>};
+    return {name, run_network<Net>, members_of<Net>};
 }
 
 constexpr Network NETWORKS[] = {
@@ -322,9 +305,9 @@ constexpr Network NETWORKS[] = {
 constexpr int64_t COUNT = sizeof NETWORKS / sizeof NETWORKS[0];
 
 // The functions of a call's network, whose number Python has from `tell`.
-int forward_network(const Call &call) { return NETWORKS[int64_t(call.fields[0])].forward(call); }
+int forward(const Call &call) { return NETWORKS[int64_t(call.fields[0])].run(call, false); }
 
-int backward_network(const Call &call) { return NETWORKS[int64_t(call.fields[0])].backward(call); }
+int backward(const Call &call) { return NETWORKS[int64_t(call.fields[0])].run(call, true); }
 
 bool is(const char *name, const char *other) { return strcmp(name, other) == 0; }
 
@@ -358,14 +341,10 @@ extern "C" __attribute__((visibility("default"))) const void *ILM_PLUGINS_FIND(c
         const char *name;
         const void *function;
     } functions[] = {
-        {"sources", address_of(sources)},
-        {"tell", address_of(tell)},
-        {"moments", address_of(moments)},
-        {"affine", address_of(affine)},
-        {"sums", address_of(sums)},
-        {"dx", address_of(dx)},
-        {"forward", address_of(forward_network)},
-        {"backward", address_of(backward_network)},
+        {"sources", address_of(sources)}, {"tell", address_of(tell)},
+        {"moments", address_of(moments)}, {"affine", address_of(affine)},
+        {"sums", address_of(sums)},       {"dx", address_of(dx)},
+        {"forward", address_of(forward)}, {"backward", address_of(backward)},
     };
     for (const auto &f : functions)
         if (is(name, f.name))

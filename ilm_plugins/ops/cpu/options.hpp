@@ -78,7 +78,7 @@ class Teller {
   private:
     int64_t to_come;
 
-    void tell(const char *its_name, const char *its_kind)
+    [[gnu::noinline]] void tell(const char *its_name, const char *its_kind)
     {
         if (to_come-- == 0)
             name = its_name, kind = its_kind;
@@ -122,7 +122,7 @@ template <class Real> class Reader {
 
     void operator()(const char *, bool &option) { option = next() != 0; }
 
-    template <class Choice> void operator()(const char *, Choice &option)
+    template <class Choice> [[gnu::noinline]] void operator()(const char *, Choice &option)
     {
         int64_t number = int64_t(next()), count = 1;
         for (const char *c = names_of(option); *c; c++)
@@ -131,7 +131,8 @@ template <class Real> class Reader {
         option = Choice(number);
     }
 
-    template <class Value, int64_t most> void operator()(const char *name, List<Value, most> &list)
+    template <class Value, int64_t most>
+    [[gnu::noinline]] void operator()(const char *name, List<Value, most> &list)
     {
         list.count = int64_t(next());
         if (list.count < 0 || list.count > most) {
@@ -164,7 +165,7 @@ template <class Real> class Reader {
     Real *kept;
     bool failed = false;
 
-    double next()
+    [[gnu::noinline]] double next()
     {
         if (numbers < end)
             return *numbers++;

@@ -209,7 +209,8 @@ inline void moments_of_run(const T *x, int64_t n, RealOf<T> *mean, RealOf<T> *va
         if (off * off <= 15 * *var && *var < Real(INFINITY))
             return;
     } else {
-        center = sum_run(x, n / 16) / Real(n / 16);
+        int64_t first = n / 16;
+        center = sum_run(x, first) / Real(first);
     }
     double sum = 0, squares = 0;
     for (int64_t at = 0; at < n; at += SUMMED) {
@@ -479,7 +480,8 @@ void moments_of_positions(const Job<RealOf<T>> &job, int64_t instance, int64_t b
 
 // Repeat each group's value for its channels.
 template <class Real>
-void prepare_factor(const Real *values, int64_t groups, int64_t channels, Real *to)
+[[gnu::noinline]] void prepare_factor(const Real *values, int64_t groups, int64_t channels,
+                                      Real *to)
 {
     expand(values, groups, channels, to);
     for (int64_t c = 0; c < channels; c++)

@@ -10,8 +10,10 @@
 
 #include <type_traits>
 
-#if defined(__x86_64__)
+#if defined(__AVX__)
 #include <immintrin.h>
+#elif defined(__x86_64__)
+#include <emmintrin.h>
 #endif
 
 // Bytes of a register. Tests set another size than the processor's.
@@ -334,7 +336,7 @@ inline void finish_streams()
 // all bits set would overflow and become a number.
 template <class Real> inline Real canonical_nan(Real value)
 {
-    return value == value ? value : Real(NAN);
+    return std::isnan(value) ? Real(NAN) : value;
 }
 
 } // namespace

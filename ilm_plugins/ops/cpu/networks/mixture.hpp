@@ -149,7 +149,7 @@ template <class Real> struct Mixture {
     }
 
     // Add the part of dx through the batch's moments to slope and offset of an instance.
-    void couple(const Job<Real> &job, int64_t instance) const
+    [[gnu::noinline]] void couple(const Job<Real> &job, int64_t instance) const
     {
         const Map &map = *job.map;
         int64_t channels = map.channels;
@@ -165,8 +165,8 @@ template <class Real> struct Mixture {
     }
 
   private:
-    void move(const Job<Real> &job, const Real *batch, Real factor, double n, const void *old,
-              void *moved) const
+    [[gnu::noinline]] void move(const Job<Real> &job, const Real *batch, Real factor, double n,
+                                const void *old, void *moved) const
     {
         const Real *from = static_cast<const Real *>(old);
         Real *to = static_cast<Real *>(moved), weight = n < 2 ? 0 : Real(momentum);
@@ -174,7 +174,9 @@ template <class Real> struct Mixture {
             return;
         for (int64_t c = 0; c < job.map->channels; c++) {
             Real off = batch[c] * factor - from[c];
-            to[c] = weight == 0 ? from[c] : weight == 1 ? batch[c] * factor : from[c] + weight * off;
+            to[c] = weight == 0 ? from[c]
+                : weight == 1   ? batch[c] * factor
+                                : from[c] + weight * off;
         }
     }
 

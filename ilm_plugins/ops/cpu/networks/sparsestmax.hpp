@@ -24,7 +24,7 @@ Face<Real> sparsestmax(const Real *given, Real radius, int64_t n, Real *ratios)
     Face<Real> face;
     Real logits[MAX_NORMALIZERS], top[MAX_NORMALIZERS], largest = given[0], first = 0;
     for (int64_t i = 1; i < n; i++)
-        largest = given[i] > largest || given[i] != given[i] ? given[i] : largest;
+        largest = given[i] > largest || std::isnan(given[i]) ? given[i] : largest;
     for (int64_t i = 0; i < n; i++) { // sorted by insertion
         int64_t j = i;
         logits[i] = given[i] - largest;

@@ -14,10 +14,12 @@
 
 namespace {
 
-template <class T, bool sparse> struct Switchable {
+// SN, or sparse SN.
+template <class T> struct Switchable {
     using Real = T;
     static constexpr bool is_mixture = true;
 
+    bool is_sparse;
     Mixture<Real> mixture;
     Parameter<Real> weight, bias, mean_weight, var_weight;
     Buffer<Real> radius, mean_fixed, var_fixed; // of sparse SN
@@ -29,13 +31,15 @@ template <class T, bool sparse> struct Switchable {
         visit("bias", bias);
         visit("mean_weight", mean_weight);
         visit("var_weight", var_weight);
-        if constexpr (sparse) {
+        if (is_sparse) {
             visit("radius", radius);
             visit("mean_fixed", mean_fixed);
             visit("var_fixed", var_fixed);
         }
         mixture.buffers(visit);
     }
+
+    explicit Switchable(bool is_sparse) : is_sparse(is_sparse) { }
 
     int64_t count() const { return mixture.count(); } // K
 
@@ -85,14 +89,13 @@ template <class T, bool sparse> struct Switchable {
 
     void find_ratios(const Parameter<Real> &logits, const Buffer<Real> &fixed, Real *ratios) const
     {
-        if constexpr (sparse) {
-            if (is_fixed(fixed))
-                copy(ratios, fixed.values, count());
-            else
-                sparsestmax(logits.values, *radius.values, count(), ratios);
-        } else {
+        if (!is_sparse) {
             copy(ratios, logits.values, count());
             softmax(ratios, count());
+        } else if (is_fixed(fixed)) {
+            copy(ratios, fixed.values, count());
+        } else {
+            sparsestmax(logits.values, *radius.values, count(), ratios);
         }
     }
 
@@ -113,7 +116,8 @@ template <class T, bool sparse> struct Switchable {
             s.rstd[c] = 1 / std::sqrt(s.var[c] + Real(mixture.eps));
     }
 
-    void forward(const Job<Real> &job, int64_t instance, Arena<Real> &scratch) const
+    [[gnu::noinline]] void forward(const Job<Real> &job, int64_t instance,
+                                   Arena<Real> &scratch) const
     {
         int64_t channels = job.map->channels;
         Scratch s(*this, job, scratch);
@@ -130,8 +134,8 @@ template <class T, bool sparse> struct Switchable {
         }
     }
 
-    void backward(const Job<Real> &job, int64_t instance, const Tape &tape,
-                  Arena<Real> &scratch) const
+    [[gnu::noinline]] void backward(const Job<Real> &job, int64_t instance, const Tape &tape,
+                                    Arena<Real> &scratch) const
     {
         int64_t channels = job.map->channels;
         Scratch s(*this, job, scratch);
@@ -174,7 +178,7 @@ template <class T, bool sparse> struct Switchable {
             }
             fold(d_off, channels, int64_t(1), tape.d_mean_ratios + k);
             fold(d_of_var, channels, int64_t(1), tape.d_var_ratios + k);
-            if (!sparse) { // the logits' gradients; sparse SN's are computed from the sums
+            if (!is_sparse) { // the logits' gradients; sparse SN's are computed from the sums
                 tape.d_mean_ratios[k] *= mean_ratio;
                 tape.d_var_ratios[k] *= var_ratio;
             }
@@ -187,7 +191,7 @@ template <class T, bool sparse> struct Switchable {
         find_dx_coefficients(job, instance);
     }
 
-    void gradients(const Job<Real> &job, const Tape &tape, Sums<Real> &sums) const
+    [[gnu::noinline]] void gradients(const Job<Real> &job, const Tape &tape, Sums<Real> &sums) const
     {
         int64_t channels = job.map->channels;
         sums.add(tape.d_weight, channels, weight.gradient);
@@ -195,7 +199,7 @@ template <class T, bool sparse> struct Switchable {
         sums.add(tape.d_mean_ratios, count(), mean_weight.gradient);
         sums.add(tape.d_var_ratios, count(), var_weight.gradient);
         sums.add(tape.d_batch, 2 * channels, mixture.d_batch);
-        if constexpr (sparse) {
+        if (is_sparse) {
             logits_vjp(mean_weight, mean_fixed);
             logits_vjp(var_weight, var_fixed);
         }
@@ -215,7 +219,12 @@ template <class T, bool sparse> struct Switchable {
     }
 };
 
-template <class Real> using Switch = Switchable<Real, false>;
-template <class Real> using SparseSwitch = Switchable<Real, true>;
+template <class Real> struct Switch : Switchable<Real> {
+    Switch() : Switchable<Real>(false) { }
+};
+
+template <class Real> struct SparseSwitch : Switchable<Real> {
+    SparseSwitch() : Switchable<Real>(true) { }
+};
 
 } // namespace
