@@ -8,8 +8,8 @@ import os
 import platform
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256
 from pathlib import Path
+from runpy import run_path
 from shutil import rmtree
 
 from setuptools import Extension, setup
@@ -51,9 +51,8 @@ class BuildKernels(build_ext):
         self.get_finalized_command("bdist_wheel").root_is_pure = True
 
     def build_extension(self, extension):
-        # By which the binding in Python knows a library of other sources; see its `hash_sources`.
-        sources = sorted([*extension.sources, *extension.depends], key=Path)
-        sources = sha256(b"".join(Path(path).read_bytes() for path in sources)).hexdigest()
+        # By which the binding in Python refuses a library of other sources.
+        sources = run_path(str(FOLDER / "sources.py"))["hash_sources"](FOLDER)
         flags = [*FLAGS, *os.environ.get("ILM_PLUGINS_CFLAGS", "").split()]
         if os.environ.get("ILM_PLUGINS_CHECKED") == "1":
             flags.append("-DILM_PLUGINS_CHECKED")

@@ -14,11 +14,12 @@ import fuzz
 from cases import inputs, needs_kernels
 from close import assert_equal
 from ilm_plugins import NORMS
+from ilm_plugins.cli import environment
 from ilm_plugins.ops import cpu, networks
 from ilm_plugins.ops.cpu import library
 
 FOLDER = Path(cpu.__file__).parent
-SOURCES = sorted([*FOLDER.rglob("*.hpp"), *FOLDER.rglob("*.cpp")])
+SOURCES = sorted(FOLDER.rglob("*.[ch]pp"))
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
 
@@ -98,7 +99,9 @@ def test_names_that_one_side_lacks_are_an_error_that_names_them(monkeypatch):
 @needs_kernels
 def test_a_network_that_the_library_lacks_is_an_error_that_names_it(monkeypatch):
     other = make_network("Other", ATTENTIVE._fields, ATTENTIVE.tensors)
-    with pytest.raises(RuntimeError, match="differ: the kernels lack the network 'Other'; use the same names"):
+    with pytest.raises(
+        RuntimeError, match="differ: the kernels lack the network 'Other'; use the same names"
+    ):
         layouts_with(monkeypatch, other)
 
 
@@ -136,11 +139,49 @@ def test_options_that_the_library_cannot_read_are_refused(monkeypatch):
         layer(torch.ones(2, 8, 3))
 
 
+# ---- a stale library
+
+
+@pytest.fixture
+def other_sources(monkeypatch, tmp_path):
+    """A copy of the sources, from which the library should have been compiled."""
+    for path in SOURCES:
+        copied = tmp_path / path.relative_to(library.FOLDER)
+        copied.parent.mkdir(exist_ok=True)
+        shutil.copy(path, copied)
+    monkeypatch.setattr(library, "FOLDER", tmp_path)
+    for cached in (cpu.load_problem, library.layouts):
+        cached.cache_clear()
+    yield tmp_path
+    for cached in (cpu.load_problem, library.layouts):
+        cached.cache_clear()
+
+
 @needs_kernels
-def test_a_library_of_other_sources_is_refused(monkeypatch):
-    monkeypatch.setattr(library, "hash_sources", lambda: "another")
-    with pytest.raises(RuntimeError, match="other sources; install ilm_plugins again"):
-        library.layouts.__wrapped__()
+def test_a_library_of_the_same_sources_is_loaded(other_sources):
+    assert cpu.load_problem() is None
+
+
+@needs_kernels
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_a_library_compiled_before_a_source_changed_is_refused(path, other_sources):
+    with (other_sources / path.relative_to(FOLDER)).open("a") as file:
+        file.write("\n")
+    message = r"kernels.so was compiled from other sources .*; run 'pip install -e \.'"
+    with pytest.raises(RuntimeError, match=message):
+        NORMS["ILMGN"](64)(torch.ones(1, 64, 3, 3))
+
+
+@needs_kernels
+def test_a_library_without_a_function_is_refused():
+    with pytest.raises(RuntimeError, match="compiled from other sources"):
+        library.functions("float", "of another version")
+
+
+@needs_kernels
+def test_the_environments_report_tells_a_stale_library(other_sources):
+    (other_sources / "loops.hpp").unlink()
+    assert environment._describe_kernels().startswith(f"cannot be used: {library.LIBRARY} was")
 
 
 # ---- memory

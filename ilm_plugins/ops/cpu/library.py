@@ -3,17 +3,16 @@
 import ctypes
 import functools
 from collections.abc import Callable, Iterator
-from hashlib import sha256
 from itertools import count, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
 from .. import networks
 from ..networks import Network
+from .sources import hash_sources
 
-LIBRARY = Path(__file__).with_name("kernels.so")
-
-AGAIN = "install ilm_plugins again, in a checkout by make install"
+FOLDER = Path(__file__).parent
+LIBRARY = FOLDER / "kernels.so"
 
 #: The library's functions that take a call.
 FUNCTIONS = ("moments", "affine", "sums", "dx", "forward", "backward")
@@ -42,13 +41,12 @@ def load_problem() -> str | None:
         RuntimeError: the library was compiled from other sources; or its networks, their options or
             their tensors have other names than in networks.py.
     """
-    problem = "the package was installed without a C++ compiler"
-    advice = "the package again, by pip install --force-reinstall --no-deps --no-cache-dir"
-    if Path(__file__).parents[3].joinpath("setup.py").exists():
-        problem = "this checkout has no compiled C++ kernels"
-        advice = "run 'pip install -e .' in the checkout, or run from another folder"
     if not LIBRARY.exists():
-        return f"{problem}; install a compiler, such as g++, and {advice}"
+        problem, otherwise = "the package was installed without a C++ compiler", ""
+        if _is_checkout():
+            problem = "this checkout has no compiled C++ kernels"
+            otherwise = ", or run from another folder"
+        return f"{problem}; install a compiler, such as g++, and {_how_to_compile()}{otherwise}"
     try:
         layouts()
     except OSError as error:
@@ -70,8 +68,8 @@ def layouts() -> dict[type[Network], Layout]:
         RuntimeError: as :func:`load_problem`.
     """
     compiled = ctypes.CFUNCTYPE(ctypes.c_char_p)(_address("sources"))().decode()
-    if (sources := hash_sources()) is not None and sources != compiled:
-        raise RuntimeError(f"{LIBRARY} was compiled from other sources; {AGAIN}")
+    if compiled != hash_sources(FOLDER):
+        raise _stale()
     told = _tell()
     check_names(
         {name: {(m.kind, m.name) for m in members} for name, members in told.items()},
@@ -101,8 +99,8 @@ def check_names(of_library: dict[str, set], of_python: dict[str, set]) -> None:
     ]
     if lacks:
         raise RuntimeError(
-            f"{LIBRARY} and ops/networks.py differ: {'; '.join(lacks)}; use the same names, "
-            f"and {AGAIN}"
+            f"{LIBRARY} and ops/networks.py differ: {'; '.join(lacks)}; use the same names, and "
+            f"{_how_to_compile()}"
         )
 
 
@@ -113,13 +111,6 @@ def _missing(names: dict[str, set], expected: dict[str, set]) -> list[str]:
         members = sorted(expected[network] - names[network])
         found += [f"the {kind} {name!r} of {network}" for kind, name in members]
     return found
-
-
-def hash_sources() -> str | None:
-    """Return a hash of the kernels' sources in a checkout; None in an installed package."""
-    folder = Path(__file__).parent
-    paths = sorted([*folder.rglob("*.hpp"), *folder.rglob("*.cpp")])
-    return sha256(b"".join(path.read_bytes() for path in paths)).hexdigest() if paths else None
 
 
 def _members(network: type[Network]) -> Iterator[tuple[str, str]]:
@@ -153,12 +144,28 @@ def _tell() -> dict[str, list[Member]]:
 
 def _address(name: str, variant: str = "float_default") -> int:
     """Return the address of a function of the library by its name."""
-    find = getattr(_load(), f"ilm_plugins_{variant}")
-    find.argtypes, find.restype = [ctypes.c_char_p], ctypes.c_void_p
-    address = find(name.encode())
-    if address is None:
-        raise RuntimeError(f"{LIBRARY} has no function {name!r}; {AGAIN}")
-    return address
+    find = getattr(_load(), f"ilm_plugins_{variant}", None)
+    if find is not None:
+        find.argtypes, find.restype = [ctypes.c_char_p], ctypes.c_void_p
+        if address := find(name.encode()):
+            return address
+    raise _stale()
+
+
+def _stale() -> RuntimeError:
+    return RuntimeError(
+        f"{LIBRARY} was compiled from other sources than {FOLDER} has; {_how_to_compile()}"
+    )
+
+
+def _is_checkout() -> bool:
+    return Path(__file__).parents[3].joinpath("setup.py").exists()
+
+
+def _how_to_compile() -> str:
+    if _is_checkout():
+        return "run 'pip install -e .' in the checkout"
+    return "install the package again, by pip install --force-reinstall --no-deps --no-cache-dir"
 
 
 @functools.cache
