@@ -99,9 +99,8 @@ def test_names_that_one_side_lacks_are_an_error_that_names_them(monkeypatch):
 @needs_kernels
 def test_a_network_that_the_library_lacks_is_an_error_that_names_it(monkeypatch):
     other = make_network("Other", ATTENTIVE._fields, ATTENTIVE.tensors)
-    with pytest.raises(
-        RuntimeError, match="differ: the kernels lack the network 'Other'; use the same names"
-    ):
+    message = "differ: the kernels lack the network 'Other'; use the same names"
+    with pytest.raises(RuntimeError, match=message):
         layouts_with(monkeypatch, other)
 
 
