@@ -74,7 +74,6 @@ enum : int64_t {
     BLOCK = 8192,  // values in a block of a contiguous map, which has whole channels if possible
     RUN = 32768,   // values that a pass in reverse takes in increasing order, see run_in_reverse
     SHORT = 512,   // A contiguous block of fewer values is short: see passes.hpp.
-    SUMMED = 1024, // values that are summed in reals; their sums are added in doubles
     GRAIN = 32768, // values that make another thread worthwhile
     AT_ONCE = 64,  // channels or groups whose moments or sums are pooled at once
     AHEAD = 4096,  // bytes between what is read and what is prefetched in channels last, at least

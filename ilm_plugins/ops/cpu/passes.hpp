@@ -36,6 +36,10 @@ inline Values dx_of(Values dy, Values x, Factor center, Factor scale, Factor slo
 // For so few remaining values, a scalar loop is faster than one more vector.
 constexpr int64_t FEW = 2;
 
+// Values that are summed in reals, 16 in each lane of four vectors: the same precision with any
+// registers. Their sums are added in doubles.
+template <class T> constexpr int64_t SUMMED = 64 * Vec<T>::lanes;
+
 // ---- runs: consecutive values of one channel or group
 
 // The sum of x.
@@ -213,8 +217,8 @@ inline void moments_of_run(const T *x, int64_t n, RealOf<T> *mean, RealOf<T> *va
         center = sum_run(x, first) / Real(first);
     }
     double sum = 0, squares = 0;
-    for (int64_t at = 0; at < n; at += SUMMED) {
-        center_run(x + at, minimum(SUMMED, n - at), center, &part_sum, &part_squares);
+    for (int64_t at = 0; at < n; at += SUMMED<T>) {
+        center_run(x + at, minimum(SUMMED<T>, n - at), center, &part_sum, &part_squares);
         sum += part_sum, squares += part_squares;
     }
     *mean = Real(mean_of(n, center, sum));
