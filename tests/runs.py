@@ -119,12 +119,12 @@ class Launcher:
     def _run(self, requests, words, log, folder):
         child = os.fork()
         if child == 0:
-            os.chdir(folder)
-            sys.stdout = sys.stderr = log.open("a", buffering=1)
-            for number in (1, 2):
-                os.dup2(sys.stdout.fileno(), number)
             status = 1
             try:
+                os.chdir(folder)
+                sys.stdout = sys.stderr = log.open("a", buffering=1)
+                for number in (1, 2):
+                    os.dup2(sys.stdout.fileno(), number)
                 with start_by("fork"):
                     status = commands.main(words)
             except BaseException:

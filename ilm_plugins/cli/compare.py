@@ -82,7 +82,8 @@ def compare(plan: Plan, parameters: dict[str, int], command: str) -> None:
     runs.run_all(plan)
     values = collect(plan)
     metric = main_metric(values, plan.metric or plan.variants.main_metric())
-    steps = measured_steps(plan)
+    # Without a result, the training set itself may be what fails.
+    steps = measured_steps(plan) if any(v.value is not None for v in values) else {}
     found = Results(plan.norms, values, metric, starts, parameters, steps)
     text = report.markdown(found, command)
     write(plan.output / "compare.md", text)

@@ -17,6 +17,7 @@ import torch
 from ilm_plugins.__main__ import main
 from ilm_plugins.cli import parsers
 from ilm_plugins.experiments.compare import runs, speed
+from ilm_plugins.experiments.compare.plan import Plan
 from ilm_plugins.frameworks import open_config, record
 from ilm_plugins.frameworks.variants import variants
 from runs import LAZY, SHAPES, SMALL, train_until_killed, write_mmengine_config
@@ -227,11 +228,9 @@ def test_weights_may_be_a_backbones(config, started):
 
 @pytest.mark.wide
 def test_a_killed_run_is_continued(config, started, launcher):
-    compare(config, GN, "--dry-run")
-    from ilm_plugins.experiments.compare.plan import Plan
-
     plan = Plan(config, [GN], [0], Path("out"))
     folder = plan.folder(GN, 0)
+    folder.parent.mkdir(parents=True)
     train_until_killed(launcher, plan.training(GN, 0), folder / "iter_2.pth")
     compare(config, GN)
     assert record.read(folder)["run"] == 4
