@@ -1,7 +1,7 @@
 """The Triton kernels against the reference in float64.
 
 On a GPU they run there. Elsewhere, Triton's interpreter runs them; and they are compiled for an
-H200.
+A100, an H200 and a B200.
 """
 
 import copy
@@ -162,7 +162,7 @@ def test_autoencoders_of_sizes(c, groups, keys, shape, layout, path):
 @paths("small-tiles")
 def test_splits(dtype, layout, path):
     x = make_map(1, 4, 15, 15, layout=layout, dtype=dtype)
-    assert kernels.streaming._Tiling.of(x).splits > 2
+    assert kernels.streaming._Tiling.of((x,)).splits > 2
     check_layer(build("ILMGN", 4, 2, key_group_size=4, hidden=3), x)
 
 
@@ -366,6 +366,10 @@ def test_gpus_that_lack_bfloat16(monkeypatch):
     "name, channels, options, eligible",
     [
         ("ILMIN", 1000, {"key_group_size": 1}, True),
+        ("ILMIN", 2047, {"key_group_size": 1}, True),
+        ("ILMIN", 4095, {"key_group_size": 1}, False),
+        ("ILMIN", 4095, {"key_group_size": 3}, True),
+        ("ILMIN", 4096, {"key_group_size": 1}, True),
         ("ILMGN", 8192, {}, False),
         ("EN", 600, {"reduction": 12}, True),
         ("EN", 24, {"reduction": 8, "normalizers": ("IN", "BN"), "expansion": 100}, True),
@@ -380,26 +384,34 @@ def test_which_networks_run_in_kernels(name, channels, options, eligible):
     assert kernels.runs(layer.network(), x, layer.moment_groups) == eligible
 
 
-# ---- compilation for an H200
+# ---- compilation for GPUs that are not there
 
 
 class Driver:
-    """Instead of a GPU's driver, all that compiling ahead asks of one."""
+    """What compiling ahead asks of the driver of a GPU, for a compute capability."""
+
+    def __init__(self, capability):
+        self.capability = capability
 
     def get_current_target(self):
-        return triton.backends.compiler.GPUTarget("cuda", 90, 32)
+        return triton.backends.compiler.GPUTarget("cuda", self.capability, 32)
 
     def get_current_device(self):
-        return -1  # nothing is launched
+        return self.capability  # Triton keeps compiled kernels by device; nothing is launched
 
     def get_current_stream(self, device):
         return -1
 
 
 @pytest.fixture
-def driver(tmp_path, monkeypatch):
+def driver(request, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(triton.runtime.driver, "_active", Driver())
+    monkeypatch.setattr(triton.runtime.driver, "_active", Driver(getattr(request, "param", 90)))
+
+
+capabilities = pytest.mark.parametrize(
+    "driver", [90, wide(80), wide(100)], indirect=True, ids=["sm_90", "sm_80", "sm_100"]
+)
 
 
 class Operations(TorchDispatchMode):
@@ -488,6 +500,67 @@ def test_mixture_kernels_compile(driver, name, channels):
     assert len(dict(map(compile_ahead, chain(*passes)))) == 7
 
 
+#: Of EfficientNet, MobileNet and HRNet: no multiples of 16.
+WIDTHS = 24, 40, 72, 184, 600
+widths = pytest.mark.parametrize("width", WIDTHS)
+
+
+@compiles
+@widths
+@capabilities
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, wide(torch.bfloat16), wide(torch.float32)], ids=str
+)
+@pytest.mark.parametrize("layout", [channels_last, wide(torch.Tensor.contiguous)])
+def test_maps_of_any_width_are_loaded_by_16_bytes_without_spills(driver, width, layout, dtype):
+    passes, _ = launches(NORMS["SN"](width), (2, width, 56, 56), dtype, layout)
+    for launch in chain(*passes):
+        name, (_, compiled) = compile_ahead(launch)
+        if name in ("_moments_kernel", "_affine_kernel", "_sums_kernel", "_dx_kernel"):
+            assert "ld.global.v4.b32" in compiled.asm["ptx"], name
+
+
+def at_an_odd_address(x):
+    return torch.empty(x.numel() + 1, dtype=x.dtype)[1:].view(x.shape)
+
+
+@compiles
+@dtypes
+def test_maps_at_odd_addresses_spill_nothing(driver, dtype):
+    for launch in chain(*launches(NORMS["SN"](64), (2, 64, 56, 56), dtype, at_an_odd_address)[0]):
+        compile_ahead(launch)
+
+
+#: Options of a layer of any multiple of 8 channels.
+OF_WIDTHS = {
+    "EN": {"reduction": 8},
+    "AN": {"num_groups": 8},
+    "AssocNorm": {"num_groups": 8, "num_key_groups": 8},
+    "ILMGN": {"num_groups": 8, "key_group_size": 8},
+    "ILMIN": {"key_group_size": 8},
+    "ILMLN": {"key_group_size": 8},
+}
+
+
+@compiles
+@widths
+@pytest.mark.parametrize("name", [wide(name) for name in NORMS])
+def test_networks_of_any_width_spill_nothing(driver, width, name):
+    layer = NORMS[name](width, **OF_WIDTHS.get(name, {}))
+    for launch in chain(*launches(layer, (2, width, 14, 14))[0]):
+        compile_ahead(launch)
+
+
+@compiles
+@capabilities
+@pytest.mark.parametrize("channels, key_group_size", [(4096, 1), wide(4094, 1), wide(4095, 3)])
+def test_the_largest_networks_spill_nothing(driver, channels, key_group_size):
+    layer = NORMS["ILMIN"](channels, key_group_size=key_group_size)
+    found = chain(*launches(layer, (2, channels, 4, 4))[0])
+    rescale = [launch for launch in found if launch[0].__name__.startswith("rescale")]
+    assert len(dict(map(compile_ahead, rescale))) == 2
+
+
 def bytes_moved(found):
     """The bytes of the tensors that launches take."""
     args = chain.from_iterable(args for _, args, _ in found)
@@ -497,6 +570,9 @@ def bytes_moved(found):
 
 @compiles
 @pytest.mark.wide
+@pytest.mark.parametrize(
+    "driver", [90, *(pytest.param(c, marks=pytest.mark.long) for c in (80, 100))], indirect=True
+)
 def test_kernels_of_all_maps_compile_and_read_x_twice_at_most(driver):
     """The least of a pass is x and y, or dy, x and dx."""
     cases = product(("ILMGN", "EN", "SSN", "AN"), SHAPES.values(), DTYPES, LAYOUTS)

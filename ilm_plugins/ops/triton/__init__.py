@@ -61,7 +61,7 @@ def forward(x, num_groups, network: Network, tensors: Tensors, running: Tensors)
     statistics = x.new_empty(2 * n * num_groups + sizes.kept, dtype=torch.float32)
     mean, var, *kept = split_statistics(statistics, network, x, num_groups)
     tensors = [t if t is None else t.contiguous() for t in tensors]
-    shape = one_read.shape_for(x, sizes)
+    shape = one_read.shape_for((x,), sizes)
     if shape is None:
         streaming.moments(x, (mean, var))
     if _uses_batch_moments(network, tensors):
@@ -89,7 +89,7 @@ def backward(dy, x, num_groups, statistics, network: Network, tensors: Tensors, 
     parameters = [t if t is None else t.contiguous() for t in tensors[: network.num_parameters]]
     pointers = POINTERS[type(network)](*parameters, *buffers)
     (gradients,) = new(x, 1, sizes.gradients)
-    shape, d_x = one_read.shape_for(x, sizes), None
+    shape, d_x = one_read.shape_for((dy, x), sizes), None
     if shape:
         d_x = torch.empty_like(x)
         values = dy, x, d_x, mean, var, gradients

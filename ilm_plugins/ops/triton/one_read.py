@@ -16,7 +16,7 @@ from .autoencoder import autoencoder
 from .devices import padded
 from .rescaling import keep, rescale_vjp
 from .sizes import Sizes
-from .streaming import Shape, find_shape, limit, tile_offsets
+from .streaming import Shape, find_vector, limit, tile_offsets
 from .vectors import divide, finite, fold, load, spread
 
 #: Elements of an instance, padded to powers of two, that a one-read kernel holds in its registers:
@@ -40,6 +40,14 @@ def _to_elements(values, chunks, SHAPE: tl.constexpr):
     in_row: tl.constexpr = values.shape[0] // SHAPE.block_c
     if in_row == 1:
         elements = spread(values, values.shape[0], SHAPE.block_c)[:, None]
+    elif in_row <= 4:
+        rows = tl.reshape(values, (SHAPE.block_c, in_row))
+        j = tl.arange(0, in_row)[None, :]
+        length = chunks * SHAPE.vector // in_row
+        position = tl.arange(0, SHAPE.block_l)[None, :]
+        elements = tl.sum(tl.where(j == 0, rows, 0.0), axis=1)[:, None]
+        for i in tl.static_range(1, in_row):
+            elements = tl.where(position < i * length, elements, tl.sum(tl.where(j == i, rows, 0.0), axis=1)[:, None])
     else:
         # Exact for as many elements as fit into registers.
         position = tl.arange(0, SHAPE.block_l).to(tl.float32) + 0.5
@@ -120,16 +128,18 @@ def one_read_vjp_kernel(
 # ---- host
 
 
-def shape_for(x: Tensor, sizes: Sizes) -> Shape | None:
-    """Return how a one-read kernel holds an instance of x, or None if it cannot."""
+def shape_for(maps: Sequence[Tensor], sizes: Sizes) -> Shape | None:
+    """Return how a one-read kernel holds an instance of all maps, or None if it cannot."""
     if sizes.kind != "Autoencoder" or any(s & (s - 1) for s in (sizes.channels, sizes.fine)):
         return None
-    rows = sizes.fine if x.is_contiguous() else sizes.channels
-    length = x[0].numel() // rows
-    row = length if x.is_contiguous() else 1  # the rows of channels last have a constant length
-    shape = find_shape(x, row, rows, padded(length))
-    most = limit(MAX_INSTANCE, length if x.is_contiguous() else rows)
-    return shape if shape.block_c * shape.block_l <= most else None
+    last = not maps[0].is_contiguous()
+    rows = sizes.channels if last else sizes.fine
+    length = maps[0][0].numel() // rows
+    vector = find_vector(maps, rows if last else length)
+    if rows * padded(length) > limit(MAX_INSTANCE, vector):
+        return None
+    # In channels last the kernel knows the distance of positions, which is a constant.
+    return Shape(1 if last else vector, last, rows, padded(length))
 
 
 def launch(kernel, maps: Sequence, pointers, shape: Shape, sizes: Sizes) -> None:

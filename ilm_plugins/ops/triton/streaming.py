@@ -27,7 +27,7 @@ CHANNELS = 64
 class Shape(NamedTuple):
     """The compile-time constants that describe a map and its tiles."""
 
-    vector: int  #: power of two that divides a row's length, for its alignment; see _extent
+    vector: int  #: elements that are loaded at once; see find_vector
     channels_last: bool
     block_c: int
     block_l: int
@@ -250,7 +250,7 @@ def moments(x: Tensor, pooled: Sequence[Tensor]) -> None:
     """Write means and biased variances to the tensors ``pooled``, (N, G') in float32."""
     n, c = x.shape[:2]
     num_groups = pooled[0].shape[1]
-    tiling = _Tiling.of(x)
+    tiling = _Tiling.of((x,))
     rows, run = n * num_groups, c // num_groups * tiling.splits
     mean, var = pooled if run == 1 else new(x, 2, c * tiling.splits)
     _moments_kernel[(n * tiling.blocks * tiling.splits,)](
@@ -279,7 +279,7 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sums over positions of dy * (x - mean) and of dy, (N, C) each, in float32."""
     n, c = x.shape[:2]
-    tiling = _Tiling.of(x)
+    tiling = _Tiling.of((dy, x))
     of_splits = x.new_empty((2, n, c, tiling.splits), dtype=torch.float32)
     _sums_kernel[(n * tiling.blocks * tiling.splits,)](
         dy, x, mean, *of_splits.unbind(),
@@ -310,43 +310,48 @@ class _Tiling(NamedTuple):
     split_tiles: int  #: tiles in a split; the last may have fewer
 
     @classmethod
-    def of(cls, x: Tensor) -> "_Tiling":
-        """Choose the tiles and splits for a map."""
+    def of(cls, maps: Sequence[Tensor]) -> "_Tiling":
+        """Choose the tiles and splits for maps of one shape and layout."""
+        x = maps[0]
         n, c = x.shape[:2]
         length = x.shape[2:].numel()
         padded_c, padded_length = padded(c), padded(length)
         rows, row = (c, length) if x.is_contiguous() else (length, c)
-        tile = limit(TILE, row)
+        vector = find_vector(maps, row)
+        tile = limit(TILE, vector)
         if x.is_contiguous():
             block_l = min(padded_length, tile)
             block_c = min(padded_c, tile // block_l)
         else:
             block_c = min(padded_c, CHANNELS, tile)
             block_l = min(padded_length, tile // block_c)
-        shape = find_shape(x, row, block_c, block_l)
+        shape = Shape(vector, not x.is_contiguous(), block_c, block_l)
         blocks, tiles = divide_up(c, block_c), divide_up(length, block_l)
         splits = divide_up(PROGRAMS * multiprocessors(x.device), n * blocks)
         split_tiles = max(2, divide_up(tiles, splits))
         splits = divide_up(tiles, split_tiles)
         warps = min(8, max(1, block_c * block_l // 256))
-        return cls(shape, warps, blocks, rows, row // shape.vector, tiles, splits, split_tiles)
+        return cls(shape, warps, blocks, rows, row // vector, tiles, splits, split_tiles)
 
 
-def limit(elements: int, run: int) -> int:
-    """Return how many elements a program holds of a map with runs of ``run`` consecutive ones."""
-    return elements if run % 4 == 0 else elements // 2
+def find_vector(maps: Sequence[Tensor], row: int) -> int:
+    """Return how many elements, at most 16 bytes, are aligned in rows of ``row`` elements."""
+    size = maps[0].element_size()
+    bits = 16 | row * size
+    for tensor in maps:
+        bits |= tensor.data_ptr()
+    return (bits & -bits) // size
 
 
-def find_shape(x: Tensor, row: int, block_c: int, block_l: int) -> Shape:
-    """Return the constants for tiles of a map whose rows have ``row`` elements."""
-    vector = min(16 // x.element_size(), row & -row)
-    return Shape(vector, not x.is_contiguous(), block_c, block_l)
+def limit(elements: int, vector: int) -> int:
+    """Return how many of at most ``elements`` a program holds that loads ``vector`` at once."""
+    return elements if vector >= 4 else elements // 2
 
 
 def _elementwise(kernel, maps: tuple[Tensor, ...], values: tuple, *count: float) -> None:
     """Launch a kernel with one tile a program, on maps (N, C, *) and values (N, G') or (N, C)."""
     (n, c), groups = maps[0].shape[:2], values[0].shape[1]
-    tiling = _Tiling.of(maps[0])
+    tiling = _Tiling.of(maps)
     kernel[(n * tiling.blocks * tiling.tiles,)](
         *maps, *(t if t is None else t.contiguous() for t in values),
         tiling.rows, tiling.chunks, c // groups, tiling.shape, *count, num_warps=tiling.warps,
