@@ -40,14 +40,6 @@ def _to_elements(values, chunks, SHAPE: tl.constexpr):
     in_row: tl.constexpr = values.shape[0] // SHAPE.block_c
     if in_row == 1:
         elements = spread(values, values.shape[0], SHAPE.block_c)[:, None]
-    elif in_row <= 4:
-        rows = tl.reshape(values, (SHAPE.block_c, in_row))
-        j = tl.arange(0, in_row)[None, :]
-        length = chunks * SHAPE.vector // in_row
-        position = tl.arange(0, SHAPE.block_l)[None, :]
-        elements = tl.sum(tl.where(j == 0, rows, 0.0), axis=1)[:, None]
-        for i in tl.static_range(1, in_row):
-            elements = tl.where(position < i * length, elements, tl.sum(tl.where(j == i, rows, 0.0), axis=1)[:, None])
     else:
         # Exact for as many elements as fit into registers.
         position = tl.arange(0, SHAPE.block_l).to(tl.float32) + 0.5
