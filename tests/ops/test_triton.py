@@ -47,6 +47,11 @@ from ilm_plugins.ops.triton import devices  # noqa: E402
 from ilm_plugins.ops.triton.vectors import activate  # noqa: E402
 
 
+def long(*values):
+    """Values of a parameter whose tests take too long for the wide ones."""
+    return pytest.param(*values, marks=pytest.mark.long)
+
+
 def paths(*values):
     """Parametrize by the way through the kernels, see the fixture ``path``."""
     return pytest.mark.parametrize("path", values, indirect=True)
@@ -409,11 +414,6 @@ def driver(request, tmp_path, monkeypatch):
     monkeypatch.setattr(triton.runtime.driver, "_active", Driver(getattr(request, "param", 90)))
 
 
-capabilities = pytest.mark.parametrize(
-    "driver", [90, wide(80), wide(100)], indirect=True, ids=["sm_90", "sm_80", "sm_100"]
-)
-
-
 class Operations(TorchDispatchMode):
     """Records what torch computes, but neither views nor allocations."""
 
@@ -502,18 +502,22 @@ def test_mixture_kernels_compile(driver, name, channels):
 
 #: Of EfficientNet, MobileNet and HRNet: no multiples of 16.
 WIDTHS = 24, 40, 72, 184, 600
-widths = pytest.mark.parametrize("width", WIDTHS)
 
 
 @compiles
-@widths
-@capabilities
+@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize(
-    "dtype", [torch.float16, wide(torch.bfloat16), wide(torch.float32)], ids=str
+    "driver, dtype",
+    [
+        (90, torch.float16),
+        *(wide(capability, torch.float16) for capability in (80, 100)),
+        *(wide(90, dtype) for dtype in (torch.bfloat16, torch.float32)),
+    ],
+    indirect=["driver"],
+    ids=str,
 )
-@pytest.mark.parametrize("layout", [channels_last, wide(torch.Tensor.contiguous)])
-def test_maps_of_any_width_are_loaded_by_16_bytes_without_spills(driver, width, layout, dtype):
-    passes, _ = launches(NORMS["SN"](width), (2, width, 56, 56), dtype, layout)
+def test_channels_last_of_any_width_are_loaded_by_16_bytes_without_spills(driver, dtype, width):
+    passes, _ = launches(NORMS["SN"](width), (2, width, 56, 56), dtype, channels_last)
     for launch in chain(*passes):
         name, (_, compiled) = compile_ahead(launch)
         if name in ("_moments_kernel", "_affine_kernel", "_sums_kernel", "_dx_kernel"):
@@ -543,8 +547,8 @@ OF_WIDTHS = {
 
 
 @compiles
-@widths
-@pytest.mark.parametrize("name", [wide(name) for name in NORMS])
+@pytest.mark.parametrize("width", [wide(WIDTHS[-1]), *map(long, WIDTHS[:-1])])
+@pytest.mark.parametrize("name", NORMS)
 def test_networks_of_any_width_spill_nothing(driver, width, name):
     layer = NORMS[name](width, **OF_WIDTHS.get(name, {}))
     for launch in chain(*launches(layer, (2, width, 14, 14))[0]):
@@ -552,8 +556,16 @@ def test_networks_of_any_width_spill_nothing(driver, width, name):
 
 
 @compiles
-@capabilities
-@pytest.mark.parametrize("channels, key_group_size", [(4096, 1), wide(4094, 1), wide(4095, 3)])
+@pytest.mark.parametrize(
+    "driver, channels, key_group_size",
+    [
+        (90, 4096, 1),
+        *(wide(capability, 4096, 1) for capability in (80, 100)),
+        *(long(capability, 4094, 1) for capability in (80, 90, 100)),
+        long(90, 4095, 3),
+    ],
+    indirect=["driver"],
+)
 def test_the_largest_networks_spill_nothing(driver, channels, key_group_size):
     layer = NORMS["ILMIN"](channels, key_group_size=key_group_size)
     found = chain(*launches(layer, (2, channels, 4, 4))[0])
@@ -570,9 +582,7 @@ def bytes_moved(found):
 
 @compiles
 @pytest.mark.wide
-@pytest.mark.parametrize(
-    "driver", [90, *(pytest.param(c, marks=pytest.mark.long) for c in (80, 100))], indirect=True
-)
+@pytest.mark.parametrize("driver", [90, *map(long, (80, 100))], indirect=True)
 def test_kernels_of_all_maps_compile_and_read_x_twice_at_most(driver):
     """The least of a pass is x and y, or dy, x and dx."""
     cases = product(("ILMGN", "EN", "SSN", "AN"), SHAPES.values(), DTYPES, LAYOUTS)
