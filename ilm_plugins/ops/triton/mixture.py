@@ -243,10 +243,14 @@ def exemplar(mean, var, t, SIZES: tl.constexpr, d_scale=None, d_shift=None, grad
 #     shift = scale (sum of mean_ratios_k (mean - mu_k)) + bias
 
 
+#: The least normal number. Triton takes constants below it as float64, and computes in that.
+TINY = tl.constexpr(2.0**-126)
+
+
 @triton.jit
 def _stretch(radius, squares, size, first):
     rho_squared = tl.maximum(radius * radius - 1 / size + 1 / first, 0.0)
-    return rho_squared / tl.maximum(squares, 1.17549435e-38)  # the least normal number
+    return rho_squared / tl.maximum(squares, TINY)
 
 
 @triton.jit
@@ -265,9 +269,9 @@ def _sparsestmax(logits, fixed, radius, d_ratios, real):
     size = tl.max(tl.where(real & ((gap < 1) | (gap != gap)), sizes, 0.0), axis=0)
     inside = real & (sizes <= size)
     c = tl.where(inside, logits - tl.sum(tl.where(inside, logits, 0.0), axis=0) / size, 0.0)
-    squares = tl.maximum(tl.sum(c * c, axis=0), 1.17549435e-38)
+    squares = tl.maximum(tl.sum(c * c, axis=0), TINY)
     stretch = _stretch(radius, squares, size, first)
-    stretches = (stretch >= 1) & (squares > 1.17549435e-38)
+    stretches = (stretch >= 1) & (squares > TINY)
     stretch = tl.where(stretches, tl.sqrt(stretch), 1.0)
     along = tl.where(stretches, tl.sum(d_ratios * c, axis=0) / squares, 0.0)
     d_logits = tl.where(inside, stretch * (d_ratios - along * c), 0.0)
