@@ -373,7 +373,6 @@ def test_gpus_that_lack_bfloat16(monkeypatch):
         ("ILMIN", 1000, {"key_group_size": 1}, True),
         ("ILMIN", 2047, {"key_group_size": 1}, True),
         ("ILMIN", 4095, {"key_group_size": 1}, False),
-        ("ILMIN", 4095, {"key_group_size": 3}, True),
         ("ILMIN", 4096, {"key_group_size": 1}, True),
         ("ILMGN", 8192, {}, False),
         ("EN", 600, {"reduction": 12}, True),
@@ -460,7 +459,7 @@ def test_few_launches_and_operations(name, channels):
 
 
 def compile_ahead(launch):
-    """Compile a kernel; check each thread's registers and stack, which is for spilled ones."""
+    """Compile a kernel; check its registers, its stack, where spilled ones go, and its types."""
     kernel, args, options = launch
     compiled = kernel.warmup(*args, **options)
     folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -470,6 +469,7 @@ def compile_ahead(launch):
     usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     registers, stack = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("REG", "STACK"))
     assert registers <= 128 and stack == 0, (compiled.metadata.name, registers, stack)
+    assert "f64" not in compiled.asm["ttgir"], f"{compiled.metadata.name} computes in float64"
     return compiled.metadata.name, (registers, compiled)
 
 
@@ -555,20 +555,30 @@ def test_networks_of_any_width_spill_nothing(driver, width, name):
         compile_ahead(launch)
 
 
+#: The networks that take most registers, without padding; others, and with padding.
+LARGEST = ("ILMIN", 4096, {"key_group_size": 1}), ("SSN", 4096, {})
+LARGE = (
+    ("ILMIN", 4094, {"key_group_size": 1}),
+    ("ILMIN", 2047, {"key_group_size": 1}),
+    ("AN", 4096, {"num_groups": 1}),
+    ("SN", 4095, {}),
+    ("SSN", 4095, {}),
+)
+
+
 @compiles
 @pytest.mark.parametrize(
-    "driver, channels, key_group_size",
+    "driver, name, channels, options",
     [
-        (90, 4096, 1),
-        *(wide(capability, 4096, 1) for capability in (80, 100)),
-        *(long(capability, 4094, 1) for capability in (80, 90, 100)),
-        long(90, 4095, 3),
+        *((90, *case) for case in LARGEST),
+        *(wide(capability, *case) for capability in (80, 100) for case in LARGEST),
+        *(long(capability, *case) for capability in (80, 90, 100) for case in LARGE),
     ],
     indirect=["driver"],
+    ids=str,
 )
-def test_the_largest_networks_spill_nothing(driver, channels, key_group_size):
-    layer = NORMS["ILMIN"](channels, key_group_size=key_group_size)
-    found = chain(*launches(layer, (2, channels, 4, 4))[0])
+def test_the_largest_networks_spill_nothing(driver, name, channels, options):
+    found = chain(*launches(NORMS[name](channels, **options), (2, channels, 4, 4))[0])
     rescale = [launch for launch in found if launch[0].__name__.startswith("rescale")]
     assert len(dict(map(compile_ahead, rescale))) == 2
 

@@ -12,9 +12,9 @@ from .devices import padded
 
 #: Most channels of a program's vectors; most elements of a matrix of EN, with padding.
 MAX_CHANNELS, MAX_MATRIX = 4096, 4096
-#: Most key groups of an auto-encoder if their number is odd. The vectors of more would not fit into
+#: Most channels of an auto-encoder if their number is odd. The vectors of more would not fit into
 #: the registers, because the elements of unaligned rows are loaded one by one.
-MAX_ODD_KEYS = 2048
+MAX_ODD_CHANNELS = 2048
 
 #: Kind of network -> its tensors by name, as a kernel gets pointers to them.
 POINTERS = {n: namedtuple(f"{n.__name__}Tensors", n.tensors) for n in Network.__args__}
@@ -45,8 +45,7 @@ def _find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | Non
     normalizers = getattr(network, "normalizers", ())
     is_large = channels > MAX_CHANNELS
     if isinstance(network, Autoencoder):
-        keys = network.num_key_groups
-        is_large |= keys > MAX_ODD_KEYS and keys % 2 == 1
+        is_large |= channels > MAX_ODD_CHANNELS and channels % 2 == 1
     if isinstance(network, Exemplar):
         matrix = padded(network.hidden) * padded(len(normalizers))
         is_large |= matrix > MAX_MATRIX or network.ratio_net == "mlp"
