@@ -35,7 +35,8 @@ def list_(args: argparse.Namespace) -> None:
     lines = [table.note, table.command, shown, " / ".join(table.measures)]
     width = max(map(len, table.cells), default=0)
     for cell in table.cells.values():
-        source = shlex.join([cell.config, *cell.overrides]) if cell.config else "computed"
+        words = [cell.config, *filter(None, [cell.norm]), *cell.overrides]
+        source = shlex.join(words) if cell.config else "computed"
         text = (not any(cell.paper) and cell.says) or report.figures(table, cell.paper)
         lines.append(f"{cell.name:{width}}  {text:17}  {source}")
     print(*filter(None, lines), sep="\n")

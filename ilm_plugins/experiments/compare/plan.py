@@ -12,7 +12,7 @@ from typing import Any
 from ...checkpoints import replacing
 from ...errors import UserError
 from ...frameworks import OpenConfig, open_config
-from ...frameworks.variants import AS_IS, YamlVariants, variants
+from ...frameworks.variants import YamlVariants, variants
 
 #: The file of a comparison's folder that has its settings.
 SETTINGS = "compare.json"
@@ -65,9 +65,7 @@ class Plan:
 
     def norm_words(self, norm: str) -> list[str]:
         """Return the overrides that put a norm at all places."""
-        if norm == AS_IS:
-            return []
-        return [word for place in self.places for word in self.variants.norm(place, norm)]
+        return self.variants.with_norm(norm, self.places)
 
     def open(self, norm: str) -> OpenConfig:
         """Open the config with a norm."""

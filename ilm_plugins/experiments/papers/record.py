@@ -70,6 +70,7 @@ def complete(
             "cell": cell.name,
             **found,
             "config": cell.config,
+            **({"norm": cell.norm, "at": cell.at} if cell.norm else {}),
             "recipe": length,
             "planned": planned,
             "changes": changes,

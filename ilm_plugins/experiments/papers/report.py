@@ -87,7 +87,7 @@ def draw(table: Table, groups: Groups, folder: Path) -> bool:
 def _differences(table: Table, groups: Groups) -> Iterator[tuple[str, list[Record], tuple]]:
     """Yield the name, the group, and the paired difference of each norm that replaces another."""
     for cell in filter(lambda cell: cell.against, table.cells.values()):
-        name = f"{cell.norm} - {table.cells[cell.against].norm}"
+        name = f"{cell.norm_name} - {table.cells[cell.against].norm_name}"
         for group in groups[cell.canonical.id]:
             if found := _from_plain(table.measures[0], group, cell, table, groups):
                 yield name, group, found
@@ -228,7 +228,7 @@ def _compared(table: Table, group: list[Record], cell: Cell, groups: Groups) -> 
     for measure, n in zip(table.measures, table.decimals, strict=True):
         found = _from_plain(measure, group, cell, table, groups)
         texts.append("{:+.{n}f} [{:+.{n}f}, {:+.{n}f}]".format(*found, n=n) if found else "-")
-    return step, f"{' / '.join(texts)} from {table.cells[cell.against].norm}"
+    return step, f"{' / '.join(texts)} from {table.cells[cell.against].norm_name}"
 
 
 def _from_plain(

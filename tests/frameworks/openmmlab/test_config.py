@@ -140,7 +140,7 @@ def test_a_detector_without_an_augmented_test_is_tested_by_the_command(datasets,
 
 
 def test_a_segmenter_without_an_augmented_test_is_refused(root):
-    cfg = open_config(str(root / "configs/mmseg/camvid/fcn_r18-d8_camvid_bn.py")).config
+    cfg = open_config(str(root / "configs/mmseg/camvid/fcn_r18-d8.py")).config
     with pytest.raises(UserError, match="--tta needs tta_pipeline in the config; define it"):
         train.augment_test(cfg)
 
