@@ -1,5 +1,6 @@
 # Not in the papers: ResNet-20 of EN's CIFAR recipe with a few epochs, for one CPU core. Other norms
-# are arguments, such as compare ilm_plugins://study/resnet20_cifar10.py BN "GN(num_groups=8)".
+# are arguments, such as
+# compare ilm_plugins://mmpretrain/study/resnet20_cifar10.py BN "GN(num_groups=8)".
 # ResNet-20 has 16 channels: the study's norms have 8 groups, and ILMGN key groups of 4 channels.
 _base_ = "../en/_base_/resnet20_cifar10.py"
 model = dict(backbone=dict(norm_cfg=dict(type="BN")))

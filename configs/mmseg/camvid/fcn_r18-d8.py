@@ -1,7 +1,8 @@
 # Not in the papers: a segmentor of half of R-18's width, which learns CamVid in minutes on one CPU
-# core. Other norms are arguments, such as compare ilm_plugins://camvid/fcn_r18-d8.py BN
-# "EN(reduction=16)". At half the width, GN and ILMGN have half as many groups as in R-18, and
-# ILMGN's key groups and EN's r have half their size.
+# core. Other norms are arguments, such as
+# compare ilm_plugins://mmseg/camvid/fcn_r18-d8.py BN "EN(reduction=16)".
+# At half the width, the study's GN and ILMGN have half as many groups as in R-18, and ILMGN's key
+# groups and EN's r have half their size.
 _base_ = [
     "../_base_/models/fcn_r50-d8.py",
     "../_base_/datasets/camvid.py",

@@ -1,6 +1,7 @@
 # Not in the papers: the paper's recipe with half the side of images, half the channels and half the
-# epochs, IN in both networks. Other norms are arguments, such as compare
-# ilm_plugins://study/facades128.py as-is "ILMIN(key_group_size=1)" --at model.generator.norm_cfg.
+# epochs, IN in both networks. Other norms are arguments, such as
+# compare ilm_plugins://pix2pix/study/facades128.py as-is "ILMIN(key_group_size=1)"
+#     --at model.generator.norm_cfg.
 _base_ = "../_base_/pix2pix.py"
 smaller = dict(num_workers=0, dataset=dict(size=128))
 train_dataloader = dict(

@@ -29,10 +29,12 @@ def markdown(results: Results, command: str) -> str:
     if results.failures:
         lines += ["## Without a result", ""]
         lines += [f"- {v.norm}, seed {v.seed}: {v.failure}" for v in results.failures] + [""]
+    others = len(results.norms) - 1
+    corrected = f", by Holm's correction for {others} norms" if others > 1 else ""
     lines += [
         "Differences are paired by seed; behind them is the 95 % interval of Student's t. p is "
-        f"that of the paired t-test, by Holm's correction for {len(results.norms) - 1} norms. A "
-        "number of seeds shows a difference if their t-test sees it in four of five comparisons.",
+        f"that of the paired t-test{corrected}. A number of seeds shows a difference if their "
+        "t-test sees it in four of five comparisons.",
         "",
     ]
     return "\n".join(lines)

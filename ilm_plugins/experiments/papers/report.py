@@ -12,7 +12,9 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
+from ... import configs
 from ..compare import statistics
+from ..compare.plan import shown
 from . import record, registry
 from .record import Record
 from .registry import Cell, Table
@@ -65,9 +67,9 @@ def by_cell(folder: Path) -> Groups:
 def draw(table: Table, groups: Groups, folder: Path) -> bool:
     """Plot to ``ID.png`` a table's curves, or a study's differences; return whether it has any."""
     panels, lines = {}, []
-    for shown in (registry.tables()[key] for key in table.shows if table.paper == "study"):
-        if found := [*_differences(shown, groups)]:
-            title = f"{shown.title} ({shown.measures[0]})"
+    for part in (registry.tables()[key] for key in table.shows if table.paper == "study"):
+        if found := [*_differences(part, groups)]:
+            title = f"{part.title} ({part.measures[0]})"
             panels[title] = [(name, interval) for name, _, interval in found]
             lines += [(name, group) for name, group, _ in found]
     lines = lines or [
@@ -134,12 +136,25 @@ def page(paper: str, groups: Groups, folder: Path) -> str:
     for table in _tables_of(paper):
         lines += [f"## {table.id}", "", f"{table.number}. {table.title}.", ""]
         lines += [table.note, ""] if table.note else []
+        lines += [f"`{command}` trains these rows.", ""] if (command := comparison(table)) else []
         lines += _table_lines(table, groups) if table.cells else filter(None, [_source(table)])
         lines.append("")
         if (folder / f"{table.id}.png").is_file():
             what = f"Training curves of {table.id}" if table.cells else table.title
             lines += [f"![{what}]({table.id}.png)", ""]
     return "\n".join(lines)
+
+
+def comparison(table: Table) -> str:
+    """Return the command ``compare`` that trains all rows of a table; "" if there is none."""
+    rows = [*table.cells.values()]
+    alike = all(cell.norm and cell.at == table.at and not cell.starts_from for cell in rows)
+    if not rows or not alike:
+        return ""
+    norms = [cell.norm for cell in rows if cell.config == table.config]
+    config = configs.SCHEME + table.config.removeprefix("configs/")
+    at = ["--at", *table.at] if table.at else []
+    return shown(["compare", config, *norms, *at])
 
 
 def _table_lines(table: Table, groups: Groups) -> list[str]:

@@ -1,6 +1,10 @@
-"""Reports of comparisons, from made-up values."""
+"""Reports of comparisons, from made-up values and from records of the study."""
 
+import json
+
+import numpy as np
 import pytest
+import scipy.stats
 
 pytest.importorskip("tabulate", reason="needs tabulate, of the extra ilm_plugins[compare]")
 
@@ -43,6 +47,21 @@ def report(found):
 
 def test_each_further_test_has_a_table():
     assert "21.3 ± 3.5" in row(report(results()), "ILMGN", "## mIoU, dusk")
+
+
+@pytest.mark.parametrize("norm", ["GN", "SN", "EN", "ILMGN"])
+def test_the_page_of_the_studys_records_has_scipys_interval(root, norm):
+    values = []
+    for path in sorted((root / "reports" / "records").glob("study-seg-*.json")):
+        found = json.loads(path.read_text())
+        norm_of_run, figure = found["cell"].partition("/")[2], found["figures"]["mIoU"]
+        values.append(Value(norm_of_run, found["seed"], OWN_TEST, "mIoU", figure))
+    study = Results(["BN", "GN", "SN", "EN", "ILMGN"], values, "mIoU")
+    ours, plain = ([v.value for v in values if v.norm == name] for name in (norm, "BN"))
+    expected = scipy.stats.ttest_rel(ours, plain)
+    low, high = expected.confidence_interval()
+    mean = np.mean(ours) - np.mean(plain)
+    assert f" {mean:+.1f} [{low:+.1f}, {high:+.1f}] " in row(report(study), norm)
 
 
 def test_a_seen_difference_is_put_into_words():

@@ -117,6 +117,18 @@ def test_the_studys_norms_are_compared_with_the_norm_that_they_replace(tmp_path)
     assert (tmp_path / "study.png").is_file()  # of the differences
 
 
+def test_a_table_of_norms_names_the_comparison_that_trains_it():
+    assert report.comparison(registry.find_table("study-box")) == (
+        "python -m ilm_plugins compare ilm_plugins://detectron2/bccd/faster_rcnn_R_18_FPN.yaml "
+        "as-is ILMGN AN --at MODEL.ROI_BOX_HEAD.NORM"
+    )
+
+
+@pytest.mark.parametrize("table", ["study-tune", "study-pix", "en-5", "en-fig4"])
+def test_a_table_that_is_no_comparison_names_none(table):
+    assert report.comparison(registry.find_table(table)) == ""
+
+
 def test_plots_skip_values_that_are_null_in_the_record():
     """As a detector has them for sizes of objects that its test lacks."""
     points = [(1, None, None), (2, 3.0, None)]
