@@ -120,6 +120,11 @@ def test_the_main_metric_is_the_first_without_a_choice():
     assert main_metric(results().values, None) == "mIoU"
 
 
+def test_segmenters_are_compared_by_miou_without_a_choice():
+    values = [Value("GN", 0, OWN_TEST, metric, 1.0) for metric in ("aAcc", "mIoU", "mAcc")]
+    assert main_metric(values, None) == "mIoU"
+
+
 def test_the_main_metric_is_found_without_its_prefix():
     assert main_metric([Value("GN", 0, OWN_TEST, "coco/bbox_mAP", 0.4)], "bbox_mAP") == (
         "coco/bbox_mAP"
