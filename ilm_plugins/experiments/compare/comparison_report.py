@@ -30,7 +30,9 @@ def markdown(results: Results, command: str) -> str:
         lines += ["## Without a result", ""]
         lines += [f"- {v.norm}, seed {v.seed}: {v.failure}" for v in results.failures] + [""]
     others = len(results.norms) - 1
-    corrected = f", by Holm's correction for {others} norms" if others > 1 else ""
+    corrected = ""
+    if others > 1:
+        corrected = f", by Holm's correction for {others} norms, which the intervals do not have"
     lines += [
         "Differences are paired by seed; behind them is the 95 % interval of Student's t. p is "
         f"that of the paired t-test{corrected}. A number of seeds shows a difference if their "
