@@ -84,7 +84,6 @@ class ILMInstanceNorm(ILMGroupNorm, nn.GroupNorm):
     """
 
     replaces = "IN"
-    network = ILMGroupNorm.network
 
     @takes_options_of(ILMGroupNorm)
     def __init__(self, num_channels: int, eps: float = 1e-5, **options) -> None:
@@ -98,7 +97,6 @@ class ILMLayerNorm(ILMGroupNorm, nn.GroupNorm):
     """
 
     replaces = "GN"
-    network = ILMGroupNorm.network
 
     @takes_options_of(ILMGroupNorm)
     def __init__(self, num_channels: int, eps: float = 1e-5, **options) -> None:
