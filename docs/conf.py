@@ -53,7 +53,9 @@ def show_options(app, what, name, obj, options, signature, returns):
 def write_mathml(self, node):
     """Write an equation as MathML, which browsers draw without a script."""
     is_block = isinstance(node, nodes.math_block)
-    formula = converter.convert(node.astext(), display="block" if is_block else "inline")
+    # latex2mathml knows the same environment by another name.
+    text = node.astext().replace("{aligned}", "{split}")
+    formula = converter.convert(text, display="block" if is_block else "inline")
     self.body.append(f'<div class="math">{formula}</div>' if is_block else formula)
     raise nodes.SkipNode
 
