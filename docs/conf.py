@@ -55,6 +55,8 @@ def write_mathml(self, node):
     is_block = isinstance(node, nodes.math_block)
     # latex2mathml knows the same environment by another name.
     text = node.astext().replace("{aligned}", "{split}")
+    if r"\\" in text and "{split}" not in text:  # of a docstring
+        text = rf"\begin{{split}}{text}\end{{split}}"
     formula = converter.convert(text, display="block" if is_block else "inline")
     self.body.append(f'<div class="math">{formula}</div>' if is_block else formula)
     raise nodes.SkipNode
