@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
 .PHONY: help docs demo bench gpu test test-wide coverage lint format install install-test \
-	install-detectron2 install-openmmlab clean
+	install-detectron2 install-openmmlab install-mathjax clean
 
 help:
 	@echo "make demo                train a small Mask R-CNN with an ILM+GN box head, and show it"
@@ -27,6 +27,7 @@ help:
 	@echo "make coverage            the lines and branches that the test suite runs"
 	@echo "make install-detectron2  detectron2 into VENV (default: .venv), by a pinned wheel"
 	@echo "make install-openmmlab   mmcv, mmdet, mmseg and mmpretrain into VENV, likewise"
+	@echo "make install-mathjax     for a test of the pages' equations, by npm"
 
 demo: install install-detectron2
 	$(BIN)/python -m ilm_plugins demo configs/detectron2/shapes/mask_rcnn_R_18_FPN_ilmgn.yaml
@@ -41,7 +42,7 @@ gpu: install-test install-detectron2
 test: install-test lint install-detectron2 $(MMCV)
 	$(PYTEST) -m "not wide and not long" --durations 10
 
-test-wide: install-test install-detectron2 $(VENV)/.mmcv-compiled
+test-wide: install-test install-detectron2 $(VENV)/.mmcv-compiled $(if $(shell command -v npm),install-mathjax)
 	PYTHONPATH="$(COMPILED)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTEST) -m "wide and not long" --durations 10
 
 coverage: install-test install-detectron2 $(VENV)/.mmcv-compiled
@@ -136,6 +137,13 @@ $(VENV)/.mmcv-compiled: $(VENV)/.openmmlab-packages requirements/mmcv.txt
 	rm -rf "$(COMPILED)"
 	$(BIN)/python tools/install_mmcv.py compiled --target "$(COMPILED)"
 	touch $@
+
+# GitHub's renderer of equations, which the wide tests ask by node.
+NODE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ilm_plugins/node
+install-mathjax: $(NODE)/node_modules/mathjax/package.json
+
+$(NODE)/node_modules/mathjax/package.json:
+	npm install --no-audit --no-fund --prefix "$(NODE)" mathjax@3.2.2
 
 docs: $(VENV)/.docs install
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs output/site

@@ -10,6 +10,7 @@ palette += [
     [0, 128, 192],
 ]
 iterations = 300
+randomness = dict(seed=0)
 head = dict(num_classes=len(classes))
 model = dict(decode_head=head, auxiliary_head=head)
 data = dict(data_root="data/camvid/", metainfo=dict(classes=classes, palette=palette))

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from ..errors import UserError
-from ..layers import parse_call
 from .config import OpenConfig
 
 #: The norm that stands for the config's own norms.
@@ -131,6 +130,9 @@ class MMEngineVariants(YamlVariants):
         }
 
     def norm(self, place: str, norm: str) -> list[str]:
+        # Imports torch, which commands that only list or print do not need.
+        from ..layers import parse_call
+
         kind, options = parse_call(norm)
         if kind == "GN":  # mmcv requires the number; the default is detectron2's
             options.setdefault("num_groups", 32)

@@ -171,6 +171,13 @@ def test_an_import_of_mmcvs_operators_that_fails_ends_a_command_with_one_line(ca
         commands.main(["make-shapes"])
 
 
+def test_without_a_command_all_commands_are_named(capsys, monkeypatch):
+    monkeypatch.setattr(environment, "report", str)  # it imports every framework
+    assert commands.main([]) == 0
+    (line,) = capsys.readouterr().out.split("\n", 1)[1].splitlines()
+    assert line.startswith("commands ") and all(name in line for name in commands.COMMANDS)
+
+
 def test_frameworks_that_are_missing_or_fail(monkeypatch):
     found = {"mmseg": ModuleSpec("mmseg", None, origin="mmseg.py")}
     monkeypatch.setattr(importlib.util, "find_spec", found.get)

@@ -1,6 +1,7 @@
 """tools/study_data.py: what it writes from clones of the data's repositories."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -35,3 +36,12 @@ def test_boxes_of_bccd_and_masks_of_camvid(root, tmp_path):
     assert Image.open(tmp_path / "camvid" / "images" / "train" / "b.jpg").size == (240, 180)
     mask = np.asarray(Image.open(tmp_path / "camvid" / "annotations" / "train" / "b.png"))
     assert np.array_equal(mask, np.where(labels == 11, 255, labels)[1::2, 1::2])
+
+
+def test_without_a_network_one_line_says_what_to_do(root, tmp_path):
+    command = [sys.executable, root / "tools" / "study_data.py", "bccd", tmp_path / "bccd"]
+    env = os.environ | {"GIT_ALLOW_PROTOCOL": "none"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode and line.startswith("cannot clone https://") and "--source" in line
+    assert not (tmp_path / "bccd").exists()

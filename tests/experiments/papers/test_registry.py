@@ -62,7 +62,8 @@ def test_the_list_is_a_screen_and_a_tables_list_has_its_rows(capsys):
     assert all(f"\n{cell.table} " in printed for cell in CELLS) and " en-fig8" in printed
     assert main(["reproduce", "list", "en-5"]) == 0
     printed = capsys.readouterr().out
-    assert "ResNet20/EN" in printed and "92.41" in printed and "resnet20_cifar10_en.py" in printed
+    assert "ResNet20/EN" in printed and "92.41" in printed
+    assert "ilm_plugins://mmpretrain/en/resnet20_cifar10_en.py" in printed
 
 
 @pytest.mark.parametrize(
