@@ -22,6 +22,9 @@ def markdown(results: Results, command: str) -> str:
     if costs := cost_table(results):
         lines += ["## Cost", "", _markdown(pd.DataFrame(costs))]
         lines += ["", "A step is the median of 7 in turn with the other norms' steps.", ""]
+    if results.own:
+        lines += ["## Settings of one norm", ""]
+        lines += [f"- {norm}: `{' '.join(words)}`" for norm, words in results.own.items()] + [""]
     if results.starts:
         lines += ["## At the start", ""]
         lines += [f"- {norm}: {text}" for norm, text in results.starts.items()]

@@ -38,6 +38,8 @@ class Results:
     parameters: dict[str, int] = field(default_factory=dict)
     #: Norm -> "seconds" and "memory" of a training step.
     steps: dict[str, dict[str, float]] = field(default_factory=dict)
+    #: Norm -> overrides that only its runs have.
+    own: dict[str, Sequence[str]] = field(default_factory=dict)
 
     @cached_property
     def frame(self) -> pd.DataFrame:
