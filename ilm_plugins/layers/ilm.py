@@ -37,7 +37,6 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
         torch.Size([2, 64, 7, 7])
     """
 
-    replaces = "GN"
     mean_drives = "beta"
     papers_form = ("activations", ("tanh", "sigmoid"))
     network = AutoencoderNorm.network
@@ -83,7 +82,6 @@ class ILMInstanceNorm(ILMGroupNorm, nn.GroupNorm):
     a map with a single pixel is 0, hence the output beta.
     """
 
-    replaces = "IN"
     network = ILMGroupNorm.network
 
     @takes_options_of(ILMGroupNorm)
@@ -97,7 +95,6 @@ class ILMLayerNorm(ILMGroupNorm, nn.GroupNorm):
     It is :class:`ILMGroupNorm` with each instance standardized as one group.
     """
 
-    replaces = "GN"
     network = ILMGroupNorm.network
 
     @takes_options_of(ILMGroupNorm)

@@ -9,11 +9,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..layers.levels import PerLevelNorm, restart_levels
 from . import norms
 from .rules import refuse
+from .sources import WITH_ACTIVATION
 
 
 def join_activation(norm: nn.Module, after: Iterable[nn.Module]) -> nn.Module | None:
     """Return a plain norm as timm's class with modules to run after it; None if it has no class."""
-    classes = sys.modules.get(norms.WITH_ACTIVATION)
+    classes = sys.modules.get(WITH_ACTIVATION)
     if classes is None or type(norm) not in (nn.BatchNorm2d, nn.GroupNorm):
         return None
     channels, eps = norm.weight.numel(), norm.eps
