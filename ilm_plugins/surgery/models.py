@@ -16,7 +16,7 @@ from ..layers.mixture import MixtureNorm
 from ..layers.options import check_choice
 from . import norms
 from .common import Match, Report, check_absent, check_match, matches, source_norm
-from .composites import join_activation, join_levels, set_restart
+from .composites import PYRAMIDS, join_activation, modules_after, parts_of
 from .rules import (
     NotConvertible,
     State,
@@ -140,14 +140,14 @@ def _replace(
     for old, own_names in names.items():
         if not any(matches(name, match) for name in own_names):
             continue
-        levels = norms.levels_of(old)
+        parts = parts_of(old)
         try:
             _check_plain_modules(old)
             refuse(own_names[0].rpartition(".")[2] == "_orig_mod", _COMPILED)
             like = _factory_options(model, own_names[0])
-            built = [build(level, like) for level in levels or [old]]
+            built = [build(norm, like) for norm in parts.norms]
             _check_untied(old, owners)
-            new = join_levels(built) if levels else built[0]
+            new = parts.join(built)
         except (NotConvertible, OptionError) as error:
             report.left |= dict.fromkeys(own_names, str(error))
             continue
@@ -160,9 +160,8 @@ def _replace(
     # All are built before the first is swapped: an error leaves the model as it was.
     for name, new in swaps:
         model = _set(model, name, new)
-    for module in model.modules():
-        if any(cls.__name__ == "RetinaNetHead" for cls in type(module).__mro__):
-            set_restart(module)
+    for pyramids in PYRAMIDS.values():
+        pyramids.finish(model)
     return model, report
 
 
@@ -235,7 +234,7 @@ def _check_replaceable(
 
 def _losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
     """Yield remarks on what a norm has, and the norm that replaces it lacks."""
-    old_norm, new_norm = ((norms.levels_of(norm) or [norm])[0] for norm in (old, new))
+    old_norm, new_norm = (parts_of(norm).norms[0] for norm in (old, new))
     if words := remark(norms.kind_of_module(old_norm), new_norm):
         yield words
     back_to = norms.target_of(type(new_norm))
@@ -248,7 +247,7 @@ def _losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
     if any(getattr(module, kind) for module in _modules_of(old) for kind in _KINDS_OF_HOOKS):
         yield _HOOKS
     # torch's conversion to SyncBatchNorm replaces timm's norms so.
-    if not isinstance(old_norm, AdaptiveNorm) and not norms.modules_after(old_norm):
+    if not isinstance(old_norm, AdaptiveNorm) and not modules_after(old_norm):
         idle = [name for name, m in old_norm.named_children() if not isinstance(m, nn.Identity)]
         if idle:
             yield f"{', '.join(idle)} inside the norm does not run, and is removed"
@@ -264,7 +263,7 @@ def _check_plain_modules(norm: nn.Module) -> None:
 
 def _modules_of(norm: nn.Module) -> list[nn.Module]:
     """Return a norm and the modules in it, without those that a norm of timm runs afterwards."""
-    after = {module for part in norms.modules_after(norm) for module in part.modules()}
+    after = {module for part in modules_after(norm) for module in part.modules()}
     return [module for module in norm.modules() if module not in after]
 
 
@@ -296,7 +295,7 @@ def _layer_for(
         own, given = getattr(old, name, None), getattr(new, name, None)
         refuse(own not in (None, given), f"{name}={own!r}, where the layer has {given!r}")
     _take_tensors(old, new, state)
-    if not (after := norms.modules_after(old)):
+    if not (after := modules_after(old)):
         return new
     joined = NormWithActivation(new, *after)
     joined.training = old.training

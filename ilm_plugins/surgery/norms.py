@@ -1,6 +1,5 @@
 """Recognize norms: which plain norm, or which layer of this package, a module is."""
 
-import copy
 import re
 from collections.abc import Callable, Iterator
 
@@ -8,11 +7,8 @@ from torch import nn
 
 from .. import layers
 from ..layers.base import AdaptiveNorm
-from ..layers.levels import PerLevelNorm
-from .sources import WITH_ACTIVATION, path_of, source_of
-
-#: detectron2's BatchNorm with one weight and bias for all levels of a pyramid, in RetinaNet's head.
-CYCLE = "detectron2.layers.batch_norm.CycleBatchNormList"
+from .composites import parts_of
+from .sources import source_of
 
 #: Layer -> the layout of its tensors, a key of :data:`.rules.LAYOUTS`. A subclass may compute
 #: something else.
@@ -41,14 +37,6 @@ def may_be_norm(module: nn.Module) -> bool:
     looks_so = re.search(r"Norm(2d)?$", type(module).__name__) or "running_var" in module._buffers
     inside = (part for part in module.modules() if part is not module)
     return is_norm(module) or (bool(looks_so) and not any(map(may_be_norm, inside)))
-
-
-def modules_after(norm: nn.Module) -> list[nn.Module]:
-    """Return the modules that a norm of timm runs after the normalization."""
-    if not any(cls.__module__ == WITH_ACTIVATION for cls in type(norm).__mro__):
-        return []
-    after = [getattr(norm, name, None) for name in ("drop", "act")]
-    return [module for module in after if not isinstance(module, nn.Identity | None)]
 
 
 def is_adaptive(cls: type[nn.Module]) -> bool:
@@ -80,19 +68,6 @@ def kind_in_state(module: nn.Module) -> str:
     return source.kind_in_state if source else kind_of_module(module)
 
 
-def levels_of(module: nn.Module) -> list[nn.Module]:
-    """Return the norms of a module that has one for each level of a pyramid; [] for any other."""
-    if isinstance(module, PerLevelNorm):
-        return list(module)
-    if path_of(type(module)) != CYCLE:
-        return []
-    levels = [copy.copy(level) for level in module]
-    for level in levels:
-        level._parameters = level._parameters | module._parameters
-        level.affine = "weight" in module._parameters
-    return levels
-
-
 def named_norms(
     model: nn.Module, among: Callable[[nn.Module], bool]
 ) -> Iterator[tuple[str, nn.Module]]:
@@ -100,13 +75,15 @@ def named_norms(
 
     A module under several names comes once for each.
     """
-    within = {level for m in model.modules() if levels_of(m) for level in m.children()}
+    pyramids = [module for module in model.modules() if parts_of(module).is_pyramid]
+    within = {level for module in pyramids for level in module.children()}
     for name, module in model.named_modules(remove_duplicate=False):
-        if module not in within and among((levels_of(module) or [module])[0]):
+        if module not in within and among(parts_of(module).norms[0]):
             yield name, module
 
 
 def class_of(norm: nn.Module) -> str:
     """Return the name of a norm's class, such as "BatchNorm2d" or "BatchNorm2d of each level"."""
-    levels = levels_of(norm)
-    return f"{type(levels[0]).__name__} of each level" if levels else type(norm).__name__
+    parts = parts_of(norm)
+    name = type(parts.norms[0]).__name__
+    return f"{name} of each level" if parts.is_pyramid else name

@@ -9,6 +9,7 @@ from ..checkpoints import copy_state, find_absent, unwrap_state
 from ..layers import NORMS, OptionError
 from . import norms, rules
 from .common import Match, Report, check_match, matches, source_norm
+from .composites import parts_of
 from .rules import NotConvertible, State, chosen_by, kind_of, refuse
 from .sources import SOURCES, UNTOLD
 from .stored import StoredNorm, find_norms, join, place
@@ -116,15 +117,16 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
     """
     state, wanted = unwrap_state(state, model), model.state_dict()
     own_norms = dict(norms.named_norms(model, norms.is_norm))
-    pyramids = {name: levels for name, m in own_norms.items() if (levels := norms.levels_of(m))}
+    parts = {name: parts_of(module) for name, module in own_norms.items()}
+    pyramids = {name for name in parts if parts[name].is_pyramid}
     of_norms = {join(name, key) for name, m in own_norms.items() for key in m.state_dict()}
     report, found = Report(), find_norms(state, wanted.keys() - of_norms, pyramids)
-    for name, module in own_norms.items():
+    for name in own_norms:
         source = next((n for n in _names(name, found) if n in found), None)
         if source is None:
             continue
-        norm, levels = found[source], pyramids.get(name)
-        layer, count = (levels or [module])[0], levels and len(levels)
+        norm, levels = found[source], parts[name].norms
+        layer, count = levels[0], len(levels) if name in pyramids else None
         chosen = chosen_by(norm.levels[0])
         if norm.kind == norms.kind_in_state(layer):
             # A weight and a bias alone may be of any norm.

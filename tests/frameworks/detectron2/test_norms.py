@@ -20,7 +20,7 @@ from detectron2.solver import build_optimizer
 import fresh
 from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import NORMS, SwitchNorm, surgery
-from ilm_plugins.layers.levels import PerLevelNorm
+from ilm_plugins.frameworks.detectron2.retinanet import PerLevelNorm
 from swaps import randomized
 
 MIXTURES = ("EN", "SN", "SSN")
