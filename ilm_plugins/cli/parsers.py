@@ -79,8 +79,8 @@ def convert(argv: Sequence[str]) -> Namespace:
     to("--revert", action="store_true", help=what)
     what = "with --to and --revert: names of norms, * for any characters; can be given again"
     add("--match", action="append", metavar="PATTERN", help=what)
-    what = "with --to ILMGN, ILMIN, ILMLN, AssocNorm or AN: replace BatchNorm; outputs change"
-    add("--replacing", choices=("BN",), help=what)
+    what = "with --to: the plain norm to replace, such as BN by ILMGN; outputs then change"
+    add("--replacing", metavar="NORM", help=what)
     what = "with --config-file: INPUT is of this part of the model, such as backbone"
     add("--part", metavar="NAME", help=what)
     add("--overwrite", action="store_true", help="replace OUTPUT if it is there")

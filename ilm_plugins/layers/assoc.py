@@ -32,7 +32,6 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
     :class:`~ilm_plugins.layers.autoencoder.AutoencoderNorm`.
     """
 
-    replaces = "GN"
     mean_drives = "omega"
     papers_form = ("combine", "a(WE)+B")
     network = AutoencoderNorm.network

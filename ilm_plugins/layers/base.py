@@ -55,8 +55,6 @@ class AdaptiveNorm(nn.GroupNorm):
     describe = operators.describe
     #: Whether :func:`freeze` has frozen the layer.
     frozen: bool = False
-    #: The plain norm that surgery replaces by exactly this class, no subclass: "GN", "IN" or "BN".
-    replaces: ClassVar[str | None] = None
     #: The hook, of both frameworks, that a training with the layer needs.
     training_hook: ClassVar[str | None] = None
     #: Initial values of the layer's own parameters and buffers, by name.

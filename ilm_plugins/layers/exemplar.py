@@ -61,7 +61,6 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
     :class:`~ilm_plugins.layers.mixture.MixtureNorm`.
     """
 
-    replaces = "BN"
     num_batches_tracked: Tensor | None
     initial_values = MixtureNorm.initial_values | {"num_batches_tracked": 0}
 

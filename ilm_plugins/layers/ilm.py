@@ -37,7 +37,6 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
         torch.Size([2, 64, 7, 7])
     """
 
-    replaces = "GN"
     mean_drives = "beta"
     papers_form = ("activations", ("tanh", "sigmoid"))
     network = AutoencoderNorm.network
@@ -83,8 +82,6 @@ class ILMInstanceNorm(ILMGroupNorm, nn.GroupNorm):
     a map with a single pixel is 0, hence the output beta.
     """
 
-    replaces = "IN"
-
     @takes_options_of(ILMGroupNorm)
     def __init__(self, num_channels: int, eps: float = 1e-5, **options) -> None:
         super().__init__(num_channels, num_channels, eps, **options)
@@ -95,8 +92,6 @@ class ILMLayerNorm(ILMGroupNorm, nn.GroupNorm):
 
     It is :class:`ILMGroupNorm` with each instance standardized as one group.
     """
-
-    replaces = "GN"
 
     @takes_options_of(ILMGroupNorm)
     def __init__(self, num_channels: int, eps: float = 1e-5, **options) -> None:

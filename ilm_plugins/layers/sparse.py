@@ -37,7 +37,6 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
     variances, zeros while they are not fixed.
     """
 
-    replaces = "BN"
     initial_values = SwitchNorm.initial_values | dict.fromkeys(BUFFERS, 0.0)
     training_hook = "RadiusHook"
 

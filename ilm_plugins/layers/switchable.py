@@ -33,7 +33,6 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
     :class:`~ilm_plugins.layers.mixture.MixtureNorm`.
     """
 
-    replaces = "BN"
     initial_values = MixtureNorm.initial_values | {"mean_weight": 1.0, "var_weight": 1.0}
 
     @takes_options_of(MixtureNorm)

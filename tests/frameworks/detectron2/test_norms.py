@@ -19,7 +19,7 @@ import fresh
 from cases import MIXTURES
 from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import NORMS, SwitchNorm, surgery
-from ilm_plugins.layers.levels import PerLevelNorm
+from ilm_plugins.frameworks.detectron2.retinanet import PerLevelNorm
 from swaps import randomized
 
 # ---- registration
