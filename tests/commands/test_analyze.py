@@ -140,6 +140,7 @@ def test_code_is_refused_unless_it_is_trusted(folder, config, tmp_path, monkeypa
         ("dynamics FOLDER --checkpoint other.pth", "has no number in its name"),
         ("ratios FOLDER --checkpoint epoch_3.pth --output FOLDER", "is not empty"),
         ("ratios FOLDER --checkpoint epoch_3.pth --output other.pth", r"\(it is a file\)"),
+        ("ratios FOLDER --checkpoint no.pth --output other.pth/below", r"\(it is a file\)"),
         ("dynamics FOLDER --checkpoint a/epoch_1.pth b/epoch_1.pth", "have one step, 1"),
     ],
 )
