@@ -70,12 +70,8 @@ def markdown(folder: Path) -> list[str]:
     """Return a table of the answers, and how many differences have no runs yet."""
     found = answers(folder)
     answered = [one for one in found if one.difference]
-    lines = []
-    if answered:
-        lines += [
-            "| task | plain norm | layer | difference | 95 % interval | p, corrected | seeds |"
-        ]
-        lines += ["|---" * 7 + "|"]
+    columns = "task", "plain norm", "layer", "difference", "95 % interval", "p, corrected", "seeds"
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"] if answered else []
     for one in answered:
         difference = one.difference
         cells = (
@@ -89,5 +85,6 @@ def markdown(folder: Path) -> list[str]:
         )
         lines.append(f"| {' | '.join(cells)} |")
     if missing := len(found) - len(answered):
-        lines += ["", f"Differences without runs yet: {missing} of {len(found)}."]
+        lines += [""] if answered else []
+        lines.append(f"Differences without runs yet: {missing} of {len(found)}.")
     return lines
