@@ -24,9 +24,8 @@ REPORTS = ROOT / "docs" / "reproduction"
 PAPERS = ("ilm", "assoc", "en")
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
 #: A part of a page: start marker, kind, name, end marker.
-PART = re.compile(
-    r"(<!-- (file|table|rows|differences|answers): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL
-)
+KINDS = "file|table|rows|differences|answers"
+PART = re.compile(rf"(<!-- ({KINDS}): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".sh": "sh"}
 #: Rows of the README's table: one for each layer and task.
 SHORT = (
@@ -82,12 +81,12 @@ def answers(name: str, groups: report.Groups) -> str:
 def documented() -> dict[Path, str]:
     """Return path -> text of each page that shows other files or records."""
     groups = report.by_cell(RECORDS)
-    write = {"file": file, "table": table, "rows": rows, "differences": differences}
-    write["answers"] = answers
+    functions = {"file": file, "table": table, "rows": rows, "differences": differences}
+    functions["answers"] = answers
 
     def fill(found: re.Match) -> str:
         start, kind, name, end = found.groups()
-        return f"{start}\n{write[kind](name, groups)}\n\n{end}"
+        return f"{start}\n{functions[kind](name, groups)}\n\n{end}"
 
     texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
     pages = {page: PART.sub(fill, text) for page, text in texts.items() if PART.search(text)}

@@ -50,9 +50,8 @@ def test_questions_without_runs_are_counted(folder):
 
 
 def test_an_answer_has_both_means_and_the_difference(folder):
-    (line,) = [
-        line for line in markdown(folder) if line.startswith("| CamVid by day | BN 41.2 | EN")
-    ]
+    begin = "| CamVid by day | BN 41.2 | EN"
+    (line,) = [line for line in markdown(folder) if line.startswith(begin)]
     assert "| EN 42.2 | +1.0 | " in line
 
 
