@@ -1,6 +1,7 @@
 """Constructor arguments: what is refused and how, defaults, names and shapes."""
 
 import ast
+import inspect
 import math
 import re
 
@@ -251,3 +252,39 @@ def test_norm_strings(norm, expected):
 def test_norm_strings_that_cannot_be_read(norm):
     with pytest.raises(OptionError, match="such as"):
         parse_norm(norm)
+
+
+def keywords(init):
+    """The options by name of a constructor, with their defaults."""
+    parameters = inspect.signature(init).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+each_norm = pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
+
+
+@each_norm
+def test_all_options_stand_in_the_constructor(norm):
+    parameters = inspect.signature(norm.__init__).parameters.values()
+    assert all(p.kind is not p.VAR_KEYWORD for p in parameters)
+    assert not hasattr(norm.__init__, "__signature__")
+
+
+@each_norm
+def test_options_of_a_base_have_its_defaults(norm):
+    base = next(c for c in norm.__mro__[1:] if "__init__" in vars(c))
+    own = keywords(norm.__init__)
+    assert {name: own[name] for name in keywords(base.__init__)} == keywords(base.__init__)
+
+
+@each_norm
+def test_options_of_a_base_reach_it(norm):
+    """A written-out constructor could forget to hand one on."""
+    others = {"hidden": 3, "init": "normal", "normalizers": ("BN", "GN"), "num_groups": 8}
+    others |= {"sync": True, "key_group_size": 8, "dtype": torch.float64}
+    if norm is NORMS["AN"]:
+        others["init"] = "identity"
+    given = {name: value for name, value in others.items() if name in keywords(norm.__init__)}
+    layer = norm(64, **given)
+    assert layer.weight.dtype == given.pop("dtype")
+    assert {name: getattr(layer, name) for name in given} == given
