@@ -1,5 +1,6 @@
 """detectron2's configs, data and hooks, without a training."""
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import torch
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
 
 from detectron2.config import LazyCall, get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
 from detectron2.data import transforms as T
+from detectron2.data.datasets import register_coco_instances
 from detectron2.model_zoo import get_config_file
 from detectron2.utils.file_io import PathManager
 
@@ -106,11 +108,40 @@ def test_shapes_are_generated_on_first_use(tmp_path, monkeypatch):
     assert len(detectron2_datasets._load(tmp_path, "shapes_val", *files)) == 1
 
 
-def test_all_test_sets_are_evaluated_and_their_images_counted(tmp_path, monkeypatch):
+@pytest.fixture
+def evaluation(tmp_path, monkeypatch):
+    """The evaluation of two test sets, without a model."""
     monkeypatch.setattr(train.evaluation, "inference_on_dataset", lambda *_: {})
-    words = ["OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", "('shapes_val', 'shapes_train')"]
-    evaluate = train.Evaluation(load_config(str(SHAPES), words), None)
-    assert evaluate() == {"shapes_val": {}, "shapes_train": {}} and evaluate.images == 12
+    overrides = ["OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", "('shapes_val', 'shapes_train')"]
+    return train.Evaluation(load_config(str(SHAPES), overrides), None)
+
+
+def test_all_test_sets_are_evaluated(evaluation):
+    assert evaluation() == {"shapes_val": {}, "shapes_train": {}}
+
+
+def test_the_images_of_all_test_sets_are_counted(evaluation):
+    evaluation()
+    assert evaluation.images == 12
+
+
+def test_an_image_of_crowds_alone_is_no_training_image(tmp_path):
+    """COCO masks crowds by uncompressed runs."""
+    crowd = {"iscrowd": 1, "segmentation": {"size": [8, 8], "counts": [20, 44]}}
+    outline = {"iscrowd": 0, "segmentation": [[1.0, 1.0, 6.0, 1.0, 6.0, 6.0]]}
+    annotations = [
+        {"id": i, "image_id": i, "category_id": 1, "bbox": [1, 1, 5, 5], "area": 25, **kind}
+        for i, kind in enumerate([outline, crowd], 1)
+    ]
+    images = [{"id": i, "file_name": f"{i}.jpg", "height": 8, "width": 8} for i in (1, 2)]
+    contents = {"images": images, "annotations": annotations}
+    contents["categories"] = [{"id": 1, "name": "thing"}]
+    file = tmp_path / "crowds.json"
+    file.write_text(json.dumps(contents))
+    register_coco_instances("with_crowds", {}, str(file), str(tmp_path))
+    overrides = ["DATASETS.TRAIN", "('with_crowds',)", "SOLVER.IMS_PER_BATCH", "1"]
+    cfg = load_config(str(SHAPES), overrides)
+    assert train.count_images(build_detection_train_loader(cfg)) == 1
 
 
 @pytest.mark.parametrize(
