@@ -47,13 +47,17 @@ def test_mixed_precision_is_of_every_optimizer(config, root):
     assert kinds == ["AmpOptimWrapper"] * 2
 
 
-def test_the_runner_and_options_of_ddp_are_those_of_the_config_on_the_cpu_too(monkeypatch):
+@pytest.mark.parametrize("given", [True, False], ids=["given", "default"])
+def test_options_of_ddp_are_the_configs_on_the_cpu_too(monkeypatch, given):
     monkeypatch.setattr(train.distributed, "init_process_group", lambda backend: None)
-    cfg = Config({"find_unused_parameters": True, "model_wrapper_cfg": {"broadcast_buffers": True}})
+    options = {"find_unused_parameters": True, "model_wrapper_cfg": {"broadcast_buffers": True}}
+    cfg = Config(options if given else {})
     train.join_cpu_processes(cfg)
-    assert cfg.model_wrapper_cfg.find_unused_parameters and cfg.model_wrapper_cfg.broadcast_buffers
-    train.join_cpu_processes(cfg := Config({}))
-    assert not any(map(cfg.model_wrapper_cfg.get, ("find_unused_parameters", "broadcast_buffers")))
+    assert bool(cfg.model_wrapper_cfg.get("find_unused_parameters")) == given
+    assert bool(cfg.model_wrapper_cfg.get("broadcast_buffers")) == given
+
+
+def test_the_runner_is_the_configs():
     with pytest.raises(KeyError, match="NoRunner"):
         train.run(RunOptions(""), Config({"work_dir": "none", "runner_type": "NoRunner"}))
 
@@ -71,7 +75,7 @@ def check_first_convolution(inference, convolution, mean, std, bgr):
     assert_close(torch.cat(seen)[:2, :, :32, :32], expected, 16)
 
 
-def test_a_classifier_of_a_wrapped_dataset_in_rgb_and_one_without_a_pipeline():
+def test_a_classifier_of_a_wrapped_dataset_gets_rgb():
     opened = open_config(RESNET20, ["test_dataloader.batch_size=7"])
     data = opened.config.test_dataloader
     data.dataset = {"type": "RepeatDataset", "times": 1, "dataset": data.dataset}
@@ -80,9 +84,18 @@ def test_a_classifier_of_a_wrapped_dataset_in_rgb_and_one_without_a_pipeline():
     assert found.preprocessing == "the config's test pipeline, PackInputs"
     mean, std = (125.307, 122.961, 113.8575), (51.5865, 50.847, 51.255)
     check_first_convolution(found, found.model.backbone.stem.conv, mean, std, bgr=False)
-    opened.config.tta_pipeline, opened.config.tta_model = [], {}
-    train.augment_test(opened.config)
+
+
+def test_the_pipeline_of_a_wrapped_dataset_is_augmented():
+    cfg = open_config(RESNET20).config
+    data = cfg.test_dataloader
+    data.dataset = {"type": "RepeatDataset", "times": 1, "dataset": data.dataset}
+    cfg.tta_pipeline, cfg.tta_model = [], {}
+    train.augment_test(cfg)
     assert data.dataset.dataset.pipeline == []
+
+
+def test_a_config_without_a_test_pipeline_is_told():
     with pytest.raises(UserError, match=r"no test_dataloader\.dataset\.pipeline"):
         open_config(RESNET20, ["test_dataloader=None"]).inference()
 
