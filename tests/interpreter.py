@@ -87,7 +87,8 @@ if INTERPRETED:
     interpreter._patch_lang_tensor = patch_tensor_and_index
     # It saves 18 of 31 CPU seconds of the everyday tests.
     interpreter._patch_lang = patch_language_once
-    # Whether a sum of integers overflows, which the interpreter computes but does not report.
+    # Whether a sum of integers overflows, which the interpreter computes but does not report:
+    # 30 of 80 CPU seconds of the wide tests.
     options = dataclasses.replace(interpreter.interpreter_builder.options, sanitize_overflow=False)
     interpreter.interpreter_builder.options = options
 

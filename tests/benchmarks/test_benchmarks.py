@@ -27,11 +27,17 @@ def test_ratios_are_of_interleaved_rounds(monkeypatch):
     assert measure.wall(lambda: torch.randn(10)) > 0
 
 
-def test_saved_and_peak_bytes():
+def test_saved_bytes_are_those_kept_for_the_backward_pass():
     x = torch.randn(2, 64, 8, 8, requires_grad=True)
     assert measure.saved_bytes(nn.Identity(), lambda x: x.square().exp(), x) == 2 * x.nbytes
-    norm = nn.GroupNorm(32, 64)
+
+
+def test_saved_bytes_leave_parameters_out():
+    norm, x = nn.GroupNorm(32, 64), torch.randn(2, 64, 8, 8, requires_grad=True)
     assert measure.saved_bytes(norm, norm, x) == x.nbytes + 2 * (2 * 32 * 4)
+
+
+def test_peak_bytes_are_of_all_maps_at_once():
     x = torch.randn(1 << 16)
     peak = measure.peak_bytes(lambda: (x + 1) * 2, x.device)
     assert 2 * x.nbytes <= peak < 2 * x.nbytes + 100  # two maps, and the numbers

@@ -41,28 +41,48 @@ def test_every_rows_figures_can_be_had():
         parsers.analyze(words[4:])
 
 
-def test_rows_and_measures_are_found_by_name():
-    measures = registry.measures()
-    for figure in (39.1, 0.0):
-        assert measures["box AP"].read({"bbox/AP": figure}) == figure
-    assert measures["box AP"].read({"coco/bbox_mAP": 0.391}) == pytest.approx(39.1)
+@pytest.mark.parametrize("figure", [39.1, 0.0])
+def test_a_measure_reads_detectron2s_metric(figure):
+    assert registry.measures()["box AP"].read({"bbox/AP": figure}) == figure
+
+
+def test_a_measure_reads_mmdets_metric_in_percent():
+    found = registry.measures()["box AP"].read({"coco/bbox_mAP": 0.391})
+    assert found == pytest.approx(39.1)
+
+
+def test_a_row_is_found_by_its_table_and_name():
     assert [cell.id for cell in registry.find("en-5", "ResNet20/EN")] == ["en-5 ResNet20/EN"]
-    # A figure stands for the tables that it shows.
+
+
+def test_a_figure_stands_for_the_tables_that_it_shows():
     assert {cell.table for cell in registry.find("en-fig3")} == {"en-2", "en-3", "en-5"}
+
+
+def test_a_row_that_is_another_tables_has_its_record():
     assert registry.find_cell("ilm-4 ILM+GN, batch 64").canonical.id == "ilm-1 ILM+GN"
-    for words in (("en-55",), ("en-5", "ResNt20/EN"), ("en-fig2",), ("en-fig4",)):
-        with pytest.raises(UserError, match=f"{words[-1]}.*(list|it is a drawing|; run )"):
-            registry.find(*words)
 
 
-def test_the_list_is_a_screen_and_a_tables_list_has_its_rows(capsys):
+@pytest.mark.parametrize("words", [("en-55",), ("en-5", "ResNt20/EN"), ("en-fig2",), ("en-fig4",)])
+def test_what_cannot_be_run_is_named_with_the_mend(words):
+    with pytest.raises(UserError, match=f"{words[-1]}.*(list|it is a drawing|; run )"):
+        registry.find(*words)
+
+
+def test_the_list_of_all_tables_is_a_screen(capsys):
     assert main(["reproduce", "list"]) == 0
     printed = capsys.readouterr().out
-    assert len(printed.splitlines()) <= 40 and max(map(len, printed.splitlines())) <= 80
-    assert all(f"\n{cell.table} " in printed for cell in CELLS) and " en-fig8" in printed
+    assert len(printed.splitlines()) <= 40
+    assert max(map(len, printed.splitlines())) <= 80
+    assert all(f"\n{cell.table} " in printed for cell in CELLS)
+    assert " en-fig8" in printed
+
+
+def test_the_list_of_a_table_has_its_rows_with_figure_and_config(capsys):
     assert main(["reproduce", "list", "en-5"]) == 0
     printed = capsys.readouterr().out
-    assert "ResNet20/EN" in printed and "92.41" in printed and "resnet20_cifar10_en.py" in printed
+    for word in ("ResNet20/EN", "92.41", "resnet20_cifar10_en.py"):
+        assert word in printed
 
 
 @pytest.mark.parametrize(
