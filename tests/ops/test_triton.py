@@ -236,13 +236,16 @@ def test_mixtures(name, shape, options, monkeypatch):
 ONE_GROUP = "ILMGN", {"num_groups": 1, "key_group_size": 2, "hidden": 3}
 
 
-@runs
-@pytest.mark.parametrize(
+each_path = pytest.mark.parametrize(
     "name, options, path",
     [(*ONE_GROUP, "small-tiles"), (*ONE_GROUP, "one-read"), ("EN", {}, "streaming")],
     indirect=["path"],
     ids=str,
 )
+
+
+@runs
+@each_path
 def test_a_second_call_gives_the_same_bits(name, options, path):
     layer, x = build(name, 4, **options), make_map(2, 4, 9, 9)
     first, again = (results(layer, x, x, "triton") for _ in range(2))
@@ -250,8 +253,7 @@ def test_a_second_call_gives_the_same_bits(name, options, path):
 
 
 @runs
-@paths("small-tiles")
-@pytest.mark.parametrize("name, options", [ONE_GROUP, ("EN", {})], ids=str)
+@each_path
 def test_gradients_have_the_same_bits_where_x_needs_none(name, options, path):
     layer, x = build(name, 4, **options), make_map(2, 4, 9, 9)
     _, _, *expected = results(layer, x, x, "triton")
