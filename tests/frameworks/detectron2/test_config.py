@@ -1,6 +1,5 @@
 """detectron2's configs, data and hooks, without a training."""
 
-import json
 from functools import partial
 from pathlib import Path
 
@@ -11,10 +10,10 @@ import torch
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
 
 from detectron2.config import LazyCall, get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
-from detectron2.data.datasets import register_coco_instances
 from detectron2.model_zoo import get_config_file
+from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
 from ilm_plugins import checkpoints
@@ -35,17 +34,27 @@ def merged(path):
     return cfg
 
 
-def test_overrides_are_applied(tmp_path):
+def test_overrides_of_a_yaml_are_applied():
     words = ["OUTPUT_DIR", "out", "MODEL.FPN.NORM", "EN(reduction=8)"]
     cfg = load_config(str(SHAPES), words, "cuda:0", amp=True)
-    assert output_folder(cfg) == "out" and cfg.MODEL.FPN.NORM == "EN(reduction=8)"
-    assert cfg.MODEL.DEVICE == "cuda:0" and cfg.SOLVER.AMP.ENABLED
+    assert output_folder(cfg) == "out"
+    assert cfg.MODEL.FPN.NORM == "EN(reduction=8)"
+    assert cfg.MODEL.DEVICE == "cuda:0"
+    assert cfg.SOLVER.AMP.ENABLED
+
+
+def test_a_yaml_may_turn_mixed_precision_on_itself():
     assert load_config(str(SHAPES), ["SOLVER.AMP.ENABLED", "True"]).SOLVER.AMP.ENABLED
+
+
+def test_overrides_of_a_lazy_config_are_applied(tmp_path):
     (tmp_path / "lazy.py").write_text(LAZY)
     words = ["train.output_dir=out", "model.roi_heads.num_classes=7"]
     cfg = load_config(str(tmp_path / "lazy.py"), words, "cuda:0", amp=True)
-    assert output_folder(cfg) == "out" and cfg.model.roi_heads.num_classes == 7
-    assert cfg.train.device == "cuda:0" and cfg.train.amp.enabled
+    assert output_folder(cfg) == "out"
+    assert cfg.model.roi_heads.num_classes == 7
+    assert cfg.train.device == "cuda:0"
+    assert cfg.train.amp.enabled
 
 
 @pytest.mark.parametrize("variable", [None, ALLOW_CODE])
@@ -109,39 +118,51 @@ def test_shapes_are_generated_on_first_use(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def evaluation(tmp_path, monkeypatch):
-    """The evaluation of two test sets, without a model."""
+def evaluate(tmp_path, monkeypatch):
+    """The evaluation of a config with two test sets, without a model."""
     monkeypatch.setattr(train.evaluation, "inference_on_dataset", lambda *_: {})
-    overrides = ["OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", "('shapes_val', 'shapes_train')"]
-    return train.Evaluation(load_config(str(SHAPES), overrides), None)
+    words = ["OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", "('shapes_val', 'shapes_train')"]
+    return train.Evaluation(load_config(str(SHAPES), words), None)
 
 
-def test_all_test_sets_are_evaluated(evaluation):
-    assert evaluation() == {"shapes_val": {}, "shapes_train": {}}
+def test_all_test_sets_are_evaluated(evaluate):
+    assert evaluate() == {"shapes_val": {}, "shapes_train": {}}
 
 
-def test_the_images_of_all_test_sets_are_counted(evaluation):
-    evaluation()
-    assert evaluation.images == 12
+def test_images_of_all_test_sets_are_counted(evaluate):
+    evaluate()
+    assert evaluate.images == 12
 
 
-def test_an_image_of_crowds_alone_is_no_training_image(tmp_path):
-    """COCO masks crowds by uncompressed runs."""
-    crowd = {"iscrowd": 1, "segmentation": {"size": [8, 8], "counts": [20, 44]}}
-    outline = {"iscrowd": 0, "segmentation": [[1.0, 1.0, 6.0, 1.0, 6.0, 6.0]]}
-    annotations = [
-        {"id": i, "image_id": i, "category_id": 1, "bbox": [1, 1, 5, 5], "area": 25, **kind}
-        for i, kind in enumerate([outline, crowd], 1)
+@pytest.fixture
+def crowds():
+    """The name of a dataset of COCO's form: an image with an object, and one with a crowd alone."""
+    box = {"bbox": [0, 0, 4, 3], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    entry = {"height": 6, "width": 8}
+    entries = [
+        {**entry, "file_name": "a.jpg", "image_id": 1, "annotations": [{**box, "iscrowd": 0}]},
+        {**entry, "file_name": "b.jpg", "image_id": 2, "annotations": [{**box, "iscrowd": 1}]},
     ]
-    images = [{"id": i, "file_name": f"{i}.jpg", "height": 8, "width": 8} for i in (1, 2)]
-    contents = {"images": images, "annotations": annotations}
-    contents["categories"] = [{"id": 1, "name": "thing"}]
-    file = tmp_path / "crowds.json"
-    file.write_text(json.dumps(contents))
-    register_coco_instances("with_crowds", {}, str(file), str(tmp_path))
-    overrides = ["DATASETS.TRAIN", "('with_crowds',)", "SOLVER.IMS_PER_BATCH", "1"]
-    cfg = load_config(str(SHAPES), overrides)
-    assert train.count_images(build_detection_train_loader(cfg)) == 1
+    DatasetCatalog.register("crowds", lambda: entries)
+    MetadataCatalog.get("crowds").set(thing_classes=["thing"], evaluator_type="coco")
+    yield "crowds"
+    DatasetCatalog.remove("crowds")
+    MetadataCatalog.remove("crowds")
+
+
+def test_images_of_crowds_alone_are_not_trained_on(crowds):
+    words = ["DATASETS.TRAIN", f"('{crowds}',)", "DATALOADER.NUM_WORKERS", "0"]
+    loader = train.Trainer.build_train_loader(load_config(str(SHAPES), words))
+    assert train.count_images(loader) == 1
+
+
+def test_images_of_crowds_alone_are_tested(crowds, tmp_path, monkeypatch):
+    monkeypatch.setattr(train.evaluation, "inference_on_dataset", lambda *_: {})
+    monkeypatch.setattr(train, "build_evaluator", lambda *_: None)
+    words = ["OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", f"('{crowds}',)"]
+    evaluate = train.Evaluation(load_config(str(SHAPES), words), None)
+    evaluate()
+    assert evaluate.images == 2
 
 
 @pytest.mark.parametrize(
