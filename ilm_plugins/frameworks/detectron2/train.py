@@ -64,7 +64,10 @@ def main(options: RunOptions) -> None:
             make_folder(output_folder(cfg))
         with lock(output_folder(cfg)) if trains and comm.is_main_process() else nullcontext():
             engine.default_setup(cfg, options)
-            (train if trains else evaluate)(cfg, options)
+            if trains:
+                train(cfg, options)
+            else:
+                evaluate(cfg, options)
 
 
 def join_group(options: RunOptions) -> None:

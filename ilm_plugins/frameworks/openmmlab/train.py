@@ -77,7 +77,10 @@ def run(options: RunOptions, cfg: Config) -> None:
     if not any(isinstance(hook, RadiusHook) for hook in runner.hooks):
         runner.register_hook(RadiusHook())
     try:
-        runner.test() if options.eval_only else runner.train()
+        if options.eval_only:
+            runner.test()
+        else:
+            runner.train()
     except FloatingPointError as error:
         record.diverged(runner.work_dir, str(error))
         raise
