@@ -416,8 +416,8 @@ int run(const Job<Real> &job, Pass<Real> first, Step<Real> step, Pass<Real> seco
     if (error || !second)
         return error;
     Job<Real> apart = job;
-    apart.to_next =
-        0; // A thread's blocks are taken in reverse, and the next instance is not its own.
+    // A thread's blocks are taken in reverse, and the next instance is not its own.
+    apart.to_next = 0;
     return run_parallel(apart, {nullptr, nullptr, second}, true);
 }
 

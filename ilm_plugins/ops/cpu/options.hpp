@@ -19,8 +19,8 @@ template <class Real> struct Parameter {
 // A tensor without a gradient: its copy among the statistics that are kept for the backward pass,
 // because it may change before that.
 template <class Real> struct Buffer {
-    const Real *given =
-        nullptr; // null if the layer lacks it; in the backward pass only that matters
+    // Null if the layer lacks it. The backward pass reads only this, not what it points to.
+    const Real *given = nullptr;
     Real *values = nullptr;
     int64_t size = 0;
 };

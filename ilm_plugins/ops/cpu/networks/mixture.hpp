@@ -165,7 +165,7 @@ template <class Real> struct Mixture {
     }
 
   private:
-    [[gnu::noinline]] void move(const Job<Real> &job, const Real *batch, Real factor, double n,
+    void move(const Job<Real> &job, const Real *batch, Real factor, double n,
                                 const void *old, void *moved) const
     {
         const Real *from = static_cast<const Real *>(old);
