@@ -26,6 +26,7 @@ html_show_copyright = False
 maximum_signature_line_length = 80
 napoleon_use_rtype = False  # "scale, shift: (N, C) each" gives names, no type
 myst_enable_extensions = ["dollarmath"]
+myst_fence_as_directive = ["math"]  # as GitHub
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
@@ -52,8 +53,9 @@ def show_options(app, what, name, obj, options, signature, returns):
 def write_mathml(self, node):
     """Write an equation as MathML, which browsers draw without a script."""
     is_block = isinstance(node, nodes.math_block)
-    text = node.astext()
-    if r"\\" in text:
+    # latex2mathml knows the same environment by another name.
+    text = node.astext().replace("{aligned}", "{split}")
+    if r"\\" in text and "{split}" not in text:  # of a docstring
         text = rf"\begin{{split}}{text}\end{{split}}"
     formula = converter.convert(text, display="block" if is_block else "inline")
     self.body.append(f'<div class="math">{formula}</div>' if is_block else formula)

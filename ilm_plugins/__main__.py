@@ -1,4 +1,4 @@
-"""Run ``python -m ilm_plugins COMMAND``; without COMMAND, print versions for a bug report."""
+"""Run ``python -m ilm_plugins COMMAND``; without COMMAND, print versions and the commands."""
 
 import argparse
 import sys
@@ -25,12 +25,13 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run a command, the first word; without one, print versions and the keys in each framework."""
+    """Run a command, the first word; without one, print versions, keys and commands."""
     chosen = parser().parse_args(argv[:1]).command
     if chosen is None:
         from .cli.environment import report
 
         print(report())
+        print(f"commands     {', '.join(COMMANDS)}; --help says what each does")
         return 0
     # --help and mistakes in options end here, before what imports torch.
     args = getattr(parsers, chosen.replace("-", "_"))(argv[1:])

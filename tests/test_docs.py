@@ -4,6 +4,7 @@ import doctest
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -44,6 +45,14 @@ def test_the_site_builds_without_warnings(tmp_path):
         [*command, ROOT / "docs", tmp_path], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_pages_have_the_files_and_records_that_they_show():
+    for page, text in runpy.run_path(str(ROOT / "tools" / "write_pages.py"))[
+        "documented"
+    ]().items():
+        shown = page.read_text("utf-8")
+        assert shown == text, f"{page.relative_to(ROOT)}: run python tools/write_pages.py"
 
 
 def test_links_lead_somewhere():

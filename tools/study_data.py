@@ -4,6 +4,7 @@ import argparse
 import json
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from xml.etree import ElementTree
@@ -69,11 +70,25 @@ def main() -> None:
     parser.add_argument("--source", type=Path, help="a clone of the repository, if there is one")
     args = parser.parse_args()
     write, url = SOURCES[args.name]
-    args.folder.mkdir(parents=True)
+    if args.folder.exists():
+        parser.error(f"{args.folder} exists; give a new folder")
     with tempfile.TemporaryDirectory() as clone:
         if args.source is None:
-            subprocess.run(["git", "clone", "--depth", "1", url, clone], check=True)
+            download(url, clone)
+        args.folder.mkdir(parents=True)
         write(args.source or Path(clone), args.folder)
+
+
+def download(url: str, clone: str) -> None:
+    """Clone a repository; without git or a network, end with one line."""
+    try:
+        command = ["git", "clone", "--quiet", "--depth", "1", url, clone]
+        done = subprocess.run(command, capture_output=True, text=True)
+        problem = "".join(done.stderr.splitlines()[-1:]) if done.returncode else None
+    except FileNotFoundError:
+        problem = "git is not installed"
+    if problem is not None:
+        sys.exit(f"cannot clone {url} ({problem}); clone it elsewhere, and give --source CLONE")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 _base_ = "ilm_plugins::mmdet/shapes/mask-rcnn_r18_fpn_gn_shapes_gn.py"
 classes = ("RBC", "WBC", "Platelets")  # the names in the annotations
 iterations = 400
+randomness = dict(seed=0)
 heads = dict(bbox_head=dict(num_classes=len(classes)), mask_head=None, mask_roi_extractor=None)
 model = dict(roi_head=heads)
 load, _, flip, pack = _base_.train_pipeline

@@ -1,4 +1,4 @@
-_base_ = "ilm_plugins::mmseg/camvid/fcn_r18-d8_camvid_bn.py"
+_base_ = "ilm_plugins::mmseg/camvid/fcn_r18-d8.py"
 classes = _base_.classes  # of the values 0, 1, ... in masks; 255 is ignored
 palette = [[128, 128, 255], [128, 0, 0], [192, 192, 128], [128, 64, 128], [60, 40, 222]]
 palette += [
@@ -10,6 +10,7 @@ palette += [
     [0, 128, 192],
 ]
 iterations = 300
+randomness = dict(seed=0)
 head = dict(num_classes=len(classes))
 model = dict(decode_head=head, auxiliary_head=head)
 data = dict(data_root="data/camvid/", metainfo=dict(classes=classes, palette=palette))

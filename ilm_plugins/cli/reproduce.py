@@ -7,6 +7,7 @@ import sys
 import textwrap
 from dataclasses import fields
 
+from ..configs import SCHEME
 from ..experiments.papers import record, registry, report
 from ..experiments.papers.options import Options
 from ..experiments.papers.run import run_all
@@ -35,7 +36,10 @@ def list_(args: argparse.Namespace) -> None:
     lines = [table.note, table.command, shown, " / ".join(table.measures)]
     width = max(map(len, table.cells), default=0)
     for cell in table.cells.values():
-        source = shlex.join([cell.config, *cell.overrides]) if cell.config else "computed"
+        source = "computed"
+        if cell.config:
+            name = SCHEME + cell.config.removeprefix("configs/")
+            source = shlex.join([name, *filter(None, [cell.norm]), *cell.overrides])
         text = (not any(cell.paper) and cell.says) or report.figures(table, cell.paper)
         lines.append(f"{cell.name:{width}}  {text:17}  {source}")
     print(*filter(None, lines), sep="\n")

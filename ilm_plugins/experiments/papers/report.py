@@ -7,19 +7,21 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby, pairwise, zip_longest
+from itertools import groupby, zip_longest
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, stdev
 from typing import Any
 
+from ... import configs
 from ..compare import statistics
+from ..compare.plan import shown
 from . import record, registry
 from .record import Record
 from .registry import Cell, Table
 
 LAST = ("seeds", "trained", "device", "commit")
 COLUMNS = ("", "run", "paper", "ours", "ours - paper", *LAST)
-STUDY = ("", "run", "CPU s a step", "result", "difference [95 % interval]", *LAST)
+STUDY = ("", "result", "difference [95 % interval]", *LAST)
 HEAD = """\
 Written by `python -m ilm_plugins reproduce report` from [records](records) of runs, which
 `reproduce run TABLE ROW` makes. A result beside a paper's is always of the full recipe:
@@ -65,11 +67,11 @@ def by_cell(folder: Path) -> Groups:
 def draw(table: Table, groups: Groups, folder: Path) -> bool:
     """Plot to ``ID.png`` a table's curves, or a study's differences; return whether it has any."""
     panels, lines = {}, []
-    for shown in (registry.tables()[key] for key in table.shows if table.paper == "study"):
-        if found := [*_differences(shown, groups)]:
-            title = f"{shown.title} ({shown.measures[0]})"
-            panels[title] = [(name, interval) for name, _, interval in found]
-            lines += [(name, group) for name, group, _ in found]
+    for part in (registry.tables()[key] for key in table.shows if table.paper == "study"):
+        if found := [*differences(part, groups)]:
+            title = f"{part.title} ({part.measures[0]})"
+            panels[title] = [(name, interval) for name, _, _, interval in found]
+            lines += [(name, group) for name, _, group, _ in found]
     lines = lines or [
         (f"{cell.name}, {record.label(group[0])}" + ", re-encoded" * group[0]["jpeg"], group)
         for cell in table.cells.values()
@@ -84,24 +86,35 @@ def draw(table: Table, groups: Groups, folder: Path) -> bool:
     return bool(lines)
 
 
-def _differences(table: Table, groups: Groups) -> Iterator[tuple[str, list[Record], tuple]]:
-    """Yield the name, the group, and the paired difference of each norm that replaces another."""
+def differences(
+    table: Table, groups: Groups
+) -> Iterator[tuple[str, Cell, list[Record], tuple[float, float, float]]]:
+    """Yield name, row, group and paired difference of each norm that replaces another."""
     for cell in filter(lambda cell: cell.against, table.cells.values()):
-        name = f"{cell.norm} - {table.cells[cell.against].norm}"
+        name = f"{cell.norm_name} - {table.cells[cell.against].norm_name}"
         for group in groups[cell.canonical.id]:
             if found := _from_plain(table.measures[0], group, cell, table, groups):
-                yield name, group, found
+                yield name, cell, group, found
 
 
 def index(groups: Groups) -> str:
     """Return the Markdown of README.md: all tables, and how many rows of each were run."""
     lines = ["# Reproduction", "", HEAD]
     for paper, title in registry.papers().items():
-        lines += [f"## [{title}]({paper}.md)", "", "| | | rows run |", "|---|---|---|"]
-        for table in _tables_of(paper):
-            lines.append(f"| {table.number} | {table.title} | {_count_cells(table, groups)} |")
-        lines.append("")
+        lines += [f"## [{title}]({paper}.md)", "", *rows_run(paper, groups), ""]
     return "\n".join(lines)
+
+
+def rows_run(paper: str, groups: Groups) -> list[str]:
+    """Return the Markdown of a table of a paper's tables, and how many rows of each were run."""
+    lines = ["| | | rows run |", "|---|---|---|"]
+    for table in _tables_of(paper):
+        if table.cells:
+            count = _count_cells(table, groups)
+        else:
+            count = f"[command]({paper}.md#{table.id})" if table.command else _source(table) or "-"
+        lines.append(f"| {table.number} | {table.title} | {count} |")
+    return lines
 
 
 def _tables_of(paper: str) -> list[Table]:
@@ -110,8 +123,6 @@ def _tables_of(paper: str) -> list[Table]:
 
 def _count_cells(table: Table, groups: Groups) -> str:
     """Count, in words, a table's rows by state: run in full, only changed, or not run."""
-    if not table.cells:
-        return _source(table) or "-"
     cells = table.cells.values()
     found = [[record.is_full(group[0]) for group in groups[cell.canonical.id]] for cell in cells]
     full = sum(map(any, found))
@@ -129,12 +140,17 @@ def _source(table: Table) -> str:
 
 
 def page(paper: str, groups: Groups, folder: Path) -> str:
-    """Return the Markdown of a paper's page in a folder, with the plots that lie there."""
+    """Return the Markdown of a paper's page in a folder, with the plots that lie there.
+
+    Drawings, which have neither rows nor a command, are left out.
+    """
     lines = [f"# {registry.papers()[paper]}", ""]
     for table in _tables_of(paper):
+        if not (table.cells or table.note or _source(table)):
+            continue
         lines += [f"## {table.id}", "", f"{table.number}. {table.title}.", ""]
         lines += [table.note, ""] if table.note else []
-        lines += _table_lines(table, groups) if table.cells else filter(None, [_source(table)])
+        lines += table_lines(table, groups) if table.cells else filter(None, [_source(table)])
         lines.append("")
         if (folder / f"{table.id}.png").is_file():
             what = f"Training curves of {table.id}" if table.cells else table.title
@@ -142,14 +158,28 @@ def page(paper: str, groups: Groups, folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _table_lines(table: Table, groups: Groups) -> list[str]:
+def comparison(table: Table) -> str:
+    """Return the command ``compare`` that trains all rows of a table; "" if there is none."""
+    rows = [*table.cells.values()]
+    alike = all(cell.norm and cell.at == table.at and not cell.starts_from for cell in rows)
+    if not rows or not alike:
+        return ""
+    norms = [cell.norm for cell in rows if cell.config == table.config]
+    config = configs.SCHEME + table.config.removeprefix("configs/")
+    at = ["--at", *table.at] if table.at else []
+    return shown(["compare", config, *norms, *at])
+
+
+def table_lines(table: Table, groups: Groups) -> list[str]:
     """Return the Markdown of a table: header, rows of each row's runs, reference scores.
 
     Only full recipes stand beside the paper's figures; other groups of runs have rows of their own.
+    Rows without any run share one line.
     """
     described = [f"{name} ({registry.measures()[name].described})" for name in table.measures]
     columns = STUDY if table.paper == "study" else COLUMNS
     lines = [f"{' / '.join(described)}.", "", _markdown_row(*columns), "|---" * len(columns) + "|"]
+    missing = 0
     references: dict[str, dict[str, float]] = {}
     for cell in table.cells.values():
         paper = figures(table, cell.paper) if any(v is not None for v in cell.paper) else ""
@@ -159,17 +189,25 @@ def _table_lines(table: Table, groups: Groups) -> list[str]:
             name = cell.name if record.is_full(group[0]) else f"{cell.name}, ours"
             rows = full if record.is_full(group[0]) else changed
             if table.paper == "study":
-                rows.append(_group_row(table, group, name, *_compared(table, group, cell, groups)))
+                rows.append(_study_row(table, group, cell, groups))
             elif rows is full:
                 rows.append(_group_row(table, group, name, paper, _less(table, group, cell.paper)))
             else:
                 rows.append(_group_row(table, group, name))
             references |= group[0].get("references", {})
-        status = "not run in full" if changed else "not run"
-        lines += [*(full or [_markdown_row(cell.name, status, paper)]), *changed]
+        if changed and not full and table.paper != "study":
+            full = [_markdown_row(cell.name, "not run in full", paper)]
+        missing += not (full or changed)
+        lines += [*full, *changed]
     for what, values in references.items():
         constant = figures(table, [values.get(name) for name in table.measures])
-        lines.append(_markdown_row(f"{what}, to compare", "", "", constant))
+        empty = [""] * (columns.index("result" if columns is STUDY else "ours") - 1)
+        lines.append(_markdown_row(f"{what}, to compare", *empty, constant))
+    if missing:
+        listed = f"`reproduce list {table.id}` has the paper's figures."
+        if missing == len(table.cells):
+            return [f"No row was run. {listed}"]
+        lines += ["", f"Rows not run: {missing} of {len(table.cells)}. {listed}"]
     return lines
 
 
@@ -177,6 +215,20 @@ def _group_row(
     table: Table, group: list[Record], name: str, paper: str = "", difference: str = ""
 ) -> str:
     """Return the row of a group of runs; ``paper`` and ``difference`` are texts of columns."""
+    result, *last = _group_texts(table, group)
+    return _markdown_row(name, record.label(group[0]), paper, result, difference, *last)
+
+
+def _study_row(table: Table, group: list[Record], cell: Cell, groups: Groups) -> str:
+    """Return the row of a group of the study's runs, with differences from the plain norm."""
+    label = record.label(group[0])
+    name = cell.name if record.is_full(group[0]) else f"{cell.name}, {label}"
+    result, *last = _group_texts(table, group)
+    return _markdown_row(name, result, _compared(table, group, cell, groups), *last)
+
+
+def _group_texts(table: Table, group: list[Record]) -> list[str]:
+    """Return a group's result, and the texts of the columns LAST."""
     ours = [[*_by_seed(group, measure).values()] for measure in table.measures]
     means = [mean(values) if values else None for values in ours]
     failed = [found for found in group if not record.converged(found)]
@@ -184,20 +236,19 @@ def _group_row(
     if failed:
         seeds = f" with seed {_distinct(r['seed'] for r in failed)}" * (len(failed) < len(group))
         texts.append(f"did not converge{seeds}")
-    cells = [name, record.label(group[0]), paper, ", ".join(texts), difference]
-    commits = _distinct(r["commit"] for r in group)
+    result, commits = ", ".join(texts), _distinct(r["commit"] for r in group)
     if "run" not in group[0]:  # computed
-        return _markdown_row(*cells, "", "", "", commits)
+        return [result, "", "", "", commits]
     length = _distinct(f"{r['run']} of {r['recipe']} {r['unit']}" for r in group)
     length = length if group[0]["recipe"] else "test"
     hours = mean(r["seconds"] for r in group) / 3600
-    return _markdown_row(
-        *cells,
+    return [
+        result,
         _distinct(r["seed"] for r in group),
         length + ", on re-encoded JPEG" * group[0]["jpeg"],
         f"{_distinct(r['device'] for r in group)}, {hours:.2f} h",
         commits,
-    )
+    ]
 
 
 def _by_seed(group: list[Record], measure: str) -> dict[int | None, float]:
@@ -214,21 +265,15 @@ def _less(table: Table, group: list[Record], published: Sequence[float | None]) 
     return figures(table, differences, sign="+")
 
 
-def _compared(table: Table, group: list[Record], cell: Cell, groups: Groups) -> tuple[str, str]:
-    """Return the CPU seconds of a step, and paired differences from the norm that is replaced."""
-    seconds = []
-    for r in group:
-        steps = 1 if r["unit"] == "iterations" else -(-r["images"] // r["batch"])
-        for a, b in pairwise(r["curve"]):
-            seconds.append(b["cpu"] / steps / (b[r["unit"]] - a[r["unit"]]))
-    step = f"{median(seconds):.3g}" if seconds else ""
+def _compared(table: Table, group: list[Record], cell: Cell, groups: Groups) -> str:
+    """Return paired differences from the norm that is replaced, if any."""
     if not cell.against:
-        return step, ""
+        return ""
     texts = []
     for measure, n in zip(table.measures, table.decimals, strict=True):
         found = _from_plain(measure, group, cell, table, groups)
         texts.append("{:+.{n}f} [{:+.{n}f}, {:+.{n}f}]".format(*found, n=n) if found else "-")
-    return step, f"{' / '.join(texts)} from {table.cells[cell.against].norm}"
+    return f"{' / '.join(texts)} from {table.cells[cell.against].norm_name}"
 
 
 def _from_plain(
@@ -251,8 +296,7 @@ def _distinct(values: Iterable[Any]) -> str:
 
 
 def _markdown_row(*cells: str) -> str:
-    filled = [*cells, *[""] * (len(COLUMNS) - len(cells))]
-    return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in filled)} |"
+    return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in cells)} |"
 
 
 def figures(

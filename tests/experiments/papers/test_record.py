@@ -1,6 +1,6 @@
 """Records of runs: their labels, and the reports that are made of them."""
 
-import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -75,23 +75,53 @@ def test_only_a_full_recipe_stands_beside_the_papers_figure(tmp_path):
         "| ResNet20/EN, ours | shortened: 9 of 165 epochs |  | 90.00 |  | 0 | 9 of 165 epochs | "
         "CPU, Xeon, 1.00 h | 0123456789ab |",
     ]
-    assert rows(page, "ResNet20/BN")[0].startswith("| ResNet20/BN | not run | 91.54 |")
     index = (tmp_path / "README.md").read_text()
     assert "| CIFAR-10 and CIFAR-100, batch 128, 165 epochs | 1 of 18 |" in index
 
 
-def test_several_seeds_of_one_setting_are_a_mean_and_a_spread(tmp_path):
+def test_rows_that_were_not_run_are_one_line_a_table(tmp_path):
+    reported(tmp_path, recorded())
+    pages = {name: (tmp_path / f"{name}.md").read_text() for name in ("en", "ilm")}
+    assert not rows(pages["en"], "ResNet20/BN")
+    assert "Rows not run: 17 of 18. `reproduce list en-5`" in pages["en"]
+    section = pages["ilm"].partition("## ilm-1")[2].partition("## ilm-2")[0]
+    assert "No row was run. `reproduce list ilm-1`" in section and "|" not in section
+
+
+def test_drawings_have_no_section(tmp_path):
+    reported(tmp_path, recorded())
+    assert "ilm-fig2" not in (tmp_path / "ilm.md").read_text()
+
+
+def test_seeds_of_one_setting_are_a_mean_with_its_deviation(tmp_path):
     found = [recorded(seed=i, metrics={"": {"accuracy/top1": 90.0 + i}}) for i in range(3)]
-    found.append(recorded(seed=4, jpeg=True))
-    found += [recorded(seed=i, changes={"a": "x" * 40 + str(i)}) for i in range(2)]
-    # What the paper does not define has no difference.
-    metrics = {"rmse": 60.0, "l1": 47.0, "mean_image/l1": 45.0}
-    found.append(recorded("ilm-6 IN / IN", metrics={"": metrics}))
-    seeds, jpeg, *others = rows(reported(tmp_path, *found), "ResNet20/EN")
-    assert "| 91.00 ± 1.00 | -1.41 | 0, 1, 2 |" in seeds
-    assert "165 of 165 epochs, on re-encoded JPEG" in jpeg and len(others) == 2
-    row, mean = rows((tmp_path / "ilm.md").read_text(), ("IN / IN | full", "mean training"))
-    assert "to compare |  |  | - / - / - / - / 45.00 |" in mean
+    (row,) = rows(reported(tmp_path, *found), "ResNet20/EN")
+    assert "| 91.00 ± 1.00 | -1.41 | 0, 1, 2 |" in row
+
+
+def test_runs_on_re_encoded_images_have_a_row(tmp_path):
+    _, jpeg = rows(reported(tmp_path, recorded(), recorded(seed=4, jpeg=True)), "ResNet20/EN")
+    assert "165 of 165 epochs, on re-encoded JPEG" in jpeg
+
+
+def test_runs_of_different_changes_have_a_row_each(tmp_path):
+    """Labels shorten a value to 40 characters."""
+    found = [recorded(seed=i, changes={"a": "x" * 40 + str(i)}) for i in range(2)]
+    assert len([row for row in rows(reported(tmp_path, *found), "ResNet20/EN, ours")]) == 2
+
+
+TRANSLATION = {"rmse": 60.0, "l1": 47.0, "mean_image/l1": 45.0}
+
+
+def test_a_trivial_prediction_has_a_row_to_compare(tmp_path):
+    found = recorded("ilm-6 IN / IN", metrics={"": TRANSLATION})
+    (row,) = rows(reported(tmp_path, found, page="ilm.md"), "mean training")
+    assert "to compare |  |  | - / - / - / - / 45.00 |" in row
+
+
+def test_a_measure_that_the_paper_does_not_define_has_no_difference(tmp_path):
+    found = recorded("ilm-6 IN / IN", metrics={"": TRANSLATION})
+    (row,) = rows(reported(tmp_path, found, page="ilm.md"), "IN / IN | full")
     assert "| 60.00 / 103.92 / - / - / 47.00 | - / - / - / - / - |" in row
 
 
@@ -99,22 +129,32 @@ def test_the_studys_norms_are_compared_with_the_norm_that_they_replace(tmp_path)
     found = []
     for row, figures in (("GN", (50.0, 51.0, 52.0)), ("ILMGN", (51.0, 51.5, 54.0))):
         for seed, ap in enumerate(figures):
-            # Ten iterations a point; the first includes what a process does but once.
-            points = enumerate((9.0, 4.0, 4.5, 20.0), 1)
             found.append(
                 recorded(
                     f"study-box BCCD box head/{row}",
                     seed=seed,
                     unit="iterations",
-                    curve=[{"iterations": 10 * i, "loss": 1.0, "cpu": c} for i, c in points],
+                    curve=[{"iterations": 10, "loss": 1.0}],
                     metrics={"": {"bbox/AP": ap}},
                 )
             )
     gn, ilmgn = rows(reported(tmp_path, *found, page="study.md"), "BCCD box head/")[:2]
-    assert "| full recipe | 0.45 | 51.00 ± 1.00 / - |  | 0, 1, 2 |" in gn
+    assert "| BCCD box head/GN | 51.00 ± 1.00 / - |  | 0, 1, 2 |" in gn
     # Differences 1, 0.5 and 2: mean 7/6, deviation 0.76376, t 4.303 at 2 degrees of freedom.
     assert "| 52.17 ± 1.61 / - | +1.17 [-0.73, +3.06] / - from GN |" in ilmgn
     assert (tmp_path / "study.png").is_file()  # of the differences
+
+
+def test_a_table_of_norms_names_the_comparison_that_trains_it():
+    assert report.comparison(registry.find_table("study-box")) == (
+        "python -m ilm_plugins compare ilm_plugins://detectron2/bccd/faster_rcnn_R_18_FPN.yaml "
+        "as-is ILMGN AN --at MODEL.ROI_BOX_HEAD.NORM"
+    )
+
+
+@pytest.mark.parametrize("table", ["study-tune", "study-pix", "en-5", "en-fig4"])
+def test_a_table_that_is_no_comparison_names_none(table):
+    assert report.comparison(registry.find_table(table)) == ""
 
 
 def test_plots_skip_values_that_are_null_in_the_record():
@@ -126,16 +166,23 @@ def test_plots_skip_values_that_are_null_in_the_record():
     assert axis.lines[0].get_xydata().tolist() == [[2, 3.0]]
 
 
-def test_plots_have_the_means_of_all_points_and_the_ends_of_intervals():
+def test_plots_of_trainings_have_the_means_over_seeds():
     curves = ([{"epochs": i + 1, "loss": y} for i, y in enumerate(ys)] for ys in ((4, 2), (5, 3)))
     lines = [("EN", [recorded(curve=curve) for curve in curves])]
     (axis,) = pictures.training(registry.find_table("en-5"), lines).axes
     assert axis.lines[0].get_xydata().tolist() == [[1, 4.5], [2, 2.5]]
+
+
+def test_plots_of_differences_have_the_ends_of_intervals():
     (axis,) = pictures.differences({"BCCD": [("EN - BN", (1.0, 0.5, 2.0))]}).axes
     (interval,) = axis.containers[0].lines[2]
     assert interval.get_segments()[0].tolist() == [[0.5, 0], [2, 0]]
+
+
+def test_plots_of_differences_are_cut_off_at_wide_intervals():
     (axis,) = pictures.differences({"BCCD": [("AN - GN", (-9.0, -300.0, 12.0))]}).axes
-    assert axis.get_xlim()[0] == -pictures.LIMIT and 12 < axis.get_xlim()[1] < pictures.LIMIT
+    assert axis.get_xlim()[0] == -pictures.LIMIT
+    assert 12 < axis.get_xlim()[1] < pictures.LIMIT
 
 
 @pytest.mark.parametrize(
@@ -164,28 +211,39 @@ def test_the_command_reports_the_runs_in_its_folder(tmp_path, capsys):
     assert "full recipe | 7.02 | 10.00" in row and (out / "assoc-1.png").is_file()
 
 
-def test_a_finished_run_replaces_its_record_and_no_other(tmp_path):
-    runs = [recorded(run=40, metrics={}), recorded(), recorded(changes={"a": 1}), recorded(seed=1)]
-    names = [record.collect(found, tmp_path).name for found in runs]
-    assert names[0] == names[1] and len(set(names)) == 3
-    assert record.read(tmp_path / names[0])["run"] == 165
+def test_a_finished_run_replaces_its_record(tmp_path):
+    begun, finished = recorded(run=40, metrics={}), recorded()
+    (path,) = {record.collect(found, tmp_path) for found in (begun, finished)}
+    assert record.read(path)["run"] == 165
 
 
-def test_the_projects_reports_are_those_of_its_records(root, tmp_path):
-    """`python -m ilm_plugins reproduce report --output reports` brings them up to date."""
-    kept = root / "reports"
-    for path in (kept / "records").glob("*.json"):
+@pytest.mark.parametrize("other", [{"changes": {"a": 1}}, {"seed": 1}], ids=["changed", "seed"])
+def test_a_run_of_other_settings_keeps_the_record(tmp_path, other):
+    paths = {record.collect(found, tmp_path) for found in (recorded(), recorded(**other))}
+    assert len(paths) == 2
+
+
+def test_the_projects_records_are_named_as_collected(root, tmp_path):
+    for path in (root / "reports" / "records").glob("*.json"):
         copy = record.collect(record.read(path), tmp_path / "records")
         assert (copy.name, copy.read_bytes()) == (path.name, path.read_bytes())
-    # The drawing of the paper's own figures, which no command makes.
-    shutil.copy(kept / "en-fig1b.png", tmp_path)
+
+
+def test_the_projects_plots_are_those_of_its_records(root, tmp_path):
+    """`python tools/write_pages.py` draws them."""
+    groups = report.by_cell(root / "reports" / "records")
+    for key in ("study", "en-5", "ilm-6"):
+        assert report.draw(registry.find_table(key), groups, tmp_path)
+        own = root / "docs" / "reproduction" / f"{key}.png"
+        # Another matplotlib draws other pixels of the same record.
+        drawn = Image.open(tmp_path / own.name).info["records"]
+        assert Image.open(own).info["records"] == drawn, own
+
+
+def test_a_report_is_written_again_from_its_own_records(root, tmp_path, capsys):
+    for path in (root / "reports" / "records").glob("en-5-*.json"):
+        record.collect(record.read(path), tmp_path / "records")
     words = "--work-dir", str(tmp_path / "no"), "--output", str(tmp_path)
     assert main(["reproduce", "report", *words]) == 0
-    for path in (path for path in tmp_path.iterdir() if path.is_file()):
-        own = kept / path.name
-        if path.suffix == ".md":
-            assert own.read_text(encoding="utf-8") == path.read_text(encoding="utf-8"), own
-        else:
-            # Another matplotlib draws other pixels of the same record.
-            assert Image.open(own).info["records"] == Image.open(path).info["records"], own
-    assert {path.name for path in kept.iterdir()} == {path.name for path in tmp_path.iterdir()}
+    written = {Path(line).name for line in capsys.readouterr().out.splitlines()}
+    assert written >= {"README.md", "en.md", "en-5.png"}

@@ -1,0 +1,110 @@
+"""Write what the documentation shows of other files: python tools/write_pages.py [WORK_DIR].
+
+The records of runs in WORK_DIR are added to ``reports/records`` first. A page keeps its text; what
+stands between a marker and ``<!-- end -->`` is written again:
+
+    <!-- file: PATH -->         a file, as a block of code
+    <!-- table: ID -->          a table of the records
+    <!-- rows: PAPER -->        how many rows of a paper's tables were run
+    <!-- differences: NAME -->  the study's differences from the plain norm, "all" or "short"
+    <!-- answers: FOLDER -->    what the comparisons in a folder below reports/ answer
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from ilm_plugins.experiments.papers import questions, record, registry, report
+from ilm_plugins.frameworks.record import FILE
+
+ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / "reports" / "records"
+#: Pages of the papers, with plots; the study is part of the page on the evidence.
+REPORTS = ROOT / "docs" / "reproduction"
+PAPERS = ("ilm", "assoc", "en")
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
+#: A part of a page: start marker, kind, name, end marker.
+KINDS = "file|table|rows|differences|answers"
+PART = re.compile(rf"(<!-- ({KINDS}): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+LANGUAGES = {".py": "python", ".yaml": "yaml", ".sh": "sh"}
+#: Rows of the README's table: one for each layer and task.
+SHORT = (
+    "study-box BCCD box head/ILMGN",
+    "study-box BCCD box head/AN",
+    "study-all BCCD everywhere/EN",
+    "study-seg CamVid/EN",
+    "study-4 CIFAR-10 batch 4/EN",
+)
+TASKS = {
+    "study-box": "detection (BCCD), box head",
+    "study-all": "detection (BCCD), whole model",
+    "study-tune": "detection (BCCD), fine-tuned",
+    "study-seg": "segmentation (CamVid)",
+    "study-128": "classification (CIFAR-10), batches of 128",
+    "study-4": "classification (CIFAR-10), batches of 4",
+}
+
+
+def file(name: str, groups: report.Groups) -> str:
+    path = ROOT / name
+    return f"```{LANGUAGES[path.suffix]}\n{path.read_text(encoding='utf-8')}```"
+
+
+def table(name: str, groups: report.Groups) -> str:
+    found = registry.find_table(name)
+    command = report.comparison(found)
+    lines = [f"`{command}` trains these rows.", ""] if command else []
+    return "\n".join([*lines, *report.table_lines(found, groups)])
+
+
+def rows(name: str, groups: report.Groups) -> str:
+    return "\n".join(report.rows_run(name, groups))
+
+
+def differences(name: str, groups: report.Groups) -> str:
+    """Return the differences from the plain norm, of all rows of the study or of the SHORT ones."""
+    lines = ["| task | measure | norms | difference | 95 % interval | seeds |", "|---" * 6 + "|"]
+    for key, task in TASKS.items():
+        of = registry.find_table(key)
+        for norms, cell, group, found in report.differences(of, groups):
+            if name == "all" or cell.id in SHORT:
+                mean, low, high = (f"{round(value, 1) + 0:+.1f}" for value in found)
+                line = (task, of.measures[0], norms, mean, f"{low} to {high}", str(len(group)))
+                lines.append(f"| {' | '.join(line)} |")
+    return "\n".join(lines)
+
+
+def answers(name: str, groups: report.Groups) -> str:
+    return "\n".join(questions.markdown(ROOT / "reports" / name))
+
+
+def documented() -> dict[Path, str]:
+    """Return path -> text of each page that shows other files or records."""
+    groups = report.by_cell(RECORDS)
+    functions = {"file": file, "table": table, "rows": rows, "differences": differences}
+    functions["answers"] = answers
+
+    def fill(found: re.Match) -> str:
+        start, kind, name, end = found.groups()
+        return f"{start}\n{functions[kind](name, groups)}\n\n{end}"
+
+    texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    pages = {page: PART.sub(fill, text) for page, text in texts.items() if PART.search(text)}
+    return pages | {REPORTS / f"{p}.md": report.page(p, groups, REPORTS) for p in PAPERS}
+
+
+def main() -> None:
+    for path in sorted(Path(sys.argv[1]).rglob(FILE)) if sys.argv[1:] else ():
+        found = record.read(path)
+        if "table" in found:  # a training that was killed lacks it until it goes on
+            record.collect(found, RECORDS)
+    groups = report.by_cell(RECORDS)
+    for drawn in registry.tables().values():
+        if drawn.paper in PAPERS or drawn.id == "study":
+            report.draw(drawn, groups, REPORTS)
+    for page, text in documented().items():
+        page.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
