@@ -4,34 +4,6 @@ VENV = .venv
 BIN := $(VENV)/bin
 # Without bytecode, which Python writes for the modules that it imports.
 PIP = $(BIN)/pip install --progress-bar off --no-compile
-# Wheels that were built here, by what they depend on.
-WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ilm_plugins/wheels
-define ALIKE
-import hashlib, os, platform, sys, torch
-packages = hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest()[:12]
-cuda, gpus = torch.cuda, range(torch.cuda.device_count())
-of_gpus = {"sm%d%d" % cuda.get_device_capability(i) for i in gpus} if cuda.is_available() else set()
-asked = [os.environ[name] for name in ("FORCE_CUDA", "TORCH_CUDA_ARCH_LIST") if name in os.environ]
-kind = "-".join((*sorted(of_gpus), *asked)).replace(" ", "_") or "cpu"
-python = "cp%d%d" % sys.version_info[:2]
-print("-".join((python, platform.machine(), "torch" + torch.__version__, kind, packages)))
-endef
-export ALIKE
-# Shell: set $$wheels to the folder of the compiled mmcv. Compiling takes minutes, and more by half
-# with Python's usual -g: the wheel is kept for environments that are alike.
-define compile_mmcv
-set -e; \
-wheels="$(WHEELS)/$$($(BIN)/python -c "$$ALIKE" requirements/mmcv.txt)"; \
-if [ ! -d "$$wheels" ]; then \
-	mkdir -p "$(WHEELS)"; \
-	new=$$(mktemp -d "$(WHEELS)/.new-XXXXXX"); \
-	trap 'rm -rf "$$new"' EXIT; trap 'exit 1' INT TERM; \
-	CPPFLAGS="$$CPPFLAGS -g0" PATH="$$(cd $(BIN) && pwd):$$PATH" \
-		$(BIN)/pip wheel --progress-bar off --no-cache-dir --no-deps --no-build-isolation \
-		--wheel-dir "$$new" -r requirements/mmcv.txt; \
-	mv -T "$$new" "$$wheels" || [ -d "$$wheels" ]; \
-fi
-endef
 COMPILED := $(abspath $(VENV))/mmcv-compiled
 # The everyday tests take mmcv as it is there, by default without its compiled operators.
 MMCV := $(VENV)/$(if $(wildcard $(VENV)/.openmmlab),.openmmlab,.mmcv-lite)
@@ -146,7 +118,7 @@ $(VENV)/.detectron2: $(VENV)/.detectron2-packages requirements/detectron2-wheel.
 install-openmmlab: $(VENV)/.openmmlab
 
 $(VENV)/.openmmlab: $(VENV)/.openmmlab-packages requirements/mmcv.txt
-	$(compile_mmcv); $(PIP) --no-index --no-deps --force-reinstall "$$wheels"/*.whl
+	$(BIN)/python tools/install_mmcv.py compiled
 	rm -f $(VENV)/.mmcv-lite
 	touch $@
 
@@ -155,19 +127,15 @@ $(VENV)/.openmmlab-packages: requirements/openmmlab.txt requirements/openmmlab-p
 	$(PIP) --no-deps --no-build-isolation -r requirements/openmmlab-packages.txt
 	touch $@
 
-# For the everyday tests, mmcv without its compiled operators: a build that sees no torch leaves
-# them out and takes seconds. pip must not keep that wheel, or it would pass for the compiled one.
+# For the everyday tests, mmcv without its compiled operators, which is built in seconds.
 $(VENV)/.mmcv-lite: $(VENV)/.openmmlab-packages requirements/mmcv.txt
-	set -e; new=$$(mktemp -d); trap 'rm -rf "$$new"' EXIT; trap 'exit 1' INT TERM; \
-	$(BIN)/pip wheel --progress-bar off --no-cache-dir --no-deps --wheel-dir "$$new" \
-		-r requirements/mmcv.txt; \
-	$(PIP) --no-index --no-deps --force-reinstall "$$new"/*.whl
+	$(BIN)/python tools/install_mmcv.py lite
 	touch $@
 
 # The compiled mmcv beside the environment, for the wide tests alone: on PYTHONPATH it comes first.
 $(VENV)/.mmcv-compiled: $(VENV)/.openmmlab-packages requirements/mmcv.txt
 	rm -rf "$(COMPILED)"
-	$(compile_mmcv); $(PIP) --no-index --no-deps --target "$(COMPILED)" "$$wheels"/*.whl
+	$(BIN)/python tools/install_mmcv.py compiled --target "$(COMPILED)"
 	touch $@
 
 # GitHub's renderer of equations, which the wide tests ask by node.

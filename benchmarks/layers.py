@@ -16,6 +16,7 @@ from torch import nn
 
 from ilm_plugins import NORMS, use_backend
 from ilm_plugins.ops import cpu
+from ilm_plugins.surgery.rules import sources_for
 
 from . import measure
 
@@ -36,12 +37,11 @@ PLAIN = {
     "InstanceNorm2d": lambda c: nn.InstanceNorm2d(c, affine=True),
     "BatchNorm2d": nn.BatchNorm2d,
 }
+NAMES = {"GN": "GroupNorm", "IN": "InstanceNorm2d", "BN": "BatchNorm2d"}
 #: Layer -> the plain norm that a user would pick instead, a key of PLAIN.
-BASELINES = {
-    key: {"GN": "GroupNorm", "IN": "InstanceNorm2d", "BN": "BatchNorm2d"}[layer.replaces]
-    for key, layer in NORMS.items()
-    if layer.replaces
-} | {"ILMLN": "GroupNorm(1)"}
+BASELINES = {key: NAMES[sources_for(layer)[0].name] for key, layer in NORMS.items()} | {
+    "ILMLN": "GroupNorm(1)"
+}
 #: Compilation takes long, so only these layers and maps are compiled.
 COMPILED_LAYERS = ("ILMGN", "EN")
 COMPILED_SHAPES = ("box head", "res2", "DeepLab head")

@@ -61,7 +61,7 @@ def pytest_collection_finish(session):
 
 
 def quicken_frameworks():
-    """Keep files of configs and model zoos; log neither versions nor configs that are formatted."""
+    """Keep files of configs and model zoos; log no versions."""
     if "mmengine.runner" in sys.modules:
         from mmengine.runner import runner
 
@@ -72,12 +72,8 @@ def quicken_frameworks():
         defaults.collect_env_info = str
     if "mmengine" in sys.modules:
         from mmengine.config import Config, utils
-        from yapf.yapflib import yapf_api
 
-        def compiled(text, **_):
-            return compile(text, "config", "exec") and text, False
-
-        yapf_api.FormatCode, utils.load = compiled, cache(utils.load)
+        utils.load = cache(utils.load)
         parse, parsed = Config._file2dict, {}
 
         def parse_once(filename, *args, **options):

@@ -26,7 +26,7 @@ from ilm_plugins import NORMS, freeze, use_backend
 from ilm_plugins.layers.mixture import MixtureNorm
 from ilm_plugins.ops import backends, plain
 
-C, PLAIN = 64, ("GN", "IN", "BN")
+C = 64
 
 
 def pytest_generate_tests(metafunc):
@@ -64,7 +64,8 @@ def small(*shape, dtype=torch.float32, seed=1):
 def test_is_a_group_norm_whose_matrices_sit_in_child_modules(norm):
     """Frameworks take the parameters of a norm itself out of the weight decay."""
     layer = norm(C)
-    assert isinstance(layer, nn.GroupNorm) and layer.num_channels == C
+    assert isinstance(layer, nn.GroupNorm)
+    assert layer.num_channels == C
     assert not any(isinstance(m, nn.modules.batchnorm._NormBase) for m in layer.modules())
     # MMEngine's initializers look only at the names of direct bases.
     assert nn.GroupNorm in norm.__bases__
@@ -76,13 +77,14 @@ def test_is_a_group_norm_whose_matrices_sit_in_child_modules(norm):
 def test_every_norm_is_in_every_place(root):
     """A new norm of the package that misses a place fails here, by the name of the place."""
     from ilm_plugins.surgery.norms import LAYERS
+    from ilm_plugins.surgery.rules import RULES
 
     table, reference = ((root / "docs" / page).read_text() for page in ("layers.md", "api.md"))
     places = {
         "ilm_plugins.__all__": lambda key, norm: norm.__name__ in ilm_plugins.__all__,
         "tests/equations/cases.py": lambda key, norm: key in cases.CASES,
-        "ilm_plugins/surgery/norms.py, or its class attribute replaces": (
-            lambda key, norm: (norm in LAYERS) == (vars(norm).get("replaces") in PLAIN)
+        "LAYERS of ilm_plugins/surgery/norms.py, or RULES of rules.py": (
+            lambda key, norm: (norm in LAYERS) == any(key in rule.targets for rule in RULES)
         ),
         "docs/layers.md": lambda key, norm: f"| `{key}` | `{norm.__name__}` |" in table,
         "docs/api.md": lambda key, norm: f"autoclass:: {norm.__name__}\n" in reference,
@@ -92,37 +94,66 @@ def test_every_norm_is_in_every_place(root):
     assert not lacking, f"norms that are not in a place: {lacking}"
 
 
-def test_unknown_options_and_unfit_inputs_are_told(norm):
+def test_an_unknown_option_is_named_with_the_known_ones(norm):
     with pytest.raises(ValueError, match=r"unknown option 'group_count'; the options are .*eps"):
         norm(C, group_count=3)
-    layer = norm(C)
-    for shape, words in (
+
+
+@pytest.mark.parametrize(
+    "shape, words",
+    [
         ((2, 32, 4, 4), r"expected \(N, 64, \*\)"),
         ((2, 49, C), r"tokens.*layer\(x.movedim\(-1, 1\)\).movedim\(1, -1\)"),
         ((C, 8, 8), "add the dimension of the batch"),
         ((C, 49, C), "tokens"),
         ((C, 8, 8, 8), "build the layer with"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            layer(torch.zeros(shape))
+    ],
+    ids=str,
+)
+def test_an_input_of_another_shape_is_refused_with_the_mend(norm, shape, words):
+    with pytest.raises(ValueError, match=words):
+        norm(C)(torch.zeros(shape))
+
+
+def test_an_input_of_integers_is_refused(norm):
     with pytest.raises(ValueError, match="int64, expected floating point"):
-        layer(torch.zeros(2, C, 3, 3, dtype=torch.long))
+        norm(C)(torch.zeros(2, C, 3, 3, dtype=torch.long))
+
+
+def test_a_parameter_of_another_size_is_an_error(norm):
+    layer = norm(C)
     layer.bias = nn.Parameter(torch.ones(63))
     with pytest.raises(RuntimeError):
         layer(small())
 
 
-def test_copies_and_state_dicts(norm):
-    layer, x, file = random(norm).eval(), small(), io.BytesIO()
+def by_state_dict(layer):
+    """A new layer that loads what was saved of another."""
+    file = io.BytesIO()
     torch.save(layer.state_dict(), file)
     file.seek(0)
-    loaded = norm(C).eval()
+    loaded = type(layer)(C).eval()
     loaded.load_state_dict(torch.load(file, weights_only=True))
-    by_text = norm(**eval(f"dict({layer.extra_repr()})")).eval()
-    by_text.load_state_dict(layer.state_dict())
-    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), loaded, by_text):
-        assert_equal(other(x), layer(x))
-        assert repr(other) == repr(layer)
+    return loaded
+
+
+def by_repr(layer):
+    """A layer of the options that another prints, with its state dict."""
+    built = type(layer)(**eval(f"dict({layer.extra_repr()})")).eval()
+    built.load_state_dict(layer.state_dict())
+    return built
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer)), by_state_dict, by_repr],
+    ids=["deepcopy", "pickle", "state dict", "repr"],
+)
+def test_a_copy_is_the_same_layer(norm, copied):
+    layer, x = random(norm).eval(), small()
+    other = copied(layer)
+    assert_equal(other(x), layer(x))
+    assert repr(other) == repr(layer)
 
 
 def test_layers_made_on_the_meta_device_can_be_initialized_later(norm):
@@ -143,25 +174,50 @@ def test_layers_made_on_the_meta_device_can_be_initialized_later(norm):
             assert 0.5 < value.std().item() / fresh.std().item() < 2, key
 
 
-def test_freezing_holds_every_tensor_of_the_layers_and_no_other(norm):
-    model, x = nn.Sequential(nn.Conv2d(3, C, 1), random(norm)), small(2, 3, 4, 4)
-    layer, expected = model[1], model.eval()(x)
-    state = copy.deepcopy(layer.state_dict())
+@pytest.fixture
+def frozen(norm):
+    """A convolution and a frozen layer, in training."""
+    return freeze(nn.Sequential(nn.Conv2d(3, C, 1), random(norm))).train()
+
+
+def test_freezing_gives_the_model_back(norm):
+    model = nn.Sequential(norm(C))
     assert freeze(model) is model
-    y = model.train()(x)
-    y.sum().backward()
-    assert_close(y, expected)
-    assert all(p.grad is None for p in layer.parameters()) and model[0].weight.grad is not None
-    assert_equal(layer.state_dict(), state)
-    assert copy.deepcopy(layer).frozen
-    freeze(layer, False)
-    model(x).square().sum().backward()
+
+
+def test_a_frozen_layer_computes_in_training_what_it_computes_in_evaluation(frozen):
+    x = small(2, 3, 4, 4)
+    assert_close(frozen(x), copy.deepcopy(frozen).eval()(x))
+
+
+def test_freezing_holds_every_tensor_of_the_layers_and_no_other(frozen):
+    before = copy.deepcopy(frozen[1].state_dict())
+    frozen(small(2, 3, 4, 4)).sum().backward()
+    assert_equal(frozen[1].state_dict(), before)
+    assert all(p.grad is None for p in frozen[1].parameters())
+    assert frozen[0].weight.grad is not None
+
+
+def test_a_copy_of_a_frozen_layer_is_frozen(frozen):
+    assert copy.deepcopy(frozen[1]).frozen
+
+
+def test_a_layer_that_is_no_longer_frozen_is_trained(frozen):
+    freeze(layer := frozen[1], False)
+    before = copy.deepcopy(layer.state_dict())
+    frozen(small(2, 3, 4, 4)).square().sum().backward()
     assert layer.weight.grad is not None
     if isinstance(layer, MixtureNorm):
-        assert not torch.equal(layer.running_mean, state["running_mean"])
-        moved = layer.running_mean.clone()
-        layer.requires_grad_(False)(small())  # fixes only the parameters, as in BatchNorm
-        assert not torch.equal(layer.running_mean, moved)
+        assert not torch.equal(layer.running_mean, before["running_mean"])
+
+
+def test_fixed_parameters_do_not_fix_running_statistics(norm):
+    """As in BatchNorm."""
+    layer = random(norm).requires_grad_(False)
+    before = copy.deepcopy(dict(layer.named_buffers()))
+    layer(small())
+    for name in before.keys() & {"running_mean", "running_variance"}:
+        assert not torch.equal(getattr(layer, name), before[name]), name
 
 
 # ---- backends, dtypes, layouts
@@ -204,12 +260,22 @@ def test_strides_of_inputs_gradients_and_parameters_do_not_matter(norm):
     assert_close(results(layer, strided(x), dy), expected, EQUAL, name="strided x")
     assert_close(results(layer, x, strided(dy)), expected, EQUAL, name="strided dy")
     assert_close(results(other, x, dy), expected, EQUAL, name="strided parameters")
-    nn.utils.parametrize.register_parametrization(other, "weight", nn.Identity())
-    assert_close(other(x), expected[0], EQUAL)
-    for whole in (x, x[..., 0], x.unsqueeze(-1)):
-        part = cases.channels_last(torch.cat((whole, whole), 1))[:, :C]
-        y = norm(C, dtype=torch.float64)(part)
-        assert y.movedim(1, -1).is_contiguous() and not y.is_contiguous()
+
+
+def test_a_parametrized_weight_is_computed(norm):
+    layer, x = random(norm, torch.float64), small().double()
+    expected = layer(x)
+    nn.utils.parametrize.register_parametrization(layer, "weight", nn.Identity())
+    assert_close(layer(x), expected, EQUAL)
+
+
+@pytest.mark.parametrize("shape", [(2, C, 4, 5), (2, C, 4), (2, C, 4, 5, 1)], ids=str)
+def test_a_part_of_the_channels_of_a_channels_last_map_gives_a_channels_last_map(norm, shape):
+    whole = small(*shape).double()
+    part = cases.channels_last(torch.cat((whole, whole), 1))[:, :C]
+    y = norm(C, dtype=torch.float64)(part)
+    assert y.movedim(1, -1).is_contiguous()
+    assert not y.is_contiguous()
 
 
 @pytest.mark.parametrize("shape", [(0, C), (0, C, 7, 7), (2, C, 0, 3)], ids=str)
@@ -225,27 +291,58 @@ def test_empty_input_gives_zero_gradients_to_every_parameter(norm, training, sha
 
 
 @every_backend
-def test_one_pixel_and_constant_maps_stay_finite(norm, training, backend):
-    for x in (torch.randn(1, C, 1, 1), torch.full((2, C, 4, 4), 1e4), torch.zeros(1, C)):
-        layer = norm(C).train(training)
-        before = copy.deepcopy(layer.state_dict())
-        assert all(t.isfinite().all() for t in results(layer, x, torch.ones_like(x), backend))
-        assert len(x) > 1 or str(before) == str(layer.state_dict())
+@pytest.mark.parametrize("value", [0.0, 1e4])
+def test_constant_maps_stay_finite(norm, training, backend, value):
+    layer, x = norm(C).train(training), torch.full((2, C, 4, 4), value)
+    assert all(t.isfinite().all() for t in results(layer, x, torch.ones_like(x), backend))
 
 
 @every_backend
-def test_deviations_up_to_two_to_the_52_are_standardized_and_larger_ones_give_nan(norm, backend):
-    """As the docstring of AdaptiveNorm promises; nn.GroupNorm's outputs are 0 from 1e19 on."""
-    for size in (8, 100):
-        layer, x = norm(C), torch.randn(2, C, size, size).clamp(-1, 1)
-        for p in layer.parameters():
-            p.data.abs_()  # no network makes NaN of infinite variances by itself
-        with use_backend(backend):
-            found = layer(2**52 * x)
-            for dtype in (torch.float32, torch.bfloat16):
-                assert layer((1e25 * x).to(dtype)).isnan().all()
-        with use_backend("reference"):
-            assert_close(found, copy.deepcopy(layer).double()(2**52 * x.double()))
+@pytest.mark.parametrize("shape", [(1, C, 1, 1), (1, C)], ids=str)
+def test_a_single_value_of_each_channel_stays_finite(norm, training, backend, shape):
+    layer, x = norm(C).train(training), torch.randn(shape)
+    assert all(t.isfinite().all() for t in results(layer, x, torch.ones_like(x), backend))
+
+
+@every_backend
+@pytest.mark.parametrize("shape", [(1, C, 1, 1), (1, C)], ids=str)
+def test_a_single_value_of_each_channel_moves_no_running_statistics(norm, backend, shape):
+    """It has no variance."""
+    layer = norm(C)
+    before = copy.deepcopy(layer.state_dict())
+    with use_backend(backend):
+        layer(torch.randn(shape))
+    assert_equal(layer.state_dict(), before)
+
+
+def bounded(norm):
+    """A layer whose networks make no NaN of infinite variances by themselves."""
+    layer = norm(C)
+    for parameter in layer.parameters():
+        parameter.data.abs_()
+    return layer
+
+
+@every_backend
+@pytest.mark.parametrize("size", [8, 100])
+def test_deviations_up_to_two_to_the_52_are_standardized(norm, backend, size):
+    """As the docstring of AdaptiveNorm promises."""
+    layer, x = bounded(norm), 2**52 * torch.randn(2, C, size, size).clamp(-1, 1)
+    twin = copy.deepcopy(layer).double()
+    with use_backend(backend):
+        found = layer(x)
+    with use_backend("reference"):
+        assert_close(found, twin(x.double()))
+
+
+@every_backend
+@pytest.mark.parametrize("size", [8, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_deviations_whose_squares_overflow_give_nan(norm, backend, size, dtype):
+    """nn.GroupNorm's outputs are 0 there."""
+    x = 1e25 * torch.randn(2, C, size, size).clamp(-1, 1)
+    with use_backend(backend):
+        assert bounded(norm)(x.to(dtype)).isnan().all()
 
 
 def test_large_means_cost_their_own_rounding_alone(norm, training):
@@ -346,7 +443,7 @@ def test_an_ensemble_by_vmap_is_its_members(norm, training):
     assert_close(buffers, stack_module_state(members)[1])
 
 
-def test_gradients_of_each_sample_and_forward_mode(norm):
+def test_gradients_of_each_sample_are_those_of_the_sample_alone(norm):
     layer, x = norm(C).eval().double(), small().double()
     state = {n: p.detach() for n, p in layer.named_parameters()}
 
@@ -359,26 +456,55 @@ def test_gradients_of_each_sample_and_forward_mode(norm):
         largest = max(g.abs().max().item() for g in expected)  # of which the others are differences
         found = [g[i] for g in together.values()]
         assert_close(found, expected, 2**16, largest, f"sample {i}")
-    step = small(seed=7).double()
-    expected = torch.autograd.functional.jvp(layer, x, step)[1]
-    assert_close(torch.func.jvp(layer, (x,), (step,))[1], expected, EQUAL)
+
+
+def by_jvp(layer, x, step):
+    return torch.func.jvp(layer, (x,), (step,))[1]
+
+
+def by_dual_numbers(layer, x, step):
     with forward_ad.dual_level():
         dual = layer(forward_ad.make_dual(x, step))
-        assert_close(forward_ad.unpack_dual(dual).tangent, expected, EQUAL)
+        return forward_ad.unpack_dual(dual).tangent.clone()
+
+
+@pytest.mark.parametrize("differentiate", [by_jvp, by_dual_numbers])
+def test_forward_mode_gives_the_derivative(norm, differentiate):
+    layer, x, step = norm(C).eval().double(), small().double(), small(seed=7).double()
+    expected = torch.autograd.functional.jvp(layer, x, step)[1]
+    assert_close(differentiate(layer, x, step), expected, EQUAL)
+
+
+def compiled(layer):
+    torch._dynamo.reset()
+    return torch.compile(layer, fullgraph=True, dynamic=True, backend="eager")
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_recorded_by_trace_and_fx_and_compiled_with_one_graph(norm):
+@pytest.mark.parametrize(
+    "record",
+    [lambda layer, x: compiled(layer), lambda *args: torch.jit.trace(*args, check_trace=False)],
+    ids=["compile", "trace"],
+)
+def test_a_record_of_one_graph_computes_maps_of_another_size(norm, record):
     layer, x, other = random(norm).eval(), small(), small(3, C, 5, 6)
-    torch._dynamo.reset()
-    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, dynamic=True, backend="eager")
-    traced = torch.jit.trace(copy.deepcopy(layer), x, check_trace=False)
-    for run in (compiled, traced):
-        run(x)
-        assert_close(run(other), layer(other))
+    run = record(copy.deepcopy(layer), x)
+    run(x)
+    assert_close(run(other), layer(other))
+
+
+def test_make_fx_records_the_operations(norm):
+    layer, x = random(norm).eval(), small()
     assert_close(make_fx(layer)(x)(x), layer(x))
+
+
+def test_torch_jit_script_is_refused_with_the_mend(norm):
     with pytest.raises(RuntimeError, match="first replace each layer"):
-        torch.jit.script(nn.Sequential(layer))
+        torch.jit.script(nn.Sequential(norm(C)))
+
+
+def test_a_fake_input_gives_a_fake_output(norm):
+    layer = norm(C).eval()
     with FakeTensorMode(allow_non_fake_inputs=True):
         assert isinstance(layer(torch.randn(2, C, 3, 3)), FakeTensor)
 
@@ -412,14 +538,19 @@ def test_parameters_that_are_subclasses_of_tensor_are_the_references(norm):
     assert_close(layer(x).a, expected)
 
 
-def test_some_parameters_fixed_and_several_backward_passes_at_once(norm):
+def test_several_backward_passes_at_once_are_those_one_by_one(norm):
     layer, x = random(norm, torch.float64), small().double().requires_grad_()
     y, dy = layer(x), inputs(4, *x.shape, seed=4)
     (together,) = torch.autograd.grad(y, x, dy, is_grads_batched=True, retain_graph=True)
     apart = [torch.autograd.grad(y, x, one, retain_graph=True)[0] for one in dy]
     assert_close(together, torch.stack(apart), EQUAL)
-    trained, found = list(layer.parameters())[::2], []
-    for parameter in list(layer.parameters())[1::2]:
+
+
+def test_gradients_do_not_depend_on_which_other_parameters_are_fixed(norm):
+    layer, x = random(norm, torch.float64), small().double()
+    trained, fixed = list(layer.parameters())[::2], list(layer.parameters())[1::2]
+    found = []
+    for parameter in fixed:
         parameter.requires_grad_(False)
     for backend in BACKENDS:
         with use_backend(backend):

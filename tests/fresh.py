@@ -11,16 +11,22 @@ import signal
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from types import ModuleType
 
 import torch.multiprocessing
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["torch", "torchvision"])
+#: Files that tests run as programs of their own.
+PROGRAMS = Path(__file__).parent / "programs"
 
 
 class Process:
-    """Like a ``subprocess.Popen`` of ``sys.executable`` with -c or -m, which writes to files."""
+    """Like a ``subprocess.Popen`` of ``sys.executable``, which writes to files.
+
+    The words that follow are -c and code, -m and a module, or the path of a program.
+    """
 
     def __init__(self, command, *, stdout, stderr, env=None):
         executable, *words = map(str, command)
@@ -56,24 +62,32 @@ def run(command, *, check=False, env=None, timeout=300):
     return done
 
 
+def run_program(name, *arguments, **options):
+    """Run a file of :data:`PROGRAMS`, which must end with status 0."""
+    return run([sys.executable, PROGRAMS / name, *arguments], check=True, **options)
+
+
 def spawn(function, args, nprocs):
     """Like ``torch.multiprocessing.spawn``, which would import torch in each process."""
     torch.multiprocessing.start_processes(function, args, nprocs, start_method="forkserver")
 
 
 def _execute(words, env, cwd, outputs):
-    """Run code or a module in the forked process, which multiprocessing ends with its status."""
+    """Run a program in the forked process, which multiprocessing ends with its status."""
     for number, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
     sys.path[:0] = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
-    kind, code, *rest = words
-    if kind == "-c":
+    if words[0] == "-c":
+        _, code, *rest = words
         sys.argv = ["-c", *rest]
         main = sys.modules["__main__"] = ModuleType("__main__")
         exec(compile(code, "<string>", "exec"), vars(main))
+    elif words[0] == "-m":
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
-        sys.argv = [code, *rest]
-        runpy.run_module(code, run_name="__main__", alter_sys=True)
+        sys.argv = words
+        runpy.run_path(words[0], run_name="__main__")

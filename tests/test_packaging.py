@@ -65,21 +65,48 @@ def plain(source, tmp_path_factory):
     return folder, *wheel_of(source, folder, ILM_PLUGINS_WITHOUT_C="1")
 
 
-def test_the_wheel_needs_torch_and_wrapt_alone(source, plain):
-    _, tag, names, lines = plain
-    needed = [line.split()[1] for line in lines if line.startswith("Requires-Dist")]
-    hard = [line for line in lines if line.startswith("Requires-Dist") and "extra ==" not in line]
-    assert len(needed) > len(hard)
+def requirements(lines):
+    return [line for line in lines if line.startswith("Requires-Dist")]
+
+
+def test_the_wheel_needs_torch_and_wrapt_alone(plain):
+    *_, lines = plain
+    hard = [line for line in requirements(lines) if "extra ==" not in line]
+    assert len(requirements(lines)) > len(hard)
     assert {line.split()[1].rstrip("<>=.0123456789") for line in hard} == {"torch", "wrapt"}
-    for package, extra in errors.EXTRAS.items():  # which a message says that it installs
-        name = {"PIL": "pillow", "sklearn": "scikit-learn"}.get(package, package)
-        assert any(re.search(rf": {name}\b.* \"{extra}\"$", line) for line in lines), package
-    assert "License-Expression: Apache-2.0" in lines
+
+
+@pytest.mark.parametrize("package, extra", errors.EXTRAS.items())
+def test_an_extra_has_what_a_message_says_that_it_installs(plain, package, extra):
+    *_, lines = plain
+    name = {"PIL": "pillow", "sklearn": "scikit-learn"}.get(package, package)
+    assert any(re.search(rf": {name}\b.* \"{extra}\"$", line) for line in requirements(lines))
+
+
+def test_the_wheel_names_the_license(plain):
+    assert "License-Expression: Apache-2.0" in plain[-1]
+
+
+def test_the_wheel_has_every_module(source, plain):
     modules = {str(p.relative_to(source)) for p in (source / "ilm_plugins").rglob("*.py")}
-    assert modules <= set(names) and "ilm_plugins/removed.py" not in names
+    assert modules <= set(plain[2])
+
+
+def test_the_wheel_has_no_module_of_an_earlier_build(plain):
+    assert "ilm_plugins/removed.py" not in plain[2]
+
+
+def test_the_wheel_has_the_papers_figures(plain):
     papers = "ilm_plugins/experiments/papers"
-    assert {f"{papers}/{name}.json" for name in ("papers", "study")} <= {*names}
-    assert {name.split("/")[0].split("-")[0] for name in names} == {"ilm_plugins"}
+    assert {f"{papers}/{name}.json" for name in ("papers", "study")} <= {*plain[2]}
+
+
+def test_the_wheel_has_the_package_alone(plain):
+    assert {name.split("/")[0].split("-")[0] for name in plain[2]} == {"ilm_plugins"}
+
+
+def test_a_wheel_without_kernels_is_for_every_machine(plain):
+    _, tag, names, _ = plain
     assert tag == "py3-none-any"
     assert not [name for name in names if name.endswith(".so")]
 
@@ -110,24 +137,8 @@ def test_the_wheel_has_every_config_once(source, plain):
     assert "ilm_plugins/.mim/model-index.yml" in names
 
 
-#: Reads configs of ours by each framework's own means, from the folder that is given.
-READS_CONFIGS = """
-import sys, ilm_plugins
-from detectron2.config import get_cfg
-from mmengine.config import Config
-
-path = ilm_plugins.get_config_file("mmseg/fcn_r50-d8_ade20k_en.py")
-assert path.startswith(sys.argv[1]), path
-expected = Config.fromfile(path).to_dict()
-assert Config.fromfile("mine.py").to_dict() == expected
-cfg = get_cfg()
-cfg.merge_from_file("mine.yaml")
-assert cfg.MODEL.ROI_BOX_HEAD.NORM == "EN"
-"""
-
-
 @pytest.mark.wide
-def test_an_installed_wheel_finds_its_configs_without_a_checkout(plain, tmp_path):
+def test_an_installed_wheel_finds_its_configs_without_a_checkout(plain, root, tmp_path):
     for package in ("mmseg", "detectron2"):
         pytest.importorskip(package, reason=f"needs {package}")
     (wheel,) = plain[0].glob("*.whl")
@@ -136,7 +147,13 @@ def test_an_installed_wheel_finds_its_configs_without_a_checkout(plain, tmp_path
     (tmp_path / "mine.py").write_text("_base_ = 'ilm_plugins::mmseg/fcn_r50-d8_ade20k_en.py'\n")
     (tmp_path / "mine.yaml").write_text("_BASE_: ilm_plugins://mask_rcnn_R_50_FPN_batch2_en.yaml\n")
     # Not this process's own path, which has the checkout.
-    run(sys.executable, "-c", READS_CONFIGS, site, cwd=tmp_path, PYTHONPATH=str(site))
+    run(
+        sys.executable,
+        root / "tests/programs/read_configs.py",
+        site,
+        cwd=tmp_path,
+        PYTHONPATH=str(site),
+    )
 
 
 @pytest.mark.wide

@@ -7,13 +7,14 @@ stands between a marker and ``<!-- end -->`` is written again:
     <!-- table: ID -->          a table of the records
     <!-- rows: PAPER -->        how many rows of a paper's tables were run
     <!-- differences: NAME -->  the study's differences from the plain norm, "all" or "short"
+    <!-- answers: FOLDER -->    what the comparisons in a folder below reports/ answer
 """
 
 import re
 import sys
 from pathlib import Path
 
-from ilm_plugins.experiments.papers import record, registry, report
+from ilm_plugins.experiments.papers import questions, record, registry, report
 from ilm_plugins.frameworks.record import FILE
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +24,8 @@ REPORTS = ROOT / "docs" / "reproduction"
 PAPERS = ("ilm", "assoc", "en")
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
 #: A part of a page: start marker, kind, name, end marker.
-PART = re.compile(r"(<!-- (file|table|rows|differences): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+KINDS = "file|table|rows|differences|answers"
+PART = re.compile(rf"(<!-- ({KINDS}): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".sh": "sh"}
 #: Rows of the README's table: one for each layer and task.
 SHORT = (
@@ -49,7 +51,10 @@ def file(name: str, groups: report.Groups) -> str:
 
 
 def table(name: str, groups: report.Groups) -> str:
-    return "\n".join(report.table_lines(registry.find_table(name), groups))
+    found = registry.find_table(name)
+    command = report.comparison(found)
+    lines = [f"`{command}` trains these rows.", ""] if command else []
+    return "\n".join([*lines, *report.table_lines(found, groups)])
 
 
 def rows(name: str, groups: report.Groups) -> str:
@@ -69,14 +74,19 @@ def differences(name: str, groups: report.Groups) -> str:
     return "\n".join(lines)
 
 
+def answers(name: str, groups: report.Groups) -> str:
+    return "\n".join(questions.markdown(ROOT / "reports" / name))
+
+
 def documented() -> dict[Path, str]:
     """Return path -> text of each page that shows other files or records."""
     groups = report.by_cell(RECORDS)
-    write = {"file": file, "table": table, "rows": rows, "differences": differences}
+    functions = {"file": file, "table": table, "rows": rows, "differences": differences}
+    functions["answers"] = answers
 
     def fill(found: re.Match) -> str:
         start, kind, name, end = found.groups()
-        return f"{start}\n{write[kind](name, groups)}\n\n{end}"
+        return f"{start}\n{functions[kind](name, groups)}\n\n{end}"
 
     texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
     pages = {page: PART.sub(fill, text) for page, text in texts.items() if PART.search(text)}

@@ -1,4 +1,4 @@
-_base_ = "ilm_plugins::mmseg/camvid/fcn_r18-d8_camvid_bn.py"
+_base_ = "ilm_plugins::mmseg/camvid/fcn_r18-d8.py"
 classes = _base_.classes  # of the values 0, 1, ... in masks; 255 is ignored
 palette = [[128, 128, 255], [128, 0, 0], [192, 192, 128], [128, 64, 128], [60, 40, 222]]
 palette += [

@@ -16,15 +16,14 @@ from ..experiments.analysis.tables import Report, write_ratios, write_rescaling
 from ..experiments.data.images import open_images
 from ..frameworks import open_config
 from ..frameworks.environment import commit
-from ..frameworks.folders import make_folder
+from ..frameworks.folders import check_folder, make_folder
 
 
 def run(args: argparse.Namespace) -> None:
     """Run each checkpoint on the images; write tables and pictures, and print their summary."""
-    if args.output.exists():
-        make_folder(args.output)  # it may be a file, or read-only
-        if any(args.output.iterdir()):
-            raise UserError(f"--output {args.output} is not empty; give a new folder")
+    check_folder(args.output)
+    if args.output.exists() and any(args.output.iterdir()):
+        raise UserError(f"--output {args.output} is not empty; give a new folder")
     opened = open_config(args.config_file, args.opts, args.device)
     steps = sort_by_step(args.checkpoint) if args.measure == "dynamics" else {0: args.checkpoint[0]}
     images = open_images(args.images, args.limit, args.classes)

@@ -22,8 +22,8 @@ from ..checkpoints import (
 from ..errors import UserError
 from ..frameworks import open_config
 from ..frameworks.config import module_for
-from ..layers import NORMS, parse_norm
-from ..layers.options import check_known
+from ..layers import parse_norm
+from ..surgery.common import source_norm
 
 #: Entries beside the state dict by which detectron2 reads a checkpoint; they are copied.
 COPIED = ("__author__", "matching_heuristics")
@@ -95,8 +95,7 @@ def conversion(args: argparse.Namespace) -> Change:
     if args.revert:
         return lambda state, _: surgery.revert_state(state, match=args.match)
     key, options = parse_norm(args.to) or (args.to, {})
-    if key in NORMS:
-        check_known(NORMS[key], options)
+    source_norm(key, args.replacing, options)  # mistakes are told before INPUT is read
     return lambda state, _: surgery.convert_state(
         state, key, match=args.match, replacing=args.replacing, **options
     )

@@ -79,8 +79,8 @@ def convert(argv: Sequence[str]) -> Namespace:
     to("--revert", action="store_true", help=what)
     what = "with --to and --revert: names of norms, * for any characters; can be given again"
     add("--match", action="append", metavar="PATTERN", help=what)
-    what = "with --to ILMGN, ILMIN, ILMLN, AssocNorm or AN: replace BatchNorm; outputs change"
-    add("--replacing", choices=("BN",), help=what)
+    what = "with --to: the plain norm to replace, such as BN by ILMGN; outputs then change"
+    add("--replacing", metavar="NORM", help=what)
     what = "with --config-file: INPUT is of this part of the model, such as backbone"
     add("--part", metavar="NAME", help=what)
     add("--overwrite", action="store_true", help="replace OUTPUT if it is there")
@@ -190,6 +190,9 @@ def compare(argv: Sequence[str]) -> Namespace:
     add("--weights", type=_user_path, metavar="FILE", help=what)
     what = "test each model on the test set of another config, too; can be given again"
     add("--test", nargs=2, action="append", default=[], metavar=("NAME", "CONFIG"), help=what)
+    what = "overrides for one norm, such as its learning rate, as one word; can be given again"
+    pair = ("NORM", "OVERRIDES")
+    add("--for", nargs=2, action="append", default=[], dest="own", metavar=pair, help=what)
     add("--metric", metavar="NAME", help="to compare; default: the config's, or the first")
     add("--num-gpus", type=int, metavar="N", help="GPUs of each run; default: 1 if any")
     what = "default: output/compare/ and the config's name"
@@ -205,10 +208,14 @@ def compare(argv: Sequence[str]) -> Namespace:
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split a command line before its first override, KEY=VALUE or KEY VALUE with dots in KEY."""
-    of_at = False
+    of_at, after_for = False, 0
     for i, word in enumerate(argv):
         if word.startswith("-"):
             of_at = word == "--at"
+            after_for = 2 if word == "--for" else 0
+            continue
+        if after_for:
+            after_for -= 1
             continue
         followed = i + 1 < len(argv) and not argv[i + 1].startswith("--")
         # A word after --at is a place, unless a value follows.

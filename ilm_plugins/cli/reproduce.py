@@ -39,7 +39,7 @@ def list_(args: argparse.Namespace) -> None:
         source = "computed"
         if cell.config:
             name = SCHEME + cell.config.removeprefix("configs/")
-            source = shlex.join([name, *cell.overrides])
+            source = shlex.join([name, *filter(None, [cell.norm]), *cell.overrides])
         text = (not any(cell.paper) and cell.says) or report.figures(table, cell.paper)
         lines.append(f"{cell.name:{width}}  {text:17}  {source}")
     print(*filter(None, lines), sep="\n")

@@ -18,12 +18,13 @@ __all__ = [
     "register",
 ]
 
-#: Module of a framework -> our function that is called with the module once it is imported. Only
-#: then is the function's own module imported, and torch with it.
+#: Module, of a framework or ours -> our function, which is called with the module once it is
+#: imported. Only then is the function's own module imported, and torch with it.
 HOOKS = {
     "detectron2.layers.batch_norm": "detectron2.norms:extend_get_norm",
-    "detectron2.modeling.meta_arch.retinanet": "detectron2.norms:extend_retinanet_head",
+    "detectron2.modeling.meta_arch.retinanet": "detectron2.retinanet:extend_retinanet_head",
     "detectron2.utils.file_io": "detectron2.shipped_configs:register_handler",
+    "ilm_plugins.surgery": "detectron2.retinanet:extend_surgery",
     "fvcore.common.config": "detectron2.shipped_configs:find_bases",
     "mmcv.cnn.bricks.norm": "openmmlab.norms:register_layers",
     "mmcv.cnn.bricks.registry": "openmmlab.norms:register_layers",

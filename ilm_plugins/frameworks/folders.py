@@ -11,10 +11,19 @@ def make_folder(folder: str | Path) -> None:
     """Make an output folder if it is missing; UserError if files cannot be written to it."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, "it is read-only")
     except OSError as error:
         raise unwritable(folder, error) from error
+    check_folder(folder)
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raise UserError if an output folder cannot be written to, or made where it is missing."""
+    folder = Path(folder).absolute()
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        raise unwritable(folder, FileExistsError())
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise unwritable(folder, PermissionError(errno.EACCES, "it is read-only"))
 
 
 def unwritable(folder: str | Path, error: OSError) -> UserError:

@@ -1,10 +1,9 @@
 """Variants of a config, with another norm, seed, folder or weights, as overrides of ``train``."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from ..errors import UserError
-from ..layers import parse_call
 from .config import OpenConfig
 
 #: The norm that stands for the config's own norms.
@@ -59,6 +58,12 @@ class YamlVariants:
                 f"--at {place}: the config has no such key; give one such as {self.example}"
             )
         return self.word(place, norm)
+
+    def with_norm(self, norm: str, places: Iterable[str] = ()) -> list[str]:
+        """Return the overrides that put a norm at places, by default wherever there is a norm."""
+        if norm == AS_IS:
+            return []
+        return [word for place in places or self.places() for word in self.norm(place, norm)]
 
     def main_metric(self) -> str | None:
         """Return the metric by which the config chooses its best checkpoint, or None."""
@@ -125,6 +130,9 @@ class MMEngineVariants(YamlVariants):
         }
 
     def norm(self, place: str, norm: str) -> list[str]:
+        # Imports torch, which commands that only list or print do not need.
+        from ..layers import parse_call
+
         kind, options = parse_call(norm)
         if kind == "GN":  # mmcv requires the number; the default is detectron2's
             options.setdefault("num_groups", 32)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .autoencoder import AutoencoderNorm
-from .options import check_choice, fit_width, takes_options_of
+from .options import check_choice, fit_width
 from .projection import sigmoid
 
 
@@ -32,12 +32,10 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
     :class:`~ilm_plugins.layers.autoencoder.AutoencoderNorm`.
     """
 
-    replaces = "GN"
     mean_drives = "omega"
     papers_form = ("combine", "a(WE)+B")
     network = AutoencoderNorm.network
 
-    @takes_options_of(AutoencoderNorm)
     def __init__(
         self,
         num_channels: int,
@@ -46,7 +44,10 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
         *,
         num_key_groups: int | str | None = 32,
         combine: str = "a(WE)+B",
-        **options,
+        hidden: int | None = None,
+        init: str = "default",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         name = type(self).__name__
         if num_key_groups is None:
@@ -55,9 +56,17 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
             type(self), num_channels, num_groups=num_groups, num_key_groups=num_key_groups
         )
         check_choice(name, "combine", combine, COMBINE)
-        activations = "sigmoid", "tanh"
         super().__init__(
-            num_channels, num_groups, num_key_groups, eps, activations, combine, **options
+            num_channels,
+            num_groups,
+            num_key_groups,
+            eps,
+            ("sigmoid", "tanh"),
+            combine,
+            hidden=hidden,
+            init=init,
+            device=device,
+            dtype=dtype,
         )
 
     def predict(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):

@@ -74,8 +74,6 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
     For the other options see :class:`~ilm_plugins.layers.base.AdaptiveNorm`.
     """
 
-    replaces = "GN"
-
     def __init__(
         self,
         num_channels: int,

@@ -10,8 +10,10 @@ from torch.fx import Proxy
 from ..ops import Network, adaptive_norm, operators
 from .options import check_known
 
-#: Modules with initializers that give all weights within a norm a value meant for its own.
+#: Modules whose initializers would overwrite the weights of a norm's sub-networks.
 INITIALIZERS = {"mmengine.model.weight_init", "mmcv.cnn.utils.weight_init"}
+#: Methods that a subclass may replace without other equations.
+BESIDE_EQUATIONS = {"__init__", "extra_repr", "forward", "reset_parameters"}
 
 
 class AdaptiveNorm(nn.GroupNorm):
@@ -47,14 +49,12 @@ class AdaptiveNorm(nn.GroupNorm):
     #: Number of channel groups whose moments ``rescale`` receives; divides the number of channels.
     moment_groups: int
     #: A method that returns the description of ``rescale`` for kernels that compute it; or None.
-    #: It is not inherited: a subclass with the same equations repeats it.
+    #: A subclass that replaces another method has equations of its own, and loses it.
     network: Callable[[], Network] | None = None
     #: A method that returns what operators of compiled models take in place of ``network``.
     describe = operators.describe
     #: Whether :func:`freeze` has frozen the layer.
     frozen: bool = False
-    #: The plain norm that surgery replaces by exactly this class, no subclass: "GN", "IN" or "BN".
-    replaces: ClassVar[str | None] = None
     #: The hook, of both frameworks, that a training with the layer needs.
     training_hook: ClassVar[str | None] = None
     #: Initial values of the layer's own parameters and buffers, by name.
@@ -62,7 +62,7 @@ class AdaptiveNorm(nn.GroupNorm):
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
-        if "network" not in vars(cls):  # a base's describes the base's equations
+        if cls.network is not None and _changes_equations(cls):
             cls.network = None
 
     def __new__(cls, *args, **options):
@@ -173,6 +173,18 @@ class AdaptiveNorm(nn.GroupNorm):
                 f"{type(self).__name__}: got an input of {x.dtype}, expected floating point; "
                 "convert it with x.float()"
             )
+
+
+def _changes_equations(cls: type[AdaptiveNorm]) -> bool:
+    """Whether a class replaces methods of the base that defines its ``network``."""
+    owner = next(base for base in cls.__mro__ if "network" in vars(base))
+    replaced = {
+        name
+        for base in cls.__mro__[: cls.__mro__.index(owner)]
+        for name, value in vars(base).items()
+        if hasattr(owner, name) and (inspect.isroutine(value) or isinstance(value, property))
+    }
+    return bool(replaced - BESIDE_EQUATIONS)
 
 
 def parameter(module: nn.Module, name: str) -> Tensor:

@@ -1,13 +1,15 @@
 """Exemplar Normalization: Zhang et al., CVPR 2020."""
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from ..ops import Exemplar, cast, moments
 from .base import parameter
 from .children import weight_and_bias
 from .mixture import MixtureNorm, weighted_sum
-from .options import check_choice, check_positive, fit_width, takes_options_of
+from .options import check_choice, check_positive, fit_width
 from .projection import ACTIVATIONS, Projection, project
 
 
@@ -61,11 +63,9 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
     :class:`~ilm_plugins.layers.mixture.MixtureNorm`.
     """
 
-    replaces = "BN"
     num_batches_tracked: Tensor | None
     initial_values = MixtureNorm.initial_values | {"num_batches_tracked": 0}
 
-    @takes_options_of(MixtureNorm)
     def __init__(
         self,
         num_channels: int,
@@ -77,7 +77,11 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         ratio_net: str = "conv",
         activation: str = "tanh",
         shared_affine: bool = False,
-        **options,
+        normalizers: Sequence[str] = ("IN", "LN", "BN"),
+        num_groups: int | str = 32,
+        sync: bool | distributed.ProcessGroup = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         name = type(self).__name__
         check_choice(name, "ratio_net", ratio_net, ("conv", "no_conv", "mlp"))
@@ -85,7 +89,16 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         check_positive(name, "expansion", expansion)
         if ratio_net != "no_conv" or reduction == "auto":
             (reduction,) = fit_width(type(self), num_channels, reduction=reduction)
-        super().__init__(num_channels, eps, momentum, **options)
+        super().__init__(
+            num_channels,
+            eps,
+            momentum,
+            normalizers=normalizers,
+            num_groups=num_groups,
+            sync=sync,
+            device=device,
+            dtype=dtype,
+        )
         self.reduction = reduction
         self.expansion = expansion
         self.ratio_net = ratio_net

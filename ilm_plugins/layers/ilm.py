@@ -1,9 +1,10 @@
 """Instance-Level Meta Normalization: Jia, Chen and Chen, CVPR 2019 (arXiv 1904.03516)."""
 
+import torch
 from torch import nn
 
 from .autoencoder import AutoencoderNorm
-from .options import check, check_choice, fit_width, takes_options_of
+from .options import check, check_choice, fit_width
 from .projection import ACTIVATIONS
 
 
@@ -37,12 +38,10 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
         torch.Size([2, 64, 7, 7])
     """
 
-    replaces = "GN"
     mean_drives = "beta"
     papers_form = ("activations", ("tanh", "sigmoid"))
     network = AutoencoderNorm.network
 
-    @takes_options_of(AutoencoderNorm)
     def __init__(
         self,
         num_channels: int,
@@ -51,7 +50,10 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
         *,
         key_group_size: int | str = 16,
         activations: tuple[str, str] = ("tanh", "sigmoid"),
-        **options,
+        hidden: int | None = None,
+        init: str = "default",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         name = type(self).__name__
         num_groups, key_group_size = fit_width(
@@ -62,9 +64,17 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
         check(is_pair, f"{name}: activations={activations!r} {problem}")
         for activation in activations:
             check_choice(name, "activations", activation, ACTIVATIONS)
-        num_key_groups, combine = num_channels // key_group_size, "a(WE)+B"
         super().__init__(
-            num_channels, num_groups, num_key_groups, eps, tuple(activations), combine, **options
+            num_channels,
+            num_groups,
+            num_channels // key_group_size,
+            eps,
+            tuple(activations),
+            "a(WE)+B",
+            hidden=hidden,
+            init=init,
+            device=device,
+            dtype=dtype,
         )
         self.key_group_size = key_group_size
 
@@ -83,12 +93,29 @@ class ILMInstanceNorm(ILMGroupNorm, nn.GroupNorm):
     a map with a single pixel is 0, hence the output beta.
     """
 
-    replaces = "IN"
-    network = ILMGroupNorm.network
-
-    @takes_options_of(ILMGroupNorm)
-    def __init__(self, num_channels: int, eps: float = 1e-5, **options) -> None:
-        super().__init__(num_channels, num_channels, eps, **options)
+    def __init__(
+        self,
+        num_channels: int,
+        eps: float = 1e-5,
+        *,
+        key_group_size: int | str = 16,
+        activations: tuple[str, str] = ("tanh", "sigmoid"),
+        hidden: int | None = None,
+        init: str = "default",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            num_channels,
+            num_channels,
+            eps,
+            key_group_size=key_group_size,
+            activations=activations,
+            hidden=hidden,
+            init=init,
+            device=device,
+            dtype=dtype,
+        )
 
 
 class ILMLayerNorm(ILMGroupNorm, nn.GroupNorm):
@@ -97,9 +124,26 @@ class ILMLayerNorm(ILMGroupNorm, nn.GroupNorm):
     It is :class:`ILMGroupNorm` with each instance standardized as one group.
     """
 
-    replaces = "GN"
-    network = ILMGroupNorm.network
-
-    @takes_options_of(ILMGroupNorm)
-    def __init__(self, num_channels: int, eps: float = 1e-5, **options) -> None:
-        super().__init__(num_channels, 1, eps, **options)
+    def __init__(
+        self,
+        num_channels: int,
+        eps: float = 1e-5,
+        *,
+        key_group_size: int | str = 16,
+        activations: tuple[str, str] = ("tanh", "sigmoid"),
+        hidden: int | None = None,
+        init: str = "default",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            num_channels,
+            1,
+            eps,
+            key_group_size=key_group_size,
+            activations=activations,
+            hidden=hidden,
+            init=init,
+            device=device,
+            dtype=dtype,
+        )

@@ -161,10 +161,11 @@ class MixtureNorm(AdaptiveNorm):
         return y
 
     def update_running_stats(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
-        """Move the running statistics towards a batch's, of ``count`` values a channel."""
-        if mean is None or not self.tracks_statistics:  # kernels have moved them, or there are none
+        """Update the running statistics by a batch's, of ``count`` values a channel."""
+        if mean is None or not self.tracks_statistics:  # updated by kernels, or there are none
             return
-        # Fewer than two have no unbiased variance. The host does not read a count in a tensor.
+        # Below two values there is no unbiased variance. A count on the device is not read by the
+        # host.
         momentum = self.momentum
         if isinstance(count, Tensor):
             momentum = (count > 1).to(self.running_mean) * momentum

@@ -1,29 +1,15 @@
-"""Checks of the layers' options; "auto"; signatures that show inherited options."""
+"""Checks of the layers' options, and "auto"."""
 
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from ..errors import OptionError
 
 #: Options that must divide the number of channels -> the most that "auto" stands for.
 AUTO = {"num_groups": 32, "key_group_size": 16, "num_key_groups": 32, "reduction": 32}
-
-
-def takes_options_of(base: type) -> Callable[[Callable], Callable]:
-    """Return a decorator by which a constructor's signature shows the options of ``base``, too."""
-
-    def decorate(init: Callable) -> Callable:
-        own = inspect.signature(init)
-        shown = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        inherited = inspect.signature(base.__init__).parameters.values()
-        shown += [p for p in inherited if p.kind is p.KEYWORD_ONLY]
-        init.__signature__ = own.replace(parameters=shown)
-        return init
-
-    return decorate
 
 
 def check(condition: bool, message: str) -> None:

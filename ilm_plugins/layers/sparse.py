@@ -1,13 +1,14 @@
 """Sparse Switchable Normalization: Shao et al., CVPR 2019; a row of EN's Table 2."""
 
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from ..ops import SparseSwitch
-from .options import check_fraction, takes_options_of
+from .options import check_fraction
 from .switchable import SwitchNorm
 
 #: Buffers that the ratios depend on.
@@ -37,15 +38,31 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
     variances, zeros while they are not fixed.
     """
 
-    replaces = "BN"
     initial_values = SwitchNorm.initial_values | dict.fromkeys(BUFFERS, 0.0)
     training_hook = "RadiusHook"
 
-    @takes_options_of(SwitchNorm)
     def __init__(
-        self, num_channels: int, eps: float = 1e-5, momentum: float = 0.1, **options
+        self,
+        num_channels: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        *,
+        normalizers: Sequence[str] = ("IN", "LN", "BN"),
+        num_groups: int | str = 32,
+        sync: bool | distributed.ProcessGroup = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_channels, eps, momentum, **options)
+        super().__init__(
+            num_channels,
+            eps,
+            momentum,
+            normalizers=normalizers,
+            num_groups=num_groups,
+            sync=sync,
+            device=device,
+            dtype=dtype,
+        )
         self.register_buffer("radius", self.weight.new_zeros(1))
         for name in BUFFERS[1:]:
             self.register_buffer(name, torch.zeros_like(self.mean_weight))

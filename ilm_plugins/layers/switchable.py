@@ -1,12 +1,13 @@
 """Switchable Normalization: Luo et al., ICLR 2019, the baseline of Exemplar Normalization."""
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from ..ops import Switch
 from .base import parameter
 from .mixture import MixtureNorm, weighted_sum
-from .options import takes_options_of
 
 
 class SwitchNorm(MixtureNorm, nn.GroupNorm):
@@ -33,14 +34,30 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
     :class:`~ilm_plugins.layers.mixture.MixtureNorm`.
     """
 
-    replaces = "BN"
     initial_values = MixtureNorm.initial_values | {"mean_weight": 1.0, "var_weight": 1.0}
 
-    @takes_options_of(MixtureNorm)
     def __init__(
-        self, num_channels: int, eps: float = 1e-5, momentum: float = 0.1, **options
+        self,
+        num_channels: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        *,
+        normalizers: Sequence[str] = ("IN", "LN", "BN"),
+        num_groups: int | str = 32,
+        sync: bool | distributed.ProcessGroup = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_channels, eps, momentum, **options)
+        super().__init__(
+            num_channels,
+            eps,
+            momentum,
+            normalizers=normalizers,
+            num_groups=num_groups,
+            sync=sync,
+            device=device,
+            dtype=dtype,
+        )
         self.mean_weight = nn.Parameter(self.weight.new_ones(len(self.normalizers)))
         self.var_weight = nn.Parameter(self.weight.new_ones(len(self.normalizers)))
 

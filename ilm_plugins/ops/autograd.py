@@ -12,7 +12,7 @@ from torch.nn import Parameter
 
 from . import operators, reference
 from .backends import is_traced, kernels_for
-from .layouts import dense, laid_out
+from .layouts import dense, in_layout_of
 from .moments import duplicate
 from .networks import Network, Tensors, split_statistics, with_none
 from .reference import Rescale, cast
@@ -59,11 +59,11 @@ def adaptive_norm(
         tensors: parameters and buffers of ``rescale``, or None; handed over in the moments' dtype,
             at least float32.
         network: returns the description of ``rescale`` for kernels that compute it; or None.
-        running: BN's running mean and variance, and their momentum, if the batch moves them.
+        running: BN's running mean and variance, and their momentum, if the batch updates them.
 
     Returns:
         y (N, C, *) with the dtype and the layout of x; mean and var (N, G'), detached, or twice
-        None from kernels that have moved the running statistics.
+        None from kernels that have updated the running statistics.
 
     Raises:
         RuntimeError: a backend is forced that cannot run x; or a tensor is on another device than
@@ -86,45 +86,45 @@ def adaptive_norm(
             records and any(buffer.requires_grad for buffer in buffers)
         ):
             description = None
-    primitive = Primitive(kernels, x.shape[1], num_groups, eps, rescale, description, running[:2])
-    if description is None:
-        tensors = copy_buffers(tensors)  # kernels keep copies
-    with nullcontext() if description is not None else _without_autocast(x.device.type):
+    if description is not None:
+        options = rescale, description, running[:2], tensors[-1] is not None
+        passes, context = NetworkPasses(kernels, num_groups, eps, *options), nullcontext()
+    else:
+        passes = RescalePasses(kernels, x.shape[1], num_groups, eps, rescale)
+        tensors, context = copy_buffers(tensors), _without_autocast(x.device.type)
+    with context:
         if records:
-            return _apply(primitive, x, *tensors)
-        return primitive.forward(x, tensors)[0]
+            return _apply(passes, x, *tensors)
+        return passes.forward(x, tensors)[0]
 
 
 def copy_buffers(tensors: Tensors) -> list[Tensor | None]:
     """Return the tensors; while autograd records, all but Parameters are copies."""
-    # Autograd saves tensors for the backward pass. Before that, another forward pass may write to
-    # buffers, as DistributedDataParallel does when it broadcasts buffers.
+    # Between forward and backward, another forward may overwrite buffers.
     if not torch.is_grad_enabled() or torch.jit.is_tracing():
         return tensors
     return [t if t is None or isinstance(t, Parameter) else t.clone() for t in tensors]
 
 
-class Primitive(NamedTuple):
-    """The passes of one call of adaptive_norm; the fields are its options."""
+class RescalePasses(NamedTuple):
+    """The passes of a call whose ``rescale`` is computed by torch, between kernels over the map."""
 
     kernels: ModuleType
     num_channels: int
     num_groups: int
     eps: float
     rescale: Rescale
-    network: Network | None
-    running: Tensors  #: BN's running mean and variance, for the kernels of a network
 
     def forward(self, x: Tensor, tensors: Tensors) -> tuple[Tensors, Tensors]:
-        """Return y, mean and var; and what the backward pass takes beside x."""
+        """Return (y, mean, var), and what the backward pass takes beside x."""
         x = dense(x)
-        if (network := self.network) is not None:
-            options = self.num_groups, network, tensors, self.running
-            y, statistics = self.kernels.forward(x, *options)
-            return (y, None, None), (statistics, None, *tensors[: network.num_parameters])
         mean, var = self.kernels.moments(x, self.num_groups)
         scale, shift = self.affine_coefficients(mean, var, *cast(tensors, mean.dtype))
         return (self.kernels.affine(x, mean, scale, shift), mean, var), (mean, var, *tensors)
+
+    def tensors(self, x: Tensor, mean: Tensor, var: Tensor, *tensors: Tensor | None) -> Tensors:
+        """Return the tensors of ``rescale`` out of what :meth:`forward` has saved."""
+        return tensors
 
     def affine_coefficients(
         self, mean: Tensor, var: Tensor, *tensors: Tensor | None
@@ -135,14 +135,12 @@ class Primitive(NamedTuple):
         return (scale * rstd).to(mean.dtype), shift.expand_as(rstd).to(mean.dtype)
 
     def backward(
-        self, dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, tensors: Tensors, needs: Needs
+        self, dy: Tensor, x: Tensor, tensors: Tensors, saved: Tensors, needs: Needs
     ) -> tuple[Tensor | None, ...]:
         """Return the gradients of x and each tensor, None where ``needs`` is false."""
+        mean, var, *_ = saved
         x = dense(x)
-        dy = laid_out(dy, x)
-        if self.network is not None:  # mean is then the statistics
-            options = self.num_groups, mean, self.network, tensors, needs
-            return self.kernels.backward(dy, x, *options)
+        dy = in_layout_of(x, dy)
         needs_x, *needs = needs
         dscale, dshift = self.kernels.sums(dy, x, mean)
         tensors = cast(tensors, mean.dtype)
@@ -156,32 +154,69 @@ class Primitive(NamedTuple):
         slope, offset = dvar * (2 / m), (dmean - through_center) / m
         return self.kernels.dx(dy, x, mean, scale, slope, offset), *dtensors
 
-    def differentiable_backward(
-        self, dy: Tensor, x: Tensor, tensors: Tensors, needs: Needs
+
+class NetworkPasses(NamedTuple):
+    """The passes of a call whose network is computed by kernels, too."""
+
+    kernels: ModuleType
+    num_groups: int
+    eps: float
+    rescale: Rescale  #: for second derivatives
+    network: Network
+    running: Tensors  #: BN's running mean and variance, which the kernels update; or empty
+    has_buffers: bool  #: whether the last tensor is given; a mixture lacks it in training
+
+    def forward(self, x: Tensor, tensors: Tensors) -> tuple[Tensors, Tensors]:
+        """Return (y, None, None), and what the backward pass takes beside x."""
+        options = self.num_groups, self.network, tensors, self.running
+        y, statistics = self.kernels.forward(dense(x), *options)
+        return (y, None, None), (statistics, *tensors[: self.network.num_parameters])
+
+    def tensors(self, x: Tensor, statistics: Tensor, *parameters: Tensor | None) -> Tensors:
+        """Return the network's tensors out of what :meth:`forward` has saved."""
+        _, _, *buffers = split_statistics(statistics, self.network, x, self.num_groups)
+        if not self.has_buffers:
+            buffers[-2:] = None, None
+        return [*parameters, *buffers]
+
+    def backward(
+        self, dy: Tensor, x: Tensor, tensors: Tensors, saved: Tensors, needs: Needs
     ) -> tuple[Tensor | None, ...]:
-        """Return ``backward``'s gradients by the reference, which autograd can differentiate."""
-        with torch.enable_grad():
-            # These are new variables, because one input may be, or depend on, another.
-            inputs = [t if t is None else t.view_as(t) for t in (x, *tensors)]
-            y, _, _ = reference.adaptive_norm(
-                inputs[0], self.num_groups, self.eps, self.rescale, *inputs[1:]
-            )
-        wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
-        gradients = torch.autograd.grad(y, wanted, dy, create_graph=True, materialize_grads=True)
-        return with_none(gradients, needs)
+        """Return the gradients of x and each tensor, None where ``needs`` is false."""
+        statistics, *_ = saved
+        x = dense(x)
+        options = self.num_groups, statistics, self.network, tensors, needs
+        return self.kernels.backward(in_layout_of(x, dy), x, *options)
+
+
+Passes = RescalePasses | NetworkPasses
+
+
+def differentiable_backward(
+    passes: Passes, dy: Tensor, x: Tensor, tensors: Tensors, needs: Needs
+) -> tuple[Tensor | None, ...]:
+    """Return ``backward``'s gradients by the reference, which autograd can differentiate."""
+    with torch.enable_grad():
+        # These are new variables, because one input may be, or depend on, another.
+        inputs = [t if t is None else t.view_as(t) for t in (x, *tensors)]
+        y, _, _ = reference.adaptive_norm(
+            inputs[0], passes.num_groups, passes.eps, passes.rescale, *inputs[1:]
+        )
+    wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
+    gradients = torch.autograd.grad(y, wanted, dy, create_graph=True, materialize_grads=True)
+    return with_none(gradients, needs)
 
 
 class _AdaptiveNorm(Function):
-    """The autograd function of :class:`Primitive`."""
+    """The autograd function of both kinds of passes."""
 
     @staticmethod
-    def forward(ctx, primitive: Primitive, x: Tensor, *tensors: Tensor | None) -> Tensors:
-        outputs, saved = primitive.forward(x, tensors)
-        ctx.primitive = primitive
-        ctx.has_running = tensors[-1] is not None  # in a mixture
+    def forward(ctx, passes: Passes, x: Tensor, *tensors: Tensor | None) -> Tensors:
+        outputs, saved = passes.forward(x, tensors)
+        ctx.passes = passes
         ctx.save_for_backward(x, *saved)
-        if primitive.network is None:
-            ctx.mark_non_differentiable(*outputs[1:])
+        moments = [t for t in outputs[1:] if t is not None]
+        ctx.mark_non_differentiable(*moments)
         ctx.set_materialize_grads(False)
         return outputs
 
@@ -189,16 +224,14 @@ class _AdaptiveNorm(Function):
     def backward(ctx, dy: Tensor | None, *_) -> tuple[Tensor | None, ...]:
         if dy is None:
             return (None,) * len(ctx.needs_input_grad)
-        primitive, needs = ctx.primitive, ctx.needs_input_grad[1:]
-        x, mean, var, *tensors = ctx.saved_tensors
-        if primitive.network is not None:  # mean is then the statistics
-            tensors += split_statistics(mean, primitive.network, x, primitive.num_groups)[2:]
-            tensors[-2:] = tensors[-2:] if ctx.has_running else (None, None)
+        passes, needs = ctx.passes, ctx.needs_input_grad[1:]
+        x, *saved = ctx.saved_tensors
+        tensors = passes.tensors(x, *saved)
         with _without_autocast(dy.device.type):
             # This branch serves second derivatives, and several gradients at once (vmap).
             if torch.is_grad_enabled() or is_traced(dy):
-                return None, *primitive.differentiable_backward(dy, x, tensors, needs)
-            gradients = primitive.backward(dy, x, mean, var, tensors, needs)
+                return None, *differentiable_backward(passes, dy, x, tensors, needs)
+            gradients = passes.backward(dy, x, tensors, saved, needs)
         gradients = (
             d if d is None or d.dtype == t.dtype else d.to(t.dtype)
             for d, t in zip(gradients, (x, *tensors), strict=True)

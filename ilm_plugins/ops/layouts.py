@@ -16,7 +16,8 @@ def dense(x: Tensor) -> Tensor:
     return x.contiguous()
 
 
-def laid_out(dy: Tensor, x: Tensor) -> Tensor:
+def in_layout_of(x: Tensor, dy: Tensor) -> Tensor:
+    """Return dy, a copy if needed, in the layout of x, which :func:`dense` has returned."""
     dy = dy.resolve_neg()
     if x.is_contiguous():
         return dy.contiguous()

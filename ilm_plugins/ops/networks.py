@@ -112,10 +112,13 @@ def split_statistics(
     return mean.view(n, num_groups), var.view(n, num_groups), *buffers
 
 
-def write_back(moved: Tensors, running: Tensors) -> None:
-    """Copy statistics that kernels have moved to ``running``, unless both are the same tensors."""
-    for new, old in zip(moved, running, strict=True):
-        increment_version(old) if old is new else old.copy_(new)
+def write_back(updated: Tensors, running: Tensors) -> None:
+    """Copy updated statistics to ``running``; if updated in place, only mark them as changed."""
+    for new, old in zip(updated, running, strict=True):
+        if old is new:
+            increment_version(old)
+        else:
+            old.copy_(new)
 
 
 def with_none(values: Iterable, present: Sequence[bool]) -> list:

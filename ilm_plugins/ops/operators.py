@@ -1,7 +1,7 @@
 """The primitive as operators of torch, by which models compiled by torch.compile run the kernels.
 
-The compiler takes the layout of results from fake kernels. Lists of tensors skip None:
-``present`` tells which of a network's tensors they have.
+The compiler takes the layout of results from fake kernels. Tensor lists omit missing tensors;
+``present`` marks which are given.
 """
 
 import functools
@@ -15,7 +15,7 @@ from torch import Tensor, library, nn
 from torch.autograd import forward_ad
 
 from . import backends, cpu, networks
-from .layouts import dense, laid_out
+from .layouts import dense, in_layout_of
 from .networks import Network, Tensors, with_none
 
 
@@ -33,13 +33,13 @@ def adaptive_norm(x: Tensor, num_groups: int, network, tensors: Tensors, running
         return None
     key, num_parameters, names, *options = described
     buffers = [t for t in tensors[num_parameters:] if t is not None]
-    # The comparison makes the compiler look at the options again in each call of each layer.
+    # Dynamo guards on what is compared here, so a changed option recompiles.
     if read(layer, names) != options or any(buffer.requires_grad for buffer in buffers):
         return None
     present, given = [t is not None for t in tensors], [t for t in tensors if t is not None]
     arguments = x, num_groups, key, given, present, running[:2]
-    y, _, moved = torch.ops.ilm_plugins.forward(*arguments)
-    for old, new in zip(running[:2], moved, strict=False):
+    y, _, updated = torch.ops.ilm_plugins.forward(*arguments)
+    for old, new in zip(running[:2], updated, strict=False):
         old.copy_(new)
     return y, None, None
 
@@ -89,25 +89,26 @@ def _network(key: str) -> Network:
 def _forward(x, num_groups, network, tensors, present, running):
     network, tensors = _network(network), with_none(tensors, present)
     x, dtype = dense(x), torch.promote_types(x.dtype, torch.float32)
-    # Operators change no argument: the kernels move copies.
-    moved = torch.stack(running).to(dtype) if running else x.new_empty((0, x.shape[1]), dtype=dtype)
-    y, statistics = _kernels(x).forward(x, num_groups, network, tensors, moved.unbind())
-    return y, statistics, moved
+    # Operators change no argument: the kernels update copies.
+    empty = x.new_empty((0, x.shape[1]), dtype=dtype)
+    updated = torch.stack(running).to(dtype) if running else empty
+    y, statistics = _kernels(x).forward(x, num_groups, network, tensors, updated.unbind())
+    return y, statistics, updated
 
 
 def _fake_forward(x, num_groups, network, tensors, present, running):
     dtype = torch.promote_types(x.dtype, torch.float32)
     network = _network(network)
     size = 2 * x.shape[0] * num_groups + sum(network.sizes(x.shape[1])[network.num_parameters :])
-    moved = x.new_empty((len(running), x.shape[1]), dtype=dtype)
-    return torch.empty_like(dense(x)), moved.new_empty(size), moved
+    updated = x.new_empty((len(running), x.shape[1]), dtype=dtype)
+    return torch.empty_like(dense(x)), updated.new_empty(size), updated
 
 
 def _backward(dy, x, num_groups, statistics, network, tensors, present, needs):
     network, inputs = _network(network), with_none(tensors, present)
     needs = [needs[0], *with_none(needs[1:], present)]
     x = dense(x)
-    dy = laid_out(dy, x)
+    dy = in_layout_of(x, dy)
     found = _kernels(x).backward(dy, x, num_groups, statistics, network, inputs, needs)
     # Triton's kernels return gradients that are not needed, too.
     wanted = zip(found, (x, *inputs), needs, strict=True)

@@ -9,7 +9,7 @@ Results of x's shape have the dtype and layout of x.
 
 A backend whose ``runs`` returns True for a network also has ``forward`` and ``backward``.
 ``forward`` returns y and the statistics for ``backward``, see :func:`.networks.split_statistics`,
-and moves BN's ``running`` mean and variance, if any, towards the batch's. ``backward`` returns the
+and updates BN's ``running`` mean and variance, if any, by the batch's. ``backward`` returns the
 gradients of x and of each tensor, or None where not needed; of buffers in ``tensors`` it only
 matters whether they are None.
 """
@@ -25,23 +25,30 @@ __all__ = ["affine", "dx", "moments", "runs", "sums"]
 
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Return scale * (x - mean) + shift (N, C, *); mean is (N, G'), scale and shift are (N, C)."""
     y = _centered(x, mean).mul_(per_channel(scale, x)).add_(per_channel(shift, x))
     return y.to(x.dtype)
 
 
 def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sums (N, C) of dy * (x - mean) and of dy over the map; mean is (N, G')."""
     dy, centered = dy.to(mean.dtype), _centered(x, mean)
     positions = tuple(range(2, x.dim()))
     return tuple(t.sum(positions) if positions else t for t in (dy * centered, dy))
 
 
 def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    """Return scale * dy + slope * (x - mean) + offset (N, C, *).
+
+    scale is (N, C); mean, slope and offset are (N, G').
+    """
     slope, offset = (per_channel(duplicate(t, x.shape[1]), x) for t in (slope, offset))
     result = _centered(x, mean).mul_(slope).add_(offset)
     return result.addcmul_(dy.to(mean.dtype), per_channel(scale, x)).to(x.dtype)
 
 
 def runs(network: Network, x: Tensor, num_groups: int) -> bool:
+    """Return whether the backend computes a network for x (N, C, *) and G' groups: never here."""
     return False
 
 

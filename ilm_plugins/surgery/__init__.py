@@ -6,7 +6,8 @@ without its model, :func:`fit_state` makes a state dict fit a model; :func:`reve
 
 Outputs stay the same from GroupNorm and InstanceNorm to ILM layers, AssocNorm and AN, from
 BatchNorm to EN in evaluation, from SN to SSN at radius 0, and back. They change from BatchNorm to
-all others, and, a little, from the papers' released layers, which divide variances by n - 1.
+all others, from LayerNorm2d, and, a little, from the papers' released layers, which divide
+variances by n - 1.
 """
 
 from .common import Report

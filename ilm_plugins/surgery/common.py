@@ -7,20 +7,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..layers import NORMS, OptionError
-from ..layers.mixture import MixtureNorm
 from ..layers.options import automatic, check, check_choice, check_known
 from .norms import LAYERS
+from .rules import sources_for
+from .sources import Source
 
 #: Names to select, as one or several patterns in which * is any text; None selects all.
 Match = str | Sequence[str] | None
-
-#: Plain norm -> its options that a layer takes over if its constructor has them.
-OPTIONS = {"GN": ("num_groups", "eps"), "IN": ("eps",), "BN": ("eps", "momentum")}
 
 
 @dataclass
@@ -74,21 +73,26 @@ def check_match(match: Match, names: Iterable[str]) -> None:
         )
 
 
-def source_norm(to: str, replacing: str | None, options: Mapping) -> tuple[str, list[str], dict]:
+def source_norm(
+    to: str, replacing: str | None, options: Mapping[str, Any]
+) -> tuple[Source, list[str], dict[str, Any]]:
     """Return the plain norm to replace, its options that a layer keeps, and the layer's others."""
-    plain = {key: layer.replaces for key, layer in NORMS.items() if layer in LAYERS}
-    check(to in plain, f"{to!r} is no norm to convert to; give one of {', '.join(plain)}")
-    norm = replacing or plain[to]
-    check_choice("convert", "replacing", norm, dict.fromkeys((plain[to], "BN")))
-    check_known(NORMS[to], options)
+    keys = [key for key, layer in NORMS.items() if layer in LAYERS]
+    check(to in keys, f"{to!r} is no norm to convert to; give one of {', '.join(keys)}")
+    layer = NORMS[to]
+    default, *others = sources_for(layer)
+    choices = {source.name: source for source in (default, *others)}
+    name = replacing or default.name
+    check_choice("convert", "replacing", name, choices)
+    source = choices[name]
+    check_known(layer, options)
     check_absent(options, "num_channels", "device", "dtype")
     if options.get("init", "identity") != "identity":
         raise OptionError(f"init={options['init']!r}: a converted layer has init='identity'")
-    parameters = inspect.signature(NORMS[to].__init__).parameters
+    parameters = inspect.signature(layer.__init__).parameters
     fixed = {"init": "identity"} if "init" in parameters else {}
-    replaces_other = norm == "BN" and not issubclass(NORMS[to], MixtureNorm)
-    defaults = automatic(NORMS[to]) if replaces_other else {}
-    return norm, [o for o in OPTIONS[norm] if o in parameters], {**defaults, **options, **fixed}
+    defaults = {} if source is default else automatic(layer)
+    return source, [o for o in source.options if o in parameters], {**defaults, **options, **fixed}
 
 
 def check_absent(options: Mapping, *of_norm: str) -> None:

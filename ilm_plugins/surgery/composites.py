@@ -1,19 +1,70 @@
-"""Norms with an activation inside, and norms of several levels: of timm, detectron2 and ours."""
+"""Modules that surgery swaps as one: norms of several levels, and timm's with an activation."""
 
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..layers.levels import PerLevelNorm, restart_levels
-from . import norms
-from .rules import refuse
+from .sources import WITH_ACTIVATION
+
+
+@dataclass(frozen=True)
+class Pyramids:
+    """How a framework builds norms with running statistics for each level of a feature pyramid.
+
+    Attributes:
+        split: returns a module's norms, one for each level; [] if it is no such module.
+        join: returns the module for norms of each level.
+        finish: is called with a model after norms were replaced.
+        names: fits the names of these modules in a state dict.
+    """
+
+    split: Callable[[nn.Module], list[nn.Module]]
+    join: Callable[[list[nn.Module]], nn.Module]
+    finish: Callable[[nn.Module], None]
+    names: re.Pattern[str]
+
+
+#: Framework -> its norms of several levels; an import hook fills it.
+PYRAMIDS: dict[str, Pyramids] = {}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The norms of a module: one for each level of a pyramid, or the module itself.
+
+    ``join`` makes a module of as many other norms.
+    """
+
+    norms: list[nn.Module]
+    join: Callable[[list[nn.Module]], nn.Module]
+    is_pyramid: bool = True
+
+
+def parts_of(module: nn.Module) -> Parts:
+    for pyramids in PYRAMIDS.values():
+        if levels := pyramids.split(module):
+            return Parts(levels, pyramids.join)
+    return Parts([module], lambda norms: norms[0], is_pyramid=False)
+
+
+def is_named_as_pyramid(name: str) -> bool:
+    return any(pyramids.names.fullmatch(name) for pyramids in PYRAMIDS.values())
+
+
+def modules_after(norm: nn.Module) -> list[nn.Module]:
+    """Return the modules that a norm of timm runs after the normalization."""
+    if not any(cls.__module__ == WITH_ACTIVATION for cls in type(norm).__mro__):
+        return []
+    after = [getattr(norm, name, None) for name in ("drop", "act")]
+    return [module for module in after if not isinstance(module, nn.Identity | None)]
 
 
 def join_activation(norm: nn.Module, after: Iterable[nn.Module]) -> nn.Module | None:
     """Return a plain norm as timm's class with modules to run after it; None if it has no class."""
-    classes = sys.modules.get(norms.WITH_ACTIVATION)
+    classes = sys.modules.get(WITH_ACTIVATION)
     if classes is None or type(norm) not in (nn.BatchNorm2d, nn.GroupNorm):
         return None
     channels, eps = norm.weight.numel(), norm.eps
@@ -27,39 +78,3 @@ def join_activation(norm: nn.Module, after: Iterable[nn.Module]) -> nn.Module | 
         (new.drop,) = drop
     new.training = norm.training
     return new
-
-
-def join_levels(levels: list[nn.Module]) -> nn.Module:
-    """Return one norm for all levels, with the parameters of the first and the buffers of each."""
-    if getattr(levels[0], "running_mean", None) is None:
-        return levels[0]
-    if isinstance(levels[0], _BatchNorm):
-        return _join_batchnorms(levels)
-    new = PerLevelNorm(levels[0], len(levels)).train(levels[0].training)
-    for level, own in zip(new, levels, strict=True):
-        level._buffers.update(own._buffers)
-    return new
-
-
-def _join_batchnorms(levels: list[_BatchNorm]) -> nn.Module:
-    """Return what detectron2 has in RetinaNet's head for ``NORM: BN``."""
-    module, name = norms.CYCLE.rsplit(".", 1)
-    words = "detectron2 has the BatchNorm of several levels; import it"
-    refuse(module not in sys.modules, words)
-    new = getattr(sys.modules[module], name)(len(levels), num_features=levels[0].num_features)
-    new.weight, new.bias = levels[0].weight, levels[0].bias
-    new.training = levels[0].training
-    for i, level in enumerate(levels):
-        level.weight = level.bias = None
-        level.affine = False
-        new[i] = level
-    return new
-
-
-def set_restart(head: nn.Module) -> None:
-    """Have RetinaNet's head restart the levels of its norms, if it has norms of several levels."""
-    for key, hook in [*head._forward_pre_hooks.items()]:
-        if hook is restart_levels:
-            del head._forward_pre_hooks[key]
-    if any(isinstance(module, PerLevelNorm) for module in head.modules()):
-        head.register_forward_pre_hook(restart_levels)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from ..layers import NORMS, ILMInstanceNorm, OptionError, SwitchNorm, freeze
@@ -17,18 +16,19 @@ from ..layers.mixture import MixtureNorm
 from ..layers.options import check_choice
 from . import norms
 from .common import Match, Report, check_absent, check_match, matches, source_norm
-from .composites import join_activation, join_levels, set_restart
+from .composites import PYRAMIDS, join_activation, modules_after, parts_of
 from .rules import (
-    OF_BN,
-    RULES,
     NotConvertible,
     State,
     adapt,
     check_complete,
     chosen_by,
+    has_rule,
+    hint,
     refuse,
     remark,
 )
+from .sources import Source, is_frozen_bn, source_of
 
 _COMPUTED = (
     "its tensors are computed, by pruning or a parametrization: first call "
@@ -50,7 +50,7 @@ _UNSYNCHRONIZED = (
     "no longer synchronized: nn.SyncBatchNorm.convert_sync_batchnorm makes it use the batches of "
     "all processes again"
 )
-_UNFROZEN = "no longer frozen: in training the batch's statistics are used, and running ones move"
+_UNFROZEN = "no longer frozen: training uses batch statistics and updates the running ones"
 
 
 def convert(
@@ -64,8 +64,8 @@ def convert(
 ) -> tuple[nn.Module, Report]:
     """Replace a model's norms, in place, by layers that start as the same functions.
 
-    With ``replacing="BN"``, and from BatchNorm to SN or SSN, outputs change: weights are kept, and
-    the model must be trained further. The layers keep weights, statistics, eps, number of groups,
+    With ``replacing``, and from BatchNorm to SN or SSN, outputs change: weights are kept, and the
+    model must be trained further. The layers keep weights, statistics, eps, number of groups,
     dtype, device, training mode and ``requires_grad``. timm's norms with an activation become a
     Sequential of layer and activation. A norm stays, with the reason in the report, if the layer
     cannot replace it exactly, or if it shares a parameter with another module. Hooks stay with the
@@ -74,13 +74,14 @@ def convert(
 
     Args:
         model: any module; on the meta device, layers have no values.
-        to: a key of :data:`ilm_plugins.NORMS`; the class's ``replaces`` is the plain norm that it
-            replaces. "ILMLN" replaces GroupNorm of one group, "SSN" also SN.
+        to: a key of :data:`ilm_plugins.NORMS`. "ILMLN" replaces GroupNorm of one group, "SSN" also
+            SN.
         match: names of the norms to replace, with * for any characters, dots too; default: all.
         types: exact classes to replace, instead of the plain norms of torch and the frameworks;
             each must derive from such a norm and compute the same.
-        replacing: "BN" to replace BatchNorm also by layers that replace GroupNorm or InstanceNorm,
-            with its weight, bias and eps; groups and key groups are "auto" by default.
+        replacing: "BN" to replace BatchNorm, or "LN" to replace LayerNorm2d of timm and
+            torchvision, by layers that replace GroupNorm or InstanceNorm, with its weight, bias and
+            eps; groups and key groups are "auto" by default.
         options: of the layer, such as ``key_group_size=8``.
 
     Returns:
@@ -91,12 +92,12 @@ def convert(
         OptionError: an argument is unknown, or the layer takes this option from each norm; or
             ``match`` fits no norm of a model that has norms.
     """
-    plain, of_norm, options = source_norm(to, replacing, options)
+    source, of_norm, options = source_norm(to, replacing, options)
     check_absent(options, *of_norm)
     types = None if types is None else frozenset(types)
 
     def build(old: nn.Module, like: dict) -> nn.Module:
-        _check_replaceable(old, to, plain, types)
+        _check_replaceable(old, to, source, types)
         return _layer_for(old, like, NORMS[to], of_norm, options)
 
     return _replace(model, match, norms.may_be_norm, build)
@@ -139,14 +140,14 @@ def _replace(
     for old, own_names in names.items():
         if not any(matches(name, match) for name in own_names):
             continue
-        levels = norms.levels_of(old)
+        parts = parts_of(old)
         try:
             _check_plain_modules(old)
             refuse(own_names[0].rpartition(".")[2] == "_orig_mod", _COMPILED)
             like = _factory_options(model, own_names[0])
-            built = [build(level, like) for level in levels or [old]]
+            built = [build(norm, like) for norm in parts.norms]
             _check_untied(old, owners)
-            new = join_levels(built) if levels else built[0]
+            new = parts.join(built)
         except (NotConvertible, OptionError) as error:
             report.left |= dict.fromkeys(own_names, str(error))
             continue
@@ -159,9 +160,8 @@ def _replace(
     # All are built before the first is swapped: an error leaves the model as it was.
     for name, new in swaps:
         model = _set(model, name, new)
-    for module in model.modules():
-        if any(cls.__name__ == "RetinaNetHead" for cls in type(module).__mro__):
-            set_restart(module)
+    for pyramids in PYRAMIDS.values():
+        pyramids.finish(model)
     return model, report
 
 
@@ -209,42 +209,45 @@ def _factory_options(model: nn.Module, name: str) -> dict:
 
 
 def _check_replaceable(
-    module: nn.Module, to: str, plain: str, types: frozenset[type] | None
+    module: nn.Module, to: str, source: Source, types: frozenset[type] | None
 ) -> None:
-    """Raise NotConvertible unless a module is exactly ``plain``, or a layer with a rule."""
-    cls, of_module = type(module), norms.family(module)
-    of_layers = norms.LAYERS.get(cls), norms.LAYERS[NORMS[to]]
-    if of_layers in RULES and (types is None or cls in types):
+    """Raise NotConvertible unless a module is exactly a plain norm, or a layer with a rule."""
+    cls, layer = type(module), NORMS[to]
+    is_layer = isinstance(module, AdaptiveNorm)
+    if (
+        is_layer
+        and has_rule(norms.kind_of_module(module), layer)
+        and (types is None or cls in types)
+    ):
         return
-    name, base = cls.__name__, norms.BASES[plain].__name__.lstrip("_")
-    on_request = f"; {OF_BN}" if of_module == "BN" else ""
-    refuse(isinstance(module, AdaptiveNorm), f"is {name}, already a layer of this package")
-    refuse(of_module != plain, f"{name}, but {to} replaces {base}{on_request}")
+    name, own = cls.__name__, source_of(cls)
+    refuse(is_layer, f"is {name}, already a layer of this package")
+    reason = own.refusal(module, layer) if own else None
+    told = f"; {reason}" if reason else hint(own, layer)
+    refuse(own is not source, f"{name}, but {to} replaces {source.title}{told}")
     refuse(types is not None and cls not in types, f"{name}, which is not among types")
     words = "and may compute something else; if it does not, name it in types"
-    refuse(not types and not norms.is_plain(cls), f"{name} derives from {base} {words}")
-    tracked = (getattr(module, name, None) for name in ("running_mean", "running_var"))
-    tracks = all(tensor is not None for tensor in tracked)
-    refuse(plain == "IN" and tracks, "with track_running_stats, evaluation uses other statistics")
-    uses_tracked = issubclass(NORMS[to], MixtureNorm)
-    refuse(uses_tracked and not tracks, "without running statistics, evaluation uses the batch's")
+    is_exact = source.is_exact(cls) or is_frozen_bn(cls)
+    refuse(not types and not is_exact, f"{name} derives from {source.title} {words}")
+    refuse(reason, reason)
 
 
 def _losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
     """Yield remarks on what a norm has, and the norm that replaces it lacks."""
-    old_norm, new_norm = ((norms.levels_of(norm) or [norm])[0] for norm in (old, new))
+    old_norm, new_norm = (parts_of(norm).norms[0] for norm in (old, new))
     if words := remark(norms.kind_of_module(old_norm), new_norm):
         yield words
-    if isinstance(new_norm, _BatchNorm) and getattr(old_norm, "frozen", False):
+    back_to = norms.target_of(type(new_norm))
+    if back_to == "BN" and getattr(old_norm, "frozen", False):
         yield _UNFROZEN
-    if isinstance(new_norm, _BatchNorm) and getattr(old_norm, "sync", False):
+    if back_to == "BN" and getattr(old_norm, "sync", False):
         yield _UNSYNCHRONIZED
     if isinstance(new_norm, MixtureNorm) and not getattr(old_norm, "track_running_stats", True):
         yield _NOT_TRACKED
     if any(getattr(module, kind) for module in _modules_of(old) for kind in _KINDS_OF_HOOKS):
         yield _HOOKS
     # torch's conversion to SyncBatchNorm replaces timm's norms so.
-    if not isinstance(old_norm, AdaptiveNorm) and not norms.modules_after(old_norm):
+    if not isinstance(old_norm, AdaptiveNorm) and not modules_after(old_norm):
         idle = [name for name, m in old_norm.named_children() if not isinstance(m, nn.Identity)]
         if idle:
             yield f"{', '.join(idle)} inside the norm does not run, and is removed"
@@ -260,7 +263,7 @@ def _check_plain_modules(norm: nn.Module) -> None:
 
 def _modules_of(norm: nn.Module) -> list[nn.Module]:
     """Return a norm and the modules in it, without those that a norm of timm runs afterwards."""
-    after = {module for part in norms.modules_after(norm) for module in part.modules()}
+    after = {module for part in modules_after(norm) for module in part.modules()}
     return [module for module in norm.modules() if module not in after]
 
 
@@ -283,18 +286,16 @@ def _layer_for(
         kept |= {name: getattr(old, name) for name in ("normalizers", "num_groups", "sync")}
     if mixes and not getattr(old, "track_running_stats", True):
         kept["momentum"] = 0.0
-    averages = mixes and getattr(old, "momentum", 0) is None and "momentum" not in kept
-    refuse(averages, "momentum=None, a cumulative average; set a number first")
     state = old._parameters | old._buffers
     state = {name: tensor for name, tensor in state.items() if tensor is not None}
-    # FrozenBatchNorm2d of some packages has no num_features.
-    found = [getattr(old, name, None) for name in ("num_channels", "num_features")]
-    new = layer(found[0] or found[1] or len(state["running_mean"]), **kept | options, **like)
+    source = None if isinstance(old, AdaptiveNorm) else source_of(type(old))
+    channels = source.channels(old) if source else old.num_channels
+    new = layer(channels, **kept | options, **like)
     for name in ("normalizers", "num_groups"):
         own, given = getattr(old, name, None), getattr(new, name, None)
         refuse(own not in (None, given), f"{name}={own!r}, where the layer has {given!r}")
     _take_tensors(old, new, state)
-    if not (after := norms.modules_after(old)):
+    if not (after := modules_after(old)):
         return new
     joined = NormWithActivation(new, *after)
     joined.training = old.training

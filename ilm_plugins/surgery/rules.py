@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,8 @@ from ..layers import AttentiveNorm, ExemplarNorm, SparseSwitchNorm, SwitchNorm
 from ..layers.attentive import balanced
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.mixture import BN_VARIANCE, VARIANCE
-from .norms import kind_of_module
+from .norms import KEYS, kind_of_module, target_of
+from .sources import SOURCES, UNTOLD, Source
 
 #: A state dict, of a model or of a single norm: name -> tensor.
 State = Mapping[str, Tensor]
@@ -37,12 +39,16 @@ _PAIRS = "pairs.weight", "pairs.bias"
 _RELEASED_ATTENTION = "attention_weights.attention.0.weight", "attention_weights.attention.0.bias"
 _RATIOS = {"expand.weight", "expand.bias", "ratio.weight", "ratio.bias"}
 
-#: Kinds of plain norms.
-PLAIN = "GN or IN", "BN"
-#: Kind of a norm -> names of its required tensors, and of its optional tensors.
-LAYOUTS = {
-    "GN or IN": (set(), AFFINE),
-    "BN": (_RUNNING, AFFINE | {"num_batches_tracked"}),
+#: Kinds of plain norms in a state dict.
+PLAIN = {source.kind_in_state for source in SOURCES.values()}
+#: Kind of a norm in a state dict -> names of its required tensors, and of its optional tensors.
+LAYOUTS: dict[str, tuple[set[str], set[str]]] = {
+    UNTOLD: (set(), AFFINE),
+    **{
+        source.name: (_RUNNING, AFFINE | {"num_batches_tracked"})
+        for source in SOURCES.values()
+        if source.has_statistics
+    },
     "ILM": (AFFINE | {"encode.weight", *_DECODERS, "omega_offset"}, set()),
     "EN": (AFFINE | _RATIOS, MIXTURES_RUNNING | {"reduce.weight", "num_batches_tracked"}),
     "SN": (_SWITCH, MIXTURES_RUNNING),
@@ -64,7 +70,7 @@ def kind_of(state: State) -> str | None:
         if state and needed <= state.keys() <= needed | allowed:
             if kind in ("SN", "SSN") and state["weight"].dim() > 1:
                 return f"released {kind}"
-            plain = kind in (*PLAIN, "SN", "SSN")
+            plain = kind in {*PLAIN, "SN", "SSN"}
             other = plain and any(state[n].dim() != 1 for n in (needed | AFFINE) & state.keys())
             return None if other else kind
     return None
@@ -72,22 +78,22 @@ def kind_of(state: State) -> str | None:
 
 def check_complete(source: State, kind: str) -> None:
     """Raise NotConvertible if a layer of this package lacks a tensor that it needs."""
-    needed = LAYOUTS[kind][0] if kind in LAYOUTS and kind not in PLAIN else set()
+    needed = LAYOUTS[kind][0] if kind in LAYOUTS and kind not in SOURCES else set()
     absent = ", ".join(sorted(needed - source.keys()))
     refuse(absent, f"its {absent} is missing, without which the layer computes nothing")
 
 
 @torch.no_grad()
-def adapt(source: State, kind: str | None, layer: nn.Module) -> dict[str, Tensor]:
+def adapt(source: State, kind: str, layer: nn.Module) -> dict[str, Tensor]:
     """Return a layer's state dict, made from a norm's, or raise NotConvertible."""
-    rule, name = RULES.get((kind, kind_of_module(layer))), type(layer).__name__
-    refuse(rule is None, f"{kind} does not become {name}")
-    on_meta = kind_of_module(layer) in PLAIN and any(t.is_meta for t in source.values())
+    name = type(layer).__name__
+    rule = find_rule(kind, type(layer))
+    on_meta = kind_of_module(layer) in SOURCES and any(t.is_meta for t in source.values())
     refuse(on_meta, "its tensors are on the meta device, without values to check")
-    if kind in PLAIN:
+    if rule.source in SOURCES:
         source = {**_identity_map(source, layer), **source}
     wanted = {key: tensor.detach().clone() for key, tensor in layer.state_dict().items()}
-    new = wanted | name_variance(rule(source, layer), wanted)
+    new = wanted | name_variance(rule.function(source, layer), wanted)
     for key in AFFINE & new.keys() - wanted.keys():
         refuse(not _is_identity(key, new[key]), f"it has a {key}, which {name} lacks")
     for key, own in wanted.items():
@@ -119,9 +125,7 @@ def _identity_map(source: State, layer: nn.Module) -> dict[str, Tensor]:
     return {"weight": torch.ones_like(like), "bias": torch.zeros_like(like)}
 
 
-# A rule takes a norm's tensors and the new layer, which it does not change, and returns the layer's
-# tensors that the norm determines; it raises NotConvertible if the layer would compute another
-# function.
+# The functions of the rules, see Rule.
 
 
 def _gn_to_ilm(source: State, layer: AutoencoderNorm) -> State:
@@ -166,8 +170,8 @@ def _released_to_an(source: State, layer: AttentiveNorm) -> State:
 def _released_to_ilm(source: State, layer: AutoencoderNorm) -> State:
     # fc_weight maps the variance to the scale, fc_bias the mean to the shift. A shorter embedding
     # is padded with components that the decoders ignore.
-    fits = layer.mean_drives == "beta" and layer.has_papers_form
-    refuse(not fits, f"a released ILM layer does not become this {type(layer).__name__}")
+    words = f"a released ILM layer does not become this {type(layer).__name__}"
+    refuse(not layer.has_papers_form, words)
     encode, channels = source["fc_embed.0.weight"], source["weight_bias"].numel()
     hidden, keys = encode.shape
     own, size = layer.num_key_groups, channels // keys
@@ -254,49 +258,111 @@ def _zeros(layer: nn.Module, *names: str) -> dict[str, Tensor]:
     return {name: torch.zeros_like(layer.state_dict()[name]) for name in names}
 
 
-#: (old kind, new kind) -> rule.
-RULES: dict[tuple[str, str], Callable[[State, nn.Module], State]] = {
-    ("GN or IN", "ILM"): _gn_to_ilm,
-    ("ILM", "GN or IN"): _ilm_to_gn,
-    ("BN", "ILM"): _gn_to_ilm,
-    ("GN or IN", "AN"): _gn_to_an,
-    ("AN", "GN or IN"): _an_to_gn,
-    ("released AN", "AN"): _released_to_an,
-    ("BN", "AN"): _gn_to_an,
-    ("BN", "EN"): _bn_to_en,
-    ("EN", "BN"): _en_to_bn,
-    ("BN", "SN"): lambda source, _: source,
-    ("released ILM", "ILM"): _released_to_ilm,
-    ("released SN", "SN"): _released_to_sn,
-    ("BN", "SSN"): lambda source, _: source,
-    ("SN", "SSN"): _sn_to_ssn,
-    ("released SN", "SSN"): lambda source, layer: _sn_to_ssn(_released_to_sn(source, layer), layer),
-    ("released SSN", "SSN"): _released_to_ssn,
-    ("SSN", "BN"): _ssn_to_plain,
-    ("SSN", "GN or IN"): _ssn_to_plain,
-}
+def _unchanged(source: State, layer: nn.Module) -> State:
+    return source
 
-#: The option with which ILM layers, AssocNorm and AN replace BatchNorm.
-OF_BN = "give --replacing BN, or replacing='BN' in Python, to replace it; outputs then change"
-_OWN_STATISTICS = (
-    "outputs change: each image's own statistics take the place of BatchNorm's; weight and "
-    "bias are kept; train the model on"
+
+def _released_sn_to_ssn(source: State, layer: SparseSwitchNorm) -> State:
+    return _sn_to_ssn(_released_to_sn(source, layer), layer)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How norms of one kind become others.
+
+    Attributes:
+        source: name of a plain norm, layout of a layer, or "released ..." for the papers' code.
+        targets: keys of layers, or names of plain norms.
+        function: takes a norm's tensors and the new layer, which it does not change, and returns
+            the layer's tensors that the norm determines; it raises NotConvertible if the layer
+            would compute another function.
+        changes: what changes for the user; None if outputs stay the same.
+        changes_in_16_bits: the same, if parameters have 16 bits.
+    """
+
+    source: str
+    targets: tuple[str, ...]
+    function: Callable[[State, nn.Module], State]
+    changes: str | None = None
+    changes_in_16_bits: str | None = None
+
+
+_ILM = "ILMGN", "ILMLN", "ILMIN"
+_BY_AUTOENCODER = *_ILM, "AssocNorm"
+_KEPT = "weight and bias are kept; train the model on"
+_NOT_OF_BATCH = (
+    f"outputs change: each image's own statistics take the place of BatchNorm's; {_KEPT}"
 )
+_NOT_OF_PIXEL = f"outputs change: each image's statistics take the place of each pixel's; {_KEPT}"
 _BY_N = "the released code divides variances by n - 1, this layer by n: outputs are not quite equal"
 _MIXES = "mixes other statistics with BN's: outputs differ until it is trained"
-#: Rules that change a norm's outputs -> how they change.
-INEXACT = {
-    **{rule: _BY_N for rule in RULES if rule[0].startswith("released")},
-    **dict.fromkeys((("BN", "ILM"), ("BN", "AN")), _OWN_STATISTICS),
-    ("BN", "SN"): f"SN {_MIXES}",
-    ("BN", "SSN"): f"SSN {_MIXES}",
-}
 _ROUNDED = "in 16 bits, K times BN's weight is rounded once more: outputs are not quite equal"
+
+#: A layer replaces the plain norm of its first rule unless another is asked for.
+RULES = (
+    Rule("GN", ("ILMGN", "ILMLN", "AssocNorm"), _gn_to_ilm),
+    Rule("GN", ("AN",), _gn_to_an),
+    Rule("IN", ("ILMIN",), _gn_to_ilm),
+    Rule("BN", ("EN",), _bn_to_en, changes_in_16_bits=_ROUNDED),
+    Rule("BN", ("SN",), _unchanged, f"SN {_MIXES}"),
+    Rule("BN", ("SSN",), _unchanged, f"SSN {_MIXES}"),
+    Rule("BN", _BY_AUTOENCODER, _gn_to_ilm, _NOT_OF_BATCH),
+    Rule("BN", ("AN",), _gn_to_an, _NOT_OF_BATCH),
+    Rule("LN", _BY_AUTOENCODER, _gn_to_ilm, _NOT_OF_PIXEL),
+    Rule("SN", ("SSN",), _sn_to_ssn),
+    Rule("released ILM", _ILM, _released_to_ilm, _BY_N),
+    Rule("released SN", ("SN",), _released_to_sn, _BY_N),
+    Rule("released SN", ("SSN",), _released_sn_to_ssn, _BY_N),
+    Rule("released SSN", ("SSN",), _released_to_ssn, _BY_N),
+    Rule("released AN", ("AN",), _released_to_an, _BY_N),
+    # Back to plain norms.
+    Rule("ILM", ("GN", "IN"), _ilm_to_gn),
+    Rule("EN", ("BN",), _en_to_bn),
+    Rule("SSN", ("BN", "GN", "IN"), _ssn_to_plain),
+    Rule("AN", ("GN",), _an_to_gn),
+)
+
+
+def sources_for(layer: type[nn.Module]) -> list[Source]:
+    """Return the plain norms that a layer of this package can replace, by default the first."""
+    names = (rule.source for rule in RULES if KEYS[layer] in rule.targets)
+    return [SOURCES[name] for name in names if name in SOURCES]
+
+
+def find_rule(kind: str, target: type[nn.Module]) -> Rule:
+    """Return the rule from a kind of norm to a class; raise NotConvertible if there is none.
+
+    For tensors that do not tell the norm, it is the first rule of such a norm.
+    """
+    name = target_of(target)
+    for rule in RULES:
+        source = SOURCES.get(rule.source)
+        kinds = (rule.source, source.kind_in_state) if source else (rule.source,)
+        if kind in kinds and name in rule.targets:
+            return rule
+    raise NotConvertible(f"{kind} does not become {target.__name__}")
+
+
+def has_rule(kind: str, target: type[nn.Module]) -> bool:
+    try:
+        return bool(find_rule(kind, target))
+    except NotConvertible:
+        return False
 
 
 def remark(kind: str, layer: nn.Module) -> str | None:
-    """Return how the outputs of a norm of this kind change where a layer replaces it; or None."""
-    target = kind_of_module(layer)
-    if (kind, target) == ("BN", "EN") and layer.weight.element_size() < 4:
-        return _ROUNDED
-    return INEXACT.get((kind, target))
+    """Return what changes for the user where a layer replaces a norm of this kind; or None."""
+    rule = find_rule(kind, type(layer))
+    in_16_bits = layer.weight is not None and layer.weight.element_size() < 4
+    return (rule.changes_in_16_bits if in_16_bits else None) or rule.changes
+
+
+def hint(source: Source | None, layer: type[nn.Module]) -> str:
+    """Return how to ask for the replacement of a plain norm by a layer; "" if nobody can."""
+    if source not in sources_for(layer)[1:]:
+        return ""
+    name = source.name
+    return (
+        f"; give --replacing {name}, or replacing={name!r} in Python, to replace it; outputs then "
+        "change"
+    )

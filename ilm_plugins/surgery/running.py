@@ -40,10 +40,10 @@ def recalibrate(
     layers = {
         layer: name
         for name, layer in model.named_modules()
-        if isinstance(layer, MixtureNorm) and "BN" in layer.normalizers
+        if isinstance(layer, MixtureNorm) and layer.tracks_statistics
     }
     if not layers:
-        raise OptionError("recalibrate: the model has no layer that mixes BN")
+        raise OptionError("recalibrate: the model has no layer that mixes BN's running statistics")
     momenta = {layer: layer.momentum for layer in layers}
     calls: Counter[MixtureNorm] = Counter()
 

@@ -1,7 +1,7 @@
 """Convert the norms of a state dict."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping
 
 from torch import Tensor, nn
 
@@ -9,7 +9,9 @@ from ..checkpoints import copy_state, find_absent, unwrap_state
 from ..layers import NORMS, OptionError
 from . import norms, rules
 from .common import Match, Report, check_match, matches, source_norm
+from .composites import parts_of
 from .rules import NotConvertible, State, chosen_by, kind_of, refuse
+from .sources import SOURCES, UNTOLD
 from .stored import StoredNorm, find_norms, join, place
 
 _NOT_STORED = (
@@ -48,27 +50,27 @@ def convert_state(
         OptionError: an argument is unknown, each norm determines the option, or ``match`` fits no
             norm of a state dict that has norms.
     """
-    plain, of_norm, options = source_norm(to, replacing, options)
-    layer, target = NORMS[to], norms.LAYERS[NORMS[to]]
-    plain = "BN" if plain == "BN" else "GN or IN"
+    source, of_norm, options = source_norm(to, replacing, options)
+    layer, layout = NORMS[to], norms.LAYERS[NORMS[to]]
     defaults = {"num_groups": 1} if "num_groups" in of_norm else {}
 
     def build(tensors: State) -> nn.Module:
         kind = kind_of(tensors)
-        refuse(kind == target, f"is {kind}, already a layer of this package")
-        refuse((kind, target) not in rules.RULES, f"{kind} does not become {layer.__name__}")
-        words = f"; {rules.OF_BN}" if kind == "BN" else ""
-        refuse(kind in rules.PLAIN and kind != plain, f"{kind}, but {plain} is replaced{words}")
+        refuse(kind == layout, f"is {kind}, already a layer of this package")
+        rules.find_rule(kind, layer)
+        replaced = replacing or source.kind_in_state
+        words = f"{kind}, but {replaced} is replaced{rules.hint(SOURCES.get(kind), layer)}"
+        refuse(kind in rules.PLAIN and kind != source.kind_in_state, words)
         words = "a weight and a bias alone do not tell the norm; to convert it, match it"
-        refuse(kind == "GN or IN" and match is None, words)
-        lacking = rules.AFFINE - tensors.keys() if kind == "GN or IN" else ()
+        refuse(kind == UNTOLD and match is None, words)
+        lacking = rules.AFFINE - tensors.keys() if kind == UNTOLD else ()
         words = "and may be no norm; convert the model, or fit the state dict to a model"
         refuse(lacking, f"it has no {', '.join(lacking)}, {words}")
         dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), None)
         own = {"num_affine": len(tensors["weight_"])} if kind == "released AN" else {}
         return layer(_channels(tensors), **defaults | own | options, dtype=dtype)
 
-    return _rewrite(state, match, build)
+    return _rewrite(state, match, build, source.name)
 
 
 def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor], Report]:
@@ -115,19 +117,20 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
     """
     state, wanted = unwrap_state(state, model), model.state_dict()
     own_norms = dict(norms.named_norms(model, norms.is_norm))
-    pyramids = {name: levels for name, m in own_norms.items() if (levels := norms.levels_of(m))}
+    parts = {name: parts_of(module) for name, module in own_norms.items()}
+    pyramids = {name for name in parts if parts[name].is_pyramid}
     of_norms = {join(name, key) for name, m in own_norms.items() for key in m.state_dict()}
     report, found = Report(), find_norms(state, wanted.keys() - of_norms, pyramids)
-    for name, module in own_norms.items():
+    for name in own_norms:
         source = next((n for n in _names(name, found) if n in found), None)
         if source is None:
             continue
-        norm, levels = found[source], pyramids.get(name)
-        layer, count = (levels or [module])[0], levels and len(levels)
+        norm, levels = found[source], parts[name].norms
+        layer, count = levels[0], len(levels) if name in pyramids else None
         chosen = chosen_by(norm.levels[0])
-        if norm.kind == norms.kind_of_module(layer):
+        if norm.kind == norms.kind_in_state(layer):
             # A weight and a bias alone may be of any norm.
-            if source == name or (source not in own_norms and norm.kind != "GN or IN"):
+            if source == name or (source not in own_norms and norm.kind != UNTOLD):
                 _rename(state, report, source, norm, name, layer, count)
         elif chosen not in (None, _normalizer_of(layer)):
             report.left[source] = f"its ratios are fixed on {chosen}, which {layer} is not"
@@ -144,15 +147,24 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
 
 
 def _rewrite(
-    state: State, match: Match, build: Callable[[State], nn.Module], skip: Sequence[str] = ()
+    state: State,
+    match: Match,
+    build: Callable[[State], nn.Module],
+    plain: str | None = None,
+    skip: Container[str] = (),
 ) -> tuple[dict[str, Tensor], Report]:
-    """Convert the selected norms of a state dict; kinds to skip are not reported."""
+    """Convert the selected norms of a state dict.
+
+    Args:
+        plain: what plain norms are.
+        skip: kinds that are not reported.
+    """
     state, report, found = copy_state(state), Report(), find_norms(state)
     check_match(match, found)
     for name, norm in found.items():
         if matches(name, match) and norm.kind not in skip:
             count = len(norm.levels) if norm.is_pyramid else None
-            layer = _convert_norm(state, report, name, norm, name, build, count)
+            layer = _convert_norm(state, report, name, norm, name, build, count, plain)
             if layer is not None and _differs_in_openmmlab(name, layer):
                 report.note(NAME_STAYS, name)
     if report.converted:
@@ -170,7 +182,8 @@ def _normalizer_of(norm: nn.Module) -> str | None:
     """Return the normalizer "IN", "LN" or "BN" that a plain norm computes; None for any other."""
     if groups := getattr(norm, "num_groups", None):
         return {norm.num_channels: "IN", 1: "LN"}.get(groups)
-    return {"IN": "IN", "BN": "BN"}.get(norms.family(norm))
+    name = norms.target_of(type(norm))
+    return name if name in ("IN", "BN") else None
 
 
 def _convert_norm(
@@ -181,18 +194,21 @@ def _convert_norm(
     name: str,
     build: Callable[[State], nn.Module],
     count: int | None,
+    plain: str | None = None,
 ) -> nn.Module | None:
     """Convert the norm ``source`` by ``build``, and store it under ``name``.
 
     Args:
         count: number of levels for which the new norm has statistics; None for any other norm.
+        plain: what the norm is, if it is a plain norm.
 
     Returns:
         The new norm, of one level; None if it cannot be converted.
     """
+    kind = plain if plain and norm.kind in rules.PLAIN else norm.kind
     try:
         layer = build(norm.levels[0])
-        levels = [rules.adapt(level, norm.kind, layer) for level in norm.levels]
+        levels = [rules.adapt(level, kind, layer) for level in norm.levels]
         # They share what ``build`` has drawn at random, too.
         own = layer._buffers.keys()
         levels = [{k: level[k] if k in own else levels[0][k] for k in level} for level in levels]
@@ -202,7 +218,7 @@ def _convert_norm(
         return None
     _exchange(state, norm, placed)
     report.converted[name] = f"{norm.kind} -> {type(layer).__name__}"
-    report.note(rules.remark(norm.kind, layer), name)
+    report.note(rules.remark(kind, layer), name)
     return layer
 
 

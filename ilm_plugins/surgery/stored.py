@@ -1,6 +1,5 @@
 """Find the norms in a state dict, and name their tensors as a model does."""
 
-import re
 from collections import defaultdict
 from collections.abc import Container
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .composites import is_named_as_pyramid
 from .norms import kind_of_module
 from .rules import AFFINE, MIXTURES_RUNNING, State, kind_of, refuse
 
@@ -15,8 +15,6 @@ from .rules import AFFINE, MIXTURES_RUNNING, State, kind_of, refuse
 _MIXTURES = {"EN", "SN", "SSN"}
 #: Tensors that are not the same in all levels.
 _OF_EACH = {*MIXTURES_RUNNING, "num_batches_tracked"}
-#: Names of the norms in the head of detectron2's RetinaNet, which are of one or more levels.
-_IN_RETINANET = re.compile(r"(.*\.|)(cls|bbox)_subnet\.\d+")
 
 
 @dataclass
@@ -59,7 +57,7 @@ def find_norms(
     found, within = {}, set()
     for name, tensors in modules.items():
         entries = {join(name, key): tensor for key, tensor in tensors.items()}
-        is_known = name in pyramids or _IN_RETINANET.fullmatch(name) is not None
+        is_known = name in pyramids or is_named_as_pyramid(name)
         is_taken = any(join(name, key) in taken for key in AFFINE)
         if levels := [] if is_taken else _find_levels(tensors, is_known):
             found[name] = StoredNorm(levels, entries, is_pyramid=True)

@@ -27,11 +27,18 @@ def test_ratios_are_of_interleaved_rounds(monkeypatch):
     assert measure.wall(lambda: torch.randn(10)) > 0
 
 
-def test_saved_and_peak_bytes():
+def test_saved_bytes_are_of_all_tensors_kept_for_the_backward_pass():
     x = torch.randn(2, 64, 8, 8, requires_grad=True)
     assert measure.saved_bytes(nn.Identity(), lambda x: x.square().exp(), x) == 2 * x.nbytes
+
+
+def test_saved_bytes_leave_out_parameters():
+    x = torch.randn(2, 64, 8, 8, requires_grad=True)
     norm = nn.GroupNorm(32, 64)
     assert measure.saved_bytes(norm, norm, x) == x.nbytes + 2 * (2 * 32 * 4)
+
+
+def test_peak_bytes_are_of_all_tensors_alive_at_once():
     x = torch.randn(1 << 16)
     peak = measure.peak_bytes(lambda: (x + 1) * 2, x.device)
     assert 2 * x.nbytes <= peak < 2 * x.nbytes + 100  # two maps, and the numbers

@@ -14,7 +14,7 @@ from ilm_plugins.checkpoints import PARTIAL, read, remove_partial, replacing, wr
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors", ""])
-def test_written_and_read(tmp_path, suffix, monkeypatch):
+def test_what_was_written_last_is_read(tmp_path, suffix, monkeypatch):
     if suffix == ".safetensors":
         pytest.importorskip("safetensors", reason="its files need safetensors")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -29,43 +29,65 @@ def test_written_and_read(tmp_path, suffix, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == [f"c{suffix}"]
 
 
-def test_a_failed_write_leaves_what_was_there_and_what_a_link_leads_to_is_written(tmp_path):
-    path = tmp_path / "c.pth"
-    with replacing(path, "w") as file:
-        file.write("old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as file:
-        file.write(bytes(1 // 0))
-    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["c.pth"]
-    (tmp_path / "link").symlink_to(path)
-    with replacing(tmp_path / "link", "w") as file:
-        file.write("new")
-    assert path.read_text() == "new" and (tmp_path / "link").is_symlink()
-
-
-WRITER = """
-import sys
-from ilm_plugins.checkpoints import replacing
-with replacing(sys.argv[1]) as file:
-    for _ in range(10**9):
-        file.write(b"new" * 10000)
-"""
-
-
-def test_killed_while_writing_the_old_file_is_there_and_only_the_partial_one_is_removed(tmp_path):
+@pytest.fixture
+def old(tmp_path):
+    """A file that says old, alone in its folder."""
     path = tmp_path / "c.pth"
     path.write_text("old")
+    return path
+
+
+def test_a_failed_write_leaves_what_was_there(old):
+    with pytest.raises(ZeroDivisionError), replacing(old) as file:
+        file.write(bytes(1 // 0))
+    assert old.read_text() == "old"
+    assert [path.name for path in old.parent.iterdir()] == ["c.pth"]
+
+
+def test_a_write_to_a_link_replaces_what_it_leads_to(old, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(old)
+    with replacing(link, "w") as file:
+        file.write("new")
+    assert old.read_text() == "new"
+    assert link.is_symlink()
+
+
+@pytest.fixture
+def partial(old):
+    """The partial file of a process that was killed while it replaced the old one."""
     with open(os.devnull, "w") as nowhere:
-        writer = fresh.Process([sys.executable, "-c", WRITER, path], stdout=nowhere, stderr=nowhere)
-    partial = tmp_path / f"c.pth.{writer.pid}{PARTIAL}"
-    while not (partial.exists() and partial.stat().st_size):
+        command = [sys.executable, fresh.PROGRAMS / "endless_write.py", old]
+        writer = fresh.Process(command, stdout=nowhere, stderr=nowhere)
+    path = old.parent / f"c.pth.{writer.pid}{PARTIAL}"
+    while not (path.exists() and path.stat().st_size):
         time.sleep(0.01)
         assert writer.poll() is None
     os.kill(writer.pid, signal.SIGKILL)
     writer.wait()
-    assert path.read_text() == "old" and partial.stat().st_size > 0
-    others = {"film.iso.partial", "film.iso.12.partial", f"film.iso{PARTIAL}"}
-    for name in others:
-        (tmp_path / name).touch()
-    (tmp_path / f"folder.12{PARTIAL}").mkdir()
+    return path
+
+
+def test_a_kill_while_a_file_is_written_leaves_the_old_one(old, partial):
+    assert partial.stat().st_size > 0
+    assert old.read_text() == "old"
+
+
+def test_the_partial_file_of_a_killed_process_is_removed(old, partial):
+    remove_partial(old.parent)
+    assert not partial.exists()
+    assert old.exists()
+
+
+@pytest.mark.parametrize("name", ["film.iso.partial", "film.iso.12.partial", f"film.iso{PARTIAL}"])
+def test_files_of_others_are_not_removed(tmp_path, name):
+    (tmp_path / name).touch()
     remove_partial(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == others | {"c.pth", f"folder.12{PARTIAL}"}
+    assert (tmp_path / name).exists()
+
+
+def test_a_folder_with_the_name_of_a_partial_file_is_not_removed(tmp_path):
+    folder = tmp_path / f"folder.12{PARTIAL}"
+    folder.mkdir()
+    remove_partial(tmp_path)
+    assert folder.exists()

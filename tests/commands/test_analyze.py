@@ -68,17 +68,18 @@ def run(*words):
     return main(["analyze", *map(str, words)])
 
 
-def test_ratios_are_those_of_the_checkpoint_for_each_image(folder, config, tmp_path, capsys):
+@pytest.fixture
+def analyzed(folder, config, tmp_path, capsys):
+    """The output folder of ratios of one layer; what was printed, and the progress."""
     words = ("--config-file", config, "--checkpoint", tmp_path / "epoch_3.pth")
     words += "--output", tmp_path / "out", "--match", "1", "--embedding", "tsne"
     (tmp_path / "out").mkdir()
     assert run("ratios", folder, *words, "--batch-size", "2") == 0
-    assert "(tsne)" in (tmp_path / "out" / "ratios_map.png").read_text()
-    printed, progress = capsys.readouterr()
-    assert "3/3" in progress  # six images in twos
-    assert f"6 images of {folder}, each: as it is\nsmall, epoch_3.pth, 6 images" in printed
-    assert (tmp_path / "out" / "summary.txt").read_text().partition("\nat commit")[0] in printed
-    found = pd.read_csv(tmp_path / "out" / "ratios_by_image.csv")
+    return tmp_path / "out", *capsys.readouterr()
+
+
+def test_ratios_are_those_of_the_checkpoint_for_each_image(analyzed, folder):
+    found = pd.read_csv(analyzed[0] / "ratios_by_image.csv")
     assert found.image.tolist() == [f"{c}/{i}.png" for c in ("cat", "dog") for i in range(3)]
     model, pixels = network().eval(), analyze.open_images(folder)
     x = torch.stack([torch.tensor(image).permute(2, 0, 1) / 255 for image in pixels])
@@ -86,16 +87,42 @@ def test_ratios_are_those_of_the_checkpoint_for_each_image(folder, config, tmp_p
     assert_close(ratios, model[1].ratios(model[0](x)), 64)
 
 
-def test_dynamics_are_in_the_order_of_steps(folder, config, tmp_path):
+def test_the_map_is_embedded_as_asked_for(analyzed):
+    assert "(tsne)" in (analyzed[0] / "ratios_map.png").read_text()
+
+
+def test_progress_counts_batches(analyzed):
+    assert "3/3" in analyzed[2], "six images in twos"
+
+
+def test_the_summary_is_printed_after_the_images_and_the_checkpoint(analyzed, folder):
+    out, printed, _ = analyzed
+    assert f"6 images of {folder}, each: as it is\nsmall, epoch_3.pth, 6 images" in printed
+    assert (out / "summary.txt").read_text().partition("\nat commit")[0] in printed
+
+
+@pytest.fixture
+def dynamics(folder, config, tmp_path):
+    """The output folder of the dynamics of two images of one class, in steps 10 and 9."""
     files = [tmp_path / f"net50_iter_{step}.pth" for step in (10, 9)]
     for seed, file in enumerate(files):
         write({"model": network(seed).state_dict()}, file)
     words = ("--config-file", config, "--output", tmp_path / "out", "--classes", "dog")
     assert run("dynamics", folder, *words, "--limit", 2, "--checkpoint", *files) == 0
-    by_layer = pd.read_csv(tmp_path / "out" / "dynamics_by_layer.csv")
+    return tmp_path / "out"
+
+
+def test_dynamics_are_in_the_order_of_steps(dynamics):
+    by_layer = pd.read_csv(dynamics / "dynamics_by_layer.csv")
     assert by_layer.iteration.unique().tolist() == [9, 10]
-    assert pd.read_csv(tmp_path / "out" / "dynamics_by_class.csv")["class"].unique() == ["dog"]
-    assert not (tmp_path / "out" / "dynamics_map.csv").exists()  # of two images
+
+
+def test_dynamics_are_of_the_chosen_class(dynamics):
+    assert pd.read_csv(dynamics / "dynamics_by_class.csv")["class"].unique() == ["dog"]
+
+
+def test_two_images_have_no_map(dynamics):
+    assert not (dynamics / "dynamics_map.csv").exists()
 
 
 def test_dynamics_have_the_ratios_of_each_steps_checkpoint(folder, config, tmp_path):
@@ -128,9 +155,11 @@ def test_code_is_refused_unless_it_is_trusted(folder, config, tmp_path, monkeypa
     path, trap = tmp_path / "epoch_1.pth", tmp_path / "ran"
     torch.save({"state_dict": network().state_dict(), "extra": Harmful(trap)}, path)
     words = "ratios", folder, "--config-file", config, "--checkpoint", path, "--output"
-    assert run(*words, tmp_path / "out") == 2 and not trap.exists()
+    assert run(*words, tmp_path / "out") == 2
     assert "--unsafe" in capsys.readouterr().err
-    assert run(*words, tmp_path / "out", "--unsafe") == 0 and trap.exists()
+    assert not trap.exists()
+    assert run(*words, tmp_path / "out", "--unsafe") == 0
+    assert trap.exists()
 
 
 @pytest.mark.parametrize(
@@ -140,6 +169,7 @@ def test_code_is_refused_unless_it_is_trusted(folder, config, tmp_path, monkeypa
         ("dynamics FOLDER --checkpoint other.pth", "has no number in its name"),
         ("ratios FOLDER --checkpoint epoch_3.pth --output FOLDER", "is not empty"),
         ("ratios FOLDER --checkpoint epoch_3.pth --output other.pth", r"\(it is a file\)"),
+        ("ratios FOLDER --checkpoint no.pth --output other.pth/below", r"\(it is a file\)"),
         ("dynamics FOLDER --checkpoint a/epoch_1.pth b/epoch_1.pth", "have one step, 1"),
     ],
 )
@@ -152,4 +182,6 @@ def test_mistakes_are_told_in_one_line(
     out = [] if "--output" in words else ["--output", "out"]
     assert run(*words, "--config-file", config, *out) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert re.search(message, error) and ": error: " in error and not (tmp_path / "out").exists()
+    assert ": error: " in error
+    assert re.search(message, error), error
+    assert not (tmp_path / "out").exists()

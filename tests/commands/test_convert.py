@@ -151,6 +151,7 @@ def test_input_is_kept_and_output_replaced_only_if_asked_for(tmp_path, model, ca
         (["folder/out.pth", *LAST], "not in a folder"),
         (["out.pth", "--to", "ILMGN", "--replacing", "BN"], "but BN is replaced"),
         (["out.pth", "--revert", "--replacing", "BN"], "--replacing BN needs --to"),
+        (["out.pth", "--to", "ILMGN", "--replacing", "XN"], "set it to one of 'GN', 'BN', 'LN'"),
         (["out.pth", *LAST, "--part", "a"], "--part a needs --config-file"),
         (["out.pth", "--to", "ILMGN", "KEY", "VALUE"], "KEY VALUE needs --config-file"),
         (["out.pth", "--config-file", "no.yaml", "--match", "*"], "--match needs --to"),

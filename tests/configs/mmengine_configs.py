@@ -11,7 +11,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, METRICS, PARAM_SCHEDULERS, init_default_scope
 from torch import nn
 
-from ilm_plugins import AssocNorm, ExemplarNorm, ILMGroupNorm
+from ilm_plugins import AssocNorm, ExemplarNorm, ILMGroupNorm, ILMInstanceNorm
 from ilm_plugins.frameworks.openmmlab.config import build_model
 from ilm_plugins.layers.mixture import MixtureNorm
 
@@ -19,17 +19,18 @@ ROOT = Path(__file__).parents[2]
 NORM_TYPES = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 #: Functions of torch.nn.init that fill a tensor.
 INITIALIZATIONS = [name for name in vars(nn.init) if name.endswith("_") and name[0] != "_"]
-#: A folder of configs that test one training under many conditions; the names tell no norm.
+#: A folder of configs that test one training under many conditions.
 DAYLIGHT = "mmseg/camvid_daylight"
+#: Folders of configs whose norms are arguments; base files have none.
+OTHERS = {"_base_", "camvid_daylight", "camvid", "study"}
 _skeletons = {}
 
 
 def configs(framework: str) -> list[str]:
-    """The configs named by their norm, below configs/FRAMEWORK; base files are not."""
+    """The configs named by their norm, below configs/FRAMEWORK."""
     folder = ROOT / "configs" / framework
     found = (path.relative_to(folder) for path in folder.rglob("*.py"))
-    others = {"_base_", Path(DAYLIGHT).name}
-    return sorted(str(path) for path in found if not others.intersection(path.parts))
+    return sorted(str(path) for path in found if not OTHERS.intersection(path.parts))
 
 
 @cache
@@ -59,6 +60,38 @@ def norms(model: nn.Module) -> dict[str, nn.Module]:
 def described(cfg: Config) -> dict:
     model = skeleton(cfg)
     return {**training(cfg, model), **sizes(cfg), **of_norms(model), **of_model(cfg, model)}
+
+
+def described_translation(cfg: Config) -> dict:
+    """A config of pix2pix in the words of its recipe."""
+    train, test = cfg.train_dataloader.dataset, cfg.test_dataloader.dataset
+    model, schedule, epochs = skeleton(cfg), cfg.param_scheduler, cfg.train_cfg.max_epochs
+    wrappers = build_optim_wrapper(model, cfg.optim_wrapper)
+    (settings,) = {
+        (type(w.optimizer).__name__, g["lr"], g["betas"], g["weight_decay"])
+        for w in wrappers.values()
+        for g in w.param_groups
+    }
+    plain = [
+        sum(p.numel() for n, p in net.named_parameters() if "code" not in n) / 1e6
+        for net in (model.generator, model.discriminator)
+    ]
+    dropped = [m for m in model.generator.up.modules() if isinstance(m, nn.Dropout)]
+    ilm = [m for m in model.modules() if isinstance(m, ILMInstanceNorm)]
+    # Constant, then linear to 0 after the last epoch.
+    assert (schedule.type, schedule.start_factor, schedule.end_factor) == ("LinearLR", 1, 0)
+    assert schedule.end == epochs + 1
+    sizes = {n: train[n.replace(" ", "_")] for n in ("direction", "size", "load size", "flip")}
+    return sizes | {
+        **dict(zip(("optimizer", "learning rate", "betas", "weight decay"), settings, strict=True)),
+        **{"batch": cfg.auto_scale_lr.base_batch_size, "epochs": epochs},
+        **{"images a GPU": cfg.train_dataloader.batch_size, "decay from": schedule.begin},
+        **{"lambda": model.lambda_l1, "dropout": dropped[0].p, "dropping layers": len(dropped)},
+        "key group size": max([m.num_channels // m.encode.weight.shape[1] for m in ilm] or [1]),
+        **{"training images": train.images, "test images": test.images},
+        **{"generator": round(plain[0], 1), "discriminator": round(plain[1], 2)},
+        "depth": model.generator.depth,
+    }
 
 
 def training(cfg: Config, model: nn.Module) -> dict:

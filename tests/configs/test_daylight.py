@@ -37,7 +37,7 @@ def images(dataset):
 
 
 def test_only_the_images_and_their_distortion_differ_from_camvid_with_bn():
-    base, camvid = config(BASE), load("mmseg/camvid/fcn_r18-d8_camvid_bn.py")
+    base, camvid = config(BASE), load("mmseg/camvid/fcn_r18-d8.py")
     loaders = {"train_dataloader", "val_dataloader", "test_dataloader"}
     parts = {"train_folder", "val_folder", "test_folder", "custom_imports", "train_pipeline"}
     assert {key for key in base if base[key] != camvid.get(key)} == loaders | parts

@@ -13,16 +13,13 @@ from detectron2.modeling import build_model
 
 from ilm_plugins import NORMS
 from ilm_plugins.frameworks import open_config
-from recipe import recipe
 
 FOLDER = Path(__file__).parents[2] / "configs" / "detectron2"
-NORM_TYPES = (nn.GroupNorm, nn.modules.batchnorm._NormBase)
 CLASSES = {"gn": nn.GroupNorm, "bn": BatchNorm2d} | {
     key.lower(): layer for key, layer in NORMS.items()
 }
 COCO = sorted(FOLDER.glob("mask_rcnn_R_50_FPN_batch*.yaml"))
 SHAPES = sorted(FOLDER.glob("shapes/mask_rcnn_*.yaml"))
-BCCD = sorted(FOLDER.glob("bccd/faster_rcnn_*.yaml"))
 #: COCO's others differ from GN's in the name of the norm, as a test says.
 BUILT = [p for p in COCO + SHAPES if p in SHAPES or p.stem.endswith(("_gn", "batch2_ilmgn"))]
 
@@ -60,46 +57,6 @@ def test_the_file_names_norm_is_in_the_box_head_and_nowhere_else(path):
     for part in ("backbone.bottom_up.stem", "backbone.fpn_", "mask_head.mask_fcn"):
         assert any(part in name for name in found), part
     assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
-
-
-@pytest.mark.parametrize("path", BCCD, ids=lambda path: path.stem)
-def test_the_studys_detectors_have_the_file_names_norm(path):
-    model, (*_, where, key) = build_model(load(path)), path.stem.split("_")
-    found = {name: m for name, m in model.named_modules() if isinstance(m, NORM_TYPES)}
-    chosen = {name for name in found if ".box_head." in name or where in ("everywhere", "finetune")}
-    assert {type(found.pop(name)) for name in chosen} == {CLASSES[key]}
-    assert {type(layer) for layer in found.values()} <= {nn.GroupNorm}
-    # 20 in R-18, 8 in FPN, 4 in the box head.
-    assert len(chosen) == (4 if where == "FPN" else 32)
-
-
-@pytest.mark.parametrize("path", BCCD, ids=lambda path: path.stem)
-def test_the_studys_detectors_have_the_settings_that_the_pilots_chose(path):
-    cfg = load(path)
-    solver, model = cfg.SOLVER, cfg.MODEL
-    assert recipe("detectron2", f"bccd/{path.name}") == {
-        "learning rate": solver.BASE_LR,
-        "iterations": solver.MAX_ITER,
-        "batch": solver.IMS_PER_BATCH,
-        "training sizes": [list(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN],
-        "test sizes": [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST],
-        "depth": model.RESNETS.DEPTH,
-        "classes": model.ROI_HEADS.NUM_CLASSES,
-        "channels": [model.FPN.OUT_CHANNELS, model.ROI_BOX_HEAD.CONV_DIM],
-        "ROIs": model.ROI_HEADS.BATCH_SIZE_PER_IMAGE,
-    }
-
-
-def test_the_studys_norms_of_a_training_differ_in_nothing_else():
-    def rest(path):
-        cfg = load(path)
-        for part in (cfg.MODEL.RESNETS, cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD):
-            part.NORM = ""
-        return cfg
-
-    trained = [path for path in BCCD if "finetune" not in path.stem]
-    assert all(rest(path) == rest(trained[0]) for path in trained)
-    assert len({str(rest(path)) for path in BCCD}) == 2
 
 
 @pytest.mark.parametrize("batch", [2, 16])

@@ -44,8 +44,6 @@ PLACES = {
     **{f"mmpretrain/en/resnet{n}_*": {"backbone": n - 1} for n in (20, 56, 110)},
     "mmseg/fcn*": {"backbone": 53, "decode_head": 1, "auxiliary_head": 1},
     "mmseg/deeplabv3*": {"backbone": 53, "decode_head": 6, "auxiliary_head": 1},
-    "mmpretrain/study/*": {"backbone": 19},
-    "mmseg/camvid/*": {"backbone": 20, "decode_head": 1, "auxiliary_head": 1},
     "mmseg/shapes/*": {"backbone": 20, "decode_head": 1, "auxiliary_head": 1},
     "mmdet/mask*": {"backbone": 53, "neck": 8, "roi_head": 8},
     "mmdet/shapes/*": {"backbone": 20, "neck": 8, "roi_head": 6},

@@ -1,5 +1,6 @@
 """Each layer against the transcription of its paper's equations, in float64."""
 
+import copy
 import itertools
 
 import pytest
@@ -43,13 +44,27 @@ def test_second_derivatives_are_those_of_the_first(name, training):
     assert torch.autograd.gradgradcheck(function, variables, fast_mode=True)
 
 
-@modes([n for n in CASES if n.startswith("EN")])
-def test_ratios_equal_the_transcription_and_leave_the_layer_alone(name, training):
+exemplars = modes([n for n in CASES if n.startswith("EN")])
+
+
+@exemplars
+def test_ratios_equal_the_transcription(name, training):
     layer, x = randomized(CASES[name][0]).train(training), inputs(3, CHANNELS, 4, 3)
-    before = {n: b.clone() for n, b in layer.state_dict().items()}
-    found = layer.ratios(x)
-    assert_close(found, exemplar_with_ratios(layer, x)[1], 10 * EQUAL)
-    assert_close(found.sum(1), torch.ones(3, dtype=torch.float64), 16)
+    expected = exemplar_with_ratios(copy.deepcopy(layer), x)[1]
+    assert_close(layer.ratios(x), expected, 10 * EQUAL)
+
+
+@exemplars
+def test_ratios_of_an_image_sum_to_1(name, training):
+    layer, x = randomized(CASES[name][0]).train(training), inputs(3, CHANNELS, 4, 3)
+    assert_close(layer.ratios(x).sum(1), torch.ones(3, dtype=torch.float64), 16)
+
+
+@exemplars
+def test_ratios_leave_the_layer_alone(name, training):
+    layer, x = randomized(CASES[name][0]).train(training), inputs(3, CHANNELS, 4, 3)
+    before = copy.deepcopy(layer.state_dict())
+    layer.ratios(x)
     assert_equal(layer.state_dict(), before)
 
 
@@ -77,11 +92,30 @@ def test_running_statistics_are_those_of_batch_norm(name):
         transcribed = transcription.running_update(*transcribed, x, 0.3)
     for expected in (transcribed, [reference.running_mean, reference.running_var]):
         assert_close((layer.running_mean, layer.running_variance), expected)
-    assert layer.running_variance._version >= 3  # by which autograd refuses graphs of older values
-    assert name != "EN" or layer.num_batches_tracked == 3
-    half, single, x = CASES[name][0]().bfloat16(), CASES[name][0](), x.bfloat16()
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_each_update_of_running_statistics_is_a_version(name):
+    """By which autograd refuses graphs of older values."""
+    layer = CASES[name][0]().double()
+    before = layer.running_variance._version
+    layer(inputs(4, CHANNELS, 3, 5))
+    assert layer.running_variance._version > before
+
+
+def test_exemplar_norm_counts_batches():
+    layer = CASES["EN"][0]().double()
+    for _ in range(3):
+        layer(inputs(4, CHANNELS, 3, 5))
+    assert layer.num_batches_tracked == 3
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_running_statistics_of_half_precision_are_rounded_where_stored_alone(name):
+    half, single = CASES[name][0]().bfloat16(), CASES[name][0]()
+    x = inputs(4, CHANNELS, 3, 5).bfloat16()
     half(x), single(x.float())
-    assert_close([*half.buffers()][:2], [*single.buffers()][:2])  # but for their storage
+    assert_close([*half.buffers()][:2], [*single.buffers()][:2])
 
 
 # ---- initial values

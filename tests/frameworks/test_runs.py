@@ -269,19 +269,39 @@ def test_a_record_has_the_options_and_each_device_and_commit_of_a_run(tmp_path, 
     assert command.endswith("--num-gpus 0 --num-processes 2 --eval-only")
 
 
-def test_an_evaluation_keeps_the_record_of_the_training_and_a_training_begins_its_own(tmp_path):
+@pytest.fixture
+def evaluated(tmp_path):
+    """A folder with the record of a training, and of an evaluation afterwards."""
     begin(tmp_path, RunOptions("a.py"))
     record.point(tmp_path, 3, loss=1.0)
     begin(tmp_path, RunOptions("a.py", eval_only=True), planned=0)
     record.finish(tmp_path, record.TTA, {"top1": 60.0})
-    record.diverged(tmp_path, "NaN at iteration 7")
-    found = record.read(tmp_path)
+    return tmp_path
+
+
+def test_an_evaluation_keeps_the_record_of_the_training(evaluated):
+    found = record.read(evaluated)
     assert (found["planned"], found["run"], found["metrics"]) == (3, 3, {"tta": {"top1": 60.0}})
-    assert found["diverged"] == "NaN at iteration 7"
-    for resume in (True, False):
-        begin(tmp_path, RunOptions("a.py", resume=resume))
-        found = record.read(tmp_path)
-        assert "diverged" not in found and not found["metrics"] and bool(found["curve"]) == resume
+
+
+def test_a_divergence_is_recorded(evaluated):
+    record.diverged(evaluated, "NaN at iteration 7")
+    assert record.read(evaluated)["diverged"] == "NaN at iteration 7"
+
+
+@pytest.mark.parametrize("resume", [True, False], ids=["resumed", "new"])
+def test_a_training_has_neither_metrics_nor_divergence_of_an_earlier_one(evaluated, resume):
+    record.diverged(evaluated, "NaN at iteration 7")
+    begin(evaluated, RunOptions("a.py", resume=resume))
+    found = record.read(evaluated)
+    assert "diverged" not in found
+    assert not found["metrics"]
+
+
+@pytest.mark.parametrize("resume", [True, False], ids=["resumed", "new"])
+def test_a_training_keeps_the_curve_if_it_is_resumed(evaluated, resume):
+    begin(evaluated, RunOptions("a.py", resume=resume))
+    assert bool(record.read(evaluated)["curve"]) == resume
 
 
 def test_other_ranks_than_0_write_only_that_the_training_diverged(tmp_path, monkeypatch):

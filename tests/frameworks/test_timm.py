@@ -10,11 +10,22 @@ timm = pytest.importorskip("timm", reason="needs timm")
 
 
 @pytest.mark.parametrize("key", NORMS)
-def test_norms_and_joined_norms_are_built_by_keys(key):
-    norm = timm.layers.get_norm_layer(key.lower())(24)
+def test_a_norm_is_built_by_its_key(key):
+    assert type(timm.layers.get_norm_layer(key.lower())(24)) is NORMS[key]
+
+
+@pytest.mark.parametrize("key", NORMS)
+def test_a_norm_joined_with_its_activation_is_built_by_its_key(key):
     joined = timm.layers.get_norm_act_layer(key.lower(), nn.SiLU)(24, inplace=True)
-    assert type(norm) is type(joined[0]) is NORMS[key] and type(joined[1]) is nn.SiLU
+    assert [type(module) for module in joined] == [NORMS[key], nn.SiLU]
+
+
+@pytest.mark.parametrize("key", NORMS)
+def test_without_its_activation_a_joined_norm_is_the_norm(key):
     assert type(timm.layers.create_norm_act_layer(key, 24, apply_act=False)) is NORMS[key]
+
+
+def test_options_reach_the_layer():
     assert timm.layers.get_norm_layer("ilmgn")(24, num_groups=4).num_groups == 4
 
 

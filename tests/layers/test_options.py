@@ -1,12 +1,14 @@
 """Constructor arguments: what is refused and how, defaults, names and shapes."""
 
 import ast
+import inspect
 import math
 import re
 
 import pytest
 import torch
 
+from cases import MIXTURES
 from ilm_plugins import NORMS
 from ilm_plugins.layers import OptionError, parse_norm
 from ilm_plugins.layers.mixture import MixtureNorm
@@ -43,7 +45,8 @@ from ilm_plugins.layers.mixture import MixtureNorm
 def test_refused_options_say_the_numbers_and_the_mend(key, options, words):
     with pytest.raises(OptionError) as told:
         NORMS[key](64, **options)
-    assert all(word in str(told.value) for word in words), str(told.value)
+    for word in words:
+        assert word in str(told.value)
 
 
 #: Every option that must divide the width, with the values that "auto" stands for at most.
@@ -99,11 +102,14 @@ def test_hints_that_are_followed_lead_to_a_model(key, pick, most, widths):
     pytest.fail(f"{hint} after {options}")
 
 
-def test_refused_widths_and_a_hint_for_those_that_would_not_fit_either():
-    for key in ("ILMGN", "SN"):
-        with pytest.raises(OptionError, match=r"num_channels=0 .*positive"):
-            NORMS[key](0)
-    # 16, the size of key groups, divides 48, but not 24.
+@pytest.mark.parametrize("key", NORMS)
+def test_a_width_of_0_is_refused(key):
+    with pytest.raises(OptionError, match=r"num_channels=0 .*positive"):
+        NORMS[key](0)
+
+
+def test_a_refused_width_has_a_hint_for_widths_that_would_not_fit_either():
+    """16, the size of key groups, divides 48, but not 24."""
     with pytest.raises(OptionError, match="num_groups=8 and key_group_size=8 for widths"):
         NORMS["ILMGN"](48)
 
@@ -115,49 +121,115 @@ def shapes_of(layer):
     return {name: tuple(value.shape) for name, value in layer.state_dict().items()}
 
 
-def test_parameter_names_and_shapes():
-    affine = {"weight": (64,), "bias": (64,)}
-    maps = {"encode.weight": (2, 4), "decode_mean.weight": (4, 2), "decode_var.weight": (4, 2)}
-    for layer in (NORMS["ILMGN"](64), NORMS["ILMIN"](64), NORMS["AssocNorm"](64, num_key_groups=4)):
-        assert shapes_of(layer) == {**affine, **maps, "omega_offset": ()}
-    running = {"running_mean": (64,), "running_variance": (64,)}
-    assert shapes_of(NORMS["EN"](64)) == {
-        **{"weight": (3, 64), "bias": (3, 64), "reduce.weight": (2, 32, 1)},
-        **{"expand.weight": (150, 9), "expand.bias": (150,)},
-        **{"ratio.weight": (3, 150), "ratio.bias": (3,)},
-        **running,
-        "num_batches_tracked": (),
-    }
-    assert not [*NORMS["EN"](64, normalizers=("IN", "LN")).buffers()]
-    switch = {**affine, "mean_weight": (3,), "var_weight": (3,), **running}
-    assert shapes_of(NORMS["SN"](64)) == switch
-    own = {"radius": (1,), "mean_fixed": (3,), "var_fixed": (3,)}
-    assert shapes_of(NORMS["SSN"](64)) == {**switch, **own}
-    pairs = {"pairs.weight": (10, 64), "pairs.bias": (10, 64)}
-    attention = {"attention.weight": (10, 64), "attention.bias": (10,)}
-    assert shapes_of(NORMS["AN"](64)) == {**affine, **attention, **pairs}
+AFFINE = {"weight": (64,), "bias": (64,)}
+RUNNING = {"running_mean": (64,), "running_variance": (64,)}
+AUTO_ENCODER = {
+    **AFFINE,
+    "encode.weight": (2, 4),
+    "decode_mean.weight": (4, 2),
+    "decode_var.weight": (4, 2),
+    "omega_offset": (),
+}
+SWITCH = {**AFFINE, "mean_weight": (3,), "var_weight": (3,), **RUNNING}
 
 
-def test_initializations():
-    default, normal = NORMS["ILMGN"](2048), NORMS["ILMGN"](2048, init="normal")
-    exemplar = NORMS["EN"](2048, expansion=500)
-    assert not any(values.any() for values in exemplar.ratio.parameters())
-    maps = default.encode, default.decode_mean, default.decode_var, exemplar.reduce, exemplar.expand
-    for module, values in ((m, p) for m in maps for p in m.parameters()):
-        bound = module.weight.shape[1] ** -0.5  # as nn.Linear's: uniform within 1 / sqrt(inputs)
-        assert values.abs().max() <= bound and values.std() > 0.5 * bound
-    for module in (normal.encode, normal.decode_mean, normal.decode_var):
-        assert abs(module.weight.std() - 1) < 0.15 and abs(module.weight.mean()) < 0.15
-    identity = NORMS["ILMGN"](64, init="identity")
-    identity.reset_parameters()
-    assert identity.omega_offset == 0.5 and not identity.decode_var.weight.any()
-    assert default.omega_offset == 0 and default.hidden == 8
-    attentive, identity = (NORMS["AN"](2048, init=init).pairs for init in ("default", "identity"))
-    for name, mean in (("weight", 1), ("bias", 0)):
-        rows, balanced = getattr(attentive, name), getattr(identity, name)
-        assert abs(rows.mean() - mean) < 0.005 and abs(rows.std() - 0.1) < 0.005
-        assert (balanced.double().sum(0) / 2 - mean).abs().max() < 1e-7
-        assert balanced.std(0).mean() > 0.05
+@pytest.mark.parametrize(
+    "key, options, expected",
+    [
+        ("ILMGN", {}, AUTO_ENCODER),
+        ("ILMIN", {}, AUTO_ENCODER),
+        ("ILMLN", {}, AUTO_ENCODER),
+        ("AssocNorm", {"num_key_groups": 4}, AUTO_ENCODER),
+        (
+            "EN",
+            {},
+            {
+                **{"weight": (3, 64), "bias": (3, 64), "reduce.weight": (2, 32, 1)},
+                **{"expand.weight": (150, 9), "expand.bias": (150,)},
+                **{"ratio.weight": (3, 150), "ratio.bias": (3,)},
+                **RUNNING,
+                "num_batches_tracked": (),
+            },
+        ),
+        ("SN", {}, SWITCH),
+        ("SSN", {}, {**SWITCH, "radius": (1,), "mean_fixed": (3,), "var_fixed": (3,)}),
+        (
+            "AN",
+            {},
+            {
+                **AFFINE,
+                **{"attention.weight": (10, 64), "attention.bias": (10,)},
+                **{"pairs.weight": (10, 64), "pairs.bias": (10, 64)},
+            },
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_state_dict_has_the_names_that_checkpoints_have(key, options, expected):
+    assert shapes_of(NORMS[key](64, **options)) == expected
+
+
+@pytest.mark.parametrize("key", MIXTURES)
+def test_without_bn_a_mixture_has_no_running_statistics(key):
+    layer = NORMS[key](64, normalizers=("IN", "LN"))
+    assert not {name for name, _ in layer.named_buffers()} & {*RUNNING, "num_batches_tracked"}
+
+
+def test_the_ratios_of_exemplar_norm_start_equal():
+    ratio = NORMS["EN"](2048, expansion=500).ratio
+    assert not any(values.any() for values in ratio.parameters())
+
+
+def layers_of_maps():
+    auto_encoder, exemplar = NORMS["ILMGN"](2048), NORMS["EN"](2048, expansion=500)
+    maps = auto_encoder.encode, auto_encoder.decode_mean, auto_encoder.decode_var
+    return [*maps, exemplar.reduce, exemplar.expand]
+
+
+def test_maps_start_uniform_as_nn_linears_do():
+    """Within 1 / sqrt(inputs)."""
+    for module, values in ((m, p) for m in layers_of_maps() for p in m.parameters()):
+        bound = module.weight.shape[1] ** -0.5
+        assert values.abs().max() <= bound
+        assert values.std() > 0.5 * bound
+
+
+def test_maps_of_init_normal_start_normal():
+    layer = NORMS["ILMGN"](2048, init="normal")
+    for module in (layer.encode, layer.decode_mean, layer.decode_var):
+        assert abs(module.weight.std() - 1) < 0.15
+        assert abs(module.weight.mean()) < 0.15
+
+
+def test_the_default_auto_encoder_has_8_hidden_units_for_128_key_groups():
+    assert NORMS["ILMGN"](2048).hidden == 8
+
+
+def test_the_default_auto_encoder_scales_by_omega_alone():
+    assert NORMS["ILMGN"](64).omega_offset == 0
+
+
+def test_init_identity_gives_a_scale_of_one_half_on_top():
+    """sigmoid(0), which an offset takes off again."""
+    layer = NORMS["ILMGN"](64, init="identity")
+    layer.reset_parameters()
+    assert layer.omega_offset == 0.5
+    assert not layer.decode_var.weight.any()
+
+
+@pytest.mark.parametrize("name, mean", [("weight", 1), ("bias", 0)])
+def test_pairs_of_attentive_norm_start_normal(name, mean):
+    rows = getattr(NORMS["AN"](2048).pairs, name)
+    assert abs(rows.mean() - mean) < 0.005
+    assert abs(rows.std() - 0.1) < 0.005
+
+
+@pytest.mark.parametrize("name, mean", [("weight", 1), ("bias", 0)])
+def test_pairs_of_init_identity_differ_and_balance(name, mean):
+    """At equal attention, a half each, their sum is the identity."""
+    rows = getattr(NORMS["AN"](2048, init="identity").pairs, name)
+    assert (rows.double().sum(0) / 2 - mean).abs().max() < 1e-7
+    assert rows.std(0).mean() > 0.05
 
 
 # ---- NORM strings
@@ -180,3 +252,39 @@ def test_norm_strings(norm, expected):
 def test_norm_strings_that_cannot_be_read(norm):
     with pytest.raises(OptionError, match="such as"):
         parse_norm(norm)
+
+
+def keywords(init):
+    """The options by name of a constructor, with their defaults."""
+    parameters = inspect.signature(init).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+each_norm = pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
+
+
+@each_norm
+def test_all_options_stand_in_the_constructor(norm):
+    parameters = inspect.signature(norm.__init__).parameters.values()
+    assert all(p.kind is not p.VAR_KEYWORD for p in parameters)
+    assert not hasattr(norm.__init__, "__signature__")
+
+
+@each_norm
+def test_options_of_a_base_have_its_defaults(norm):
+    base = next(c for c in norm.__mro__[1:] if "__init__" in vars(c))
+    own = keywords(norm.__init__)
+    assert {name: own[name] for name in keywords(base.__init__)} == keywords(base.__init__)
+
+
+@each_norm
+def test_options_of_a_base_reach_it(norm):
+    """A written-out constructor could forget to hand one on."""
+    others = {"hidden": 3, "init": "normal", "normalizers": ("BN", "GN"), "num_groups": 8}
+    others |= {"sync": True, "key_group_size": 8, "dtype": torch.float64}
+    if norm is NORMS["AN"]:
+        others["init"] = "identity"
+    given = {name: value for name, value in others.items() if name in keywords(norm.__init__)}
+    layer = norm(64, **given)
+    assert layer.weight.dtype == given.pop("dtype")
+    assert {name: getattr(layer, name) for name in given} == given

@@ -59,14 +59,32 @@ def test_synchronized(size, names):
 
 
 @pytest.mark.parametrize("key", SYNCHRONIZED)
-def test_the_option_and_copies_with_the_same_process_group(key):
+@pytest.mark.parametrize("sync", [True, False])
+def test_the_option_is_printed_where_it_is_on(key, sync):
+    assert ("sync=True" in repr(NORMS[key](32, sync=sync))) == sync
+
+
+@pytest.mark.parametrize("key", SYNCHRONIZED)
+@pytest.mark.parametrize("make", [lambda: True, lambda: distributed.ProcessGroup(0, 1)])
+def test_copies_keep_the_process_group(key, make):
     """As hooks that average weights (EMA) copy a model; torch's SyncBatchNorm fails there."""
-    assert "sync=True" in repr(NORMS[key](32, sync=True)) and "sync" not in repr(NORMS[key](32))
-    for sync in (True, distributed.ProcessGroup(0, 1)):
-        model = nn.Sequential(*[NORMS[key](32, sync=sync)] * 2)
-        copied = copy.deepcopy(model)
-        assert copied[0] is copied[1] is not model[0] and not copied[0].synchronizes
-        assert copied[0].sync is sync and copied[0].weight is not model[0].weight
+    model = nn.Sequential(*[NORMS[key](32, sync=(sync := make()))] * 2)
+    copied = copy.deepcopy(model)
+    assert copied[0].sync is sync
+    assert not copied[0].synchronizes
+    assert copied[0].weight is not model[0].weight
+
+
+@pytest.mark.parametrize("key", SYNCHRONIZED)
+def test_a_layer_that_is_shared_is_shared_in_a_copy(key):
+    model = nn.Sequential(*[NORMS[key](32, sync=distributed.ProcessGroup(0, 1))] * 2)
+    copied = copy.deepcopy(model)
+    assert copied[0] is copied[1] is not model[0]
+
+
+@pytest.mark.parametrize("key", SYNCHRONIZED)
+def test_a_process_group_cannot_be_pickled(key):
+    model = NORMS[key](32, sync=distributed.ProcessGroup(0, 1))
     with pytest.raises(TypeError, match=r"\Acannot pickle '[\w.]*ProcessGroup' object\Z"):
         torch.save(model, io.BytesIO())
 

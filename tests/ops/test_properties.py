@@ -60,26 +60,23 @@ def options(name, channels):
     divisors = st.sampled_from([d for d in range(1, channels + 1) if channels % d == 0])
     activation = st.sampled_from(sorted(ACTIVATIONS))
     several = st.lists(st.sampled_from(NORMALIZERS), min_size=1, unique=True).map(tuple)
-    found = {"eps": st.sampled_from([1e-5, 1e-3, 0.1]), "num_groups": divisors}
-    if name in ("EN", "SN", "SSN"):
-        found |= {"normalizers": several, "momentum": st.sampled_from([0.0, 0.1, 1.0])}
-    elif name == "AN":
-        found |= {"num_affine": st.integers(1, 16), "init": st.sampled_from(["default"])}
-    else:
-        found |= {"hidden": st.integers(1, 16), "init": st.sampled_from(["default", "normal"])}
-        if name == "AssocNorm":
-            found |= {"num_key_groups": divisors, "combine": st.sampled_from(sorted(COMBINE))}
-        else:
-            pairs = st.tuples(activation, activation)
-            found |= {"key_group_size": divisors, "activations": pairs}
-    if name == "EN":
-        found |= {
-            "reduction": divisors,
-            "expansion": st.integers(1, 16),
-            "ratio_net": st.sampled_from(["conv", "no_conv", "mlp"]),
-            "activation": st.sampled_from(["tanh", "relu"]),
-            "shared_affine": st.booleans(),
-        }
+    found = {
+        "eps": st.sampled_from([1e-5, 1e-3, 0.1]),
+        "num_groups": divisors,
+        "normalizers": several,
+        "momentum": st.sampled_from([0.0, 0.1, 1.0]),
+        "num_affine": st.integers(1, 16),
+        "hidden": st.integers(1, 16),
+        "num_key_groups": divisors,
+        "combine": st.sampled_from(sorted(COMBINE)),
+        "key_group_size": divisors,
+        "activations": st.tuples(activation, activation),
+        "reduction": divisors,
+        "expansion": st.integers(1, 16),
+        "ratio_net": st.sampled_from(["conv", "no_conv", "mlp"]),
+        "activation": st.sampled_from(["tanh", "relu"]),
+        "shared_affine": st.booleans(),
+    }
     taken = inspect.signature(NORMS[name]).parameters
     return st.fixed_dictionaries({option: found[option] for option in found if option in taken})
 
@@ -89,7 +86,7 @@ def layers(draw, name, channels, dtype=torch.float64, **fixed):
     """A layer with random options, parameters and running statistics, training or not."""
     make = partial(NORMS[name], channels, **{**draw(options(name, channels)), **fixed})
     layer = randomized(make, dtype, seed=draw(st.integers(0, 99))).train(draw(st.booleans()))
-    if name == "SSN":  # of equal logits, too
+    if hasattr(layer, "radius"):  # of equal logits, too
         layer.radius.fill_(draw(st.floats(0, 1)))
         layer.mean_weight.detach().mul_(draw(st.sampled_from([0, 0.1, 1])))
     return layer
@@ -184,7 +181,8 @@ def extremes(draw, name):
         layer = NORMS[name](channels, dtype=computed)
     else:
         bounded = st.tuples(*[st.sampled_from(["tanh", "sigmoid"])] * 2)
-        fixed = {"activations": draw(bounded), "init": "default"} if name.startswith("ILM") else {}
+        unbounded = "activations" in inspect.signature(NORMS[name]).parameters
+        fixed = {"activations": draw(bounded)} if unbounded else {}
         layer = draw(layers(name, channels, computed, **fixed))
     if dtype == torch.float16 and name not in cases.INDEPENDENT:
         layer.train()

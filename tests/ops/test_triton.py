@@ -34,6 +34,7 @@ from cases import (
 )
 from close import ROUNDINGS, assert_close, assert_equal
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
+from ilm_plugins.layers.options import automatic
 from ilm_plugins.layers.projection import ACTIVATIONS
 from ilm_plugins.ops import operators
 from interpreter import DEVICE, compiles, run_interpreted, runs, skip_without_triton, without_gpu
@@ -235,19 +236,29 @@ def test_mixtures(name, shape, options, monkeypatch):
 ONE_GROUP = "ILMGN", {"num_groups": 1, "key_group_size": 2, "hidden": 3}
 
 
-@runs
-@pytest.mark.parametrize(
+each_path = pytest.mark.parametrize(
     "name, options, path",
     [(*ONE_GROUP, "small-tiles"), (*ONE_GROUP, "one-read"), ("EN", {}, "streaming")],
     indirect=["path"],
     ids=str,
 )
-def test_the_same_bits_again_and_where_x_needs_no_gradient(name, options, path):
+
+
+@runs
+@each_path
+def test_a_second_call_gives_the_same_bits(name, options, path):
     layer, x = build(name, 4, **options), make_map(2, 4, 9, 9)
     first, again = (results(layer, x, x, "triton") for _ in range(2))
     assert_equal(again, first)
+
+
+@runs
+@each_path
+def test_gradients_have_the_same_bits_where_x_needs_none(name, options, path):
+    layer, x = build(name, 4, **options), make_map(2, 4, 9, 9)
+    _, _, *expected = results(layer, x, x, "triton")
     with use_backend("triton"):
-        assert_equal(torch.autograd.grad(layer(x), layer.parameters(), x), tuple(first[2:]))
+        assert_equal(torch.autograd.grad(layer(x), layer.parameters(), x), tuple(expected))
 
 
 @runs
@@ -535,22 +546,11 @@ def test_maps_at_odd_addresses_spill_nothing(driver, dtype):
         compile_ahead(launch)
 
 
-#: Options of a layer of any multiple of 8 channels.
-OF_WIDTHS = {
-    "EN": {"reduction": 8},
-    "AN": {"num_groups": 8},
-    "AssocNorm": {"num_groups": 8, "num_key_groups": 8},
-    "ILMGN": {"num_groups": 8, "key_group_size": 8},
-    "ILMIN": {"key_group_size": 8},
-    "ILMLN": {"key_group_size": 8},
-}
-
-
 @compiles
 @pytest.mark.parametrize("width", [wide(WIDTHS[-1]), *map(long, WIDTHS[:-1])])
 @pytest.mark.parametrize("name", NORMS)
 def test_networks_of_any_width_spill_nothing(driver, width, name):
-    layer = NORMS[name](width, **OF_WIDTHS.get(name, {}))
+    layer = NORMS[name](width, **automatic(NORMS[name]))
     for launch in chain(*launches(layer, (2, width, 14, 14))[0]):
         compile_ahead(launch)
 

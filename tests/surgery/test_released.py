@@ -41,7 +41,7 @@ def test_ilm_that_does_not_fit():
     for to, options, words in (
         ("ILMGN", {"key_group_size": 8}, "set key_group_size=16"),
         ("ILMGN", {"hidden": 1}, "set hidden=2"),
-        ("AssocNorm", {}, "released ILM layer does not become this AssocNorm"),
+        ("AssocNorm", {}, "released ILM does not become AssocNorm"),
         ("SN", {}, "released ILM does not become SwitchNorm"),
     ):
         assert words in surgery.convert_state(released_ilm(), to, **options)[1].left[""]

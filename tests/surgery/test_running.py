@@ -50,6 +50,13 @@ def test_layers_without_new_statistics_keep_theirs():
     assert model[0].training and model[0].momentum == 0.1
 
 
+def test_layers_without_running_statistics_are_skipped():
+    model = nn.Sequential(SwitchNorm(4), SwitchNorm(4))
+    model[0].running_mean = model[0].running_variance = None
+    report = surgery.recalibrate(model, [torch.randn(2, 4, 3, 3)])
+    assert report.converted.keys() == {"1"}
+
+
 def mixtures():
     """A model of several mixtures, one of them in a part of its own."""
     torch.manual_seed(0)

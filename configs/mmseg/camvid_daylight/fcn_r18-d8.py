@@ -1,16 +1,10 @@
 # Not in the papers: CamVid by the time of day, with BN. The day's sequences 0006R0 and 0016E5 of
 # all three folders train; the day's sequence Seq05VD tests. The other files of this folder test on
 # what training has not seen. `indices` count a folder's names in their order.
-_base_ = "../_base_/fcn_r18-d8_camvid.py"
+_base_ = "../camvid/fcn_r18-d8.py"
 custom_imports = dict(
     imports=["ilm_plugins", "ilm_plugins.experiments.data.torchvision_transform"],
     allow_failed_imports=False,
-)
-norm_cfg = dict(type="BN", requires_grad=True)
-model = dict(
-    backbone=dict(norm_cfg=norm_cfg),
-    decode_head=dict(norm_cfg=norm_cfg),
-    auxiliary_head=dict(norm_cfg=norm_cfg),
 )
 train_pipeline = [
     dict(type="LoadImageFromFile"),

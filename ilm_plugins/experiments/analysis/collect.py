@@ -127,20 +127,20 @@ def collect_rescaling(
     return {name: Rescaling(*values.chunk(2, 1)) for name, values in found.items()}
 
 
-def select(model: nn.Module, kind: type, words: str, match: Match = None) -> dict[str, nn.Module]:
-    """Return name -> layer of a class, which ``words`` name, in the model's order."""
+def select(model: nn.Module, kind: type, title: str, match: Match = None) -> dict[str, nn.Module]:
+    """Return name -> layer of a class, in the model's order; errors call the class ``title``."""
     found = {name: m for name, m in model.named_modules() if isinstance(m, kind)}
     if not found:
         names = {type(m).__name__ for m in model.modules()}
         others = ", ".join(sorted(name for name in names if "Norm" in name)) or "none"
-        raise UserError(f"the model has no {words} layer, its norms are {others}; give one with it")
+        raise UserError(f"the model has no {title} layer, its norms are {others}; give one with it")
     check_match(match, found)
     return {name: layer for name, layer in found.items() if matches(name, match)}
 
 
 @contextmanager
 def watching(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Call ``see`` with name and input of each call of the layers, but of empty inputs."""
+    """Call ``see`` with name and input of each call; calls with empty input are skipped."""
 
     def hook(name: str, layer: nn.Module, inputs: tuple, named: dict) -> None:
         (x,) = (*inputs, *named.values())

@@ -27,7 +27,7 @@ SHOWN = 6
 
 @dataclass(frozen=True)
 class Report:
-    """A folder for files on ``images``, which ``subject`` names; ``embedding``: "pca" or "tsne"."""
+    """A folder for a report; ``subject`` is the title, ``embedding`` is "pca" or "tsne"."""
 
     folder: Path
     images: Images

@@ -22,6 +22,9 @@ def markdown(results: Results, command: str) -> str:
     if costs := cost_table(results):
         lines += ["## Cost", "", _markdown(pd.DataFrame(costs))]
         lines += ["", "A step is the median of 7 in turn with the other norms' steps.", ""]
+    if results.own:
+        lines += ["## Settings of one norm", ""]
+        lines += [f"- {norm}: `{' '.join(words)}`" for norm, words in results.own.items()] + [""]
     if results.starts:
         lines += ["## At the start", ""]
         lines += [f"- {norm}: {text}" for norm, text in results.starts.items()]
@@ -29,10 +32,14 @@ def markdown(results: Results, command: str) -> str:
     if results.failures:
         lines += ["## Without a result", ""]
         lines += [f"- {v.norm}, seed {v.seed}: {v.failure}" for v in results.failures] + [""]
+    others = len(results.norms) - 1
+    corrected = ""
+    if others > 1:
+        corrected = f", by Holm's correction for {others} norms, which the intervals do not have"
     lines += [
         "Differences are paired by seed; behind them is the 95 % interval of Student's t. p is "
-        f"that of the paired t-test, by Holm's correction for {len(results.norms) - 1} norms. A "
-        "number of seeds shows a difference if their t-test sees it in four of five comparisons.",
+        f"that of the paired t-test{corrected}. A number of seeds shows a difference if their "
+        "t-test sees it in four of five comparisons.",
         "",
     ]
     return "\n".join(lines)

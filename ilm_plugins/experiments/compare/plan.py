@@ -12,7 +12,7 @@ from typing import Any
 from ...checkpoints import replacing
 from ...errors import UserError
 from ...frameworks import OpenConfig, open_config
-from ...frameworks.variants import AS_IS, YamlVariants, variants
+from ...frameworks.variants import YamlVariants, variants
 
 #: The file of a comparison's folder that has its settings.
 SETTINGS = "compare.json"
@@ -32,6 +32,8 @@ class Plan:
     weights: Path | None = None
     #: Name of a further test -> the config whose test set it takes.
     tests: dict[str, str] = field(default_factory=dict)
+    #: Norm -> overrides that only its runs have.
+    own: dict[str, Sequence[str]] = field(default_factory=dict)
     metric: str | None = None
     num_gpus: int = 0
     overrides: Sequence[str] = ()
@@ -41,6 +43,8 @@ class Plan:
         for norm, name in zip(self.norms, names, strict=True):
             if names.count(name) > 1:
                 raise UserError(f"norm {norm!r} is given twice; give each norm once")
+        if unknown := [norm for norm in self.own if norm not in self.norms]:
+            raise UserError(f"--for {unknown[0]!r}: give one of {', '.join(self.norms)}")
         wrong = [name for name in self.tests if folder_name(name) != name]
         if wrong:
             raise UserError(f"--test {wrong[0]!r}: give a name of letters and digits")
@@ -64,10 +68,8 @@ class Plan:
         return places
 
     def norm_words(self, norm: str) -> list[str]:
-        """Return the overrides that put a norm at all places."""
-        if norm == AS_IS:
-            return []
-        return [word for place in self.places for word in self.variants.norm(place, norm)]
+        """Return the overrides that put a norm at all places, and those of its runs alone."""
+        return [*self.variants.with_norm(norm, self.places), *self.own.get(norm, ())]
 
     def open(self, norm: str) -> OpenConfig:
         """Open the config with a norm."""
@@ -114,13 +116,15 @@ class Plan:
         path = self.output / SETTINGS
         if path.is_file():
             earlier = json.loads(path.read_text(encoding="utf-8"))
+            # Of norms that are added, or left out this time.
+            of_others = {k for k in earlier.keys() ^ settings.keys() if k.startswith("--for ")}
             for key in dict.fromkeys([*earlier, *settings]):
-                if earlier.get(key) != settings.get(key):
+                if key not in of_others and earlier.get(key) != settings.get(key):
                     raise UserError(
                         f"{self.output} was begun with {key} = {earlier.get(key)!r}, not "
                         f"{settings.get(key)!r}; give the same, or another --output"
                     )
-            return
+            settings = earlier | settings
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             file.write(json.dumps(settings, indent=1).encode())
@@ -128,6 +132,7 @@ class Plan:
     def _settings(self) -> dict[str, Any]:
         """Return all that must be equal in the runs of a folder: the options and the config."""
         beside = {"--at": sorted(self.places), "--weights": self.weights, "--gpus": self.num_gpus}
+        beside |= {f"--for {norm}": list(self.own.get(norm, ())) for norm in self.norms}
         own = {*self.variants.keys.values()} - {self.variants.keys["weights"]}
         return beside | {k: v for k, v in self.variants.settings().items() if k not in own}
 

@@ -38,6 +38,8 @@ class Results:
     parameters: dict[str, int] = field(default_factory=dict)
     #: Norm -> "seconds" and "memory" of a training step.
     steps: dict[str, dict[str, float]] = field(default_factory=dict)
+    #: Norm -> overrides that only its runs have.
+    own: dict[str, Sequence[str]] = field(default_factory=dict)
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -78,10 +80,14 @@ class Results:
 
 
 def main_metric(values: Iterable[Value], wanted: str | None) -> str:
-    """Return the metric to compare: the wanted one, or the first; UserError if no run has it."""
+    """Return the metric to compare: the wanted one, mIoU or the first; UserError if it is missing.
+
+    Segmenters are compared by mIoU, although mmseg's evaluator gives the pixel accuracy first.
+    """
     names = list(dict.fromkeys(v.metric for v in values if v.value is not None))
     if wanted is None:
-        return names[0] if names else ""
+        first = names[0] if names else ""
+        return "mIoU" if "mIoU" in names else first
     # A config may call coco/bbox_mAP what a record calls by another prefix.
     for name in names:
         if wanted in (name, name.rpartition("/")[2]):

@@ -30,7 +30,7 @@ PLAIN = {
 def compute(cell: Cell) -> dict[str, float]:
     """Return measure -> figure of a row that needs no training."""
     table = tables()[cell.table]
-    return dict(zip(table.measures, globals()[table.compute](**cell.of), strict=True))
+    return dict(zip(table.measures, FUNCTIONS[table.compute](**cell.of), strict=True))
 
 
 def parameter_increment(depth: int, layer: str, **options: Any) -> tuple[float]:
@@ -59,3 +59,7 @@ def cost(config: str) -> tuple[float, float]:
     model = open_config(str(ROOT / config)).build_model()
     operations = complexity.flops(model, torch.zeros(1, 3, 224, 224))
     return complexity.parameters(model) / 1e6, operations / 1e9
+
+
+#: A table's ``compute`` -> the function that computes its rows.
+FUNCTIONS = {"parameter_increment": parameter_increment, "layer_cost": layer_cost, "cost": cost}

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...errors import UserError
 from ...frameworks import framework_of, open_config
+from ...frameworks.variants import variants
 from .registry import ROOT, Cell, images
 
 
@@ -155,7 +156,10 @@ def open_recipe(cell: Cell) -> Recipe:
     """Open the config of a row; UserError if its framework is not installed."""
     path = str(ROOT / cell.config)
     kind = {"detectron2": Recipe, "openmmlab": MMEngineRecipe}[framework_of(path)]
-    return kind(open_config(path, kind.words(cell.overrides)).config)
+    words = kind.words(cell.overrides)
+    if cell.norm:
+        words += variants(open_config(path, words)).with_norm(cell.norm, cell.at)
+    return kind(open_config(path, words).config)
 
 
 def _parsed(text: str) -> Any:

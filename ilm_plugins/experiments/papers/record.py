@@ -55,7 +55,8 @@ def complete(
         ("tested on {} of {} images", found.get("test images"), recipe.test_images),
         ("batches of {}, not {}", trained and found["batch"], trained and recipe.batch),
     ]
-    differences = ["miniature"] * miniature + [
+    differences = ["miniature"] if miniature else []
+    differences += [
         text.format(ours, published)
         for text, ours, published in compared[: 1 if miniature else None]
         if None not in (ours, published) and ours != published
@@ -70,6 +71,7 @@ def complete(
             "cell": cell.name,
             **found,
             "config": cell.config,
+            **({"norm": cell.norm, "at": cell.at} if cell.norm else {}),
             "recipe": length,
             "planned": planned,
             "changes": changes,

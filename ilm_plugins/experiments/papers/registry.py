@@ -4,11 +4,14 @@ A table has cells, which are its rows. A cell has one value of the paper for eac
 measures, and one of these sources:
 
     config        a file below configs/, which is trained, with ``overrides`` KEY=VALUE; where
-                  ``tests`` names another cell, that cell's checkpoint is tested and nothing is
-                  trained; where ``starts_from`` names one, its checkpoint is the backbone
+                  ``norm`` is given, with that norm at the keys ``at``, or wherever the config has
+                  a norm, as ``compare`` puts norms; where ``tests`` names another cell, that
+                  cell's checkpoint is tested and nothing is trained; where ``starts_from`` names
+                  one, its checkpoint is the backbone
     of            the arguments of the function in :mod:`.computed` that the table's ``compute``
                   names
 
+A table's own ``config`` and ``at`` are those of its cells that give none.
 ``says`` is the paper's text where it gives no number. In the study, which has no figures of a
 paper, ``against`` names the row of the norm that the row's norm replaces. A table's ``note`` says
 what of its recipes the paper leaves open, and the overrides for the alternatives.
@@ -24,6 +27,7 @@ from pathlib import Path
 
 from ...configs import FOLDER
 from ...errors import UserError
+from ...frameworks.variants import AS_IS
 
 #: The folder that holds ``configs/``.
 ROOT = FOLDER.parent
@@ -65,6 +69,8 @@ class Cell:
     #: The paper's figure for each of the table's measures, or None.
     paper: list[float | None]
     config: str | None = None
+    norm: str | None = None
+    at: list[str] = field(default_factory=list)
     against: str | None = None
     overrides: list[str] = field(default_factory=list)
     of: dict | None = None
@@ -78,7 +84,7 @@ class Cell:
         return f"{self.table} {self.name}"
 
     @property
-    def norm(self) -> str:
+    def norm_name(self) -> str:
         """What follows "TASK/" in the name of a row of the study."""
         return self.name.partition("/")[2]
 
@@ -92,8 +98,13 @@ class Cell:
         """The first row with the same experiment, in whose folder the runs are saved."""
         if self.config is None:
             return self
-        experiment = self.config, self.overrides, self.tests
-        return next(c for c in cells() if (c.config, c.overrides, c.tests) == experiment)
+        return next(cell for cell in cells() if cell.experiment == self.experiment)
+
+    @property
+    def experiment(self) -> tuple:
+        """What is trained and tested: equal for rows that share their runs."""
+        norm = None if self.norm in (None, AS_IS) else (self.norm, self.at)
+        return self.config, norm, self.overrides, self.tests
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +119,8 @@ class Table:
     title: str
     #: Names of the columns, keys of :func:`measures`.
     measures: list[str] = field(default_factory=list)
+    config: str | None = None
+    at: list[str] = field(default_factory=list)
     cells: dict[str, Cell] = field(default_factory=dict)
     compute: str | None = None
     shows: list[str] = field(default_factory=list)
@@ -161,8 +174,9 @@ def tables() -> dict[str, Table]:
     found = {}
     for paper, content in _papers_file()["papers"].items():
         for key, options in content["tables"].items():
-            none = {"paper": [None] * len(options.get("measures", ()))}
-            rows = {n: Cell(key, n, **{**none, **c}) for n, c in options.get("cells", {}).items()}
+            common = {"paper": [None] * len(options.get("measures", ()))}
+            common |= {name: options[name] for name in ("config", "at") if name in options}
+            rows = {n: Cell(key, n, **{**common, **c}) for n, c in options.get("cells", {}).items()}
             found[key] = Table(key, paper, **{**options, "cells": rows})
     return found
 

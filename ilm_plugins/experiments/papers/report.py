@@ -12,7 +12,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from ... import configs
 from ..compare import statistics
+from ..compare.plan import shown
 from . import record, registry
 from .record import Record
 from .registry import Cell, Table
@@ -65,9 +67,9 @@ def by_cell(folder: Path) -> Groups:
 def draw(table: Table, groups: Groups, folder: Path) -> bool:
     """Plot to ``ID.png`` a table's curves, or a study's differences; return whether it has any."""
     panels, lines = {}, []
-    for shown in (registry.tables()[key] for key in table.shows if table.paper == "study"):
-        if found := [*differences(shown, groups)]:
-            title = f"{shown.title} ({shown.measures[0]})"
+    for part in (registry.tables()[key] for key in table.shows if table.paper == "study"):
+        if found := [*differences(part, groups)]:
+            title = f"{part.title} ({part.measures[0]})"
             panels[title] = [(name, interval) for name, _, _, interval in found]
             lines += [(name, group) for name, _, group, _ in found]
     lines = lines or [
@@ -89,7 +91,7 @@ def differences(
 ) -> Iterator[tuple[str, Cell, list[Record], tuple[float, float, float]]]:
     """Yield name, row, group and paired difference of each norm that replaces another."""
     for cell in filter(lambda cell: cell.against, table.cells.values()):
-        name = f"{cell.norm} - {table.cells[cell.against].norm}"
+        name = f"{cell.norm_name} - {table.cells[cell.against].norm_name}"
         for group in groups[cell.canonical.id]:
             if found := _from_plain(table.measures[0], group, cell, table, groups):
                 yield name, cell, group, found
@@ -154,6 +156,18 @@ def page(paper: str, groups: Groups, folder: Path) -> str:
             what = f"Training curves of {table.id}" if table.cells else table.title
             lines += [f"![{what}]({table.id}.png)", ""]
     return "\n".join(lines)
+
+
+def comparison(table: Table) -> str:
+    """Return the command ``compare`` that trains all rows of a table; "" if there is none."""
+    rows = [*table.cells.values()]
+    alike = all(cell.norm and cell.at == table.at and not cell.starts_from for cell in rows)
+    if not rows or not alike:
+        return ""
+    norms = [cell.norm for cell in rows if cell.config == table.config]
+    config = configs.SCHEME + table.config.removeprefix("configs/")
+    at = ["--at", *table.at] if table.at else []
+    return shown(["compare", config, *norms, *at])
 
 
 def table_lines(table: Table, groups: Groups) -> list[str]:
@@ -259,7 +273,7 @@ def _compared(table: Table, group: list[Record], cell: Cell, groups: Groups) -> 
     for measure, n in zip(table.measures, table.decimals, strict=True):
         found = _from_plain(measure, group, cell, table, groups)
         texts.append("{:+.{n}f} [{:+.{n}f}, {:+.{n}f}]".format(*found, n=n) if found else "-")
-    return f"{' / '.join(texts)} from {table.cells[cell.against].norm}"
+    return f"{' / '.join(texts)} from {table.cells[cell.against].norm_name}"
 
 
 def _from_plain(

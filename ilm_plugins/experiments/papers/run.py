@@ -34,9 +34,10 @@ def run_all(cells: Iterable[Cell], options: Options) -> int:
                 print(f"{name}: error: {error}", file=sys.stderr, flush=True)
                 statuses.append(2 if isinstance(error, UserError) else 1)
                 continue
-            words = [f"{measure} {value:.4g}" for measure, value in found["figures"].items()]
-            words += ["did not converge"] * (not record.converged(found))
-            text = f"{', '.join(words) or 'no figure'} ({record.label(found)})"
+            results = [f"{measure} {value:.4g}" for measure, value in found["figures"].items()]
+            if not record.converged(found):
+                results.append("did not converge")
+            text = f"{', '.join(results) or 'no figure'} ({record.label(found)})"
             print(f"{name}: {text}", flush=True)
     return max(statuses)
 
@@ -88,7 +89,11 @@ def train(cell: Cell, seed: int, options: Options) -> Record:
             found = read(folder)
         for test in tests:
             if test not in found["metrics"]:
-                chosen = ["--eval-only", *["--resume"] * (not cell.tests), *["--tta"] * bool(test)]
+                chosen = ["--eval-only"]
+                if not cell.tests:
+                    chosen.append("--resume")
+                if test:
+                    chosen.append("--tta")
                 _call(recipe.save(folder), [*chosen, *words], options)
     finally:
         if found := read(folder):
@@ -146,7 +151,8 @@ def _call(config: Path, words: Sequence[str], options: Options) -> None:
     """Run the command train on a config; an exception here, as of a signal, kills it."""
     command = [sys.executable, "-m", "ilm_plugins", "train", "--config-file", str(config)]
     command += [] if options.num_gpus is None else ["--num-gpus", str(options.num_gpus)]
-    command += ["--unsafe"] * options.unsafe
+    if options.unsafe:
+        command.append("--unsafe")
     data = options.work_dir / "data" if options.miniature else options.data
     # detectron2 reads its datasets from there.
     folders = {"DETECTRON2_DATASETS": str(data.absolute())} if data else {}

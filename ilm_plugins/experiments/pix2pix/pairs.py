@@ -80,7 +80,8 @@ class PairedImages(Dataset):
         size: int = 256,
         load_size: int | None = None,  # before a random crop and flip; None for neither
         flip: float = 0.5,  # its probability
-        mean_of: dict | None = None,  # what differs in pairs whose mean target is scored, too
+        mean_of: dict
+        | None = None,  # overrides for a second dataset: its mean target is a baseline
     ) -> None:
         if direction not in DIRECTIONS:
             raise UserError(f"direction is {direction!r}; choose one of {', '.join(DIRECTIONS)}")

@@ -1,1 +1,1 @@
-"""detectron2: names of norms (`norms`), the dataset shapes (`datasets`), training (`train`)."""
+"""detectron2: names of norms (`norms`), RetinaNet's levels (`retinanet`), training (`train`)."""

@@ -11,6 +11,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 
 from ... import checkpoints
+from ...errors import CheckpointError
 from ...layers.base import AdaptiveNorm
 from ...layers.mixture import BN_VARIANCE, VARIANCE
 
@@ -32,15 +33,20 @@ class Checkpointer(DetectionCheckpointer):
         """As detectron2's own method, which runs the code in files of two formats."""
         self._path = filename
         if filename.endswith(".pyth"):
-            model = checkpoints.read(filename)["model_state"]
+            model = self._torch_load(filename)["model_state"]
             model = {k: v for k, v in model.items() if not k.endswith("num_batches_tracked")}
             return {"model": model, "__author__": "pycls", "matching_heuristics": True}
         if not filename.endswith(".pkl"):
             return super()._load_file(filename)
-        return checkpoints.as_zoo(checkpoints.read(filename))
+        return checkpoints.as_zoo(self._torch_load(filename))
 
-    def _torch_load(self, f: str) -> Any:
-        return checkpoints.read(f)
+    def _torch_load(self, f: str) -> Mapping[str, Any]:
+        contents = checkpoints.read(f)
+        if not isinstance(contents, Mapping):
+            raise CheckpointError(
+                f"checkpoint {f!r} holds a {type(contents).__name__}, expected a state dict"
+            )
+        return contents
 
     def _load_model(self, checkpoint: dict[str, Any]):
         """Load weights; warn of another norm's weights; CheckpointError if none fits the model."""

@@ -8,7 +8,6 @@ package registered it, keeps its meaning; such keys are called taken.
 """
 
 import functools
-import itertools
 import sys
 import warnings
 from types import ModuleType
@@ -16,8 +15,7 @@ from types import ModuleType
 import wrapt
 from torch import nn
 
-from ...layers import NORMS, OptionError, freeze, norm_key, parse_norm
-from ...layers.levels import PerLevelNorm, restart_levels
+from ...layers import NORMS, freeze, norm_key, parse_norm
 from ...layers.mixture import MixtureNorm
 
 
@@ -74,35 +72,3 @@ def _resolves(get_norm, key: str) -> bool:
     except Exception:  # another package's get_norm may raise anything for a key it does not know
         return False
     return True
-
-
-def extend_retinanet_head(module: ModuleType) -> None:
-    if not isinstance(vars(module.RetinaNetHead)["__init__"], wrapt.FunctionWrapper):
-        build = functools.partial(_build_head, module)
-        wrapt.wrap_function_wrapper(module, "RetinaNetHead.__init__", build)
-
-
-def _build_head(module: ModuleType, wrapped, head: nn.Module, args, kwargs) -> None:
-    """Construct RetinaNet's head; give each level its own running statistics of a mixture."""
-    get_norm, calls = module.get_norm, itertools.count()
-
-    def get_norm_or_none(norm, channels):
-        try:
-            return get_norm(norm, channels)
-        except OptionError:
-            # The head first tests the norm on 32 channels, whatever its own number of channels.
-            if next(calls) == 0 and channels == 32:
-                return None
-            raise
-
-    module.get_norm = get_norm_or_none
-    try:
-        wrapped(*args, **kwargs)
-    finally:
-        module.get_norm = get_norm
-    for subnet in (head.cls_subnet, head.bbox_subnet):
-        for name, layer in list(subnet.named_children()):
-            if isinstance(layer, MixtureNorm) and layer.running_mean is not None:
-                subnet.register_module(name, PerLevelNorm(layer, head._num_features))
-    if any(isinstance(module, PerLevelNorm) for module in head.modules()):
-        head.register_forward_pre_hook(restart_levels)

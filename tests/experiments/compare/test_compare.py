@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,7 @@ import torch
 
 from ilm_plugins.__main__ import main
 from ilm_plugins.cli import parsers
+from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.compare import runs, speed
 from ilm_plugins.experiments.compare.plan import Plan
 from ilm_plugins.frameworks import open_config, record
@@ -189,11 +191,42 @@ def test_the_norm_replaces_all_options_but_requires_grad(datasets, tmp_path):
     assert found == {"type": "EN", "normalizers": ("IN", "LN"), "requires_grad": False}
 
 
-def test_a_dry_run_prints_commands_and_writes_nothing(config, capsys):
+def test_a_dry_run_prints_the_commands(config, capsys):
     compare(config, GN, EN, "--seeds", "3", "4", "--dry-run")
     lines = [line for line in capsys.readouterr().out.splitlines() if " train " in line]
-    assert len(lines) == 4 and "randomness.seed=3" in lines[0]
+    assert len(lines) == 4
+    assert "randomness.seed=3" in lines[0]
+
+
+def test_a_dry_run_writes_nothing(config):
+    compare(config, GN, EN, "--dry-run")
     assert not Path("out").exists()
+
+
+def test_overrides_for_a_norm_are_in_its_runs_alone(config, capsys):
+    assert compare(config, GN, EN, "--for", EN, "optim_wrapper.optimizer.lr=0.5", "--dry-run") == 0
+    commands = [line for line in capsys.readouterr().out.splitlines() if " train " in line]
+    assert ["optim_wrapper.optimizer.lr=0.5" in line for line in commands] == [False, True]
+
+
+def test_overrides_for_a_norm_that_is_not_compared_are_refused(config, capsys):
+    assert compare(config, GN, EN, "--for", "SN", "optim_wrapper.optimizer.lr=0.5") == 2
+    assert f"--for 'SN': give one of {GN}, {EN}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "norms, rate, is_allowed",
+    [([GN, EN], 0.5, True), ([GN, EN], 0.1, False), ([GN, EN, "SN"], 0.5, True), ([GN], 0, True)],
+    ids=["the same", "another rate", "a further norm", "without the norm"],
+)
+def test_a_folder_keeps_the_overrides_for_a_norm(config, tmp_path, norms, rate, is_allowed):
+    def plan(norms, rate):
+        own = {EN: [f"optim_wrapper.optimizer.lr={rate}"]} if rate else {}
+        return Plan(config=config, norms=norms, seeds=[0], output=tmp_path / "out", own=own)
+
+    plan([GN, EN], 0.5).check_settings()
+    with nullcontext() if is_allowed else pytest.raises(UserError, match="was begun with --for EN"):
+        plan(norms, rate).check_settings()
 
 
 def test_a_norm_that_is_given_twice_is_refused(config, capsys):
@@ -264,6 +297,7 @@ def test_a_lazy_config_is_compared(started, datasets, tmp_path, monkeypatch):
         ("c.yaml GN --at MODEL.FPN.NORM MODEL.RESNETS.NORM SOLVER.MAX_ITER 3", "SOLVER.MAX_ITER 3"),
         ("c.py GN EN train_cfg.max_iters=3", "train_cfg.max_iters=3"),
         ("c.py EN(eps=1e-3) --at model.backbone.norm_cfg a=1 b.c=2", "a=1 b.c=2"),
+        ("c.py GN EN --for EN lr=1 --for GN lr=2 --seeds 0 a=1", "a=1"),
     ],
 )
 def test_overrides_are_told_from_norms_and_places(words, overrides):

@@ -1,6 +1,10 @@
-"""Reports of comparisons, from made-up values."""
+"""Reports of comparisons, from made-up values and from records of the study."""
 
+import json
+
+import numpy as np
 import pytest
+import scipy.stats
 
 pytest.importorskip("tabulate", reason="needs tabulate, of the extra ilm_plugins[compare]")
 
@@ -43,6 +47,21 @@ def report(found):
 
 def test_each_further_test_has_a_table():
     assert "21.3 ± 3.5" in row(report(results()), "ILMGN", "## mIoU, dusk")
+
+
+@pytest.mark.parametrize("norm", ["GN", "SN", "EN", "ILMGN"])
+def test_the_page_of_the_studys_records_has_scipys_interval(root, norm):
+    values = []
+    for path in sorted((root / "reports" / "records").glob("study-seg-*.json")):
+        found = json.loads(path.read_text())
+        norm_of_run, figure = found["cell"].partition("/")[2], found["figures"]["mIoU"]
+        values.append(Value(norm_of_run, found["seed"], OWN_TEST, "mIoU", figure))
+    study = Results(["BN", "GN", "SN", "EN", "ILMGN"], values, "mIoU")
+    ours, plain = ([v.value for v in values if v.norm == name] for name in (norm, "BN"))
+    expected = scipy.stats.ttest_rel(ours, plain)
+    low, high = expected.confidence_interval()
+    mean = np.mean(ours) - np.mean(plain)
+    assert f" {mean:+.1f} [{low:+.1f}, {high:+.1f}] " in row(report(study), norm)
 
 
 def test_a_seen_difference_is_put_into_words():
@@ -89,6 +108,10 @@ def test_memory_is_shown_where_it_was_measured():
     assert "3 MiB" in row(report(found), "ILMGN", "## Cost")
 
 
+def test_overrides_for_a_norm_are_listed():
+    assert "- EN: `SOLVER.BASE_LR 0.1`" in report(results(own={"EN": ["SOLVER.BASE_LR", "0.1"]}))
+
+
 def test_how_models_differ_at_the_start_is_listed():
     assert "- EN: the same" in report(results(starts={"EN": "the same"}))
 
@@ -99,6 +122,11 @@ def test_the_frame_has_a_row_for_each_run_test_and_metric():
 
 def test_the_main_metric_is_the_first_without_a_choice():
     assert main_metric(results().values, None) == "mIoU"
+
+
+def test_segmenters_are_compared_by_miou_without_a_choice():
+    values = [Value("GN", 0, OWN_TEST, metric, 1.0) for metric in ("aAcc", "mIoU", "mAcc")]
+    assert main_metric(values, None) == "mIoU"
 
 
 def test_the_main_metric_is_found_without_its_prefix():

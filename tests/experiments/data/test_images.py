@@ -26,47 +26,85 @@ def classes(tmp_path):
     return tmp_path / "set"
 
 
-def test_class_folders_and_flat_ones(classes, tmp_path):
+@pytest.fixture
+def linked(classes, tmp_path):
+    """A folder of links to the folders of the classes."""
     (tmp_path / "linked").mkdir()
     for name in ("cat", "dog"):
         (tmp_path / "linked" / name).symlink_to(classes / name)
-    for folder in (classes, tmp_path / "linked"):
-        images = open_images(folder)
-        assert images.names == ["cat/3.png", "cat/more/4.PNG", "dog/1.png", "dog/2.png"]
-        assert images.labels == [0, 0, 1, 1] and images.classes == ("cat", "dog")
-        assert [[i[0, 0, 0] for i in batch] for batch in images.batches(3)] == [[3, 4, 1], [2]]
-        assert images.class_of(2) == "dog"
+    return tmp_path / "linked"
+
+
+@pytest.mark.parametrize("kind", ["classes", "linked"])
+def test_folders_are_classes_of_the_images_below(request, kind):
+    images = open_images(request.getfixturevalue(kind))
+    assert images.names == ["cat/3.png", "cat/more/4.PNG", "dog/1.png", "dog/2.png"]
+    assert images.labels == [0, 0, 1, 1]
+    assert images.classes == ("cat", "dog")
+    assert images.class_of(2) == "dog"
+
+
+def test_images_come_in_batches(classes):
+    batches = open_images(classes).batches(3)
+    assert [[image[0, 0, 0] for image in batch] for batch in batches] == [[3, 4, 1], [2]]
+
+
+def test_a_folder_without_folders_has_no_classes(classes):
     flat = open_images(classes / "dog")
-    assert flat.names == ["1.png", "2.png"] and flat.labels is None
+    assert flat.names == ["1.png", "2.png"]
+    assert flat.labels is None
     assert flat.class_of(0) == ""
 
 
-def test_a_choice_of_classes_and_a_limit_spread_over_all(classes):
+def test_a_limit_spreads_over_all_classes(classes):
     assert open_images(classes, limit=2).names == ["cat/3.png", "dog/1.png"]
+
+
+def test_a_limit_above_the_number_of_images_takes_all(classes):
     assert len(open_images(classes, limit=9)) == 4
+
+
+def test_classes_have_the_order_in_which_they_are_chosen(classes):
     images = open_images(classes, classes=["dog", "cat"])
-    assert images.classes == ("dog", "cat") and images.labels == [1, 1, 0, 0]
+    assert images.classes == ("dog", "cat")
+    assert images.labels == [1, 1, 0, 0]
+
+
+def test_a_limit_is_of_the_chosen_classes(classes):
     images = open_images(classes, limit=1, classes=["dog"])
-    assert images.names == ["dog/1.png"] and images.class_of(0) == "dog"
+    assert images.names == ["dog/1.png"]
+    assert images.class_of(0) == "dog"
+
+
+def test_an_unknown_class_is_told_with_near_ones(classes):
     with pytest.raises(UserError, match="no class 'dogs'; near ones are dog, cat"):
         open_images(classes, classes=["dogs"])
 
 
-def test_images_are_upright_in_colour_and_of_8_bits(tmp_path):
+def test_an_image_is_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     write(tmp_path / "a.jpg", 9, exif=exif)
+    assert open_images(tmp_path)[0].shape == (2, 3, 3)
+
+
+def test_a_gray_image_gets_three_colours(tmp_path):
     Image.new("L", (2, 3)).save(tmp_path / "b.png")
+    assert open_images(tmp_path)[0].shape == (3, 2, 3)
+
+
+def test_an_image_of_16_bits_is_refused(tmp_path):
     Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8)).save(tmp_path / "c.tif")
-    images = open_images(tmp_path)
-    assert images[0].shape == (2, 3, 3) and images[1].shape == (3, 2, 3)
     with pytest.raises(UserError, match="mode 'I;16', expected 8 bits"):
-        images[2]
+        open_images(tmp_path)[0]
 
 
-def test_mistakes(tmp_path, classes):
+@pytest.mark.parametrize(
+    "path, words",
+    [("nowhere", "no such folder"), ("empty", "no image"), ("set", "and folders")],
+)
+def test_a_folder_that_is_none_of_images_is_told(tmp_path, classes, path, words):
     (tmp_path / "empty").mkdir()
     write(classes / "5.png", 5)
-    for path, words in (("nowhere", "no such folder"), ("empty", "no image"), ("set", "and folde")):
-        with pytest.raises(UserError, match=words):
-            open_images(tmp_path / path)
+    with pytest.raises(UserError, match=words):
+        open_images(tmp_path / path)

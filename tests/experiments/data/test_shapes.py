@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from functools import partial
 
 import pytest
 
@@ -43,21 +42,57 @@ def test_a_scene_depends_on_seed_split_and_index():
     assert all((photos[0] != other).any() for other in photos[1:])
 
 
-def test_objects_of_all_classes_are_apart(scenes):
-    every = [annotation for scene in scenes for annotation in scene.annotations]
-    counts = Counter(a["category_id"] for a in every)
-    corners = {(a["category_id"], len(a["segmentation"][0]) // 2) for a in every}
-    assert corners > {(2, 4), (3, 3), (4, 10)} and len(corners) == 4  # circles have many
-    assert set(counts) == {1, 2, 3, 4} and min(counts.values()) > 0.15 * counts.total()
+@pytest.fixture(scope="module")
+def objects(scenes):
+    return [annotation for scene in scenes for annotation in scene.annotations]
+
+
+def test_all_classes_are_frequent(objects):
+    counts = Counter(a["category_id"] for a in objects)
+    assert set(counts) == {1, 2, 3, 4}
+    assert min(counts.values()) > 0.15 * counts.total()
+
+
+def test_objects_have_the_corners_of_their_class(objects):
+    """Rectangles four, triangles three, stars ten, circles one number of many."""
+    corners = {(a["category_id"], len(a["segmentation"][0]) // 2) for a in objects}
+    assert corners > {(2, 4), (3, 3), (4, 10)}
+    assert len(corners) == 4
+
+
+def test_a_scene_has_one_to_six_objects(scenes):
     assert {len(scene.annotations) for scene in scenes} <= {1, 2, 3, 4, 5, 6}
+
+
+def test_objects_are_brighter_than_the_background(scenes):
     for scene in scenes:
         assert scene.photo[scene.mask == 0].mean() < 100 < scene.photo[scene.mask > 0].mean()
-        assert scene.photo.shape == (128, 128, 3) and scene.photo.dtype == np.uint8
-        boxes = np.array([a["bbox"] for a in scene.annotations])
-        low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
-        assert low.min() >= 0 and high.max() <= 128
+
+
+def test_a_photo_has_colours_of_8_bits(scenes):
+    for scene in scenes:
+        assert scene.photo.shape == (128, 128, 3)
+        assert scene.photo.dtype == np.uint8
+
+
+def corners_of(scene):
+    """The low and the high corners of the boxes of a scene's objects."""
+    boxes = np.array([a["bbox"] for a in scene.annotations])
+    return boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+
+
+def test_objects_are_within_the_photo(scenes):
+    for scene in scenes:
+        low, high = corners_of(scene)
+        assert low.min() >= 0
+        assert high.max() <= 128
+
+
+def test_objects_are_apart(scenes):
+    for scene in scenes:
+        low, high = corners_of(scene)
         overlaps = ((low[:, None] < high) & (low < high[:, None])).all(-1)
-        assert overlaps.sum() == len(boxes)  # of each with itself
+        assert overlaps.sum() == len(low)  # of each with itself
 
 
 @pytest.mark.parametrize("size", [64, 128])
@@ -80,66 +115,149 @@ def test_polygons_boxes_and_masks_agree(size):
         assert (labels != scene.mask).mean() < 0.02
 
 
-def test_what_is_written_can_be_read(tmp_path):
-    folder = shapes.write_shapes(tmp_path, num_training=3, num_validation=2, seed=3)
-    for split, count in (("training", 3), ("validation", 2)):
-        coco = COCO(folder / "annotations" / f"instances_{split}.json")
-        names = [category["name"] for category in coco.loadCats([1, 2, 3, 4])]
-        assert names == list(shapes.CLASSES) and coco.getImgIds() == list(range(count))
-        ids = coco.getAnnIds()
-        assert len(set(ids)) == len(ids) and min(ids) >= 1
-        for index in range(count):
-            scene = shapes.make_scene(3, split, index)
-            assert coco.loadAnns(coco.getAnnIds(index)) == scene.annotations
-            paths = (f"images/{split}/{index:06d}.jpg", f"annotations/{split}/{index:06d}.png")
-            photo, mask = (np.asarray(Image.open(folder / path), int) for path in paths)
-            assert np.array_equal(mask, scene.mask) and abs(photo - scene.photo).mean() < 4
-            pair = np.asarray(Image.open(folder / f"pairs/{split}/{index:06d}.jpg"), int)
-            left, right = np.split(pair, 2, 1)
-            assert abs(left - scene.photo).mean() < 4
-            distances = np.linalg.norm(right[..., None, :] - shapes.PALETTE.astype(int), axis=-1)
-            assert (distances.argmin(-1) == scene.mask).mean() > 0.995
+#: The numbers of images that are written.
+COUNTS = {"training": 3, "validation": 2}
+every_split = pytest.mark.parametrize("split", COUNTS)
 
 
-def test_a_killed_run_leaves_no_part_and_the_next_one_writes_all(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(shapes, "_write_json", None)
-        with pytest.raises(TypeError):
-            shapes.write_shapes(tmp_path, **SMALL)
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A small dataset of the seed 3."""
+    numbers = {f"num_{split}": count for split, count in COUNTS.items()}
+    return shapes.write_shapes(tmp_path_factory.mktemp("written"), seed=3, **numbers)
+
+
+def scenes_of(split):
+    return [shapes.make_scene(3, split, index) for index in range(COUNTS[split])]
+
+
+def opened(path):
+    return np.asarray(Image.open(path), int)
+
+
+@every_split
+def test_pycocotools_reads_the_annotations(written, split):
+    coco = COCO(written / "annotations" / f"instances_{split}.json")
+    assert coco.getImgIds() == list(range(COUNTS[split]))
+    for index, scene in enumerate(scenes_of(split)):
+        assert coco.loadAnns(coco.getAnnIds(index)) == scene.annotations
+
+
+@every_split
+def test_annotations_name_the_classes(written, split):
+    coco = COCO(written / "annotations" / f"instances_{split}.json")
+    assert [c["name"] for c in coco.loadCats([1, 2, 3, 4])] == list(shapes.CLASSES)
+
+
+@every_split
+def test_annotations_have_numbers_of_their_own_from_1_on(written, split):
+    """pycocotools takes the number 0 for no match."""
+    ids = COCO(written / "annotations" / f"instances_{split}.json").getAnnIds()
+    assert len(set(ids)) == len(ids)
+    assert min(ids) >= 1
+
+
+@every_split
+def test_photos_are_near_those_of_the_scenes(written, split):
+    for index, scene in enumerate(scenes_of(split)):
+        photo = opened(written / f"images/{split}/{index:06d}.jpg")
+        assert abs(photo - scene.photo).mean() < 4
+
+
+@every_split
+def test_masks_are_those_of_the_scenes(written, split):
+    for index, scene in enumerate(scenes_of(split)):
+        mask = opened(written / f"annotations/{split}/{index:06d}.png")
+        assert np.array_equal(mask, scene.mask)
+
+
+@every_split
+def test_pairs_have_the_photo_beside_its_mask_in_colours(written, split):
+    for index, scene in enumerate(scenes_of(split)):
+        photo, colours = np.split(opened(written / f"pairs/{split}/{index:06d}.jpg"), 2, 1)
+        assert abs(photo - scene.photo).mean() < 4
+        distances = np.linalg.norm(colours[..., None, :] - shapes.PALETTE.astype(int), axis=-1)
+        assert (distances.argmin(-1) == scene.mask).mean() > 0.995
+
+
+def test_a_run_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(shapes, "_write_json", None)
+    with pytest.raises(TypeError):
+        shapes.write_shapes(tmp_path, **SMALL)
+    assert not list(tmp_path.iterdir())
+
+
+def test_after_a_killed_run_all_is_written(tmp_path):
     (tmp_path / ".shapes-killed" / "shapes" / "images").mkdir(parents=True)
     shapes.write_shapes(tmp_path, **SMALL)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".shapes-killed", "shapes"]
 
 
-def test_what_exists_is_kept(tmp_path):
-    write = partial(shapes.write_shapes, tmp_path)
-    for wrong in {"num_training": 0}, {"size": 63}, {"seed": -1}:
-        with pytest.raises(UserError, match="seed 0 or more"):
-            write(**{**SMALL, **wrong})
+@pytest.mark.parametrize("wrong", [{"num_training": 0}, {"size": 63}, {"seed": -1}], ids=str)
+def test_numbers_that_cannot_be_are_refused(tmp_path, wrong):
+    with pytest.raises(UserError, match="seed 0 or more"):
+        shapes.write_shapes(tmp_path, **{**SMALL, **wrong})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dataset_is_generated_only_in_a_folder_called_shapes(tmp_path):
     with pytest.raises(UserError, match="only in a folder called 'shapes'"):
         ensure_shapes(tmp_path / "mine", **SMALL)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A root with a small dataset."""
     ensure_shapes(tmp_path / "shapes", **SMALL)
-    before = contents(tmp_path)
-    write(**SMALL)
+    return tmp_path
+
+
+def test_a_dataset_of_the_same_settings_is_kept(small):
+    before = contents(small)
+    shapes.write_shapes(small, **SMALL)
+    assert contents(small) == before
+
+
+def test_a_dataset_of_other_settings_is_kept_with_an_error(small):
+    before = contents(small)
     with pytest.raises(UserError, match="delete the folder or choose another root"):
-        write(**{**SMALL, "seed": 1})
-    # By whatever name, a complete dataset is taken as it is.
-    (tmp_path / "shapes").rename(tmp_path / "mine")
-    ensure_shapes(tmp_path / "mine")
-    assert contents(tmp_path / "mine") == {k.removeprefix("shapes/"): v for k, v in before.items()}
+        shapes.write_shapes(small, **{**SMALL, "seed": 1})
+    assert contents(small) == before
+
+
+def test_a_complete_dataset_of_another_name_is_used_as_it_is(small):
+    before = contents(small / "shapes")
+    (small / "shapes").rename(small / "mine")
+    ensure_shapes(small / "mine")
+    assert contents(small / "mine") == before
+
+
+def test_a_file_in_place_of_the_dataset_is_refused(tmp_path):
     (tmp_path / "shapes").write_text("a file")
     with pytest.raises(UserError, match="delete the folder or choose another root"):
-        write(**SMALL)
+        shapes.write_shapes(tmp_path, **SMALL)
 
 
-def test_command_line(tmp_path, capsys, monkeypatch):
+def test_the_commands_defaults_are_the_functions(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     defaults = {"root": tmp_path, **shapes.write_shapes.__kwdefaults__}
     assert {**vars(parsers.make_shapes([])), "progress": iter} == defaults
-    argv = ["--num-training", "2", "--num-validation", "1", "--size", "64"]
-    assert main(["make-shapes", *argv, "--seed", "7"]) == 0
+
+
+#: The words of a small dataset, without the seed.
+WORDS = "make-shapes", "--num-training", "2", "--num-validation", "1", "--size", "64"
+
+
+def test_the_command_writes_a_dataset_of_its_options(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    assert main([*WORDS, "--seed", "7"]) == 0
     assert capsys.readouterr().out == f"{tmp_path}/shapes: 2 training and 1 validation images\n"
     manifest = json.loads((tmp_path / "shapes" / "shapes.json").read_text())
     assert (manifest["seed"], manifest["size"], manifest["num_training"]) == (7, 64, 2)
-    assert main(["make-shapes", *argv]) == 2 and "'seed': 0" in capsys.readouterr().err
+
+
+def test_the_command_names_settings_that_differ_from_the_datasets(small, capsys, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(small))
+    assert main([*WORDS, "--seed", "7"]) == 2
+    assert "'seed': 7" in capsys.readouterr().err

@@ -13,28 +13,38 @@ VOC = f"""<annotation><size><width>8</width><height>6</height></size>
 <object><name>Platelets</name><bndbox>{BOX}</bndbox></object></annotation>"""
 
 
-def test_boxes_of_bccd_and_masks_of_camvid(root, tmp_path):
-    bccd, camvid = tmp_path / "clone" / "BCCD", tmp_path / "clone" / "CamVid"
+def written(root, tmp_path, name):
+    """The folder that the tool writes from the clone of a data set's repository."""
+    command = [sys.executable, root / "tools" / "study_data.py", name, tmp_path / name]
+    subprocess.run([*command, "--source", tmp_path / "clone"], check=True)
+    return tmp_path / name
+
+
+def test_boxes_of_bccd_become_cocos(root, tmp_path):
+    bccd = tmp_path / "clone" / "BCCD"
     for folder in (bccd / "Annotations", bccd / "JPEGImages", bccd / "ImageSets" / "Main"):
         folder.mkdir(parents=True)
     (bccd / "Annotations" / "a.xml").write_text(VOC)
     for listed, names in (("trainval", "a\n"), ("test", "")):
         (bccd / "ImageSets" / "Main" / f"{listed}.txt").write_text(names)
+    found = json.loads((written(root, tmp_path, "bccd") / "annotations/train.json").read_text())
+    assert found["images"] == [{"id": 1, "file_name": "a.jpg", "width": 8, "height": 6}]
+    box = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [0, 2, 4, 3], "area": 12, "iscrowd": 0}
+    assert found["annotations"] == [box]
+    assert [category["id"] for category in found["categories"]] == [1, 2, 3]
+    assert found["categories"][2]["name"] == "Platelets"
+
+
+def test_camvid_is_written_at_half_its_size(root, tmp_path):
+    """Class 11 has no label: 255."""
+    camvid = tmp_path / "clone" / "CamVid"
     labels = np.kron(np.arange(12, dtype=np.uint8).reshape(3, 4), np.ones((120, 120), np.uint8))
     for folder in ("train", "trainannot"):
         (camvid / folder).mkdir(parents=True)
         Image.fromarray(labels).save(camvid / folder / "b.png")
-    for name in ("bccd", "camvid"):
-        source = ["--source", tmp_path / "clone"]
-        command = [sys.executable, root / "tools" / "study_data.py", name, tmp_path / name]
-        subprocess.run(command + source, check=True)
-    found = json.loads((tmp_path / "bccd" / "annotations" / "train.json").read_text())
-    assert found["images"] == [{"id": 1, "file_name": "a.jpg", "width": 8, "height": 6}]
-    box = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [0, 2, 4, 3], "area": 12, "iscrowd": 0}
-    assert found["annotations"] == [box] and found["categories"][2]["name"] == "Platelets"
-    assert [category["id"] for category in found["categories"]] == [1, 2, 3]
-    assert Image.open(tmp_path / "camvid" / "images" / "train" / "b.jpg").size == (240, 180)
-    mask = np.asarray(Image.open(tmp_path / "camvid" / "annotations" / "train" / "b.png"))
+    folder = written(root, tmp_path, "camvid")
+    assert Image.open(folder / "images" / "train" / "b.jpg").size == (240, 180)
+    mask = np.asarray(Image.open(folder / "annotations" / "train" / "b.png"))
     assert np.array_equal(mask, np.where(labels == 11, 255, labels)[1::2, 1::2])
 
 

@@ -50,23 +50,52 @@ def test_parameters_are_the_papers():
         assert round(found, 1 if kind == "AAResNet" else 2) == count, (kind, options)
 
 
-def test_operations_and_shapes_are_the_papers():
-    model = meta("BNInception", out_indices=(0, 1, 2))
-    with FlopCounterMode(display=False) as counter:
-        assert shapes(model, 224) == [(2, 320, 28, 28), (2, 608, 14, 14), (2, 1024, 7, 7)]
-    pools = [type(m) for m in model.stages.modules() if "Pool2d" in type(m).__name__]
+@pytest.fixture(scope="module")
+def inception():
+    return meta("BNInception", out_indices=(0, 1, 2))
+
+
+def test_bn_inception_has_the_papers_shapes(inception):
+    expected = [(2, 320, 28, 28), (2, 608, 14, 14), (2, 1024, 7, 7)]
+    assert shapes(inception, 224) == expected
+
+
+def test_bn_inception_has_the_papers_kinds_of_pools(inception):
+    pools = [type(m) for m in inception.stages.modules() if "Pool2d" in type(m).__name__]
     assert "".join(kind.__name__[0] for kind in pools) == "AAMAAAAMAM"
+
+
+def test_bn_inception_has_the_papers_operations(inception):
+    """EN paper, Table 3."""
+    with FlopCounterMode(display=False) as counter:
+        shapes(inception, 224)
     multiply_adds = counter.get_total_flops() / 2 / 2 + 1024 * 1000  # of two images; a classifier
-    assert abs(multiply_adds / 2.056e9 - 1) <= 0.015, "of EN paper, Table 3"
+    assert abs(multiply_adds / 2.056e9 - 1) <= 0.015
+
+
+def test_a_cifar_resnet_has_the_papers_shapes():
     model = meta("CifarResNet", depth=20, out_indices=(0, 1, 2))
     assert shapes(model, 32) == [(2, 16, 32, 32), (2, 32, 16, 16), (2, 64, 8, 8)]
-    model = meta("AAResNet", depth=50, out_indices=(0, 1, 2, 3))
+
+
+@pytest.fixture(scope="module")
+def aa_resnet():
+    return meta("AAResNet", depth=50, out_indices=(0, 1, 2, 3))
+
+
+def test_aa_resnet_has_the_papers_shapes(aa_resnet):
     sides = [(256, 56), (512, 28), (1024, 14), (2048, 7)]
-    assert shapes(model, 224) == [(2, channels, side, side) for channels, side in sides]
-    sizes = [m.size for m in model.modules() if isinstance(m, AugmentedConv2d)]
+    assert shapes(aa_resnet, 224) == [(2, channels, side, side) for channels, side in sides]
+
+
+def test_aa_resnet_attends_in_its_last_two_stages(aa_resnet):
+    sizes = [m.size for m in aa_resnet.modules() if isinstance(m, AugmentedConv2d)]
     assert sizes == [14] * (4 + 6) + [7] * 3
+
+
+def test_images_larger_than_aa_resnets_are_refused(aa_resnet):
     with pytest.raises(ValueError, match="give a larger image_size"):
-        shapes(model, 256)
+        shapes(aa_resnet, 256)
 
 
 def test_option_a_shortcut():

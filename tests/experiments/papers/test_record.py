@@ -93,18 +93,35 @@ def test_drawings_have_no_section(tmp_path):
     assert "ilm-fig2" not in (tmp_path / "ilm.md").read_text()
 
 
-def test_several_seeds_of_one_setting_are_a_mean_and_a_spread(tmp_path):
+def test_seeds_of_one_setting_are_a_mean_with_its_deviation(tmp_path):
     found = [recorded(seed=i, metrics={"": {"accuracy/top1": 90.0 + i}}) for i in range(3)]
-    found.append(recorded(seed=4, jpeg=True))
-    found += [recorded(seed=i, changes={"a": "x" * 40 + str(i)}) for i in range(2)]
-    # What the paper does not define has no difference.
-    metrics = {"rmse": 60.0, "l1": 47.0, "mean_image/l1": 45.0}
-    found.append(recorded("ilm-6 IN / IN", metrics={"": metrics}))
-    seeds, jpeg, *others = rows(reported(tmp_path, *found), "ResNet20/EN")
-    assert "| 91.00 ± 1.00 | -1.41 | 0, 1, 2 |" in seeds
-    assert "165 of 165 epochs, on re-encoded JPEG" in jpeg and len(others) == 2
-    row, mean = rows((tmp_path / "ilm.md").read_text(), ("IN / IN | full", "mean training"))
-    assert "to compare |  |  | - / - / - / - / 45.00 |" in mean
+    (row,) = rows(reported(tmp_path, *found), "ResNet20/EN")
+    assert "| 91.00 ± 1.00 | -1.41 | 0, 1, 2 |" in row
+
+
+def test_runs_on_re_encoded_images_have_a_row(tmp_path):
+    _, jpeg = rows(reported(tmp_path, recorded(), recorded(seed=4, jpeg=True)), "ResNet20/EN")
+    assert "165 of 165 epochs, on re-encoded JPEG" in jpeg
+
+
+def test_runs_of_different_changes_have_a_row_each(tmp_path):
+    """Labels shorten a value to 40 characters."""
+    found = [recorded(seed=i, changes={"a": "x" * 40 + str(i)}) for i in range(2)]
+    assert len([row for row in rows(reported(tmp_path, *found), "ResNet20/EN, ours")]) == 2
+
+
+TRANSLATION = {"rmse": 60.0, "l1": 47.0, "mean_image/l1": 45.0}
+
+
+def test_a_trivial_prediction_has_a_row_to_compare(tmp_path):
+    found = recorded("ilm-6 IN / IN", metrics={"": TRANSLATION})
+    (row,) = rows(reported(tmp_path, found, page="ilm.md"), "mean training")
+    assert "to compare |  |  | - / - / - / - / 45.00 |" in row
+
+
+def test_a_measure_that_the_paper_does_not_define_has_no_difference(tmp_path):
+    found = recorded("ilm-6 IN / IN", metrics={"": TRANSLATION})
+    (row,) = rows(reported(tmp_path, found, page="ilm.md"), "IN / IN | full")
     assert "| 60.00 / 103.92 / - / - / 47.00 | - / - / - / - / - |" in row
 
 
@@ -128,6 +145,18 @@ def test_the_studys_norms_are_compared_with_the_norm_that_they_replace(tmp_path)
     assert (tmp_path / "study.png").is_file()  # of the differences
 
 
+def test_a_table_of_norms_names_the_comparison_that_trains_it():
+    assert report.comparison(registry.find_table("study-box")) == (
+        "python -m ilm_plugins compare ilm_plugins://detectron2/bccd/faster_rcnn_R_18_FPN.yaml "
+        "as-is ILMGN AN --at MODEL.ROI_BOX_HEAD.NORM"
+    )
+
+
+@pytest.mark.parametrize("table", ["study-tune", "study-pix", "en-5", "en-fig4"])
+def test_a_table_that_is_no_comparison_names_none(table):
+    assert report.comparison(registry.find_table(table)) == ""
+
+
 def test_plots_skip_values_that_are_null_in_the_record():
     """As a detector has them for sizes of objects that its test lacks."""
     points = [(1, None, None), (2, 3.0, None)]
@@ -137,16 +166,23 @@ def test_plots_skip_values_that_are_null_in_the_record():
     assert axis.lines[0].get_xydata().tolist() == [[2, 3.0]]
 
 
-def test_plots_have_the_means_of_all_points_and_the_ends_of_intervals():
+def test_plots_of_trainings_have_the_means_over_seeds():
     curves = ([{"epochs": i + 1, "loss": y} for i, y in enumerate(ys)] for ys in ((4, 2), (5, 3)))
     lines = [("EN", [recorded(curve=curve) for curve in curves])]
     (axis,) = pictures.training(registry.find_table("en-5"), lines).axes
     assert axis.lines[0].get_xydata().tolist() == [[1, 4.5], [2, 2.5]]
+
+
+def test_plots_of_differences_have_the_ends_of_intervals():
     (axis,) = pictures.differences({"BCCD": [("EN - BN", (1.0, 0.5, 2.0))]}).axes
     (interval,) = axis.containers[0].lines[2]
     assert interval.get_segments()[0].tolist() == [[0.5, 0], [2, 0]]
+
+
+def test_plots_of_differences_are_cut_off_at_wide_intervals():
     (axis,) = pictures.differences({"BCCD": [("AN - GN", (-9.0, -300.0, 12.0))]}).axes
-    assert axis.get_xlim()[0] == -pictures.LIMIT and 12 < axis.get_xlim()[1] < pictures.LIMIT
+    assert axis.get_xlim()[0] == -pictures.LIMIT
+    assert 12 < axis.get_xlim()[1] < pictures.LIMIT
 
 
 @pytest.mark.parametrize(
@@ -175,11 +211,16 @@ def test_the_command_reports_the_runs_in_its_folder(tmp_path, capsys):
     assert "full recipe | 7.02 | 10.00" in row and (out / "assoc-1.png").is_file()
 
 
-def test_a_finished_run_replaces_its_record_and_no_other(tmp_path):
-    runs = [recorded(run=40, metrics={}), recorded(), recorded(changes={"a": 1}), recorded(seed=1)]
-    names = [record.collect(found, tmp_path).name for found in runs]
-    assert names[0] == names[1] and len(set(names)) == 3
-    assert record.read(tmp_path / names[0])["run"] == 165
+def test_a_finished_run_replaces_its_record(tmp_path):
+    begun, finished = recorded(run=40, metrics={}), recorded()
+    (path,) = {record.collect(found, tmp_path) for found in (begun, finished)}
+    assert record.read(path)["run"] == 165
+
+
+@pytest.mark.parametrize("other", [{"changes": {"a": 1}}, {"seed": 1}], ids=["changed", "seed"])
+def test_a_run_of_other_settings_keeps_the_record(tmp_path, other):
+    paths = {record.collect(found, tmp_path) for found in (recorded(), recorded(**other))}
+    assert len(paths) == 2
 
 
 def test_the_projects_records_are_named_as_collected(root, tmp_path):

@@ -129,54 +129,110 @@ def trainings(monkeypatch):
     return calls
 
 
-def test_a_row_is_trained_tested_and_not_run_again(trainings, tmp_path, capsys):
-    words = ("en-5", "ResNet20/EN", "--epochs", "12", "--seeds", "3", "x.y=1")
-    for _ in range(2):
-        assert run(tmp_path, *words) == 0
-        assert "top-1 90 (shortened: 12 of 165 epochs, changed: x.y=1)" in capsys.readouterr().out
-    (cfg, training), (_, test) = trainings
-    assert training == ["--resume", "x.y=1"]
-    assert test[:2] == ["--eval-only", "--resume"]
-    assert cfg.randomness.seed == 3 and cfg.train_cfg.max_epochs == 12
+SHORT = "en-5", "ResNet20/EN", "--epochs", "12", "--seeds", "3", "x.y=1"
+
+
+def test_a_row_is_trained_by_its_settings(trainings, tmp_path):
+    assert run(tmp_path, *SHORT) == 0
+    cfg, arguments = trainings[0]
+    assert arguments == ["--resume", "x.y=1"]
+    assert (cfg.randomness.seed, cfg.train_cfg.max_epochs) == (3, 12)
     assert cfg.work_dir == str(tmp_path / "en-5" / "ResNet20-EN" / "seed3")
-    assert run(tmp_path, *words[:-1], "x.y=2") == 2
+
+
+def test_a_row_is_tested_after_its_training(trainings, tmp_path):
+    assert run(tmp_path, *SHORT) == 0
+    (_, (_, arguments)) = trainings
+    assert arguments[:2] == ["--eval-only", "--resume"]
+
+
+def test_a_complete_row_is_not_run_again(trainings, tmp_path, capsys):
+    for _ in range(2):
+        assert run(tmp_path, *SHORT) == 0
+        assert "top-1 90 (shortened: 12 of 165 epochs, changed: x.y=1)" in capsys.readouterr().out
+    assert len(trainings) == 2  # a training and a test
+
+
+@pytest.mark.parametrize(
+    "changed", [[*SHORT[:-1], "x.y=2"], [*SHORT[:2], *SHORT[4:]]], ids=["override", "length"]
+)
+def test_a_row_that_was_begun_keeps_its_settings(trainings, tmp_path, capsys, changed):
+    assert run(tmp_path, *SHORT) == 0
+    assert run(tmp_path, *changed) == 2
     assert "begun with other settings: {'x.y': 1}, 12 epochs" in capsys.readouterr().err
-    assert run(tmp_path, *words[:2], "--seeds", "3", "x.y=1") == 2
 
 
-def test_a_failed_run_is_recorded_ends_no_other_and_goes_on(trainings, tmp_path, capsys):
+def test_a_failed_run_does_not_end_the_others(trainings, tmp_path):
     trainings.missing = 5
-    assert run(tmp_path, "ilm-1", "GN", "--seeds", "0", "1") == 1 and len(trainings) == 2
-    for seed in (0, 1):
-        found = record.read(tmp_path / "ilm-1" / "GN" / f"seed{seed}" / "record.json")
-        assert record.label(found).startswith("unfinished: 345 of 350 epochs")
-    assert run(tmp_path, "en-2", "ResNet50/EN") == 1
-    assert run(tmp_path, "en-4", "ImageNet -> WebVision/EN") == 2, "its checkpoint is unfinished"
+    assert run(tmp_path, "ilm-1", "GN", "--seeds", "0", "1") == 1
+    assert len(trainings) == 2
+
+
+def test_a_failed_run_has_a_record(trainings, tmp_path):
+    trainings.missing = 5
+    assert run(tmp_path, "ilm-1", "GN") == 1
+    found = record.read(tmp_path / "ilm-1" / "GN" / "seed0" / "record.json")
+    assert record.label(found).startswith("unfinished: 345 of 350 epochs")
+
+
+def test_a_failed_run_goes_on(trainings, tmp_path, capsys):
+    trainings.missing = 5
+    assert run(tmp_path, "ilm-1", "GN") == 1
     trainings.missing = 0
     assert run(tmp_path, "ilm-1", "GN") == 0
     assert "error 10 (batches of 128, not 64)" in capsys.readouterr().out
 
 
-def test_rows_start_from_and_test_the_checkpoints_of_others(trainings, tmp_path, capsys):
+def test_an_unfinished_checkpoint_is_not_tested_by_another_row(trainings, tmp_path):
+    trainings.missing = 5
+    assert run(tmp_path, "en-2", "ResNet50/EN") == 1
+    assert run(tmp_path, "en-4", "ImageNet -> WebVision/EN") == 2
+
+
+def test_a_row_names_the_row_that_it_starts_from(trainings, tmp_path, capsys):
     assert run(tmp_path, "en-6", "ADE20K/EN") == 2
     assert "reproduce run en-6 'backbone/EN' first" in capsys.readouterr().err
-    short = ("--epochs", "2")
-    assert run(tmp_path, "en-6", "backbone/EN", *short) == 0
-    assert run(tmp_path, "en-6", "ADE20K/EN", *short) == 2
+
+
+@pytest.fixture
+def backbone(trainings, tmp_path):
+    """The checkpoint of a backbone that was trained for 2 of 100 epochs."""
+    assert run(tmp_path, "en-6", "backbone/EN", "--epochs", "2") == 0
+    trainings.clear()
+    return tmp_path / "en-6" / "backbone-EN" / "seed0" / "epoch_9.pth"
+
+
+def test_a_length_in_the_other_unit_is_refused(backbone, tmp_path, capsys):
+    assert run(tmp_path, "en-6", "ADE20K/EN", "--epochs", "2") == 2
     assert "counts iterations; give --iterations" in capsys.readouterr().err
+
+
+def test_a_row_starts_from_another_rows_backbone(trainings, backbone, tmp_path):
+    assert run(tmp_path, "en-6", "ADE20K/EN") == 0
+    init = trainings[0][0].model.backbone.init_cfg
+    assert (init.checkpoint, init.prefix) == (str(backbone), "backbone.")
+
+
+def test_a_label_says_how_the_backbone_was_trained(backbone, tmp_path, capsys):
     assert run(tmp_path, "en-6", "ADE20K/EN") == 0
     assert "from en-6 backbone/EN (shortened: 2 of 100 epochs" in capsys.readouterr().out
-    backbone = tmp_path / "en-6" / "backbone-EN" / "seed0" / "epoch_9.pth"
-    assert run(tmp_path / "b", "en-6", "ADE20K/EN", f"{running.PRETRAINED}mine.pth") == 0
-    init = trainings[2][0].model.backbone.init_cfg
-    assert (init.checkpoint, init.prefix) == (str(backbone), "backbone.")
-    assert [words for _, words in trainings[3:5]] == [
-        ["--eval-only", "--resume"], ["--eval-only", "--resume", "--tta"],
-    ]  # fmt: skip
+
+
+def test_a_backbone_may_be_the_users(trainings, tmp_path):
+    assert run(tmp_path, "en-6", "ADE20K/EN", f"{running.PRETRAINED}mine.pth") == 0
+
+
+def test_a_row_with_two_tests_has_both(trainings, backbone, tmp_path):
+    assert run(tmp_path, "en-6", "ADE20K/EN") == 0
+    plain = ["--eval-only", "--resume"]
+    assert [arguments for _, arguments in trainings[1:]] == [plain, [*plain, "--tta"]]
+
+
+def test_a_row_that_only_tests_takes_another_rows_checkpoint(trainings, tmp_path):
     assert run(tmp_path, "en-2", "ResNet50/EN") == 0
     assert run(tmp_path, "en-4", "ImageNet -> WebVision/EN") == 0
-    cfg, words = trainings[-1]
-    assert words == ["--eval-only"]
+    cfg, arguments = trainings[-1]
+    assert arguments == ["--eval-only"]
     assert cfg.load_from == str(tmp_path / "en-2" / "ResNet50-EN" / "seed0" / "epoch_9.pth")
 
 

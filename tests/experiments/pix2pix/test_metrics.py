@@ -26,21 +26,31 @@ def pair():
     return noisy.to(torch.uint8), smooth.to(torch.uint8)
 
 
-def test_rmse_and_l1_count_all_pixels_and_channels(pair):
+def test_rmse_counts_all_pixels_and_channels(pair):
     a, b = (x.double() for x in pair)
-    found = metrics.rmse(*pair), metrics.l1(*pair)
-    assert_scores(found, [(a - b).square().mean().sqrt(), (a - b).abs().mean()])
+    assert_scores([metrics.rmse(*pair)], [(a - b).square().mean().sqrt()])
+
+
+def test_l1_counts_all_pixels_and_channels(pair):
+    a, b = (x.double() for x in pair)
+    assert_scores([metrics.l1(*pair)], [(a - b).abs().mean()])
 
 
 def assert_scores(found, expected, roundings=64):
     assert_close(torch.tensor(found), torch.tensor(expected), roundings)
 
 
-def test_ssim_of_constant_images_is_that_of_their_means():
+@pytest.mark.parametrize("a, b", [(4, 9), (0, 255), (128, 130), (200, 200)])
+def test_ssim_of_constant_images_is_that_of_their_means(a, b):
     """Equation 6 of Wang et al., 2004, whose second factor is 1 without variances."""
-    a, b, c1 = torch.full((3, 16, 16), 4), torch.full((3, 16, 16), 9), (0.01 * 255) ** 2
-    found = metrics.ssim(a.byte(), b.byte()), metrics.ssim(*[noise(0, 16, 16)] * 2)
-    assert_scores(found, [(2 * 4 * 9 + c1) / (4**2 + 9**2 + c1), 1.0])
+    images = [torch.full((3, 16, 16), value, dtype=torch.uint8) for value in (a, b)]
+    c1 = (0.01 * 255) ** 2
+    assert_scores([metrics.ssim(*images)], [(2 * a * b + c1) / (a**2 + b**2 + c1)])
+
+
+def test_ssim_of_an_image_and_itself_is_1():
+    image = noise(0, 16, 16)
+    assert_scores([metrics.ssim(image, image)], [1.0])
 
 
 def test_ssim_weighs_pixels_by_a_gaussian_of_11_pixels(pair):
@@ -84,8 +94,11 @@ def test_weights_of_another_network_are_told_in_one_line(tmp_path):
         metrics.measures(tmp_path / "linear.pth")
 
 
-def test_without_weights_there_is_no_lpips_and_weights_run_no_code(tmp_path):
+def test_without_weights_there_is_no_lpips():
     assert list(metrics.measures()) == ["rmse", "ssim", "l1"]
+
+
+def test_weights_of_lpips_run_no_code(tmp_path):
     torch.save(Harmful(tmp_path / "ran"), tmp_path / "evil.pth")
     with pytest.raises(UserError, match="may run code"):
         metrics.measures(tmp_path / "evil.pth")

@@ -32,28 +32,44 @@ def build(norm_g=IN, norm_d=IN):
     )
 
 
-def test_the_papers_networks():
+@pytest.fixture(scope="module")
+def papers():
+    """The generator and the discriminator with their defaults."""
     with torch.device("meta"):
-        generator, discriminator = networks.UNetGenerator(), networks.PatchDiscriminator()
-    down = [64, 128, 256, 512, 512, 512, 512, 512]
-    up = [512, 512, 512, 512, 256, 128, 64, 3]
-    convs = [b[1] for b in generator.down], [b[1] for b in generator.up]
-    assert [c.out_channels for c in convs[0]] == down
-    assert [c.out_channels for c in convs[1]] == up
-    assert [c.in_channels for c in convs[1]] == [512, 1024, 1024, 1024, 1024, 512, 256, 128]
-    # Biases where no norm follows.
-    assert [c.bias is not None for c in convs[0]] == [True, *[False] * 6, True]
-    assert [c.bias is not None for c in convs[1]] == [*[False] * 7, True]
-    convs = [m for m in discriminator.modules() if isinstance(m, nn.Conv2d)]
+        return networks.UNetGenerator(), networks.PatchDiscriminator()
+
+
+def test_the_generators_convolutions_have_the_papers_widths(papers):
+    down, up = ([block[1] for block in blocks] for blocks in (papers[0].down, papers[0].up))
+    assert [c.out_channels for c in down] == [64, 128, 256, 512, 512, 512, 512, 512]
+    assert [c.in_channels for c in up] == [512, 1024, 1024, 1024, 1024, 512, 256, 128]
+    assert [c.out_channels for c in up] == [512, 512, 512, 512, 256, 128, 64, 3]
+
+
+def test_the_generators_convolutions_have_biases_where_no_norm_follows(papers):
+    down, up = ([block[1] for block in blocks] for blocks in (papers[0].down, papers[0].up))
+    assert [c.bias is not None for c in down] == [True, *[False] * 6, True]
+    assert [c.bias is not None for c in up] == [*[False] * 7, True]
+
+
+def test_the_generators_first_three_blocks_upwards_have_dropout(papers):
+    blocks = enumerate(papers[0].up)
+    assert [i for i, block in blocks if isinstance(block[3], nn.Dropout)] == [0, 1, 2]
+
+
+def test_the_discriminator_has_the_papers_layers(papers):
+    convs = [m for m in papers[1].modules() if isinstance(m, nn.Conv2d)]
     expected = [(64, True), (128, False), (256, False), (512, False), (1, True)]
     assert [(c.out_channels, c.bias is not None) for c in convs] == expected
-    assert [i for i, b in enumerate(generator.up) if isinstance(b[3], nn.Dropout)] == [0, 1, 2]
-    kinds = [type(layer).__name__ for layer in discriminator.layers]
+    kinds = [type(layer).__name__ for layer in papers[1].layers]
     block = ["Conv2d", "InstanceNorm2d", "LeakyReLU"]
     assert kinds == ["Conv2d", "Identity", "LeakyReLU", *3 * block, "Conv2d"]
-    for network, count in ((generator, 7), (discriminator, 4)):
-        leaks = [m.negative_slope for m in network.modules() if isinstance(m, nn.LeakyReLU)]
-        assert leaks == [0.2] * count
+
+
+@pytest.mark.parametrize("which, count", [(0, 7), (1, 4)], ids=["generator", "discriminator"])
+def test_leaky_rectifiers_have_a_slope_of_a_fifth(papers, which, count):
+    leaks = [m.negative_slope for m in papers[which].modules() if isinstance(m, nn.LeakyReLU)]
+    assert leaks == [0.2] * count
 
 
 def test_the_discriminator_sees_70_pixels():
@@ -74,23 +90,49 @@ def test_convolutions_start_from_the_papers_distribution():
             assert layer.bias is None or not layer.bias.any()
 
 
-def test_shapes_and_options():
-    generator = networks.UNetGenerator(1, 2, width=2, depth=3, norm_cfg=IN)
-    assert generator(torch.randn(2, 1, 16, 24)).shape == (2, 2, 16, 24)
-    for make, words in (
-        (lambda: generator(torch.randn(2, 1, 16, 20)), "16 x 20 pixels, but depth=3 takes"),
+def small_generator():
+    return networks.UNetGenerator(1, 2, width=2, depth=3, norm_cfg=IN)
+
+
+def test_the_generator_keeps_the_size_of_images():
+    assert small_generator()(torch.randn(2, 1, 16, 24)).shape == (2, 2, 16, 24)
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (
+            lambda: small_generator()(torch.randn(2, 1, 16, 20)),
+            "16 x 20 pixels, but depth=3 takes",
+        ),
         (lambda: networks.UNetGenerator(size=-4), "no power of 2"),
         (lambda: networks.UNetGenerator(depth=1), "give at least 2"),
         (lambda: networks.PatchDiscriminator(layers=0), "give at least 1"),
-    ):
-        with pytest.raises(OptionError, match=words):
-            make()
-    by_class = {"type": ILMInstanceNorm, "key_group_size": 1, "requires_grad": False}
-    kinds = nn.BatchNorm2d, nn.GroupNorm, ILMInstanceNorm, nn.Identity
-    norm_cfgs = {"type": "BN"}, {"type": "GN", "num_groups": 2}, by_class, None
-    norms = [networks.build_norm(norm_cfg, 8) for norm_cfg in norm_cfgs]
-    assert tuple(map(type, norms)) == kinds
-    assert not any(p.requires_grad for p in norms[2].parameters())
+    ],
+    ids=["image", "size", "depth", "layers"],
+)
+def test_a_size_that_does_not_fit_is_refused(make, words):
+    with pytest.raises(OptionError, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    "norm_cfg, kind",
+    [
+        ({"type": "BN"}, nn.BatchNorm2d),
+        ({"type": "GN", "num_groups": 2}, nn.GroupNorm),
+        ({"type": ILMInstanceNorm, "key_group_size": 1}, ILMInstanceNorm),
+        (None, nn.Identity),
+    ],
+    ids=["BN", "GN", "class", "none"],
+)
+def test_a_norm_is_built_by_its_config(norm_cfg, kind):
+    assert type(networks.build_norm(norm_cfg, 8)) is kind
+
+
+def test_requires_grad_of_a_norms_config_fixes_its_parameters():
+    norm = networks.build_norm({"type": "ILMIN", "key_group_size": 1, "requires_grad": False}, 8)
+    assert not any(p.requires_grad for p in norm.parameters())
 
 
 def batch():
@@ -178,11 +220,15 @@ def test_dropout_in_evaluation_is_the_same_for_each_image():
     x = torch.randn(4, 3, 16, 16)
     generator = networks.UNetGenerator(width=4, size=16).eval()
     y = generator(x)
-    assert torch.equal(y, generator(x))
+    assert_equal(generator(x), y)
     assert_close(generator(x[2:3]), y[2:3])
+
+
+def test_dropout_in_evaluation_keeps_the_mean():
     ones = networks.SteadyDropout(0.25).eval()(torch.ones(2, 64, 8, 8))
     assert_equal(ones.unique(), torch.tensor([0, 4 / 3]))
-    assert abs(ones.mean() - 1) <= 0.05 and torch.equal(ones[0], ones[1])
+    assert abs(ones.mean() - 1) <= 0.05
+    assert_equal(ones[0], ones[1])
 
 
 def test_images_of_any_size_are_padded_and_cropped_back():

@@ -67,41 +67,76 @@ def channels_last(tensor):
     return tensor.permute(1, 2, 0).numpy()
 
 
-def test_halves_in_either_direction(tmp_path):
+@pytest.fixture
+def halves(tmp_path):
+    """A folder of two pictures of two images side by side; the halves of the second."""
     pixels = save(tmp_path / "b.png", 6, 12)
     save(tmp_path / "a.png", 6, 12)
-    left, right, second = pixels[:, :6], pixels[:, 6:], {"images": (1, None)}
-    for direction, expected in (("right-to-left", (right, left)), ("left-to-right", (left, right))):
-        data = PairedImages(tmp_path, size=6, direction=direction, mean_of=second, **second)
-        (sample,) = [data[i] for i in range(len(data))]
-        assert sample["name"] == "b"
-        assert np.array_equal(channels_last(data.metainfo["mean_image"]), expected[1])
-        for kind, half in zip(("input", "target"), expected, strict=True):
-            assert np.array_equal(channels_last(sample[kind]), half)
+    return tmp_path, pixels[:, :6], pixels[:, 6:]
 
 
-def test_pairs_are_resized_then_cropped_and_flipped_anew_each_time(tmp_path):
+@pytest.mark.parametrize("direction", ["right-to-left", "left-to-right"])
+def test_halves_are_input_and_target_in_either_direction(halves, direction):
+    folder, left, right = halves
+    sample = PairedImages(folder, size=6, direction=direction)[1]
+    expected = (left, right) if direction == "left-to-right" else (right, left)
+    for kind, half in zip(("input", "target"), expected, strict=True):
+        assert np.array_equal(channels_last(sample[kind]), half)
+
+
+def test_a_choice_of_images_has_their_names(halves):
+    data = PairedImages(halves[0], size=6, images=(1, None))
+    assert [data[i]["name"] for i in range(len(data))] == ["b"]
+
+
+def test_the_mean_image_is_that_of_the_chosen_targets(halves):
+    folder, left, _ = halves
+    data = PairedImages(folder, size=6, direction="right-to-left", mean_of={"images": (1, None)})
+    assert np.array_equal(channels_last(data.metainfo["mean_image"]), left)
+
+
+def test_a_pair_is_flipped(tmp_path):
     right = save(tmp_path / "a.png", 6, 12)[:, 6:]
     (flipped,) = PairedImages(tmp_path, size=6, load_size=6, flip=1)
     assert np.array_equal(channels_last(flipped["input"]), right[:, ::-1])
+
+
+def test_a_pair_is_resized(tmp_path):
+    save(tmp_path / "a.png", 6, 12)
     assert PairedImages(tmp_path, size=4)[0]["target"].shape == (3, 4, 4)
+
+
+def test_a_pair_is_cropped_anew_each_time(tmp_path):
+    save(tmp_path / "a.png", 6, 12)
     data = PairedImages(tmp_path, size=6, load_size=20, flip=0)
     assert not torch.equal(data[0]["input"], data[0]["input"])
 
 
-def test_two_folders_match_by_name_whatever_the_ending(tmp_path):
-    prefix = {"input_path": "labels", "target_path": "photos"}
+@pytest.fixture
+def two_folders(tmp_path):
+    """A folder of labels and one of photos, of two images each; and the pixels of the second."""
     for name in ("1", "2"):
         labels = save(tmp_path / "labels" / f"{name}.png", 6, 6)
         photo = save(tmp_path / "photos" / f"{name}.bmp", 6, 6, seed=1)
-    sample = PairedImages(tmp_path, prefix, size=6)[1]
+    return tmp_path, labels, photo
+
+
+TWO_FOLDERS = {"input_path": "labels", "target_path": "photos"}
+
+
+def test_two_folders_match_by_name_whatever_the_ending(two_folders):
+    folder, labels, photo = two_folders
+    sample = PairedImages(folder, TWO_FOLDERS, size=6)[1]
     assert np.array_equal(channels_last(sample["input"]), labels)
     assert np.array_equal(channels_last(sample["target"]), photo)
-    for folder in ("labels", "photos"):
-        save(tmp_path / folder / "3.png", 6, 6)
-        with pytest.raises(UserError, match=rf"1 images have no counterpart: .*{folder}/3\.png"):
-            PairedImages(tmp_path, prefix)
-        (tmp_path / folder / "3.png").unlink()
+
+
+@pytest.mark.parametrize("folder", ["labels", "photos"])
+def test_an_image_without_a_counterpart_is_named(two_folders, folder):
+    root, *_ = two_folders
+    save(root / folder / "3.png", 6, 6)
+    with pytest.raises(UserError, match=rf"1 images have no counterpart: .*{folder}/3\.png"):
+        PairedImages(root, TWO_FOLDERS)
 
 
 @pytest.mark.parametrize(
@@ -122,19 +157,27 @@ def test_mistakes_in_a_dataset(tmp_path, options, words):
         PairedImages(tmp_path, **options)
 
 
-def test_jitter_crops_and_flips_both_alike():
-    """The two images are each other's inverse, and stay so."""
+def jittered():
+    """Forty crops of two images that are each other's inverse; the first has a ramp each way."""
     rows, columns = np.mgrid[:32, :32]
     ramp = np.stack([rows * 8, columns * 8, rows + columns], 2).astype(np.uint8)
     both = Image.fromarray(ramp), Image.fromarray(255 - ramp)
-    outcomes = set()
-    for seed in range(40):
-        a, b = jitter(both, 32, 36, 0.5, np.random.default_rng(seed))
+    return [jitter(both, 32, 36, 0.5, np.random.default_rng(seed)) for seed in range(40)]
+
+
+def test_jitter_crops_and_flips_both_alike():
+    for a, b in jittered():
         assert a.shape == b.shape == (32, 32, 3)
         assert np.abs(a.astype(int) + b - 255).max() <= 2  # rounded twice
-        outcomes.add((int(a[0, 0, 0]), bool(a[0, 0, 1] > a[0, -1, 1])))
-    assert {flipped for _, flipped in outcomes} == {False, True}
-    assert len({top for top, _ in outcomes}) == 5  # 36 - 32 + 1 places
+
+
+def test_jitter_flips_some_images():
+    assert {bool(a[0, 0, 1] > a[0, -1, 1]) for a, _ in jittered()} == {False, True}
+
+
+def test_jitter_crops_at_every_place():
+    """36 - 32 + 1 places from top to bottom."""
+    assert len({int(a[0, 0, 0]) for a, _ in jittered()}) == 5
 
 
 def test_a_network_may_have_options_for_its_own_parameters():
@@ -147,35 +190,74 @@ def test_a_network_may_have_options_for_its_own_parameters():
     assert decays == {"generator": 0.0, "other": 0.5 * 0.1}
 
 
-def test_training_leaves_losses_samples_and_both_networks(trained):
+def test_training_logs_losses(trained):
     losses = [e for e in entries(trained) if "loss_G_L1" in e]
-    first, last = (e["rmse"] for e in entries(trained) if "rmse" in e)
-    assert len(losses) == 16 and last < first
+    assert len(losses) == 16
     assert {"loss_D_real", "loss_D_fake", "loss_G_GAN", "generator.lr"} <= losses[0].keys()
-    # Three rows of input, output and target.
+
+
+def test_training_lowers_the_error(trained):
+    first, last = (e["rmse"] for e in entries(trained) if "rmse" in e)
+    assert last < first
+
+
+def test_training_writes_samples_of_each_epoch(trained):
+    """Three rows of input, output and target."""
     before, samples = (read(trained / "samples" / f"epoch_000{epoch}.png") for epoch in (1, 2))
-    assert samples.shape == (3 * 64, 3 * 64, 3) and (samples != before).any()
+    assert samples.shape == (3 * 64, 3 * 64, 3)
+    assert (samples != before).any()
+
+
+def test_a_checkpoint_has_both_networks_with_their_optimizers(trained):
     saved = torch.load(trained / "epoch_2.pth", weights_only=False)
     assert {name.split(".")[0] for name in saved["state_dict"]} == {"generator", "discriminator"}
     assert saved["optimizer"].keys() == {"generator", "discriminator"}
 
 
-def test_a_test_scores_what_it_writes_and_the_mean_training_image(trained, datasets):
-    found = json.loads((trained / "record.json").read_text())["metrics"][""]
-    folders = [trained / "test" / kind for kind in ("input", "output", "target")]
-    names = sorted(path.name for path in folders[0].iterdir())
+#: What a test writes of each image.
+KINDS = "input", "output", "target"
+
+
+@pytest.fixture
+def written(trained):
+    """The images of each kind that the test wrote."""
+    names = [f"00000{i}.png" for i in range(4)]
+    return {
+        kind: [torch.tensor(read(trained / "test" / kind / n)).permute(2, 0, 1) for n in names]
+        for kind in KINDS
+    }
+
+
+def assert_scores(trained, prefix, found, targets):
+    """Compare the record's means of each metric with those of images and targets."""
+    recorded = json.loads((trained / "record.json").read_text())["metrics"][""]
+    for name, measure in metrics.measures().items():
+        scores = [measure(*pair) for pair in zip(found, targets, strict=True)]
+        actual, mean = torch.tensor(recorded[prefix + name]), torch.tensor(scores).mean()
+        # The record has 6 decimals.
+        assert_close(actual, mean, 64, scale=1, name=prefix + name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_test_replaces_the_images_of_an_earlier_one(trained, kind):
+    names = sorted(path.name for path in (trained / "test" / kind).iterdir())
     assert names == [f"00000{i}.png" for i in range(4)]
-    images = [[torch.tensor(read(f / n)).permute(2, 0, 1) for f in folders] for n in names]
+
+
+def test_a_test_writes_the_images_of_each_pair(written, datasets):
     pair = read(datasets / "shapes" / "pairs" / "validation" / "000002.jpg")
-    assert np.array_equal(channels_last(images[2][2]), pair[:, :64])
-    assert np.array_equal(channels_last(images[2][0]), pair[:, 64:])
+    assert np.array_equal(channels_last(written["target"][2]), pair[:, :64])
+    assert np.array_equal(channels_last(written["input"][2]), pair[:, 64:])
+
+
+def test_a_test_scores_what_it_writes(trained, written):
+    assert_scores(trained, "", written["output"], written["target"])
+
+
+def test_a_test_scores_the_mean_training_image(trained, written, datasets):
     pairs = PairedImages(datasets / "shapes" / "pairs" / "training", size=64)
     mean = torch.stack([pairs[i]["target"] for i in range(8)]).double().mean(0).round()
-    for name, measure in metrics.measures().items():
-        scores = [(measure(output, target), measure(mean, target)) for _, output, target in images]
-        recorded = torch.tensor([found[name], found[f"mean_image/{name}"]])
-        # The record has 6 decimals.
-        assert_close(recorded, torch.tensor(scores).mean(0), 64, scale=1, name=name)
+    assert_scores(trained, "mean_image/", [mean] * 4, written["target"])
 
 
 def test_a_run_resumes_after_its_last_whole_epoch(command, trained, tmp_path):
@@ -240,17 +322,22 @@ def test_a_missing_config_is_told_before_a_missing_folder(translate, tmp_path, c
     assert "no.py" in capsys.readouterr().err
 
 
-def test_translation_is_that_of_the_test_and_keeps_sizes(
-    translate, trained, datasets, tmp_path, capsys
-):
+def test_translation_writes_what_the_test_writes(translate, trained, datasets, tmp_path):
     pairs = datasets / "shapes" / "pairs" / "validation"
     assert translate(pairs, tmp_path, "--half", "right") == 0
     for path in (trained / "test" / "output").iterdir():
         assert np.array_equal(read(path), read(tmp_path / path.name))
+
+
+def test_translation_into_its_input_is_refused(translate, tmp_path, capsys):
     before = save(tmp_path / "in" / "a.png", 70, 100)
     (tmp_path / "link").symlink_to(tmp_path / "in")
     assert translate(tmp_path / "in", tmp_path / "link") == 2
     assert "is INPUT; give another folder" in capsys.readouterr().err
-    assert translate(tmp_path / "in", tmp_path / "out") == 0
     assert np.array_equal(read(tmp_path / "in" / "a.png"), before)
+
+
+def test_translation_keeps_sizes(translate, tmp_path):
+    before = save(tmp_path / "in" / "a.png", 70, 100)
+    assert translate(tmp_path / "in", tmp_path / "out") == 0
     assert read(tmp_path / "out" / "a.png").shape == before.shape

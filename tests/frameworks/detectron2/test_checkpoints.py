@@ -119,6 +119,12 @@ def test_weights_of_another_model_are_refused(tmp_path, suffix):
         load(tmp_path / f"other{suffix}", other)
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".pyth"])
+def test_a_file_without_a_state_dict_is_told(tmp_path, suffix):
+    with pytest.raises(CheckpointError, match="holds a list, expected a state dict"):
+        load(tmp_path / f"list{suffix}", [1, 2])
+
+
 def block(norm):
     """A residual block in a model, with names as in a detector."""
     stage = nn.Sequential(BasicBlock(64, 64, norm=norm))

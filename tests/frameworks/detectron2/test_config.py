@@ -13,6 +13,7 @@ from detectron2.config import LazyCall, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.model_zoo import get_config_file
+from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
 from ilm_plugins import checkpoints
@@ -33,17 +34,27 @@ def merged(path):
     return cfg
 
 
-def test_overrides_are_applied(tmp_path):
+def test_overrides_of_a_yaml_are_applied():
     words = ["OUTPUT_DIR", "out", "MODEL.FPN.NORM", "EN(reduction=8)"]
     cfg = load_config(str(SHAPES), words, "cuda:0", amp=True)
-    assert output_folder(cfg) == "out" and cfg.MODEL.FPN.NORM == "EN(reduction=8)"
-    assert cfg.MODEL.DEVICE == "cuda:0" and cfg.SOLVER.AMP.ENABLED
+    assert output_folder(cfg) == "out"
+    assert cfg.MODEL.FPN.NORM == "EN(reduction=8)"
+    assert cfg.MODEL.DEVICE == "cuda:0"
+    assert cfg.SOLVER.AMP.ENABLED
+
+
+def test_a_yaml_may_turn_mixed_precision_on_itself():
     assert load_config(str(SHAPES), ["SOLVER.AMP.ENABLED", "True"]).SOLVER.AMP.ENABLED
+
+
+def test_overrides_of_a_lazy_config_are_applied(tmp_path):
     (tmp_path / "lazy.py").write_text(LAZY)
     words = ["train.output_dir=out", "model.roi_heads.num_classes=7"]
     cfg = load_config(str(tmp_path / "lazy.py"), words, "cuda:0", amp=True)
-    assert output_folder(cfg) == "out" and cfg.model.roi_heads.num_classes == 7
-    assert cfg.train.device == "cuda:0" and cfg.train.amp.enabled
+    assert output_folder(cfg) == "out"
+    assert cfg.model.roi_heads.num_classes == 7
+    assert cfg.train.device == "cuda:0"
+    assert cfg.train.amp.enabled
 
 
 @pytest.mark.parametrize("variable", [None, ALLOW_CODE])
@@ -106,11 +117,52 @@ def test_shapes_are_generated_on_first_use(tmp_path, monkeypatch):
     assert len(detectron2_datasets._load(tmp_path, "shapes_val", *files)) == 1
 
 
-def test_all_test_sets_are_evaluated_and_their_images_counted(tmp_path, monkeypatch):
+@pytest.fixture
+def evaluate(tmp_path, monkeypatch):
+    """The evaluation of a config with two test sets, without a model."""
     monkeypatch.setattr(train.evaluation, "inference_on_dataset", lambda *_: {})
     words = ["OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", "('shapes_val', 'shapes_train')"]
+    return train.Evaluation(load_config(str(SHAPES), words), None)
+
+
+def test_all_test_sets_are_evaluated(evaluate):
+    assert evaluate() == {"shapes_val": {}, "shapes_train": {}}
+
+
+def test_images_of_all_test_sets_are_counted(evaluate):
+    evaluate()
+    assert evaluate.images == 12
+
+
+@pytest.fixture
+def crowds():
+    """The name of a dataset of COCO's form: an image with an object, and one with a crowd alone."""
+    box = {"bbox": [0, 0, 4, 3], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    entry = {"height": 6, "width": 8}
+    entries = [
+        {**entry, "file_name": "a.jpg", "image_id": 1, "annotations": [{**box, "iscrowd": 0}]},
+        {**entry, "file_name": "b.jpg", "image_id": 2, "annotations": [{**box, "iscrowd": 1}]},
+    ]
+    DatasetCatalog.register("crowds", lambda: entries)
+    MetadataCatalog.get("crowds").set(thing_classes=["thing"], evaluator_type="coco")
+    yield "crowds"
+    DatasetCatalog.remove("crowds")
+    MetadataCatalog.remove("crowds")
+
+
+def test_images_of_crowds_alone_are_not_trained_on(crowds):
+    words = ["DATASETS.TRAIN", f"('{crowds}',)", "DATALOADER.NUM_WORKERS", "0"]
+    loader = train.Trainer.build_train_loader(load_config(str(SHAPES), words))
+    assert train.count_images(loader) == 1
+
+
+def test_images_of_crowds_alone_are_tested(crowds, tmp_path, monkeypatch):
+    monkeypatch.setattr(train.evaluation, "inference_on_dataset", lambda *_: {})
+    monkeypatch.setattr(train, "build_evaluator", lambda *_: None)
+    words = ["OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", f"('{crowds}',)"]
     evaluate = train.Evaluation(load_config(str(SHAPES), words), None)
-    assert evaluate() == {"shapes_val": {}, "shapes_train": {}} and evaluate.images == 12
+    evaluate()
+    assert evaluate.images == 2
 
 
 @pytest.mark.parametrize(

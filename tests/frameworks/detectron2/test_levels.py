@@ -12,6 +12,7 @@ from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from torch import nn
 
+from cases import INDEPENDENT, MIXTURES
 from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import ExemplarNorm, SparseSwitchNorm, freeze, surgery
 from ilm_plugins.__main__ import main
@@ -128,7 +129,7 @@ def test_one_level_leads_back():
     assert_close(dict(back), dict(plain.state_dict()), THERE_AND_BACK)
 
 
-@pytest.mark.parametrize("key", ["SN", "SSN"])
+@pytest.mark.parametrize("key", [key for key in MIXTURES if key != "EN"])
 def test_mixtures_of_statistics_get_the_names_of_their_models(plain, key):
     state, report = surgery.convert_state(plain.state_dict(), key)
     assert [*report.converted] == NORMS
@@ -137,7 +138,7 @@ def test_mixtures_of_statistics_get_the_names_of_their_models(plain, key):
     strictly(head(key), state)
 
 
-@pytest.mark.parametrize("key", ["ILMGN", "ILMIN", "ILMLN", "AssocNorm", "AN"])
+@pytest.mark.parametrize("key", INDEPENDENT)
 def test_layers_without_running_statistics_are_one_for_all_levels(plain, key):
     state, report = surgery.convert_state(plain.state_dict(), key, replacing="BN")
     assert [*report.converted] == NORMS
@@ -187,7 +188,7 @@ def test_a_state_dict_of_en_fits_a_model_of_bn(plain, en, spell):
     assert_close(dict(state), dict(plain.state_dict()), THERE_AND_BACK)
 
 
-@pytest.mark.parametrize("key", ["EN", "SN", "SSN", "ILMGN", "AN"])
+@pytest.mark.parametrize("key", [*MIXTURES, *INDEPENDENT])
 def test_a_state_dict_of_bn_fits_a_model_of_each_layer(plain, key):
     state, report = surgery.fit_state(plain.state_dict(), head(key))
     assert [*report.converted] == NORMS

@@ -150,9 +150,12 @@ def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(datasets, lazy, tmp_
     assert all(value.isfinite().all() for value in last(out)["model"].values())
 
 
-def test_test_time_augmentation_and_a_folder_in_use_are_refused(tmp_path, monkeypatch):
+def test_test_time_augmentation_is_refused(tmp_path):
     with pytest.raises(UserError, match="no test-time augmentation"):
         train(tmp_path, "TEST.AUG.ENABLED", "True")
+
+
+def test_a_folder_in_use_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("ilm_plugins.frameworks.lock.PATIENCE", 0)
     with lock(tmp_path), pytest.raises(UserError, match="in use"):
         train(tmp_path)

@@ -1,6 +1,7 @@
 """The keys in mmcv's registries: of OneDL's and upstream's mmcv 2.x, and of mmcv 1.x."""
 
 import copy
+import itertools
 import os
 import subprocess
 import sys
@@ -17,52 +18,28 @@ from mmengine.registry import Registry
 from torch import nn
 
 import fresh
-from cases import PATHS
+from cases import MIXTURES, PATHS
 from close import assert_equal
 from ilm_plugins import NORMS, ExemplarNorm, SwitchNorm, surgery
 from ilm_plugins.frameworks.openmmlab import norms
 from ilm_plugins.layers.options import automatic
 
-KNOWN = """
-import sys
-import ilm_plugins
-from mmcv.cnn import build_norm_layer
-from mmengine.config import Config
-from mmengine.registry import HOOKS
-import mmengine.runner
 
-for key, layer in ilm_plugins.NORMS.items():
-    name, built = build_norm_layer({"type": key}, 64, postfix=2)
-    assert type(built) is layer and built.num_channels == 64, key
-    assert name == "gn2", "weights of GroupNorm models keep their names"
-assert HOOKS.get("RadiusHook").__module__.startswith("ilm_plugins.")
-assert Config.fromfile(sys.argv[1]).norm_cfg.type == "EN"
-"""
-
-
-@pytest.mark.parametrize(
-    "first",
-    [
-        "import ilm_plugins, mmcv.cnn",
-        "import mmcv.cnn, mmengine.config, mmengine.runner, ilm_plugins",
-        "import mmengine.runner, ilm_plugins, mmcv.cnn",
-    ],
-    ids=["ours first", "theirs first", "ours between"],
-)
-def test_norms_hooks_and_bases_are_known_in_any_import_order(first, tmp_path):
+@pytest.mark.parametrize("order", ["ours first", "theirs first", "ours between"])
+def test_everything_is_registered_in_any_import_order(order, tmp_path):
     config = tmp_path / "mine.py"
     config.write_text("_base_ = 'ilm_plugins::mmseg/_base_/norms/en.py'\nnorm_cfg = _base_.norm")
-    fresh.run([sys.executable, "-c", f"{first}\n{KNOWN}", config], check=True)
+    fresh.run_program("openmmlab_registrations.py", order, config)
 
 
-def test_a_converted_norm_is_not_fused_with_its_convolution():
+@pytest.mark.parametrize("key", MIXTURES)
+def test_a_converted_norm_is_not_fused_with_its_convolution(key):
     bn = {"type": "BN"}
     module = ConvModule(3, 32, 3, norm_cfg=bn, efficient_conv_bn_eval=True).eval()
     plain = copy.deepcopy(module.conv)
-    for key in ("SN", "EN"):
-        surgery.convert(model := copy.deepcopy(module), key)
-        x = torch.randn(2, 3, 5, 5)
-        assert_equal(model(x), model.norm(plain(x)).relu())
+    surgery.convert(module, key)
+    x = torch.randn(2, 3, 5, 5)
+    assert_equal(module(x), module.norm(plain(x)).relu())
 
 
 def test_a_class_that_was_reloaded_is_replaced():
@@ -74,14 +51,20 @@ def test_a_class_that_was_reloaded_is_replaced():
 
 
 @pytest.mark.parametrize("key", PATHS)
-def test_initializers_reach_the_affine_parameters_and_no_network(key):
+def test_initializers_of_linear_layers_reach_no_network_of_a_norm(key):
     layer = NORMS[key](64)
     model, before = nn.Sequential(nn.Linear(64, 64), layer), copy.deepcopy(layer.state_dict())
     initialize(model, {"type": "Constant", "layer": ["Conv1d", "Linear"], "val": 3, "bias": 2})
     assert (model[0].weight == 3).all()
     assert_equal(layer.state_dict(), before)
+
+
+@pytest.mark.parametrize("key", PATHS)
+def test_initializers_of_group_norm_reach_the_affine_parameters(key):
+    layer = NORMS[key](64)
     initialize(layer, {"type": "Constant", "layer": ["GroupNorm"], "val": 3, "bias": 2})
-    assert (layer.weight == 3).all() and (layer.bias == 2).all()
+    assert (layer.weight == 3).all()
+    assert (layer.bias == 2).all()
 
 
 @pytest.mark.parametrize("key", PATHS)
@@ -93,70 +76,90 @@ def test_a_residual_that_starts_at_zero_leaves_the_networks_alone(key):
     model = backbones.ResNet(18, **one, norm_cfg=cfg)
     before = copy.deepcopy(model.state_dict())
     model.init_weights()
-    assert all(b.norm1.weight.any() and not b.norm2.weight.any() for b in model.layer1)
+    for block in model.layer1:
+        assert block.norm1.weight.any()
+        assert not block.norm2.weight.any()
     networks = [n for n, _ in model.layer1.named_parameters(prefix="layer1") if n.count(".") == 4]
-    assert bool(networks) == (key != "SN")
+    assert bool(networks) == any(True for _ in NORMS[key](64).children())
     assert_equal({n: model.state_dict()[n] for n in networks}, {n: before[n] for n in networks})
 
 
-@pytest.mark.parametrize("key", ["EN", "SN"])
-@pytest.mark.parametrize("frozen_stages, norm_eval", [(1, True), (2, False)])
-def test_frozen_stages_norm_eval_and_norm_decay_mult_apply(key, frozen_stages, norm_eval):
+def stepped(key, frozen_stages, norm_eval):
+    """A ResNet after a step; its layers by name, and its tensors from before the step."""
     resnet = pytest.importorskip("mmdet.models.backbones", reason="needs mmdet").ResNet
     options = {"frozen_stages": frozen_stages, "norm_eval": norm_eval}
     model = resnet(18, norm_cfg={"type": key, **automatic(NORMS[key])}, **options)
     model.train()
-    sgd, decay = {"type": "SGD", "lr": 0.1, "weight_decay": 0.01}, {"norm_decay_mult": 0.0}
-    wrapper = build_optim_wrapper(model, {"optimizer": sgd, "paramwise_cfg": decay})
+    sgd = {"type": "SGD", "lr": 0.1, "weight_decay": 0.01}
+    wrapper = build_optim_wrapper(model, {"optimizer": sgd})
     layers = {n: m for n, m in model.named_modules() if isinstance(m, NORMS[key])}
-    buffers = {n: b.clone() for n, b in model.named_buffers()}
-    weights = {n: m.weight.clone() for n, m in layers.items()}
-    wrapper.update_params(sum(y.square().mean() for y in model(torch.randn(2, 3, 32, 32))))
-    frozen = {"gn1", *(n for n in layers if n.startswith("layer") and int(n[5]) <= frozen_stages)}
     assert len(layers) == 20
-    assert {n for n, m in layers.items() if torch.equal(m.weight, weights[n])} == frozen
-    moved = {n for n, b in model.named_buffers() if not torch.equal(b, buffers[n])}
-    moving = set() if norm_eval else layers.keys() - frozen
-    assert {name.rsplit(".", 1)[0] for name in moved} == moving
+    before = copy.deepcopy(model.state_dict())
+    wrapper.update_params(sum(y.square().mean() for y in model(torch.randn(2, 3, 32, 32))))
+    return model, layers, before
+
+
+def norms_with_updated_statistics(model, before):
+    """The names of the norms whose buffers a step changed."""
+    updated = (n for n, b in model.named_buffers() if not torch.equal(b, before[n]))
+    return {name.rsplit(".", 1)[0] for name in updated}
+
+
+#: Frozen stages -> the first names of the modules that they have.
+FROZEN = {1: ("gn1", "layer1"), 2: ("gn1", "layer1", "layer2")}
+
+
+@pytest.fixture(scope="module", params=itertools.product(("EN", "SN"), FROZEN), ids=str)
+def frozen(request):
+    """A ResNet with frozen stages as :func:`stepped` has it, and its norms that are not frozen."""
+    key, stages = request.param
+    model, layers, before = stepped(key, stages, norm_eval=False)
+    others = {name for name in layers if name.partition(".")[0] not in FROZEN[stages]}
+    return model, layers, before, others
+
+
+def test_frozen_stages_train_no_weight_of_a_norm(frozen):
+    _, layers, before, others = frozen
+    trained = {n for n, m in layers.items() if not torch.equal(m.weight, before[f"{n}.weight"])}
+    assert trained == others
+
+
+def test_frozen_stages_update_no_running_statistics(frozen):
+    model, _, before, others = frozen
+    assert norms_with_updated_statistics(model, before) == others
+
+
+@pytest.mark.parametrize("key", ["EN", "SN"])
+def test_norm_eval_updates_no_running_statistics(key):
+    model, _, before = stepped(key, frozen_stages=1, norm_eval=True)
+    assert not norms_with_updated_statistics(model, before)
+
+
+@pytest.mark.parametrize("key", NORMS)
+def test_norm_decay_mult_is_of_a_conv_modules_affine_parameters(key):
+    """The module names its norm gn, as weights of GroupNorm models do."""
+    model = ConvModule(3, 64, 1, norm_cfg={"type": key})
+    sgd, decay = {"type": "SGD", "lr": 0.1, "weight_decay": 0.01}, {"norm_decay_mult": 0.5}
+    wrapper = build_optim_wrapper(model, {"optimizer": sgd, "paramwise_cfg": decay})
     groups = wrapper.optimizer.param_groups
-    free = {p for g in groups if g["weight_decay"] == 0 for p in g["params"]}
-    own = {p for layer in layers.values() for p in layer.parameters(recurse=False)}
-    assert free == {p for p in own if p.requires_grad}, "norm_decay_mult is of affine parameters"
+    found = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    own = {id(p) for p in model.gn.parameters(recurse=False)}
+    for name, parameter in model.named_parameters():
+        assert found[id(parameter)] == (0.005 if id(parameter) in own else 0.01), name
 
 
 def test_norm_eval_is_left_again_by_evaluation():
     model = BaseModule()
     model.norm_eval, model.norm = True, SwitchNorm(8)
-    assert model.train() is model and model.training and not model.norm.training
+    assert model.train() is model
+    assert model.training
+    assert not model.norm.training
     model.norm_eval = False
-    assert model.train().norm.training and not model.eval().norm.training
+    assert model.train().norm.training
+    assert not model.eval().norm.training
 
 
 # ---- other distributions of mmcv
-
-BUILD = """
-import warnings
-warnings.filterwarnings("error", module="ilm_plugins")
-import {order}
-import torch
-from mmcv.cnn import ConvModule
-try:
-    from mmcv.runner import BaseModule
-except ImportError:
-    from mmengine.model import BaseModule
-
-for key, layer in ilm_plugins.NORMS.items():
-    module = ConvModule(3, 64, 1, norm_cfg=dict(type=key))
-    assert type(module.gn) is layer and module(torch.randn(2, 3, 4, 4)).isfinite().all()
-
-class Backbone(BaseModule):
-    norm_eval = True
-
-backbone = Backbone()
-backbone.norm = ilm_plugins.SwitchNorm(8)
-assert not backbone.train().norm.training and backbone.training
-print(mmcv.__file__)
-"""
 
 
 @pytest.mark.wide
@@ -172,7 +175,6 @@ def test_other_distributions_of_mmcv(packages, tmp_path):
     if done.returncode:
         pytest.skip(f"{packages} cannot be installed: {done.stderr[-200:]}")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    for order in ("ilm_plugins, mmcv.cnn", "mmcv.cnn, ilm_plugins"):
-        code = BUILD.format(order=order)
-        done = fresh.run([sys.executable, "-c", code], env=environment, check=True)
+    for first in ("ilm_plugins", "mmcv.cnn"):
+        done = fresh.run_program("mmcv_models.py", first, env=environment)
         assert done.stdout.startswith(str(tmp_path))

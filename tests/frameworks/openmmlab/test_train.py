@@ -156,15 +156,33 @@ def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(config, tmp_path):
     assert record.read(tmp_path)["diverged"] == str(error.value)
 
 
-def test_losses_that_are_infinite_end_a_run_and_so_do_weights_by_those_of_another_process():
+def test_a_record_has_finite_numbers_of_six_decimals():
     given = {"a": torch.tensor(1.23456789), "nan": float("nan"), "b": 2, "c": "d"}
-    assert numbers(given) == {"a": 1.234568, "b": 2}, "of a record"
-    hook, runner = StopAtNaN(), SimpleNamespace(iter=4, model=nn.Linear(2, 2))
+    assert numbers(given) == {"a": 1.234568, "b": 2}
+
+
+@pytest.fixture
+def runner():
+    return SimpleNamespace(iter=4, model=nn.Linear(2, 2))
+
+
+def test_a_large_loss_of_float16_does_not_end_a_run(runner):
+    """Nor does an accuracy of NaN."""
     fine = {"loss": torch.full((9,), 6e4, dtype=torch.float16), "acc": torch.tensor(torch.nan)}
-    hook.after_train_iter(runner, 0, outputs=fine)
+    StopAtNaN().after_train_iter(runner, 0, outputs=fine)
+
+
+def test_an_infinite_loss_ends_a_run(runner):
     with pytest.raises(FloatingPointError, match="at iteration 4"):
-        hook.after_train_iter(runner, 0, outputs={"loss_bbox": torch.tensor([1, torch.inf])})
-    hook.before_save_checkpoint(runner, {})
+        StopAtNaN().after_train_iter(runner, 0, outputs={"loss_bbox": torch.tensor([1, torch.inf])})
+
+
+def test_finite_weights_are_saved(runner):
+    StopAtNaN().before_save_checkpoint(runner, {})
+
+
+def test_infinite_weights_end_a_run_before_they_are_saved(runner):
+    """As the gradients of another process make them."""
     runner.model.bias.data[1] = torch.inf
     with pytest.raises(FloatingPointError, match="weights became infinite or NaN at iteration 4"):
-        hook.before_save_checkpoint(runner, {})
+        StopAtNaN().before_save_checkpoint(runner, {})

@@ -1,5 +1,8 @@
-# The paper's recipe with half the side of images, half the channels and half the epochs.
-_base_ = "../../_base_/pix2pix.py"
+# Not in the papers: the paper's recipe with half the side of images, half the channels and half the
+# epochs, IN in both networks. Other norms are arguments, such as
+# compare ilm_plugins://pix2pix/study/facades128.py as-is "ILMIN(key_group_size=1)"
+#     --at model.generator.norm_cfg.
+_base_ = "../_base_/pix2pix.py"
 smaller = dict(num_workers=0, dataset=dict(size=128))
 train_dataloader = dict(
     num_workers=0, persistent_workers=False, dataset=dict(size=128, load_size=143)

@@ -1,3 +1,0 @@
-# Not in the papers: CIFAR-10, ResNet-20 with BN, batch 4.
-_base_ = "_base_/resnet20_cifar10-batch4.py"
-model = dict(backbone=dict(norm_cfg=dict(type="BN")))

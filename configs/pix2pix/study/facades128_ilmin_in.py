@@ -1,4 +1,0 @@
-# Not in the papers: Facades at 128 pixels, ILM+IN / IN.
-_base_ = "_base_/facades128.py"
-ilmin = dict(_delete_=True, type="ILMIN", key_group_size=1)
-model = dict(generator=dict(norm_cfg=ilmin))

@@ -1,0 +1,90 @@
+"""Answers to the questions of docs/evidence.md, from the committed runs of its comparisons.
+
+``questions.json`` has the questions as they were stated before the runs. A comparison's records lie
+where the command ``compare`` writes them, in COMPARISON/NORM/seedN; a norm's folder is called by
+its key alone.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import mean
+
+from ...frameworks.record import PLAIN, read
+from ..compare.results import OWN_TEST
+from ..compare.statistics import Difference, holm, paired
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One tested difference; ``difference`` is None, and the means are NaN, without runs."""
+
+    task: str
+    metric: str
+    plain: str
+    norm: str
+    #: Means over the seeds of each norm.
+    plain_mean: float
+    norm_mean: float
+    #: Of the norm from the plain one; p is corrected for all questions together.
+    difference: Difference | None
+
+
+@cache
+def questions() -> list[dict]:
+    return json.loads(Path(__file__).with_name("questions.json").read_text(encoding="utf-8"))
+
+
+def answers(folder: Path) -> list[Answer]:
+    """Return the answer to each question, from comparisons in a folder."""
+    found = list(_answers(folder))
+    corrected = holm([difference for *_, difference in found])
+    return [Answer(*one[:-1], new) for one, new in zip(found, corrected, strict=True)]
+
+
+def _answers(folder: Path) -> Iterator[tuple]:
+    for question in questions():
+        comparison, test, metric = (question[key] for key in ("comparison", "test", "metric"))
+        for names in question["pairs"]:
+            plain, ours = (by_seed(folder / comparison / name, test, metric) for name in names)
+            means = [mean(values.values()) if values else float("nan") for values in (plain, ours)]
+            yield question["task"], metric, *names, *means, paired(ours, plain)
+
+
+def by_seed(runs: Path, test: str, metric: str) -> dict[int, float]:
+    """Return seed -> metric by a test of the complete runs in a norm's folder."""
+    below = "" if test == OWN_TEST else test
+    values = {}
+    for run in sorted(runs.glob("seed*")):
+        training, tested = read(run), read(run / below)
+        if not training or training["run"] < training["planned"] or "diverged" in training:
+            continue
+        if tested and metric in tested["metrics"].get(PLAIN, {}):
+            values[training["seed"]] = tested["metrics"][PLAIN][metric]
+    return values
+
+
+def markdown(folder: Path) -> list[str]:
+    """Return a table of the answers, and how many differences have no runs yet."""
+    found = answers(folder)
+    answered = [one for one in found if one.difference]
+    columns = "task", "plain norm", "layer", "difference", "95 % interval", "p, corrected", "seeds"
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"] if answered else []
+    for one in answered:
+        difference = one.difference
+        cells = (
+            one.task,
+            f"{one.plain} {one.plain_mean:.1f}",
+            f"{one.norm} {one.norm_mean:.1f}",
+            f"{difference.mean:+.1f}",
+            f"{difference.low:+.1f} to {difference.high:+.1f}",
+            f"{difference.p:.3f}",
+            str(difference.seeds),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    if missing := len(found) - len(answered):
+        lines += [""] if answered else []
+        lines.append(f"Differences without runs yet: {missing} of {len(found)}.")
+    return lines

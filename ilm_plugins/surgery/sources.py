@@ -1,0 +1,165 @@
+"""The plain norms that layers replace: a row for each.
+
+A norm of a state dict, without a module, is known by its tensors alone; see :data:`UNTOLD`.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from ..layers.mixture import MixtureNorm
+
+#: Kind of a weight and a bias alone in a state dict: of any source without running statistics, or
+#: of no norm.
+UNTOLD = "GN or IN"
+#: Module of timm's classes, whose ``drop`` and ``act`` run after the norm.
+WITH_ACTIVATION = "timm.layers.norm_act"
+#: Packages whose classes named FrozenBatchNorm2d, DetrFrozenBatchNorm2d and the like compute
+#: BatchNorm from buffers, with an eps of 1e-5 if they have none.
+WITH_FROZEN_BN = {"detectron2", "timm", "torchvision", "transformers"}
+
+
+def _never(norm: nn.Module, layer: type[nn.Module]) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A plain norm.
+
+    Attributes:
+        name: its name in the rules, and in ``replacing``.
+        base: the class from which its modules derive. Subclasses may compute anything.
+        exact: the classes that compute exactly this norm; of frameworks by name, because none is
+            imported here.
+        options: the options that a layer takes over, if its constructor has them.
+        channels: returns a module's number of channels.
+        refusal: returns the reason why a layer of a class cannot replace a module; else None.
+        has_statistics: whether its running statistics distinguish it in a state dict.
+    """
+
+    name: str
+    base: type[nn.Module]
+    exact: frozenset[type[nn.Module] | str]
+    options: tuple[str, ...]
+    channels: Callable[[nn.Module], int]
+    refusal: Callable[[nn.Module, type[nn.Module]], str | None] = _never
+    has_statistics: bool = False
+
+    @property
+    def title(self) -> str:
+        return self.base.__name__.lstrip("_")
+
+    @property
+    def kind_in_state(self) -> str:
+        """What its tensors alone tell."""
+        return self.name if self.has_statistics else UNTOLD
+
+    def is_exact(self, cls: type[nn.Module]) -> bool:
+        """Return whether a class computes exactly this norm."""
+        return cls in self.exact or path_of(cls) in self.exact
+
+
+def path_of(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def is_frozen_bn(cls: type) -> bool:
+    named_so = re.search(r"FrozenBatchNorm(Act)?2d$", cls.__name__)
+    return bool(named_so) and cls.__module__.partition(".")[0] in WITH_FROZEN_BN
+
+
+def source_of(cls: type[nn.Module]) -> Source | None:
+    """Return the plain norm that a class is or derives from."""
+    if is_frozen_bn(cls):
+        return SOURCES["BN"]
+    exact = (source for source in SOURCES.values() if source.is_exact(cls))
+    derived = (source for source in SOURCES.values() if issubclass(cls, source.base))
+    return next(exact, None) or next(derived, None)
+
+
+def _has_running(norm: nn.Module) -> bool:
+    buffers = (getattr(norm, name, None) for name in ("running_mean", "running_var"))
+    return all(buffer is not None for buffer in buffers)
+
+
+def _instance_norm_refusal(norm: nn.Module, layer: type[nn.Module]) -> str | None:
+    if _has_running(norm):
+        return "with track_running_stats, evaluation uses other statistics"
+    return None
+
+
+def _batch_norm_refusal(norm: nn.Module, layer: type[nn.Module]) -> str | None:
+    if not issubclass(layer, MixtureNorm):
+        return None
+    if not _has_running(norm):
+        return "without running statistics, evaluation uses the batch's"
+    if getattr(norm, "track_running_stats", True) and getattr(norm, "momentum", 0) is None:
+        return "momentum=None, a cumulative average; set a number first"
+    return None
+
+
+def _layer_norm_refusal(norm: nn.LayerNorm, layer: type[nn.Module]) -> str | None:
+    if type(norm) is nn.LayerNorm or len(norm.normalized_shape) > 1:
+        return (
+            "it normalizes the last dimensions; only LayerNorm2d of maps (N, C, H, W) is replaced"
+        )
+    return None
+
+
+def _channels_of_batch_norm(norm: nn.Module) -> int:
+    # FrozenBatchNorm2d of some packages has no num_features.
+    return getattr(norm, "num_features", None) or len(norm.running_mean)
+
+
+SOURCES = {
+    source.name: source
+    for source in (
+        Source(
+            name="GN",
+            base=nn.GroupNorm,
+            exact=frozenset({nn.GroupNorm, f"{WITH_ACTIVATION}.GroupNormAct"}),
+            options=("num_groups", "eps"),
+            channels=lambda norm: norm.num_channels,
+        ),
+        Source(
+            name="IN",
+            base=_InstanceNorm,
+            exact=frozenset({nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d}),
+            options=("eps",),
+            channels=lambda norm: norm.num_features,
+            refusal=_instance_norm_refusal,
+        ),
+        Source(
+            name="BN",
+            base=_BatchNorm,
+            exact=frozenset(
+                {
+                    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+                    "mmengine.model.utils._BatchNormXd",
+                    "mmengine.utils.dl_utils.parrots_wrapper.SyncBatchNorm",
+                    f"{WITH_ACTIVATION}.BatchNormAct2d",
+                    f"{WITH_ACTIVATION}.SyncBatchNormAct",
+                }
+            ),
+            options=("eps", "momentum"),
+            channels=_channels_of_batch_norm,
+            refusal=_batch_norm_refusal,
+            has_statistics=True,
+        ),
+        Source(
+            name="LN",
+            base=nn.LayerNorm,
+            exact=frozenset(
+                {"timm.layers.norm.LayerNorm2d", "torchvision.models.convnext.LayerNorm2d"}
+            ),
+            options=("eps",),
+            channels=lambda norm: norm.normalized_shape[0],
+            refusal=_layer_norm_refusal,
+        ),
+    )
+}

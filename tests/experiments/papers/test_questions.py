@@ -1,0 +1,70 @@
+"""Answers to the questions of docs/evidence.md, from made-up records."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from ilm_plugins.experiments.papers.questions import answers, by_seed, markdown, questions
+from ilm_plugins.frameworks.record import write
+
+DAY = {"BN": [40.0, 41.0, 42.5], "EN": [41.0, 42.5, 43.0], "SN": [40.5, 40.0, 43.5]}
+
+
+def run(folder, seed, metrics, test="", **options):
+    found = {"seed": seed, "run": 10, "planned": 10, "metrics": {"": metrics}, **options}
+    write(folder / f"seed{seed}" / test / "record.json", found)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for norm, values in DAY.items():
+        for seed, value in enumerate(values):
+            run(tmp_path / "daylight" / norm, seed, {"mIoU": value})
+            run(tmp_path / "daylight" / norm, seed, {"mIoU": value / 2}, "dusk")
+    return tmp_path
+
+
+def answer(folder, task, norm):
+    return next(one for one in answers(folder) if (one.task, one.norm) == (task, norm))
+
+
+def test_the_difference_is_paired_by_seed(folder):
+    found = answer(folder, "CamVid by day", "EN").difference
+    low, high = scipy.stats.ttest_rel(DAY["EN"], DAY["BN"]).confidence_interval()
+    assert (found.mean, found.low, found.high) == pytest.approx((1.0, low, high))
+
+
+def test_a_further_test_has_its_own_values(folder):
+    found = answer(folder, "CamVid at dusk", "SN")
+    assert found.norm_mean == pytest.approx(np.mean(DAY["SN"]) / 2)
+
+
+def test_p_is_corrected_for_all_questions_that_have_runs(folder):
+    plain = [scipy.stats.ttest_rel(DAY[n], DAY["BN"]).pvalue for n in ("EN", "SN")]
+    # By day and at dusk, where all values are halved: each p stands twice among four.
+    assert answer(folder, "CamVid by day", "EN").difference.p == pytest.approx(min(plain) * 4)
+
+
+def test_questions_without_runs_are_counted(folder):
+    assert markdown(folder)[-1] == "Differences without runs yet: 9 of 13."
+
+
+def test_an_answer_has_both_means_and_the_difference(folder):
+    begin = "| CamVid by day | BN 41.2 | EN"
+    (line,) = [line for line in markdown(folder) if line.startswith(begin)]
+    assert "| EN 42.2 | +1.0 | " in line
+
+
+@pytest.mark.parametrize("options", [{"run": 9}, {"diverged": "the loss is NaN"}])
+def test_a_run_that_did_not_end_well_does_not_count(tmp_path, options):
+    run(tmp_path, 0, {"mIoU": 1.0}, **options)
+    run(tmp_path, 1, {"mIoU": 2.0})
+    assert by_seed(tmp_path, "test", "mIoU") == {1: 2.0}
+
+
+def test_the_questions_are_those_of_the_page(root):
+    """Every task of the table of questions has its pairs in the file."""
+    text = (root / "docs" / "evidence.md").read_text(encoding="utf-8")
+    stated = {"day": 3, "dusk": 3, "dark": 1, "converted": 4, "one image": 2}
+    assert all(f"\n| {name} |" in text for name in stated)
+    assert sum(len(question["pairs"]) for question in questions()) == sum(stated.values())

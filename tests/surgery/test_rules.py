@@ -1,0 +1,67 @@
+"""The tables of plain norms and of rules: what they offer, and that the documentation shows it."""
+
+import pytest
+from torch import nn
+
+from ilm_plugins import NORMS, surgery
+from ilm_plugins.surgery import rules, sources
+from ilm_plugins.surgery.sources import SOURCES, Source
+
+MARKED = "<!-- conversions -->\n\n", "\n<!-- end -->"
+HEAD = "| from | to | `replacing` | outputs |\n|---|---|---|---|\n"
+
+
+def table():
+    """The rows of the documentation's table; rules of the same effect share a row."""
+    targets = {}
+    for rule in rules.RULES:
+        if not set(rule.targets) <= NORMS.keys():
+            continue
+        source = SOURCES.get(rule.source)
+        where = "the same in evaluation" if source and source.has_statistics else "the same"
+        for key in rule.targets:
+            asked = source and source is not rules.sources_for(NORMS[key])[0]
+            row = (
+                source.title if source else rule.source,
+                f'`"{source.name}"`' if asked else "",
+                rule.changes or where,
+            )
+            targets.setdefault(row, []).append(f"`{key}`")
+    rows = [(name, ", ".join(keys), asked, told) for (name, asked, told), keys in targets.items()]
+    return HEAD + "".join(f"| {' | '.join(row)} |\n".replace("|  |", "| |") for row in rows)
+
+
+def test_the_documentation_shows_the_rules(root):
+    page = (root / "docs" / "adopting.md").read_text("utf-8")
+    (shown,) = [part.split(MARKED[1])[0] for part in page.split(MARKED[0])[1:]]
+    assert shown == table(), f"write this between the markers of docs/adopting.md:\n{table()}"
+
+
+def test_every_plain_norm_has_a_rule():
+    assert SOURCES.keys() <= {rule.source for rule in rules.RULES}
+
+
+def test_every_rule_leads_from_what_there_is_to_what_there_is():
+    layouts = {*rules.LAYOUTS, *SOURCES, "released SN", "released SSN"}
+    assert {rule.source for rule in rules.RULES} <= layouts
+    assert {key for rule in rules.RULES for key in rule.targets} <= {*NORMS, *SOURCES}
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+def test_a_class_is_exactly_one_plain_norm(source):
+    for cls in source.exact - {path for path in source.exact if isinstance(path, str)}:
+        assert sources.source_of(cls) is source
+
+
+class Standardized(nn.BatchNorm2d):
+    """A norm that no layer can replace."""
+
+
+def test_a_row_is_enough_to_refuse_a_norm_with_a_reason(monkeypatch):
+    reason = "its convolution's weights are standardized, which the layer does not know"
+    base, exact = nn.modules.batchnorm._BatchNorm, frozenset({Standardized})
+    row = Source("WSBN", base, exact, (), lambda norm: norm.num_features, lambda *_: reason)
+    monkeypatch.setitem(SOURCES, row.name, row)
+    _, report = surgery.convert(nn.Sequential(Standardized(32), nn.BatchNorm2d(32)), "EN")
+    assert report.left == {"0": f"Standardized, but EN replaces BatchNorm; {reason}"}
+    assert [*report.converted] == ["1"]
