@@ -165,8 +165,8 @@ template <class Real> struct Mixture {
     }
 
   private:
-    void move(const Job<Real> &job, const Real *batch, Real factor, double n,
-                                const void *old, void *moved) const
+    void move(const Job<Real> &job, const Real *batch, Real factor, double n, const void *old,
+              void *moved) const
     {
         const Real *from = static_cast<const Real *>(old);
         Real *to = static_cast<Real *>(moved), weight = n < 2 ? 0 : Real(momentum);
