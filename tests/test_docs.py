@@ -15,6 +15,8 @@ import torch
 
 import fresh
 import ilm_plugins
+import runs
+import workers
 from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm
 from ilm_plugins.cli import parsers
 from ilm_plugins.experiments.data.shapes import write_shapes
@@ -128,6 +130,46 @@ def test_commands_name_what_there_is_and_parse(page, command):
     if command.startswith("python -m ilm_plugins "):
         name, *options = words[3:]
         getattr(parsers, name.replace("-", "_"))(options)
+
+
+SRUN = """#!/bin/bash
+for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@" & done
+wait -n && wait -n
+"""
+
+
+@pytest.mark.long
+def test_the_job_script_of_slurm_trains_on_two_nodes(tmp_path, datasets):
+    """A stand-in for srun starts the command twice, as on two nodes of a CPU each."""
+    pytest.importorskip("detectron2", reason="needs detectron2")
+    script = block(ROOT / "docs" / "running.md", "bash")
+    changes = {"--num-gpus 8": "--num-gpus 0", ":29500": f":{workers.free_port()}"}
+    for old, new in changes.items():
+        assert old in script
+        script = script.replace(old, new)
+    stand_ins = {"srun": SRUN, "scontrol": "#!/bin/bash\necho 127.0.0.1; echo other"}
+    for name, text in {**stand_ins, "train.sh": script}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    names = {"SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "node[1-2]"}
+    path = os.pathsep.join((str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]))
+    words = [
+        "--config-file",
+        runs.SHAPES,
+        *runs.SMALL,
+        *runs.NO_TEST,
+        "OUTPUT_DIR",
+        tmp_path / "out",
+    ]
+    done = subprocess.run(
+        [tmp_path / "train.sh", *words, "OUTPUT_DIR", tmp_path / "out"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **names, "PATH": path},
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "out" / "record.json").read_text())["processes"] == 2
 
 
 def test_readmes_yaml_gives_a_box_head_and_an_fpn(tmp_path):

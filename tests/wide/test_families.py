@@ -58,6 +58,25 @@ def test_a_family_keeps_its_outputs_there_and_back_and_trains(library, name):
         assert layers or found
 
 
+@pytest.mark.wide
+def test_mask2formers_features_stay_when_backbone_and_pixel_decoder_are_converted():
+    pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
+    pytest.importorskip("mmcv._ext", reason="needs mmcv's compiled operators")
+    torch.manual_seed(0)
+    model, _, size = build("mmdet", "mask2former/mask2former_r50_8xb2-lsj-50e_coco")
+    model, x = randomized(model).double().eval(), double(2, 3, size, size)
+
+    def decode(model, x):
+        return model.panoptic_head.pixel_decoder(model.extract_feat(x))
+
+    with torch.no_grad():
+        expected = outputs(decode, model, x)
+        model, backbone = surgery.convert(model, "EN")
+        model, decoder = surgery.convert(model, "ILMGN")
+        assert_close(outputs(decode, model, x), expected, EQUAL)
+    assert len(backbone.converted) == 53 and len(decoder.converted) == 5
+
+
 def outputs(run, model, x):
     return [leaf for leaf in tree_leaves(run(model, x)) if isinstance(leaf, torch.Tensor)]
 
