@@ -7,6 +7,9 @@ PIP = $(BIN)/pip install --progress-bar off --no-compile
 COMPILED := $(abspath $(VENV))/mmcv-compiled
 # The everyday tests take mmcv as it is there, by default without its compiled operators.
 MMCV := $(VENV)/$(if $(wildcard $(VENV)/.openmmlab),.openmmlab,.mmcv-lite)
+# The kernels, in C++.
+CPU = ilm_plugins/ops/cpu
+CPP = $(wildcard $(CPU)/*.[ch]pp $(CPU)/*/*.hpp)
 # Files whole: the tests of a file share what has been trained for them.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
@@ -14,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
-.PHONY: help docs demo bench gpu test test-wide coverage lint format install install-test \
+.PHONY: help docs demo bench gpu test test-wide coverage lint format sanitize install install-test \
 	install-detectron2 install-openmmlab install-mathjax clean
 
 help:
@@ -23,6 +26,7 @@ help:
 	@echo "make gpu                 the tests that need a GPU, and the benchmark on it"
 	@echo "make test                lint and the everyday tests"
 	@echo "make test-wide           more tests: mmcv's compiled operators, the site, exports, torchrun"
+	@echo "make sanitize            random cases of the C++ kernels with sanitizers, for ten minutes"
 	@echo "make docs                the documentation site, in output/site"
 	@echo "make coverage            the lines and branches that the test suite runs"
 	@echo "make install-detectron2  detectron2 into VENV (default: .venv), by a pinned wheel"
@@ -51,10 +55,17 @@ coverage: install-test install-detectron2 $(VENV)/.mmcv-compiled
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/clang-tidy --quiet $(CPU)/kernels.cpp
 
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+sanitize: install-test
+	$(BIN)/clang-tidy --quiet --checks="-*,clang-analyzer-*" $(CPU)/kernels.cpp
+	PYTHONPATH=.:tests/equations $(BIN)/python tests/fuzz.py --sanitize --seconds 600
 
 install: $(VENV)/.installed
 
@@ -72,12 +83,12 @@ $(VENV)/.base: requirements/base.txt | $(BIN)/python
 	$(PIP) -r requirements/base.txt
 	touch $@
 
-# Where the C kernels are missing, or not wanted, they are built or removed.
-ifneq ($(if $(wildcard ilm_plugins/ops/cpu/kernels.so),,1),$(filter 1,$(ILM_PLUGINS_WITHOUT_C)))
+# Where the kernels are missing, or not wanted, they are built or removed.
+ifneq ($(if $(wildcard $(CPU)/kernels.so),,1),$(filter 1,$(ILM_PLUGINS_WITHOUT_C)))
 .PHONY: $(VENV)/.installed
 endif
 
-$(VENV)/.installed: $(VENV)/.base setup.py pyproject.toml $(wildcard ilm_plugins/ops/cpu/*.[ch])
+$(VENV)/.installed: $(VENV)/.base setup.py pyproject.toml $(CPP)
 	$(PIP) --no-deps --no-build-isolation -e .
 	touch $@
 

@@ -1,10 +1,12 @@
-"""Compile the C kernels along with the package, where there is a compiler that can.
+"""Compile the C++ kernels along with the package, where there is a compiler that can.
 
 ILM_PLUGINS_REQUIRE_C=1 makes it an error if there is none, ILM_PLUGINS_WITHOUT_C=1 leaves them out.
+ILM_PLUGINS_CHECKED=1 builds kernels that check where they write. ILM_PLUGINS_CFLAGS adds flags.
 """
 
 import os
 import platform
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from runpy import run_path
@@ -16,7 +18,10 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, PlatformError
 
 FOLDER = Path("ilm_plugins", "ops", "cpu")
-FLAGS = ["-O3", "-std=c11", "-ffp-contract=fast", "-fno-math-errno", "-fvisibility=hidden", "-g0"]
+FLAGS = ["-O3", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-fvisibility=hidden", "-g0"]
+#: Without these, the library needs nothing of C++'s own library.
+FLAGS += ["-fno-exceptions", "-fno-rtti"]
+FLAGS += ["-w"]  # `make lint` warns, of errors alone
 #: As torch names what it chooses from when it is loaded; so do the kernels' tables of functions.
 INSTRUCTIONS = {"default": []}
 if platform.machine() in ("x86_64", "AMD64"):
@@ -38,7 +43,7 @@ class BuildKernels(build_ext):
         except (CCompilerError, PlatformError) as error:
             if os.environ.get("ILM_PLUGINS_REQUIRE_C") == "1":
                 raise
-            self.warn(f"no C compiler could build the kernels, which are left out: {error}")
+            self.warn(f"no C++ compiler could build the kernels, which are left out: {error}")
             self.leave_out()
 
     def leave_out(self):
@@ -47,26 +52,37 @@ class BuildKernels(build_ext):
 
     def build_extension(self, extension):
         # By which the binding in Python refuses a library of other sources.
-        sources = hex(run_path(str(FOLDER / "sources.py"))["hash_sources"](FOLDER))
+        sources = run_path(str(FOLDER / "sources.py"))["hash_sources"](FOLDER)
         flags = [*FLAGS, *os.environ.get("ILM_PLUGINS_CFLAGS", "").split()]
+        if os.environ.get("ILM_PLUGINS_CHECKED") == "1":
+            flags.append("-DILM_PLUGINS_CHECKED")
 
         def compile_for(variant):
-            (name, instructions), kind = variant
-            macros = [("INSTRUCTIONS", name), ("SOURCES", sources)]
-            macros += [(kind, None)] if kind else []
+            (name, instructions), real = variant
+            macros = [
+                ("ILM_PLUGINS_REAL", real),
+                ("ILM_PLUGINS_FIND", f"ilm_plugins_{real}_{name}"),
+                ("ILM_PLUGINS_SOURCES", f'"{sources}"'),
+            ]
             return self.compiler.compile(
                 extension.sources,
-                output_dir=str(Path(self.build_temp, f"{name}-{kind or 'float'}")),
+                output_dir=str(Path(self.build_temp, f"{name}-{real}")),
                 macros=macros,
                 extra_postargs=[*flags, *instructions],
                 depends=extension.depends,
             )
 
-        variants = [(item, kind) for item in INSTRUCTIONS.items() for kind in ("", "DOUBLE")]
+        variants = [(item, real) for item in INSTRUCTIONS.items() for real in ("float", "double")]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = [name for names in pool.map(compile_for, variants) for name in names]
+        # The C++ compiler links its own library, which nothing needs.
+        needed = ["-Wl,--as-needed"] if sys.platform == "linux" else []
         self.compiler.link_shared_object(
-            objects, self.get_ext_fullpath(extension.name), libraries=["m"], extra_postargs=flags
+            objects,
+            self.get_ext_fullpath(extension.name),
+            libraries=["m"],
+            extra_postargs=[*flags, *needed],
+            target_lang="c++",
         )
 
     def get_ext_filename(self, name):
@@ -95,7 +111,7 @@ if not Path("ilm_plugins", ".mim", "configs").is_dir():
     )
 kernels = Extension(
     "ilm_plugins.ops.cpu.kernels",
-    sources=[str(FOLDER / "kernels.c")],
-    depends=[str(path) for path in sorted(FOLDER.glob("*.h"))],
+    sources=[str(FOLDER / "kernels.cpp")],
+    depends=[str(path) for path in sorted(FOLDER.rglob("*.hpp"))],
 )
 setup(ext_modules=[kernels], cmdclass={"build_ext": BuildKernels, "bdist_wheel": PlatformWheel})

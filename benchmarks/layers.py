@@ -57,7 +57,7 @@ class Setting(NamedTuple):
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Set the number of threads and disable the C kernels, if asked, within a context."""
+        """Set the number of threads and disable the C++ kernels, if asked, within a context."""
         threads = torch.get_num_threads()
         torch.set_num_threads(1 if self.one_thread else threads)
         problem = "they are disabled" if self.without_c else cpu.load_problem()

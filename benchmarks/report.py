@@ -135,7 +135,7 @@ def maps(results: dict) -> str:
 
 
 def without_c(results: dict) -> str:
-    """Return the table of ratios to the plain norms without C kernels, geometric means."""
+    """Return the table of ratios to the plain norms without compiled kernels, geometric means."""
     frame = passes(results)
     frame = frame[frame.setting == "without C"]
     ratios = frame.groupby(["layer / plain", "pass"], sort=False)["over baseline"]

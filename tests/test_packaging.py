@@ -162,7 +162,7 @@ def test_a_wheel_of_the_sdist_has_the_kernels_for_every_python(source, plain, tm
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as files:
         names = files.getnames()
-    assert "kernels.h" in {name.rpartition("/")[2] for name in names}
+    assert {"kernels.cpp", "exemplar.hpp"} <= {name.rpartition("/")[2] for name in names}
     assert not [name for name in names if "/tests" in name], "tests without what they need"
     tag, names, _ = wheel_of(archive, tmp_path, ILM_PLUGINS_REQUIRE_C="1")
     assert tag.startswith("py3-none-") and tag != "py3-none-any"
@@ -196,8 +196,8 @@ def test_installed_in_place_and_then_without_the_kernels(source, tmp_path):
 
 @pytest.mark.wide
 def test_a_missing_compiler_is_an_error_where_the_kernels_are_required(source, tmp_path):
-    tag, *_ = wheel_of(source, tmp_path, CC="/bin/false")
+    tag, *_ = wheel_of(source, tmp_path, CXX="/bin/false")
     assert tag == "py3-none-any"
-    required = {"CC": "/bin/false", "ILM_PLUGINS_REQUIRE_C": "1"}
+    required = {"CXX": "/bin/false", "ILM_PLUGINS_REQUIRE_C": "1"}
     printed = run(*PIP, "wheel", source, *IN, "-w", tmp_path, fails=True, **required)
     assert "command '/bin/false' failed" in printed

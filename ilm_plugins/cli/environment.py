@@ -37,17 +37,16 @@ def report() -> str:
         f"torchvision  {_version('torchvision')}",
         f"triton       {_version('triton')}",
         f"backend      {os.environ.get(VARIABLE) or 'auto'}",
-        f"C kernels    {_describe_kernels()}",
+        f"C++ kernels  {_describe_kernels()}",
         *(f"{package:12} {_describe_framework(package)}" for package in FRAMEWORKS),
     ]
     return "\n".join(lines)
 
 
 def _describe_kernels() -> str:
-    if problem := cpu.load_problem():
-        return f"missing: {problem}"
     try:
-        cpu.check_sources()
+        if problem := cpu.load_problem():
+            return f"missing: {problem}"
     except RuntimeError as error:
         return f"cannot be used: {error}"
     threads = "torch's threads" if cpu.parallel_for() else "a single thread"

@@ -68,7 +68,7 @@ def adaptive_norm(
     Raises:
         RuntimeError: a backend is forced that cannot run x; or a tensor is on another device than
             x, or has the wrong shape.
-        MemoryError: the C kernels lack memory for intermediate values.
+        MemoryError: the C++ kernels lack memory for intermediate values.
     """
     kernels = kernels_for(x, num_groups, (*tensors, *running[:2]))
     if kernels is None:

@@ -49,7 +49,7 @@ def use_backend(name: str) -> contextlib.ExitStack:
     It holds from this call on, or in ``with use_backend(name):`` until the end of the block.
 
     Args:
-        name: "reference", a composite of differentiable torch operations; "cpu", kernels in C;
+        name: "reference", a composite of differentiable torch operations; "cpu", kernels in C++;
             "triton", kernels for CUDA; or "auto": "cpu" on the CPU, "triton" on CUDA. Where "auto"
             finds no kernels, and on other devices, plain torch operations run under the same
             backward pass: they store as little for it as the kernels, but take longer.
@@ -115,7 +115,7 @@ def _find_cpu(x: Tensor) -> ModuleType | str:
     if cpu.supports(x):
         return cpu
     dtypes = "float32, float64, bfloat16 and float16 on the CPU"
-    problem = f"got a {x.dtype} tensor on {x.device.type!r}, but the C kernels take {dtypes}"
+    problem = f"got a {x.dtype} tensor on {x.device.type!r}, but the C++ kernels take {dtypes}"
     return cpu.load_problem() or problem
 
 

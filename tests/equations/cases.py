@@ -15,14 +15,14 @@ from ilm_plugins import NORMS, use_backend
 from ilm_plugins.layers.mixture import MixtureNorm
 from ilm_plugins.ops import cpu
 
-#: The backend of the compiled C kernels; where they are not built, what takes their place.
+#: The backend of the compiled C++ kernels; where they are not built, what takes their place.
 KERNELS = "cpu" if cpu.is_built() else "auto"
 BACKENDS = KERNELS, "reference"
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 #: The instruction sets that the processor has, of those for which the kernels are compiled.
 INSTRUCTION_SETS = ("default", "avx2", "avx512")
 INSTRUCTION_SETS = INSTRUCTION_SETS[: 1 + INSTRUCTION_SETS.index(cpu.instruction_set())]
-needs_kernels = pytest.mark.skipif(not cpu.is_built(), reason="needs the compiled C kernels")
+needs_kernels = pytest.mark.skipif(not cpu.is_built(), reason="needs the compiled kernels")
 #: The layers that mix statistics, in training those of the batch.
 MIXTURES = [name for name, norm in NORMS.items() if issubclass(norm, MixtureNorm)]
 #: The layers that describe their equations to kernels, as a layer may.
@@ -200,7 +200,7 @@ def results(layer, x, dy, backend=None):
 
 
 def compiled_for(instructions):
-    """Let the C kernels for an instruction set run, within a context."""
+    """Let the C++ kernels for an instruction set run, within a context."""
     return mock.patch.object(cpu, "instruction_set", lambda: instructions)
 
 
@@ -213,7 +213,7 @@ def named_results(layer, x, dy, backend):
 
 
 def assert_kernels_equal_the_reference(layer, x, dy):
-    """Compare all results in float64, of the C kernels by each instruction set."""
+    """Compare all results in float64, of the C++ kernels by each instruction set."""
     found = {"reference": named_results(layer, x, dy, "reference")}
     for instructions in INSTRUCTION_SETS:
         with compiled_for(instructions):
@@ -230,7 +230,7 @@ def assert_kernels_equal_the_reference(layer, x, dy):
 def assert_exact(layer, x, dy, backend, roundings=ROUNDINGS):
     """Compare results with the reference's in float64, by roundings of the terms of all sums.
 
-    The C kernels run for each instruction set.
+    The C++ kernels run for each instruction set.
 
     Terms that cancel are as large as a result's change, per relative change of all operands: each
     is multiplied by 1 + h or 1 - h, at random. Parameters have sums over the map for gradients,

@@ -1,8 +1,11 @@
-"""The CPU backend of ``adaptive_norm``: kernels in C, compiled when the package is installed.
+"""The CPU backend of ``adaptive_norm``: kernels in C++, compiled when the package is installed.
 
 The library depends on neither torch nor Python: ctypes passes the addresses of tensors, and of the
 function by which torch runs loops in its threads. So one library works with every version of torch
 and Python.
+
+Functions, networks and their options cross the border by name: the library tells its names, which
+must be those in ops/networks.py.
 """
 
 import ctypes
@@ -10,32 +13,20 @@ import errno
 import functools
 import sys
 from array import array
-from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import networks
 from ..networks import Network, Tensors
-from .sources import hash_sources
+from . import library
 
-FOLDER = Path(__file__).parent
-LIBRARY = FOLDER / "kernels.so"
-
-#: Kinds of networks, and names in their descriptions, by their numbers in kernels.h.
-KINDS = networks.Network.__args__
-NAMES = (
-    ("tanh", "sigmoid", "relu", "leaky_relu", "relu6", "identity"),
-    ("a(WE)", "a(WE+B)", "a(WE)*B", "a(WE)+B"),
-    ("conv", "no_conv", "mlp"),
-    ("omega", "beta"),
-    ("IN", "LN", "BN", "GN"),
-)
-NUMBERS = {name: number for names in NAMES for number, name in enumerate(names)}
 NO_FIELDS = array("d")
 
-#: dtype of x -> dtype of its statistics, and x's number in kernels.h.
+#: dtype of x -> dtype of its statistics, and x's number in Map, job.hpp.
 DTYPES = {
     torch.float32: (torch.float32, 0),
     torch.float64: (torch.float64, 0),
@@ -43,23 +34,11 @@ DTYPES = {
     torch.float16: (torch.float32, 2),
 }
 
-#: The library's functions.
-FUNCTIONS = ("moments", "affine", "sums", "dx", "forward", "backward")
-
 
 @functools.cache
 def load_problem() -> str | None:
-    """Return why the C kernels cannot be loaded, with advice; None if they can."""
-    if not LIBRARY.exists():
-        problem, otherwise = "the package was installed without a C compiler", ""
-        if _is_checkout():
-            problem = "this checkout has no compiled C kernels"
-            otherwise = ", or run from another folder"
-        return f"{problem}; install a compiler, such as gcc, and {_how_to_compile()}{otherwise}"
-    try:
-        _library()
-    except OSError as error:
-        return f"the C kernels cannot be loaded ({error}); install the package again, here"
+    """Return why the C++ kernels cannot be loaded, with advice; None if they can."""
+    return library.load_problem()
 
 
 def is_built() -> bool:
@@ -70,43 +49,6 @@ def is_built() -> bool:
 def instruction_set() -> str:
     capability = torch.backends.cpu.get_cpu_capability().lower()
     return capability if capability in ("avx512", "avx2") else "default"
-
-
-@functools.cache
-def _functions(dtype: torch.dtype, instructions: str) -> dict[str, Callable[..., int]]:
-    """Return name -> C function; RuntimeError if the library was compiled from other sources."""
-    kind = "double" if dtype == torch.float64 else "float"
-    kernels = ctypes.c_uint64 * (1 + len(FUNCTIONS))  # as in kernels.h
-    try:
-        sources, *addresses = kernels.in_dll(_library(), f"ilm_plugins_{kind}_{instructions}")
-    except ValueError:  # the library has no such table
-        sources, addresses = None, []
-    if sources != hash_sources(FOLDER):
-        raise RuntimeError(
-            f"{LIBRARY} was compiled from other sources than {FOLDER} has; {_how_to_compile()}"
-        )
-    function = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
-    return {name: function(at) for name, at in zip(FUNCTIONS, addresses, strict=True)}
-
-
-def check_sources() -> None:
-    """Raise RuntimeError if the library was compiled from other sources than are here."""
-    _functions(torch.float32, instruction_set())
-
-
-def _is_checkout() -> bool:
-    return Path(__file__).parents[3].joinpath("setup.py").exists()
-
-
-def _how_to_compile() -> str:
-    if _is_checkout():
-        return "run 'pip install -e .' in the checkout"
-    return "install the package again, by pip install --force-reinstall --no-deps --no-cache-dir"
-
-
-@functools.cache
-def _library() -> ctypes.CDLL:
-    return ctypes.CDLL(str(LIBRARY))
 
 
 @functools.cache
@@ -161,28 +103,44 @@ def runs(network: Network, x: Tensor, num_groups: int) -> bool:
 
 
 def forward(x, num_groups, network: Network, tensors: Tensors, running: Tensors):
-    fields, kept, inputs = _describe(x, num_groups, network, (*tensors, *running))
-    y, size = torch.empty_like(x), 2 * x.shape[0] * num_groups + kept
+    description, inputs = _describe(x, num_groups, network, (*tensors, *running))
+    y, size = torch.empty_like(x), 2 * x.shape[0] * num_groups + description.kept
     statistics = x.new_empty(size, dtype=DTYPES[x.dtype][0])
-    moved = inputs[len(tensors) :]
-    _call("forward", x, num_groups, (x, y, statistics, *inputs, *moved, *[None] * 4), fields)
+    inputs, moved = inputs[: len(tensors)], inputs[len(tensors) :]
+    # Running statistics are moved in their place. A mixture without them passes four times None.
+    arguments = x, y, statistics, None, *description.sort(inputs), *moved, *moved, *[None] * 4
+    _call("forward", x, num_groups, arguments, description.fields)
     networks.write_back(moved, running)
     return y, statistics
 
 
 def backward(dy, x, num_groups, statistics, network: Network, tensors: Tensors, needs):
     parameters, buffers = tensors[: network.num_parameters], tensors[network.num_parameters :]
-    fields, _, parameters = _describe(x, num_groups, network, parameters)
+    description, parameters = _describe(x, num_groups, network, parameters)
     inputs = *parameters, *(t if t is None else statistics for t in buffers)
     gradients = [
         torch.empty_like(t) if need else None for t, need in zip((x, *inputs), needs, strict=True)
     ]
-    arguments = dy, x, statistics, gradients[0], *inputs, *gradients[1:]
-    _call("backward", x, num_groups, arguments, fields)
+    sorted_inputs = *description.sort(inputs), *description.sort(gradients[1:])
+    arguments = x, gradients[0], statistics, dy, *sorted_inputs
+    _call("backward", x, num_groups, arguments, description.fields)
     return gradients
 
 
 # ---- calls of the library
+
+
+class Description(NamedTuple):
+    """A network for the library, of a number of channels."""
+
+    fields: array  #: its number and options, as Reader in options.hpp takes them
+    kept: int  #: values in its buffers
+    sizes: list[int]  #: of its tensors, and of BN's running statistics
+    order: list[int] | None  #: see library.Layout
+
+    def sort(self, tensors: Tensors) -> Tensors:
+        """Return tensors of networks.py in the library's order."""
+        return tensors if self.order is None else [tensors[i] for i in self.order]
 
 
 def _pair(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
@@ -192,35 +150,48 @@ def _pair(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
 
 def _describe(
     x: Tensor, num_groups: int, network: Network, tensors: Tensors
-) -> tuple[array, int, Tensors]:
-    """Return the network's fields, the number of values in its buffers, and tensors for C."""
+) -> tuple[Description, Tensors]:
+    """Return the network's description, and tensors for the library."""
     dtype = DTYPES[x.dtype][0]
-    fields, kept, sizes = _fields(network, x.shape[1], num_groups)
-    for t, size in zip(tensors, sizes, strict=False):
+    description = _description(network, x.shape[1], num_groups)
+    for t, size in zip(tensors, description.sizes, strict=False):
         if t is not None and (
             t.numel() != size
             or t.dtype is not dtype
             or not (t.is_cpu and t.is_contiguous())
             or t.is_neg()
         ):
-            networks.check_tensors(x, sizes, tensors)
+            networks.check_tensors(x, description.sizes, tensors)
             tensors = [t if t is None else t.resolve_neg().to(dtype).contiguous() for t in tensors]
             break
-    return fields, kept, tensors  # to be kept alive
+    return description, tensors  # to be kept alive
 
 
 @functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal
-def _fields(network: Network, channels: int, num_groups: int) -> tuple[array, int, list[int]]:
-    """Return kind and fields for kernels.h, the buffers' total size and each tensor's size."""
+def _description(network: Network, channels: int, num_groups: int) -> Description:
     networks.check_groups(network, channels, num_groups)
-    fields = array("d", [KINDS.index(type(network))])
-    for value in network:
-        if isinstance(value, tuple):
-            fields.append(len(value))
-        values = value if isinstance(value, tuple) else (value,)
-        fields.extend(NUMBERS[v] if isinstance(v, str) else v for v in values)
     sizes = network.sizes(channels)
-    return fields, sum(sizes[network.num_parameters :]), [*sizes, channels, channels]
+    of_buffers = sizes[network.num_parameters :]
+    names = network.tensors[network.num_parameters :]
+    ends = accumulate(of_buffers)
+    buffers = {n: (end - size, size) for n, size, end in zip(names, of_buffers, ends, strict=True)}
+    number, members, order = library.layouts()[type(network)]
+    fields = array("d", [number])
+    for name, kind, choices in members:
+        if kind == "option":
+            fields.extend(_numbers(name, getattr(network, name), choices))
+        elif kind == "buffer":
+            fields.extend(buffers[name])  # its place among the kept statistics, its size
+    return Description(fields, sum(of_buffers), [*sizes, channels, channels], order)
+
+
+def _numbers(name: str, value: object, choices: dict[str, int]) -> list[float]:
+    """Return an option as numbers, a tuple after its length."""
+    if isinstance(value, tuple):
+        return [len(value), *(n for v in value for n in _numbers(name, v, choices))]
+    if choices and value not in choices:
+        raise RuntimeError(f"the kernels know no {name}={value!r}, only {', '.join(choices)}")
+    return [choices[value] if choices else value]
 
 
 def _call(
@@ -236,17 +207,23 @@ def _call(
     network = len(fields), fields.buffer_info()[0]
     addresses = [0 if t is None else t.data_ptr() or _refuse(t) for t in tensors]
     call = array("q", (n, c, length, num_groups, *layout, *threads, *network, *addresses))
-    error = _functions(statistics, instruction_set())[name](call.buffer_info()[0])
+    variant = "double" if statistics is torch.float64 else "float", instruction_set()
+    error = library.functions(*variant)[name](call.buffer_info()[0])
+    if not error:
+        return
+    shape = tuple(x.shape)
     if error == errno.ENOMEM:
-        raise MemoryError(f"not enough memory for the statistics of a {tuple(x.shape)} tensor")
-    if error:
+        raise MemoryError(f"not enough memory for the statistics of a {shape} tensor")
+    if error == errno.EINVAL:
         raise RuntimeError(
-            f"{name} of a {tuple(x.shape)} tensor: torch's threads ended with error {error}"
+            f"{name} of a {shape} tensor: the kernels cannot read the options of its network; "
+            "compare members() in ops/cpu/networks/ with ops/networks.py"
         )
+    raise RuntimeError(f"{name} of a {shape} tensor: torch's threads ended with error {error}")
 
 
 def _refuse(tensor: Tensor) -> int:
     raise RuntimeError(
         f"got a {tuple(tensor.shape)} tensor of type {type(tensor).__name__} that has no memory "
-        "for kernels in C; run the layer under use_backend('reference')"
+        "for kernels in C++; run the layer under use_backend('reference')"
     )

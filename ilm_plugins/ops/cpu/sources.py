@@ -7,9 +7,9 @@ from hashlib import sha256
 from pathlib import Path
 
 
-def hash_sources(folder: Path) -> int:
-    """Return 64 bits of a hash of the names and contents of all C files in a folder."""
+def hash_sources(folder: Path) -> str:
+    """Return a hash of the names and contents of all C++ files in a folder."""
     digest = sha256()
-    for path in sorted(folder.glob("*.[ch]")):
+    for path in sorted(folder.rglob("*.[ch]pp")):
         digest.update(f"{path.name} {path.stat().st_size}\n".encode() + path.read_bytes())
-    return int(digest.hexdigest()[:16], 16)
+    return digest.hexdigest()

@@ -1,0 +1,233 @@
+"""The compiled library: its sources, its symbols, its names, and what it writes to."""
+
+import shutil
+import subprocess
+from array import array
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import pytest
+import torch
+
+import fuzz
+from cases import inputs, needs_kernels
+from close import assert_equal
+from ilm_plugins import NORMS
+from ilm_plugins.cli import environment
+from ilm_plugins.ops import cpu, networks
+from ilm_plugins.ops.cpu import library
+
+FOLDER = Path(cpu.__file__).parent
+SOURCES = sorted(FOLDER.rglob("*.[ch]pp"))
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
+
+
+@needs_compiler
+@pytest.mark.wide
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_each_source_compiles_alone(path):
+    command = COMPILER, "-std=c++17", "-fsyntax-only", "-x", "c++", str(path)
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def symbols(*options):
+    if shutil.which("nm") is None:
+        pytest.skip("needs nm")
+    printed = subprocess.check_output(["nm", *options, str(library.LIBRARY)], text=True)
+    return [line.split()[-1].split("@")[0] for line in printed.splitlines()]
+
+
+@needs_kernels
+def test_the_library_needs_nothing_of_the_cpp_library():
+    needed = symbols("--dynamic", "--undefined-only")
+    assert "memcpy" in needed
+    # Each library in C has __cxa_finalize, of libc.
+    assert not [
+        n for n in needed if n.startswith(("_Z", "__cxa", "__gxx")) if n != "__cxa_finalize"
+    ]
+
+
+@needs_kernels
+def test_no_function_can_be_that_of_another_instruction_set():
+    """The linker keeps one of several functions with external linkage and the same name."""
+    of_cpp = [name for name in symbols("--defined-only") if name.startswith("_Z")]
+    assert not [name for name in of_cpp if "_GLOBAL__N_" not in name]
+
+
+# ---- names
+
+
+ATTENTIVE = networks.Attentive
+
+
+def make_network(name, fields, tensors):
+    """A class as in networks.py, with the sizes of Attentive."""
+    network = NamedTuple(name, [(field, object) for field in fields])
+    network.tensors, network.num_parameters = tensors, ATTENTIVE.num_parameters
+
+    def sizes(self, channels):
+        known = ATTENTIVE(**self._asdict()).sizes(channels)
+        return [known[ATTENTIVE.tensors.index(tensor)] for tensor in tensors]
+
+    network.sizes = sizes
+    return network
+
+
+def layouts_with(monkeypatch, network):
+    """What the library takes, with another class in networks.py."""
+    known = {cls.__name__: cls for cls in networks.Network.__args__}
+    known[network.__name__] = network
+    monkeypatch.setattr(networks, network.__name__, network, raising=False)
+    monkeypatch.setattr(networks, "Network", SimpleNamespace(__args__=list(known.values())))
+    return library.layouts.__wrapped__()
+
+
+@needs_kernels
+def test_names_that_one_side_lacks_are_an_error_that_names_them(monkeypatch):
+    fields, tensors = ATTENTIVE._fields, ATTENTIVE.tensors
+    renamed = ["epsilon" if name == "eps" else name for name in fields]
+    with pytest.raises(RuntimeError) as raised:
+        layouts_with(monkeypatch, make_network("Attentive", renamed, (*tensors[:-1], "pairs")))
+    of_python = "the option 'epsilon' of Attentive, the parameter 'pairs' of Attentive"
+    of_library = "the option 'eps' of Attentive, the parameter 'pair_bias' of Attentive"
+    assert f"the kernels lack {of_python}; networks.py lacks {of_library}" in str(raised.value)
+
+
+@needs_kernels
+def test_a_network_that_the_library_lacks_is_an_error_that_names_it(monkeypatch):
+    other = make_network("Other", ATTENTIVE._fields, ATTENTIVE.tensors)
+    message = "differ: the kernels lack the network 'Other'; use the same names"
+    with pytest.raises(RuntimeError, match=message):
+        layouts_with(monkeypatch, other)
+
+
+@needs_kernels
+def test_the_order_of_names_does_not_matter(monkeypatch):
+    layer, x = NORMS["AN"](12, 4), inputs(2, 12, 5, dtype=torch.float32)
+    network, tensors, needs = layer.network(), layer.rescale_tensors(), [True] * 7
+    y, statistics = cpu.forward(x, 12, network, tensors, ())
+    gradients = cpu.backward(x, x, 12, statistics, network, tensors, needs)
+    opposite = make_network("Attentive", ATTENTIVE._fields[::-1], ATTENTIVE.tensors[::-1])
+    found = layouts_with(monkeypatch, opposite)
+    monkeypatch.setattr(library, "layouts", lambda: found)
+    network, tensors = opposite(**network._asdict()), tensors[::-1]
+    assert_equal(cpu.forward(x, 12, network, tensors, ()), (y, statistics))
+    of_x, *others = cpu.backward(x, x, 12, statistics, network, tensors, needs)
+    assert_equal([of_x, *others[::-1]], gradients)
+
+
+@needs_kernels
+def test_a_choice_that_the_library_lacks_is_refused():
+    layer = NORMS["EN"](8, reduction=2)
+    network = layer.network()._replace(activation="gelu")
+    message = "the kernels know no activation='gelu', only tanh, sigmoid"
+    with pytest.raises(RuntimeError, match=message):
+        cpu.forward(torch.ones(2, 8, 3), 8, network, layer.rescale_tensors(), ())
+
+
+@needs_kernels
+def test_options_that_the_library_cannot_read_are_refused(monkeypatch):
+    layer, describe = NORMS["SN"](8), cpu._description
+    found = describe(layer.network(), 8, 8)
+    longer = found._replace(fields=found.fields + array("d", [3]))
+    monkeypatch.setattr(cpu, "_description", lambda *_: longer)
+    with pytest.raises(RuntimeError, match="cannot read the options of its network; compare"):
+        layer(torch.ones(2, 8, 3))
+
+
+# ---- a stale library
+
+
+@pytest.fixture
+def other_sources(monkeypatch, tmp_path):
+    """A copy of the sources, from which the library should have been compiled."""
+    for path in SOURCES:
+        copied = tmp_path / path.relative_to(library.FOLDER)
+        copied.parent.mkdir(exist_ok=True)
+        shutil.copy(path, copied)
+    monkeypatch.setattr(library, "FOLDER", tmp_path)
+    for cached in (cpu.load_problem, library.layouts):
+        cached.cache_clear()
+    yield tmp_path
+    for cached in (cpu.load_problem, library.layouts):
+        cached.cache_clear()
+
+
+@needs_kernels
+def test_a_library_of_the_same_sources_is_loaded(other_sources):
+    assert cpu.load_problem() is None
+
+
+@needs_kernels
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_a_library_compiled_before_a_source_changed_is_refused(path, other_sources):
+    with (other_sources / path.relative_to(FOLDER)).open("a") as file:
+        file.write("\n")
+    message = r"kernels.so was compiled from other sources .*; run 'pip install -e \.'"
+    with pytest.raises(RuntimeError, match=message):
+        NORMS["ILMGN"](64)(torch.ones(1, 64, 3, 3))
+
+
+@needs_kernels
+def test_a_library_without_a_function_is_refused():
+    with pytest.raises(RuntimeError, match="compiled from other sources"):
+        library.functions("float", "of another version")
+
+
+@needs_kernels
+def test_the_environments_report_tells_a_stale_library(other_sources):
+    (other_sources / "loops.hpp").unlink()
+    assert environment._describe_kernels().startswith(f"cannot be used: {library.LIBRARY} was")
+
+
+# ---- memory
+
+OVERFLOWS = """
+#include "{folder}/arena.hpp"
+int main()
+{{
+    Memory<float> memory(256);
+    Arena<float> arena(memory.at);
+    float *first = arena.take(5), *second = arena.take(7);
+    {statement};
+    return 0;
+}}
+"""
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "statement, line", [("second[6] = 1", None), ("first[5] = 1", 7), ("second[-1] = 1", 7)]
+)
+def test_a_checked_build_finds_a_write_beside_an_array(tmp_path, statement, line):
+    source, program = tmp_path / "overflows.cpp", tmp_path / "overflows"
+    source.write_text(OVERFLOWS.format(folder=FOLDER, statement=statement))
+    command = COMPILER, "-std=c++17", "-DILM_PLUGINS_CHECKED", "-o", str(program), str(source)
+    subprocess.run(command, check=True)
+    done = subprocess.run([str(program)], capture_output=True, text=True)
+    found = f"overflows.cpp:{line}: the array that is taken here overflows" in done.stderr
+    assert (done.returncode == 0, found) == ((True, False) if line is None else (False, True))
+
+
+@needs_compiler
+@pytest.mark.wide
+def test_sanitizers_find_nothing_in_random_cases():
+    with fuzz.sanitized() as (path, env):
+        command = [*fuzz.COMMAND, "--seconds=60", f"--library={path}"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@needs_compiler
+@pytest.mark.long
+@pytest.mark.parametrize("register", [16, 32, 64])
+def test_sanitizers_find_nothing_in_registers_of(register):
+    """Each size of a register, by plain C++ where the processor lacks it."""
+    flags = f"{fuzz.FLAGS} -DILM_PLUGINS_REGISTER={register}"
+    with fuzz.sanitized(flags) as (path, env):
+        command = [*fuzz.COMMAND, "--cases=500", f"--library={path}", "--instructions=default"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
