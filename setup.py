@@ -61,7 +61,7 @@ class BuildKernels(build_ext):
             (name, instructions), real = variant
             macros = [
                 ("ILM_PLUGINS_REAL", real),
-                ("ILM_PLUGINS_FIND", f"ilm_plugins_{real}_{name}"),
+                ("ILM_PLUGINS_FIND", f"ilm_plugins_find_{real}_{name}"),
                 ("ILM_PLUGINS_SOURCES", f'"{sources}"'),
             ]
             return self.compiler.compile(

@@ -178,6 +178,14 @@ def test_a_library_without_a_function_is_refused():
 
 
 @needs_kernels
+def test_no_function_has_the_name_of_data_in_earlier_libraries():
+    """Such a library would be called before it is known to be stale."""
+    exported = [name for name in symbols("--dynamic", "--defined-only") if "ilm_plugins" in name]
+    assert exported
+    assert all(name.startswith("ilm_plugins_find_") for name in exported)
+
+
+@needs_kernels
 def test_the_environments_report_tells_a_stale_library(other_sources):
     (other_sources / "loops.hpp").unlink()
     assert environment._describe_kernels().startswith(f"cannot be used: {library.LIBRARY} was")

@@ -13,7 +13,7 @@
 // sources. An editor has these.
 #if !defined(ILM_PLUGINS_REAL)
 #define ILM_PLUGINS_REAL float
-#define ILM_PLUGINS_FIND ilm_plugins_float_default
+#define ILM_PLUGINS_FIND ilm_plugins_find_float_default
 #define ILM_PLUGINS_SOURCES ""
 #endif
 

@@ -144,7 +144,8 @@ def _tell() -> dict[str, list[Member]]:
 
 def _address(name: str, variant: str = "float_default") -> int:
     """Return the address of a function of the library by its name."""
-    find = getattr(_load(), f"ilm_plugins_{variant}", None)
+    # Not "ilm_plugins_{variant}", which is data in libraries of earlier sources.
+    find = getattr(_load(), f"ilm_plugins_find_{variant}", None)
     if find is not None:
         find.argtypes, find.restype = [ctypes.c_char_p], ctypes.c_void_p
         if address := find(name.encode()):
