@@ -210,8 +210,8 @@ def tutorial(tmp_path_factory):
 @pytest.mark.parametrize(
     "package, measure, words",
     [
-        ("mmdet", r"\((?:val|test)\) .*coco/bbox_mAP: ([\d.]+)", "detector.py"),
-        ("mmseg", r"\((?:val|test)\) .*aAcc: ([\d.]+)", "segmenter.py"),
+        ("mmdet", r"\((?:val|test)\) .*coco/bbox_mAP: ([\d.]+)", "--config-file detector.py"),
+        ("mmseg", r"\((?:val|test)\) .*aAcc: ([\d.]+)", "--config-file segmenter.py"),
     ],
 )
 def test_the_tutorials_commands_run(package, measure, words, tutorial, launcher, monkeypatch):

@@ -8,12 +8,14 @@ stands between a marker and ``<!-- end -->`` is written again:
     <!-- rows: PAPER -->        how many rows of a paper's tables were run
     <!-- differences: NAME -->  the study's differences from the plain norm, "all" or "short"
     <!-- answers: FOLDER -->    what the comparisons in a folder below reports/ answer
+    <!-- rates: NAME -->        mIoU of the comparisons NAME-rateR, by norm and learning rate R
 """
 
 import re
 import sys
 from pathlib import Path
 
+from ilm_plugins.experiments.compare.results import OWN_TEST
 from ilm_plugins.experiments.papers import questions, record, registry, report
 from ilm_plugins.frameworks.record import FILE
 
@@ -24,7 +26,7 @@ REPORTS = ROOT / "docs" / "reproduction"
 PAPERS = ("ilm", "assoc", "en")
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
 #: A part of a page: start marker, kind, name, end marker.
-KINDS = "file|table|rows|differences|answers"
+KINDS = "file|table|rows|differences|answers|rates"
 PART = re.compile(rf"(<!-- ({KINDS}): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".sh": "sh"}
 #: Rows of the README's table: one for each layer and task.
@@ -78,11 +80,29 @@ def answers(name: str, groups: report.Groups) -> str:
     return "\n".join(questions.markdown(ROOT / "reports" / name))
 
 
+def rates(name: str, groups: report.Groups) -> str:
+    """Return mIoU by norm and learning rate of one seed, "-" for a run that is missing."""
+    folders = {
+        float(folder.name.partition("-rate")[2]): folder
+        for folder in (ROOT / "reports" / "comparisons").glob(f"{name}-rate*")
+    }
+    norms = sorted({path.name for folder in folders.values() for path in folder.iterdir()})
+    lines = [f"| | {' | '.join(f'{rate:g}' for rate in sorted(folders))} |"]
+    lines.append("|---" * (1 + len(folders)) + "|")
+    for norm in norms:
+        cells = []
+        for rate in sorted(folders):
+            values = questions.by_seed(folders[rate] / norm, OWN_TEST, "mIoU").values()
+            cells.append(", ".join(f"{value:.1f}" for value in values) or "-")
+        lines.append(f"| {norm.replace('-', ' ')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def documented() -> dict[Path, str]:
     """Return path -> text of each page that shows other files or records."""
     groups = report.by_cell(RECORDS)
     functions = {"file": file, "table": table, "rows": rows, "differences": differences}
-    functions["answers"] = answers
+    functions |= {"answers": answers, "rates": rates}
 
     def fill(found: re.Match) -> str:
         start, kind, name, end = found.groups()

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
         if "dataset_meta" in beside.get("meta", ()):  # MMEngine's names of classes
             kept["meta"] = {"dataset_meta": beside["meta"]["dataset_meta"]}
     write(arrange(state, entry, kept, kind), args.output)
-    print(report)
+    print(report.names() if args.names else report)
     if dropped := ", ".join(str(key) for key in beside if key not in kept):
         print(f"not copied: {dropped}")
     print(f"{args.output} is written")

@@ -84,6 +84,7 @@ def convert(argv: Sequence[str]) -> Namespace:
     what = "with --config-file: INPUT is of this part of the model, such as backbone"
     add("--part", metavar="NAME", help=what)
     add("--overwrite", action="store_true", help="replace OUTPUT if it is there")
+    add("--names", action="store_true", help="print the names of all norms, not only a summary")
     what = "run code that INPUT or a yaml config holds"
     add("--unsafe", action="store_true", help=what)
     what = "with --config-file: overrides of it"

@@ -20,11 +20,15 @@ from .sources import Source
 
 #: Names to select, as one or several patterns in which * is any text; None selects all.
 Match = str | Sequence[str] | None
+#: How many names of each kind a report's summary has.
+SHOWN = 3
 
 
 @dataclass
 class Report:
-    """Lists what a conversion did to each norm, by name; ``str()`` returns the text to print.
+    """Lists what a conversion did to each norm, by name.
+
+    ``str()`` returns a summary, with the first names of each kind; :meth:`names` returns all names.
 
     Attributes:
         converted: name -> "old class -> new class".
@@ -44,17 +48,31 @@ class Report:
             self.notes.setdefault(words, []).append(name)
 
     def __str__(self) -> str:
+        lines = []
+        for title, names in self._sections().items():
+            first = [name or "(root)" for name in names[:SHOWN]]
+            rest = ["..."] if len(names) > SHOWN else []
+            listed = f" ({len(names)}): {', '.join([*first, *rest])}" if names else ""
+            lines.append(title + listed)
+        return "\n".join(lines) or "no norms"
+
+    def names(self) -> str:
+        """Return the text with every name, each in a line of its own."""
+        lines = []
+        for title, names in self._sections().items():
+            lines.append(f"{title} ({len(names)}):" if names else title)
+            lines += [f"    {name or '(root)'}" for name in names]
+        return "\n".join(lines) or "no norms"
+
+    def _sections(self) -> dict[str, list[str]]:
+        """Return title -> the names below it."""
         sections = defaultdict(list)
         for title, found in (("converted", self.converted), ("left", self.left)):
             for name, words in found.items():
                 sections[f"{title}, {words}"].append(name)
         sections |= {"missing": self.missing} if self.missing else {}
         sections |= {f"note, {words}": names for words, names in self.notes.items()}
-        lines = []
-        for title, names in sections.items():
-            lines.append(f"{title} ({len(names)}):" if names else title)
-            lines += [f"    {name or '(root)'}" for name in names]
-        return "\n".join(lines) or "no norms"
+        return sections
 
 
 def matches(name: str, match: Match) -> bool:

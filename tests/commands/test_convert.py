@@ -68,7 +68,7 @@ def test_every_format_becomes_every_other(tmp_path, model, capsys, source, entry
     write({entry: state, **beside} if entry else state, tmp_path / f"in{source}")
     assert run(tmp_path / f"in{source}", tmp_path / f"out{target}", *LAST) == 0
     printed = capsys.readouterr().out
-    assert "converted, GN or IN -> ILMGroupNorm (1):\n    last\n" in printed
+    assert "converted, GN or IN -> ILMGroupNorm (1): last\n" in printed
     assert ("not copied: optimizer" in printed) == bool(entry)
     contents = read(tmp_path / f"out{target}")
     if target == ".pkl":
@@ -89,13 +89,24 @@ def test_batchnorm_becomes_another_norm_if_asked_for(tmp_path, capsys):
     words = tmp_path / "bn.pth", tmp_path / "ilmgn.pth", "--to", "ILMGN(num_groups=4)"
     assert "give --replacing BN" in refused(capsys, *words)
     assert run(*words, "--replacing", "BN") == 0
-    assert "BN -> ILMGroupNorm (1):\n    1\nnote, outputs change" in capsys.readouterr().out
+    assert "BN -> ILMGroupNorm (1): 1\nnote, outputs change" in capsys.readouterr().out
     ours = nn.Sequential(nn.Conv2d(3, 32, 3), ILMGroupNorm(32, 4)).double()
     ours.load_state_dict(read(tmp_path / "ilmgn.pth"))
     x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
     y = plain.double()[0](x)
     expected = nn.functional.group_norm(y, 4, plain[1].weight, plain[1].bias)
     assert_close(ours(x), expected, 2**20)
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["asked for", "a summary"])
+def test_all_names_are_printed_if_asked_for(tmp_path, capsys, given):
+    plain = nn.Sequential(*(nn.GroupNorm(4, 32) for _ in range(5)))
+    write(plain.state_dict(), tmp_path / "gn.pth")
+    names = ["--names"] if given else []
+    assert (
+        run(tmp_path / "gn.pth", tmp_path / "out.pth", "--to", "ILMGN(num_groups=4)", *names) == 0
+    )
+    assert ("\n    4\n" in capsys.readouterr().out) == given
 
 
 def test_a_file_of_caffe2_needs_detectron2(tmp_path, capsys, monkeypatch):

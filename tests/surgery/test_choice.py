@@ -93,12 +93,32 @@ def test_mistakes(options, words):
 
 def test_the_report_lists_names_by_what_became_of_them():
     model = nn.ModuleDict({"a": GN4(32), "b": GN4(32), "c": nn.BatchNorm2d(8)})
-    *lines, left, name = str(surgery.convert(model, "ILMGN")[1]).splitlines()
+    *lines, left, name = surgery.convert(model, "ILMGN")[1].names().splitlines()
     assert lines == ["converted, GroupNorm -> ILMGroupNorm (2):", "    a", "    b"]
-    assert left.startswith("left, BatchNorm2d, but") and left.endswith(" (1):") and name == "    c"
-    report = surgery.Report({"": "A -> B"}, missing=["d.weight"], notes={"mind": []})
+    assert left.startswith("left, BatchNorm2d, but")
+    assert left.endswith(" (1):")
+    assert name == "    c"
+
+
+ONE_OF_EACH = surgery.Report({"": "A -> B"}, missing=["d.weight"], notes={"mind": []})
+
+
+def test_the_report_lists_remarks_on_all_norms_without_names():
     text = "converted, A -> B (1):\n    (root)\nmissing (1):\n    d.weight\nnote, mind"
-    assert str(report) == text and str(surgery.Report()) == "no norms"
+    assert ONE_OF_EACH.names() == text
+
+
+def test_a_printed_report_has_a_line_for_each_kind():
+    assert str(ONE_OF_EACH) == "converted, A -> B (1): (root)\nmissing (1): d.weight\nnote, mind"
+
+
+def test_a_printed_report_has_the_first_names():
+    report = surgery.Report({name: "A -> B" for name in "abcd"})
+    assert str(report) == "converted, A -> B (4): a, b, c, ..."
+
+
+def test_an_empty_report_says_that_there_are_no_norms():
+    assert str(surgery.Report()) == surgery.Report().names() == "no norms"
 
 
 def test_a_module_under_two_names_stays_one():
