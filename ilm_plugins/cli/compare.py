@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         at=args.at,
         weights=args.weights,
         tests={name: resolve(config) for name, config in args.test},
-        own={norm: shlex.split(overrides) for norm, overrides in args.own},
+        overrides_of_norm={norm: shlex.split(overrides) for norm, overrides in args.own},
         metric=args.metric,
         num_gpus=gpus,
         overrides=args.overrides,
@@ -86,7 +86,7 @@ def compare(plan: Plan, parameters: dict[str, int], command: str) -> None:
     metric = main_metric(values, plan.metric or plan.variants.main_metric())
     # Without a result, the training set itself may be what fails.
     steps = measured_steps(plan) if any(v.value is not None for v in values) else {}
-    found = Results(plan.norms, values, metric, starts, parameters, steps, plan.own)
+    found = Results(plan.norms, values, metric, starts, parameters, steps, plan.overrides_of_norm)
     text = report.markdown(found, command)
     write(plan.output / "compare.md", text)
     write(plan.output / "compare.csv", found.frame.to_csv(index=False))

@@ -42,7 +42,7 @@ class Ratios:
 
     @property
     def shares(self) -> Tensor:
-        """What each normalizer contributes to the layer's scale (K): mean ratio times scale.
+        """Each normalizer's share (K) of the layer's scale: mean ratio times scale, over the sum.
 
         Shares sum to 1. An EN that was converted from BN has ratios of 1/3 and shares 0, 0 and 1.
         """
@@ -74,8 +74,8 @@ def _ratios(layer: MixtureNorm, x: Tensor) -> dict[str, Tensor]:
 def _rescaling(layer: AutoencoderNorm, x: Tensor) -> dict[str, Tensor]:
     """Return omega - weight, then beta - bias, (N, 2 * key groups), averaged over each group."""
     omega, beta = layer.rescaling(x)
-    moved = torch.cat((omega - layer.weight, beta - layer.bias), 1)
-    return {"": moved.unflatten(1, (2 * layer.num_key_groups, -1)).mean(2)}
+    differences = torch.cat((omega - layer.weight, beta - layer.bias), 1)
+    return {"": differences.unflatten(1, (2 * layer.num_key_groups, -1)).mean(2)}
 
 
 def collect_ratios(
@@ -104,12 +104,12 @@ def collect_ratios(
         OptionError: ``match`` matches no layer.
     """
     layers = select(model, MixtureNorm, "EN, SN or SSN", match)
-    found = {}
+    ratios = {}
     for name, values in _gather(model, layers, _ratios, batches, forward or model).items():
         layer = layers.get(name) or layers[name.rpartition(".")[0]]  # of NAME.mean and NAME.var
         scales = layer.weight.detach().abs().view(-1, layer.num_channels).mean(1).float().cpu()
-        found[name] = Ratios(layer.normalizers, values, scales.expand(len(layer.normalizers)))
-    return found
+        ratios[name] = Ratios(layer.normalizers, values, scales.expand(len(layer.normalizers)))
+    return ratios
 
 
 def collect_rescaling(
@@ -123,19 +123,19 @@ def collect_rescaling(
     See :func:`collect_ratios` for arguments, errors and averages over instances.
     """
     layers = select(model, AutoencoderNorm, "ILM or AssocNorm", match)
-    found = _gather(model, layers, _rescaling, batches, forward or model)
-    return {name: Rescaling(*values.chunk(2, 1)) for name, values in found.items()}
+    gathered = _gather(model, layers, _rescaling, batches, forward or model)
+    return {name: Rescaling(*values.chunk(2, 1)) for name, values in gathered.items()}
 
 
 def select(model: nn.Module, kind: type, title: str, match: Match = None) -> dict[str, nn.Module]:
     """Return name -> layer of a class, in the model's order; errors call the class ``title``."""
-    found = {name: m for name, m in model.named_modules() if isinstance(m, kind)}
-    if not found:
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, kind)}
+    if not layers:
         names = {type(m).__name__ for m in model.modules()}
         others = ", ".join(sorted(name for name in names if "Norm" in name)) or "none"
         raise UserError(f"the model has no {title} layer, its norms are {others}; give one with it")
-    check_match(match, found)
-    return {name: layer for name, layer in found.items() if matches(name, match)}
+    check_match(match, layers)
+    return {name: layer for name, layer in layers.items() if matches(name, match)}
 
 
 @contextmanager
@@ -180,14 +180,17 @@ def _gather(
             calls.clear()
             forward(batch)
             n = len(batch)
-            gathered.append((n, {name: _by_image(name, of, n) for name, of in calls.items()}))
+            means = {name: _by_image(name, values, n) for name, values in calls.items()}
+            gathered.append((n, means))
     if not widths:
         raise UserError(
             f"none of the {len(layers)} layers got an input, such as {next(iter(layers))}; "
             "give at least one image, and layers that run in evaluation"
         )
     return {
-        name: torch.cat([of.get(name, torch.full((n, width), torch.nan)) for n, of in gathered])
+        name: torch.cat(
+            [means.get(name, torch.full((n, width), torch.nan)) for n, means in gathered]
+        )
         for name, width in widths.items()
     }
 

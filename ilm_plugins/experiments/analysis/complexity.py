@@ -33,10 +33,10 @@ def flops(model: nn.Module, *inputs: Tensor) -> int:
         raise missing("counting operations", error) from error
 
     layers = {name: m for name, m in model.named_modules() if isinstance(m, AdaptiveNorm)}
-    own = []
+    operations = []
 
     def count(name: str, x: Tensor) -> None:
-        own.append(PER_ELEMENT * x.numel() + len(x) * layers[name].network_flops())
+        operations.append(PER_ELEMENT * x.numel() + len(x) * layers[name].network_flops())
 
     with evaluating(model), torch.no_grad():
         # This runs first, because fvcore leaves its hooks in a model whose forward raises.
@@ -44,4 +44,4 @@ def flops(model: nn.Module, *inputs: Tensor) -> int:
             model(*inputs)
         analysis = FlopCountAnalysis(model, inputs)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        return analysis.total() + sum(own)
+        return analysis.total() + sum(operations)

@@ -26,33 +26,35 @@ def write_dynamics(
 ) -> str:
     """Write the report on the ratios at each of ``steps``; return the summary."""
     images = report.images
-    frames = dict(zip(steps, (report.ratios(of) for of in ratios), strict=True))
+    frames = dict(zip(steps, map(report.ratios, ratios), strict=True))
     whole = pd.concat(frames, names=[step], sort=False)
     vary = {name for frame in frames.values() for name in tables.varying(frame)}
-    own = whole[[name for name in whole.columns.unique("layer") if name in vary]]
-    points = {at: tables.features(own.loc[at]) for at in steps}
+    differing = whole[[name for name in whole.columns.unique("layer") if name in vary]]
+    points = {at: tables.features(differing.loc[at]) for at in steps}
     columns = {"mean |lambda - 1/K|": {at: tables.distances(whole.loc[at]).mean() for at in steps}}
     if vary:
-        columns["deviation between images"] = {at: tables.deviation(own.loc[at]) for at in steps}
+        columns["deviation between images"] = {
+            at: tables.deviation(differing.loc[at]) for at in steps
+        }
     if vary and images.labels is not None:
-        of_classes = {at: tables.share_between_classes(points[at]) for at in steps}
-        columns["share of it between classes"] = of_classes
+        shares = {at: tables.share_between_classes(points[at]) for at in steps}
+        columns["share of it between classes"] = shares
     summary = pd.DataFrame(columns).rename_axis(step)
     lines = [summary.to_string(float_format="{:.4f}".format)]
     _write(report, "by_layer", whole.groupby(step).mean(), "normalizer")
     if vary and images.labels is not None:
-        means = own.groupby([step, "class"]).mean()
+        means = differing.groupby([step, "class"]).mean()
         lines += _write(report, "by_class", means, "class")
     if vary:
         pixels = {images.names[i]: images[i] for i in _choose(points[steps[-1]], images)}
-        of_images = own[own.index.isin(pixels, level="image")].droplevel("class")
-        lines += _write(report, "by_image", of_images, "image", pixels)
+        drawn = differing[differing.index.isin(pixels, level="image")].droplevel("class")
+        lines += _write(report, "by_image", drawn, "image", pixels)
     if vary and len(images) > 2:
         maps = {at: tables.embed(points[at], report.embedding) for at in _spread(steps, MAPS)}
-        found = pd.concat(maps, names=[step])
-        report.table("dynamics_map", found)
+        embedded = pd.concat(maps, names=[step])
+        report.table("dynamics_map", embedded)
         title = f"Images by their ratios in all layers ({report.embedding})"
-        report.picture("dynamics_map", plots.scatter(found.reset_index(), step), title)
+        report.picture("dynamics_map", plots.scatter(embedded.reset_index(), step), title)
     return report.summary(*lines)
 
 

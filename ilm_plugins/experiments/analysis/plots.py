@@ -36,7 +36,7 @@ styled = mpl.rc_context(STYLE)
 
 @styled
 def save(grid: Grid, path: Path, title: str) -> None:
-    """Write a figure as PNG, its title above all that it holds, and close the figure."""
+    """Write a figure as PNG, with a title above its panels, and close it."""
     grid.figure.suptitle(title, y=1, va="bottom")
     grid.savefig(path)
     pyplot.close(grid.figure)

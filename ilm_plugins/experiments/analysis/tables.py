@@ -50,11 +50,11 @@ class Report:
         classes = [self.images.class_of(i) for i in range(len(self.images))]
         return pd.MultiIndex.from_arrays([self.images.names, classes], names=["image", "class"])
 
-    def ratios(self, found: Mapping[str, Ratios]) -> pd.DataFrame:
-        """Return all ratios, a row an image and a column a layer and normalizer."""
+    def ratios(self, layers: Mapping[str, Ratios]) -> pd.DataFrame:
+        """Return the ratios of layers, with a row for each image, a column for each normalizer."""
         values = {
-            layer: pd.DataFrame(of.values.double().numpy(), self.index(), of.normalizers)
-            for layer, of in found.items()
+            name: pd.DataFrame(ratios.values.double().numpy(), self.index(), ratios.normalizers)
+            for name, ratios in layers.items()
         }
         return pd.concat(values, axis=1, names=["layer", "normalizer"])
 
@@ -63,7 +63,9 @@ def write_ratios(report: Report, ratios: Mapping[str, Ratios]) -> str:
     """Write a report on ratios, see the module; return the summary."""
     frame = report.ratios(ratios)
     table = _statistics(frame, "layer", "normalizer")
-    shares = {name: pd.Series(of.shares.tolist(), of.normalizers) for name, of in ratios.items()}
+    shares = {
+        name: pd.Series(layer.shares.tolist(), layer.normalizers) for name, layer in ratios.items()
+    }
     table["share"] = pd.concat(shares)  # by name: the table may have another order
     report.table("ratios_by_layer", table)
     share = table["share"].rename("value").reset_index().assign(panel="share")
@@ -75,36 +77,36 @@ def write_ratios(report: Report, ratios: Mapping[str, Ratios]) -> str:
         "a share is the mean ratio times the mean |weight| of the normalizer, over their sum",
         table[["mean", "share"]].to_string(float_format="{:.4f}".format),
     ]
-    own = frame[varying(frame)]  # without SN's, and EN's before training
-    if own.shape != frame.shape:
-        same = ", ".join(name for name in ratios if name not in own)
+    differing = frame[varying(frame)]  # without SN's, and EN's before training
+    if differing.shape != frame.shape:
+        same = ", ".join(name for name in ratios if name not in differing)
         lines.append(f"the ratios are the same for all images in {same}")
-    if len(own.columns):
-        means = own.groupby("class").mean() - own.mean()
-        lines += _write_images(report, "ratios", own, own, means)
+    if len(differing.columns):
+        means = differing.groupby("class").mean() - differing.mean()
+        lines += _write_images(report, "ratios", differing, differing, means)
     return report.summary(*lines)
 
 
 def write_rescaling(report: Report, layers: Mapping[str, Rescaling]) -> str:
     """Write a report on omega and beta, see the module; return the summary."""
     values = {
-        (layer, parameter): pd.DataFrame(values.double().numpy(), report.index())
-        for layer, of in layers.items()
-        for parameter, values in (("omega", of.omega), ("beta", of.beta))
+        (name, parameter): pd.DataFrame(values.double().numpy(), report.index())
+        for name, layer in layers.items()
+        for parameter, values in (("omega", layer.omega), ("beta", layer.beta))
     }
     frame = pd.concat(values, axis=1, names=["layer", "parameter", "key_group"])
     table = _statistics(frame, "layer", "parameter")
     report.table("rescaling_by_layer", table)
     groups = _statistics(frame, "layer", "parameter", "key_group")
     report.table("rescaling_by_group", groups)
-    less = frame - frame.mean()
-    spread = long(less)
+    centered = frame - frame.mean()
+    spread = long(centered)
     spread["parameter"] += ", less the mean of the images"
     grid = plots.boxes(pd.concat((long(frame), spread), ignore_index=True), "parameter")
     title = "Rescaling of images by layer: quartiles, and 5th to 95th percentile"
     report.picture("rescaling_spread", grid, title)
     table["deviation"] = frame.var(ddof=0).groupby(["layer", "parameter"], sort=False).mean() ** 0.5
-    numbers, means = _rms(less), _rms(less.groupby("class").mean())
+    numbers, means = _rms(centered), _rms(centered.groupby("class").mean())
     return report.summary(
         "means of omega - B_omega and beta - B_beta, and deviations of an image from all images",
         table[["mean", "deviation"]].to_string(float_format="{:+.4f}".format),
@@ -140,10 +142,10 @@ def _write_images(
         share = share_between_classes(points)
         lines.append(f"share of the variance between images that lies between classes: {share:.3f}")
     if len(points) > 2:
-        found = embed(points, report.embedding)
-        report.table(f"{prefix}_map", found)
+        embedded = embed(points, report.embedding)
+        report.table(f"{prefix}_map", embedded)
         title = f"Images by their {prefix} in all layers ({report.embedding})"
-        report.picture(f"{prefix}_map", plots.scatter(found.reset_index()), title)
+        report.picture(f"{prefix}_map", plots.scatter(embedded.reset_index()), title)
     return lines
 
 
@@ -198,5 +200,5 @@ def embed(points: pd.DataFrame, method: str = "pca") -> pd.DataFrame:
     if not points.to_numpy().any():
         return pd.DataFrame(0.0, points.index, ["x", "y"])
     tsne = TSNE(init="pca", perplexity=min(30.0, (len(points) - 1) / 3), random_state=0)
-    by = {"pca": PCA(2, svd_solver="full"), "tsne": tsne}[method]
-    return pd.DataFrame(by.fit_transform(points.to_numpy()), points.index, ["x", "y"])
+    estimator = {"pca": PCA(2, svd_solver="full"), "tsne": tsne}[method]
+    return pd.DataFrame(estimator.fit_transform(points.to_numpy()), points.index, ["x", "y"])

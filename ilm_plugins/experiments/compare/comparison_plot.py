@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from ...checkpoints import replacing
-from .results import OWN_TEST, Results
+from .results import Results
 
 STYLE = {"axes.grid": True, "axes.axisbelow": True, "font.size": 9, "grid.alpha": 0.3}
 COLOUR = "#0072B2"
@@ -27,7 +27,7 @@ def draw(results: Results, path: Path) -> None:
         for i, norm in enumerate(norms):
             if values := [*results.by_seed(norm, test).values()]:
                 left.plot(sum(values) / len(values), i, "|", color="black", markersize=16)
-        name = results.metric + f", {test}" * (test != OWN_TEST)
+        name = results.title(test)
         left.set(xlabel=name, ylabel="", ylim=(len(norms) - 0.5, -0.5))
         _draw_differences(right, results, test)
         right.set_xlabel(f"{name}: minus {norms[0]}")
@@ -40,10 +40,10 @@ def _draw_differences(axis, results: Results, test: str) -> None:
     """Draw each norm's difference, with its interval if there are several seeds."""
     axis.axvline(0, color="0.5")
     differences = results.differences(test)
-    for i, found in enumerate(differences.values()):
-        if found is None:
+    for i, difference in enumerate(differences.values()):
+        if difference is None:
             continue
-        half = found.high - found.mean if found.seeds > 1 else 0
-        axis.errorbar(found.mean, i, xerr=half, fmt="o", capsize=3, color=COLOUR)
+        half = difference.high - difference.mean if difference.seeds > 1 else 0
+        axis.errorbar(difference.mean, i, xerr=half, fmt="o", capsize=3, color=COLOUR)
     axis.set_yticks(range(len(differences)), differences)
     axis.set_ylim(max(1, len(differences)) - 0.5, -0.5)

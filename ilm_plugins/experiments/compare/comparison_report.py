@@ -1,8 +1,8 @@
-"""The report of a comparison: compare.md, compare.csv, and the words on each norm."""
+"""The report of a comparison: compare.md, compare.csv, and a sentence on each norm."""
 
 import pandas as pd
 
-from .results import OWN_TEST, Results
+from .results import Results
 from .statistics import ALPHA, Difference
 
 
@@ -16,15 +16,16 @@ def markdown(results: Results, command: str) -> str:
         "",
     ]
     for test in results.tests:
-        title = f"## {results.metric}" + f", {test}" * (test != OWN_TEST)
-        lines += [title, "", _markdown(table(results, test))]
+        lines += [f"## {results.title(test)}", "", _markdown(table(results, test))]
         lines += ["", *(f"- {text}" for text in sentences(results, test)), ""]
     if costs := cost_table(results):
         lines += ["## Cost", "", _markdown(pd.DataFrame(costs))]
         lines += ["", "A step is the median of 7 in turn with the other norms' steps.", ""]
-    if results.own:
+    if results.overrides_of_norm:
         lines += ["## Settings of one norm", ""]
-        lines += [f"- {norm}: `{' '.join(words)}`" for norm, words in results.own.items()] + [""]
+        for norm, overrides in results.overrides_of_norm.items():
+            lines.append(f"- {norm}: `{' '.join(overrides)}`")
+        lines.append("")
     if results.starts:
         lines += ["## At the start", ""]
         lines += [f"- {norm}: {text}" for norm, text in results.starts.items()]
@@ -60,9 +61,9 @@ def table(results: Results, test: str) -> pd.DataFrame:
             row[results.metric] = f"{values.mean():.{digits}f}"
         if len(values) > 1:
             row[results.metric] += f" ± {values.std():.{digits}f}"
-        found = differences.get(norm)
-        row[f"minus {baseline} [95 %]"] = interval(found, digits) if found else ""
-        row["p"] = f"{found.p:.3f}" if found and found.seeds > 1 else ""
+        difference = differences.get(norm)
+        row[f"minus {baseline} [95 %]"] = interval(difference, digits) if difference else ""
+        row["p"] = f"{difference.p:.3f}" if difference and difference.seeds > 1 else ""
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -72,43 +73,43 @@ def decimals(results: Results) -> int:
     return 3 if results.point < 1 else 1
 
 
-def interval(found: Difference, digits: int) -> str:
-    text = f"{found.mean:+.{digits}f}"
-    if found.seeds > 1:
-        text += f" [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
+def interval(difference: Difference, digits: int) -> str:
+    text = f"{difference.mean:+.{digits}f}"
+    if difference.seeds > 1:
+        text += f" [{difference.low:+.{digits}f}, {difference.high:+.{digits}f}]"
     return text
 
 
 def sentences(results: Results, test: str) -> list[str]:
-    """Return, for each norm but the baseline, what its seeds show."""
+    """Return a sentence for each norm but the baseline: the difference that its seeds show."""
     digits = decimals(results)
     texts = []
-    for norm, found in results.differences(test).items():
-        if found is None:
+    for norm, difference in results.differences(test).items():
+        if difference is None:
             texts.append(f"{norm}: no seed has a result of both norms.")
-        elif found.seeds == 1:
+        elif difference.seeds == 1:
             texts.append(f"{norm}: one seed shows nothing; give more --seeds.")
         else:
-            texts.append(f"{norm}: {_verdict(found, results, digits)}")
+            texts.append(f"{norm}: {_verdict(difference, results, digits)}")
     return texts
 
 
-def _verdict(found: Difference, results: Results, digits: int) -> str:
+def _verdict(difference: Difference, results: Results, digits: int) -> str:
     baseline, point = results.norms[0], results.point
-    if found.p < ALPHA:
-        side = "above" if found.mean > 0 else "below"
-        seen = f"{abs(found.mean):.{digits}f} {side} {baseline} (p = {found.p:.3f})."
+    if difference.p < ALPHA:
+        side = "above" if difference.mean > 0 else "below"
+        seen = f"{abs(difference.mean):.{digits}f} {side} {baseline} (p = {difference.p:.3f})."
     else:
         seen = (
-            f"no difference was seen; {found.seeds} seeds would show differences above "
-            f"{found.visible:.{digits}f}."
+            f"no difference was seen; {difference.seeds} seeds would show differences above "
+            f"{difference.visible:.{digits}f}."
         )
-    seeds = found.seeds_for(point)
+    seeds = difference.seeds_for(point)
     return f"{seen} A difference of {point:g} needs {seeds or 'over 10,000'} seeds."
 
 
 def cost_table(results: Results) -> list[dict[str, str]]:
-    """Return a row for each norm: parameters, time of a step by the baseline's, memory."""
+    """Return a row for each norm: parameters, time of a step over the baseline's, memory."""
     rows = []
     for norm, count in results.parameters.items():
         row = {"norm": norm, "parameters": f"{count:,}"}

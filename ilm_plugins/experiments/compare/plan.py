@@ -1,4 +1,4 @@
-"""What a comparison trains: the norms at their places, each run's folder and command."""
+"""The runs of a comparison: the norms at their places, each run's folder and command."""
 
 import json
 import re
@@ -30,10 +30,10 @@ class Plan:
     at: Sequence[str] = ()
     #: A checkpoint from which all runs start, each converted to its norm.
     weights: Path | None = None
-    #: Name of a further test -> the config whose test set it takes.
+    #: Name of a further test -> the config whose test set it uses.
     tests: dict[str, str] = field(default_factory=dict)
     #: Norm -> overrides that only its runs have.
-    own: dict[str, Sequence[str]] = field(default_factory=dict)
+    overrides_of_norm: dict[str, Sequence[str]] = field(default_factory=dict)
     metric: str | None = None
     num_gpus: int = 0
     overrides: Sequence[str] = ()
@@ -43,7 +43,7 @@ class Plan:
         for norm, name in zip(self.norms, names, strict=True):
             if names.count(name) > 1:
                 raise UserError(f"norm {norm!r} is given twice; give each norm once")
-        if unknown := [norm for norm in self.own if norm not in self.norms]:
+        if unknown := [norm for norm in self.overrides_of_norm if norm not in self.norms]:
             raise UserError(f"--for {unknown[0]!r}: give one of {', '.join(self.norms)}")
         wrong = [name for name in self.tests if folder_name(name) != name]
         if wrong:
@@ -60,20 +60,23 @@ class Plan:
     @cached_property
     def places(self) -> dict[str, str]:
         """Key -> the config's own norm; UserError if there is no place."""
-        found = self.variants.places()
-        places = {key: found.get(key, "none") for key in self.at} if self.at else found
+        config_norms = self.variants.places()
+        places = (
+            {key: config_norms.get(key, "none") for key in self.at} if self.at else config_norms
+        )
         if not places:
             example = self.variants.example
             raise UserError(f"{self.config} names no norm; give a place, such as --at {example}")
         return places
 
-    def norm_words(self, norm: str) -> list[str]:
-        """Return the overrides that put a norm at all places, and those of its runs alone."""
-        return [*self.variants.with_norm(norm, self.places), *self.own.get(norm, ())]
+    def norm_overrides(self, norm: str) -> list[str]:
+        """Return the overrides that put a norm at all places, and its own overrides."""
+        placing = self.variants.with_norm(norm, self.places)
+        return [*placing, *self.overrides_of_norm.get(norm, ())]
 
     def open(self, norm: str) -> OpenConfig:
         """Open the config with a norm."""
-        return open_config(self.config, [*self.overrides, *self.norm_words(norm)], self.device)
+        return open_config(self.config, [*self.overrides, *self.norm_overrides(norm)], self.device)
 
     def folder(self, norm: str, seed: int, test: str = "") -> Path:
         """Return the folder of a run, or of its evaluation by a further test."""
@@ -84,14 +87,14 @@ class Plan:
         return self.output / folder_name(norm) / "weights.pth"
 
     def training(self, norm: str, seed: int) -> list[str]:
-        """Return the words of a run's command ``train``; the same command continues the run."""
+        """Return the arguments that train a run; the same arguments continue it."""
         places = {"seed": seed, "folder": self.folder(norm, seed)}
         if self.weights is not None:
             places["weights"] = self.start(norm)
         return self._train(self.config, norm, ["--resume"], places)
 
     def evaluation(self, norm: str, seed: int, test: str, checkpoint: Path) -> list[str]:
-        """Return the words of a checkpoint's evaluation by a test; "" is the config's own test."""
+        """Return the arguments that evaluate a checkpoint; the test "" is the config's own."""
         places = {"folder": self.folder(norm, seed, test), "weights": checkpoint}
         config = self.tests[test] if test else self.config
         return self._train(config, norm, ["--eval-only"], places)
@@ -100,7 +103,7 @@ class Plan:
         self, config: str, norm: str, flags: Sequence[str], values: dict[str, Any]
     ) -> list[str]:
         options = ["--config-file", config, "--num-gpus", str(self.num_gpus), *flags]
-        overrides = [*self.overrides, *self.norm_words(norm), *self.variants.words(**values)]
+        overrides = [*self.overrides, *self.norm_overrides(norm), *self.variants.words(**values)]
         return ["train", *options, *overrides]
 
     def check_tests(self) -> None:
@@ -111,15 +114,15 @@ class Plan:
 
     def check_settings(self) -> None:
         """Save the settings; raise UserError, which names one, if the folder has other settings."""
-        # As JSON has them.
+        # JSON has lists for tuples, and text for paths.
         settings = json.loads(json.dumps(self._settings(), default=str))
         path = self.output / SETTINGS
         if path.is_file():
             earlier = json.loads(path.read_text(encoding="utf-8"))
-            # Of norms that are added, or left out this time.
-            of_others = {k for k in earlier.keys() ^ settings.keys() if k.startswith("--for ")}
+            # A norm may be added, or left out this time.
+            not_compared = {k for k in earlier.keys() ^ settings.keys() if k.startswith("--for ")}
             for key in dict.fromkeys([*earlier, *settings]):
-                if key not in of_others and earlier.get(key) != settings.get(key):
+                if key not in not_compared and earlier.get(key) != settings.get(key):
                     raise UserError(
                         f"{self.output} was begun with {key} = {earlier.get(key)!r}, not "
                         f"{settings.get(key)!r}; give the same, or another --output"
@@ -130,11 +133,13 @@ class Plan:
             file.write(json.dumps(settings, indent=1).encode())
 
     def _settings(self) -> dict[str, Any]:
-        """Return all that must be equal in the runs of a folder: the options and the config."""
-        beside = {"--at": sorted(self.places), "--weights": self.weights, "--gpus": self.num_gpus}
-        beside |= {f"--for {norm}": list(self.own.get(norm, ())) for norm in self.norms}
-        own = {*self.variants.keys.values()} - {self.variants.keys["weights"]}
-        return beside | {k: v for k, v in self.variants.settings().items() if k not in own}
+        """Return the settings that all runs of a folder share: the options and the config."""
+        options = {"--at": sorted(self.places), "--weights": self.weights, "--gpus": self.num_gpus}
+        for norm in self.norms:
+            options[f"--for {norm}"] = list(self.overrides_of_norm.get(norm, ()))
+        keys_of_run = {*self.variants.keys.values()} - {self.variants.keys["weights"]}
+        config = self.variants.settings()
+        return options | {k: v for k, v in config.items() if k not in keys_of_run}
 
 
 def folder_name(norm: str) -> str:
@@ -142,6 +147,6 @@ def folder_name(norm: str) -> str:
     return re.sub(r"[^\w.=,+]+", "-", norm.replace("'", "").replace('"', "")).strip("-")
 
 
-def shown(words: Sequence[str]) -> str:
-    """Return words of a command as a shell takes them."""
-    return shlex.join(["python", "-m", "ilm_plugins", *words])
+def shown(arguments: Sequence[str]) -> str:
+    """Return the command line of the package's command for a shell."""
+    return shlex.join(["python", "-m", "ilm_plugins", *arguments])

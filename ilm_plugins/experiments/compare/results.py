@@ -32,14 +32,14 @@ class Results:
     norms: Sequence[str]
     values: Sequence[Value]
     metric: str
-    #: Norm -> text on how its model differs from the baseline's before training; empty without.
+    #: Norm -> how its model differs from the baseline's before training; empty without --weights.
     starts: dict[str, str] = field(default_factory=dict)
     #: Norm -> its number of parameters.
     parameters: dict[str, int] = field(default_factory=dict)
     #: Norm -> "seconds" and "memory" of a training step.
     steps: dict[str, dict[str, float]] = field(default_factory=dict)
     #: Norm -> overrides that only its runs have.
-    own: dict[str, Sequence[str]] = field(default_factory=dict)
+    overrides_of_norm: dict[str, Sequence[str]] = field(default_factory=dict)
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -66,6 +66,10 @@ class Results:
         values = self.main["value"].abs()
         return 0.01 if len(values) and values.max() <= 1 else 1.0
 
+    def title(self, test: str) -> str:
+        """Return the name of the main metric, and of the test if it is not the config's own."""
+        return self.metric if test == OWN_TEST else f"{self.metric}, {test}"
+
     def by_seed(self, norm: str, test: str) -> dict[int, float]:
         """Return seed -> value of the main metric."""
         rows = self.main[(self.main["norm"] == norm) & (self.main["test"] == test)]
@@ -75,8 +79,8 @@ class Results:
         """Return each norm's difference from the baseline, p corrected over the norms."""
         baseline, *others = self.norms
         plain = self.by_seed(baseline, test)
-        found = holm([paired(self.by_seed(norm, test), plain) for norm in others])
-        return dict(zip(others, found, strict=True))
+        corrected = holm([paired(self.by_seed(norm, test), plain) for norm in others])
+        return dict(zip(others, corrected, strict=True))
 
 
 def main_metric(values: Iterable[Value], wanted: str | None) -> str:
@@ -88,7 +92,7 @@ def main_metric(values: Iterable[Value], wanted: str | None) -> str:
     if wanted is None:
         first = names[0] if names else ""
         return "mIoU" if "mIoU" in names else first
-    # A config may call coco/bbox_mAP what a record calls by another prefix.
+    # A config may name a metric, such as coco/bbox_mAP, by another prefix than a record.
     for name in names:
         if wanted in (name, name.rpartition("/")[2]):
             return name

@@ -18,7 +18,7 @@ BAR = "{desc} {percentage:.0f}% of {total} runs |{bar}| {elapsed}, {remaining} l
 
 
 def run_all(plan: Plan) -> None:
-    """Train and test what is not finished yet; a run that fails does not end the others."""
+    """Train and test all unfinished runs; a run that fails does not end the others."""
     tests = ["", *plan.tests]
     todo = [(seed, norm) for seed in plan.seeds for norm in plan.norms]
     with tqdm(total=len(todo), bar_format=BAR, mininterval=INTERVAL) as bar:
@@ -33,7 +33,7 @@ def run_all(plan: Plan) -> None:
 
 
 def train(plan: Plan, norm: str, seed: int, bar: tqdm) -> bool:
-    """Train, or continue to train, until a run is complete; return whether it is."""
+    """Train a run, or continue its training; return whether it is complete."""
     folder = plan.folder(norm, seed)
     if is_complete(folder) or has_diverged(folder):
         return is_complete(folder)
@@ -44,7 +44,7 @@ def train(plan: Plan, norm: str, seed: int, bar: tqdm) -> bool:
 
 
 def evaluate(plan: Plan, norm: str, seed: int, test: str) -> None:
-    """Evaluate a trained run by a test, "" for the config's own, unless that is done."""
+    """Evaluate a trained run by a test, "" for the config's own, if it has no metrics yet."""
     folder = plan.folder(norm, seed)
     if metrics(plan, norm, seed, test):
         return
@@ -56,32 +56,32 @@ def evaluate(plan: Plan, norm: str, seed: int, test: str) -> None:
         pass
 
 
-def call(words: Sequence[str], folder: Path) -> Iterator[float]:
-    """Run a command, its output in FOLDER.log; yield from time to time how far it is, 0 to 1."""
+def call(arguments: Sequence[str], folder: Path) -> Iterator[float]:
+    """Run a command, its output in FOLDER.log; yield a run's progress, 0 to 1, each second."""
     log = folder.with_name(folder.name + ".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
-        process = start(words, file)
+        process = start(arguments, file)
         try:
             while process.poll() is None:
                 time.sleep(1)
-                found = read(folder) or {}
-                yield found.get("run", 0) / max(1, found.get("planned", 1))
+                record = read(folder) or {}
+                yield record.get("run", 0) / max(1, record.get("planned", 1))
         finally:
             if process.poll() is None:
                 process.terminate()
                 process.wait()
 
 
-def start(words: Sequence[str], file: IO) -> subprocess.Popen:
+def start(arguments: Sequence[str], file: IO) -> subprocess.Popen:
     """Start a command of the package, its output in a file."""
-    command = [sys.executable, "-m", "ilm_plugins", *words]
+    command = [sys.executable, "-m", "ilm_plugins", *arguments]
     return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
 
 
 def is_complete(folder: Path) -> bool:
-    found = read(folder) or {"run": 0, "planned": 1}
-    return not has_diverged(folder) and 0 < found["planned"] <= found["run"]
+    record = read(folder) or {"run": 0, "planned": 1}
+    return not has_diverged(folder) and 0 < record["planned"] <= record["run"]
 
 
 def has_diverged(folder: Path) -> bool:
@@ -90,8 +90,8 @@ def has_diverged(folder: Path) -> bool:
 
 def metrics(plan: Plan, norm: str, seed: int, test: str = "") -> dict[str, float]:
     """Return the metrics of a run by a test; empty if there are none yet."""
-    found = read(plan.folder(norm, seed, test)) or {}
-    return found.get("metrics", {}).get(PLAIN, {}) if is_complete(plan.folder(norm, seed)) else {}
+    record = read(plan.folder(norm, seed, test)) or {}
+    return record.get("metrics", {}).get(PLAIN, {}) if is_complete(plan.folder(norm, seed)) else {}
 
 
 def failure(plan: Plan, norm: str, seed: int) -> str | None:

@@ -15,13 +15,13 @@ ROUNDS = 7
 def measure_steps(plan: Plan) -> dict[str, dict[str, float]]:
     """Return norm -> median "seconds" of a step and, on a GPU, its peak "memory" in bytes."""
     steps = {norm: plan.open(norm).training_step(max(1, plan.num_gpus)) for norm in plan.norms}
-    found: dict[str, list[tuple[float, int]]] = {norm: [] for norm in plan.norms}
+    rounds: dict[str, list[tuple[float, int]]] = {norm: [] for norm in plan.norms}
     for _ in range(1 + ROUNDS):
         for norm, step in steps.items():
-            found[norm].append(_measure(step, plan.num_gpus > 0))
+            rounds[norm].append(_measure(step, plan.num_gpus > 0))
     measured = {}
-    for norm, rounds in found.items():
-        seconds, memory = zip(*rounds[1:], strict=True)
+    for norm, measurements in rounds.items():
+        seconds, memory = zip(*measurements[1:], strict=True)
         measured[norm] = {"seconds": median(seconds)}
         if plan.num_gpus:
             measured[norm]["memory"] = max(memory)
@@ -34,7 +34,7 @@ def _measure(step: Callable[[], None], on_gpu: bool) -> tuple[float, int]:
         step()
         return time.perf_counter() - begin, 0
     torch.cuda.reset_peak_memory_stats()
-    # What the other norms' models hold is not this step's.
+    # The other norms' models hold memory, too, which does not count here.
     held = torch.cuda.memory_allocated()
     torch.cuda.synchronize()
     begin = time.perf_counter()

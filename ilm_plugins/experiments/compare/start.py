@@ -17,12 +17,12 @@ from .plan import Plan
 
 #: Batches of the training set that measure the mixtures' running statistics.
 BATCHES = 32
-#: Largest difference of outputs, as a part of the largest output, that is called the same.
+#: Outputs whose largest difference, over the largest output, is at most this are the same.
 SAME = 1e-4
 
 
 def write_starts(plan: Plan) -> dict[str, str]:
-    """Write the checkpoint of each norm, unless it is there; return how its outputs differ."""
+    """Write the checkpoint of each norm, unless it exists; return how its outputs differ."""
     contents = checkpoints.read(plan.weights)
     _, state = checkpoints.find_state(contents, plan.weights)
     baseline, batches, described = None, None, {}
@@ -36,7 +36,7 @@ def write_starts(plan: Plan) -> dict[str, str]:
             baseline, complete = model, model.state_dict()
             batches = list(islice(opened.training_batches(), BATCHES))
         else:
-            # What the file lacks is random, and here the same for all norms.
+            # Tensors that the file lacks are random; here they are the same for all norms.
             fitted, _ = surgery.fit_state(complete, model)
             model.load_state_dict(fitted, strict=False)
         difference = distance(opened, baseline, model, batches[0])
@@ -52,7 +52,7 @@ def write_starts(plan: Plan) -> dict[str, str]:
 
 
 def write(opened: OpenConfig, state: Mapping[str, Any], model: nn.Module, path: Path) -> None:
-    """Write the tensors of a checkpoint as a converted model has them, without random ones."""
+    """Write a converted model's tensors, but not the random tensors that the checkpoint lacks."""
     fitted, _ = fit(state, model)
     tensors = model.state_dict()
     kept = {name: tensors[name] for name in fitted if name in tensors}
@@ -78,11 +78,11 @@ def mixes_batches(layer: nn.Module) -> bool:
 
 @torch.no_grad()
 def distance(opened: OpenConfig, model: nn.Module, other: nn.Module, batch: Any) -> float:
-    """Return the largest difference of two models' outputs, by the largest output."""
+    """Return the largest difference of two models' outputs, divided by the largest output."""
     ours, theirs = (list(tensors(opened.outputs(one.eval(), batch))) for one in (model, other))
     largest = max(float(t.abs().max()) for t in ours)
-    found = max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
-    return found / largest
+    difference = max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
+    return difference / largest
 
 
 def tensors(outputs: Any) -> Iterator[Tensor]:

@@ -16,7 +16,7 @@ MOST_SEEDS = 10_000
 class Difference:
     """The mean difference of a norm from the baseline over common seeds, with its 95 % interval.
 
-    Of one seed, all but ``mean`` are NaN.
+    With one seed, ``mean`` alone is known; the other statistics are NaN.
     """
 
     seeds: int
@@ -24,12 +24,12 @@ class Difference:
     deviation: float
     low: float
     high: float
-    #: Of the two-sided paired t-test; Holm's correction changes it.
+    #: p-value of the two-sided paired t-test; Holm's correction changes it.
     p: float
 
     @property
     def visible(self) -> float:
-        """The difference that as many seeds show with probability .8, at this deviation."""
+        """The difference that ``seeds`` seeds of this deviation show with probability .8."""
         return visible_difference(self.seeds, self.deviation)
 
     def seeds_for(self, difference: float) -> int | None:
@@ -53,16 +53,16 @@ def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Differ
     return Difference(len(differences), mean, deviation, low, high, float(test.pvalue))
 
 
-def holm(found: Sequence[Difference | None]) -> list[Difference | None]:
+def holm(differences: Sequence[Difference | None]) -> list[Difference | None]:
     """Return the differences with their p corrected for their number, by Holm's step-down rule."""
     order = sorted(
-        (i for i, one in enumerate(found) if one is not None and np.isfinite(one.p)),
-        key=lambda i: found[i].p,
+        (i for i, one in enumerate(differences) if one is not None and np.isfinite(one.p)),
+        key=lambda i: differences[i].p,
     )
-    corrected, largest = list(found), 0.0
+    corrected, largest = list(differences), 0.0
     for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * found[i].p))
-        corrected[i] = replace(found[i], p=largest)
+        largest = max(largest, min(1.0, (len(order) - rank) * differences[i].p))
+        corrected[i] = replace(differences[i], p=largest)
     return corrected
 
 

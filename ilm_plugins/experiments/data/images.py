@@ -83,10 +83,10 @@ def list_images(folder: Path, deep: bool = False) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give a folder of images")
     # Each child by itself, because it may be a link to a folder.
-    found = (p for child in folder.iterdir() for p in (child, *(child.rglob("*") if deep else ())))
+    paths = (p for child in folder.iterdir() for p in (child, *(child.rglob("*") if deep else ())))
     files = sorted(
         p
-        for p in found
+        for p in paths
         if p.suffix.lower() in ENDINGS
         and p.is_file()
         and not any(part.startswith(".") for part in p.relative_to(folder).parts)

@@ -181,13 +181,13 @@ def _is_written(folder: Path, manifest: dict) -> bool:
     if not os.path.lexists(folder):
         return False
     try:
-        found = json.loads((folder / "shapes.json").read_text(encoding="utf-8"))
+        existing = json.loads((folder / "shapes.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        found = None
-    if found != manifest:
+        existing = None
+    if existing != manifest:
         raise UserError(
-            f"{folder} exists, and is not the dataset with {manifest}: its shapes.json is {found}; "
-            "delete the folder or choose another root"
+            f"{folder} exists, and is not the dataset with {manifest}: its shapes.json is "
+            f"{existing}; delete the folder or choose another root"
         )
     return True
 

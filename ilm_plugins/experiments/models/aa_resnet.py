@@ -75,7 +75,7 @@ class AugmentedConv2d(nn.Module):
 class AAResNet(ResNet):
     """AA-ResNet: mmpretrain's ResNet of bottlenecks whose last three stages have AugmentedConv2d.
 
-    It takes the place of each 3 x 3 convolution there. With kappa = 0.2 and upsilon = 0.1,
+    AugmentedConv2d replaces each 3 x 3 convolution there. With kappa = 0.2 and upsilon = 0.1,
     ResNet-50 has 25.81 M parameters, and 25.8 M in the paper. Attention halves the maps of the
     first of these stages, 28 x 28 for images of 224 pixels. That is our reading: it gives 4.23e9
     multiply-adds, full maps 4.74e9, and EN's Table 2 prints 4.167e9. ``image_size`` is the largest
@@ -86,11 +86,12 @@ class AAResNet(ResNet):
         super().__init__(depth, **options)
         for stage, name in enumerate(self.res_layers[1:]):
             for block in getattr(self, name):
-                stride, halved = block.conv2.stride[0], stage == 0
-                size = image_size // (8 * 2**stage) // (1 + halved)
-                block.conv2 = AugmentedConv2d(
-                    block.mid_channels, stride, (stride == 2) + halved, size
-                )
+                stride, size = block.conv2.stride[0], image_size // (8 * 2**stage)
+                halvings = 1 if stride == 2 else 0
+                if stage == 0:
+                    halvings += 1
+                    size //= 2
+                block.conv2 = AugmentedConv2d(block.mid_channels, stride, halvings, size)
         self._freeze_stages()  # the new layers, too
 
 

@@ -15,9 +15,9 @@ from .registry import ROOT, Cell, tables
 
 #: Channels of the layer of EN's Table 1.
 CHANNELS = 64
-#: Name of a norm in Table 1 that is none of this package -> its constructor, which takes the number
-#: of channels. Of BKN it is what the table counts: the matrix A by which it predicts the statistics
-#: of a layer from the statistics of the layer before (Wang et al., arXiv 1802.03133).
+#: Name of a norm in Table 1 that this package lacks -> its constructor, which takes the number of
+#: channels. The table counts BKN's matrix A, which predicts the statistics of a layer from the
+#: statistics of the layer before (Wang et al., arXiv 1802.03133).
 PLAIN = {
     "BN": nn.BatchNorm2d,
     "IN": partial(nn.InstanceNorm2d, affine=True),

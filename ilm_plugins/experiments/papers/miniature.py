@@ -34,8 +34,9 @@ def shrink(cfg: Any, folder: Path) -> None:
         if "ann_file" in evaluator:
             evaluator["ann_file"] = f"{root}/{loader.dataset['ann_file']}"
     cfg.default_hooks.logger.interval = 1
-    for head in ("bbox_head", "mask_head") if cfg.default_scope == "mmdet" else ():
-        cfg.model.roi_head[head].num_classes = len(SHAPES)
+    if cfg.default_scope == "mmdet":
+        for head in ("bbox_head", "mask_head"):
+            cfg.model.roi_head[head].num_classes = len(SHAPES)
     if cfg.model.get("backbone", {}).get("init_cfg"):
         cfg.model.backbone.init_cfg = None
     cfg.model = _shrunk(cfg.model)

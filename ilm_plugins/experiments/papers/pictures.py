@@ -57,12 +57,12 @@ def training(table: Table, lines: Sequence[tuple[str, list[Record]]]) -> Figure:
 
 @styled
 def differences(panels: Mapping[str, list[tuple[str, tuple[float, float, float]]]]) -> Figure:
-    """Plot task -> (name of a pair of norms, difference and interval), a panel for each task."""
+    """Plot a panel for each task: pairs of norms, each with its difference and interval."""
     counts = [len(rows) for rows in panels.values()]
     fig = Figure((9, 0.8 + 0.9 * len(counts) + 0.3 * sum(counts)), layout="constrained")
     axes = fig.subplots(len(counts), squeeze=False, height_ratios=[n + 1 for n in counts]).flat
     for axis, (task, rows) in zip(axes, panels.items(), strict=True):
-        means, low, high = zip(*(found for _, found in rows), strict=True)
+        means, low, high = zip(*(interval for _, interval in rows), strict=True)
         errors = [[m - a for m, a in zip(means, low, strict=True)]]
         errors += [[b - m for m, b in zip(means, high, strict=True)]]
         axis.errorbar(means, range(len(rows)), xerr=errors, fmt="o", capsize=3, color=OKABE_ITO[0])
@@ -72,14 +72,14 @@ def differences(panels: Mapping[str, list[tuple[str, tuple[float, float, float]]
         # The interval of two runs that differ much would shrink all others to dots.
         left, right = axis.get_xlim()
         axis.set_xlim(max(left, -LIMIT), min(right, LIMIT))
-    what = f"difference from the plain norm, and its paired 95 % interval, cut off at {LIMIT}"
-    axes[-1].set_xlabel(what)
+    label = f"difference from the plain norm, and its paired 95 % interval, cut off at {LIMIT}"
+    axes[-1].set_xlabel(label)
     return fig
 
 
 def save(fig: Figure, path: Path, lines: Sequence[tuple[str, list[Record]]]) -> None:
     """Write a plot as PNG; 16 digits of the SHA-256 of its curves go to its metadata."""
-    shown = str([(label, [found["curve"] for found in group]) for label, group in lines])
+    shown = str([(label, [record["curve"] for record in group]) for label, group in lines])
     digits = hashlib.sha256(shown.encode()).hexdigest()[:16]
     with replacing(path) as file:
         # Without matplotlib's version in the metadata, equal records give equal bytes.

@@ -28,7 +28,7 @@ class Answer:
     #: Means over the seeds of each norm.
     plain_mean: float
     norm_mean: float
-    #: Of the norm from the plain one; p is corrected for all questions together.
+    #: The norm minus the plain norm, paired by seed; p is corrected for all questions together.
     difference: Difference | None
 
 
@@ -39,12 +39,14 @@ def questions() -> list[dict]:
 
 def answers(folder: Path) -> list[Answer]:
     """Return the answer to each question, from comparisons in a folder."""
-    found = list(_answers(folder))
-    corrected = holm([difference for *_, difference in found])
-    return [Answer(*one[:-1], new) for one, new in zip(found, corrected, strict=True)]
+    uncorrected = list(_answers(folder))
+    corrected = holm([difference for *_, difference in uncorrected])
+    pairs = zip(uncorrected, corrected, strict=True)
+    return [Answer(*answer[:-1], difference) for answer, difference in pairs]
 
 
 def _answers(folder: Path) -> Iterator[tuple]:
+    """Yield the fields of each Answer, with p not yet corrected."""
     for question in questions():
         comparison, test, metric = (question[key] for key in ("comparison", "test", "metric"))
         for names in question["pairs"]:
@@ -68,23 +70,26 @@ def by_seed(runs: Path, test: str, metric: str) -> dict[int, float]:
 
 def markdown(folder: Path) -> list[str]:
     """Return a table of the answers, and how many differences have no runs yet."""
-    found = answers(folder)
-    answered = [one for one in found if one.difference]
+    every = answers(folder)
+    answered = [answer for answer in every if answer.difference]
     columns = "task", "plain norm", "layer", "difference", "95 % interval", "p, corrected", "seeds"
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"] if answered else []
-    for one in answered:
-        difference = one.difference
+    lines = []
+    if answered:
+        lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for answer in answered:
+        difference = answer.difference
         cells = (
-            one.task,
-            f"{one.plain} {one.plain_mean:.1f}",
-            f"{one.norm} {one.norm_mean:.1f}",
+            answer.task,
+            f"{answer.plain} {answer.plain_mean:.1f}",
+            f"{answer.norm} {answer.norm_mean:.1f}",
             f"{difference.mean:+.1f}",
             f"{difference.low:+.1f} to {difference.high:+.1f}",
             f"{difference.p:.3f}",
             str(difference.seeds),
         )
         lines.append(f"| {' | '.join(cells)} |")
-    if missing := len(found) - len(answered):
-        lines += [""] if answered else []
-        lines.append(f"Differences without runs yet: {missing} of {len(found)}.")
+    if missing := len(every) - len(answered):
+        if answered:
+            lines.append("")
+        lines.append(f"Differences without runs yet: {missing} of {len(every)}.")
     return lines

@@ -30,9 +30,9 @@ class Recipe:
         self.images, self.test_images = images()[cfg.DATASETS.TRAIN[0]]
 
     @staticmethod
-    def words(overrides: Sequence[str]) -> list[str]:
-        """Return overrides KEY=VALUE as the command line of the framework has them."""
-        return [word for pair in overrides for word in pair.split("=", 1)]
+    def arguments(overrides: Sequence[str]) -> list[str]:
+        """Return overrides KEY=VALUE as arguments of the framework's command line."""
+        return [argument for pair in overrides for argument in pair.split("=", 1)]
 
     def changes(self, overrides: Sequence[str]) -> dict[str, Any]:
         """Return key -> parsed value of the overrides."""
@@ -82,12 +82,13 @@ class MMEngineRecipe(Recipe):
     def _count(self, loader: str, split: int) -> int | None:
         """Return the number of images of a loader's published dataset; None if unknown."""
         dataset = self.cfg[loader].dataset if self.cfg.get(loader) else {"type": None}
-        if dataset.get("images"):  # the range that it takes of a folder
+        if dataset.get("images"):  # the dataset's range of a folder's images
             return len(range(*dataset["images"]))
-        return (*images().get(dataset["type"], ()), None, None, None)[split]
+        counts = images().get(dataset["type"], ())
+        return counts[split] if split < len(counts) else None
 
     @staticmethod
-    def words(overrides: Sequence[str]) -> list[str]:
+    def arguments(overrides: Sequence[str]) -> list[str]:
         return list(overrides)
 
     def place(self, folder: Path, seed: int) -> None:
@@ -101,7 +102,9 @@ class MMEngineRecipe(Recipe):
         train["max_epochs" if self.unit == "epochs" else "max_iters"] = new
         train.val_interval = min(new, train.get("val_interval", 1))
         schedulers = self.cfg.get("param_scheduler") or []
-        for scheduler in [schedulers] if isinstance(schedulers, dict) else schedulers:
+        if isinstance(schedulers, dict):
+            schedulers = [schedulers]
+        for scheduler in schedulers:
             if scheduler["type"] != "LinearLR":
                 keys = {"end", "T_max", "milestones"}
             else:  # a warm-up, which stays, begins at 0
@@ -121,7 +124,7 @@ class MMEngineRecipe(Recipe):
         if not data.is_dir():
             raise UserError(f"--data {data}: no such folder")
         for loader, evaluator in loaders(self.cfg).values():
-            # ClassBalancedDataset wraps the one that reads.
+            # ClassBalancedDataset wraps the dataset that reads.
             dataset = loader.dataset.get("dataset", loader.dataset)
             if "ann_file" in evaluator:
                 file = evaluator["ann_file"].removeprefix(dataset.data_root).lstrip("/")
@@ -156,10 +159,10 @@ def open_recipe(cell: Cell) -> Recipe:
     """Open the config of a row; UserError if its framework is not installed."""
     path = str(ROOT / cell.config)
     kind = {"detectron2": Recipe, "openmmlab": MMEngineRecipe}[framework_of(path)]
-    words = kind.words(cell.overrides)
+    overrides = kind.arguments(cell.overrides)
     if cell.norm:
-        words += variants(open_config(path, words)).with_norm(cell.norm, cell.at)
-    return kind(open_config(path, words).config)
+        overrides += variants(open_config(path, overrides)).with_norm(cell.norm, cell.at)
+    return kind(open_config(path, overrides).config)
 
 
 def _parsed(text: str) -> Any:

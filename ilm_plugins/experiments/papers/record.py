@@ -27,13 +27,13 @@ Record = dict[str, Any]
 
 
 def complete(
-    found: Record,
+    record: Record,
     cell: Cell,
     recipe: Recipe,
     *,
     changes: Record,
     miniature: bool = False,
-    parent: Record | None = None,  # of the run whose checkpoint this one starts from or tests
+    parent: Record | None = None,  # record of the run whose checkpoint this run uses
 ) -> Record:
     """Return a training's record with the keys of reproduction, floats with six digits."""
     measures = {name: registry.measures()[name] for name in registry.tables()[cell.table].measures}
@@ -42,23 +42,25 @@ def complete(
         {
             name: value
             for name, m in measures.items()
-            if (value := m.read(found["metrics"].get(m.test, {}), prefix)) is not None
+            if (value := m.read(record["metrics"].get(m.test, {}), prefix)) is not None
         }
         for prefix in ("", "mean_image/")
     )
-    planned, length = (0, 0) if cell.tests else (found["planned"], recipe.length)
-    trained = not cell.tests
+    planned, length = (0, 0) if cell.tests else (record["planned"], recipe.length)
     how = "shortened" if planned < length else "lengthened"
-    compared = [
-        (f"{how}: {{}} of {{}} {found['unit']}", planned, length),
-        ("{} of {} images", trained and found["images"], trained and recipe.images),
-        ("tested on {} of {} images", found.get("test images"), recipe.test_images),
-        ("batches of {}, not {}", trained and found["batch"], trained and recipe.batch),
-    ]
+    # Texts, each with its value in this run and in the recipe.
+    compared = [(f"{how}: {{}} of {{}} {record['unit']}", planned, length)]
+    tested = ("tested on {} of {} images", record.get("test images"), recipe.test_images)
+    if cell.tests and not miniature:
+        compared.append(tested)
+    elif not miniature:
+        compared.append(("{} of {} images", record["images"], recipe.images))
+        compared.append(tested)
+        compared.append(("batches of {}, not {}", record["batch"], recipe.batch))
     differences = ["miniature"] if miniature else []
     differences += [
         text.format(ours, published)
-        for text, ours, published in compared[: 1 if miniature else None]
+        for text, ours, published in compared
         if None not in (ours, published) and ours != published
     ]
     if not miniature:
@@ -69,7 +71,7 @@ def complete(
         {
             "table": cell.table,
             "cell": cell.name,
-            **found,
+            **record,
             "config": cell.config,
             **({"norm": cell.norm, "at": cell.at} if cell.norm else {}),
             "recipe": length,
@@ -83,48 +85,49 @@ def complete(
     )
 
 
-def rounded(found: Record) -> Record:
+def rounded(record: Record) -> Record:
     """Return a copy as JSON has it, with floats of six digits."""
-    return json.loads(json.dumps(found), parse_float=lambda text: float(f"{float(text):.6g}"))
+    return json.loads(json.dumps(record), parse_float=lambda text: float(f"{float(text):.6g}"))
 
 
-def label(found: Record) -> str:
+def label(record: Record) -> str:
     """Describe how a run differs from its recipe: "full recipe", "computed" or the differences."""
-    if "run" not in found:
+    if "run" not in record:
         return "computed"
-    words = [*found["differences"]]
-    if found["run"] < found["planned"] and "diverged" not in found:
-        words.insert(0, f"unfinished: {found['run']} of {found['planned']} {found['unit']}")
+    texts = [*record["differences"]]
+    if record["run"] < record["planned"] and "diverged" not in record:
+        texts.insert(0, f"unfinished: {record['run']} of {record['planned']} {record['unit']}")
     # A backbone may not have the figures of its table, such as mIoU.
-    elif not found["figures"] and not found.get("metrics") and "diverged" not in found:
-        words.append("no figure yet")
-    return ", ".join(words) or "full recipe"
+    elif not record["figures"] and not record.get("metrics") and "diverged" not in record:
+        texts.append("no figure yet")
+    return ", ".join(texts) or "full recipe"
 
 
-def is_full(found: Record) -> bool:
+def is_full(record: Record) -> bool:
     """Whether a result may stand beside the paper's."""
-    return label(found) in ("full recipe", "computed")
+    return label(record) in ("full recipe", "computed")
 
 
-def converged(found: Record) -> bool:
+def converged(record: Record) -> bool:
     """Whether a run's loss stayed finite, and its first figure is not within 1 of chance."""
-    table = registry.tables()[found["table"]]
-    figure = found["figures"].get(table.measures[0])
+    table = registry.tables()[record["table"]]
+    figure = record["figures"].get(table.measures[0])
     guessed = None not in (table.chance, figure) and abs(figure - table.chance) < 1
-    return "diverged" not in found and not guessed
+    return "diverged" not in record and not guessed
 
 
 def read(path: Path) -> Record:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def collect(found: Record, folder: Path) -> Path:
+def collect(record: Record, folder: Path) -> Path:
     """Save a record in a folder of records, in place of an earlier one of the same settings."""
-    words = [found["table"], registry.tables()[found["table"]].cells[found["cell"]].folder.name]
-    words += [f"seed{found['seed']}"] if "run" in found else []
-    if found.get("differences") or found.get("changes"):
-        settings = json.dumps([found["differences"], found["changes"], found["jpeg"]])
-        words.append(hashlib.sha256(settings.encode()).hexdigest()[:8])
-    path = folder / f"{'-'.join(words)}.json"
-    write(path, found)
+    parts = [record["table"], registry.tables()[record["table"]].cells[record["cell"]].folder.name]
+    if "run" in record:
+        parts.append(f"seed{record['seed']}")
+    if record.get("differences") or record.get("changes"):
+        settings = json.dumps([record["differences"], record["changes"], record["jpeg"]])
+        parts.append(hashlib.sha256(settings.encode()).hexdigest()[:8])
+    path = folder / f"{'-'.join(parts)}.json"
+    write(path, record)
     return path

@@ -11,10 +11,10 @@ measures, and one of these sources:
     of            the arguments of the function in :mod:`.computed` that the table's ``compute``
                   names
 
-A table's own ``config`` and ``at`` are those of its cells that give none.
+A cell without ``config`` or ``at`` has its table's.
 ``says`` is the paper's text where it gives no number. In the study, which has no figures of a
 paper, ``against`` names the row of the norm that the row's norm replaces. A table's ``note`` says
-what of its recipes the paper leaves open, and the overrides for the alternatives.
+which settings of its recipes the paper leaves open, and the overrides for the alternatives.
 A figure of the papers has cells of its own, or ``shows`` the curves of tables, or has a
 ``command`` that makes it.
 """
@@ -44,7 +44,7 @@ class Measure:
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
     #: The test that gives the metrics, as a record calls it: "" or "tta".
     test: str = ""
-    #: Whether the paper defines it; if not, reports give no difference.
+    #: Whether the paper defines the measure; if not, reports give no difference.
     comparable: bool = True
 
     @property
@@ -85,7 +85,7 @@ class Cell:
 
     @property
     def norm_name(self) -> str:
-        """What follows "TASK/" in the name of a row of the study."""
+        """The part after "TASK/" in the name of a row of the study."""
         return self.name.partition("/")[2]
 
     @property
@@ -102,7 +102,7 @@ class Cell:
 
     @property
     def experiment(self) -> tuple:
-        """What is trained and tested: equal for rows that share their runs."""
+        """The settings of training and test: equal for rows that share their runs."""
         norm = None if self.norm in (None, AS_IS) else (self.norm, self.at)
         return self.config, norm, self.overrides, self.tests
 
@@ -132,26 +132,26 @@ class Table:
     @property
     def decimals(self) -> list[int]:
         """For each measure, the most decimals in the paper; if none, 2, or 3 without a unit."""
-        found = []
+        decimals = []
         for i, name in enumerate(self.measures):
             given = [cell.paper[i] for cell in self.cells.values() if cell.paper[i] is not None]
             others = 2 if measures()[name].unit else 3
-            found.append(max((len(str(v).partition(".")[2]) for v in given), default=others))
-        return found
+            decimals.append(max((len(str(v).partition(".")[2]) for v in given), default=others))
+        return decimals
 
 
 @cache
 def _papers_file() -> dict:
-    found, study = (
+    papers_json, study = (
         json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
         for name in ("papers.json", "study.json")
     )
-    return {**found, "papers": found["papers"] | study["papers"]}
+    return {**papers_json, "papers": papers_json["papers"] | study["papers"]}
 
 
 @cache
 def papers() -> dict[str, str]:
-    """Return key of each paper -> its title and where it appeared."""
+    """Return key of each paper -> its title and source."""
     return {key: f"{p['title']}, {p['source']}" for key, p in _papers_file()["papers"].items()}
 
 
@@ -171,14 +171,14 @@ def images() -> dict[str, list[int]]:
 @cache
 def tables() -> dict[str, Table]:
     """Return id -> table, for all tables and figures of all papers, in the order of the file."""
-    found = {}
+    listed = {}
     for paper, content in _papers_file()["papers"].items():
         for key, options in content["tables"].items():
             common = {"paper": [None] * len(options.get("measures", ()))}
             common |= {name: options[name] for name in ("config", "at") if name in options}
             rows = {n: Cell(key, n, **{**common, **c}) for n, c in options.get("cells", {}).items()}
-            found[key] = Table(key, paper, **{**options, "cells": rows})
-    return found
+            listed[key] = Table(key, paper, **{**options, "cells": rows})
+    return listed
 
 
 def cells() -> list[Cell]:
@@ -194,11 +194,11 @@ def find_table(key: str) -> Table:
 
 def find(table: str, row: str | None = None) -> list[Cell]:
     """Return a table's row of that name, or all its rows; of a figure, the rows of its tables."""
-    found = find_table(table)
-    rows = [c for key in found.shows or [table] for c in tables()[key].cells.values()]
+    entry = find_table(table)
+    rows = [c for key in entry.shows or [table] for c in tables()[key].cells.values()]
     if not rows:
-        what = f"run {found.command}" if found.command else "it is a drawing"
-        raise UserError(f"{table}, {found.number}, has no rows to run; {what}")
+        what = f"run {entry.command}" if entry.command else "it is a drawing"
+        raise UserError(f"{table}, {entry.number}, has no rows to run; {what}")
     chosen = [cell for cell in rows if row in (None, cell.name)]
     if not chosen:
         raise UserError(f"no row {row!r} of {table}; see {LIST} {table}")

@@ -35,7 +35,7 @@ Groups = defaultdict[str, list[list[Record]]]
 
 
 def write(folder: Path) -> list[Path]:
-    """Write README.md, PAPER.md and plots of a folder of records into its parent; return paths.
+    """Write README.md, PAPER.md and plots beside a folder of records; return their paths.
 
     The same records give the same bytes, under one version of matplotlib.
     """
@@ -52,12 +52,12 @@ def write(folder: Path) -> list[Path]:
 def by_cell(folder: Path) -> Groups:
     """Return id of each row -> groups of its records, which have the same label and settings."""
 
-    def key(found: Record) -> tuple[str, ...]:
-        settings = json.dumps([found.get("changes"), found.get("jpeg")], sort_keys=True)
-        return found["table"], found["cell"], record.label(found), settings
+    def key(run: Record) -> tuple[str, ...]:
+        settings = json.dumps([run.get("changes"), run.get("jpeg")], sort_keys=True)
+        return run["table"], run["cell"], record.label(run), settings
 
     records = [record.read(path) for path in sorted(folder.glob("*.json"))]
-    records.sort(key=lambda found: (*key(found), found.get("seed") or 0))
+    records.sort(key=lambda run: (*key(run), run.get("seed") or 0))
     groups: Groups = defaultdict(list)
     for (table, cell, *_), group in groupby(records, key):
         groups[f"{table} {cell}"].append(list(group))
@@ -67,23 +67,30 @@ def by_cell(folder: Path) -> Groups:
 def draw(table: Table, groups: Groups, folder: Path) -> bool:
     """Plot to ``ID.png`` a table's curves, or a study's differences; return whether it has any."""
     panels, lines = {}, []
-    for part in (registry.tables()[key] for key in table.shows if table.paper == "study"):
-        if found := [*differences(part, groups)]:
-            title = f"{part.title} ({part.measures[0]})"
-            panels[title] = [(name, interval) for name, _, _, interval in found]
-            lines += [(name, group) for name, _, group, _ in found]
-    lines = lines or [
-        (f"{cell.name}, {record.label(group[0])}" + ", re-encoded" * group[0]["jpeg"], group)
-        for cell in table.cells.values()
-        for group in groups[cell.canonical.id]
-        if any(found.get("curve") for found in group)
-    ]
+    if table.paper == "study":
+        for part in (registry.tables()[key] for key in table.shows):
+            if rows := [*differences(part, groups)]:
+                title = f"{part.title} ({part.measures[0]})"
+                panels[title] = [(name, interval) for name, _, _, interval in rows]
+                lines += [(name, group) for name, _, group, _ in rows]
+    if not lines:
+        lines = [
+            (_curve_name(cell, group[0]), group)
+            for cell in table.cells.values()
+            for group in groups[cell.canonical.id]
+            if any(run.get("curve") for run in group)
+        ]
     if lines:
         from . import pictures
 
         figure = pictures.differences(panels) if panels else pictures.training(table, lines)
         pictures.save(figure, folder / f"{table.id}.png", lines)
     return bool(lines)
+
+
+def _curve_name(cell: Cell, run: Record) -> str:
+    name = f"{cell.name}, {record.label(run)}"
+    return f"{name}, re-encoded" if run["jpeg"] else name
 
 
 def differences(
@@ -93,8 +100,8 @@ def differences(
     for cell in filter(lambda cell: cell.against, table.cells.values()):
         name = f"{cell.norm_name} - {table.cells[cell.against].norm_name}"
         for group in groups[cell.canonical.id]:
-            if found := _from_plain(table.measures[0], group, cell, table, groups):
-                yield name, cell, group, found
+            if interval := _from_plain(table.measures[0], group, cell, table, groups):
+                yield name, cell, group, interval
 
 
 def index(groups: Groups) -> str:
@@ -111,8 +118,10 @@ def rows_run(paper: str, groups: Groups) -> list[str]:
     for table in _tables_of(paper):
         if table.cells:
             count = _count_cells(table, groups)
+        elif table.command:
+            count = f"[command]({paper}.md#{table.id})"
         else:
-            count = f"[command]({paper}.md#{table.id})" if table.command else _source(table) or "-"
+            count = _source(table) or "-"
         lines.append(f"| {table.number} | {table.title} | {count} |")
     return lines
 
@@ -122,13 +131,18 @@ def _tables_of(paper: str) -> list[Table]:
 
 
 def _count_cells(table: Table, groups: Groups) -> str:
-    """Count, in words, a table's rows by state: run in full, only changed, or not run."""
-    cells = table.cells.values()
-    found = [[record.is_full(group[0]) for group in groups[cell.canonical.id]] for cell in cells]
-    full = sum(map(any, found))
-    rest = sum(map(bool, found)) - full
-    words = f"{full} of {len(cells)}" if full or rest else f"not run ({len(cells)})"
-    return words + f", {rest} shortened or otherwise changed" * bool(rest)
+    """Describe how many of a table's rows were run in full, and how many only with changes."""
+    full = changed = 0
+    for cell in table.cells.values():
+        are_full = [record.is_full(group[0]) for group in groups[cell.canonical.id]]
+        if any(are_full):
+            full += 1
+        elif are_full:
+            changed += 1
+    if not full and not changed:
+        return f"not run ({len(table.cells)})"
+    text = f"{full} of {len(table.cells)}"
+    return f"{text}, {changed} shortened or otherwise changed" if changed else text
 
 
 def _source(table: Table) -> str:
@@ -140,7 +154,7 @@ def _source(table: Table) -> str:
 
 
 def page(paper: str, groups: Groups, folder: Path) -> str:
-    """Return the Markdown of a paper's page in a folder, with the plots that lie there.
+    """Return the Markdown of a paper's page, which shows the plots in a folder.
 
     Drawings, which have neither rows nor a command, are left out.
     """
@@ -149,8 +163,12 @@ def page(paper: str, groups: Groups, folder: Path) -> str:
         if not (table.cells or table.note or _source(table)):
             continue
         lines += [f"## {table.id}", "", f"{table.number}. {table.title}.", ""]
-        lines += [table.note, ""] if table.note else []
-        lines += table_lines(table, groups) if table.cells else filter(None, [_source(table)])
+        if table.note:
+            lines += [table.note, ""]
+        if table.cells:
+            lines += table_lines(table, groups)
+        elif source := _source(table):
+            lines.append(source)
         lines.append("")
         if (folder / f"{table.id}.png").is_file():
             what = f"Training curves of {table.id}" if table.cells else table.title
@@ -197,7 +215,8 @@ def table_lines(table: Table, groups: Groups) -> list[str]:
             references |= group[0].get("references", {})
         if changed and not full and table.paper != "study":
             full = [_markdown_row(cell.name, "not run in full", paper)]
-        missing += not (full or changed)
+        if not full and not changed:
+            missing += 1
         lines += [*full, *changed]
     for what, values in references.items():
         constant = figures(table, [values.get(name) for name in table.measures])
@@ -231,21 +250,25 @@ def _group_texts(table: Table, group: list[Record]) -> list[str]:
     """Return a group's result, and the texts of the columns LAST."""
     ours = [[*_by_seed(group, measure).values()] for measure in table.measures]
     means = [mean(values) if values else None for values in ours]
-    failed = [found for found in group if not record.converged(found)]
+    failed = [run for run in group if not record.converged(run)]
     texts = [figures(table, means, spreads=ours)] if any(ours) or not failed else []
-    if failed:
-        seeds = f" with seed {_distinct(r['seed'] for r in failed)}" * (len(failed) < len(group))
-        texts.append(f"did not converge{seeds}")
+    if len(failed) == len(group):
+        texts.append("did not converge")
+    elif failed:
+        texts.append(f"did not converge with seed {_distinct(r['seed'] for r in failed)}")
     result, commits = ", ".join(texts), _distinct(r["commit"] for r in group)
     if "run" not in group[0]:  # computed
         return [result, "", "", "", commits]
     length = _distinct(f"{r['run']} of {r['recipe']} {r['unit']}" for r in group)
-    length = length if group[0]["recipe"] else "test"
+    if not group[0]["recipe"]:
+        length = "test"
+    if group[0]["jpeg"]:
+        length = f"{length}, on re-encoded JPEG"
     hours = mean(r["seconds"] for r in group) / 3600
     return [
         result,
         _distinct(r["seed"] for r in group),
-        length + ", on re-encoded JPEG" * group[0]["jpeg"],
+        length,
         f"{_distinct(r['device'] for r in group)}, {hours:.2f} h",
         commits,
     ]
@@ -271,8 +294,8 @@ def _compared(table: Table, group: list[Record], cell: Cell, groups: Groups) -> 
         return ""
     texts = []
     for measure, n in zip(table.measures, table.decimals, strict=True):
-        found = _from_plain(measure, group, cell, table, groups)
-        texts.append("{:+.{n}f} [{:+.{n}f}, {:+.{n}f}]".format(*found, n=n) if found else "-")
+        interval = _from_plain(measure, group, cell, table, groups)
+        texts.append("{:+.{n}f} [{:+.{n}f}, {:+.{n}f}]".format(*interval, n=n) if interval else "-")
     return f"{' / '.join(texts)} from {table.cells[cell.against].norm_name}"
 
 
@@ -287,8 +310,10 @@ def _from_plain(
 
 def paired(ours: Mapping, plain: Mapping) -> tuple[float, float, float] | None:
     """Return the mean difference over seeds and its 95 % interval; None for less than two seeds."""
-    found = statistics.paired(ours, plain)
-    return (found.mean, found.low, found.high) if found and found.seeds > 1 else None
+    difference = statistics.paired(ours, plain)
+    if difference is None or difference.seeds < 2:
+        return None
+    return difference.mean, difference.low, difference.high
 
 
 def _distinct(values: Iterable[Any]) -> str:
@@ -304,7 +329,7 @@ def figures(
 ) -> str:
     """Format a number, or "-" for None, for each of a table's measures, separated by " / ".
 
-    Behind ± is the sample's standard deviation of the values over which it is a mean.
+    Behind ± is the sample's standard deviation of the values that the number is the mean of.
     """
     texts = []
     for value, n, over in zip_longest(values, table.decimals, spreads, fillvalue=()):

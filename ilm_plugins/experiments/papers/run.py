@@ -29,15 +29,15 @@ def run_all(cells: Iterable[Cell], options: Options) -> int:
         for seed in options.seeds if cell.config else (None,):
             name = cell.id if seed is None else f"{cell.id}, seed {seed}"
             try:
-                found = compute(cell, options) if seed is None else train(cell, seed, options)
+                result = compute(cell, options) if seed is None else train(cell, seed, options)
             except (UserError, subprocess.CalledProcessError) as error:
                 print(f"{name}: error: {error}", file=sys.stderr, flush=True)
                 statuses.append(2 if isinstance(error, UserError) else 1)
                 continue
-            results = [f"{measure} {value:.4g}" for measure, value in found["figures"].items()]
-            if not record.converged(found):
+            results = [f"{measure} {value:.4g}" for measure, value in result["figures"].items()]
+            if not record.converged(result):
                 results.append("did not converge")
-            text = f"{', '.join(results) or 'no figure'} ({record.label(found)})"
+            text = f"{', '.join(results) or 'no figure'} ({record.label(result)})"
             print(f"{name}: {text}", flush=True)
     return max(statuses)
 
@@ -46,7 +46,7 @@ def compute(cell: Cell, options: Options) -> Record:
     """Compute a row that needs no training; write and return its record."""
     from . import computed
 
-    found = record.rounded(
+    result = record.rounded(
         {
             "table": cell.table,
             "cell": cell.name,
@@ -55,8 +55,8 @@ def compute(cell: Cell, options: Options) -> Record:
             "commit": environment.commit(),
         }
     )
-    write(options.work_dir / cell.folder / FILE, found)
-    return found
+    write(options.work_dir / cell.folder / FILE, result)
+    return result
 
 
 def train(cell: Cell, seed: int, options: Options) -> Record:
@@ -65,10 +65,10 @@ def train(cell: Cell, seed: int, options: Options) -> Record:
     parent = _parent(cell, seed, options)
     length = _prepare(cell, recipe, seed, options, parent)
     changes = record.rounded(recipe.changes(options.overrides))
-    found = read(folder) or {"run": 0, "metrics": {}}
-    if found["run"] and not cell.tests:
+    saved = read(folder) or {"run": 0, "metrics": {}}
+    if saved["run"] and not cell.tests:
         # A training that was killed has no changes yet.
-        begun = found.get("changes", changes), found["planned"]
+        begun = saved.get("changes", changes), saved["planned"]
         if begun != (changes, length):
             raise UserError(
                 f"{folder} was begun with other settings: {begun[0]}, {begun[1]} {recipe.unit}; "
@@ -77,51 +77,51 @@ def train(cell: Cell, seed: int, options: Options) -> Record:
     measures = [registry.measures()[name] for name in registry.tables()[cell.table].measures]
     has_tta = recipe.cfg.get("tta_model") and recipe.cfg.get("tta_pipeline")
     tests = [test for test in dict.fromkeys(m.test for m in measures) if not test or has_tta]
-    words = recipe.words(options.overrides)
+    arguments = recipe.arguments(options.overrides)
     try:
         if cell.tests:
             (folder / FILE).unlink(missing_ok=True)
-            found["metrics"] = {}
+            saved["metrics"] = {}
         # A training that was killed at its end may lack its last checkpoint, but has no test.
-        elif found["run"] < length or not found["metrics"]:
+        elif saved["run"] < length or not saved["metrics"]:
             print(f"{cell.id}, seed {seed}: {length} {recipe.unit} in {folder}", flush=True)
-            _call(recipe.save(folder), ["--resume", *words], options)
-            found = read(folder)
+            _call(recipe.save(folder), ["--resume", *arguments], options)
+            saved = read(folder)
         for test in tests:
-            if test not in found["metrics"]:
-                chosen = ["--eval-only"]
+            if test not in saved["metrics"]:
+                flags = ["--eval-only"]
                 if not cell.tests:
-                    chosen.append("--resume")
+                    flags.append("--resume")
                 if test:
-                    chosen.append("--tta")
-                _call(recipe.save(folder), [*chosen, *words], options)
+                    flags.append("--tta")
+                _call(recipe.save(folder), [*flags, *arguments], options)
     finally:
-        if found := read(folder):
+        if saved := read(folder):
             known = {"changes": changes, "miniature": options.miniature, "parent": parent}
-            found = record.complete(found, cell, recipe, **known)
-            write(folder / FILE, found)
-    return found
+            saved = record.complete(saved, cell, recipe, **known)
+            write(folder / FILE, saved)
+    return saved
 
 
 def _parent(cell: Cell, seed: int, options: Options) -> Record | None:
-    """Return the record of the run whose checkpoint a row tests or starts from, or None."""
-    given = any(word.startswith(PRETRAINED) for word in options.overrides)
+    """Return the record of the run whose checkpoint a row uses, or None."""
+    given = any(override.startswith(PRETRAINED) for override in options.overrides)
     wanted = cell.tests or (None if given or options.miniature else cell.starts_from)
     if wanted is None:
         return None
     other = registry.find_cell(wanted).canonical
     folder = options.folder(other, seed)
-    found = read(folder) or {}
-    if "differences" not in found or found["run"] < found["planned"]:
+    parent = read(folder) or {}
+    if "differences" not in parent or parent["run"] < parent["planned"]:
         raise UserError(
             f"needs the checkpoint of a complete run in {folder}; "
             f"reproduce run {other.table} {other.name!r} first"
         )
-    return found
+    return parent
 
 
 def _prepare(cell: Cell, recipe: Recipe, seed: int, options: Options, parent: Record | None) -> int:
-    """Change a recipe as the options say; return the length of the training, 0 for a mere test."""
+    """Change a recipe by the options; return the length of the training, 0 for a test only."""
     recipe.place(options.folder(cell, seed), seed)
     if options.data:
         recipe.read_from(options.data)
@@ -130,8 +130,10 @@ def _prepare(cell: Cell, recipe: Recipe, seed: int, options: Options, parent: Re
         folder = options.folder(other, seed)
         # Only the name counts, so that a folder may be moved.
         name = Path((folder / "last_checkpoint").read_text(encoding="utf-8").strip()).name
-        use = recipe.test if cell.tests else recipe.start_from
-        use(str(folder / name))
+        if cell.tests:
+            recipe.test(str(folder / name))
+        else:
+            recipe.start_from(str(folder / name))
     if options.miniature:
         from . import miniature
 
@@ -147,13 +149,14 @@ def _prepare(cell: Cell, recipe: Recipe, seed: int, options: Options, parent: Re
     return length
 
 
-def _call(config: Path, words: Sequence[str], options: Options) -> None:
-    """Run the command train on a config; an exception here, as of a signal, kills it."""
+def _call(config: Path, arguments: Sequence[str], options: Options) -> None:
+    """Run the command train on a config; an exception here, such as a signal's, kills it."""
     command = [sys.executable, "-m", "ilm_plugins", "train", "--config-file", str(config)]
-    command += [] if options.num_gpus is None else ["--num-gpus", str(options.num_gpus)]
+    if options.num_gpus is not None:
+        command += ["--num-gpus", str(options.num_gpus)]
     if options.unsafe:
         command.append("--unsafe")
     data = options.work_dir / "data" if options.miniature else options.data
-    # detectron2 reads its datasets from there.
+    # detectron2 reads its datasets from the folder in this variable.
     folders = {"DETECTRON2_DATASETS": str(data.absolute())} if data else {}
-    subprocess.run([*command, *words], env={**os.environ, **folders}, check=True)
+    subprocess.run([*command, *arguments], env={**os.environ, **folders}, check=True)

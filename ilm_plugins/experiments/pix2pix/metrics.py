@@ -1,6 +1,6 @@
 """Metrics of image translation, of two RGB images (3, H, W) of 0..255 each.
 
-Of a dataset each is the mean over its images::
+For a dataset, each metric is the mean over its images::
 
     rmse   root of the mean squared difference over all pixels and channels, in grey levels;
            over the RGB vectors of all pixels, by the squared norm of their difference, it is

@@ -43,7 +43,7 @@ def build_norm(norm_cfg: dict | None, channels: int) -> nn.Module:
 def _conv_and_norm(
     conv: type[nn.Module], in_channels: int, channels: int, norm_cfg: dict | None, stride: int = 2
 ) -> list[nn.Module]:
-    """Return a 4 x 4 convolution, padded by 1, and its norm; without one, a bias and Identity."""
+    """Return a 4 x 4 convolution, padded by 1, and its norm; without norm, a bias and Identity."""
     bias = norm_cfg is None
     convolution = conv(in_channels, channels, 4, stride, padding=1, bias=bias)
     return [convolution, build_norm(norm_cfg, channels)]
@@ -136,7 +136,7 @@ class UNetGenerator(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """Number of which both sides of an input must be multiples."""
+        """Both sides of an input must be multiples of this number."""
         return 2**self.depth
 
     def forward(self, x: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ class PatchDiscriminator(nn.Module):
 
 
 class PairPreprocessor(BaseDataPreprocessor):
-    """Makes of a batch, lists of (3, H, W) uint8 of one size, the arguments of Pix2Pix.forward."""
+    """Turns a batch, lists of (3, H, W) uint8 of one size, into arguments of Pix2Pix.forward."""
 
     def forward(self, data: dict, training: bool = False) -> dict:
         data = self.cast_data(data)

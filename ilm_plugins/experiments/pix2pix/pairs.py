@@ -27,19 +27,19 @@ DIRECTIONS = ("right-to-left", "left-to-right")
 def image_files(folder: str | os.PathLike) -> dict[str, Path]:
     """Return name without ending -> file of the images directly in a folder, sorted by name."""
     files = list_images(Path(folder).expanduser())
-    found = {p.stem: p for p in files}
-    if len(found) < len(files):
-        twice = next(p for p in files if found[p.stem] != p)
+    by_name = {p.stem: p for p in files}
+    if len(by_name) < len(files):
+        twice = next(p for p in files if by_name[p.stem] != p)
         raise UserError(f"{folder}: two files are named {twice.stem}; rename one")
-    return found
+    return by_name
 
 
 def matched_files(inputs: str | os.PathLike, targets: str | os.PathLike) -> dict[str, tuple]:
     """Return name -> (input, target) of two folders whose files have the same names."""
     sources, results = image_files(inputs), image_files(targets)
-    alone = sorted(str(({**results, **sources})[n]) for n in sources.keys() ^ results.keys())
-    if alone:
-        raise UserError(f"{len(alone)} images have no counterpart: {', '.join(alone[:20])}")
+    unmatched = sorted(str(({**results, **sources})[n]) for n in sources.keys() ^ results.keys())
+    if unmatched:
+        raise UserError(f"{len(unmatched)} images have no counterpart: {', '.join(unmatched[:20])}")
     return {name: (path, results[name]) for name, path in sources.items()}
 
 
@@ -80,8 +80,8 @@ class PairedImages(Dataset):
         size: int = 256,
         load_size: int | None = None,  # before a random crop and flip; None for neither
         flip: float = 0.5,  # its probability
-        mean_of: dict
-        | None = None,  # overrides for a second dataset: its mean target is a baseline
+        # Overrides for a second dataset, whose mean target is scored as a baseline.
+        mean_of: dict | None = None,
     ) -> None:
         if direction not in DIRECTIONS:
             raise UserError(f"direction is {direction!r}; choose one of {', '.join(DIRECTIONS)}")
@@ -90,17 +90,17 @@ class PairedImages(Dataset):
         root, folders = Path(data_root), dict(data_prefix or {"pair_path": ""})
         if folders.keys() == {"pair_path"}:
             files = image_files(root / folders["pair_path"])
-            found = {name: (path,) for name, path in files.items()}
+            pairs = {name: (path,) for name, path in files.items()}
         elif folders.keys() == {"input_path", "target_path"}:
-            found = matched_files(root / folders["input_path"], root / folders["target_path"])
+            pairs = matched_files(root / folders["input_path"], root / folders["target_path"])
         else:
             raise UserError(
                 f"data_prefix has {', '.join(folders) or 'nothing'}; give only pair_path, or "
                 "input_path and target_path"
             )
-        self.pairs = [*found.items()][slice(*images)]
+        self.pairs = [*pairs.items()][slice(*images)]
         if not self.pairs:
-            raise UserError(f"images={tuple(images)} leaves none of the {len(found)} pairs")
+            raise UserError(f"images={tuple(images)} leaves none of the {len(pairs)} pairs")
         self.direction, self.size = direction, size
         self.load_size, self.flip = load_size, flip
         self.metainfo = {"name": "PairedImages"}

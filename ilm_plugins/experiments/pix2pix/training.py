@@ -26,7 +26,7 @@ class OptimizerEach:
     """Builds one optimizer for each network of a model, from {name of the network: config}."""
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
-        # The latter is for networks whose config has none.
+        # paramwise_cfg is for networks whose config names no other one.
         self.cfg, self.paramwise_cfg = optim_wrapper_cfg, paramwise_cfg
 
     def __call__(self, model: nn.Module) -> OptimWrapperDict:

@@ -221,8 +221,9 @@ def test_overrides_for_a_norm_that_is_not_compared_are_refused(config, capsys):
 )
 def test_a_folder_keeps_the_overrides_for_a_norm(config, tmp_path, norms, rate, is_allowed):
     def plan(norms, rate):
-        own = {EN: [f"optim_wrapper.optimizer.lr={rate}"]} if rate else {}
-        return Plan(config=config, norms=norms, seeds=[0], output=tmp_path / "out", own=own)
+        overrides = {EN: [f"optim_wrapper.optimizer.lr={rate}"]} if rate else {}
+        options = {"config": config, "norms": norms, "overrides_of_norm": overrides}
+        return Plan(**options, seeds=[0], output=tmp_path / "out")
 
     plan([GN, EN], 0.5).check_settings()
     with nullcontext() if is_allowed else pytest.raises(UserError, match="was begun with --for EN"):

@@ -109,7 +109,8 @@ def test_memory_is_shown_where_it_was_measured():
 
 
 def test_overrides_for_a_norm_are_listed():
-    assert "- EN: `SOLVER.BASE_LR 0.1`" in report(results(own={"EN": ["SOLVER.BASE_LR", "0.1"]}))
+    overrides = {"EN": ["SOLVER.BASE_LR", "0.1"]}
+    assert "- EN: `SOLVER.BASE_LR 0.1`" in report(results(overrides_of_norm=overrides))
 
 
 def test_how_models_differ_at_the_start_is_listed():

@@ -85,10 +85,10 @@ def test_images_come_from_the_users_folder_in_their_own_colours(root, tmp_path):
         opened(CIFAR).read_from(Path("nowhere"))
 
 
-def test_detectron2_has_its_own_words(tmp_path):
+def test_detectron2_has_its_own_arguments(tmp_path):
     pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
     recipe, overrides = opened("ilm-5 GN, batch 2"), ["SOLVER.BASE_LR=0.1", "OUTPUT_DIR=x"]
-    assert recipe.words(overrides) == ["SOLVER.BASE_LR", "0.1", "OUTPUT_DIR", "x"]
+    assert recipe.arguments(overrides) == ["SOLVER.BASE_LR", "0.1", "OUTPUT_DIR", "x"]
     assert recipe.changes(overrides) == {"SOLVER.BASE_LR": 0.1, "OUTPUT_DIR": "x"}
     assert (recipe.length, recipe.unit, recipe.batch) == (90000, "iterations", 2)
     recipe.place(tmp_path / "seed3", 3)
