@@ -1,1 +1,1 @@
-"""The commands: a module for each, whose ``run`` takes what ``parsers`` parsed."""
+"""The commands: a module for each, whose ``run`` takes the arguments parsed by ``parsers``."""

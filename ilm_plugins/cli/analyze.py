@@ -31,12 +31,12 @@ def run(args: argparse.Namespace) -> None:
     print(f"{len(images):,} images of {args.images}, each: {inference.preprocessing}")
     collect = collect_rescaling if args.measure == "omega" else collect_ratios
     size = args.batch_size or inference.batch_size
-    found = []
+    collected = []
     for path in steps.values():
         load_weights(inference.model, path)
         torch.manual_seed(0)  # some models apply dropout in evaluation
         with tqdm(images.batches(size), Path(path).name, -(-len(images) // size)) as batches:
-            found.append(collect(inference.model, batches, inference.forward, args.match))
+            collected.append(collect(inference.model, batches, inference.forward, args.match))
 
     make_folder(args.output)
     classes = f" ({', '.join(args.classes)})" if args.classes else ""
@@ -46,10 +46,10 @@ def run(args: argparse.Namespace) -> None:
     report = Report(args.output, images, f"{inference.name}, {subject}", args.embedding)
     if args.measure == "dynamics":
         step = "epoch" if "epoch" in Path(args.checkpoint[0]).name else "iteration"
-        text = write_dynamics(report, list(steps), found, step)
+        text = write_dynamics(report, list(steps), collected, step)
     else:
         write = write_rescaling if args.measure == "omega" else write_ratios
-        text = write(report, found[0])
+        text = write(report, collected[0])
     print(text)
     if commit() is not None:
         with (args.output / "summary.txt").open("a", encoding="utf-8") as file:

@@ -37,7 +37,9 @@ def run(args: argparse.Namespace) -> int:
         at=args.at,
         weights=args.weights,
         tests={name: resolve(config) for name, config in args.test},
-        overrides_of_norm={norm: shlex.split(overrides) for norm, overrides in args.own},
+        overrides_of_norm={
+            norm: shlex.split(overrides) for norm, overrides in args.overrides_of_norm
+        },
         metric=args.metric,
         num_gpus=gpus,
         overrides=args.overrides,
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     plan.check_settings()
     with lock(plan.output):
-        compare(plan, parameters, shown(["compare", *args.words]))
+        compare(plan, parameters, shown(["compare", *args.argv]))
     return 0
 
 
@@ -84,16 +86,16 @@ def compare(plan: Plan, parameters: dict[str, int], command: str) -> None:
     runs.run_all(plan)
     values = collect(plan)
     metric = main_metric(values, plan.metric or plan.variants.main_metric())
-    # Without a result, the training set itself may be what fails.
+    # Without a result, reading the training set may fail here, too.
     steps = measured_steps(plan) if any(v.value is not None for v in values) else {}
-    found = Results(plan.norms, values, metric, starts, parameters, steps, plan.overrides_of_norm)
-    text = report.markdown(found, command)
+    results = Results(plan.norms, values, metric, starts, parameters, steps, plan.overrides_of_norm)
+    text = report.markdown(results, command)
     write(plan.output / "compare.md", text)
-    write(plan.output / "compare.csv", found.frame.to_csv(index=False))
-    if len(found.main):
+    write(plan.output / "compare.csv", results.frame.to_csv(index=False))
+    if len(results.main):
         from ..experiments.compare.comparison_plot import draw
 
-        draw(found, plan.output / "compare.png")
+        draw(results, plan.output / "compare.png")
     print(text)
 
 
@@ -105,23 +107,23 @@ def collect(plan: Plan) -> list[Value]:
             if (reason := runs.failure(plan, norm, seed)) is not None:
                 values.append(Value(norm, seed, OWN_TEST, "", None, reason))
             for test in ("", *plan.tests):
-                found = runs.metrics(plan, norm, seed, test)
-                values += [Value(norm, seed, test or OWN_TEST, k, v) for k, v in found.items()]
+                metrics = runs.metrics(plan, norm, seed, test)
+                values += [Value(norm, seed, test or OWN_TEST, k, v) for k, v in metrics.items()]
     return values
 
 
 def measured_steps(plan: Plan) -> dict[str, dict[str, float]]:
-    """Return the time of each norm's training step, measured again if the norms are others."""
+    """Return the time of each norm's training step, measured again if the norms have changed."""
     path = plan.output / "steps.json"
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found.keys() == {*plan.norms}:
-            return found
+        steps = json.loads(path.read_text(encoding="utf-8"))
+        if steps.keys() == {*plan.norms}:
+            return steps
     from ..experiments.compare.speed import measure_steps
 
-    found = measure_steps(plan)
-    write(path, json.dumps(found, indent=1))
-    return found
+    steps = measure_steps(plan)
+    write(path, json.dumps(steps, indent=1))
+    return steps
 
 
 def write(path: Path, text: str) -> None:

@@ -89,13 +89,14 @@ def conversion(args: argparse.Namespace) -> Change:
         parts = dict(model.named_modules())
         if (args.part or "") not in parts:
             near = difflib.get_close_matches(args.part, filter(None, parts), n=3, cutoff=0)
-            words = "the model has no such part; near ones are"
-            raise UserError(f"--part {args.part}: {words} {', '.join(near)}")
+            raise UserError(
+                f"--part {args.part}: the model has no such part; near ones are {', '.join(near)}"
+            )
         return lambda state, by_end: fit(state, parts[args.part or ""], args.part, by_end)
     if args.revert:
         return lambda state, _: surgery.revert_state(state, match=args.match)
     key, options = parse_norm(args.to) or (args.to, {})
-    source_norm(key, args.replacing, options)  # mistakes are told before INPUT is read
+    source_norm(key, args.replacing, options)  # mistakes are reported before INPUT is read
     return lambda state, _: surgery.convert_state(
         state, key, match=args.match, replacing=args.replacing, **options
     )
@@ -117,7 +118,7 @@ def fit(
     """Convert a state dict to the norms of a model; UserError if it is of a part of the model.
 
     Args:
-        part: the model's name in a whole model.
+        part: the name of ``model`` in the whole model, or None.
         by_end: whether names may be ends of the model's names.
     """
     state = unwrap_state(state, model)

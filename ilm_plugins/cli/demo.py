@@ -9,7 +9,7 @@ from ..frameworks import OpenConfig, open_config, record
 from ..frameworks.options import RunOptions
 from . import train
 
-#: Number of images in the picture at most, and least score, 0 to 1, of a prediction that is drawn.
+#: Largest number of images in the picture; least score, 0 to 1, of a prediction that is drawn.
 COUNT, MIN_SCORE = 3, 0.6
 
 
@@ -23,13 +23,13 @@ def run(args: argparse.Namespace) -> None:
         opened = open_config(config, overrides)
         picture = folder / "predictions.png"
         draw_predictions(opened, folder / "model_final.pth", picture)
-        found = record.read(folder)
-        metrics = found["metrics"][record.PLAIN]
+        result = record.read(folder)
+        metrics = result["metrics"][record.PLAIN]
         norm = opened.config.MODEL.ROI_BOX_HEAD.NORM
         precisions = (metrics[name] for name in ("bbox/AP", "segm/AP"))
-        # Null in the record of a model that finds nothing.
+        # The record of a model without predictions has null.
         box, mask = (math.nan if value is None else value for value in precisions)
-        rows.append(f"{norm:14} {box:7.1f} {mask:8.1f} {found['seconds']:8.0f}   {picture}")
+        rows.append(f"{norm:14} {box:7.1f} {mask:8.1f} {result['seconds']:8.0f}   {picture}")
     print(f"\n{'box head norm':14} {'box AP':>7} {'mask AP':>8} {'seconds':>8}   picture")
     print(*rows, sep="\n")
 
@@ -52,12 +52,12 @@ def draw_predictions(opened: OpenConfig, checkpoint: Path, path: Path) -> None:
     tiles = []
     for entry in (records[i * len(records) // number] for i in range(number)):
         image = np.asarray(read_image(entry["file_name"]))
-        found = inference.forward([image])[0]["instances"].to("cpu")
+        instances = inference.forward([image])[0]["instances"].to("cpu")
         mode = ColorMode.SEGMENTATION  # colours show classes
         truth, predicted = (Visualizer(image, metadata, 2, mode) for _ in range(2))
         drawn = (
             truth.draw_dataset_dict(entry),
-            predicted.draw_instance_predictions(found[found.scores >= MIN_SCORE]),
+            predicted.draw_instance_predictions(instances[instances.scores >= MIN_SCORE]),
         )
         tile = np.concatenate([one.get_image() for one in drawn], 1)
         tiles.append(np.pad(tile, ((3, 3), (3, 3), (0, 0)), constant_values=255))

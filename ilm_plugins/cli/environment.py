@@ -65,19 +65,19 @@ def _describe_framework(package: str) -> str:
     """Return the version of a framework, and the keys for which it builds this package's layers."""
     if not installed(package):
         return f"not installed: {HOW_TO_INSTALL[package]}"
-    found = []
+    parts = []
     try:
-        found.append(importlib.import_module(package).__version__)
+        parts.append(importlib.import_module(package).__version__)
         if package == "mmdet" and not installed(OPERATORS):
             raise missing("mmdet", OPERATORS)
         if package in SETTINGS:
             keys = [key for key, layer in NORMS.items() if type(_build(package, key)) is layer]
-            found.append(f"{SETTINGS[package]}: {', '.join(keys)}")
-    except Exception as error:  # packages that do not fit each other raise what they like
+            parts.append(f"{SETTINGS[package]}: {', '.join(keys)}")
+    except Exception as error:  # incompatible packages may raise any exception
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         reason = kind + " ".join(str(error).split())
-        found.append(f"cannot be used: {reason}")
-    return ", ".join(found)
+        parts.append(f"cannot be used: {reason}")
+    return ", ".join(parts)
 
 
 def _build(package: str, key: str) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The options of all commands: a function for each, which parses its words.
+"""The options of all commands: a function for each, which parses its arguments.
 
 This module does not import torch, so that ``--help`` and mistakes in options end a command at once.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from ..experiments.papers.options import Options
 from ..frameworks.options import RunOptions
 
-#: Subcommand of ``analyze`` -> what it shows.
+#: Subcommand of ``analyze`` -> its description.
 MEASURES = {
     "ratios": "EN's, SN's and SSN's ratios by layer, class and image, and a map of the images",
     "omega": "how far omega and beta of ILM and AssocNorm are from B_omega and B_beta, by layer, "
@@ -21,14 +21,14 @@ MEASURES = {
     "dynamics": "EN's, SN's and SSN's ratios over the checkpoints of a training, as in Figs. 1a "
     "and 5 to 8 of the EN paper",
 }
-#: A word KEY=VALUE.
+#: An override KEY=VALUE.
 OVERRIDE = re.compile(r"\w+(\.\w+)*=")
 #: A key of a yaml config.
 YAML_KEY = re.compile(r"[A-Z0-9_]+(\.[A-Z0-9_]+)+")
 
 
 def train(argv: Sequence[str]) -> Namespace:
-    """The first positional word and all after it are ``overrides``."""
+    """The first positional argument and all after it are ``overrides``."""
     p = _new_parser(
         "Train or evaluate a detectron2 .yaml or LazyConfig .py, or an MMEngine .py.\n"
         "Several machines: the same command on each, with --num-machines, --machine-rank\n"
@@ -128,7 +128,7 @@ def analyze(argv: Sequence[str]) -> Namespace:
 
 
 def reproduce(argv: Sequence[str]) -> Namespace:
-    """The subcommand becomes ``action``; words KEY=VALUE are ``overrides``."""
+    """The subcommand becomes ``action``; arguments KEY=VALUE are ``overrides``."""
     p = _new_parser(
         "The papers' tables and figures, run here.",
         "reproduce list en-5",
@@ -165,13 +165,13 @@ def reproduce(argv: Sequence[str]) -> Namespace:
     reporting.add_argument("--output", type=_user_path, metavar="DIR", help=what)
     for each in (running, reporting):
         each.add_argument("--work-dir", type=_user_path, default=Options.work_dir, metavar="DIR")
-    overrides = [word for word in argv if OVERRIDE.match(word)]
-    words = [word for word in argv if not OVERRIDE.match(word)]
-    return p.parse_args(words, Namespace(overrides=overrides))
+    overrides = [argument for argument in argv if OVERRIDE.match(argument)]
+    others = [argument for argument in argv if not OVERRIDE.match(argument)]
+    return p.parse_args(others, Namespace(overrides=overrides))
 
 
 def compare(argv: Sequence[str]) -> Namespace:
-    """Words from the first override on are ``overrides``; ``words`` is the whole command."""
+    """Arguments from the first override on are ``overrides``; ``argv`` are all arguments."""
     p = _new_parser(
         "Train a config with several norms and seeds, and compare them with the first norm.\n"
         "The same command continues what was stopped; more norms or seeds are added.",
@@ -191,36 +191,36 @@ def compare(argv: Sequence[str]) -> Namespace:
     what = "test each model on the test set of another config, too; can be given again"
     add("--test", nargs=2, action="append", default=[], metavar=("NAME", "CONFIG"), help=what)
     what = "overrides for one norm, such as its learning rate, as one word; can be given again"
-    pair = ("NORM", "OVERRIDES")
-    add("--for", nargs=2, action="append", default=[], dest="own", metavar=pair, help=what)
+    pair = {"nargs": 2, "metavar": ("NORM", "OVERRIDES")}
+    add("--for", action="append", default=[], dest="overrides_of_norm", help=what, **pair)
     add("--metric", metavar="NAME", help="to compare; default: the config's, or the first")
     add("--num-gpus", type=int, metavar="N", help="GPUs of each run; default: 1 if any")
     what = "default: output/compare/ and the config's name"
     add("--output", type=_user_path, metavar="DIR", help=what)
     add("--dry-run", action="store_true", help="only print the command of each run")
-    words, overrides = split_overrides(argv)
-    if late := [word for word in overrides if word.startswith("--")]:
+    options, overrides = split_overrides(argv)
+    if late := [override for override in overrides if override.startswith("--")]:
         p.error(f"{late[0]} comes after an override; give options before overrides")
-    args = p.parse_args(words, Namespace(overrides=overrides, words=[*argv]))
+    args = p.parse_args(options, Namespace(overrides=overrides, argv=[*argv]))
     args.output = args.output or Path("output/compare", Path(args.config).stem)
     return args
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split a command line before its first override, KEY=VALUE or KEY VALUE with dots in KEY."""
-    of_at, after_for = False, 0
-    for i, word in enumerate(argv):
-        if word.startswith("-"):
-            of_at = word == "--at"
-            after_for = 2 if word == "--for" else 0
+    after_at, after_for = False, 0
+    for i, argument in enumerate(argv):
+        if argument.startswith("-"):
+            after_at = argument == "--at"
+            after_for = 2 if argument == "--for" else 0
             continue
         if after_for:
             after_for -= 1
             continue
         followed = i + 1 < len(argv) and not argv[i + 1].startswith("--")
-        # A word after --at is a place, unless a value follows.
-        is_key = YAML_KEY.fullmatch(word) and followed and not YAML_KEY.fullmatch(argv[i + 1])
-        if OVERRIDE.match(word) or (is_key if of_at else YAML_KEY.fullmatch(word)):
+        # An argument after --at is a place, unless a value follows.
+        is_key = YAML_KEY.fullmatch(argument) and followed and not YAML_KEY.fullmatch(argv[i + 1])
+        if OVERRIDE.match(argument) or (is_key if after_at else YAML_KEY.fullmatch(argument)):
             return [*argv[:i]], [*argv[i:]]
     return [*argv], []
 
@@ -283,12 +283,12 @@ def _new_parser(description: str, *examples: str) -> argparse.ArgumentParser:
     )
 
 
-def _user_path(word: str) -> Path:
+def _user_path(text: str) -> Path:
     """A path from the command line; shells leave the "~" of ``--output=~/runs`` as it is."""
-    return Path(os.path.expanduser(word))
+    return Path(os.path.expanduser(text))
 
 
-def _positive(word: str) -> int:
-    if not re.fullmatch(r"0*[1-9]\d*", word):
-        raise argparse.ArgumentTypeError(f"{word!r} is not a positive integer; give 1 or more")
-    return int(word)
+def _positive(text: str) -> int:
+    if not re.fullmatch(r"0*[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer; give 1 or more")
+    return int(text)

@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> int | None:
 
 
 def list_(args: argparse.Namespace) -> None:
-    """Print the tables that have rows, or one table with its rows and what gives their figures."""
+    """Print the tables that have rows, or one table's rows with the sources of their figures."""
     if not args.table:
         print("Tables, and how many rows they have; reproduce list TABLE has the rows")
         tables = registry.tables().values()
@@ -40,7 +40,9 @@ def list_(args: argparse.Namespace) -> None:
         if cell.config:
             name = SCHEME + cell.config.removeprefix("configs/")
             source = shlex.join([name, *filter(None, [cell.norm]), *cell.overrides])
-        text = (not any(cell.paper) and cell.says) or report.figures(table, cell.paper)
+        text = report.figures(table, cell.paper)
+        if cell.says and not any(cell.paper):
+            text = cell.says
         lines.append(f"{cell.name:{width}}  {text:17}  {source}")
     print(*filter(None, lines), sep="\n")
 
@@ -61,7 +63,7 @@ def write_report(args: argparse.Namespace) -> None:
     make_folder(folder)
     records = folder / "records"
     for path in sorted(args.work_dir.rglob(FILE)):
-        found = record.read(path)
-        if "table" in found:  # a training that was killed lacks it until it goes on
-            record.collect(found, records)
+        result = record.read(path)
+        if "table" in result:  # a training that was killed lacks it until it goes on
+            record.collect(result, records)
     print(*report.write(records), sep="\n")

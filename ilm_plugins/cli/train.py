@@ -24,7 +24,7 @@ def start(options: RunOptions) -> None:
     if options.num_gpus == 0:
         # Before a framework is imported: wherever one sees a GPU, it picks CUDA and NCCL.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    late = [word for word in options.overrides if word.startswith("--")]
+    late = [override for override in options.overrides if override.startswith("--")]
     if late:
         raise UserError(f"{late[0]} comes after an override; give options before overrides")
     check_processes(options)

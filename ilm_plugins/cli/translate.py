@@ -27,6 +27,6 @@ def run(args: argparse.Namespace) -> None:
     load_weights(inference.model, args.checkpoint)
     inference.model.eval()
     for name, path in tqdm(files.items()):
-        (found,) = inference.forward([np.asarray(crop_half(read_image(path), args.half))])
-        write(to_image(found["output"]), args.output / f"{name}.png")
+        (translated,) = inference.forward([np.asarray(crop_half(read_image(path), args.half))])
+        write(to_image(translated["output"]), args.output / f"{name}.png")
     print(f"{args.output}: {len(files)} images")
