@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-#: The author of files whose names detectron2 takes for Caffe2's.
+#: Author of files whose names detectron2 converts from Caffe2's.
 CAFFE2 = "Caffe2"
 
 
@@ -23,7 +23,7 @@ def as_zoo(contents: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the contents of a ``.pkl`` with the entries of detectron2's model zoo.
 
     A detector's file of Caffe2 has the weights under "blobs", a backbone's file at the top; both
-    may have the momentum of each.
+    may have a momentum for each weight.
     """
     if "model" in contents and "__author__" in contents:
         return contents

@@ -1,9 +1,9 @@
 """Rebuild numpy's arrays from pickles, without running numpy's own unpickling.
 
-numpy trusts the state of a pickled dtype: one with fields of objects, and flags that deny them,
-makes numpy follow an array's bytes as pointers. So each name of numpy in a file stands for a
-function of this module. A dtype and an array become plain descriptions; :func:`rebuild` puts arrays
-in their place that were made of checked sizes and one of a few dtypes.
+numpy trusts the state of a pickled dtype: a dtype with fields of objects, and flags that deny
+them, makes numpy follow an array's bytes as pointers. So each name of numpy in a file stands for a
+function of this module. A dtype and an array become plain descriptions; :func:`rebuild` replaces
+these by arrays, whose sizes are checked and whose dtype is one of a few.
 """
 
 import math
@@ -26,7 +26,7 @@ ATOMS = (int, float, complex, str, bytes, type(None))
 
 
 def refused(what: str) -> pickle.UnpicklingError:
-    """Return the error for something other than data; the words are torch's."""
+    """Return the error for anything but data; the message begins like torch's."""
     return pickle.UnpicklingError(f"Unsupported class {what}")
 
 
@@ -46,7 +46,7 @@ def _numpy() -> ModuleType:
 class Dtype:
     """A pickled dtype, such as 'f4', and its byte order."""
 
-    __hash__ = None  # no key of a dict, which stays as it is
+    __hash__ = None  # keys of dicts are not rebuilt
 
     def __init__(self, name: str, *flags: object) -> None:
         if not isinstance(name, str) or not PLAIN_DTYPE.fullmatch(name):
@@ -64,7 +64,7 @@ class Dtype:
 
 
 class Array:
-    """A pickled array, which a file names before it gives shape, dtype and bytes."""
+    """A pickled array; a file first names it, and later gives its shape, dtype and bytes."""
 
     __hash__ = None
     value = None
@@ -85,7 +85,7 @@ def _array(
     order: str,
     axes: tuple[int, ...] | None = None,
 ) -> Any:
-    """Return a new array, in the machine's byte order, of the bytes that numpy pickles."""
+    """Return a new array, in the machine's byte order, from the bytes that numpy pickles."""
     if isinstance(data, str):  # bytes of Python 2
         data = data.encode("latin1")
     # Only an array of objects has a list of them in place of bytes.
@@ -103,7 +103,7 @@ def _array(
 
 
 def _reconstruct(*new: object) -> Array:
-    """Stand for numpy's function that makes an empty array, which gets its contents later."""
+    """Replace numpy's function that makes an empty array; the array gets its contents later."""
     return Array()
 
 
@@ -112,17 +112,17 @@ def _scalar(dtype: Dtype, data: bytes | str) -> Any:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """Older protocols write bytes as text in latin1."""
+    """Return bytes that an older protocol wrote as text in latin1."""
     check(encoding == "latin1", "bytes that are text in another encoding than latin1")
     return str.encode(text, "latin1")
 
 
 def _no_bytes() -> bytes:
-    """Older protocols write empty bytes as a call without arguments; others claim memory."""
+    """Return empty bytes, which older protocols write as a call; a size as argument is refused."""
     return b""
 
 
-#: Name in a pickle -> what stands for it; each may be called with anything.
+#: Name in a pickle -> the function that replaces it, and must bear any arguments.
 FUNCTIONS: dict[str, Callable] = {
     "numpy.ndarray": Array,
     "numpy.dtype": Dtype,
@@ -140,8 +140,8 @@ for _core in ("numpy.core", "numpy._core"):  # before and since numpy 2
 class DataUnpickler(pickle._Unpickler):
     """Unpickles numbers, strings, containers and descriptions of arrays; refuses all else.
 
-    It is Python's own unpickler in Python: the one in C sets attributes of any object, a class
-    included, and allocates as many places for its memo as a file says.
+    It is Python's own unpickler written in Python. The unpickler written in C sets attributes of
+    any object, a class included, and allocates a memo of the size that a file gives.
     """
 
     dispatch = pickle._Unpickler.dispatch.copy()
@@ -153,7 +153,7 @@ class DataUnpickler(pickle._Unpickler):
         return function
 
     def get_extension(self, code: int) -> None:
-        # Python keeps what another unpickler has found under this number.
+        # Python's cache may have an object under this number from another unpickler.
         raise refused(f"copyreg.extension({code})")
 
     def load_build(self) -> None:
@@ -174,7 +174,8 @@ class DataUnpickler(pickle._Unpickler):
 def rebuild(contents: Any, seen: dict[int, tuple[Any, Any]] | None = None) -> Any:
     """Return a file's contents with arrays in place of descriptions; UnpicklingError if unsound.
 
-    Containers are changed in place, but their keys. ``seen`` has the values that were met, by id.
+    Containers are changed in place; their keys stay. ``seen`` maps the id of a visited value to the
+    value and its result.
     """
     if isinstance(contents, ATOMS) or callable(contents):
         return contents
@@ -198,7 +199,7 @@ def rebuild(contents: Any, seen: dict[int, tuple[Any, Any]] | None = None) -> An
     if not isinstance(contents, Array | Dtype):
         attributes = getattr(contents, "__dict__", {})
         for name in [name for name in attributes if name.startswith("__")]:
-            del attributes[name]  # as above
+            del attributes[name]  # such as __array_interface__, see load_build
         attributes.update([(name, rebuild(item, seen)) for name, item in attributes.items()])
     return result
 

@@ -1,4 +1,4 @@
-"""Read checkpoints: all files of weights are read here, and their code runs only by --unsafe."""
+"""Read checkpoints: all files of weights are read here; their code runs only with --unsafe."""
 
 import mmap
 import os
@@ -25,12 +25,12 @@ FORMATS = {
 }
 #: The function that makes quantized tensors in files of torch.
 QUANTIZED = "_rebuild_qtensor"
-#: Bytes before a file's contents in a zip archive, at most: numbers, its name, further fields.
+#: Most bytes before a file's contents in a zip archive: numbers, its name, further fields.
 MAX_HEADER = 30 + 2 * 65535
 
 
 def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
-    """Return the contents of a checkpoint, with tensors on the CPU, and numpy's arrays as such.
+    """Return the contents of a checkpoint, with tensors on the CPU; numpy's arrays stay arrays.
 
     Args:
         path: a file of torch, a ``.pkl`` of detectron2 or Caffe2, or a ``.safetensors``.
@@ -48,7 +48,8 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
         if kind == "safetensors":
             return safetensors(path).load_file(path)
         with loading(unsafe):
-            contents = (_read_pickle if kind == "pickle" else _read_torch)(path, unsafe)
+            load = _read_pickle if kind == "pickle" else _read_torch
+            contents = load(path, unsafe)
         return contents if unsafe else rebuild(contents)
     except UserError:
         raise
@@ -71,7 +72,8 @@ def safetensors(path: Path) -> ModuleType:
 
 def _read_pickle(path: Path, unsafe: bool) -> Any:
     with path.open("rb") as file:
-        return (pickle.Unpickler if unsafe else DataUnpickler)(file, encoding="latin1").load()
+        unpickler = pickle.Unpickler if unsafe else DataUnpickler
+        return unpickler(file, encoding="latin1").load()
 
 
 def _read_torch(path: Path, unsafe: bool) -> Any:
@@ -87,7 +89,7 @@ def _read_torch(path: Path, unsafe: bool) -> Any:
     # torch does not compare quantized tensors with their memory, and may read them while it loads.
     if _mentions(path, QUANTIZED.encode()):
         raise refused(f"torch._utils.{QUANTIZED}")
-    # The invariants: indices of sparse tensors that are beyond their size would be followed.
+    # Without checked invariants, indices of sparse tensors beyond their size would be followed.
     with accepting_data(), torch.sparse.check_sparse_tensor_invariants():
         return torch.load(path, map_location="cpu", weights_only=True)
 
@@ -99,9 +101,9 @@ def _mentions(path: Path, name: bytes) -> bool:
         with zipfile.ZipFile(path) as archive:
             # torch ignores the case of this name.
             pickles = [f for f in archive.infolist() if f.filename.lower().endswith("data.pkl")]
-            # torch itself compresses none, and may leave out the checksums that zipfile compares.
+            # torch itself compresses no file, and may leave out checksums, which zipfile compares.
             compressed = (f for f in pickles if f.compress_type != zipfile.ZIP_STORED)
-            if any(name in archive.read(found) for found in compressed):
+            if any(name in archive.read(entry) for entry in compressed):
                 return True
         spans = [(f.header_offset, f.header_offset + MAX_HEADER + f.file_size) for f in pickles]
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -110,7 +112,7 @@ def _mentions(path: Path, name: bytes) -> bool:
 
 def _reason(error: Exception, path: Path) -> str:
     """Return why a file cannot be read, in one line."""
-    # torch puts advice around an unpickler's own words.
+    # torch puts advice around an unpickler's message.
     text = " ".join(str(error).split()).rpartition("WeightsUnpickler error: ")[2]
     text = text.partition(" Check the documentation of torch.load")[0]
     named = re.search(r"unsupported (?:global: )?(?:global|class) (\S+)", text, re.IGNORECASE)

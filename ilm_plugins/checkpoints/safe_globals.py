@@ -1,4 +1,4 @@
-"""What torch.load accepts in checkpoints beside torch's own types: arrays and MMEngine's logs."""
+"""Types that torch.load accepts beside torch's own: numpy's arrays and MMEngine's logs."""
 
 import functools
 import pickle
@@ -13,7 +13,7 @@ from .pickled import FUNCTIONS, Array, Dtype, check
 
 
 class HistoryBuffer:
-    """Stands for MMEngine's log of values where MMEngine is not imported."""
+    """Replaces MMEngine's log of values where MMEngine is not imported."""
 
     __module__ = "mmengine.logging.history_buffer"
 
@@ -22,7 +22,7 @@ class HistoryBuffer:
 
 
 def data_types() -> list[Callable]:
-    """Return what arrays and MMEngine's logs need from ``torch.serialization.add_safe_globals``."""
+    """Return the arguments of torch's ``add_safe_globals`` for arrays and MMEngine's logs."""
     functions = {**FUNCTIONS, "builtins.getattr": _statistic}
     return [Array, Dtype, _log_type(), *(_named(*pair) for pair in functions.items())]
 
@@ -49,7 +49,7 @@ def accept_data() -> None:
 
 
 def _name_of(accepted: Callable | tuple[Callable, str]) -> str:
-    """Return the name in a pickle for which torch takes an entry of its list."""
+    """Return the name in a pickle that an entry of torch's list accepts."""
     if isinstance(accepted, tuple):
         return accepted[1]
     return f"{accepted.__module__}.{accepted.__qualname__}"
@@ -57,7 +57,7 @@ def _name_of(accepted: Callable | tuple[Callable, str]) -> str:
 
 @functools.cache
 def _named(name: str, function: Callable) -> Callable:
-    """Return a function that torch takes for this name."""
+    """Return a function that torch accepts under a name in a pickle."""
 
     def call(*args):
         return function(*args)
@@ -88,7 +88,7 @@ def _checked(base: type) -> type:
             histories = {name: state[name] for name in ("_log_history", "_count_history")}
             plain = all(isinstance(history, Array) for history in histories.values())
             check(plain and type(state["max_length"]) is int, "a log without arrays and a length")
-            # Statistics in the state would be functions that all logs share from then on.
+            # Functions in the state are left out: MMEngine would give them to all logs.
             self.__class__ = base
             arrays = {name: history.build() for name, history in histories.items()}
             self.__setstate__({"max_length": state["max_length"], **arrays})
@@ -97,6 +97,6 @@ def _checked(base: type) -> type:
 
 
 def _statistic(owner: type, name: str) -> None:
-    """Stand for a method that a pickled log names; getattr itself could reach any code."""
+    """Replace a method that a pickled log names; getattr itself could reach any code."""
     if owner is not _log_type() or name.startswith("_"):
         raise pickle.UnpicklingError("Unsupported global builtins.getattr")

@@ -23,10 +23,10 @@ def find_state(contents: Any, path: str | os.PathLike) -> tuple[str | None, dict
     """Return the key of a state dict, None for the top level, and a copy with arrays as tensors."""
     if isinstance(contents, Mapping):
         for key in (*STATE_KEYS, None):
-            found = contents if key is None else contents.get(key)
-            if isinstance(found, Mapping):
-                state = copy_state(found)
-                state.update((name, _as_tensor(value)) for name, value in found.items())
+            candidate = contents if key is None else contents.get(key)
+            if isinstance(candidate, Mapping):
+                state = copy_state(candidate)
+                state.update((name, _as_tensor(value)) for name, value in candidate.items())
                 if any(isinstance(value, Tensor) for value in state.values()):
                     return key, state
     held = ", ".join(map(repr, contents)) if isinstance(contents, Mapping) else type(contents)
@@ -37,7 +37,7 @@ def find_state(contents: Any, path: str | os.PathLike) -> tuple[str | None, dict
 
 
 def _as_tensor(value: Any) -> Any:
-    """Return a tensor for an array or a scalar of numpy that torch has a dtype for."""
+    """Return an array or a scalar of numpy as a tensor, if torch has its dtype."""
     if not hasattr(value, "__array_interface__") or value.dtype.kind not in "biufc":
         return value
     try:
@@ -49,7 +49,7 @@ def _as_tensor(value: Any) -> Any:
 def copy_state(state: Mapping[str, Any]) -> dict[str, Any]:
     """Return a shallow copy of a state dict, with the versions of its modules (``_metadata``)."""
     copy = OrderedDict(state)
-    # Torch takes a state dict without the attribute for one of the oldest version.
+    # torch reads a state dict without the attribute as one of the oldest version.
     if (versions := getattr(state, "_metadata", None)) is not None:
         copy._metadata = OrderedDict(versions)
     return copy
@@ -97,8 +97,8 @@ def complete_names(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]
 
 def find_absent(state: Mapping[str, Any], model: nn.Module) -> list[str]:
     """Return the names of a model's tensors that a state dict lacks or has in another shape."""
-    own = _required(model)
-    return [name for name, tensor in own.items() if _shape(state, name) != tensor.shape]
+    required = _required(model)
+    return [name for name, tensor in required.items() if _shape(state, name) != tensor.shape]
 
 
 def _shape(state: Mapping[str, Any], name: str) -> torch.Size | None:
@@ -109,11 +109,11 @@ def _shape(state: Mapping[str, Any], name: str) -> torch.Size | None:
 
 def check_fits(path: str | os.PathLike, model: nn.Module, absent: Iterable[str]) -> None:
     """Raise CheckpointError if all of a model's tensors are absent from a checkpoint."""
-    own = _required(model)
-    if own and own.keys() <= {*absent}:
+    required = _required(model)
+    if required and required.keys() <= {*absent}:
         raise CheckpointError(
-            f"checkpoint {str(path)!r} is of another model: it has none of the {len(own)} tensors "
-            f"such as {next(iter(own))}"
+            f"checkpoint {str(path)!r} is of another model: it has none of the {len(required)} "
+            f"tensors such as {next(iter(required))}"
         )
 
 

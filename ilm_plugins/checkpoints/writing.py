@@ -19,16 +19,16 @@ PARTIAL = ".ilm_plugins-partial"
 def write(contents: Any, path: str | os.PathLike) -> None:
     """Write a checkpoint in the format of its name, torch's if unknown.
 
-    A ``.safetensors`` file takes a dict of tensors.
+    For a ``.safetensors`` file, the contents must be a dict of tensors.
     """
     path = Path(path).expanduser()
     kind = FORMATS.get(path.suffix)
     with replacing(path) as file:
         if kind == "safetensors":
             # The format cannot store tensors that share memory.
-            whole = torch.contiguous_format
-            own = {k: v.detach().clone(memory_format=whole) for k, v in contents.items()}
-            file.write(safetensors(path).save(own, {"format": "pt"}))
+            contiguous = torch.contiguous_format
+            tensors = {k: v.detach().clone(memory_format=contiguous) for k, v in contents.items()}
+            file.write(safetensors(path).save(tensors, {"format": "pt"}))
         elif kind == "pickle":
             pickle.dump(contents, file)
         else:
@@ -47,7 +47,7 @@ def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)  # after a kill, remove_partial does
+        partial.unlink(missing_ok=True)  # after a kill, remove_partial removes it
 
 
 def remove_partial(folder: str | os.PathLike) -> None:
