@@ -41,8 +41,8 @@ def main() -> None:
     if "layers" in args.parts:
         for name in args.settings or possible:
             print(f"layers, {name}", file=sys.stderr)
-            found = layers.rows(device, name, args.rounds, args.shapes, args.layers)
-            results["layers"][name] = list(found)
+            rows = layers.rows(device, name, args.rounds, args.shapes, args.layers)
+            results["layers"][name] = list(rows)
     if "compiled" in args.parts:
         shapes = [name for name in layers.COMPILED_SHAPES if name in args.shapes]
         results["compiled"] = list(layers.compiled_rows(device, args.rounds, shapes))

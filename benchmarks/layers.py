@@ -48,7 +48,7 @@ COMPILED_SHAPES = ("box head", "res2", "DeepLab head")
 
 
 class Setting(NamedTuple):
-    """How layers are run; ``without_c`` as in a package that was installed without a compiler."""
+    """How layers are run; ``without_c``: as in an installation without a compiler."""
 
     layout: torch.memory_format = torch.contiguous_format
     dtype: torch.dtype = torch.float32
@@ -66,7 +66,7 @@ class Setting(NamedTuple):
         torch.set_num_threads(threads)
 
 
-#: The first is the one for which the layers are also measured unfused.
+#: In the first setting, layers are also measured unfused.
 SETTINGS = {
     "float32": Setting(),
     "one thread": Setting(one_thread=True),
@@ -114,12 +114,12 @@ def cases(shape: tuple[int, ...], device: torch.device, setting: Setting) -> dic
     as_set = {"dtype": setting.dtype, "memory_format": setting.layout}
     x, dy = (torch.randn(shape, device=device).to(**as_set) for _ in range(2))
     x.requires_grad_()
-    found = {}
+    by_name = {}
     for name, make in {**PLAIN, **NORMS}.items():
         module = make(shape[1]).to(device, setting.dtype)
-        found[name] = Case(module, module, x, dy)
+        by_name[name] = Case(module, module, x, dy)
         if name in NORMS:
-            found[f"{name} unfused"] = Case(module, partial(by_operations, module), x, dy)
+            by_name[f"{name} unfused"] = Case(module, partial(by_operations, module), x, dy)
     if device.type == "cuda":
         with suppress(Exception):  # a rival that fails must not stop the others
             from liger_kernel.transformers.group_norm import LigerGroupNorm
@@ -127,8 +127,8 @@ def cases(shape: tuple[int, ...], device: torch.device, setting: Setting) -> dic
             module = LigerGroupNorm(shape[1], 32, eps=1e-5).to(device, setting.dtype)
             liger = Case(module, module, x, dy)
             liger.both()
-            found["Liger"] = liger
-    return found
+            by_name["Liger"] = liger
+    return by_name
 
 
 def rows(
@@ -140,32 +140,37 @@ def rows(
     """
     for shape_name in shapes:
         with SETTINGS[name].applied():
-            found = cases(SHAPES[shape_name], device, SETTINGS[name])
+            by_name = cases(SHAPES[shape_name], device, SETTINGS[name])
             for layer in layers:
-                case, plain = found[layer], found[BASELINES[layer]]
+                case, plain = by_name[layer], by_name[BASELINES[layer]]
                 rivals = {"baseline": plain}
                 if name == "float32":
-                    rivals["unfused"] = found[f"{layer} unfused"]
-                if BASELINES[layer] == "GroupNorm" and "Liger" in found:
-                    rivals["Liger"] = found["Liger"]
+                    rivals["unfused"] = by_name[f"{layer} unfused"]
+                if BASELINES[layer] == "GroupNorm" and "Liger" in by_name:
+                    rivals["Liger"] = by_name["Liger"]
                 row = _row(layer, shape_name, case, rivals, rounds)
-                of = {"this": case, "baseline": plain}
-                row["saved bytes"] = {w: measure.saved_bytes(*c[:3]) for w, c in of.items()}
-                row["peak bytes"] = {w: measure.peak_bytes(c.both, device) for w, c in of.items()}
+                pair = {"this": case, "baseline": plain}
+                row["saved bytes"] = {
+                    who: measure.saved_bytes(case.module, case.function, case.x)
+                    for who, case in pair.items()
+                }
+                row["peak bytes"] = {
+                    who: measure.peak_bytes(case.both, device) for who, case in pair.items()
+                }
                 yield row
 
 
 def compiled_rows(device: torch.device, rounds: int, shapes: list[str]) -> Iterator[dict]:
     """Measure COMPILED_LAYERS against themselves and their plain norms under torch.compile."""
     for shape_name in shapes:
-        found = cases(SHAPES[shape_name], device, Setting())
+        by_name = cases(SHAPES[shape_name], device, Setting())
         for layer in COMPILED_LAYERS:
             torch._dynamo.reset()
-            case, baseline = found[layer], found[BASELINES[layer]]
+            case, baseline = by_name[layer], by_name[BASELINES[layer]]
             rivals = {"baseline": baseline}
-            for who, of in (("compiled", case), ("compiled baseline", baseline)):
-                compiled = torch.compile(of.module, fullgraph=True, dynamic=False)
-                rivals[who] = of._replace(function=compiled)
+            for who, rival in (("compiled", case), ("compiled baseline", baseline)):
+                compiled = torch.compile(rival.module, fullgraph=True, dynamic=False)
+                rivals[who] = rival._replace(function=compiled)
             yield _row(layer, shape_name, case, rivals, rounds)
 
 

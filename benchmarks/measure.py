@@ -49,7 +49,7 @@ def interleaved(
         for run in runs.values():
             run()
     measured = [{name: clock(run) for name, run in runs.items()} for _ in range(rounds)]
-    return {name: [found[name] for found in measured] for name in runs}
+    return {name: [seconds[name] for seconds in measured] for name in runs}
 
 
 def as_graph(run: Run) -> Run:
@@ -80,7 +80,7 @@ def machine(on: torch.device) -> dict:
 
 def saved_bytes(module: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> int:
     """Return the bytes that a forward pass keeps, without the module's parameters and buffers."""
-    own = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers())}
+    of_module = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers())}
     storages = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -91,11 +91,11 @@ def saved_bytes(module: nn.Module, function: Callable[[Tensor], Tensor], x: Tens
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = function(x)
     del output
-    return sum(size for pointer, size in storages.items() if pointer not in own)
+    return sum(size for pointer, size in storages.items() if pointer not in of_module)
 
 
 def peak_bytes(run: Run, on: torch.device) -> int:
-    """Return the largest number of bytes that ``run`` holds at once, without those held before."""
+    """Return the largest number of bytes that ``run`` allocates at once."""
     run()
     if on.type == "cuda":
         torch.cuda.synchronize()

@@ -24,7 +24,7 @@ PAIRS = {
 
 
 def rows(device: torch.device, rounds: int) -> Iterator[dict]:
-    """Measure losses and gradients of each norm against its baseline, or say what is missing."""
+    """Measure losses and gradients of each norm against its baseline, or name a missing package."""
     for model, make in (("Mask R-CNN", mask_rcnn_steps), ("ResNet-50", resnet_steps)):
         try:
             steps = make(device)
@@ -60,9 +60,9 @@ def mask_rcnn_steps(device: torch.device) -> dict[str, Callable[[], None]]:
         corners = torch.rand(8, 2) * torch.tensor([width / 2, height / 2])
         boxes = Boxes(torch.cat([corners, corners + 40 + 60 * torch.rand(8, 2)], 1))
         masks = BitMasks(torch.rand(8, height, width) > 0.5)
-        found = {"gt_boxes": boxes, "gt_classes": torch.arange(8), "gt_masks": masks}
+        targets = {"gt_boxes": boxes, "gt_classes": torch.arange(8), "gt_masks": masks}
         pixels = torch.randint(0, 255, (3, height, width), dtype=torch.uint8)
-        image = {"image": pixels, "instances": Instances((height, width), **found)}
+        image = {"image": pixels, "instances": Instances((height, width), **targets)}
         parameters = [p for p in model.parameters() if p.requires_grad]
 
         def run() -> None:
@@ -85,7 +85,11 @@ def resnet_steps(device: torch.device) -> dict[str, Callable[[], None]]:
 
     def step(norm_layer) -> Callable[[], None]:
         model = resnet50(norm_layer=norm_layer).to(device)
-        loss = lambda: nn.functional.cross_entropy(model(x), target)  # noqa: E731
-        return lambda: torch.autograd.grad(loss(), list(model.parameters()))
+
+        def run() -> None:
+            loss = nn.functional.cross_entropy(model(x), target)
+            torch.autograd.grad(loss, list(model.parameters()))
+
+        return run
 
     return {name: step(norm_layer) for name, norm_layer in NORMS.items()}

@@ -40,12 +40,12 @@ def to_json(results: dict) -> str:
 
 
 def passes(results: dict) -> pd.DataFrame:
-    """Return a row for each setting, layer, map and pass; on CUDA, times are those of graphs."""
+    """Return a row for each setting, layer, map and pass; on CUDA, the times of graphs."""
     rows = []
-    for setting, row in ((s, row) for s, found in results["layers"].items() for row in found):
+    for setting, row in ((s, row) for s, measured in results["layers"].items() for row in measured):
         forward, both = (row.get(f"{which}, graph", row[which]) for which in MAPS_MOVED)
         for (which, moved), times in zip(MAPS_MOVED.items(), (forward, both), strict=True):
-            ratios = {name: found for name, found in times.items() if name.startswith("over ")}
+            ratios = {key: value for key, value in times.items() if key.startswith("over ")}
             rows.append(
                 {
                     "layer / plain": f"{row['layer']} / {row['baseline']}",
@@ -80,11 +80,15 @@ def mean(groups, shown: str) -> pd.Series:
 
 
 def about(results: dict) -> str:
-    of = results["machine"]
-    where = f"{of['processor']}, kernels for {of['kernels for']}, {of['threads']} threads unless "
-    where = f"{where}stated otherwise" if of["device"] == "cpu" else of["device"]
+    machine = results["machine"]
+    where = machine["device"]
+    if where == "cpu":
+        where = (
+            f"{machine['processor']}, kernels for {machine['kernels for']}, "
+            f"{machine['threads']} threads unless stated otherwise"
+        )
     rounds = f"medians of {results['rounds']} interleaved rounds"
-    return f"{where}, torch {of['torch']}, {rounds}, at commit {of['commit']}."
+    return f"{where}, torch {machine['torch']}, {rounds}, at commit {machine['commit']}."
 
 
 def means(results: dict) -> str:
@@ -110,7 +114,7 @@ def means(results: dict) -> str:
 
 
 def short(results: dict) -> str:
-    """Return the table of forward and backward over the plain norm, and on what it was measured."""
+    """Return the table of forward and backward over the plain norm, and the machine."""
     frame = passes(results)
     frame = frame[(frame["pass"] == "both") & (frame.setting != "without C")]
     ratios = frame.groupby(["layer / plain", "setting"], sort=False)["over baseline"]
@@ -179,8 +183,8 @@ def steps(results: dict) -> str:
 
 def everything(results: dict) -> str:
     tables = (means, maps, without_c) if results["layers"] else ()
-    found = (table(results) for table in (about, *tables, compiled, steps))
-    return "\n\n".join(filter(None, found))
+    texts = (table(results) for table in (about, *tables, compiled, steps))
+    return "\n\n".join(filter(None, texts))
 
 
 def documented() -> dict[Path, str]:
@@ -191,8 +195,8 @@ def documented() -> dict[Path, str]:
     tables = {f.__name__: f for f in (about, means, short, maps, without_c, compiled, steps)}
 
     def table(match: re.Match) -> str:
-        found = gpu if match[2] == "gpu" else tables[match[2]](results)
-        return f"{match[1]}\n{found}\n\n{match[3]}"
+        content = gpu if match[2] == "gpu" else tables[match[2]](results)
+        return f"{match[1]}\n{content}\n\n{match[3]}"
 
     return {page: TABLE.sub(table, page.read_text("utf-8")) for page in PAGES}
 

@@ -25,7 +25,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run a command, the first word; without one, print versions, keys and commands."""
+    """Run a command, the first argument; without one, print versions, keys and commands."""
     chosen = parser().parse_args(argv[:1]).command
     if chosen is None:
         from .cli.environment import report
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
         print(report())
         print(f"commands     {', '.join(COMMANDS)}; --help says what each does")
         return 0
-    # --help and mistakes in options end here, before what imports torch.
+    # --help and mistakes in options end here, before torch is imported.
     args = getattr(parsers, chosen.replace("-", "_"))(argv[1:])
     try:
         module = command_module(chosen)
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
             raise
         return fail(missing(f"the command {chosen}", error, COMMANDS[chosen][0]))
     try:
-        # In one place for all commands, so that none runs code from a file by mistake.
+        # In one place for all commands, so that no command runs code from a file by mistake.
         with loading(unsafe=getattr(args, "unsafe", False)):
             return module.run(args) or 0
     except UserError as error:
@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    words = sys.argv[1:]
+    arguments = sys.argv[1:]
     # The program's name in messages.
-    sys.argv = [" ".join(["python -m ilm_plugins", *words[:1]]), *words[1:]]
-    sys.exit(main(words))
+    sys.argv = [" ".join(["python -m ilm_plugins", *arguments[:1]]), *arguments[1:]]
+    sys.exit(main(arguments))

@@ -1,4 +1,4 @@
-"""Build and install mmcv, whose package index has no wheel: python tools/install_mmcv.py KIND.
+"""Build and install mmcv, which has no published wheel: python tools/install_mmcv.py KIND.
 
 Run it by the Python of the environment that gets mmcv.
 
@@ -23,9 +23,9 @@ REQUIREMENTS = Path(__file__).parents[1] / "requirements" / "mmcv.txt"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ilm_plugins" / "wheels"
 
 
-def pip(*words: str | Path) -> None:
+def pip(*arguments: str | Path) -> None:
     """Run this Python's pip, without the environment's own settings being changed."""
-    command = [sys.executable, "-m", "pip", *map(str, words)]
+    command = [sys.executable, "-m", "pip", *map(str, arguments)]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     # Python's usual -g takes half of the time of compiling.
     flags = f"{os.environ.get('CPPFLAGS', '')} -g0"
@@ -57,11 +57,11 @@ def kind_of_environment() -> str:
 
 
 def compiled(cache: Path, options: Sequence[str]) -> None:
-    """Install mmcv with its operators, by the kept wheel if there is one."""
+    """Install mmcv with its operators, from the kept wheel if there is one."""
     kept = cache / kind_of_environment()
     if not kept.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
-        # Not under its name before it is whole.
+        # The folder gets its name when it is complete.
         with tempfile.TemporaryDirectory(dir=cache, prefix=".new-") as new:
             wheels = Path(new) / "wheels"
             build(wheels, "--no-build-isolation")

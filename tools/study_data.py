@@ -40,15 +40,16 @@ def bccd(source: Path, folder: Path) -> None:
                     | {"bbox": [left - 1, top - 1, *size], "area": size[0] * size[1], "iscrowd": 0}
                 )
         categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES, 1)]
-        found = {"images": images, "annotations": boxes, "categories": categories}
-        (folder / "annotations" / f"{split}.json").write_text(json.dumps(found))
+        coco = {"images": images, "annotations": boxes, "categories": categories}
+        (folder / "annotations" / f"{split}.json").write_text(json.dumps(coco))
 
 
 def camvid(source: Path, folder: Path) -> None:
     """Write CamVid's images and masks of half the size, 240 x 180 pixels; 255 is unlabelled."""
     for split in ("train", "val", "test"):
         images, masks = (folder / kind / split for kind in ("images", "annotations"))
-        images.mkdir(parents=True), masks.mkdir(parents=True)
+        images.mkdir(parents=True)
+        masks.mkdir(parents=True)
         for path in sorted((source / "CamVid" / split).glob("*.png")):
             image = Image.open(path).convert("RGB").resize((240, 180), Image.Resampling.LANCZOS)
             image.save(images / f"{path.stem}.jpg", quality=95)

@@ -1,13 +1,13 @@
-"""Write what the documentation shows of other files: python tools/write_pages.py [WORK_DIR].
+"""Write files and tables into the documentation's pages: python tools/write_pages.py [WORK_DIR].
 
-The records of runs in WORK_DIR are added to ``reports/records`` first. A page keeps its text; what
-stands between a marker and ``<!-- end -->`` is written again:
+The records of runs in WORK_DIR are added to ``reports/records`` first. A page keeps its text; only
+the lines between a marker and ``<!-- end -->`` are written again:
 
     <!-- file: PATH -->         a file, as a block of code
     <!-- table: ID -->          a table of the records
     <!-- rows: PAPER -->        how many rows of a paper's tables were run
     <!-- differences: NAME -->  the study's differences from the plain norm, "all" or "short"
-    <!-- answers: FOLDER -->    what the comparisons in a folder below reports/ answer
+    <!-- answers: FOLDER -->    answers by the comparisons in a folder below reports/
     <!-- rates: NAME -->        mIoU of the comparisons NAME-rateR, by norm and learning rate R
 """
 
@@ -53,10 +53,10 @@ def file(name: str, groups: report.Groups) -> str:
 
 
 def table(name: str, groups: report.Groups) -> str:
-    found = registry.find_table(name)
-    command = report.comparison(found)
+    entry = registry.find_table(name)
+    command = report.comparison(entry)
     lines = [f"`{command}` trains these rows.", ""] if command else []
-    return "\n".join([*lines, *report.table_lines(found, groups)])
+    return "\n".join([*lines, *report.table_lines(entry, groups)])
 
 
 def rows(name: str, groups: report.Groups) -> str:
@@ -64,14 +64,21 @@ def rows(name: str, groups: report.Groups) -> str:
 
 
 def differences(name: str, groups: report.Groups) -> str:
-    """Return the differences from the plain norm, of all rows of the study or of the SHORT ones."""
+    """Return the differences from the plain norm: in all rows of the study, or in SHORT's."""
     lines = ["| task | measure | norms | difference | 95 % interval | seeds |", "|---" * 6 + "|"]
     for key, task in TASKS.items():
-        of = registry.find_table(key)
-        for norms, cell, group, found in report.differences(of, groups):
+        study_table = registry.find_table(key)
+        for norms, cell, group, interval in report.differences(study_table, groups):
             if name == "all" or cell.id in SHORT:
-                mean, low, high = (f"{round(value, 1) + 0:+.1f}" for value in found)
-                line = (task, of.measures[0], norms, mean, f"{low} to {high}", str(len(group)))
+                mean, low, high = (f"{round(value, 1) + 0:+.1f}" for value in interval)
+                line = (
+                    task,
+                    study_table.measures[0],
+                    norms,
+                    mean,
+                    f"{low} to {high}",
+                    str(len(group)),
+                )
                 lines.append(f"| {' | '.join(line)} |")
     return "\n".join(lines)
 
@@ -104,8 +111,8 @@ def documented() -> dict[Path, str]:
     functions = {"file": file, "table": table, "rows": rows, "differences": differences}
     functions |= {"answers": answers, "rates": rates}
 
-    def fill(found: re.Match) -> str:
-        start, kind, name, end = found.groups()
+    def fill(match: re.Match) -> str:
+        start, kind, name, end = match.groups()
         return f"{start}\n{functions[kind](name, groups)}\n\n{end}"
 
     texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
@@ -114,10 +121,11 @@ def documented() -> dict[Path, str]:
 
 
 def main() -> None:
-    for path in sorted(Path(sys.argv[1]).rglob(FILE)) if sys.argv[1:] else ():
-        found = record.read(path)
-        if "table" in found:  # a training that was killed lacks it until it goes on
-            record.collect(found, RECORDS)
+    if sys.argv[1:]:
+        for path in sorted(Path(sys.argv[1]).rglob(FILE)):
+            run = record.read(path)
+            if "table" in run:  # a training that was killed lacks it until it goes on
+                record.collect(run, RECORDS)
     groups = report.by_cell(RECORDS)
     for drawn in registry.tables().values():
         if drawn.paper in PAPERS or drawn.id == "study":

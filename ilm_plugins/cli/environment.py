@@ -72,7 +72,7 @@ def _describe_framework(package: str) -> str:
         if package in SETTINGS:
             keys = [key for key, layer in NORMS.items() if type(_build(package, key)) is layer]
             parts.append(f"{SETTINGS[package]}: {', '.join(keys)}")
-    except Exception as error:  # packages that do not fit each other raise what they like
+    except Exception as error:  # incompatible packages may raise any exception
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         reason = kind + " ".join(str(error).split())
         parts.append(f"cannot be used: {reason}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..experiments.papers.options import Options
 from ..frameworks.options import RunOptions
 
-#: Subcommand of ``analyze`` -> what it shows.
+#: Subcommand of ``analyze`` -> its description.
 MEASURES = {
     "ratios": "EN's, SN's and SSN's ratios by layer, class and image, and a map of the images",
     "omega": "how far omega and beta of ILM and AssocNorm are from B_omega and B_beta, by layer, "

@@ -1,1 +1,1 @@
-"""What is done with the layers: comparisons of norms, the papers' tables, analysis."""
+"""Experiments with the layers: comparisons of norms, the papers' tables, analysis."""

@@ -17,7 +17,7 @@ from .moments import duplicate
 from .networks import Network, Tensors, split_statistics, with_none
 from .reference import Rescale, cast
 
-#: Of each input of a function, whether its gradient is needed.
+#: For each input of a function, whether its gradient is needed.
 Needs = Sequence[bool]
 
 
@@ -62,7 +62,7 @@ def adaptive_norm(
         running: BN's running mean and variance, and their momentum, if the batch updates them.
 
     Returns:
-        y (N, C, *) with the dtype and the layout of x; mean and var (N, G'), detached, or twice
+        y (N, C, *) with the dtype and the layout of x; mean and var (N, G'), detached, or None and
         None from kernels that have updated the running statistics.
 
     Raises:
@@ -72,8 +72,8 @@ def adaptive_norm(
     """
     kernels = kernels_for(x, num_groups, (*tensors, *running[:2]))
     if kernels is None:
-        if found := operators.adaptive_norm(x, num_groups, network, tensors, running):
-            return found
+        if outputs := operators.adaptive_norm(x, num_groups, network, tensors, running):
+            return outputs
         tensors = copy_buffers(tensors)
         with nullcontext() if torch.compiler.is_compiling() else _without_autocast(x.device.type):
             return reference.adaptive_norm(x, num_groups, eps, rescale, *tensors)
@@ -116,14 +116,14 @@ class RescalePasses(NamedTuple):
     rescale: Rescale
 
     def forward(self, x: Tensor, tensors: Tensors) -> tuple[Tensors, Tensors]:
-        """Return (y, mean, var), and what the backward pass takes beside x."""
+        """Return (y, mean, var), and the tensors that the backward pass needs beside x."""
         x = dense(x)
         mean, var = self.kernels.moments(x, self.num_groups)
         scale, shift = self.affine_coefficients(mean, var, *cast(tensors, mean.dtype))
         return (self.kernels.affine(x, mean, scale, shift), mean, var), (mean, var, *tensors)
 
     def tensors(self, x: Tensor, mean: Tensor, var: Tensor, *tensors: Tensor | None) -> Tensors:
-        """Return the tensors of ``rescale`` out of what :meth:`forward` has saved."""
+        """Return the tensors of ``rescale`` from the tensors that :meth:`forward` saved."""
         return tensors
 
     def affine_coefficients(
@@ -167,13 +167,13 @@ class NetworkPasses(NamedTuple):
     has_buffers: bool  #: whether the last tensor is given; a mixture lacks it in training
 
     def forward(self, x: Tensor, tensors: Tensors) -> tuple[Tensors, Tensors]:
-        """Return (y, None, None), and what the backward pass takes beside x."""
+        """Return (y, None, None), and the tensors that the backward pass needs beside x."""
         options = self.num_groups, self.network, tensors, self.running
         y, statistics = self.kernels.forward(dense(x), *options)
         return (y, None, None), (statistics, *tensors[: self.network.num_parameters])
 
     def tensors(self, x: Tensor, statistics: Tensor, *parameters: Tensor | None) -> Tensors:
-        """Return the network's tensors out of what :meth:`forward` has saved."""
+        """Return the network's tensors from the tensors that :meth:`forward` saved."""
         _, _, *buffers = split_statistics(statistics, self.network, x, self.num_groups)
         if not self.has_buffers:
             buffers[-2:] = None, None

@@ -131,8 +131,8 @@ def _find_triton(x: Tensor) -> ModuleType | str:
 
     if not triton.supports(x):
         dtypes = "float32, float16 and, from compute capability 8.0 on, bfloat16, on CUDA"
-        x = f"a {x.dtype} tensor of {x.shape[2:].numel()} positions on {x.device.type!r}"
-        return f"got {x}, but Triton's kernels take less than 2**30 of {dtypes}"
+        given = f"a {x.dtype} tensor of {x.shape[2:].numel()} positions on {x.device.type!r}"
+        return f"got {given}, but Triton's kernels take less than 2**30 of {dtypes}"
     if problem := launch_problem(x.device):
         return (
             f"Triton cannot run a kernel on {str(x.device)!r} ({problem}); it needs a C compiler, "

@@ -64,8 +64,8 @@ def describe(layer: nn.Module, device: torch.device, dtype: torch.dtype) -> tupl
     return key, network.num_parameters, names, *read(layer, names)
 
 
-# As by torch.compiler.assume_constant_result, which imports the compiler. A layer has it as a
-# method, because Dynamo takes no module as an argument of such a function.
+# As torch.compiler.assume_constant_result does, which would import the compiler. Layers have
+# ``describe`` as a method, because Dynamo accepts no module as an argument of such a function.
 describe._dynamo_marked_constant = True
 
 
@@ -109,12 +109,12 @@ def _backward(dy, x, num_groups, statistics, network, tensors, present, needs):
     needs = [needs[0], *with_none(needs[1:], present)]
     x = dense(x)
     dy = in_layout_of(x, dy)
-    found = _kernels(x).backward(dy, x, num_groups, statistics, network, inputs, needs)
+    gradients = _kernels(x).backward(dy, x, num_groups, statistics, network, inputs, needs)
     # Triton's kernels return gradients that are not needed, too.
-    wanted = zip(found, (x, *inputs), needs, strict=True)
-    found = [d if d.dtype == t.dtype else d.to(t.dtype) for d, t, need in wanted if need]
+    triples = zip(gradients, (x, *inputs), needs, strict=True)
+    needed = [d if d.dtype == t.dtype else d.to(t.dtype) for d, t, need in triples if need]
     # Results must share no memory.
-    return [d if d.nbytes == d.untyped_storage().nbytes() else d.clone() for d in found]
+    return [d if d.nbytes == d.untyped_storage().nbytes() else d.clone() for d in needed]
 
 
 def _fake_backward(dy, x, num_groups, statistics, network, tensors, present, needs):

@@ -28,20 +28,20 @@ class SharedBatch:
                 "need a plain Tensor, outside of tracing, export and torch.func; call model.eval() "
                 "before, or set sync=False"
             )
-        self.own_count = x.shape[0] * x.shape[2:].numel()
+        self.local_count = x.shape[0] * x.shape[2:].numel()
         self.group = group
 
     def pool(self, mean: Tensor, var: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return means and biased variances (C) of the batch of all processes, differentiably."""
-        # ``others`` make each process run the backward all-reduce, even if its x needs no gradient.
+        # By ``others``, each process runs the backward all-reduce, even if its x needs no gradient.
         mean, var = over_batch(mean, var)
         return _Pool.apply(self, mean.squeeze(0), var.squeeze(0), *others)
 
     def gather(self, mean: Tensor, var: Tensor) -> None:
         """All-gather the moments (C) of each process's share; set mean, var and count of all."""
-        own = torch.cat((mean.new_full((1,), self.own_count), mean, var))
-        rows = [torch.empty_like(own) for _ in range(distributed.get_world_size(self.group))]
-        distributed.all_gather(rows, own, self.group)
+        local = torch.cat((mean.new_full((1,), self.local_count), mean, var))
+        rows = [torch.empty_like(local) for _ in range(distributed.get_world_size(self.group))]
+        distributed.all_gather(rows, local, self.group)
         counts, means, variances = torch.stack(rows).split((1, len(mean), len(mean)), dim=1)
         self.count = counts.sum()
         shares = counts / self.count.clamp(min=1)
@@ -79,6 +79,6 @@ class _Pool(Function):
         batch, (mean,) = ctx.batch, ctx.saved_tensors
         gradients = torch.stack((dmean, dvar))
         distributed.all_reduce(gradients, group=batch.group)
-        dmean, dvar = gradients * (batch.own_count / batch.count.clamp(min=1))
+        dmean, dvar = gradients * (batch.local_count / batch.count.clamp(min=1))
         dmean = torch.addcmul(dmean, dvar, mean - batch.mean, value=2)
         return None, dmean, dvar, *[None] * (len(ctx.needs_input_grad) - 3)

@@ -168,7 +168,7 @@ def test_autoencoders_of_sizes(c, groups, keys, shape, layout, path):
 @paths("small-tiles")
 def test_splits(dtype, layout, path):
     x = make_map(1, 4, 15, 15, layout=layout, dtype=dtype)
-    assert kernels.streaming._Tiling.of((x,)).splits > 2
+    assert kernels.streaming._Tiling.for_maps((x,)).splits > 2
     check_layer(build("ILMGN", 4, 2, key_group_size=4, hidden=3), x)
 
 

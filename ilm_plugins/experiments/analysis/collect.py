@@ -42,7 +42,7 @@ class Ratios:
 
     @property
     def shares(self) -> Tensor:
-        """What each normalizer contributes to the layer's scale (K): mean ratio times scale.
+        """Each normalizer's share (K) of the layer's scale: mean ratio times scale, over the sum.
 
         Shares sum to 1. An EN that was converted from BN has ratios of 1/3 and shares 0, 0 and 1.
         """

@@ -1,4 +1,4 @@
-"""What a comparison trains: the norms at their places, each run's folder and command."""
+"""The runs of a comparison: the norms at their places, each run's folder and command."""
 
 import json
 import re

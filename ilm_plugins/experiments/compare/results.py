@@ -92,7 +92,7 @@ def main_metric(values: Iterable[Value], wanted: str | None) -> str:
     if wanted is None:
         first = names[0] if names else ""
         return "mIoU" if "mIoU" in names else first
-    # A config may call coco/bbox_mAP what a record calls by another prefix.
+    # A config may name a metric, such as coco/bbox_mAP, by another prefix than a record.
     for name in names:
         if wanted in (name, name.rpartition("/")[2]):
             return name

@@ -6,9 +6,10 @@ For a map of any size, the *streaming* kernels read x twice forward, and x and d
     backward   sums of (channel, split of positions)    -> sum  -> vjp     -> dx
 
 Between the passes over x runs one kernel with a program for each instance, or a torch function for
-a network that the kernels lack. BN's statistics of the batch take one more kernel forward, which
-moves the running ones. With an auto-encoder, an instance that fits into the registers of one
-program, such as a detector's box head, is read once: the *one-read* kernels do all in one program.
+a network that the kernels lack. One more kernel forward pools BN's statistics of the batch, and
+updates the running statistics. With an auto-encoder, an instance that fits into the registers of
+one program, such as a detector's box head, is read once: the *one-read* kernels do all in one
+program.
 
 Contiguous and channels-last maps are read and written without a copy. The host never waits for the
 device, and the order of additions is the same in each run.
@@ -39,9 +40,9 @@ def supports(x: Tensor) -> bool:
 
 @on_device
 def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    found = new(x, 2, num_groups)
-    streaming.moments(x, found)
-    return found
+    mean, var = new(x, 2, num_groups)
+    streaming.moments(x, (mean, var))
+    return mean, var
 
 
 affine = on_device(streaming.affine)
@@ -66,9 +67,9 @@ def forward(x, num_groups, network: Network, tensors: Tensors, running: Tensors)
         streaming.moments(x, (mean, var))
     if _uses_batch_moments(network, tensors):
         tensors[-2:] = kept[-2:]
-        moved = [t.contiguous() for t in running]
-        mixture.pool_batch(mean, var, kept[-2:], moved, network.momentum, x.numel() // c)
-        write_back(moved, running)
+        updated = [t.contiguous() for t in running]
+        mixture.pool_batch(mean, var, kept[-2:], updated, network.momentum, x.numel() // c)
+        write_back(updated, running)
     pointers = POINTERS[type(network)](*tensors)
     if shape is not None:
         y = torch.empty_like(x)

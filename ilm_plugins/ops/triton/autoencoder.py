@@ -1,7 +1,7 @@
 """The auto-encoder of ILM Norm and AssocNorm, of one instance: see layers/autoencoder.py.
 
-One hidden value is taken after the other, so that no matrix takes registers. ``keys`` is the number
-of key groups.
+Hidden values are computed one after the other, so that no matrix takes registers. ``keys`` is the
+number of key groups.
 """
 
 import triton

@@ -1,11 +1,11 @@
 """The mixtures of normalizers of EN and SN, of one instance: see layers/exemplar.py, switchable.py.
 
-The K normalizers are taken one after the other. Values that depend on all of them need a second
+The K normalizers are computed one after the other. Values that depend on all of them need a second
 loop over them, which computes a normalizer's vectors again: K vectors of channels would take more
 registers.
 
 BN's statistics of the batch couple the instances. ``pool_batch`` computes them before the network,
-and moves the running ones; the kernel of dx adds the gradient through them.
+and updates the running statistics; the kernel of dx adds the gradient through the batch's.
 """
 
 import triton
@@ -329,8 +329,8 @@ def switch(mean, var, t, SIZES: tl.constexpr, d_scale=None, d_shift=None, gradie
         d_var = tl.zeros_like(mean)
         for i in tl.static_range(K):
             offset, of_var = _statistics(i, mean, var, t, SIZES)
-            # Ratios sum to 1, so that their gradients may all be shifted. Those of statistic -
-            # mixed statistic lose no digits where statistics are much larger than differences.
+            # Ratios sum to 1, so that the mixed statistic may be subtracted from each statistic: no
+            # digits are lost where statistics are much larger than their differences.
             of_mean = v.total(d_off_mixed * (offset - off_mixed), C)
             of_variance = v.total(d_mixed_var * (of_var - mixed_var), C)
             d_mean_ratios = tl.where(row == i, of_mean, d_mean_ratios)
@@ -352,11 +352,11 @@ def switch(mean, var, t, SIZES: tl.constexpr, d_scale=None, d_shift=None, gradie
 def pool_batch(
     mean: Tensor, var: Tensor, batch: Tensors, running: Tensors, momentum: float, count: int
 ) -> None:
-    """Pool moments into the ``batch``'s, of ``count`` values a channel; move ``running`` ones."""
+    """Pool moments into the ``batch``'s, of ``count`` values a channel; update ``running``."""
     n, c = mean.shape
-    moved = running or (None, None)
+    running_pointers = running or (None, None)
     # A single value has no unbiased variance.
     weights = float(momentum if count > 1 else 0), count / max(1, count - 1)
     pool_kernel[(divide_up(c, BATCH_TILE[0]),)](
-        mean, var, *batch, *moved, c, n, 1, c, 1, 1, 1, float(n), *weights, *BATCH_TILE
+        mean, var, *batch, *running_pointers, c, n, 1, c, 1, 1, 1, float(n), *weights, *BATCH_TILE
     )

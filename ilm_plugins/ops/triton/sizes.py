@@ -27,7 +27,7 @@ class Sizes(NamedTuple):
     kind: str  #: name of the network's class
     channels: int
     fine: int  #: groups whose moments the network takes
-    buffers: tuple[tuple[int, int, int], ...]  #: of each, its place, offset among all, and size
+    buffers: tuple[tuple[int, int, int], ...]  #: place, offset among all buffers, and size of each
     kept: int  #: values of all buffers
     gradients: int  #: values that a kernel stores of each instance's gradients
 
@@ -51,6 +51,9 @@ def _find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | Non
         is_large |= matrix > MAX_MATRIX or network.ratio_net == "mlp"
     if is_large:
         return None
+    gradients = sum(gradient_sizes(network, channels))
+    if "BN" in normalizers:
+        gradients += 2 * channels  # of the batch's moments
     buffers, kept, first = [], 0, network.num_parameters
     for place, size in enumerate(network.sizes(channels)[first:], first):
         buffers.append((place, kept, size))
@@ -62,8 +65,7 @@ def _find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | Non
         fine=num_groups,
         buffers=tuple(buffers),
         kept=kept,
-        # with BN, also of the batch's moments
-        gradients=sum(gradient_sizes(network, channels)) + 2 * channels * ("BN" in normalizers),
+        gradients=gradients,
     )
 
 

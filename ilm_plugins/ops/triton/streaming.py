@@ -112,7 +112,7 @@ def _moments_kernel(x_ptr, mean_ptr, var_ptr, rows, chunks, splits, tiles, SHAPE
 
 
 @triton.jit
-def _move(ptr, row, exists, pooled, momentum):
+def _update_running(ptr, row, exists, pooled, momentum):
     old = load(ptr, row, exists)
     new = tl.where(momentum == 1, pooled, old + momentum * (pooled - old))
     tl.store(ptr + row, tl.where(momentum == 0, old, new), mask=exists)
@@ -124,7 +124,7 @@ def pool_kernel(
     rows, run, row_step, step, splits, split, length, count, momentum, unbias,
     BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Pool a run of moments in each row: total variance; move running statistics towards these."""
+    """Pool a run of moments in each row: total variance; update the running statistics."""
     # A group's splits are a run; the last split of a channel has the remainder of `length`.
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     exists = row < rows
@@ -150,8 +150,8 @@ def pool_kernel(
     tl.store(pooled_mean_ptr + row, pooled, mask=exists)
     tl.store(pooled_var_ptr + row, pooled_var, mask=exists)
     if running_mean_ptr is not None:
-        _move(running_mean_ptr, row, exists, pooled, momentum)
-        _move(running_var_ptr, row, exists, pooled_var * unbias, momentum)
+        _update_running(running_mean_ptr, row, exists, pooled, momentum)
+        _update_running(running_var_ptr, row, exists, pooled_var * unbias, momentum)
 
 
 @triton.jit
@@ -250,7 +250,7 @@ def moments(x: Tensor, pooled: Sequence[Tensor]) -> None:
     """Write means and biased variances to the tensors ``pooled``, (N, G') in float32."""
     n, c = x.shape[:2]
     num_groups = pooled[0].shape[1]
-    tiling = _Tiling.of((x,))
+    tiling = _Tiling.for_maps((x,))
     rows, run = n * num_groups, c // num_groups * tiling.splits
     mean, var = pooled if run == 1 else new(x, 2, c * tiling.splits)
     _moments_kernel[(n * tiling.blocks * tiling.splits,)](
@@ -279,7 +279,7 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sums over positions of dy * (x - mean) and of dy, (N, C) each, in float32."""
     n, c = x.shape[:2]
-    tiling = _Tiling.of((dy, x))
+    tiling = _Tiling.for_maps((dy, x))
     of_splits = x.new_empty((2, n, c, tiling.splits), dtype=torch.float32)
     _sums_kernel[(n * tiling.blocks * tiling.splits,)](
         dy, x, mean, *of_splits.unbind(),
@@ -310,7 +310,7 @@ class _Tiling(NamedTuple):
     split_tiles: int  #: tiles in a split; the last may have fewer
 
     @classmethod
-    def of(cls, maps: Sequence[Tensor]) -> "_Tiling":
+    def for_maps(cls, maps: Sequence[Tensor]) -> "_Tiling":
         """Choose the tiles and splits for maps of one shape and layout."""
         x = maps[0]
         n, c = x.shape[:2]
@@ -351,7 +351,7 @@ def limit(elements: int, vector: int) -> int:
 def _elementwise(kernel, maps: tuple[Tensor, ...], values: tuple, *count: float) -> None:
     """Launch a kernel with one tile a program, on maps (N, C, *) and values (N, G') or (N, C)."""
     (n, c), groups = maps[0].shape[:2], values[0].shape[1]
-    tiling = _Tiling.of(maps)
+    tiling = _Tiling.for_maps(maps)
     kernel[(n * tiling.blocks * tiling.tiles,)](
         *maps, *(t if t is None else t.contiguous() for t in values),
         tiling.rows, tiling.chunks, c // groups, tiling.shape, *count, num_warps=tiling.warps,
