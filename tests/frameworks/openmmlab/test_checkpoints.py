@@ -46,7 +46,8 @@ def convert(source, target, *words):
 def test_batchnorm_is_found_under_the_name_of_its_type(segmenters, tmp_path, capsys):
     folder, plain = segmenters
     config = folder / "en.py"
-    assert convert(folder / "bn.pth", tmp_path / "en.pth", "--config-file", config) == 0
+    arguments = folder / "bn.pth", tmp_path / "en.pth", "--names", "--config-file", config
+    assert convert(*arguments) == 0
     printed = capsys.readouterr().out
     assert "left" not in printed and "missing" not in printed
     assert "    backbone.layer1.0.gn1\n" in printed and "    decode_head.convs.0.gn\n" in printed
