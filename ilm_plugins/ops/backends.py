@@ -7,6 +7,7 @@ import re
 import warnings
 from contextvars import ContextVar
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -131,8 +132,8 @@ def _find_triton(x: Tensor) -> ModuleType | str:
 
     if not triton.supports(x):
         dtypes = "float32, float16 and, from compute capability 8.0 on, bfloat16, on CUDA"
-        x = f"a {x.dtype} tensor of {x.shape[2:].numel()} positions on {x.device.type!r}"
-        return f"got {x}, but Triton's kernels take less than 2**30 of {dtypes}"
+        given = f"a {x.dtype} tensor of {x.shape[2:].numel()} positions on {x.device.type!r}"
+        return f"got {given}, but Triton's kernels take less than 2**30 of {dtypes}"
     if problem := launch_problem(x.device):
         return (
             f"Triton cannot run a kernel on {str(x.device)!r} ({problem}); it needs a C compiler, "
@@ -167,5 +168,5 @@ def is_traced(x: Tensor, *tensors: Tensor | None) -> bool:
     )
 
 
-def _is_on(mode: object) -> bool:
+def _is_on(mode: Any) -> bool:
     return torch._C._get_dispatch_mode(mode) is not None
