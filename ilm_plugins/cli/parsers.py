@@ -10,8 +10,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..experiments.papers.options import Options
-from ..frameworks.options import RunOptions
+from ..experiments.papers.reproduce_options import Options
+from ..frameworks.run_options import RunOptions
 
 #: Subcommand of ``analyze`` -> its description.
 MEASURES = {

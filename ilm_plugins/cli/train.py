@@ -8,9 +8,9 @@ from ..configs import resolve
 from ..errors import UserError
 from ..experiments.data.detectron2_datasets import register_datasets
 from ..frameworks import framework_of
-from ..frameworks.config import module_for
-from ..frameworks.options import RunOptions
+from ..frameworks.framework_config import module_for
 from ..frameworks.processes import available_gpus, check_processes, launch
+from ..frameworks.run_options import RunOptions
 
 
 def run(args: argparse.Namespace) -> None:
@@ -34,7 +34,7 @@ def start(options: RunOptions) -> None:
         raise UserError("--amp is for GPUs; leave it out on the CPU")
     if options.tta and framework == "detectron2":
         raise UserError("--tta is for MMEngine's configs; leave it out")
-    module_for(framework, "train", options.config_file)  # an error before processes start
+    module_for(framework, "training", options.config_file)  # an error before processes start
     launch(train_in_process, options)
 
 
@@ -43,4 +43,4 @@ def train_in_process(options: RunOptions) -> None:
     framework = framework_of(options.config_file)
     if framework == "detectron2":
         register_datasets()
-    module_for(framework, "train", options.config_file).main(options)
+    module_for(framework, "training", options.config_file).main(options)

@@ -16,7 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from ..errors import UserError
-from .options import RunOptions
+from .run_options import RunOptions
 
 Main = Callable[[RunOptions], None]
 

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from statistics import mean
 
-from ...frameworks.record import PLAIN, read
+from ...frameworks.run_record import PLAIN, read
 from ..compare.results import OWN_TEST
 from ..compare.statistics import Difference, holm, paired
 

@@ -19,12 +19,12 @@ from torch import distributed, nn
 
 from ... import checkpoints
 from ...errors import UserError
-from .. import record
+from .. import run_record
 from ..folders import make_folder
 from ..lock import lock
-from ..options import RunOptions
-from .checkpoints import Checkpointer
-from .config import build_model, explaining_norms, load_config, output_folder
+from ..run_options import RunOptions
+from .detectron2_checkpoints import Checkpointer
+from .detectron2_config import build_model, explaining_norms, load_config, output_folder
 from .radius import RadiusHook
 
 #: Metadata ``evaluator_type`` of a dataset -> its evaluators, as in train_net.py of detectron2 and
@@ -90,7 +90,7 @@ def train(cfg: CfgNode | DictConfig, options: RunOptions) -> None:
             trainer.resume_or_load(options.resume)
             trainer.train()
     except FloatingPointError as error:
-        record.diverged(output_folder(cfg), str(error))
+        run_record.diverged(output_folder(cfg), str(error))
         raise
 
 
@@ -100,10 +100,10 @@ def evaluate(cfg: CfgNode | DictConfig, options: RunOptions) -> None:
     model = build_model(cfg).to(options.device)
     weights = cfg.train.init_checkpoint if lazy else cfg.MODEL.WEIGHTS
     Checkpointer(model, folder).resume_or_load(weights, resume=options.resume)
-    record.start(folder, options, framework="detectron2")
+    run_record.start(folder, options, framework="detectron2")
     test = Evaluation(cfg, model)
     results = test()
-    record.finish(folder, record.PLAIN, flatten_results_dict(results), test.images)
+    run_record.finish(folder, run_record.PLAIN, flatten_results_dict(results), test.images)
     if comm.is_main_process() and not lazy:
         evaluation.verify_results(cfg, results)
 
@@ -182,7 +182,7 @@ class RecordHook(engine.HookBase):
 
     def before_train(self) -> None:
         self.period = max(1, self.trainer.max_iter // POINTS)
-        record.start(
+        run_record.start(
             self.folder,
             self.options,
             framework="detectron2",
@@ -201,14 +201,16 @@ class RecordHook(engine.HookBase):
         if metrics := self._metrics(self.trainer.max_iter):
             if self.trainer.start_iter < self.trainer.max_iter:  # else a trained model is resumed
                 self._point(self.trainer.max_iter, metrics)
-            record.finish(self.folder, record.PLAIN, metrics, self.trainer.evaluation.images)
+            run_record.finish(
+                self.folder, run_record.PLAIN, metrics, self.trainer.evaluation.images
+            )
 
     def _point(self, done: int, metrics: dict[str, float]) -> None:
         if comm.is_main_process():
             loss = self.trainer.storage.history("total_loss").avg(self.period)
             # Names with a hyphen, such as AP-circle, are metrics of one class.
             means = {name: value for name, value in metrics.items() if "-" not in name}
-            record.point(self.folder, done, total_loss=loss, **means)
+            run_record.point(self.folder, done, total_loss=loss, **means)
 
     def _metrics(self, since: int) -> dict[str, float]:
         """The metrics of the evaluations in iteration ``since`` and later."""

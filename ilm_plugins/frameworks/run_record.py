@@ -15,7 +15,7 @@ from typing import Any
 
 from ..checkpoints import replacing
 from . import environment
-from .options import RunOptions
+from .run_options import RunOptions
 
 FILE = "record.json"
 #: Name of a plain evaluation, and of one with test-time augmentation, in the record's "metrics".
