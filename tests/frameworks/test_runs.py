@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +22,7 @@ from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import environment, processes, run_record
 from ilm_plugins.frameworks.folders import make_folder
 from ilm_plugins.frameworks.lock import lock
-from ilm_plugins.frameworks.run_options import RunOptions
+from ilm_plugins.frameworks.run_options import Processes, RunOptions
 from runs import SHAPES, assert_gone
 
 
@@ -39,8 +40,8 @@ def ranks(folder, count, seconds=120):
 def start(folder, what, number=1, rank=0, port=0):
     """Start the two processes of a machine, where each writes the file of its rank in a folder."""
     machine = {"machine_rank": rank, "dist_url": f"tcp://127.0.0.1:{port}"}
-    options = RunOptions(what, num_processes=2, num_machines=number, **machine)
-    process = fresh.SERVER.Process(target=workers.launch_one_machine, args=(folder, options))
+    of_run = Processes(num_processes=2, num_machines=number, **machine)
+    process = fresh.SERVER.Process(target=workers.launch_one_machine, args=(folder, what, of_run))
     process.start()
     return process
 
@@ -52,7 +53,7 @@ CAUSES = {"mistake": "set SOMETHING", "crash": "FloatingPointError: the loss is 
 def test_a_failed_rank_ends_all_and_is_named(tmp_path, monkeypatch, what, cause):
     monkeypatch.chdir(tmp_path)
     with workers.start_by("fork"), pytest.raises(UserError, match=f"rank 1 failed: {cause}"):
-        processes.launch(workers.meet, RunOptions(what, num_processes=2))
+        processes.launch(partial(workers.meet, what), Processes(num_processes=2))
     assert_gone(ranks(tmp_path, 2))
 
 
@@ -97,7 +98,7 @@ def test_a_mistake_on_the_command_line_is_named(options, words, tmp_path, monkey
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # restored afterwards
     (tmp_path / "config.py").write_text("import detectron2")
     with pytest.raises(UserError, match=words):
-        train.start(RunOptions(str(tmp_path / "config.py"), **options))
+        train.start(RunOptions.of_command(str(tmp_path / "config.py"), **options))
 
 
 def test_a_run_on_the_cpu_hides_gpus_before_it_imports_a_framework(monkeypatch):
@@ -260,14 +261,14 @@ def test_a_record_has_the_options_and_each_device_and_commit_of_a_run(tmp_path, 
     begin(tmp_path, RunOptions("a.py"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda index: "H100")
-    flags = {**dict.fromkeys(("resume", "tta", "amp", "unsafe"), True), "num_machines": 3}
+    flags = dict.fromkeys(("resume", "tta", "amp", "unsafe"), True)
     for _ in range(2):
-        begin(tmp_path, RunOptions("a.py", num_gpus=2, **flags))
+        begin(tmp_path, RunOptions.of_command("a.py", num_gpus=2, num_machines=3, **flags))
     found, device = run_record.read(tmp_path), f"{run_record.environment.device(0)}, then 2 x H100"
     names = ("commit", "device", "processes", "amp")
     assert [found[name] for name in names] == ["a, b", device, 6, True]
     assert found["command"].endswith("--num-gpus 2 --num-machines 3 --tta --amp --unsafe")
-    command = run_record.command(RunOptions("a.py", num_processes=2, eval_only=True))
+    command = run_record.command(RunOptions.of_command("a.py", num_processes=2, eval_only=True))
     assert command.endswith("--num-gpus 0 --num-processes 2 --eval-only")
 
 
@@ -316,7 +317,7 @@ def test_other_ranks_than_0_write_only_that_the_training_diverged(tmp_path, monk
     assert run_record.read(tmp_path) == before
     run_record.diverged(tmp_path, "NaN at iteration 7")
     assert run_record.read(tmp_path) == {**before, "diverged": "NaN at iteration 7"}
-    processes.launch(lambda _: run_record.point(tmp_path, 1), RunOptions(""))
+    processes.launch(lambda: run_record.point(tmp_path, 1), Processes())
     assert run_record.read(tmp_path)["run"] == 1, "a single process has rank 0"
     shutil.rmtree(tmp_path)
     with pytest.raises(FileNotFoundError):  # the folder is not made again
@@ -369,3 +370,9 @@ def test_a_config_file_that_cannot_be_read_is_named(tmp_path, name, words):
     for read in (frameworks.open_config, lambda path: train.start(RunOptions(path))):
         with pytest.raises(UserError, match=f"config file '{path}' {words}"):
             read(path)
+
+
+def test_options_of_a_command_are_split_into_the_processes_and_the_rest():
+    given = {"num_gpus": 2, "num_machines": 3, "machine_rank": 1, "dist_url": "tcp://a:1"}
+    options = RunOptions.of_command("a.py", overrides=("b=1",), num_processes=1, amp=True, **given)
+    assert options == RunOptions("a.py", ("b=1",), Processes(num_processes=1, **given), amp=True)

@@ -48,7 +48,8 @@ POINTS = 100
 def main(options: RunOptions) -> None:
     """Train, or evaluate with ``eval_only``; called in each process of a run."""
     with checkpoints.loading(unsafe=options.unsafe):
-        cfg = load_config(options.config_file, options.overrides, options.device, options.amp)
+        device = options.processes.device
+        cfg = load_config(options.config_file, options.overrides, device, options.amp)
         trains = not options.eval_only
         if options.eval_only:
             make_folder(cfg.work_dir)
@@ -68,8 +69,9 @@ def run(options: RunOptions, cfg: Config) -> None:
         if not options.eval_only:
             raise UserError("--tta is for an evaluation; give --eval-only, too")
         augment_test(cfg)
-    cfg.launcher = "pytorch" if options.world_size > 1 else "none"
-    if options.world_size > 1 and options.device == "cpu":
+    processes = options.processes
+    cfg.launcher = "pytorch" if processes.world_size > 1 else "none"
+    if processes.world_size > 1 and processes.device == "cpu":
         join_cpu_processes(cfg)
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else PluginRunner.from_cfg(cfg)
     for hook in (DropConfig(), StopAtNaN(), RecordHook(options)):

@@ -20,7 +20,8 @@ from runs import LAZY, NO_TEST, SHAPES, SMALL, train_until_killed
 
 
 def options(out, *overrides, config=SHAPES, **more):
-    return RunOptions(str(config), ("OUTPUT_DIR", str(out), *SMALL, *overrides), **more)
+    overrides = ("OUTPUT_DIR", str(out), *SMALL, *overrides)
+    return RunOptions.of_command(str(config), overrides=overrides, **more)
 
 
 def train(*args, **more):
