@@ -65,21 +65,16 @@ def rows(name: str, groups: report.Groups) -> str:
 
 def differences(name: str, groups: report.Groups) -> str:
     """Return the differences from the plain norm: in all rows of the study, or in SHORT's."""
-    lines = ["| task | measure | norms | difference | 95 % interval | seeds |", "|---" * 6 + "|"]
+    columns = "task", "measure", "norms", "difference", "95 % interval", "seeds"
+    lines = report.markdown_head(*columns)
     for key, task in TASKS.items():
         study_table = registry.find_table(key)
         for norms, cell, group, interval in report.differences(study_table, groups):
             if name == "all" or cell.id in SHORT:
                 mean, low, high = (f"{round(value, 1) + 0:+.1f}" for value in interval)
-                line = (
-                    task,
-                    study_table.measures[0],
-                    norms,
-                    mean,
-                    f"{low} to {high}",
-                    str(len(group)),
-                )
-                lines.append(f"| {' | '.join(line)} |")
+                measure, seeds = study_table.measures[0], str(len(group))
+                cells = task, measure, norms, mean, f"{low} to {high}", seeds
+                lines.append(report.markdown_row(*cells))
     return "\n".join(lines)
 
 
@@ -94,14 +89,13 @@ def rates(name: str, groups: report.Groups) -> str:
         for folder in (ROOT / "reports" / "comparisons").glob(f"{name}-rate*")
     }
     norms = sorted({path.name for folder in folders.values() for path in folder.iterdir()})
-    lines = [f"| | {' | '.join(f'{rate:g}' for rate in sorted(folders))} |"]
-    lines.append("|---" * (1 + len(folders)) + "|")
+    lines = report.markdown_head("", *(f"{rate:g}" for rate in sorted(folders)))
     for norm in norms:
         cells = []
         for rate in sorted(folders):
             values = questions.by_seed(folders[rate] / norm, OWN_TEST, "mIoU").values()
             cells.append(", ".join(f"{value:.1f}" for value in values) or "-")
-        lines.append(f"| {norm.replace('-', ' ')} | {' | '.join(cells)} |")
+        lines.append(report.markdown_row(norm.replace("-", " "), *cells))
     return "\n".join(lines)
 
 

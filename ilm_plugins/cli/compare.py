@@ -1,4 +1,4 @@
-"""The command ``compare``: train one config with several norms, and say what differs."""
+"""The command ``compare``: train one config with several norms, and report their differences."""
 
 import argparse
 import json
@@ -66,7 +66,8 @@ def count_parameters(plan: Plan) -> dict[str, int]:
     for norm in plan.norms:
         try:
             model = plan.open(norm).build_model()
-        except Exception as error:  # the layer's, or the framework's for an unknown norm
+        # A norm that does not fit, or is unknown to the framework; other errors are no news of it.
+        except (UserError, ValueError, TypeError, KeyError, AssertionError) as error:
             errors.append(f"{norm}: {type(error).__name__}: {error}")
         else:
             counts[norm] = sum(parameter.numel() for parameter in model.parameters())
@@ -104,11 +105,12 @@ def collect(plan: Plan) -> list[Value]:
     values = []
     for norm in plan.norms:
         for seed in plan.seeds:
-            if (reason := runs.failure(plan, norm, seed)) is not None:
-                values.append(Value(norm, seed, OWN_TEST, "", None, reason))
             for test in ("", *plan.tests):
+                name = test or OWN_TEST
+                if (reason := runs.failure(plan, norm, seed, test)) is not None:
+                    values.append(Value(norm, seed, name, "", None, reason))
                 metrics = runs.metrics(plan, norm, seed, test)
-                values += [Value(norm, seed, test or OWN_TEST, k, v) for k, v in metrics.items()]
+                values += [Value(norm, seed, name, k, v) for k, v in metrics.items()]
     return values
 
 

@@ -95,10 +95,10 @@ def test_a_row_has_the_settings_that_the_pilots_chose(cell):
     assert {name: lists.get(name) for name in expected} == expected
 
 
-@pytest.mark.parametrize("cell", ROWS, ids=lambda cell: cell.id)
+@pytest.mark.parametrize(
+    "cell", [cell for cell in ROWS if cell.norm != AS_IS], ids=lambda cell: cell.id
+)
 def test_a_row_differs_from_its_config_in_the_models_norms_alone(cell):
-    if cell.norm == AS_IS:
-        pytest.skip("is the config as it stands")
     cfg = opened(cell)
     base = opened(registry.Cell(cell.table, "base", [], cell.config, AS_IS))
     for one in (cfg, base):

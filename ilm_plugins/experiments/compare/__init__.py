@@ -1,1 +1,1 @@
-"""The command ``compare``: one config trained with several norms and seeds, and what differs."""
+"""The command ``compare``: train one config with several norms, and report differences."""

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from .results import Results
+from .results import OWN_TEST, ROUNDS, Results
 from .statistics import ALPHA, Difference
 
 
@@ -20,7 +20,8 @@ def markdown(results: Results, command: str) -> str:
         lines += ["", *(f"- {text}" for text in sentences(results, test)), ""]
     if costs := cost_table(results):
         lines += ["## Cost", "", _markdown(pd.DataFrame(costs))]
-        lines += ["", "A step is the median of 7 in turn with the other norms' steps.", ""]
+        turns = f"A step is the median of {ROUNDS} in turn with the other norms' steps."
+        lines += ["", turns, ""]
     if results.overrides_of_norm:
         lines += ["## Settings of one norm", ""]
         for norm, overrides in results.overrides_of_norm.items():
@@ -32,7 +33,10 @@ def markdown(results: Results, command: str) -> str:
         lines += ["", "Before training, compared with the baseline's model on one batch.", ""]
     if results.failures:
         lines += ["## Without a result", ""]
-        lines += [f"- {v.norm}, seed {v.seed}: {v.failure}" for v in results.failures] + [""]
+        for value in results.failures:
+            test = "" if value.test == OWN_TEST else f", {value.test}"
+            lines.append(f"- {value.norm}, seed {value.seed}{test}: {value.failure}")
+        lines.append("")
     others = len(results.norms) - 1
     corrected = ""
     if others > 1:

@@ -12,6 +12,8 @@ from .statistics import Difference, holm, paired
 
 #: The name of the config's own test in tables.
 OWN_TEST = "test"
+#: How many times the training step of each norm is measured.
+ROUNDS = 7
 
 
 class Value(NamedTuple):

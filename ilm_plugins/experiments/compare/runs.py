@@ -58,7 +58,7 @@ def evaluate(plan: Plan, norm: str, seed: int, test: str) -> None:
 
 def call(arguments: Sequence[str], folder: Path) -> Iterator[float]:
     """Run a command, its output in FOLDER.log; yield a run's progress, 0 to 1, each second."""
-    log = folder.with_name(folder.name + ".log")
+    log = log_of(folder)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
         process = start(arguments, file)
@@ -71,6 +71,11 @@ def call(arguments: Sequence[str], folder: Path) -> Iterator[float]:
             if process.poll() is None:
                 process.terminate()
                 process.wait()
+
+
+def log_of(folder: Path) -> Path:
+    """Return the file with the output of a training or an evaluation."""
+    return folder.with_name(folder.name + ".log")
 
 
 def start(arguments: Sequence[str], file: IO) -> subprocess.Popen:
@@ -94,14 +99,19 @@ def metrics(plan: Plan, norm: str, seed: int, test: str = "") -> dict[str, float
     return record.get("metrics", {}).get(PLAIN, {}) if is_complete(plan.folder(norm, seed)) else {}
 
 
-def failure(plan: Plan, norm: str, seed: int) -> str | None:
-    """Return why a run has no result: its divergence, or its last line of output; else None."""
+def failure(plan: Plan, norm: str, seed: int, test: str = "") -> str | None:
+    """Return why a run has no result by a test; None if it has one.
+
+    A further test of a run that is not complete has no reason of its own.
+    """
     folder = plan.folder(norm, seed)
+    if test and not is_complete(folder):
+        return None
     if has_diverged(folder):
         return f"diverged: {read(folder)['diverged']}"
-    if metrics(plan, norm, seed):
+    if metrics(plan, norm, seed, test):
         return None
-    log = folder.with_name(folder.name + ".log")
+    log = log_of(plan.folder(norm, seed, test))
     if not log.is_file():
         return "not run"
     lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -7,13 +7,14 @@ from statistics import median
 import torch
 
 from .plan import Plan
-
-#: Iterations that are measured, after one to warm up.
-ROUNDS = 7
+from .results import ROUNDS
 
 
 def measure_steps(plan: Plan) -> dict[str, dict[str, float]]:
-    """Return norm -> median "seconds" of a step and, on a GPU, its peak "memory" in bytes."""
+    """Return norm -> median "seconds" of a step and, on a GPU, its peak "memory" in bytes.
+
+    One more step of each norm comes first, to warm up.
+    """
     steps = {norm: plan.open(norm).training_step(max(1, plan.num_gpus)) for norm in plan.norms}
     rounds: dict[str, list[tuple[float, int]]] = {norm: [] for norm in plan.norms}
     for _ in range(1 + ROUNDS):

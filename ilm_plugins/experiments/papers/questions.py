@@ -15,6 +15,7 @@ from statistics import mean
 from ...frameworks.record import PLAIN, read
 from ..compare.results import OWN_TEST
 from ..compare.statistics import Difference, holm, paired
+from .report import markdown_head, markdown_row
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,6 @@ class Answer:
     """One tested difference; ``difference`` is None, and the means are NaN, without runs."""
 
     task: str
-    metric: str
     plain: str
     norm: str
     #: Means over the seeds of each norm.
@@ -52,7 +52,7 @@ def _answers(folder: Path) -> Iterator[tuple]:
         for names in question["pairs"]:
             plain, ours = (by_seed(folder / comparison / name, test, metric) for name in names)
             means = [mean(values.values()) if values else float("nan") for values in (plain, ours)]
-            yield question["task"], metric, *names, *means, paired(ours, plain)
+            yield question["task"], *names, *means, paired(ours, plain)
 
 
 def by_seed(runs: Path, test: str, metric: str) -> dict[int, float]:
@@ -75,7 +75,7 @@ def markdown(folder: Path) -> list[str]:
     columns = "task", "plain norm", "layer", "difference", "95 % interval", "p, corrected", "seeds"
     lines = []
     if answered:
-        lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+        lines += markdown_head(*columns)
     for answer in answered:
         difference = answer.difference
         cells = (
@@ -87,7 +87,7 @@ def markdown(folder: Path) -> list[str]:
             f"{difference.p:.3f}",
             str(difference.seeds),
         )
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(markdown_row(*cells))
     if missing := len(every) - len(answered):
         if answered:
             lines.append("")

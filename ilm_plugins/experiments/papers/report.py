@@ -114,7 +114,7 @@ def index(groups: Groups) -> str:
 
 def rows_run(paper: str, groups: Groups) -> list[str]:
     """Return the Markdown of a table of a paper's tables, and how many rows of each were run."""
-    lines = ["| | | rows run |", "|---|---|---|"]
+    lines = markdown_head("", "", "rows run")
     for table in _tables_of(paper):
         if table.cells:
             count = _count_cells(table, groups)
@@ -122,7 +122,7 @@ def rows_run(paper: str, groups: Groups) -> list[str]:
             count = f"[command]({paper}.md#{table.id})"
         else:
             count = _source(table) or "-"
-        lines.append(f"| {table.number} | {table.title} | {count} |")
+        lines.append(markdown_row(table.number, table.title, count))
     return lines
 
 
@@ -196,7 +196,7 @@ def table_lines(table: Table, groups: Groups) -> list[str]:
     """
     described = [f"{name} ({registry.measures()[name].described})" for name in table.measures]
     columns = STUDY if table.paper == "study" else COLUMNS
-    lines = [f"{' / '.join(described)}.", "", _markdown_row(*columns), "|---" * len(columns) + "|"]
+    lines = [f"{' / '.join(described)}.", "", *markdown_head(*columns)]
     missing = 0
     references: dict[str, dict[str, float]] = {}
     for cell in table.cells.values():
@@ -214,14 +214,14 @@ def table_lines(table: Table, groups: Groups) -> list[str]:
                 rows.append(_group_row(table, group, name))
             references |= group[0].get("references", {})
         if changed and not full and table.paper != "study":
-            full = [_markdown_row(cell.name, "not run in full", paper)]
+            full = [markdown_row(cell.name, "not run in full", paper)]
         if not full and not changed:
             missing += 1
         lines += [*full, *changed]
     for what, values in references.items():
         constant = figures(table, [values.get(name) for name in table.measures])
         empty = [""] * (columns.index("result" if columns is STUDY else "ours") - 1)
-        lines.append(_markdown_row(f"{what}, to compare", *empty, constant))
+        lines.append(markdown_row(f"{what}, to compare", *empty, constant))
     if missing:
         listed = f"`reproduce list {table.id}` has the paper's figures."
         if missing == len(table.cells):
@@ -235,7 +235,7 @@ def _group_row(
 ) -> str:
     """Return the row of a group of runs; ``paper`` and ``difference`` are texts of columns."""
     result, *last = _group_texts(table, group)
-    return _markdown_row(name, record.label(group[0]), paper, result, difference, *last)
+    return markdown_row(name, record.label(group[0]), paper, result, difference, *last)
 
 
 def _study_row(table: Table, group: list[Record], cell: Cell, groups: Groups) -> str:
@@ -243,7 +243,7 @@ def _study_row(table: Table, group: list[Record], cell: Cell, groups: Groups) ->
     label = record.label(group[0])
     name = cell.name if record.is_full(group[0]) else f"{cell.name}, {label}"
     result, *last = _group_texts(table, group)
-    return _markdown_row(name, result, _compared(table, group, cell, groups), *last)
+    return markdown_row(name, result, _compared(table, group, cell, groups), *last)
 
 
 def _group_texts(table: Table, group: list[Record]) -> list[str]:
@@ -320,7 +320,12 @@ def _distinct(values: Iterable[Any]) -> str:
     return ", ".join(dict.fromkeys(str(value) for value in values if value is not None)) or "-"
 
 
-def _markdown_row(*cells: str) -> str:
+def markdown_head(*columns: str) -> list[str]:
+    """Return the first two lines of a table."""
+    return [markdown_row(*columns), "|---" * len(columns) + "|"]
+
+
+def markdown_row(*cells: str) -> str:
     return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in cells)} |"
 
 

@@ -1,6 +1,7 @@
 """Single steps of a training in detectron2: its batches, a model's outputs, an iteration."""
 
 from collections.abc import Callable, Iterator
+from itertools import repeat
 from typing import Any
 
 from detectron2 import data, modeling
@@ -43,11 +44,10 @@ def training_step(cfg: CfgNode | DictConfig, processes: int = 1) -> Callable[[],
     else:
         optimizer, mixed = DefaultTrainer.build_optimizer(cfg, model), cfg.SOLVER.AMP.ENABLED
     batch = next(training_batches(cfg, processes))
-    trainer = (AMPTrainer if mixed else SimpleTrainer)(model, [batch], optimizer)
+    trainer = (AMPTrainer if mixed else SimpleTrainer)(model, repeat(batch), optimizer)
     storage = EventStorage()
 
     def step() -> None:
-        trainer._data_loader_iter_obj = iter([batch])
         with storage:
             trainer.run_step()
             storage.step()

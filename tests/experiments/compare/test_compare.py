@@ -154,6 +154,21 @@ def test_a_run_that_fails_is_a_row(config, started):
     assert failure.startswith("failed: ") and failure.endswith("seed0.log")
 
 
+MISSING = """
+_base_ = {!r}
+test_dataloader = dict(dataset=dict(data_root="nowhere"))
+"""
+
+
+def test_a_further_test_that_fails_is_a_row(config, started):
+    Path("missing.py").write_text(MISSING.format(config))
+    assert compare(config, GN, EN, "--test", "missing", "missing.py") == 0
+    page = Path("out/compare.md").read_text()
+    assert f"- {GN}, seed 0, missing: failed: " in page
+    assert "shapes is not in 'nowhere'" in page
+    assert list(frame().query("metric == 'mIoU'")["test"]) == ["test", "test"]
+
+
 def test_a_test_of_another_model_is_refused(config, started, capsys):
     Path("wide.py").write_text(
         f"_base_ = {config!r}\nmodel = dict(decode_head=dict(channels=48))\n"
