@@ -55,6 +55,7 @@ coverage: install-test install-detectron2 $(VENV)/.mmcv-compiled
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/clang-tidy --quiet $(CPU)/kernels.cpp
 
@@ -160,4 +161,4 @@ docs: $(VENV)/.docs install
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs output/site
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -101,6 +101,10 @@ def test_the_wheel_has_the_papers_figures(plain):
     assert {f"{papers}/{name}.json" for name in ("papers", "study")} <= {*plain[2]}
 
 
+def test_the_wheel_says_that_it_has_types(plain):
+    assert "ilm_plugins/py.typed" in plain[2]
+
+
 def test_the_wheel_has_the_package_alone(plain):
     assert {name.split("/")[0].split("-")[0] for name in plain[2]} == {"ilm_plugins"}
 

@@ -306,25 +306,25 @@ def start_by(method):
     return patch.object(processes, "LaunchConfig", quick)
 
 
-def meet(options):
-    """Write a file of this rank as soon as all have met, then do what ``config_file`` says."""
+def meet(what):
+    """Write a file of this rank as soon as all have met, then do what is asked for."""
     dist.init_process_group("gloo")
     total, rank = torch.ones(1), dist.get_rank()
     dist.all_reduce(total)
     Path(f"rank{rank}").write_text(f"{total.item():.0f} {os.getpid()}")
-    match options.config_file if rank == 1 else "":
+    match what if rank == 1 else "":
         case "mistake":
             raise UserError("set SOMETHING")
         case "crash":
             raise FloatingPointError("the loss is NaN")
         case "killed":
             os.kill(os.getpid(), 9)
-    if options.config_file == "sleep":
+    if what == "sleep":
         time.sleep(300)
     dist.barrier()
 
 
-def launch_one_machine(folder, options):
+def launch_one_machine(folder, what, of_run):
     os.chdir(folder)
     with start_by("fork"):
-        processes.launch(meet, options)
+        processes.launch(partial(meet, what), of_run)

@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 
 from ilm_plugins.experiments.compare.results import OWN_TEST
-from ilm_plugins.experiments.papers import questions, record, registry, report
-from ilm_plugins.frameworks.record import FILE
+from ilm_plugins.experiments.papers import paper_report, questions, registry, row_record
+from ilm_plugins.frameworks.run_record import FILE
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "reports" / "records"
@@ -47,61 +47,61 @@ TASKS = {
 }
 
 
-def file(name: str, groups: report.Groups) -> str:
+def file(name: str, groups: paper_report.Groups) -> str:
     path = ROOT / name
     return f"```{LANGUAGES[path.suffix]}\n{path.read_text(encoding='utf-8')}```"
 
 
-def table(name: str, groups: report.Groups) -> str:
+def table(name: str, groups: paper_report.Groups) -> str:
     entry = registry.find_table(name)
-    command = report.comparison(entry)
+    command = paper_report.comparison(entry)
     lines = [f"`{command}` trains these rows.", ""] if command else []
-    return "\n".join([*lines, *report.table_lines(entry, groups)])
+    return "\n".join([*lines, *paper_report.table_lines(entry, groups)])
 
 
-def rows(name: str, groups: report.Groups) -> str:
-    return "\n".join(report.rows_run(name, groups))
+def rows(name: str, groups: paper_report.Groups) -> str:
+    return "\n".join(paper_report.rows_run(name, groups))
 
 
-def differences(name: str, groups: report.Groups) -> str:
+def differences(name: str, groups: paper_report.Groups) -> str:
     """Return the differences from the plain norm: in all rows of the study, or in SHORT's."""
     columns = "task", "measure", "norms", "difference", "95 % interval", "seeds"
-    lines = report.markdown_head(*columns)
+    lines = paper_report.markdown_head(*columns)
     for key, task in TASKS.items():
         study_table = registry.find_table(key)
-        for norms, cell, group, interval in report.differences(study_table, groups):
+        for norms, cell, group, interval in paper_report.differences(study_table, groups):
             if name == "all" or cell.id in SHORT:
                 mean, low, high = (f"{round(value, 1) + 0:+.1f}" for value in interval)
                 measure, seeds = study_table.measures[0], str(len(group))
                 cells = task, measure, norms, mean, f"{low} to {high}", seeds
-                lines.append(report.markdown_row(*cells))
+                lines.append(paper_report.markdown_row(*cells))
     return "\n".join(lines)
 
 
-def answers(name: str, groups: report.Groups) -> str:
+def answers(name: str, groups: paper_report.Groups) -> str:
     return "\n".join(questions.markdown(ROOT / "reports" / name))
 
 
-def rates(name: str, groups: report.Groups) -> str:
+def rates(name: str, groups: paper_report.Groups) -> str:
     """Return mIoU by norm and learning rate of one seed, "-" for a run that is missing."""
     folders = {
         float(folder.name.partition("-rate")[2]): folder
         for folder in (ROOT / "reports" / "comparisons").glob(f"{name}-rate*")
     }
     norms = sorted({path.name for folder in folders.values() for path in folder.iterdir()})
-    lines = report.markdown_head("", *(f"{rate:g}" for rate in sorted(folders)))
+    lines = paper_report.markdown_head("", *(f"{rate:g}" for rate in sorted(folders)))
     for norm in norms:
         cells = []
         for rate in sorted(folders):
             values = questions.by_seed(folders[rate] / norm, OWN_TEST, "mIoU").values()
             cells.append(", ".join(f"{value:.1f}" for value in values) or "-")
-        lines.append(report.markdown_row(norm.replace("-", " "), *cells))
+        lines.append(paper_report.markdown_row(norm.replace("-", " "), *cells))
     return "\n".join(lines)
 
 
 def documented() -> dict[Path, str]:
     """Return path -> text of each page that shows other files or records."""
-    groups = report.by_cell(RECORDS)
+    groups = paper_report.by_cell(RECORDS)
     functions = {"file": file, "table": table, "rows": rows, "differences": differences}
     functions |= {"answers": answers, "rates": rates}
 
@@ -111,19 +111,19 @@ def documented() -> dict[Path, str]:
 
     texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
     pages = {page: PART.sub(fill, text) for page, text in texts.items() if PART.search(text)}
-    return pages | {REPORTS / f"{p}.md": report.page(p, groups, REPORTS) for p in PAPERS}
+    return pages | {REPORTS / f"{p}.md": paper_report.page(p, groups, REPORTS) for p in PAPERS}
 
 
 def main() -> None:
     if sys.argv[1:]:
         for path in sorted(Path(sys.argv[1]).rglob(FILE)):
-            run = record.read(path)
+            run = row_record.read(path)
             if "table" in run:  # a training that was killed lacks it until it goes on
-                record.collect(run, RECORDS)
-    groups = report.by_cell(RECORDS)
+                row_record.collect(run, RECORDS)
+    groups = paper_report.by_cell(RECORDS)
     for drawn in registry.tables().values():
         if drawn.paper in PAPERS or drawn.id == "study":
-            report.draw(drawn, groups, REPORTS)
+            paper_report.draw(drawn, groups, REPORTS)
     for page, text in documented().items():
         page.write_text(text, encoding="utf-8")
 

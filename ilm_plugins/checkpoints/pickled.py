@@ -12,7 +12,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -46,7 +46,8 @@ def _numpy() -> ModuleType:
 class Dtype:
     """A pickled dtype, such as 'f4', and its byte order."""
 
-    __hash__ = None  # keys of dicts are not rebuilt
+    # Keys of dicts are not rebuilt.
+    __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, name: str, *flags: object) -> None:
         if not isinstance(name, str) or not PLAIN_DTYPE.fullmatch(name):
@@ -66,7 +67,7 @@ class Dtype:
 class Array:
     """A pickled array; a file first names it, and later gives its shape, dtype and bytes."""
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]
     value = None
 
     def __setstate__(self, state: tuple) -> None:
@@ -144,7 +145,8 @@ class DataUnpickler(pickle._Unpickler):
     any object, a class included, and allocates a memo of the size that a file gives.
     """
 
-    dispatch = pickle._Unpickler.dispatch.copy()
+    dispatch: ClassVar[dict[int, Callable]] = pickle._Unpickler.dispatch.copy()
+    stack: list[Any]
 
     def find_class(self, module: str, name: str) -> Callable:
         function = FUNCTIONS.get(f"{module}.{name}")

@@ -65,7 +65,7 @@ def _named(name: str, function: Callable) -> Callable:
     return _rename(call, *name.rsplit(".", 1))
 
 
-def _rename(function: Callable, module: str, name: str) -> Callable:
+def _rename(function: Any, module: str, name: str) -> Any:
     function.__module__, function.__qualname__, function.__name__ = module, name, name
     return function
 

@@ -48,7 +48,7 @@ def _as_tensor(value: Any) -> Any:
 
 def copy_state(state: Mapping[str, Any]) -> dict[str, Any]:
     """Return a shallow copy of a state dict, with the versions of its modules (``_metadata``)."""
-    copy = OrderedDict(state)
+    copy: Any = OrderedDict(state)
     # torch reads a state dict without the attribute as one of the oldest version.
     if (versions := getattr(state, "_metadata", None)) is not None:
         copy._metadata = OrderedDict(versions)
@@ -86,7 +86,7 @@ def complete_names(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]
             )
         if owner:
             modules[owner] = name
-    completed = OrderedDict()
+    completed: Any = OrderedDict()
     for name, value in state.items():
         owner, dot, leaf = name.rpartition(".")
         completed[f"{modules.get(owner, owner)}{dot}{leaf}"] = value

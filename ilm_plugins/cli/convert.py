@@ -21,7 +21,7 @@ from ..checkpoints import (
 )
 from ..errors import UserError
 from ..frameworks import open_config
-from ..frameworks.config import module_for
+from ..frameworks.framework_config import module_for
 from ..layers import parse_norm
 from ..surgery.common import source_norm
 

@@ -5,8 +5,8 @@ import math
 from pathlib import Path
 
 from ..checkpoints import load_weights
-from ..frameworks import OpenConfig, open_config, record
-from ..frameworks.options import RunOptions
+from ..frameworks import OpenConfig, open_config, run_record
+from ..frameworks.run_options import RunOptions
 from . import train
 
 #: Largest number of images in the picture; least score, 0 to 1, of a prediction that is drawn.
@@ -23,8 +23,8 @@ def run(args: argparse.Namespace) -> None:
         opened = open_config(config, overrides)
         picture = folder / "predictions.png"
         draw_predictions(opened, folder / "model_final.pth", picture)
-        result = record.read(folder)
-        metrics = result["metrics"][record.PLAIN]
+        result = run_record.read(folder)
+        metrics = result["metrics"][run_record.PLAIN]
         norm = opened.config.MODEL.ROI_BOX_HEAD.NORM
         precisions = (metrics[name] for name in ("bbox/AP", "segm/AP"))
         # The record of a model without predictions has null.

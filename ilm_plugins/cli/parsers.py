@@ -10,8 +10,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..experiments.papers.options import Options
-from ..frameworks.options import RunOptions
+from ..experiments.papers.reproduce_options import Options
+from ..frameworks.run_options import Processes
 
 #: Subcommand of ``analyze`` -> its description.
 MEASURES = {
@@ -42,12 +42,12 @@ def train(argv: Sequence[str]) -> Namespace:
     what = "GPUs a machine, 0 for the CPU; default: 1 if any"
     add("--num-gpus", type=int, metavar="N", help=what)
     what = "processes a machine over gloo, with --num-gpus 0"
-    add("--num-processes", type=_positive, default=RunOptions.num_processes, metavar="N", help=what)
-    add("--num-machines", type=_positive, default=RunOptions.num_machines, metavar="M")
+    add("--num-processes", type=_positive, default=Processes.num_processes, metavar="N", help=what)
+    add("--num-machines", type=_positive, default=Processes.num_machines, metavar="M")
     what = "0 to M - 1"
-    add("--machine-rank", type=int, default=RunOptions.machine_rank, metavar="R", help=what)
+    add("--machine-rank", type=int, default=Processes.machine_rank, metavar="R", help=what)
     what = "default: a free local port"
-    add("--dist-url", default=RunOptions.dist_url, metavar="URL", help=what)
+    add("--dist-url", default=Processes.dist_url, metavar="URL", help=what)
     for flag, what in (
         ("--resume", "continue from the last checkpoint"),
         ("--eval-only", "evaluate the checkpoint and stop"),

@@ -8,11 +8,11 @@ import textwrap
 from dataclasses import fields
 
 from ..configs import SCHEME
-from ..experiments.papers import record, registry, report
-from ..experiments.papers.options import Options
+from ..experiments.papers import paper_report, registry, row_record
+from ..experiments.papers.reproduce_options import Options
 from ..experiments.papers.run import run_all
 from ..frameworks.folders import make_folder
-from ..frameworks.record import FILE
+from ..frameworks.run_record import FILE
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -40,7 +40,7 @@ def list_(args: argparse.Namespace) -> None:
         if cell.config:
             name = SCHEME + cell.config.removeprefix("configs/")
             source = shlex.join([name, *filter(None, [cell.norm]), *cell.overrides])
-        text = report.figures(table, cell.paper)
+        text = paper_report.figures(table, cell.paper)
         if cell.says and not any(cell.paper):
             text = cell.says
         lines.append(f"{cell.name:{width}}  {text:17}  {source}")
@@ -63,7 +63,7 @@ def write_report(args: argparse.Namespace) -> None:
     make_folder(folder)
     records = folder / "records"
     for path in sorted(args.work_dir.rglob(FILE)):
-        result = record.read(path)
+        result = row_record.read(path)
         if "table" in result:  # a training that was killed lacks it until it goes on
-            record.collect(result, records)
-    print(*report.write(records), sep="\n")
+            row_record.collect(result, records)
+    print(*paper_report.write(records), sep="\n")

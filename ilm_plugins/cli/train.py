@@ -3,39 +3,40 @@
 import argparse
 import os
 from dataclasses import replace
+from functools import partial
 
 from ..configs import resolve
 from ..errors import UserError
 from ..experiments.data.detectron2_datasets import register_datasets
 from ..frameworks import framework_of
-from ..frameworks.config import module_for
-from ..frameworks.options import RunOptions
+from ..frameworks.framework_config import module_for
 from ..frameworks.processes import available_gpus, check_processes, launch
+from ..frameworks.run_options import RunOptions
 
 
 def run(args: argparse.Namespace) -> None:
     if args.num_gpus is None:
         args.num_gpus = min(1, available_gpus())
-    start(RunOptions(**{**vars(args), "overrides": tuple(args.overrides)}))
+    start(RunOptions.of_command(**{**vars(args), "overrides": tuple(args.overrides)}))
 
 
 def start(options: RunOptions) -> None:
     """Train or evaluate; UserError for wrong options, or if one of several processes fails."""
-    if options.num_gpus == 0:
+    if options.processes.num_gpus == 0:
         # Before a framework is imported: wherever one sees a GPU, it picks CUDA and NCCL.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     late = [override for override in options.overrides if override.startswith("--")]
     if late:
         raise UserError(f"{late[0]} comes after an override; give options before overrides")
-    check_processes(options)
+    check_processes(options.processes)
     options = replace(options, config_file=resolve(options.config_file))
     framework = framework_of(options.config_file)
-    if options.amp and options.device == "cpu":
+    if options.amp and options.processes.device == "cpu":
         raise UserError("--amp is for GPUs; leave it out on the CPU")
     if options.tta and framework == "detectron2":
         raise UserError("--tta is for MMEngine's configs; leave it out")
-    module_for(framework, "train", options.config_file)  # an error before processes start
-    launch(train_in_process, options)
+    module_for(framework, "training", options.config_file)  # an error before processes start
+    launch(partial(train_in_process, options), options.processes)
 
 
 def train_in_process(options: RunOptions) -> None:
@@ -43,4 +44,4 @@ def train_in_process(options: RunOptions) -> None:
     framework = framework_of(options.config_file)
     if framework == "detectron2":
         register_datasets()
-    module_for(framework, "train", options.config_file).main(options)
+    module_for(framework, "training", options.config_file).main(options)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import wrapt
 
-from .config import OpenConfig, framework_of, installed, open_config
+from .framework_config import OpenConfig, framework_of, installed, open_config
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,18 +21,18 @@ __all__ = [
 #: Module, of a framework or ours -> our function, which is called with the module once it is
 #: imported. Only then is the function's own module imported, and torch with it.
 HOOKS = {
-    "detectron2.layers.batch_norm": "detectron2.norms:extend_get_norm",
+    "detectron2.layers.batch_norm": "detectron2.detectron2_norms:extend_get_norm",
     "detectron2.modeling.meta_arch.retinanet": "detectron2.retinanet:extend_retinanet_head",
-    "detectron2.utils.file_io": "detectron2.shipped_configs:register_handler",
+    "detectron2.utils.file_io": "detectron2.detectron2_shipped_configs:register_handler",
     "ilm_plugins.surgery": "detectron2.retinanet:extend_surgery",
-    "fvcore.common.config": "detectron2.shipped_configs:find_bases",
-    "mmcv.cnn.bricks.norm": "openmmlab.norms:register_layers",
-    "mmcv.cnn.bricks.registry": "openmmlab.norms:register_layers",
-    "mmcv.runner.base_module": "openmmlab.norms:obey_norm_eval",
-    "mmengine.config.config": "openmmlab.shipped_configs:find_bases",
-    "mmengine.model.base_module": "openmmlab.norms:obey_norm_eval",
-    "mmengine.registry.root": "openmmlab.norms:register_layers",
-    "mmengine.runner": "openmmlab.radius:register_hook",
+    "fvcore.common.config": "detectron2.detectron2_shipped_configs:find_bases",
+    "mmcv.cnn.bricks.norm": "openmmlab.openmmlab_norms:register_layers",
+    "mmcv.cnn.bricks.registry": "openmmlab.openmmlab_norms:register_layers",
+    "mmcv.runner.base_module": "openmmlab.openmmlab_norms:obey_norm_eval",
+    "mmengine.config.config": "openmmlab.openmmlab_shipped_configs:find_bases",
+    "mmengine.model.base_module": "openmmlab.openmmlab_norms:obey_norm_eval",
+    "mmengine.registry.root": "openmmlab.openmmlab_norms:register_layers",
+    "mmengine.runner": "openmmlab.openmmlab_radius:register_hook",
     "timm.layers": "timm:add_norms",
 }
 

@@ -16,33 +16,37 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from ..errors import UserError
-from .options import RunOptions
+from .run_options import Processes
 
-Main = Callable[[RunOptions], None]
+Main = Callable[[], None]
 
 
-def launch(main: Main, options: RunOptions) -> None:
-    """Call a function of a module in each process of a run; UserError if one of several fails."""
-    if options.world_size == 1:
+def launch(main: Main, processes: Processes) -> None:
+    """Call a function in each process of a run; UserError if one of several fails.
+
+    With several processes, it must be of a module, or a ``functools.partial`` of such a function.
+    """
+    on_cpu = processes.num_gpus == 0
+    if processes.world_size == 1:
         os.environ["RANK"] = "0"  # a cluster's job may have set another
-        work(main, options)
+        work(main, on_cpu)
         return
-    alone = options.num_machines == 1
+    alone = processes.num_machines == 1
     with tempfile.TemporaryDirectory() as folder:
         config = LaunchConfig(
-            min_nodes=options.num_machines,
-            max_nodes=options.num_machines,
-            nproc_per_node=options.local_world_size,
+            min_nodes=processes.num_machines,
+            max_nodes=processes.num_machines,
+            nproc_per_node=processes.local_world_size,
             run_id=str(uuid.uuid4()) if alone else "ilm_plugins",
             rdzv_backend="c10d" if alone else "static",
-            rdzv_endpoint="localhost:0" if alone else options.dist_url.removeprefix("tcp://"),
-            rdzv_configs={} if alone else {"rank": options.machine_rank, "timeout": 900},
+            rdzv_endpoint="localhost:0" if alone else processes.dist_url.removeprefix("tcp://"),
+            rdzv_configs={} if alone else {"rank": processes.machine_rank, "timeout": 900},
             local_addr="localhost" if alone else None,
             max_restarts=0,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
         )
         try:
-            elastic_launch(config, work)(main, options)
+            elastic_launch(config, work)(main, on_cpu)
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             cause = failure.message
@@ -51,11 +55,11 @@ def launch(main: Main, options: RunOptions) -> None:
             raise UserError(f"rank {rank} failed: {cause}") from None
 
 
-def work(main: Main, options: RunOptions) -> None:
-    if options.num_gpus == 0:
+def work(main: Main, on_cpu: bool) -> None:
+    if on_cpu:
         keep_freed_memory()
     try:
-        main(options)
+        main()
     except RuntimeError as error:
         if "onnection" in str(error):  # another rank died: its error, the cause, comes first
             time.sleep(5)
@@ -87,27 +91,27 @@ def available_gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def check_processes(options: RunOptions) -> None:
+def check_processes(processes: Processes) -> None:
     """Raise UserError unless the numbers of GPUs, processes and machines fit together."""
     available = available_gpus()
-    if not 0 <= options.num_gpus <= available:
+    if not 0 <= processes.num_gpus <= available:
         choice = f"0 to {available}" if available else "0, the CPU"
         raise UserError(
-            f"--num-gpus {options.num_gpus}: this machine has {available} GPUs; give {choice}"
+            f"--num-gpus {processes.num_gpus}: this machine has {available} GPUs; give {choice}"
         )
-    if options.num_processes > 1 and options.num_gpus > 0:
+    if processes.num_processes > 1 and processes.num_gpus > 0:
         raise UserError(
-            f"--num-processes {options.num_processes} with --num-gpus {options.num_gpus}: "
+            f"--num-processes {processes.num_processes} with --num-gpus {processes.num_gpus}: "
             "give --num-processes with --num-gpus 0 only"
         )
-    if not 0 <= options.machine_rank < options.num_machines:
+    if not 0 <= processes.machine_rank < processes.num_machines:
         raise UserError(
-            f"--machine-rank {options.machine_rank}: give each of --num-machines "
-            f"{options.num_machines} its own rank, from 0"
+            f"--machine-rank {processes.machine_rank}: give each of --num-machines "
+            f"{processes.num_machines} its own rank, from 0"
         )
-    url = options.dist_url
-    if options.num_machines > 1 and not url.removeprefix("tcp://").rpartition(":")[2].isdigit():
+    url = processes.dist_url
+    if processes.num_machines > 1 and not url.removeprefix("tcp://").rpartition(":")[2].isdigit():
         raise UserError(
-            f"--num-machines {options.num_machines} needs --dist-url on every machine: give "
+            f"--num-machines {processes.num_machines} needs --dist-url on every machine: give "
             f"tcp://HOST:PORT with the first machine's host, not {url}"
         )

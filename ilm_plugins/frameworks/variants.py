@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from ..errors import UserError
-from .config import OpenConfig
+from .framework_config import OpenConfig
 
 #: The norm that stands for the config's own norms.
 AS_IS = "as-is"

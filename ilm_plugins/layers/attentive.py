@@ -1,5 +1,7 @@
 """Attentive Normalization: Li, Sun and Wu, ECCV 2020."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +17,8 @@ FEATURE_EPS = 1e-3
 
 class AffinePairs(Child):
     """K scales ``weight`` (K, C), drawn around 1, and shifts ``bias`` (K, C), drawn around 0."""
+
+    bias: nn.Parameter
 
     def __init__(self, num_affine: int, num_channels: int, init: str, **factory) -> None:
         super().__init__()
@@ -90,7 +94,7 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
         check_positive(name, "num_affine", num_affine)
         check_choice(name, "init", init, ("default", "identity"))
         check_eps(name, eps)
-        factory = {"device": device, "dtype": dtype}
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         super().__init__(num_groups, num_channels, eps, **factory)
         self.moment_groups = num_channels
         self.num_affine = int(num_affine)
@@ -99,9 +103,9 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
         self.attention = Projection(num_channels, num_affine, bias=True, init=maps, **factory)
         self.pairs = AffinePairs(num_affine, num_channels, init, **factory)
 
-    def rescale_tensors(self) -> tuple[Tensor, ...]:
-        own, modules = (parameter(self, "weight"), parameter(self, "bias")), self._modules
-        return *own, *weight_and_bias(modules["attention"]), *weight_and_bias(modules["pairs"])
+    def rescale_tensors(self) -> tuple[Tensor | None, ...]:
+        own = parameter(self, "weight"), parameter(self, "bias")
+        return *own, *weight_and_bias(self, "attention"), *weight_and_bias(self, "pairs")
 
     def network(self) -> Attentive:
         return Attentive(self.num_groups, self.eps, self.num_affine, FEATURE_EPS)

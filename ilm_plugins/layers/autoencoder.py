@@ -2,6 +2,7 @@
 
 import math
 from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,7 +84,7 @@ class AutoencoderNorm(AdaptiveNorm):
 
         encoder = "normal" if init == "normal" else "default"
         decoder = "zeros" if init == "identity" else encoder
-        factory = {"device": device, "dtype": dtype}
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.encode = Projection(num_key_groups, hidden, init=encoder, **factory)
         self.decode_mean = Projection(hidden, num_key_groups, init=decoder, **factory)
         self.decode_var = Projection(hidden, num_key_groups, init=decoder, **factory)
@@ -98,9 +99,8 @@ class AutoencoderNorm(AdaptiveNorm):
         option, value = self.papers_form
         return getattr(self, option) == value
 
-    def rescale_tensors(self) -> tuple[Tensor, ...]:
-        modules = self._modules
-        maps = [weight_and_bias(modules[n])[0] for n in ("encode", "decode_mean", "decode_var")]
+    def rescale_tensors(self) -> tuple[Tensor | None, ...]:
+        maps = [weight_and_bias(self, n)[0] for n in ("encode", "decode_mean", "decode_var")]
         own = parameter(self, "weight"), parameter(self, "bias")
         return *own, *maps, self._buffers["omega_offset"]
 
@@ -124,7 +124,7 @@ class AutoencoderNorm(AdaptiveNorm):
         ratio, offset = (duplicate(t, self.num_channels) for t in coarse)
         return omega * ratio, beta + omega * offset
 
-    def predict(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, mean: Tensor, var: Tensor, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
         """Compute omega and beta, (N, N', C / N') for N' key groups, from fine groups' moments."""
         raise NotImplementedError
 
@@ -137,7 +137,8 @@ class AutoencoderNorm(AdaptiveNorm):
         features = torch.stack(coarsen(mean, var, self.num_key_groups))
         embedded = torch.relu(project(features, encode))
         decoders = torch.stack((decode_mean, decode_var)).unsqueeze(1)
-        return project(embedded, decoders).unsqueeze(3).unbind(0)
+        from_mean, from_var = project(embedded, decoders).unsqueeze(3).unbind(0)
+        return from_mean, from_var
 
     def by_key_group(self, parameter: Tensor) -> Tensor:
         return parameter.view(self.num_key_groups, -1)

@@ -1,14 +1,14 @@
 """The base class of all layers: forward pass, input check, initialization."""
 
 import inspect
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
-from torch.fx import Proxy
+from torch.fx import Proxy, Tracer
 
 from ..ops import Network, adaptive_norm, operators
-from .options import check_known
+from .options import check_known, parameters_of
 
 #: Modules whose initializers would overwrite the weights of a norm's sub-networks.
 INITIALIZERS = {"mmengine.model.weight_init", "mmcv.cnn.utils.weight_init"}
@@ -58,7 +58,7 @@ class AdaptiveNorm(nn.GroupNorm):
     #: The hook, of both frameworks, that a training with the layer needs.
     training_hook: ClassVar[str | None] = None
     #: Initial values of the layer's own parameters and buffers, by name.
-    initial_values: ClassVar[dict[str, float]] = {"weight": 1.0, "bias": 0.0}
+    initial_values: Mapping[str, float] = {"weight": 1.0, "bias": 0.0}
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -83,7 +83,7 @@ class AdaptiveNorm(nn.GroupNorm):
         """
         raise NotImplementedError
 
-    def rescale_tensors(self) -> tuple[Tensor, ...]:
+    def rescale_tensors(self) -> tuple[Tensor | None, ...]:
         """Return the parameters and buffers that ``rescale`` takes after the moments."""
         raise NotImplementedError
 
@@ -93,11 +93,11 @@ class AdaptiveNorm(nn.GroupNorm):
 
     def reset_parameters(self) -> None:
         """Initialize child modules again, and own tensors that have :attr:`initial_values`."""
-        tensors = {**self._parameters, **self._buffers}
         # nn.GroupNorm's constructor calls this before a subclass has registered its own tensors.
-        for name in tensors.keys() & self.initial_values.keys():
-            if tensors[name] is not None:
-                nn.init.constant_(tensors[name], self.initial_values[name])
+        for name, tensor in {**self._parameters, **self._buffers}.items():
+            if tensor is not None and name in self.initial_values:
+                nn.init.constant_(tensor, self.initial_values[name])
+        child: Any
         for child in self.children():
             child.reset_parameters()
 
@@ -133,17 +133,20 @@ class AdaptiveNorm(nn.GroupNorm):
         """Return the normalized x, whose shape and dtype were checked."""
         return self.normalize(x)[0]
 
-    def _record(self, x: Proxy) -> Proxy:
+    def _record(self, x: Proxy) -> Any:
         """Record a call of the layer as one node, as torch.fx does for the modules of torch."""
-        name = x.tracer.path_of_module(self)
+        tracer = cast(Tracer, x.tracer)
+        name = tracer.path_of_module(self)
         if not name:
             raise RuntimeError(
                 f"torch.fx cannot trace {type(self).__name__} alone; trace a module around it, "
                 "such as torch.nn.Sequential(layer)"
             )
-        return x.tracer.create_proxy("call_module", name, (x,), {})
+        return tracer.create_proxy("call_module", name, (x,), {})
 
-    def normalize(self, x: Tensor, running: tuple = ()) -> tuple[Tensor, ...]:
+    def normalize(
+        self, x: Tensor, running: tuple = ()
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the normalized x; its means and variances, see :func:`ops.adaptive_norm`."""
         groups, tensors = self.moment_groups, self.rescale_tensors()
         return adaptive_norm(
@@ -152,8 +155,7 @@ class AdaptiveNorm(nn.GroupNorm):
 
     def extra_repr(self) -> str:
         """Return the constructor's arguments, without device, dtype and flags that are False."""
-        names = inspect.signature(type(self).__init__).parameters
-        values = {name: getattr(self, name, False) for name in names}
+        values = {name: getattr(self, name, False) for name in parameters_of(type(self))}
         return ", ".join(f"{name}={v!r}" for name, v in values.items() if v is not False)
 
     def check_input(self, x: Tensor) -> None:
@@ -189,8 +191,8 @@ def _changes_equations(cls: type[AdaptiveNorm]) -> bool:
 
 def parameter(module: nn.Module, name: str) -> Tensor:
     """Return a module's parameter, without nn.Module's look-up, which takes half a microsecond."""
-    found = module._parameters.get(name)  # None if parametrized, for example
-    return getattr(module, name) if found is None else found
+    own = module._parameters.get(name)  # None if parametrized, for example
+    return getattr(module, name) if own is None else own
 
 
 def freeze(module: nn.Module, frozen: bool = True) -> nn.Module:

@@ -1,6 +1,7 @@
 """Exemplar Normalization: Zhang et al., CVPR 2020."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -64,7 +65,7 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
     """
 
     num_batches_tracked: Tensor | None
-    initial_values = MixtureNorm.initial_values | {"num_batches_tracked": 0}
+    initial_values: Mapping[str, float] = {**MixtureNorm.initial_values, "num_batches_tracked": 0}
 
     def __init__(
         self,
@@ -88,7 +89,10 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         check_choice(name, "activation", activation, ("tanh", "relu"))
         check_positive(name, "expansion", expansion)
         if ratio_net != "no_conv" or reduction == "auto":
-            (reduction,) = fit_width(type(self), num_channels, reduction=reduction)
+            (r,) = fit_width(type(self), num_channels, reduction=reduction)
+        else:
+            check_positive(name, "reduction", reduction)
+            r = int(reduction)
         super().__init__(
             num_channels,
             eps,
@@ -99,14 +103,14 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
             device=device,
             dtype=dtype,
         )
-        self.reduction = reduction
+        self.reduction = r
         self.expansion = expansion
         self.ratio_net = ratio_net
         self.activation = activation
         self.shared_affine = shared_affine
 
-        k, c, r = len(self.normalizers), num_channels, reduction
-        factory = {"device": self.weight.device, "dtype": self.weight.dtype}
+        k, c = len(self.normalizers), num_channels
+        factory: dict[str, Any] = {"device": self.weight.device, "dtype": self.weight.dtype}
         if not shared_affine:
             self.weight = nn.Parameter(self.weight.detach().repeat(k, 1))
             self.bias = nn.Parameter(self.bias.detach().repeat(k, 1))
@@ -115,6 +119,7 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
             self.reduce = Projection(r, c // r, **factory)
             self.reduce.weight = nn.Parameter(self.reduce.weight.detach().unsqueeze(2))
         features, hidden = (c, c // r) if ratio_net == "mlp" else (k * k, expansion * k)
+        self.hidden = hidden
         self.expand = Projection(features, hidden, bias=True, **factory)
         self.ratio = Projection(hidden, k, bias=True, init="zeros", **factory)
         has_bn = self.running_mean is not None
@@ -141,13 +146,12 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         return self._ratios(mean, normalized_means, *network)
 
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
-        modules = self._modules
         return (
             parameter(self, "weight"),
             parameter(self, "bias"),
-            weight_and_bias(modules["reduce"])[0] if self.ratio_net == "conv" else None,
-            *weight_and_bias(modules["expand"]),
-            *weight_and_bias(modules["ratio"]),
+            weight_and_bias(self, "reduce")[0] if self.ratio_net == "conv" else None,
+            *weight_and_bias(self, "expand"),
+            *weight_and_bias(self, "ratio"),
             *self.running_statistics(),
         )
 
@@ -161,10 +165,11 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         return maps + k * c + k * k * (c // self.reduction)
 
     def network(self) -> Exemplar:
-        hidden = self._modules["expand"].out_features
         reduction = 1 if self.ratio_net == "no_conv" else self.reduction
         options = self.activation, self.ratio_net, self.shared_affine, self.momentum
-        return Exemplar(self.normalizers, self.num_groups, self.eps, hidden, reduction, *options)
+        return Exemplar(
+            self.normalizers, self.num_groups, self.eps, self.hidden, reduction, *options
+        )
 
     def rescale(self, mean, var, weight, bias, *tensors):
         network, running = tensors[:-2], tensors[-2:]
@@ -196,8 +201,12 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         hidden = ACTIVATIONS[self.activation](project(features, expand, expand_bias))
         return project(hidden, ratio, ratio_bias).softmax(1)
 
-    def update_running_stats(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
+    def update_running_stats(
+        self, mean: Tensor | None, var: Tensor | None, count: int | Tensor
+    ) -> None:
         super().update_running_stats(mean, var, count)
         # torch takes ten microseconds longer to add True than to add 1.
         more = count > 1 if isinstance(count, Tensor) else int(count > 1)
-        self._buffers["num_batches_tracked"].add_(more)
+        tracked = self._buffers["num_batches_tracked"]
+        if tracked is not None:
+            tracked.add_(more)

@@ -62,14 +62,15 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
         is_pair = isinstance(activations, list | tuple) and len(activations) == 2
         problem = "is not a pair; give two names, for (mean, variance)"
         check(is_pair, f"{name}: activations={activations!r} {problem}")
-        for activation in activations:
-            check_choice(name, "activations", activation, ACTIVATIONS)
+        for_mean, for_var = activations
+        check_choice(name, "activations", for_mean, ACTIVATIONS)
+        check_choice(name, "activations", for_var, ACTIVATIONS)
         super().__init__(
             num_channels,
             num_groups,
             num_channels // key_group_size,
             eps,
-            tuple(activations),
+            (for_mean, for_var),
             "a(WE)+B",
             hidden=hidden,
             init=init,

@@ -1,9 +1,10 @@
 """The base class of the mixtures: the normalizers that they mix, and BN's running statistics."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from operator import add
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
@@ -57,7 +58,7 @@ class MixtureNorm(AdaptiveNorm):
 
     running_mean: Tensor | None
     running_variance: Tensor | None
-    initial_values = AdaptiveNorm.initial_values | RUNNING
+    initial_values: Mapping[str, float] = {**AdaptiveNorm.initial_values, **RUNNING}
 
     def __init__(
         self,
@@ -82,13 +83,14 @@ class MixtureNorm(AdaptiveNorm):
         check_positive(name, "num_channels", num_channels)
         check_eps(name, eps)
         check_fraction(name, "momentum", momentum)
+        groups = 1
         if "GN" in normalizers:
-            (num_groups,) = fit_width(type(self), num_channels, num_groups=num_groups)
+            (groups,) = fit_width(type(self), num_channels, num_groups=num_groups)
         super().__init__(1, num_channels, eps, device=device, dtype=dtype)
         self.momentum = momentum
         self.sync = sync
         self.normalizers = tuple(normalizers)
-        self.num_groups = num_groups if "GN" in normalizers else 1
+        self.num_groups = groups
         self.moment_groups = num_channels  # channels, as for IN; coarser moments follow from these
         for name, initial in RUNNING.items():
             values = torch.full((num_channels,), initial, device=device, dtype=dtype)
@@ -160,22 +162,25 @@ class MixtureNorm(AdaptiveNorm):
             self.update_running_stats(mean, var, batch.count)
         return y
 
-    def update_running_stats(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
+    def update_running_stats(
+        self, mean: Tensor | None, var: Tensor | None, count: int | Tensor
+    ) -> None:
         """Update the running statistics by a batch's, of ``count`` values a channel."""
-        if mean is None or not self.tracks_statistics:  # updated by kernels, or there are none
-            return
+        running_mean, running_var = self._buffers["running_mean"], self._buffers[VARIANCE]
+        if mean is None or var is None or running_mean is None or running_var is None:
+            return  # updated by kernels, or there are none
         # Below two values there is no unbiased variance. A count on the device is not read by the
         # host.
-        momentum = self.momentum
+        momentum: Any = self.momentum
         if isinstance(count, Tensor):
-            momentum = (count > 1).to(self.running_mean) * momentum
+            momentum = (count > 1).to(running_mean) * momentum
             count = count.clamp(min=2)
         elif count < 2:
             return
         mean, var = pool(mean, var, dim=0)
         unbiased = var * (count / (count - 1))
-        self.running_mean.lerp_(mean.to(self.running_mean), momentum)
-        self.running_variance.lerp_(unbiased.to(self.running_variance), momentum)
+        running_mean.lerp_(mean.to(running_mean), momentum)
+        running_var.lerp_(unbiased.to(running_var), momentum)
 
     def running_statistics(self) -> tuple[Tensor | None, Tensor | None]:
         """Return the running mean and variance (C) if BN uses them now; else two Nones."""
@@ -191,15 +196,17 @@ class MixtureNorm(AdaptiveNorm):
         for normalizer in self.normalizers:
             if normalizer == "IN":
                 statistics.append((mean, var))
-            elif normalizer == "BN" and running_mean is None:
-                statistics.append(over_batch(mean, var))
             elif normalizer == "BN":
-                statistics.append((running_mean.unsqueeze(0), running_var.unsqueeze(0)))
+                if running_mean is None or running_var is None:
+                    statistics.append(over_batch(mean, var))
+                else:
+                    statistics.append((running_mean.unsqueeze(0), running_var.unsqueeze(0)))
             elif normalizer == "LN":
                 statistics.append(coarsen(mean, var, 1))
             else:
-                groups = coarsen(mean, var, self.num_groups)
-                statistics.append(tuple(duplicate(t, self.num_channels) for t in groups))
+                group_mean, group_var = coarsen(mean, var, self.num_groups)
+                c = self.num_channels
+                statistics.append((duplicate(group_mean, c), duplicate(group_var, c)))
         return statistics
 
 

@@ -3,7 +3,7 @@
 import inspect
 import math
 import numbers
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ..errors import OptionError
@@ -12,13 +12,19 @@ from ..errors import OptionError
 AUTO = {"num_groups": 32, "key_group_size": 16, "num_key_groups": 32, "reduction": 32}
 
 
+def parameters_of(layer: type) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a class's constructor, ``self`` first."""
+    # mypy takes a class for an object here, of which a subclass could change the constructor.
+    return inspect.signature(layer.__init__).parameters  # type: ignore[misc]
+
+
 def check(condition: bool, message: str) -> None:
     if not condition:
         raise OptionError(message)
 
 
 def check_known(layer: type, options: Iterable[str]) -> None:
-    parameters = inspect.signature(layer.__init__).parameters
+    parameters = parameters_of(layer)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     known = ", ".join(list(parameters)[1:])
     for option in options:
@@ -34,8 +40,8 @@ def check_choice(layer: str, option: str, value: Any, choices: Collection[Any]) 
     check(value in choices, f"{layer}: {option}={value!r} is unknown; set it to one of {listed}")
 
 
-def check_positive(layer: str, option: str, value: int) -> None:
-    is_positive = isinstance(value, numbers.Integral) and value >= 1
+def check_positive(layer: str, option: str, value: Any) -> None:
+    is_positive = isinstance(value, numbers.Integral) and int(value) >= 1
     check(is_positive, f"{layer}: {option}={value!r} is not a positive integer; set one")
 
 
@@ -63,7 +69,7 @@ def fit_width(layer: type, num_channels: int, **options: int | str) -> tuple[int
         if not _divides(value, num_channels):
             # Most networks have other widths, too, multiples of 32 or of 8.
             common = math.gcd(8 if num_channels % 32 else 32, num_channels)
-            own = inspect.signature(layer.__init__).parameters.keys() - to_fit | {option}
+            own = parameters_of(layer).keys() - to_fit | {option}
             unfit = [o for o in values if o in own and not _divides(values[o], common)]
             to_auto = " and ".join(f'{o}="auto"' for o in unfit)
             to_common = " and ".join(f"{o}={math.gcd(AUTO[o], common)}" for o in unfit)
@@ -77,8 +83,8 @@ def fit_width(layer: type, num_channels: int, **options: int | str) -> tuple[int
 
 def automatic(layer: type) -> dict[str, str]:
     """Return {option: "auto"} for all options of a layer that must divide its width."""
-    return {o: "auto" for o in inspect.signature(layer.__init__).parameters if o in AUTO}
+    return {o: "auto" for o in parameters_of(layer) if o in AUTO}
 
 
 def _divides(value: Any, number: int) -> bool:
-    return isinstance(value, numbers.Integral) and value >= 1 and number % value == 0
+    return isinstance(value, numbers.Integral) and int(value) >= 1 and number % int(value) == 0

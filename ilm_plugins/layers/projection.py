@@ -51,8 +51,9 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     # code of TorchInductor writes past its buffer unless O is a multiple of the vector width
     # (PyTorch issue 196681). No setting makes a product in float64 less precise.
     if weight.dim() == 2 and x.device.type == "cpu" and torch.compiler.is_dynamo_compiling():
-        tensors = (t if t is None else t.double() for t in (x, weight, bias))
-        return nn.functional.linear(*tensors).to(torch.promote_types(x.dtype, weight.dtype))
+        shift = None if bias is None else bias.double()
+        y = nn.functional.linear(x.double(), weight.double(), shift)
+        return y.to(torch.promote_types(x.dtype, weight.dtype))
     # No matrix product: its result for a row depends on the rest of the batch, and autocast would
     # not compute it in float32.
     # OpenVINO's CPU plugin computes a wrong result where a bias directly follows the sum.

@@ -15,7 +15,7 @@ from .sparse import SparseSwitchNorm
 from .switchable import SwitchNorm
 
 #: Registry key -> layer, the same in every framework.
-NORMS: dict[str, type[nn.GroupNorm]] = {
+NORMS: dict[str, type[nn.Module]] = {
     "ILMGN": ILMGroupNorm,
     "ILMIN": ILMInstanceNorm,
     "ILMLN": ILMLayerNorm,
@@ -46,9 +46,10 @@ def parse_call(norm: str) -> tuple[str, dict[str, Any]]:
         return norm.strip(), {}
     try:
         call = ast.parse(norm.strip(), mode="eval").body
-        plain = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
-        options = {k.arg: ast.literal_eval(k.value) for k in call.keywords} if plain else {}
-        if not plain or None in options or len(options) < len(call.keywords):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+            raise SyntaxError
+        options = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
+        if len(options) < len(call.keywords):  # ``**`` has no name, and a name may come twice
             raise SyntaxError
         return call.func.id, options
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):

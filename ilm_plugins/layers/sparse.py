@@ -1,8 +1,9 @@
 """Sparse Switchable Normalization: Shao et al., CVPR 2019; a row of EN's Table 2."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -38,8 +39,14 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
     variances, zeros while they are not fixed.
     """
 
-    initial_values = SwitchNorm.initial_values | dict.fromkeys(BUFFERS, 0.0)
+    initial_values: Mapping[str, float] = {
+        **SwitchNorm.initial_values,
+        **dict.fromkeys(BUFFERS, 0.0),
+    }
     training_hook = "RadiusHook"
+    radius: Tensor
+    mean_fixed: Tensor
+    var_fixed: Tensor
 
     def __init__(
         self,
@@ -79,11 +86,13 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
         """
         check_fraction(type(self).__name__, "radius", radius)
         self.radius.fill_(radius)
-        logits = (self.mean_weight, self.var_weight)
-        if hasattr(logits[0], "full_tensor"):  # sharded by fully_shard; every process calls this
-            logits = [weight.full_tensor() for weight in logits]
+        mean_weight: Any = self.mean_weight
+        var_weight: Any = self.var_weight
+        if hasattr(mean_weight, "full_tensor"):  # sharded by fully_shard; every process calls this
+            mean_weight, var_weight = mean_weight.full_tensor(), var_weight.full_tensor()
         fixed = self.mean_fixed, self.var_fixed
-        self.mean_fixed[:], self.var_fixed[:] = self.ratios_of(*logits, self.radius, *fixed) == 1
+        ratios = self.ratios_of(mean_weight, var_weight, self.radius, *fixed)
+        self.mean_fixed[:], self.var_fixed[:] = ratios == 1
 
     def ratios_of(self, mean_weight, var_weight, radius, mean_fixed, var_fixed):
         logits = torch.stack((mean_weight, var_weight))

@@ -1,6 +1,6 @@
 """Switchable Normalization: Luo et al., ICLR 2019, the baseline of Exemplar Normalization."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, distributed, nn
@@ -34,7 +34,11 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
     :class:`~ilm_plugins.layers.mixture.MixtureNorm`.
     """
 
-    initial_values = MixtureNorm.initial_values | {"mean_weight": 1.0, "var_weight": 1.0}
+    initial_values: Mapping[str, float] = {
+        **MixtureNorm.initial_values,
+        "mean_weight": 1.0,
+        "var_weight": 1.0,
+    }
 
     def __init__(
         self,
@@ -72,7 +76,7 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
         _, _, *tensors, _, _ = self.rescale_tensors()
         return self.ratios_of(*tensors)
 
-    def ratios_of(self, mean_weight: Tensor, var_weight: Tensor) -> Tensor:
+    def ratios_of(self, mean_weight, var_weight) -> Tensor:
         return torch.stack((mean_weight, var_weight)).softmax(1)
 
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:

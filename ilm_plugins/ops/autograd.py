@@ -74,9 +74,9 @@ def adaptive_norm(
     if kernels is None:
         if outputs := operators.adaptive_norm(x, num_groups, network, tensors, running):
             return outputs
-        tensors = copy_buffers(tensors)
+        copies = copy_buffers(tensors)
         with nullcontext() if torch.compiler.is_compiling() else _without_autocast(x.device.type):
-            return reference.adaptive_norm(x, num_groups, eps, rescale, *tensors)
+            return reference.adaptive_norm(x, num_groups, eps, rescale, *copies)
     description = network and network()
     records = torch.is_grad_enabled()
     if description is not None:
@@ -86,19 +86,22 @@ def adaptive_norm(
             records and any(buffer.requires_grad for buffer in buffers)
         ):
             description = None
+    passes: Passes
+    given: Tensors = tensors
     if description is not None:
         options = rescale, description, running[:2], tensors[-1] is not None
         passes, context = NetworkPasses(kernels, num_groups, eps, *options), nullcontext()
     else:
         passes = RescalePasses(kernels, x.shape[1], num_groups, eps, rescale)
-        tensors, context = copy_buffers(tensors), _without_autocast(x.device.type)
+        given, context = copy_buffers(tensors), _without_autocast(x.device.type)
     with context:
         if records:
-            return _apply(passes, x, *tensors)
-        return passes.forward(x, tensors)[0]
+            return _apply(passes, x, *given)
+        y, mean, var = passes.forward(x, given)[0]
+        return y, mean, var
 
 
-def copy_buffers(tensors: Tensors) -> list[Tensor | None]:
+def copy_buffers(tensors: Tensors) -> Tensors:
     """Return the tensors; while autograd records, all but Parameters are copies."""
     # Between forward and backward, another forward may overwrite buffers.
     if not torch.is_grad_enabled() or torch.jit.is_tracing():
@@ -194,7 +197,7 @@ Passes = RescalePasses | NetworkPasses
 
 def differentiable_backward(
     passes: Passes, dy: Tensor, x: Tensor, tensors: Tensors, needs: Needs
-) -> tuple[Tensor | None, ...]:
+) -> Tensors:
     """Return ``backward``'s gradients by the reference, which autograd can differentiate."""
     with torch.enable_grad():
         # These are new variables, because one input may be, or depend on, another.
@@ -254,9 +257,9 @@ def _vjp(rescale, needs: Needs, dscale, dshift, mean, var, *tensors) -> tuple[Te
     """Return the scale, then the gradients of mean, var and each needed tensor, else None."""
     with torch.enable_grad():
         mean, var = (t.detach().requires_grad_() for t in (mean, var))
-        tensors = [t if t is None else t.detach() for t in tensors]
-        wanted = [t.requires_grad_() for t, need in zip(tensors, needs, strict=True) if need]
-        scale, shift = rescale(mean, var, *tensors)
+        leaves = [t if t is None else t.detach() for t in tensors]
+        wanted = [t.requires_grad_() for t, need in zip(leaves, needs, strict=True) if need]
+        scale, shift = rescale(mean, var, *leaves)
     pairs = [(o, d) for o, d in ((scale, dscale), (shift, dshift)) if o.requires_grad]
     outputs, gradients = zip(*pairs, strict=True)
     dmean, dvar, *dtensors = torch.autograd.grad(

@@ -7,6 +7,7 @@ import re
 import warnings
 from contextvars import ContextVar
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -167,5 +168,5 @@ def is_traced(x: Tensor, *tensors: Tensor | None) -> bool:
     )
 
 
-def _is_on(mode: object) -> bool:
+def _is_on(mode: Any) -> bool:
     return torch._C._get_dispatch_mode(mode) is not None

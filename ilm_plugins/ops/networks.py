@@ -2,7 +2,8 @@
 
 A network is a layer's function ``rescale``, from moments to scale and shift. ``tensors`` names the
 tensors that it takes, of which the first ``num_parameters`` get gradients; buffers follow.
-``sizes`` returns each tensor's number of elements for C channels, also where a layer has None.
+``sizes`` returns each tensor's number of elements for C channels, also where a layer has None. The
+options are named tuples of their own, because type checkers take all names in one for its fields.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,9 +19,7 @@ Tensors = Sequence[Tensor | None]
 BATCH = "batch_mean", "batch_var"
 
 
-class Autoencoder(NamedTuple):
-    """The ``rescale`` of ILM Norm and AssocNorm with its ``tensors``, see layers/autoencoder.py."""
-
+class _Autoencoder(NamedTuple):
     num_groups: int  #: of the standardization
     num_key_groups: int
     hidden: int  #: M
@@ -28,6 +27,12 @@ class Autoencoder(NamedTuple):
     mean_drives: str  #: "beta" or "omega", what the mean predicts; the variance predicts the other
     activations: tuple[str, str]  #: for (mean, variance)
     combine: str  #: of AssocNorm's Table 5; "a(WE)+B" is ILM Norm's
+
+
+class Autoencoder(_Autoencoder):
+    """The ``rescale`` of ILM Norm and AssocNorm with its ``tensors``, see layers/autoencoder.py."""
+
+    __slots__ = ()
     tensors = "weight", "bias", "encode", "decode_mean", "decode_var", "omega_offset"
     num_parameters = 5
 
@@ -36,9 +41,7 @@ class Autoencoder(NamedTuple):
         return channels, channels, matrix, matrix, matrix, 1
 
 
-class Exemplar(NamedTuple):
-    """The ``rescale`` of EN with its ``tensors``, see layers/exemplar.py."""
-
+class _Exemplar(NamedTuple):
     normalizers: tuple[str, ...]
     num_groups: int  #: of "GN"
     eps: float
@@ -48,6 +51,12 @@ class Exemplar(NamedTuple):
     ratio_net: str
     shared_affine: bool
     momentum: float = 0.1  #: of the running statistics
+
+
+class Exemplar(_Exemplar):
+    """The ``rescale`` of EN with its ``tensors``, see layers/exemplar.py."""
+
+    __slots__ = ()
     tensors = "weight", "bias", "reduce", "expand", "expand_bias", "ratio", "ratio_bias", *BATCH
     num_parameters = 7
 
@@ -59,14 +68,18 @@ class Exemplar(NamedTuple):
         return affine, affine, channels, *linear, channels, channels
 
 
-class Switch(NamedTuple):
-    """The ``rescale`` of SN with its ``tensors``, see layers/switchable.py."""
-
+class _Switch(NamedTuple):
     normalizers: tuple[str, ...]
     num_groups: int  #: of "GN"
     eps: float
     momentum: float = 0.1  #: of the running statistics
-    tensors = "weight", "bias", "mean_weight", "var_weight", *BATCH
+
+
+class Switch(_Switch):
+    """The ``rescale`` of SN with its ``tensors``, see layers/switchable.py."""
+
+    __slots__ = ()
+    tensors: tuple[str, ...] = "weight", "bias", "mean_weight", "var_weight", *BATCH
     num_parameters = 4
 
     def sizes(self, channels: int) -> tuple[int, ...]:
@@ -78,20 +91,24 @@ class SparseSwitch(Switch):
     """The ``rescale`` of SSN with its ``tensors``, see layers/sparse.py."""
 
     __slots__ = ()
-    tensors = *Switch.tensors[:4], "radius", "mean_fixed", "var_fixed", *BATCH
+    tensors: tuple[str, ...] = *Switch.tensors[:4], "radius", "mean_fixed", "var_fixed", *BATCH
 
     def sizes(self, channels: int) -> tuple[int, ...]:
         parameters, k = super().sizes(channels)[:4], len(self.normalizers)
         return *parameters, 1, k, k, channels, channels
 
 
-class Attentive(NamedTuple):
-    """The ``rescale`` of AN with its ``tensors``, see layers/attentive.py."""
-
+class _Attentive(NamedTuple):
     num_groups: int  #: of the standardization
     eps: float
     num_affine: int  #: K
     feature_eps: float  #: added to the variance in the attention's features
+
+
+class Attentive(_Attentive):
+    """The ``rescale`` of AN with its ``tensors``, see layers/attentive.py."""
+
+    __slots__ = ()
     tensors = "weight", "bias", "attention", "attention_bias", "pair_weight", "pair_bias"
     num_parameters = 6
 

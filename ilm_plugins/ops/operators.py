@@ -9,6 +9,7 @@ import importlib
 import json
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, library, nn
@@ -44,7 +45,7 @@ def adaptive_norm(x: Tensor, num_groups: int, network, tensors: Tensors, running
     return y, None, None
 
 
-def describe(layer: nn.Module, device: torch.device, dtype: torch.dtype) -> tuple | None:
+def describe(layer: Any, device: torch.device, dtype: torch.dtype) -> tuple | None:
     """Return a layer's network as a string, and its options; None if kernels do not compute it."""
     x = torch.empty(1, layer.num_channels, 2, device=device, dtype=dtype)
     network, kernels = layer.network(), backends.find_kernels(x)
@@ -66,7 +67,7 @@ def describe(layer: nn.Module, device: torch.device, dtype: torch.dtype) -> tupl
 
 # As torch.compiler.assume_constant_result does, which would import the compiler. Layers have
 # ``describe`` as a method, because Dynamo accepts no module as an argument of such a function.
-describe._dynamo_marked_constant = True
+describe._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def read(layer: nn.Module, names: Sequence[str]) -> list:

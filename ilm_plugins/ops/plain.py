@@ -34,7 +34,8 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sums (N, C) of dy * (x - mean) and of dy over the map; mean is (N, G')."""
     dy, centered = dy.to(mean.dtype), _centered(x, mean)
     positions = tuple(range(2, x.dim()))
-    return tuple(t.sum(positions) if positions else t for t in (dy * centered, dy))
+    products = dy * centered
+    return (products.sum(positions), dy.sum(positions)) if positions else (products, dy)
 
 
 def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ class SharedBatch:
 
     # Only moments are sent: one all-gather forward, one all-reduce backward.
 
-    mean: Tensor | None = None
-    var: Tensor | None = None
-    count: Tensor | None = None
+    mean: Tensor
+    var: Tensor
+    count: Tensor
 
     def __init__(self, x: Tensor, group: distributed.ProcessGroup | None = None) -> None:
         if is_traced(x):
@@ -30,6 +30,7 @@ class SharedBatch:
             )
         self.local_count = x.shape[0] * x.shape[2:].numel()
         self.group = group
+        self.is_gathered = False
 
     def pool(self, mean: Tensor, var: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return means and biased variances (C) of the batch of all processes, differentiably."""
@@ -43,6 +44,7 @@ class SharedBatch:
         rows = [torch.empty_like(local) for _ in range(distributed.get_world_size(self.group))]
         distributed.all_gather(rows, local, self.group)
         counts, means, variances = torch.stack(rows).split((1, len(mean), len(mean)), dim=1)
+        self.is_gathered = True
         self.count = counts.sum()
         shares = counts / self.count.clamp(min=1)
         self.mean = (shares * means).sum(0)
@@ -62,7 +64,7 @@ class _Pool(Function):
 
     @staticmethod
     def forward(ctx, batch: SharedBatch, mean: Tensor, var: Tensor, *others: Tensor | None):
-        if batch.count is None:  # else a second call, which does not communicate
+        if not batch.is_gathered:  # else a second call, which does not communicate
             batch.gather(mean, var)
         ctx.batch = batch
         ctx.save_for_backward(mean)

@@ -1,6 +1,5 @@
 """Shared by conversions and analysis: selection by name, reports, evaluation mode."""
 
-import inspect
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from ..layers import NORMS, OptionError
-from ..layers.options import automatic, check, check_choice, check_known
+from ..layers.options import automatic, check, check_choice, check_known, parameters_of
 from .norms import LAYERS
 from .rules import sources_for
 from .sources import Source
@@ -107,7 +106,7 @@ def source_norm(
     check_absent(options, "num_channels", "device", "dtype")
     if options.get("init", "identity") != "identity":
         raise OptionError(f"init={options['init']!r}: a converted layer has init='identity'")
-    parameters = inspect.signature(layer.__init__).parameters
+    parameters = parameters_of(layer)
     fixed = {"init": "identity"} if "init" in parameters else {}
     defaults = {} if source is default else automatic(layer)
     return source, [o for o in source.options if o in parameters], {**defaults, **options, **fixed}

@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -62,7 +63,7 @@ def modules_after(norm: nn.Module) -> list[nn.Module]:
     return [module for module in after if not isinstance(module, nn.Identity | None)]
 
 
-def join_activation(norm: nn.Module, after: Iterable[nn.Module]) -> nn.Module | None:
+def join_activation(norm: Any, after: Iterable[nn.Module]) -> nn.Module | None:
     """Return a plain norm as timm's class with modules to run after it; None if it has no class."""
     classes = sys.modules.get(WITH_ACTIVATION)
     if classes is None or type(norm) not in (nn.BatchNorm2d, nn.GroupNorm):

@@ -4,6 +4,7 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -171,12 +172,12 @@ def _swaps(model: nn.Module, names: list[str], new: nn.Module) -> list[tuple[str
     timm's norms with an activation inside come back in place of a Sequential, as timm builds them.
     """
     around = {name: model.get_submodule(name.rpartition(".")[0]) for name in names if name}
-    (first, *others) = {*around.values()} or [None]
-    is_joined = isinstance(first, NormWithActivation) and not others
-    joined = join_activation(new, first[1:]) if is_joined else None
-    if joined is None:
-        return [(name, new) for name in names]
-    return [(name.rpartition(".")[0], joined) for name in names]
+    first, *others = {*around.values()} or [None]
+    if isinstance(first, NormWithActivation) and not others:
+        joined = join_activation(new, [*first][1:])
+        if joined is not None:
+            return [(name.rpartition(".")[0], joined) for name in names]
+    return [(name, new) for name in names]
 
 
 def _set(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
@@ -184,7 +185,7 @@ def _set(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
     if not name:
         return new
     parent, _, attribute = name.rpartition(".")
-    around = model.get_submodule(parent)
+    around: Any = model.get_submodule(parent)
     setattr(around, attribute, new)
     # mmcv's ConvModule can fuse a convolution with BN, in a way that it chooses once.
     if hasattr(around, "turn_on_efficient_conv_bn_eval"):
@@ -229,7 +230,8 @@ def _check_replaceable(
     words = "and may compute something else; if it does not, name it in types"
     is_exact = source.is_exact(cls) or is_frozen_bn(cls)
     refuse(not types and not is_exact, f"{name} derives from {source.title} {words}")
-    refuse(reason, reason)
+    if reason:
+        raise NotConvertible(reason)
 
 
 def _losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
@@ -275,7 +277,7 @@ def _is_computed(module: nn.Module) -> bool:
 
 
 def _layer_for(
-    old: nn.Module, like: dict, layer: type[AdaptiveNorm], of_norm: Iterable[str], options: dict
+    old: Any, like: dict, layer: type[nn.Module], of_norm: Iterable[str], options: dict
 ) -> nn.Module:
     """Return the layer that replaces a norm, with the norm's tensors, mode and requires_grad."""
     kept = {o: getattr(old, o) for o in of_norm if getattr(old, o, None) is not None}
@@ -286,8 +288,8 @@ def _layer_for(
         kept |= {name: getattr(old, name) for name in ("normalizers", "num_groups", "sync")}
     if mixes and not getattr(old, "track_running_stats", True):
         kept["momentum"] = 0.0
-    state = old._parameters | old._buffers
-    state = {name: tensor for name, tensor in state.items() if tensor is not None}
+    tensors = {**old._parameters, **old._buffers}
+    state = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     source = None if isinstance(old, AdaptiveNorm) else source_of(type(old))
     channels = source.channels(old) if source else old.num_channels
     new = layer(channels, **kept | options, **like)
@@ -302,7 +304,7 @@ def _layer_for(
     return joined
 
 
-def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
+def _plain_for(old: Any, like: dict, dims: int) -> nn.Module:
     """Return the plain norm that a layer computes, with the layer's tensors and mode."""
     is_variant = isinstance(old, AutoencoderNorm) and not old.has_papers_form
     refuse(is_variant, "a variant of the layer cannot compute a plain norm")

@@ -12,7 +12,7 @@ from .sources import source_of
 
 #: Layer -> the layout of its tensors, a key of :data:`.rules.LAYOUTS`. A subclass may compute
 #: something else.
-LAYERS = {
+LAYERS: dict[type[nn.Module], str] = {
     **dict.fromkeys((layers.ILMGroupNorm, layers.ILMInstanceNorm, layers.ILMLayerNorm), "ILM"),
     layers.AssocNorm: "ILM",
     layers.ExemplarNorm: "EN",

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +94,7 @@ def adapt(source: State, kind: str, layer: nn.Module) -> dict[str, Tensor]:
     if rule.source in SOURCES:
         source = {**_identity_map(source, layer), **source}
     wanted = {key: tensor.detach().clone() for key, tensor in layer.state_dict().items()}
-    new = wanted | name_variance(rule.function(source, layer), wanted)
+    new = {**wanted, **name_variance(rule.function(source, layer), wanted)}
     for key in AFFINE & new.keys() - wanted.keys():
         refuse(not _is_identity(key, new[key]), f"it has a {key}, which {name} lacks")
     for key, own in wanted.items():
@@ -118,7 +119,7 @@ def _is_identity(key: str, value: Tensor) -> bool:
     return bool(difference.abs().max() <= 8 * torch.finfo(value.dtype).eps)
 
 
-def _identity_map(source: State, layer: nn.Module) -> dict[str, Tensor]:
+def _identity_map(source: State, layer: Any) -> dict[str, Tensor]:
     """Return the weight 1 and the bias 0, either of which a plain norm may lack."""
     like = next((source[name] for name in (*AFFINE, "running_mean") if name in source), None)
     like = layer.weight.detach() if like is None else like
@@ -282,7 +283,7 @@ class Rule:
 
     source: str
     targets: tuple[str, ...]
-    function: Callable[[State, nn.Module], State]
+    function: Callable[[State, Any], State]
     changes: str | None = None
     changes_in_16_bits: str | None = None
 
@@ -350,7 +351,7 @@ def has_rule(kind: str, target: type[nn.Module]) -> bool:
         return False
 
 
-def remark(kind: str, layer: nn.Module) -> str | None:
+def remark(kind: str, layer: Any) -> str | None:
     """Return what changes for the user where a layer replaces a norm of this kind; or None."""
     rule = find_rule(kind, type(layer))
     in_16_bits = layer.weight is not None and layer.weight.element_size() < 4

@@ -53,8 +53,9 @@ def recalibrate(
         # A single value of a channel updates nothing, unless other processes have more.
         if x.numel() > layer.num_channels or layer.synchronizes:
             if not calls[layer]:  # NaN times the weight 0 is NaN
-                layer.running_mean.zero_()
-                layer.running_variance.zero_()
+                for statistics in (layer.running_mean, layer.running_variance):
+                    if statistics is not None:
+                        statistics.zero_()
             calls[layer] += 1
             layer.momentum = 1 / calls[layer]
 

@@ -6,6 +6,7 @@ A norm of a state dict, without a module, is known by its tensors alone; see :da
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -23,7 +24,7 @@ WITH_ACTIVATION = "timm.layers.norm_act"
 WITH_FROZEN_BN = {"detectron2", "timm", "torchvision", "transformers"}
 
 
-def _never(norm: nn.Module, layer: type[nn.Module]) -> None:
+def _never(norm: Any, layer: type[nn.Module]) -> None:
     return None
 
 
@@ -46,8 +47,8 @@ class Source:
     base: type[nn.Module]
     exact: frozenset[type[nn.Module] | str]
     options: tuple[str, ...]
-    channels: Callable[[nn.Module], int]
-    refusal: Callable[[nn.Module, type[nn.Module]], str | None] = _never
+    channels: Callable[[Any], int]
+    refusal: Callable[[Any, type[nn.Module]], str | None] = _never
     has_statistics: bool = False
 
     @property
@@ -111,7 +112,7 @@ def _layer_norm_refusal(norm: nn.LayerNorm, layer: type[nn.Module]) -> str | Non
     return None
 
 
-def _channels_of_batch_norm(norm: nn.Module) -> int:
+def _channels_of_batch_norm(norm: Any) -> int:
     # FrozenBatchNorm2d of some packages has no num_features.
     return getattr(norm, "num_features", None) or len(norm.running_mean)
 

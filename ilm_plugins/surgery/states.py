@@ -10,7 +10,7 @@ from ..layers import NORMS, OptionError
 from . import norms, rules
 from .common import Match, Report, check_match, matches, source_norm
 from .composites import parts_of
-from .rules import NotConvertible, State, chosen_by, kind_of, refuse
+from .rules import NotConvertible, State, chosen_by, refuse
 from .sources import SOURCES, UNTOLD
 from .stored import StoredNorm, find_norms, join, place
 
@@ -54,8 +54,8 @@ def convert_state(
     layer, layout = NORMS[to], norms.LAYERS[NORMS[to]]
     defaults = {"num_groups": 1} if "num_groups" in of_norm else {}
 
-    def build(tensors: State) -> nn.Module:
-        kind = kind_of(tensors)
+    def build(norm: StoredNorm) -> nn.Module:
+        kind, tensors = norm.kind, norm.levels[0]
         refuse(kind == layout, f"is {kind}, already a layer of this package")
         rules.find_rule(kind, layer)
         replaced = replacing or source.kind_in_state
@@ -89,9 +89,10 @@ def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor
         OptionError: ``match`` fits no norm of a state dict that has norms, plain ones included.
     """
 
-    def build(tensors: State) -> nn.Module:
+    def build(norm: StoredNorm) -> nn.Module:
         """Return the plain norm for a layer's tensors; its eps and groups do not matter."""
-        c, kind = _channels(tensors), kind_of(tensors)
+        kind, tensors = norm.kind, norm.levels[0]
+        c = _channels(tensors)
         if kind in ("ILM", "released ILM", "AN") or chosen_by(tensors) not in (None, "BN"):
             return nn.GroupNorm(1, c)
         return nn.BatchNorm2d(c)
@@ -135,7 +136,7 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
         elif chosen not in (None, _normalizer_of(layer)):
             report.left[source] = f"its ratios are fixed on {chosen}, which {layer} is not"
         else:
-            _convert_norm(state, report, source, norm, name, lambda _, layer=layer: layer, count)
+            _convert_norm(state, report, source, norm, name, _always(layer), count)
     for key, tensor in state.items():
         if key not in wanted:
             report.left[str(key)] = "the model has nothing of this name"
@@ -149,7 +150,7 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
 def _rewrite(
     state: State,
     match: Match,
-    build: Callable[[State], nn.Module],
+    build: Callable[[StoredNorm], nn.Module],
     plain: str | None = None,
     skip: Container[str] = (),
 ) -> tuple[dict[str, Tensor], Report]:
@@ -178,6 +179,10 @@ def _differs_in_openmmlab(name: str, norm: nn.Module) -> bool:
     return by_type is not None and by_type[2] != ("gn" if isinstance(norm, nn.GroupNorm) else "bn")
 
 
+def _always(layer: nn.Module) -> Callable[[StoredNorm], nn.Module]:
+    return lambda norm: layer
+
+
 def _normalizer_of(norm: nn.Module) -> str | None:
     """Return the normalizer "IN", "LN" or "BN" that a plain norm computes; None for any other."""
     if groups := getattr(norm, "num_groups", None):
@@ -192,7 +197,7 @@ def _convert_norm(
     source: str,
     norm: StoredNorm,
     name: str,
-    build: Callable[[State], nn.Module],
+    build: Callable[[StoredNorm], nn.Module],
     count: int | None,
     plain: str | None = None,
 ) -> nn.Module | None:
@@ -207,7 +212,7 @@ def _convert_norm(
     """
     kind = plain if plain and norm.kind in rules.PLAIN else norm.kind
     try:
-        layer = build(norm.levels[0])
+        layer = build(norm)
         levels = [rules.adapt(level, kind, layer) for level in norm.levels]
         # They share what ``build`` has drawn at random, too.
         own = layer._buffers.keys()

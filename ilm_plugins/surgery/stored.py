@@ -1,7 +1,7 @@
 """Find the norms in a state dict, and name their tensors as a model does."""
 
 from collections import defaultdict
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,18 +22,16 @@ class StoredNorm:
     """A norm in a state dict.
 
     Attributes:
+        kind: what :func:`.rules.kind_of` tells of its tensors.
         levels: its tensors, once for each level of a pyramid; what the levels share is in each.
         entries: its entries in the state dict.
         is_pyramid: whether it has running statistics for each level, of which there may be one.
     """
 
-    levels: list[State]
+    kind: str
+    levels: Sequence[State]
     entries: State
     is_pyramid: bool = False
-
-    @property
-    def kind(self) -> str:
-        return kind_of(self.levels[0])
 
 
 def join(*parts: str) -> str:
@@ -49,7 +47,7 @@ def find_norms(
         taken: names of a model's tensors that are no norm's.
         pyramids: names of a model's norms that are of several levels.
     """
-    modules = defaultdict(dict)
+    modules: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, tensor in state.items():
         parts = key.split(".") if isinstance(key, str) and isinstance(tensor, Tensor) else ()
         for i in range(len(parts)):
@@ -59,21 +57,23 @@ def find_norms(
         entries = {join(name, key): tensor for key, tensor in tensors.items()}
         is_known = name in pyramids or is_named_as_pyramid(name)
         is_taken = any(join(name, key) in taken for key in AFFINE)
-        if levels := [] if is_taken else _find_levels(tensors, is_known):
-            found[name] = StoredNorm(levels, entries, is_pyramid=True)
-            within |= {join(name, str(i)) for i in range(len(levels))}
-        elif kind_of(tensors):
-            found[name] = StoredNorm([tensors], entries)
+        levels = [] if is_taken else _find_levels(tensors, is_known)
+        kind = kind_of(levels[0] if levels else tensors)
+        if kind is None:
+            continue
+        found[name] = StoredNorm(kind, levels or [tensors], entries, is_pyramid=bool(levels))
+        within |= {join(name, str(i)) for i in range(len(levels))}
     return {name: norm for name, norm in found.items() if name not in within}
 
 
-def _find_levels(tensors: State, is_known: bool) -> list[State]:
+def _find_levels(tensors: State, is_known: bool) -> Sequence[State]:
     """Return the tensors of each level if a module has a norm for each, else [].
 
     Args:
         is_known: whether the module's name says that it has levels.
     """
-    shared, by_level = {}, defaultdict(dict)
+    shared: dict[str, Tensor] = {}
+    by_level: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, tensor in tensors.items():
         level, _, name = key.partition(".")
         part = by_level[level] if name else shared
@@ -97,7 +97,9 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return a is b or (not a.is_meta and not b.is_meta and torch.equal(a, b))
 
 
-def place(name: str, levels: list[State], layer: nn.Module, count: int | None) -> dict[str, Tensor]:
+def place(
+    name: str, levels: Sequence[State], layer: nn.Module, count: int | None
+) -> dict[str, Tensor]:
     """Return a norm's tensors under the names that they have in a model.
 
     Args:
@@ -111,7 +113,7 @@ def place(name: str, levels: list[State], layer: nn.Module, count: int | None) -
         words = f"it has statistics of {len(levels)} levels, the model's norm of one"
         refuse(len(levels) > 1, words)
         return {join(name, key): tensor for key, tensor in levels[0].items()}
-    levels = levels * count if len(levels) == 1 else levels
+    levels = [*levels] * count if len(levels) == 1 else levels
     refuse(len(levels) != count, f"it is of {len(levels)} levels, the model's norm of {count}")
     shared = AFFINE if kind_of_module(layer) == "BN" else ()
     return {

@@ -17,7 +17,7 @@ from ilm_plugins import ExemplarNorm, ILMGroupNorm
 from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import write
 from ilm_plugins.cli import analyze
-from ilm_plugins.frameworks.config import Inference
+from ilm_plugins.frameworks.framework_config import Inference
 from ilm_plugins.trust import ALLOW_CODE
 from workers import Harmful
 

@@ -24,7 +24,7 @@ from torch import nn
 from cases import wide
 from ilm_plugins import NORMS
 from ilm_plugins.experiments.papers import registry
-from ilm_plugins.frameworks.openmmlab.config import build_model, load_config
+from ilm_plugins.frameworks.openmmlab.openmmlab_config import build_model, load_config
 from mmengine_configs import configs, described, load, norms, skeleton
 from recipe import recipe
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,10 +19,10 @@ from ilm_plugins import frameworks
 from ilm_plugins.checkpoints import PARTIAL
 from ilm_plugins.cli import train
 from ilm_plugins.errors import UserError
-from ilm_plugins.frameworks import environment, processes, record
+from ilm_plugins.frameworks import environment, processes, run_record
 from ilm_plugins.frameworks.folders import make_folder
 from ilm_plugins.frameworks.lock import lock
-from ilm_plugins.frameworks.options import RunOptions
+from ilm_plugins.frameworks.run_options import Processes, RunOptions
 from runs import SHAPES, assert_gone
 
 
@@ -39,8 +40,8 @@ def ranks(folder, count, seconds=120):
 def start(folder, what, number=1, rank=0, port=0):
     """Start the two processes of a machine, where each writes the file of its rank in a folder."""
     machine = {"machine_rank": rank, "dist_url": f"tcp://127.0.0.1:{port}"}
-    options = RunOptions(what, num_processes=2, num_machines=number, **machine)
-    process = fresh.SERVER.Process(target=workers.launch_one_machine, args=(folder, options))
+    of_run = Processes(num_processes=2, num_machines=number, **machine)
+    process = fresh.SERVER.Process(target=workers.launch_one_machine, args=(folder, what, of_run))
     process.start()
     return process
 
@@ -52,7 +53,7 @@ CAUSES = {"mistake": "set SOMETHING", "crash": "FloatingPointError: the loss is 
 def test_a_failed_rank_ends_all_and_is_named(tmp_path, monkeypatch, what, cause):
     monkeypatch.chdir(tmp_path)
     with workers.start_by("fork"), pytest.raises(UserError, match=f"rank 1 failed: {cause}"):
-        processes.launch(workers.meet, RunOptions(what, num_processes=2))
+        processes.launch(partial(workers.meet, what), Processes(num_processes=2))
     assert_gone(ranks(tmp_path, 2))
 
 
@@ -97,7 +98,7 @@ def test_a_mistake_on_the_command_line_is_named(options, words, tmp_path, monkey
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # restored afterwards
     (tmp_path / "config.py").write_text("import detectron2")
     with pytest.raises(UserError, match=words):
-        train.start(RunOptions(str(tmp_path / "config.py"), **options))
+        train.start(RunOptions.of_command(str(tmp_path / "config.py"), **options))
 
 
 def test_a_run_on_the_cpu_hides_gpus_before_it_imports_a_framework(monkeypatch):
@@ -164,7 +165,7 @@ def test_a_run_with_a_file_for_an_output_folder_ends_in_one_line(
 
 
 def begin(folder, options, planned=3):
-    record.start(
+    run_record.start(
         folder, options, framework="openmmlab", unit="epochs", planned=planned, batch=4, images=8,
         seed=1,
     )  # fmt: skip
@@ -209,15 +210,15 @@ def test_without_a_checkout_there_is_no_commit(tmp_path, monkeypatch):
 def test_a_record_has_what_was_run_and_what_came_out(tmp_path):
     begin(tmp_path, RunOptions("a.py", ("lr=1 2",), resume=True))
     for epoch, loss in ((1, 2.0), (2, 1.0), (3, 0.5)):
-        record.point(tmp_path, epoch, loss=loss)
-    record.write(tmp_path / "record.json", {**record.read(tmp_path), "seconds": 100.0})
+        run_record.point(tmp_path, epoch, loss=loss)
+    run_record.write(tmp_path / "record.json", {**run_record.read(tmp_path), "seconds": 100.0})
     # Killed here, and resumed from the checkpoint of the first epoch.
     begin(tmp_path, RunOptions("a.py", ("lr=1 2",), resume=True))
-    record.point(tmp_path, 2, loss=1.5)
-    assert len(record.read(tmp_path)["curve"]) == 2, "the lost third epoch has no point"
-    record.point(tmp_path, 3, loss=1.25)
-    record.finish(tmp_path, record.PLAIN, {"top1": 50.0}, images=5)
-    found = record.read(tmp_path)
+    run_record.point(tmp_path, 2, loss=1.5)
+    assert len(run_record.read(tmp_path)["curve"]) == 2, "the lost third epoch has no point"
+    run_record.point(tmp_path, 3, loss=1.25)
+    run_record.finish(tmp_path, run_record.PLAIN, {"top1": 50.0}, images=5)
+    found = run_record.read(tmp_path)
     assert found["command"] == (
         "python -m ilm_plugins train --config-file a.py --num-gpus 0 'lr=1 2'"
     )
@@ -235,8 +236,10 @@ def test_a_record_is_read_by_strict_readers_with_null_for_nan(tmp_path):
         raise AssertionError(f"{constant} is not of JSON")
 
     begin(tmp_path, RunOptions("a.py"))
-    record.point(tmp_path, 1, loss=float("inf"), other=1.5)
-    record.finish(tmp_path, record.PLAIN, {"AP": float("nan"), "low": float("-inf"), "AP50": 2.0})
+    run_record.point(tmp_path, 1, loss=float("inf"), other=1.5)
+    run_record.finish(
+        tmp_path, run_record.PLAIN, {"AP": float("nan"), "low": float("-inf"), "AP50": 2.0}
+    )
     found = json.loads((tmp_path / "record.json").read_text(), parse_constant=refuse)
     (point,) = found["curve"]
     assert (point["loss"], point["other"]) == (None, 1.5)
@@ -245,27 +248,27 @@ def test_a_record_is_read_by_strict_readers_with_null_for_nan(tmp_path):
 
 def test_the_first_point_has_the_seconds_since_the_start(tmp_path, monkeypatch):
     clocks = iter([(10.0, 1.0), (15.0, 3.0), (16.0, 4.0), (20.0, 9.0)])
-    monkeypatch.setattr(record, "_clocks", lambda: next(clocks))
+    monkeypatch.setattr(run_record, "_clocks", lambda: next(clocks))
     begin(tmp_path, RunOptions("a.py"))
     for epoch in (1, 2, 2):  # the last of a validation
-        record.point(tmp_path, epoch)
-    found = record.read(tmp_path)
+        run_record.point(tmp_path, epoch)
+    found = run_record.read(tmp_path)
     assert found["seconds"] == 10 and [point["cpu"] for point in found["curve"]] == [2, 1]
 
 
 def test_a_record_has_the_options_and_each_device_and_commit_of_a_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(record.environment, "commit", iter("abb").__next__)
+    monkeypatch.setattr(run_record.environment, "commit", iter("abb").__next__)
     begin(tmp_path, RunOptions("a.py"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda index: "H100")
-    flags = {**dict.fromkeys(("resume", "tta", "amp", "unsafe"), True), "num_machines": 3}
+    flags = dict.fromkeys(("resume", "tta", "amp", "unsafe"), True)
     for _ in range(2):
-        begin(tmp_path, RunOptions("a.py", num_gpus=2, **flags))
-    found, device = record.read(tmp_path), f"{record.environment.device(0)}, then 2 x H100"
+        begin(tmp_path, RunOptions.of_command("a.py", num_gpus=2, num_machines=3, **flags))
+    found, device = run_record.read(tmp_path), f"{run_record.environment.device(0)}, then 2 x H100"
     names = ("commit", "device", "processes", "amp")
     assert [found[name] for name in names] == ["a, b", device, 6, True]
     assert found["command"].endswith("--num-gpus 2 --num-machines 3 --tta --amp --unsafe")
-    command = record.command(RunOptions("a.py", num_processes=2, eval_only=True))
+    command = run_record.command(RunOptions.of_command("a.py", num_processes=2, eval_only=True))
     assert command.endswith("--num-gpus 0 --num-processes 2 --eval-only")
 
 
@@ -273,27 +276,27 @@ def test_a_record_has_the_options_and_each_device_and_commit_of_a_run(tmp_path, 
 def evaluated(tmp_path):
     """A folder with the record of a training, and of an evaluation afterwards."""
     begin(tmp_path, RunOptions("a.py"))
-    record.point(tmp_path, 3, loss=1.0)
+    run_record.point(tmp_path, 3, loss=1.0)
     begin(tmp_path, RunOptions("a.py", eval_only=True), planned=0)
-    record.finish(tmp_path, record.TTA, {"top1": 60.0})
+    run_record.finish(tmp_path, run_record.TTA, {"top1": 60.0})
     return tmp_path
 
 
 def test_an_evaluation_keeps_the_record_of_the_training(evaluated):
-    found = record.read(evaluated)
+    found = run_record.read(evaluated)
     assert (found["planned"], found["run"], found["metrics"]) == (3, 3, {"tta": {"top1": 60.0}})
 
 
 def test_a_divergence_is_recorded(evaluated):
-    record.diverged(evaluated, "NaN at iteration 7")
-    assert record.read(evaluated)["diverged"] == "NaN at iteration 7"
+    run_record.diverged(evaluated, "NaN at iteration 7")
+    assert run_record.read(evaluated)["diverged"] == "NaN at iteration 7"
 
 
 @pytest.mark.parametrize("resume", [True, False], ids=["resumed", "new"])
 def test_a_training_has_neither_metrics_nor_divergence_of_an_earlier_one(evaluated, resume):
-    record.diverged(evaluated, "NaN at iteration 7")
+    run_record.diverged(evaluated, "NaN at iteration 7")
     begin(evaluated, RunOptions("a.py", resume=resume))
-    found = record.read(evaluated)
+    found = run_record.read(evaluated)
     assert "diverged" not in found
     assert not found["metrics"]
 
@@ -301,24 +304,24 @@ def test_a_training_has_neither_metrics_nor_divergence_of_an_earlier_one(evaluat
 @pytest.mark.parametrize("resume", [True, False], ids=["resumed", "new"])
 def test_a_training_keeps_the_curve_if_it_is_resumed(evaluated, resume):
     begin(evaluated, RunOptions("a.py", resume=resume))
-    assert bool(record.read(evaluated)["curve"]) == resume
+    assert bool(run_record.read(evaluated)["curve"]) == resume
 
 
 def test_other_ranks_than_0_write_only_that_the_training_diverged(tmp_path, monkeypatch):
     begin(tmp_path, RunOptions("a.py"))
-    before = record.read(tmp_path)
+    before = run_record.read(tmp_path)
     monkeypatch.setenv("RANK", "1")
     begin(tmp_path, RunOptions("b.py"))
-    record.point(tmp_path, 1)
-    record.finish(tmp_path, record.PLAIN, {"top1": 50.0})
-    assert record.read(tmp_path) == before
-    record.diverged(tmp_path, "NaN at iteration 7")
-    assert record.read(tmp_path) == {**before, "diverged": "NaN at iteration 7"}
-    processes.launch(lambda _: record.point(tmp_path, 1), RunOptions(""))
-    assert record.read(tmp_path)["run"] == 1, "a single process has rank 0"
+    run_record.point(tmp_path, 1)
+    run_record.finish(tmp_path, run_record.PLAIN, {"top1": 50.0})
+    assert run_record.read(tmp_path) == before
+    run_record.diverged(tmp_path, "NaN at iteration 7")
+    assert run_record.read(tmp_path) == {**before, "diverged": "NaN at iteration 7"}
+    processes.launch(lambda: run_record.point(tmp_path, 1), Processes())
+    assert run_record.read(tmp_path)["run"] == 1, "a single process has rank 0"
     shutil.rmtree(tmp_path)
     with pytest.raises(FileNotFoundError):  # the folder is not made again
-        record.point(tmp_path, 1)
+        run_record.point(tmp_path, 1)
 
 
 def test_the_framework_of_a_config(tmp_path):
@@ -337,7 +340,7 @@ def test_the_framework_of_a_config(tmp_path):
 def test_the_default_device_is_a_gpu_if_there_is_one(monkeypatch, available, expected):
     monkeypatch.setattr("torch.cuda.is_available", lambda: available)
     reader = SimpleNamespace(load_config=lambda path, overrides, device: f"for {device}")
-    monkeypatch.setattr(frameworks.config, "module_for", lambda *_: reader)
+    monkeypatch.setattr(frameworks.framework_config, "module_for", lambda *_: reader)
     opened = frameworks.open_config(str(SHAPES), device=None)
     assert opened.device == expected
     assert opened.config == f"for {expected}"
@@ -346,7 +349,7 @@ def test_the_default_device_is_a_gpu_if_there_is_one(monkeypatch, available, exp
 def test_a_device_that_is_named_is_kept(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     reader = SimpleNamespace(load_config=lambda path, overrides, device: None)
-    monkeypatch.setattr(frameworks.config, "module_for", lambda *_: reader)
+    monkeypatch.setattr(frameworks.framework_config, "module_for", lambda *_: reader)
     assert frameworks.open_config(str(SHAPES)).device == "cpu"
     assert frameworks.open_config(str(SHAPES), device="cuda:1").device == "cuda:1"
 
@@ -367,3 +370,9 @@ def test_a_config_file_that_cannot_be_read_is_named(tmp_path, name, words):
     for read in (frameworks.open_config, lambda path: train.start(RunOptions(path))):
         with pytest.raises(UserError, match=f"config file '{path}' {words}"):
             read(path)
+
+
+def test_options_of_a_command_are_split_into_the_processes_and_the_rest():
+    given = {"num_gpus": 2, "num_machines": 3, "machine_rank": 1, "dist_url": "tcp://a:1"}
+    options = RunOptions.of_command("a.py", overrides=("b=1",), num_processes=1, amp=True, **given)
+    assert options == RunOptions("a.py", ("b=1",), Processes(num_processes=1, **given), amp=True)

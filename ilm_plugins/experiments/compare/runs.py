@@ -9,7 +9,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from ...frameworks.record import PLAIN, read
+from ...frameworks.run_record import PLAIN, read
 from .plan import Plan
 
 #: Least number of seconds between two updates of the progress bar.

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from ...checkpoints import replacing
 from ..analysis.plots import OKABE_ITO, mpl, pd, styled
 from . import registry
-from .record import Record
 from .registry import Table
+from .row_record import Record
 
 #: Twenty pairs of dashes and marker, all different.
 STYLES = mpl.cycler(

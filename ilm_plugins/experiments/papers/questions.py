@@ -12,10 +12,10 @@ from functools import cache
 from pathlib import Path
 from statistics import mean
 
-from ...frameworks.record import PLAIN, read
+from ...frameworks.run_record import PLAIN, read
 from ..compare.results import OWN_TEST
 from ..compare.statistics import Difference, holm, paired
-from .report import markdown_head, markdown_row
+from .paper_report import markdown_head, markdown_row
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from ...errors import UserError
 from ...frameworks import environment
-from ...frameworks.record import FILE, read, write
-from . import recipes, record, registry
-from .options import Options
+from ...frameworks.run_record import FILE, read, write
+from . import recipes, registry, row_record
 from .recipes import Recipe
-from .record import Record
 from .registry import Cell
+from .reproduce_options import Options
+from .row_record import Record
 
 #: The override that names the checkpoint of a backbone.
 PRETRAINED = "model.backbone.init_cfg.checkpoint="
@@ -35,9 +35,9 @@ def run_all(cells: Iterable[Cell], options: Options) -> int:
                 statuses.append(2 if isinstance(error, UserError) else 1)
                 continue
             results = [f"{measure} {value:.4g}" for measure, value in result["figures"].items()]
-            if not record.converged(result):
+            if not row_record.converged(result):
                 results.append("did not converge")
-            text = f"{', '.join(results) or 'no figure'} ({record.label(result)})"
+            text = f"{', '.join(results) or 'no figure'} ({row_record.label(result)})"
             print(f"{name}: {text}", flush=True)
     return max(statuses)
 
@@ -46,7 +46,7 @@ def compute(cell: Cell, options: Options) -> Record:
     """Compute a row that needs no training; write and return its record."""
     from . import computed
 
-    result = record.rounded(
+    result = row_record.rounded(
         {
             "table": cell.table,
             "cell": cell.name,
@@ -64,7 +64,7 @@ def train(cell: Cell, seed: int, options: Options) -> Record:
     recipe, folder = recipes.open_recipe(cell), options.folder(cell, seed)
     parent = _parent(cell, seed, options)
     length = _prepare(cell, recipe, seed, options, parent)
-    changes = record.rounded(recipe.changes(options.overrides))
+    changes = row_record.rounded(recipe.changes(options.overrides))
     saved = read(folder) or {"run": 0, "metrics": {}}
     if saved["run"] and not cell.tests:
         # A training that was killed has no changes yet.
@@ -98,7 +98,7 @@ def train(cell: Cell, seed: int, options: Options) -> Record:
     finally:
         if saved := read(folder):
             known = {"changes": changes, "miniature": options.miniature, "parent": parent}
-            saved = record.complete(saved, cell, recipe, **known)
+            saved = row_record.complete(saved, cell, recipe, **known)
             write(folder / FILE, saved)
     return saved
 

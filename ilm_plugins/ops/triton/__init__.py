@@ -16,11 +16,20 @@ device, and the order of additions is the same in each run.
 """
 
 from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
-from ..networks import Network, Tensors, check_tensors, split_statistics, write_back
+from ..networks import (
+    Exemplar,
+    Network,
+    Switch,
+    Tensors,
+    check_tensors,
+    split_statistics,
+    write_back,
+)
 from . import mixture, one_read, rescaling, streaming
 from .devices import INTERPRETED, has_bfloat16, new, on_device, padded
 from .sizes import POINTERS, Sizes, find_sizes, split_gradients
@@ -91,6 +100,7 @@ def backward(dy, x, num_groups, statistics, network: Network, tensors: Tensors, 
     pointers = POINTERS[type(network)](*parameters, *buffers)
     (gradients,) = new(x, 1, sizes.gradients)
     shape, d_x = one_read.shape_for((dy, x), sizes), None
+    values: tuple[Any, ...]
     if shape:
         d_x = torch.empty_like(x)
         values = dy, x, d_x, mean, var, gradients
@@ -102,20 +112,22 @@ def backward(dy, x, num_groups, statistics, network: Network, tensors: Tensors, 
         _launch(rescaling.rescale_vjp_kernel, values, pointers, sizes, count)
     total = gradients.sum(0) if len(gradients) > 1 else gradients[0]
     if needs[0] and not shape:
-        batch = ()
+        batch: tuple = ()
         if _uses_batch_moments(network, tensors):
             batch = buffers[-2], total[-2 * c :], x.numel() / c
         d_x = streaming.dx(dy, x, mean, scale, slope, offset, *batch)
     return d_x if needs[0] else None, *split_gradients(total, network, tensors)
 
 
-def _uses_batch_moments(network: Network, tensors: Tensors) -> bool:
-    return "BN" in getattr(network, "normalizers", ()) and tensors[-1] is None
+def _uses_batch_moments(network: Network, tensors: Tensors) -> TypeGuard[Exemplar | Switch]:
+    if not isinstance(network, Exemplar | Switch):
+        return False
+    return "BN" in network.normalizers and tensors[-1] is None
 
 
 def _launch(kernel, values: Sequence, pointers, sizes: Sizes, *count: float) -> None:
     """Launch a kernel of ``rescaling``, with one program for each instance."""
-    hidden = sizes.network.hidden if sizes.kind == "Exemplar" else 0
+    hidden = sizes.network.hidden if isinstance(sizes.network, Exemplar) else 0
     warps = min(16, max(4, padded(max(sizes.channels, hidden)) // 64))
     network = rescaling.NETWORKS[sizes.kind]
     kernel[(len(values[0]),)](

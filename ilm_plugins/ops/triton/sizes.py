@@ -2,7 +2,7 @@
 
 import functools
 from collections import namedtuple
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -35,7 +35,7 @@ class Sizes(NamedTuple):
 def find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | None:
     """Return the sizes for the kernels, or None if they cannot compute the network."""
     # A new momentum compiles nothing, because kernels take the number itself.
-    fixed = {"momentum": 0.0} if hasattr(network, "momentum") else {}
+    fixed: dict[str, Any] = {"momentum": 0.0} if hasattr(network, "momentum") else {}
     return _find_sizes(network._replace(eps=float(network.eps), **fixed), channels, num_groups)
 
 

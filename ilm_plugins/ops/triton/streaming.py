@@ -287,7 +287,8 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         tiling.splits, tiling.split_tiles, tiling.shape,
         num_warps=tiling.warps, maxnreg=128,
     )  # fmt: skip
-    return (of_splits.squeeze(3) if tiling.splits == 1 else of_splits.sum(3)).unbind()
+    products, gradients = of_splits.squeeze(3) if tiling.splits == 1 else of_splits.sum(3)
+    return products, gradients
 
 
 def dx(dy, x, mean, scale, slope, offset, batch_mean=None, d_batch=None, count=1.0) -> Tensor:

@@ -20,7 +20,7 @@ from ilm_plugins.cli import parsers
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.compare import runs, speed
 from ilm_plugins.experiments.compare.plan import Plan
-from ilm_plugins.frameworks import open_config, record
+from ilm_plugins.frameworks import open_config, run_record
 from ilm_plugins.frameworks.variants import variants
 from runs import LAZY, SHAPES, SMALL, train_until_killed, write_mmengine_config
 
@@ -110,13 +110,13 @@ def test_each_norm_has_a_result(compared):
 
 @pytest.mark.parametrize("norm", ["GN-num_groups=4", "EN-reduction=8"])
 def test_each_run_is_an_ordinary_training(compared, norm):
-    found = record.read(Path("out", norm, "seed0"))
+    found = run_record.read(Path("out", norm, "seed0"))
     assert (found["run"], found["planned"], found["seed"]) == (4, 4, 0)
 
 
 @pytest.mark.parametrize("test, images", [("", 4), ("dusk", 8)])
 def test_each_model_is_tested_by_each_config(compared, test, images):
-    assert record.read(Path("out/GN-num_groups=4/seed0", test))["test images"] == images
+    assert run_record.read(Path("out/GN-num_groups=4/seed0", test))["test images"] == images
 
 
 def test_finished_runs_are_skipped(compared, started):
@@ -282,7 +282,7 @@ def test_a_killed_run_is_continued(config, started, launcher):
     folder.parent.mkdir(parents=True)
     train_until_killed(launcher, plan.training(GN, 0), folder / "iter_2.pth")
     compare(config, GN)
-    assert record.read(folder)["run"] == 4
+    assert run_record.read(folder)["run"] == 4
     assert "resumed epoch: 0, iter: 2" in folder.with_name("seed0.log").read_text()
 
 

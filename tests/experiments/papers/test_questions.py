@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 from ilm_plugins.experiments.papers.questions import answers, by_seed, markdown, questions
-from ilm_plugins.frameworks.record import write
+from ilm_plugins.frameworks.run_record import write
 
 DAY = {"BN": [40.0, 41.0, 42.5], "EN": [41.0, 42.5, 43.0], "SN": [40.5, 40.0, 43.5]}
 

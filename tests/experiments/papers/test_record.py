@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ilm_plugins.__main__ import main
-from ilm_plugins.experiments.papers import pictures, record, registry, report
+from ilm_plugins.experiments.papers import paper_report, pictures, registry, row_record
 
 RECIPE = {"length": 165, "batch": 128, "images": 50000, "test_images": 10000, "jpeg": False}
 TRAINED = {
@@ -25,13 +25,13 @@ def recorded(
     found = {**TRAINED, **{key.replace("_", " "): value for key, value in options.items()}}
     recipe = SimpleNamespace(**{**RECIPE, "jpeg": jpeg})
     more = {"changes": dict(changes), "parent": parent, "miniature": miniature}
-    return record.complete(found, registry.find_cell(cell), recipe, **more)
+    return row_record.complete(found, registry.find_cell(cell), recipe, **more)
 
 
 def reported(folder, *found, page="en.md"):
     for i, one in enumerate(found):
-        record.write(folder / "records" / f"{i}.json", one)
-    report.write(folder / "records")
+        row_record.write(folder / "records" / f"{i}.json", one)
+    paper_report.write(folder / "records")
     return (folder / page).read_text()
 
 
@@ -64,7 +64,7 @@ TESTED = {"cell": "en-4 ImageNet -> WebVision/EN", "planned": 0, "batch": None, 
     ],
 )
 def test_whatever_differs_from_the_recipe_is_in_the_label(options, label):
-    assert record.label(recorded(**options)) == label
+    assert row_record.label(recorded(**options)) == label
 
 
 def test_only_a_full_recipe_stands_beside_the_papers_figure(tmp_path):
@@ -146,7 +146,7 @@ def test_the_studys_norms_are_compared_with_the_norm_that_they_replace(tmp_path)
 
 
 def test_a_table_of_norms_names_the_comparison_that_trains_it():
-    assert report.comparison(registry.find_table("study-box")) == (
+    assert paper_report.comparison(registry.find_table("study-box")) == (
         "python -m ilm_plugins compare ilm_plugins://detectron2/bccd/faster_rcnn_R_18_FPN.yaml "
         "as-is ILMGN AN --at MODEL.ROI_BOX_HEAD.NORM"
     )
@@ -154,7 +154,7 @@ def test_a_table_of_norms_names_the_comparison_that_trains_it():
 
 @pytest.mark.parametrize("table", ["study-tune", "study-pix", "en-5", "en-fig4"])
 def test_a_table_that_is_no_comparison_names_none(table):
-    assert report.comparison(registry.find_table(table)) == ""
+    assert paper_report.comparison(registry.find_table(table)) == ""
 
 
 def test_plots_skip_values_that_are_null_in_the_record():
@@ -199,9 +199,9 @@ def test_a_run_that_diverged_or_guesses_did_not_converge(options, ours, tmp_path
 
 
 def test_the_command_reports_the_runs_in_its_folder(tmp_path, capsys):
-    record.write(tmp_path / "ilm-1" / "GN" / "seed0" / "record.json", recorded("ilm-1 GN"))
+    row_record.write(tmp_path / "ilm-1" / "GN" / "seed0" / "record.json", recorded("ilm-1 GN"))
     # A training that was killed: reproduction has not completed its record.
-    record.write(tmp_path / "en-5" / "ResNet20-BN" / "seed0" / "record.json", TRAINED)
+    row_record.write(tmp_path / "en-5" / "ResNet20-BN" / "seed0" / "record.json", TRAINED)
     assert main(["reproduce", "report", "--work-dir", str(tmp_path)]) == 0
     out = tmp_path / "reports"
     assert str(out / "README.md") in capsys.readouterr().out.splitlines()
@@ -213,27 +213,27 @@ def test_the_command_reports_the_runs_in_its_folder(tmp_path, capsys):
 
 def test_a_finished_run_replaces_its_record(tmp_path):
     begun, finished = recorded(run=40, metrics={}), recorded()
-    (path,) = {record.collect(found, tmp_path) for found in (begun, finished)}
-    assert record.read(path)["run"] == 165
+    (path,) = {row_record.collect(found, tmp_path) for found in (begun, finished)}
+    assert row_record.read(path)["run"] == 165
 
 
 @pytest.mark.parametrize("other", [{"changes": {"a": 1}}, {"seed": 1}], ids=["changed", "seed"])
 def test_a_run_of_other_settings_keeps_the_record(tmp_path, other):
-    paths = {record.collect(found, tmp_path) for found in (recorded(), recorded(**other))}
+    paths = {row_record.collect(found, tmp_path) for found in (recorded(), recorded(**other))}
     assert len(paths) == 2
 
 
 def test_the_projects_records_are_named_as_collected(root, tmp_path):
     for path in (root / "reports" / "records").glob("*.json"):
-        copy = record.collect(record.read(path), tmp_path / "records")
+        copy = row_record.collect(row_record.read(path), tmp_path / "records")
         assert (copy.name, copy.read_bytes()) == (path.name, path.read_bytes())
 
 
 def test_the_projects_plots_are_those_of_its_records(root, tmp_path):
     """`python tools/write_pages.py` draws them."""
-    groups = report.by_cell(root / "reports" / "records")
+    groups = paper_report.by_cell(root / "reports" / "records")
     for key in ("study", "en-5", "ilm-6"):
-        assert report.draw(registry.find_table(key), groups, tmp_path)
+        assert paper_report.draw(registry.find_table(key), groups, tmp_path)
         own = root / "docs" / "reproduction" / f"{key}.png"
         # Another matplotlib draws other pixels of the same record.
         drawn = Image.open(tmp_path / own.name).info["records"]
@@ -242,7 +242,7 @@ def test_the_projects_plots_are_those_of_its_records(root, tmp_path):
 
 def test_a_report_is_written_again_from_its_own_records(root, tmp_path, capsys):
     for path in (root / "reports" / "records").glob("en-5-*.json"):
-        record.collect(record.read(path), tmp_path / "records")
+        row_record.collect(row_record.read(path), tmp_path / "records")
     words = "--work-dir", str(tmp_path / "no"), "--output", str(tmp_path)
     assert main(["reproduce", "report", *words]) == 0
     written = {Path(line).name for line in capsys.readouterr().out.splitlines()}

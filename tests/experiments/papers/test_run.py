@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
 from ilm_plugins.__main__ import main
-from ilm_plugins.experiments.papers import recipes, record, registry
+from ilm_plugins.experiments.papers import recipes, registry, row_record
 from ilm_plugins.experiments.papers import run as running
 
 CIFAR, ADE, COCO = "en-5 ResNet20/EN", "en-6 ADE20K/EN", "ilm-5 GN, batch 2, mmdet"
@@ -171,8 +171,8 @@ def test_a_failed_run_does_not_end_the_others(trainings, tmp_path):
 def test_a_failed_run_has_a_record(trainings, tmp_path):
     trainings.missing = 5
     assert run(tmp_path, "ilm-1", "GN") == 1
-    found = record.read(tmp_path / "ilm-1" / "GN" / "seed0" / "record.json")
-    assert record.label(found).startswith("unfinished: 345 of 350 epochs")
+    found = row_record.read(tmp_path / "ilm-1" / "GN" / "seed0" / "record.json")
+    assert row_record.label(found).startswith("unfinished: 345 of 350 epochs")
 
 
 def test_a_failed_run_goes_on(trainings, tmp_path, capsys):
@@ -260,6 +260,6 @@ def test_each_frameworks_miniature_gives_the_figures_of_its_table(cell, package,
     pytest.importorskip(package, reason=f"needs {package}")
     assert run(tmp_path, *cell.split(" ", 1), "--miniature") == 0
     (path,) = tmp_path.rglob("record.json")
-    found = record.read(path)
+    found = row_record.read(path)
     assert found["figures"].keys() >= figures and found["curve"] and found["run"] == 2
-    assert record.label(found).startswith("miniature, shortened: 2 of ")
+    assert row_record.label(found).startswith("miniature, shortened: 2 of ")

@@ -14,7 +14,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 
 from close import assert_close, assert_equal
 from ilm_plugins import ILMInstanceNorm
-from ilm_plugins.experiments.pix2pix import networks
+from ilm_plugins.experiments.pix2pix import translation_networks as networks
 from ilm_plugins.layers import OptionError
 
 IN = {"type": "IN", "affine": True}

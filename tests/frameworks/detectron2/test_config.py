@@ -19,8 +19,12 @@ from detectron2.utils.file_io import PathManager
 from ilm_plugins import checkpoints
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.data import detectron2_datasets, shapes
-from ilm_plugins.frameworks.detectron2 import train
-from ilm_plugins.frameworks.detectron2.config import inference, load_config, output_folder
+from ilm_plugins.frameworks.detectron2 import detectron2_training as training
+from ilm_plugins.frameworks.detectron2.detectron2_config import (
+    inference,
+    load_config,
+    output_folder,
+)
 from ilm_plugins.trust import ALLOW_CODE
 from runs import LAZY, SHAPES
 
@@ -87,7 +91,7 @@ def test_a_config_derives_from_one_of_ours(root, tmp_path):
 
 @pytest.mark.parametrize("order", ["RGB", "BGR"])
 def test_inference_prepares_images_as_the_evaluation_does(monkeypatch, order):
-    build = "ilm_plugins.frameworks.detectron2.config.build_model"
+    build = "ilm_plugins.frameworks.detectron2.detectron2_config.build_model"
     model, recorded = torch.nn.Identity(), []
     model.register_forward_hook(lambda *_: recorded.append(torch.is_grad_enabled()))
     monkeypatch.setattr(build, lambda cfg: model)
@@ -120,9 +124,9 @@ def test_shapes_are_generated_on_first_use(tmp_path, monkeypatch):
 @pytest.fixture
 def evaluate(tmp_path, monkeypatch):
     """The evaluation of a config with two test sets, without a model."""
-    monkeypatch.setattr(train.evaluation, "inference_on_dataset", lambda *_: {})
+    monkeypatch.setattr(training.evaluation, "inference_on_dataset", lambda *_: {})
     words = ["OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", "('shapes_val', 'shapes_train')"]
-    return train.Evaluation(load_config(str(SHAPES), words), None)
+    return training.Evaluation(load_config(str(SHAPES), words), None)
 
 
 def test_all_test_sets_are_evaluated(evaluate):
@@ -152,15 +156,15 @@ def crowds():
 
 def test_images_of_crowds_alone_are_not_trained_on(crowds):
     words = ["DATASETS.TRAIN", f"('{crowds}',)", "DATALOADER.NUM_WORKERS", "0"]
-    loader = train.Trainer.build_train_loader(load_config(str(SHAPES), words))
-    assert train.count_images(loader) == 1
+    loader = training.Trainer.build_train_loader(load_config(str(SHAPES), words))
+    assert training.count_images(loader) == 1
 
 
 def test_images_of_crowds_alone_are_tested(crowds, tmp_path, monkeypatch):
-    monkeypatch.setattr(train.evaluation, "inference_on_dataset", lambda *_: {})
-    monkeypatch.setattr(train, "build_evaluator", lambda *_: None)
+    monkeypatch.setattr(training.evaluation, "inference_on_dataset", lambda *_: {})
+    monkeypatch.setattr(training, "build_evaluator", lambda *_: None)
     words = ["OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", f"('{crowds}',)"]
-    evaluate = train.Evaluation(load_config(str(SHAPES), words), None)
+    evaluate = training.Evaluation(load_config(str(SHAPES), words), None)
     evaluate()
     assert evaluate.images == 2
 
@@ -182,7 +186,7 @@ def test_images_of_crowds_alone_are_tested(crowds, tmp_path, monkeypatch):
     ],
 )
 def test_a_dataset_is_evaluated_as_by_detectron2s_own_tools(name, kinds):
-    found = train.EVALUATORS[MetadataCatalog.get(name).evaluator_type]
+    found = training.EVALUATORS[MetadataCatalog.get(name).evaluator_type]
     assert [kind.__name__ for kind in found] == [f"{kind}Evaluator" for kind in kinds.split()]
 
 
@@ -205,19 +209,19 @@ def test_an_unknown_evaluator_is_named_before_a_training(own_dataset, metadata, 
     name = own_dataset(**metadata)
     words = f"dataset 'own' has the evaluator_type {told}; register it with one of coco, "
     with pytest.raises(UserError, match=words):
-        train.build_evaluator(name, "out")
+        training.build_evaluator(name, "out")
     with pytest.raises(UserError, match=words):
-        train.Evaluation(load_config(str(SHAPES), ["DATASETS.TEST", "('own',)"]), None)
+        training.Evaluation(load_config(str(SHAPES), ["DATASETS.TEST", "('own',)"]), None)
 
 
 def test_a_test_set_that_is_not_registered_is_named_before_a_training():
     with pytest.raises(UserError, match=r"dataset 'nowhere' of DATASETS\.TEST is not registered"):
-        train.Evaluation(load_config(str(SHAPES), ["DATASETS.TEST", "('nowhere',)"]), None)
+        training.Evaluation(load_config(str(SHAPES), ["DATASETS.TEST", "('nowhere',)"]), None)
 
 
 def test_evaluators_get_a_folder_if_they_write_results(own_dataset, monkeypatch):
     """As COCO's do, and Pascal VOC's do not."""
     kinds = [lambda name, output_dir: (name, output_dir), lambda name: name]
-    monkeypatch.setitem(train.EVALUATORS, "own", kinds)
-    found = train.build_evaluator(own_dataset(evaluator_type="own"), "out")
+    monkeypatch.setitem(training.EVALUATORS, "own", kinds)
+    found = training.build_evaluator(own_dataset(evaluator_type="own"), "out")
     assert found._evaluators == [("own", "out/inference"), "own"]

@@ -12,20 +12,21 @@ from close import assert_close
 from ilm_plugins import checkpoints
 from ilm_plugins.cli import train as command_line
 from ilm_plugins.errors import UserError
-from ilm_plugins.frameworks import record
-from ilm_plugins.frameworks.detectron2 import train as training
+from ilm_plugins.frameworks import run_record
+from ilm_plugins.frameworks.detectron2 import detectron2_training as training
 from ilm_plugins.frameworks.lock import lock
-from ilm_plugins.frameworks.options import RunOptions
+from ilm_plugins.frameworks.run_options import RunOptions
 from runs import LAZY, NO_TEST, SHAPES, SMALL, train_until_killed
 
 
 def options(out, *overrides, config=SHAPES, **more):
-    return RunOptions(str(config), ("OUTPUT_DIR", str(out), *SMALL, *overrides), **more)
+    overrides = ("OUTPUT_DIR", str(out), *SMALL, *overrides)
+    return RunOptions.of_command(str(config), overrides=overrides, **more)
 
 
 def train(*args, **more):
     command_line.start(options(*args, **more))
-    return record.read(args[0])
+    return run_record.read(args[0])
 
 
 def last(folder):
@@ -74,7 +75,7 @@ def test_a_killed_training_goes_on_where_it_stopped(trained):
 
 def test_a_run_writes_its_record(trained):
     folder, before = trained
-    found, total = record.read(folder), before["iteration"] + 2
+    found, total = run_record.read(folder), before["iteration"] + 2
     assert (found["unit"], found["planned"], found["run"]) == ("iterations", total, total)
     names = ("framework", "batch", "images", "test images", "seed")
     assert [found[name] for name in names] == ["detectron2", 2, 8, 4, 7]
@@ -89,19 +90,21 @@ def test_evaluation_finds_what_the_training_found(trained, tmp_path, capfd):
     folder, _ = trained
     results = folder / "inference" / "coco_instances_results.json"
     score = "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"
-    found, before = [], record.read(folder)
+    found, before = [], run_record.read(folder)
     # As after a kill during the final evaluation.
     again = train(folder, "SOLVER.MAX_ITER", str(before["planned"]), resume=True)
     assert again["curve"] == before["curve"] and again["metrics"][""].keys() >= {"bbox/AP"}
     train(folder, *score, resume=True, eval_only=True)
-    assert record.read(folder)["run"] == last(folder)["iteration"] + 1  # it stays the training's
+    assert (
+        run_record.read(folder)["run"] == last(folder)["iteration"] + 1
+    )  # it stays the training's
     found.append(json.loads(results.read_text()))
     capfd.readouterr()
     weights = "MODEL.WEIGHTS", f"{folder / 'model_final.pth'}?matching_heuristics=True"
     expected = "TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 1000, 1]]"
     with pytest.raises(SystemExit):  # as detectron2's own tools end
         train(tmp_path, *score, *weights, *expected, eval_only=True)
-    evaluated = record.read(tmp_path)
+    evaluated = run_record.read(tmp_path)
     assert "copypaste: Task: segm" in capfd.readouterr().out
     assert evaluated["run"] == 0 and evaluated["test images"] == 4
     found.append(json.loads((tmp_path / results.relative_to(folder)).read_text()))
@@ -130,12 +133,12 @@ def test_a_lazy_config_trains_resumes_and_evaluates(datasets, lazy, tmp_path, mo
     # The evaluation at the end of each is an iteration after the last.
     log = [json.loads(line) for line in (out / "metrics.json").open()]
     assert last(out)["iteration"] == 2 and [one["iteration"] for one in log] == [0, 1, 2, 2, 3]
-    curve = record.read(out)["curve"]
+    curve = run_record.read(out)["curve"]
     assert [point["iterations"] for point in curve] == [2, 3]
     # The log has the median since the start, here of two losses.
     assert abs(curve[0]["total_loss"] / log[1]["total_loss"] - 1) < 1e-6
     assert radii(last(out)) == {torch.tensor(2 / 3).item()}
-    assert record.read(out)["images"] == 8 and "bbox/AP" in record.read(out)["metrics"][""]
+    assert run_record.read(out)["images"] == 8 and "bbox/AP" in run_record.read(out)["metrics"][""]
     capfd.readouterr()
     command_line.start(lazy(f"train.init_checkpoint={out / 'model_final.pth'}", eval_only=True))
     assert "copypaste: Task: bbox" in capfd.readouterr().out
@@ -146,7 +149,7 @@ def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(datasets, lazy, tmp_
     with pytest.raises(FloatingPointError):
         command_line.start(lazy(*words, code="del dataloader['evaluator']\n"))
     out = tmp_path / "out"
-    assert record.read(out)["diverged"] and not (out / "model_final.pth").exists()
+    assert run_record.read(out)["diverged"] and not (out / "model_final.pth").exists()
     assert all(value.isfinite().all() for value in last(out)["model"].values())
 
 

@@ -16,10 +16,10 @@ from close import assert_close
 from ilm_plugins import ExemplarNorm
 from ilm_plugins.__main__ import main
 from ilm_plugins.errors import UserError
-from ilm_plugins.frameworks import open_config, record
-from ilm_plugins.frameworks.openmmlab import config as configs
-from ilm_plugins.frameworks.openmmlab import train
-from ilm_plugins.frameworks.options import RunOptions
+from ilm_plugins.frameworks import open_config, run_record
+from ilm_plugins.frameworks.openmmlab import openmmlab_config as configs
+from ilm_plugins.frameworks.openmmlab import openmmlab_training as training
+from ilm_plugins.frameworks.run_options import RunOptions
 
 RESNET20 = "ilm_plugins://mmpretrain/en/resnet20_cifar10_en.py"
 MASK_RCNN = "ilm_plugins://mmdet/shapes/mask-rcnn_r18_fpn_gn_shapes_ilmgn.py"
@@ -47,17 +47,17 @@ def test_mixed_precision_is_of_every_optimizer(config, root):
 
 @pytest.mark.parametrize("given", [True, False], ids=["given", "default"])
 def test_options_of_ddp_are_the_configs_on_the_cpu_too(monkeypatch, given):
-    monkeypatch.setattr(train.distributed, "init_process_group", lambda backend: None)
+    monkeypatch.setattr(training.distributed, "init_process_group", lambda backend: None)
     options = {"find_unused_parameters": True, "model_wrapper_cfg": {"broadcast_buffers": True}}
     cfg = Config(options if given else {})
-    train.join_cpu_processes(cfg)
+    training.join_cpu_processes(cfg)
     assert bool(cfg.model_wrapper_cfg.get("find_unused_parameters")) == given
     assert bool(cfg.model_wrapper_cfg.get("broadcast_buffers")) == given
 
 
 def test_the_runner_is_the_configs():
     with pytest.raises(KeyError, match="NoRunner"):
-        train.run(RunOptions(""), Config({"work_dir": "none", "runner_type": "NoRunner"}))
+        training.run(RunOptions(""), Config({"work_dir": "none", "runner_type": "NoRunner"}))
 
 
 def check_first_convolution(inference, convolution, mean, std, bgr):
@@ -89,7 +89,7 @@ def test_the_pipeline_of_a_wrapped_dataset_is_augmented():
     data = cfg.test_dataloader
     data.dataset = {"type": "RepeatDataset", "times": 1, "dataset": data.dataset}
     cfg.tta_pipeline, cfg.tta_model = [], {}
-    train.augment_test(cfg)
+    training.augment_test(cfg)
     assert data.dataset.dataset.pipeline == []
 
 
@@ -102,7 +102,7 @@ def augmented(path, *overrides):
     """The config after the default test-time augmentation, with the scope of its framework."""
     cfg = open_config(path, overrides).config
     assert "tta_pipeline" not in cfg
-    train.augment_test(cfg)
+    training.augment_test(cfg)
     init_default_scope(cfg.default_scope)
     return cfg
 
@@ -147,13 +147,13 @@ def test_a_detector_without_an_augmented_test_is_tested_by_the_command(datasets,
     words += [f"test_evaluator.ann_file={root}/annotations/instances_validation.json"]
     options = ["--num-gpus", "0", "--eval-only", "--tta"]
     assert main(["train", "--config-file", MASK_RCNN, *options, *words]) == 0
-    assert "coco/bbox_mAP" in record.read(tmp_path)["metrics"]["tta"]
+    assert "coco/bbox_mAP" in run_record.read(tmp_path)["metrics"]["tta"]
 
 
 def test_a_segmenter_without_an_augmented_test_is_refused(root):
     cfg = open_config(str(root / "configs/mmseg/camvid/fcn_r18-d8.py")).config
     with pytest.raises(UserError, match="--tta needs tta_pipeline in the config; define it"):
-        train.augment_test(cfg)
+        training.augment_test(cfg)
 
 
 def test_a_test_set_of_several_parts_prepares_images(root):
@@ -164,7 +164,7 @@ def test_a_test_set_of_several_parts_prepares_images(root):
 def test_every_part_of_a_test_set_is_augmented(root):
     cfg = open_config(str(root / "configs/mmseg/camvid_daylight/dusk.py")).config
     cfg.tta_pipeline = [{"type": "LoadImageFromFile"}]
-    train.augment_test(cfg)
+    training.augment_test(cfg)
     parts = cfg.test_dataloader.dataset.datasets
     assert [part.pipeline for part in parts] == [cfg.tta_pipeline] * 2
     assert "pipeline" not in cfg.test_dataloader.dataset

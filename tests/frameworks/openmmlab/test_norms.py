@@ -21,7 +21,7 @@ import fresh
 from cases import MIXTURES, PATHS
 from close import assert_equal
 from ilm_plugins import NORMS, ExemplarNorm, SwitchNorm, surgery
-from ilm_plugins.frameworks.openmmlab import norms
+from ilm_plugins.frameworks.openmmlab import openmmlab_norms as norms
 from ilm_plugins.layers.options import automatic
 
 

@@ -15,10 +15,10 @@ from torch import nn
 from close import assert_close
 from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import read
-from ilm_plugins.frameworks import record
+from ilm_plugins.frameworks import run_record
 from ilm_plugins.frameworks.lock import lock
-from ilm_plugins.frameworks.openmmlab.checkpoints import latest, use_safe_checkpoints
-from ilm_plugins.frameworks.openmmlab.train import StopAtNaN, numbers
+from ilm_plugins.frameworks.openmmlab.openmmlab_checkpoints import latest, use_safe_checkpoints
+from ilm_plugins.frameworks.openmmlab.openmmlab_training import StopAtNaN, numbers
 from runs import mmengine_command as command
 from runs import train_until_killed
 
@@ -28,7 +28,7 @@ use_safe_checkpoints()  # it lets MMEngine's log of losses be read
 def test_a_training_leaves_checkpoints_and_its_record(trained):
     state = read(trained / "iter_4.pth")["state_dict"]
     assert state["decode_head.convs.0.gn.encode.weight"].shape == (2, 2)
-    found = record.read(trained)
+    found = run_record.read(trained)
     names = ("unit", "planned", "run", "batch", "images", "seed", "processes", "metrics")
     assert [found[name] for name in names] == ["iterations", 4, 4, 2, 4, 0, 1, {}]
     assert [point["iterations"] for point in found["curve"]] == [1, 2, 3, 4]
@@ -46,7 +46,7 @@ def test_a_point_of_an_epoch_has_mean_losses_and_the_validation(config, tmp_path
     )
     (tmp_path / "epochs.py").write_text(f"_base_ = {str(config)!r}\n{text}")
     assert main(command(tmp_path / "epochs.py", out=tmp_path / "out")) == 0
-    found = record.read(tmp_path / "out")
+    found = run_record.read(tmp_path / "out")
     assert (found["unit"], found["planned"]) == ("epochs", 2)
     (log,) = (tmp_path / "out").glob("*/vis_data/scalars.json")
     logged = [entry for entry in map(json.loads, log.open()) if "loss" in entry]
@@ -69,7 +69,7 @@ def test_two_processes_that_are_killed_resume_with_their_optimizer(config, launc
     opts = ["train_cfg.max_iters=100000"]
     words = command(path, "--num-processes", "2", out=out, opts=opts)
     train_until_killed(launcher, words, out / "iter_4.pth")
-    found = record.read(out)
+    found = run_record.read(out)
     assert (found["processes"], found["batch"], found["planned"]) == (2, 4, 100000)
 
     first = read(latest(out))
@@ -85,8 +85,8 @@ def test_two_processes_that_are_killed_resume_with_their_optimizer(config, launc
     assert buffer.any() and not torch.equal(expected, first["state_dict"][name])
     assert_close(last["state_dict"][name], expected, 16)
     # Points between the checkpoint and the kill are replaced.
-    steps = [point["iterations"] for point in record.read(out)["curve"]]
-    assert steps == sorted(set(steps)) and steps[-1] == record.read(out)["run"] == at + 2
+    steps = [point["iterations"] for point in run_record.read(out)["curve"]]
+    assert steps == sorted(set(steps)) and steps[-1] == run_record.read(out)["run"] == at + 2
 
     radii = {value.item() for name, value in last["state_dict"].items() if name[-7:] == ".radius"}
     assert radii == {torch.tensor((at + 1) / (at + 2)).item()}
@@ -99,13 +99,13 @@ def test_resuming_without_a_checkpoint_starts_from_load_from(
 ):
     opts = [f"load_from={trained / 'iter_4.pth'}", "train_cfg.max_iters=1"]
     assert main(command(config, "--resume", out=tmp_path, opts=opts)) == 0
-    (point,) = record.read(tmp_path)["curve"]
+    (point,) = run_record.read(tmp_path)["curve"]
     assert point["iterations"] == 1
-    assert point["loss"] != record.read(trained)["curve"][0]["loss"]
-    monkeypatch.setattr("ilm_plugins.frameworks.openmmlab.train.POINTS", 2)
+    assert point["loss"] != run_record.read(trained)["curve"][0]["loss"]
+    monkeypatch.setattr("ilm_plugins.frameworks.openmmlab.openmmlab_training.POINTS", 2)
     opts[1] = "train_cfg.max_iters=5"  # the last iteration is always recorded
     assert main(command(config, "--resume", out=tmp_path, opts=opts)) == 0
-    assert [point["iterations"] for point in record.read(tmp_path)["curve"]] == [1, 2, 4, 5]
+    assert [point["iterations"] for point in run_record.read(tmp_path)["curve"]] == [1, 2, 4, 5]
 
 
 def test_evaluations_are_recorded_beside_the_training(config, trained, tmp_path, monkeypatch):
@@ -119,8 +119,8 @@ def test_evaluations_are_recorded_beside_the_training(config, trained, tmp_path,
     elsewhere = [f"load_from={trained / 'iter_4.pth'}"]
     argv = command(config, "--eval-only", out=tmp_path / "other", opts=elsewhere)
     assert main(argv) == 0
-    found, other = record.read(out), record.read(tmp_path / "other")
-    assert found["curve"] == record.read(trained)["curve"] and found["test images"] == 4
+    found, other = run_record.read(out), run_record.read(tmp_path / "other")
+    assert found["curve"] == run_record.read(trained)["curve"] and found["test images"] == 4
     assert found["metrics"].keys() == {"", "tta"}
     assert found["metrics"][""] == other["metrics"][""] and other["planned"] == 0
     assert 0 < found["metrics"]["tta"]["mIoU"] < 100
@@ -153,7 +153,7 @@ def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(config, tmp_path):
     # Its number from 0 is that of the iterations before it, of which the last was saved.
     iteration = int(str(error.value).split()[-1])
     assert latest(tmp_path) == str(tmp_path / f"iter_{iteration}.pth")
-    assert record.read(tmp_path)["diverged"] == str(error.value)
+    assert run_record.read(tmp_path)["diverged"] == str(error.value)
 
 
 def test_a_record_has_finite_numbers_of_six_decimals():

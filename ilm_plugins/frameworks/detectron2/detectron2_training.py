@@ -19,12 +19,12 @@ from torch import distributed, nn
 
 from ... import checkpoints
 from ...errors import UserError
-from .. import record
+from .. import run_record
 from ..folders import make_folder
 from ..lock import lock
-from ..options import RunOptions
-from .checkpoints import Checkpointer
-from .config import build_model, explaining_norms, load_config, output_folder
+from ..run_options import Processes, RunOptions
+from .detectron2_checkpoints import Checkpointer
+from .detectron2_config import build_model, explaining_norms, load_config, output_folder
 from .radius import RadiusHook
 
 #: Metadata ``evaluator_type`` of a dataset -> its evaluators, as in train_net.py of detectron2 and
@@ -54,9 +54,10 @@ POINTS = 100
 def main(options: RunOptions) -> None:
     """Train, or evaluate with ``eval_only``, in this process of a run."""
     with checkpoints.loading(unsafe=options.unsafe):
-        if options.world_size > 1:
-            join_group(options)
-        cfg = load_config(options.config_file, options.overrides, options.device, options.amp)
+        if options.processes.world_size > 1:
+            join_group(options.processes)
+        device = options.processes.device
+        cfg = load_config(options.config_file, options.overrides, device, options.amp)
         if isinstance(cfg, CfgNode) and cfg.TEST.AUG.ENABLED:
             raise UserError("TEST.AUG.ENABLED: train has no test-time augmentation; set it False")
         trains = not options.eval_only
@@ -70,13 +71,13 @@ def main(options: RunOptions) -> None:
                 evaluate(cfg, options)
 
 
-def join_group(options: RunOptions) -> None:
+def join_group(processes: Processes) -> None:
     """Join the run's process group, as detectron2's own launcher does."""
-    if options.num_gpus:
+    if processes.num_gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    backend = "nccl" if options.num_gpus else "gloo"
+    backend = "nccl" if processes.num_gpus else "gloo"
     distributed.init_process_group(backend, timeout=DEFAULT_TIMEOUT)
-    comm.create_local_process_group(options.local_world_size)
+    comm.create_local_process_group(processes.local_world_size)
     comm.synchronize()
 
 
@@ -90,20 +91,20 @@ def train(cfg: CfgNode | DictConfig, options: RunOptions) -> None:
             trainer.resume_or_load(options.resume)
             trainer.train()
     except FloatingPointError as error:
-        record.diverged(output_folder(cfg), str(error))
+        run_record.diverged(output_folder(cfg), str(error))
         raise
 
 
 def evaluate(cfg: CfgNode | DictConfig, options: RunOptions) -> None:
     """Evaluate the config's weights, or with --resume the last checkpoint."""
     folder, lazy = output_folder(cfg), isinstance(cfg, DictConfig)
-    model = build_model(cfg).to(options.device)
+    model = build_model(cfg).to(options.processes.device)
     weights = cfg.train.init_checkpoint if lazy else cfg.MODEL.WEIGHTS
     Checkpointer(model, folder).resume_or_load(weights, resume=options.resume)
-    record.start(folder, options, framework="detectron2")
+    run_record.start(folder, options, framework="detectron2")
     test = Evaluation(cfg, model)
     results = test()
-    record.finish(folder, record.PLAIN, flatten_results_dict(results), test.images)
+    run_record.finish(folder, run_record.PLAIN, flatten_results_dict(results), test.images)
     if comm.is_main_process() and not lazy:
         evaluation.verify_results(cfg, results)
 
@@ -130,10 +131,8 @@ class Trainer(engine.DefaultTrainer):
 
     def build_hooks(self) -> list[engine.HookBase]:
         found = super().build_hooks()
-        seed = None if self.cfg.SEED < 0 else self.cfg.SEED
-        batch = self.cfg.SOLVER.IMS_PER_BATCH
         # On rank 0, the last hook writes the logs, hence RecordHook goes before it.
-        found.insert(-1, RecordHook(self.cfg.OUTPUT_DIR, self.options, batch, seed))
+        found.insert(-1, RecordHook(self.cfg, self.options))
         return [RadiusHook(), *found]
 
     def test(self, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
@@ -153,8 +152,6 @@ def train_lazy(cfg: DictConfig, options: RunOptions) -> None:
     checkpointer = Checkpointer(model, settings.output_dir, trainer=trainer)
     saving = engine.hooks.PeriodicCheckpointer(checkpointer, **settings.checkpointer)
     writers = engine.default_writers(settings.output_dir, settings.max_iter) if writes else []
-    batch = OmegaConf.select(cfg, "dataloader.train.total_batch_size")
-    seed = OmegaConf.select(cfg, "train.seed")
     trainer.register_hooks(
         [
             RadiusHook(),
@@ -162,7 +159,7 @@ def train_lazy(cfg: DictConfig, options: RunOptions) -> None:
             engine.hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
             saving if writes else None,
             engine.hooks.EvalHook(settings.eval_period, trainer.evaluation),
-            RecordHook(settings.output_dir, options, batch, seed),
+            RecordHook(cfg, options),
             engine.hooks.PeriodicWriter(writers, settings.log_period) if writes else None,
         ]
     )
@@ -177,12 +174,18 @@ class RecordHook(engine.HookBase):
 
     # The trainer has an Evaluation in ``evaluation``; the hook that calls it runs before this one.
 
-    def __init__(self, folder: str, options: RunOptions, batch: int, seed: int | None) -> None:
-        self.folder, self.options, self.batch, self.seed = folder, options, batch, seed
+    def __init__(self, cfg: CfgNode | DictConfig, options: RunOptions) -> None:
+        self.folder, self.options = output_folder(cfg), options
+        if isinstance(cfg, CfgNode):
+            self.batch = cfg.SOLVER.IMS_PER_BATCH
+            self.seed = None if cfg.SEED < 0 else cfg.SEED
+        else:
+            self.batch = OmegaConf.select(cfg, "dataloader.train.total_batch_size")
+            self.seed = OmegaConf.select(cfg, "train.seed")
 
     def before_train(self) -> None:
         self.period = max(1, self.trainer.max_iter // POINTS)
-        record.start(
+        run_record.start(
             self.folder,
             self.options,
             framework="detectron2",
@@ -201,14 +204,16 @@ class RecordHook(engine.HookBase):
         if metrics := self._metrics(self.trainer.max_iter):
             if self.trainer.start_iter < self.trainer.max_iter:  # else a trained model is resumed
                 self._point(self.trainer.max_iter, metrics)
-            record.finish(self.folder, record.PLAIN, metrics, self.trainer.evaluation.images)
+            run_record.finish(
+                self.folder, run_record.PLAIN, metrics, self.trainer.evaluation.images
+            )
 
     def _point(self, done: int, metrics: dict[str, float]) -> None:
         if comm.is_main_process():
             loss = self.trainer.storage.history("total_loss").avg(self.period)
             # Names with a hyphen, such as AP-circle, are metrics of one class.
             means = {name: value for name, value in metrics.items() if "-" not in name}
-            record.point(self.folder, done, total_loss=loss, **means)
+            run_record.point(self.folder, done, total_loss=loss, **means)
 
     def _metrics(self, since: int) -> dict[str, float]:
         """The metrics of the evaluations in iteration ``since`` and later."""

@@ -11,7 +11,7 @@ from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig
 from torch import nn
 
-from .config import build_model
+from .detectron2_config import build_model
 
 
 def training_batches(cfg: CfgNode | DictConfig, processes: int = 1) -> Iterator[list[dict]]:

@@ -15,13 +15,13 @@ from torch import Tensor, distributed, nn
 
 from ... import checkpoints
 from ...errors import UserError
-from .. import record
+from .. import run_record
 from ..folders import make_folder
 from ..lock import lock
-from ..options import RunOptions
-from .checkpoints import DropConfig, latest
-from .config import explaining_norms, load_config, unwrapped
-from .radius import RadiusHook
+from ..run_options import RunOptions
+from .openmmlab_checkpoints import DropConfig, latest
+from .openmmlab_config import explaining_norms, load_config, unwrapped
+from .openmmlab_radius import RadiusHook
 
 #: Default scope -> the ``tta_model`` of its tools/test.py, where a config has none.
 TTA_MODELS = {
@@ -48,11 +48,12 @@ POINTS = 100
 def main(options: RunOptions) -> None:
     """Train, or evaluate with ``eval_only``; called in each process of a run."""
     with checkpoints.loading(unsafe=options.unsafe):
-        cfg = load_config(options.config_file, options.overrides, options.device, options.amp)
+        device = options.processes.device
+        cfg = load_config(options.config_file, options.overrides, device, options.amp)
         trains = not options.eval_only
         if options.eval_only:
             make_folder(cfg.work_dir)
-        with lock(cfg.work_dir) if trains and record.is_rank_zero() else nullcontext():
+        with lock(cfg.work_dir) if trains and run_record.is_rank_zero() else nullcontext():
             run(options, cfg)
 
 
@@ -68,8 +69,9 @@ def run(options: RunOptions, cfg: Config) -> None:
         if not options.eval_only:
             raise UserError("--tta is for an evaluation; give --eval-only, too")
         augment_test(cfg)
-    cfg.launcher = "pytorch" if options.world_size > 1 else "none"
-    if options.world_size > 1 and options.device == "cpu":
+    processes = options.processes
+    cfg.launcher = "pytorch" if processes.world_size > 1 else "none"
+    if processes.world_size > 1 and processes.device == "cpu":
         join_cpu_processes(cfg)
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else PluginRunner.from_cfg(cfg)
     for hook in (DropConfig(), StopAtNaN(), RecordHook(options)):
@@ -82,7 +84,7 @@ def run(options: RunOptions, cfg: Config) -> None:
         else:
             runner.train()
     except FloatingPointError as error:
-        record.diverged(runner.work_dir, str(error))
+        run_record.diverged(runner.work_dir, str(error))
         raise
 
 
@@ -175,7 +177,7 @@ class RecordHook(Hook):
         self.by_epoch = isinstance(loop, EpochBasedTrainLoop)
         planned = loop.max_epochs if self.by_epoch else loop.max_iters
         self.interval = len(loader) if self.by_epoch else max(1, planned // POINTS)
-        record.start(
+        run_record.start(
             runner.work_dir,
             self.options,
             framework="openmmlab",
@@ -187,7 +189,7 @@ class RecordHook(Hook):
         )
 
     def before_test(self, runner) -> None:
-        record.start(runner.work_dir, self.options, framework="openmmlab", seed=runner.seed)
+        run_record.start(runner.work_dir, self.options, framework="openmmlab", seed=runner.seed)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         due = self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner)
@@ -203,9 +205,9 @@ class RecordHook(Hook):
         self.point(runner, runner.epoch if self.by_epoch else runner.iter, metrics)
 
     def after_test_epoch(self, runner, metrics=None) -> None:
-        test = record.TTA if self.options.tta else record.PLAIN
+        test = run_record.TTA if self.options.tta else run_record.PLAIN
         images = len(runner.test_dataloader.dataset)
-        record.finish(runner.work_dir, test, numbers(metrics), images)
+        run_record.finish(runner.work_dir, test, numbers(metrics), images)
 
     def point(self, runner, run: int, metrics: dict | None = None) -> None:
         means = {
@@ -213,7 +215,7 @@ class RecordHook(Hook):
             for name, history in runner.message_hub.log_scalars.items()
             if name.startswith("train/") and ("loss" in name or "/accuracy" in name)
         }
-        record.point(runner.work_dir, run, **numbers({**means, **(metrics or {})}))
+        run_record.point(runner.work_dir, run, **numbers({**means, **(metrics or {})}))
 
 
 def numbers(values: dict | None) -> dict[str, float]:

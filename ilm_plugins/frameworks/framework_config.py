@@ -76,11 +76,11 @@ class OpenConfig:
 
     @property
     def _module(self):
-        return import_module(f"{__package__}.{self.framework}.config")
+        return _our_module(self.framework, "config")
 
     @property
     def _steps(self):
-        return import_module(f"{__package__}.{self.framework}.steps")
+        return _our_module(self.framework, "steps")
 
 
 def open_config(path: str, overrides: Sequence[str] = (), device: str | None = "cpu") -> OpenConfig:
@@ -99,12 +99,17 @@ def open_config(path: str, overrides: Sequence[str] = (), device: str | None = "
     return OpenConfig(framework, path, module.load_config(path, overrides, device), device)
 
 
+def _our_module(framework: str, name: str) -> ModuleType:
+    """Import our "config", "steps", "training" or "checkpoints" for a framework."""
+    return import_module(f"{__package__}.{framework}.{framework}_{name}")
+
+
 def module_for(framework: str, name: str, config: str) -> ModuleType:
     """Import our module for the framework of a config; UserError says which package is missing."""
     if not installed(PACKAGES[framework]):
         raise missing(config, PACKAGES[framework])
     try:
-        return import_module(f"{__package__}.{framework}.{name}")
+        return _our_module(framework, name)
     except ModuleNotFoundError as error:
         raise missing(config, error) from error
 

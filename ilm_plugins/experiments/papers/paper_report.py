@@ -15,9 +15,9 @@ from typing import Any
 from ... import configs
 from ..compare import statistics
 from ..compare.plan import shown
-from . import record, registry
-from .record import Record
+from . import registry, row_record
 from .registry import Cell, Table
+from .row_record import Record
 
 LAST = ("seeds", "trained", "device", "commit")
 COLUMNS = ("", "run", "paper", "ours", "ours - paper", *LAST)
@@ -54,9 +54,9 @@ def by_cell(folder: Path) -> Groups:
 
     def key(run: Record) -> tuple[str, ...]:
         settings = json.dumps([run.get("changes"), run.get("jpeg")], sort_keys=True)
-        return run["table"], run["cell"], record.label(run), settings
+        return run["table"], run["cell"], row_record.label(run), settings
 
-    records = [record.read(path) for path in sorted(folder.glob("*.json"))]
+    records = [row_record.read(path) for path in sorted(folder.glob("*.json"))]
     records.sort(key=lambda run: (*key(run), run.get("seed") or 0))
     groups: Groups = defaultdict(list)
     for (table, cell, *_), group in groupby(records, key):
@@ -89,7 +89,7 @@ def draw(table: Table, groups: Groups, folder: Path) -> bool:
 
 
 def _curve_name(cell: Cell, run: Record) -> str:
-    name = f"{cell.name}, {record.label(run)}"
+    name = f"{cell.name}, {row_record.label(run)}"
     return f"{name}, re-encoded" if run["jpeg"] else name
 
 
@@ -134,7 +134,7 @@ def _count_cells(table: Table, groups: Groups) -> str:
     """Describe how many of a table's rows were run in full, and how many only with changes."""
     full = changed = 0
     for cell in table.cells.values():
-        are_full = [record.is_full(group[0]) for group in groups[cell.canonical.id]]
+        are_full = [row_record.is_full(group[0]) for group in groups[cell.canonical.id]]
         if any(are_full):
             full += 1
         elif are_full:
@@ -204,8 +204,8 @@ def table_lines(table: Table, groups: Groups) -> list[str]:
         paper = ", ".join(filter(None, [paper, cell.says]))
         full, changed = [], []
         for group in groups[cell.canonical.id]:
-            name = cell.name if record.is_full(group[0]) else f"{cell.name}, ours"
-            rows = full if record.is_full(group[0]) else changed
+            name = cell.name if row_record.is_full(group[0]) else f"{cell.name}, ours"
+            rows = full if row_record.is_full(group[0]) else changed
             if table.paper == "study":
                 rows.append(_study_row(table, group, cell, groups))
             elif rows is full:
@@ -235,13 +235,13 @@ def _group_row(
 ) -> str:
     """Return the row of a group of runs; ``paper`` and ``difference`` are texts of columns."""
     result, *last = _group_texts(table, group)
-    return markdown_row(name, record.label(group[0]), paper, result, difference, *last)
+    return markdown_row(name, row_record.label(group[0]), paper, result, difference, *last)
 
 
 def _study_row(table: Table, group: list[Record], cell: Cell, groups: Groups) -> str:
     """Return the row of a group of the study's runs, with differences from the plain norm."""
-    label = record.label(group[0])
-    name = cell.name if record.is_full(group[0]) else f"{cell.name}, {label}"
+    label = row_record.label(group[0])
+    name = cell.name if row_record.is_full(group[0]) else f"{cell.name}, {label}"
     result, *last = _group_texts(table, group)
     return markdown_row(name, result, _compared(table, group, cell, groups), *last)
 
@@ -250,7 +250,7 @@ def _group_texts(table: Table, group: list[Record]) -> list[str]:
     """Return a group's result, and the texts of the columns LAST."""
     ours = [[*_by_seed(group, measure).values()] for measure in table.measures]
     means = [mean(values) if values else None for values in ours]
-    failed = [run for run in group if not record.converged(run)]
+    failed = [run for run in group if not row_record.converged(run)]
     texts = [figures(table, means, spreads=ours)] if any(ours) or not failed else []
     if len(failed) == len(group):
         texts.append("did not converge")
@@ -304,7 +304,7 @@ def _from_plain(
 ) -> tuple[float, float, float] | None:
     """Return a group's paired difference from the norm that is replaced, see :func:`paired`."""
     plain = groups[table.cells[cell.against].canonical.id]
-    alike = [one for one in plain if record.label(one[0]) == record.label(group[0])]
+    alike = [one for one in plain if row_record.label(one[0]) == row_record.label(group[0])]
     return paired(_by_seed(group, measure), _by_seed(alike[0], measure)) if alike else None
 
 

@@ -11,7 +11,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch import nn
 
-from .config import build_model
+from .openmmlab_config import build_model
 
 
 def training_batches(cfg: Config, processes: int = 1) -> Iterator[Any]:

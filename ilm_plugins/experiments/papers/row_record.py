@@ -1,6 +1,6 @@
 """Records of runs, one JSON file each: begun by the training, completed here.
 
-``frameworks.record`` says what a training writes. Reproduction adds these keys:
+``frameworks.run_record`` says what a training writes. Reproduction adds these keys:
 
     table, cell     the row of a table
     figures         measure -> its value, for each that was measured
@@ -18,7 +18,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ...frameworks.record import write
+from ...frameworks.run_record import write
 from . import registry
 from .recipes import Recipe
 from .registry import Cell

@@ -16,7 +16,7 @@ from yaml.constructor import ConstructorError
 from ... import checkpoints
 from ...errors import UserError
 from ...layers import NORMS
-from ..config import Inference, norm_settings, unknown_norm
+from ..framework_config import Inference, norm_settings, unknown_norm
 
 #: detectron2's own keys of norms, which are nowhere to be read.
 KEYS = "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"

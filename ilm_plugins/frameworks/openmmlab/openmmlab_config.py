@@ -16,9 +16,9 @@ from torch import nn
 
 from ...errors import OPERATORS, UserError, missing
 from ...layers import NORMS
-from ..config import Inference, installed, norm_settings, unknown_norm
-from .checkpoints import use_safe_checkpoints
-from .norms import MMCVS_KEYS
+from ..framework_config import Inference, installed, norm_settings, unknown_norm
+from .openmmlab_checkpoints import use_safe_checkpoints
+from .openmmlab_norms import MMCVS_KEYS
 
 
 def load_config(

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..checkpoints import replacing
 from . import environment
-from .options import RunOptions
+from .run_options import RunOptions
 
 FILE = "record.json"
 #: Name of a plain evaluation, and of one with test-time augmentation, in the record's "metrics".
@@ -44,6 +44,7 @@ def start(
     if not is_rank_zero() or (options.eval_only and earlier):
         return
     kept = earlier if options.resume else {}
+    processes = options.processes
     record = {
         "framework": framework,
         "config": options.config_file,
@@ -51,8 +52,8 @@ def start(
         "command": command(options),
         "commit": _joined(", ", kept.get("commit"), environment.commit()),
         "versions": environment.versions(),
-        "device": _joined(", then ", kept.get("device"), environment.device(options.num_gpus)),
-        "processes": options.world_size,
+        "device": _joined(", then ", kept.get("device"), environment.device(processes.num_gpus)),
+        "processes": processes.world_size,
         "amp": options.amp,
         "seed": seed,
         "batch": batch,
@@ -106,10 +107,12 @@ def diverged(folder: str | Path, reason: str) -> None:
 
 
 def command(options: RunOptions) -> str:
-    words = ["--config-file", options.config_file, "--num-gpus", str(options.num_gpus)]
-    for name in ("num_processes", "num_machines"):
-        if getattr(options, name) > 1:
-            words += ["--" + name.replace("_", "-"), str(getattr(options, name))]
+    processes = options.processes
+    words = ["--config-file", options.config_file, "--num-gpus", str(processes.num_gpus)]
+    if processes.num_processes > 1:
+        words += ["--num-processes", str(processes.num_processes)]
+    if processes.num_machines > 1:
+        words += ["--num-machines", str(processes.num_machines)]
     for name in ("eval_only", "tta", "amp", "unsafe"):
         words += ["--" + name.replace("_", "-")] if getattr(options, name) else []
     return shlex.join(["python", "-m", "ilm_plugins", "train", *words, *options.overrides])
