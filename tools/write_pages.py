@@ -72,8 +72,10 @@ def differences(name: str, groups: paper_report.Groups) -> str:
         for norms, cell, group, interval in paper_report.differences(study_table, groups):
             if name == "all" or cell.id in SHORT:
                 mean, low, high = (f"{round(value, 1) + 0:+.1f}" for value in interval)
-                measure, seeds = study_table.measures[0], str(len(group))
-                cells = task, measure, norms, mean, f"{low} to {high}", seeds
+                learned = sum(map(row_record.learned, group))
+                seeds = "" if learned == len(group) else f"{learned} that learned, of "
+                cells = task, study_table.measures[0], norms, mean, f"{low} to {high}"
+                cells += (f"{seeds}{len(group)}",)
                 lines.append(paper_report.markdown_row(*cells))
     return "\n".join(lines)
 

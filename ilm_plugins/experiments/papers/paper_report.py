@@ -250,13 +250,11 @@ def _group_texts(table: Table, group: list[Record]) -> list[str]:
     """Return a group's result, and the texts of the columns LAST."""
     ours = [[*_by_seed(group, measure).values()] for measure in table.measures]
     means = [mean(values) if values else None for values in ours]
-    failed = [run for run in group if not row_record.converged(run)]
-    texts = [figures(table, means, spreads=ours)] if any(ours) or not failed else []
-    if len(failed) == len(group):
-        texts.append("did not converge")
-    elif failed:
-        texts.append(f"did not converge with seed {_distinct(r['seed'] for r in failed)}")
-    result, commits = ", ".join(texts), _distinct(r["commit"] for r in group)
+    learned = sum(map(row_record.learned, group))
+    result = figures(table, means, spreads=ours) if learned else "did not learn"
+    if 0 < learned < len(group):
+        result = f"{learned} of {len(group)} learned: {result}"
+    commits = _distinct(r["commit"] for r in group)
     if "run" not in group[0]:  # computed
         return [result, "", "", "", commits]
     length = _distinct(f"{r['run']} of {r['recipe']} {r['unit']}" for r in group)
@@ -275,7 +273,9 @@ def _group_texts(table: Table, group: list[Record]) -> list[str]:
 
 
 def _by_seed(group: list[Record], measure: str) -> dict[int | None, float]:
-    return {r.get("seed"): r["figures"][measure] for r in group if measure in r["figures"]}
+    """Return seed -> figure of the runs that learned."""
+    learned = filter(row_record.learned, group)
+    return {r.get("seed"): r["figures"][measure] for r in learned if measure in r["figures"]}
 
 
 def _less(table: Table, group: list[Record], published: Sequence[float | None]) -> str:

@@ -126,6 +126,8 @@ class Table:
     shows: list[str] = field(default_factory=list)
     #: Figure of a random guess, in the first column.
     chance: float | None = None
+    #: A run whose first figure is below this did not learn.
+    learned_from: float | None = None
     command: str | None = None
     note: str | None = None
 

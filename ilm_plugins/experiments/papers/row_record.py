@@ -108,12 +108,15 @@ def is_full(record: Record) -> bool:
     return label(record) in ("full recipe", "computed")
 
 
-def converged(record: Record) -> bool:
-    """Whether a run's loss stayed finite, and its first figure is not within 1 of chance."""
+def learned(record: Record) -> bool:
+    """Whether a run's loss stayed finite, and its first figure is one of a model that learned."""
     table = registry.tables()[record["table"]]
     figure = record["figures"].get(table.measures[0])
-    guessed = None not in (table.chance, figure) and abs(figure - table.chance) < 1
-    return "diverged" not in record and not guessed
+    if "diverged" in record or figure is None:
+        return "diverged" not in record
+    is_chance = table.chance is not None and abs(figure - table.chance) < 1
+    is_low = table.learned_from is not None and figure < table.learned_from
+    return not is_chance and not is_low
 
 
 def read(path: Path) -> Record:

@@ -35,8 +35,8 @@ def run_all(cells: Iterable[Cell], options: Options) -> int:
                 statuses.append(2 if isinstance(error, UserError) else 1)
                 continue
             results = [f"{measure} {value:.4g}" for measure, value in result["figures"].items()]
-            if not row_record.converged(result):
-                results.append("did not converge")
+            if not row_record.learned(result):
+                results.append("did not learn")
             text = f"{', '.join(results) or 'no figure'} ({row_record.label(result)})"
             print(f"{name}: {text}", flush=True)
     return max(statuses)

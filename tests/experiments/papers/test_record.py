@@ -186,16 +186,37 @@ def test_plots_of_differences_are_cut_off_at_wide_intervals():
 
 
 @pytest.mark.parametrize(
-    "options, ours",
+    "options",
     [
-        ({"run": 3, "metrics": {}, "diverged": "the loss became NaN"}, "did not converge"),
-        ({"metrics": {"": {"accuracy/top1": 10.5}}}, "89.50, did not converge"),
+        {"run": 3, "metrics": {}, "diverged": "the loss became NaN"},
+        {"metrics": {"": {"accuracy/top1": 10.5}}},
     ],
+    ids=["diverged", "guesses"],
 )
-def test_a_run_that_diverged_or_guesses_did_not_converge(options, ours, tmp_path):
-    found = recorded("ilm-7 (relu, relu)", **options, curve=[])
-    (row,) = rows(reported(tmp_path, found, page="ilm.md"), "(relu, relu)")
-    assert row.startswith(f"| (relu, relu) | full recipe | did not converge | {ours} |")
+def test_a_run_without_a_useful_result_did_not_learn(options, tmp_path):
+    run = recorded("ilm-7 (relu, relu)", **options, curve=[])
+    (row,) = rows(reported(tmp_path, run, page="ilm.md"), "(relu, relu)")
+    assert row.startswith("| (relu, relu) | full recipe | did not converge | did not learn |")
+
+
+def box_head(norm: str, seed: int, ap: float) -> dict:
+    """Return the record of a run of the study's detectors."""
+    metrics = {"": {"bbox/AP": ap, "bbox/AP50": ap}}
+    return recorded(f"study-box BCCD box head/{norm}", seed=seed, metrics=metrics)
+
+
+def test_results_are_of_the_runs_that_learned(tmp_path):
+    """A mean of runs at 4 and at 50 describes neither."""
+    runs = [box_head("AN", seed, ap) for seed, ap in enumerate((50, 4, 52))]
+    (row,) = rows(reported(tmp_path, *runs, page="study.md"), "BCCD box head/AN")
+    assert "| 2 of 3 learned: 51.00 ± 1.41 / 51.00 ± 1.41 |" in row
+
+
+def test_differences_are_of_seeds_with_which_both_norms_learned(tmp_path):
+    ours = [box_head("AN", seed, ap) for seed, ap in enumerate((50, 4, 52))]
+    plain = [box_head("GN", seed, ap) for seed, ap in enumerate((51, 60, 53))]
+    (row,) = rows(reported(tmp_path, *ours, *plain, page="study.md"), "BCCD box head/AN")
+    assert "| -1.00 [-1.00, -1.00] /" in row
 
 
 def test_the_command_reports_the_runs_in_its_folder(tmp_path, capsys):
