@@ -8,6 +8,7 @@ the lines between a marker and ``<!-- end -->`` are written again:
     <!-- rows: PAPER -->        how many rows of a paper's tables were run
     <!-- differences: NAME -->  the study's differences from the plain norm, "all" or "short"
     <!-- answers: FOLDER -->    answers by the comparisons in a folder below reports/
+    <!-- conditions: NAME -->   mIoU of a comparison's models, by norm and kind of test images
     <!-- rates: NAME -->        mIoU of the comparisons NAME-rateR, by norm and learning rate R
 """
 
@@ -16,7 +17,14 @@ import sys
 from pathlib import Path
 
 from ilm_plugins.experiments.compare.results import OWN_TEST
-from ilm_plugins.experiments.papers import paper_report, questions, registry, row_record
+from ilm_plugins.experiments.papers import (
+    conditions,
+    paper_report,
+    pictures,
+    questions,
+    registry,
+    row_record,
+)
 from ilm_plugins.frameworks.run_record import FILE
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +34,8 @@ REPORTS = ROOT / "docs" / "reproduction"
 PAPERS = ("ilm", "assoc", "en")
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
 #: A part of a page: start marker, kind, name, end marker.
-KINDS = "file|table|rows|differences|answers|rates"
+KINDS = "file|table|rows|differences|answers|conditions|rates"
+COMPARISONS = ROOT / "reports" / "comparisons"
 PART = re.compile(rf"(<!-- ({KINDS}): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".sh": "sh"}
 #: Rows of the README's table: one for each layer and task.
@@ -84,11 +93,15 @@ def answers(name: str, groups: paper_report.Groups) -> str:
     return "\n".join(questions.markdown(ROOT / "reports" / name))
 
 
+def kinds_of_images(name: str, groups: paper_report.Groups) -> str:
+    return "\n".join(conditions.markdown(COMPARISONS / name))
+
+
 def rates(name: str, groups: paper_report.Groups) -> str:
     """Return mIoU by norm and learning rate of one seed, "-" for a run that is missing."""
     folders = {
         float(folder.name.partition("-rate")[2]): folder
-        for folder in (ROOT / "reports" / "comparisons").glob(f"{name}-rate*")
+        for folder in COMPARISONS.glob(f"{name}-rate*")
     }
     norms = sorted({path.name for folder in folders.values() for path in folder.iterdir()})
     lines = paper_report.markdown_head("", *(f"{rate:g}" for rate in sorted(folders)))
@@ -105,7 +118,7 @@ def documented() -> dict[Path, str]:
     """Return path -> text of each page that shows other files or records."""
     groups = paper_report.by_cell(RECORDS)
     functions = {"file": file, "table": table, "rows": rows, "differences": differences}
-    functions |= {"answers": answers, "rates": rates}
+    functions |= {"answers": answers, "conditions": kinds_of_images, "rates": rates}
 
     def fill(match: re.Match) -> str:
         start, kind, name, end = match.groups()
@@ -126,6 +139,10 @@ def main() -> None:
     for drawn in registry.tables().values():
         if drawn.paper in PAPERS or drawn.id == "study":
             paper_report.draw(drawn, groups, REPORTS)
+    if panels := conditions.panels(COMPARISONS / "daylight"):
+        pictures.by_condition(panels).savefig(
+            ROOT / "docs" / "figures" / "daylight.png", metadata={"Software": None}
+        )
     for page, text in documented().items():
         page.write_text(text, encoding="utf-8")
 

@@ -21,7 +21,7 @@ from .row_record import Record
 
 LAST = ("seeds", "trained", "device", "commit")
 COLUMNS = ("", "run", "paper", "ours", "ours - paper", *LAST)
-STUDY = ("", "result", "difference [95 % interval]", *LAST)
+STUDY = ("", "result", "difference [95 % interval]", *LAST[:2])
 HEAD = """\
 Written by `python -m ilm_plugins reproduce report` from [records](records) of runs, which
 `reproduce run TABLE ROW` makes. A result beside a paper's is always of the full recipe:
@@ -242,8 +242,8 @@ def _study_row(table: Table, group: list[Record], cell: Cell, groups: Groups) ->
     """Return the row of a group of the study's runs, with differences from the plain norm."""
     label = row_record.label(group[0])
     name = cell.name if row_record.is_full(group[0]) else f"{cell.name}, {label}"
-    result, *last = _group_texts(table, group)
-    return markdown_row(name, result, _compared(table, group, cell, groups), *last)
+    result, seeds, length, *_ = _group_texts(table, group)
+    return markdown_row(name, result, _compared(table, group, cell, groups), seeds, length)
 
 
 def _group_texts(table: Table, group: list[Record]) -> list[str]:

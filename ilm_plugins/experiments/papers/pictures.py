@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...checkpoints import replacing
@@ -62,19 +63,38 @@ def differences(panels: Mapping[str, list[tuple[str, tuple[float, float, float]]
     fig = Figure((9, 0.8 + 0.9 * len(counts) + 0.3 * sum(counts)), layout="constrained")
     axes = fig.subplots(len(counts), squeeze=False, height_ratios=[n + 1 for n in counts]).flat
     for axis, (task, rows) in zip(axes, panels.items(), strict=True):
-        means, low, high = zip(*(interval for _, interval in rows), strict=True)
-        errors = [[m - a for m, a in zip(means, low, strict=True)]]
-        errors += [[b - m for m, b in zip(means, high, strict=True)]]
-        axis.errorbar(means, range(len(rows)), xerr=errors, fmt="o", capsize=3, color=OKABE_ITO[0])
-        axis.set_yticks(range(len(rows)), [name for name, _ in rows])
-        axis.set(ylim=(len(rows) - 0.5, -0.5), title=task)
-        axis.axvline(0, color="0.5")
+        _draw_intervals(axis, rows)
+        axis.set_title(task)
         # The interval of two runs that differ much would shrink all others to dots.
         left, right = axis.get_xlim()
         axis.set_xlim(max(left, -LIMIT), min(right, LIMIT))
     label = f"difference from the plain norm, and its paired 95 % interval, cut off at {LIMIT}"
     axes[-1].set_xlabel(label)
     return fig
+
+
+@styled
+def by_condition(panels: Mapping[str, list[tuple[str, tuple[float, float, float]]]]) -> Figure:
+    """Plot side by side a panel for each pair of norms: conditions, each with its difference."""
+    rows = max(map(len, panels.values()))
+    fig = Figure((9, 1 + 0.3 * rows), layout="constrained")
+    axes = fig.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False).flat
+    for axis, (pair, conditions) in zip(axes, panels.items(), strict=True):
+        _draw_intervals(axis, conditions)
+        axis.set_title(pair)
+    fig.supxlabel("mIoU minus that of the plain norm, and the paired 95 % interval")
+    return fig
+
+
+def _draw_intervals(axis: Axes, rows: Sequence[tuple[str, tuple[float, float, float]]]) -> None:
+    """Draw a row for each name: a mean difference and its interval, and a line at 0."""
+    means, low, high = zip(*(interval for _, interval in rows), strict=True)
+    errors = [[m - a for m, a in zip(means, low, strict=True)]]
+    errors += [[b - m for m, b in zip(means, high, strict=True)]]
+    axis.errorbar(means, range(len(rows)), xerr=errors, fmt="o", capsize=3, color=OKABE_ITO[0])
+    axis.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.axvline(0, color="0.5")
 
 
 def save(fig: Figure, path: Path, lines: Sequence[tuple[str, list[Record]]]) -> None:

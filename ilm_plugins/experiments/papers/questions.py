@@ -83,8 +83,8 @@ def markdown(folder: Path) -> list[str]:
             f"{answer.plain} {answer.plain_mean:.1f}",
             f"{answer.norm} {answer.norm_mean:.1f}",
             f"{difference.mean:+.1f}",
-            f"{difference.low:+.1f} to {difference.high:+.1f}",
-            f"{difference.p:.3f}",
+            f"{difference.low:+.1f} to {difference.high:+.1f}" if difference.seeds > 1 else "-",
+            f"{difference.p:.3f}" if difference.seeds > 1 else "-",
             str(difference.seeds),
         )
         lines.append(markdown_row(*cells))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from ilm_plugins.experiments.papers import conditions, pictures
 from ilm_plugins.experiments.papers.questions import answers, by_seed, markdown, questions
 from ilm_plugins.frameworks.run_record import write
 
@@ -68,3 +69,32 @@ def test_the_questions_are_those_of_the_page(root):
     stated = {"day": 3, "dusk": 3, "dark": 1, "converted": 4, "one image": 2}
     assert all(f"\n| {name} |" in text for name in stated)
     assert sum(len(question["pairs"]) for question in questions()) == sum(stated.values())
+
+
+def test_an_answer_of_one_seed_has_no_interval(tmp_path):
+    for norm, value in (("BN", 40.0), ("EN", 41.0)):
+        run(tmp_path / "daylight" / norm, 0, {"mIoU": value})
+    (line,) = [line for line in markdown(tmp_path) if line.startswith("| CamVid by day")]
+    assert line.endswith("| +1.0 | - | - | 1 |")
+
+
+def test_conditions_have_the_mean_of_each_norm(folder):
+    assert "| dusk | 20.6 | 21.1 | 20.7 |" in conditions.markdown(folder / "daylight")
+
+
+def test_conditions_are_compared_by_seed(folder):
+    """At dusk all values are halved."""
+    mean, low, high = dict(conditions.panels(folder / "daylight")["EN - BN"])["dusk"]
+    expected = answer(folder, "CamVid by day", "EN").difference
+    assert (mean, low, high) == pytest.approx((0.5, expected.low / 2, expected.high / 2))
+
+
+def test_a_plot_by_condition_has_a_panel_for_each_pair(folder):
+    figure = pictures.by_condition(conditions.panels(folder / "daylight"))
+    assert [axis.get_title() for axis in figure.axes] == ["EN - BN", "SN - BN"]
+
+
+def test_a_plot_by_condition_has_the_ends_of_intervals():
+    (axis,) = pictures.by_condition({"EN - BN": [("dusk", (1.0, 0.5, 2.0))]}).axes
+    (interval,) = axis.containers[0].lines[2]
+    assert interval.get_segments()[0].tolist() == [[0.5, 0], [2, 0]]
