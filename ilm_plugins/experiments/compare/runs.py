@@ -80,8 +80,12 @@ def log_of(folder: Path) -> Path:
 
 def start(arguments: Sequence[str], file: IO) -> subprocess.Popen:
     """Start a command of the package, its output in a file."""
-    command = [sys.executable, "-m", "ilm_plugins", *arguments]
-    return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+    return subprocess.Popen(command_line(arguments), stdout=file, stderr=subprocess.STDOUT)
+
+
+def command_line(arguments: Sequence[str]) -> list[str]:
+    """Return a command of the package, for this Python."""
+    return [sys.executable, "-m", "ilm_plugins", *arguments]
 
 
 def is_complete(folder: Path) -> bool:

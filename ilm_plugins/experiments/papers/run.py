@@ -12,6 +12,7 @@ from pathlib import Path
 from ...errors import UserError
 from ...frameworks import environment
 from ...frameworks.run_record import FILE, read, write
+from ..compare.runs import command_line
 from . import recipes, registry, row_record
 from .recipes import Recipe
 from .registry import Cell
@@ -151,7 +152,7 @@ def _prepare(cell: Cell, recipe: Recipe, seed: int, options: Options, parent: Re
 
 def _call(config: Path, arguments: Sequence[str], options: Options) -> None:
     """Run the command train on a config; an exception here, such as a signal's, kills it."""
-    command = [sys.executable, "-m", "ilm_plugins", "train", "--config-file", str(config)]
+    command = command_line(["train", "--config-file", str(config)])
     if options.num_gpus is not None:
         command += ["--num-gpus", str(options.num_gpus)]
     if options.unsafe:
