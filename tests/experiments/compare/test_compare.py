@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shlex
 import signal
 from contextlib import nullcontext
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
@@ -117,6 +119,13 @@ def test_each_run_is_an_ordinary_training(compared, norm):
 @pytest.mark.parametrize("test, images", [("", 4), ("dusk", 8)])
 def test_each_model_is_tested_by_each_config(compared, test, images):
     assert run_record.read(Path("out/GN-num_groups=4/seed0", test))["test images"] == images
+
+
+def test_the_masks_of_runs_are_drawn(compared, root, monkeypatch):
+    folders = [f"{norm[:2]}=out/{norm}/seed0" for norm in ("GN-num_groups=4", "EN-reduction=8")]
+    monkeypatch.setattr("sys.argv", ["draw_masks.py", compared, "masks.png", *folders])
+    runpy.run_path(str(root / "tools" / "draw_masks.py"), run_name="__main__")
+    assert Image.open("masks.png").width > Image.open("masks.png").height
 
 
 def test_finished_runs_are_skipped(compared, started):
