@@ -23,12 +23,12 @@ LAST = ("seeds", "trained", "device", "commit")
 COLUMNS = ("", "run", "paper", "ours", "ours - paper", *LAST)
 STUDY = ("", "result", "difference [95 % interval]", *LAST[:2])
 HEAD = """\
-Written by `python -m ilm_plugins reproduce report` from [records](records) of runs, which
-`reproduce run TABLE ROW` makes. A result beside a paper's is always of the full recipe:
-a run that is shorter, on fewer images or otherwise changed has a row of its own, which says so.
-Images of CIFAR may be re-encoded as JPEG, which the column "trained" says.
-Where there are several seeds, results are means and, behind ±, standard deviations.
-"-" under commit: the run is older than the records of commits.
+`python -m ilm_plugins reproduce report` wrote these pages from the [records](records) of
+`reproduce run TABLE ROW`. A paper's figure and a result are in one row only if the run followed the
+full recipe; a run that is shorter, on fewer images or otherwise changed has its own row, whose label
+lists the changes. The column "trained" says if images of CIFAR were re-encoded as JPEG.
+With several seeds, a result is the mean, ± the standard deviation. Records from before commits were
+recorded have "-" as commit.
 """
 
 Groups = defaultdict[str, list[list[Record]]]
