@@ -65,20 +65,28 @@ def by_cell(folder: Path) -> Groups:
 
 
 def draw(table: Table, groups: Groups, folder: Path) -> bool:
-    """Plot to ``ID.png`` a table's curves, or a study's differences; return whether it has any."""
+    """Plot a table's curves, or a study's differences, to ``ID.png``; return whether it has any.
+
+    A table whose measures are not in its curves has no plot: losses alone do not compare norms.
+    """
     panels, lines = {}, []
     if table.paper == "study":
         for part in (registry.tables()[key] for key in table.shows):
-            if rows := [*differences(part, groups)]:
+            rows = [*differences(part, groups)]
+            if len(rows) > 1:  # one difference is in its table
                 title = f"{part.title} ({part.measures[0]})"
                 panels[title] = [(name, interval) for name, _, _, interval in rows]
                 lines += [(name, group) for name, _, group, _ in rows]
     if not lines:
-        lines = [
-            (_curve_name(cell, group[0]), group)
+        curves = [
+            (cell.name, _settings(group[0]), group)
             for cell in table.cells.values()
             for group in groups[cell.canonical.id]
-            if any(run.get("curve") for run in group)
+            if _logged(group) & table.logged().keys()
+        ]
+        alike = len({settings for _, settings, _ in curves}) == 1
+        lines = [
+            (name if alike else f"{name}, {settings}", group) for name, settings, group in curves
         ]
     if lines:
         from . import pictures
@@ -88,9 +96,12 @@ def draw(table: Table, groups: Groups, folder: Path) -> bool:
     return bool(lines)
 
 
-def _curve_name(cell: Cell, run: Record) -> str:
-    name = f"{cell.name}, {row_record.label(run)}"
-    return f"{name}, re-encoded" if run["jpeg"] else name
+def _settings(run: Record) -> str:
+    return f"{row_record.label(run)}{', re-encoded' if run['jpeg'] else ''}"
+
+
+def _logged(group: list[Record]) -> set[str]:
+    return {name for run in group for row in run.get("curve") or () for name in row}
 
 
 def differences(

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from ...checkpoints import replacing
 from ..analysis.plots import OKABE_ITO, mpl, pd, styled
-from . import registry
 from .registry import Table
 from .row_record import Record
 
@@ -25,13 +24,11 @@ LIMIT = 30
 def training(table: Table, lines: Sequence[tuple[str, list[Record]]]) -> Figure:
     """Plot the mean curves of labelled records, a panel for each loss and metric of the table."""
     logged = {name for _, group in lines for r in group for row in r["curve"] for name in row}
-    # The total loss, or its parts, then the table's metrics. MMPretrain logs the metric
-    # accuracy/top1 of a test as accuracy_top-1 in training.
+    # The total loss, or its parts, then the table's metrics.
     losses = [name for name in ("loss", "total_loss") if name in logged]
     losses = losses or sorted(name for name in logged if "loss" in name)
-    read = {n for name in table.measures for n in registry.measures()[name].metrics}
-    read |= {name.replace("/top", "_top-") for name in read}
-    names = losses + sorted(logged & read)
+    labels = table.logged()
+    names = losses + sorted(logged & labels.keys())
     columns = min(2, len(names))
     height = -(-len(names) // columns)
     fig = Figure((9, 3 * height + 0.2 * len(lines)), layout="constrained")
@@ -46,7 +43,7 @@ def training(table: Table, lines: Sequence[tuple[str, list[Record]]]) -> Figure:
             marks = {"markevery": (i * every // len(lines), every), "markersize": 4}
             axis.plot(curve.index, curve, label=label, **marks)
             axis.set_xlabel(unit)
-        axis.set_ylabel(f"{name}, training" if "_top-" in name else name)
+        axis.set_ylabel(labels.get(name, name))
     for axis in list(axes.flat)[len(names) :]:
         axis.set_axis_off()
     fig.suptitle(f"{table.id}: {table.title}")
@@ -61,15 +58,18 @@ def differences(panels: Mapping[str, list[tuple[str, tuple[float, float, float]]
     """Plot a panel for each task: pairs of norms, each with its difference and interval."""
     counts = [len(rows) for rows in panels.values()]
     fig = Figure((9, 0.8 + 0.9 * len(counts) + 0.3 * sum(counts)), layout="constrained")
-    axes = fig.subplots(len(counts), squeeze=False, height_ratios=[n + 1 for n in counts]).flat
+    ratios = [n + 1 for n in counts]
+    axes = fig.subplots(len(counts), sharex=True, squeeze=False, height_ratios=ratios).flat
     for axis, (task, rows) in zip(axes, panels.items(), strict=True):
         _draw_intervals(axis, rows)
         axis.set_title(task)
-        # The interval of two runs that differ much would shrink all others to dots.
-        left, right = axis.get_xlim()
-        axis.set_xlim(max(left, -LIMIT), min(right, LIMIT))
-    label = f"difference from the plain norm, and its paired 95 % interval, cut off at {LIMIT}"
-    axes[-1].set_xlabel(label)
+    left, right = axes[0].get_xlim()
+    label = "difference from the plain norm in points, and its paired 95 % interval"
+    # The interval of two runs that differ much would shrink all others to dots.
+    if max(-left, right) > LIMIT:
+        label += f", cut off at {LIMIT}"
+        axes[0].set_xlim(max(left, -LIMIT), min(right, LIMIT))
+    axes[-1].set_xlabel(f"{label}; right of 0 is better")
     return fig
 
 

@@ -141,6 +141,20 @@ class Table:
             decimals.append(max((len(str(v).partition(".")[2]) for v in given), default=others))
         return decimals
 
+    def logged(self) -> dict[str, str]:
+        """Return the metrics of all measures, as frameworks log them -> label of an axis."""
+        labels = {}
+        for name in self.measures:
+            measure = measures()[name]
+            for metric, (offset, factor) in measure.metrics.items():
+                is_shown = offset == 0 and factor == 1
+                what, unit = (name, f" ({measure.described})") if is_shown else (metric, "")
+                labels[metric] = f"{what}{unit}"
+                # MMPretrain logs the metric accuracy/top1 of a test as accuracy_top-1 in training.
+                if "/top" in metric:
+                    labels[metric.replace("/top", "_top-")] = f"{what} in training{unit}"
+        return labels
+
 
 @cache
 def _papers_file() -> dict:
