@@ -208,15 +208,21 @@ def plot(results: dict, path: Path) -> None:
     frame = passes(results)
     frame = frame[(frame.setting == "float32") & (frame["pass"] == "both")]
     over = frame["over baseline"]
-    frame = frame.assign(fused=over, unfused=over / frame["over unfused"], map=frame["shape name"])
-    times = frame.melt(["layer / plain", "map"], ["fused", "unfused"], "computed", "time")
+    fused, unfused = "fused: kernels", "unfused: torch operations"
+    frame = frame.assign(map=frame["shape name"])
+    frame = frame.assign(**{fused: over, unfused: over / frame["over unfused"]})
+    times = frame.melt(["layer / plain", "map"], [fused, unfused], "computed", "time")
     options = {"col": "layer / plain", "col_wrap": 3, "height": 2.6, "aspect": 1.2, "s": 45}
-    options |= {"hue": "computed", "style": "computed"}
+    options |= {"hue": "computed", "style": "computed", "facet_kws": {"legend_out": False}}
     grid = sns.relplot(times, kind="scatter", x="map", y="time", **options)
     ticks = (0.5, 1, 2, 5, 10, 20)
     grid.set(yscale="log", yticks=ticks, yticklabels=ticks).refline(y=1, color="0.5")
-    grid.set_titles("{col_name}").set_axis_labels("", "forward + backward\nover the plain norm's")
+    grid.set_titles("{col_name}").set_axis_labels(
+        "map", "forward + backward\nover the plain norm's"
+    )
     grid.tick_params("x", rotation=90)
+    # The ninth of nine panels is empty.
+    sns.move_legend(grid, "center", bbox_to_anchor=(0.85, 0.12), title="", frameon=False)
     grid.savefig(path)
 
 

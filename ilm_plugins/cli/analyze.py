@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from ..checkpoints import load_weights
@@ -17,6 +18,9 @@ from ..experiments.data.images import open_images
 from ..frameworks import open_config
 from ..frameworks.environment import commit
 from ..frameworks.folders import check_folder, make_folder
+from ..layers import NORMS
+from ..layers.autoencoder import AutoencoderNorm
+from ..layers.mixture import MixtureNorm
 
 
 def run(args: argparse.Namespace) -> None:
@@ -43,7 +47,11 @@ def run(args: argparse.Namespace) -> None:
     subject = f"{len(images):,} images of {Path(args.images).resolve().name}{classes}"
     if args.measure != "dynamics":
         subject = f"{Path(args.checkpoint[0]).name}, {subject}"
-    report = Report(args.output, images, f"{inference.name}, {subject}", args.embedding)
+    kind = AutoencoderNorm if args.measure == "omega" else MixtureNorm
+    name = f"{norms_in(inference.model, kind)} in {inference.name}"
+    if args.opts:
+        name += " with overrides"  # whose name may be of another norm
+    report = Report(args.output, images, f"{name}, {subject}", args.embedding)
     if args.measure == "dynamics":
         step = "epoch" if "epoch" in Path(args.checkpoint[0]).name else "iteration"
         text = write_dynamics(report, list(steps), collected, step)
@@ -55,6 +63,13 @@ def run(args: argparse.Namespace) -> None:
         with (args.output / "summary.txt").open("a", encoding="utf-8") as file:
             file.write(f"at commit {commit()}\n")
     print(f"written to {args.output}")
+
+
+def norms_in(model: nn.Module, kind: type[nn.Module]) -> str:
+    """Return the keys of a model's norms of a kind, such as "EN, SN"."""
+    keys = {norm: key for key, norm in NORMS.items()}
+    classes = {type(module) for module in model.modules() if isinstance(module, kind)}
+    return ", ".join(sorted(keys.get(norm, norm.__name__) for norm in classes))
 
 
 def sort_by_step(paths: Sequence[str]) -> dict[int, str]:

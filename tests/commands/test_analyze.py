@@ -97,7 +97,7 @@ def test_progress_counts_batches(analyzed):
 
 def test_the_summary_is_printed_after_the_images_and_the_checkpoint(analyzed, folder):
     out, printed, _ = analyzed
-    assert f"6 images of {folder}, each: as it is\nsmall, epoch_3.pth, 6 images" in printed
+    assert f"6 images of {folder}, each: as it is\nEN in small, epoch_3.pth, 6 images" in printed
     assert (out / "summary.txt").read_text().partition("\nat commit")[0] in printed
 
 
@@ -148,6 +148,13 @@ def test_omega_of_a_config_with_overrides(folder, config, tmp_path):
     words = ("--config-file", config, "--checkpoint", tmp_path / "epoch_3.pth", "--device", "cpu")
     assert run("omega", folder, *words, "--output", tmp_path / "out", "--opts", "a.b=1") == 0
     assert pd.read_csv(tmp_path / "out" / "rescaling_by_layer.csv").layer.unique().tolist() == [3]
+
+
+def test_titles_name_the_layer_where_overrides_change_the_config(folder, config, tmp_path):
+    words = ("--config-file", config, "--checkpoint", tmp_path / "epoch_3.pth", "--device", "cpu")
+    assert run("omega", folder, *words, "--output", tmp_path / "out", "--opts", "a.b=1") == 0
+    title = (tmp_path / "out" / "rescaling_spread.png").read_text().splitlines()[1]
+    assert title.startswith("ILMGN in small with overrides, epoch_3.pth, ")
 
 
 def test_code_is_refused_unless_it_is_trusted(folder, config, tmp_path, monkeypatch, capsys):

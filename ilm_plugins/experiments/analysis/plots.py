@@ -30,6 +30,8 @@ STYLE = {
     "image.interpolation": "nearest",
     "legend.frameon": False,
 }
+#: The label of the axis of layers.
+LAYERS = "layer, from the input to the output"
 #: Decorates functions, so that they draw in the style above.
 styled = mpl.rc_context(STYLE)
 
@@ -84,7 +86,11 @@ def by_layer(table: pd.DataFrame, hue: str, pixels: Mapping[str, np.ndarray] | N
     else:
         options |= {"row": "panel", **_size(table, 2.5)}
     grid = sns.relplot(_shortened(table), kind="line", x="layer", y="value", **options)
-    grid.tick_params("x", rotation=90).set_titles("{row_name}").set_axis_labels("", "")
+    number = "distance" if hue == "parameter" else "ratio"
+    grid.tick_params("x", rotation=90).set_titles("{row_name}").set_axis_labels(LAYERS, number)
+    if not pixels:
+        for panel, ax in grid.axes_dict.items():
+            ax.set(title="", ylabel=panel)
     for ax, image in zip(grid.axes[:, 0], (pixels or {}).values(), strict=False):
         inset = ax.inset_axes((-0.35, 0, 0.25, 1))
         inset.imshow(image)
@@ -99,14 +105,14 @@ def boxes(table: pd.DataFrame, quantity: str):
     options |= {"row": quantity, "sharey": False, "whis": (5, 95), "showfliers": False}
     table = _shortened(table)
     grid = sns.catplot(table, kind="box", x="layer", y="value", **options, **_size(table, 2.2))
-    return grid.tick_params("x", rotation=90).set_titles("{row_name}").set_axis_labels("", "")
+    return grid.tick_params("x", rotation=90).set_titles("{row_name}").set_axis_labels(LAYERS, "")
 
 
 @styled
 def heat_maps(table: pd.DataFrame, quantity: str):
     """Draw the column distance by class and layer, a panel for each quantity."""
     table, most = _shortened(table), table["distance"].abs().max()
-    colours = {"cmap": "cividis", "vmin": 0, "vmax": most}
+    colours = {"cmap": "cividis", "vmin": 0, "vmax": most, "cbar_kws": {"label": "distance"}}
     if (table["distance"] < 0).any():
         colours |= {"cmap": "PuOr_r", "vmin": -most}
 
@@ -116,7 +122,8 @@ def heat_maps(table: pd.DataFrame, quantity: str):
 
     size = _size(table, min(max(0.22 * table["class"].nunique() + 0.4, 1.6), 8))
     grid = sns.FacetGrid(table, row=quantity, **size).map_dataframe(draw)
-    return grid.tick_params("x", rotation=90).set_titles("{row_name}").set_axis_labels("", "")
+    grid.tick_params("x", rotation=90).set_titles("{row_name}")
+    return grid.set_axis_labels(LAYERS, "class")
 
 
 @styled
@@ -133,7 +140,7 @@ def scatter(points: pd.DataFrame, panel: str | None = None):
         options |= {"col_order": sorted(points[panel].unique())}
         options["facet_kws"] = {"sharex": False, "sharey": False}
     grid = sns.relplot(points, x="x", y="y", **options)
-    return grid.set_axis_labels("", "").set(xticks=[], yticks=[])
+    return grid.set_axis_labels("dimension 1", "dimension 2").set(xticks=[], yticks=[])
 
 
 @styled

@@ -202,3 +202,19 @@ def test_maps():
         mapped = tables.embed(pd.DataFrame(values, index), method)
         assert share_between_classes(mapped) > 0.9
     assert share_between_classes(pd.DataFrame(0 * values, index)) == 0
+
+
+def test_pictures_name_their_axes():
+    lines = [("c", name, n, "ratio", 0.5) for name in ("a", "b") for n in NORMALIZERS]
+    table = pd.DataFrame(lines, columns=["class", "layer", "normalizer", "panel", "value"])
+    table["distance"] = table["value"]
+    points = pd.DataFrame({"x": [0.0, 1.0], "y": [1.0, 0.0], "class": ["a", "b"]})
+    drawn = {
+        "ratio": plots.by_layer(table, "normalizer"),
+        "class": plots.heat_maps(table, "normalizer"),
+        "dimension 2": plots.scatter(points),
+    }
+    for label, grid in drawn.items():
+        assert grid.axes[0, 0].get_ylabel() == label
+        assert grid.axes[-1, 0].get_xlabel()
+        plots.pyplot.close(grid.figure)
