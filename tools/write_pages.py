@@ -46,14 +46,6 @@ SHORT = (
     "study-seg CamVid/EN",
     "study-4 CIFAR-10 batch 4/EN",
 )
-TASKS = {
-    "study-box": "detection (BCCD), box head",
-    "study-all": "detection (BCCD), whole model",
-    "study-tune": "detection (BCCD), fine-tuned",
-    "study-seg": "segmentation (CamVid)",
-    "study-128": "classification (CIFAR-10), batches of 128",
-    "study-4": "classification (CIFAR-10), batches of 4",
-}
 
 
 def file(name: str, groups: paper_report.Groups) -> str:
@@ -76,14 +68,13 @@ def differences(name: str, groups: paper_report.Groups) -> str:
     """Return the differences from the plain norm: in all rows of the study, or in SHORT's."""
     columns = "task", "measure", "norms", "difference", "95 % interval", "seeds"
     lines = paper_report.markdown_head(*columns)
-    for key, task in TASKS.items():
-        study_table = registry.find_table(key)
+    for study_table in filter(lambda table: table.task, registry.tables().values()):
         for norms, cell, group, interval in paper_report.differences(study_table, groups):
             if name == "all" or cell.id in SHORT:
                 mean, low, high = (f"{round(value, 1) + 0:+.1f}" for value in interval)
                 learned = sum(map(row_record.learned, group))
                 seeds = "" if learned == len(group) else f"{learned} that learned, of "
-                cells = task, study_table.measures[0], norms, mean, f"{low} to {high}"
+                cells = study_table.task, study_table.measures[0], norms, mean, f"{low} to {high}"
                 cells += (f"{seeds}{len(group)}",)
                 lines.append(paper_report.markdown_row(*cells))
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from ilm_plugins.surgery import rules, sources
 from ilm_plugins.surgery.sources import SOURCES, Source
 
 MARKED = "<!-- conversions -->\n\n", "\n<!-- end -->"
-HEAD = "| from | to | `replacing` | outputs |\n|---|---|---|---|\n"
+HEAD = "| from | to | outputs | `replacing` |\n|---|---|---|---|\n"
 
 
 def table():
@@ -23,11 +23,11 @@ def table():
             asked = source and source is not rules.sources_for(NORMS[key])[0]
             row = (
                 source.title if source else rule.source,
-                f'`"{source.name}"`' if asked else "",
                 rule.changes or where,
+                f'`"{source.name}"`' if asked else "",
             )
             targets.setdefault(row, []).append(f"`{key}`")
-    rows = [(name, ", ".join(keys), asked, told) for (name, asked, told), keys in targets.items()]
+    rows = [(name, ", ".join(keys), told, asked) for (name, told, asked), keys in targets.items()]
     return HEAD + "".join(f"| {' | '.join(row)} |\n".replace("|  |", "| |") for row in rows)
 
 

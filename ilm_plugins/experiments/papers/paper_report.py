@@ -74,7 +74,7 @@ def draw(table: Table, groups: Groups, folder: Path) -> bool:
         for part in (registry.tables()[key] for key in table.shows):
             rows = [*differences(part, groups)]
             if len(rows) > 1:  # one difference is in its table
-                title = f"{part.title} ({part.measures[0]})"
+                title = f"{part.task}: {part.measures[0]}"
                 panels[title] = [(name, interval) for name, _, _, interval in rows]
                 lines += [(name, group) for name, _, group, _ in rows]
     if not lines:

@@ -130,6 +130,8 @@ class Table:
     learned_from: float | None = None
     command: str | None = None
     note: str | None = None
+    #: In plain words, if the table compares norms with intervals.
+    task: str | None = None
 
     @property
     def decimals(self) -> list[int]:
