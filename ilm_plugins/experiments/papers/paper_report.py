@@ -25,8 +25,8 @@ STUDY = ("", "result", "difference [95 % interval]", *LAST[:2])
 HEAD = """\
 `python -m ilm_plugins reproduce report` wrote these pages from the [records](records) of
 `reproduce run TABLE ROW`. A paper's figure and a result are in one row only if the run followed the
-full recipe; a run that is shorter, on fewer images or otherwise changed has its own row, whose label
-lists the changes. The column "trained" says if images of CIFAR were re-encoded as JPEG.
+full recipe; a run that is shorter, on fewer images or otherwise changed has its own row, whose
+label lists the changes. The column "trained" says if images of CIFAR were re-encoded as JPEG.
 With several seeds, a result is the mean, ± the standard deviation. Records from before commits were
 recorded have "-" as commit.
 """
