@@ -39,7 +39,8 @@ styled = mpl.rc_context(STYLE)
 @styled
 def save(grid: Grid, path: Path, title: str) -> None:
     """Write a figure as PNG, with a title above its panels, and close it."""
-    grid.figure.suptitle(title, y=1, va="bottom")
+    # At the left, where a phone shows the first part of a wide picture.
+    grid.figure.suptitle(title, x=0, y=1, ha="left", va="bottom")
     grid.savefig(path)
     pyplot.close(grid.figure)
 
@@ -84,13 +85,15 @@ def by_layer(table: pd.DataFrame, hue: str, pixels: Mapping[str, np.ndarray] | N
     if pixels:
         options |= {"row": "image", "row_order": list(pixels), **_size(table, 1.4)}
     else:
-        options |= {"row": "panel", **_size(table, 2.5)}
+        options |= {"row": "panel", **_size(table, 3.5)}
     grid = sns.relplot(_shortened(table), kind="line", x="layer", y="value", **options)
     number = "distance" if hue == "parameter" else "ratio"
     grid.tick_params("x", rotation=90).set_titles("{row_name}").set_axis_labels(LAYERS, number)
     if not pixels:
         for panel, ax in grid.axes_dict.items():
             ax.set(title="", ylabel=panel)
+    grid.tight_layout()  # with the rotated names, so that the legend is below them
+    sns.move_legend(grid, "upper left", bbox_to_anchor=(0, 0), ncols=4, title=None)
     for ax, image in zip(grid.axes[:, 0], (pixels or {}).values(), strict=False):
         inset = ax.inset_axes((-0.35, 0, 0.25, 1))
         inset.imshow(image)
