@@ -35,6 +35,7 @@ PAPERS = ("ilm", "assoc", "en")
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
 #: A part of a page: start marker, kind, name, end marker.
 KINDS = "file|table|rows|differences|answers|conditions|rates"
+FIGURES = ROOT / "docs" / "figures"
 COMPARISONS = ROOT / "reports" / "comparisons"
 PART = re.compile(rf"(<!-- ({KINDS}): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".sh": "sh"}
@@ -131,9 +132,7 @@ def main() -> None:
         if drawn.paper in PAPERS or drawn.id == "study":
             paper_report.draw(drawn, groups, REPORTS)
     if panels := conditions.panels(COMPARISONS / "daylight"):
-        pictures.by_condition(panels).savefig(
-            ROOT / "docs" / "figures" / "daylight.png", metadata={"Software": None}
-        )
+        pictures.save(pictures.differences(panels), FIGURES / "daylight.png", [])
     for page, text in documented().items():
         page.write_text(text, encoding="utf-8")
 

@@ -74,19 +74,6 @@ def differences(panels: Mapping[str, list[tuple[str, tuple[float, float, float]]
     return fig
 
 
-@styled
-def by_condition(panels: Mapping[str, list[tuple[str, tuple[float, float, float]]]]) -> Figure:
-    """Plot side by side a panel for each pair of norms: conditions, each with its difference."""
-    rows = max(map(len, panels.values()))
-    fig = Figure((9, 1 + 0.3 * rows), layout="constrained")
-    axes = fig.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False).flat
-    for axis, (pair, conditions) in zip(axes, panels.items(), strict=True):
-        _draw_intervals(axis, conditions)
-        axis.set_title(pair)
-    fig.supxlabel("mIoU minus that of the plain norm, and the paired 95 % interval")
-    return fig
-
-
 def _draw_intervals(axis: Axes, rows: Sequence[tuple[str, tuple[float, float, float]]]) -> None:
     """Draw a row for each name: a mean difference and its interval, and a line at 0."""
     means, low, high = zip(*(interval for _, interval in rows), strict=True)
