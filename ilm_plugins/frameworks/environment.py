@@ -20,8 +20,8 @@ def commit() -> str | None:
     """The checkout's commit, 12 hexadecimal digits and "+changes" if any; None without git."""
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
         return None
-    words = ["describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+changes"]
-    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
+    command = ["describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+changes"]
+    done = subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True)
     return done.stdout.strip() or None
 
 
@@ -35,10 +35,10 @@ def processor() -> str:
 def versions() -> dict[str, str]:
     # The distribution may have another name than the package, such as mmcv-lite.
     names = importlib.metadata.packages_distributions()
-    found = {
+    frameworks = {
         name: importlib.metadata.version(names[name][0]) for name in FRAMEWORKS if name in names
     }
-    return {"ilm_plugins": __version__, "torch": torch.__version__, **found}
+    return {"ilm_plugins": __version__, "torch": torch.__version__, **frameworks}
 
 
 def device(num_gpus: int) -> str:

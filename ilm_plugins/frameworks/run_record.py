@@ -108,14 +108,15 @@ def diverged(folder: str | Path, reason: str) -> None:
 
 def command(options: RunOptions) -> str:
     processes = options.processes
-    words = ["--config-file", options.config_file, "--num-gpus", str(processes.num_gpus)]
+    arguments = ["--config-file", options.config_file, "--num-gpus", str(processes.num_gpus)]
     if processes.num_processes > 1:
-        words += ["--num-processes", str(processes.num_processes)]
+        arguments += ["--num-processes", str(processes.num_processes)]
     if processes.num_machines > 1:
-        words += ["--num-machines", str(processes.num_machines)]
+        arguments += ["--num-machines", str(processes.num_machines)]
     for name in ("eval_only", "tta", "amp", "unsafe"):
-        words += ["--" + name.replace("_", "-")] if getattr(options, name) else []
-    return shlex.join(["python", "-m", "ilm_plugins", "train", *words, *options.overrides])
+        if getattr(options, name):
+            arguments.append("--" + name.replace("_", "-"))
+    return shlex.join(["python", "-m", "ilm_plugins", "train", *arguments, *options.overrides])
 
 
 #: Folder -> the clocks when the last point of its curve was written.

@@ -30,14 +30,14 @@ class YamlVariants:
     def contents(self) -> Mapping[str, Any]:
         return self.opened.config
 
-    def word(self, key: str, value: Any) -> list[str]:
-        """Return an override as words of the command line."""
+    def override(self, key: str, value: Any) -> list[str]:
+        """Return an override as arguments of the command line."""
         return [key, str(value)]
 
-    def words(self, **values: Any) -> list[str]:
+    def overrides(self, **values: Any) -> list[str]:
         """Return the overrides of a run's ``seed``, ``folder`` and ``weights``."""
         return [
-            word for name, value in values.items() for word in self.word(self.keys[name], value)
+            part for name, value in values.items() for part in self.override(self.keys[name], value)
         ]
 
     def places(self) -> dict[str, str]:
@@ -57,13 +57,13 @@ class YamlVariants:
             raise UserError(
                 f"--at {place}: the config has no such key; give one such as {self.example}"
             )
-        return self.word(place, norm)
+        return self.override(place, norm)
 
     def with_norm(self, norm: str, places: Iterable[str] = ()) -> list[str]:
         """Return the overrides that put a norm at places, by default wherever there is a norm."""
         if norm == AS_IS:
             return []
-        return [word for place in places or self.places() for word in self.norm(place, norm)]
+        return [part for place in places or self.places() for part in self.norm(place, norm)]
 
     def main_metric(self) -> str | None:
         """Return the metric by which the config chooses its best checkpoint, or None."""
@@ -99,7 +99,7 @@ class LazyVariants(YamlVariants):
 
         return OmegaConf.to_container(self.opened.config, resolve=True)
 
-    def word(self, key: str, value: Any) -> list[str]:
+    def override(self, key: str, value: Any) -> list[str]:
         # Quoted for hydra's grammar, in which a bracket calls a function.
         text = str(value).replace("\\", "\\\\").replace("'", "\\'")
         return [f"{key}={value}" if isinstance(value, int) else f"{key}='{text}'"]
@@ -118,7 +118,7 @@ class MMEngineVariants(YamlVariants):
     def contents(self) -> Mapping[str, Any]:
         return self.opened.config.to_dict()
 
-    def word(self, key: str, value: Any) -> list[str]:
+    def override(self, key: str, value: Any) -> list[str]:
         return [f"{key}={value}"]
 
     def places(self) -> dict[str, str]:
@@ -146,7 +146,9 @@ class MMEngineVariants(YamlVariants):
         if f"{place}.requires_grad" in settings:
             given.setdefault("requires_grad", settings[f"{place}.requires_grad"])
         return [
-            word for name, value in given.items() for word in self.word(f"{place}.{name}", value)
+            part
+            for name, value in given.items()
+            for part in self.override(f"{place}.{name}", value)
         ]
 
     def main_metric(self) -> str | None:
@@ -158,7 +160,8 @@ def variants(opened: OpenConfig) -> YamlVariants:
     """Return the variants of an open config."""
     if opened.framework == "openmmlab":
         return MMEngineVariants(opened)
-    return (LazyVariants if opened.path.endswith(".py") else YamlVariants)(opened)
+    kind = LazyVariants if opened.path.endswith(".py") else YamlVariants
+    return kind(opened)
 
 
 def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -104,8 +104,8 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
         self.pairs = AffinePairs(num_affine, num_channels, init, **factory)
 
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
-        own = parameter(self, "weight"), parameter(self, "bias")
-        return *own, *weight_and_bias(self, "attention"), *weight_and_bias(self, "pairs")
+        affine = parameter(self, "weight"), parameter(self, "bias")
+        return *affine, *weight_and_bias(self, "attention"), *weight_and_bias(self, "pairs")
 
     def network(self) -> Attentive:
         return Attentive(self.num_groups, self.eps, self.num_affine, FEATURE_EPS)

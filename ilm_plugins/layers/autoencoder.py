@@ -101,8 +101,8 @@ class AutoencoderNorm(AdaptiveNorm):
 
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
         maps = [weight_and_bias(self, n)[0] for n in ("encode", "decode_mean", "decode_var")]
-        own = parameter(self, "weight"), parameter(self, "bias")
-        return *own, *maps, self._buffers["omega_offset"]
+        affine = parameter(self, "weight"), parameter(self, "bias")
+        return *affine, *maps, self._buffers["omega_offset"]
 
     def rescaling(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the omega and beta (N, C) that rescale the standardized instances of x (Eq. 2).

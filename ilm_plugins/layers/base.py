@@ -49,7 +49,7 @@ class AdaptiveNorm(nn.GroupNorm):
     #: Number of channel groups whose moments ``rescale`` receives; divides the number of channels.
     moment_groups: int
     #: A method that returns the description of ``rescale`` for kernels that compute it; or None.
-    #: A subclass that replaces another method has equations of its own, and loses it.
+    #: A subclass that replaces another method has other equations, and loses it.
     network: Callable[[], Network] | None = None
     #: A method that returns what operators of compiled models take in place of ``network``.
     describe = operators.describe
@@ -57,7 +57,7 @@ class AdaptiveNorm(nn.GroupNorm):
     frozen: bool = False
     #: The hook, of both frameworks, that a training with the layer needs.
     training_hook: ClassVar[str | None] = None
-    #: Initial values of the layer's own parameters and buffers, by name.
+    #: Initial values of the layer's parameters and buffers, without its child modules', by name.
     initial_values: Mapping[str, float] = {"weight": 1.0, "bias": 0.0}
 
     def __init_subclass__(cls, **options):
@@ -92,8 +92,8 @@ class AdaptiveNorm(nn.GroupNorm):
         return 0
 
     def reset_parameters(self) -> None:
-        """Initialize child modules again, and own tensors that have :attr:`initial_values`."""
-        # nn.GroupNorm's constructor calls this before a subclass has registered its own tensors.
+        """Initialize child modules again, and the tensors named in :attr:`initial_values`."""
+        # nn.GroupNorm's constructor calls this before a subclass has registered further tensors.
         for name, tensor in {**self._parameters, **self._buffers}.items():
             if tensor is not None and name in self.initial_values:
                 nn.init.constant_(tensor, self.initial_values[name])
@@ -191,8 +191,8 @@ def _changes_equations(cls: type[AdaptiveNorm]) -> bool:
 
 def parameter(module: nn.Module, name: str) -> Tensor:
     """Return a module's parameter, without nn.Module's look-up, which takes half a microsecond."""
-    own = module._parameters.get(name)  # None if parametrized, for example
-    return getattr(module, name) if own is None else own
+    registered = module._parameters.get(name)  # None if parametrized, for example
+    return getattr(module, name) if registered is None else registered
 
 
 def freeze(module: nn.Module, frozen: bool = True) -> nn.Module:

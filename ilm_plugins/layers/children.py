@@ -21,6 +21,8 @@ def weight_and_bias(layer: nn.Module, name: str) -> tuple[Tensor, Tensor | None]
     # A call takes a microsecond. Hooks are of FSDP and pruning, for example; a wrapper has none of
     # the parameters; accelerate's offloading leaves a weight on the meta device between calls.
     child: Any = layer._modules[name]
-    own = child._parameters
-    is_here = "weight" in own and "bias" in own and not own["weight"].is_meta
-    return (own["weight"], own["bias"]) if is_here and not child._forward_pre_hooks else child()
+    parameters = child._parameters
+    is_here = "weight" in parameters and "bias" in parameters and not parameters["weight"].is_meta
+    if is_here and not child._forward_pre_hooks:
+        return parameters["weight"], parameters["bias"]
+    return child()

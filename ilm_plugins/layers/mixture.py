@@ -153,8 +153,8 @@ class MixtureNorm(AdaptiveNorm):
         batch = SharedBatch(x, self._process_group)
 
         def rescale(mean, var, *tensors):
-            *own, _, _ = tensors  # the last two stand for running statistics
-            return self.rescale(mean, var, *own, *batch.pool(mean, var, *own))
+            *inputs, _, _ = tensors  # the last two stand for running statistics
+            return self.rescale(mean, var, *inputs, *batch.pool(mean, var, *inputs))
 
         y, _, _ = adaptive_norm(x, self.moment_groups, self.eps, rescale, *self.rescale_tensors())
         if self.updates_running_stats:

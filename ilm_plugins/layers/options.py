@@ -69,8 +69,8 @@ def fit_width(layer: type, num_channels: int, **options: int | str) -> tuple[int
         if not _divides(value, num_channels):
             # Most networks have other widths, too, multiples of 32 or of 8.
             common = math.gcd(8 if num_channels % 32 else 32, num_channels)
-            own = parameters_of(layer).keys() - to_fit | {option}
-            unfit = [o for o in values if o in own and not _divides(values[o], common)]
+            settable = parameters_of(layer).keys() - to_fit | {option}
+            unfit = [o for o in values if o in settable and not _divides(values[o], common)]
             to_auto = " and ".join(f'{o}="auto"' for o in unfit)
             to_common = " and ".join(f"{o}={math.gcd(AUTO[o], common)}" for o in unfit)
             raise OptionError(

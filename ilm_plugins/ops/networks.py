@@ -3,7 +3,7 @@
 A network is a layer's function ``rescale``, from moments to scale and shift. ``tensors`` names the
 tensors that it takes, of which the first ``num_parameters`` get gradients; buffers follow.
 ``sizes`` returns each tensor's number of elements for C channels, also where a layer has None. The
-options are named tuples of their own, because type checkers take all names in one for its fields.
+options are separate named tuples, because type checkers take all names in one for its fields.
 """
 
 from collections.abc import Iterable, Sequence

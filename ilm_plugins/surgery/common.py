@@ -41,10 +41,10 @@ class Report:
     missing: list[str] = field(default_factory=list)
     notes: dict[str, list[str]] = field(default_factory=dict)
 
-    def note(self, words: str | None, name: str) -> None:
-        """Add a name to a remark; ``words=None`` adds nothing."""
-        if words:
-            self.notes.setdefault(words, []).append(name)
+    def note(self, remark: str | None, name: str) -> None:
+        """Add a name to a remark; ``remark=None`` adds nothing."""
+        if remark:
+            self.notes.setdefault(remark, []).append(name)
 
     def __str__(self) -> str:
         lines = []
@@ -56,7 +56,7 @@ class Report:
         return "\n".join(lines) or "no norms"
 
     def names(self) -> str:
-        """Return the text with every name, each in a line of its own."""
+        """Return the text with every name, one a line."""
         lines = []
         for title, names in self._sections().items():
             lines.append(f"{title} ({len(names)}):" if names else title)
@@ -66,11 +66,13 @@ class Report:
     def _sections(self) -> dict[str, list[str]]:
         """Return title -> the names below it."""
         sections = defaultdict(list)
-        for title, found in (("converted", self.converted), ("left", self.left)):
-            for name, words in found.items():
-                sections[f"{title}, {words}"].append(name)
-        sections |= {"missing": self.missing} if self.missing else {}
-        sections |= {f"note, {words}": names for words, names in self.notes.items()}
+        for name, classes in self.converted.items():
+            sections[f"converted, {classes}"].append(name)
+        for name, reason in self.left.items():
+            sections[f"left, {reason}"].append(name)
+        if self.missing:
+            sections["missing"] = self.missing
+        sections |= {f"note, {remark}": names for remark, names in self.notes.items()}
         return sections
 
 

@@ -138,26 +138,26 @@ def _replace(
         names[module].append(name)
     check_match(match, itertools.chain(*names.values()))
     owners = Counter(p for module in model.modules() for p in module.parameters(recurse=False))
-    for old, own_names in names.items():
-        if not any(matches(name, match) for name in own_names):
+    for old, old_names in names.items():
+        if not any(matches(name, match) for name in old_names):
             continue
         parts = parts_of(old)
         try:
             _check_plain_modules(old)
-            refuse(own_names[0].rpartition(".")[2] == "_orig_mod", _COMPILED)
-            like = _factory_options(model, own_names[0])
+            refuse(old_names[0].rpartition(".")[2] == "_orig_mod", _COMPILED)
+            like = _factory_options(model, old_names[0])
             built = [build(norm, like) for norm in parts.norms]
             _check_untied(old, owners)
             new = parts.join(built)
         except (NotConvertible, OptionError) as error:
-            report.left |= dict.fromkeys(own_names, str(error))
+            report.left |= dict.fromkeys(old_names, str(error))
             continue
         layer = new[0] if isinstance(new, NormWithActivation) else new
-        swaps += _swaps(model, own_names, new)
-        words = f"{norms.class_of(old)} -> {norms.class_of(layer)}"
-        report.converted |= dict.fromkeys(own_names, words)
-        for words in _losses(old, layer):
-            report.note(words, own_names[0])
+        swaps += _swaps(model, old_names, new)
+        classes = f"{norms.class_of(old)} -> {norms.class_of(layer)}"
+        report.converted |= dict.fromkeys(old_names, classes)
+        for loss in _losses(old, layer):
+            report.note(loss, old_names[0])
     # All are built before the first is swapped: an error leaves the model as it was.
     for name, new in swaps:
         model = _set(model, name, new)
@@ -195,9 +195,9 @@ def _set(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
 
 def _check_untied(old: nn.Module, owners: Counter) -> None:
     """Raise NotConvertible if a parameter of a norm also belongs to a module outside it."""
-    own = Counter(p for module in old.modules() for p in module.parameters(recurse=False))
+    inside = Counter(p for module in old.modules() for p in module.parameters(recurse=False))
     for name, p in old.named_parameters():
-        refuse(owners[p] > own[p], f"it shares its {name} with another module")
+        refuse(owners[p] > inside[p], f"it shares its {name} with another module")
 
 
 def _factory_options(model: nn.Module, name: str) -> dict:
@@ -221,15 +221,18 @@ def _check_replaceable(
         and (types is None or cls in types)
     ):
         return
-    name, own = cls.__name__, source_of(cls)
+    name, old_source = cls.__name__, source_of(cls)
     refuse(is_layer, f"is {name}, already a layer of this package")
-    reason = own.refusal(module, layer) if own else None
-    told = f"; {reason}" if reason else hint(own, layer)
-    refuse(own is not source, f"{name}, but {to} replaces {source.title}{told}")
+    reason = old_source.refusal(module, layer) if old_source else None
+    advice = f"; {reason}" if reason else hint(old_source, layer)
+    refuse(old_source is not source, f"{name}, but {to} replaces {source.title}{advice}")
     refuse(types is not None and cls not in types, f"{name}, which is not among types")
-    words = "and may compute something else; if it does not, name it in types"
     is_exact = source.is_exact(cls) or is_frozen_bn(cls)
-    refuse(not types and not is_exact, f"{name} derives from {source.title} {words}")
+    refuse(
+        not types and not is_exact,
+        f"{name} derives from {source.title} and may compute something else; if it does not, name "
+        "it in types",
+    )
     if reason:
         raise NotConvertible(reason)
 
@@ -237,8 +240,8 @@ def _check_replaceable(
 def _losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
     """Yield remarks on what a norm has, and the norm that replaces it lacks."""
     old_norm, new_norm = (parts_of(norm).norms[0] for norm in (old, new))
-    if words := remark(norms.kind_of_module(old_norm), new_norm):
-        yield words
+    if changes := remark(norms.kind_of_module(old_norm), new_norm):
+        yield changes
     back_to = norms.target_of(type(new_norm))
     if back_to == "BN" and getattr(old_norm, "frozen", False):
         yield _UNFROZEN
@@ -294,8 +297,8 @@ def _layer_for(
     channels = source.channels(old) if source else old.num_channels
     new = layer(channels, **kept | options, **like)
     for name in ("normalizers", "num_groups"):
-        own, given = getattr(old, name, None), getattr(new, name, None)
-        refuse(own not in (None, given), f"{name}={own!r}, where the layer has {given!r}")
+        value, given = getattr(old, name, None), getattr(new, name, None)
+        refuse(value not in (None, given), f"{name}={value!r}, where the layer has {given!r}")
     _take_tensors(old, new, state)
     if not (after := modules_after(old)):
         return new
@@ -329,8 +332,8 @@ def _plain_for(old: Any, like: dict, dims: int) -> nn.Module:
 def _take_tensors(old: nn.Module, new: nn.Module, state: State) -> None:
     """Give a new norm the converted tensors, training mode and ``requires_grad`` of the old one."""
     # New parameters are trained if any of the old norm's is, or if it has none and is not frozen.
-    own = old.named_parameters(recurse=isinstance(old, AdaptiveNorm))  # timm's norms have others
-    trained = {name: p.requires_grad for name, p in own}
+    parameters = old.named_parameters(recurse=isinstance(old, AdaptiveNorm))  # timm's have others
+    trained = {name: p.requires_grad for name, p in parameters}
     frozen = not trained and "weight" in old._buffers  # as in FrozenBatchNorm2d
     tensors = adapt(state, norms.kind_of_module(old), new)
     new.requires_grad_(any(trained.values()) if trained else not frozen)

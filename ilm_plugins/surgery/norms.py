@@ -20,7 +20,7 @@ LAYERS: dict[type[nn.Module], str] = {
     layers.SparseSwitchNorm: "SSN",
     layers.AttentiveNorm: "AN",
 }
-#: Layer -> its key in the rules: the first of its keys, which is the package's own.
+#: Layer -> its key in the rules: the first of its keys in NORMS.
 KEYS = {layers.NORMS[key]: key for key in reversed(layers.NORMS) if layers.NORMS[key] in LAYERS}
 
 
@@ -71,7 +71,7 @@ def kind_in_state(module: nn.Module) -> str:
 def named_norms(
     model: nn.Module, among: Callable[[nn.Module], bool]
 ) -> Iterator[tuple[str, nn.Module]]:
-    """Yield name and module of norms; of a pyramid's norms, which are found as one, not the levels.
+    """Yield name and module of norms. A pyramid is one norm; its levels are skipped.
 
     A module under several names comes once for each.
     """

@@ -97,9 +97,9 @@ def adapt(source: State, kind: str, layer: nn.Module) -> dict[str, Tensor]:
     new = {**wanted, **name_variance(rule.function(source, layer), wanted)}
     for key in AFFINE & new.keys() - wanted.keys():
         refuse(not _is_identity(key, new[key]), f"it has a {key}, which {name} lacks")
-    for key, own in wanted.items():
-        found, in_layer = (f"shape {tuple(tensor.shape)}" for tensor in (new[key], own))
-        refuse(found != in_layer, f"{key} has {found}, {in_layer} in the layer")
+    for key, tensor in wanted.items():
+        shape, expected = tuple(new[key].shape), tuple(tensor.shape)
+        refuse(shape != expected, f"{key} has shape {shape}, shape {expected} in the layer")
     return {key: new[key] for key in wanted}
 
 
@@ -149,8 +149,8 @@ def _gn_to_an(source: State, layer: AttentiveNorm) -> State:
 
 
 def _an_to_gn(source: State, layer: nn.Module) -> State:
-    words = "its scale and shift depend on the input: the attention's weight is not zero"
-    refuse(source["attention.weight"].any(), words)
+    reason = "its scale and shift depend on the input: the attention's weight is not zero"
+    refuse(source["attention.weight"].any(), reason)
     attentions = nn.functional.hardsigmoid(source["attention.bias"].double())
     scale, shift = (attentions @ source[name].double() for name in _PAIRS)
     weight, bias = source["weight"] * scale, source["bias"] * scale + shift
@@ -159,8 +159,8 @@ def _an_to_gn(source: State, layer: nn.Module) -> State:
 
 def _released_to_an(source: State, layer: AttentiveNorm) -> State:
     k, channels = source["weight_"].shape
-    words = f"{k} affine pairs, {layer.num_affine} in the layer; set num_affine={k}"
-    refuse(k != layer.num_affine, words)
+    reason = f"{k} affine pairs, {layer.num_affine} in the layer; set num_affine={k}"
+    refuse(k != layer.num_affine, reason)
     maps, map_bias = (source[name] for name in _RELEASED_ATTENTION)
     ones = source["weight_"].new_ones(channels)  # the released layer's GN has no weight and bias
     tensors = maps.reshape(k, channels), map_bias, source["weight_"], source["bias_"]
@@ -171,14 +171,14 @@ def _released_to_an(source: State, layer: AttentiveNorm) -> State:
 def _released_to_ilm(source: State, layer: AutoencoderNorm) -> State:
     # fc_weight maps the variance to the scale, fc_bias the mean to the shift. A shorter embedding
     # is padded with components that the decoders ignore.
-    words = f"a released ILM layer does not become this {type(layer).__name__}"
-    refuse(not layer.has_papers_form, words)
+    reason = f"a released ILM layer does not become this {type(layer).__name__}"
+    refuse(not layer.has_papers_form, reason)
     encode, channels = source["fc_embed.0.weight"], source["weight_bias"].numel()
     hidden, keys = encode.shape
-    own, size = layer.num_key_groups, channels // keys
-    refuse(keys != own, f"{keys} key groups, {own} in the layer; set key_group_size={size}")
-    words = f"an embedding of {hidden}, {layer.hidden} in the layer; set hidden={hidden}"
-    refuse(hidden > layer.hidden, words)
+    groups, size = layer.num_key_groups, channels // keys
+    refuse(keys != groups, f"{keys} key groups, {groups} in the layer; set key_group_size={size}")
+    reason = f"an embedding of {hidden}, {layer.hidden} in the layer; set hidden={hidden}"
+    refuse(hidden > layer.hidden, reason)
     state = {"weight": source["weight_bias"].flatten(), "bias": source["bias_bias"].flatten()}
     state["encode.weight"] = torch.cat((encode, layer.encode.weight[hidden:].to(encode)))
     for name, released in zip(_DECODERS, ("fc_bias.1.weight", "fc_weight.1.weight"), strict=True):
@@ -188,8 +188,8 @@ def _released_to_ilm(source: State, layer: AutoencoderNorm) -> State:
 
 def _bn_to_en(source: State, layer: ExemplarNorm) -> State:
     """Ratios of 1/K; BN's row of the weight is K times BN's weight, the other rows are zero."""
-    words = "the layer cannot compute BN; add BN to normalizers, set shared_affine=False"
-    refuse("BN" not in layer.normalizers or layer.shared_affine, words)
+    reason = "the layer cannot compute BN; add BN to normalizers, set shared_affine=False"
+    refuse("BN" not in layer.normalizers or layer.shared_affine, reason)
     k, row = len(layer.normalizers), layer.normalizers.index("BN")
     state = {**source, **_zeros(layer, "ratio.weight", "ratio.bias")}
     for name in AFFINE:
@@ -202,11 +202,11 @@ def _bn_to_en(source: State, layer: ExemplarNorm) -> State:
 def _en_to_bn(source: State, layer: nn.Module) -> State:
     """BN's row must be the last: its K-th part is the weight, the sum of all rows the bias."""
     weight, bias = source["weight"], source["bias"]
-    words = "EN without BN, or with a shared weight and bias, cannot compute BN"
-    refuse("running_mean" not in source or weight.dim() != 2, words)
+    reason = "EN without BN, or with a shared weight and bias, cannot compute BN"
+    refuse("running_mean" not in source or weight.dim() != 2, reason)
     others = source["ratio.weight"], source["ratio.bias"], weight[:-1]
-    words = "its ratios depend on the input, or it uses more than BN"
-    refuse(any(tensor.any() for tensor in others), words)
+    reason = "its ratios depend on the input, or it uses more than BN"
+    refuse(any(tensor.any() for tensor in others), reason)
     return {**source, "weight": weight[-1] / len(weight), "bias": bias.sum(0)}
 
 
@@ -214,13 +214,13 @@ def _released_to_sn(source: State, layer: SwitchNorm) -> State:
     k = source["mean_weight"].numel()
     without_in = k == 2 and "running_mean" in source  # SwitchNorm1d
     normalizers = ("LN", "BN") if without_in else ("IN", "LN", "BN")[:k]
-    words = f"{k} ratios, for {normalizers}; set normalizers={normalizers}"
-    refuse(layer.normalizers != normalizers, words)
+    reason = f"{k} ratios, for {normalizers}; set normalizers={normalizers}"
+    refuse(layer.normalizers != normalizers, reason)
     return {name: tensor.flatten() for name, tensor in source.items()}
 
 
 def _sn_to_ssn(source: State, layer: SparseSwitchNorm) -> State:
-    """SN's ratios as logits, at radius 0: ratios are their own projection onto the simplex."""
+    """SN's ratios as logits, at radius 0: projecting ratios onto the simplex keeps them."""
     state = {**source, **_zeros(layer, "radius", "mean_fixed", "var_fixed")}
     for name in ("mean_weight", "var_weight"):
         is_wrong = not source[name].is_meta and not source[name].isfinite().all()
@@ -241,9 +241,9 @@ def _released_to_ssn(source: State, layer: SparseSwitchNorm) -> State:
 
 def _ssn_to_plain(source: State, layer: nn.Module) -> State:
     """The layer must be the plain norm that the SSN's fixed ratios choose."""
-    fixed, words = source["mean_fixed"], "its ratios are not fixed on one normalizer for both"
+    fixed = source["mean_fixed"]
     is_one = fixed.any() and torch.equal(fixed, source["var_fixed"])
-    refuse(not is_one, f"{words} means and variances")
+    refuse(not is_one, "its ratios are not fixed on one normalizer for both means and variances")
     return source
 
 
@@ -252,7 +252,8 @@ def chosen_by(state: State, normalizers: Sequence[str] = ("IN", "LN", "BN")) -> 
     fixed = state.get("mean_fixed")
     if fixed is None or fixed.is_meta or not fixed.any():
         return None
-    return (*normalizers, *["another normalizer"] * len(fixed))[int(fixed.argmax())]
+    row = int(fixed.argmax())
+    return normalizers[row] if row < len(normalizers) else "another normalizer"
 
 
 def _zeros(layer: nn.Module, *names: str) -> dict[str, Tensor]:

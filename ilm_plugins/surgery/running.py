@@ -61,13 +61,13 @@ def recalibrate(
 
     trained = [layer for layer in layers if not layer.frozen]
     hooks = [layer.register_forward_pre_hook(weigh, with_kwargs=True) for layer in trained]
-    count = 0
+    run, count = forward or model, 0
     try:
         with evaluating(model):
             for layer in layers:
                 layer.train()
             for batch in batches:
-                (forward or model)(batch)
+                run(batch)
                 count += 1
     finally:
         for hook in hooks:

@@ -59,16 +59,16 @@ def convert_state(
         refuse(kind == layout, f"is {kind}, already a layer of this package")
         rules.find_rule(kind, layer)
         replaced = replacing or source.kind_in_state
-        words = f"{kind}, but {replaced} is replaced{rules.hint(SOURCES.get(kind), layer)}"
-        refuse(kind in rules.PLAIN and kind != source.kind_in_state, words)
-        words = "a weight and a bias alone do not tell the norm; to convert it, match it"
-        refuse(kind == UNTOLD and match is None, words)
+        reason = f"{kind}, but {replaced} is replaced{rules.hint(SOURCES.get(kind), layer)}"
+        refuse(kind in rules.PLAIN and kind != source.kind_in_state, reason)
+        reason = "a weight and a bias alone do not tell the norm; to convert it, match it"
+        refuse(kind == UNTOLD and match is None, reason)
         lacking = rules.AFFINE - tensors.keys() if kind == UNTOLD else ()
-        words = "and may be no norm; convert the model, or fit the state dict to a model"
-        refuse(lacking, f"it has no {', '.join(lacking)}, {words}")
+        advice = "convert the model, or fit the state dict to a model"
+        refuse(lacking, f"it has no {', '.join(lacking)}, and may be no norm; {advice}")
         dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), None)
-        own = {"num_affine": len(tensors["weight_"])} if kind == "released AN" else {}
-        return layer(_channels(tensors), **defaults | own | options, dtype=dtype)
+        stored = {"num_affine": len(tensors["weight_"])} if kind == "released AN" else {}
+        return layer(_channels(tensors), **defaults | stored | options, dtype=dtype)
 
     return _rewrite(state, match, build, source.name)
 
@@ -117,21 +117,21 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
         (``left``); tensors of another shape must be removed before loading.
     """
     state, wanted = unwrap_state(state, model), model.state_dict()
-    own_norms = dict(norms.named_norms(model, norms.is_norm))
-    parts = {name: parts_of(module) for name, module in own_norms.items()}
+    model_norms = dict(norms.named_norms(model, norms.is_norm))
+    parts = {name: parts_of(module) for name, module in model_norms.items()}
     pyramids = {name for name in parts if parts[name].is_pyramid}
-    of_norms = {join(name, key) for name, m in own_norms.items() for key in m.state_dict()}
-    report, found = Report(), find_norms(state, wanted.keys() - of_norms, pyramids)
-    for name in own_norms:
-        source = next((n for n in _names(name, found) if n in found), None)
+    norm_keys = {join(name, key) for name, m in model_norms.items() for key in m.state_dict()}
+    report, stored = Report(), find_norms(state, wanted.keys() - norm_keys, pyramids)
+    for name in model_norms:
+        source = next((n for n in _names(name, stored) if n in stored), None)
         if source is None:
             continue
-        norm, levels = found[source], parts[name].norms
+        norm, levels = stored[source], parts[name].norms
         layer, count = levels[0], len(levels) if name in pyramids else None
         chosen = chosen_by(norm.levels[0])
         if norm.kind == norms.kind_in_state(layer):
             # A weight and a bias alone may be of any norm.
-            if source == name or (source not in own_norms and norm.kind != UNTOLD):
+            if source == name or (source not in model_norms and norm.kind != UNTOLD):
                 _rename(state, report, source, norm, name, layer, count)
         elif chosen not in (None, _normalizer_of(layer)):
             report.left[source] = f"its ratios are fixed on {chosen}, which {layer} is not"
@@ -160,9 +160,9 @@ def _rewrite(
         plain: what plain norms are.
         skip: kinds that are not reported.
     """
-    state, report, found = copy_state(state), Report(), find_norms(state)
-    check_match(match, found)
-    for name, norm in found.items():
+    state, report, stored = copy_state(state), Report(), find_norms(state)
+    check_match(match, stored)
+    for name, norm in stored.items():
         if matches(name, match) and norm.kind not in skip:
             count = len(norm.levels) if norm.is_pyramid else None
             layer = _convert_norm(state, report, name, norm, name, build, count, plain)
@@ -215,8 +215,11 @@ def _convert_norm(
         layer = build(norm)
         levels = [rules.adapt(level, kind, layer) for level in norm.levels]
         # They share what ``build`` has drawn at random, too.
-        own = layer._buffers.keys()
-        levels = [{k: level[k] if k in own else levels[0][k] for k in level} for level in levels]
+        buffers = layer._buffers.keys()
+        levels = [
+            {key: level[key] if key in buffers else levels[0][key] for key in level}
+            for level in levels
+        ]
         placed = place(name, levels, layer, count)
     except (NotConvertible, OptionError) as error:
         report.left[source] = str(error)
@@ -237,8 +240,8 @@ def _rename(
     count: int | None,
 ) -> None:
     """Give the norm ``source`` the names of a model's norm of the same kind, ``name``."""
-    own = layer.state_dict()
-    levels = [rules.name_variance(level, own) for level in norm.levels]
+    wanted = layer.state_dict()
+    levels = [rules.name_variance(level, wanted) for level in norm.levels]
     try:
         placed = place(name, levels, layer, count)
     except NotConvertible as error:
@@ -257,11 +260,11 @@ def _exchange(state: dict, norm: StoredNorm, placed: State) -> None:
     state.update(placed)
 
 
-def _names(name: str, found: Mapping[str, StoredNorm]) -> Iterator[str]:
+def _names(name: str, stored: Mapping[str, StoredNorm]) -> Iterator[str]:
     """Yield a norm's name, then other names it may have in a state dict of timm or OpenMMLab."""
     yield name
     yield name.removesuffix(".0")  # timm's norm with an activation, before conversion
-    first, second = found.get(f"{name}.0"), found.get(f"{name}.1")
+    first, second = stored.get(f"{name}.0"), stored.get(f"{name}.1")
     if first and not (second and second.kind == first.kind):  # not a list of norms
         yield f"{name}.0"  # timm's after conversion
     if by_type := _BY_TYPE.fullmatch(name):

@@ -52,7 +52,7 @@ def find_norms(
         parts = key.split(".") if isinstance(key, str) and isinstance(tensor, Tensor) else ()
         for i in range(len(parts)):
             modules[".".join(parts[:i])][".".join(parts[i:])] = tensor
-    found, within = {}, set()
+    stored, levels_of_pyramids = {}, set()
     for name, tensors in modules.items():
         entries = {join(name, key): tensor for key, tensor in tensors.items()}
         is_known = name in pyramids or is_named_as_pyramid(name)
@@ -61,9 +61,9 @@ def find_norms(
         kind = kind_of(levels[0] if levels else tensors)
         if kind is None:
             continue
-        found[name] = StoredNorm(kind, levels or [tensors], entries, is_pyramid=bool(levels))
-        within |= {join(name, str(i)) for i in range(len(levels))}
-    return {name: norm for name, norm in found.items() if name not in within}
+        stored[name] = StoredNorm(kind, levels or [tensors], entries, is_pyramid=bool(levels))
+        levels_of_pyramids |= {join(name, str(i)) for i in range(len(levels))}
+    return {name: norm for name, norm in stored.items() if name not in levels_of_pyramids}
 
 
 def _find_levels(tensors: State, is_known: bool) -> Sequence[State]:
@@ -110,8 +110,8 @@ def place(
     if "running_mean" not in levels[0]:  # then all levels are one norm
         levels, count = levels[:1], None
     if count is None:
-        words = f"it has statistics of {len(levels)} levels, the model's norm of one"
-        refuse(len(levels) > 1, words)
+        reason = f"it has statistics of {len(levels)} levels, the model's norm of one"
+        refuse(len(levels) > 1, reason)
         return {join(name, key): tensor for key, tensor in levels[0].items()}
     levels = [*levels] * count if len(levels) == 1 else levels
     refuse(len(levels) != count, f"it is of {len(levels)} levels, the model's norm of {count}")

@@ -103,7 +103,11 @@ class Plan:
         self, config: str, norm: str, flags: Sequence[str], values: dict[str, Any]
     ) -> list[str]:
         options = ["--config-file", config, "--num-gpus", str(self.num_gpus), *flags]
-        overrides = [*self.overrides, *self.norm_overrides(norm), *self.variants.words(**values)]
+        overrides = [
+            *self.overrides,
+            *self.norm_overrides(norm),
+            *self.variants.overrides(**values),
+        ]
         return ["train", *options, *overrides]
 
     def check_tests(self) -> None:

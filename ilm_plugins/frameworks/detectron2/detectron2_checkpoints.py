@@ -30,7 +30,7 @@ class Checkpointer(DetectionCheckpointer):
         super().save(name, **entries)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        """As detectron2's own method, which runs the code in files of two formats."""
+        """As detectron2's method, which runs the code in files of two formats."""
         self._path = filename
         if filename.endswith(".pyth"):
             model = self._torch_load(filename)["model_state"]
@@ -106,7 +106,7 @@ def name_variances(state: Mapping[str, Any], wanted: Iterable[str]) -> dict[str,
     older = [name.replace(VARIANCE, BN_VARIANCE) for name in wanted if name.endswith(VARIANCE)]
 
     def rename(name: str) -> str:
-        is_older = any(f".{own}".endswith(f".{name}") for own in older)
+        is_older = any(f".{full_name}".endswith(f".{name}") for full_name in older)
         return name.replace(BN_VARIANCE, VARIANCE) if is_older else name
 
     return {rename(name): tensor for name, tensor in state.items()}

@@ -93,5 +93,5 @@ def inference(cfg: CfgNode | DictConfig, name: str, device: str) -> Inference:
     def forward(images: Sequence[np.ndarray]) -> Any:
         return model([prepare(image) for image in images])
 
-    words = ", ".join(map(str, augmentations)) or "not resized"
-    return Inference(name, model, forward, 1, words)
+    preprocessing = ", ".join(map(str, augmentations)) or "not resized"
+    return Inference(name, model, forward, 1, preprocessing)

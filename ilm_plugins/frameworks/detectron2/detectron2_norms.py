@@ -1,6 +1,6 @@
 """Make detectron2's ``get_norm`` accept the names of this package's layers.
 
-detectron2 has no registry of norms: ``get_norm`` looks a string up in a dict of its own. Once
+detectron2 has no registry of norms: ``get_norm`` looks a string up in a local dict. Once
 detectron2 has defined it, a function that looks for our names first replaces it, under each name in
 each loaded module; other references, as in a functools.partial, keep the old one. Our names are
 called keys below. A key that was valid before this package replaced ``get_norm``, because another

@@ -44,7 +44,8 @@ def training_step(cfg: CfgNode | DictConfig, processes: int = 1) -> Callable[[],
     else:
         optimizer, mixed = DefaultTrainer.build_optimizer(cfg, model), cfg.SOLVER.AMP.ENABLED
     batch = next(training_batches(cfg, processes))
-    trainer = (AMPTrainer if mixed else SimpleTrainer)(model, repeat(batch), optimizer)
+    kind = AMPTrainer if mixed else SimpleTrainer
+    trainer = kind(model, repeat(batch), optimizer)
     storage = EventStorage()
 
     def step() -> None:

@@ -130,10 +130,10 @@ class Trainer(engine.DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[engine.HookBase]:
-        found = super().build_hooks()
+        hooks = super().build_hooks()
         # On rank 0, the last hook writes the logs, hence RecordHook goes before it.
-        found.insert(-1, RecordHook(self.cfg, self.options))
-        return [RadiusHook(), *found]
+        hooks.insert(-1, RecordHook(self.cfg, self.options))
+        return [RadiusHook(), *hooks]
 
     def test(self, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         return self.evaluation()

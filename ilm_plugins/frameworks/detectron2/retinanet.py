@@ -119,8 +119,8 @@ def join_levels(levels: list[nn.Module]) -> nn.Module:
     if not isinstance(levels[0], MixtureNorm):
         return _join_batchnorms(levels)
     new = PerLevelNorm(levels[0], len(levels)).train(levels[0].training)
-    for level, own in zip(new, levels, strict=True):
-        level._buffers.update(own._buffers)
+    for new_level, level in zip(new, levels, strict=True):
+        new_level._buffers.update(level._buffers)
     return new
 
 

@@ -70,15 +70,16 @@ def inference(cfg: Config, name: str, device: str) -> Inference:
     # A model may define preprocess_images(images), which returns a batch for its test_step.
     model = revert_sync_batchnorm(build_model(cfg)).to(device)
     loader = cfg.get("test_dataloader") or {}
-    preprocess, words = getattr(model, "preprocess_images", None), "the model's own preprocessing"
+    preprocess = getattr(model, "preprocess_images", None)
+    description = "the model's own preprocessing"
     if preprocess is None:
-        preprocess, words = _preprocessing(loader.get("dataset") or {}, name)
+        preprocess, description = _preprocessing(loader.get("dataset") or {}, name)
 
     @torch.no_grad()
     def forward(images: Sequence[np.ndarray]) -> Any:
         return model.test_step(preprocess(images))
 
-    return Inference(name, model, forward, loader.get("batch_size", 1), words)
+    return Inference(name, model, forward, loader.get("batch_size", 1), description)
 
 
 def unwrapped(dataset: dict) -> Iterator[dict]:
@@ -110,8 +111,8 @@ def _preprocessing(dataset: dict, name: str):
         pixels = (image[..., ::-1] if bgr else image for image in images)
         return pseudo_collate([pipeline(_loaded(i, image)) for i, image in enumerate(pixels)])
 
-    words = "the config's test pipeline, " + " > ".join(str(step["type"]) for step in steps)
-    return preprocess, words
+    types = " > ".join(str(step["type"]) for step in steps)
+    return preprocess, f"the config's test pipeline, {types}"
 
 
 def _loaded(number: int, image: np.ndarray) -> dict:

@@ -152,8 +152,11 @@ class StopAtNaN(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         # Other outputs, like the accuracy of no boxes, may be NaN.
-        found = (outputs or {}).items()
-        losses = [v.float().sum() for k, v in found if "loss" in k and isinstance(v, Tensor)]
+        losses = [
+            value.float().sum()
+            for name, value in (outputs or {}).items()
+            if "loss" in name and isinstance(value, Tensor)
+        ]
         if losses and not torch.isfinite(sum(losses)):
             raise FloatingPointError(f"the loss became infinite or NaN at iteration {runner.iter}")
 
@@ -220,5 +223,5 @@ class RecordHook(Hook):
 
 def numbers(values: dict | None) -> dict[str, float]:
     """Return the finite numbers of a dict, as floats of 6 decimals."""
-    found = ((k, float(v)) for k, v in (values or {}).items() if isinstance(v, Real | Tensor))
-    return {name: round(value, 6) for name, value in found if math.isfinite(value)}
+    floats = ((k, float(v)) for k, v in (values or {}).items() if isinstance(v, Real | Tensor))
+    return {name: round(value, 6) for name, value in floats if math.isfinite(value)}

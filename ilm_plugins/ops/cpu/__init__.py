@@ -106,11 +106,11 @@ def forward(x, num_groups, network: Network, tensors: Tensors, running: Tensors)
     description, inputs = _describe(x, num_groups, network, (*tensors, *running))
     y, size = torch.empty_like(x), 2 * x.shape[0] * num_groups + description.kept
     statistics = x.new_empty(size, dtype=DTYPES[x.dtype][0])
-    inputs, moved = inputs[: len(tensors)], inputs[len(tensors) :]
-    # Running statistics are moved in their place. A mixture without them passes four times None.
-    arguments = x, y, statistics, None, *description.sort(inputs), *moved, *moved, *[None] * 4
+    inputs, updated = inputs[: len(tensors)], inputs[len(tensors) :]
+    # Running statistics are updated in place. A mixture without them passes four times None.
+    arguments = x, y, statistics, None, *description.sort(inputs), *updated, *updated, *[None] * 4
     _call("forward", x, num_groups, arguments, description.fields)
-    networks.write_back(moved, running)
+    networks.write_back(updated, running)
     return y, statistics
 
 

@@ -217,7 +217,7 @@ int run_forward(Job<Real> job, const Layer &layer, void *const *running)
             error = layer.mixture->pool_batch(job);
         if (error)
             return error;
-        layer.mixture->move_running(job, running);
+        layer.mixture->update_running(job, running);
         first = nullptr;
     }
     return run<Real>(job, first, layer.forward, job.passes->affine);

@@ -70,17 +70,17 @@ def layouts() -> dict[type[Network], Layout]:
     compiled = ctypes.CFUNCTYPE(ctypes.c_char_p)(_address("sources"))().decode()
     if compiled != hash_sources(FOLDER):
         raise _stale()
-    told = _tell()
+    described = _tell()
     check_names(
-        {name: {(m.kind, m.name) for m in members} for name, members in told.items()},
+        {name: {(m.kind, m.name) for m in members} for name, members in described.items()},
         {cls.__name__: set(_members(cls)) for cls in networks.Network.__args__},
     )
-    found = {}
-    for number, (name, members) in enumerate(told.items()):
+    by_network = {}
+    for number, (name, members) in enumerate(described.items()):
         network = getattr(networks, name)
         order = [network.tensors.index(m.name) for m in members if m.kind != "option"]
-        found[network] = Layout(number, members, None if order == sorted(order) else order)
-    return found
+        by_network[network] = Layout(number, members, None if order == sorted(order) else order)
+    return by_network
 
 
 def check_names(of_library: dict[str, set], of_python: dict[str, set]) -> None:
@@ -106,11 +106,11 @@ def check_names(of_library: dict[str, set], of_python: dict[str, set]) -> None:
 
 def _missing(names: dict[str, set], expected: dict[str, set]) -> list[str]:
     """Describe each network, and each member of a known network, that ``names`` lacks."""
-    found = [f"the network {network!r}" for network in expected if network not in names]
+    missing = [f"the network {network!r}" for network in expected if network not in names]
     for network in expected.keys() & names.keys():
         members = sorted(expected[network] - names[network])
-        found += [f"the {kind} {name!r} of {network}" for kind, name in members]
-    return found
+        missing += [f"the {kind} {name!r} of {network}" for kind, name in members]
+    return missing
 
 
 def _members(network: type[Network]) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,8 @@
 """Steps of the networks' kernels, which hold an instance's vectors in registers.
 
 A vector of COUNT values is padded to the next power of two. The padding may have any values: sums
-and stores leave it out. Triton compiles what follows a ``return``, unless it stands under ``else``.
+and stores leave it out. Triton also compiles code after ``return``; put alternatives under
+``else``.
 """
 
 import triton
@@ -103,7 +104,7 @@ def rescale_groups(omega, beta, mean, var, SIZES: tl.constexpr, d_scale=None, d_
         d_scale += d_shift * off_mean
         d_group_var = -0.5 * rstd * rstd * rstd * fold(d_scale * omega, C, GROUPS)
         d_group_mean = -fold(fold(d_shift * scale, C, FINE), FINE, GROUPS)
-        # Through mean - group_mean and through x - mean, mean's own gradients cancel.
+        # Through mean - group_mean and through x - mean, the gradients of mean cancel.
         d_mean, d_var = refine(d_group_mean, d_group_var, group_mean, mean, FINE, GROUPS)
         return scale, d_scale * of_channels, d_mean, d_var
 

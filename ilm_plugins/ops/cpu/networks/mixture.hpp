@@ -138,14 +138,14 @@ template <class Real> struct Mixture {
         });
     }
 
-    // Move running statistics towards the batch's: `running` has the addresses of the old mean and
+    // Update running statistics by the batch's: `running` has the addresses of the old mean and
     // variance, and of the new ones, which may be the same.
-    void move_running(const Job<Real> &job, void *const *running) const
+    void update_running(const Job<Real> &job, void *const *running) const
     {
         double n = double(job.map->instances) * double(job.map->length);
         Real unbiased = n < 2 ? 0 : Real(n / (n - 1)); // A single value has no unbiased variance.
-        move(job, batch_mean.values, 1, n, running[0], running[2]);
-        move(job, batch_var.values, unbiased, n, running[1], running[3]);
+        update(job, batch_mean.values, 1, n, running[0], running[2]);
+        update(job, batch_var.values, unbiased, n, running[1], running[3]);
     }
 
     // Add the part of dx through the batch's moments to slope and offset of an instance.
@@ -165,11 +165,11 @@ template <class Real> struct Mixture {
     }
 
   private:
-    void move(const Job<Real> &job, const Real *batch, Real factor, double n, const void *old,
-              void *moved) const
+    void update(const Job<Real> &job, const Real *batch, Real factor, double n, const void *old,
+                void *updated) const
     {
         const Real *from = static_cast<const Real *>(old);
-        Real *to = static_cast<Real *>(moved), weight = n < 2 ? 0 : Real(momentum);
+        Real *to = static_cast<Real *>(updated), weight = n < 2 ? 0 : Real(momentum);
         if (to == nullptr)
             return;
         for (int64_t c = 0; c < job.map->channels; c++) {

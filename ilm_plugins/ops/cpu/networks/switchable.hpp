@@ -81,10 +81,10 @@ template <class T> struct Switchable {
     // Whether a fixed ratio is 1: all ratios are then fixed.
     bool is_fixed(const Buffer<Real> &fixed) const
     {
-        bool found = false;
+        bool has_one = false;
         for (int64_t i = 0; i < count(); i++)
-            found |= fixed.values[i] == 1;
-        return found;
+            has_one |= fixed.values[i] == 1;
+        return has_one;
     }
 
     void find_ratios(const Parameter<Real> &logits, const Buffer<Real> &fixed, Real *ratios) const
