@@ -179,12 +179,8 @@ def test_a_wheel_of_the_sdist_has_the_kernels_for_every_python(source, plain, tm
 
 def kernels_of(folder):
     """The backend that a layer takes, where the package is imported from a folder."""
-    code = (
-        "import torch, ilm_plugins; from ilm_plugins.ops import backends; "
-        f"assert ilm_plugins.__file__.startswith({str(folder)!r}), ilm_plugins.__file__; "
-        "print(backends.kernels_for(torch.randn(1, 64, 3, 3), 32).__name__)"
-    )
-    printed = run(sys.executable, "-c", code, cwd=folder, PYTHONPATH=str(folder))
+    program = Path(__file__).parent / "programs/print_kernels.py"
+    printed = run(sys.executable, program, folder, cwd=folder, PYTHONPATH=str(folder))
     return printed.split()[-1].rpartition(".")[2]
 
 

@@ -51,109 +51,32 @@ def test_timm_finds_it_once_registered(own):
     assert type(layers.get_norm_act_layer("Own_Norm", nn.SiLU)(8)[0]) is own
 
 
-A_KEY_OF_THE_FRAMEWORKS = """
-import importlib, warnings
-from torch import nn
-import ilm_plugins
-
-OwnNorm = type("OwnNorm", (nn.GroupNorm,), dict())
-
-def ours():
-    ilm_plugins.register("BN", OwnNorm)
-
-def theirs():
-    return [importlib.import_module(name) for name in {modules}]
-
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    for step in {order}:
-        step()
-    ilm_plugins.register("OwnNorm", OwnNorm)
-told = [str(w.message) for w in caught if "ilm_plugins" in str(w.message)]
-assert len(told) == len({modules}) and all("BN" in text for text in told), told
-for module in theirs():
-    d2 = module.__name__ == "detectron2.layers"
-    found = module.get_norm("BN", 8) if d2 else module.build_norm_layer(dict(type="BN"), 8)[1]
-    assert isinstance(found, nn.modules.batchnorm._BatchNorm), found
-"""
+IN_BOTH_ORDERS = pytest.mark.parametrize("first", ["ours", "theirs"])
 
 
-@pytest.mark.parametrize("order", ["(ours, theirs)", "(theirs, ours)"])
-def test_a_key_of_a_framework_stays_theirs_with_a_warning(order):
+@IN_BOTH_ORDERS
+def test_a_key_of_a_framework_stays_theirs_with_a_warning(first):
     modules = [m for m in ("detectron2.layers", "mmcv.cnn") if installed(m.partition(".")[0])]
-    code = A_KEY_OF_THE_FRAMEWORKS.format(order=order, modules=modules)
-    fresh.run([sys.executable, "-c", code], check=True)
-
-
-A_KEY_OF_TIMM = """
-import warnings
-from torch import nn
-import ilm_plugins
-
-class {name}(nn.GroupNorm):
-    def __init__(self, num_channels):
-        super().__init__(1, num_channels)
-
-def ours():
-    ilm_plugins.register("{key}", {name})
-
-def theirs():
-    import timm.layers
-
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    for step in {order}:
-        step()
-    ilm_plugins.register("Another", type("Another", (nn.GroupNorm,), dict()))
-(told,) = [str(w.message) for w in caught if str(w.message).startswith("timm")]
-from timm.layers import get_norm_act_layer, get_norm_layer
-"""
-IN_BOTH_ORDERS = pytest.mark.parametrize("order", ["(ours, theirs)", "(theirs, ours)"])
+    fresh.run_program("framework_key_taken.py", first, *modules)
 
 
 @IN_BOTH_ORDERS
 @pytest.mark.parametrize("key", ["FRN", "EvoNorm_B0"])
-def test_a_key_that_timm_has_for_a_norm_with_activation_is_nowhere_ours(order, key):
-    """timm has no such norm without activation, so the name is unknown there."""
+def test_a_key_that_timm_has_for_a_norm_with_activation_is_nowhere_ours(first, key):
     pytest.importorskip("timm", reason="needs timm")
-    code = A_KEY_OF_TIMM.format(key=key, name="OwnNorm", order=order)
-    code += f"""
-assert told.startswith("timm has {key} already, which stays"), told
-try:
-    assert not get_norm_layer("{key}")
-except KeyError:
-    pass
-assert get_norm_act_layer("{key}", nn.ReLU)(8).__class__.__module__.startswith("timm.")
-assert type(get_norm_layer(OwnNorm)(8)) is OwnNorm
-assert type(get_norm_act_layer(OwnNorm, nn.ReLU)(8)[0]) is OwnNorm
-"""
-    fresh.run([sys.executable, "-c", code], check=True)
+    fresh.run_program("timm_key_taken.py", key, "OwnNorm", first)
 
 
 @IN_BOTH_ORDERS
-def test_a_key_that_timm_has_for_a_plain_norm_stays_timms_joined_with_its_activation_too(order):
+def test_a_key_that_timm_has_for_a_plain_norm_stays_timms_joined_with_its_activation_too(first):
     pytest.importorskip("timm", reason="needs timm")
-    code = A_KEY_OF_TIMM.format(key="SimpleNorm", name="OwnNorm", order=order)
-    code += """
-assert told.startswith("timm has SimpleNorm already, which stays"), told
-assert get_norm_layer("simplenorm").__module__.startswith("timm.")
-try:
-    assert not get_norm_act_layer("simplenorm", nn.ReLU)
-except KeyError:
-    pass
-"""
-    fresh.run([sys.executable, "-c", code], check=True)
+    fresh.run_program("timm_key_taken.py", "SimpleNorm", "OwnNorm", first)
 
 
 @IN_BOTH_ORDERS
-def test_a_class_that_timm_would_replace_by_its_name_gives_a_warning(order):
+def test_a_class_that_timm_would_replace_by_its_name_gives_a_warning(first):
     pytest.importorskip("timm", reason="needs timm")
-    code = A_KEY_OF_TIMM.format(key="Own", name="LayerNorm2d", order=order)
-    code += """
-assert "timm joins a class named LayerNorm2d with its activation" in told, told
-assert type(get_norm_act_layer("own", nn.ReLU)(8)[0]) is LayerNorm2d
-"""
-    fresh.run([sys.executable, "-c", code], check=True)
+    fresh.run_program("timm_key_taken.py", "Own", "LayerNorm2d", first)
 
 
 @pytest.mark.parametrize(

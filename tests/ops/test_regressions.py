@@ -152,18 +152,28 @@ def test_a_backend_is_forced_in_a_block_or_from_the_call_on_and_in_one_thread():
     assert is_fused(layer, x)
 
 
-def test_the_choice_of_a_process_and_an_unknown_backend():
-    code = "import torch, ilm_plugins as own\nx = torch.ones(1, 64, 3, 3)\n"
-    code += "print(own.ILMGroupNorm(64)(x).grad_fn)"
+def run_in_process(backend):
+    """Run a layer in a process whose environment names a backend."""
+    program = fresh.PROGRAMS / "print_operation.py"
+    return fresh.run([sys.executable, program], env={**os.environ, "ILM_PLUGINS_BACKEND": backend})
 
-    def run(backend):
-        env = {**os.environ, "ILM_PLUGINS_BACKEND": backend}
-        return fresh.run([sys.executable, "-c", code], env=env)
 
-    assert "AdaptiveNorm" in run(cases.KERNELS).stdout and "Addcmul" in run("reference").stdout
-    message = "='fast' is unknown; set it to one of 'auto', 'reference', 'cpu', 'triton'"
-    assert f"ValueError: ILM_PLUGINS_BACKEND{message}" in run("fast").stderr
-    with pytest.raises(ValueError, match=f"^backend{message}"):
+@pytest.mark.parametrize(
+    "backend, operation", [(cases.KERNELS, "AdaptiveNorm"), ("reference", "Addcmul")]
+)
+def test_the_environment_names_the_backend_of_a_process(backend, operation):
+    assert operation in run_in_process(backend).stdout
+
+
+UNKNOWN = "='fast' is unknown; set it to one of 'auto', 'reference', 'cpu', 'triton'"
+
+
+def test_an_unknown_backend_in_the_environment_is_refused():
+    assert f"ValueError: ILM_PLUGINS_BACKEND{UNKNOWN}" in run_in_process("fast").stderr
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(ValueError, match=f"^backend{UNKNOWN}"):
         use_backend("fast")
 
 
@@ -497,20 +507,8 @@ def test_plain_operations_are_as_exact_and_save_no_more(name, dtype, layout, wit
 
 
 @needs_kernels
-def test_nothing_is_compiled_when_a_layer_runs_and_triton_may_be_missing():
-    code = """
-import subprocess, sys, torch
-def refuse(*args, **options):
-    raise AssertionError(args)
-subprocess.Popen.__init__ = refuse
-sys.modules |= dict.fromkeys(["triton", *(n for n in sys.modules if n.startswith("triton."))])
-import ilm_plugins
-for norm in ilm_plugins.NORMS.values():
-    norm(64)(torch.randn(2, 64, 3, 3, requires_grad=True)).sum().backward()
-    if norm.network is not None:
-        assert norm(64).describe(torch.device("meta"), torch.float32) is None  # as on MPS
-"""
-    fresh.run([sys.executable, "-c", code], check=True, env={**os.environ, "PATH": ""})
+def test_layers_run_without_triton_or_a_compiler():
+    fresh.run_program("layers_without_compiler.py", env={**os.environ, "PATH": ""})
 
 
 # ---- sizes and sanitizers

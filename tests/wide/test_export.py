@@ -2,7 +2,6 @@
 
 import copy
 import io
-import sys
 from itertools import product
 
 import pytest
@@ -159,23 +158,9 @@ def test_what_is_recorded_in_training_mode_goes_on_training(name, record):
 # ---- torch.compile
 
 
-#: Five steps, as what is written past the end of a gradient is noticed when memory is freed.
-TRAINING = """
-import torch
-from ilm_plugins import NORMS, use_backend
-
-use_backend("reference")
-for layer in (NORMS["EN"](16, reduction=8), NORMS["AN"](16, num_groups=4, num_affine=7)):
-    compiled = torch.compile(layer)
-    for _ in range(5):
-        compiled(torch.randn(128, 16, 4, 4, requires_grad=True)).square().mean().backward()
-"""
-
-
 @pytest.mark.wide
 def test_compiled_gradients_stay_within_their_memory():
-    """Of biases whose sizes are no multiple of a vector's width."""
-    fresh.run([sys.executable, "-c", TRAINING], check=True)
+    fresh.run_program("compiled_training.py")
 
 
 @pytest.mark.wide
