@@ -236,7 +236,8 @@ def test_every_dtype_is_computed_in_float32_or_better(norm, training, layout):
             x, dy = (layout(size * small(*shape, seed=seed)).to(dtype) for seed in (1, 2))
             cases.assert_exact(layer, x, dy, KERNELS)
             for found in results(copy.deepcopy(layer).to(dtype), x, dy / size)[:2]:
-                assert found.dtype == dtype and found.isfinite().all()
+                assert found.dtype == dtype
+                assert found.isfinite().all()
 
 
 def test_autocast_changes_nothing(norm):
@@ -286,7 +287,8 @@ def test_empty_input_gives_zero_gradients_to_every_parameter(norm, training, sha
     layer = norm(C).train(training)
     before = copy.deepcopy(layer.state_dict())
     y, dx, *gradients = results(layer, torch.zeros(shape), torch.zeros(shape))
-    assert y.shape == dx.shape == shape and not any(g.any() for g in gradients)
+    assert y.shape == dx.shape == shape
+    assert not any(g.any() for g in gradients)
     assert_equal(layer.state_dict(), before)
 
 

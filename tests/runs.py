@@ -159,7 +159,8 @@ def train_until_killed(launcher, words, path):
     log, end = path.parent.with_suffix(".log"), time.monotonic() + 240
     process = launcher.start(words, log)
     while not path.exists():
-        assert not launcher.has_ended() and time.monotonic() < end, log.read_text()[-3000:]
+        assert not launcher.has_ended(), log.read_text()[-3000:]
+        assert time.monotonic() < end, log.read_text()[-3000:]
         time.sleep(0.02)
     launcher.kill(process)
 

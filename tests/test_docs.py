@@ -104,7 +104,8 @@ def test_readmes_blocks_of_python_run():
 def test_examples_in_docstrings_run(layer):
     names = {n: getattr(ilm_plugins, n) for n in ilm_plugins.__all__} | {"torch": torch}
     (example,) = doctest.DocTestFinder(recurse=False).find(layer, globs=names)
-    assert example.examples and not doctest.DocTestRunner().run(example).failed
+    assert example.examples
+    assert not doctest.DocTestRunner().run(example).failed
 
 
 def commands():
@@ -178,9 +179,11 @@ def test_readmes_yaml_gives_a_box_head_and_an_fpn(tmp_path):
     (tmp_path / "readme.yaml").write_text(f"_BASE_: {base}\n{block(README, 'yaml')}")
     model = open_config(str(tmp_path / "readme.yaml")).build_model()
     convs, fcs = model.roi_heads.box_head.conv_norm_relus, model.roi_heads.box_head.fcs
-    assert [type(conv.norm) for conv in convs] == [ILMGroupNorm] * 4 and len(fcs) == 1
+    assert [type(conv.norm) for conv in convs] == [ILMGroupNorm] * 4
+    assert len(fcs) == 1
     norm = model.backbone.fpn_output2.norm
-    assert type(norm) is ExemplarNorm and norm.reduction == 16
+    assert type(norm) is ExemplarNorm
+    assert norm.reduction == 16
 
 
 @pytest.fixture(scope="module")

@@ -169,7 +169,8 @@ def test_a_wheel_of_the_sdist_has_the_kernels_for_every_python(source, plain, tm
     assert {"kernels.cpp", "exemplar.hpp"} <= {name.rpartition("/")[2] for name in names}
     assert not [name for name in names if "/tests" in name], "tests without what they need"
     tag, names, _ = wheel_of(archive, tmp_path, ILM_PLUGINS_REQUIRE_C="1")
-    assert tag.startswith("py3-none-") and tag != "py3-none-any"
+    assert tag.startswith("py3-none-")
+    assert tag != "py3-none-any"
     # The sources were built without the kernels.
     assert set(names) == {*plain[2], "ilm_plugins/ops/cpu/kernels.so"}
     (wheel,) = tmp_path.glob("*.whl")

@@ -159,7 +159,9 @@ def sharded_gradients(rank, size, port, kind, shares):
         set_radius(model, 1.0)
     fixed = [buffer for name, buffer in whole.named_buffers() if "fixed" in name]
     found = [buffer for name, buffer in sharded.named_buffers() if "fixed" in name]
-    assert fixed and all(map(torch.any, fixed)) and all(map(torch.equal, fixed, found))
+    assert fixed
+    assert all(map(torch.any, fixed))
+    assert all(map(torch.equal, fixed, found))
     check_gradients(wrap, read, shares)
 
 

@@ -97,7 +97,8 @@ def test_a_file_gives_nothing_that_numpy_would_read_an_address_from(tmp_path, su
     contents.__array_interface__ = ADDRESS
     contents._metadata = {"": {"version": 2}}
     found = read(save([contents], tmp_path / f"c{suffix}"))[0]
-    assert found == {"x": 1} and vars(found) == {"_metadata": {"": {"version": 2}}}
+    assert found == {"x": 1}
+    assert vars(found) == {"_metadata": {"": {"version": 2}}}
 
 
 def test_numpy_reads_no_address_while_a_file_is_unpickled(tmp_path):
@@ -115,7 +116,8 @@ def test_a_tensor_gets_no_attribute_that_numpy_would_read_an_address_from(tmp_pa
     parameter = torch.nn.Parameter(torch.ones(2))
     parameter.__array_interface__ = ADDRESS
     found = read(save({"x": parameter}, tmp_path / "c.pth"))["x"]
-    assert not vars(found) and found.tolist() == [1, 1]
+    assert not vars(found)
+    assert found.tolist() == [1, 1]
 
 
 def rebuilt(function, *args):
@@ -193,7 +195,8 @@ def test_a_command_outlives_a_file_that_would_kill_it(tmp_path, contents, suffix
     path = save(Built(function, (given,)), tmp_path / f"c{suffix}")
     words = "convert", path, tmp_path / "out.pth", "--to", "EN"
     done = fresh.run([sys.executable, "-m", "ilm_plugins", *words])
-    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
 
 
 def test_tensors_at_the_end_of_their_memory_are_read(tmp_path):
@@ -256,7 +259,8 @@ def test_logs_take_only_histories_of_a_file(tmp_path, log):
     vars(log).update(_statistics_methods={"mean": type(log).max}, __array_interface__=ADDRESS)
     found = read(save([log], tmp_path / "c.pth"))[0]
     assert vars(found).keys() == {"max_length", "_log_history", "_count_history"}
-    assert type(log)._statistics_methods == methods and found.statistics("mean") == 1.5
+    assert type(log)._statistics_methods == methods
+    assert found.statistics("mean") == 1.5
 
 
 @pytest.mark.parametrize("history", [OrderedDict(x=1), [1.0, 2.0], None])

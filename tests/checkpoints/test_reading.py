@@ -96,7 +96,8 @@ def test_loading_gives_the_environment_back(monkeypatch):
         with loading(unsafe):
             assert os.environ.get(trust.REFUSE_CODE) == (None if unsafe else "1")
             assert os.environ.get(trust.ALLOW_CODE) == ("1" if unsafe else None)
-        assert os.environ[trust.ALLOW_CODE] == "yes" and trust.REFUSE_CODE not in os.environ
+        assert os.environ[trust.ALLOW_CODE] == "yes"
+        assert trust.REFUSE_CODE not in os.environ
 
 
 REACHES = Built(getattr, (np.ndarray, "tofile")), Built(np.load, ("f",)), torch.nn.Identity()
@@ -226,7 +227,8 @@ def test_tensors_of_a_gpu_come_to_the_cpu(tmp_path, monkeypatch, zipped):
         torch.save({"x": torch.ones(2)}, tmp_path / "c.pth", _use_new_zipfile_serialization=zipped)
     assert b"cuda:0" in (tmp_path / "c.pth").read_bytes()
     found = read(tmp_path / "c.pth")["x"]
-    assert found.device.type == "cpu" and found.tolist() == [1, 1]
+    assert found.device.type == "cpu"
+    assert found.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("module", [b"numpy.core.", b"numpy._core."])
@@ -242,7 +244,8 @@ def test_arrays_of_every_numpy_are_data(tmp_path, module, suffix, protocol):
         torch.save(given, path, _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes().replace(ours, module))
     found = read(path)
-    assert found["a"].tolist() == [0, 1, 2] and found["b"] == 2
+    assert found["a"].tolist() == [0, 1, 2]
+    assert found["b"] == 2
 
 
 def test_arrays_of_python_2_are_data(tmp_path):

@@ -181,7 +181,8 @@ def test_without_a_command_all_commands_are_named(capsys, monkeypatch):
     monkeypatch.setattr(environment, "report", str)  # it imports every framework
     assert commands.main([]) == 0
     (line,) = capsys.readouterr().out.split("\n", 1)[1].splitlines()
-    assert line.startswith("commands ") and all(name in line for name in commands.COMMANDS)
+    assert line.startswith("commands ")
+    assert all(name in line for name in commands.COMMANDS)
 
 
 FRAMEWORKS = "detectron2", "mmcv", "mmengine", "mmdet", "mmpretrain"

@@ -27,7 +27,9 @@ def test_it_trains_evaluates_and_draws(root, datasets, tmp_path, capfd):
         assert row.split() == [norm, *figures, str(drawn)]
     picture = np.asarray(Image.open(drawn))
     # Of four images one row of three, each twice, at twice their size, with margins and heads.
-    assert picture.shape == (158, 786, 3) and picture.std() > 20
+    assert picture.shape == (158, 786, 3)
+    assert picture.std() > 20
     # Different images, though there are fewer than a picture has at most.
     first, second, third = np.split(picture, 3, axis=1)
-    assert (first != second).any() and (second != third).any()
+    assert (first != second).any()
+    assert (second != third).any()

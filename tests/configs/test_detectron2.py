@@ -52,7 +52,8 @@ def test_the_file_names_norm_is_in_the_box_head_and_nowhere_else(path):
     model = build_model(load(path))
     found = {name: type(m) for name, m in model.named_modules() if isinstance(m, nn.GroupNorm)}
     box_head = {name: kind for name, kind in found.items() if ".box_head." in name}
-    assert set(box_head.values()) == {CLASSES[path.stem.rsplit("_", 1)[1]]} and len(box_head) == 4
+    assert set(box_head.values()) == {CLASSES[path.stem.rsplit("_", 1)[1]]}
+    assert len(box_head) == 4
     assert {kind for name, kind in found.items() if name not in box_head} == {nn.GroupNorm}
     for part in ("backbone.bottom_up.stem", "backbone.fpn_", "mask_head.mask_fcn"):
         assert any(part in name for name in found), part
@@ -73,8 +74,10 @@ def test_the_recipe_is_the_papers(batch):
     assert (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST) == ((800,), 800)
     assert cfg.INPUT.MAX_SIZE_TRAIN == cfg.INPUT.MAX_SIZE_TEST == 1333
     box, mask = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD
-    assert cfg.MODEL.WEIGHTS.endswith("R-50-GN") and mask.NUM_CONV == 4
+    assert cfg.MODEL.WEIGHTS.endswith("R-50-GN")
+    assert mask.NUM_CONV == 4
     assert (box.NAME, box.NUM_CONV, box.NUM_FC, box.CONV_DIM) == ("FastRCNNConvFCHead", 4, 1, 256)
     assert (cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.STRIDE_IN_1X1) == (50, False)
-    assert cfg.DATASETS.TRAIN == ("coco_2017_train",) and cfg.DATASETS.TEST == ("coco_2017_val",)
+    assert cfg.DATASETS.TRAIN == ("coco_2017_train",)
+    assert cfg.DATASETS.TEST == ("coco_2017_val",)
     assert "coco_2017_test-dev" in DatasetCatalog  # the override for the server

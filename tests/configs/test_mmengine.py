@@ -89,7 +89,8 @@ def test_variants_of_a_base_are_the_papers(variants):
         # In mmdet the box head varies, and all other norms are GN.
         box = {n: found.pop(n) for n in [*found] if n.startswith("roi_head.bbox_head.")}
         if framework == "mmdet":
-            assert set(box.values()) == {kind} and len(box) == 4
+            assert set(box.values()) == {kind}
+            assert len(box) == 4
         assert set(found.values()) == {nn.GroupNorm if framework == "mmdet" else kind}, config
         (expected,) = (count for files, count in PLACES.items() if fnmatch(config, files))
         assert Counter(part.split(".")[0] for part in norms(model)) == expected
@@ -151,7 +152,8 @@ def test_a_config_for_a_server_differs_from_its_base_in_the_test_alone(config):
     data, evaluator = cfg.test_dataloader.dataset, cfg.test_evaluator
     (metric,) = evaluator if isinstance(evaluator, list) else [evaluator]
     folder = data.data_prefix.get("img") or data.data_prefix.img_path
-    assert metric.format_only and folder in ("test2017/", "leftImg8bit/test")
+    assert metric.format_only
+    assert folder in ("test2017/", "leftImg8bit/test")
 
 
 def test_backbones_of_segmenters_start_from_the_rows_that_train_them():

@@ -63,4 +63,5 @@ def test_openmmlabs_tools_list_the_papers_configs(listed):
         assert registry.papers()[table.paper].startswith(titles[model.pop("In Collection")] + ",")
         below = Path(config).relative_to("configs").with_suffix("").parts[1:]
         assert model == {"Name": "_".join(below), "Config": config}
-        assert result["Metrics"] and {*result["Metrics"].values()} <= {*cell.paper}
+        assert result["Metrics"]
+        assert {*result["Metrics"].values()} <= {*cell.paper}

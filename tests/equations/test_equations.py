@@ -77,7 +77,8 @@ def test_rescaling_is_what_the_transcription_rescales_by(name):
         omega, beta = (vector.unsqueeze(2) for vector in layer.rescaling(x))
         assert_close(omega * standardized + beta, transcribed(layer, x).flatten(2), 10 * EQUAL)
     omega, beta = layer.half().rescaling(inputs(2, CHANNELS, 3, dtype=torch.float16))
-    assert omega.dtype == beta.dtype == torch.float32 and omega.shape == (2, CHANNELS)
+    assert omega.dtype == beta.dtype == torch.float32
+    assert omega.shape == (2, CHANNELS)
 
 
 @pytest.mark.parametrize("name", MIXTURES)
@@ -160,7 +161,8 @@ def test_no_two_pairs_of_attentive_norm_stay_equal(num_affine):
     layer = AttentiveNorm(64, init="identity", num_affine=num_affine)
     layer(inputs(2, 64, 4, 4, dtype=torch.float32)).square().sum().backward()
     gradient = layer.attention.weight.grad
-    assert gradient.abs().amax(1).min() > 0 and len(gradient.unique(dim=0)) == num_affine
+    assert gradient.abs().amax(1).min() > 0
+    assert len(gradient.unique(dim=0)) == num_affine
 
 
 # ---- SSN's ratios
@@ -206,14 +208,16 @@ def test_ratios_that_are_1_are_fixed_by_the_next_radius_for_good():
     layer.mean_weight.data = double(2, 0.5, 0)  # one-hot at every radius
     layer.var_weight.data = double(0.4, 0.35, 0.25)
     layer.set_radius(0.1)
-    assert layer.mean_fixed.tolist() == [1, 0, 0] and not layer.var_fixed.any()
+    assert layer.mean_fixed.tolist() == [1, 0, 0]
+    assert not layer.var_fixed.any()
     layer.mean_weight.data = double(0, 0.5, 2)
     layer.set_radius(0.0)
     assert layer.ratios()[0].tolist() == [1, 0, 0]
     assert_close(layer.ratios()[1], double(0.4, 0.35, 0.25), 16)
     layer(inputs(3, CHANNELS, 4, 4)).square().sum().backward()
     # Zero instead of None: DistributedDataParallel waits for every parameter.
-    assert layer.mean_weight.grad.tolist() == [0, 0, 0] and layer.var_weight.grad.any()
+    assert layer.mean_weight.grad.tolist() == [0, 0, 0]
+    assert layer.var_weight.grad.any()
     average = torch.optim.swa_utils.AveragedModel(SparseSwitchNorm(CHANNELS), use_buffers=True)
     for model in (SparseSwitchNorm(CHANNELS), layer.float()):
         average.update_parameters(model)
@@ -221,7 +225,8 @@ def test_ratios_that_are_1_are_fixed_by_the_next_radius_for_good():
     assert_close(average.module.ratios().sum(1), torch.ones(2), 16)
     layer.mean_weight.data[1] = torch.nan
     layer.reset_parameters()
-    assert not layer.mean_fixed.any() and not layer.radius.any()
+    assert not layer.mean_fixed.any()
+    assert not layer.radius.any()
     layer.mean_weight.data[1] = torch.nan
     assert layer(inputs(2, CHANNELS, 3, 3, dtype=torch.float32)).isnan().any()
 
@@ -230,7 +235,8 @@ def test_set_radius_of_a_model_leaves_frozen_layers():
     model = nn.Sequential(SparseSwitchNorm(8), nn.Sequential(SparseSwitchNorm(8), nn.ReLU()))
     freeze(model[0])
     set_radius(model, 0.25)
-    assert model[0].radius == 0 and model[1][0].radius == 0.25
+    assert model[0].radius == 0
+    assert model[1][0].radius == 0.25
     with pytest.raises(ValueError, match=r"radius=1\.5 is no number between 0 and 1"):
         set_radius(model, 1.5)
 
@@ -247,5 +253,6 @@ def test_the_one_hot_end_is_the_norm_that_is_chosen(normalizers):
         layer.set_radius(1.0)
         expected = layer(x), layer.eval()(x)
         norm, report = surgery.revert(layer)
-        assert type(norm) is plain[chosen] and not report.left
+        assert type(norm) is plain[chosen]
+        assert not report.left
         assert_close((norm.eval()(x), norm.train()(x)), expected[::-1], 2**14)

@@ -64,7 +64,8 @@ def test_the_radius_is_the_part_of_the_iterations_that_are_done(begin, count):
         optimizers.append(torch.optim.SGD(parameters, lr=LEARNING_RATE))
     for iteration in (3, 0):
         begin(model, optimizers, iteration)
-        assert abs(norm.radius.item() - iteration / 5) < 1e-6 and model.frozen.radius == 0
+        assert abs(norm.radius.item() - iteration / 5) < 1e-6
+        assert model.frozen.radius == 0
     old = {name: p.detach().clone() for name, p in norm.named_parameters()}
     model.loss().backward()
     for optimizer in optimizers:

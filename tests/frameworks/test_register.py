@@ -37,7 +37,9 @@ def test_detectron2_finds_it_once_registered(request):
         layers.get_norm("Own_Norm", 8)
     own = request.getfixturevalue("own")
     layer = layers.get_norm("Own_Norm(eps=1e-3)", 8)
-    assert type(layer) is own and layer.eps == 1e-3 and layer.num_channels == 8
+    assert type(layer) is own
+    assert layer.eps == 1e-3
+    assert layer.num_channels == 8
 
 
 def test_mmcv_finds_it_once_registered(own):

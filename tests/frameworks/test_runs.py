@@ -226,9 +226,12 @@ def test_a_record_has_what_was_run_and_what_came_out(tmp_path):
     assert points == [(1, 2.0), (2, 1.5), (3, 1.25)]
     assert all(entry["cpu"] >= 0 for entry in found["curve"])
     assert (found["run"], found["planned"], found["images"], found["batch"]) == (3, 3, 8, 4)
-    assert found["metrics"] == {"": {"top1": 50.0}} and found["test images"] == 5
-    assert found["seconds"] > 100 and found["device"].startswith("CPU, ")
-    assert found["versions"]["torch"] and found["seed"] == 1
+    assert found["metrics"] == {"": {"top1": 50.0}}
+    assert found["test images"] == 5
+    assert found["seconds"] > 100
+    assert found["device"].startswith("CPU, ")
+    assert found["versions"]["torch"]
+    assert found["seed"] == 1
 
 
 def test_a_record_is_read_by_strict_readers_with_null_for_nan(tmp_path):
@@ -253,7 +256,8 @@ def test_the_first_point_has_the_seconds_since_the_start(tmp_path, monkeypatch):
     for epoch in (1, 2, 2):  # the last of a validation
         run_record.point(tmp_path, epoch)
     found = run_record.read(tmp_path)
-    assert found["seconds"] == 10 and [point["cpu"] for point in found["curve"]] == [2, 1]
+    assert found["seconds"] == 10
+    assert [point["cpu"] for point in found["curve"]] == [2, 1]
 
 
 def test_a_record_has_the_options_and_each_device_and_commit_of_a_run(tmp_path, monkeypatch):

@@ -37,11 +37,14 @@ def test_models_train_without_batchnorm(name, norm_layer):
     modules = list(model.modules())
     assert not any(isinstance(module, nn.BatchNorm2d) for module in modules)
     norms = [module for module in modules if isinstance(module, ILMGroupNorm)]
-    assert norms and all(norm.encode.weight.grad is not None for norm in norms)
+    assert norms
+    assert all(norm.encode.weight.grad is not None for norm in norms)
 
 
 def test_dropout_comes_between_norm_and_activation():
     options = {"act_kwargs": {"negative_slope": 0.5}, "inplace": False, "reduction": 4}
     layer = timm.layers.get_norm_act_layer("en", nn.LeakyReLU)(8, drop_layer=nn.Dropout, **options)
     assert [type(module) for module in layer] == [NORMS["EN"], nn.Dropout, nn.LeakyReLU]
-    assert layer[0].reduction == 4 and layer[2].negative_slope == 0.5 and not layer[2].inplace
+    assert layer[0].reduction == 4
+    assert layer[2].negative_slope == 0.5
+    assert not layer[2].inplace

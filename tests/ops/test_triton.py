@@ -466,7 +466,8 @@ def test_few_launches_and_operations(name, channels):
     for training in (True, False):
         passes, operations = launches(layer.train(training), (2, channels, 128, 128))
         counts = [len(a) + len(b) for a, b in zip(passes, operations, strict=True)]
-        assert counts[0] <= 6 and counts[1] <= 8, (counts, operations)
+        assert counts[0] <= 6, (counts, operations)
+        assert counts[1] <= 8, (counts, operations)
 
 
 def compile_ahead(launch):
@@ -479,7 +480,8 @@ def compile_ahead(launch):
     command = [folder / "cuobjdump", "--dump-resource-usage", file]
     usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     registers, stack = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("REG", "STACK"))
-    assert registers <= 128 and stack == 0, (compiled.metadata.name, registers, stack)
+    assert registers <= 128, (compiled.metadata.name, registers, stack)
+    assert stack == 0, (compiled.metadata.name, registers, stack)
     assert "f64" not in compiled.asm["ttgir"], f"{compiled.metadata.name} computes in float64"
     return compiled.metadata.name, (registers, compiled)
 
@@ -602,4 +604,5 @@ def test_kernels_of_all_maps_compile_and_read_x_twice_at_most(driver):
             assert compiled.metadata.shared <= 2**14
         if dtype == torch.float32:
             forward, backward = (bytes_moved(found) / math.prod(shape) / 4 for found in passes)
-            assert forward / 2 <= 1.65 and backward / 3 <= 2, (shape, forward / 2, backward / 3)
+            assert forward / 2 <= 1.65, (shape, forward / 2, backward / 3)
+            assert backward / 3 <= 2, (shape, forward / 2, backward / 3)

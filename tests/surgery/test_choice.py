@@ -16,7 +16,8 @@ def test_norms_are_chosen_by_name():
     for operate, kept in ((surgery.convert, nn.GroupNorm), (surgery.revert, ILMGroupNorm)):
         to = ["ILMGN"] * (kept is nn.GroupNorm)
         model, report = operate(model, *to, match=["stem.?", "neck.*"])
-        assert [*report.converted] == ["stem.1"] and type(model["tail"]) is kept
+        assert [*report.converted] == ["stem.1"]
+        assert type(model["tail"]) is kept
         model, _ = surgery.convert(model, "ILMGN")
 
 
@@ -56,7 +57,8 @@ LEFT = [
 @pytest.mark.parametrize("module, to, words", LEFT)
 def test_what_cannot_be_swapped_is_left_with_the_reason(module, to, words):
     same, report = surgery.convert(module, to)
-    assert same is module and words in report.left[""]
+    assert same is module
+    assert words in report.left[""]
 
 
 def test_a_tensor_that_a_hook_caches_is_no_weight():
@@ -66,7 +68,8 @@ def test_a_tensor_that_a_hook_caches_is_no_weight():
 
 def test_options_reach_the_layers():
     model, _ = surgery.convert(small(), "ILMGN", key_group_size=8, hidden=3)
-    assert model.head[1].num_key_groups == 4 and model.head[1].hidden == 3
+    assert model.head[1].num_key_groups == 4
+    assert model.head[1].hidden == 3
     _, report = surgery.convert(small(), "ILMGN", activations=("relu", "sigmoid"))
     assert "init='identity' does not exist for activations" in report.left["stem.1"]
     for options in ({"shared_affine": True}, {"normalizers": ("IN", "LN")}):
@@ -126,7 +129,8 @@ def test_a_module_under_two_names_stays_one():
     model = nn.ModuleDict({"a": nn.Sequential(shared), "b": nn.Sequential(nn.ReLU(), shared)})
     model, report = surgery.convert(model, "ILMGN", match="b.*")
     assert report.converted.keys() == {"a.0", "b.1"}
-    assert model["a"][0] is model["b"][1] and type(model["a"][0]) is ILMGroupNorm
+    assert model["a"][0] is model["b"][1]
+    assert type(model["a"][0]) is ILMGroupNorm
 
 
 @pytest.mark.parametrize("make, to", [(GN4, "ILMGN"), (nn.BatchNorm2d, "EN"), (SwitchNorm, "SSN")])
@@ -135,7 +139,9 @@ def test_norms_with_a_common_parameter_are_left(make, to):
     b.weight = a.weight
     model, report = surgery.convert(nn.Sequential(a, b, c), to)
     assert report.left == dict.fromkeys("01", "it shares its weight with another module")
-    assert model[0] is a and model[1] is b and report.converted.keys() == {"2"}
+    assert model[0] is a
+    assert model[1] is b
+    assert report.converted.keys() == {"2"}
 
 
 @pytest.mark.parametrize("module", ["torchvision.ops", "transformers.models", "detectron2.layers"])
@@ -145,7 +151,8 @@ def test_frozen_batchnorm_becomes_a_frozen_en(module):
     model, x = small(make), double(2, 3, 9, 9)
     expected = model(x)
     model, report = surgery.convert(model, "EN", reduction=16)
-    assert [*report.converted] == BOTH and not report.left
+    assert [*report.converted] == BOTH
+    assert not report.left
     for _ in range(2):  # the first call must not move the statistics
         assert model.training
         assert_close(model(x), expected, EQUAL)
@@ -168,7 +175,8 @@ def test_timms_norms_keep_their_activation(name):
     model, x = model.double().eval(), double(2, 32, 5, 5)
     expected = model(x)
     model, report = surgery.convert(model, to)
-    assert report.converted.keys() == {"0", "1"} and not report.left
+    assert report.converted.keys() == {"0", "1"}
+    assert not report.left
     assert [type(m) for m in (*model[0], model[1])] == [NORMS[to], nn.Dropout, nn.ReLU, NORMS[to]]
     assert_close(model(x), expected, EQUAL)
 
@@ -177,5 +185,6 @@ def test_what_is_named_like_a_norm_is_listed():
     rms, pre = (type(name, (nn.Sequential,), {}) for name in ("RMSNorm", "PreNorm"))
     model = nn.Sequential(rms(), pre(nn.Sequential(rms(), nn.BatchNorm2d(32))))
     _, report = surgery.convert(model, "EN")
-    assert report.left.keys() == {"0", "1.0.0"} and "RMSNorm" in report.left["0"]
+    assert report.left.keys() == {"0", "1.0.0"}
+    assert "RMSNorm" in report.left["0"]
     assert report.converted.keys() == {"1.0.1"}

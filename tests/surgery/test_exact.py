@@ -40,12 +40,15 @@ def test_outputs_are_kept_in_both_directions(make, to, training):
         plain.eval()  # it trains only on GPUs
     expected = plain(x)
     model, report = surgery.convert(model, to)
-    assert type(model[0]) is NORMS[to] and not report.left and not report.notes
+    assert type(model[0]) is NORMS[to]
+    assert not report.left
+    assert not report.notes
     assert_close(copy.deepcopy(model[0])(x), expected, EQUAL)
     model, report = surgery.revert(model, dims=dims)
     back = model[0]
     assert type(back) is {nn.SyncBatchNorm: nn.BatchNorm2d}.get(type(plain), type(plain))
-    assert report.converted.keys() == {"0"} and back.training == plain.training
+    assert report.converted.keys() == {"0"}
+    assert back.training == plain.training
     for name in ("eps", "num_groups", "momentum"):
         assert getattr(back, name, None) == getattr(plain, name, None)
     assert_close(back(x), expected, EQUAL)
@@ -103,7 +106,8 @@ STAY = [
 @pytest.mark.parametrize("layer, words", STAY)
 def test_only_what_is_still_a_plain_norm_leads_back(layer, words):
     same, report = surgery.revert(layer)
-    assert same is layer and words in report.left[""]
+    assert same is layer
+    assert words in report.left[""]
 
 
 @pytest.mark.parametrize("make, to", [(nn.BatchNorm2d, "EN"), (GN4, "ILMGN"), (GN4, "AN")])

@@ -18,8 +18,12 @@ def test_batchnorm_becomes_a_norm_of_each_image(to):
     plain = randomized(nn.BatchNorm2d(24, eps=1e-3)).double().eval()
     weight, bias = plain.weight, plain.bias
     new, report = surgery.convert(plain, to, replacing="BN")
-    assert type(new) is NORMS[to] and not new.training and not report.left
-    assert new.weight is weight and new.bias is bias and new.num_groups == GROUPS[to]
+    assert type(new) is NORMS[to]
+    assert not new.training
+    assert not report.left
+    assert new.weight is weight
+    assert new.bias is bias
+    assert new.num_groups == GROUPS[to]
     assert [note.startswith(OUTPUTS_CHANGE) for note in report.notes] == [True]
     x = double(2, 24, 5, 5)
     expected = nn.functional.group_norm(x, GROUPS[to], weight, bias, 1e-3)
@@ -34,7 +38,8 @@ def test_any_width_of_batchnorm_fits_also_without_weight_and_statistics():
     assert [m.num_groups for m in model] == [1, 8, 16, 32, 4]
     assert [m.num_channels // m.num_key_groups for m in model[:4]] == [1, 8, 16, 16]
     assert report.left == {"4": "GroupNorm, but ILMGN replaces BatchNorm"}
-    assert model[3].weight.requires_grad and OUTPUTS_CHANGE in str(report)
+    assert model[3].weight.requires_grad
+    assert OUTPUTS_CHANGE in str(report)
     given, _ = surgery.convert(nn.BatchNorm2d(24), "ILMGN", replacing="BN", key_group_size=4)
     assert (given.num_groups, given.num_key_groups) == (8, 6)
 
@@ -48,7 +53,8 @@ def test_batchnorm_of_a_state_dict_becomes_a_norm_of_each_image():
     converted = surgery.convert_state(state, "ILMGN", replacing="BN")
     expected, _ = surgery.convert(model, "ILMGN", replacing="BN")
     for found, report in (converted, surgery.fit_state(state, ours)):
-        assert [*report.converted] == BOTH and OUTPUTS_CHANGE in str(report)
+        assert [*report.converted] == BOTH
+        assert OUTPUTS_CHANGE in str(report)
         ours.load_state_dict(found)
         assert_close(ours(x), expected(x), EQUAL)
 
@@ -57,7 +63,8 @@ def test_batchnorm_of_a_state_dict_becomes_a_norm_of_each_image():
 def test_sn_keeps_batchnorms_weight_and_statistics(to):
     plain = randomized(nn.BatchNorm2d(32))
     new, report = surgery.convert(plain, to)
-    assert new.weight is plain.weight and new.running_variance is plain.running_var
+    assert new.weight is plain.weight
+    assert new.running_variance is plain.running_var
     assert f"{to} mixes other statistics" in str(report)
     state, report = surgery.convert_state(plain.state_dict(), to)
     NORMS[to](32).load_state_dict(state)
@@ -73,10 +80,15 @@ def test_sn_becomes_ssn_with_the_same_outputs(normalizers, training):
     state, _ = surgery.convert_state(layer.state_dict(), "SSN", **options)
     expected, ratios = layer(x), layer.ratios()
     new, report = surgery.convert(layer, "SSN")
-    assert report.converted == {"": "SwitchNorm -> SparseSwitchNorm"} and not report.notes
+    assert report.converted == {"": "SwitchNorm -> SparseSwitchNorm"}
+    assert not report.notes
     fixed, _ = surgery.convert(freeze(SwitchNorm(32, sync=True)), "SSN")
-    assert fixed.frozen and fixed.sync and not new.frozen and not new.sync
-    assert new.training == training and torch.equal(state["mean_weight"], new.mean_weight)
+    assert fixed.frozen
+    assert fixed.sync
+    assert not new.frozen
+    assert not new.sync
+    assert new.training == training
+    assert torch.equal(state["mean_weight"], new.mean_weight)
     assert_close([new(x), new.ratios()], [expected, ratios], EQUAL)
 
 

@@ -29,7 +29,8 @@ def test_they_are_those_of_the_batches(layer):
     expected = [sum(m.mean(1) for m in maps) / 3, sum(m.var(1) for m in maps) / 3, sum(seen) / 3]
     found = [model[1].running_mean, model[1].running_variance, model[4].running_mean]
     assert_close(found, expected, EQUAL)
-    assert [m.training for m in model.modules()] == modes and model[4].momentum == 0.3
+    assert [m.training for m in model.modules()] == modes
+    assert model[4].momentum == 0.3
     assert_equal(model[3].state_dict(), others)
 
 
@@ -39,7 +40,8 @@ def test_layers_without_new_statistics_keep_theirs():
     batches = [torch.randn(0, 4, 2, 2), torch.ones(1, 4), torch.full((2, 4, 2, 2), 3.0)]
     report = surgery.recalibrate(model, batches, lambda x: model[1](x=model[0](x=x)))
     assert report.converted.keys() == {"0"}
-    assert "frozen" in report.left["1"] and "no batch" in report.left["unused"]
+    assert "frozen" in report.left["1"]
+    assert "no batch" in report.left["unused"]
     # The first two batches have no variance, and count for nothing.
     assert torch.equal(model[0].running_mean, torch.full((4,), 3.0))
     assert torch.equal(model[1].running_variance, torch.ones(4))
@@ -47,7 +49,8 @@ def test_layers_without_new_statistics_keep_theirs():
         surgery.recalibrate(model, [])
     with pytest.raises(OptionError, match="no layer that mixes BN"):
         surgery.recalibrate(small(), [torch.zeros(1)])
-    assert model[0].training and model[0].momentum == 0.1
+    assert model[0].training
+    assert model[0].momentum == 0.1
 
 
 def test_layers_without_running_statistics_are_skipped():

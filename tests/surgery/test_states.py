@@ -32,7 +32,9 @@ def test_a_state_dict_is_converted_as_the_model_is(to):
     assert "a state dict has no eps, num_groups or normalizers" in str(report)
     wrapped = nn.ModuleDict({"module": plain})
     fitted, report = surgery.fit_state(wrapped.state_dict(), ours)
-    assert [*report.converted] == BOTH and not report.left and not report.missing
+    assert [*report.converted] == BOTH
+    assert not report.left
+    assert not report.missing
     assert not report.notes, "the model has eps, num_groups and normalizers"
     for found in (converted, fitted):
         if to == "EN":
@@ -48,7 +50,8 @@ def test_a_state_dict_is_converted_as_the_model_is(to):
 def test_a_weight_and_a_bias_alone_are_converted_only_if_named():
     state = small().state_dict()
     _, report = surgery.convert_state(state, "ILMGN")
-    assert not report.converted and "match it" in report.left["stem.1"]
+    assert not report.converted
+    assert "match it" in report.left["stem.1"]
     _, report = surgery.convert_state(state, "EN", match="*")
     assert report.left["stem.1"] == "GN or IN does not become ExemplarNorm"
     with pytest.raises(OptionError, match="fits none of the 2 norms"):
@@ -65,7 +68,8 @@ def test_what_does_not_fit_a_model_is_listed():
     ours.extra, ours.gn1 = ILMInstanceNorm(32), nn.GroupNorm(1, 4)
     state |= dict.fromkeys(("in1.weight", "in1.bias"), torch.ones(4))  # may be of any module
     fitted, report = surgery.fit_state(state, ours)
-    assert report.converted == {"head.1": "GN or IN -> ILMGroupNorm"} and 0 in fitted
+    assert report.converted == {"head.1": "GN or IN -> ILMGroupNorm"}
+    assert 0 in fitted
     assert report.left["stem.1"] == "weight has shape (16,), shape (32,) in the layer"
     assert "where the model has shape (2, 32, 1, 1)" in report.left["head.3.weight"]
     assert report.left["old"] == report.left["0"] == "the model has nothing of this name"
@@ -80,7 +84,8 @@ def test_a_norm_of_the_users_own_is_not_taken_for_a_groupnorm(monkeypatch):
     monkeypatch.setitem(NORMS, "Scaled", Scaled)
     fitted, report = surgery.fit_state(small().state_dict(), small(partial(Scaled, 4)))
     assert report.left["stem.1"] == "GN or IN does not become Scaled"
-    assert fitted.keys() == small().state_dict().keys() and not report.converted
+    assert fitted.keys() == small().state_dict().keys()
+    assert not report.converted
     with pytest.raises(OptionError, match="'Scaled' is no norm to convert to"):
         surgery.convert(small(), "Scaled")
 
@@ -95,7 +100,9 @@ def test_norms_of_other_names_are_found(old, new, make, words):
     name, *within = new.split(".")
     model = Block(name, nn.Sequential(ours) if within else ours)
     state, report = surgery.fit_state(plain.state_dict(), model)
-    assert report.converted[new].startswith(words) and not report.left and not report.missing
+    assert report.converted[new].startswith(words)
+    assert not report.left
+    assert not report.missing
     model.load_state_dict(state)
     x = double(2, 32, 3, 3)
     assert_close(ours(x), plain.get_submodule(old)(x), EQUAL)
@@ -108,7 +115,8 @@ def test_fixed_ratios_become_only_the_norm_that_they_choose(i, fixed):
     layer.mean_fixed.copy_(torch.eye(3)[i]), layer.var_fixed.copy_(torch.eye(3)[i])
     state, _ = surgery.revert_state(layer.state_dict())
     back, _ = surgery.revert(copy.deepcopy(layer))
-    assert ("running_mean" in state) == (fixed == "BN") and "radius" not in state
+    assert ("running_mean" in state) == (fixed == "BN")
+    assert "radius" not in state
     assert_close(back(x), layer(x), EQUAL)
     instances = nn.InstanceNorm2d(32, affine=True)
     for kind, norm in (*norms.items(), ("IN", instances), ("none", nn.GroupNorm(8, 32))):

@@ -77,7 +77,8 @@ def test_mask2formers_features_stay_when_backbone_and_pixel_decoder_are_converte
         model, backbone = surgery.convert(model, "EN")
         model, decoder = surgery.convert(model, "ILMGN")
         assert_close(outputs(decode, model, x), expected, EQUAL)
-    assert len(backbone.converted) == 53 and len(decoder.converted) == 5
+    assert len(backbone.converted) == 53
+    assert len(decoder.converted) == 5
 
 
 def watch_gradients(layers):

@@ -60,7 +60,8 @@ def test_ratios(unrendered, report, monkeypatch):
     files = {f"{name}.{ending}" for name in names for ending in ("csv", "png")}
     assert {path.name for path in report.folder.iterdir()} == files | {"summary.txt"}
     with Image.open(report.folder / "ratios_by_layer.png") as image:
-        assert min(image.size) > 200 and len(image.convert("L").getcolors(256)) > 5
+        assert min(image.size) > 200
+        assert len(image.convert("L").getcolors(256)) > 5
     values = torch.stack([r.values for r in found.values()])
     assert f"over layers: {(values - 1 / 3).abs().mean():.4f}" in text
     chosen, of_bn = {"layer": "stage.1.norm", "normalizer": "BN"}, values[1, :, 2]
@@ -97,10 +98,12 @@ def test_shares_and_layers_without_differences_or_without_images(unrendered, rep
     assert len(rows(report, "ratios_by_layer")) == 3 * 3 + 2
     assert rows(report, "ratios_by_layer", normalizer="GN").share.item() == 0
     row = rows(report, "ratios_by_image", image="1.png")
-    assert row.distance.item() == 0 and row["stage.0.norm/IN"].isna().all()
+    assert row.distance.item() == 0
+    assert row["stage.0.norm/IN"].isna().all()
     assert not any("shared" in name for name in row)
     far = rows(report, "ratios_by_image").nlargest(2, "distance")
-    assert [*drawn[1][2]] == [*far.image] and not (report.folder / "ratios_by_class.csv").exists()
+    assert [*drawn[1][2]] == [*far.image]
+    assert not (report.folder / "ratios_by_class.csv").exists()
 
 
 def test_rescaling(unrendered, report):
@@ -143,9 +146,11 @@ def test_dynamics(unrendered, report, monkeypatch):
     drawn = 2 * near_first[[0, 2, 3]].sort().values  # the nearest, one between and the farthest
     assert rows(report, "dynamics_by_image", **chosen).value.tolist() == near(of_layer[drawn])
     row = rows(report, "dynamics_by_layer", epoch=4, layer="stage.0.norm")
-    assert len(row) == 3 and row.value.isna().all()
+    assert len(row) == 3
+    assert row.value.isna().all()
     epochs = rows(report, "dynamics_map").epoch.unique()
-    assert len(epochs) == 10 and (epochs[0], epochs[-1]) == (1, 12)
+    assert len(epochs) == 10
+    assert (epochs[0], epochs[-1]) == (1, 12)
 
     share = share_between_classes(pd.DataFrame(last.numpy(), report.index()))
     numbers = (last - 1 / 3).abs().mean(), last.std(0, correction=0).mean(), share

@@ -137,7 +137,8 @@ def test_finished_runs_are_skipped(compared, started):
 def test_only_an_added_norm_is_trained(compared, started):
     started.clear()
     compare(compared, GN, EN, "ILMGN(num_groups=4)", *TEST)
-    assert started and all("ILMGN" in command for command in started)
+    assert started
+    assert all("ILMGN" in command for command in started)
 
 
 def test_a_changed_setting_is_named(compared, capsys):
@@ -160,7 +161,8 @@ def test_a_run_that_diverges_is_a_row(config, started):
 def test_a_run_that_fails_is_a_row(config, started):
     compare(config, GN, "train_dataloader.dataset.data_prefix.img_path=nowhere")
     (failure,) = frame()["failure"]
-    assert failure.startswith("failed: ") and failure.endswith("seed0.log")
+    assert failure.startswith("failed: ")
+    assert failure.endswith("seed0.log")
 
 
 MISSING = """
@@ -191,7 +193,8 @@ def test_norms_that_do_not_fit_are_named_before_any_training(config, started, ca
     started.clear()
     assert compare(config, GN, "EN(reduction=24)", "NoSuchNorm") == 2
     message = capsys.readouterr().err
-    assert "reduction=24 does not divide" in message and "NoSuchNorm" in message
+    assert "reduction=24 does not divide" in message
+    assert "NoSuchNorm" in message
     assert not started
 
 
@@ -204,7 +207,8 @@ def test_a_place_that_the_config_lacks_is_refused(config, started, capsys):
 def test_a_norm_stands_only_where_at_says(config, capsys):
     compare(config, "SN", "--at", "model.decode_head.norm_cfg", "--dry-run")
     printed = capsys.readouterr().out
-    assert "model.decode_head.norm_cfg.type=SN" in printed and "backbone.norm_cfg" not in printed
+    assert "model.decode_head.norm_cfg.type=SN" in printed
+    assert "backbone.norm_cfg" not in printed
 
 
 def test_the_norm_replaces_all_options_but_requires_grad(datasets, tmp_path):
@@ -327,4 +331,5 @@ def test_a_lazy_config_is_compared(started, datasets, tmp_path, monkeypatch):
 )
 def test_overrides_are_told_from_norms_and_places(words, overrides):
     args = parsers.compare(words.split())
-    assert args.overrides == overrides.split() and not {*args.overrides} & {*args.at, *args.norms}
+    assert args.overrides == overrides.split()
+    assert not {*args.overrides} & {*args.at, *args.norms}

@@ -81,7 +81,8 @@ def test_one_seed_shows_nothing():
 
 def test_fractions_have_points_of_a_hundredth():
     found = results(factor=0.01)
-    assert found.point == 0.01 and "+0.011 [+0.009, +0.013]" in report(found)
+    assert found.point == 0.01
+    assert "+0.011 [+0.009, +0.013]" in report(found)
 
 
 def test_a_run_without_a_result_is_listed():
@@ -92,7 +93,8 @@ def test_a_run_without_a_result_is_listed():
 def test_a_norm_without_any_result_keeps_its_row():
     values = {OWN_TEST: {"GN": [40.0, 41.0], "EN": [41.0, 42.0]}}
     page = report(results(values))
-    assert "no result" in row(page, "ILMGN") and "no seed has a result of both norms" in page
+    assert "no result" in row(page, "ILMGN")
+    assert "no seed has a result of both norms" in page
 
 
 def test_steps_are_shown_by_the_baselines():

@@ -37,7 +37,8 @@ def test_without_a_common_seed_there_is_no_difference():
 
 def test_one_seed_has_no_interval():
     found = paired({0: 2.0}, {0: 1.0})
-    assert found.mean == 1 and all(math.isnan(value) for value in (found.low, found.high, found.p))
+    assert found.mean == 1
+    assert all(math.isnan(value) for value in (found.low, found.high, found.p))
 
 
 def test_equal_differences_have_an_interval_of_no_width():
@@ -65,7 +66,8 @@ def test_holms_p_never_falls_below_a_smaller_one():
 def test_holm_leaves_out_norms_without_a_difference():
     missing, single = None, paired({0: 2.0}, {0: 1.0})
     found = holm([missing, single, difference(0.04)])
-    assert found[0] is None and found[2].p == 0.04
+    assert found[0] is None
+    assert found[2].p == 0.04
 
 
 @pytest.mark.parametrize("seeds, effect", [(3, 3.26), (5, 1.68), (10, 1.0), (34, 0.496)])

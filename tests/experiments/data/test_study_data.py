@@ -53,5 +53,7 @@ def test_without_a_network_one_line_says_what_to_do(root, tmp_path):
     env = os.environ | {"GIT_ALLOW_PROTOCOL": "none"}
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     (line,) = done.stderr.splitlines()
-    assert done.returncode and line.startswith("cannot clone https://") and "--source" in line
+    assert done.returncode
+    assert line.startswith("cannot clone https://")
+    assert "--source" in line
     assert not (tmp_path / "bccd").exists()

@@ -36,7 +36,8 @@ def test_a_shortened_training_has_the_same_schedule():
     assert cifar.cfg.train_cfg.max_epochs == 12
     assert cifar.cfg.param_scheduler[1].milestones == [6, 9]
     ade.shorten(500)
-    assert ade.cfg.param_scheduler.end == 500 and ade.cfg.train_cfg.val_interval == 500
+    assert ade.cfg.param_scheduler.end == 500
+    assert ade.cfg.train_cfg.val_interval == 500
     coco.shorten(900)
     warm_up, steps = coco.cfg.param_scheduler
     assert (warm_up.end, steps.milestones, steps.end) == (500, [600, 800], 900)
@@ -70,14 +71,18 @@ def test_images_come_from_the_users_folder_in_their_own_colours(root, tmp_path):
     configs = cfg, files, opened(CIFAR).cfg
     # mmcv reads files as BGR, the archive has RGB.
     assert files.data_preprocessor == cfg.data_preprocessor
-    assert cfg.data_preprocessor.to_rgb and not configs[2].data_preprocessor.get("to_rgb")
+    assert cfg.data_preprocessor.to_rgb
+    assert not configs[2].data_preprocessor.get("to_rgb")
     for loader, split in (("train", "train"), ("val", "test"), ("test", "test")):
         data, ours, archive = (c[f"{loader}_dataloader"].dataset for c in configs)
-        assert data.type == ours.type == "CustomDataset" and "split" not in data
-        assert data.data_prefix == ours.data_prefix == split and data.data_root == str(tmp_path)
+        assert data.type == ours.type == "CustomDataset"
+        assert "split" not in data
+        assert data.data_prefix == ours.data_prefix == split
+        assert data.data_root == str(tmp_path)
         kinds, *others = ([t["type"] for t in of.pipeline] for of in (archive, data, ours))
         assert others == [["LoadImageFromFile", *kinds]] * 2
-    assert cifar.jpeg and not webvision.jpeg
+    assert cifar.jpeg
+    assert not webvision.jpeg
     assert webvision.cfg.train_dataloader.dataset.dataset.data_root == str(tmp_path)
     file = str(tmp_path / "annotations" / "instances_val2017.json")
     assert coco.cfg.val_evaluator.ann_file == file
@@ -94,11 +99,14 @@ def test_detectron2_has_its_own_arguments(tmp_path):
     recipe.place(tmp_path / "seed3", 3)
     recipe.shorten(900)
     text = recipe.save(tmp_path / "seed3").read_text()
-    assert "MAX_ITER: 900\n" in text and "SEED: 3\n" in text and f"OUTPUT_DIR: {tmp_path}" in text
+    assert "MAX_ITER: 900\n" in text
+    assert "SEED: 3\n" in text
+    assert f"OUTPUT_DIR: {tmp_path}" in text
     assert recipe.cfg.SOLVER.STEPS == (600, 800)
     tuned = opened("study-tune BCCD fine-tuned/ILMGN")
     tuned.start_from("model_final.pth")
-    assert tuned.cfg.MODEL.WEIGHTS == "model_final.pth" and tuned.images == 292
+    assert tuned.cfg.MODEL.WEIGHTS == "model_final.pth"
+    assert tuned.images == 292
 
 
 @pytest.fixture
@@ -108,7 +116,8 @@ def trainings(monkeypatch):
 
     def call(command, env, check):
         (*_, option, config, gpus, number), words = command[:8], command[8:]
-        assert (option, gpus, number) == ("--config-file", "--num-gpus", "0") and check
+        assert (option, gpus, number) == ("--config-file", "--num-gpus", "0")
+        assert check
         cfg, calls.data = Config.fromfile(config), env.get("DETECTRON2_DATASETS")
         calls.append((cfg, words))
         folder = Path(cfg.work_dir)
@@ -240,7 +249,8 @@ def test_a_row_that_only_tests_takes_another_rows_checkpoint(trainings, tmp_path
 def test_a_miniature_reads_small_generated_images(cell, trainings, tmp_path):
     assert run(tmp_path, *cell.split(" ", 1), "--miniature", "--unsafe") == 0
     (cfg, words), *_ = trainings
-    assert words == ["--unsafe", "--resume"] and 2 in cfg.train_cfg.values()
+    assert words == ["--unsafe", "--resume"]
+    assert 2 in cfg.train_cfg.values()
     assert trainings.data == str(tmp_path / "miniature" / "data")
     init_default_scope(cfg.default_scope)
     for loader in ("train_dataloader", "val_dataloader"):
@@ -261,5 +271,7 @@ def test_each_frameworks_miniature_gives_the_figures_of_its_table(cell, package,
     assert run(tmp_path, *cell.split(" ", 1), "--miniature") == 0
     (path,) = tmp_path.rglob("record.json")
     found = row_record.read(path)
-    assert found["figures"].keys() >= figures and found["curve"] and found["run"] == 2
+    assert found["figures"].keys() >= figures
+    assert found["curve"]
+    assert found["run"] == 2
     assert row_record.label(found).startswith("miniature, shortened: 2 of ")

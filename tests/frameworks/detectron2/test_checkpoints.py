@@ -39,7 +39,8 @@ def test_a_zoo_checkpoint_of_gn_computes_the_same(root, plain, tmp_path, capsys)
     assert run(path, out, "--config-file", root / ILMGN) == 0
     printed = capsys.readouterr().out
     assert "converted, GN or IN -> ILMGroupNorm (4):" in printed
-    assert "left" not in printed and "missing" not in printed
+    assert "left" not in printed
+    assert "missing" not in printed
     model = open_config(str(root / ILMGN)).build_model().eval()
     Checkpointer(model).load(str(out))
     assert type(model.roi_heads.box_head.conv1.norm) is ILMGroupNorm
@@ -65,7 +66,8 @@ def test_an_unknown_part_is_told_with_near_ones(root, plain, tmp_path, capsys, p
     assert run(*words, "--part", part) == 2
     told = capsys.readouterr().err
     assert f"--part {part}: the model has no such part; near ones are " in told
-    assert near in told and ", ," not in told
+    assert near in told
+    assert ", ," not in told
 
 
 def test_a_config_has_what_a_state_dict_lacks(root, plain, tmp_path, capsys):

@@ -106,9 +106,11 @@ def test_inference_prepares_images_as_the_evaluation_does(monkeypatch, order):
     for cfg in (yaml, lazy):
         found = inference(cfg, "name", "cpu")
         (given,) = found.forward([image])
-        assert given["image"].shape == (3, 24, 36) and (given["height"], given["width"]) == (64, 96)
+        assert given["image"].shape == (3, 24, 36)
+        assert (given["height"], given["width"]) == (64, 96)
         assert given["image"][0 if order == "RGB" else 2].min() == 255
-        assert "ResizeShortestEdge" in found.preprocessing and not recorded.pop()
+        assert "ResizeShortestEdge" in found.preprocessing
+        assert not recorded.pop()
     yaml.INPUT.MIN_SIZE_TEST = 0
     assert inference(yaml, "name", "cpu").preprocessing == "not resized"
 

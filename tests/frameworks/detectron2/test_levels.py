@@ -184,7 +184,8 @@ def test_norms_of_a_list_that_share_nothing_stay_apart():
 def test_a_state_dict_of_en_fits_a_model_of_bn(plain, en, spell):
     state, report = surgery.fit_state(spell(en.state_dict()), head("BN"))
     assert [*report.converted] == NORMS
-    assert not report.left and not report.missing
+    assert not report.left
+    assert not report.missing
     assert_close(dict(state), dict(plain.state_dict()), THERE_AND_BACK)
 
 
@@ -192,7 +193,8 @@ def test_a_state_dict_of_en_fits_a_model_of_bn(plain, en, spell):
 def test_a_state_dict_of_bn_fits_a_model_of_each_layer(plain, key):
     state, report = surgery.fit_state(plain.state_dict(), head(key))
     assert [*report.converted] == NORMS
-    assert not report.left and not report.missing
+    assert not report.left
+    assert not report.missing
     strictly(head(key), state)
 
 

@@ -102,7 +102,8 @@ def test_a_file_of_caffe2_is_converted_to_a_config(caffe2, tmp_path, capsys, suf
     path, config, check = caffe2
     assert run(path, tmp_path / f"out{suffix}", "--config-file", *config) == 0
     printed = capsys.readouterr().out
-    assert "left" not in printed and "momentum" not in printed
+    assert "left" not in printed
+    assert "momentum" not in printed
     check(tmp_path / f"out{suffix}")
 
 
@@ -145,4 +146,5 @@ def test_a_name_that_ends_two_of_the_model_is_told_in_one_line(root, tmp_path, c
     words = tmp_path / "in.pkl", tmp_path / "out.pkl", "--config-file", root / CONFIG
     assert run(*words, "MODEL.RESNETS.NORM", "EN") == 2
     told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "give --part" in told
+    assert told.count("\n") == 1
+    assert "give --part" in told

@@ -83,7 +83,9 @@ def test_a_run_writes_its_record(trained):
     assert {"iterations", "total_loss", "bbox/AP"} <= (names := found["curve"][-1].keys())
     assert not [name for name in names if "-" in name], "of single classes"
     points = [point["iterations"] for point in found["curve"]]
-    assert points == sorted(set(points)) and points[-1] == total and found["seconds"] > 0
+    assert points == sorted(set(points))
+    assert points[-1] == total
+    assert found["seconds"] > 0
 
 
 def test_evaluation_finds_what_the_training_found(trained, tmp_path, capfd):
@@ -93,7 +95,8 @@ def test_evaluation_finds_what_the_training_found(trained, tmp_path, capfd):
     found, before = [], run_record.read(folder)
     # As after a kill during the final evaluation.
     again = train(folder, "SOLVER.MAX_ITER", str(before["planned"]), resume=True)
-    assert again["curve"] == before["curve"] and again["metrics"][""].keys() >= {"bbox/AP"}
+    assert again["curve"] == before["curve"]
+    assert again["metrics"][""].keys() >= {"bbox/AP"}
     train(folder, *score, resume=True, eval_only=True)
     assert (
         run_record.read(folder)["run"] == last(folder)["iteration"] + 1
@@ -106,9 +109,11 @@ def test_evaluation_finds_what_the_training_found(trained, tmp_path, capfd):
         train(tmp_path, *score, *weights, *expected, eval_only=True)
     evaluated = run_record.read(tmp_path)
     assert "copypaste: Task: segm" in capfd.readouterr().out
-    assert evaluated["run"] == 0 and evaluated["test images"] == 4
+    assert evaluated["run"] == 0
+    assert evaluated["test images"] == 4
     found.append(json.loads((tmp_path / results.relative_to(folder)).read_text()))
-    assert len(found[0]) > 10 and found[0] == found[1]
+    assert len(found[0]) > 10
+    assert found[0] == found[1]
 
 
 @pytest.fixture
@@ -132,13 +137,15 @@ def test_a_lazy_config_trains_resumes_and_evaluates(datasets, lazy, tmp_path, mo
     command_line.start(lazy("train.max_iter=3", resume=True))
     # The evaluation at the end of each is an iteration after the last.
     log = [json.loads(line) for line in (out / "metrics.json").open()]
-    assert last(out)["iteration"] == 2 and [one["iteration"] for one in log] == [0, 1, 2, 2, 3]
+    assert last(out)["iteration"] == 2
+    assert [one["iteration"] for one in log] == [0, 1, 2, 2, 3]
     curve = run_record.read(out)["curve"]
     assert [point["iterations"] for point in curve] == [2, 3]
     # The log has the median since the start, here of two losses.
     assert abs(curve[0]["total_loss"] / log[1]["total_loss"] - 1) < 1e-6
     assert radii(last(out)) == {torch.tensor(2 / 3).item()}
-    assert run_record.read(out)["images"] == 8 and "bbox/AP" in run_record.read(out)["metrics"][""]
+    assert run_record.read(out)["images"] == 8
+    assert "bbox/AP" in run_record.read(out)["metrics"][""]
     capfd.readouterr()
     command_line.start(lazy(f"train.init_checkpoint={out / 'model_final.pth'}", eval_only=True))
     assert "copypaste: Task: bbox" in capfd.readouterr().out
@@ -149,7 +156,8 @@ def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(datasets, lazy, tmp_
     with pytest.raises(FloatingPointError):
         command_line.start(lazy(*words, code="del dataloader['evaluator']\n"))
     out = tmp_path / "out"
-    assert run_record.read(out)["diverged"] and not (out / "model_final.pth").exists()
+    assert run_record.read(out)["diverged"]
+    assert not (out / "model_final.pth").exists()
     assert all(value.isfinite().all() for value in last(out)["model"].values())
 
 
@@ -195,4 +203,5 @@ def test_two_processes_train_and_evaluate_as_one_does(datasets, tmp_path):
     for out in (tmp_path, tmp_path / "one"):
         entries = json.loads((out / "inference/coco_instances_results.json").read_text())
         results.append(sorted((r["image_id"], round(r["score"], 4)) for r in entries))
-    assert len(results[0]) > 10 and results[0] == results[1]
+    assert len(results[0]) > 10
+    assert results[0] == results[1]

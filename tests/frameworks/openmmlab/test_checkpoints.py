@@ -53,8 +53,10 @@ def test_batchnorm_is_found_under_the_name_of_its_type(segmenters, tmp_path, cap
     arguments = folder / "bn.pth", tmp_path / "en.pth", "--names", "--config-file", config
     assert convert(*arguments) == 0
     printed = capsys.readouterr().out
-    assert "left" not in printed and "missing" not in printed
-    assert "    backbone.layer1.0.gn1\n" in printed and "    decode_head.convs.0.gn\n" in printed
+    assert "left" not in printed
+    assert "missing" not in printed
+    assert "    backbone.layer1.0.gn1\n" in printed
+    assert "    decode_head.convs.0.gn\n" in printed
     model = open_config(str(config)).build_model().eval().double()
     model.load_state_dict(read(tmp_path / "en.pth")["state_dict"])
     assert type(model.backbone.gn1) is ExemplarNorm
@@ -121,7 +123,8 @@ def test_a_checkpoint_that_a_model_loads_while_it_is_built_is_read_safely(tmp_pa
     paths = os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])
     environment = {**os.environ, "PYTHONPATH": paths}
     done = fresh.run([sys.executable, "-m", "ilm_plugins", *words], env=environment)
-    assert done.returncode == 2 and "teacher.pth' cannot be read" in done.stderr, done.stderr
+    assert done.returncode == 2, done.stderr
+    assert "teacher.pth' cannot be read" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("harmful", [True, False])
@@ -159,9 +162,12 @@ def test_an_outdated_checkpoint_goes_when_its_successor_is_there(tmp_path, monke
         patched.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("full")))
         AtomicFiles().put(b"new", new)
     files.remove(figures)
-    assert old.read_bytes() == b"old" and not new.exists() and not figures.exists()
+    assert old.read_bytes() == b"old"
+    assert not new.exists()
+    assert not figures.exists()
     AtomicFiles().put(b"new", new)
-    assert not old.exists() and new.read_bytes() == b"new"
+    assert not old.exists()
+    assert new.read_bytes() == b"new"
     files.remove(str(new))
     files.put(b"newer", new)  # of the same name
     assert new.read_bytes() == b"newer"

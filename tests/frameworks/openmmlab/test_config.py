@@ -39,7 +39,8 @@ def test_overrides_are_parsed_and_merged_as_by_mmengines_tools(config):
 
 def test_mixed_precision_is_of_every_optimizer(config, root):
     cfg = configs.load_config(str(config), amp=True)
-    assert cfg.optim_wrapper.type == "AmpOptimWrapper" and cfg.optim_wrapper.optimizer.type == "SGD"
+    assert cfg.optim_wrapper.type == "AmpOptimWrapper"
+    assert cfg.optim_wrapper.optimizer.type == "SGD"
     cfg = configs.load_config(str(root / "configs/pix2pix/facades_in_in.py"), amp=True)
     kinds = [cfg.optim_wrapper[name].type for name in ("generator", "discriminator")]
     assert kinds == ["AmpOptimWrapper"] * 2
@@ -78,7 +79,8 @@ def test_a_classifier_of_a_wrapped_dataset_gets_rgb():
     data = opened.config.test_dataloader
     data.dataset = {"type": "RepeatDataset", "times": 1, "dataset": data.dataset}
     found = opened.inference()
-    assert found.name == "resnet20_cifar10_en" and found.batch_size == 7
+    assert found.name == "resnet20_cifar10_en"
+    assert found.batch_size == 7
     assert found.preprocessing == "the config's test pipeline, PackInputs"
     mean, std = (125.307, 122.961, 113.8575), (51.5865, 50.847, 51.255)
     check_first_convolution(found, found.model.backbone.stem.conv, mean, std, bgr=False)
@@ -174,7 +176,8 @@ def test_a_segmenter_of_files_in_bgr(config):
     mean, std = (1.0, 2.0, 3.0), (10.0, 20.0, 30.0)
     opts = [f"model.data_preprocessor.{k}={v}" for k, v in (("mean", mean), ("std", std))]
     found = open_config(str(config), opts).inference()
-    assert "Load" not in found.preprocessing and found.batch_size == 1
+    assert "Load" not in found.preprocessing
+    assert found.batch_size == 1
     check_first_convolution(found, found.model.eval().backbone.conv1, mean, std, bgr=True)
 
 

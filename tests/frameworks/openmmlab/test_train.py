@@ -82,16 +82,19 @@ def test_two_processes_that_are_killed_resume_with_their_optimizer(config, launc
     group, state = first["optimizer"]["param_groups"][0], first["optimizer"]["state"]
     name, momentum, buffer = "backbone.conv1.weight", group["momentum"], state[0]["momentum_buffer"]
     expected = first["state_dict"][name] - group["lr"] * (momentum + momentum**2) * buffer
-    assert buffer.any() and not torch.equal(expected, first["state_dict"][name])
+    assert buffer.any()
+    assert not torch.equal(expected, first["state_dict"][name])
     assert_close(last["state_dict"][name], expected, 16)
     # Points between the checkpoint and the kill are replaced.
     steps = [point["iterations"] for point in run_record.read(out)["curve"]]
-    assert steps == sorted(set(steps)) and steps[-1] == run_record.read(out)["run"] == at + 2
+    assert steps == sorted(set(steps))
+    assert steps[-1] == run_record.read(out)["run"] == at + 2
 
     radii = {value.item() for name, value in last["state_dict"].items() if name[-7:] == ".radius"}
     assert radii == {torch.tensor((at + 1) / (at + 2)).item()}
     weight = last["state_dict"]["backbone.layer1.0.conv1.weight"]
-    assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
 
 
 def test_resuming_without_a_checkpoint_starts_from_load_from(
@@ -115,14 +118,17 @@ def test_evaluations_are_recorded_beside_the_training(config, trained, tmp_path,
     for options in ([], ["--tta"]):
         argv = command(config, "--eval-only", "--resume", *options, out=out, opts=opts)
         with lock(out):  # as while the training goes on
-            assert main(argv) == 0 and main(command(config, out=out)) == 2
+            assert main(argv) == 0
+            assert main(command(config, out=out)) == 2
     elsewhere = [f"load_from={trained / 'iter_4.pth'}"]
     argv = command(config, "--eval-only", out=tmp_path / "other", opts=elsewhere)
     assert main(argv) == 0
     found, other = run_record.read(out), run_record.read(tmp_path / "other")
-    assert found["curve"] == run_record.read(trained)["curve"] and found["test images"] == 4
+    assert found["curve"] == run_record.read(trained)["curve"]
+    assert found["test images"] == 4
     assert found["metrics"].keys() == {"", "tta"}
-    assert found["metrics"][""] == other["metrics"][""] and other["planned"] == 0
+    assert found["metrics"][""] == other["metrics"][""]
+    assert other["planned"] == 0
     assert 0 < found["metrics"]["tta"]["mIoU"] < 100
 
 
