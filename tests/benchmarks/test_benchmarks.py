@@ -1,8 +1,10 @@
 """What the benchmark compares with, what it counts, and what it writes."""
 
+import io
 import json
 import sys
 import warnings
+from contextlib import redirect_stdout
 
 import pytest
 import torch
@@ -71,17 +73,32 @@ def test_settings(name, monkeypatch):
     assert ("over unfused" in row["both"]) == (name == "float32")
 
 
-def test_the_command_writes_tables_json_and_a_plot(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(layers, "SHAPES", dict.fromkeys(layers.SHAPES, (1, 32, 3, 3)))
-    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The folder that the command has written, and what it has printed."""
+    folder, printed = tmp_path_factory.mktemp("benchmark"), io.StringIO()
     words = "--rounds 2 --shapes res5 --layers ILMGN EN SN --settings float32 --parts layers"
-    words = [*words.split(), "--device", "cpu", "--output", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", ["benchmarks", *words])
-    command.main()
-    results = json.loads((tmp_path / "benchmark.json").read_text())
+    words = [*words.split(), "--device", "cpu", "--output", str(folder)]
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setattr(layers, "SHAPES", dict.fromkeys(layers.SHAPES, (1, 32, 3, 3)))
+        patch.setattr(torch, "set_num_threads", lambda number: None)
+        patch.setattr(sys, "argv", ["benchmarks", *words])
+        command.main()
+    return folder, printed.getvalue()
+
+
+def test_the_command_writes_its_results(written):
+    results = json.loads((written[0] / "benchmark.json").read_text())
     assert [row["layer"] for row in results["layers"]["float32"]] == ["ILMGN", "EN", "SN"]
-    assert (tmp_path / "benchmark.md").read_text() == capsys.readouterr().out
-    assert (tmp_path / "benchmark.png").stat().st_size > 10_000
+
+
+def test_the_command_prints_the_tables_that_it_writes(written):
+    folder, printed = written
+    assert (folder / "benchmark.md").read_text() == printed
+
+
+def test_the_command_writes_a_plot(written):
+    assert (written[0] / "benchmark.png").stat().st_size > 10_000
 
 
 def test_documentation_has_the_tables_of_the_record():

@@ -27,14 +27,27 @@ def save(contents, path, protocol=pickle.HIGHEST_PROTOCOL):
 every_format = pytest.mark.parametrize("suffix", [".pth", ".pkl", ".anything"])
 
 
-@every_format
-def test_code_is_refused_and_named(tmp_path, suffix):
+@pytest.fixture
+def trapped(tmp_path, suffix):
+    """A checkpoint that would make a folder, and the folder."""
     trap = tmp_path / "unpickled"
-    path = save({"model": Harmful(trap)}, tmp_path / f"c{suffix}")
+    return save({"model": Harmful(trap)}, tmp_path / f"c{suffix}"), trap
+
+
+@every_format
+def test_code_is_not_run(trapped):
+    path, trap = trapped
+    with pytest.raises(CheckpointError):
+        read(path)
+    assert not trap.exists()
+
+
+@every_format
+def test_a_refusal_names_the_code(trapped):
+    path, _ = trapped
     with pytest.raises(CheckpointError, match=r"holds os.makedirs, .*give --unsafe$") as told:
         read(path)
     assert str(path) in str(told.value)
-    assert not trap.exists()
 
 
 @every_format

@@ -95,7 +95,7 @@ def test_progress_counts_batches(analyzed):
     assert "3/3" in analyzed[2], "six images in twos"
 
 
-def test_the_summary_is_printed_after_the_images_and_the_checkpoint(analyzed, folder):
+def test_the_summary_is_printed_below_its_subject(analyzed, folder):
     out, printed, _ = analyzed
     assert f"6 images of {folder}, each: as it is\nEN in small, epoch_3.pth, 6 images" in printed
     assert (out / "summary.txt").read_text().partition("\nat commit")[0] in printed

@@ -44,7 +44,7 @@ def test_help_is_one_screen_with_an_example_that_parses(name, capsys, monkeypatc
 
 
 @pytest.mark.parametrize("word, status", [("--help", 0), ("--none", 2)])
-def test_help_and_mistakes_in_options_need_no_package(word, status):
+def test_options_are_parsed_without_any_package(word, status):
     command = [sys.executable, fresh.PROGRAMS / "commands_without_packages.py", word, str(status)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

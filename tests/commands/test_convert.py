@@ -115,15 +115,28 @@ def test_a_file_of_caffe2_needs_detectron2(tmp_path, capsys, monkeypatch):
     assert "in.pkl needs detectron2: " in told
 
 
-def test_there_and_back(tmp_path, model):
+@pytest.fixture
+def converted(tmp_path, model):
+    """A checkpoint whose GroupNorms have become ILMGN."""
     write(model.state_dict(), tmp_path / "gn.pth")
     options = ("--to", "ILMGN(key_group_size=8)", "--match", "*")
     assert run(tmp_path / "gn.pth", tmp_path / "ilm.pth", *options) == 0
-    assert read(tmp_path / "ilm.pth")["last.encode.weight"].shape == (2, 4)
-    assert run(tmp_path / "ilm.pth", tmp_path / "half.pth", "--revert", "--match", "last") == 0
+    return tmp_path / "ilm.pth"
+
+
+def test_options_of_a_layer_are_used(converted):
+    assert read(converted)["last.encode.weight"].shape == (2, 4)
+
+
+def test_only_matching_layers_are_reverted(converted, tmp_path):
+    assert run(converted, tmp_path / "half.pth", "--revert", "--match", "last") == 0
     half = read(tmp_path / "half.pth")
     assert "norm.encode.weight" in half
     assert "last.encode.weight" not in half
+
+
+def test_a_reverted_checkpoint_is_the_original(converted, tmp_path, model):
+    assert run(converted, tmp_path / "half.pth", "--revert", "--match", "last") == 0
     assert run(tmp_path / "half.pth", tmp_path / "back.pth", "--revert") == 0
     back = read(tmp_path / "back.pth")
     assert_equal(dict(back), dict(model.state_dict()))
@@ -143,16 +156,36 @@ def test_code_is_refused_unless_it_is_trusted(tmp_path, model, capsys, monkeypat
     assert trap.exists()
 
 
-def test_input_is_kept_and_output_replaced_only_if_asked_for(tmp_path, model, capsys):
-    path, out = tmp_path / "in.pth", tmp_path / "out.pth"
-    write(model.state_dict(), path)
+@pytest.fixture
+def path(tmp_path, model):
+    """A checkpoint of the model."""
+    write(model.state_dict(), tmp_path / "in.pth")
+    return tmp_path / "in.pth"
+
+
+def test_the_input_is_never_replaced(path, tmp_path, capsys):
     (tmp_path / "link.pth").symlink_to(path)
     for other in (path, tmp_path / "link.pth"):
         assert "is INPUT" in refused(capsys, path, other, *LAST, "--overwrite")
+
+
+def test_an_output_stays_unless_it_may_be_replaced(path, tmp_path, capsys):
+    out = tmp_path / "out.pth"
     out.write_text("before")
     assert "--overwrite" in refused(capsys, path, out, *LAST)
+    assert out.read_text() == "before"
+
+
+def test_an_output_stays_if_no_norm_is_converted(path, tmp_path, capsys):
+    out = tmp_path / "out.pth"
+    out.write_text("before")
     assert "nothing in" in refused(capsys, path, out, "--to", "ILMGN", "--overwrite")
     assert out.read_text() == "before"
+
+
+def test_an_output_is_replaced_if_asked_for(path, tmp_path, model):
+    out = tmp_path / "out.pth"
+    out.write_text("before")
     assert run(path, out, *LAST, "--overwrite") == 0
     check_last(read(out), model)
 
@@ -170,7 +203,7 @@ def test_input_is_kept_and_output_replaced_only_if_asked_for(tmp_path, model, ca
         (["out.pth", "--config-file", "no.yaml", "--match", "*"], "--match needs --to"),
     ],
 )
-def test_a_mistake_is_one_line_and_writes_nothing(tmp_path, model, capsys, words, expected):
+def test_a_mistake_is_refused_before_anything_is_written(tmp_path, model, capsys, words, expected):
     write(model.state_dict(), tmp_path / "in.pth")
     assert expected in refused(capsys, tmp_path / "in.pth", tmp_path / words[0], *words[1:])
     assert not (tmp_path / words[0]).exists()
@@ -222,11 +255,22 @@ def test_openmmlabs_names_that_stay_need_no_config(tmp_path, capsys, name, norm,
     assert "OpenMMLab" not in capsys.readouterr().out
 
 
-def test_other_checkpoints_keep_names_by_type_and_the_report_says_so(tmp_path, capsys):
+@pytest.fixture
+def en_of_bn1(tmp_path, capsys):
+    """A checkpoint of another framework, whose bn1 has become EN, and what was printed."""
     write(named("bn1", nn.BatchNorm2d(32)), tmp_path / "in.pth")
     assert run(tmp_path / "in.pth", tmp_path / "out.pth", "--to", "EN") == 0
-    assert "where a model of OpenMMLab has gn1" in capsys.readouterr().out
-    assert "backbone.layer1.0.bn1.ratio.weight" in read(tmp_path / "out.pth")
+    return tmp_path / "out.pth", capsys.readouterr().out
+
+
+def test_other_checkpoints_keep_names_by_type(en_of_bn1):
+    path, _ = en_of_bn1
+    assert "backbone.layer1.0.bn1.ratio.weight" in read(path)
+
+
+def test_the_report_says_that_names_by_type_are_kept(en_of_bn1):
+    _, printed = en_of_bn1
+    assert "where a model of OpenMMLab has gn1" in printed
 
 
 @pytest.mark.parametrize("lacking", ["weight", "bias"])

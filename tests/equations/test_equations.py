@@ -17,7 +17,7 @@ SHAPES = [(3, CHANNELS), (3, CHANNELS, 5), (2, CHANNELS, 4, 3), (2, CHANNELS, 2,
 
 
 @modes(CASES)
-def test_output_and_gradients_equal_the_transcription(name, training):
+def test_a_layer_equals_its_transcription(name, training):
     make, transcribed = CASES[name]
     for shape in SHAPES:
         layer = randomized(make).train(training)
@@ -176,7 +176,7 @@ def double(*values):
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
-def test_sparsestmax_and_its_gradients_are_those_of_the_definition(k):
+def test_sparsestmax_equals_its_definition(k):
     generator, sizes = torch.Generator().manual_seed(k), set()
     for radius, scale, _ in itertools.product(RADII, (0.1, 0.3, 1.0), range(8)):
         logits = scale * torch.randn(2, k, generator=generator, dtype=torch.float64)

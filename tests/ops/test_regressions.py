@@ -7,7 +7,6 @@ import sys
 import types
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from itertools import product
 from pathlib import Path
 
 import pytest
@@ -137,20 +136,40 @@ def is_fused(layer, x):
     return "AdaptiveNorm" in type(layer(x).grad_fn).__name__
 
 
-def test_a_backend_is_forced_in_a_block_or_from_the_call_on_and_in_one_thread():
+@pytest.fixture
+def fused():
+    """A function without arguments: whether a layer's output is the primitive's."""
     layer, x = ILMGroupNorm(64), torch.randn(2, 64, 3, 3)
-    assert is_fused(layer, x)
-    assert not is_fused(layer, x[:0])
-    with use_backend("reference"), ThreadPoolExecutor(1) as pool:
-        assert not is_fused(layer, x)
-        assert pool.submit(is_fused, layer, x).result()
+    return lambda: is_fused(layer, x)
+
+
+def test_the_primitive_computes_a_layer(fused):
+    assert fused()
+
+
+def test_an_empty_input_is_left_to_the_reference():
+    assert not is_fused(ILMGroupNorm(64), torch.randn(0, 64, 3, 3))
+
+
+def test_a_backend_is_forced_in_a_block(fused):
+    with use_backend("reference"):
+        assert not fused()
         with use_backend(cases.KERNELS):
-            assert is_fused(layer, x)
-        assert not is_fused(layer, x)
+            assert fused()
+        assert not fused()
+    assert fused()
+
+
+def test_a_backend_is_forced_from_the_call_on(fused):
     before = use_backend("reference")
-    assert not is_fused(layer, x)
+    assert not fused()
     before.close()
-    assert is_fused(layer, x)
+    assert fused()
+
+
+def test_a_backend_is_forced_in_one_thread(fused):
+    with use_backend("reference"), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(fused).result()
 
 
 def run_in_process(backend):
@@ -195,13 +214,26 @@ def test_a_forced_backend_that_cannot_run_says_why(backend, installed, dtype, wo
         ILMGroupNorm(64)(torch.ones(1, 64, 3, 3).to(dtype))
 
 
-def test_triton_must_be_new_and_for_nvidia_and_can_be_imported(monkeypatch):
-    versions = {"3.10.0": True, "3.6.0": True, "3.5.1": False, None: False}
-    for (version, found), hip in product(versions.items(), (None, "7.0")):
-        monkeypatch.setattr(torch.version, "hip", hip)
-        triton = types.SimpleNamespace(__version__=version) if version else None
-        monkeypatch.setitem(sys.modules, "triton", triton)
-        assert backends.has_triton.__wrapped__() == (found and hip is None)
+def has_triton(monkeypatch, version, hip=None):
+    """Whether Triton can be used in a version, None if it is missing, with torch for AMD or not."""
+    monkeypatch.setattr(torch.version, "hip", hip)
+    triton = types.SimpleNamespace(__version__=version) if version else None
+    monkeypatch.setitem(sys.modules, "triton", triton)
+    return backends.has_triton.__wrapped__()
+
+
+@pytest.mark.parametrize("version, expected", [("3.10.0", True), ("3.6.0", True), ("3.5.1", False)])
+def test_triton_must_be_new(monkeypatch, version, expected):
+    assert has_triton(monkeypatch, version) == expected
+
+
+def test_triton_must_be_installed(monkeypatch):
+    assert not has_triton(monkeypatch, None)
+
+
+@pytest.mark.parametrize("version", ["3.10.0", "3.6.0", "3.5.1", None])
+def test_triton_must_be_for_nvidia(monkeypatch, version):
+    assert not has_triton(monkeypatch, version, hip="7.0")
 
 
 class Sevenfold(ILMGroupNorm, nn.GroupNorm):
@@ -219,23 +251,27 @@ def test_a_description_for_kernels_is_not_inherited():
     assert_close(*on_each(lambda: layer(floats(2, 64, 3, 3))))
 
 
-def test_a_rescale_without_a_description_under_autocast_and_on_unknown_devices(monkeypatch):
-    """Autocast would compute its matrix product in bfloat16."""
+def compute_rescale():
+    """A rescale without a description, whose matrix product autocast would compute in bfloat16."""
     x, weight, thirds = floats(2, 8, 4, 4), torch.ones(8), torch.full((8, 8), 1 / 3)
+    return adaptive_norm(x, 8, 1e-5, lambda mean, var, w: (w + mean @ thirds, mean), weight)
 
-    def compute():
-        return adaptive_norm(x, 8, 1e-5, lambda mean, var, w: (w + mean @ thirds, mean), weight)
 
-    expected = on_each(compute)
+def test_a_rescale_without_a_description_under_autocast():
+    expected = on_each(compute_rescale)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert_equal(on_each(compute), expected)
-    monkeypatch.setattr(torch.amp, "is_autocast_available", lambda device_type: False)
-    monkeypatch.setattr(torch, "is_autocast_enabled", None)
+        assert_equal(on_each(compute_rescale), expected)
+
+
+def test_a_rescale_without_a_description_on_unknown_devices(monkeypatch):
     with use_backend("reference"):
-        assert_equal(compute(), expected[1])
+        expected = compute_rescale()
+        monkeypatch.setattr(torch.amp, "is_autocast_available", lambda device_type: False)
+        monkeypatch.setattr(torch, "is_autocast_enabled", None)
+        assert_equal(compute_rescale(), expected)
 
 
-def test_what_a_rescale_returns_may_have_another_dtype_and_broadcast():
+def test_a_rescale_may_return_another_dtype_that_broadcasts():
     x, weight = inputs(3, 8, 5, 5).requires_grad_(), nn.Parameter(torch.arange(8.0))
 
     def outputs_and_gradients():
@@ -243,6 +279,10 @@ def test_what_a_rescale_returns_may_have_another_dtype_and_broadcast():
         return y, *torch.autograd.grad(y.square().sum(), (x, weight))
 
     assert_close(*on_each(outputs_and_gradients), 2**30)  # of float32, in float64
+
+
+def test_a_rescale_may_use_no_parameter_that_it_is_not_given():
+    x, weight = inputs(3, 8, 5, 5).requires_grad_(), nn.Parameter(torch.arange(8.0))
     with use_backend(cases.KERNELS), pytest.raises(RuntimeError):
         adaptive_norm(x, 4, 1e-5, lambda mean, var: (weight[None], mean))
 
@@ -332,12 +372,18 @@ def test_sums_of_large_maps_cost_no_more_in_channels_last():
 
 
 @needs_kernels
+def test_more_rows_than_an_encoder_takes_at_once():
+    """More columns than 256, and instances than 16."""
+    x = floats(18, 512, 3, 3)
+    cases.assert_exact(NORMS["ILMIN"](512, key_group_size=1), x, torch.rand_like(x), "cpu")
+
+
+@needs_kernels
 @layouts
-def test_more_groups_and_instances_than_kernels_take_at_once(layout):
-    """More columns of an encoder than 256, instances than 16, and groups in blocks than 64."""
-    of_columns = NORMS["ILMIN"](512, key_group_size=1), floats(18, 512, 3, 3)
-    for layer, x in (of_columns, (NORMS["SN"](66), layout(floats(1, 66, 8200)))):
-        cases.assert_exact(layer, x, torch.rand_like(x), "cpu")
+def test_more_groups_than_a_block_takes_at_once(layout):
+    """More than 64."""
+    x = layout(floats(1, 66, 8200))
+    cases.assert_exact(NORMS["SN"](66), x, torch.rand_like(x), "cpu")
 
 
 @needs_kernels
@@ -415,16 +461,27 @@ def test_decoders_have_exact_gradients_where_their_activation_saturates(activati
 # ---- threads, processes, errors
 
 
-def test_threads_of_python_at_once_and_a_forked_process(threads):
+@pytest.fixture
+def work(threads):
+    """Layers with inputs, and the results of one thread of Python, computed by two of ours."""
     threads(2)
-    work = [(NORMS[n](64).eval(), floats(4, 64, 30, 31)) for n in PATHS] * 4
-    expected = [outputs(layer, x) for layer, x in work]
+    calls = [(NORMS[n](64).eval(), floats(4, 64, 30, 31)) for n in PATHS]
+    return calls, [outputs(layer, x) for layer, x in calls]
+
+
+def test_threads_of_python_at_once(work):
+    calls, expected = work
     with ThreadPoolExecutor(4) as pool:
-        assert_equal(list(pool.map(lambda case: outputs(*case), work)), expected)
-    # As a worker of a data loader, after the parent's threads have run. Without a backward pass,
-    # which torch refuses in a fork where fake tensors came before the process's first one.
+        assert_equal(list(pool.map(lambda call: outputs(*call), calls * 4)), expected * 4)
+
+
+def test_a_forked_process(work):
+    """As a worker of a data loader, after the parent's threads have run."""
+    calls, expected = work
+    # Without a backward pass, which torch refuses in a fork where fake tensors came before the
+    # process's first one.
     loader = torch.utils.data.DataLoader(
-        work[:4], batch_size=None, num_workers=1, collate_fn=lambda case: case[0](case[1]).detach()
+        calls[:4], batch_size=None, num_workers=1, collate_fn=lambda call: call[0](call[1]).detach()
     )
     assert_equal(list(loader), [y for y, *_ in expected[:4]])
 
@@ -495,17 +552,25 @@ def test_one_warning_says_that_kernels_are_missing(without_library, monkeypatch,
 
 
 @pytest.mark.filterwarnings("ignore:ilm_plugins. plain")
+@pytest.mark.usefixtures("without_library")
 @layouts
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @of_each_kernel
-def test_plain_operations_are_as_exact_and_save_no_more(name, dtype, layout, without_library):
+def test_plain_operations_are_as_exact(name, dtype, layout):
     layer = cases.randomized(cases.CASES[name][0], torch.float32)
     x, dy = (layout(inputs(3, cases.CHANNELS, 5, 7, dtype=dtype, seed=seed)) for seed in (1, 5))
     assert backends.kernels_for(x, layer.moment_groups) is plain
     cases.assert_exact(layer, x, dy, "auto")
     cases.assert_exact(layer, x[..., 0, 0], dy[..., 0, 0], "auto")  # without positions
-    x = torch.randn(4, 64, 20, 20, requires_grad=True)
-    assert x.nbytes <= cases.saved_bytes(NORMS[name](64), x) < 1.2 * x.nbytes
+
+
+@pytest.mark.filterwarnings("ignore:ilm_plugins. plain")
+@pytest.mark.usefixtures("without_library")
+@of_each_kernel
+def test_plain_operations_save_no_more(name):
+    layer, x = NORMS[name](64), torch.randn(4, 64, 20, 20, requires_grad=True)
+    assert backends.kernels_for(x, layer.moment_groups) is plain
+    assert x.nbytes <= cases.saved_bytes(layer, x) < 1.2 * x.nbytes
 
 
 @needs_kernels

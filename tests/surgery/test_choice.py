@@ -158,12 +158,18 @@ def test_frozen_batchnorm_becomes_a_frozen_en(module):
         assert_close(model(x), expected, EQUAL)
 
 
-def test_the_batchnorms_of_mmengine_and_timm_are_known_by_name():
-    paths = "mmengine.model.utils._BatchNormXd", "timm.layers.norm_act.SyncBatchNormAct"
-    for path in (*paths, "mmengine.utils.dl_utils.parrots_wrapper.SyncBatchNorm"):
-        module, name = path.rsplit(".", 1)
-        own = type(name, (nn.modules.batchnorm._BatchNorm,), {"__module__": module})
-        assert surgery.convert(nn.Sequential(own(32)), "EN")[1].converted.keys() == {"0"}
+@pytest.mark.parametrize(
+    "path",
+    [
+        "mmengine.model.utils._BatchNormXd",
+        "timm.layers.norm_act.SyncBatchNormAct",
+        "mmengine.utils.dl_utils.parrots_wrapper.SyncBatchNorm",
+    ],
+)
+def test_batchnorms_of_other_packages_are_known_by_name(path):
+    module, name = path.rsplit(".", 1)
+    norm = type(name, (nn.modules.batchnorm._BatchNorm,), {"__module__": module})
+    assert surgery.convert(nn.Sequential(norm(32)), "EN")[1].converted.keys() == {"0"}
 
 
 @pytest.mark.parametrize("name", ["BatchNormAct2d", "FrozenBatchNormAct2d", "GroupNormAct"])

@@ -54,24 +54,51 @@ def test_outputs_are_kept_in_both_directions(make, to, training):
     assert_close(back(x), expected, EQUAL)
 
 
-@pytest.mark.parametrize(
-    "make, to, kept",
-    [
-        (GN4, "ILMGN", ("weight", "bias")),
-        (GN4, "AN", ("weight", "bias")),
-        (nn.BatchNorm2d, "EN", ("running_mean", "num_batches_tracked")),
-        (own.SwitchNorm, "SSN", ("weight", "bias", "running_mean", "running_variance")),
-    ],
-)
-def test_tensors_dtype_mode_and_what_is_trained_are_kept(make, to, kept):
+KEPT = [
+    (GN4, "ILMGN", ("weight", "bias")),
+    (GN4, "AN", ("weight", "bias")),
+    (nn.BatchNorm2d, "EN", ("running_mean", "num_batches_tracked")),
+    (own.SwitchNorm, "SSN", ("weight", "bias", "running_mean", "running_variance")),
+]
+each_pair = pytest.mark.parametrize("make, to", [case[:2] for case in KEPT])
+
+
+@pytest.fixture
+def converted(make, to):
+    """A norm of 16 bits in evaluation mode, whose bias is fixed, and the layer that replaces it."""
     plain = make(32).to(torch.bfloat16).eval()
     plain.bias.requires_grad_(False)
-    new, _ = surgery.convert(plain, to)
-    assert all(getattr(new, name) is getattr(plain, name) for name in kept)
+    return plain, surgery.convert(plain, to)[0]
+
+
+@pytest.mark.parametrize("make, to, kept", KEPT)
+def test_tensors_are_kept(converted, kept):
+    plain, new = converted
+    for name in kept:
+        assert getattr(new, name) is getattr(plain, name), name
+
+
+@each_pair
+def test_the_dtype_is_kept(converted):
+    _, new = converted
     floating = [t for t in new.state_dict().values() if t.is_floating_point()]
     assert {t.dtype for t in floating} == {torch.bfloat16}
+
+
+@each_pair
+def test_the_mode_is_kept(converted):
+    _, new = converted
     assert not any(m.training for m in new.modules())
+
+
+@each_pair
+def test_a_fixed_parameter_stays_fixed(converted):
+    _, new = converted
     assert {name for name, p in new.named_parameters() if not p.requires_grad} == {"bias"}
+
+
+@each_pair
+def test_a_fixed_norm_stays_fixed_in_both_directions(make, to):
     fixed, _ = surgery.convert(make(32).requires_grad_(False), to)
     for model in (fixed, surgery.revert(copy.deepcopy(fixed))[0]):
         assert not any(p.requires_grad for p in model.parameters())

@@ -31,15 +31,36 @@ def test_batchnorm_becomes_a_norm_of_each_image(to):
     assert_close(surgery.revert(new)[0](x), expected, EQUAL)
 
 
-def test_any_width_of_batchnorm_fits_also_without_weight_and_statistics():
+@pytest.fixture
+def widths():
+    """A model of BatchNorms of several widths, one of them bare, converted; the report."""
     bare = nn.BatchNorm2d(64, affine=False, track_running_stats=False)
     model = nn.Sequential(*(nn.BatchNorm2d(c) for c in (3, 24, 144)), bare, nn.GroupNorm(4, 64))
-    model, report = surgery.convert(model, "ILMGN", replacing="BN")
+    return surgery.convert(model, "ILMGN", replacing="BN")
+
+
+def test_any_width_of_batchnorm_fits(widths):
+    model, _ = widths
     assert [m.num_groups for m in model] == [1, 8, 16, 32, 4]
     assert [m.num_channels // m.num_key_groups for m in model[:4]] == [1, 8, 16, 16]
+
+
+def test_a_norm_of_another_kind_stays(widths):
+    _, report = widths
     assert report.left == {"4": "GroupNorm, but ILMGN replaces BatchNorm"}
+
+
+def test_a_batchnorm_without_weight_or_statistics_becomes_a_layer_that_is_trained(widths):
+    model, _ = widths
     assert model[3].weight.requires_grad
+
+
+def test_the_report_says_that_outputs_change(widths):
+    _, report = widths
     assert OUTPUTS_CHANGE in str(report)
+
+
+def test_an_option_that_is_given_takes_the_place_of_auto():
     given, _ = surgery.convert(nn.BatchNorm2d(24), "ILMGN", replacing="BN", key_group_size=4)
     assert (given.num_groups, given.num_key_groups) == (8, 6)
 
@@ -60,13 +81,17 @@ def test_batchnorm_of_a_state_dict_becomes_a_norm_of_each_image():
 
 
 @pytest.mark.parametrize("to", ["SN", "SSN"])
-def test_sn_keeps_batchnorms_weight_and_statistics(to):
+def test_sn_keeps_batchnorms_tensors(to):
     plain = randomized(nn.BatchNorm2d(32))
     new, report = surgery.convert(plain, to)
     assert new.weight is plain.weight
     assert new.running_variance is plain.running_var
     assert f"{to} mixes other statistics" in str(report)
-    state, report = surgery.convert_state(plain.state_dict(), to)
+
+
+@pytest.mark.parametrize("to", ["SN", "SSN"])
+def test_sn_loads_batchnorms_converted_state_dict(to):
+    state, report = surgery.convert_state(randomized(nn.BatchNorm2d(32)).state_dict(), to)
     NORMS[to](32).load_state_dict(state)
     assert f"{to} mixes other statistics" in str(report)
 

@@ -63,7 +63,7 @@ def test_a_layer_without_a_rule_is_not_offered(layer_norm):
         surgery.convert(layer_norm, "EN", replacing="LN")
 
 
-def test_a_norm_without_weight_and_bias_becomes_a_layer_with_both():
+def test_a_norm_without_parameters_becomes_a_layer_of_scale_1():
     convnext = pytest.importorskip("torchvision.models.convnext", reason="needs torchvision")
     plain = convnext.LayerNorm2d(C, elementwise_affine=False)
     layer, _ = surgery.convert(plain, "ILMLN", replacing="LN")

@@ -47,15 +47,24 @@ def test_a_state_dict_is_converted_as_the_model_is(to):
     assert "already a layer of this package" in report.left["stem.1"]
 
 
-def test_a_weight_and_a_bias_alone_are_converted_only_if_named():
-    state = small().state_dict()
-    _, report = surgery.convert_state(state, "ILMGN")
+def test_a_weight_with_a_bias_alone_is_converted_only_if_named():
+    _, report = surgery.convert_state(small().state_dict(), "ILMGN")
     assert not report.converted
     assert "match it" in report.left["stem.1"]
-    _, report = surgery.convert_state(state, "EN", match="*")
+
+
+def test_a_weight_with_a_bias_alone_becomes_no_layer_that_replaces_batchnorm():
+    _, report = surgery.convert_state(small().state_dict(), "EN", match="*")
     assert report.left["stem.1"] == "GN or IN does not become ExemplarNorm"
+
+
+def test_names_that_fit_no_norm_of_a_state_dict_are_refused():
     with pytest.raises(OptionError, match="fits none of the 2 norms"):
-        surgery.convert_state(state, "ILMGN", match="roi_heads.*")
+        surgery.convert_state(small().state_dict(), "ILMGN", match="roi_heads.*")
+
+
+def test_a_norm_of_a_state_dict_stays_if_an_option_does_not_divide_its_width():
+    state = small().state_dict()
     _, report = surgery.convert_state(state, "ILMGN", match="*", key_group_size=32)
     assert report.converted.keys() == {"head.1"}
     assert "does not divide num_channels=16" in report.left["stem.1"]
