@@ -118,18 +118,29 @@ def commands():
                     yield str(page.relative_to(ROOT)), command
 
 
-@pytest.mark.parametrize("page, command", list(commands()))
-def test_commands_name_what_there_is_and_parse(page, command):
-    words = shlex.split(command)
-    for word in words:
+each_command = pytest.mark.parametrize("page, command", list(commands()))
+
+
+@each_command
+def test_files_in_commands_exist(page, command):
+    for word in shlex.split(command):
         if re.match(r"(configs|tools)/", word):
             assert list(ROOT.glob(word)), f"{page}: {word} is not there"
-    if words[0] == "make":
+
+
+@each_command
+def test_targets_of_make_exist(page, command):
+    program, *words = shlex.split(command)
+    if program == "make":
         targets = re.findall(r"^([\w-]+):(?!=)", (ROOT / "Makefile").read_text(), re.M)
-        for word in words[1:]:
+        for word in words:
             assert "=" in word or word in targets, f"{page}: {word} is no target of the Makefile"
+
+
+@each_command
+def test_commands_of_the_package_are_parsed(page, command):
     if command.startswith("python -m ilm_plugins "):
-        name, *options = words[3:]
+        name, *options = shlex.split(command)[3:]
         getattr(parsers, name.replace("-", "_"))(options)
 
 
@@ -173,15 +184,24 @@ def test_the_job_script_of_slurm_trains_on_two_nodes(tmp_path, datasets):
     assert json.loads((tmp_path / "out" / "record.json").read_text())["processes"] == 2
 
 
-def test_readmes_yaml_gives_a_box_head_and_an_fpn(tmp_path):
+@pytest.fixture(scope="module")
+def readmes_model(tmp_path_factory):
+    """The model of README's yaml, on top of a shipped config."""
     pytest.importorskip("detectron2", reason="needs detectron2")
+    path = tmp_path_factory.mktemp("readme") / "readme.yaml"
     base = ROOT / "configs/detectron2/shapes/mask_rcnn_R_18_FPN_gn.yaml"
-    (tmp_path / "readme.yaml").write_text(f"_BASE_: {base}\n{block(README, 'yaml')}")
-    model = open_config(str(tmp_path / "readme.yaml")).build_model()
-    convs, fcs = model.roi_heads.box_head.conv_norm_relus, model.roi_heads.box_head.fcs
-    assert [type(conv.norm) for conv in convs] == [ILMGroupNorm] * 4
-    assert len(fcs) == 1
-    norm = model.backbone.fpn_output2.norm
+    path.write_text(f"_BASE_: {base}\n{block(README, 'yaml')}")
+    return open_config(str(path)).build_model()
+
+
+def test_readmes_yaml_sets_the_norm_of_the_box_head(readmes_model):
+    box_head = readmes_model.roi_heads.box_head
+    assert [type(conv.norm) for conv in box_head.conv_norm_relus] == [ILMGroupNorm] * 4
+    assert len(box_head.fcs) == 1
+
+
+def test_readmes_yaml_sets_the_norm_of_the_fpn(readmes_model):
+    norm = readmes_model.backbone.fpn_output2.norm
     assert type(norm) is ExemplarNorm
     assert norm.reduction == 16
 

@@ -49,12 +49,26 @@ def start(folder, what, number=1, rank=0, port=0):
 CAUSES = {"mistake": "set SOMETHING", "crash": "FloatingPointError: the loss is NaN"}
 
 
-@pytest.mark.parametrize("what, cause", [*CAUSES.items(), ("killed", ".*SIGKILL")])
-def test_a_failed_rank_ends_all_and_is_named(tmp_path, monkeypatch, what, cause):
-    monkeypatch.chdir(tmp_path)
-    with workers.start_by("fork"), pytest.raises(UserError, match=f"rank 1 failed: {cause}"):
-        processes.launch(partial(workers.meet, what), Processes(num_processes=2))
-    assert_gone(ranks(tmp_path, 2))
+@pytest.fixture(scope="module", params=[*CAUSES.items(), ("killed", ".*SIGKILL")], ids=str)
+def failed(request, tmp_path_factory):
+    """The error of a launch whose second rank failed, the expected cause, and all process IDs."""
+    what, cause = request.param
+    folder = tmp_path_factory.mktemp("failed")
+    with pytest.MonkeyPatch.context() as patch, workers.start_by("fork"):
+        patch.chdir(folder)
+        with pytest.raises(UserError) as error:
+            processes.launch(partial(workers.meet, what), Processes(num_processes=2))
+    return error, cause, ranks(folder, 2)
+
+
+def test_a_failed_rank_is_named(failed):
+    error, cause, _ = failed
+    error.match(f"rank 1 failed: {cause}")
+
+
+def test_a_failed_rank_ends_all(failed):
+    *_, pids = failed
+    assert_gone(pids)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -69,7 +83,7 @@ def test_a_signal_leaves_no_process(tmp_path, number):
 
 @pytest.mark.wide
 @pytest.mark.parametrize("what, status", [("done", 0), ("killed", 1)])
-def test_two_machines_meet_and_end_together(tmp_path, what, status):
+def test_two_machines_end_with_one_status(tmp_path, what, status):
     port = workers.free_port()
     machines = [start(tmp_path, what, 2, rank, port) for rank in range(2)]
     for machine in machines:
@@ -207,31 +221,66 @@ def test_without_a_checkout_there_is_no_commit(tmp_path, monkeypatch):
     assert environment.commit() is None
 
 
-def test_a_record_has_what_was_run_and_what_came_out(tmp_path):
-    begin(tmp_path, RunOptions("a.py", ("lr=1 2",), resume=True))
-    for epoch, loss in ((1, 2.0), (2, 1.0), (3, 0.5)):
-        run_record.point(tmp_path, epoch, loss=loss)
-    run_record.write(tmp_path / "record.json", {**run_record.read(tmp_path), "seconds": 100.0})
+def begin_epochs(folder, *epochs):
+    """Begin or resume a run, and record (epoch, loss)."""
+    begin(folder, RunOptions("a.py", ("lr=1 2",), resume=True))
+    for epoch, loss in epochs:
+        run_record.point(folder, epoch, loss=loss)
+
+
+def test_a_resumed_run_has_no_points_of_lost_epochs(tmp_path):
+    begin_epochs(tmp_path, (1, 2.0), (2, 1.0), (3, 0.5))
     # Killed here, and resumed from the checkpoint of the first epoch.
-    begin(tmp_path, RunOptions("a.py", ("lr=1 2",), resume=True))
-    run_record.point(tmp_path, 2, loss=1.5)
-    assert len(run_record.read(tmp_path)["curve"]) == 2, "the lost third epoch has no point"
-    run_record.point(tmp_path, 3, loss=1.25)
-    run_record.finish(tmp_path, run_record.PLAIN, {"top1": 50.0}, images=5)
-    found = run_record.read(tmp_path)
-    assert found["command"] == (
-        "python -m ilm_plugins train --config-file a.py --num-gpus 0 'lr=1 2'"
-    )
-    points = [(entry["epochs"], entry["loss"]) for entry in found["curve"]]
+    begin_epochs(tmp_path, (2, 1.5))
+    points = [(entry["epochs"], entry["loss"]) for entry in run_record.read(tmp_path)["curve"]]
+    assert points == [(1, 2.0), (2, 1.5)]
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    """The record of a run that was killed after 100 seconds, resumed, and tested."""
+    folder = tmp_path_factory.mktemp("record")
+    begin_epochs(folder, (1, 2.0), (2, 1.0), (3, 0.5))
+    run_record.write(folder / "record.json", {**run_record.read(folder), "seconds": 100.0})
+    begin_epochs(folder, (2, 1.5), (3, 1.25))
+    run_record.finish(folder, run_record.PLAIN, {"top1": 50.0}, images=5)
+    return run_record.read(folder)
+
+
+def test_a_record_has_the_command(record):
+    expected = "python -m ilm_plugins train --config-file a.py --num-gpus 0 'lr=1 2'"
+    assert record["command"] == expected
+
+
+def test_a_record_has_points_before_the_kill_too(record):
+    points = [(entry["epochs"], entry["loss"]) for entry in record["curve"]]
     assert points == [(1, 2.0), (2, 1.5), (3, 1.25)]
-    assert all(entry["cpu"] >= 0 for entry in found["curve"])
-    assert (found["run"], found["planned"], found["images"], found["batch"]) == (3, 3, 8, 4)
-    assert found["metrics"] == {"": {"top1": 50.0}}
-    assert found["test images"] == 5
-    assert found["seconds"] > 100
-    assert found["device"].startswith("CPU, ")
-    assert found["versions"]["torch"]
-    assert found["seed"] == 1
+
+
+def test_each_point_has_the_seconds_of_the_processor(record):
+    assert all(entry["cpu"] >= 0 for entry in record["curve"])
+
+
+def test_a_record_has_the_length_of_the_run(record):
+    assert (record["run"], record["planned"], record["images"], record["batch"]) == (3, 3, 8, 4)
+
+
+def test_a_record_has_the_metrics_of_the_test(record):
+    assert record["metrics"] == {"": {"top1": 50.0}}
+    assert record["test images"] == 5
+
+
+def test_seconds_before_the_kill_count(record):
+    assert record["seconds"] > 100
+
+
+def test_a_record_has_the_environment(record):
+    assert record["device"].startswith("CPU, ")
+    assert record["versions"]["torch"]
+
+
+def test_a_record_has_the_seed(record):
+    assert record["seed"] == 1
 
 
 def test_a_record_is_read_by_strict_readers_with_null_for_nan(tmp_path):
@@ -260,7 +309,9 @@ def test_the_first_point_has_the_seconds_since_the_start(tmp_path, monkeypatch):
     assert [point["cpu"] for point in found["curve"]] == [2, 1]
 
 
-def test_a_record_has_the_options_and_each_device_and_commit_of_a_run(tmp_path, monkeypatch):
+@pytest.fixture
+def continued(tmp_path, monkeypatch):
+    """The record of a run that was begun on the CPU, and resumed twice on other machines."""
     monkeypatch.setattr(run_record.environment, "commit", iter("abb").__next__)
     begin(tmp_path, RunOptions("a.py"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
@@ -268,10 +319,27 @@ def test_a_record_has_the_options_and_each_device_and_commit_of_a_run(tmp_path, 
     flags = dict.fromkeys(("resume", "tta", "amp", "unsafe"), True)
     for _ in range(2):
         begin(tmp_path, RunOptions.of_command("a.py", num_gpus=2, num_machines=3, **flags))
-    found, device = run_record.read(tmp_path), f"{run_record.environment.device(0)}, then 2 x H100"
-    names = ("commit", "device", "processes", "amp")
-    assert [found[name] for name in names] == ["a, b", device, 6, True]
-    assert found["command"].endswith("--num-gpus 2 --num-machines 3 --tta --amp --unsafe")
+    return run_record.read(tmp_path)
+
+
+def test_a_record_has_each_commit_of_a_run(continued):
+    assert continued["commit"] == "a, b"
+
+
+def test_a_record_has_each_device_of_a_run(continued):
+    assert continued["device"] == f"{run_record.environment.device(0)}, then 2 x H100"
+
+
+def test_a_record_has_the_options_of_a_run(continued):
+    assert (continued["processes"], continued["amp"]) == (6, True)
+
+
+def test_the_command_has_the_options_of_a_run(continued):
+    options = "--num-gpus 2 --num-machines 3 --tta --amp --unsafe"
+    assert continued["command"].endswith(options)
+
+
+def test_the_command_of_an_evaluation_by_processes_of_the_cpu():
     command = run_record.command(RunOptions.of_command("a.py", num_processes=2, eval_only=True))
     assert command.endswith("--num-gpus 0 --num-processes 2 --eval-only")
 
@@ -376,7 +444,7 @@ def test_a_config_file_that_cannot_be_read_is_named(tmp_path, name, words):
             read(path)
 
 
-def test_options_of_a_command_are_split_into_the_processes_and_the_rest():
+def test_options_of_processes_are_told_from_others():
     given = {"num_gpus": 2, "num_machines": 3, "machine_rank": 1, "dist_url": "tcp://a:1"}
     options = RunOptions.of_command("a.py", overrides=("b=1",), num_processes=1, amp=True, **given)
     assert options == RunOptions("a.py", ("b=1",), Processes(num_processes=1, **given), amp=True)

@@ -41,10 +41,23 @@ def test_models_train_without_batchnorm(name, norm_layer):
     assert all(norm.encode.weight.grad is not None for norm in norms)
 
 
-def test_dropout_comes_between_norm_and_activation():
+@pytest.fixture
+def with_dropout():
+    """A layer with dropout and an activation, which timm builds with options for each part."""
     options = {"act_kwargs": {"negative_slope": 0.5}, "inplace": False, "reduction": 4}
-    layer = timm.layers.get_norm_act_layer("en", nn.LeakyReLU)(8, drop_layer=nn.Dropout, **options)
-    assert [type(module) for module in layer] == [NORMS["EN"], nn.Dropout, nn.LeakyReLU]
-    assert layer[0].reduction == 4
-    assert layer[2].negative_slope == 0.5
-    assert not layer[2].inplace
+    return timm.layers.get_norm_act_layer("en", nn.LeakyReLU)(8, drop_layer=nn.Dropout, **options)
+
+
+def test_dropout_comes_before_the_activation(with_dropout):
+    kinds = [type(module) for module in with_dropout]
+    assert kinds == [NORMS["EN"], nn.Dropout, nn.LeakyReLU]
+
+
+def test_options_reach_the_norm(with_dropout):
+    assert with_dropout[0].reduction == 4
+
+
+def test_options_reach_the_activation(with_dropout):
+    activation = with_dropout[2]
+    assert activation.negative_slope == 0.5
+    assert not activation.inplace

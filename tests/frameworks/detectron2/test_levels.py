@@ -92,10 +92,14 @@ def test_a_state_dict_of_en_leads_back_to_the_names_of_bn(plain, en, spell):
     assert_close(dict(state), dict(plain.state_dict()), THERE_AND_BACK)
 
 
-def test_a_state_dict_of_bn_becomes_one_of_en_and_comes_back(plain):
+def test_a_state_dict_of_bn_becomes_one_of_en(plain):
     state, report = surgery.convert_state(plain.state_dict(), "EN")
     assert [*report.converted] == NORMS
     assert_close(outputs(strictly(head("EN"), state)), outputs(plain), EQUAL)
+
+
+def test_a_converted_state_dict_leads_back(plain):
+    state, _ = surgery.convert_state(plain.state_dict(), "EN")
     back, _ = surgery.revert_state(state)
     assert_close(dict(back), dict(plain.state_dict()), THERE_AND_BACK)
 
@@ -148,10 +152,15 @@ def test_layers_without_running_statistics_are_one_for_all_levels(plain, key):
 
 
 @pytest.mark.parametrize("key", ["ILMGN", "AN"])
-def test_the_way_to_gn_and_back(key):
+def test_a_state_dict_of_gn_gets_the_layers_names(key):
+    state, _ = surgery.convert_state(head("GN").state_dict(), key, match="*_subnet.*")
+    assert state.keys() == head(key).state_dict().keys()
+
+
+@pytest.mark.parametrize("key", ["ILMGN", "AN"])
+def test_a_converted_state_dict_of_gn_leads_back(key):
     plain = head("GN")
     state, _ = surgery.convert_state(plain.state_dict(), key, match="*_subnet.*")
-    assert state.keys() == head(key).state_dict().keys()
     assert_close(dict(surgery.revert_state(state)[0]), dict(plain.state_dict()), THERE_AND_BACK)
 
 
@@ -258,18 +267,29 @@ def test_a_model_with_fixed_ratios_leads_back(normalizer, kind):
     assert_close(outputs(model), outputs(layers), EQUAL)
 
 
-def test_what_is_trained_and_the_mode_come_back():
+@pytest.fixture(scope="module")
+def there_and_back():
+    """A head whose norms are in part fixed and in evaluation mode, and the same from EN back."""
     plain = head("BN").train()
     plain.cls_subnet[1].bias.requires_grad_(False)
     plain.bbox_subnet[4].requires_grad_(False).eval()
-    model, _ = surgery.revert(surgery.convert(copy.deepcopy(plain), "EN")[0])
-    trained = [
-        {name for name, parameter in m.named_parameters() if parameter.requires_grad}
-        for m in (model, plain)
-    ]
-    assert trained[0] == trained[1]
-    modes = [[(name, m.training) for name, m in h.named_modules()] for h in (model, plain)]
-    assert modes[0] == modes[1]
+    return plain, surgery.revert(surgery.convert(copy.deepcopy(plain), "EN")[0])[0]
+
+
+def test_fixed_parameters_come_back(there_and_back):
+    expected, trained = (
+        {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        for model in there_and_back
+    )
+    assert trained == expected
+
+
+def test_modes_come_back(there_and_back):
+    expected, modes = (
+        [(name, module.training) for name, module in model.named_modules()]
+        for model in there_and_back
+    )
+    assert modes == expected
 
 
 def test_the_way_back_of_frozen_levels_is_noted(en):

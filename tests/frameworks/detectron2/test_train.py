@@ -116,45 +116,77 @@ def test_evaluation_finds_what_the_training_found(trained, tmp_path, capfd):
     assert found[0] == found[1]
 
 
-@pytest.fixture
-def lazy(tmp_path):
-    """The function (overrides, code to add, further options) -> the options of a LazyConfig."""
-
-    def make(*overrides, code="", **more):
-        (tmp_path / "lazy.py").write_text(LAZY + code)
-        overrides = (f"train.output_dir={tmp_path / 'out'}", *overrides)
-        return RunOptions(str(tmp_path / "lazy.py"), overrides, **more)
-
-    return make
+def lazy_options(folder, *overrides, code="", **more):
+    """The options of a LazyConfig in a folder, where its output is in "out"; code is added."""
+    (folder / "lazy.py").write_text(LAZY + code)
+    overrides = (f"train.output_dir={folder / 'out'}", *overrides)
+    return RunOptions(str(folder / "lazy.py"), overrides, **more)
 
 
-def test_a_lazy_config_trains_resumes_and_evaluates(datasets, lazy, tmp_path, monkeypatch, capfd):
-    out, ddp = tmp_path / "out", {}
-    monkeypatch.setattr(training, "create_ddp_model", lambda model, **o: ddp.update(o) or model)
-    monkeypatch.setattr(training, "POINTS", 1)
-    command_line.start(lazy("train.ddp.find_unused_parameters=True", resume=True))
+@pytest.fixture(scope="module")
+def resumed(datasets, tmp_path_factory):
+    """The output folder of a LazyConfig, resumed after two of three iterations; options of DDP."""
+    folder, ddp = tmp_path_factory.mktemp("lazy"), {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "create_ddp_model", lambda model, **o: ddp.update(o) or model)
+        patch.setattr(training, "POINTS", 1)
+        first = lazy_options(folder, "train.ddp.find_unused_parameters=True", resume=True)
+        command_line.start(first)
+        ddp_of_first = dict(ddp)
+        command_line.start(lazy_options(folder, "train.max_iter=3", resume=True))
+    return folder / "out", ddp_of_first
+
+
+def logged(out):
+    return [json.loads(line) for line in (out / "metrics.json").open()]
+
+
+def test_options_of_ddp_are_a_lazy_configs(resumed):
+    _, ddp = resumed
     assert ddp["find_unused_parameters"]
-    command_line.start(lazy("train.max_iter=3", resume=True))
-    # The evaluation at the end of each is an iteration after the last.
-    log = [json.loads(line) for line in (out / "metrics.json").open()]
+
+
+def test_a_lazy_config_is_resumed(resumed):
+    out, _ = resumed
     assert last(out)["iteration"] == 2
-    assert [one["iteration"] for one in log] == [0, 1, 2, 2, 3]
+    # The evaluation at the end of each is an iteration after the last.
+    assert [entry["iteration"] for entry in logged(out)] == [0, 1, 2, 2, 3]
+
+
+def test_a_resumed_record_has_points_of_both_trainings(resumed):
+    out, _ = resumed
     curve = run_record.read(out)["curve"]
     assert [point["iterations"] for point in curve] == [2, 3]
     # The log has the median since the start, here of two losses.
-    assert abs(curve[0]["total_loss"] / log[1]["total_loss"] - 1) < 1e-6
+    assert abs(curve[0]["total_loss"] / logged(out)[1]["total_loss"] - 1) < 1e-6
+
+
+def test_the_radius_of_a_resumed_training_goes_on(resumed):
+    out, _ = resumed
     assert radii(last(out)) == {torch.tensor(2 / 3).item()}
+
+
+def test_a_lazy_configs_record_has_its_images(resumed):
+    out, _ = resumed
     assert run_record.read(out)["images"] == 8
+
+
+def test_a_lazy_config_is_evaluated_after_training(resumed):
+    out, _ = resumed
     assert "bbox/AP" in run_record.read(out)["metrics"][""]
-    capfd.readouterr()
-    command_line.start(lazy(f"train.init_checkpoint={out / 'model_final.pth'}", eval_only=True))
+
+
+def test_a_lazy_config_is_evaluated(resumed, tmp_path, capfd):
+    out, _ = resumed
+    weights = f"train.init_checkpoint={out / 'model_final.pth'}"
+    command_line.start(lazy_options(tmp_path, weights, eval_only=True))
     assert "copypaste: Task: bbox" in capfd.readouterr().out
 
 
-def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(datasets, lazy, tmp_path):
+def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(datasets, tmp_path):
     words = "optimizer.lr=1e12", "train.checkpointer.period=1", "train.max_iter=9"
     with pytest.raises(FloatingPointError):
-        command_line.start(lazy(*words, code="del dataloader['evaluator']\n"))
+        command_line.start(lazy_options(tmp_path, *words, code="del dataloader['evaluator']\n"))
     out = tmp_path / "out"
     assert run_record.read(out)["diverged"]
     assert not (out / "model_final.pth").exists()
@@ -184,23 +216,36 @@ def test_an_unknown_norm_of_a_yaml_is_named_with_near_keys(tmp_path, norm, near,
         train(tmp_path, "MODEL.FPN.NORM", norm, eval_only=eval_only)
 
 
-def test_an_unknown_norm_of_a_lazy_config_is_named_with_near_keys(datasets, lazy):
+def test_an_unknown_norm_of_a_lazy_config_is_named_with_near_keys(datasets, tmp_path):
     words = r"^model\.backbone\.bottom_up\.stem\.norm is 'gn', an unknown norm; near ones are GN\b"
     with pytest.raises(UserError, match=words):
-        command_line.start(lazy("model.backbone.bottom_up.stem.norm=gn"))
+        command_line.start(lazy_options(tmp_path, "model.backbone.bottom_up.stem.norm=gn"))
+
+
+#: GN, because each process has running statistics of its own, by which it evaluates.
+OF_TWO = "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "MODEL.FPN.NORM", "GN"
+
+
+@pytest.fixture(scope="module")
+def of_two(datasets, tmp_path_factory):
+    """The output folder of a training by two processes."""
+    out = tmp_path_factory.mktemp("two")
+    train(out, "SOLVER.MAX_ITER", "2", *OF_TWO, num_processes=2)
+    return out
 
 
 @pytest.mark.wide
-def test_two_processes_train_and_evaluate_as_one_does(datasets, tmp_path):
-    # Each process has running statistics of its own, by which it evaluates.
-    score = "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "MODEL.FPN.NORM", "GN"
-    found = train(tmp_path, "SOLVER.MAX_ITER", "2", *score, num_processes=2)
+def test_two_processes_divide_the_batch(of_two):
+    found = run_record.read(of_two)
     assert (found["processes"], found["batch"], found["images"], found["run"]) == (2, 2, 8, 2)
-    assert "World size: 2" in (tmp_path / "log.txt.rank1").read_text()
-    score += "MODEL.WEIGHTS", str(tmp_path / "model_final.pth")
-    train(tmp_path / "one", *score, eval_only=True)
+    assert "World size: 2" in (of_two / "log.txt.rank1").read_text()
+
+
+@pytest.mark.wide
+def test_two_processes_evaluate_as_one_does(of_two, tmp_path):
+    train(tmp_path, *OF_TWO, "MODEL.WEIGHTS", str(of_two / "model_final.pth"), eval_only=True)
     results = []
-    for out in (tmp_path, tmp_path / "one"):
+    for out in (of_two, tmp_path):
         entries = json.loads((out / "inference/coco_instances_results.json").read_text())
         results.append(sorted((r["image_id"], round(r["score"], 4)) for r in entries))
     assert len(results[0]) > 10

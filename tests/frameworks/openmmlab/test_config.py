@@ -26,15 +26,22 @@ MASK_RCNN = "ilm_plugins://mmdet/shapes/mask-rcnn_r18_fpn_gn_shapes_ilmgn.py"
 IMAGES = [np.random.default_rng(i).integers(256, size=(32, 32, 3), dtype=np.uint8) for i in (0, 1)]
 
 
-def test_overrides_are_parsed_and_merged_as_by_mmengines_tools(config):
+def test_values_of_overrides_are_parsed_as_by_mmengines_tools(config):
     words = ["train_cfg.max_iters=7", "load_from=None", "model.data_preprocessor.size=(32,32)"]
-    options = "_delete_=True", "type=EN", "reduction=8"
-    words += [f"model.backbone.norm_cfg.{option}" for option in options]
     cfg = configs.load_config(str(config), words)
     assert (cfg.train_cfg.max_iters, cfg.load_from) == (7, None)
     assert cfg.model.data_preprocessor["size"] == (32, 32)
+
+
+def test_overrides_are_merged_as_by_mmengines_tools(config):
+    options = "_delete_=True", "type=EN", "reduction=8"
+    words = [f"model.backbone.norm_cfg.{option}" for option in options]
+    cfg = configs.load_config(str(config), words)
     assert cfg.model.backbone.norm_cfg == {"type": "EN", "reduction": 8}
-    assert cfg.work_dir == "work_dirs/fcn"
+
+
+def test_the_default_folder_is_mmengines(config):
+    assert configs.load_config(str(config), []).work_dir == "work_dirs/fcn"
 
 
 def test_mixed_precision_is_of_every_optimizer(config, root):

@@ -25,17 +25,27 @@ from runs import train_until_killed
 use_safe_checkpoints()  # it lets MMEngine's log of losses be read
 
 
-def test_a_training_leaves_checkpoints_and_its_record(trained):
+def test_a_training_leaves_checkpoints(trained):
     state = read(trained / "iter_4.pth")["state_dict"]
     assert state["decode_head.convs.0.gn.encode.weight"].shape == (2, 2)
+
+
+def test_a_training_leaves_its_record(trained):
     found = run_record.read(trained)
     names = ("unit", "planned", "run", "batch", "images", "seed", "processes", "metrics")
     assert [found[name] for name in names] == ["iterations", 4, 4, 2, 4, 0, 1, {}]
-    assert [point["iterations"] for point in found["curve"]] == [1, 2, 3, 4]
-    assert all(point["loss"] == point["decode.loss_ce"] > 0 for point in found["curve"])
 
 
-def test_a_point_of_an_epoch_has_mean_losses_and_the_validation(config, tmp_path):
+def test_a_record_has_the_losses_of_each_iteration(trained):
+    curve = run_record.read(trained)["curve"]
+    assert [point["iterations"] for point in curve] == [1, 2, 3, 4]
+    assert all(point["loss"] == point["decode.loss_ce"] > 0 for point in curve)
+
+
+@pytest.fixture(scope="module")
+def epochs(config, tmp_path_factory):
+    """The output folder of two epochs with validation."""
+    folder = tmp_path_factory.mktemp("epochs")
     text = (
         "val_dataloader = dict(_base_.test_dataloader, _delete_=True)\n"
         "val_evaluator = dict(_base_.test_evaluator, _delete_=True)\n"
@@ -44,16 +54,27 @@ def test_a_point_of_an_epoch_has_mean_losses_and_the_validation(config, tmp_path
         "train_cfg = dict(_delete_=True, by_epoch=True, max_epochs=2)\n"
         "log_processor = dict(by_epoch=True)\n"
     )
-    (tmp_path / "epochs.py").write_text(f"_base_ = {str(config)!r}\n{text}")
-    assert main(command(tmp_path / "epochs.py", out=tmp_path / "out")) == 0
-    found = run_record.read(tmp_path / "out")
+    (folder / "epochs.py").write_text(f"_base_ = {str(config)!r}\n{text}")
+    assert main(command(folder / "epochs.py", out=folder / "out")) == 0
+    return folder / "out"
+
+
+def test_a_training_by_epochs_is_recorded_in_epochs(epochs):
+    found = run_record.read(epochs)
     assert (found["unit"], found["planned"]) == ("epochs", 2)
-    (log,) = (tmp_path / "out").glob("*/vis_data/scalars.json")
-    logged = [entry for entry in map(json.loads, log.open()) if "loss" in entry]
     assert [point["epochs"] for point in found["curve"]] == [1, 2]
+
+
+def test_a_point_of_an_epoch_has_mean_losses(epochs):
+    (log,) = epochs.glob("*/vis_data/scalars.json")
+    entries = [entry for entry in map(json.loads, log.open()) if "loss" in entry]
     # The log has means of a window of 10 iterations, of 4 decimals.
-    assert abs(found["curve"][0]["loss"] - logged[1]["loss"]) <= 1e-4
-    assert all(0 <= point["mIoU"] <= 100 for point in found["curve"])
+    assert abs(run_record.read(epochs)["curve"][0]["loss"] - entries[1]["loss"]) <= 1e-4
+
+
+def test_a_point_of_an_epoch_has_the_validation(epochs):
+    curve = run_record.read(epochs)["curve"]
+    assert all(0 <= point["mIoU"] <= 100 for point in curve)
 
 
 def test_two_processes_that_are_killed_resume_with_their_optimizer(config, launcher, tmp_path):
