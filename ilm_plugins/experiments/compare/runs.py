@@ -14,6 +14,8 @@ from .plan import Plan
 
 #: Least number of seconds between two updates of the progress bar.
 INTERVAL = 1.0 if sys.stderr.isatty() else 60.0
+#: Seconds between two looks at a run's progress.
+PAUSE = 1.0
 BAR = "{desc} {percentage:.0f}% of {total} runs |{bar}| {elapsed}, {remaining} left"
 
 
@@ -57,14 +59,14 @@ def evaluate(plan: Plan, norm: str, seed: int, test: str) -> None:
 
 
 def call(arguments: Sequence[str], folder: Path) -> Iterator[float]:
-    """Run a command, its output in FOLDER.log; yield a run's progress, 0 to 1, each second."""
+    """Run a command, its output in FOLDER.log; yield a run's progress, 0 to 1, now and then."""
     log = log_of(folder)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
         process = start(arguments, file)
         try:
             while process.poll() is None:
-                time.sleep(1)
+                time.sleep(PAUSE)
                 record = read(folder) or {}
                 yield record.get("run", 0) / max(1, record.get("planned", 1))
         finally:

@@ -53,6 +53,7 @@ class Forked:
 def patched():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speed, "ROUNDS", 1)
+        patch.setattr(runs, "PAUSE", 0.05)
         yield patch
 
 
