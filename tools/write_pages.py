@@ -16,6 +16,7 @@ import re
 import sys
 from pathlib import Path
 
+from ilm_plugins.experiments.compare import statistics
 from ilm_plugins.experiments.compare.results import OWN_TEST
 from ilm_plugins.experiments.papers import (
     conditions,
@@ -39,11 +40,12 @@ FIGURES = ROOT / "docs" / "figures"
 COMPARISONS = ROOT / "reports" / "comparisons"
 PART = re.compile(rf"(<!-- ({KINDS}): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".sh": "sh"}
-#: Rows of the README's table: one for each layer and task.
+#: Rows of the README's table.
 SHORT = (
     "study-box BCCD box head/ILMGN",
     "study-box BCCD box head/AN",
     "study-all BCCD everywhere/EN",
+    "study-seg CamVid/SN",
     "study-seg CamVid/EN",
     "study-4 CIFAR-10 batch 4/EN",
 )
@@ -67,17 +69,20 @@ def rows(name: str, groups: paper_report.Groups) -> str:
 
 def differences(name: str, groups: paper_report.Groups) -> str:
     """Return the differences from the plain norm: in all rows of the study, or in SHORT's."""
-    columns = "task", "measure", "norms", "difference", "95 % interval", "seeds"
+    columns = "task", "measure", "norms", "difference", "95 % interval", "p, corrected", "seeds"
     lines = paper_report.markdown_head(*columns)
-    for study_table in filter(lambda table: table.task, registry.tables().values()):
-        for norms, cell, group, interval in paper_report.differences(study_table, groups):
-            if name == "all" or cell.id in SHORT:
-                mean, low, high = (f"{round(value, 1) + 0:+.1f}" for value in interval)
-                learned = sum(map(row_record.learned, group))
-                seeds = "" if learned == len(group) else f"{learned} that learned, of "
-                cells = study_table.task, study_table.measures[0], norms, mean, f"{low} to {high}"
-                cells += (f"{seeds}{len(group)}",)
-                lines.append(paper_report.markdown_row(*cells))
+    tables = [table for table in registry.tables().values() if table.task]
+    rows = [(table, *row) for table in tables for row in paper_report.differences(table, groups)]
+    corrected = statistics.holm([difference for *_, difference in rows])
+    for (table, norms, cell, group, _), difference in zip(rows, corrected, strict=True):
+        if name == "all" or cell.id in SHORT:
+            # Adding 0 turns a rounded -0.0 into 0.0.
+            ends = difference.mean, difference.low, difference.high
+            mean, low, high = (f"{round(value, 1) + 0:+.1f}" for value in ends)
+            failed = len(group) - sum(map(row_record.learned, group))
+            seeds = f"{difference.seeds}" + (f" ({failed} more did not learn)" if failed else "")
+            cells = table.task, table.measures[0], norms, mean, f"{low} to {high}"
+            lines.append(paper_report.markdown_row(*cells, f"{difference.p:.2f}", seeds))
     return "\n".join(lines)
 
 

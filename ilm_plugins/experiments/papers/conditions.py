@@ -4,8 +4,8 @@ from pathlib import Path
 from statistics import mean
 
 from ..compare.results import OWN_TEST
-from ..compare.statistics import paired
-from .paper_report import markdown_head, markdown_row
+from ..compare.statistics import Difference
+from .paper_report import markdown_head, markdown_row, paired
 from .questions import by_seed
 
 #: Name of a test -> what its images are.
@@ -41,8 +41,8 @@ def markdown(folder: Path) -> list[str]:
     return lines
 
 
-def panels(folder: Path) -> dict[str, list[tuple[str, tuple[float, float, float]]]]:
-    """Return pair of norms -> conditions with two seeds or more, difference and interval."""
+def panels(folder: Path) -> dict[str, list[tuple[str, Difference]]]:
+    """Return pair of norms -> conditions with two seeds or more, and the difference."""
     pairs = {}
     for plain, others in PAIRS.items():
         for norm in others:
@@ -50,8 +50,8 @@ def panels(folder: Path) -> dict[str, list[tuple[str, tuple[float, float, float]
             for test, title in CONDITIONS.items():
                 ours, theirs = (by_seed(folder / name, test, METRIC) for name in (norm, plain))
                 difference = paired(ours, theirs)
-                if difference and difference.seeds > 1:
-                    rows.append((title, (difference.mean, difference.low, difference.high)))
+                if difference:
+                    rows.append((title, difference))
             if rows:
                 pairs[f"{norm.replace('-', ' ')} - {plain}"] = rows
     return pairs

@@ -15,6 +15,7 @@ from typing import Any
 from ... import configs
 from ..compare import statistics
 from ..compare.plan import shown
+from ..compare.statistics import Difference
 from . import registry, row_record
 from .registry import Cell, Table
 from .row_record import Record
@@ -75,7 +76,7 @@ def draw(table: Table, groups: Groups, folder: Path) -> bool:
             rows = [*differences(part, groups)]
             if len(rows) > 1:  # one difference is in its table
                 title = f"{part.task}: {part.measures[0]}"
-                panels[title] = [(name, interval) for name, _, _, interval in rows]
+                panels[title] = [(name, difference) for name, _, _, difference in rows]
                 lines += [(name, group) for name, _, group, _ in rows]
     if not lines:
         curves = [
@@ -106,13 +107,13 @@ def _logged(group: list[Record]) -> set[str]:
 
 def differences(
     table: Table, groups: Groups
-) -> Iterator[tuple[str, Cell, list[Record], tuple[float, float, float]]]:
+) -> Iterator[tuple[str, Cell, list[Record], Difference]]:
     """Yield name, row, group and paired difference of each norm that replaces another."""
     for cell in filter(lambda cell: cell.against, table.cells.values()):
         name = f"{cell.norm_name} - {table.cells[cell.against].norm_name}"
         for group in groups[cell.canonical.id]:
-            if interval := _from_plain(table.measures[0], group, cell, table, groups):
-                yield name, cell, group, interval
+            if difference := _from_plain(table.measures[0], group, cell, table, groups):
+                yield name, cell, group, difference
 
 
 def index(groups: Groups) -> str:
@@ -305,26 +306,25 @@ def _compared(table: Table, group: list[Record], cell: Cell, groups: Groups) -> 
         return ""
     texts = []
     for measure, n in zip(table.measures, table.decimals, strict=True):
-        interval = _from_plain(measure, group, cell, table, groups)
-        texts.append("{:+.{n}f} [{:+.{n}f}, {:+.{n}f}]".format(*interval, n=n) if interval else "-")
+        one = _from_plain(measure, group, cell, table, groups)
+        text = f"{one.mean:+.{n}f} [{one.low:+.{n}f}, {one.high:+.{n}f}]" if one else "-"
+        texts.append(text)
     return f"{' / '.join(texts)} from {table.cells[cell.against].norm_name}"
 
 
 def _from_plain(
     measure: str, group: list[Record], cell: Cell, table: Table, groups: Groups
-) -> tuple[float, float, float] | None:
+) -> Difference | None:
     """Return a group's paired difference from the norm that is replaced, see :func:`paired`."""
     plain = groups[table.cells[cell.against].canonical.id]
     alike = [one for one in plain if row_record.label(one[0]) == row_record.label(group[0])]
     return paired(_by_seed(group, measure), _by_seed(alike[0], measure)) if alike else None
 
 
-def paired(ours: Mapping, plain: Mapping) -> tuple[float, float, float] | None:
-    """Return the mean difference over seeds and its 95 % interval; None for less than two seeds."""
+def paired(ours: Mapping, plain: Mapping) -> Difference | None:
+    """Return the mean difference over seeds; None for less than two seeds."""
     difference = statistics.paired(ours, plain)
-    if difference is None or difference.seeds < 2:
-        return None
-    return difference.mean, difference.low, difference.high
+    return difference if difference and difference.seeds > 1 else None
 
 
 def _distinct(values: Iterable[Any]) -> str:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from ...checkpoints import replacing
 from ..analysis.plots import OKABE_ITO, mpl, pd, styled
+from ..compare.statistics import Difference
 from .registry import Table
 from .row_record import Record
 
@@ -54,7 +55,7 @@ def training(table: Table, lines: Sequence[tuple[str, list[Record]]]) -> Figure:
 
 
 @styled
-def differences(panels: Mapping[str, list[tuple[str, tuple[float, float, float]]]]) -> Figure:
+def differences(panels: Mapping[str, list[tuple[str, Difference]]]) -> Figure:
     """Plot a panel for each task: pairs of norms, each with its difference and interval."""
     counts = [len(rows) for rows in panels.values()]
     # As narrow as labels allow: on a phone, wider figures are illegible.
@@ -74,11 +75,10 @@ def differences(panels: Mapping[str, list[tuple[str, tuple[float, float, float]]
     return fig
 
 
-def _draw_intervals(axis: Axes, rows: Sequence[tuple[str, tuple[float, float, float]]]) -> None:
+def _draw_intervals(axis: Axes, rows: Sequence[tuple[str, Difference]]) -> None:
     """Draw a row for each name: a mean difference and its interval, and a line at 0."""
-    means, low, high = zip(*(interval for _, interval in rows), strict=True)
-    errors = [[m - a for m, a in zip(means, low, strict=True)]]
-    errors += [[b - m for m, b in zip(means, high, strict=True)]]
+    means = [one.mean for _, one in rows]
+    errors = [one.mean - one.low for _, one in rows], [one.high - one.mean for _, one in rows]
     axis.errorbar(means, range(len(rows)), xerr=errors, fmt="o", capsize=3, color=OKABE_ITO[0])
     axis.set_yticks(range(len(rows)), [name for name, _ in rows])
     axis.set_ylim(len(rows) - 0.5, -0.5)

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from ilm_plugins.__main__ import main
+from ilm_plugins.experiments.compare.statistics import Difference
 from ilm_plugins.experiments.papers import paper_report, pictures, registry, row_record
 
 RECIPE = {"length": 165, "batch": 128, "images": 50000, "test_images": 10000, "jpeg": False}
@@ -225,14 +226,18 @@ def test_plots_of_trainings_have_the_means_over_seeds():
     assert axis.lines[0].get_xydata().tolist() == [[1, 4.5], [2, 2.5]]
 
 
+def difference(mean: float, low: float, high: float) -> Difference:
+    return Difference(5, mean, 1.0, low, high, 0.5)
+
+
 def test_plots_of_differences_have_the_ends_of_intervals():
-    (axis,) = pictures.differences({"BCCD": [("EN - BN", (1.0, 0.5, 2.0))]}).axes
+    (axis,) = pictures.differences({"BCCD": [("EN - BN", difference(1.0, 0.5, 2.0))]}).axes
     (interval,) = axis.containers[0].lines[2]
     assert interval.get_segments()[0].tolist() == [[0.5, 0], [2, 0]]
 
 
 def test_plots_of_differences_are_cut_off_at_wide_intervals():
-    (axis,) = pictures.differences({"BCCD": [("AN - GN", (-9.0, -300.0, 12.0))]}).axes
+    (axis,) = pictures.differences({"BCCD": [("AN - GN", difference(-9.0, -300.0, 12.0))]}).axes
     assert axis.get_xlim()[0] == -pictures.LIMIT
     assert 12 < axis.get_xlim()[1] < pictures.LIMIT
 
