@@ -38,8 +38,16 @@ PLAIN = {
     "BatchNorm2d": nn.BatchNorm2d,
 }
 NAMES = {"GN": "GroupNorm", "IN": "InstanceNorm2d", "BN": "BatchNorm2d"}
+
+
+def default_source(layer: type[nn.Module]) -> str | None:
+    """Return the name of the plain norm that a layer replaces by default, if any."""
+    sources = sources_for(layer)
+    return sources[0].name if sources else None
+
+
 #: Layer -> the plain norm that a user would pick instead, a key of PLAIN.
-BASELINES = {key: NAMES[sources_for(layer)[0].name] for key, layer in NORMS.items()} | {
+BASELINES = {key: NAMES.get(default_source(layer), "GroupNorm") for key, layer in NORMS.items()} | {
     "ILMLN": "GroupNorm(1)"
 }
 #: Compilation takes long, so only these layers and maps are compiled.

@@ -13,6 +13,7 @@ UndefinedBehaviorSanitizer and red zones around their arrays.
 
 import argparse
 import contextlib
+import inspect
 import math
 import os
 import random
@@ -48,31 +49,27 @@ ROUNDINGS_OF_SSN = 2**16
 
 
 def options_of(r: random.Random, name: str, channels: int) -> dict:
-    """Draw all options of a layer."""
+    """Draw all options of a layer, by the names in its signature."""
     divisors = [d for d in range(1, channels + 1) if channels % d == 0]
-    options = {"eps": r.choice([1e-5, 1e-3, 0.1])}
-    if name not in ("ILMIN", "ILMLN"):
-        options["num_groups"] = r.choice(divisors)
-    if name in cases.MIXTURES:
-        options["normalizers"] = tuple(r.sample(NORMALIZERS, r.randint(1, len(NORMALIZERS))))
-        options["momentum"] = r.choice([0.0, 0.1, 1.0])
-    elif name == "AN":
-        options["num_affine"] = r.randint(1, 20)
-    else:
-        options["hidden"] = r.randint(1, 20)
-        if name == "AssocNorm":
-            options["num_key_groups"] = r.choice(divisors)
-            options["combine"] = r.choice(sorted(COMBINE))
-        else:
-            options["key_group_size"] = r.choice(divisors)
-            options["activations"] = tuple(r.choices(sorted(ACTIVATIONS), k=2))
-    if name == "EN":
-        options["reduction"] = r.choice(divisors)
-        options["expansion"] = r.randint(1, 16)
-        options["ratio_net"] = r.choice(["conv", "no_conv", "mlp"])
-        options["activation"] = r.choice(["tanh", "relu"])
-        options["shared_affine"] = r.random() < 0.5
-    return options
+    values = {
+        "eps": lambda: r.choice([1e-5, 1e-3, 0.1]),
+        "num_groups": lambda: r.choice(divisors),
+        "normalizers": lambda: tuple(r.sample(NORMALIZERS, r.randint(1, len(NORMALIZERS)))),
+        "momentum": lambda: r.choice([0.0, 0.1, 1.0]),
+        "num_affine": lambda: r.randint(1, 20),
+        "hidden": lambda: r.randint(1, 20),
+        "num_key_groups": lambda: r.choice(divisors),
+        "combine": lambda: r.choice(sorted(COMBINE)),
+        "key_group_size": lambda: r.choice(divisors),
+        "activations": lambda: tuple(r.choices(sorted(ACTIVATIONS), k=2)),
+        "reduction": lambda: r.choice(divisors),
+        "expansion": lambda: r.randint(1, 16),
+        "ratio_net": lambda: r.choice(["conv", "no_conv", "mlp"]),
+        "activation": lambda: r.choice(["tanh", "relu"]),
+        "shared_affine": lambda: r.random() < 0.5,
+    }
+    taken = inspect.signature(NORMS[name]).parameters
+    return {option: draw() for option, draw in values.items() if option in taken}
 
 
 def shape_of(r: random.Random) -> list[int]:

@@ -326,8 +326,8 @@ RULES = (
 
 
 def sources_for(layer: type[nn.Module]) -> list[Source]:
-    """Return the plain norms that a layer of this package can replace, by default the first."""
-    names = (rule.source for rule in RULES if KEYS[layer] in rule.targets)
+    """Return the plain norms that a layer can replace, by default the first; may be empty."""
+    names = (rule.source for rule in RULES if KEYS.get(layer) in rule.targets)
     return [SOURCES[name] for name in names if name in SOURCES]
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from close import assert_equal
 from ilm_plugins import NORMS, surgery
 from ilm_plugins.layers.options import automatic
+from ilm_plugins.surgery.norms import KEYS
 
 
 class Classifier(nn.Module):
@@ -32,7 +33,7 @@ def test_torchvisions_feature_extractor_needs_no_leaf_modules(key):
     assert_equal(extract(x), {"stem.1": stem, "stage": model.stage(stem)})
 
 
-@pytest.mark.parametrize("key", NORMS)
+@pytest.mark.parametrize("key", KEYS.values())
 def test_timms_feature_extractor_needs_no_leaf_modules(key):
     timm = pytest.importorskip("timm", reason="needs timm")
     model = timm.create_model("test_resnet", num_classes=2)

@@ -8,6 +8,7 @@ from torch import nn
 
 from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import NORMS, surgery
+from ilm_plugins.surgery.norms import KEYS
 from swaps import Block, double, randomized
 
 C = 64
@@ -51,7 +52,7 @@ def test_outputs_are_kept(to, lacking):
     assert_close(surgery.convert(plain, to)[0](x), expected, EQUAL)
 
 
-@pytest.mark.parametrize("to", NORMS)
+@pytest.mark.parametrize("to", KEYS.values())
 def test_a_batchnorm_becomes_what_a_whole_one_becomes(to, lacking):
     plain, x = half(nn.BatchNorm2d(C), lacking), double(2, C, 5, 5)
     torch.manual_seed(0)
@@ -63,7 +64,7 @@ def test_a_batchnorm_becomes_what_a_whole_one_becomes(to, lacking):
     assert_close(found(x), expected(x), EQUAL)
 
 
-@pytest.mark.parametrize("to", NORMS)
+@pytest.mark.parametrize("to", KEYS.values())
 def test_a_batchnorm_of_a_state_dict_becomes_what_a_whole_one_becomes(to, lacking):
     plain = half(nn.BatchNorm2d(C), lacking)
     torch.manual_seed(0)
@@ -74,7 +75,7 @@ def test_a_batchnorm_of_a_state_dict_becomes_what_a_whole_one_becomes(to, lackin
     assert_equal(dict(found), dict(expected))
 
 
-@pytest.mark.parametrize("to", NORMS)
+@pytest.mark.parametrize("to", KEYS.values())
 def test_a_batchnorm_fits_a_model_as_a_whole_one_does(to, lacking):
     plain, model = half(nn.BatchNorm2d(C), lacking), Block("bn", NORMS[to](C))
     expected, _ = surgery.fit_state(Block("bn", whole(plain)).state_dict(), model)
@@ -118,7 +119,7 @@ def test_a_tensor_that_the_models_norm_lacks_is_not_dropped(to, lacking):
     assert report.left["n"] == f"it has a {lacking}, which {type(plain).__name__} lacks"
 
 
-@pytest.mark.parametrize("to", NORMS)
+@pytest.mark.parametrize("to", KEYS.values())
 def test_a_layer_without_one_of_its_tensors_is_left(to, lacking):
     layer = NORMS[to](C)
     setattr(layer, lacking, None)

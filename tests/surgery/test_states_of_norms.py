@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from close import EQUAL, assert_close, assert_equal
-from ilm_plugins import NORMS, ExemplarNorm, SwitchNorm, surgery
+from ilm_plugins import ExemplarNorm, SwitchNorm, surgery
+from ilm_plugins.surgery.norms import KEYS
 from swaps import Block, double, randomized
 
 C = 32
@@ -213,7 +214,7 @@ def test_a_synchronizing_norm_that_types_names_becomes_a_synchronizing_layer():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("to", NORMS)
+@pytest.mark.parametrize("to", KEYS.values())
 def test_16_bit_norms_convert_with_the_same_tensors(to, dtype):
     plain = randomized(nn.BatchNorm2d(C)).to(dtype).eval()
     weight = plain.weight.detach().clone()
