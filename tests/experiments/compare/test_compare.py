@@ -4,6 +4,7 @@ import json
 import os
 import runpy
 import shlex
+import shutil
 import signal
 from contextlib import nullcontext
 from pathlib import Path
@@ -120,6 +121,17 @@ def test_each_run_is_an_ordinary_training(compared, norm):
 @pytest.mark.parametrize("test, images", [("", 4), ("dusk", 8)])
 def test_each_model_is_tested_by_each_config(compared, test, images):
     assert run_record.read(Path("out/GN-num_groups=4/seed0", test))["test images"] == images
+
+
+def test_a_run_that_was_moved_is_tested_where_it_is_now(compared, started, tmp_path):
+    """``last_checkpoint`` has the path that the checkpoint had before."""
+    shutil.copytree("out", tmp_path / "out")
+    plan = Plan(compared, [GN], [0], tmp_path / "out", tests={"dusk": "dusk.py"})
+    last = plan.folder(GN, 0) / "last_checkpoint"
+    last.write_text(f"/elsewhere/{Path(last.read_text()).name}")
+    shutil.rmtree(plan.folder(GN, 0, "dusk"))
+    runs.evaluate(plan, GN, 0, "dusk")
+    assert runs.metrics(plan, GN, 0, "dusk")
 
 
 def test_the_masks_of_runs_are_drawn(compared, root, monkeypatch):

@@ -84,6 +84,22 @@ def test_a_residual_that_starts_at_zero_leaves_the_networks_alone(key):
     assert_equal({n: model.state_dict()[n] for n in networks}, {n: before[n] for n in networks})
 
 
+@pytest.mark.parametrize("key", PATHS)
+def test_an_initializer_of_mmcv_1_leaves_the_networks_alone(key):
+    """It stands in another module than MMEngine's."""
+
+    def init(module):
+        for values in module.parameters(recurse=False):
+            nn.init.zeros_(values)
+
+    init.__module__ = "mmcv.cnn.utils.weight_init"
+    layer = NORMS[key](64)
+    before = {n: p.detach().clone() for n, p in layer.named_parameters() if "." in n}
+    layer.apply(init)
+    assert not layer.weight.any()
+    assert_equal({name: layer.state_dict()[name] for name in before}, before)
+
+
 def stepped(key, frozen_stages, norm_eval):
     """A ResNet after a step; its layers by name, and its tensors from before the step."""
     resnet = pytest.importorskip("mmdet.models.backbones", reason="needs mmdet").ResNet
