@@ -91,5 +91,5 @@ def markdown(folder: Path) -> list[str]:
     if missing := len(every) - len(answered):
         if answered:
             lines.append("")
-        lines.append(f"Differences without runs yet: {missing} of {len(every)}.")
+        lines.append(f"Not measured yet: {missing} of {len(every)} differences.")
     return lines

@@ -47,7 +47,7 @@ def test_p_is_corrected_for_all_questions_that_have_runs(folder):
 
 
 def test_questions_without_runs_are_counted(folder):
-    assert markdown(folder)[-1] == "Differences without runs yet: 9 of 13."
+    assert markdown(folder)[-1] == "Not measured yet: 9 of 13 differences."
 
 
 def test_an_answer_has_both_means_and_the_difference(folder):
