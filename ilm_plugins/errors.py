@@ -37,13 +37,15 @@ EXTRAS = {
 }
 #: mmcv's compiled operators: its wheel has them, if it was built with torch beside it.
 OPERATORS = "mmcv._ext"
-#: Frameworks, which no extra can install -> what does.
+_MAKE = "or run 'make install-openmmlab' in a checkout of ilm_plugins"
+#: Packages that no extra can install -> what does.
 FRAMEWORKS = {
+    "cv2": "pip install opencv-python-headless",
     "detectron2": "install it, or run 'make install-detectron2' in a checkout of ilm_plugins",
-    **dict.fromkeys(
-        ("mmcv", "mmdet", "mmpretrain", "mmseg"),
-        "install it, or run 'make install-openmmlab' in a checkout of ilm_plugins",
-    ),
+    "mmcv": f"MMCV_WITH_OPS=0 pip install onedl-mmcv, {_MAKE}",
+    "mmdet": f"pip install onedl-mmdetection, {_MAKE}",
+    "mmpretrain": f"pip install onedl-mmpretrain, {_MAKE}",
+    "mmseg": f"pip install onedl-mmsegmentation, {_MAKE}",
     OPERATORS: "run 'make install-openmmlab' in a checkout of ilm_plugins",
     # Upstream's mmengine and detectron2 import pkg_resources, which setuptools 82 has no more.
     "mmengine": "pip install onedl-mmengine 'setuptools<82'",

@@ -56,7 +56,7 @@ def parse_call(norm: str) -> tuple[str, dict[str, Any]]:
         key = norm_key(norm) or "EN"
         raise OptionError(
             f"NORM {norm!r} cannot be read; write options by name, with literal values, "
-            f'such as "{key}(eps=1e-3)"'
+            f'such as "{key}(eps=1e-3)"; a text needs quotes'
         ) from None
 
 

@@ -20,6 +20,9 @@ from ..framework_config import Inference, installed, norm_settings, unknown_norm
 from .openmmlab_checkpoints import use_safe_checkpoints
 from .openmmlab_norms import MMCVS_KEYS
 
+#: Default scopes of configs, which are also the names of packages that need mmcv.
+SCOPES = "mmdet", "mmpretrain", "mmseg"
+
 
 def load_config(
     path: str, overrides: Sequence[str] = (), device: str | None = None, amp: bool = False
@@ -30,7 +33,12 @@ def load_config(
     if wrong:
         raise UserError(f"override {wrong[0]!r} of {path} is not KEY=VALUE")
     cfg, parsed = Config.fromfile(path), Namespace()
-    if cfg.get("default_scope") == "mmdet" and installed("mmcv") and not installed(OPERATORS):
+    scope = cfg.get("default_scope")
+    for package in ("mmcv", scope) if scope in SCOPES else ():
+        # Otherwise MMEngine says that a model or a norm is not in a registry.
+        if not installed(package):
+            raise missing(path, package)
+    if scope == "mmdet" and not installed(OPERATORS):
         raise missing(path, OPERATORS)  # mmdet's import would fail, after a minute
     DictAction([], "options")(None, parsed, overrides)
     cfg.merge_from_dict(parsed.options)

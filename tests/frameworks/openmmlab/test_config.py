@@ -256,3 +256,12 @@ def test_a_pure_python_config_that_names_the_class_needs_no_other_import(tmp_pat
     (tmp_path / "base.py").write_text("model = dict()\n")
     (tmp_path / "mine.py").write_text(PURE_PYTHON)
     fresh.run_program("mmengine_class_in_config.py", tmp_path / "mine.py")
+
+
+@pytest.mark.parametrize("package", ["mmcv", "mmseg"])
+def test_a_package_that_a_config_needs_is_named_if_it_is_missing(package, tmp_path, monkeypatch):
+    path = tmp_path / "fcn.py"
+    path.write_text('default_scope = "mmseg"')
+    monkeypatch.setattr(configs, "installed", lambda name: name != package)
+    with pytest.raises(UserError, match=f"fcn.py needs {package}: .*pip install onedl-mm"):
+        configs.load_config(str(path))
