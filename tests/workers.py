@@ -309,7 +309,7 @@ def start_by(method):
 
 
 def meet(what):
-    """Write a file of this rank as soon as all have met, then do what is asked for."""
+    """Join the process group, write a file for this rank, then fail or wait as ``what`` says."""
     dist.init_process_group("gloo")
     total, rank = torch.ones(1), dist.get_rank()
     dist.all_reduce(total)

@@ -14,12 +14,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
-from mmengine.runner import load_checkpoint
-from mmseg.registry import DATASETS, MODELS
+from mmseg.registry import DATASETS
 from PIL import Image
 
+from ilm_plugins.checkpoints import load_weights
 from ilm_plugins.experiments.analysis.plots import OKABE_ITO
+from ilm_plugins.frameworks.folders import last_checkpoint
+from ilm_plugins.frameworks.openmmlab.openmmlab_config import build_model
 
 
 def main() -> None:
@@ -50,11 +53,10 @@ def predict(folder: Path, samples: list[dict]) -> list[np.ndarray]:
     """Return the classes that a run's last checkpoint predicts for samples."""
     (config,) = folder.glob("*.py")
     # The modules of CONFIG are imported; a saved config may name modules that have moved.
-    model = MODELS.build(Config.fromfile(config, import_custom_modules=False).model)
-    name = Path((folder / "last_checkpoint").read_text(encoding="utf-8").strip()).name
-    load_checkpoint(model, str(folder / name), map_location="cpu")
-    model.eval()
-    (*results,) = (model.test_step(pseudo_collate([sample]))[0] for sample in samples)
+    model = build_model(Config.fromfile(config, import_custom_modules=False))
+    model = revert_sync_batchnorm(model).eval()
+    load_weights(model, last_checkpoint(folder))
+    results = [model.test_step(pseudo_collate([sample]))[0] for sample in samples]
     return [result.pred_sem_seg.data[0].numpy() for result in results]
 
 

@@ -71,17 +71,19 @@ def differences(name: str, groups: paper_report.Groups) -> str:
     """Return the differences from the plain norm: in all rows of the study, or in SHORT's."""
     columns = "task", "measure", "norms", "difference", "95 % interval", "p, corrected", "seeds"
     lines = paper_report.markdown_head(*columns)
-    tables = [table for table in registry.tables().values() if table.task]
-    rows = [(table, *row) for table in tables for row in paper_report.differences(table, groups)]
-    corrected = statistics.holm([difference for *_, difference in rows])
-    for (table, norms, cell, group, _), difference in zip(rows, corrected, strict=True):
+    tables = [entry for entry in registry.tables().values() if entry.task]
+    compared = [
+        (entry, *row) for entry in tables for row in paper_report.differences(entry, groups)
+    ]
+    corrected = statistics.holm([difference for *_, difference in compared])
+    for (entry, norms, cell, group, _), difference in zip(compared, corrected, strict=True):
         if name == "all" or cell.id in SHORT:
             # Adding 0 turns a rounded -0.0 into 0.0.
             ends = difference.mean, difference.low, difference.high
             mean, low, high = (f"{round(value, 1) + 0:+.1f}" for value in ends)
             failed = len(group) - sum(map(row_record.learned, group))
             seeds = f"{difference.seeds}" + (f" ({failed} more did not learn)" if failed else "")
-            cells = table.task, table.measures[0], norms, mean, f"{low} to {high}"
+            cells = entry.task, entry.measures[0], norms, mean, f"{low} to {high}"
             lines.append(paper_report.markdown_row(*cells, f"{difference.p:.2f}", seeds))
     return "\n".join(lines)
 

@@ -18,9 +18,9 @@ from ..experiments.data.images import open_images
 from ..frameworks import open_config
 from ..frameworks.environment import commit
 from ..frameworks.folders import check_folder, make_folder
-from ..layers import NORMS
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.mixture import MixtureNorm
+from ..surgery.norms import target_of
 
 
 def run(args: argparse.Namespace) -> None:
@@ -67,9 +67,7 @@ def run(args: argparse.Namespace) -> None:
 
 def norms_in(model: nn.Module, kind: type[nn.Module]) -> str:
     """Return the keys of a model's norms of a kind, such as "EN, SN"."""
-    keys = {norm: key for key, norm in NORMS.items()}
-    classes = {type(module) for module in model.modules() if isinstance(module, kind)}
-    return ", ".join(sorted(keys.get(norm, norm.__name__) for norm in classes))
+    return ", ".join(sorted({target_of(type(m)) for m in model.modules() if isinstance(m, kind)}))
 
 
 def sort_by_step(paths: Sequence[str]) -> dict[int, str]:

@@ -31,3 +31,9 @@ def unwritable(folder: str | Path, error: OSError) -> UserError:
     return UserError(
         f"output folder {str(folder)!r} cannot be written to ({reason}); set another folder"
     )
+
+
+def last_checkpoint(folder: Path) -> Path:
+    """Return the last checkpoint of a training, in its folder, which may have been moved."""
+    path = (folder / "last_checkpoint").read_text(encoding="utf-8").strip()
+    return folder / Path(path).name

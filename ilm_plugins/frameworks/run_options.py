@@ -1,4 +1,4 @@
-"""What the command ``train`` was asked for."""
+"""The options of the command ``train``."""
 
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -45,7 +45,7 @@ class RunOptions:
 
     @classmethod
     def of_command(cls, config_file: str, **given: Any) -> "RunOptions":
-        """Return the options of a command line, in which those of the processes stand beside."""
+        """Return the options from arguments, which include the fields of :class:`Processes`."""
         names = {field.name for field in fields(Processes)}
         processes = {name: value for name, value in given.items() if name in names}
         others = {name: value for name, value in given.items() if name not in names}

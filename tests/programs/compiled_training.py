@@ -1,6 +1,6 @@
 """Train compiled layers, whose biases have sizes that are no multiple of a vector's width.
 
-Five steps, as what is written past the end of a gradient is noticed when memory is freed.
+There are five steps: a write past the end of a gradient shows only when memory is freed.
 """
 
 import torch

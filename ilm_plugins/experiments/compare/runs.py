@@ -9,6 +9,7 @@ from typing import IO
 
 from tqdm import tqdm
 
+from ...frameworks.folders import last_checkpoint
 from ...frameworks.run_record import PLAIN, read
 from .plan import Plan
 
@@ -50,16 +51,13 @@ def evaluate(plan: Plan, norm: str, seed: int, test: str) -> None:
     folder = plan.folder(norm, seed)
     if metrics(plan, norm, seed, test):
         return
-    last = (folder / "last_checkpoint").read_text(encoding="utf-8").strip()
-    # Only the name counts, so that a folder may be moved.
-    checkpoint = folder / Path(last).name
     target = plan.folder(norm, seed, test)
-    for _ in call(plan.evaluation(norm, seed, test, checkpoint), target):
+    for _ in call(plan.evaluation(norm, seed, test, last_checkpoint(folder)), target):
         pass
 
 
 def call(arguments: Sequence[str], folder: Path) -> Iterator[float]:
-    """Run a command, its output in FOLDER.log; yield a run's progress, 0 to 1, now and then."""
+    """Run a command, its output in FOLDER.log; yield a run's progress, 0 to 1, every PAUSE."""
     log = log_of(folder)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:

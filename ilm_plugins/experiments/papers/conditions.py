@@ -32,7 +32,7 @@ def markdown(folder: Path) -> list[str]:
     counts = {norm: len(by_seed(folder / norm, OWN_TEST, METRIC)) for norm in norms}
     norms = [norm for norm in norms if counts[norm]]
     if not norms:
-        return ["No model has been tested yet; the runs below chose the learning rates."]
+        return ["No model has been tested yet."]
     lines = markdown_head("mIoU", *(norm.replace("-", " ") for norm in norms))
     lines.append(markdown_row("seeds", *(str(counts[norm]) for norm in norms)))
     for test, title in CONDITIONS.items():

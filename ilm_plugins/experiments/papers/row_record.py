@@ -1,6 +1,6 @@
 """Records of runs, one JSON file each: begun by the training, completed here.
 
-``frameworks.run_record`` says what a training writes. Reproduction adds these keys:
+``frameworks.run_record`` says what a training writes. This package adds these keys:
 
     table, cell     the row of a table
     figures         measure -> its value, for each that was measured
@@ -112,8 +112,10 @@ def learned(record: Record) -> bool:
     """Whether a run's loss stayed finite, and its first figure is one of a model that learned."""
     table = registry.tables()[record["table"]]
     figure = record["figures"].get(table.measures[0])
-    if "diverged" in record or figure is None:
-        return "diverged" not in record
+    if "diverged" in record:
+        return False
+    if figure is None:
+        return True
     is_chance = table.chance is not None and abs(figure - table.chance) < 1
     is_low = table.learned_from is not None and figure < table.learned_from
     return not is_chance and not is_low

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ...errors import UserError
 from ...frameworks import environment
+from ...frameworks.folders import last_checkpoint
 from ...frameworks.run_record import FILE, read, write
 from ..compare.runs import command_line
 from . import recipes, registry, row_record
@@ -128,13 +129,11 @@ def _prepare(cell: Cell, recipe: Recipe, seed: int, options: Options, parent: Re
         recipe.read_from(options.data)
     if parent:
         other = registry.tables()[parent["table"]].cells[parent["cell"]]
-        folder = options.folder(other, seed)
-        # Only the name counts, so that a folder may be moved.
-        name = Path((folder / "last_checkpoint").read_text(encoding="utf-8").strip()).name
+        checkpoint = str(last_checkpoint(options.folder(other, seed)))
         if cell.tests:
-            recipe.test(str(folder / name))
+            recipe.test(checkpoint)
         else:
-            recipe.start_from(str(folder / name))
+            recipe.start_from(checkpoint)
     if options.miniature:
         from . import miniature
 
