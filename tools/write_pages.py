@@ -19,6 +19,7 @@ from pathlib import Path
 from ilm_plugins.experiments.compare import statistics
 from ilm_plugins.experiments.compare.results import OWN_TEST
 from ilm_plugins.experiments.papers import (
+    batches,
     conditions,
     paper_report,
     pictures,
@@ -26,7 +27,7 @@ from ilm_plugins.experiments.papers import (
     registry,
     row_record,
 )
-from ilm_plugins.frameworks.run_record import FILE
+from ilm_plugins.frameworks.run_record import FILE, PLAIN
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "reports" / "records"
@@ -34,10 +35,10 @@ RECORDS = ROOT / "reports" / "records"
 REPORTS = ROOT / "docs" / "reproduction"
 PAPERS = ("ilm", "assoc", "en")
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
-#: A part of a page: start marker, kind, name, end marker.
-KINDS = "file|table|rows|differences|answers|conditions|rates"
 FIGURES = ROOT / "docs" / "figures"
 COMPARISONS = ROOT / "reports" / "comparisons"
+#: A part of a page: start marker, kind, name, end marker.
+KINDS = "file|table|rows|differences|answers|conditions|rates|batches"
 PART = re.compile(rf"(<!-- ({KINDS}): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".sh": "sh"}
 #: Rows of the README's table.
@@ -113,11 +114,37 @@ def rates(name: str, groups: paper_report.Groups) -> str:
     return "\n".join(lines)
 
 
+def detectors(name: str, groups: paper_report.Groups) -> str:
+    """Return box AP by images a step: of comparisons, and of the study's batches of 4."""
+    norms = {norm for pair in batches.PAIRS.items() for norm in pair}
+    found = {
+        int(folder.name.partition("-batch")[2]): {
+            norm: questions.by_seed(folder / norm, OWN_TEST, batches.METRIC) for norm in norms
+        }
+        for folder in COMPARISONS.glob(f"{name}-batch*")
+    }
+    cells = registry.find_table("study-all").cells
+    found[4] = {
+        cell.norm_name: {run["seed"]: run["metrics"][PLAIN][batches.METRIC] for run in group}
+        for cell in cells.values()
+        for group in groups[cell.canonical.id]
+    }
+    return "\n".join(batches.markdown(found))
+
+
 def documented() -> dict[Path, str]:
     """Return path -> text of each page that shows other files or records."""
     groups = paper_report.by_cell(RECORDS)
-    functions = {"file": file, "table": table, "rows": rows, "differences": differences}
-    functions |= {"answers": answers, "conditions": kinds_of_images, "rates": rates}
+    functions = {
+        "file": file,
+        "table": table,
+        "rows": rows,
+        "differences": differences,
+        "answers": answers,
+        "conditions": kinds_of_images,
+        "rates": rates,
+        "batches": detectors,
+    }
 
     def fill(match: re.Match) -> str:
         start, kind, name, end = match.groups()
