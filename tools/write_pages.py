@@ -79,9 +79,8 @@ def differences(name: str, groups: paper_report.Groups) -> str:
     corrected = statistics.holm([difference for *_, difference in compared])
     for (entry, norms, cell, group, _), difference in zip(compared, corrected, strict=True):
         if name == "all" or cell.id in SHORT:
-            # Adding 0 turns a rounded -0.0 into 0.0.
             ends = difference.mean, difference.low, difference.high
-            mean, low, high = (f"{round(value, 1) + 0:+.1f}" for value in ends)
+            mean, low, high = map(statistics.signed, ends)
             failed = len(group) - sum(map(row_record.learned, group))
             seeds = f"{difference.seeds}" + (f" ({failed} more did not learn)" if failed else "")
             cells = entry.task, entry.measures[0], norms, mean, f"{low} to {high}"

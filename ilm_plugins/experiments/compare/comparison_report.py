@@ -3,7 +3,7 @@
 import pandas as pd
 
 from .results import OWN_TEST, ROUNDS, Results
-from .statistics import ALPHA, Difference
+from .statistics import ALPHA, Difference, interval
 
 
 def markdown(results: Results, command: str) -> str:
@@ -75,13 +75,6 @@ def table(results: Results, test: str) -> pd.DataFrame:
 def decimals(results: Results) -> int:
     """Return how many decimals a tenth of a point has."""
     return 3 if results.point < 1 else 1
-
-
-def interval(difference: Difference, digits: int) -> str:
-    text = f"{difference.mean:+.{digits}f}"
-    if difference.seeds > 1:
-        text += f" [{difference.low:+.{digits}f}, {difference.high:+.{digits}f}]"
-    return text
 
 
 def sentences(results: Results, test: str) -> list[str]:

@@ -66,6 +66,18 @@ def holm(differences: Sequence[Difference | None]) -> list[Difference | None]:
     return corrected
 
 
+def signed(value: float, decimals: int = 1) -> str:
+    """Format a difference with its sign; one that rounds to 0 has "+", not "-0.0"."""
+    return f"{round(value, decimals) + 0:+.{decimals}f}"
+
+
+def interval(difference: Difference, decimals: int = 1) -> str:
+    """Format a mean difference and, for two seeds or more, its interval."""
+    ends = [signed(end, decimals) for end in (difference.low, difference.high)]
+    text = signed(difference.mean, decimals)
+    return text if difference.seeds == 1 else f"{text} [{', '.join(ends)}]"
+
+
 def power(seeds: int, effect: float) -> float:
     """Return the probability that a paired t-test sees a difference of ``effect`` deviations."""
     freedom, shift = seeds - 1, effect * seeds**0.5

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from statistics import mean, stdev
 
+from ..compare.statistics import interval
 from .paper_report import markdown_head, markdown_row, paired
 
 #: Plain norm -> the norm that replaces it.
@@ -38,4 +39,4 @@ def _mean(values: Values) -> str:
 
 def _difference(ours: Values, plain: Values) -> str:
     one = paired(ours, plain)
-    return f"{one.mean:+.1f} [{one.low:+.1f}, {one.high:+.1f}]" if one else "-"
+    return interval(one) if one else "-"

@@ -307,8 +307,7 @@ def _compared(table: Table, group: list[Record], cell: Cell, groups: Groups) -> 
     texts = []
     for measure, n in zip(table.measures, table.decimals, strict=True):
         one = _from_plain(measure, group, cell, table, groups)
-        text = f"{one.mean:+.{n}f} [{one.low:+.{n}f}, {one.high:+.{n}f}]" if one else "-"
-        texts.append(text)
+        texts.append(statistics.interval(one, n) if one else "-")
     return f"{' / '.join(texts)} from {table.cells[cell.against].norm_name}"
 
 

@@ -14,7 +14,7 @@ from statistics import mean
 
 from ...frameworks.run_record import PLAIN, read
 from ..compare.results import OWN_TEST
-from ..compare.statistics import Difference, holm, paired
+from ..compare.statistics import Difference, holm, paired, signed
 from .paper_report import markdown_head, markdown_row
 
 
@@ -78,13 +78,14 @@ def markdown(folder: Path) -> list[str]:
         lines += markdown_head(*columns)
     for answer in answered:
         difference = answer.difference
+        several = difference.seeds > 1
         cells = (
             answer.task,
             f"{answer.plain} {answer.plain_mean:.1f}",
             f"{answer.norm} {answer.norm_mean:.1f}",
-            f"{difference.mean:+.1f}",
-            f"{difference.low:+.1f} to {difference.high:+.1f}" if difference.seeds > 1 else "-",
-            f"{difference.p:.3f}" if difference.seeds > 1 else "-",
+            signed(difference.mean),
+            f"{signed(difference.low)} to {signed(difference.high)}" if several else "-",
+            f"{difference.p:.3f}" if several else "-",
             str(difference.seeds),
         )
         lines.append(markdown_row(*cells))

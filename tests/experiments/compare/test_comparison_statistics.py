@@ -91,3 +91,11 @@ def test_a_tiny_difference_needs_too_many_seeds_to_count():
 
 def test_without_deviation_two_seeds_are_enough():
     assert needed_seeds(1.0, 0.0) == 2
+
+
+def test_a_difference_that_rounds_to_zero_has_no_minus():
+    assert statistics.signed(-0.04) == "+0.0"
+
+
+def test_one_seed_is_printed_without_an_interval():
+    assert statistics.interval(statistics.paired({0: 1.5}, {0: 1.0})) == "+0.5"
