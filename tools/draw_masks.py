@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import seaborn
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -63,7 +64,10 @@ def predict(folder: Path, samples: list[dict]) -> list[np.ndarray]:
 def draw(columns: dict[str, list[np.ndarray]], classes: list[str]) -> Figure:
     """Draw a row for each image and a column for each name, with a legend of the classes."""
     rows = len(columns["photo"])
-    colours = ListedColormap([*OKABE_ITO, "#B0E0A0"][: len(classes)]).with_extremes(over="white")
+    names = [*OKABE_ITO, "#B0E0A0"]
+    if len(classes) > len(names):
+        names = seaborn.color_palette("husl", len(classes))
+    colours = ListedColormap(names[: len(classes)]).with_extremes(over="white")
     fig = Figure((1.6 * len(columns), 1.3 * rows + 0.8), layout="constrained")
     axes = fig.subplots(rows, len(columns), squeeze=False)
     for column, (name, pictures) in zip(axes.T, columns.items(), strict=True):

@@ -6,17 +6,22 @@ import os
 import shlex
 import signal
 import sys
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from .. import checkpoints
 from ..checkpoints import replacing
 from ..configs import resolve
 from ..errors import UserError
 from ..experiments.compare import comparison_report as report
 from ..experiments.compare import runs
 from ..experiments.compare.plan import Plan, shown
-from ..experiments.compare.results import OWN_TEST, Results, Value, main_metric
+from ..experiments.compare.results import OWN_TEST, Results, Value, complete, main_metric
 from ..experiments.data.detectron2_datasets import register_datasets
 from ..frameworks import framework_of
+from ..frameworks.folders import make_folder
 from ..frameworks.lock import lock
 from ..frameworks.processes import available_gpus
 
@@ -29,6 +34,11 @@ def run(args: argparse.Namespace) -> int:
     if gpus == 0:
         # Before a framework is imported: wherever one sees a GPU, it picks CUDA.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if len({name for name, _ in args.test}) < len(args.test):
+        raise UserError("two --test have the same name; give each another name")
+    overrides_of_norm = defaultdict(list)
+    for norm, overrides in args.overrides_of_norm:
+        overrides_of_norm[norm] += shlex.split(overrides)
     plan = Plan(
         config=resolve(args.config),
         norms=args.norms,
@@ -37,27 +47,39 @@ def run(args: argparse.Namespace) -> int:
         at=args.at,
         weights=args.weights,
         tests={name: resolve(config) for name, config in args.test},
-        overrides_of_norm={
-            norm: shlex.split(overrides) for norm, overrides in args.overrides_of_norm
-        },
+        overrides_of_norm=dict(overrides_of_norm),
         metric=args.metric,
         num_gpus=gpus,
         overrides=args.overrides,
+        unsafe=args.unsafe,
     )
+    with checkpoints.loading(unsafe=args.unsafe):
+        return run_plan(plan, args)
+
+
+def run_plan(plan: Plan, args: argparse.Namespace) -> int:
+    """Check a plan, print it or run it; return the exit status, 1 if no run has a result."""
     if framework_of(plan.config) == "detectron2":
         register_datasets()
     print("places:", *(f"  {key}  {norm}" for key, norm in plan.places.items()), sep="\n")
     parameters = count_parameters(plan)
+    plan.check_folders()
     plan.check_tests()
     if args.dry_run:
         for seed in plan.seeds:
             for norm in plan.norms:
                 print(shown(plan.training(norm, seed)))
         return 0
+    make_folder(plan.output)
+    state = None
+    if plan.weights is not None:
+        from ..experiments.compare.start import read_weights
+
+        state = read_weights(plan.weights)
     plan.check_settings()
     with lock(plan.output):
-        compare(plan, parameters, shown(["compare", *args.argv]))
-    return 0
+        has_result = compare(plan, parameters, state, shown(["compare", *args.argv]))
+    return 0 if has_result else 1
 
 
 def count_parameters(plan: Plan) -> dict[str, int]:
@@ -77,18 +99,25 @@ def count_parameters(plan: Plan) -> dict[str, int]:
     return counts
 
 
-def compare(plan: Plan, parameters: dict[str, int], command: str) -> None:
-    """Run what is missing, then write compare.md, compare.csv and compare.png, and print."""
+def compare(
+    plan: Plan, parameters: dict[str, int], state: Mapping[str, Any] | None, command: str
+) -> bool:
+    """Run what is missing, then write compare.md, compare.csv and compare.png, and print.
+
+    Return whether any run has a result. ``state`` is the state dict of --weights.
+    """
     starts = {}
-    if plan.weights is not None:
+    if state is not None:
         from ..experiments.compare.start import write_starts
 
-        starts = write_starts(plan)
+        starts = write_starts(plan, state)
     runs.run_all(plan)
     values = collect(plan)
     metric = main_metric(values, plan.metric or plan.variants.main_metric())
+    values = complete(values, metric)
+    has_result = any(value.metric == metric and not value.failure for value in values)
     # Without a result, reading the training set may fail here, too.
-    steps = measured_steps(plan) if any(v.value is not None for v in values) else {}
+    steps = measured_steps(plan) if has_result else {}
     results = Results(plan.norms, values, metric, starts, parameters, steps, plan.overrides_of_norm)
     text = report.markdown(results, command)
     write(plan.output / "compare.md", text)
@@ -98,6 +127,7 @@ def compare(plan: Plan, parameters: dict[str, int], command: str) -> None:
 
         draw(results, plan.output / "compare.png")
     print(text)
+    return has_result
 
 
 def collect(plan: Plan) -> list[Value]:
@@ -115,7 +145,10 @@ def collect(plan: Plan) -> list[Value]:
 
 
 def measured_steps(plan: Plan) -> dict[str, dict[str, float]]:
-    """Return the time of each norm's training step, measured again if the norms have changed."""
+    """Return the time of each norm's training step, measured again if the norms have changed.
+
+    Empty if a step fails, as where the models of all norms together need more memory than there is.
+    """
     path = plan.output / "steps.json"
     if path.is_file():
         steps = json.loads(path.read_text(encoding="utf-8"))
@@ -123,7 +156,11 @@ def measured_steps(plan: Plan) -> dict[str, dict[str, float]]:
             return steps
     from ..experiments.compare.speed import measure_steps
 
-    steps = measure_steps(plan)
+    try:
+        steps = measure_steps(plan)
+    except (RuntimeError, MemoryError) as error:
+        print(f"the cost of a step was not measured: {error}")
+        return {}
     write(path, json.dumps(steps, indent=1))
     return steps
 

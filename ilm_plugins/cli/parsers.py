@@ -23,6 +23,8 @@ MEASURES = {
 }
 #: An override KEY=VALUE.
 OVERRIDE = re.compile(r"\w+(\.\w+)*=")
+#: Option of ``compare`` -> its number of values, which may look like overrides.
+VALUES = {"--for": 2, "--test": 2, "--weights": 1, "--metric": 1, "--num-gpus": 1, "--output": 1}
 #: A key of a yaml config.
 YAML_KEY = re.compile(r"[A-Z0-9_]+(\.[A-Z0-9_]+)+")
 
@@ -199,6 +201,7 @@ def compare(argv: Sequence[str]) -> Namespace:
     what = "default: output/compare/ and the config's name"
     add("--output", type=_user_path, metavar="DIR", help=what)
     add("--dry-run", action="store_true", help="only print the command of each run")
+    add("--unsafe", action="store_true", help="run code that checkpoints and yaml configs hold")
     options, overrides = split_overrides(argv)
     if late := [override for override in overrides if override.startswith("--")]:
         p.error(f"{late[0]} comes after an override; give options before overrides")
@@ -209,14 +212,13 @@ def compare(argv: Sequence[str]) -> Namespace:
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split a command line before its first override, KEY=VALUE or KEY VALUE with dots in KEY."""
-    after_at, after_for = False, 0
+    after_at, values = False, 0
     for i, argument in enumerate(argv):
         if argument.startswith("-"):
-            after_at = argument == "--at"
-            after_for = 2 if argument == "--for" else 0
+            after_at, values = argument == "--at", VALUES.get(argument, 0)
             continue
-        if after_for:
-            after_for -= 1
+        if values:
+            values -= 1
             continue
         followed = i + 1 < len(argv) and not argv[i + 1].startswith("--")
         # An argument after --at is a place, unless a value follows.

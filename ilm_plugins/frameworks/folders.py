@@ -34,6 +34,11 @@ def unwritable(folder: str | Path, error: OSError) -> UserError:
 
 
 def last_checkpoint(folder: Path) -> Path:
-    """Return the last checkpoint of a training, in its folder, which may have been moved."""
-    path = (folder / "last_checkpoint").read_text(encoding="utf-8").strip()
-    return folder / Path(path).name
+    """Return the last checkpoint of a training, in its folder, which may have been moved.
+
+    UserError if there is none.
+    """
+    named = folder / "last_checkpoint"
+    if not named.is_file():
+        raise UserError(f"{named} does not exist; remove the folder to train the run again")
+    return folder / Path(named.read_text(encoding="utf-8").strip()).name

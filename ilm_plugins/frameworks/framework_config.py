@@ -67,7 +67,7 @@ class OpenConfig:
         return self._steps.training_batches(self.config, processes)
 
     def outputs(self, model: "nn.Module", batch: Any) -> Any:
-        """Return a model's outputs, or feature maps, for a batch, as tensors in dicts and lists."""
+        """Return a model's raw outputs, or predictions, for a batch of the training set."""
         return self._steps.outputs(model, batch)
 
     def training_step(self, processes: int = 1) -> Callable[[], None]:

@@ -106,6 +106,12 @@ def diverged(folder: str | Path, reason: str) -> None:
         write(Path(folder, FILE), {**record, "diverged": reason})
 
 
+def stopped_early(folder: str | Path) -> None:
+    """Write that a training ended, as its settings wish, before the planned length."""
+    if is_rank_zero():
+        write(Path(folder, FILE), {**_read(folder), "stopped early": True})
+
+
 def command(options: RunOptions) -> str:
     processes = options.processes
     arguments = ["--config-file", options.config_file, "--num-gpus", str(processes.num_gpus)]

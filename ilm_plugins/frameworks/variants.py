@@ -1,5 +1,7 @@
 """Variants of a config, with another norm, seed, folder or weights, as overrides of ``train``."""
 
+import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -8,6 +10,8 @@ from .framework_config import OpenConfig
 
 #: The norm that stands for the config's own norms.
 AS_IS = "as-is"
+#: Where an object lies in memory, at the end of its text.
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 class YamlVariants:
@@ -17,6 +21,10 @@ class YamlVariants:
     keys: ClassVar = {"seed": "SEED", "folder": "OUTPUT_DIR", "weights": "MODEL.WEIGHTS"}
     #: The key of the model, and settings of it that do not change the model.
     model, beside = "MODEL", ("MODEL.WEIGHTS", "MODEL.DEVICE")
+    #: Key of a folder for the checkpoints of all runs.
+    shared_folder = ""
+    #: Keys of the test set; keys below them are of it, too.
+    test_set: ClassVar = ("DATASETS.TEST",)
     #: An example of a key that names a norm.
     example = "MODEL.ROI_BOX_HEAD.NORM"
 
@@ -39,6 +47,14 @@ class YamlVariants:
         return [
             part for name, value in values.items() for part in self.override(self.keys[name], value)
         ]
+
+    def without_test_set(self, overrides: Sequence[str]) -> list[str]:
+        """Return the overrides but those of the config's test set."""
+        pairs = zip(overrides[::2], overrides[1::2], strict=True)
+        return [word for pair in pairs if not self.is_of_test_set(pair[0]) for word in pair]
+
+    def is_of_test_set(self, key: str) -> bool:
+        return any(f"{key}.".startswith(f"{above}.") for above in self.test_set)
 
     def places(self) -> dict[str, str]:
         """Return key -> norm of each place where the config names a norm."""
@@ -71,7 +87,7 @@ class YamlVariants:
 
     def check_same_model(self, other: "YamlVariants", name: str, places: Sequence[str]) -> None:
         """Raise UserError unless both configs have one model, apart from the norms at places."""
-        ours, theirs = self.settings(), other.settings()
+        ours, theirs = as_json(self.settings()), as_json(other.settings())
         for key in dict.fromkeys([*ours, *theirs]):
             is_norm = any(f"{key}.".startswith(f"{place}.") for place in places)
             if not key.startswith(f"{self.model}.") or key in self.beside or is_norm:
@@ -83,7 +99,16 @@ class YamlVariants:
                 )
 
 
-class LazyVariants(YamlVariants):
+class PythonVariants(YamlVariants):
+    """Variants of a config in Python, whose overrides are words KEY=VALUE."""
+
+    model, beside = "model", ()
+
+    def without_test_set(self, overrides: Sequence[str]) -> list[str]:
+        return [word for word in overrides if not self.is_of_test_set(word.partition("=")[0])]
+
+
+class LazyVariants(PythonVariants):
     """Variants of a detectron2 LazyConfig."""
 
     keys: ClassVar = {
@@ -91,7 +116,7 @@ class LazyVariants(YamlVariants):
         "folder": "train.output_dir",
         "weights": "train.init_checkpoint",
     }
-    model, beside = "model", ()
+    test_set = "dataloader.test", "dataloader.evaluator"
     example = "model.roi_heads.box_head.conv_norm"
 
     def contents(self) -> Mapping[str, Any]:
@@ -108,11 +133,12 @@ class LazyVariants(YamlVariants):
         return name in ("norm", "conv_norm")
 
 
-class MMEngineVariants(YamlVariants):
+class MMEngineVariants(PythonVariants):
     """Variants of a config of MMEngine; a place is a ``norm_cfg``, which is replaced as a whole."""
 
     keys: ClassVar = {"seed": "randomness.seed", "folder": "work_dir", "weights": "load_from"}
-    model, beside = "model", ()
+    shared_folder = "default_hooks.checkpoint.out_dir"
+    test_set = "test_dataloader", "test_evaluator", "test_pipeline"
     example = "model.backbone.norm_cfg"
 
     def contents(self) -> Mapping[str, Any]:
@@ -162,6 +188,12 @@ def variants(opened: OpenConfig) -> YamlVariants:
         return MMEngineVariants(opened)
     kind = LazyVariants if opened.path.endswith(".py") else YamlVariants
     return kind(opened)
+
+
+def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as a JSON file keeps them: lists for tuples, text for all other objects."""
+    # The address of a function or an object is another one in each process.
+    return json.loads(json.dumps(settings, default=lambda value: ADDRESS.sub("", str(value))))
 
 
 def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

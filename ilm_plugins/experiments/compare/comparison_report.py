@@ -30,7 +30,8 @@ def markdown(results: Results, command: str) -> str:
     if results.starts:
         lines += ["## At the start", ""]
         lines += [f"- {norm}: {text}" for norm, text in results.starts.items()]
-        lines += ["", "Before training, compared with the baseline's model on one batch.", ""]
+        how = "Before training, on one batch; each norm has the inputs of the baseline's norm."
+        lines += ["", how, ""]
     if results.failures:
         lines += ["## Without a result", ""]
         for value in results.failures:

@@ -1,5 +1,6 @@
 """The runs of a comparison: the norms at their places, each run's folder and command."""
 
+import hashlib
 import json
 import re
 import shlex
@@ -12,10 +13,14 @@ from typing import Any
 from ...checkpoints import replacing
 from ...errors import UserError
 from ...frameworks import OpenConfig, open_config
-from ...frameworks.variants import YamlVariants, variants
+from ...frameworks.variants import YamlVariants, as_json, variants
 
+#: The name of the config's own test in tables.
+OWN_TEST = "test"
 #: The file of a comparison's folder that has its settings.
 SETTINGS = "compare.json"
+#: The setting that tells if the file of --weights has changed.
+DIGEST = "--weights, SHA-256"
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ class Plan:
     metric: str | None = None
     num_gpus: int = 0
     overrides: Sequence[str] = ()
+    #: Whether checkpoints and yaml configs may run code.
+    unsafe: bool = False
 
     def __post_init__(self) -> None:
         names = [folder_name(norm) for norm in self.norms]
@@ -45,9 +52,11 @@ class Plan:
                 raise UserError(f"norm {norm!r} is given twice; give each norm once")
         if unknown := [norm for norm in self.overrides_of_norm if norm not in self.norms]:
             raise UserError(f"--for {unknown[0]!r}: give one of {', '.join(self.norms)}")
-        wrong = [name for name in self.tests if folder_name(name) != name]
-        if wrong:
-            raise UserError(f"--test {wrong[0]!r}: give a name of letters and digits")
+        for name in self.tests:
+            if not name or folder_name(name) != name:
+                raise UserError(f"--test {name!r}: give a name of letters and digits")
+            if name == OWN_TEST:
+                raise UserError(f"--test {name!r} is the config's own test; give another name")
 
     @cached_property
     def variants(self) -> YamlVariants:
@@ -96,35 +105,47 @@ class Plan:
     def evaluation(self, norm: str, seed: int, test: str, checkpoint: Path) -> list[str]:
         """Return the arguments that evaluate a checkpoint; the test "" is the config's own."""
         places = {"folder": self.folder(norm, seed, test), "weights": checkpoint}
-        config = self.tests[test] if test else self.config
-        return self._train(config, norm, ["--eval-only"], places)
+        return self._train(self.tests.get(test, self.config), norm, ["--eval-only"], places)
 
     def _train(
         self, config: str, norm: str, flags: Sequence[str], values: dict[str, Any]
     ) -> list[str]:
         options = ["--config-file", config, "--num-gpus", str(self.num_gpus), *flags]
-        overrides = [
-            *self.overrides,
-            *self.norm_overrides(norm),
-            *self.variants.overrides(**values),
-        ]
-        return ["train", *options, *overrides]
+        if self.unsafe:
+            options.append("--unsafe")
+        overrides = self.overrides if config == self.config else self.overrides_of_tests
+        values = self.variants.overrides(**values)
+        return ["train", *options, *overrides, *self.norm_overrides(norm), *values]
+
+    @property
+    def overrides_of_tests(self) -> list[str]:
+        """The overrides for further tests: all but those of the config's own test set."""
+        return self.variants.without_test_set(self.overrides)
+
+    def check_folders(self) -> None:
+        """Raise UserError if the config would have all runs write to one folder."""
+        key = self.variants.shared_folder
+        if folder := self.variants.settings().get(key):
+            raise UserError(f"{key} = {folder!r}: all runs would write to it; remove it")
 
     def check_tests(self) -> None:
         """Raise UserError unless the configs of further tests have the same model."""
         for name, config in self.tests.items():
-            other = variants(open_config(config, self.overrides, self.device))
+            other = variants(open_config(config, self.overrides_of_tests, self.device))
             self.variants.check_same_model(other, name, [*self.places])
 
     def check_settings(self) -> None:
         """Save the settings; raise UserError, which names one, if the folder has other settings."""
-        # JSON has lists for tuples, and text for paths.
-        settings = json.loads(json.dumps(self._settings(), default=str))
+        settings = as_json(self._settings())
         path = self.output / SETTINGS
         if path.is_file():
             earlier = json.loads(path.read_text(encoding="utf-8"))
-            # A norm may be added, or left out this time.
-            not_compared = {k for k in earlier.keys() ^ settings.keys() if k.startswith("--for ")}
+            # A norm may be added, or left out this time; earlier releases wrote no digest.
+            not_compared = {
+                key
+                for key in earlier.keys() ^ settings.keys()
+                if key.startswith("--for ") or key == DIGEST
+            }
             for key in dict.fromkeys([*earlier, *settings]):
                 if key not in not_compared and earlier.get(key) != settings.get(key):
                     raise UserError(
@@ -139,6 +160,8 @@ class Plan:
     def _settings(self) -> dict[str, Any]:
         """Return the settings that all runs of a folder share: the options and the config."""
         options = {"--at": sorted(self.places), "--weights": self.weights, "--gpus": self.num_gpus}
+        if self.weights is not None:
+            options[DIGEST] = hashlib.sha256(self.weights.read_bytes()).hexdigest()
         for norm in self.norms:
             options[f"--for {norm}"] = list(self.overrides_of_norm.get(norm, ()))
         keys_of_run = {*self.variants.keys.values()} - {self.variants.keys["weights"]}

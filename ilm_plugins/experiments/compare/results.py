@@ -8,10 +8,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from ...errors import UserError
+from .plan import OWN_TEST
 from .statistics import Difference, holm, paired
 
-#: The name of the config's own test in tables.
-OWN_TEST = "test"
 #: How many times the training step of each norm is measured.
 ROUNDS = 7
 
@@ -92,8 +91,7 @@ def main_metric(values: Iterable[Value], wanted: str | None) -> str:
     """
     names = list(dict.fromkeys(v.metric for v in values if v.value is not None))
     if wanted is None:
-        first = names[0] if names else ""
-        return "mIoU" if "mIoU" in names else first
+        return "mIoU" if "mIoU" in names else next(iter(names), "no metric")
     # A config may name a metric, such as coco/bbox_mAP, by another prefix than a record.
     for name in names:
         if wanted in (name, name.rpartition("/")[2]):
@@ -101,3 +99,12 @@ def main_metric(values: Iterable[Value], wanted: str | None) -> str:
     if not names:
         return wanted
     raise UserError(f"--metric {wanted!r}: the runs have {', '.join(names)}")
+
+
+def complete(values: Sequence[Value], metric: str) -> list[Value]:
+    """Return the values that are known, and a failure for each tested run without ``metric``."""
+    tested = {(v.norm, v.seed, v.test): None for v in values if not v.failure}
+    known = [v for v in values if v.value is not None or v.failure]
+    found = {(v.norm, v.seed, v.test) for v in known if v.metric == metric}
+    reason = f"{metric} is not a number, or was not measured"
+    return known + [Value(*run, metric, None, reason) for run in tested if run not in found]

@@ -9,6 +9,7 @@ from typing import IO
 
 from tqdm import tqdm
 
+from ...errors import UserError
 from ...frameworks.folders import last_checkpoint
 from ...frameworks.run_record import PLAIN, read
 from .plan import Plan
@@ -52,7 +53,13 @@ def evaluate(plan: Plan, norm: str, seed: int, test: str) -> None:
     if metrics(plan, norm, seed, test):
         return
     target = plan.folder(norm, seed, test)
-    for _ in call(plan.evaluation(norm, seed, test, last_checkpoint(folder)), target):
+    try:
+        checkpoint = last_checkpoint(folder)
+    except UserError as error:  # a reason for this run; the others go on
+        with log_of(target).open("a", encoding="utf-8") as file:
+            print(error, file=file)
+        return
+    for _ in call(plan.evaluation(norm, seed, test, checkpoint), target):
         pass
 
 
@@ -90,7 +97,8 @@ def command_line(arguments: Sequence[str]) -> list[str]:
 
 def is_complete(folder: Path) -> bool:
     record = read(folder) or {"run": 0, "planned": 1}
-    return not has_diverged(folder) and 0 < record["planned"] <= record["run"]
+    ended = 0 < record["planned"] <= record["run"] or "stopped early" in record
+    return ended and not has_diverged(folder)
 
 
 def has_diverged(folder: Path) -> bool:

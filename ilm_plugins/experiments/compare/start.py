@@ -1,6 +1,6 @@
 """The checkpoint from which a comparison's runs start, converted to each norm."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -13,18 +13,23 @@ from ... import checkpoints, surgery
 from ...errors import UserError
 from ...frameworks import OpenConfig
 from ...layers.mixture import MixtureNorm
+from ...surgery.norms import is_norm
 from .plan import Plan
 
 #: Batches of the training set that measure the mixtures' running statistics.
 BATCHES = 32
-#: Outputs whose largest difference, over the largest output, is at most this are the same.
+#: A norm's outputs whose largest difference, over the largest, is at most this are the same.
 SAME = 1e-4
 
 
-def write_starts(plan: Plan) -> dict[str, str]:
+def read_weights(path: Path) -> Mapping[str, Any]:
+    """Return the state dict of the file of --weights."""
+    _, state = checkpoints.find_state(checkpoints.read(path), path)
+    return state
+
+
+def write_starts(plan: Plan, state: Mapping[str, Any]) -> dict[str, str]:
     """Write the checkpoint of each norm, unless it exists; return how its outputs differ."""
-    contents = checkpoints.read(plan.weights)
-    _, state = checkpoints.find_state(contents, plan.weights)
     baseline, batches, described = None, None, {}
     for norm in plan.norms:
         opened = plan.open(norm)
@@ -40,15 +45,21 @@ def write_starts(plan: Plan) -> dict[str, str]:
             fitted, _ = surgery.fit_state(complete, model)
             model.load_state_dict(fitted, strict=False)
         difference = distance(opened, baseline, model, batches[0])
-        if difference > SAME and any(mixes_batches(layer) for layer in model.modules()):
+        differs = difference is None or difference > SAME
+        if differs and any(mixes_batches(layer) for layer in model.modules()):
             surgery.recalibrate(model, batches, partial(opened.outputs, model))
             difference = distance(opened, baseline, model, batches[0])
-        is_same = difference <= SAME
-        described[norm] = "the same" if is_same else f"outputs differ by {difference:.0%}"
+        described[norm] = describe(difference)
         if not plan.start(norm).exists():
             plan.start(norm).parent.mkdir(parents=True, exist_ok=True)
             write(opened, state, model, plan.start(norm))
     return described
+
+
+def describe(difference: float | None) -> str:
+    if difference is None:
+        return "not compared: the baseline's model has another number of norms"
+    return "the same" if difference <= SAME else f"outputs of a norm differ by {difference:.0%}"
 
 
 def write(opened: OpenConfig, state: Mapping[str, Any], model: nn.Module, path: Path) -> None:
@@ -77,22 +88,27 @@ def mixes_batches(layer: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def distance(opened: OpenConfig, model: nn.Module, other: nn.Module, batch: Any) -> float:
-    """Return the largest difference of two models' outputs, divided by the largest output."""
-    ours, theirs = (list(tensors(opened.outputs(one.eval(), batch))) for one in (model, other))
-    largest = max(float(t.abs().max()) for t in ours)
-    difference = max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
-    return difference / largest
+def distance(opened: OpenConfig, model: nn.Module, other: nn.Module, batch: Any) -> float | None:
+    """Return the largest difference of a norm's outputs, on the inputs that it has in ``model``.
 
+    It is divided by the largest output of ``model``'s norm. None if the models have different
+    numbers of norms.
+    """
+    ours, theirs = ([m for m in one.eval().modules() if is_norm(m)] for one in (model, other))
+    if len(ours) != len(theirs):
+        return None
+    twins, differences = dict(zip(ours, theirs, strict=True)), [0.0]
 
-def tensors(outputs: Any) -> Iterator[Tensor]:
-    """Yield the floating point tensors in nested lists, tuples and dicts."""
-    if isinstance(outputs, Tensor):
-        if outputs.is_floating_point():
-            yield outputs
-    elif isinstance(outputs, Mapping):
-        for value in outputs.values():
-            yield from tensors(value)
-    elif isinstance(outputs, list | tuple):
-        for value in outputs:
-            yield from tensors(value)
+    def compare(norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if output.numel():  # an image may have no region of interest
+            # Without its hooks: the models may be the same.
+            difference = (twins[norm].forward(*inputs) - output).abs().max()
+            differences.append(float(difference / output.abs().max().clamp(min=1e-12)))
+
+    hooks = [norm.register_forward_hook(compare) for norm in ours]
+    try:
+        opened.outputs(model, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(differences)

@@ -126,7 +126,10 @@ def read(path: Path) -> Record:
 
 
 def collect(record: Record, folder: Path) -> Path:
-    """Save a record in a folder of records, in place of an earlier one of the same settings."""
+    """Save a record in a folder of records, in place of an earlier one of the same settings.
+
+    A record of a longer part of the same run stays.
+    """
     parts = [record["table"], registry.tables()[record["table"]].cells[record["cell"]].folder.name]
     if "run" in record:
         parts.append(f"seed{record['seed']}")
@@ -134,5 +137,6 @@ def collect(record: Record, folder: Path) -> Path:
         settings = json.dumps([record["differences"], record["changes"], record["jpeg"]])
         parts.append(hashlib.sha256(settings.encode()).hexdigest()[:8])
     path = folder / f"{'-'.join(parts)}.json"
-    write(path, record)
+    if not path.is_file() or read(path).get("run", 0) <= record.get("run", 0):
+        write(path, record)
     return path

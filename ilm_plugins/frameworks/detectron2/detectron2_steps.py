@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from itertools import repeat
 from typing import Any
 
-from detectron2 import data, modeling
+from detectron2 import data
 from detectron2.config import CfgNode, instantiate
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer
 from detectron2.utils.events import EventStorage
@@ -27,10 +27,8 @@ def training_batches(cfg: CfgNode | DictConfig, processes: int = 1) -> Iterator[
 
 
 def outputs(model: nn.Module, batch: list[dict]) -> Any:
-    """Return a model's feature maps, or without a backbone its predictions, in evaluation mode."""
-    if not isinstance(model.backbone, modeling.Backbone):
-        return model(batch)
-    return model.backbone(model.preprocess_image(batch).tensor)
+    """Return a model's predictions, in evaluation mode."""
+    return model(batch)
 
 
 def training_step(cfg: CfgNode | DictConfig, processes: int = 1) -> Callable[[], None]:

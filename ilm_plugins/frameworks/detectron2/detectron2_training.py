@@ -100,7 +100,12 @@ def evaluate(cfg: CfgNode | DictConfig, options: RunOptions) -> None:
     folder, lazy = output_folder(cfg), isinstance(cfg, DictConfig)
     model = build_model(cfg).to(options.processes.device)
     weights = cfg.train.init_checkpoint if lazy else cfg.MODEL.WEIGHTS
-    Checkpointer(model, folder).resume_or_load(weights, resume=options.resume)
+    checkpointer = Checkpointer(model, folder)
+    if options.resume and not checkpointer.has_checkpoint():
+        raise UserError(f"--resume: {folder} has no checkpoint; give the output folder of a run")
+    if not options.resume and not weights:
+        raise UserError("nothing to evaluate: give weights, or --resume")
+    checkpointer.resume_or_load(weights, resume=options.resume)
     run_record.start(folder, options, framework="detectron2")
     test = Evaluation(cfg, model)
     results = test()

@@ -22,6 +22,8 @@ from .openmmlab_norms import MMCVS_KEYS
 
 #: Default scopes of configs, which are also the names of packages that need mmcv.
 SCOPES = "mmdet", "mmpretrain", "mmseg"
+#: Keys of paths that any run may have.
+PATHS = "work_dir", "load_from"
 
 
 def load_config(
@@ -41,7 +43,7 @@ def load_config(
     if scope == "mmdet" and not installed(OPERATORS):
         raise missing(path, OPERATORS)  # mmdet's import would fail, after a minute
     DictAction([], "options")(None, parsed, overrides)
-    cfg.merge_from_dict(parsed.options)
+    cfg.merge_from_dict({**parsed.options, **_paths(overrides)})
     if cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("work_dirs", Path(path).stem))
     if amp:
@@ -50,6 +52,12 @@ def load_config(
             if isinstance(wrapper, dict) and "optimizer" in wrapper:
                 wrapper["type"] = "AmpOptimWrapper"
     return cfg
+
+
+def _paths(overrides: Sequence[str]) -> dict[str, str]:
+    """Return the overrides of PATHS as they are; DictAction drops spaces, and splits at commas."""
+    pairs = (word.split("=", 1) for word in overrides)
+    return {key: value.strip("'\"") for key, value in pairs if key in PATHS and value != "None"}
 
 
 def build_model(cfg: Config) -> nn.Module:

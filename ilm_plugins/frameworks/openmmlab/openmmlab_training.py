@@ -60,6 +60,8 @@ def main(options: RunOptions) -> None:
 def run(options: RunOptions, cfg: Config) -> None:
     """Train or evaluate a config, which is changed in place; UserError without a checkpoint."""
     last = latest(cfg.work_dir) if options.resume else None
+    if options.eval_only and options.resume and not last:
+        raise UserError(f"--resume: {cfg.work_dir} has no checkpoint; give a run's work_dir")
     cfg.load_from = last or cfg.get("load_from")
     # A training resumes from ``last``, else starts from load_from; an evaluation only loads it.
     cfg.resume = last is not None and not options.eval_only
@@ -169,6 +171,9 @@ class StopAtNaN(Hook):
 class RecordHook(Hook):
     """Writes ``record.json``: what is run, the curve of a training, the metrics of a test."""
 
+    # After the hook that saves checkpoints: a run whose last one could not be written is not over.
+    priority = "LOWEST"
+
     # A point has means of losses and accuracies, over an epoch or about 1 / POINTS of the
     # iterations, and a validation's metrics.
 
@@ -202,6 +207,10 @@ class RecordHook(Hook):
     def after_train_epoch(self, runner) -> None:
         if self.by_epoch:
             self.point(runner, runner.epoch + 1)
+
+    def after_train(self, runner) -> None:
+        if getattr(runner.train_loop, "stop_training", False):  # as EarlyStoppingHook sets it
+            run_record.stopped_early(runner.work_dir)
 
     def after_val_epoch(self, runner, metrics=None) -> None:
         # This replaces the point of the same epoch or iteration.

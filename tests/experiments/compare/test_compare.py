@@ -21,7 +21,7 @@ import torch
 from ilm_plugins.__main__ import main
 from ilm_plugins.cli import parsers
 from ilm_plugins.errors import UserError
-from ilm_plugins.experiments.compare import runs, speed
+from ilm_plugins.experiments.compare import runs, speed, start
 from ilm_plugins.experiments.compare.plan import Plan
 from ilm_plugins.frameworks import open_config, run_record
 from ilm_plugins.frameworks.variants import variants
@@ -165,7 +165,7 @@ def test_settings_are_kept_as_json(compared):
 
 
 def test_a_run_that_diverges_is_a_row(config, started):
-    compare(config, GN, "optim_wrapper.optimizer.lr=1e30")
+    assert compare(config, GN, "optim_wrapper.optimizer.lr=1e30") == 1
     (failure,) = frame()["failure"]
     assert failure.startswith("diverged: ")
 
@@ -271,6 +271,82 @@ def test_a_folder_keeps_the_overrides_for_a_norm(config, tmp_path, norms, rate, 
         plan(norms, rate).check_settings()
 
 
+def test_overrides_for_a_norm_may_be_given_again(config, capsys):
+    words = ["--for", EN, "optim_wrapper.optimizer.lr=0.5", "--for", EN, "train_cfg.max_iters=2"]
+    assert compare(config, GN, EN, *words, "--dry-run") == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "optim_wrapper.optimizer.lr=0.5" in last
+    assert "train_cfg.max_iters=2" in last
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("--test dusk fcn.py --test dusk fcn.py", "two --test have the same name"),
+        ("--test test fcn.py", "--test 'test' is the config's own test"),
+        ("--weights typo.pth", "typo.pth' does not exist"),
+        ("default_hooks.checkpoint.out_dir=all", "out_dir = 'all': all runs would write to it"),
+    ],
+)
+def test_a_mistake_begins_no_comparison(config, capsys, words, message):
+    assert compare(config, GN, *words.split()) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("out/compare.json").exists()
+
+
+def test_an_output_that_is_a_file_is_refused(config, capsys):
+    Path("out").touch()
+    assert compare(config, GN) == 2
+    assert "output folder 'out' cannot be written to (it is a file)" in capsys.readouterr().err
+
+
+def test_weights_that_have_changed_are_named(config, tmp_path):
+    plan = Plan(config, [GN], [0], tmp_path / "out", weights=tmp_path / "gn.pth")
+    plan.weights.write_bytes(b"1")
+    plan.check_settings()
+    plan.weights.write_bytes(b"2")
+    with pytest.raises(UserError, match="was begun with --weights, SHA-256 = "):
+        plan.check_settings()
+
+
+def test_a_further_test_keeps_its_own_test_set(config):
+    words = ["test_dataloader.dataset.data_root=mine", "train_cfg.max_iters=2"]
+    plan = Plan(config, [GN], [0], Path("out"), tests={"dusk": "dusk.py"}, overrides=words)
+    assert {*words} <= {*plan.evaluation(GN, 0, "", Path("a.pth"))}
+    assert {*words} & {*plan.evaluation(GN, 0, "dusk", Path("a.pth"))} == {words[1]}
+
+
+def test_unsafe_is_passed_on(config, capsys):
+    assert compare(config, GN, "--unsafe", "--dry-run") == 0
+    assert " --unsafe " in capsys.readouterr().out
+
+
+def test_a_run_without_its_checkpoint_is_a_row(compared, tmp_path):
+    shutil.copytree("out", tmp_path / "out")
+    plan = Plan(compared, [GN], [0], tmp_path / "out", tests={"dusk": "dusk.py"})
+    (plan.folder(GN, 0) / "last_checkpoint").unlink()
+    shutil.rmtree(plan.folder(GN, 0, "dusk"))
+    plan.folder(GN, 0, "dusk.log").unlink()
+    runs.evaluate(plan, GN, 0, "dusk")
+    assert "last_checkpoint does not exist" in runs.failure(plan, GN, 0, "dusk")
+
+
+def test_a_training_that_stops_early_is_complete(tmp_path):
+    record = {"planned": 4, "run": 2, "stopped early": True}
+    run_record.write(tmp_path / "record.json", record)
+    assert runs.is_complete(tmp_path)
+
+
+def test_a_step_that_fails_leaves_the_results(config, started, patched):
+    def fail(plan):
+        raise RuntimeError("out of memory")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "measure_steps", fail)
+        assert compare(config, GN, "train_cfg.max_iters=1") == 0
+    assert "## mIoU" in Path("out/compare.md").read_text()
+
+
 def test_a_norm_that_is_given_twice_is_refused(config, capsys):
     assert compare(config, GN, GN) == 2
     assert "is given twice" in capsys.readouterr().err
@@ -285,10 +361,38 @@ def test_weights_start_each_norm_as_the_converted_model(config, started):
     norms = "BN", EN, "SN"
     assert compare(config, *norms, "--weights", "bn.pth", "train_cfg.max_iters=1") == 0
     page = Path("out/compare.md").read_text()
-    assert f"- BN: the same\n- {EN}: the same\n- SN: outputs differ by " in page
+    assert f"- BN: the same\n- {EN}: the same\n- SN: outputs of a norm differ by " in page
     start = torch.load("out/EN-reduction=8/weights.pth")["state_dict"]
     weight = model.state_dict()["decode_head.conv_seg.weight"]
     assert torch.equal(start["decode_head.conv_seg.weight"], weight)
+
+
+@pytest.fixture(scope="module")
+def heads(datasets, tmp_path_factory):
+    """How the norms of a detector's box head differ at the start, and the folder of the starts."""
+    folder = tmp_path_factory.mktemp("heads")
+    place, weights = "MODEL.ROI_BOX_HEAD.NORM", folder / "bn.pth"
+    norms = ["BN", EN, "SN"]
+    plan = Plan(str(SHAPES), norms, [0], folder, [place], weights, overrides=SMALL)
+    torch.save({"model": plan.open("BN").build_model().state_dict()}, weights)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(start, "BATCHES", 1)
+        return start.write_starts(plan, start.read_weights(weights)), folder
+
+
+def test_norms_in_the_head_of_a_detector_are_compared(heads):
+    """They get regions of interest, whose number depends on the model."""
+    found, _ = heads
+    assert [found["BN"], found[EN]] == ["the same", "the same"]
+    assert found["SN"].startswith("outputs of a norm differ by ")
+
+
+def test_statistics_in_the_head_of_a_detector_are_measured(heads):
+    _, folder = heads
+    state = torch.load(folder / "SN" / "weights.pth")["model"]
+    means = [value for name, value in state.items() if "box_head" in name and "_mean" in name]
+    assert means
+    assert all(value.any() for value in means)  # BN's are 0
 
 
 @pytest.mark.wide
@@ -340,6 +444,7 @@ def test_a_lazy_config_is_compared(started, datasets, tmp_path, monkeypatch):
         ("c.py GN EN train_cfg.max_iters=3", "train_cfg.max_iters=3"),
         ("c.py EN(eps=1e-3) --at model.backbone.norm_cfg a=1 b.c=2", "a=1 b.c=2"),
         ("c.py GN EN --for EN lr=1 --for GN lr=2 --seeds 0 a=1", "a=1"),
+        ("c.py GN EN --output lr=0.1 --weights a=1.pth --test A.B c=1.py a=1", "a=1"),
     ],
 )
 def test_overrides_are_told_from_norms_and_places(words, overrides):

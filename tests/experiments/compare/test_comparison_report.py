@@ -10,7 +10,7 @@ pytest.importorskip("tabulate", reason="needs tabulate, of the extra ilm_plugins
 
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.compare import comparison_plot, comparison_report
-from ilm_plugins.experiments.compare.results import OWN_TEST, Results, Value, main_metric
+from ilm_plugins.experiments.compare.results import OWN_TEST, Results, Value, complete, main_metric
 
 VALUES = {
     OWN_TEST: {"GN": [40.0, 41.5, 39.0], "ILMGN": [41.0, 42.6, 40.2], "EN": [40.1, 41.0, 39.5]},
@@ -158,3 +158,17 @@ def test_equal_results_give_an_equal_picture(tmp_path):
     for name in ("a.png", "b.png"):
         comparison_plot.draw(results(), tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_a_run_whose_metric_is_nan_is_a_failure():
+    """A detector that finds nothing has an AP of NaN, which a record keeps as null."""
+    values = [Value("GN", seed, OWN_TEST, "AP", 40.0) for seed in (0, 1)]
+    values += [Value("AN", 0, OWN_TEST, "AP", 44.0), Value("AN", 1, OWN_TEST, "AP", None)]
+    (failed,) = Results(["GN", "AN"], complete(values, "AP"), "AP").failures
+    assert (failed.norm, failed.seed) == ("AN", 1)
+    assert failed.failure == "AP is not a number, or was not measured"
+
+
+def test_a_run_that_failed_is_one_failure():
+    values = [Value("GN", 0, OWN_TEST, "", None, "failed: no memory")]
+    assert complete(values, "AP") == values

@@ -222,6 +222,14 @@ def test_an_unknown_norm_of_a_lazy_config_is_named_with_near_keys(datasets, tmp_
         command_line.start(lazy_options(tmp_path, "model.backbone.bottom_up.stem.norm=gn"))
 
 
+@pytest.mark.parametrize(
+    "resume, words", [(True, "--resume: .* has no checkpoint"), (False, "nothing to evaluate")]
+)
+def test_an_evaluation_without_weights_is_refused(datasets, tmp_path, resume, words):
+    with pytest.raises(UserError, match=words):
+        train(tmp_path, resume=resume, eval_only=True)
+
+
 #: GN, because each process has running statistics of its own, by which it evaluates.
 OF_TWO = "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "MODEL.FPN.NORM", "GN"
 

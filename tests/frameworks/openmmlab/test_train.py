@@ -10,6 +10,8 @@ import torch
 
 pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 from torch import nn
 
 from close import assert_close
@@ -17,7 +19,11 @@ from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import read
 from ilm_plugins.frameworks import run_record
 from ilm_plugins.frameworks.lock import lock
-from ilm_plugins.frameworks.openmmlab.openmmlab_checkpoints import latest, use_safe_checkpoints
+from ilm_plugins.frameworks.openmmlab.openmmlab_checkpoints import (
+    AtomicFiles,
+    latest,
+    use_safe_checkpoints,
+)
 from ilm_plugins.frameworks.openmmlab.openmmlab_training import StopAtNaN, numbers
 from runs import mmengine_command as command
 from runs import train_until_killed
@@ -158,6 +164,7 @@ def test_evaluations_are_recorded_beside_the_training(config, trained, tmp_path,
     [
         (["train_cfg.max_iters", "3"], "'train_cfg.max_iters' .* is not KEY=VALUE"),
         (["--eval-only"], "nothing to evaluate"),
+        (["--eval-only", "--resume", "load_from=other.pth"], "--resume: .* has no checkpoint"),
         (["--tta"], "give --eval-only"),
         (["model.decode_head.norm_cfg.type=ILMNG"], "'ILMNG', an unknown norm; near ones are ILM"),
         (["load_from=/nowhere/none.pth"], "none.pth' does not exist"),
@@ -181,6 +188,30 @@ def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(config, tmp_path):
     iteration = int(str(error.value).split()[-1])
     assert latest(tmp_path) == str(tmp_path / f"iter_{iteration}.pth")
     assert run_record.read(tmp_path)["diverged"] == str(error.value)
+
+
+def test_a_run_whose_last_checkpoint_cannot_be_written_is_not_complete(
+    config, tmp_path, monkeypatch
+):
+    def put(files, obj, filepath):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(AtomicFiles, "put", put)
+    with pytest.raises(OSError, match="No space left"):
+        main(command(config, out=tmp_path, opts=["train_cfg.max_iters=2"]))
+    assert run_record.read(tmp_path)["run"] < 2
+
+
+def test_a_training_that_stops_early_says_so(config, tmp_path):
+    class Stop(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            runner.train_loop.stop_training = True
+
+    HOOKS.register_module(name="StopAtOnce", module=Stop, force=True)
+    path = tmp_path / "stop.py"
+    path.write_text(f"_base_ = {str(config)!r}\ncustom_hooks = [dict(type='StopAtOnce')]\n")
+    assert main(command(path, out=tmp_path / "out")) == 0
+    assert run_record.read(tmp_path / "out")["stopped early"] is True
 
 
 def test_a_record_has_finite_numbers_of_six_decimals():

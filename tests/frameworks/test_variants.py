@@ -1,0 +1,56 @@
+"""Overrides that make variants of a config, and the settings that are compared."""
+
+import pytest
+
+pytest.importorskip("mmengine", reason="needs OpenMMLab: make install-openmmlab")
+pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
+
+from ilm_plugins.frameworks import open_config
+from ilm_plugins.frameworks.variants import as_json, variants
+from runs import LAZY, SHAPES, write_mmengine_config
+
+
+@pytest.fixture(params=["yaml", "lazy", "mmengine"])
+def opened(request, tmp_path, datasets):
+    if request.param == "yaml":
+        return open_config(str(SHAPES))
+    if request.param == "mmengine":
+        return open_config(str(write_mmengine_config(tmp_path / "fcn.py", datasets)))
+    (tmp_path / "lazy.py").write_text(LAZY)
+    return open_config(str(tmp_path / "lazy.py"))
+
+
+@pytest.mark.parametrize("path", ["my runs/seed0", "EN-reduction=8,-eps=1e-3/seed0", "a(1)/seed0"])
+def test_a_folder_keeps_its_name(opened, path):
+    found = variants(opened)
+    again = open_config(opened.path, found.overrides(folder=path))
+    assert variants(again).settings()[found.keys["folder"]] == path
+
+
+def test_weights_may_be_none(tmp_path, datasets):
+    path = write_mmengine_config(tmp_path / "fcn.py", datasets)
+    assert open_config(str(path), ["load_from=None"]).config.load_from is None
+
+
+def test_a_function_of_a_config_has_no_address():
+    """The address is another one in each process."""
+    first, second = ({"target": eval("lambda x: x")} for _ in range(2))
+    assert as_json(first) == as_json(second)
+
+
+def test_tuples_are_lists_as_in_json():
+    assert as_json({"size": (1, 2)}) == {"size": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    "opened, of_test_set, others",
+    [
+        ("yaml", ["DATASETS.TEST", "('a',)"], ["DATASETS.TRAIN", "('b',)", "SEED", "1"]),
+        ("lazy", ["dataloader.test.dataset.names='a'"], ["dataloader.train.num_workers=1"]),
+        ("mmengine", ["test_dataloader.batch_size=1"], ["test_cfg.fp16=True", "work_dir=a"]),
+    ],
+    indirect=["opened"],
+    ids=["yaml", "lazy", "mmengine"],
+)
+def test_overrides_of_the_test_set_are_told_from_others(opened, of_test_set, others):
+    assert variants(opened).without_test_set([*of_test_set, *others]) == others
