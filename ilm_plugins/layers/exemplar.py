@@ -8,7 +8,7 @@ from torch import Tensor, distributed, nn
 
 from ..ops import Exemplar, cast, moments
 from .base import parameter
-from .children import weight_and_bias
+from .children import weight_and_bias, weight_of
 from .mixture import MixtureNorm, weighted_sum
 from .options import check_choice, check_positive, fit_width
 from .projection import ACTIVATIONS, Projection, project
@@ -149,7 +149,7 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         return (
             parameter(self, "weight"),
             parameter(self, "bias"),
-            weight_and_bias(self, "reduce")[0] if self.ratio_net == "conv" else None,
+            weight_of(self, "reduce") if self.ratio_net == "conv" else None,
             *weight_and_bias(self, "expand"),
             *weight_and_bias(self, "ratio"),
             *self.running_statistics(),
