@@ -94,7 +94,11 @@ def adapt(source: State, kind: str, layer: nn.Module) -> dict[str, Tensor]:
     if rule.source in SOURCES:
         source = {**_identity_map(source, layer), **source}
     wanted = {key: tensor.detach().clone() for key, tensor in layer.state_dict().items()}
-    new = {**wanted, **name_variance(rule.function(source, layer), wanted)}
+    made = name_variance(rule.function(source, layer), wanted)
+    # The layer's own are initial values, with which it would compute something else.
+    needed = (AFFINE | MIXTURES_RUNNING) & wanted.keys() - made.keys()
+    refuse(needed, f"it has no {' and no '.join(sorted(needed))}, which {name} needs")
+    new = {**wanted, **made}
     for key in AFFINE & new.keys() - wanted.keys():
         refuse(not _is_identity(key, new[key]), f"it has a {key}, which {name} lacks")
     for key, tensor in wanted.items():
