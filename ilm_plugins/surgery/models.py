@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, jit, nn
 from torch.nn.utils import parametrize
 
 from ..layers import NORMS, ILMInstanceNorm, OptionError, SwitchNorm, freeze
@@ -38,6 +38,7 @@ _COMPUTED = (
 _FLATTENED = "FSDP keeps its tensors elsewhere: convert the model before you wrap it"
 _REPLACED = "its forward method is replaced, for example by a hook of accelerate: remove that first"
 _COMPILED = "torch.compile holds the norm itself: convert the model before you compile it"
+_SCRIPTED = "torch.jit.script or trace has compiled it: convert the model before that"
 _HOOKS = "hooks stay with the replaced module, and do not run; register them again"
 _NOT_TRACKED = (
     "track_running_stats=False: momentum=0 keeps the running statistics as they are; set momentum "
@@ -261,6 +262,7 @@ def _losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
 def _check_plain_modules(norm: nn.Module) -> None:
     """Raise NotConvertible if something else than its class says what a norm computes."""
     for module in _modules_of(norm):
+        refuse(isinstance(module, jit.ScriptModule), _SCRIPTED)
         refuse(_is_computed(module), _COMPUTED)
         refuse(any(isinstance(vars(module).get(name), Tensor) for name in _TENSORS), _FLATTENED)
         refuse("forward" in vars(module), _REPLACED)
