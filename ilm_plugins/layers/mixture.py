@@ -83,6 +83,7 @@ class MixtureNorm(AdaptiveNorm):
         check_positive(name, "num_channels", num_channels)
         check_eps(name, eps)
         check_fraction(name, "momentum", momentum)
+        check_sync(name, sync)
         groups = 1
         if "GN" in normalizers:
             (groups,) = fit_width(type(self), num_channels, num_groups=num_groups)
@@ -208,6 +209,14 @@ class MixtureNorm(AdaptiveNorm):
                 c = self.num_channels
                 statistics.append((duplicate(group_mean, c), duplicate(group_var, c)))
         return statistics
+
+
+def check_sync(layer: str, sync: Any) -> None:
+    is_valid = isinstance(sync, bool | distributed.ProcessGroup)
+    if distributed.is_available():  # a process outside a new group gets a number in its place
+        is_valid |= sync == distributed.GroupMember.NON_GROUP_MEMBER
+    expected = "True, False or a group from torch.distributed.new_group"
+    check(is_valid, f"{layer}: sync={sync!r} is no process group; set it to {expected}")
 
 
 def weighted_sum(weights: Iterable[Tensor], values: Iterable[Tensor]) -> Tensor:
