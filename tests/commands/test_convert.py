@@ -115,6 +115,12 @@ def test_a_file_of_caffe2_needs_detectron2(tmp_path, capsys, monkeypatch):
     assert "in.pkl needs detectron2: " in told
 
 
+def test_a_file_of_torch_is_not_taken_for_one_of_caffe2(tmp_path):
+    torch.save(nn.BatchNorm2d(32).state_dict(), tmp_path / "in.pkl")
+    assert run(tmp_path / "in.pkl", tmp_path / "out.pth", "--to", "EN") == 0
+    ExemplarNorm(32).load_state_dict(read(tmp_path / "out.pth"), strict=True)
+
+
 @pytest.fixture
 def converted(tmp_path, model):
     """A checkpoint whose GroupNorms have become ILMGN."""
