@@ -122,6 +122,25 @@ def test_a_file_of_torch_is_not_taken_for_one_of_caffe2(tmp_path):
 
 
 @pytest.fixture
+def half(tmp_path):
+    """A checkpoint of bfloat16, which numpy lacks."""
+    path = tmp_path / "in.pth"
+    torch.save(nn.Sequential(nn.BatchNorm2d(32)).bfloat16().state_dict(), path)
+    return path
+
+
+def test_a_dtype_that_numpy_lacks_is_told(half, tmp_path, capsys):
+    told = refused(capsys, half, tmp_path / "out.pkl", "--to", "EN")
+    assert "is torch.bfloat16, which a .pkl cannot hold; give OUTPUT the ending .pth" in told
+    assert not (tmp_path / "out.pkl").exists()
+
+
+def test_a_dtype_that_numpy_lacks_is_kept_in_a_file_of_torch(half, tmp_path):
+    assert run(half, tmp_path / "out.pth", "--to", "EN") == 0
+    assert read(tmp_path / "out.pth")["0.weight"].dtype == torch.bfloat16
+
+
+@pytest.fixture
 def converted(tmp_path, model):
     """A checkpoint whose GroupNorms have become ILMGN."""
     write(model.state_dict(), tmp_path / "gn.pth")
