@@ -200,8 +200,14 @@ def parameter(layer: AdaptiveNorm, name: str) -> Tensor:
 
 def buffer(layer: AdaptiveNorm, name: str) -> Tensor:
     """Return a layer's buffer, as :func:`parameter` returns a parameter."""
-    registered = layer._buffers.get(name)
+    registered = layer._buffers.get(name)  # None if a parameter has replaced it, for example
     return _look_up(layer, name) if registered is None else registered
+
+
+def optional_buffer(layer: AdaptiveNorm, name: str) -> Tensor | None:
+    """Return a buffer that may be None, as :func:`buffer` does."""
+    registered = layer._buffers.get(name)
+    return getattr(layer, name) if registered is None else registered
 
 
 def _look_up(layer: AdaptiveNorm, name: str) -> Tensor:

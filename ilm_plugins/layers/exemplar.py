@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from ..ops import Exemplar, cast, moments
-from .base import parameter
+from .base import optional_buffer, parameter
 from .children import weight_and_bias, weight_of
 from .mixture import MixtureNorm, weighted_sum
 from .options import check_choice, check_positive, fit_width
@@ -207,6 +207,6 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         super().update_running_stats(mean, var, count)
         # torch takes ten microseconds longer to add True than to add 1.
         more = count > 1 if isinstance(count, Tensor) else int(count > 1)
-        tracked = self._buffers["num_batches_tracked"]
+        tracked = optional_buffer(self, "num_batches_tracked")
         if tracked is not None:
             tracked.add_(more)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, distributed
 
 from ..ops import SharedBatch, adaptive_norm, coarsen, duplicate, over_batch, pool
-from .base import AdaptiveNorm
+from .base import AdaptiveNorm, optional_buffer
 from .options import check, check_choice, check_eps, check_fraction, check_positive, fit_width
 
 NORMALIZERS = ("IN", "LN", "BN", "GN")
@@ -111,8 +111,8 @@ class MixtureNorm(AdaptiveNorm):
     @property
     def tracks_statistics(self) -> bool:
         """Whether BN has running statistics, which nobody has set to None."""
-        buffers = self._buffers
-        return buffers["running_mean"] is not None and buffers[VARIANCE] is not None
+        running_mean, running_var = self._stored_statistics()
+        return running_mean is not None and running_var is not None
 
     @property
     def updates_running_stats(self) -> bool:
@@ -142,9 +142,7 @@ class MixtureNorm(AdaptiveNorm):
             return self._forward_synchronized(x)
         if not self.updates_running_stats:
             return self.normalize(x)[0]
-        buffers = self._buffers
-        running = buffers["running_mean"], buffers[VARIANCE], self.momentum
-        y, mean, var = self.normalize(x, running)
+        y, mean, var = self.normalize(x, (*self._stored_statistics(), self.momentum))
         self.update_running_stats(mean, var, count=x.numel() // x.shape[1])
         return y
 
@@ -167,7 +165,7 @@ class MixtureNorm(AdaptiveNorm):
         self, mean: Tensor | None, var: Tensor | None, count: int | Tensor
     ) -> None:
         """Update the running statistics by a batch's, of ``count`` values a channel."""
-        running_mean, running_var = self._buffers["running_mean"], self._buffers[VARIANCE]
+        running_mean, running_var = self._stored_statistics()
         if mean is None or var is None or running_mean is None or running_var is None:
             return  # updated by kernels, or there are none
         # Below two values there is no unbiased variance. A count on the device is not read by the
@@ -187,7 +185,10 @@ class MixtureNorm(AdaptiveNorm):
         """Return the running mean and variance (C) if BN uses them now; else two Nones."""
         if self.uses_batch_statistics or not self.tracks_statistics:
             return None, None
-        return self._buffers["running_mean"], self._buffers[VARIANCE]
+        return self._stored_statistics()
+
+    def _stored_statistics(self) -> tuple[Tensor | None, Tensor | None]:
+        return optional_buffer(self, "running_mean"), optional_buffer(self, VARIANCE)
 
     def statistics(
         self, mean: Tensor, var: Tensor, running_mean: Tensor | None, running_var: Tensor | None
