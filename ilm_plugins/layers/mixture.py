@@ -82,7 +82,7 @@ class MixtureNorm(AdaptiveNorm):
             check_choice(name, "normalizers", normalizer, NORMALIZERS)
         check_positive(name, "num_channels", num_channels)
         check_eps(name, eps)
-        check_fraction(name, "momentum", momentum)
+        check_momentum(name, momentum)
         check_sync(name, sync)
         groups = 1
         if "GN" in normalizers:
@@ -138,6 +138,8 @@ class MixtureNorm(AdaptiveNorm):
         return copied
 
     def _normalize(self, x: Tensor) -> Tensor:
+        if self.momentum is None:  # as somebody has set it later
+            check_momentum(type(self).__name__, None)
         if self.synchronizes:
             return self._forward_synchronized(x)
         if not self.updates_running_stats:
@@ -210,6 +212,15 @@ class MixtureNorm(AdaptiveNorm):
                 c = self.num_channels
                 statistics.append((duplicate(group_mean, c), duplicate(group_var, c)))
         return statistics
+
+
+def check_momentum(layer: str, momentum: Any) -> None:
+    check(
+        momentum is not None,
+        f"{layer}: momentum=None is no number between 0 and 1; for an average over all batches, as "
+        "BatchNorm's, call surgery.recalibrate",
+    )
+    check_fraction(layer, "momentum", momentum)
 
 
 def check_sync(layer: str, sync: Any) -> None:

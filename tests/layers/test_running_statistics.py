@@ -8,6 +8,7 @@ from torch import nn
 from cases import MIXTURES, every_backend, inputs, randomized
 from close import assert_equal
 from ilm_plugins import NORMS, use_backend
+from ilm_plugins.layers import OptionError
 from ilm_plugins.layers.mixture import RUNNING
 
 C = 64
@@ -26,3 +27,14 @@ def test_statistics_may_be_parameters(key, backend, training):
     with use_backend(backend):
         assert_equal(layer(x), expected(x))
     assert_equal({**layer.state_dict()}, {**expected.state_dict()})
+
+
+@every_mixture
+@every_backend
+@pytest.mark.parametrize("training", [True, False])
+def test_a_momentum_of_none_is_refused_when_the_layer_runs(key, backend, training):
+    """Frameworks set it in every norm that has one, for BatchNorm's average over all batches."""
+    layer = NORMS[key](C).train(training)
+    layer.momentum = None
+    with use_backend(backend), pytest.raises(OptionError, match=r"call surgery\.recalibrate"):
+        layer(inputs(2, C, 4, 5))
