@@ -216,6 +216,12 @@ def test_timms_norms_keep_their_activation(name):
     assert_close(model(x), expected, EQUAL)
 
 
+@pytest.mark.parametrize("name", ["weight_norm", "spectral_norm"])
+def test_a_parametrization_of_a_weight_is_not_taken_for_a_norm(name):
+    convolution = getattr(nn.utils.parametrizations, name)(nn.Conv2d(3, 8, 1))
+    assert str(surgery.convert(convolution, "EN")[1]) == "no norms"
+
+
 def test_what_is_named_like_a_norm_is_listed():
     rms, pre = (type(name, (nn.Sequential,), {}) for name in ("RMSNorm", "PreNorm"))
     model = nn.Sequential(rms(), pre(nn.Sequential(rms(), nn.BatchNorm2d(32))))
