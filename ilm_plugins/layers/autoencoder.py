@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..ops import Autoencoder, cast, coarsen, duplicate, moments, restandardize
 from .base import AdaptiveNorm, buffer, parameter
-from .children import weight_of
+from .children import weight_and_bias
 from .options import check, check_choice, check_eps, check_positive
 from .projection import Projection, project
 
@@ -100,7 +100,8 @@ class AutoencoderNorm(AdaptiveNorm):
         return getattr(self, option) == value
 
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
-        maps = [weight_of(self, name) for name in ("encode", "decode_mean", "decode_var")]
+        names = "encode", "decode_mean", "decode_var"
+        maps = [weight_and_bias(self, name, has_bias=False)[0] for name in names]
         affine = parameter(self, "weight"), parameter(self, "bias")
         return *affine, *maps, buffer(self, "omega_offset")
 

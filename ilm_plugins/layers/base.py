@@ -204,12 +204,6 @@ def buffer(layer: AdaptiveNorm, name: str) -> Tensor:
     return _look_up(layer, name) if registered is None else registered
 
 
-def optional_buffer(layer: AdaptiveNorm, name: str) -> Tensor | None:
-    """Return a buffer that may be None, as :func:`buffer` does."""
-    registered = layer._buffers.get(name)
-    return getattr(layer, name) if registered is None else registered
-
-
 def _look_up(layer: AdaptiveNorm, name: str) -> Tensor:
     tensor = getattr(layer, name)
     if tensor is None:

@@ -18,22 +18,25 @@ class Child(nn.Module):
         return weight, bias
 
 
-def weight_of(layer: nn.Module, name: str) -> Tensor:
-    """Return a child's weight, see :func:`weight_and_bias`."""
-    weight, _ = _tensors(layer, name)
-    if weight is None:
-        raise absent(layer, f"{name}.weight")
-    return weight
-
-
-def weight_and_bias(layer: nn.Module, name: str) -> tuple[Tensor, Tensor]:
+def weight_and_bias(
+    layer: nn.Module, name: str, has_bias: bool = True
+) -> tuple[Tensor, Tensor | None]:
     """Return a child's weight and bias, and call the child only if hooks or wrappers fetch them.
 
     Raises:
-        RuntimeError: one of them is None.
+        RuntimeError: the weight is None, or the bias, and the child must have one.
     """
-    weight, bias = _tensors(layer, name)
-    if weight is None or bias is None:
+    # A call takes a microsecond. Hooks are of FSDP and pruning, for example; a wrapper has none of
+    # the parameters; accelerate's offloading leaves a weight on the meta device between calls.
+    child: Any = layer._modules[name]
+    parameters = child._parameters
+    weight = parameters.get("weight")
+    is_here = weight is not None and not weight.is_meta and "bias" in parameters
+    if is_here and not child._forward_pre_hooks:
+        bias = parameters["bias"]
+    else:
+        weight, bias = child()
+    if weight is None or (bias is None and has_bias):
         raise absent(layer, f"{name}.weight" if weight is None else f"{name}.bias")
     return weight, bias
 
@@ -45,15 +48,3 @@ def absent(layer: nn.Module, name: str, value: float = 0.0) -> RuntimeError:
         f"{type(layer).__name__}: {name} is None, expected a tensor; to do without it, keep it at "
         f"{value:g}, with requires_grad=False"
     )
-
-
-def _tensors(layer: nn.Module, name: str) -> tuple[Tensor | None, Tensor | None]:
-    # A call takes a microsecond. Hooks are of FSDP and pruning, for example; a wrapper has none of
-    # the parameters; accelerate's offloading leaves a weight on the meta device between calls.
-    child: Any = layer._modules[name]
-    parameters = child._parameters
-    weight = parameters.get("weight")
-    is_here = weight is not None and not weight.is_meta and "bias" in parameters
-    if is_here and not child._forward_pre_hooks:
-        return weight, parameters["bias"]
-    return child()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, distributed
 
 from ..ops import SharedBatch, adaptive_norm, coarsen, duplicate, over_batch, pool
-from .base import AdaptiveNorm, optional_buffer
+from .base import AdaptiveNorm
 from .options import check, check_choice, check_eps, check_fraction, check_positive, fit_width
 
 NORMALIZERS = ("IN", "LN", "BN", "GN")
@@ -167,9 +167,11 @@ class MixtureNorm(AdaptiveNorm):
         self, mean: Tensor | None, var: Tensor | None, count: int | Tensor
     ) -> None:
         """Update the running statistics by a batch's, of ``count`` values a channel."""
+        if mean is None or var is None:
+            return  # updated by kernels
         running_mean, running_var = self._stored_statistics()
-        if mean is None or var is None or running_mean is None or running_var is None:
-            return  # updated by kernels, or there are none
+        if running_mean is None or running_var is None:
+            return
         # Below two values there is no unbiased variance. A count on the device is not read by the
         # host.
         momentum: Any = self.momentum
@@ -190,7 +192,10 @@ class MixtureNorm(AdaptiveNorm):
         return self._stored_statistics()
 
     def _stored_statistics(self) -> tuple[Tensor | None, Tensor | None]:
-        return optional_buffer(self, "running_mean"), optional_buffer(self, VARIANCE)
+        running_mean, running_var = self._buffers.get("running_mean"), self._buffers.get(VARIANCE)
+        if running_mean is None or running_var is None:  # None, or parameters in their place
+            return self.running_mean, self.running_variance
+        return running_mean, running_var
 
     def statistics(
         self, mean: Tensor, var: Tensor, running_mean: Tensor | None, running_var: Tensor | None
