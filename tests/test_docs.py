@@ -1,5 +1,6 @@
 """The documentation: it builds, its figures are up to date, its examples and commands run."""
 
+import copy
 import doctest
 import json
 import os
@@ -17,6 +18,7 @@ import fresh
 import ilm_plugins
 import runs
 import workers
+from close import assert_close
 from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm
 from ilm_plugins.cli import parsers
 from ilm_plugins.experiments.data.shapes import write_shapes
@@ -90,6 +92,16 @@ def test_the_worked_example_of_a_norm_passes_the_check_that_its_page_recommends(
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT)
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_models_are_scripted_as_the_page_says(dtype):
+    code = block(ROOT / "docs" / "interoperability.md", "python", "torch.jit.script")
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 1), ILMGroupNorm(32)).to(dtype)
+    names = {"copy": copy, "torch": torch, "ilm_plugins": ilm_plugins, "model": model}
+    exec(code, names)
+    x = torch.randn(2, 3, 4, 5).to(dtype)
+    assert_close(names["scripted"](x), model(x), 16)
 
 
 def test_readmes_blocks_of_python_run():

@@ -23,6 +23,8 @@ FORMATS = {
     ".pkl": "pickle",
     ".safetensors": "safetensors",
 }
+#: What torch.save writes first: a zip archive; before torch 1.6, a number as a pickle.
+BEGINNINGS = b"PK\x03\x04", pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
 #: The function that makes quantized tensors in files of torch.
 QUANTIZED = "_rebuild_qtensor"
 #: Most bytes before a file's contents in a zip archive: numbers, its name, further fields.
@@ -33,7 +35,8 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
     """Return the contents of a checkpoint, with tensors on the CPU; numpy's arrays stay arrays.
 
     Args:
-        path: a file of torch, a ``.pkl`` of detectron2 or Caffe2, or a ``.safetensors``.
+        path: a file of torch, of any name; a ``.pkl`` of detectron2 or Caffe2; or a
+            ``.safetensors``.
         unsafe: run the code that the file holds. Otherwise such a file is refused, whatever
             ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` says.
 
@@ -48,7 +51,8 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
         if kind == "safetensors":
             return safetensors(path).load_file(path)
         with loading(unsafe):
-            load = _read_pickle if kind == "pickle" else _read_torch
+            is_pickle = kind == "pickle" and not _is_of_torch(path)
+            load = _read_pickle if is_pickle else _read_torch
             contents = load(path, unsafe)
         return contents if unsafe else rebuild(contents)
     except UserError:
@@ -74,6 +78,12 @@ def _read_pickle(path: Path, unsafe: bool) -> Any:
     with path.open("rb") as file:
         unpickler = pickle.Unpickler if unsafe else DataUnpickler
         return unpickler(file, encoding="latin1").load()
+
+
+def _is_of_torch(path: Path) -> bool:
+    """Return whether a file begins as torch.save writes it, in the format of either age."""
+    with path.open("rb") as file:
+        return file.read(max(map(len, BEGINNINGS))).startswith(BEGINNINGS)
 
 
 def _read_torch(path: Path, unsafe: bool) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .. import surgery
@@ -139,7 +140,18 @@ def arrange(
     if kind == "safetensors":
         return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
     if kind == "pickle":
-        arrays = {k: v.numpy(force=True) if isinstance(v, Tensor) else v for k, v in state.items()}
+        arrays = {k: to_array(k, v) if isinstance(v, Tensor) else v for k, v in state.items()}
         # Without an author, detectron2 reads the file as one of Caffe2.
         return {"__author__": "ilm_plugins", **kept, "model": arrays}
     return state if entry is None else {**kept, entry: state}
+
+
+def to_array(name: str, tensor: Tensor) -> Any:
+    """Return a tensor as an array of numpy; UserError if numpy has none of its dtype or layout."""
+    try:
+        return tensor.numpy(force=True)
+    except TypeError as error:
+        kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
+        raise UserError(
+            f"{name!r} is {kind}, which a .pkl cannot hold; give OUTPUT the ending .pth"
+        ) from error

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..ops import Autoencoder, cast, coarsen, duplicate, moments, restandardize
-from .base import AdaptiveNorm, parameter
+from .base import AdaptiveNorm, buffer, parameter
 from .children import weight_and_bias
 from .options import check, check_choice, check_eps, check_positive
 from .projection import Projection, project
@@ -100,9 +100,10 @@ class AutoencoderNorm(AdaptiveNorm):
         return getattr(self, option) == value
 
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
-        maps = [weight_and_bias(self, n)[0] for n in ("encode", "decode_mean", "decode_var")]
+        names = "encode", "decode_mean", "decode_var"
+        maps = [weight_and_bias(self, name, has_bias=False)[0] for name in names]
         affine = parameter(self, "weight"), parameter(self, "bias")
-        return *affine, *maps, self._buffers["omega_offset"]
+        return *affine, *maps, buffer(self, "omega_offset")
 
     def rescaling(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the omega and beta (N, C) that rescale the standardized instances of x (Eq. 2).

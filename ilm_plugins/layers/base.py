@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy, Tracer
 
 from ..ops import Network, adaptive_norm, operators
+from .children import absent
 from .options import check_known, parameters_of
 
 #: Modules whose initializers would overwrite the weights of a norm's sub-networks.
@@ -109,18 +110,20 @@ class AdaptiveNorm(nn.GroupNorm):
             return self
         return super().apply(fn)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize x (N, C, *); the output has x's shape, dtype and memory layout.
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize an input (N, C, *); the output has its shape, dtype and memory layout.
 
         Raises:
-            ValueError: x has fewer than two dimensions, the wrong number of channels, or no
+            ValueError: the input has fewer than two dimensions, the wrong number of channels, or no
                 floating point dtype.
-            RuntimeError: :func:`~ilm_plugins.ops.use_backend` forces a backend that cannot run x.
+            RuntimeError: :func:`~ilm_plugins.ops.use_backend` forces a backend that cannot run the
+                input; or a tensor of the layer is None.
         """
-        if isinstance(x, Proxy):
-            return self._record(x)
-        self.check_input(x)
-        return self._normalize(x)
+        # The parameter is named as in torch's norms, which may be called as norm(input=x).
+        if isinstance(input, Proxy):
+            return self._record(input)
+        self.check_input(input)
+        return self._normalize(input)
 
     def __prepare_scriptable__(self) -> None:
         """Raise RuntimeError; torch.jit.script calls this for each module of a model."""
@@ -189,10 +192,23 @@ def _changes_equations(cls: type[AdaptiveNorm]) -> bool:
     return bool(replaced - BESIDE_EQUATIONS)
 
 
-def parameter(module: nn.Module, name: str) -> Tensor:
-    """Return a module's parameter, without nn.Module's look-up, which takes half a microsecond."""
-    registered = module._parameters.get(name)  # None if parametrized, for example
-    return getattr(module, name) if registered is None else registered
+def parameter(layer: AdaptiveNorm, name: str) -> Tensor:
+    """Return a layer's parameter, without nn.Module's look-up, which takes half a microsecond."""
+    registered = layer._parameters.get(name)  # None if parametrized, for example
+    return _look_up(layer, name) if registered is None else registered
+
+
+def buffer(layer: AdaptiveNorm, name: str) -> Tensor:
+    """Return a layer's buffer, as :func:`parameter` returns a parameter."""
+    registered = layer._buffers.get(name)  # None if a parameter has replaced it, for example
+    return _look_up(layer, name) if registered is None else registered
+
+
+def _look_up(layer: AdaptiveNorm, name: str) -> Tensor:
+    tensor = getattr(layer, name)
+    if tensor is None:
+        raise absent(layer, name, layer.initial_values.get(name, 0.0))
+    return tensor
 
 
 def freeze(module: nn.Module, frozen: bool = True) -> nn.Module:

@@ -11,18 +11,40 @@ class Child(nn.Module):
     weight: nn.Parameter
     bias: nn.Parameter | None
 
-    def forward(self) -> tuple[Tensor, Tensor | None]:
+    def forward(self) -> tuple[Tensor | None, Tensor | None]:
         # A wrapper may free the memory of the parameters, or write to it, as soon as this returns.
-        return self.weight.clone(), None if self.bias is None else self.bias.clone()
+        weight: Tensor | None = self.weight
+        weight, bias = (t if t is None else t.clone() for t in (weight, self.bias))
+        return weight, bias
 
 
-def weight_and_bias(layer: nn.Module, name: str) -> tuple[Tensor, Tensor | None]:
-    """Return a child's weight and bias, and call the child only if hooks or wrappers fetch them."""
+def weight_and_bias(
+    layer: nn.Module, name: str, has_bias: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    """Return a child's weight and bias, and call the child only if hooks or wrappers fetch them.
+
+    Raises:
+        RuntimeError: the weight is None, or the bias, and the child must have one.
+    """
     # A call takes a microsecond. Hooks are of FSDP and pruning, for example; a wrapper has none of
     # the parameters; accelerate's offloading leaves a weight on the meta device between calls.
     child: Any = layer._modules[name]
     parameters = child._parameters
-    is_here = "weight" in parameters and "bias" in parameters and not parameters["weight"].is_meta
+    weight = parameters.get("weight")
+    is_here = weight is not None and not weight.is_meta and "bias" in parameters
     if is_here and not child._forward_pre_hooks:
-        return parameters["weight"], parameters["bias"]
-    return child()
+        bias = parameters["bias"]
+    else:
+        weight, bias = child()
+    if weight is None or (bias is None and has_bias):
+        raise absent(layer, f"{name}.weight" if weight is None else f"{name}.bias")
+    return weight, bias
+
+
+def absent(layer: nn.Module, name: str, value: float = 0.0) -> RuntimeError:
+    """Return the error for a tensor that is None; ``value`` is its neutral value."""
+    # A kernel would read it from the address 0.
+    return RuntimeError(
+        f"{type(layer).__name__}: {name} is None, expected a tensor; to do without it, keep it at "
+        f"{value:g}, with requires_grad=False"
+    )

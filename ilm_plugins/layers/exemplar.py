@@ -146,10 +146,12 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         return self._ratios(mean, normalized_means, *network)
 
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
+        has_reduce = self.ratio_net == "conv"
+        reduce = weight_and_bias(self, "reduce", has_bias=False)[0] if has_reduce else None
         return (
             parameter(self, "weight"),
             parameter(self, "bias"),
-            weight_and_bias(self, "reduce")[0] if self.ratio_net == "conv" else None,
+            reduce,
             *weight_and_bias(self, "expand"),
             *weight_and_bias(self, "ratio"),
             *self.running_statistics(),
@@ -207,6 +209,6 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         super().update_running_stats(mean, var, count)
         # torch takes ten microseconds longer to add True than to add 1.
         more = count > 1 if isinstance(count, Tensor) else int(count > 1)
-        tracked = self._buffers["num_batches_tracked"]
+        tracked = self._buffers.get("num_batches_tracked")
         if tracked is not None:
             tracked.add_(more)

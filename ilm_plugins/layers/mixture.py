@@ -82,7 +82,8 @@ class MixtureNorm(AdaptiveNorm):
             check_choice(name, "normalizers", normalizer, NORMALIZERS)
         check_positive(name, "num_channels", num_channels)
         check_eps(name, eps)
-        check_fraction(name, "momentum", momentum)
+        check_momentum(name, momentum)
+        check_sync(name, sync)
         groups = 1
         if "GN" in normalizers:
             (groups,) = fit_width(type(self), num_channels, num_groups=num_groups)
@@ -110,8 +111,8 @@ class MixtureNorm(AdaptiveNorm):
     @property
     def tracks_statistics(self) -> bool:
         """Whether BN has running statistics, which nobody has set to None."""
-        buffers = self._buffers
-        return buffers["running_mean"] is not None and buffers[VARIANCE] is not None
+        running_mean, running_var = self._stored_statistics()
+        return running_mean is not None and running_var is not None
 
     @property
     def updates_running_stats(self) -> bool:
@@ -137,13 +138,13 @@ class MixtureNorm(AdaptiveNorm):
         return copied
 
     def _normalize(self, x: Tensor) -> Tensor:
+        if self.momentum is None:  # as somebody has set it later
+            check_momentum(type(self).__name__, None)
         if self.synchronizes:
             return self._forward_synchronized(x)
         if not self.updates_running_stats:
             return self.normalize(x)[0]
-        buffers = self._buffers
-        running = buffers["running_mean"], buffers[VARIANCE], self.momentum
-        y, mean, var = self.normalize(x, running)
+        y, mean, var = self.normalize(x, (*self._stored_statistics(), self.momentum))
         self.update_running_stats(mean, var, count=x.numel() // x.shape[1])
         return y
 
@@ -166,9 +167,11 @@ class MixtureNorm(AdaptiveNorm):
         self, mean: Tensor | None, var: Tensor | None, count: int | Tensor
     ) -> None:
         """Update the running statistics by a batch's, of ``count`` values a channel."""
-        running_mean, running_var = self._buffers["running_mean"], self._buffers[VARIANCE]
-        if mean is None or var is None or running_mean is None or running_var is None:
-            return  # updated by kernels, or there are none
+        if mean is None or var is None:
+            return  # updated by kernels
+        running_mean, running_var = self._stored_statistics()
+        if running_mean is None or running_var is None:
+            return
         # Below two values there is no unbiased variance. A count on the device is not read by the
         # host.
         momentum: Any = self.momentum
@@ -186,7 +189,13 @@ class MixtureNorm(AdaptiveNorm):
         """Return the running mean and variance (C) if BN uses them now; else two Nones."""
         if self.uses_batch_statistics or not self.tracks_statistics:
             return None, None
-        return self._buffers["running_mean"], self._buffers[VARIANCE]
+        return self._stored_statistics()
+
+    def _stored_statistics(self) -> tuple[Tensor | None, Tensor | None]:
+        running_mean, running_var = self._buffers.get("running_mean"), self._buffers.get(VARIANCE)
+        if running_mean is None or running_var is None:  # None, or parameters in their place
+            return self.running_mean, self.running_variance
+        return running_mean, running_var
 
     def statistics(
         self, mean: Tensor, var: Tensor, running_mean: Tensor | None, running_var: Tensor | None
@@ -208,6 +217,23 @@ class MixtureNorm(AdaptiveNorm):
                 c = self.num_channels
                 statistics.append((duplicate(group_mean, c), duplicate(group_var, c)))
         return statistics
+
+
+def check_momentum(layer: str, momentum: Any) -> None:
+    check(
+        momentum is not None,
+        f"{layer}: momentum=None is no number between 0 and 1; for an average over all batches, as "
+        "BatchNorm's, call surgery.recalibrate",
+    )
+    check_fraction(layer, "momentum", momentum)
+
+
+def check_sync(layer: str, sync: Any) -> None:
+    is_valid = isinstance(sync, bool | distributed.ProcessGroup)
+    if distributed.is_available():  # a process outside a new group gets a number in its place
+        is_valid |= sync == distributed.GroupMember.NON_GROUP_MEMBER
+    expected = "True, False or a group from torch.distributed.new_group"
+    check(is_valid, f"{layer}: sync={sync!r} is no process group; set it to {expected}")
 
 
 def weighted_sum(weights: Iterable[Tensor], values: Iterable[Tensor]) -> Tensor:

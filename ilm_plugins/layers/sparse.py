@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from ..ops import SparseSwitch
+from .base import buffer
 from .options import check_fraction
 from .switchable import SwitchNorm
 
@@ -107,7 +108,7 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
 
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
         tensors = super().rescale_tensors()
-        return *tensors[:4], *(self._buffers[name] for name in BUFFERS), *tensors[4:]
+        return *tensors[:4], *(buffer(self, name) for name in BUFFERS), *tensors[4:]
 
 
 def set_radius(model: nn.Module, radius: float) -> None:

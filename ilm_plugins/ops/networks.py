@@ -2,8 +2,9 @@
 
 A network is a layer's function ``rescale``, from moments to scale and shift. ``tensors`` names the
 tensors that it takes, of which the first ``num_parameters`` get gradients; buffers follow.
-``sizes`` returns each tensor's number of elements for C channels, also where a layer has None. The
-options are separate named tuples, because type checkers take all names in one for its fields.
+``sizes`` returns each tensor's number of elements for C channels, also where a layer has None;
+``optional`` names the tensors that may be None. The options are separate named tuples, because
+type checkers take all names in one for its fields.
 """
 
 from collections.abc import Iterable, Sequence
@@ -35,6 +36,7 @@ class Autoencoder(_Autoencoder):
     __slots__ = ()
     tensors = "weight", "bias", "encode", "decode_mean", "decode_var", "omega_offset"
     num_parameters = 5
+    optional: tuple[str, ...] = ()
 
     def sizes(self, channels: int) -> tuple[int, ...]:
         matrix = self.hidden * self.num_key_groups
@@ -60,6 +62,10 @@ class Exemplar(_Exemplar):
     tensors = "weight", "bias", "reduce", "expand", "expand_bias", "ratio", "ratio_bias", *BATCH
     num_parameters = 7
 
+    @property
+    def optional(self) -> tuple[str, ...]:
+        return BATCH if self.ratio_net == "conv" else ("reduce", *BATCH)
+
     def sizes(self, channels: int) -> tuple[int, ...]:
         k, hidden = len(self.normalizers), self.hidden
         affine = channels if self.shared_affine else k * channels
@@ -81,6 +87,7 @@ class Switch(_Switch):
     __slots__ = ()
     tensors: tuple[str, ...] = "weight", "bias", "mean_weight", "var_weight", *BATCH
     num_parameters = 4
+    optional: tuple[str, ...] = BATCH
 
     def sizes(self, channels: int) -> tuple[int, ...]:
         k = len(self.normalizers)
@@ -111,6 +118,7 @@ class Attentive(_Attentive):
     __slots__ = ()
     tensors = "weight", "bias", "attention", "attention_bias", "pair_weight", "pair_bias"
     num_parameters = 6
+    optional: tuple[str, ...] = ()
 
     def sizes(self, channels: int) -> tuple[int, ...]:
         rows = self.num_affine * channels
@@ -154,10 +162,22 @@ def check_groups(network: Network, channels: int, num_groups: int) -> None:
         )
 
 
-def check_tensors(x: Tensor, sizes: Sequence[int], tensors: Tensors) -> None:
-    """Raise RuntimeError if a tensor is not on x's device, or has the wrong number of values."""
-    for tensor, size in zip(tensors, sizes, strict=False):
-        if tensor is not None and (tensor.numel() != size or tensor.device != x.device):
+def check_tensors(x: Tensor, network: Network, tensors: Tensors) -> None:
+    """Raise RuntimeError if a tensor is missing, on another device than x, or of another size.
+
+    Args:
+        tensors: the network's, then BN's running mean and variance; ends may be left out.
+    """
+    channels = x.shape[1]
+    names, sizes = (*network.tensors, *BATCH), (*network.sizes(channels), channels, channels)
+    for name, tensor, size in zip(names, tensors, sizes, strict=False):
+        if tensor is None:
+            if name not in network.optional:
+                raise RuntimeError(
+                    f"{name!r} of {type(network).__name__} is None, but kernels read it; give a "
+                    "tensor"
+                )
+        elif tensor.numel() != size or tensor.device != x.device:
             raise RuntimeError(
                 f"got a parameter of shape {tuple(tensor.shape)} on {tensor.device}, expected "
                 f"{size} values on {x.device}"

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor, jit, nn
 from torch.nn.utils import parametrize
 
 from ..layers import NORMS, ILMInstanceNorm, OptionError, SwitchNorm, freeze
@@ -38,6 +39,7 @@ _COMPUTED = (
 _FLATTENED = "FSDP keeps its tensors elsewhere: convert the model before you wrap it"
 _REPLACED = "its forward method is replaced, for example by a hook of accelerate: remove that first"
 _COMPILED = "torch.compile holds the norm itself: convert the model before you compile it"
+_SCRIPTED = "torch.jit.script or trace has compiled it: convert the model before that"
 _HOOKS = "hooks stay with the replaced module, and do not run; register them again"
 _NOT_TRACKED = (
     "track_running_stats=False: momentum=0 keeps the running statistics as they are; set momentum "
@@ -51,6 +53,13 @@ _UNSYNCHRONIZED = (
     "no longer synchronized: nn.SyncBatchNorm.convert_sync_batchnorm makes it use the batches of "
     "all processes again"
 )
+#: The eps of layers that replace BatchNorms of eps=0, as in torchvision's detectors.
+_EPS = 1e-5
+_EPS_OF_0 = f"eps=0 becomes {_EPS:g}, and the weight is scaled to match"
+_NEEDS_EPS = (
+    f"eps=0, and the layer needs more: set the norm's eps to {_EPS:g}, which changes outputs"
+)
+_INFINITE = "its running variance has zeros, and its eps is 0: outputs are infinite"
 _UNFROZEN = "no longer frozen: training uses batch statistics and updates the running ones"
 
 
@@ -247,6 +256,8 @@ def _losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
         yield _UNFROZEN
     if back_to == "BN" and getattr(old_norm, "sync", False):
         yield _UNSYNCHRONIZED
+    if getattr(old_norm, "eps", None) == 0:
+        yield _EPS_OF_0
     if isinstance(new_norm, MixtureNorm) and not getattr(old_norm, "track_running_stats", True):
         yield _NOT_TRACKED
     if any(getattr(module, kind) for module in _modules_of(old) for kind in _KINDS_OF_HOOKS):
@@ -261,6 +272,7 @@ def _losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
 def _check_plain_modules(norm: nn.Module) -> None:
     """Raise NotConvertible if something else than its class says what a norm computes."""
     for module in _modules_of(norm):
+        refuse(isinstance(module, jit.ScriptModule), _SCRIPTED)
         refuse(_is_computed(module), _COMPUTED)
         refuse(any(isinstance(vars(module).get(name), Tensor) for name in _TENSORS), _FLATTENED)
         refuse("forward" in vars(module), _REPLACED)
@@ -294,6 +306,9 @@ def _layer_for(
     tensors = {**old._parameters, **old._buffers}
     state = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     source = None if isinstance(old, AdaptiveNorm) else source_of(type(old))
+    if kept.get("eps") == 0:
+        refuse(not mixes, _NEEDS_EPS)
+        kept["eps"], state["weight"] = _EPS, _weight_at_eps(state)
     channels = source.channels(old) if source else old.num_channels
     new = layer(channels, **kept | options, **like)
     for name in ("normalizers", "num_groups"):
@@ -305,6 +320,16 @@ def _layer_for(
     joined = NormWithActivation(new, *after)
     joined.training = old.training
     return joined
+
+
+@torch.no_grad()
+def _weight_at_eps(state: State) -> Tensor:
+    """Return the weight that makes a BatchNorm of eps=0 the same function with ``_EPS``."""
+    var = state["running_var"]
+    refuse(not var.is_meta and not var.all(), _INFINITE)
+    var = var.to(torch.promote_types(var.dtype, torch.float32))
+    weight = state.get("weight", torch.ones_like(state["running_var"]))
+    return (weight * (1 + _EPS / var).sqrt()).to(weight)
 
 
 def _plain_for(old: Any, like: dict, dims: int) -> nn.Module:

@@ -32,8 +32,11 @@ def is_norm(module: nn.Module) -> bool:
 def may_be_norm(module: nn.Module) -> bool:
     """Return whether a module is a norm, or looks like one and contains none.
 
-    It does by its name, or by BatchNorm's running statistics, as InPlaceABN.
+    It does by its name, or by BatchNorm's running statistics, as InPlaceABN. torch's weight_norm
+    and spectral_norm are none: they compute a weight.
     """
+    if type(module).__module__ == "torch.nn.utils.parametrizations":
+        return False
     looks_so = re.search(r"Norm(2d)?$", type(module).__name__) or "running_var" in module._buffers
     inside = (part for part in module.modules() if part is not module)
     return is_norm(module) or (bool(looks_so) and not any(map(may_be_norm, inside)))

@@ -94,7 +94,11 @@ def adapt(source: State, kind: str, layer: nn.Module) -> dict[str, Tensor]:
     if rule.source in SOURCES:
         source = {**_identity_map(source, layer), **source}
     wanted = {key: tensor.detach().clone() for key, tensor in layer.state_dict().items()}
-    new = {**wanted, **name_variance(rule.function(source, layer), wanted)}
+    made = name_variance(rule.function(source, layer), wanted)
+    # The layer's own are initial values, with which it would compute something else.
+    needed = (AFFINE | MIXTURES_RUNNING) & wanted.keys() - made.keys()
+    refuse(needed, f"it has no {' and no '.join(sorted(needed))}, which {name} needs")
+    new = {**wanted, **made}
     for key in AFFINE & new.keys() - wanted.keys():
         refuse(not _is_identity(key, new[key]), f"it has a {key}, which {name} lacks")
     for key, tensor in wanted.items():
@@ -241,18 +245,25 @@ def _released_to_ssn(source: State, layer: SparseSwitchNorm) -> State:
 
 def _ssn_to_plain(source: State, layer: nn.Module) -> State:
     """The layer must be the plain norm that the SSN's fixed ratios choose."""
-    fixed = source["mean_fixed"]
-    is_one = fixed.any() and torch.equal(fixed, source["var_fixed"])
+    row = _fixed_row(source["mean_fixed"])
+    is_one = row is not None and row == _fixed_row(source["var_fixed"])
     refuse(not is_one, "its ratios are not fixed on one normalizer for both means and variances")
     return source
+
+
+def _fixed_row(fixed: Tensor) -> int | None:
+    """Return the index of an SSN's ratio that is fixed on 1; None while there is none."""
+    # In an average of models there may be fractions, which the layer does not use as ratios.
+    is_fixed = fixed.count_nonzero() == 1 and fixed.sum() == 1
+    return int(fixed.argmax()) if is_fixed else None
 
 
 def chosen_by(state: State, normalizers: Sequence[str] = ("IN", "LN", "BN")) -> str | None:
     """Return the normalizer that an SSN's fixed ratios of the means choose; None for any other."""
     fixed = state.get("mean_fixed")
-    if fixed is None or fixed.is_meta or not fixed.any():
+    row = None if fixed is None or fixed.is_meta else _fixed_row(fixed)
+    if row is None:
         return None
-    row = int(fixed.argmax())
     return normalizers[row] if row < len(normalizers) else "another normalizer"
 
 

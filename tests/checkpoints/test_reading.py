@@ -234,6 +234,22 @@ def test_a_file_without_checksums_is_read(tmp_path, no_checksums):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_of_torch_is_read_whatever_its_name(tmp_path, zipped):
+    path = tmp_path / "c.pkl"
+    torch.save({"x": torch.ones(2)}, path, _use_new_zipfile_serialization=zipped)
+    assert read(path)["x"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_file_of_torch_is_not_run_whatever_its_name(tmp_path, zipped):
+    path, trap = tmp_path / "c.pkl", tmp_path / "unpickled"
+    torch.save({"x": Harmful(trap)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=r"holds os\.makedirs"):
+        read(path)
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
 def test_tensors_of_a_gpu_come_to_the_cpu(tmp_path, monkeypatch, zipped):
     with monkeypatch.context() as patched:
         patched.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")

@@ -115,6 +115,31 @@ def test_a_file_of_caffe2_needs_detectron2(tmp_path, capsys, monkeypatch):
     assert "in.pkl needs detectron2: " in told
 
 
+def test_a_file_of_torch_is_not_taken_for_one_of_caffe2(tmp_path):
+    torch.save(nn.BatchNorm2d(32).state_dict(), tmp_path / "in.pkl")
+    assert run(tmp_path / "in.pkl", tmp_path / "out.pth", "--to", "EN") == 0
+    ExemplarNorm(32).load_state_dict(read(tmp_path / "out.pth"), strict=True)
+
+
+@pytest.fixture
+def half(tmp_path):
+    """A checkpoint of bfloat16, which numpy lacks."""
+    path = tmp_path / "in.pth"
+    torch.save(nn.Sequential(nn.BatchNorm2d(32)).bfloat16().state_dict(), path)
+    return path
+
+
+def test_a_dtype_that_numpy_lacks_is_told(half, tmp_path, capsys):
+    told = refused(capsys, half, tmp_path / "out.pkl", "--to", "EN")
+    assert "is torch.bfloat16, which a .pkl cannot hold; give OUTPUT the ending .pth" in told
+    assert not (tmp_path / "out.pkl").exists()
+
+
+def test_a_dtype_that_numpy_lacks_is_kept_in_a_file_of_torch(half, tmp_path):
+    assert run(half, tmp_path / "out.pth", "--to", "EN") == 0
+    assert read(tmp_path / "out.pth")["0.weight"].dtype == torch.bfloat16
+
+
 @pytest.fixture
 def converted(tmp_path, model):
     """A checkpoint whose GroupNorms have become ILMGN."""

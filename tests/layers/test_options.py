@@ -40,6 +40,11 @@ from ilm_plugins.layers.mixture import MixtureNorm
         ("SN", {"normalizers": ("IN", "IN")}, ["normalizers", "different"]),
         ("SN", {"normalizers": "BN"}, ["normalizers='BN'", "not a tuple"]),
         ("AN", {"num_affine": 0}, ["num_affine=0", "positive"]),
+        *(
+            (key, {"sync": sync}, [f"sync={sync!r} is no process group", "True, False"])
+            for key in MIXTURES
+            for sync in (0, 1, "False", 1.5, None)
+        ),
     ],
 )
 def test_a_refusal_of_options_explains_itself(key, options, words):

@@ -64,6 +64,11 @@ def test_the_option_is_printed_where_it_is_on(key, sync):
     assert ("sync=True" in repr(NORMS[key](32, sync=sync))) == sync
 
 
+def test_a_process_outside_a_new_group_may_build_the_layer():
+    outside = distributed.GroupMember.NON_GROUP_MEMBER  # as new_group returns it
+    assert not NORMS["EN"](32, sync=outside).synchronizes
+
+
 @pytest.mark.parametrize("key", SYNCHRONIZED)
 @pytest.mark.parametrize("make", [lambda: True, lambda: distributed.ProcessGroup(0, 1)])
 def test_copies_keep_the_process_group(key, make):

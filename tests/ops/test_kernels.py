@@ -67,6 +67,7 @@ def make_network(name, fields, tensors):
     """A class as in networks.py, with the sizes of Attentive."""
     network = NamedTuple(name, [(field, object) for field in fields])
     network.tensors, network.num_parameters = tensors, ATTENTIVE.num_parameters
+    network.optional = ATTENTIVE.optional
 
     def sizes(self, channels):
         known = ATTENTIVE(**self._asdict()).sizes(channels)

@@ -158,6 +158,35 @@ def test_frozen_batchnorm_becomes_a_frozen_en(module):
         assert_close(model(x), expected, EQUAL)
 
 
+@pytest.fixture
+def frozen_of_eps_0():
+    """A norm of torchvision's detectors, with variances far above and far below 1e-5."""
+    torchvision = pytest.importorskip("torchvision", reason="needs torchvision")
+    norm = randomized(torchvision.ops.FrozenBatchNorm2d(32, eps=0.0)).double()
+    norm.running_var[:4] = torch.tensor([1e-3, 1e-5, 1e-7, 1e-12])
+    return norm
+
+
+def test_batchnorm_of_eps_0_becomes_en_with_the_same_outputs(frozen_of_eps_0):
+    x = double(2, 32, 5, 5) * frozen_of_eps_0.running_var.sqrt().view(32, 1, 1)
+    expected = frozen_of_eps_0(x)
+    layer, report = surgery.convert(frozen_of_eps_0, "EN")
+    assert "eps=0 becomes 1e-05" in str(report)
+    assert_close(layer(x), expected, EQUAL)
+    assert_close(surgery.revert(layer)[0].eval()(x), expected, EQUAL)
+
+
+def test_batchnorm_of_eps_0_whose_outputs_are_infinite_is_left(frozen_of_eps_0):
+    frozen_of_eps_0.running_var[0] = 0
+    _, report = surgery.convert(frozen_of_eps_0, "EN")
+    assert "its running variance has zeros" in report.left[""]
+
+
+def test_a_norm_of_each_image_is_left_with_advice_if_its_eps_is_0():
+    _, report = surgery.convert(nn.GroupNorm(4, 32, eps=0.0), "ILMGN")
+    assert "set the norm's eps to 1e-05" in report.left[""]
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -185,6 +214,12 @@ def test_timms_norms_keep_their_activation(name):
     assert not report.left
     assert [type(m) for m in (*model[0], model[1])] == [NORMS[to], nn.Dropout, nn.ReLU, NORMS[to]]
     assert_close(model(x), expected, EQUAL)
+
+
+@pytest.mark.parametrize("name", ["weight_norm", "spectral_norm"])
+def test_a_parametrization_of_a_weight_is_not_taken_for_a_norm(name):
+    convolution = getattr(nn.utils.parametrizations, name)(nn.Conv2d(3, 8, 1))
+    assert str(surgery.convert(convolution, "EN")[1]) == "no norms"
 
 
 def test_what_is_named_like_a_norm_is_listed():

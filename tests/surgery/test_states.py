@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from close import EQUAL, assert_close
 from ilm_plugins import NORMS, AttentiveNorm, ExemplarNorm, ILMGroupNorm, ILMInstanceNorm, surgery
@@ -135,6 +136,36 @@ def test_fixed_ratios_become_only_the_norm_that_they_choose(i, fixed):
     layer.var_fixed.copy_(layer.var_fixed.roll(1))  # means and variances of two norms
     _, report = surgery.fit_state(Block("0", layer).state_dict(), Block("0", norms[fixed]))
     assert not report.converted
+
+
+@pytest.fixture
+def averaged():
+    """The average of an SSN's models from before and after its ratios were fixed."""
+    layer = SSN(32).double()
+    for logits in (layer.mean_weight, layer.var_weight):
+        logits.data = torch.tensor([0.0, 0.1, 0.3]).double()
+    model = AveragedModel(layer, multi_avg_fn=get_ema_multi_avg_fn(0.5), use_buffers=True)
+    model.update_parameters(layer)  # copies
+    layer.set_radius(1.0)
+    model.update_parameters(layer)
+    assert model.module.mean_fixed.tolist() == [0, 0, 0.5]
+    return model.module.eval()
+
+
+def test_an_average_of_fixed_ratios_is_not_taken_for_fixed(averaged):
+    _, report = surgery.revert(averaged)
+    assert "not fixed on one normalizer" in report.left[""]
+
+
+def test_an_average_of_fixed_ratios_in_a_state_dict_is_not_taken_for_fixed(averaged):
+    _, report = surgery.revert_state(averaged.state_dict())
+    assert "not fixed on one normalizer" in report.left[""]
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(32), nn.GroupNorm(1, 32)], ids=str)
+def test_an_average_of_fixed_ratios_fits_no_plain_norm(averaged, norm):
+    _, report = surgery.fit_state(Block("0", averaged).state_dict(), Block("0", norm))
+    assert "not fixed on one normalizer" in report.left["0"]
 
 
 def test_a_weight_is_not_dropped_where_the_models_norm_has_none():

@@ -180,6 +180,23 @@ def test_a_norm_that_torch_compile_holds_is_left():
     assert "before you compile it" in report.left["0._orig_mod"]
 
 
+def scripted(part):
+    return torch.jit.script(part)
+
+
+def traced(part):
+    return torch.jit.trace(part, torch.zeros(2, 3, 5, 5))
+
+
+@pytest.mark.parametrize("record", [scripted, traced])
+def test_a_norm_within_a_torchscript_part_is_left(record):
+    part = record(nn.Sequential(nn.Conv2d(3, C, 3), nn.BatchNorm2d(C)).eval())
+    model, report = surgery.convert(nn.ModuleDict({"part": part, "norm": nn.BatchNorm2d(C)}), "EN")
+    assert "convert the model before that" in report.left["part.1"]
+    assert report.converted.keys() == {"norm"}
+    assert model["part"] is part
+
+
 def test_a_norm_within_a_compiled_model_is_replaced_there():
     model = nn.Sequential(randomized(nn.BatchNorm2d(C)), nn.ReLU()).double().eval()
     x = double(2, C, 5, 5)

@@ -136,6 +136,7 @@ class Description(NamedTuple):
     fields: array  #: its number and options, as Reader in options.hpp takes them
     kept: int  #: values in its buffers
     sizes: list[int]  #: of its tensors, and of BN's running statistics
+    optional: list[bool]  #: for each size, whether the tensor may be None
     order: list[int] | None  #: see library.Layout
 
     def sort(self, tensors: Tensors) -> Tensors:
@@ -154,14 +155,14 @@ def _describe(
     """Return the network's description, and tensors for the library."""
     dtype = DTYPES[x.dtype][0]
     description = _description(network, x.shape[1], num_groups)
-    for t, size in zip(tensors, description.sizes, strict=False):
-        if t is not None and (
-            t.numel() != size
-            or t.dtype is not dtype
-            or not (t.is_cpu and t.is_contiguous())
-            or t.is_neg()
-        ):
-            networks.check_tensors(x, description.sizes, tensors)
+    for t, size, is_optional in zip(tensors, description.sizes, description.optional, strict=False):
+        if t is None:
+            is_ready = is_optional
+        else:
+            fits = t.numel() == size and t.dtype is dtype
+            is_ready = fits and t.is_cpu and t.is_contiguous() and not t.is_neg()
+        if not is_ready:
+            networks.check_tensors(x, network, tensors)
             tensors = [t if t is None else t.resolve_neg().to(dtype).contiguous() for t in tensors]
             break
     return description, tensors  # to be kept alive
@@ -182,7 +183,8 @@ def _description(network: Network, channels: int, num_groups: int) -> Descriptio
             fields.extend(_numbers(name, getattr(network, name), choices))
         elif kind == "buffer":
             fields.extend(buffers[name])  # its place among the kept statistics, its size
-    return Description(fields, sum(of_buffers), [*sizes, channels, channels], order)
+    optional = [name in network.optional for name in (*network.tensors, *networks.BATCH)]
+    return Description(fields, sum(of_buffers), [*sizes, channels, channels], optional, order)
 
 
 def _numbers(name: str, value: object, choices: dict[str, int]) -> list[float]:

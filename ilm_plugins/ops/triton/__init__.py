@@ -66,7 +66,7 @@ def runs(network: Network, x: Tensor, num_groups: int) -> bool:
 @on_device
 def forward(x, num_groups, network: Network, tensors: Tensors, running: Tensors):
     n, c = x.shape[:2]
-    check_tensors(x, (*network.sizes(c), c, c), (*tensors, *running))
+    check_tensors(x, network, (*tensors, *running))
     sizes = find_sizes(network, c, num_groups)
     statistics = x.new_empty(2 * n * num_groups + sizes.kept, dtype=torch.float32)
     mean, var, *kept = split_statistics(statistics, network, x, num_groups)

@@ -9,7 +9,7 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 from detectron2.modeling.backbone.resnet import BasicBlock
 from torch import nn
 
-from close import assert_close
+from close import assert_close, assert_equal
 from ilm_plugins import ILMGroupNorm, SwitchNorm
 from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import CheckpointError, loading, write
@@ -92,6 +92,16 @@ def test_files_of_caffe2_are_loaded(tmp_path):
     blobs = {**arrays, "weight_momentum": np.ones(1)}
     for contents in (blobs, {"blobs": blobs, "cfg": "MODEL: {}"}):
         assert load(tmp_path / "caffe2.pkl", contents).weight.eq(1).all()
+
+
+@pytest.mark.parametrize("entry", ["model", None])
+def test_a_pkl_by_torch_is_loaded_as_a_pth(tmp_path, entry):
+    """With its names, of which files of Caffe2 have others."""
+    source, target = randomized(SwitchNorm(4)), SwitchNorm(4)
+    state = source.state_dict()
+    torch.save({entry: state} if entry else state, tmp_path / "m.pkl")
+    Checkpointer(target).load(str(tmp_path / "m.pkl"))
+    assert_equal(dict(target.state_dict()), dict(source.state_dict()))
 
 
 def test_a_file_of_pycls_is_loaded(tmp_path, monkeypatch):

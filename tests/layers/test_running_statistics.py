@@ -1,0 +1,40 @@
+"""Running statistics and their momentum, as somebody may set them after a layer is built."""
+
+import copy
+
+import pytest
+from torch import nn
+
+from cases import MIXTURES, every_backend, inputs, randomized
+from close import assert_equal
+from ilm_plugins import NORMS, use_backend
+from ilm_plugins.layers import OptionError
+from ilm_plugins.layers.mixture import RUNNING
+
+C = 64
+every_mixture = pytest.mark.parametrize("key", MIXTURES)
+
+
+@every_mixture
+@every_backend
+@pytest.mark.parametrize("training", [True, False])
+def test_statistics_may_be_parameters(key, backend, training):
+    """As in BatchNorm, where they must not require a gradient."""
+    layer, x = randomized(lambda: NORMS[key](C)).train(training), inputs(2, C, 4, 5)
+    expected = copy.deepcopy(layer)
+    for name in RUNNING:
+        setattr(layer, name, nn.Parameter(getattr(layer, name), requires_grad=False))
+    with use_backend(backend):
+        assert_equal(layer(x), expected(x))
+    assert_equal({**layer.state_dict()}, {**expected.state_dict()})
+
+
+@every_mixture
+@every_backend
+@pytest.mark.parametrize("training", [True, False])
+def test_a_momentum_of_none_is_refused_when_the_layer_runs(key, backend, training):
+    """Frameworks set it in every norm that has one, for BatchNorm's average over all batches."""
+    layer = NORMS[key](C).train(training)
+    layer.momentum = None
+    with use_backend(backend), pytest.raises(OptionError, match=r"call surgery\.recalibrate"):
+        layer(inputs(2, C, 4, 5))
