@@ -118,11 +118,6 @@ def test_an_input_of_another_shape_is_refused_with_the_mend(norm, shape, words):
         norm(C)(torch.zeros(shape))
 
 
-def test_the_input_may_be_given_by_its_name_in_torch(norm):
-    layer, x = random(norm), small()
-    assert_equal(layer(input=x), copy.deepcopy(layer)(x))
-
-
 def test_an_input_of_integers_is_refused(norm):
     with pytest.raises(ValueError, match="int64, expected floating point"):
         norm(C)(torch.zeros(2, C, 3, 3, dtype=torch.long))

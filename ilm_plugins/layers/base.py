@@ -110,20 +110,19 @@ class AdaptiveNorm(nn.GroupNorm):
             return self
         return super().apply(fn)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalize an input (N, C, *); the output has its shape, dtype and memory layout.
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize x (N, C, *); the output has x's shape, dtype and memory layout.
 
         Raises:
-            ValueError: the input has fewer than two dimensions, the wrong number of channels, or no
+            ValueError: x has fewer than two dimensions, the wrong number of channels, or no
                 floating point dtype.
-            RuntimeError: :func:`~ilm_plugins.ops.use_backend` forces a backend that cannot run the
-                input; or a tensor of the layer is None.
+            RuntimeError: :func:`~ilm_plugins.ops.use_backend` forces a backend that cannot run x;
+                or a tensor of the layer is None.
         """
-        # The parameter is named as in torch's norms, which may be called as norm(input=x).
-        if isinstance(input, Proxy):
-            return self._record(input)
-        self.check_input(input)
-        return self._normalize(input)
+        if isinstance(x, Proxy):
+            return self._record(x)
+        self.check_input(x)
+        return self._normalize(x)
 
     def __prepare_scriptable__(self) -> None:
         """Raise RuntimeError; torch.jit.script calls this for each module of a model."""

@@ -38,7 +38,7 @@ def test_layers_without_new_statistics_keep_theirs():
     model = nn.Sequential(SwitchNorm(4), freeze(SwitchNorm(4)))
     model.add_module("unused", SwitchNorm(4))
     batches = [torch.randn(0, 4, 2, 2), torch.ones(1, 4), torch.full((2, 4, 2, 2), 3.0)]
-    report = surgery.recalibrate(model, batches, lambda x: model[1](input=model[0](input=x)))
+    report = surgery.recalibrate(model, batches, lambda x: model[1](x=model[0](x=x)))
     assert report.converted.keys() == {"0"}
     assert "frozen" in report.left["1"]
     assert "no batch" in report.left["unused"]

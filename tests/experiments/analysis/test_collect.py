@@ -31,7 +31,7 @@ class Model(nn.Module):
         self.unused = en()
 
     def forward(self, x):
-        return self.late(input=self.switch(self.early(x)))
+        return self.late(x=self.switch(self.early(x)))
 
 
 def batches(*sizes, seed=0):
