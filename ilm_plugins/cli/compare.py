@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import checkpoints
 from ..checkpoints import replacing
 from ..configs import resolve
 from ..errors import UserError
@@ -27,7 +26,10 @@ from ..frameworks.processes import available_gpus
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train and test all runs of the comparison, then write its report."""
+    """Train and test all runs of the comparison, then write its report.
+
+    Return the exit status, 1 if no run has a result.
+    """
     # An exception ends the training in progress, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     gpus = min(1, available_gpus()) if args.num_gpus is None else args.num_gpus
@@ -38,7 +40,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("two --test have the same name; give each another name")
     overrides_of_norm = defaultdict(list)
     for norm, overrides in args.overrides_of_norm:
-        overrides_of_norm[norm] += shlex.split(overrides)
+        try:
+            overrides_of_norm[norm] += shlex.split(overrides)
+        except ValueError as error:
+            raise UserError(f"--for {norm} {overrides!r}: {error}; close each quote") from error
     plan = Plan(
         config=resolve(args.config),
         norms=args.norms,
@@ -53,12 +58,6 @@ def run(args: argparse.Namespace) -> int:
         overrides=args.overrides,
         unsafe=args.unsafe,
     )
-    with checkpoints.loading(unsafe=args.unsafe):
-        return run_plan(plan, args)
-
-
-def run_plan(plan: Plan, args: argparse.Namespace) -> int:
-    """Check a plan, print it or run it; return the exit status, 1 if no run has a result."""
     if framework_of(plan.config) == "detectron2":
         register_datasets()
     print("places:", *(f"  {key}  {norm}" for key, norm in plan.places.items()), sep="\n")

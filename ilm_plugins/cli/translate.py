@@ -10,6 +10,7 @@ from ..errors import UserError
 from ..experiments.data.images import read_image
 from ..experiments.pix2pix.pairs import crop_half, image_files
 from ..frameworks import open_config
+from ..frameworks.folders import check_folder
 
 
 def run(args: argparse.Namespace) -> None:
@@ -18,6 +19,7 @@ def run(args: argparse.Namespace) -> None:
     files = image_files(args.input)
     if args.output.exists() and args.output.samefile(args.input):
         raise UserError(f"OUTPUT {str(args.output)!r} is INPUT; give another folder")
+    check_folder(args.output)
     inference = opened.inference()
     if not hasattr(inference.model, "preprocess_images"):
         raise UserError(f"{args.config} has no model that translates images; give one of pix2pix")

@@ -27,9 +27,9 @@ def test_a_folder_keeps_its_name(opened, path):
     assert variants(again).settings()[found.keys["folder"]] == path
 
 
-def test_weights_may_be_none(tmp_path, datasets):
+def test_the_last_weights_count(tmp_path, datasets):
     path = write_mmengine_config(tmp_path / "fcn.py", datasets)
-    assert open_config(str(path), ["load_from=None"]).config.load_from is None
+    assert open_config(str(path), ["load_from=a.pth", "load_from=None"]).config.load_from is None
 
 
 def test_a_function_of_a_config_has_no_address():

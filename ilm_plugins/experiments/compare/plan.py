@@ -53,7 +53,7 @@ class Plan:
         if unknown := [norm for norm in self.overrides_of_norm if norm not in self.norms]:
             raise UserError(f"--for {unknown[0]!r}: give one of {', '.join(self.norms)}")
         for name in self.tests:
-            if not name or folder_name(name) != name:
+            if folder_name(name) != name or not re.search(r"\w", name):
                 raise UserError(f"--test {name!r}: give a name of letters and digits")
             if name == OWN_TEST:
                 raise UserError(f"--test {name!r} is the config's own test; give another name")

@@ -126,5 +126,6 @@ def failure(plan: Plan, norm: str, seed: int, test: str = "") -> str | None:
     log = log_of(plan.folder(norm, seed, test))
     if not log.is_file():
         return "not run"
-    lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    text = log.read_text(encoding="utf-8", errors="replace")  # a kill may cut a character
+    lines = [line for line in text.splitlines() if line.strip()]
     return f"failed: {lines[-1][:200] if lines else 'no output'}; see {log}"

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ... import checkpoints, surgery
 from ...errors import UserError
 from ...frameworks import OpenConfig
-from ...layers.mixture import MixtureNorm
-from ...surgery.norms import is_norm
+from ...layers import SwitchNorm
+from ...surgery.norms import is_norm, named_norms
 from .plan import Plan
 
 #: Batches of the training set that measure the mixtures' running statistics.
@@ -44,22 +44,34 @@ def write_starts(plan: Plan, state: Mapping[str, Any]) -> dict[str, str]:
             # Tensors that the file lacks are random; here they are the same for all norms.
             fitted, _ = surgery.fit_state(complete, model)
             model.load_state_dict(fitted, strict=False)
-        difference = distance(opened, baseline, model, batches[0])
-        differs = difference is None or difference > SAME
-        if differs and any(mixes_batches(layer) for layer in model.modules()):
+        differences = compare_norms(opened, baseline, model, batches[0])
+        # EN starts with BatchNorm's outputs and statistics.
+        if not are_same(differences) and any(map(has_other_statistics, model.modules())):
             surgery.recalibrate(model, batches, partial(opened.outputs, model))
-            difference = distance(opened, baseline, model, batches[0])
-        described[norm] = describe(difference)
+            differences = compare_norms(opened, baseline, model, batches[0])
+        described[norm] = describe(differences)
         if not plan.start(norm).exists():
             plan.start(norm).parent.mkdir(parents=True, exist_ok=True)
             write(opened, state, model, plan.start(norm))
     return described
 
 
-def describe(difference: float | None) -> str:
-    if difference is None:
+def describe(differences: list[float | None] | None) -> str:
+    """Return the largest difference of the norms in words, and how many norms it is not of."""
+    if differences is None:
         return "not compared: the baseline's model has another number of norms"
-    return "the same" if difference <= SAME else f"outputs of a norm differ by {difference:.0%}"
+    compared = [difference for difference in differences if difference is not None]
+    if not compared:
+        return "not compared: no norm has an input in evaluation"
+    largest = float(torch.tensor(compared).max())
+    text = "the same" if largest <= SAME else f"outputs of a norm differ by {largest:.0%}"
+    if left := len(differences) - len(compared):
+        text += f"; norms without an input in evaluation: {left}"
+    return text
+
+
+def are_same(differences: list[float | None] | None) -> bool:
+    return differences is not None and all(d is not None and d <= SAME for d in differences)
 
 
 def write(opened: OpenConfig, state: Mapping[str, Any], model: nn.Module, path: Path) -> None:
@@ -83,32 +95,41 @@ def fit(state: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor
     raise UserError("--weights: no tensor of the file is of this model; give one of this model")
 
 
-def mixes_batches(layer: nn.Module) -> bool:
-    return isinstance(layer, MixtureNorm) and "BN" in layer.normalizers
+def has_other_statistics(layer: nn.Module) -> bool:
+    """Return whether a layer is SN or SSN, whose outputs are not BatchNorm's, with statistics."""
+    return isinstance(layer, SwitchNorm) and "BN" in layer.normalizers
 
 
 @torch.no_grad()
-def distance(opened: OpenConfig, model: nn.Module, other: nn.Module, batch: Any) -> float | None:
-    """Return the largest difference of a norm's outputs, on the inputs that it has in ``model``.
+def compare_norms(
+    opened: OpenConfig, model: nn.Module, other: nn.Module, batch: Any
+) -> list[float | None] | None:
+    """Return the difference of each norm's outputs, on the inputs that it has in ``model``.
 
-    It is divided by the largest output of ``model``'s norm. None if the models have different
-    numbers of norms.
+    It is the largest one, divided by the largest output of ``model``'s norm; None for a norm that
+    gets no input in evaluation. None in place of the list if the numbers of norms differ.
     """
-    ours, theirs = ([m for m in one.eval().modules() if is_norm(m)] for one in (model, other))
+    ours, theirs = (
+        list(dict.fromkeys(norm for _, norm in named_norms(one.eval(), is_norm)))
+        for one in (model, other)
+    )
     if len(ours) != len(theirs):
         return None
-    twins, differences = dict(zip(ours, theirs, strict=True)), [0.0]
+    if model is other:
+        return [0.0]
+    twins = dict(zip(ours, theirs, strict=True))
+    differences: dict[nn.Module, list[float]] = {norm: [] for norm in ours}
 
-    def compare(norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def compare(norm: nn.Module, inputs: tuple, named: dict[str, Tensor], output: Tensor) -> None:
         if output.numel():  # an image may have no region of interest
-            # Without its hooks: the models may be the same.
-            difference = (twins[norm].forward(*inputs) - output).abs().max()
-            differences.append(float(difference / output.abs().max().clamp(min=1e-12)))
+            difference = (twins[norm](*inputs, **named) - output).abs().max()
+            differences[norm].append(float(difference / output.abs().max().clamp(min=1e-12)))
 
-    hooks = [norm.register_forward_hook(compare) for norm in ours]
+    hooks = [norm.register_forward_hook(compare, with_kwargs=True) for norm in ours]
     try:
         opened.outputs(model, batch)
     finally:
         for hook in hooks:
             hook.remove()
-    return max(differences)
+    # Unlike Python's max, torch's is NaN if a value is NaN.
+    return [float(torch.tensor(d).max()) if d else None for d in differences.values()]

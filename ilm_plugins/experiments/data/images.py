@@ -16,12 +16,15 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 def read_image(path: str | os.PathLike) -> Image.Image:
     """Read an image file as RGB, turned upright by its EXIF orientation."""
-    with Image.open(path) as image:
-        if image.mode.startswith(("I", "F")):  # Pillow would cut all values off at 255
-            raise UserError(
-                f"{path} has values of mode {image.mode!r}, expected 8 bits; convert it"
-            )
-        return ImageOps.exif_transpose(image).convert("RGB")
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):  # Pillow would cut all values off at 255
+                raise UserError(
+                    f"{path} has values of mode {image.mode!r}, expected 8 bits; convert it"
+                )
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error}); remove or replace it") from error
 
 
 @dataclass(frozen=True)

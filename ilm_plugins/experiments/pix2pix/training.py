@@ -96,8 +96,9 @@ class TranslatedImages(Hook):
     def before_test_epoch(self, runner) -> None:
         """Remove the images of an earlier test, before any rank writes its own."""
         if not runner.rank:
-            for path in (Path(runner.work_dir) / "test").glob("*/*.png"):
-                path.unlink()
+            for kind in KINDS:
+                for path in (Path(runner.work_dir) / "test" / kind).glob("*.png"):
+                    path.unlink()
         barrier()
 
     def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:

@@ -1,5 +1,6 @@
 """Read detectron2's configs, yaml and LazyConfigs, and build what they describe."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from detectron2 import modeling
 from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
 from detectron2.data import transforms as T
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from yaml.constructor import ConstructorError
@@ -27,7 +29,9 @@ def load_config(
 ) -> CfgNode | DictConfig:
     """Read a config with overrides; a yaml runs code only within ``loading(unsafe=True)``."""
     if path.endswith(".py"):
-        cfg = LazyConfig.apply_overrides(LazyConfig.load(path), list(overrides))
+        cfg = LazyConfig.load(path)
+        with explaining_overrides(overrides, "KEY=VALUE"):
+            cfg = LazyConfig.apply_overrides(cfg, list(overrides))
         if device is not None:
             OmegaConf.update(cfg, "train.device", device)
         if amp:
@@ -36,16 +40,29 @@ def load_config(
     cfg = get_cfg()
     try:
         cfg.merge_from_file(path, allow_unsafe=checkpoints.code_is_allowed())
-        cfg.merge_from_list(list(overrides))
     except ConstructorError as error:
         raise UserError(
             f"{path}: {error.problem} {error.problem_mark}: it may run code; read the file, and if "
             "you trust it, give --unsafe"
         ) from error
+    with explaining_overrides(overrides, "KEY VALUE"):
+        cfg.merge_from_list(list(overrides))
     if device is not None:
         cfg.MODEL.DEVICE = device
     cfg.SOLVER.AMP.ENABLED |= amp
     return cfg
+
+
+@contextmanager
+def explaining_overrides(overrides: Sequence[str], form: str) -> Iterator[None]:
+    """Replace the errors of wrong overrides by a UserError."""
+    try:
+        yield
+    except (AssertionError, HydraException, KeyError, ValueError) as error:
+        reason = str(next(iter(error.args), error)).partition("\n")[0]
+        raise UserError(
+            f"overrides {shlex.join(overrides)}: {reason}; give {form}, with a key of the config"
+        ) from error
 
 
 def build_model(cfg: CfgNode | DictConfig) -> nn.Module:

@@ -206,6 +206,10 @@ class RecordHook(engine.HookBase):
             self._point(done, self._metrics(done - self.period))
 
     def after_train(self) -> None:
+        last = self.trainer.max_iter
+        # A kill between the last checkpoint and its point, which has no loss now.
+        if comm.is_main_process() and run_record.read(self.folder)["run"] < last:
+            run_record.point(self.folder, last)
         if metrics := self._metrics(self.trainer.max_iter):
             if self.trainer.start_iter < self.trainer.max_iter:  # else a trained model is resumed
                 self._point(self.trainer.max_iter, metrics)

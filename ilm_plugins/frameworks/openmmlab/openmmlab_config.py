@@ -54,10 +54,10 @@ def load_config(
     return cfg
 
 
-def _paths(overrides: Sequence[str]) -> dict[str, str]:
+def _paths(overrides: Sequence[str]) -> dict[str, str | None]:
     """Return the overrides of PATHS as they are; DictAction drops spaces, and splits at commas."""
     pairs = (word.split("=", 1) for word in overrides)
-    return {key: value.strip("'\"") for key, value in pairs if key in PATHS and value != "None"}
+    return {k: None if v == "None" else v.strip("'\"") for k, v in pairs if k in PATHS}
 
 
 def build_model(cfg: Config) -> nn.Module:

@@ -209,6 +209,10 @@ class RecordHook(Hook):
             self.point(runner, runner.epoch + 1)
 
     def after_train(self, runner) -> None:
+        reached = runner.epoch if self.by_epoch else runner.iter
+        # An early stop, or a kill between the last checkpoint and its point.
+        if run_record.is_rank_zero() and run_record.read(runner.work_dir)["run"] < reached:
+            self.point(runner, reached)
         if getattr(runner.train_loop, "stop_training", False):  # as EarlyStoppingHook sets it
             run_record.stopped_early(runner.work_dir)
 

@@ -284,6 +284,8 @@ def test_overrides_for_a_norm_may_be_given_again(config, capsys):
     [
         ("--test dusk fcn.py --test dusk fcn.py", "two --test have the same name"),
         ("--test test fcn.py", "--test 'test' is the config's own test"),
+        ("--test .. fcn.py", "--test '..': give a name of letters and digits"),
+        ("--for GN(num_groups=4) a='b", "No closing quotation; close each quote"),
         ("--weights typo.pth", "typo.pth' does not exist"),
         ("default_hooks.checkpoint.out_dir=all", "out_dir = 'all': all runs would write to it"),
     ],
@@ -329,6 +331,14 @@ def test_a_run_without_its_checkpoint_is_a_row(compared, tmp_path):
     plan.folder(GN, 0, "dusk.log").unlink()
     runs.evaluate(plan, GN, 0, "dusk")
     assert "last_checkpoint does not exist" in runs.failure(plan, GN, 0, "dusk")
+
+
+def test_a_log_that_is_cut_within_a_character_is_read(config, tmp_path):
+    plan = Plan(config, [GN], [0], tmp_path)
+    path = runs.log_of(plan.folder(GN, 0))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"no memory \xc3")
+    assert runs.failure(plan, GN, 0).startswith("failed: no memory")
 
 
 def test_a_training_that_stops_early_is_complete(tmp_path):

@@ -108,3 +108,10 @@ def test_a_folder_that_is_none_of_images_is_told(tmp_path, classes, path, words)
     write(classes / "5.png", 5)
     with pytest.raises(UserError, match=words):
         open_images(tmp_path / path)
+
+
+@pytest.mark.parametrize("content", [b"<html></html>", b"\x89PNG\r\n\x1a\n"])
+def test_a_file_that_is_no_image_is_named(tmp_path, content):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.png cannot be read .*; remove or replace it"):
+        open_images(tmp_path)[0]

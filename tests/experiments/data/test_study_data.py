@@ -57,3 +57,11 @@ def test_without_a_network_one_line_says_what_to_do(root, tmp_path):
     assert line.startswith("cannot clone https://")
     assert "--source" in line
     assert not (tmp_path / "bccd").exists()
+
+
+def test_a_source_without_images_is_refused(root, tmp_path):
+    command = [sys.executable, root / "tools" / "study_data.py", "camvid", tmp_path / "camvid"]
+    done = subprocess.run([*command, "--source", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "has no folder CamVid; give a clone of https://" in done.stderr
+    assert not (tmp_path / "camvid").exists()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -337,6 +338,21 @@ def test_translation_into_its_input_is_refused(translate, tmp_path, capsys):
     assert translate(tmp_path / "in", tmp_path / "link") == 2
     assert "is INPUT; give another folder" in capsys.readouterr().err
     assert np.array_equal(read(tmp_path / "in" / "a.png"), before)
+
+
+def test_translation_into_a_file_is_refused(translate, tmp_path, capsys):
+    save(tmp_path / "in" / "a.png", 8, 8)
+    (tmp_path / "out").touch()
+    assert translate(tmp_path / "in", tmp_path / "out") == 2
+    assert "cannot be written to (it is a file)" in capsys.readouterr().err
+
+
+def test_a_test_removes_only_its_own_images(tmp_path):
+    for name in ("output/old.png", "photos/mine.png"):
+        (tmp_path / "test" / name).parent.mkdir(parents=True)
+        (tmp_path / "test" / name).touch()
+    training.TranslatedImages().before_test_epoch(SimpleNamespace(rank=0, work_dir=tmp_path))
+    assert [path.name for path in tmp_path.glob("test/*/*.png")] == ["mine.png"]
 
 
 def test_translation_keeps_sizes(translate, tmp_path):

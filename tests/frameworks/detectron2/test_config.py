@@ -61,6 +61,26 @@ def test_overrides_of_a_lazy_config_are_applied(tmp_path):
     assert cfg.train.amp.enabled
 
 
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        ("SOLVER.MAX_ITER=3", "Override list has odd length"),
+        ("SOLVER.MAX_ITERS 3", "Non-existent key: SOLVER.MAX_ITERS"),
+        ("SOLVER.MAX_ITER abc", "Type mismatch"),
+    ],
+)
+def test_a_wrong_override_of_a_yaml_is_one_line(words, reason):
+    with pytest.raises(UserError, match=f"^overrides {words}: .*{reason}.*; give KEY VALUE"):
+        load_config(str(SHAPES), words.split())
+
+
+def test_a_wrong_override_of_a_lazy_config_is_one_line(tmp_path):
+    (tmp_path / "lazy.py").write_text(LAZY)
+    words = "^overrides train.max_iter 3: [^\n]*; give KEY=VALUE[^\n]*$"
+    with pytest.raises(UserError, match=words):
+        load_config(str(tmp_path / "lazy.py"), ["train.max_iter", "3"])
+
+
 @pytest.mark.parametrize("variable", [None, ALLOW_CODE])
 def test_a_yaml_runs_no_code_unless_asked(tmp_path, monkeypatch, variable):
     monkeypatch.chdir(tmp_path)

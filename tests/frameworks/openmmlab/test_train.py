@@ -211,7 +211,15 @@ def test_a_training_that_stops_early_says_so(config, tmp_path):
     path = tmp_path / "stop.py"
     path.write_text(f"_base_ = {str(config)!r}\ncustom_hooks = [dict(type='StopAtOnce')]\n")
     assert main(command(path, out=tmp_path / "out")) == 0
-    assert run_record.read(tmp_path / "out")["stopped early"] is True
+    found = run_record.read(tmp_path / "out")
+    assert (found["run"], found["stopped early"]) == (1, True)
+
+
+def test_a_record_that_a_kill_left_behind_its_checkpoint_is_completed(config, trained, tmp_path):
+    out = shutil.copytree(trained, tmp_path / "out")
+    run_record.write(out / "record.json", {**run_record.read(out), "run": 3})
+    assert main(command(config, "--resume", out=out)) == 0
+    assert run_record.read(out)["run"] == 4
 
 
 def test_a_record_has_finite_numbers_of_six_decimals():
