@@ -66,7 +66,7 @@ def differences(panels: Mapping[str, list[tuple[str, Difference]]]) -> Figure:
         _draw_intervals(axis, rows)
         axis.set_title(task)
     left, right = axes[0].get_xlim()
-    label = "difference from the plain norm in points, and its paired 95 % interval"
+    label = "difference from the plain norm in points\nand its paired 95 % interval"
     # The interval of two runs that differ much would shrink all others to dots.
     if max(-left, right) > LIMIT:
         label += f", cut at {LIMIT}"

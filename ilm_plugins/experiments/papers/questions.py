@@ -25,7 +25,7 @@ class Answer:
     task: str
     plain: str
     norm: str
-    #: Means over the seeds of each norm.
+    #: Means over the seeds that both norms have.
     plain_mean: float
     norm_mean: float
     #: The norm minus the plain norm, paired by seed; p is corrected for all questions together.
@@ -51,7 +51,11 @@ def _answers(folder: Path) -> Iterator[tuple]:
         comparison, test, metric = (question[key] for key in ("comparison", "test", "metric"))
         for names in question["pairs"]:
             plain, ours = (by_seed(folder / comparison / name, test, metric) for name in names)
-            means = [mean(values.values()) if values else float("nan") for values in (plain, ours)]
+            seeds = plain.keys() & ours.keys()
+            means = [
+                mean(values[seed] for seed in seeds) if seeds else float("nan")
+                for values in (plain, ours)
+            ]
             yield question["task"], *names, *means, paired(ours, plain)
 
 

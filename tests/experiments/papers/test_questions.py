@@ -56,6 +56,12 @@ def test_an_answer_has_both_means_and_the_difference(folder):
     assert "| EN 42.2 | +1.0 | " in line
 
 
+def test_the_means_are_of_the_seeds_that_both_norms_have(folder):
+    run(folder / "daylight" / "BN", 3, {"mIoU": 90.0})
+    found = answer(folder, "CamVid by day", "EN")
+    assert found.norm_mean - found.plain_mean == pytest.approx(found.difference.mean)
+
+
 @pytest.mark.parametrize("options", [{"run": 9}, {"diverged": "the loss is NaN"}])
 def test_a_run_that_did_not_end_well_does_not_count(tmp_path, options):
     run(tmp_path, 0, {"mIoU": 1.0}, **options)
