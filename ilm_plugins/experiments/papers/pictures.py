@@ -65,12 +65,13 @@ def differences(panels: Mapping[str, list[tuple[str, Difference]]]) -> Figure:
     for axis, (task, rows) in zip(axes, panels.items(), strict=True):
         _draw_intervals(axis, rows)
         axis.set_title(task)
-    left, right = axes[0].get_xlim()
     label = "difference from the plain norm in points\nand its paired 95 % interval"
     # The interval of two runs that differ much would shrink all others to dots.
-    if max(-left, right) > LIMIT:
+    found = [one for rows in panels.values() for _, one in rows]
+    low, high = min(one.low for one in found), max(one.high for one in found)
+    if max(-low, high) > LIMIT:
         label += f", cut at {LIMIT}"
-        axes[0].set_xlim(max(left, -LIMIT), min(right, LIMIT))
+        axes[0].set_xlim(max(low - 1, -LIMIT), min(high + 1, LIMIT))
     axes[-1].set_xlabel(f"{label};\nright of 0, the first norm is better")
     return fig
 
