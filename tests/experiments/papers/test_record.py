@@ -296,6 +296,12 @@ def test_a_finished_run_replaces_its_record(tmp_path):
     assert row_record.read(path)["run"] == 165
 
 
+def test_a_finished_record_stays_beside_an_unfinished_one(tmp_path):
+    for found in (recorded(), recorded(run=1)):
+        path = row_record.collect(found, tmp_path)
+    assert row_record.read(path)["run"] == 165
+
+
 @pytest.mark.parametrize("other", [{"changes": {"a": 1}}, {"seed": 1}], ids=["changed", "seed"])
 def test_a_run_of_other_settings_keeps_the_record(tmp_path, other):
     paths = {row_record.collect(found, tmp_path) for found in (recorded(), recorded(**other))}
