@@ -101,7 +101,7 @@ def count_parameters(plan: Plan) -> dict[str, int]:
 def compare(
     plan: Plan, parameters: dict[str, int], state: Mapping[str, Any] | None, command: str
 ) -> bool:
-    """Run what is missing, then write compare.md, compare.csv and compare.png, and print.
+    """Run the missing runs, then write compare.md, compare.csv and compare.png, and print.
 
     Return whether any run has a result. ``state`` is the state dict of --weights.
     """

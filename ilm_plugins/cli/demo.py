@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
         metrics = result["metrics"][run_record.PLAIN]
         norm = opened.config.MODEL.ROI_BOX_HEAD.NORM
         precisions = (metrics.get(name) for name in ("bbox/AP", "segm/AP"))
-        # The record of a model without predictions has null, that of one without masks no segm/AP.
+        # A model without predictions has null in its record, and a model without masks no segm/AP.
         box, mask = (math.nan if value is None else value for value in precisions)
         rows.append(f"{norm:14} {box:7.1f} {mask:8.1f} {result['seconds']:8.0f}   {picture}")
     print(f"\n{'box head norm':14} {'box AP':>7} {'mask AP':>8} {'seconds':>8}   picture")

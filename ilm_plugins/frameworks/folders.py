@@ -36,7 +36,7 @@ def unwritable(folder: str | Path, error: OSError) -> UserError:
 def last_checkpoint(folder: Path) -> Path:
     """Return the last checkpoint of a training, in its folder, which may have been moved.
 
-    UserError if there is none.
+    UserError if the training has written no checkpoint.
     """
     named = folder / "last_checkpoint"
     if not named.is_file():

@@ -49,7 +49,7 @@ class YamlVariants:
         ]
 
     def without_test_set(self, overrides: Sequence[str]) -> list[str]:
-        """Return the overrides but those of the config's test set."""
+        """Return the overrides without the overrides of the config's test set."""
         pairs = zip(overrides[::2], overrides[1::2], strict=True)
         return [word for pair in pairs if not self.is_of_test_set(pair[0]) for word in pair]
 

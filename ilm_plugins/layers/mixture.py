@@ -229,8 +229,10 @@ def check_momentum(layer: str, momentum: Any) -> None:
 
 
 def check_sync(layer: str, sync: Any) -> None:
-    is_valid = isinstance(sync, bool | distributed.ProcessGroup)
-    if distributed.is_available():  # a process outside a new group gets a number in its place
+    is_valid = isinstance(sync, bool)
+    if distributed.is_available():
+        is_valid |= isinstance(sync, distributed.ProcessGroup)
+        # A process outside a new group gets a number in place of the group.
         is_valid |= sync == distributed.GroupMember.NON_GROUP_MEMBER
     expected = "True, False or a group from torch.distributed.new_group"
     check(is_valid, f"{layer}: sync={sync!r} is no process group; set it to {expected}")

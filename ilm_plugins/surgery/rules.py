@@ -252,7 +252,7 @@ def _ssn_to_plain(source: State, layer: nn.Module) -> State:
 
 
 def _fixed_row(fixed: Tensor) -> int | None:
-    """Return the index of an SSN's ratio that is fixed on 1; None while there is none."""
+    """Return the index of an SSN's ratio that is fixed on 1; None if no ratio is fixed."""
     # In an average of models there may be fractions, which the layer does not use as ratios.
     is_fixed = fixed.count_nonzero() == 1 and fixed.sum() == 1
     return int(fixed.argmax()) if is_fixed else None

@@ -9,7 +9,7 @@ from ilm_plugins.layers.mixture import RUNNING
 from ilm_plugins.ops import cpu
 
 C = 64
-#: What a mixture computes without, as BatchNorm does.
+#: Tensors that a mixture does not need, as BatchNorm does not.
 OPTIONAL = {*RUNNING, "num_batches_tracked"}
 MISSING = [
     (key, name) for key, norm in NORMS.items() for name in {*norm(C).state_dict()} - OPTIONAL

@@ -161,7 +161,7 @@ def test_frozen_batchnorm_becomes_a_frozen_en(module):
 @pytest.fixture
 def frozen_of_eps_0():
     """A norm of torchvision's detectors, with variances far above and far below 1e-5."""
-    torchvision = pytest.importorskip("torchvision", reason="needs torchvision")
+    torchvision = pytest.importorskip("torchvision", reason="needs torchvision: make install-test")
     norm = randomized(torchvision.ops.FrozenBatchNorm2d(32, eps=0.0)).double()
     norm.running_var[:4] = torch.tensor([1e-3, 1e-5, 1e-7, 1e-12])
     return norm

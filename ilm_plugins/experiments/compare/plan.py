@@ -119,7 +119,7 @@ class Plan:
 
     @property
     def overrides_of_tests(self) -> list[str]:
-        """The overrides for further tests: all but those of the config's own test set."""
+        """The overrides for further tests, without the overrides of the config's own test set."""
         return self.variants.without_test_set(self.overrides)
 
     def check_folders(self) -> None:

@@ -72,7 +72,9 @@ def test_a_norm_that_is_called_by_keyword_is_compared():
 @pytest.mark.parametrize("key, is_same", [("EN", True), ("SN", False)])
 def test_the_norms_of_levels_are_compared_level_by_level(key, is_same):
     """RetinaNet's head has a BatchNorm for each level, with one weight and bias."""
-    batch_norm = pytest.importorskip("detectron2.layers.batch_norm")
+    batch_norm = pytest.importorskip(
+        "detectron2.layers.batch_norm", reason="needs detectron2: make install-detectron2"
+    )
     plain = nn.Sequential(batch_norm.CycleBatchNormList(3, num_features=8))
     for level, norm in enumerate(plain[0]):
         nn.init.constant_(norm.running_mean, level)

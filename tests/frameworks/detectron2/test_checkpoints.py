@@ -96,7 +96,7 @@ def test_files_of_caffe2_are_loaded(tmp_path):
 
 @pytest.mark.parametrize("entry", ["model", None])
 def test_a_pkl_by_torch_is_loaded_as_a_pth(tmp_path, entry):
-    """With its names, of which files of Caffe2 have others."""
+    """Its names stay; the names in a file of Caffe2 would change."""
     source, target = randomized(SwitchNorm(4)), SwitchNorm(4)
     state = source.state_dict()
     torch.save({entry: state} if entry else state, tmp_path / "m.pkl")
