@@ -14,6 +14,7 @@ the lines between a marker and ``<!-- end -->`` are written again:
 
 import re
 import sys
+from itertools import chain
 from pathlib import Path
 
 from ilm_plugins.experiments.compare import statistics
@@ -59,7 +60,9 @@ def file(name: str, groups: paper_report.Groups) -> str:
 
 def table(name: str, groups: paper_report.Groups) -> str:
     entry = registry.find_table(name)
-    command = paper_report.comparison(entry)
+    rows = [groups[cell.canonical.id] for cell in entry.cells.values()]
+    seeds = sorted({run["seed"] for group in chain.from_iterable(rows) for run in group})
+    command = paper_report.comparison(entry, seeds)
     lines = [f"`{command}` trains these rows.", ""] if command else []
     return "\n".join([*lines, *paper_report.table_lines(entry, groups)])
 
@@ -84,7 +87,7 @@ def differences(name: str, groups: paper_report.Groups) -> str:
             failed = len(group) - sum(map(row_record.learned, group))
             seeds = f"{difference.seeds}" + (f" ({failed} more did not learn)" if failed else "")
             cells = entry.task, entry.measures[0], norms, mean, f"{low} to {high}"
-            lines.append(paper_report.markdown_row(*cells, f"{difference.p:.2f}", seeds))
+            lines.append(paper_report.markdown_row(*cells, f"{difference.p:.3f}", seeds))
     return "\n".join(lines)
 
 

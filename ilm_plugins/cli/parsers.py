@@ -45,14 +45,15 @@ def train(argv: Sequence[str]) -> Namespace:
     add("--num-gpus", type=int, metavar="N", help=what)
     what = "processes a machine over gloo, with --num-gpus 0"
     add("--num-processes", type=_positive, default=Processes.num_processes, metavar="N", help=what)
-    add("--num-machines", type=_positive, default=Processes.num_machines, metavar="M")
+    what = "machines; default: 1"
+    add("--num-machines", type=_positive, default=Processes.num_machines, metavar="M", help=what)
     what = "0 to M - 1"
     add("--machine-rank", type=int, default=Processes.machine_rank, metavar="R", help=what)
     what = "default: a free local port"
     add("--dist-url", default=Processes.dist_url, metavar="URL", help=what)
     for flag, what in (
-        ("--resume", "continue from the last checkpoint"),
-        ("--eval-only", "evaluate the checkpoint and stop"),
+        ("--resume", "continue from the last checkpoint; without one, start"),
+        ("--eval-only", "evaluate the config's checkpoint, or with --resume the last one"),
         ("--tta", "MMEngine: evaluate with the config's tta_pipeline, or the default"),
         ("--amp", "train in mixed precision, on GPUs"),
         ("--unsafe", "run code that checkpoints and yaml configs hold"),
@@ -73,17 +74,17 @@ def convert(argv: Sequence[str]) -> Namespace:
     add("input", type=_user_path)
     add("output", type=_user_path, help="another file, in the format that its name ends with")
     to = p.add_mutually_exclusive_group(required=True).add_argument
-    what = "convert to the norms of this model: a config as of the command train"
+    what = "convert to the norms of this model: a config, as for the command train"
     to("--config-file", metavar="FILE", help=what)
     what = "ILMGN, EN or another key of ilm_plugins.NORMS; options as in 'EN(reduction=16)'"
     to("--to", metavar="NORM", help=what)
-    what = "to the plain norms, where layers still are these"
+    what = "to the plain norms, where a layer still computes one"
     to("--revert", action="store_true", help=what)
     what = "with --to and --revert: names of norms, * for any characters; can be given again"
     add("--match", action="append", metavar="PATTERN", help=what)
     what = "with --to: the plain norm to replace, such as BN by ILMGN; outputs then change"
     add("--replacing", metavar="NORM", help=what)
-    what = "with --config-file: INPUT is of this part of the model, such as backbone"
+    what = "with --config-file: INPUT has only the weights of this part, such as backbone"
     add("--part", metavar="NAME", help=what)
     add("--overwrite", action="store_true", help="replace OUTPUT if it is there")
     add("--names", action="store_true", help="print the names of all norms, not only a summary")
@@ -145,15 +146,15 @@ def reproduce(argv: Sequence[str]) -> Namespace:
         "run",
         help="train and test a table's rows, or continue them",
         usage="%(prog)s TABLE [ROW] [options] [KEY=VALUE ...]",
-        epilog="Runs are in WORK_DIR/TABLE/ROW/seedN, each with its record.json. Words "
-        "KEY=VALUE at the end are overrides of the config.",
+        epilog="Runs are in WORK_DIR/TABLE/ROW/seedN, each with its record.json. "
+        "Arguments KEY=VALUE at the end are overrides of the config.",
     )
     add = running.add_argument
     add("table", help="such as en-5; 'list' has them all")
     add("row", nargs="?", help="such as ResNet20/EN; default: all")
     add("--seeds", type=int, nargs="+", default=Options.seeds, metavar="SEED")
     shorter = running.add_mutually_exclusive_group()
-    what = "a length of two, on a few generated images"
+    what = "train two epochs or iterations, on a few generated images"
     shorter.add_argument("--miniature", action="store_true", help=what)
     what = "train for N, with the schedule scaled to it; the result's label says so"
     for unit in ("epochs", "iterations"):
@@ -183,20 +184,20 @@ def compare(argv: Sequence[str]) -> Namespace:
     )
     p.usage = "%(prog)s CONFIG NORM NORM ... [options] [KEY VALUE | KEY=VALUE ...]"
     add = p.add_argument
-    add("config", metavar="CONFIG", help="of detectron2 or MMEngine, as of the command train")
+    add("config", metavar="CONFIG", help="of detectron2 or MMEngine, as for the command train")
     what = "a norm such as EN, GN or 'ILMGN(key_group_size=8)'; as-is: the config's own norms"
     add("norms", nargs="+", metavar="NORM", help=what)
-    what = "where the norms stand; default: everywhere the config names a norm"
+    what = "config keys that get the norm; default: all keys of norms"
     add("--at", nargs="+", default=(), metavar="KEY", help=what)
     add("--seeds", type=int, nargs="+", default=(0,), metavar="SEED", help="default: 0")
     what = "a checkpoint from which each norm starts, converted to it"
     add("--weights", type=_user_path, metavar="FILE", help=what)
     what = "test each model on the test set of another config, too; can be given again"
     add("--test", nargs=2, action="append", default=[], metavar=("NAME", "CONFIG"), help=what)
-    what = "overrides for one norm, such as its learning rate, as one word; can be given again"
+    what = "overrides for one norm, such as its learning rate, as one argument; can be given again"
     pair = {"nargs": 2, "metavar": ("NORM", "OVERRIDES")}
     add("--for", action="append", default=[], dest="overrides_of_norm", help=what, **pair)
-    add("--metric", metavar="NAME", help="to compare; default: the config's, or the first")
+    add("--metric", metavar="NAME", help="to compare; default: save_best, mIoU or the first")
     add("--num-gpus", type=int, metavar="N", help="GPUs of each run; default: 1 if any")
     what = "default: output/compare/ and the config's name"
     add("--output", type=_user_path, metavar="DIR", help=what)

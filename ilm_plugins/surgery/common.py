@@ -69,7 +69,7 @@ class Report:
         for name, classes in self.converted.items():
             sections[f"converted, {classes}"].append(name)
         for name, reason in self.left.items():
-            sections[f"left, {reason}"].append(name)
+            sections[f"skipped, {reason}"].append(name)
         if self.missing:
             sections["missing"] = self.missing
         sections |= {f"note, {remark}": names for remark, names in self.notes.items()}

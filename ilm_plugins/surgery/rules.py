@@ -302,7 +302,7 @@ class Rule:
 
 _ILM = "ILMGN", "ILMLN", "ILMIN"
 _BY_AUTOENCODER = *_ILM, "AssocNorm"
-_KEPT = "weight and bias are kept; train the model on"
+_KEPT = "weight and bias are kept; train the model further"
 _NOT_OF_BATCH = (
     f"outputs change: each image's own statistics take the place of BatchNorm's; {_KEPT}"
 )

@@ -96,10 +96,10 @@ def test_mistakes(options, words):
 
 def test_the_report_lists_names_by_what_became_of_them():
     model = nn.ModuleDict({"a": GN4(32), "b": GN4(32), "c": nn.BatchNorm2d(8)})
-    *lines, left, name = surgery.convert(model, "ILMGN")[1].names().splitlines()
+    *lines, skipped, name = surgery.convert(model, "ILMGN")[1].names().splitlines()
     assert lines == ["converted, GroupNorm -> ILMGroupNorm (2):", "    a", "    b"]
-    assert left.startswith("left, BatchNorm2d, but")
-    assert left.endswith(" (1):")
+    assert skipped.startswith("skipped, BatchNorm2d, but")
+    assert skipped.endswith(" (1):")
     assert name == "    c"
 
 

@@ -44,8 +44,8 @@ def markdown(results: Results, command: str) -> str:
         corrected = f", by Holm's correction for {others} norms, which the intervals do not have"
     lines += [
         "Differences are paired by seed; behind them is the 95 % interval of Student's t. p is "
-        f"that of the paired t-test{corrected}. A number of seeds shows a difference if their "
-        "t-test sees it in four of five comparisons.",
+        f"that of the paired t-test{corrected}. A number of seeds shows a difference if p is below "
+        f"{ALPHA} in four of five comparisons.",
         "",
     ]
     return "\n".join(lines)

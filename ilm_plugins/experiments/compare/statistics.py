@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from scipy import optimize, stats
@@ -26,15 +27,17 @@ class Difference:
     high: float
     #: p-value of the two-sided paired t-test; Holm's correction changes it.
     p: float
+    #: The number of tests for which p is corrected.
+    tests: int = 1
 
     @property
     def visible(self) -> float:
         """The difference that ``seeds`` seeds of this deviation show with probability .8."""
-        return visible_difference(self.seeds, self.deviation)
+        return visible_difference(self.seeds, self.deviation, self.tests)
 
     def seeds_for(self, difference: float) -> int | None:
         """Return how many seeds show a difference with probability .8; None for over 10,000."""
-        return needed_seeds(difference, self.deviation)
+        return needed_seeds(difference, self.deviation, self.tests)
 
 
 def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
@@ -62,7 +65,7 @@ def holm(differences: Sequence[Difference | None]) -> list[Difference | None]:
     corrected, largest = list(differences), 0.0
     for rank, i in enumerate(order):
         largest = max(largest, min(1.0, (len(order) - rank) * differences[i].p))
-        corrected[i] = replace(differences[i], p=largest)
+        corrected[i] = replace(differences[i], p=largest, tests=len(order))
     return corrected
 
 
@@ -78,35 +81,45 @@ def interval(difference: Difference, decimals: int = 1) -> str:
     return text if difference.seeds == 1 else f"{text} [{', '.join(ends)}]"
 
 
-def power(seeds: int, effect: float) -> float:
-    """Return the probability that a paired t-test sees a difference of ``effect`` deviations."""
+def power(seeds: int, effect: float, tests: int = 1) -> float:
+    """Return the probability that a paired t-test sees a difference of ``effect`` deviations.
+
+    Its p must pass the first, strictest step of Holm's correction for a number of tests.
+    """
     freedom, shift = seeds - 1, effect * seeds**0.5
-    limit = stats.t.ppf(1 - ALPHA / 2, freedom)
-    # The other side of the test adds less than .001 at the powers that are asked for.
-    return float(stats.nct.sf(limit, freedom, shift))
+    limit = stats.t.ppf(1 - ALPHA / tests / 2, freedom)
+    # The mean over the deviations that seeds can have; scipy's nct is NaN for large shifts. The
+    # other side of the test adds less than .001 at the powers that are asked for.
+    return float(stats.norm.cdf(shift - limit * _deviations(freedom)).mean())
 
 
-def visible_difference(seeds: int, deviation: float) -> float:
+@cache
+def _deviations(freedom: int) -> np.ndarray:
+    """Return equally probable ratios of a deviation of seeds to the real one."""
+    return stats.chi.ppf((np.arange(2000) + 0.5) / 2000, freedom) / freedom**0.5
+
+
+def visible_difference(seeds: int, deviation: float, tests: int = 1) -> float:
     """Return the difference that a number of seeds, at least 2, shows with probability .8."""
     if seeds < 2 or not deviation > 0:
         return float("nan") if seeds < 2 else 0.0
-    # Two seeds need 16.3 standard errors, more seeds fewer; from 40 on, scipy's power is NaN.
-    highest = 20 / seeds**0.5
-    effect = optimize.brentq(lambda effect: power(seeds, effect) - POWER, 0, highest)
+    # Two seeds need 16.3 standard errors for one test, more seeds fewer.
+    highest = 20 * tests / seeds**0.5
+    effect = optimize.brentq(lambda effect: power(seeds, effect, tests) - POWER, 0, highest)
     return effect * deviation
 
 
-def needed_seeds(difference: float, deviation: float) -> int | None:
+def needed_seeds(difference: float, deviation: float, tests: int = 1) -> int | None:
     """Return how many seeds, at least 2, show a difference with probability .8; None for many."""
     if not np.isfinite(deviation):
         return None
     low, high = 1, 2  # too few, maybe enough
-    while visible_difference(high, deviation) > difference:
+    while visible_difference(high, deviation, tests) > difference:
         low, high = high, 2 * high
         if low > MOST_SEEDS:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        enough = visible_difference(middle, deviation) <= difference
+        enough = visible_difference(middle, deviation, tests) <= difference
         low, high = (low, middle) if enough else (middle, high)
     return high

@@ -188,7 +188,7 @@ def page(paper: str, groups: Groups, folder: Path) -> str:
     return "\n".join(lines)
 
 
-def comparison(table: Table) -> str:
+def comparison(table: Table, seeds: Iterable[int]) -> str:
     """Return the command ``compare`` that trains all rows of a table; "" if there is none."""
     rows = [*table.cells.values()]
     alike = all(cell.norm and cell.at == table.at and not cell.starts_from for cell in rows)
@@ -197,7 +197,8 @@ def comparison(table: Table) -> str:
     norms = [cell.norm for cell in rows if cell.config == table.config]
     config = configs.SCHEME + table.config.removeprefix("configs/")
     at = ["--at", *table.at] if table.at else []
-    return shown(["compare", config, *norms, *at])
+    output = ["--output", f"output/compare/{table.id}"]
+    return shown(["compare", config, *norms, *at, "--seeds", *map(str, seeds), *output])
 
 
 def table_lines(table: Table, groups: Groups) -> list[str]:

@@ -184,6 +184,7 @@ test_dataloader = dict(dataset=dict(data_root="nowhere"))
 """
 
 
+@pytest.mark.wide
 def test_a_further_test_that_fails_is_a_row(config, started):
     Path("missing.py").write_text(MISSING.format(config))
     assert compare(config, GN, EN, "--test", "missing", "missing.py") == 0
@@ -362,6 +363,7 @@ def test_a_norm_that_is_given_twice_is_refused(config, capsys):
     assert "is given twice" in capsys.readouterr().err
 
 
+@pytest.mark.wide
 def test_weights_start_each_norm_as_the_converted_model(config, started):
     torch.manual_seed(3)
     words = variants(open_config(config)).norm("model.backbone.norm_cfg", "BN")

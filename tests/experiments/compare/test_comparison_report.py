@@ -71,7 +71,7 @@ def test_a_seen_difference_is_put_into_words():
 
 
 def test_a_difference_that_is_not_seen_tells_what_the_seeds_would_show():
-    words = "- EN: no difference was seen; 3 seeds would show differences above 1.6."
+    words = "- EN: no difference was seen; 3 seeds would show differences above 2.3."
     assert words in report(results())
 
 

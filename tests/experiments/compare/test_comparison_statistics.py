@@ -70,12 +70,15 @@ def test_holm_leaves_out_norms_without_a_difference():
     assert found[2].p == 0.04
 
 
-@pytest.mark.parametrize("seeds, effect", [(3, 3.26), (5, 1.68), (10, 1.0), (34, 0.496)])
-def test_power_is_the_share_of_simulated_tests_that_see_the_difference(seeds, effect):
+@pytest.mark.parametrize(
+    "seeds, effect, tests",
+    [(3, 3.26, 1), (5, 1.68, 1), (10, 1.0, 1), (34, 0.496, 1), (2, 115.4, 10), (5, 2.47, 4)],
+)
+def test_power_is_the_share_of_simulated_tests_that_see_the_difference(seeds, effect, tests):
     draws = np.random.default_rng(0).normal(effect, 1, (20_000, seeds))
-    share = (stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05).mean()
+    share = (stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05 / tests).mean()
     # Three standard errors of the share.
-    assert abs(power(seeds, effect) - share) < 3 * (0.2 / 20_000) ** 0.5
+    assert abs(power(seeds, effect, tests) - share) < 3 * (0.2 / 20_000) ** 0.5
     assert abs(share - 0.8) < 0.02
 
 
@@ -83,6 +86,15 @@ def test_as_many_seeds_as_needed_show_the_difference():
     seeds = needed_seeds(1.0, 1.7)
     visible = [statistics.visible_difference(n, 1.7) for n in (seeds, seeds - 1)]
     assert visible[0] <= 1.0 < visible[1]
+
+
+def test_more_norms_need_more_seeds():
+    assert needed_seeds(1.0, 1.7, tests=4) > needed_seeds(1.0, 1.7)
+
+
+def test_holm_states_for_how_many_norms_p_is_corrected():
+    found = holm([difference(0.01), None, difference(0.3)])
+    assert [found[0].tests, found[2].tests] == [2, 2]
 
 
 def test_a_tiny_difference_needs_too_many_seeds_to_count():

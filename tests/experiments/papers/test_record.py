@@ -176,15 +176,15 @@ def test_a_plot_of_differences_has_a_panel_for_each_task_with_several(tmp_path, 
 
 
 def test_a_table_of_norms_names_the_comparison_that_trains_it():
-    assert paper_report.comparison(registry.find_table("study-box")) == (
+    assert paper_report.comparison(registry.find_table("study-box"), [0, 1]) == (
         "python -m ilm_plugins compare ilm_plugins://detectron2/bccd/faster_rcnn_R_18_FPN.yaml "
-        "as-is ILMGN AN --at MODEL.ROI_BOX_HEAD.NORM"
+        "as-is ILMGN AN --at MODEL.ROI_BOX_HEAD.NORM --seeds 0 1 --output output/compare/study-box"
     )
 
 
 @pytest.mark.parametrize("table", ["study-tune", "study-pix", "en-5", "en-fig4"])
 def test_a_table_that_is_no_comparison_names_none(table):
-    assert paper_report.comparison(registry.find_table(table)) == ""
+    assert paper_report.comparison(registry.find_table(table), [0]) == ""
 
 
 def test_plots_skip_values_that_are_null_in_the_record():

@@ -39,7 +39,7 @@ def test_a_zoo_checkpoint_of_gn_computes_the_same(root, plain, tmp_path, capsys)
     assert run(path, out, "--config-file", root / ILMGN) == 0
     printed = capsys.readouterr().out
     assert "converted, GN or IN -> ILMGroupNorm (4):" in printed
-    assert "left" not in printed
+    assert "skipped" not in printed
     assert "missing" not in printed
     model = open_config(str(root / ILMGN)).build_model().eval()
     Checkpointer(model).load(str(out))

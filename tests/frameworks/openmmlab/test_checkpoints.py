@@ -53,7 +53,7 @@ def test_batchnorm_is_found_under_the_name_of_its_type(segmenters, tmp_path, cap
     arguments = folder / "bn.pth", tmp_path / "en.pth", "--names", "--config-file", config
     assert convert(*arguments) == 0
     printed = capsys.readouterr().out
-    assert "left" not in printed
+    assert "skipped" not in printed
     assert "missing" not in printed
     assert "    backbone.layer1.0.gn1\n" in printed
     assert "    decode_head.convs.0.gn\n" in printed

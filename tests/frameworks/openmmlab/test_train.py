@@ -83,6 +83,7 @@ def test_a_point_of_an_epoch_has_the_validation(epochs):
     assert all(0 <= point["mIoU"] <= 100 for point in curve)
 
 
+@pytest.mark.wide
 def test_two_processes_that_are_killed_resume_with_their_optimizer(config, launcher, tmp_path):
     """Also with an entry for channels_last, SyncBN, which is for GPUs, and SSN without a hook."""
     text = (
