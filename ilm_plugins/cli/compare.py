@@ -60,11 +60,8 @@ def run(args: argparse.Namespace) -> int:
     )
     if framework_of(plan.config) == "detectron2":
         register_datasets()
-    print(
-        "keys that get the norm:",
-        *(f"  {key}  {norm}" for key, norm in plan.places.items()),
-        sep="\n",
-    )
+    print("keys that get the norm:")
+    print(*(f"  {key}  {norm}" for key, norm in plan.places.items()), sep="\n")
     parameters = count_parameters(plan)
     plan.check_folders()
     plan.check_tests()
