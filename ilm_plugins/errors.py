@@ -65,6 +65,11 @@ def missing(what: str, package: str | ImportError, extra: str | None = None) -> 
     return UserError(f"{what} needs {package}: {install}")
 
 
+def one_line(error: object) -> str:
+    """Return the text of an error, or a text, in one line."""
+    return " ".join(str(error).split())
+
+
 @functools.cache
 def warn_once(message: str) -> None:
     warnings.warn(message, stacklevel=3)

@@ -127,9 +127,14 @@ def detectors(name: str, groups: paper_report.Groups) -> str:
     }
     cells = registry.find_table("study-all").cells
     found[4] = {
-        cell.norm_name: {run["seed"]: run["metrics"][PLAIN][batches.METRIC] for run in group}
+        cell.norm_name: {
+            run["seed"]: run["metrics"][PLAIN][batches.METRIC]
+            for run in group
+            if row_record.learned(run) and batches.METRIC in run["metrics"].get(PLAIN, {})
+        }
         for cell in cells.values()
         for group in groups[cell.canonical.id]
+        if row_record.is_full(group[0])
     }
     return "\n".join(batches.markdown(found))
 

@@ -92,7 +92,7 @@ def _read_torch(path: Path, unsafe: bool) -> Any:
     # torch before 2.6 runs the code in these two formats even with weights_only.
     if tarfile.is_tarfile(path):
         raise refused("tarfile.TarFile")
-    if zipfile.is_zipfile(path):
+    if _is_zip(path):
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                 raise refused("torch.jit.ScriptModule")
@@ -104,10 +104,16 @@ def _read_torch(path: Path, unsafe: bool) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
+def _is_zip(path: Path) -> bool:
+    """Return whether torch reads a file as a zip: not if a zip follows an older format's bytes."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\3\4" and zipfile.is_zipfile(path)
+
+
 def _mentions(path: Path, name: bytes) -> bool:
     """Return whether a pickle in a file of torch has a name."""
     spans = [(0, path.stat().st_size)]
-    if zipfile.is_zipfile(path):
+    if _is_zip(path):
         with zipfile.ZipFile(path) as archive:
             # torch ignores the case of this name.
             pickles = [f for f in archive.infolist() if f.filename.lower().endswith("data.pkl")]

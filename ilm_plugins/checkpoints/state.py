@@ -32,7 +32,7 @@ def find_state(contents: Any, path: str | os.PathLike) -> tuple[str | None, dict
     held = ", ".join(map(repr, contents)) if isinstance(contents, Mapping) else type(contents)
     raise CheckpointError(
         f"{str(path)!r} holds no state dict, neither under {' or '.join(map(repr, STATE_KEYS))} "
-        f"nor at the top, but {str(held)[:120] or 'nothing'}"
+        f"nor at the top, but {str(held)[:120] or 'nothing'}; give a checkpoint of a model"
     )
 
 
@@ -113,7 +113,7 @@ def check_fits(path: str | os.PathLike, model: nn.Module, absent: Iterable[str])
     if required and required.keys() <= {*absent}:
         raise CheckpointError(
             f"checkpoint {str(path)!r} is of another model: it has none of the {len(required)} "
-            f"tensors such as {next(iter(required))}"
+            f"tensors such as {next(iter(required))}; give one of this model"
         )
 
 

@@ -2,18 +2,22 @@
 
 import argparse
 import json
+import multiprocessing
 import os
 import shlex
 import signal
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..checkpoints import replacing
 from ..configs import resolve
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..experiments.compare import comparison_report as report
 from ..experiments.compare import runs
 from ..experiments.compare.plan import Plan, shown
@@ -58,8 +62,7 @@ def run(args: argparse.Namespace) -> int:
         overrides=args.overrides,
         unsafe=args.unsafe,
     )
-    if framework_of(plan.config) == "detectron2":
-        register_datasets()
+    prepare(plan)
     print("keys that get the norm:")
     print(*(f"  {key}  {norm}" for key, norm in plan.places.items()), sep="\n")
     parameters = count_parameters(plan)
@@ -87,15 +90,18 @@ def count_parameters(plan: Plan) -> dict[str, int]:
     counts, errors = {}, []
     for norm in plan.norms:
         try:
-            model = plan.open(norm).build_model()
+            model = plan.open(norm, "cpu").build_model()
         # A norm that does not fit, or is unknown to the framework; other errors are no news of it.
         except (UserError, ValueError, TypeError, KeyError, AssertionError) as error:
-            errors.append(f"{norm}: {type(error).__name__}: {error}")
+            errors.append(f"{norm}: {type(error).__name__}: {one_line(error)}")
         else:
             counts[norm] = sum(parameter.numel() for parameter in model.parameters())
     if errors:
         places = ", ".join(plan.places)
-        raise UserError(f"these norms do not fit at {places}:\n" + "\n".join(errors))
+        raise UserError(
+            f"these norms do not fit at {places}: {'; '.join(errors)}; leave them out, give them "
+            "other options, or give another --at"
+        )
     return counts
 
 
@@ -108,12 +114,14 @@ def compare(
     """
     starts = {}
     if state is not None:
-        from ..experiments.compare.start import write_starts
-
+        # A process that has used a GPU keeps some of its memory.
+        write_starts = (
+            partial(in_own_process, convert_weights) if plan.num_gpus else convert_weights
+        )
         starts = write_starts(plan, state)
     runs.run_all(plan)
     values = collect(plan)
-    metric = main_metric(values, plan.metric or plan.variants.main_metric())
+    metric = main_metric(values, plan.metric, plan.variants.main_metric())
     values = complete(values, metric)
     has_result = any(value.metric == metric and not value.failure for value in values)
     # Without a result, reading the training set may fail here, too.
@@ -128,6 +136,26 @@ def compare(
         draw(results, plan.output / "compare.png")
     print(text)
     return has_result
+
+
+def prepare(plan: Plan) -> None:
+    if framework_of(plan.config) == "detectron2":
+        register_datasets()
+
+
+def convert_weights(plan: Plan, state: Mapping[str, Any]) -> dict[str, str]:
+    """Write the checkpoint from which each norm starts; return how its outputs differ, in words."""
+    from ..experiments.compare.start import write_starts
+
+    prepare(plan)
+    return write_starts(plan, state)
+
+
+def in_own_process(function: Callable[..., Any], plan: Plan, *args: Any) -> Any:
+    """Call a function in a new process."""
+    fresh = replace(plan)  # without the open configs, which cannot be sent
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, fresh, *args).result()
 
 
 def collect(plan: Plan) -> list[Value]:
@@ -158,8 +186,8 @@ def measured_steps(plan: Plan) -> dict[str, dict[str, float]]:
 
     try:
         steps = measure_steps(plan)
-    except (RuntimeError, MemoryError) as error:
-        print(f"the cost of a step was not measured: {error}")
+    except Exception as error:  # such as a loss of NaN, or too little memory; the report goes on
+        print(f"the cost of a step was not measured: {type(error).__name__}: {error}")
         return {}
     write(path, json.dumps(steps, indent=1))
     return steps

@@ -28,6 +28,8 @@ def lock(folder: str | Path) -> Iterator[None]:
         ) from None
     except OSError as error:
         raise unwritable(folder, error) from error
-    with held:
+    try:
         remove_partial(folder)
         yield
+    finally:
+        held.release()

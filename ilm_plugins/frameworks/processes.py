@@ -15,7 +15,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from .run_options import Processes
 
 Main = Callable[[], None]
@@ -52,7 +52,7 @@ def launch(main: Main, processes: Processes) -> None:
             cause = failure.message
             if isinstance(cause, dict):  # of an exception, whose traceback torch has logged
                 cause = cause["message"].removeprefix("UserError: ")
-            raise UserError(f"rank {rank} failed: {cause}") from None
+            raise UserError(f"rank {rank} failed: {one_line(cause)}") from None
 
 
 def work(main: Main, on_cpu: bool) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints import replacing
+from ..errors import one_line
 from . import environment
 from .run_options import RunOptions
 
@@ -101,9 +102,17 @@ def finish(
 
 
 def diverged(folder: str | Path, reason: str) -> None:
-    # On any rank, after which the launcher ends the others. A point of rank 0 may get lost.
+    # On any rank, after which the launcher ends the others. If rank 0 writes a point at the same
+    # time, one of both gets lost.
     if record := read(folder):
-        write(Path(folder, FILE), {**record, "diverged": reason})
+        write(Path(folder, FILE), {**record, "diverged": one_line(reason)})
+
+
+def is_complete(record: dict[str, Any] | None) -> bool:
+    """Return whether a training ran to its planned length, or to the end that its settings wish."""
+    if not record or "diverged" in record:
+        return False
+    return 0 < record.get("planned", 0) <= record["run"] or "stopped early" in record
 
 
 def stopped_early(folder: str | Path) -> None:

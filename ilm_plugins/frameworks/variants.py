@@ -53,6 +53,12 @@ class YamlVariants:
         pairs = zip(overrides[::2], overrides[1::2], strict=True)
         return [word for pair in pairs if not self.is_of_test_set(pair[0]) for word in pair]
 
+    def settings_of_test(self) -> dict[str, Any]:
+        """Return the settings that may change a test: all but the model's and a run's own."""
+        of_run = {*self.keys.values()}
+        settings = self.settings().items()
+        return {k: v for k, v in settings if k not in of_run and not k.startswith(f"{self.model}.")}
+
     def is_of_test_set(self, key: str) -> bool:
         return any(f"{key}.".startswith(f"{above}.") for above in self.test_set)
 

@@ -52,7 +52,7 @@ def check_eps(layer: str, eps: float) -> None:
 
 def check_fraction(layer: str, option: str, value: float) -> None:
     is_valid = isinstance(value, numbers.Real) and 0 <= value <= 1
-    check(is_valid, f"{layer}: {option}={value!r} is no number between 0 and 1")
+    check(is_valid, f"{layer}: {option}={value!r} is no number between 0 and 1; give one")
 
 
 def fit_width(layer: type, num_channels: int, **options: int | str) -> tuple[int, ...]:

@@ -121,10 +121,10 @@ def set_radius(model: nn.Module, radius: float) -> None:
     Raises:
         OptionError: the radius is not a number from 0 to 1, and the model has such layers.
     """
-    with _whole_parameters(model):
-        for layer in model.modules():
-            if isinstance(layer, SparseSwitchNorm) and not layer.frozen:
-                layer.set_radius(radius)
+    layers = [m for m in model.modules() if isinstance(m, SparseSwitchNorm) and not m.frozen]
+    with _whole_parameters(model) if layers else nullcontext():
+        for layer in layers:
+            layer.set_radius(radius)
 
 
 def _whole_parameters(model: nn.Module) -> AbstractContextManager:

@@ -181,6 +181,18 @@ def test_a_quantized_tensor_in_a_compressed_file_is_refused(tmp_path):
         read(other)
 
 
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")  # torch's own code uses it
+def test_a_quantized_tensor_before_an_appended_zip_is_refused(tmp_path):
+    """torch reads the older format at the file's beginning, zipfile the archive at its end."""
+    path = tmp_path / "c.pth"
+    tensor = torch.quantize_per_tensor(torch.zeros(4), 1.0, 0, torch.quint8)
+    torch.save({"x": tensor}, path, _use_new_zipfile_serialization=False)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("other", b"")
+    with pytest.raises(CheckpointError, match=r"holds torch\._utils\._rebuild_qtensor"):
+        read(path)
+
+
 KILLING = {
     "pointers": (OrderedDict, array(dtype("V16", POINTERS, ("a", "b")), b"A" * 16)),
     "a number beyond the memory": (complex, quantized(10**9, ())),

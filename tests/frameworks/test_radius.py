@@ -9,6 +9,7 @@ from torch import nn
 from close import assert_close
 from ilm_plugins import SparseSwitchNorm, freeze
 from ilm_plugins.frameworks.radius import RadiusSchedule
+from ilm_plugins.layers import set_radius
 
 #: The rate at which logits learn.
 LEARNING_RATE = 0.1
@@ -29,6 +30,16 @@ class Small(nn.Module):
         return 1e4 * (self.frozen(self.norm(shifts + images)) * weights).square().sum()
 
 
+def test_without_ssn_nothing_is_gathered(monkeypatch):
+    """Under FSDP, a radius needs all parameters of the model on each GPU."""
+
+    def refuse(model):
+        raise AssertionError("the parameters were gathered")
+
+    monkeypatch.setattr("ilm_plugins.layers.sparse._whole_parameters", refuse)
+    set_radius(nn.Sequential(freeze(SparseSwitchNorm(4)), nn.BatchNorm2d(4)), 0.5)
+
+
 def begin_in_mmengine(model, optimizers, iteration):
     """Do what MMEngine's hook does before an iteration of five."""
     optim = pytest.importorskip("mmengine.optim", reason="needs MMEngine")
@@ -45,7 +56,7 @@ def begin_in_mmengine(model, optimizers, iteration):
 
 def begin_in_detectron2(model, optimizers, iteration):
     pytest.importorskip("detectron2", reason="needs detectron2")
-    from ilm_plugins.frameworks.detectron2.radius import RadiusHook
+    from ilm_plugins.frameworks.detectron2.detectron2_radius import RadiusHook
 
     hook, (optimizer,) = RadiusHook(), optimizers
     hook.trainer = SimpleNamespace(model=model, optimizer=optimizer, iter=iteration, max_iter=5)

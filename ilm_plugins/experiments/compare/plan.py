@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from ...checkpoints import replacing
 from ...errors import UserError
 from ...frameworks import OpenConfig, open_config
-from ...frameworks.variants import YamlVariants, as_json, variants
+from ...frameworks.variants import AS_IS, YamlVariants, as_json, variants
 
 #: The name of the config's own test in tables.
 OWN_TEST = "test"
@@ -83,9 +83,10 @@ class Plan:
         placing = self.variants.with_norm(norm, self.places)
         return [*placing, *self.overrides_of_norm.get(norm, ())]
 
-    def open(self, norm: str) -> OpenConfig:
-        """Open the config with a norm."""
-        return open_config(self.config, [*self.overrides, *self.norm_overrides(norm)], self.device)
+    def open(self, norm: str, device: str | None = None) -> OpenConfig:
+        """Open the config with a norm, by default for the device of the runs."""
+        overrides = [*self.overrides, *self.norm_overrides(norm)]
+        return open_config(self.config, overrides, device or self.device)
 
     def folder(self, norm: str, seed: int, test: str = "") -> Path:
         """Return the folder of a run, or of its evaluation by a further test."""
@@ -128,11 +129,21 @@ class Plan:
         if folder := self.variants.settings().get(key):
             raise UserError(f"{key} = {folder!r}: all runs would write to it; remove it")
 
+    @cached_property
+    def variants_of_tests(self) -> dict[str, YamlVariants]:
+        """Name of each further test -> the variants of its config."""
+        overrides = self.overrides_of_tests
+        return {
+            name: variants(open_config(config, overrides, self.device))
+            for name, config in self.tests.items()
+        }
+
     def check_tests(self) -> None:
         """Raise UserError unless the configs of further tests have the same model."""
-        for name, config in self.tests.items():
-            other = variants(open_config(config, self.overrides_of_tests, self.device))
-            self.variants.check_same_model(other, name, [*self.places])
+        # Each norm is put at the places of a test's config, too, but as-is puts none there.
+        replaced = [] if AS_IS in self.norms else [*self.places]
+        for name, other in self.variants_of_tests.items():
+            self.variants.check_same_model(other, name, replaced)
 
     def check_settings(self) -> None:
         """Save the settings; raise UserError, which names one, if the folder has other settings."""
@@ -140,18 +151,19 @@ class Plan:
         path = self.output / SETTINGS
         if path.is_file():
             earlier = json.loads(path.read_text(encoding="utf-8"))
-            # A norm may be added, or left out this time; earlier releases wrote no digest.
+            # A norm or a test may be added, or left out this time; earlier releases wrote no
+            # digest.
             not_compared = {
                 key
                 for key in earlier.keys() ^ settings.keys()
-                if key.startswith("--for ") or key == DIGEST
+                if key.startswith(("--for ", "--test ")) or key == DIGEST
             }
-            for key in dict.fromkeys([*earlier, *settings]):
-                if key not in not_compared and earlier.get(key) != settings.get(key):
-                    raise UserError(
-                        f"{self.output} was begun with {key} = {earlier.get(key)!r}, not "
-                        f"{settings.get(key)!r}; give the same, or another --output"
-                    )
+            if found := _first_difference(earlier, settings, not_compared):
+                key, before, now = found
+                raise UserError(
+                    f"{self.output} was begun with {key} = {before!r}, not {now!r}; give the "
+                    "same, or another --output"
+                )
             settings = earlier | settings
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
@@ -166,7 +178,25 @@ class Plan:
             options[f"--for {norm}"] = list(self.overrides_of_norm.get(norm, ()))
         keys_of_run = {*self.variants.keys.values()} - {self.variants.keys["weights"]}
         config = self.variants.settings()
-        return options | {k: v for k, v in config.items() if k not in keys_of_run}
+        options |= {k: v for k, v in config.items() if k not in keys_of_run}
+        for name, other in self.variants_of_tests.items():
+            options[f"--test {name}"] = other.settings_of_test()
+        return options
+
+
+def _first_difference(
+    earlier: dict[str, Any], settings: dict[str, Any], not_compared: Collection[str] = ()
+) -> tuple[str, Any, Any] | None:
+    """Return a key with two values, and both; None for a missing one. None if all are equal."""
+    for key in dict.fromkeys([*earlier, *settings]):
+        before, now = earlier.get(key), settings.get(key)
+        if key in not_compared or before == now:
+            continue
+        if isinstance(before, dict) and isinstance(now, dict):
+            inner, *values = _first_difference(before, now)
+            return f"{key}: {inner}", *values
+        return key, before, now
+    return None
 
 
 def folder_name(norm: str) -> str:

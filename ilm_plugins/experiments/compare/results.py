@@ -84,21 +84,24 @@ class Results:
         return dict(zip(others, corrected, strict=True))
 
 
-def main_metric(values: Iterable[Value], wanted: str | None) -> str:
-    """Return the metric to compare: the wanted one, mIoU or the first; UserError if it is missing.
+def main_metric(values: Iterable[Value], wanted: str | None, best: str | None = None) -> str:
+    """Return the metric to compare; UserError if the wanted one is missing.
 
-    Segmenters are compared by mIoU, although mmseg's evaluator gives the pixel accuracy first.
+    Otherwise it is ``best``, by which the config chooses a checkpoint, mIoU, which mmseg's
+    evaluator gives behind the pixel accuracy, or the first.
     """
     names = list(dict.fromkeys(v.metric for v in values if v.value is not None))
-    if wanted is None:
-        return "mIoU" if "mIoU" in names else next(iter(names), "no metric")
-    # A config may name a metric, such as coco/bbox_mAP, by another prefix than a record.
-    for name in names:
-        if wanted in (name, name.rpartition("/")[2]):
-            return name
-    if not names:
-        return wanted
-    raise UserError(f"--metric {wanted!r}: the runs have {', '.join(names)}")
+    for metric in filter(None, (wanted, best)):
+        if metric in names:
+            return metric
+        # A name may have another prefix in a config or a command than in a record, or none.
+        for name in names:
+            if metric.rpartition("/")[2] == name.rpartition("/")[2]:
+                return name
+        if metric == wanted and names:
+            raise UserError(f"--metric {wanted!r}: the runs have {', '.join(names)}; give one")
+    default = "mIoU" if "mIoU" in names else next(iter(names), None)
+    return default or wanted or best or "no metric"
 
 
 def complete(values: Sequence[Value], metric: str) -> list[Value]:

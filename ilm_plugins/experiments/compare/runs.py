@@ -10,6 +10,7 @@ from typing import IO
 from tqdm import tqdm
 
 from ...errors import UserError
+from ...frameworks import run_record
 from ...frameworks.folders import last_checkpoint
 from ...frameworks.run_record import PLAIN, read
 from .plan import Plan
@@ -96,9 +97,7 @@ def command_line(arguments: Sequence[str]) -> list[str]:
 
 
 def is_complete(folder: Path) -> bool:
-    record = read(folder) or {"run": 0, "planned": 1}
-    ended = 0 < record["planned"] <= record["run"] or "stopped early" in record
-    return ended and not has_diverged(folder)
+    return run_record.is_complete(read(folder))
 
 
 def has_diverged(folder: Path) -> bool:

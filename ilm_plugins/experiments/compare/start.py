@@ -35,18 +35,19 @@ def write_starts(plan: Plan, state: Mapping[str, Any]) -> dict[str, str]:
         opened = plan.open(norm)
         torch.manual_seed(0)
         model = opened.build_model()
+        fitted, report = fit(state, model)
         if baseline is None:
-            fitted, _ = fit(state, model)
-            model.load_state_dict(fitted, strict=False)
-            baseline, complete = model, model.state_dict()
-            batches = list(islice(opened.training_batches(), BATCHES))
+            baseline, batches = model, list(islice(opened.training_batches(), BATCHES))
         else:
             # Tensors that the file lacks are random; here they are the same for all norms.
-            fitted, _ = surgery.fit_state(complete, model)
-            model.load_state_dict(fitted, strict=False)
+            fitted = surgery.fit_state(baseline.state_dict(), model)[0] | fitted
+        model.load_state_dict(fitted, strict=False)
         differences = compare_norms(opened, baseline, model, batches[0])
-        # EN starts with BatchNorm's outputs and statistics.
-        if not are_same(differences) and any(map(has_other_statistics, model.modules())):
+        # EN starts with BatchNorm's outputs and statistics. The baseline differs from the file if
+        # the file has other norms.
+        has_other_norms = {*report.converted.values()} - {"renamed"}
+        is_same = not has_other_norms if model is baseline else are_same(differences)
+        if not is_same and any(map(is_switch_of_bn, model.modules())):
             surgery.recalibrate(model, batches, partial(opened.outputs, model))
             differences = compare_norms(opened, baseline, model, batches[0])
         described[norm] = describe(differences)
@@ -95,8 +96,8 @@ def fit(state: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor
     raise UserError("--weights: no tensor of the file is of this model; give one of this model")
 
 
-def has_other_statistics(layer: nn.Module) -> bool:
-    """Return whether a layer is SN or SSN, whose outputs are not BatchNorm's, with statistics."""
+def is_switch_of_bn(layer: nn.Module) -> bool:
+    """Return whether a layer is SN or SSN with BN: its outputs are not those of BN alone."""
     return isinstance(layer, SwitchNorm) and "BN" in layer.normalizers
 
 

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from statistics import mean
 
-from ...frameworks.run_record import PLAIN, read
+from ...frameworks.run_record import PLAIN, is_complete, read
 from ..compare.results import OWN_TEST
 from ..compare.statistics import Difference, holm, paired, signed
 from .paper_report import markdown_head, markdown_row
@@ -65,9 +65,7 @@ def by_seed(runs: Path, test: str, metric: str) -> dict[int, float]:
     values = {}
     for run in sorted(runs.glob("seed*")):
         training, tested = read(run), read(run / below)
-        if not training or training["run"] < training["planned"] or "diverged" in training:
-            continue
-        if tested and metric in tested["metrics"].get(PLAIN, {}):
+        if is_complete(training) and tested and metric in tested["metrics"].get(PLAIN, {}):
             values[training["seed"]] = tested["metrics"][PLAIN][metric]
     return values
 

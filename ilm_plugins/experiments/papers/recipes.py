@@ -122,7 +122,7 @@ class MMEngineRecipe(Recipe):
 
     def read_from(self, data: Path) -> None:
         if not data.is_dir():
-            raise UserError(f"--data {data}: no such folder")
+            raise UserError(f"--data {data}: no such folder; give the folder of the images")
         for loader, evaluator in loaders(self.cfg).values():
             # ClassBalancedDataset wraps the dataset that reads.
             dataset = loader.dataset.get("dataset", loader.dataset)

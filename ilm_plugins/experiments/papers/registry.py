@@ -104,7 +104,7 @@ class Cell:
     def experiment(self) -> tuple:
         """The settings of training and test: equal for rows that share their runs."""
         norm = None if self.norm in (None, AS_IS) else (self.norm, self.at)
-        return self.config, norm, self.overrides, self.tests
+        return self.config, norm, self.overrides, self.tests, self.starts_from
 
 
 @dataclass(frozen=True, eq=False)

@@ -96,7 +96,8 @@ def label(record: Record) -> str:
         return "computed"
     texts = [*record["differences"]]
     if record["run"] < record["planned"] and "diverged" not in record:
-        texts.insert(0, f"unfinished: {record['run']} of {record['planned']} {record['unit']}")
+        how = "stopped early" if "stopped early" in record else "unfinished"
+        texts.insert(0, f"{how}: {record['run']} of {record['planned']} {record['unit']}")
     # A backbone may not have the figures of its table, such as mIoU.
     elif not record["figures"] and not record.get("metrics") and "diverged" not in record:
         texts.append("no figure yet")

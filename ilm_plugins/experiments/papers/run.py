@@ -12,7 +12,7 @@ from pathlib import Path
 from ...errors import UserError
 from ...frameworks import environment
 from ...frameworks.folders import last_checkpoint
-from ...frameworks.run_record import FILE, read, write
+from ...frameworks.run_record import FILE, is_complete, read, write
 from ..compare.runs import command_line
 from . import recipes, registry, row_record
 from .recipes import Recipe
@@ -85,7 +85,7 @@ def train(cell: Cell, seed: int, options: Options) -> Record:
             (folder / FILE).unlink(missing_ok=True)
             saved["metrics"] = {}
         # A training that was killed at its end may lack its last checkpoint, but has no test.
-        elif saved["run"] < length or not saved["metrics"]:
+        elif not is_complete(saved) or not saved["metrics"]:
             print(f"{cell.id}, seed {seed}: {length} {recipe.unit} in {folder}", flush=True)
             _call(recipe.save(folder), ["--resume", *arguments], options)
             saved = read(folder)
@@ -114,7 +114,7 @@ def _parent(cell: Cell, seed: int, options: Options) -> Record | None:
     other = registry.find_cell(wanted).canonical
     folder = options.folder(other, seed)
     parent = read(folder) or {}
-    if "differences" not in parent or parent["run"] < parent["planned"]:
+    if "differences" not in parent or not is_complete(parent):
         raise UserError(
             f"needs the checkpoint of a complete run in {folder}; "
             f"reproduce run {other.table} {other.name!r} first"

@@ -26,7 +26,7 @@ class Checkpointer(DetectionCheckpointer):
     def save(self, name: str, **entries: Any) -> None:
         """Save to NAME.pth; FloatingPointError if a parameter is NaN or infinite."""
         if not all(value.isfinite().all() for value in self.model.parameters()):
-            raise FloatingPointError("weights became infinite or NaN")
+            raise FloatingPointError("weights became infinite or NaN; try a smaller learning rate")
         super().save(name, **entries)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
@@ -44,7 +44,8 @@ class Checkpointer(DetectionCheckpointer):
         contents = checkpoints.read(f)
         if not isinstance(contents, Mapping):
             raise CheckpointError(
-                f"checkpoint {f!r} holds a {type(contents).__name__}, expected a state dict"
+                f"checkpoint {f!r} holds a {type(contents).__name__}, expected a state dict; give "
+                "a checkpoint of a model"
             )
         return contents
 

@@ -25,7 +25,7 @@ from ..lock import lock
 from ..run_options import Processes, RunOptions
 from .detectron2_checkpoints import Checkpointer
 from .detectron2_config import build_model, explaining_norms, load_config, output_folder
-from .radius import RadiusHook
+from .detectron2_radius import RadiusHook
 
 #: Metadata ``evaluator_type`` of a dataset -> its evaluators, as in train_net.py of detectron2 and
 #: of its project Panoptic-DeepLab.
@@ -207,12 +207,15 @@ class RecordHook(engine.HookBase):
 
     def after_train(self) -> None:
         last = self.trainer.max_iter
+        # detectron2 calls this after an exception, too; only a whole training counts to the end.
+        if self.trainer.iter < last:
+            return
         # A kill between the last checkpoint and its point, which has no loss now.
         if comm.is_main_process() and run_record.read(self.folder)["run"] < last:
             run_record.point(self.folder, last)
-        if metrics := self._metrics(self.trainer.max_iter):
-            if self.trainer.start_iter < self.trainer.max_iter:  # else a trained model is resumed
-                self._point(self.trainer.max_iter, metrics)
+        if metrics := self._metrics(last):
+            if self.trainer.start_iter < last:  # else a trained model is resumed
+                self._point(last, metrics)
             run_record.finish(
                 self.folder, run_record.PLAIN, metrics, self.trainer.evaluation.images
             )

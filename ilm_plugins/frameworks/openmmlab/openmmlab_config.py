@@ -33,7 +33,7 @@ def load_config(
     use_safe_checkpoints()  # a model may load a checkpoint, such as a teacher's, while it is built
     wrong = [word for word in overrides if "=" not in word]
     if wrong:
-        raise UserError(f"override {wrong[0]!r} of {path} is not KEY=VALUE")
+        raise UserError(f"override {wrong[0]!r} of {path} is not KEY=VALUE; give it as one word")
     cfg, parsed = Config.fromfile(path), Namespace()
     scope = cfg.get("default_scope")
     for package in ("mmcv", scope) if scope in SCOPES else ():

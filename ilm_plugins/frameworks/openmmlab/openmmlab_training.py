@@ -43,6 +43,8 @@ TTA_PACKING = {
 }
 #: Number of points of the curve of a training that counts iterations.
 POINTS = 100
+#: What to do about a loss that is NaN.
+SLOWER = "try a smaller learning rate"
 
 
 def main(options: RunOptions) -> None:
@@ -160,12 +162,16 @@ class StopAtNaN(Hook):
             if "loss" in name and isinstance(value, Tensor)
         ]
         if losses and not torch.isfinite(sum(losses)):
-            raise FloatingPointError(f"the loss became infinite or NaN at iteration {runner.iter}")
+            raise FloatingPointError(
+                f"the loss became infinite or NaN at iteration {runner.iter}; {SLOWER}"
+            )
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         # The loss of another process may be NaN; the gradients carry it to all weights.
         if not all(torch.isfinite(value).all() for value in runner.model.parameters()):
-            raise FloatingPointError(f"weights became infinite or NaN at iteration {runner.iter}")
+            raise FloatingPointError(
+                f"weights became infinite or NaN at iteration {runner.iter}; {SLOWER}"
+            )
 
 
 class RecordHook(Hook):

@@ -73,7 +73,7 @@ template <class Real> struct Groups {
         fold(d_scale, channels, fine, d_mean);
         Real *d_group_mean = mean, *d_group_var = d_rstd;
         fold(d_mean, fine, count, d_group_mean);
-        fold(values, channels, count, d_rstd);
+        fold(d_omega, channels, count, d_rstd);
         for (int64_t i = 0; i < count; i++) {
             d_group_mean[i] = -d_group_mean[i];
             d_group_var[i] *= Real(-0.5) * rstd[i] * rstd[i] * rstd[i];

@@ -19,6 +19,7 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 import torch
 
 from ilm_plugins.__main__ import main
+from ilm_plugins.cli import compare as cli
 from ilm_plugins.cli import parsers
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.compare import runs, speed, start
@@ -26,6 +27,7 @@ from ilm_plugins.experiments.compare.plan import Plan
 from ilm_plugins.frameworks import open_config, run_record
 from ilm_plugins.frameworks.variants import variants
 from runs import LAZY, SHAPES, SMALL, train_until_killed, write_mmengine_config
+from swaps import randomized
 
 #: A norm that fits the small segmenter, and the baseline.
 EN, GN = "EN(reduction=8)", "GN(num_groups=4)"
@@ -159,6 +161,13 @@ def test_a_changed_setting_is_named(compared, capsys):
     assert "was begun with train_cfg.max_iters = 4, not 2" in capsys.readouterr().err
 
 
+def test_a_changed_test_is_named(compared, capsys):
+    Path("other.py").write_text("_base_ = 'dusk.py'\ntest_dataloader = dict(batch_size=2)\n")
+    assert compare(compared, GN, EN, "--test", "dusk", "other.py") == 2
+    words = "was begun with --test dusk: test_dataloader.batch_size = 1, not 2"
+    assert words in capsys.readouterr().err
+
+
 def test_settings_are_kept_as_json(compared):
     settings = json.loads(Path("out/compare.json").read_text())
     assert settings["--at"] == ["model.backbone.norm_cfg", "model.decode_head.norm_cfg"]
@@ -203,12 +212,20 @@ def test_a_test_of_another_model_is_refused(config, started, capsys):
     assert words in capsys.readouterr().err
 
 
+def test_as_is_needs_a_test_of_its_own_norm(config):
+    norm = "norm_cfg=dict(_delete_=True, type='SN')"
+    Path("sn.py").write_text(f"_base_ = {config!r}\nmodel = dict(backbone=dict({norm}))\n")
+    with pytest.raises(UserError, match=r"its model\.backbone\.norm_cfg\.type is 'SN', expected"):
+        Plan(config, ["as-is", EN], [0], Path("out"), tests={"sn": "sn.py"}).check_tests()
+
+
 def test_norms_that_do_not_fit_are_named_before_any_training(config, started, capsys):
     started.clear()
     assert compare(config, GN, "EN(reduction=24)", "NoSuchNorm") == 2
     message = capsys.readouterr().err
     assert "reduction=24 does not divide" in message
     assert "NoSuchNorm" in message
+    assert message.count("\n") == 1
     assert not started
 
 
@@ -348,9 +365,16 @@ def test_a_training_that_stops_early_is_complete(tmp_path):
     assert runs.is_complete(tmp_path)
 
 
+def test_a_reason_of_several_lines_becomes_one(tmp_path):
+    run_record.write(tmp_path / "record.json", {"planned": 4, "run": 2})
+    run_record.diverged(tmp_path, "Loss became infinite or NaN at iteration=2!\nloss_dict = {}")
+    reason = run_record.read(tmp_path)["diverged"]
+    assert reason == "Loss became infinite or NaN at iteration=2! loss_dict = {}"
+
+
 def test_a_step_that_fails_leaves_the_results(config, started, patched):
     def fail(plan):
-        raise RuntimeError("out of memory")
+        raise FloatingPointError("Loss became infinite or NaN")  # as of detectron2
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speed, "measure_steps", fail)
@@ -392,6 +416,37 @@ def heads(datasets, tmp_path_factory):
         return start.write_starts(plan, start.read_weights(weights)), folder
 
 
+@pytest.fixture(scope="module")
+def switched(datasets, tmp_path_factory):
+    """The starts of SN, the baseline, and BN, and the state of the file of a BN model."""
+    folder = tmp_path_factory.mktemp("switched")
+    place, weights = "MODEL.ROI_BOX_HEAD.NORM", folder / "bn.pth"
+    plan = Plan(str(SHAPES), ["SN", "BN"], [0], folder, [place], weights, overrides=SMALL)
+    state = randomized(plan.open("BN").build_model()).state_dict()
+    torch.save({"model": state}, weights)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(start, "BATCHES", 1)
+        start.write_starts(plan, start.read_weights(weights))
+    found = {norm: torch.load(folder / norm / "weights.pth")["model"] for norm in ("SN", "BN")}
+    return found, state
+
+
+def means_of_box_head(state):
+    return [value for name, value in state.items() if "box_head" in name and "_mean" in name]
+
+
+def test_statistics_of_a_baseline_that_is_sn_are_measured(switched):
+    found, state = switched
+    pairs = zip(means_of_box_head(found["SN"]), means_of_box_head(state), strict=True)
+    assert not any(torch.equal(*pair) for pair in pairs)
+
+
+def test_a_norm_starts_from_the_file_whatever_the_baseline_is(switched):
+    found, state = switched
+    pairs = zip(means_of_box_head(found["BN"]), means_of_box_head(state), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
+
+
 def test_norms_in_the_head_of_a_detector_are_compared(heads):
     """They get regions of interest, whose number depends on the model."""
     found, _ = heads
@@ -402,9 +457,21 @@ def test_norms_in_the_head_of_a_detector_are_compared(heads):
 def test_statistics_in_the_head_of_a_detector_are_measured(heads):
     _, folder = heads
     state = torch.load(folder / "SN" / "weights.pth")["model"]
-    means = [value for name, value in state.items() if "box_head" in name and "_mean" in name]
+    means = means_of_box_head(state)
     assert means
     assert all(value.any() for value in means)  # BN's are 0
+
+
+@pytest.mark.wide
+def test_starts_are_the_same_in_a_process_of_their_own(config, tmp_path):
+    """As on a GPU, whose memory the process gives back."""
+    words = variants(open_config(config)).norm("model.backbone.norm_cfg", "BN")
+    torch.save({"state_dict": open_config(config, words).build_model().state_dict()}, "bn.pth")
+    place = ["model.backbone.norm_cfg"]
+    plans = [Plan(config, ["BN", EN], [0], tmp_path / name, place, Path("bn.pth")) for name in "ab"]
+    state = start.read_weights(Path("bn.pth"))
+    found = cli.in_own_process(cli.convert_weights, plans[0], state)
+    assert found == cli.convert_weights(plans[1], state) == {"BN": "the same", EN: "the same"}
 
 
 @pytest.mark.wide

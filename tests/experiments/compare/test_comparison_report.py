@@ -138,6 +138,15 @@ def test_the_main_metric_is_found_without_its_prefix():
     )
 
 
+def test_the_configs_metric_is_found_under_another_prefix():
+    values = [Value("GN", 0, "test", name, 1.0) for name in ("coco/AP50", "coco/bbox_mAP")]
+    assert main_metric(values, None, "val/bbox_mAP") == "coco/bbox_mAP"
+
+
+def test_a_configs_metric_that_the_runs_lack_is_no_mistake():
+    assert main_metric(results().values, None, "mDice") == "mIoU"
+
+
 def test_an_unknown_metric_names_the_known_ones():
     with pytest.raises(UserError, match=r"--metric 'AP': the runs have mIoU, aAcc"):
         main_metric(results().values, "AP")

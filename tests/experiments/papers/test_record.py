@@ -52,6 +52,7 @@ TESTED = {"cell": "en-4 ImageNet -> WebVision/EN", "planned": 0, "batch": None, 
         (SHORT, "shortened: 9 of 165 epochs"),
         ({"planned": 200, "run": 200}, "lengthened: 200 of 165 epochs"),
         ({"run": 40, "metrics": {}}, "unfinished: 40 of 165 epochs"),
+        ({"run": 40, "stopped early": True}, "stopped early: 40 of 165 epochs"),
         ({"metrics": {}}, "no figure yet"),
         ({"cell": "en-6 backbone/EN"}, "full recipe"),  # without the figures of its table
         ({"batch": 64}, "batches of 64, not 128"),

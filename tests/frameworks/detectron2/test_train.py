@@ -193,6 +193,21 @@ def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(datasets, tmp_path):
     assert all(value.isfinite().all() for value in last(out)["model"].values())
 
 
+def test_a_training_that_fails_is_not_complete(datasets, tmp_path, monkeypatch):
+    """detectron2 calls ``after_train`` after an exception, too."""
+    step = training.engine.SimpleTrainer.run_step
+
+    def fail(trainer):
+        if trainer.iter == 1:
+            raise RuntimeError("out of memory")
+        step(trainer)
+
+    monkeypatch.setattr(training.engine.SimpleTrainer, "run_step", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train(tmp_path, "SOLVER.MAX_ITER", "3", *NO_TEST)
+    assert run_record.read(tmp_path)["run"] == 1
+
+
 def test_test_time_augmentation_is_refused(tmp_path):
     with pytest.raises(UserError, match="no test-time augmentation"):
         train(tmp_path, "TEST.AUG.ENABLED", "True")
@@ -202,6 +217,15 @@ def test_a_folder_in_use_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("ilm_plugins.frameworks.lock.PATIENCE", 0)
     with lock(tmp_path), pytest.raises(UserError, match="in use"):
         train(tmp_path)
+
+
+def test_a_folder_is_free_after_an_error_that_is_kept(tmp_path, monkeypatch):
+    """As a notebook keeps an error, with the frames of its traceback."""
+    monkeypatch.setattr("ilm_plugins.frameworks.lock.PATIENCE", 0)
+    with pytest.raises(ValueError) as kept, lock(tmp_path):
+        raise ValueError
+    with lock(tmp_path):
+        assert kept.tb
 
 
 @pytest.mark.parametrize("eval_only", [False, True])

@@ -186,7 +186,7 @@ def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(config, tmp_path):
     with pytest.raises(FloatingPointError, match="the loss became infinite or NaN at") as error:
         main(command(config, out=tmp_path, opts=opts))
     # Its number from 0 is that of the iterations before it, of which the last was saved.
-    iteration = int(str(error.value).split()[-1])
+    iteration = int(re.search(r"iteration (\d+)", str(error.value))[1])
     assert latest(tmp_path) == str(tmp_path / f"iter_{iteration}.pth")
     assert run_record.read(tmp_path)["diverged"] == str(error.value)
 

@@ -194,7 +194,8 @@ template <class T> struct Exemplar {
         for (int64_t k = 0; k < count(); k++) {
             const Real *of_k = weight.values + row(k) * channels, *rstd = s.rstd + k * channels;
             const Real *off = s.statistics.off + k * channels;
-            Real *__restrict d_weight = tape.d_weight + row(k) * channels, of_ratio = s.ratios[k];
+            Real *__restrict d_weight = tape.d_weight + row(k) * channels;
+            Real of_ratio = s.ratios[k];
 #pragma GCC ivdep // The compiler would not check so many arrays for overlaps.
             for (int64_t c = 0; c < channels; c++) {
                 Real d_gain = (d_scale[c] + d_shift[c] * off[c]) * rstd[c];
