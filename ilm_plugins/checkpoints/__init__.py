@@ -3,7 +3,7 @@
 from ..errors import CheckpointError
 from ..trust import code_is_allowed, loading
 from .caffe2 import as_zoo, is_caffe2
-from .reading import FORMATS, read
+from .reading import FORMATS, format_of, read
 from .safe_globals import accept_data
 from .state import (
     check_fits,
@@ -14,7 +14,7 @@ from .state import (
     load_weights,
     unwrap_state,
 )
-from .writing import PARTIAL, remove_partial, replacing, write
+from .writing import PARTIAL, remove_partial, replacing, to_array, write
 
 __all__ = [
     "FORMATS",
@@ -28,12 +28,14 @@ __all__ = [
     "copy_state",
     "find_absent",
     "find_state",
+    "format_of",
     "is_caffe2",
     "load_weights",
     "loading",
     "read",
     "remove_partial",
     "replacing",
+    "to_array",
     "unwrap_state",
     "write",
 ]

@@ -193,7 +193,8 @@ def rebuild(contents: Any, seen: dict[int, tuple[Any, Any]] | None = None) -> An
         contents[:] = [rebuild(item, seen) for item in contents]
     elif isinstance(contents, dict):
         rebuild([*contents], seen)
-        contents.update([(key, rebuild(item, seen)) for key, item in contents.items()])
+        for key, item in contents.items():
+            contents[key] = rebuild(item, seen)  # not update, by which a Counter counts
     elif isinstance(contents, set):
         rebuild([*contents], seen)
     elif isinstance(contents, Tensor):

@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import tarfile
+import threading
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +28,8 @@ FORMATS = {
 BEGINNINGS = b"PK\x03\x04", pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
 #: The function that makes quantized tensors in files of torch.
 QUANTIZED = "_rebuild_qtensor"
+#: One file is read at a time: what torch.load accepts is a setting of the process.
+LOCK = threading.RLock()
 #: Most bytes before a file's contents in a zip archive: numbers, its name, further fields.
 MAX_HEADER = 30 + 2 * 65535
 
@@ -45,15 +48,16 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
         UserError: the package safetensors or numpy is missing.
     """
     path = Path(path).expanduser()
-    unsafe = unsafe or code_is_allowed()
-    kind = FORMATS.get(path.suffix)
+    kind = format_of(path)
     try:
         if kind == "safetensors":
             return safetensors(path).load_file(path)
-        with loading(unsafe):
-            is_pickle = kind == "pickle" and not _is_of_torch(path)
-            load = _read_pickle if is_pickle else _read_torch
-            contents = load(path, unsafe)
+        with LOCK:
+            unsafe = unsafe or code_is_allowed()
+            with loading(unsafe):
+                is_pickle = kind == "pickle" and not _is_of_torch(path)
+                load = _read_pickle if is_pickle else _read_torch
+                contents = load(path, unsafe)
         return contents if unsafe else rebuild(contents)
     except UserError:
         raise
@@ -62,6 +66,11 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
     except Exception as error:  # a damaged file may raise any error
         reason = _reason(error, path)
         raise CheckpointError(f"checkpoint {str(path)!r} cannot be read: {reason}") from error
+
+
+def format_of(path: Path) -> str | None:
+    """Return the format of FORMATS that a file's name ends with, in any case; None for others."""
+    return FORMATS.get(path.suffix.lower())
 
 
 def safetensors(path: Path) -> ModuleType:

@@ -3,26 +3,31 @@
 import os
 import pickle
 import re
+import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import torch
+from torch import Tensor
 
-from .reading import FORMATS, safetensors
+from ..errors import UserError
+from .reading import format_of, safetensors
 
-#: Suffix of a file while it is being written, after its own name and the process's number.
+#: Suffix of a file while it is being written, after its own name and the thread's number.
 PARTIAL = ".ilm_plugins-partial"
 
 
 def write(contents: Any, path: str | os.PathLike) -> None:
     """Write a checkpoint in the format of its name, torch's if unknown.
 
-    For a ``.safetensors`` file, the contents must be a dict of tensors.
+    For a ``.safetensors`` file, the contents must be a dict of tensors. In a ``.pkl``, tensors
+    become arrays of numpy, as in detectron2's model zoo; UserError if numpy lacks their dtype.
     """
     path = Path(path).expanduser()
-    kind = FORMATS.get(path.suffix)
+    kind = format_of(path)
     with replacing(path) as file:
         if kind == "safetensors":
             # The format cannot store tensors that share memory.
@@ -30,21 +35,41 @@ def write(contents: Any, path: str | os.PathLike) -> None:
             tensors = {k: v.detach().clone(memory_format=contiguous) for k, v in contents.items()}
             file.write(safetensors(path).save(tensors, {"format": "pt"}))
         elif kind == "pickle":
-            pickle.dump(contents, file)
+            ArrayPickler(file).dump(contents)
         else:
             torch.save(contents, file)
+
+
+class ArrayPickler(pickle.Pickler):
+    """Pickles tensors as arrays of numpy."""
+
+    def reducer_override(self, value: Any) -> Any:
+        return to_array(value).__reduce__() if isinstance(value, Tensor) else NotImplemented
+
+
+def to_array(tensor: Tensor, name: str = "a tensor") -> Any:
+    """Return a tensor as an array of numpy; UserError if numpy has none of its dtype or layout."""
+    try:
+        return tensor.numpy(force=True)
+    except TypeError as error:
+        kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
+        raise UserError(
+            f"{name} is {kind}, which a .pkl cannot hold; give the file the ending .pth"
+        ) from error
 
 
 @contextmanager
 def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[IO]:
     """Open a temporary file, which replaces ``path`` once the block ends and the disk has it."""
     path = Path(os.path.realpath(path))
-    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    partial = path.with_name(f"{path.name}.{threading.get_native_id()}{PARTIAL}")
     try:
         with partial.open(mode, **options) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if path.is_file():
+            shutil.copymode(path, partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)  # after a kill, remove_partial removes it

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .. import surgery
@@ -15,8 +14,10 @@ from ..checkpoints import (
     FORMATS,
     complete_names,
     find_state,
+    format_of,
     is_caffe2,
     read,
+    to_array,
     unwrap_state,
     write,
 )
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     check_output(args.input, args.output, args.overwrite)
     change = conversion(args)
     contents = read(args.input)
-    if FORMATS.get(args.input.suffix) == "pickle" and is_caffe2(contents):
+    if format_of(args.input) == "pickle" and is_caffe2(contents):
         of_detectron2 = module_for("detectron2", "checkpoints", str(args.input))
         contents = of_detectron2.rename_caffe2(contents)
     entry, state = find_state(contents, args.input)
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"nothing in {str(args.input)!r} was converted ({reasons})")
     check_names(contents, entry, report)
     beside = {} if entry is None else {k: v for k, v in contents.items() if k != entry}
-    kept, kind = {}, FORMATS[args.output.suffix]
+    kept, kind = {}, format_of(args.output)
     if kind != "safetensors":
         kept = {key: beside[key] for key in COPIED if key in beside}
         if "dataset_meta" in beside.get("meta", ()):  # MMEngine's names of classes
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
 def check_output(source: Path, target: Path, overwrite: bool) -> None:
     """Raise UserError unless OUTPUT can be written, is not INPUT, and has a known ending."""
     exists = os.path.exists(target)
-    if target.suffix not in FORMATS:
+    if format_of(target) is None:
         raise UserError(f"OUTPUT {str(target)!r} must end with {', '.join(FORMATS)}")
     if exists and source.exists() and target.samefile(source):
         raise UserError(f"OUTPUT {str(target)!r} is INPUT; give another file")
@@ -140,18 +141,7 @@ def arrange(
     if kind == "safetensors":
         return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
     if kind == "pickle":
-        arrays = {k: to_array(k, v) if isinstance(v, Tensor) else v for k, v in state.items()}
+        arrays = {k: to_array(v, repr(k)) if isinstance(v, Tensor) else v for k, v in state.items()}
         # Without an author, detectron2 reads the file as one of Caffe2.
         return {"__author__": "ilm_plugins", **kept, "model": arrays}
     return state if entry is None else {**kept, entry: state}
-
-
-def to_array(name: str, tensor: Tensor) -> Any:
-    """Return a tensor as an array of numpy; UserError if numpy has none of its dtype or layout."""
-    try:
-        return tensor.numpy(force=True)
-    except TypeError as error:
-        kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
-        raise UserError(
-            f"{name!r} is {kind}, which a .pkl cannot hold; give OUTPUT the ending .pth"
-        ) from error

@@ -1,6 +1,7 @@
 """The schedule of SSN's radius, for the hooks of both frameworks."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
@@ -19,9 +20,22 @@ class RadiusSchedule:
         layers = [m for m in model.modules() if isinstance(m, SparseSwitchNorm)]
         self.logits = [p for m in layers for p in (m.mean_weight, m.var_weight)]
         for optimizer in optimizers if layers else ():
-            optimizer.register_step_pre_hook(self._clip)
+            optimizer.register_step_pre_hook(self._before_step)
 
-    def _clip(self, optimizer: Optimizer, args: tuple, options: dict) -> None:
+    def _before_step(self, optimizer: Optimizer, args: tuple, options: dict) -> Any:
+        """Clip the gradients, or have a closure clip the gradients that it computes."""
+        closure = args[1] if len(args) > 1 else options.get("closure")
+        if closure is None:
+            return self._clip(optimizer)
+
+        def clipped() -> Any:
+            loss = closure()
+            self._clip(optimizer)
+            return loss
+
+        return (args[0],), {**options, "closure": clipped}
+
+    def _clip(self, optimizer: Optimizer) -> None:
         # A fused optimizer gets gradients that are still scaled by torch's GradScaler.
         scale = getattr(optimizer, "grad_scale", None)
         limit = MAX_NORM if scale is None else MAX_NORM * float(scale)

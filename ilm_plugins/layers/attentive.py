@@ -95,6 +95,7 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
         check_choice(name, "init", init, ("default", "identity"))
         check_eps(name, eps)
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        num_channels = int(num_channels)  # also of a number of numpy
         super().__init__(num_groups, num_channels, eps, **factory)
         self.moment_groups = num_channels
         self.num_affine = int(num_affine)

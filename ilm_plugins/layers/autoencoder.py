@@ -67,8 +67,10 @@ class AutoencoderNorm(AdaptiveNorm):
             hidden = max(2, num_key_groups // 16)
         check_positive(name, "hidden", hidden)
         check_eps(name, eps)
+        # Plain numbers, also of numpy's.
+        num_groups, num_channels = int(num_groups), int(num_channels)
         super().__init__(num_groups, num_channels, eps, device=device, dtype=dtype)
-        self.num_key_groups = num_key_groups
+        self.num_key_groups = num_key_groups = int(num_key_groups)
         self.hidden = int(hidden)
         self.init = init
         self.activations = activations

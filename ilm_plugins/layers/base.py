@@ -100,7 +100,8 @@ class AdaptiveNorm(nn.GroupNorm):
                 nn.init.constant_(tensor, self.initial_values[name])
         child: Any
         for child in self.children():
-            child.reset_parameters()
+            if hasattr(child, "reset_parameters"):  # a parametrization may lack it
+                child.reset_parameters()
 
     def apply(self, fn: Callable[[nn.Module], None]) -> "AdaptiveNorm":
         """Apply ``fn`` as nn.Module does, but OpenMMLab's initializers only to the layer."""

@@ -81,6 +81,7 @@ class MixtureNorm(AdaptiveNorm):
         for normalizer in normalizers:
             check_choice(name, "normalizers", normalizer, NORMALIZERS)
         check_positive(name, "num_channels", num_channels)
+        num_channels = int(num_channels)  # also of a number of numpy
         check_eps(name, eps)
         check_momentum(name, momentum)
         check_sync(name, sync)
@@ -134,7 +135,7 @@ class MixtureNorm(AdaptiveNorm):
     def __deepcopy__(self, memo: dict) -> "MixtureNorm":
         memo[id(self.sync)] = self.sync  # A process group cannot be copied.
         copied = memo[id(self)] = self.__new__(type(self))
-        copied.__setstate__(copy.deepcopy(self.__dict__, memo))
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return copied
 
     def _normalize(self, x: Tensor) -> Tensor:

@@ -66,10 +66,15 @@ def adaptive_norm(
         None from kernels that have updated the running statistics.
 
     Raises:
-        RuntimeError: a backend is forced that cannot run x; or a tensor is on another device than
-            x, or has the wrong shape.
+        RuntimeError: a backend is forced that cannot run x; a tensor is on another device than x,
+            or has the wrong shape; or ``num_groups`` does not divide C.
         MemoryError: the C++ kernels lack memory for intermediate values.
     """
+    if num_groups < 1 or x.shape[1] % num_groups:
+        raise RuntimeError(
+            f"adaptive_norm: {x.shape[1]} channels do not consist of {num_groups} groups; give a "
+            "number that divides the channels"
+        )
     kernels = kernels_for(x, num_groups, (*tensors, *running[:2]))
     if kernels is None:
         if outputs := operators.adaptive_norm(x, num_groups, network, tensors, running):
@@ -179,7 +184,7 @@ class NetworkPasses(NamedTuple):
         """Return the network's tensors from the tensors that :meth:`forward` saved."""
         _, _, *buffers = split_statistics(statistics, self.network, x, self.num_groups)
         if not self.has_buffers:
-            buffers[-2:] = None, None
+            buffers = [*buffers[:-2], None, None]
         return [*parameters, *buffers]
 
     def backward(
@@ -218,6 +223,7 @@ class _AdaptiveNorm(Function):
         outputs, saved = passes.forward(x, tensors)
         ctx.passes = passes
         ctx.save_for_backward(x, *saved)
+        ctx.dtype, ctx.size = saved[0].dtype, saved[0].numel()
         moments = [t for t in outputs[1:] if t is not None]
         ctx.mark_non_differentiable(*moments)
         ctx.set_materialize_grads(False)
@@ -234,12 +240,24 @@ class _AdaptiveNorm(Function):
             # This branch serves second derivatives, and several gradients at once (vmap).
             if torch.is_grad_enabled() or is_traced(dy):
                 return None, *differentiable_backward(passes, dy, x, tensors, needs)
+            _check_unpacked(x, dy.dtype, dy.numel(), dy)
+            _check_unpacked(saved[0], ctx.dtype, ctx.size, dy)
             gradients = passes.backward(dy, x, tensors, saved, needs)
         gradients = (
             d if d is None or d.dtype == t.dtype else d.to(t.dtype)
             for d, t in zip(gradients, (x, *tensors), strict=True)
         )
         return None, *gradients
+
+
+def _check_unpacked(tensor: Tensor, dtype: torch.dtype, size: int, dy: Tensor) -> None:
+    """Raise RuntimeError if a hook returns a saved tensor that kernels cannot read as it was."""
+    if tensor.dtype is not dtype or tensor.numel() != size or tensor.device != dy.device:
+        raise RuntimeError(
+            f"a saved tensor of {size} values of {dtype} on {dy.device} came back as "
+            f"{tensor.numel()} of {tensor.dtype} on {tensor.device}; have saved_tensors_hooks "
+            "unpack what was packed"
+        )
 
 
 #: The C method below torch's ``apply``, whose Python code serves only torch.func.

@@ -154,6 +154,11 @@ def with_none(values: Iterable, present: Sequence[bool]) -> list:
 
 def check_groups(network: Network, channels: int, num_groups: int) -> None:
     """Raise RuntimeError if the network's groups do not consist of ``num_groups`` fine ones."""
+    if isinstance(network, Exemplar) and (network.reduction < 1 or channels % network.reduction):
+        raise RuntimeError(
+            f"reduction={network.reduction} does not fit {channels} channels; build a new layer "
+            "instead of changing its options"
+        )
     groups = network.num_key_groups if isinstance(network, Autoencoder) else channels
     if num_groups % groups or num_groups % network.num_groups:
         raise RuntimeError(

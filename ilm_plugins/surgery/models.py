@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, jit, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from ..layers import NORMS, ILMInstanceNorm, OptionError, SwitchNorm, freeze
@@ -68,7 +69,7 @@ def convert(
     to: str,
     *,
     match: Match = None,
-    types: Iterable[type] | None = None,
+    types: type | Iterable[type] | None = None,
     replacing: str | None = None,
     **options,
 ) -> tuple[nn.Module, Report]:
@@ -87,8 +88,8 @@ def convert(
         to: a key of :data:`ilm_plugins.NORMS`. "ILMLN" replaces GroupNorm of one group, "SSN" also
             SN.
         match: names of the norms to replace, with * for any characters, dots too; default: all.
-        types: exact classes to replace, instead of the plain norms of torch and the frameworks;
-            each must derive from such a norm and compute the same.
+        types: an exact class to replace, or several, instead of the plain norms of torch and the
+            frameworks; each must derive from such a norm and compute the same.
         replacing: "BN" to replace BatchNorm, or "LN" to replace LayerNorm2d of timm and
             torchvision, by layers that replace GroupNorm or InstanceNorm, with its weight, bias and
             eps; groups and key groups are "auto" by default.
@@ -104,7 +105,8 @@ def convert(
     """
     source, of_norm, options = source_norm(to, replacing, options)
     check_absent(options, *of_norm)
-    types = None if types is None else frozenset(types)
+    if types is not None:
+        types = frozenset([types] if isinstance(types, type) else types)
 
     def build(old: nn.Module, like: dict) -> nn.Module:
         _check_replaceable(old, to, source, types)
@@ -231,6 +233,8 @@ def _check_replaceable(
     ):
         return
     name, old_source = cls.__name__, source_of(cls)
+    is_lazy = isinstance(module, LazyModuleMixin)
+    refuse(is_lazy, f"{name} has no number of channels yet; run the model once, then convert it")
     refuse(is_layer, f"is {name}, already a layer of this package")
     reason = old_source.refusal(module, layer) if old_source else None
     advice = f"; {reason}" if reason else hint(old_source, layer)

@@ -31,11 +31,12 @@ def recalibrate(
 
     Returns:
         A report: ``converted`` has the layers with new statistics, ``left`` layers that keep the
-        old ones, because they are frozen or got fewer than two values of a channel.
+        old ones, because they are frozen, ran in evaluation mode, got fewer than two values of a
+        channel, or got infinite or NaN values.
 
     Raises:
         OptionError: no layer has running statistics, there are no batches, or the model is compiled
-            by torch 2.4 or 2.5.
+            by torch 2.4 or 2.5. After any error, all statistics are as before.
     """
     layers = {
         layer: name
@@ -45,15 +46,19 @@ def recalibrate(
     if not layers:
         raise OptionError("recalibrate: the model has no layer that mixes BN's running statistics")
     momenta = {layer: layer.momentum for layer in layers}
+    earlier = {layer: _copies(layer) for layer in layers}
+    evaluated: set[MixtureNorm] = set()
     calls: Counter[MixtureNorm] = Counter()
 
     def weigh(layer: MixtureNorm, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         """Let the statistics of the k-th call count for 1/k."""
         (x,) = (*inputs, *named.values())
+        if not layer.uses_batch_statistics:  # the model's forward has set it to evaluation mode
+            evaluated.add(layer)
         # A single value of a channel updates nothing, unless other processes have more.
-        if x.numel() > layer.num_channels or layer.synchronizes:
+        elif x.numel() > layer.num_channels or layer.synchronizes:
             if not calls[layer]:  # NaN times the weight 0 is NaN
-                for statistics in (layer.running_mean, layer.running_variance):
+                for statistics in _statistics(layer):
                     if statistics is not None:
                         statistics.zero_()
             calls[layer] += 1
@@ -69,6 +74,10 @@ def recalibrate(
             for batch in batches:
                 run(batch)
                 count += 1
+    except BaseException:
+        for layer, statistics in earlier.items():
+            _restore(layer, statistics)
+        raise
     finally:
         for hook in hooks:
             hook.remove()
@@ -78,8 +87,29 @@ def recalibrate(
         raise OptionError("recalibrate: got no batches; give at least one")
     report = Report()
     for layer, name in layers.items():
-        if calls[layer]:
-            report.converted[name] = f"running statistics of {count} batches"
+        if layer.frozen:
+            report.left[name] = "frozen"
+        elif not calls[layer]:
+            in_evaluation = layer in evaluated
+            reason = "it ran in evaluation mode" if in_evaluation else "no batch gave it two values"
+            report.left[name] = reason
+        elif not all(t is None or t.isfinite().all() for t in _statistics(layer)):
+            _restore(layer, earlier[layer])
+            report.left[name] = "a batch gave it infinite or NaN values"
         else:
-            report.left[name] = "frozen" if layer.frozen else "no batch gave it two values"
+            report.converted[name] = f"running statistics of {count} batches"
     return report
+
+
+def _statistics(layer: MixtureNorm) -> tuple[Tensor | None, Tensor | None]:
+    return layer.running_mean, layer.running_variance
+
+
+def _copies(layer: MixtureNorm) -> list[Tensor | None]:
+    return [t if t is None else t.clone() for t in _statistics(layer)]
+
+
+def _restore(layer: MixtureNorm, copies: list[Tensor | None]) -> None:
+    for statistics, copy in zip(_statistics(layer), copies, strict=True):
+        if statistics is not None and copy is not None:
+            statistics.copy_(copy)

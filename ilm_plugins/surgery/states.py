@@ -122,16 +122,20 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
     pyramids = {name for name in parts if parts[name].is_pyramid}
     norm_keys = {join(name, key) for name, m in model_norms.items() for key in m.state_dict()}
     report, stored = Report(), find_norms(state, wanted.keys() - norm_keys, pyramids)
+    # A norm takes no tensors that another norm of the model has under its own name, or has taken.
+    taken = {*model_norms}
     for name in model_norms:
-        source = next((n for n in _names(name, stored) if n in stored), None)
+        free = (n for n in _names(name, stored) if n in stored and (n == name or n not in taken))
+        source = next(free, None)
         if source is None:
             continue
+        taken.add(source)
         norm, levels = stored[source], parts[name].norms
         layer, count = levels[0], len(levels) if name in pyramids else None
         chosen = chosen_by(norm.levels[0])
         if norm.kind == norms.kind_in_state(layer):
             # A weight and a bias alone may be of any norm.
-            if source == name or (source not in model_norms and norm.kind != UNTOLD):
+            if source == name or norm.kind != UNTOLD:
                 _rename(state, report, source, norm, name, layer, count)
         elif chosen not in (None, _normalizer_of(layer)):
             report.left[source] = f"its ratios are fixed on {chosen}, which {layer} is not"

@@ -85,7 +85,10 @@ def _find_levels(tensors: State, is_known: bool) -> Sequence[State]:
         shapes = {t.shape for t in (*shared.values(), *(level["running_mean"] for level in levels))}
         is_whole = any(AFFINE & level.keys() for level in levels)
         return [] if is_whole or len(shapes) > 1 else [{**shared, **level} for level in levels]
-    # Each level of a PerLevelNorm has all parameters; other lists of norms do not share them.
+    # Each level of a PerLevelNorm has all parameters; other lists of norms do not share them. But
+    # all new SNs and SSNs have the same ones: their levels are known by the list's name alone.
+    if not is_known and kinds != {"EN"}:
+        return []
     if shared or len(kinds) != 1 or not kinds <= _MIXTURES or "running_mean" not in levels[0]:
         return []
     common = AFFINE if is_known else levels[0].keys() - _OF_EACH

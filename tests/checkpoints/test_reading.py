@@ -4,7 +4,8 @@ import os
 import pickle
 import tarfile
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -83,6 +84,23 @@ def test_unsafe_loading_allows_code_until_it_ends(tmp_path):
         read(path)
     assert trap.exists()
     assert not code_is_allowed()
+
+
+def test_a_thread_that_reads_with_unsafe_allows_no_code_in_another(tmp_path):
+    trusted = save(Harmful(tmp_path / "made"), tmp_path / "trusted.pkl")
+    other = save(Harmful(tmp_path / "never made"), tmp_path / "other.pkl")
+
+    def read_trusted():
+        for _ in range(200):
+            read(trusted, unsafe=True)
+
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read_trusted)
+        while not reading.done():
+            with pytest.raises(CheckpointError, match="may run code"):
+                read(other)
+        reading.result()
+    assert not (tmp_path / "never made").exists()
 
 
 def test_safe_loading_within_unsafe_loading_allows_no_code():
@@ -171,6 +189,12 @@ def test_arrays_keep_their_place_in_containers(tmp_path, suffix):
     found = read(save({"tuple": (1, (array,)), "again": array}, tmp_path / f"c{suffix}"))
     assert found["again"].tolist() == [0, 1, 2]
     assert found["tuple"][1][0] is found["again"]
+
+
+def test_a_counter_keeps_its_counts(tmp_path):
+    """As of MultiStepLR's milestones."""
+    counts = Counter({30: 1, 60: 2})
+    assert read(save({"milestones": counts}, tmp_path / "c.pth"))["milestones"] == counts
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl"])

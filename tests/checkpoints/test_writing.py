@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -27,6 +28,27 @@ def test_what_was_written_last_is_read(tmp_path, suffix, monkeypatch):
         for name, tensor in read(path).items():
             assert np.array_equal(tensor, state[name])
     assert [p.name for p in tmp_path.iterdir()] == [f"c{suffix}"]
+
+
+def test_tensors_in_a_pkl_are_arrays(tmp_path):
+    write({"model": {"weight": torch.eye(2)}}, tmp_path / "c.pkl")
+    weight = read(tmp_path / "c.pkl")["model"]["weight"]
+    assert isinstance(weight, np.ndarray)
+    assert np.array_equal(weight, np.eye(2))
+
+
+def test_a_file_keeps_its_mode(old):
+    old.chmod(0o600)
+    write({}, old)
+    assert old.stat().st_mode & 0o777 == 0o600
+
+
+def test_threads_write_one_file_one_after_the_other(old):
+    states = [{"weight": torch.full((1000,), float(i))} for i in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda state: write(state, old), states))
+    weight = read(old)["weight"]
+    assert any(torch.equal(weight, state["weight"]) for state in states)
 
 
 @pytest.fixture

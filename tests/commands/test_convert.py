@@ -131,7 +131,7 @@ def half(tmp_path):
 
 def test_a_dtype_that_numpy_lacks_is_told(half, tmp_path, capsys):
     told = refused(capsys, half, tmp_path / "out.pkl", "--to", "EN")
-    assert "is torch.bfloat16, which a .pkl cannot hold; give OUTPUT the ending .pth" in told
+    assert "is torch.bfloat16, which a .pkl cannot hold; give the file the ending .pth" in told
     assert not (tmp_path / "out.pkl").exists()
 
 

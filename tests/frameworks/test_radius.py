@@ -87,6 +87,23 @@ def test_the_radius_is_the_part_of_the_iterations_that_are_done(begin, count):
     assert moved["weight"] > 100, "the weight's is not clipped"
 
 
+def test_gradients_that_a_closure_computes_are_clipped():
+    """As Lightning's automatic optimization passes them."""
+    model = Small()
+    optimizer = torch.optim.SGD(model.norm.parameters(), lr=LEARNING_RATE)
+    RadiusSchedule(model, [optimizer])
+    before = model.norm.mean_weight.detach().clone()
+
+    def closure():
+        loss = model.loss()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure) > 0
+    step = (model.norm.mean_weight.detach() - before).norm().item() / LEARNING_RATE
+    assert abs(step - 1) < 1e-3
+
+
 def test_a_fused_optimizers_scaled_gradients_are_clipped_to_the_scaled_norm():
     moved = []
     for scale in (1.0, 2.0**16):

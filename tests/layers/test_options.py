@@ -5,6 +5,7 @@ import inspect
 import math
 import re
 
+import numpy
 import pytest
 import torch
 
@@ -12,6 +13,13 @@ from cases import MIXTURES
 from ilm_plugins import NORMS
 from ilm_plugins.layers import OptionError, parse_norm
 from ilm_plugins.layers.mixture import MixtureNorm
+
+
+@pytest.mark.parametrize("key", NORMS)
+def test_numbers_of_numpy_become_plain_ones(key):
+    """torch.compile makes a tensor of a number of numpy."""
+    options = vars(NORMS[key](numpy.int64(64))).values()
+    assert not [value for value in options if isinstance(value, numpy.generic)]
 
 
 @pytest.mark.parametrize(

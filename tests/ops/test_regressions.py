@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 
 import cases
 import fresh
@@ -510,6 +511,47 @@ def test_what_a_layer_cannot_compute_is_refused(backend):
     layer.num_groups = 48
     with use_backend(backend), pytest.raises(RuntimeError):
         layer(torch.ones(2, 64, 3, 3))
+
+
+def test_groups_that_do_not_divide_the_channels_are_refused():
+    def rescale(mean, var):
+        return mean[:, :1], var[:, :1]
+
+    with pytest.raises(RuntimeError, match="64 channels do not consist of 48 groups"):
+        adaptive_norm(torch.ones(2, 64, 3, 3), 48, 1e-5, rescale)
+
+
+@needs_kernels
+@pytest.mark.parametrize("reduction", [0, 48])
+def test_a_reduction_that_was_set_to_one_that_does_not_fit_is_refused(reduction):
+    layer = NORMS["EN"](64)
+    layer.reduction = reduction
+    with use_backend("cpu"), pytest.raises(RuntimeError, match="does not fit 64 channels"):
+        layer(torch.ones(2, 64, 3, 3))
+
+
+@needs_kernels
+def test_a_view_of_freed_memory_is_refused():
+    """As of a flat parameter of FSDP; its address is its place in the freed memory."""
+    layer, flat = ILMGroupNorm(64), torch.randn(256)
+    layer.weight.data = flat[64:128]
+    flat.untyped_storage().resize_(0)
+    with use_backend("cpu"), pytest.raises(RuntimeError, match=r"\(64,\) tensor .* no memory"):
+        layer(torch.ones(2, 64, 3, 3))
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("unpack", [torch.Tensor.float, torch.Tensor.half])
+def test_saved_tensors_that_come_back_as_another_dtype_are_refused(name, unpack):
+    def on_floats(change):
+        return lambda t: change(t) if t.is_floating_point() else t
+
+    x = torch.randn(2, 64, 5, 5).bfloat16().requires_grad_()
+    with saved_tensors_hooks(on_floats(torch.Tensor.half), on_floats(unpack)):
+        y = NORMS[name](64)(x)
+    with pytest.raises(RuntimeError, match=r"of torch\.bfloat16 on cpu came back as"):
+        y.sum().backward()
 
 
 def test_negated_views_are_read_as_what_they_are():

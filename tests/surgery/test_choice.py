@@ -32,12 +32,23 @@ def test_types_are_taken_exactly():
     assert report.left == {"0": "GroupNorm, which is not among types"}
 
 
+def test_types_may_be_one_class():
+    _, report = surgery.convert(nn.Sequential(Renamed(4, 32)), "ILMGN", types=Renamed)
+    assert report.converted.keys() == {"0"}
+
+
+@pytest.mark.parametrize("types", [None, nn.LazyBatchNorm2d])
+def test_a_norm_without_a_number_of_channels_is_skipped_with_advice(types):
+    _, report = surgery.convert(nn.Sequential(nn.LazyBatchNorm2d()), "EN", types=types)
+    assert "run the model once, then convert it" in report.left["0"]
+
+
 PARAMETRIZED = nn.utils.parametrize.register_parametrization(GN4(32), "weight", nn.Identity())
 prune.random_unstructured((PRUNED := ILMGroupNorm(32)).encode, "weight", 1)
 PRUNED_SN = prune.random_unstructured(SwitchNorm(32), "mean_weight", 1)
 LEFT = [
     (Renamed(4, 32), "ILMGN", "Renamed derives from GroupNorm and may compute"),
-    (nn.LazyBatchNorm2d(), "EN", "LazyBatchNorm2d derives from BatchNorm"),
+    (nn.LazyBatchNorm2d(), "EN", "LazyBatchNorm2d has no number of channels yet"),
     (nn.BatchNorm2d(32), "ILMGN", "replaces GroupNorm; give --replacing BN, or replacing='BN' in"),
     (nn.LayerNorm(32), "ILMLN", "LayerNorm, but ILMLN replaces GroupNorm"),
     (nn.InstanceNorm2d(32, track_running_stats=True), "ILMIN", "with track_running_stats"),

@@ -53,6 +53,40 @@ def test_layers_without_new_statistics_keep_theirs():
     assert model[0].momentum == 0.1
 
 
+class Fixed(nn.Module):
+    """A model whose forward sets its backbone to evaluation mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = SwitchNorm(4), SwitchNorm(4)
+
+    def forward(self, x):
+        return self.head(self.backbone.eval()(x))
+
+
+def test_a_layer_that_runs_in_evaluation_mode_keeps_its_statistics():
+    model = Fixed()
+    model.backbone.running_mean.fill_(0.3)
+    report = surgery.recalibrate(model, [torch.randn(8, 4, 3, 3)])
+    assert report.left == {"backbone": "it ran in evaluation mode"}
+    assert torch.equal(model.backbone.running_mean, torch.full((4,), 0.3))
+
+
+def test_after_an_error_all_statistics_are_as_before():
+    model = nn.Sequential(SwitchNorm(4), nn.Conv2d(4, 4, 3))
+    model[0].running_mean.fill_(0.25)
+    with pytest.raises(RuntimeError, match="Kernel size"):
+        surgery.recalibrate(model, [torch.randn(8, 4, 3, 3), torch.randn(8, 4, 2, 2)])
+    assert torch.equal(model[0].running_mean, torch.full((4,), 0.25))
+
+
+def test_a_batch_with_nan_leaves_the_statistics():
+    model = nn.Sequential(SwitchNorm(4))
+    report = surgery.recalibrate(model, [torch.full((2, 4, 3, 3), math.nan)])
+    assert report.left == {"0": "a batch gave it infinite or NaN values"}
+    assert torch.equal(model[0].running_mean, torch.zeros(4))
+
+
 def test_layers_without_running_statistics_are_skipped():
     model = nn.Sequential(SwitchNorm(4), SwitchNorm(4))
     model[0].running_mean = model[0].running_variance = None

@@ -9,7 +9,15 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from close import EQUAL, assert_close
-from ilm_plugins import NORMS, AttentiveNorm, ExemplarNorm, ILMGroupNorm, ILMInstanceNorm, surgery
+from ilm_plugins import (
+    NORMS,
+    AttentiveNorm,
+    ExemplarNorm,
+    ILMGroupNorm,
+    ILMInstanceNorm,
+    SwitchNorm,
+    surgery,
+)
 from ilm_plugins import SparseSwitchNorm as SSN
 from ilm_plugins.layers import OptionError
 from swaps import BOTH, GN4, Block, Small, double, randomized, small
@@ -19,6 +27,28 @@ KINDS = {
     "AN": (GN4, lambda c: AttentiveNorm(c, 4), "GN or IN", {}),
     "EN": (nn.BatchNorm2d, lambda c: ExemplarNorm(c, reduction=8), "BN", {"reduction": 8}),
 }
+
+
+@pytest.mark.parametrize("own", [nn.BatchNorm2d, ExemplarNorm])
+def test_a_norm_that_the_file_lacks_takes_no_tensors_of_another(own):
+    """By OpenMMLab's names, which follow the type, ``in1`` might be the file's ``bn1``."""
+    plain = nn.ModuleDict({"bn1": nn.BatchNorm2d(64)})
+    nn.init.constant_(plain["bn1"].running_mean, 5.0)
+    model = nn.ModuleDict({"in1": ILMInstanceNorm(64), "bn1": own(64)})
+    state, report = surgery.fit_state(plain.state_dict(), model)
+    model.load_state_dict(state, strict=False)
+    assert "in1" not in report.converted
+    assert torch.equal(model["bn1"].running_mean, torch.full((64,), 5.0))
+
+
+@pytest.mark.parametrize("layer", [SSN, SwitchNorm])
+def test_equal_switches_side_by_side_are_two_norms(layer):
+    """As for two domains: new ones have the same parameters, but are no levels of one norm."""
+    model = nn.ModuleDict({"norms": nn.ModuleList([layer(8), layer(8)])})
+    _, report = surgery.fit_state(model.state_dict(), copy.deepcopy(model))
+    assert not report.left
+    _, report = surgery.convert_state(model.state_dict(), "SSN", match="norms.1")
+    assert [*report.converted] == (["norms.1"] if layer is SwitchNorm else [])
 
 
 @pytest.mark.parametrize("to", KINDS)

@@ -207,7 +207,7 @@ def _call(
     layout = stored_as, length == 1 or not x.is_contiguous()
     threads = torch.get_num_threads(), parallel_for() or 0
     network = len(fields), fields.buffer_info()[0]
-    addresses = [0 if t is None else t.data_ptr() or _refuse(t) for t in tensors]
+    addresses = [0 if t is None else _address(t) for t in tensors]
     call = array("q", (n, c, length, num_groups, *layout, *threads, *network, *addresses))
     variant = "double" if statistics is torch.float64 else "float", instruction_set()
     error = library.functions(*variant)[name](call.buffer_info()[0])
@@ -224,8 +224,14 @@ def _call(
     raise RuntimeError(f"{name} of a {shape} tensor: torch's threads ended with error {error}")
 
 
-def _refuse(tensor: Tensor) -> int:
-    raise RuntimeError(
-        f"got a {tuple(tensor.shape)} tensor of type {type(tensor).__name__} that has no memory "
-        "for kernels in C++; run the layer under use_backend('reference')"
-    )
+def _address(tensor: Tensor) -> int:
+    """Return where a tensor's values are; RuntimeError if it has no memory."""
+    # The address of a view of freed memory, as of FSDP's flat parameters, is the view's offset.
+    is_freed = tensor.storage_offset() and not tensor.untyped_storage().nbytes()
+    address = 0 if is_freed else tensor.data_ptr()
+    if not address:
+        raise RuntimeError(
+            f"got a {tuple(tensor.shape)} tensor of type {type(tensor).__name__} that has no "
+            "memory for kernels in C++; run the layer under use_backend('reference')"
+        )
+    return address

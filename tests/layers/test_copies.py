@@ -1,0 +1,35 @@
+"""Copies of layers: they share nothing with the layers that they were made of."""
+
+import copy
+import threading
+
+import pytest
+import torch
+
+from ilm_plugins import NORMS, ExemplarNorm
+
+X = torch.randn(2, 64, 3, 3, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_copy_of_a_compiled_layer_computes_with_its_own_weights(name):
+    layer = NORMS[name](64).eval()
+    layer.compile(backend="eager")
+    twin = copy.deepcopy(layer)
+    torch.nn.init.zeros_(twin.weight)
+    assert not torch.equal(twin(X), layer(X))
+
+
+class WithLock(ExemplarNorm):
+    """A layer with something that cannot be copied, which its state leaves out."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.lock = threading.Lock()
+
+    def __getstate__(self):
+        return {key: value for key, value in super().__getstate__().items() if key != "lock"}
+
+
+def test_a_copy_has_the_state_that_a_subclass_gives():
+    assert not hasattr(copy.deepcopy(WithLock(64)), "lock")
