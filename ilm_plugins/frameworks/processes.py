@@ -75,6 +75,21 @@ def leave_group() -> None:
         distributed.destroy_process_group()
 
 
+def check_same_start(checkpoint: str | None) -> None:
+    """Raise UserError unless all processes continue from a checkpoint of the same name, or none."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    name = checkpoint and os.path.basename(checkpoint)
+    names: list[str | None] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(names, name)
+    other = next((rank for rank, found in enumerate(names) if found != names[0]), None)
+    if other is not None:
+        raise UserError(
+            f"--resume: rank 0 continues from {names[0]}, rank {other} from {names[other]}; copy "
+            "the output folder to each machine, or share it"
+        )
+
+
 def keep_freed_memory() -> None:
     """Have glibc keep freed memory for new tensors, which saves a fifth of a step on the CPU."""
     configured = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)

@@ -71,6 +71,12 @@ def test_a_failed_rank_ends_all(failed):
     assert_gone(pids)
 
 
+def test_processes_that_resume_from_different_files_are_told():
+    words = r"rank 0 continues from iter_0\.pth, rank 1 from iter_1\.pth; copy the output folder"
+    with workers.start_by("fork"), pytest.raises(UserError, match=words):
+        processes.launch(workers.resume_by_own_files, Processes(num_processes=2))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_no_process(tmp_path, number):
     process = start(tmp_path, "sleep")

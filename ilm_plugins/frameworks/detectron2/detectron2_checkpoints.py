@@ -14,6 +14,7 @@ from ... import checkpoints
 from ...errors import CheckpointError
 from ...layers.base import AdaptiveNorm
 from ...layers.mixture import BN_VARIANCE, VARIANCE
+from ..processes import check_same_start
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -22,6 +23,12 @@ class Checkpointer(DetectionCheckpointer):
     def __init__(self, *args, **options) -> None:
         super().__init__(*args, **options)
         self.path_manager = AtomicFiles(self.path_manager)
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """As detectron2's method; UserError if processes would resume from different files."""
+        resumes = resume and self.has_checkpoint()
+        check_same_start(self.get_checkpoint_file() if resumes else None)
+        return super().resume_or_load(path, resume=resume)
 
     def save(self, name: str, **entries: Any) -> None:
         """Save to NAME.pth; FloatingPointError if a parameter is NaN or infinite."""

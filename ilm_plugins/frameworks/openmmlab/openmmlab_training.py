@@ -18,6 +18,7 @@ from ...errors import UserError
 from .. import run_record
 from ..folders import make_folder
 from ..lock import lock
+from ..processes import check_same_start
 from ..run_options import RunOptions
 from .openmmlab_checkpoints import DropConfig, latest
 from .openmmlab_config import explaining_norms, load_config, unwrapped
@@ -82,6 +83,7 @@ def run(options: RunOptions, cfg: Config) -> None:
         runner.register_hook(hook)
     if not any(isinstance(hook, RadiusHook) for hook in runner.hooks):
         runner.register_hook(RadiusHook())
+    check_same_start(last)
     try:
         if options.eval_only:
             runner.test()
