@@ -28,7 +28,7 @@ from ilm_plugins.experiments.papers import (
     registry,
     row_record,
 )
-from ilm_plugins.frameworks.run_record import FILE, PLAIN
+from ilm_plugins.frameworks.run_record import PLAIN
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "reports" / "records"
@@ -164,10 +164,7 @@ def documented() -> dict[Path, str]:
 
 def main() -> None:
     if sys.argv[1:]:
-        for path in sorted(Path(sys.argv[1]).rglob(FILE)):
-            run = row_record.read(path)
-            if "table" in run:  # a training that was killed lacks it until it goes on
-                row_record.collect(run, RECORDS)
+        row_record.collect_all(Path(sys.argv[1]), RECORDS)
     groups = paper_report.by_cell(RECORDS)
     for drawn in registry.tables().values():
         if drawn.paper in PAPERS or drawn.id == "study":

@@ -5,8 +5,6 @@ import json
 import multiprocessing
 import os
 import shlex
-import signal
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -27,6 +25,7 @@ from ..frameworks import framework_of
 from ..frameworks.folders import make_folder
 from ..frameworks.lock import lock
 from ..frameworks.processes import available_gpus
+from . import exit_on_sigterm
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,8 +33,7 @@ def run(args: argparse.Namespace) -> int:
 
     Return the exit status, 1 if no run has a result.
     """
-    # An exception ends the training in progress, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    exit_on_sigterm()
     gpus = min(1, available_gpus()) if args.num_gpus is None else args.num_gpus
     if gpus == 0:
         # Before a framework is imported: wherever one sees a GPU, it picks CUDA.

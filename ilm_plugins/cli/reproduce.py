@@ -2,8 +2,6 @@
 
 import argparse
 import shlex
-import signal
-import sys
 import textwrap
 from dataclasses import fields
 
@@ -12,7 +10,7 @@ from ..experiments.papers import paper_report, registry, row_record
 from ..experiments.papers.reproduce_options import Options
 from ..experiments.papers.run import run_all
 from ..frameworks.folders import make_folder
-from ..frameworks.run_record import FILE
+from . import exit_on_sigterm
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -48,8 +46,7 @@ def list_(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> int:
-    # An exception ends the training, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    exit_on_sigterm()
     if args.miniature:
         args.work_dir /= "miniature"
     make_folder(args.work_dir)
@@ -62,8 +59,5 @@ def write_report(args: argparse.Namespace) -> None:
     folder = args.output or args.work_dir / "reports"
     make_folder(folder)
     records = folder / "records"
-    for path in sorted(args.work_dir.rglob(FILE)):
-        result = row_record.read(path)
-        if "table" in result:  # a training that was killed lacks it until it goes on
-            row_record.collect(result, records)
+    row_record.collect_all(args.work_dir, records)
     print(*paper_report.write(records), sep="\n")

@@ -19,6 +19,8 @@ from . import environment
 from .run_options import RunOptions
 
 FILE = "record.json"
+#: Number of points of the curve of a training that counts iterations.
+POINTS = 100
 #: Name of a plain evaluation, and of one with test-time augmentation, in the record's "metrics".
 PLAIN, TTA = "", "tta"
 

@@ -18,7 +18,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ...frameworks.run_record import write
+from ...frameworks.run_record import FILE, write
 from . import registry
 from .recipes import Recipe
 from .registry import Cell
@@ -141,3 +141,11 @@ def collect(record: Record, folder: Path) -> Path:
     if not path.is_file() or read(path).get("run", 0) <= record.get("run", 0):
         write(path, record)
     return path
+
+
+def collect_all(runs: Path, folder: Path) -> None:
+    """Save the records of all runs below a folder in a folder of records."""
+    for path in sorted(runs.rglob(FILE)):
+        record = read(path)
+        if "table" in record:  # a training that was killed lacks it until it goes on
+            collect(record, folder)

@@ -47,8 +47,6 @@ EVALUATORS = {
         evaluation.CityscapesInstanceEvaluator,
     ],
 }
-#: Points of the training curve in the record.
-POINTS = 100
 
 
 def main(options: RunOptions) -> None:
@@ -189,7 +187,7 @@ class RecordHook(engine.HookBase):
             self.seed = OmegaConf.select(cfg, "train.seed")
 
     def before_train(self) -> None:
-        self.period = max(1, self.trainer.max_iter // POINTS)
+        self.period = max(1, self.trainer.max_iter // run_record.POINTS)
         run_record.start(
             self.folder,
             self.options,

@@ -42,8 +42,6 @@ TTA_PACKING = {
     },
     "mmpretrain": {},
 }
-#: Number of points of the curve of a training that counts iterations.
-POINTS = 100
 #: What to do about a loss that is NaN.
 SLOWER = "try a smaller learning rate"
 
@@ -192,7 +190,7 @@ class RecordHook(Hook):
         loop, loader = runner.train_loop, runner.train_dataloader
         self.by_epoch = isinstance(loop, EpochBasedTrainLoop)
         planned = loop.max_epochs if self.by_epoch else loop.max_iters
-        self.interval = len(loader) if self.by_epoch else max(1, planned // POINTS)
+        self.interval = len(loader) if self.by_epoch else max(1, planned // run_record.POINTS)
         run_record.start(
             runner.work_dir,
             self.options,

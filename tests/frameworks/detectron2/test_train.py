@@ -129,7 +129,7 @@ def resumed(datasets, tmp_path_factory):
     folder, ddp = tmp_path_factory.mktemp("lazy"), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "create_ddp_model", lambda model, **o: ddp.update(o) or model)
-        patch.setattr(training, "POINTS", 1)
+        patch.setattr(run_record, "POINTS", 1)
         first = lazy_options(folder, "train.ddp.find_unused_parameters=True", resume=True)
         command_line.start(first)
         ddp_of_first = dict(ddp)

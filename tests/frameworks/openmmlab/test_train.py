@@ -133,7 +133,7 @@ def test_resuming_without_a_checkpoint_starts_from_load_from(
     (point,) = run_record.read(tmp_path)["curve"]
     assert point["iterations"] == 1
     assert point["loss"] != run_record.read(trained)["curve"][0]["loss"]
-    monkeypatch.setattr("ilm_plugins.frameworks.openmmlab.openmmlab_training.POINTS", 2)
+    monkeypatch.setattr("ilm_plugins.frameworks.run_record.POINTS", 2)
     opts[1] = "train_cfg.max_iters=5"  # the last iteration is always recorded
     assert main(command(config, "--resume", out=tmp_path, opts=opts)) == 0
     assert [point["iterations"] for point in run_record.read(tmp_path)["curve"]] == [1, 2, 4, 5]
