@@ -28,7 +28,10 @@ def main(argv: Sequence[str]) -> int:
     """Run a command, the first argument; without one, print versions, keys and commands."""
     chosen = parser().parse_args(argv[:1]).command
     if chosen is None:
-        from .cli.environment import report
+        try:
+            from .cli.environment import report
+        except UserError as error:  # such as an unknown backend in the environment
+            return fail(error)
 
         print(report())
         print(f"commands     {', '.join(COMMANDS)}; --help says what each does")
@@ -41,6 +44,8 @@ def main(argv: Sequence[str]) -> int:
         if (error.name or "").startswith("ilm_plugins"):
             raise
         return fail(missing(f"the command {chosen}", error, COMMANDS[chosen][0]))
+    except UserError as error:  # such as an unknown backend in the environment
+        return fail(error)
     try:
         # In one place for all commands, so that no command runs code from a file by mistake.
         with loading(unsafe=getattr(args, "unsafe", False)):

@@ -23,6 +23,7 @@ from ..checkpoints import (
 )
 from ..errors import UserError
 from ..frameworks import open_config
+from ..frameworks.folders import check_folder
 from ..frameworks.framework_config import module_for
 from ..layers import parse_norm
 from ..surgery.common import source_norm
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     kept, kind = {}, format_of(args.output)
     if kind != "safetensors":
         kept = {key: beside[key] for key in COPIED if key in beside}
-        if "dataset_meta" in beside.get("meta", ()):  # MMEngine's names of classes
+        if "dataset_meta" in (beside.get("meta") or ()):  # MMEngine's names of classes
             kept["meta"] = {"dataset_meta": beside["meta"]["dataset_meta"]}
     write(arrange(state, entry, kept, kind), args.output)
     print(report.names() if args.names else report)
@@ -74,6 +75,9 @@ def check_output(source: Path, target: Path, overwrite: bool) -> None:
         raise UserError(f"OUTPUT {str(target)!r} exists; add --overwrite to replace it")
     if not target.parent.is_dir():
         raise UserError(f"OUTPUT {str(target)!r} is not in a folder that exists; create it first")
+    if target.is_dir():
+        raise UserError(f"OUTPUT {str(target)!r} is a folder; give a file")
+    check_folder(target.parent)
 
 
 def conversion(args: argparse.Namespace) -> Change:

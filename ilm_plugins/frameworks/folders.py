@@ -33,6 +33,14 @@ def unwritable(folder: str | Path, error: OSError) -> UserError:
     )
 
 
+def is_last_checkpoint(path: str | Path, folder: str | Path) -> bool:
+    """Return whether a file is the last checkpoint of the training in a folder."""
+    try:
+        return os.path.samefile(path, last_checkpoint(Path(folder)))
+    except (OSError, UserError):  # such as a URL, or a folder without a training
+        return False
+
+
 def last_checkpoint(folder: Path) -> Path:
     """Return the last checkpoint of a training, in its folder, which may have been moved.
 

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints import replacing
-from ..errors import one_line
+from ..errors import UserError, one_line
 from . import environment
 from .run_options import RunOptions
 
 FILE = "record.json"
 #: Number of points of the curve of a training that counts iterations.
 POINTS = 100
+#: Key of the evaluations of other checkpoints than a training's last one.
+OTHERS = "other evaluations"
 #: Name of a plain evaluation, and of one with test-time augmentation, in the record's "metrics".
 PLAIN, TTA = "", "tta"
 
@@ -39,14 +41,18 @@ def start(
     batch: int | None = None,
     images: int | None = None,
     seed: int | None = None,
+    resumes: bool | None = None,
 ) -> None:
-    """Write a run's settings; --resume keeps the curve, --eval-only keeps an earlier record."""
+    """Write a run's settings; a resumed run keeps the curve, an evaluation a training's record."""
     # ``unit`` is "epochs" or "iterations", ``planned`` their number; ``batch`` counts the images of
     # a step over all processes, ``images`` the whole training set. An evaluation has the defaults.
+    # ``resumes`` is whether there was a checkpoint to resume from; by default, as the options say.
     earlier = read(folder) or {}
-    if not is_rank_zero() or (options.eval_only and earlier):
+    if not is_rank_zero() or (options.eval_only and _is_kept(earlier, options)):
         return
-    kept = earlier if options.resume else {}
+    resumes = options.resume if resumes is None else resumes
+    is_same = resumes and not options.eval_only and earlier.get("unit") == unit
+    kept = earlier if is_same else {}
     processes = options.processes
     record = {
         "framework": framework,
@@ -68,11 +74,26 @@ def start(
         "curve": kept.get("curve", []),
         "metrics": {},
     }
+    if OTHERS in kept:
+        record[OTHERS] = kept[OTHERS]
     write(Path(folder, FILE), record)
     _last_point[str(folder)] = _clocks()
 
 
-def point(folder: str | Path, run: int, **values: float) -> None:
+def _is_kept(earlier: dict[str, Any], options: RunOptions) -> bool:
+    """Return whether an evaluation keeps a record: a training's, or its own of another test."""
+    if not earlier:
+        return False
+    return earlier["planned"] > 0 or _without_tta(earlier["command"]) == _without_tta(
+        command(options)
+    )
+
+
+def _without_tta(command: str) -> str:
+    return command.replace(" --tta", "")
+
+
+def point(folder: str | Path, run: int, /, **values: float) -> None:
     """Add the curve's point after ``run`` epochs or iterations, with the CPU time since the last.
 
     The new point replaces an earlier point of the same ``run``, and the points of a higher ``run``,
@@ -92,14 +113,30 @@ def point(folder: str | Path, run: int, **values: float) -> None:
 
 
 def finish(
-    folder: str | Path, test: str, metrics: dict[str, float], images: int | None = None
+    folder: str | Path,
+    test: str,
+    metrics: dict[str, float],
+    images: int | None = None,
+    options: RunOptions | None = None,
+    is_last: bool = True,
 ) -> None:
-    """Write the metrics of an evaluation, :data:`PLAIN` or :data:`TTA`, of ``images`` images."""
+    """Write the metrics of an evaluation, :data:`PLAIN` or :data:`TTA`, of ``images`` images.
+
+    Give ``options`` for an evaluation that is no part of a training. The metrics of a training are
+    then replaced if the evaluation is of its last checkpoint; others are written beside them.
+    """
     if not is_rank_zero():
         return
     record = _read(folder)
-    record["metrics"][test] = metrics
-    record["test images"] = images
+    is_beside = options is not None and record["planned"] > 0
+    if is_beside and not is_last:
+        entry = {"command": command(options), "metrics": metrics, "test images": images}
+        record[OTHERS] = [*record.get(OTHERS, []), entry]
+    else:
+        record["metrics"][test] = metrics
+        record["test images"] = images
+        if is_beside:
+            record["evaluation"] = command(options)
     write(Path(folder, FILE), record)
 
 
@@ -154,7 +191,11 @@ def _joined(separator: str, earlier: str | None, new: str | None) -> str | None:
 
 
 def _read(folder: str | Path) -> dict[str, Any]:
-    return json.loads(Path(folder, FILE).read_text(encoding="utf-8"))
+    path = Path(folder, FILE)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is no record of a run ({error}); move it away") from error
 
 
 def write(path: Path, record: dict[str, Any]) -> None:

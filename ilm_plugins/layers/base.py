@@ -9,12 +9,12 @@ from torch.fx import Proxy, Tracer
 
 from ..ops import Network, adaptive_norm, operators
 from .children import absent
-from .options import check_known, parameters_of
+from .options import check, check_known, parameters_of
 
 #: Modules whose initializers would overwrite the weights of a norm's sub-networks.
 INITIALIZERS = {"mmengine.model.weight_init", "mmcv.cnn.utils.weight_init"}
 #: Methods that a subclass may replace without other equations.
-BESIDE_EQUATIONS = {"__init__", "extra_repr", "forward", "reset_parameters"}
+BESIDE_EQUATIONS = {"reset_parameters"}
 
 
 class AdaptiveNorm(nn.GroupNorm):
@@ -70,6 +70,8 @@ class AdaptiveNorm(nn.GroupNorm):
         # Frameworks construct layers from configs: a misspelt option gets our message here
         # instead of Python's TypeError.
         check_known(cls, options)
+        is_given_twice = bool(args) and "num_channels" in options
+        check(not is_given_twice, f"{cls.__name__}: num_channels is the model's; leave it out")
         return super().__new__(cls)
 
     def rescale(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,7 +191,8 @@ def _changes_equations(cls: type[AdaptiveNorm]) -> bool:
         for name, value in vars(base).items()
         if hasattr(owner, name) and (inspect.isroutine(value) or isinstance(value, property))
     }
-    return bool(replaced - BESIDE_EQUATIONS)
+    # Methods of every module, as fully_shard and parametrize replace them, are no equations.
+    return any(not hasattr(nn.Module, name) for name in replaced - BESIDE_EQUATIONS)
 
 
 def parameter(layer: AdaptiveNorm, name: str) -> Tensor:

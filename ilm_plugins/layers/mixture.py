@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
+from torch.nn.utils import parametrize
 
 from ..ops import SharedBatch, adaptive_norm, coarsen, duplicate, over_batch, pool
 from .base import AdaptiveNorm
@@ -135,7 +136,11 @@ class MixtureNorm(AdaptiveNorm):
     def __deepcopy__(self, memo: dict) -> "MixtureNorm":
         memo[id(self.sync)] = self.sync  # A process group cannot be copied.
         copied = memo[id(self)] = self.__new__(type(self))
-        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        # A parametrized module has no state to pickle, but one to copy.
+        is_parametrized = parametrize.is_parametrized(self)
+        state = self.__dict__ if is_parametrized else self.__getstate__()
+        state = {name: value for name, value in state.items() if name != "_compiled_call_impl"}
+        copied.__setstate__(copy.deepcopy(state, memo))
         return copied
 
     def _normalize(self, x: Tensor) -> Tensor:

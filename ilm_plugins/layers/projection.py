@@ -50,7 +50,9 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     # Compiled, the gradient of a product and a sum would be a sum over the batch, by which the CPU
     # code of TorchInductor writes past its buffer unless O is a multiple of the vector width
     # (PyTorch issue 196681). No setting makes a product in float64 less precise.
-    if weight.dim() == 2 and x.device.type == "cpu" and torch.compiler.is_dynamo_compiling():
+    is_exporting = getattr(torch.compiler, "_is_exporting_flag", False)  # from torch 2.7 on
+    is_compiling = torch.compiler.is_dynamo_compiling() and not is_exporting
+    if weight.dim() == 2 and x.device.type == "cpu" and is_compiling:
         shift = None if bias is None else bias.double()
         y = nn.functional.linear(x.double(), weight.double(), shift)
         return y.to(torch.promote_types(x.dtype, weight.dtype))

@@ -159,7 +159,8 @@ def sparsestmax(logits: Tensor, radius: Tensor) -> Tensor:
     logits = logits - logits.detach().amax(-1, keepdim=True)
     dtype, k = logits.dtype, logits.shape[-1]
     tiny = torch.finfo(dtype).tiny
-    size = torch.arange(1, k + 1, device=logits.device, dtype=dtype)
+    # Not arange, whose device a trace keeps.
+    size = torch.ones_like(logits.detach().reshape(-1, k)[0]).cumsum(0)  # 1 to K
     # Row i of each (K, K) matrix is about the face of the i largest logits.
     among = (size[:, None] >= size).to(dtype)
     top = logits.detach().sort(-1, descending=True).values

@@ -146,7 +146,7 @@ class RescalePasses(NamedTuple):
         self, dy: Tensor, x: Tensor, tensors: Tensors, saved: Tensors, needs: Needs
     ) -> tuple[Tensor | None, ...]:
         """Return the gradients of x and each tensor, None where ``needs`` is false."""
-        mean, var, *_ = saved
+        mean, var = (t.contiguous() for t in saved[:2])  # hooks may return others
         x = dense(x)
         dy = in_layout_of(x, dy)
         needs_x, *needs = needs
@@ -231,10 +231,14 @@ class _AdaptiveNorm(Function):
 
     @staticmethod
     def backward(ctx, dy: Tensor | None, *_) -> tuple[Tensor | None, ...]:
+        if torch.compiler.is_dynamo_compiling():
+            # Compiled autograd: traced, the reference's gradients would be 0.
+            return torch._disable_dynamo(_AdaptiveNorm.backward)(ctx, dy)
         if dy is None:
             return (None,) * len(ctx.needs_input_grad)
         passes, needs = ctx.passes, ctx.needs_input_grad[1:]
-        x, *saved = ctx.saved_tensors
+        x, first, *saved = ctx.saved_tensors
+        saved = [first.contiguous(), *saved]  # a hook may return it with other strides
         tensors = passes.tensors(x, *saved)
         with _without_autocast(dy.device.type):
             # This branch serves second derivatives, and several gradients at once (vmap).

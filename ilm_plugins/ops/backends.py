@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ..errors import OptionError
 from . import cpu, plain
 from .networks import Tensors
 
@@ -34,7 +35,7 @@ TRITON = (3, 6)
 
 def _check_name(name: str, source: str) -> str:
     if name not in BACKENDS:
-        raise ValueError(
+        raise OptionError(
             f"{source}={name!r} is unknown; set it to one of {', '.join(map(repr, BACKENDS))}"
         )
     return name

@@ -23,7 +23,9 @@ from .networks import Network, Tensors, with_none
 def adaptive_norm(x: Tensor, num_groups: int, network, tensors: Tensors, running):
     """Return (y, None, None) if torch.compile traces x and kernels compute the layer; else None."""
     is_compiling = HAS_OPERATORS and torch.compiler.is_dynamo_compiling()
-    if network is None or not is_compiling or not backends.has_variances(x, num_groups):
+    if network is None or not is_compiling or torch.compiler._is_exporting_flag:
+        return None
+    if not backends.has_variances(x, num_groups):
         return None
     types = [type(t) for t in (tensors[0], x, *tensors, *running[:2])]
     if not all(kind in backends.PLAIN for kind in types) or types[0] is Tensor:

@@ -55,9 +55,10 @@ def _center(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def _group_mean(x: Tensor, num_groups: int) -> Tensor:
     """Return the means (N, G') of groups over channels and positions; zeros for an empty x."""
-    # The mean of an empty map is NaN, and would reach the parameters' gradients; its sum is 0.
+    # The mean of an empty map is NaN, and would reach the parameters' gradients; its sum is 0. Not
+    # the number of images, which an exporter may not know.
     # `> 0`, because torch 2.4 recompiles for each size if the number itself is the condition.
-    average = torch.mean if x.numel() > 0 else torch.sum
+    average = torch.mean if x.shape[1:].numel() > 0 else torch.sum
     if x.dim() > 2:
         # Positions come first: over positions and channels at once, torch adds all values of a
         # channels last map one after the other, in float32.

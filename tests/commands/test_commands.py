@@ -50,6 +50,15 @@ def test_options_are_parsed_without_any_package(word, status):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("words", [[], ["convert", "a.pth", "b.pth", "--to", "EN"]])
+def test_an_unknown_backend_in_the_environment_ends_in_one_line(words):
+    environment = {**os.environ, "ILM_PLUGINS_BACKEND": "CPU"}
+    command = [sys.executable, "-m", "ilm_plugins", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "ILM_PLUGINS_BACKEND='CPU' is unknown" in done.stderr
+
+
 def test_a_mistake_ends_a_command_by_one_line(capsys, monkeypatch):
     raised = Mock(side_effect=UserError("give a file"))
     monkeypatch.setattr("ilm_plugins.cli.make_shapes.run", raised)

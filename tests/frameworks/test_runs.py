@@ -365,6 +365,59 @@ def test_an_evaluation_keeps_the_record_of_the_training(evaluated):
     assert (found["planned"], found["run"], found["metrics"]) == (3, 3, {"tta": {"top1": 60.0}})
 
 
+def test_an_evaluation_of_another_checkpoint_stands_beside_the_trainings_metrics(evaluated):
+    options = RunOptions("a.py", ("load_from=b.pth",), eval_only=True)
+    begin(evaluated, options, planned=0)
+    run_record.finish(evaluated, run_record.PLAIN, {"top1": 1.0}, 5, options, is_last=False)
+    found = run_record.read(evaluated)
+    (other,) = found["other evaluations"]
+    assert found["metrics"] == {"tta": {"top1": 60.0}}
+    assert (other["metrics"], other["command"].split()[-1]) == ({"top1": 1.0}, "load_from=b.pth")
+
+
+def test_a_record_has_the_command_of_a_later_evaluation(evaluated):
+    options = RunOptions("a.py", ("x=1",), eval_only=True)
+    run_record.finish(evaluated, run_record.PLAIN, {"top1": 1.0}, 5, options)
+    assert run_record.read(evaluated)["evaluation"].endswith("--eval-only x=1")
+
+
+def test_an_evaluation_replaces_the_record_of_another_one(tmp_path):
+    for weights in ("a.pth", "b.pth"):
+        options = RunOptions("a.py", (f"load_from={weights}",), eval_only=True)
+        begin(tmp_path, options, planned=0)
+        run_record.finish(tmp_path, run_record.PLAIN, {weights: 1.0}, 5, options)
+    found = run_record.read(tmp_path)
+    assert found["metrics"] == {"": {"b.pth": 1.0}}
+    assert found["command"].endswith("load_from=b.pth")
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    (tmp_path / "record.json").touch()
+    with pytest.raises(UserError, match=r"record\.json is no record of a run.*; move it away"):
+        run_record.read(tmp_path)
+
+
+def test_an_evaluation_with_augmentation_keeps_the_plain_one(tmp_path):
+    for test, tta in ((run_record.PLAIN, False), (run_record.TTA, True)):
+        options = RunOptions("a.py", eval_only=True, tta=tta)
+        begin(tmp_path, options, planned=0)
+        run_record.finish(tmp_path, test, {"top1": 1.0}, 5, options)
+    assert run_record.read(tmp_path)["metrics"].keys() == {"", "tta"}
+
+
+def test_a_curve_of_another_unit_is_not_continued(tmp_path):
+    begin_epochs(tmp_path, (1, 2.0))
+    run_record.start(tmp_path, RunOptions("a.py", resume=True), framework="openmmlab", planned=9)
+    assert run_record.read(tmp_path)["curve"] == []
+
+
+def test_without_a_checkpoint_no_curve_is_continued(tmp_path):
+    begin_epochs(tmp_path, (1, 2.0))
+    options = RunOptions("a.py", resume=True)
+    run_record.start(tmp_path, options, framework="openmmlab", unit="epochs", resumes=False)
+    assert run_record.read(tmp_path)["curve"] == []
+
+
 def test_a_divergence_is_recorded(evaluated):
     run_record.diverged(evaluated, "NaN at iteration 7")
     assert run_record.read(evaluated)["diverged"] == "NaN at iteration 7"

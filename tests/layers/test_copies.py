@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import torch
+from torch.nn.utils import parametrize
 
 from ilm_plugins import NORMS, ExemplarNorm
 
@@ -17,6 +18,15 @@ def test_a_copy_of_a_compiled_layer_computes_with_its_own_weights(name):
     layer.compile(backend="eager")
     twin = copy.deepcopy(layer)
     torch.nn.init.zeros_(twin.weight)
+    assert not torch.equal(twin(X), layer(X))
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_parametrized_layer_is_copied(name):
+    layer = NORMS[name](64).eval()
+    parametrize.register_parametrization(layer, "bias", torch.nn.Identity())
+    twin = copy.deepcopy(layer)
+    torch.nn.init.ones_(twin.parametrizations.bias.original)
     assert not torch.equal(twin(X), layer(X))
 
 

@@ -22,6 +22,13 @@ def test_numbers_of_numpy_become_plain_ones(key):
     assert not [value for value in options if isinstance(value, numpy.generic)]
 
 
+@pytest.mark.parametrize("key", NORMS)
+def test_a_number_of_channels_among_the_options_is_refused(key):
+    """As in a yaml's NORM: "EN(num_channels=64)"; the model gives the number."""
+    with pytest.raises(OptionError, match="num_channels is the model's; leave it out"):
+        NORMS[key](64, num_channels=64)
+
+
 @pytest.mark.parametrize(
     "key, options, words",
     [

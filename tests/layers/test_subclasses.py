@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch.nn.utils import parametrize
 
 from cases import every_backend
-from ilm_plugins import ExemplarNorm, ILMGroupNorm, ILMInstanceNorm, SwitchNorm, use_backend
+from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, ILMInstanceNorm, SwitchNorm, use_backend
 
 
 class NarrowILM(ILMGroupNorm):
@@ -34,6 +35,15 @@ def test_a_subclass_that_replaces_no_equation_keeps_its_bases_kernels(kind):
 @pytest.mark.parametrize("kind", [DoubledILM, DoubledSN])
 def test_a_subclass_that_replaces_an_equation_has_no_kernels(kind):
     assert kind.network is None
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_parametrized_layer_keeps_its_kernels(name):
+    """Its class is a subclass that torch makes; ``fully_shard`` makes another one."""
+    layer, plain = NORMS[name](64), NORMS[name]
+    parametrize.register_parametrization(layer, "bias", torch.nn.Identity())
+    assert type(layer) is not plain
+    assert type(layer).network is plain.network
 
 
 def test_a_subclass_may_describe_its_own_equations():

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import jvp, vmap
 
@@ -109,6 +110,37 @@ def test_what_transforms_or_exports_a_graph_sees_the_reference(name):
     for strict in (True, False):
         nodes = torch.export.export(layer, (x,), strict=strict).graph.nodes
         assert not any("ilm_plugins" in str(node.target) for node in nodes)
+
+
+@pytest.mark.parametrize("name", ["ILMGN", "EN"])
+def test_gradients_by_compiled_autograd_are_those_of_eager_autograd(name):
+    layer, x, dy = NORMS[name](64), *(torch.randn(2, 64, 3, 3) for _ in range(2))
+    expected = results(layer, x, dy)
+    x.requires_grad_()
+    compiler = partial(torch.compile, backend="aot_eager")
+    with torch._dynamo.compiled_autograd._enable(compiler):
+        layer(x).backward(dy)
+    assert_close([x.grad, *(p.grad for p in layer.parameters())], expected[1:], 64)
+
+
+class Boxes(nn.Module):
+    """A norm of as many maps as a mask selects, as in a detector's box head."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x, mask):
+        return self.norm(x[mask])
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_graph_takes_any_number_of_boxes(strict):
+    model, x = Boxes(NORMS["ILMGN"](64)).eval(), torch.randn(5, 64, 3, 3)
+    masks = [torch.tensor(mask).bool() for mask in ([1, 0, 1, 1, 0], [0, 1, 0, 0, 0], [0] * 5)]
+    graph = torch.export.export(model, (x, masks[0]), strict=strict).module()
+    for mask in masks:
+        assert_close(graph(x, mask), model(x, mask), 64)
 
 
 def test_second_derivatives_are_refused():

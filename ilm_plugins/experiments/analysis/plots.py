@@ -29,6 +29,7 @@ STYLE = {
     "grid.alpha": 0.3,
     "image.interpolation": "nearest",
     "legend.frameon": False,
+    "text.parse_math": False,  # names of files may have two "$"
 }
 #: The label of the axis of layers.
 LAYERS = "layer, from the input to the output"

@@ -35,7 +35,9 @@ class Report:
     embedding: str = "pca"
 
     def table(self, name: str, frame: pd.DataFrame, index: bool = True) -> None:
-        frame.to_csv(self.folder / f"{name}.csv", float_format="%.6g", index=index)
+        path = self.folder / f"{name}.csv"
+        # Names of files may be no Unicode.
+        frame.to_csv(path, float_format="%.6g", index=index, errors="backslashreplace")
 
     def picture(self, name: str, grid: plots.Grid, title: str) -> None:
         plots.save(grid, self.folder / f"{name}.png", f"{title}\n{self.subject}")
@@ -43,7 +45,9 @@ class Report:
     def summary(self, *lines: str) -> str:
         """Write the subject and lines to ``summary.txt``; return them as one text."""
         text = "\n".join((self.subject, *lines))
-        (self.folder / "summary.txt").write_text(f"{text}\n", encoding="utf-8")
+        (self.folder / "summary.txt").write_text(
+            f"{text}\n", encoding="utf-8", errors="backslashreplace"
+        )
         return text
 
     def index(self) -> pd.MultiIndex:

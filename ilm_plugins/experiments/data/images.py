@@ -7,10 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from ...errors import UserError
+from ...errors import UserError, one_line
 
+#: Key of the orientation in EXIF data; its values, but for 1 -> how to turn the image upright.
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -22,9 +33,13 @@ def read_image(path: str | os.PathLike) -> Image.Image:
                 raise UserError(
                     f"{path} has values of mode {image.mode!r}, expected 8 bits; convert it"
                 )
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error}); remove or replace it") from error
+            turn = TURNS.get(image.getexif().get(ORIENTATION))
+            return (image if turn is None else image.transpose(turn)).convert("RGB")
+    except UserError:
+        raise
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        reason = one_line(error)
+        raise UserError(f"{path} cannot be read ({reason}); remove or replace it") from error
 
 
 @dataclass(frozen=True)

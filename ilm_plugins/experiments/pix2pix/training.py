@@ -14,11 +14,14 @@ from mmengine.registry import DATASETS, HOOKS, METRICS, OPTIM_WRAPPER_CONSTRUCTO
 from PIL import Image
 from torch import Tensor, nn
 
+from ...errors import UserError
 from .metrics import measures
 from .pairs import PairedImages
 
 DATASETS.register_module(module=PairedImages)
 KINDS = ("input", "output", "target")
+#: The file that lists the images of a test.
+WRITTEN = "written.txt"
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -72,7 +75,8 @@ class TranslatedImages(Hook):
     """Writes a grid of ``number`` samples at each validation, and every image at a test.
 
     A row has input, output and target. A grid goes to ``work_dir/samples/epoch_NUMBER.png`` and to
-    the visualizer's backends; a test writes ``work_dir/test/{input,output,target}/NAME.png``.
+    the visualizer's backends; a test writes ``work_dir/test/{input,output,target}/NAME.png``, and
+    lists these files in ``work_dir/test/written.txt``. The next test removes them.
     """
 
     def __init__(self, number: int = 8) -> None:
@@ -94,18 +98,35 @@ class TranslatedImages(Hook):
         runner.visualizer.add_image("samples", np.array(image), runner.epoch)
 
     def before_test_epoch(self, runner) -> None:
-        """Remove the images of an earlier test, before any rank writes its own."""
+        """Remove the images that an earlier test wrote, before any rank writes its own."""
+        folder = Path(runner.work_dir) / "test"
         if not runner.rank:
-            for kind in KINDS:
-                for path in (Path(runner.work_dir) / "test" / kind).glob("*.png"):
-                    path.unlink()
+            for name in listed(folder):
+                (folder / name).unlink(missing_ok=True)
+            (folder / WRITTEN).unlink(missing_ok=True)
         barrier()
 
     def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        folder = Path(runner.work_dir) / "test"
         for sample in outputs or []:
-            for kind in KINDS:
-                path = Path(runner.work_dir) / "test" / kind / f"{sample['name']}.png"
-                write(to_image(sample[kind]), path)
+            names = {kind: f"{kind}/{sample['name']}.png" for kind in KINDS}
+            for name in names.values():
+                # Several processes may have the same image.
+                if (folder / name).exists() and name not in listed(folder):
+                    raise UserError(
+                        f"{folder / name} exists, and no test wrote it; give another work_dir"
+                    )
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / WRITTEN).open("a", encoding="utf-8") as file:
+                file.writelines(f"{name}\n" for name in names.values())
+            for kind, name in names.items():
+                write(to_image(sample[kind]), folder / name)
+
+
+def listed(folder: Path) -> list[str]:
+    """Return the names of the images that a test has written to its folder."""
+    written = folder / WRITTEN
+    return written.read_text(encoding="utf-8").splitlines() if written.is_file() else []
 
 
 def to_image(pixels: Tensor) -> Image.Image:

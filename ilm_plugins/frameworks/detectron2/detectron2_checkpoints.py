@@ -28,7 +28,12 @@ class Checkpointer(DetectionCheckpointer):
         """As detectron2's method; UserError if processes would resume from different files."""
         resumes = resume and self.has_checkpoint()
         check_same_start(self.get_checkpoint_file() if resumes else None)
-        return super().resume_or_load(path, resume=resume)
+        try:
+            return super().resume_or_load(path, resume=resume)
+        except AssertionError as error:
+            if "not found" not in str(error):
+                raise
+            raise CheckpointError(f"checkpoint {path!r} does not exist; give a file") from error
 
     def save(self, name: str, **entries: Any) -> None:
         """Save to NAME.pth; FloatingPointError if a parameter is NaN or infinite."""

@@ -20,7 +20,7 @@ from torch import distributed, nn
 from ... import checkpoints
 from ...errors import UserError
 from .. import run_record
-from ..folders import make_folder
+from ..folders import is_last_checkpoint, make_folder
 from ..lock import lock
 from ..run_options import Processes, RunOptions
 from .detectron2_checkpoints import Checkpointer
@@ -103,11 +103,16 @@ def evaluate(cfg: CfgNode | DictConfig, options: RunOptions) -> None:
         raise UserError(f"--resume: {folder} has no checkpoint; give the output folder of a run")
     if not options.resume and not weights:
         raise UserError("nothing to evaluate: give weights, or --resume")
+    if (lazy and "evaluator" not in cfg.dataloader) or not (lazy or cfg.DATASETS.TEST):
+        key = "dataloader.evaluator" if lazy else "DATASETS.TEST"
+        raise UserError(f"nothing to evaluate on: the config has no {key}; give one")
     checkpointer.resume_or_load(weights, resume=options.resume)
     run_record.start(folder, options, framework="detectron2")
     test = Evaluation(cfg, model)
     results = test()
-    run_record.finish(folder, run_record.PLAIN, flatten_results_dict(results), test.images)
+    metrics = flatten_results_dict(results)
+    is_last = options.resume or is_last_checkpoint(weights, folder)
+    run_record.finish(folder, run_record.PLAIN, metrics, test.images, options, is_last)
     if comm.is_main_process() and not lazy:
         evaluation.verify_results(cfg, results)
 
@@ -196,6 +201,7 @@ class RecordHook(engine.HookBase):
             batch=self.batch,
             images=count_images(self.trainer.data_loader),
             seed=self.seed,
+            resumes=self.trainer.start_iter > 0,
         )
 
     def after_step(self) -> None:
@@ -222,7 +228,9 @@ class RecordHook(engine.HookBase):
         if comm.is_main_process():
             loss = self.trainer.storage.history("total_loss").avg(self.period)
             # Names with a hyphen, such as AP-circle, are metrics of one class.
-            means = {name: value for name, value in metrics.items() if "-" not in name}
+            means = {
+                name: value for name, value in metrics.items() if "-" not in name.rpartition("/")[2]
+            }
             run_record.point(self.folder, done, total_loss=loss, **means)
 
     def _metrics(self, since: int) -> dict[str, float]:

@@ -48,7 +48,8 @@ class DropConfig(Hook):
     """Drops ``meta.config`` of MMCV's checkpoints, code that MMEngine would run to resume."""
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        checkpoint.get("meta", {}).pop("config", None)
+        if isinstance(checkpoint.get("meta"), dict):
+            checkpoint["meta"].pop("config", None)
 
 
 class AtomicFiles(LocalBackend):

@@ -75,9 +75,11 @@ def explaining_norms(model: dict) -> Iterator[None]:
     try:
         yield
     except KeyError as error:
-        for name, norm in norm_settings(model, "model"):
-            if name.endswith(".type") and MODELS.get(norm) is None:
-                raise unknown_norm(name, norm, [*NORMS, *sorted(MMCVS_KEYS)]) from error
+        # The registry of the default scope, too, such as mmpretrain's, has norms.
+        with MODELS.switch_scope_and_registry(None) as registry:
+            for name, norm in norm_settings(model, "model"):
+                if name.endswith(".type") and registry.get(norm) is None:
+                    raise unknown_norm(name, norm, [*NORMS, *sorted(MMCVS_KEYS)]) from error
         raise
 
 

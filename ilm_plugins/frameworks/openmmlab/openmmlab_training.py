@@ -3,6 +3,7 @@
 import math
 from contextlib import nullcontext
 from numbers import Real
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -16,7 +17,7 @@ from torch import Tensor, distributed, nn
 from ... import checkpoints
 from ...errors import UserError
 from .. import run_record
-from ..folders import make_folder
+from ..folders import is_last_checkpoint, make_folder
 from ..lock import lock
 from ..processes import check_same_start
 from ..run_options import RunOptions
@@ -60,12 +61,15 @@ def main(options: RunOptions) -> None:
 
 def run(options: RunOptions, cfg: Config) -> None:
     """Train or evaluate a config, which is changed in place; UserError without a checkpoint."""
-    last = latest(cfg.work_dir) if options.resume else None
+    # MMEngine's own ``resume = True``: from load_from, else from the last checkpoint.
+    resumes_given = bool(cfg.get("resume") and cfg.get("load_from"))
+    resumes_last = options.resume or (cfg.get("resume") and not resumes_given)
+    last = latest(cfg.work_dir) if resumes_last else None
     if options.eval_only and options.resume and not last:
         raise UserError(f"--resume: {cfg.work_dir} has no checkpoint; give a run's work_dir")
     cfg.load_from = last or cfg.get("load_from")
     # A training resumes from ``last``, else starts from load_from; an evaluation only loads it.
-    cfg.resume = last is not None and not options.eval_only
+    cfg.resume = (last is not None or resumes_given) and not options.eval_only
     if options.eval_only and not cfg.load_from:
         raise UserError("nothing to evaluate: give load_from=CHECKPOINT, or --resume")
     if options.tta:
@@ -77,7 +81,7 @@ def run(options: RunOptions, cfg: Config) -> None:
     if processes.world_size > 1 and processes.device == "cpu":
         join_cpu_processes(cfg)
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else PluginRunner.from_cfg(cfg)
-    for hook in (DropConfig(), StopAtNaN(), RecordHook(options)):
+    for hook in (DropConfig(), StopAtNaN(), RecordHook(options, cfg.resume, cfg.load_from)):
         runner.register_hook(hook)
     if not any(isinstance(hook, RadiusHook) for hook in runner.hooks):
         runner.register_hook(RadiusHook())
@@ -183,8 +187,8 @@ class RecordHook(Hook):
     # A point has means of losses and accuracies, over an epoch or about 1 / POINTS of the
     # iterations, and a validation's metrics.
 
-    def __init__(self, options: RunOptions) -> None:
-        self.options = options
+    def __init__(self, options: RunOptions, resumes: bool, weights: str | None) -> None:
+        self.options, self.resumes, self.weights = options, resumes, weights
 
     def before_train(self, runner) -> None:
         loop, loader = runner.train_loop, runner.train_dataloader
@@ -200,6 +204,7 @@ class RecordHook(Hook):
             batch=loader.batch_sampler.batch_size * runner.world_size,
             images=len(loader.dataset),
             seed=runner.seed,
+            resumes=self.resumes,
         )
 
     def before_test(self, runner) -> None:
@@ -228,8 +233,9 @@ class RecordHook(Hook):
 
     def after_test_epoch(self, runner, metrics=None) -> None:
         test = run_record.TTA if self.options.tta else run_record.PLAIN
-        images = len(runner.test_dataloader.dataset)
-        run_record.finish(runner.work_dir, test, numbers(metrics), images)
+        images, folder = len(runner.test_dataloader.dataset), runner.work_dir
+        is_last = self.options.resume or is_last_checkpoint(self.weights or "", folder)
+        run_record.finish(folder, test, numbers(metrics), images, self.options, is_last)
 
     def point(self, runner, run: int, metrics: dict | None = None) -> None:
         means = {
@@ -237,10 +243,17 @@ class RecordHook(Hook):
             for name, history in runner.message_hub.log_scalars.items()
             if name.startswith("train/") and ("loss" in name or "/accuracy" in name)
         }
-        run_record.point(runner.work_dir, run, **numbers({**means, **(metrics or {})}))
+        # A metric may have the name of a loss.
+        named = {f"val/{k}" if k in means else k: v for k, v in (metrics or {}).items()}
+        run_record.point(runner.work_dir, run, **numbers({**means, **named}))
 
 
 def numbers(values: dict | None) -> dict[str, float]:
     """Return the finite numbers of a dict, as floats of 6 decimals."""
-    floats = ((k, float(v)) for k, v in (values or {}).items() if isinstance(v, Real | Tensor))
+    floats = ((k, float(v)) for k, v in (values or {}).items() if _is_number(v))
     return {name: round(value, 6) for name, value in floats if math.isfinite(value)}
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is one number, unlike a confusion matrix."""
+    return isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)

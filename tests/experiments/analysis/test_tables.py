@@ -209,6 +209,17 @@ def test_maps():
     assert share_between_classes(pd.DataFrame(0 * values, index)) == 0
 
 
+def test_a_title_with_two_dollar_signs_is_no_formula(tmp_path):
+    points = pd.DataFrame({"x": [0.0, 1.0], "y": [1.0, 0.0], "class": ["a$1_$2", "b"]})
+    plots.save(plots.scatter(points), tmp_path / "a.png", "cost$1_$2")
+    assert (tmp_path / "a.png").stat().st_size > 0
+
+
+def test_a_name_that_is_no_unicode_is_written(report):
+    report.table("names", pd.DataFrame({"image": ["caf\udce9.png"]}))
+    assert "caf" in (report.folder / "names.csv").read_text()
+
+
 def test_pictures_name_their_axes():
     lines = [("c", name, n, "ratio", 0.5) for name in ("a", "b") for n in NORMALIZERS]
     table = pd.DataFrame(lines, columns=["class", "layer", "normalizer", "panel", "value"])

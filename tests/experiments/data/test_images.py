@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("PIL", reason="images need Pillow")
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.data.images import open_images
@@ -86,6 +86,25 @@ def test_an_image_is_turned_upright(tmp_path):
     exif[0x0112] = 6  # to be turned by 90 degrees
     write(tmp_path / "a.jpg", 9, exif=exif)
     assert open_images(tmp_path)[0].shape == (2, 3, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_each_orientation_is_turned_as_by_pillow(tmp_path, orientation):
+    """Pillow would also write the EXIF data again, which fails for some."""
+    pixels, exif = np.arange(24, dtype=np.uint8).reshape(2, 4, 3), Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    assert np.array_equal(open_images(tmp_path)[0], expected)
+
+
+def test_a_damaged_image_is_named(tmp_path):
+    write(tmp_path / "a.png", 5)
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(content[:40] + b"????" + content[44:])
+    with pytest.raises(UserError, match=r"a\.png cannot be read"):
+        open_images(tmp_path)[0]
 
 
 def test_a_gray_image_gets_three_colours(tmp_path):

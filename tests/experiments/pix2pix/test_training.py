@@ -45,6 +45,7 @@ def trained(command, tmp_path_factory):
     out = tmp_path_factory.mktemp("trained")
     assert main(command(out=out)) == 0
     save(out / "test" / "input" / "of_an_earlier_test.png", 2, 2)
+    (out / "test" / training.WRITTEN).write_text("input/of_an_earlier_test.png\n")
     assert main(command("--eval-only", "--resume", out=out)) == 0
     return out
 
@@ -347,12 +348,23 @@ def test_translation_into_a_file_is_refused(translate, tmp_path, capsys):
     assert "cannot be written to (it is a file)" in capsys.readouterr().err
 
 
-def test_a_test_removes_only_its_own_images(tmp_path):
-    for name in ("output/old.png", "photos/mine.png"):
-        (tmp_path / "test" / name).parent.mkdir(parents=True)
+def test_a_test_removes_only_what_an_earlier_one_wrote(tmp_path):
+    for name in ("output/old.png", "output/mine.png"):
+        (tmp_path / "test" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "test" / name).touch()
+    (tmp_path / "test" / training.WRITTEN).write_text("output/old.png\n")
     training.TranslatedImages().before_test_epoch(SimpleNamespace(rank=0, work_dir=tmp_path))
     assert [path.name for path in tmp_path.glob("test/*/*.png")] == ["mine.png"]
+
+
+def test_a_test_overwrites_no_image_of_the_users(tmp_path):
+    """As where ``work_dir/test`` has the images that the test reads."""
+    (tmp_path / "test" / "input").mkdir(parents=True)
+    (tmp_path / "test" / "input" / "0.png").touch()
+    sample = dict.fromkeys(training.KINDS, torch.zeros(3, 2, 2, dtype=torch.uint8))
+    runner = SimpleNamespace(rank=0, work_dir=tmp_path)
+    with pytest.raises(UserError, match=r"0\.png exists, and no test wrote it"):
+        training.TranslatedImages().after_test_iter(runner, 0, None, [{"name": "0", **sample}])
 
 
 def test_translation_keeps_sizes(translate, tmp_path):

@@ -11,7 +11,7 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 from close import assert_close
 from ilm_plugins import checkpoints
 from ilm_plugins.cli import train as command_line
-from ilm_plugins.errors import UserError
+from ilm_plugins.errors import CheckpointError, UserError
 from ilm_plugins.frameworks import run_record
 from ilm_plugins.frameworks.detectron2 import detectron2_training as training
 from ilm_plugins.frameworks.lock import lock
@@ -206,6 +206,20 @@ def test_a_training_that_fails_is_not_complete(datasets, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="out of memory"):
         train(tmp_path, "SOLVER.MAX_ITER", "3", *NO_TEST)
     assert run_record.read(tmp_path)["run"] == 1
+
+
+def test_an_evaluation_without_a_test_is_refused(tmp_path):
+    with pytest.raises(
+        UserError, match=r"nothing to evaluate on: the config has no DATASETS\.TEST"
+    ):
+        train(tmp_path, "MODEL.WEIGHTS", "a.pth", *NO_TEST, eval_only=True)
+
+
+def test_missing_weights_are_told_in_one_line(tmp_path):
+    with pytest.raises(
+        CheckpointError, match=r"^checkpoint '.*a\.pth' does not exist; give a file$"
+    ):
+        train(tmp_path, "MODEL.WEIGHTS", str(tmp_path / "a.pth"), eval_only=True)
 
 
 def test_test_time_augmentation_is_refused(tmp_path):

@@ -228,6 +228,42 @@ def test_a_record_has_finite_numbers_of_six_decimals():
     assert numbers(given) == {"a": 1.234568, "b": 2}
 
 
+def test_a_metric_of_several_numbers_is_left_out():
+    """Such as mmpretrain's ConfusionMatrix."""
+    assert numbers({"matrix": torch.ones(2, 2), "top1": torch.tensor([50.0])}) == {"top1": 50.0}
+
+
+def test_mmengines_own_resume_goes_on(config, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "out")
+    before = read(tmp_path / "out" / "iter_4.pth")["state_dict"]
+    opts = [f"load_from={tmp_path / 'out' / 'iter_4.pth'}", "resume=True", "train_cfg.max_iters=5"]
+    assert main(command(config, out=tmp_path / "out", opts=opts)) == 0
+    record = run_record.read(tmp_path / "out")
+    assert [point["iterations"] for point in record["curve"]] == [1, 2, 3, 4, 5]
+    after = read(tmp_path / "out" / "iter_4.pth")["state_dict"]
+    assert torch.equal(after["backbone.conv1.weight"], before["backbone.conv1.weight"])
+
+
+def test_an_evaluation_of_an_earlier_checkpoint_leaves_the_trainings_metrics(
+    config, trained, tmp_path
+):
+    shutil.copytree(trained, tmp_path / "out")
+    assert main(command(config, "--eval-only", "--resume", out=tmp_path / "out")) == 0
+    before = run_record.read(tmp_path / "out")["metrics"]
+    opts = [f"load_from={tmp_path / 'out' / 'iter_2.pth'}"]
+    assert main(command(config, "--eval-only", out=tmp_path / "out", opts=opts)) == 0
+    found = run_record.read(tmp_path / "out")
+    assert found["metrics"] == before
+    assert "iter_2.pth" in found["other evaluations"][0]["command"]
+
+
+def test_a_checkpoint_without_meta_is_loaded(config, trained, tmp_path):
+    state = {"state_dict": read(trained / "iter_4.pth")["state_dict"], "meta": None}
+    torch.save(state, tmp_path / "a.pth")
+    opts = [f"load_from={tmp_path / 'a.pth'}"]
+    assert main(command(config, "--eval-only", out=tmp_path / "out", opts=opts)) == 0
+
+
 @pytest.fixture
 def runner():
     return SimpleNamespace(iter=4, model=nn.Linear(2, 2))
