@@ -234,6 +234,13 @@ def test_a_mistake_is_refused_before_anything_is_written(tmp_path, model, capsys
     assert not (tmp_path / words[0]).exists()
 
 
+def test_an_output_that_is_a_folder_is_refused_before_the_work(tmp_path, model, capsys):
+    write(model.state_dict(), tmp_path / "in.pth")
+    (tmp_path / "out.pth").mkdir()
+    words = tmp_path / "in.pth", tmp_path / "out.pth", *LAST, "--overwrite"
+    assert "is a folder; give a file" in refused(capsys, *words)
+
+
 def named(name, norm):
     """The state dict of a model with one norm of this name."""
     return {f"backbone.layer1.0.{name}.{key}": t for key, t in norm.state_dict().items()}
