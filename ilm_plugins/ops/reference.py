@@ -1,5 +1,6 @@
 """``adaptive_norm`` by differentiable torch operations; all backends must agree with it."""
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -58,7 +59,8 @@ def _group_mean(x: Tensor, num_groups: int) -> Tensor:
     # The mean of an empty map is NaN, and would reach the parameters' gradients; its sum is 0. Not
     # the number of images, which an exporter may not know.
     # `> 0`, because torch 2.4 recompiles for each size if the number itself is the condition.
-    average = torch.mean if x.shape[1:].numel() > 0 else torch.sum
+    positions = math.prod(x.shape[2:])  # torch.Size.numel would fix the sizes in a graph
+    average = torch.mean if positions > 0 else torch.sum
     if x.dim() > 2:
         # Positions come first: over positions and channels at once, torch adds all values of a
         # channels last map one after the other, in float32.

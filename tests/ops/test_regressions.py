@@ -190,7 +190,7 @@ UNKNOWN = "='fast' is unknown; set it to one of 'auto', 'reference', 'cpu', 'tri
 
 
 def test_an_unknown_backend_in_the_environment_is_refused():
-    assert f"ValueError: ILM_PLUGINS_BACKEND{UNKNOWN}" in run_in_process("fast").stderr
+    assert f"ILM_PLUGINS_BACKEND{UNKNOWN}" in run_in_process("fast").stderr
 
 
 def test_an_unknown_backend_is_refused():
