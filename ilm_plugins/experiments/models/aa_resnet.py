@@ -9,6 +9,7 @@ from mmpretrain.models.backbones import ResNet
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
+from ...errors import UserError
 from ...frameworks.openmmlab.openmmlab_norms import register
 
 #: Attention heads, and channels of each head's queries and keys: the paper's minimum, 20. Its
@@ -83,6 +84,10 @@ class AAResNet(ResNet):
     """
 
     def __init__(self, depth: int, image_size: int = 224, **options) -> None:
+        if {*options.get("dilations", ())} - {1}:
+            raise UserError(
+                f"AAResNet: dilations={options['dilations']} are not implemented; leave them out"
+            )
         super().__init__(depth, **options)
         for stage, name in enumerate(self.res_layers[1:]):
             for block in getattr(self, name):

@@ -15,6 +15,7 @@ import mmpretrain.models  # noqa: F401 - after it AAResNet is registered
 from mmengine.registry import MODELS
 
 from close import assert_close
+from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.models.aa_resnet import HEADS, KEYS, AugmentedConv2d
 
 
@@ -86,6 +87,11 @@ def aa_resnet():
 def test_aa_resnet_has_the_papers_shapes(aa_resnet):
     sides = [(256, 56), (512, 28), (1024, 14), (2048, 7)]
     assert shapes(aa_resnet, 224) == [(2, channels, side, side) for channels, side in sides]
+
+
+def test_aa_resnet_refuses_dilations():
+    with pytest.raises(UserError, match=r"dilations=\(1, 1, 2, 4\) are not implemented"):
+        meta("AAResNet", depth=50, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
 
 
 def test_aa_resnet_attends_in_its_last_two_stages(aa_resnet):
