@@ -530,6 +530,32 @@ def test_torch_fx_records_the_layer_as_one_node(norm, training):
     assert_equal(traced.state_dict(), model.state_dict())
 
 
+@pytest.mark.parametrize("kind", ["forward_pre", "forward"])
+def test_torch_fx_leaves_hooks_to_the_graph(norm, kind):
+    model, x = nn.Sequential(nn.Conv2d(C, C, 1), random(norm)).eval(), small()
+    calls = []
+
+    def hook(module, inputs, *output):
+        calls.append(float(torch.as_tensor(inputs[0]).mean()))  # no Proxy has a value
+        return 2 * (*inputs, *output)[-1]
+
+    getattr(model[1], f"register_{kind}_hook")(hook)
+    traced = torch.fx.symbolic_trace(model)
+    assert calls == []
+    assert_equal(traced(x), model(x))
+    assert len(calls) == 2
+
+
+def test_torch_fx_records_a_subclass_with_its_forward(norm):
+    def residual(self, x):
+        return x + super(type(self), self).forward(x)
+
+    layer = random(norm)
+    layer.__class__ = type("Residual", (type(layer),), {"forward": residual})
+    model, x = nn.Sequential(nn.Conv2d(C, C, 1), layer).eval(), small()
+    assert_equal(torch.fx.symbolic_trace(model)(x), model(x))
+
+
 def test_torch_fx_says_that_a_layer_cannot_be_traced_alone(norm):
     with pytest.raises(RuntimeError, match=r"such as torch.nn.Sequential\(layer\)"):
         torch.fx.symbolic_trace(norm(C))

@@ -59,7 +59,8 @@ def unwrap_state(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """Return a shallow copy of a state dict without the prefixes of wrappers around its model."""
     state = copy_state(state)
     for prefix in WRAPPERS * 2:  # wrappers may be nested in either order
-        wrapped = all(str(name).startswith(prefix) for name in state)
+        # A wrapper may have an entry of its own, such as n_averaged of torch's AveragedModel.
+        wrapped = all(str(name).startswith(prefix) for name in state if "." in str(name))
         if wrapped and not model.state_dict().keys() & state.keys():
             consume_prefix_in_state_dict_if_present(state, prefix)
     return state

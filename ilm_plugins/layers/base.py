@@ -113,6 +113,12 @@ class AdaptiveNorm(nn.GroupNorm):
             return self
         return super().apply(fn)
 
+    def __call__(self, *args, **options) -> Any:
+        """Call the layer; torch.fx records the call with its hooks, as of the modules of torch."""
+        if args and isinstance(x := args[0], Proxy):
+            return cast(Tracer, x.tracer).call_module(self, self._record, args, options)
+        return super().__call__(*args, **options)
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x (N, C, *); the output has x's shape, dtype and memory layout.
 

@@ -21,13 +21,16 @@ def recalibrate(
     As by "precise BN" for BatchNorm, the statistics become the average of the batches' means and
     unbiased variances, under weights that stay. Meanwhile the mixtures normalize by the batch's
     statistics, so batches should be as large as in training; all other modules are in evaluation
-    mode, and nothing runs compiled. A layer that is called several times for a batch averages over
+    mode, and nothing runs compiled. Running statistics of 16 bits round each average: convert a
+    model to bfloat16 afterwards. A layer that is called several times for a batch averages over
     all calls. If layers have ``sync``, every process must pass the same number of batches.
 
     Args:
         model: any module, not wrapped for several processes.
         batches: at least one.
-        forward: runs the model on a batch; default: ``model`` itself.
+        forward: runs the model on a batch; default: ``model`` itself, which then gets the whole
+            batch, such as detectron2's list of dicts. For a loader of images and labels:
+            ``lambda batch: model(batch[0])``.
 
     Returns:
         A report: ``converted`` has the layers with new statistics, ``left`` layers that keep the

@@ -399,6 +399,12 @@ def test_prefixes_of_wrappers_are_removed(prefix):
     assert all(n.startswith(prefix) for n in wrapped)
 
 
+def test_prefixes_are_removed_beside_entries_of_the_wrapper():
+    averaged = torch.optim.swa_utils.AveragedModel(torch.nn.BatchNorm2d(4))
+    names = checkpoints.unwrap_state(averaged.state_dict(), averaged.module).keys()
+    assert names - {"n_averaged"} == averaged.module.state_dict().keys()
+
+
 def test_a_models_own_child_called_module_keeps_its_prefix():
     model = torch.nn.ModuleDict({"module": torch.nn.BatchNorm2d(3)})
     assert [*checkpoints.unwrap_state(model.state_dict(), model)] == [*model.state_dict()]
