@@ -31,13 +31,22 @@ def write(contents: Any, path: str | os.PathLike) -> None:
     with replacing(path) as file:
         if kind == "safetensors":
             # The format cannot store tensors that share memory.
-            contiguous = torch.contiguous_format
-            tensors = {k: v.detach().clone(memory_format=contiguous) for k, v in contents.items()}
+            tensors = {name: _contiguous(tensor, name) for name, tensor in contents.items()}
             file.write(safetensors(path).save(tensors, {"format": "pt"}))
         elif kind == "pickle":
             ArrayPickler(file).dump(contents)
         else:
             torch.save(contents, file)
+
+
+def _contiguous(tensor: Tensor, name: str) -> Tensor:
+    """Return a contiguous copy; UserError if the tensor is not strided, but sparse."""
+    if tensor.layout != torch.strided:
+        raise UserError(
+            f"{name} is {tensor.layout}, which a .safetensors cannot hold; give the file the "
+            "ending .pth"
+        )
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
 class ArrayPickler(pickle.Pickler):

@@ -18,6 +18,7 @@ from ..configs import resolve
 from ..errors import UserError, one_line
 from ..experiments.compare import comparison_report as report
 from ..experiments.compare import runs
+from ..experiments.compare.comparison_plot import draw
 from ..experiments.compare.plan import Plan, shown
 from ..experiments.compare.results import OWN_TEST, Results, Value, complete, main_metric
 from ..experiments.data.detectron2_datasets import register_datasets
@@ -129,8 +130,6 @@ def compare(
     write(plan.output / "compare.md", text)
     write(plan.output / "compare.csv", results.frame.to_csv(index=False))
     if len(results.main):
-        from ..experiments.compare.comparison_plot import draw
-
         draw(results, plan.output / "compare.png")
     print(text)
     return has_result

@@ -144,10 +144,10 @@ def _replace(
     build: Callable[[nn.Module, dict], nn.Module],
 ) -> tuple[nn.Module, Report]:
     """Replace the selected norms by ``build(norm, factory options)``; see :func:`convert`."""
-    names, swaps, report = defaultdict(list), [], Report()
+    names, swaps = defaultdict(list), []
     for name, module in norms.named_norms(model, among):
         names[module].append(name)
-    check_match(match, itertools.chain(*names.values()))
+    report = check_match(match, itertools.chain(*names.values()))
     owners = Counter(p for module in model.modules() for p in module.parameters(recurse=False))
     for old, old_names in names.items():
         if not any(matches(name, match) for name in old_names):

@@ -164,8 +164,8 @@ def _rewrite(
         plain: what plain norms are.
         skip: kinds that are not reported.
     """
-    state, report, stored = copy_state(state), Report(), find_norms(state)
-    check_match(match, stored)
+    state, stored = copy_state(state), find_norms(state)
+    report = check_match(match, stored)
     for name, norm in stored.items():
         if matches(name, match) and norm.kind not in skip:
             count = len(norm.levels) if norm.is_pyramid else None

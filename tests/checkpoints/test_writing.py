@@ -12,6 +12,7 @@ import torch
 
 import fresh
 from ilm_plugins.checkpoints import PARTIAL, read, remove_partial, replacing, write
+from ilm_plugins.errors import UserError
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors", ""])
@@ -35,6 +36,12 @@ def test_tensors_in_a_pkl_are_arrays(tmp_path):
     weight = read(tmp_path / "c.pkl")["model"]["weight"]
     assert isinstance(weight, np.ndarray)
     assert np.array_equal(weight, np.eye(2))
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".safetensors"])
+def test_a_format_without_sparse_tensors_is_told(tmp_path, suffix):
+    with pytest.raises(UserError, match=r"is torch.sparse_coo, which a .* cannot hold; give"):
+        write({"weight": torch.eye(2).to_sparse()}, tmp_path / f"c{suffix}")
 
 
 def test_a_file_keeps_its_mode(old):

@@ -21,6 +21,12 @@ def test_norms_are_chosen_by_name():
         model, _ = surgery.convert(model, "ILMGN")
 
 
+def test_the_report_notes_patterns_that_fit_no_norm():
+    _, report = surgery.convert(small(), "ILMGN", match=["stem.*", "haed.*"])
+    assert report.converted
+    assert report.notes == {"pattern of match that fits no norm": ["haed.*"]}
+
+
 class Renamed(nn.GroupNorm):
     pass
 

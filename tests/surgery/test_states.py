@@ -94,6 +94,11 @@ def test_names_that_fit_no_norm_of_a_state_dict_are_refused():
         surgery.convert_state(small().state_dict(), "ILMGN", match="roi_heads.*")
 
 
+def test_patterns_that_fit_no_norm_of_a_state_dict_are_noted():
+    _, report = surgery.convert_state(small().state_dict(), "ILMGN", match=["stem.*", "haed.*"])
+    assert report.notes["pattern of match that fits no norm"] == ["haed.*"]
+
+
 def test_a_norm_of_a_state_dict_stays_if_an_option_does_not_divide_its_width():
     state = small().state_dict()
     _, report = surgery.convert_state(state, "ILMGN", match="*", key_group_size=32)

@@ -37,13 +37,13 @@ def draw(results: Results, path: Path) -> None:
 
 
 def _draw_differences(axis, results: Results, test: str) -> None:
-    """Draw each norm's difference, with its interval if there are several seeds."""
+    """Draw each norm's difference, with its interval if it has one."""
     axis.axvline(0, color="0.5")
     differences = results.differences(test)
     for i, difference in enumerate(differences.values()):
         if difference is None:
             continue
-        half = difference.high - difference.mean if difference.seeds > 1 else 0
+        half = difference.high - difference.mean if difference.has_interval else 0
         axis.errorbar(difference.mean, i, xerr=half, fmt="o", capsize=3, color=COLOUR)
     axis.set_yticks(range(len(differences)), differences)
     axis.set_ylim(max(1, len(differences)) - 0.5, -0.5)

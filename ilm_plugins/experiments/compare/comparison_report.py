@@ -1,9 +1,10 @@
 """The report of a comparison: compare.md, compare.csv, and a sentence on each norm."""
 
 import pandas as pd
+import tabulate  # noqa: F401 - pandas needs it for tables, and would say so only after all runs
 
 from .results import OWN_TEST, ROUNDS, Results
-from .statistics import ALPHA, Difference, interval
+from .statistics import ALPHA, Difference, interval, signed
 
 
 def markdown(results: Results, command: str) -> str:
@@ -68,7 +69,7 @@ def table(results: Results, test: str) -> pd.DataFrame:
             row[results.metric] += f" ± {values.std():.{digits}f}"
         difference = differences.get(norm)
         row[f"minus {baseline} [95 %]"] = interval(difference, digits) if difference else ""
-        row["p"] = f"{difference.p:.3f}" if difference and difference.seeds > 1 else ""
+        row["p"] = f"{difference.p:.3f}" if difference and difference.has_interval else ""
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -87,6 +88,9 @@ def sentences(results: Results, test: str) -> list[str]:
             texts.append(f"{norm}: no seed has a result of both norms.")
         elif difference.seeds == 1:
             texts.append(f"{norm}: one seed shows nothing; give more --seeds.")
+        elif not difference.deviation > 0:
+            same = f"all seeds have the same difference, {signed(difference.mean, digits)}"
+            texts.append(f"{norm}: {same}, so its spread is unknown; give more --seeds.")
         else:
             texts.append(f"{norm}: {_verdict(difference, results, digits)}")
     return texts

@@ -50,6 +50,8 @@ class Plan:
         for norm, name in zip(self.norms, names, strict=True):
             if names.count(name) > 1:
                 raise UserError(f"norm {norm!r} is given twice; give each norm once")
+        if len({*self.seeds}) < len(self.seeds):
+            raise UserError(f"--seeds {' '.join(map(str, self.seeds))}: give each seed once")
         if unknown := [norm for norm in self.overrides_of_norm if norm not in self.norms]:
             raise UserError(f"--for {unknown[0]!r}: give one of {', '.join(self.norms)}")
         for name in self.tests:

@@ -17,7 +17,8 @@ MOST_SEEDS = 10_000
 class Difference:
     """The mean difference of a norm from the baseline over common seeds, with its 95 % interval.
 
-    With one seed, ``mean`` alone is known; the other statistics are NaN.
+    With one seed, ``mean`` alone is known; the other statistics are NaN. So they are if all seeds
+    have the same difference, which does not tell its spread.
     """
 
     seeds: int
@@ -29,6 +30,10 @@ class Difference:
     p: float
     #: The number of tests for which p is corrected.
     tests: int = 1
+
+    @property
+    def has_interval(self) -> bool:
+        return bool(np.isfinite(self.p))
 
     @property
     def visible(self) -> float:
@@ -46,11 +51,12 @@ def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Differ
     if not len(differences):
         return None
     mean = float(differences.mean())
-    if len(differences) == 1:
-        return Difference(1, mean, *[float("nan")] * 4)
+    if not differences.any() and len(differences) > 1:
+        return Difference(len(differences), 0.0, 0.0, 0.0, 0.0, 1.0)
+    rounding = 1e-9 * max(map(abs, values.values()))
+    if len(differences) == 1 or np.ptp(differences) <= rounding:
+        return Difference(len(differences), mean, *[float("nan")] * 4)
     deviation = float(differences.std(ddof=1))
-    if deviation == 0:  # the t-test divides by it
-        return Difference(len(differences), mean, 0.0, mean, mean, float(mean == 0))
     test = stats.ttest_1samp(differences, 0)
     low, high = map(float, test.confidence_interval(1 - ALPHA))
     return Difference(len(differences), mean, deviation, low, high, float(test.pvalue))
@@ -75,10 +81,10 @@ def signed(value: float, decimals: int = 1) -> str:
 
 
 def interval(difference: Difference, decimals: int = 1) -> str:
-    """Format a mean difference and, for two seeds or more, its interval."""
+    """Format a mean difference and its interval, if it has one."""
     ends = [signed(end, decimals) for end in (difference.low, difference.high)]
     text = signed(difference.mean, decimals)
-    return text if difference.seeds == 1 else f"{text} [{', '.join(ends)}]"
+    return f"{text} [{', '.join(ends)}]" if difference.has_interval else text
 
 
 def power(seeds: int, effect: float, tests: int = 1) -> float:
@@ -101,8 +107,10 @@ def _deviations(freedom: int) -> np.ndarray:
 
 def visible_difference(seeds: int, deviation: float, tests: int = 1) -> float:
     """Return the difference that a number of seeds, at least 2, shows with probability .8."""
-    if seeds < 2 or not deviation > 0:
-        return float("nan") if seeds < 2 else 0.0
+    if seeds < 2 or np.isnan(deviation):
+        return float("nan")
+    if deviation == 0:
+        return 0.0
     # Two seeds need 16.3 standard errors for one test, more seeds fewer.
     highest = 20 * tests / seeds**0.5
     effect = optimize.brentq(lambda effect: power(seeds, effect, tests) - POWER, 0, highest)

@@ -322,9 +322,9 @@ def _from_plain(
 
 
 def paired(ours: Mapping, plain: Mapping) -> Difference | None:
-    """Return the mean difference over seeds; None for less than two seeds."""
+    """Return the mean difference over seeds; None without an interval, as of one seed."""
     difference = statistics.paired(ours, plain)
-    return difference if difference and difference.seeds > 1 else None
+    return difference if difference and difference.has_interval else None
 
 
 def _distinct(values: Iterable[Any]) -> str:

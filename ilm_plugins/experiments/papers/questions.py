@@ -80,14 +80,14 @@ def markdown(folder: Path) -> list[str]:
         lines += markdown_head(*columns)
     for answer in answered:
         difference = answer.difference
-        several = difference.seeds > 1
+        ends = f"{signed(difference.low)} to {signed(difference.high)}"
         cells = (
             answer.task,
             f"{answer.plain} {answer.plain_mean:.1f}",
             f"{answer.norm} {answer.norm_mean:.1f}",
             signed(difference.mean),
-            f"{signed(difference.low)} to {signed(difference.high)}" if several else "-",
-            f"{difference.p:.3f}" if several else "-",
+            ends if difference.has_interval else "-",
+            f"{difference.p:.3f}" if difference.has_interval else "-",
             str(difference.seeds),
         )
         lines.append(markdown_row(*cells))

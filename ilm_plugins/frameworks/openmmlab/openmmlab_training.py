@@ -195,13 +195,15 @@ class RecordHook(Hook):
         self.by_epoch = isinstance(loop, EpochBasedTrainLoop)
         planned = loop.max_epochs if self.by_epoch else loop.max_iters
         self.interval = len(loader) if self.by_epoch else max(1, planned // run_record.POINTS)
+        # A batch sampler of one's own may have none, and mmdet's of several datasets has a list.
+        size = getattr(loader.batch_sampler, "batch_size", None)
         run_record.start(
             runner.work_dir,
             self.options,
             framework="openmmlab",
             unit="epochs" if self.by_epoch else "iterations",
             planned=planned,
-            batch=loader.batch_sampler.batch_size * runner.world_size,
+            batch=size * runner.world_size if isinstance(size, int) else None,
             images=len(loader.dataset),
             seed=runner.seed,
             resumes=self.resumes,

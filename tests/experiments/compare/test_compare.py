@@ -387,6 +387,11 @@ def test_a_norm_that_is_given_twice_is_refused(config, capsys):
     assert "is given twice" in capsys.readouterr().err
 
 
+def test_a_seed_that_is_given_twice_is_refused(config, capsys):
+    assert compare(config, GN, "--seeds", "1", "0", "1") == 2
+    assert "--seeds 1 0 1: give each seed once" in capsys.readouterr().err
+
+
 @pytest.mark.wide
 def test_weights_start_each_norm_as_the_converted_model(config, started):
     torch.manual_seed(3)

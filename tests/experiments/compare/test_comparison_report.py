@@ -79,6 +79,14 @@ def test_one_seed_shows_nothing():
     assert "- EN: one seed shows nothing; give more --seeds." in report(results(seeds=1))
 
 
+@pytest.mark.parametrize("values, difference", [([81.0, 83.0], "+1.0"), ([80.0, 82.0], "+0.0")])
+def test_equal_differences_show_nothing(values, difference):
+    page = report(results({OWN_TEST: {"GN": [80.0, 82.0], "EN": values}}))
+    words = f"- EN: all seeds have the same difference, {difference}, so its spread is unknown;"
+    assert words in page
+    assert "p = 0" not in page
+
+
 def test_fractions_have_points_of_a_hundredth():
     found = results(factor=0.01)
     assert found.point == 0.01

@@ -41,9 +41,12 @@ def test_one_seed_has_no_interval():
     assert all(math.isnan(value) for value in (found.low, found.high, found.p))
 
 
-def test_equal_differences_have_an_interval_of_no_width():
-    found = paired({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0})
-    assert (found.low, found.mean, found.high, found.p) == (1, 1, 1, 0)
+@pytest.mark.parametrize("unit", [1.0, 0.01])  # .51 - .50 and .53 - .52 differ by rounding
+def test_equal_differences_have_no_interval(unit):
+    found = paired({0: 51 * unit, 1: 53 * unit}, {0: 50 * unit, 1: 52 * unit})
+    assert found.mean == pytest.approx(unit)
+    assert not found.has_interval
+    assert all(math.isnan(value) for value in (found.low, found.high, found.p, found.visible))
 
 
 def test_equal_results_have_no_difference():

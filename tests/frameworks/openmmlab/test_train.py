@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
+from mmengine.registry import DATA_SAMPLERS, HOOKS
 from torch import nn
 
 from close import assert_close
@@ -214,6 +214,26 @@ def test_a_training_that_stops_early_says_so(config, tmp_path):
     assert main(command(path, out=tmp_path / "out")) == 0
     found = run_record.read(tmp_path / "out")
     assert (found["run"], found["stopped early"]) == (1, True)
+
+
+def test_a_batch_sampler_that_tells_no_batch_size_trains(config, tmp_path):
+    class Pairs:
+        def __init__(self, sampler, batch_size):
+            self.sampler = sampler
+
+        def __iter__(self):
+            return ([index, index] for index in self.sampler)
+
+        def __len__(self):
+            return len(self.sampler)
+
+    DATA_SAMPLERS.register_module(name="Pairs", module=Pairs, force=True)
+    path = tmp_path / "pairs.py"
+    loader = "train_dataloader = dict(batch_sampler=dict(type='Pairs'))"
+    path.write_text(f"_base_ = {str(config)!r}\n{loader}\n")
+    assert main(command(path, out=tmp_path / "out", opts=["train_cfg.max_iters=1"])) == 0
+    found = run_record.read(tmp_path / "out")
+    assert (found["run"], found["batch"]) == (1, None)
 
 
 def test_a_record_that_a_kill_left_behind_its_checkpoint_is_completed(config, trained, tmp_path):
