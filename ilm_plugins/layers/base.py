@@ -114,7 +114,7 @@ class AdaptiveNorm(nn.GroupNorm):
         return super().apply(fn)
 
     def __call__(self, *args, **options) -> Any:
-        """Call the layer; torch.fx records the call with its hooks, as of the modules of torch."""
+        """Call the layer; torch.fx records the call as one node, and the hooks run in the graph."""
         if args and isinstance(x := args[0], Proxy):
             return cast(Tracer, x.tracer).call_module(self, self._record, args, options)
         return super().__call__(*args, **options)
@@ -128,7 +128,7 @@ class AdaptiveNorm(nn.GroupNorm):
             RuntimeError: :func:`~ilm_plugins.ops.use_backend` forces a backend that cannot run x;
                 or a tensor of the layer is None.
         """
-        if isinstance(x, Proxy):
+        if isinstance(x, Proxy):  # torch.fx traces a layer alone by its forward
             return self._record(x)
         self.check_input(x)
         return self._normalize(x)

@@ -81,14 +81,20 @@ def matches(name: str, match: Match) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in _patterns(match))
 
 
-def check_match(match: Match, names: Iterable[str]) -> Report:
-    """Return a report that notes patterns without a norm; OptionError if no pattern has one."""
+def check_match(match: Match, names: Iterable[str]) -> None:
+    """Raise OptionError if there are names and none of them fits the patterns."""
     names = list(names)
     if names and not any(matches(name, match) for name in names):
         raise OptionError(
             f"{match!r} fits none of the {len(names)} norms, such as {names[0]!r}; "
             "give names, with * for any characters"
         )
+
+
+def report_of_match(match: Match, names: Iterable[str]) -> Report:
+    """Return a report that notes patterns without a norm; OptionError if no pattern has one."""
+    names = list(names)
+    check_match(match, names)
     report = Report()
     for pattern in _patterns(match) if names else ():
         if not any(matches(name, pattern) for name in names):

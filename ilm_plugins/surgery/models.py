@@ -18,7 +18,7 @@ from ..layers.base import AdaptiveNorm
 from ..layers.mixture import MixtureNorm
 from ..layers.options import check_choice
 from . import norms
-from .common import Match, Report, check_absent, check_match, matches, source_norm
+from .common import Match, Report, check_absent, matches, report_of_match, source_norm
 from .composites import PYRAMIDS, join_activation, modules_after, parts_of
 from .rules import (
     NotConvertible,
@@ -147,7 +147,7 @@ def _replace(
     names, swaps = defaultdict(list), []
     for name, module in norms.named_norms(model, among):
         names[module].append(name)
-    report = check_match(match, itertools.chain(*names.values()))
+    report = report_of_match(match, itertools.chain(*names.values()))
     owners = Counter(p for module in model.modules() for p in module.parameters(recurse=False))
     for old, old_names in names.items():
         if not any(matches(name, match) for name in old_names):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..checkpoints import copy_state, find_absent, unwrap_state
 from ..layers import NORMS, OptionError
 from . import norms, rules
-from .common import Match, Report, check_match, matches, source_norm
+from .common import Match, Report, matches, report_of_match, source_norm
 from .composites import parts_of
 from .rules import NotConvertible, State, chosen_by, refuse
 from .sources import SOURCES, UNTOLD
@@ -165,7 +165,7 @@ def _rewrite(
         skip: kinds that are not reported.
     """
     state, stored = copy_state(state), find_norms(state)
-    report = check_match(match, stored)
+    report = report_of_match(match, stored)
     for name, norm in stored.items():
         if matches(name, match) and norm.kind not in skip:
             count = len(norm.levels) if norm.is_pyramid else None

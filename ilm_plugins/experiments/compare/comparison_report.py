@@ -1,7 +1,7 @@
 """The report of a comparison: compare.md, compare.csv, and a sentence on each norm."""
 
 import pandas as pd
-import tabulate  # noqa: F401 - pandas needs it for tables, and would say so only after all runs
+from tabulate import tabulate
 
 from .results import OWN_TEST, ROUNDS, Results
 from .statistics import ALPHA, Difference, interval, signed
@@ -53,7 +53,7 @@ def markdown(results: Results, command: str) -> str:
 
 
 def _markdown(frame: pd.DataFrame) -> str:
-    return frame.to_markdown(index=False, disable_numparse=True)
+    return tabulate(frame, headers="keys", tablefmt="pipe", showindex=False, disable_numparse=True)
 
 
 def table(results: Results, test: str) -> pd.DataFrame:
