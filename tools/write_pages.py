@@ -6,14 +6,16 @@ the lines between a marker and ``<!-- end -->`` are written again:
     <!-- file: PATH -->         a file, as a block of code
     <!-- table: ID -->          a table of the records
     <!-- rows: PAPER -->        how many rows of a paper's tables were run
-    <!-- differences: NAME -->  the study's differences from the plain norm, "all" or "short"
+    <!-- differences: all -->   the study's differences from the plain norm
     <!-- answers: FOLDER -->    answers by the comparisons in a folder below reports/
+    <!-- summary: FOLDER -->    how many of both are above or below 0, by norm
     <!-- conditions: NAME -->   mIoU of a comparison's models, by norm and kind of test images
     <!-- rates: NAME -->        mIoU of the comparisons NAME-rateR, by norm and learning rate R
 """
 
 import re
 import sys
+from collections import defaultdict
 from itertools import chain
 from pathlib import Path
 
@@ -39,18 +41,9 @@ PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
 FIGURES = ROOT / "docs" / "figures"
 COMPARISONS = ROOT / "reports" / "comparisons"
 #: A part of a page: start marker, kind, name, end marker.
-KINDS = "file|table|rows|differences|answers|conditions|rates|batches"
+KINDS = "file|table|rows|differences|answers|summary|conditions|rates|batches"
 PART = re.compile(rf"(<!-- ({KINDS}): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".sh": "sh"}
-#: Rows of the README's table.
-SHORT = (
-    "study-box BCCD box head/ILMGN",
-    "study-box BCCD box head/AN",
-    "study-all BCCD everywhere/EN",
-    "study-seg CamVid/SN",
-    "study-seg CamVid/EN",
-    "study-4 CIFAR-10 batch 4/EN",
-)
 
 
 def file(name: str, groups: paper_report.Groups) -> str:
@@ -72,22 +65,50 @@ def rows(name: str, groups: paper_report.Groups) -> str:
 
 
 def differences(name: str, groups: paper_report.Groups) -> str:
-    """Return the differences from the plain norm: in all rows of the study, or in SHORT's."""
+    """Return all differences of the study from the plain norm."""
     columns = "task", "measure", "norms", "difference", "95 % interval", "p, corrected", "seeds"
     lines = paper_report.markdown_head(*columns)
+    for entry, norms, group, difference in study_differences(groups):
+        ends = difference.mean, difference.low, difference.high
+        mean, low, high = map(statistics.signed, ends)
+        failed = len(group) - sum(map(row_record.learned, group))
+        seeds = f"{difference.seeds}" + (f" ({failed} more did not learn)" if failed else "")
+        cells = entry.task, entry.measures[0], norms, mean, f"{low} to {high}"
+        lines.append(paper_report.markdown_row(*cells, f"{difference.p:.3f}", seeds))
+    return "\n".join(lines)
+
+
+def study_differences(groups: paper_report.Groups) -> list[tuple]:
+    """Return table, norms, group and corrected difference of each row of the study's tables."""
     tables = [entry for entry in registry.tables().values() if entry.task]
     compared = [
         (entry, *row) for entry in tables for row in paper_report.differences(entry, groups)
     ]
     corrected = statistics.holm([difference for *_, difference in compared])
-    for (entry, norms, cell, group, _), difference in zip(compared, corrected, strict=True):
-        if name == "all" or cell.id in SHORT:
-            ends = difference.mean, difference.low, difference.high
-            mean, low, high = map(statistics.signed, ends)
-            failed = len(group) - sum(map(row_record.learned, group))
-            seeds = f"{difference.seeds}" + (f" ({failed} more did not learn)" if failed else "")
-            cells = entry.task, entry.measures[0], norms, mean, f"{low} to {high}"
-            lines.append(paper_report.markdown_row(*cells, f"{difference.p:.3f}", seeds))
+    return [
+        (entry, norms, group, difference)
+        for (entry, norms, _, group, _), difference in zip(compared, corrected, strict=True)
+    ]
+
+
+def summary(name: str, groups: paper_report.Groups) -> str:
+    """Return the range of the differences by norms, and how many intervals exclude 0."""
+    by_norms = defaultdict(list)
+    for _, norms, _, difference in study_differences(groups):
+        by_norms[norms].append(difference)
+    for answer in questions.answers(ROOT / "reports" / name):
+        if answer.difference:
+            by_norms[f"{answer.norm} - {answer.plain}"].append(answer.difference)
+    columns = "norms", "differences", "means", "intervals above 0", "below 0", "significant"
+    lines = paper_report.markdown_head(*columns)
+    for norms, compared in by_norms.items():
+        means = sorted(difference.mean for difference in compared)
+        ends = " to ".join(statistics.signed(mean) for mean in dict.fromkeys((means[0], means[-1])))
+        above = sum(difference.low > 0 for difference in compared)
+        below = sum(difference.high < 0 for difference in compared)
+        significant = sum(difference.p < 0.05 for difference in compared)
+        cells = (norms, str(len(compared)), ends, str(above), str(below), str(significant))
+        lines.append(paper_report.markdown_row(*cells))
     return "\n".join(lines)
 
 
@@ -147,6 +168,7 @@ def documented() -> dict[Path, str]:
         "table": table,
         "rows": rows,
         "differences": differences,
+        "summary": summary,
         "answers": answers,
         "conditions": kinds_of_images,
         "rates": rates,
