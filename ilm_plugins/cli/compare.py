@@ -26,6 +26,8 @@ from ..frameworks import framework_of
 from ..frameworks.folders import make_folder
 from ..frameworks.lock import lock
 from ..frameworks.processes import available_gpus
+from ..frameworks.variants import AS_IS
+from ..layers.registry import norm_key
 from . import exit_on_sigterm
 
 
@@ -86,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 def count_parameters(plan: Plan) -> dict[str, int]:
     """Build the model of each norm; UserError with each norm's error if some cannot be built."""
-    counts, errors = {}, []
+    counts, kinds, errors = {}, {}, []
     for norm in plan.norms:
         try:
             model = plan.open(norm, "cpu").build_model()
@@ -95,6 +97,9 @@ def count_parameters(plan: Plan) -> dict[str, int]:
             errors.append(f"{norm}: {type(error).__name__}: {one_line(error)}")
         else:
             counts[norm] = sum(parameter.numel() for parameter in model.parameters())
+            kinds[norm] = [type(module) for module in model.modules()]
+            if twin := find_twin(norm, kinds):
+                errors.append(f"{norm}: the same model as with {twin}")
     if errors:
         places = ", ".join(plan.places)
         raise UserError(
@@ -102,6 +107,15 @@ def count_parameters(plan: Plan) -> dict[str, int]:
             "other options, or give another --at"
         )
     return counts
+
+
+def find_twin(norm: str, kinds: Mapping[str, list[type]]) -> str | None:
+    """Return an earlier norm whose model is of the same classes, though one of both is ours."""
+    for other in kinds:
+        may_be_equal = AS_IS in (norm, other) or norm_key(norm) == norm_key(other)
+        if not may_be_equal and kinds[other] == kinds[norm]:
+            return other
+    return None
 
 
 def compare(

@@ -15,8 +15,6 @@ from ..checkpoints import (
     complete_names,
     find_state,
     format_of,
-    is_caffe2,
-    read,
     to_array,
     unwrap_state,
     write,
@@ -24,7 +22,7 @@ from ..checkpoints import (
 from ..errors import UserError
 from ..frameworks import open_config
 from ..frameworks.folders import check_folder
-from ..frameworks.framework_config import module_for
+from ..frameworks.framework_checkpoints import read_checkpoint
 from ..layers import parse_norm
 from ..surgery.common import source_norm
 
@@ -40,10 +38,7 @@ def run(args: argparse.Namespace) -> None:
     """Convert INPUT to OUTPUT and print what changed; UserError if no norm was converted."""
     check_output(args.input, args.output, args.overwrite)
     change = conversion(args)
-    contents = read(args.input)
-    if format_of(args.input) == "pickle" and is_caffe2(contents):
-        of_detectron2 = module_for("detectron2", "checkpoints", str(args.input))
-        contents = of_detectron2.rename_caffe2(contents)
+    contents = read_checkpoint(args.input)
     entry, state = find_state(contents, args.input)
     state, report = change(state, bool(entry and contents.get("matching_heuristics")))
     if not report.converted:

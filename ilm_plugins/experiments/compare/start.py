@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ... import checkpoints, surgery
 from ...errors import UserError
 from ...frameworks import OpenConfig
+from ...frameworks.framework_checkpoints import read_checkpoint
 from ...layers import SwitchNorm
 from ...surgery.norms import is_norm, named_norms
 from .plan import Plan
@@ -24,7 +25,7 @@ SAME = 1e-4
 
 def read_weights(path: Path) -> Mapping[str, Any]:
     """Return the state dict of the file of --weights."""
-    _, state = checkpoints.find_state(checkpoints.read(path), path)
+    _, state = checkpoints.find_state(read_checkpoint(path), path)
     return state
 
 

@@ -229,6 +229,14 @@ def test_norms_that_do_not_fit_are_named_before_any_training(config, started, ca
     assert not started
 
 
+def test_a_norm_that_no_part_of_the_model_has_is_refused(datasets, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    place = "MODEL.SEM_SEG_HEAD.NORM"  # a detector without this head has the key, too
+    assert compare(str(SHAPES), "GN", "ILMGN", "--at", place, "--dry-run", *SMALL) == 2
+    told = capsys.readouterr().err
+    assert f"these norms do not fit at {place}: ILMGN: the same model as with GN; " in told
+
+
 def test_a_place_that_the_config_lacks_is_refused(config, started, capsys):
     assert compare(config, GN, "--at", "model.neck.norm_cfg") == 2
     words = "--at model.neck.norm_cfg: the config has no model.neck"
