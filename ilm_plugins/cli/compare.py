@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     prepare(plan)
     print("keys that get the norm:")
     print(*(f"  {key}  {norm}" for key, norm in plan.places.items()), sep="\n")
+    if file := unconverted(plan):
+        print(report.warning_of_unconverted(file))
     parameters = count_parameters(plan)
     plan.check_folders()
     plan.check_tests()
@@ -84,6 +86,12 @@ def run(args: argparse.Namespace) -> int:
     with lock(plan.output):
         has_result = compare(plan, parameters, state, shown(["compare", *args.argv]))
     return 0 if has_result else 1
+
+
+def unconverted(plan: Plan) -> str | None:
+    """Return the file that the config loads into norms of ours without --weights, or None."""
+    has_ours = any(norm_key(norm) for norm in plan.norms)
+    return plan.variants.pretrained() if has_ours and plan.weights is None else None
 
 
 def count_parameters(plan: Plan) -> dict[str, int]:
@@ -139,7 +147,16 @@ def compare(
     has_result = any(value.metric == metric and not value.failure for value in values)
     # Without a result, reading the training set may fail here, too.
     steps = measured_steps(plan) if has_result else {}
-    results = Results(plan.norms, values, metric, starts, parameters, steps, plan.overrides_of_norm)
+    results = Results(
+        norms=plan.norms,
+        values=values,
+        metric=metric,
+        starts=starts,
+        unconverted=unconverted(plan),
+        parameters=parameters,
+        steps=steps,
+        overrides_of_norm=plan.overrides_of_norm,
+    )
     text = report.markdown(results, command)
     write(plan.output / "compare.md", text)
     write(plan.output / "compare.csv", results.frame.to_csv(index=False))

@@ -91,6 +91,10 @@ class YamlVariants:
         """Return the metric by which the config chooses its best checkpoint, or None."""
         return None
 
+    def pretrained(self) -> str | None:
+        """Return the file of weights from which the config's model starts, or None."""
+        return self.settings().get(self.keys["weights"]) or None
+
     def check_same_model(self, other: "YamlVariants", name: str, places: Sequence[str]) -> None:
         """Raise UserError unless both configs have one model, apart from the norms at places."""
         ours, theirs = as_json(self.settings()), as_json(other.settings())
@@ -186,6 +190,14 @@ class MMEngineVariants(PythonVariants):
     def main_metric(self) -> str | None:
         best = self.settings().get("default_hooks.checkpoint.save_best")
         return best if isinstance(best, str) and best != "auto" else None
+
+    def pretrained(self) -> str | None:
+        of_parts = (
+            value
+            for key, value in self.settings().items()
+            if key.startswith("model.") and key.endswith((".pretrained", ".init_cfg.checkpoint"))
+        )
+        return super().pretrained() or next(filter(None, of_parts), None)
 
 
 def variants(opened: OpenConfig) -> YamlVariants:

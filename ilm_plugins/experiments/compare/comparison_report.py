@@ -33,6 +33,8 @@ def markdown(results: Results, command: str) -> str:
         lines += [f"- {norm}: {text}" for norm, text in results.starts.items()]
         how = "Before training, on one batch; each norm has the inputs of the baseline's norm."
         lines += ["", how, ""]
+    if results.unconverted:
+        lines += ["## At the start", "", warning_of_unconverted(results.unconverted), ""]
     if results.failures:
         lines += ["## Without a result", ""]
         for value in results.failures:
@@ -50,6 +52,15 @@ def markdown(results: Results, command: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def warning_of_unconverted(file: str) -> str:
+    """Return what it means that a config loads a file of weights, which no norm converts."""
+    return (
+        f"The config loads {file!r}. Tensors of norms that it does not fit, such as EN's, start "
+        "untrained, in favour of the plain norm; give a local copy as --weights, which is "
+        "converted to each norm."
+    )
 
 
 def _markdown(frame: pd.DataFrame) -> str:

@@ -35,6 +35,8 @@ class Results:
     metric: str
     #: Norm -> how its model differs from the baseline's before training; empty without --weights.
     starts: dict[str, str] = field(default_factory=dict)
+    #: The file from which norms start unconverted, if there is one.
+    unconverted: str | None = None
     #: Norm -> its number of parameters.
     parameters: dict[str, int] = field(default_factory=dict)
     #: Norm -> "seconds" and "memory" of a training step.

@@ -219,6 +219,35 @@ def test_as_is_needs_a_test_of_its_own_norm(config):
         Plan(config, ["as-is", EN], [0], Path("out"), tests={"sn": "sn.py"}).check_tests()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["load_from=bn.pth"],
+        ["model.pretrained=bn.pth"],
+        ["model.backbone.init_cfg.type=Pretrained", "model.backbone.init_cfg.checkpoint=bn.pth"],
+    ],
+)
+def test_weights_that_no_norm_converts_are_named(config, capsys, words):
+    compare(config, GN, EN, "--dry-run", *words)
+    assert "The config loads 'bn.pth'. Tensors of norms" in capsys.readouterr().out
+
+
+def test_no_weights_are_named_for_plain_norms(config, capsys):
+    compare(config, "BN", GN, "--dry-run", "load_from=bn.pth")
+    assert "The config loads" not in capsys.readouterr().out
+
+
+def test_weights_of_a_yaml_config_are_known():
+    opened = open_config(str(SHAPES), ["MODEL.WEIGHTS", "R-50.pkl"])
+    assert variants(opened).pretrained() == "R-50.pkl"
+
+
+def test_weights_of_a_lazy_config_are_known(tmp_path):
+    (tmp_path / "lazy.py").write_text(LAZY)
+    opened = open_config(str(tmp_path / "lazy.py"), ["train.init_checkpoint='R-50.pkl'"])
+    assert variants(opened).pretrained() == "R-50.pkl"
+
+
 def test_norms_that_do_not_fit_are_named_before_any_training(config, started, capsys):
     started.clear()
     assert compare(config, GN, "EN(reduction=24)", "NoSuchNorm") == 2

@@ -127,6 +127,11 @@ def test_how_models_differ_at_the_start_is_listed():
     assert "- EN: the same" in report(results(starts={"EN": "the same"}))
 
 
+def test_weights_that_no_norm_converts_are_in_the_report():
+    text = report(results(unconverted="bn.pth"))
+    assert "## At the start\n\nThe config loads 'bn.pth'. Tensors of norms that" in text
+
+
 def test_the_frame_has_a_row_for_each_run_test_and_metric():
     assert len(results().frame) == 2 * 3 * 3 * 2
 
