@@ -14,6 +14,10 @@ AS_IS = "as-is"
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
+#: Keys of MMEngine's configs that name a file of weights; ``init_cfg`` may be a list.
+INITIAL_WEIGHTS = re.compile(r"^model\.(.*\.)?(pretrained|init_cfg(\.\d+)?\.checkpoint)$")
+
+
 class YamlVariants:
     """Variants of a detectron2 yaml config; the subclasses override what differs elsewhere."""
 
@@ -192,12 +196,13 @@ class MMEngineVariants(PythonVariants):
         return best if isinstance(best, str) and best != "auto" else None
 
     def pretrained(self) -> str | None:
+        # timm's backbones have True in place of a file.
         of_parts = (
             value
             for key, value in self.settings().items()
-            if key.startswith("model.") and key.endswith((".pretrained", ".init_cfg.checkpoint"))
+            if INITIAL_WEIGHTS.search(key) and isinstance(value, str)
         )
-        return super().pretrained() or next(filter(None, of_parts), None)
+        return super().pretrained() or next(of_parts, None)
 
 
 def variants(opened: OpenConfig) -> YamlVariants:

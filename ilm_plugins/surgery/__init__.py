@@ -5,9 +5,9 @@ without its model, :func:`fit_state` makes a state dict fit a model; :func:`reve
 :func:`revert_state` lead back. :func:`recalibrate` measures the mixtures' running statistics again.
 
 Outputs stay the same from GroupNorm and InstanceNorm to ILM layers, AssocNorm and AN, from
-BatchNorm to EN in evaluation, from SN to SSN at radius 0, and back. They change from BatchNorm to
-all others, from LayerNorm2d, and, a little, from the papers' released layers, which divide
-variances by n - 1.
+BatchNorm to EN in evaluation, and back, as long as the layer still computes a plain norm; and from
+SN to SSN at radius 0. They change from BatchNorm to all others, from LayerNorm2d, and, a little,
+from the papers' released layers, which divide variances by n - 1.
 """
 
 from .common import Report

@@ -90,9 +90,9 @@ def convert(
         match: names of the norms to replace, with * for any characters, dots too; default: all.
         types: an exact class to replace, or several, instead of the plain norms of torch and the
             frameworks; each must derive from such a norm and compute the same.
-        replacing: "BN" to replace BatchNorm, or "LN" to replace LayerNorm2d of timm and
-            torchvision, by layers that replace GroupNorm or InstanceNorm, with its weight, bias and
-            eps; groups and key groups are "auto" by default.
+        replacing: "BN" to replace BatchNorm by an ILM layer, AssocNorm or AN, or "LN" to replace
+            LayerNorm2d of timm and torchvision by an ILM layer or AssocNorm, with its weight, bias
+            and eps; groups and key groups are "auto" by default.
         options: of the layer, such as ``key_group_size=8``.
 
     Returns:

@@ -34,8 +34,8 @@ def recalibrate(
 
     Returns:
         A report: ``converted`` has the layers with new statistics, ``left`` layers that keep the
-        old ones, because they are frozen, ran in evaluation mode, got fewer than two values of a
-        channel, or got infinite or NaN values.
+        old ones, because they are frozen, did not run, ran in evaluation mode, got fewer than two
+        values of a channel, or got infinite or NaN values.
 
     Raises:
         OptionError: no layer has running statistics, there are no batches, or the model is compiled
@@ -50,12 +50,14 @@ def recalibrate(
         raise OptionError("recalibrate: the model has no layer that mixes BN's running statistics")
     momenta = {layer: layer.momentum for layer in layers}
     earlier = {layer: _copies(layer) for layer in layers}
+    ran: set[MixtureNorm] = set()
     evaluated: set[MixtureNorm] = set()
     calls: Counter[MixtureNorm] = Counter()
 
     def weigh(layer: MixtureNorm, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         """Let the statistics of the k-th call count for 1/k."""
         (x,) = (*inputs, *named.values())
+        ran.add(layer)
         if not layer.uses_batch_statistics:  # the model's forward has set it to evaluation mode
             evaluated.add(layer)
         # A single value of a channel updates nothing, unless other processes have more.
@@ -92,6 +94,8 @@ def recalibrate(
     for layer, name in layers.items():
         if layer.frozen:
             report.left[name] = "frozen"
+        elif layer not in ran:
+            report.left[name] = "no batch reached it"
         elif not calls[layer]:
             in_evaluation = layer in evaluated
             reason = "it ran in evaluation mode" if in_evaluation else "no batch gave it two values"
@@ -100,7 +104,8 @@ def recalibrate(
             _restore(layer, earlier[layer])
             report.left[name] = "a batch gave it infinite or NaN values"
         else:
-            report.converted[name] = f"running statistics of {count} batches"
+            # A layer that runs several times a batch has more calls than batches.
+            report.converted[name] = f"running statistics of {min(count, calls[layer])} batches"
     return report
 
 
@@ -108,11 +113,15 @@ def _statistics(layer: MixtureNorm) -> tuple[Tensor | None, Tensor | None]:
     return layer.running_mean, layer.running_variance
 
 
+def _changed_by_forward(layer: MixtureNorm) -> tuple[Tensor | None, ...]:
+    return *_statistics(layer), getattr(layer, "num_batches_tracked", None)
+
+
 def _copies(layer: MixtureNorm) -> list[Tensor | None]:
-    return [t if t is None else t.clone() for t in _statistics(layer)]
+    return [t if t is None else t.clone() for t in _changed_by_forward(layer)]
 
 
 def _restore(layer: MixtureNorm, copies: list[Tensor | None]) -> None:
-    for statistics, copy in zip(_statistics(layer), copies, strict=True):
+    for statistics, copy in zip(_changed_by_forward(layer), copies, strict=True):
         if statistics is not None and copy is not None:
             statistics.copy_(copy)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -39,9 +40,9 @@ def test_layers_without_new_statistics_keep_theirs():
     model.add_module("unused", SwitchNorm(4))
     batches = [torch.randn(0, 4, 2, 2), torch.ones(1, 4), torch.full((2, 4, 2, 2), 3.0)]
     report = surgery.recalibrate(model, batches, lambda x: model[1](x=model[0](x=x)))
-    assert report.converted.keys() == {"0"}
+    assert report.converted == {"0": "running statistics of 1 batches"}
     assert "frozen" in report.left["1"]
-    assert "no batch" in report.left["unused"]
+    assert report.left["unused"] == "no batch reached it"
     # The first two batches have no variance, and count for nothing.
     assert torch.equal(model[0].running_mean, torch.full((4,), 3.0))
     assert torch.equal(model[1].running_variance, torch.ones(4))
@@ -78,6 +79,15 @@ def test_after_an_error_all_statistics_are_as_before():
     with pytest.raises(RuntimeError, match="Kernel size"):
         surgery.recalibrate(model, [torch.randn(8, 4, 3, 3), torch.randn(8, 4, 2, 2)])
     assert torch.equal(model[0].running_mean, torch.full((4,), 0.25))
+
+
+@pytest.mark.parametrize("size, value", [(2, 0.0), (3, math.nan)])
+def test_batches_that_change_nothing_are_not_counted(size, value):
+    """After an error, and where a layer gets NaN."""
+    model = nn.Sequential(ExemplarNorm(32), nn.Conv2d(32, 4, 3))
+    with pytest.raises(RuntimeError) if size == 2 else nullcontext():
+        surgery.recalibrate(model, [torch.full((2, 32, size, size), value)])
+    assert model[0].num_batches_tracked == 0
 
 
 def test_a_batch_with_nan_leaves_the_statistics():

@@ -57,9 +57,9 @@ def markdown(results: Results, command: str) -> str:
 def warning_of_unconverted(file: str) -> str:
     """Return what it means that a config loads a file of weights, which no norm converts."""
     return (
-        f"The config loads {file!r}. Tensors of norms that it does not fit, such as EN's, start "
-        "untrained, in favour of the plain norm; give a local copy as --weights, which is "
-        "converted to each norm."
+        f"The config loads {file!r}. If the file has tensors of these norms, those that it does "
+        "not fit, such as EN's, start untrained, in favour of the plain norm; give a local copy "
+        "as --weights, which is converted to each norm."
     )
 
 

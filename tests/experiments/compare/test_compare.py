@@ -225,11 +225,12 @@ def test_as_is_needs_a_test_of_its_own_norm(config):
         ["load_from=bn.pth"],
         ["model.pretrained=bn.pth"],
         ["model.backbone.init_cfg.type=Pretrained", "model.backbone.init_cfg.checkpoint=bn.pth"],
+        ["model.backbone.init_cfg.0.checkpoint=bn.pth"],
     ],
 )
 def test_weights_that_no_norm_converts_are_named(config, capsys, words):
     compare(config, GN, EN, "--dry-run", *words)
-    assert "The config loads 'bn.pth'. Tensors of norms" in capsys.readouterr().out
+    assert "The config loads 'bn.pth'. If the file has" in capsys.readouterr().out
 
 
 def test_no_weights_are_named_for_plain_norms(config, capsys):
