@@ -106,7 +106,7 @@ def summary(name: str, groups: paper_report.Groups) -> str:
         ends = " to ".join(statistics.signed(mean) for mean in dict.fromkeys((means[0], means[-1])))
         above = sum(difference.low > 0 for difference in compared)
         below = sum(difference.high < 0 for difference in compared)
-        significant = sum(difference.p < 0.05 for difference in compared)
+        significant = sum(difference.p < statistics.ALPHA for difference in compared)
         cells = (norms, str(len(compared)), ends, str(above), str(below), str(significant))
         lines.append(paper_report.markdown_row(*cells))
     return "\n".join(lines)

@@ -95,7 +95,7 @@ def unconverted(plan: Plan) -> str | None:
 
 
 def count_parameters(plan: Plan) -> dict[str, int]:
-    """Build the model of each norm; UserError with each norm's error if some cannot be built."""
+    """Build the model of each norm; UserError names norms that cannot be built or have no place."""
     counts, kinds, errors = {}, {}, []
     for norm in plan.norms:
         try:

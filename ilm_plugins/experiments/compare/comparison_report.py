@@ -57,8 +57,8 @@ def markdown(results: Results, command: str) -> str:
 def warning_of_unconverted(file: str) -> str:
     """Return what it means that a config loads a file of weights, which no norm converts."""
     return (
-        f"The config loads {file!r}. If the file has tensors of these norms, those that it does "
-        "not fit, such as EN's, start untrained, in favour of the plain norm; give a local copy "
+        f"The config loads {file!r}. Norms into which the tensors of the plain norm do not load, "
+        "such as EN, start untrained, which favours the plain norm; give a local copy of the file "
         "as --weights, which is converted to each norm."
     )
 
