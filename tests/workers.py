@@ -308,12 +308,12 @@ def start_by(method):
     return patch.object(processes, "LaunchConfig", quick)
 
 
-def meet(what):
+def meet(folder, what):
     """Join the process group, write a file for this rank, then fail or wait as ``what`` says."""
     dist.init_process_group("gloo")
     total, rank = torch.ones(1), dist.get_rank()
     dist.all_reduce(total)
-    Path(f"rank{rank}").write_text(f"{total.item():.0f} {os.getpid()}")
+    Path(folder, f"rank{rank}").write_text(f"{total.item():.0f} {os.getpid()}")
     match what if rank == 1 else "":
         case "mistake":
             raise UserError("set SOMETHING")
@@ -333,6 +333,5 @@ def resume_by_own_files():
 
 
 def launch_one_machine(folder, what, of_run):
-    os.chdir(folder)
     with start_by("fork"):
-        processes.launch(partial(meet, what), of_run)
+        processes.launch(partial(meet, folder, what), of_run)
