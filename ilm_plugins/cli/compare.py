@@ -66,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
     prepare(plan)
     print("keys that get the norm:")
     print(*(f"  {key}  {norm}" for key, norm in plan.places.items()), sep="\n")
-    if file := unconverted(plan):
-        print(report.warning_of_unconverted(file))
+    if plan.unconverted:
+        print(report.warning_of_unconverted(plan.unconverted))
     parameters = count_parameters(plan)
     plan.check_folders()
     plan.check_tests()
@@ -86,12 +86,6 @@ def run(args: argparse.Namespace) -> int:
     with lock(plan.output):
         has_result = compare(plan, parameters, state, shown(["compare", *args.argv]))
     return 0 if has_result else 1
-
-
-def unconverted(plan: Plan) -> str | None:
-    """Return the file that the config loads into norms of ours without --weights, or None."""
-    has_ours = any(norm_key(norm) for norm in plan.norms)
-    return plan.variants.pretrained() if has_ours and plan.weights is None else None
 
 
 def count_parameters(plan: Plan) -> dict[str, int]:
@@ -152,7 +146,7 @@ def compare(
         values=values,
         metric=metric,
         starts=starts,
-        unconverted=unconverted(plan),
+        unconverted=plan.unconverted,
         parameters=parameters,
         steps=steps,
         overrides_of_norm=plan.overrides_of_norm,

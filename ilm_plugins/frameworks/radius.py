@@ -13,7 +13,14 @@ MAX_NORM = 1.0
 
 
 class RadiusSchedule:
-    """Sets the radius of a model's SSN layers, and clips their logits' gradients before steps."""
+    """Sets the radius of a model's SSN layers, and clips their logits' gradients before steps.
+
+    Args:
+        model: with any number of :class:`~ilm_plugins.SparseSwitchNorm` layers.
+        optimizers: of the model; before each of their steps, the gradient of each layer's logits
+            of means, and of its logits of variances, is clipped to norm 1, as in the authors' code
+            of SSN.
+    """
 
     def __init__(self, model: nn.Module, optimizers: Iterable[Optimizer]) -> None:
         self.model = model
@@ -43,4 +50,5 @@ class RadiusSchedule:
             nn.utils.clip_grad_norm_(logits, limit)
 
     def set(self, iteration: int, iterations: int) -> None:
+        """Set the radius to ``iteration / iterations``, which is 0 before the first iteration."""
         set_radius(self.model, iteration / iterations)

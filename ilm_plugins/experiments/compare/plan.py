@@ -14,6 +14,7 @@ from ...checkpoints import replacing
 from ...errors import UserError
 from ...frameworks import OpenConfig, open_config
 from ...frameworks.variants import AS_IS, YamlVariants, as_json, variants
+from ...layers.registry import norm_key
 
 #: The name of the config's own test in tables.
 OWN_TEST = "test"
@@ -79,6 +80,12 @@ class Plan:
             example = self.variants.example
             raise UserError(f"{self.config} names no norm; give a place, such as --at {example}")
         return places
+
+    @cached_property
+    def unconverted(self) -> str | None:
+        """The file that the config loads into norms of ours without --weights, or None."""
+        has_ours = any(norm_key(norm) for norm in self.norms)
+        return self.variants.pretrained() if has_ours and self.weights is None else None
 
     def norm_overrides(self, norm: str) -> list[str]:
         """Return the overrides that put a norm at all places, and its own overrides."""
