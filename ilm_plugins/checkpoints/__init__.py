@@ -3,7 +3,7 @@
 from ..errors import CheckpointError
 from ..trust import code_is_allowed, loading
 from .caffe2 import as_zoo, is_caffe2
-from .reading import FORMATS, format_of, read
+from .reading import FORMATS, format_of, read, read_metadata
 from .safe_globals import accept_data
 from .state import (
     check_fits,
@@ -33,6 +33,7 @@ __all__ = [
     "load_weights",
     "loading",
     "read",
+    "read_metadata",
     "remove_partial",
     "replacing",
     "to_array",

@@ -1,5 +1,6 @@
 """Read checkpoints: all files of weights are read here; their code runs only with --unsafe."""
 
+import importlib
 import mmap
 import os
 import pickle
@@ -81,6 +82,16 @@ def safetensors(path: Path) -> ModuleType:
         return torch
     except ImportError as error:  # numpy's, too
         raise missing(str(path), error, "safetensors") from error
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """Return the texts that a ``.safetensors`` has beside its tensors; of other files, none."""
+    path = Path(path).expanduser()
+    if format_of(path) != "safetensors":
+        return {}
+    safetensors(path)
+    with importlib.import_module("safetensors").safe_open(path, "pt") as file:
+        return {k: v for k, v in (file.metadata() or {}).items() if k != "format"}
 
 
 def _read_pickle(path: Path, unsafe: bool) -> Any:

@@ -27,13 +27,21 @@ def find_state(contents: Any, path: str | os.PathLike) -> tuple[str | None, dict
             if isinstance(candidate, Mapping):
                 state = copy_state(candidate)
                 state.update((name, _as_tensor(value)) for name, value in candidate.items())
-                if any(isinstance(value, Tensor) for value in state.values()):
+                count = _count_tensors(state)
+                # Beside a loss or an epoch, the state dict may be under another name.
+                if count and (key or count >= max(map(_count_tensors, state.values()))):
                     return key, state
     held = ", ".join(map(repr, contents)) if isinstance(contents, Mapping) else type(contents)
     raise CheckpointError(
         f"{str(path)!r} holds no state dict, neither under {' or '.join(map(repr, STATE_KEYS))} "
         f"nor at the top, but {str(held)[:120] or 'nothing'}; give a checkpoint of a model"
     )
+
+
+def _count_tensors(value: Any) -> int:
+    """Return the number of tensors directly in a mapping; 0 for anything else."""
+    values = value.values() if isinstance(value, Mapping) else ()
+    return sum(isinstance(value, Tensor) for value in values)
 
 
 def _as_tensor(value: Any) -> Any:
@@ -58,11 +66,13 @@ def copy_state(state: Mapping[str, Any]) -> dict[str, Any]:
 def unwrap_state(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """Return a shallow copy of a state dict without the prefixes of wrappers around its model."""
     state = copy_state(state)
+    unnamed = {key: state.pop(key) for key in [*state] if not isinstance(key, str)}
     for prefix in WRAPPERS * 2:  # wrappers may be nested in either order
         # A wrapper may have an entry of its own, such as n_averaged of torch's AveragedModel.
-        wrapped = all(str(name).startswith(prefix) for name in state if "." in str(name))
+        wrapped = all(name.startswith(prefix) for name in state if "." in name)
         if wrapped and not model.state_dict().keys() & state.keys():
             consume_prefix_in_state_dict_if_present(state, prefix)
+    state.update(unnamed)
     return state
 
 

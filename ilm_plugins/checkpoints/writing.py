@@ -5,7 +5,7 @@ import pickle
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -20,11 +20,14 @@ from .reading import format_of, safetensors
 PARTIAL = ".ilm_plugins-partial"
 
 
-def write(contents: Any, path: str | os.PathLike) -> None:
+def write(
+    contents: Any, path: str | os.PathLike, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write a checkpoint in the format of its name, torch's if unknown.
 
-    For a ``.safetensors`` file, the contents must be a dict of tensors. In a ``.pkl``, tensors
-    become arrays of numpy, as in detectron2's model zoo; UserError if numpy lacks their dtype.
+    For a ``.safetensors`` file, the contents must be a dict of tensors; ``metadata`` are texts that
+    the file also has. In a ``.pkl``, tensors become arrays of numpy, as in detectron2's model zoo;
+    UserError if numpy lacks their dtype.
     """
     path = Path(path).expanduser()
     kind = format_of(path)
@@ -32,7 +35,7 @@ def write(contents: Any, path: str | os.PathLike) -> None:
         if kind == "safetensors":
             # The format cannot store tensors that share memory.
             tensors = {name: _contiguous(tensor, name) for name, tensor in contents.items()}
-            file.write(safetensors(path).save(tensors, {"format": "pt"}))
+            file.write(safetensors(path).save(tensors, {**(metadata or {}), "format": "pt"}))
         elif kind == "pickle":
             ArrayPickler(file).dump(contents)
         else:
@@ -71,7 +74,8 @@ def to_array(tensor: Tensor, name: str = "a tensor") -> Any:
 def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[IO]:
     """Open a temporary file, which replaces ``path`` once the block ends and the disk has it."""
     path = Path(os.path.realpath(path))
-    partial = path.with_name(f"{path.name}.{threading.get_native_id()}{PARTIAL}")
+    # The name's beginning alone: with an ending, a name may be too long for the file system.
+    partial = path.with_name(f"{path.name[:200]}.{threading.get_native_id()}{PARTIAL}")
     try:
         with partial.open(mode, **options) as file:
             yield file

@@ -15,6 +15,7 @@ from ..checkpoints import (
     complete_names,
     find_state,
     format_of,
+    read_metadata,
     to_array,
     unwrap_state,
     write,
@@ -47,12 +48,18 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"nothing in {str(args.input)!r} was converted ({reasons})")
     check_names(contents, entry, report)
     beside = {} if entry is None else {k: v for k, v in contents.items() if k != entry}
-    kept, kind = {}, format_of(args.output)
-    if kind != "safetensors":
+    kept, kind, texts = {}, format_of(args.output), read_metadata(args.input)
+    if kind == "safetensors":
+        write(only_tensors(state), args.output, texts)
+        # The format has no place for anything else than tensors and texts.
+        beside |= {name: value for name, value in state.items() if not isinstance(value, Tensor)}
+    else:
         kept = {key: beside[key] for key in COPIED if key in beside}
-        if "dataset_meta" in (beside.get("meta") or ()):  # MMEngine's names of classes
-            kept["meta"] = {"dataset_meta": beside["meta"]["dataset_meta"]}
-    write(arrange(state, entry, kept, kind), args.output)
+        meta = beside.get("meta")
+        if isinstance(meta, Mapping) and "dataset_meta" in meta:  # MMEngine's names of classes
+            kept["meta"] = {"dataset_meta": meta["dataset_meta"]}
+        write(arrange(state, entry, kept, kind), args.output)
+        beside |= texts
     print(report.names() if args.names else report)
     if dropped := ", ".join(str(key) for key in beside if key not in kept):
         print(f"not copied: {dropped}")
@@ -68,11 +75,13 @@ def check_output(source: Path, target: Path, overwrite: bool) -> None:
         raise UserError(f"OUTPUT {str(target)!r} is INPUT; give another file")
     if exists and not overwrite:
         raise UserError(f"OUTPUT {str(target)!r} exists; add --overwrite to replace it")
-    if not target.parent.is_dir():
+    # A link is replaced where it leads to.
+    folder = Path(os.path.realpath(target)).parent
+    if not folder.is_dir():
         raise UserError(f"OUTPUT {str(target)!r} is not in a folder that exists; create it first")
     if target.is_dir():
         raise UserError(f"OUTPUT {str(target)!r} is a folder; give a file")
-    check_folder(target.parent)
+    check_folder(folder)
 
 
 def conversion(args: argparse.Namespace) -> Change:
@@ -133,12 +142,14 @@ def fit(
     return surgery.fit_state(state, model)
 
 
+def only_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+
+
 def arrange(
     state: Mapping[str, Any], entry: str | None, kept: Mapping[str, Any], kind: str
 ) -> dict[str, Any]:
     """Return the contents of a file of a format: a state dict, and the entries kept beside it."""
-    if kind == "safetensors":
-        return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
     if kind == "pickle":
         arrays = {k: to_array(v, repr(k)) if isinstance(v, Tensor) else v for k, v in state.items()}
         # Without an author, detectron2 reads the file as one of Caffe2.

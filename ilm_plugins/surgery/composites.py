@@ -19,13 +19,11 @@ class Pyramids:
         split: returns a module's norms, one for each level; [] if it is no such module.
         join: returns the module for norms of each level.
         finish: is called with a model after norms were replaced.
-        names: fits the names of these modules in a state dict.
     """
 
     split: Callable[[nn.Module], list[nn.Module]]
     join: Callable[[list[nn.Module]], nn.Module]
     finish: Callable[[nn.Module], None]
-    names: re.Pattern[str]
 
 
 #: Framework -> its norms of several levels; an import hook fills it.
@@ -52,7 +50,8 @@ def parts_of(module: nn.Module) -> Parts:
 
 
 def is_named_as_pyramid(name: str) -> bool:
-    return any(pyramids.names.fullmatch(name) for pyramids in PYRAMIDS.values())
+    """Return whether a norm of a state dict has a name as in the head of detectron2's RetinaNet."""
+    return re.fullmatch(r"(.*\.|)(cls|bbox)_subnet\.\d+", name) is not None
 
 
 def modules_after(norm: nn.Module) -> list[nn.Module]:

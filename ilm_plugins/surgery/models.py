@@ -2,8 +2,9 @@
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from . import norms
 from .common import Match, Report, check_absent, matches, report_of_match, source_norm
 from .composites import PYRAMIDS, join_activation, modules_after, parts_of
 from .rules import (
+    LAYOUTS,
     NotConvertible,
     State,
     adapt,
@@ -41,13 +43,14 @@ _FLATTENED = "FSDP keeps its tensors elsewhere: convert the model before you wra
 _REPLACED = "its forward method is replaced, for example by a hook of accelerate: remove that first"
 _COMPILED = "torch.compile holds the norm itself: convert the model before you compile it"
 _SCRIPTED = "torch.jit.script or trace has compiled it: convert the model before that"
-_HOOKS = "hooks stay with the replaced module, and do not run; register them again"
+_HOOKS = "hooks stay with what is replaced, and do not run; register them again"
 _NOT_TRACKED = (
     "track_running_stats=False: momentum=0 keeps the running statistics as they are; set momentum "
     "to update them"
 )
-#: Attributes of a module that hold its hooks.
-_KINDS_OF_HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+#: Attributes of a parameter that hold its hooks.
+_HOOKS_OF_PARAMETERS = "_backward_hooks", "_post_accumulate_grad_hooks"
+_REMOVED = "it was inside a norm that is replaced, and is removed"
 #: The tensors of plain norms.
 _TENSORS = "weight", "bias", "running_mean", "running_var"
 _UNSYNCHRONIZED = (
@@ -82,6 +85,8 @@ def convert(
     cannot replace it exactly, or if it shares a parameter with another module. Hooks stay with the
     replaced module, which the report says. Build the optimizer, compile the model, and wrap it for
     several processes, afterwards. If an error is raised, the model is as it was.
+
+    A norm also stays if a list, a method or another attribute holds it beside the submodules.
 
     Args:
         model: any module; on the meta device, layers have no values.
@@ -145,17 +150,21 @@ def _replace(
 ) -> tuple[nn.Module, Report]:
     """Replace the selected norms by ``build(norm, factory options)``; see :func:`convert`."""
     names, swaps = defaultdict(list), []
+    made: dict[str, nn.Module] = {}
     for name, module in norms.named_norms(model, among):
         names[module].append(name)
     report = report_of_match(match, itertools.chain(*names.values()))
     owners = Counter(p for module in model.modules() for p in module.parameters(recurse=False))
+    holders = _holders(model)
     for old, old_names in names.items():
         if not any(matches(name, match) for name in old_names):
             continue
         parts = parts_of(old)
         try:
             _check_plain_modules(old)
-            refuse(old_names[0].rpartition(".")[2] == "_orig_mod", _COMPILED)
+            is_compiled = any(name.rpartition(".")[2] == "_orig_mod" for name in old_names)
+            refuse(is_compiled, _COMPILED)
+            _check_not_held(old, holders)
             like = _factory_options(model, old_names[0])
             built = [build(norm, like) for norm in parts.norms]
             _check_untied(old, owners)
@@ -164,14 +173,22 @@ def _replace(
             report.left |= dict.fromkeys(old_names, str(error))
             continue
         layer = new[0] if isinstance(new, NormWithActivation) else new
-        swaps += _swaps(model, old_names, new)
+        new_swaps = _swaps(model, old_names, new)
+        swaps += new_swaps
+        made |= dict.fromkeys(old_names, new_swaps[0][1])
         classes = f"{norms.class_of(old)} -> {norms.class_of(layer)}"
         report.converted |= dict.fromkeys(old_names, classes)
         for loss in _losses(old, layer):
             report.note(loss, old_names[0])
-    # All are built before the first is swapped: an error leaves the model as it was.
-    for name, new in swaps:
-        model = _set(model, name, new)
+    # All are built, and their places found, before the first is swapped: an error leaves the model
+    # as it was, and a norm may be inside the activation of another one, which gets another name.
+    places = [(*_place_of(model, name), new) for name, new in swaps]
+    for around, attribute, new in places:
+        model = _set(around, attribute, new) or model
+    present = {*model.modules()}
+    for name in [name for name, module in made.items() if module not in present]:
+        del report.converted[name]
+        report.left[name] = _REMOVED
     for pyramids in PYRAMIDS.values():
         pyramids.finish(model)
     return model, report
@@ -191,17 +208,66 @@ def _swaps(model: nn.Module, names: list[str], new: nn.Module) -> list[tuple[str
     return [(name, new) for name in names]
 
 
-def _set(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
-    """Replace a model's module of this name, and return the model."""
-    if not name:
-        return new
+def _place_of(model: nn.Module, name: str) -> tuple[nn.Module | None, str]:
+    """Return the module around a model's module of this name, None for the model; and the rest."""
     parent, _, attribute = name.rpartition(".")
-    around: Any = model.get_submodule(parent)
+    return model.get_submodule(parent) if name else None, attribute
+
+
+def _set(around: Any, attribute: str, new: nn.Module) -> nn.Module | None:
+    """Put a module into another one; without another one, return the module, which is the model."""
+    if around is None:
+        return new
     setattr(around, attribute, new)
     # mmcv's ConvModule can fuse a convolution with BN, in a way that it chooses once.
     if hasattr(around, "turn_on_efficient_conv_bn_eval"):
         around.turn_on_efficient_conv_bn_eval(False)
-    return model
+    return None
+
+
+def _holders(model: nn.Module) -> dict[nn.Module, list[tuple[nn.Module, str]]]:
+    """Return the modules that attributes of a model's modules hold, beside the submodules.
+
+    Each comes with the modules that hold it and their attributes.
+    """
+    holders = defaultdict(list)
+    for module in model.modules():
+        for attribute, value in vars(module).items():
+            if attribute != "_modules":
+                for held in _modules_in(value, set()):
+                    holders[held].append((module, attribute))
+    return holders
+
+
+def _modules_in(value: Any, seen: set[int]) -> Iterator[nn.Module]:
+    """Yield the modules in a value: itself, in a collection, of a method or partial function."""
+    if isinstance(value, nn.Module):
+        yield value
+        return
+    parts: Iterable[Any] = ()
+    if isinstance(value, Mapping):
+        parts = [*value.values()]
+    elif isinstance(value, list | tuple | set | frozenset):
+        parts = value
+    elif isinstance(value, MethodType):
+        parts = (value.__self__,)
+    elif isinstance(value, partial):
+        parts = (value.func, *value.args, *value.keywords.values())
+    if parts and id(value) not in seen:  # a collection may be inside itself
+        seen.add(id(value))
+        for part in parts:
+            yield from _modules_in(part, seen)
+
+
+def _check_not_held(
+    old: nn.Module, holders: Mapping[nn.Module, list[tuple[nn.Module, str]]]
+) -> None:
+    """Raise NotConvertible if an attribute of a module outside a norm would keep the norm."""
+    inside = {*old.modules()}
+    for module, attribute in holders.get(old, ()):
+        name = f"{type(module).__name__}.{attribute}"
+        reason = f"{name} holds it, too, and would keep it: remove it there, then convert the model"
+        refuse(module not in inside, reason)
 
 
 def _check_untied(old: nn.Module, owners: Counter) -> None:
@@ -215,7 +281,7 @@ def _factory_options(model: nn.Module, name: str) -> dict:
     """Return device and dtype of the first floating tensor of a norm, or of what is around it."""
     around = model.get_submodule(name)
     for tensor in itertools.chain(around.parameters(), around.buffers()):
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and tensor.dtype.itemsize > 1:  # not float8
             return {"device": tensor.device, "dtype": tensor.dtype}
     return _factory_options(model, name.rpartition(".")[0]) if name else {}
 
@@ -264,13 +330,34 @@ def _losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
         yield _EPS_OF_0
     if isinstance(new_norm, MixtureNorm) and not getattr(old_norm, "track_running_stats", True):
         yield _NOT_TRACKED
-    if any(getattr(module, kind) for module in _modules_of(old) for kind in _KINDS_OF_HOOKS):
+    if _has_hooks(old, new):
         yield _HOOKS
+    if added := ", ".join(_tensors_beside(old_norm)):
+        yield f"{added} inside the norm, which no norm of its class has, is removed"
     # torch's conversion to SyncBatchNorm replaces timm's norms so.
     if not isinstance(old_norm, AdaptiveNorm) and not modules_after(old_norm):
         idle = [name for name, m in old_norm.named_children() if not isinstance(m, nn.Identity)]
         if idle:
             yield f"{', '.join(idle)} inside the norm does not run, and is removed"
+
+
+def _has_hooks(old: nn.Module, new: nn.Module) -> bool:
+    """Return whether a norm has hooks, or parameters with hooks, that the new norm lacks."""
+    # Among them are hooks of the state dict.
+    kinds = [(module, name) for module in _modules_of(old) for name in vars(module)]
+    if any(getattr(module, name) for module, name in kinds if name.endswith("_hooks")):
+        return True
+    replaced = {*old.parameters()} - {*new.parameters()}
+    return any(getattr(p, name, None) for p in replaced for name in _HOOKS_OF_PARAMETERS)
+
+
+def _tensors_beside(norm: nn.Module) -> Iterator[str]:
+    """Yield names of a norm's own tensors that someone has added to those of its class."""
+    layout = LAYOUTS.get(norms.kind_of_module(norm), (set(), set()))
+    known = {*_TENSORS, "num_batches_tracked"}.union(*layout)
+    for name, tensor in {**norm._parameters, **norm._buffers}.items():
+        if tensor is not None and name not in known:
+            yield name
 
 
 def _check_plain_modules(norm: nn.Module) -> None:

@@ -1,5 +1,6 @@
 """Rules that make a norm's tensors from another norm's tensors."""
 
+import copy
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,6 +94,9 @@ def adapt(source: State, kind: str, layer: nn.Module) -> dict[str, Tensor]:
     refuse(on_meta, "its tensors are on the meta device, without values to check")
     if rule.source in SOURCES:
         source = {**_identity_map(source, layer), **source}
+    device = next((tensor.device for tensor in source.values()), None)
+    if device is not None and device.type != "meta" and _is_on_meta(layer):
+        layer = _with_initial_values(layer, device)
     wanted = {key: tensor.detach().clone() for key, tensor in layer.state_dict().items()}
     made = name_variance(rule.function(source, layer), wanted)
     # The layer's own are initial values, with which it would compute something else.
@@ -104,7 +108,19 @@ def adapt(source: State, kind: str, layer: nn.Module) -> dict[str, Tensor]:
     for key, tensor in wanted.items():
         shape, expected = tuple(new[key].shape), tuple(tensor.shape)
         refuse(shape != expected, f"{key} has shape {shape}, shape {expected} in the layer")
-    return {key: new[key] for key in wanted}
+    return {key: new[key].to(device or new[key].device) for key in wanted}
+
+
+def _is_on_meta(layer: nn.Module) -> bool:
+    return any(tensor.is_meta for tensor in layer.state_dict().values())
+
+
+def _with_initial_values(layer: nn.Module, device: torch.device) -> nn.Module:
+    """Return a copy, on a device, of a layer without values."""
+    copied: Any = copy.deepcopy(layer).to_empty(device=device)
+    if hasattr(copied, "reset_parameters"):  # FrozenBatchNorm2d has none to initialize
+        copied.reset_parameters()
+    return copied
 
 
 def name_variance(state: State, wanted: State) -> State:

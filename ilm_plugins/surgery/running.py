@@ -92,6 +92,8 @@ def recalibrate(
         raise OptionError("recalibrate: got no batches; give at least one")
     report = Report()
     for layer, name in layers.items():
+        if not calls[layer]:  # its ``forward`` may have been called without the hooks
+            _restore(layer, earlier[layer])
         if layer.frozen:
             report.left[name] = "frozen"
         elif layer not in ran:

@@ -9,12 +9,10 @@ from torch import Tensor, nn
 
 from .composites import is_named_as_pyramid
 from .norms import kind_of_module
-from .rules import AFFINE, MIXTURES_RUNNING, State, kind_of, refuse
+from .rules import AFFINE, State, kind_of, refuse
 
 #: Kinds that have running statistics for each level of a pyramid.
 _MIXTURES = {"EN", "SN", "SSN"}
-#: Tensors that are not the same in all levels.
-_OF_EACH = {*MIXTURES_RUNNING, "num_batches_tracked"}
 
 
 @dataclass
@@ -85,15 +83,13 @@ def _find_levels(tensors: State, is_known: bool) -> Sequence[State]:
         shapes = {t.shape for t in (*shared.values(), *(level["running_mean"] for level in levels))}
         is_whole = any(AFFINE & level.keys() for level in levels)
         return [] if is_whole or len(shapes) > 1 else [{**shared, **level} for level in levels]
-    # Each level of a PerLevelNorm has all parameters; other lists of norms do not share them. But
-    # all new SNs and SSNs have the same ones: their levels are known by the list's name alone.
-    if not is_known and kinds != {"EN"}:
+    # Each level of a PerLevelNorm has all parameters. Equal parameters tell nothing: new norms, and
+    # copies of one, have the same ones, too.
+    is_one_kind = len(kinds) == 1 and kinds <= _MIXTURES
+    if not is_known or shared or not is_one_kind or "running_mean" not in levels[0]:
         return []
-    if shared or len(kinds) != 1 or not kinds <= _MIXTURES or "running_mean" not in levels[0]:
-        return []
-    common = AFFINE if is_known else levels[0].keys() - _OF_EACH
-    are_tied = all(_equal(level[name], levels[0][name]) for level in levels for name in common)
-    return levels if are_tied and (is_known or len(levels) > 1) else []
+    are_tied = all(_equal(level[name], levels[0][name]) for level in levels for name in AFFINE)
+    return levels if are_tied else []
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

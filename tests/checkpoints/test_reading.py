@@ -380,7 +380,12 @@ def test_numbers_in_arrays_of_a_state_dict_become_tensors():
     assert all(map(torch.is_tensor, copy.values()))
 
 
-@pytest.mark.parametrize("contents", [[1], 3, {}, {"model": 3}, {"blobs": {"x": torch.ones(1)}}])
+UNKNOWN = {"loss": torch.ones(1), "weights": {"a": torch.ones(1), "b": torch.ones(1)}}
+
+
+@pytest.mark.parametrize(
+    "contents", [[1], 3, {}, {"model": 3}, {"blobs": {"x": torch.ones(1)}}, UNKNOWN]
+)
 def test_a_file_without_a_state_dict_is_told(contents):
     with pytest.raises(CheckpointError, match=r"'c.pth' holds no state dict"):
         checkpoints.find_state(contents, "c.pth")
@@ -403,6 +408,13 @@ def test_prefixes_are_removed_beside_entries_of_the_wrapper():
     averaged = torch.optim.swa_utils.AveragedModel(torch.nn.BatchNorm2d(4))
     names = checkpoints.unwrap_state(averaged.state_dict(), averaged.module).keys()
     assert names - {"n_averaged"} == averaged.module.state_dict().keys()
+
+
+def test_prefixes_are_removed_beside_entries_without_a_name():
+    model = torch.nn.BatchNorm2d(4)
+    state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+    unwrapped = checkpoints.unwrap_state({3: "three", **state}, model)
+    assert unwrapped.keys() == {3, *model.state_dict()}
 
 
 def test_a_models_own_child_called_module_keeps_its_prefix():

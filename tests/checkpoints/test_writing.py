@@ -44,6 +44,12 @@ def test_a_format_without_sparse_tensors_is_told(tmp_path, suffix):
         write({"weight": torch.eye(2).to_sparse()}, tmp_path / f"c{suffix}")
 
 
+def test_a_file_may_have_the_longest_name(tmp_path):
+    path = tmp_path / f"{'c' * 251}.pth"
+    write({"weight": torch.eye(2)}, path)
+    assert [*tmp_path.iterdir()] == [path]
+
+
 def test_a_file_keeps_its_mode(old):
     old.chmod(0o600)
     write({}, old)

@@ -10,7 +10,7 @@ from torch import nn
 from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import ExemplarNorm, ILMGroupNorm, SwitchNorm, surgery
 from ilm_plugins.__main__ import main
-from ilm_plugins.checkpoints import read, write
+from ilm_plugins.checkpoints import read, read_metadata, write
 from ilm_plugins.trust import ALLOW_CODE
 from swaps import randomized
 from workers import Harmful
@@ -232,6 +232,34 @@ def test_a_mistake_is_refused_before_anything_is_written(tmp_path, model, capsys
     write(model.state_dict(), tmp_path / "in.pth")
     assert expected in refused(capsys, tmp_path / "in.pth", tmp_path / words[0], *words[1:])
     assert not (tmp_path / words[0]).exists()
+
+
+def test_an_output_that_links_to_no_folder_is_refused_before_the_work(tmp_path, model, capsys):
+    write(model.state_dict(), tmp_path / "in.pth")
+    (link := tmp_path / "out.pth").symlink_to(tmp_path / "absent" / "out.pth")
+    assert "not in a folder that exists" in refused(capsys, tmp_path / "in.pth", link, *LAST)
+
+
+def test_entries_that_a_safetensors_cannot_hold_are_named(tmp_path, model, capsys):
+    pytest.importorskip("safetensors", reason="its files need safetensors")
+    write({**model.state_dict(), "scaler._extra_state": {"scale": 2}}, tmp_path / "in.pth")
+    assert run(tmp_path / "in.pth", tmp_path / "out.safetensors", *LAST) == 0
+    assert "not copied: scaler._extra_state\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("target, lost", [("out.safetensors", ""), ("out.pth", "labels")])
+def test_texts_of_a_safetensors_are_kept_or_named(tmp_path, model, capsys, target, lost):
+    pytest.importorskip("safetensors", reason="its files need safetensors")
+    write(model.state_dict(), tmp_path / "in.safetensors", {"labels": "cat,dog"})
+    assert run(tmp_path / "in.safetensors", tmp_path / target, *LAST) == 0
+    assert capsys.readouterr().out.partition("not copied: ")[2].partition("\n")[0] == lost
+    assert read_metadata(tmp_path / target) == ({} if lost else {"labels": "cat,dog"})
+
+
+def test_a_meta_entry_that_is_no_mapping_is_dropped(tmp_path, model):
+    write({"state_dict": model.state_dict(), "meta": ["dataset_meta"]}, tmp_path / "in.pth")
+    assert run(tmp_path / "in.pth", tmp_path / "out.pth", *LAST) == 0
+    assert read(tmp_path / "out.pth").keys() == {"state_dict"}
 
 
 def test_an_output_that_is_a_folder_is_refused_before_the_work(tmp_path, model, capsys):

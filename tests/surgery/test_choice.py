@@ -1,5 +1,8 @@
 """Which norms of a model are converted, which are left, and why."""
 
+import copy
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -231,6 +234,107 @@ def test_timms_norms_keep_their_activation(name):
     assert not report.left
     assert [type(m) for m in (*model[0], model[1])] == [NORMS[to], nn.Dropout, nn.ReLU, NORMS[to]]
     assert_close(model(x), expected, EQUAL)
+
+
+class FReLU(nn.Module):
+    """An activation with a norm inside (Ma et al., ECCV 2020)."""
+
+    def __init__(self, inplace=False, norm=None):
+        super().__init__()
+        self.norm = norm or nn.BatchNorm2d(32)
+
+    def forward(self, x):
+        return torch.max(x, self.norm(x))
+
+
+def test_a_norm_inside_the_activation_of_another_is_converted_and_reverted():
+    make = pytest.importorskip("timm.layers.norm_act", reason="needs timm").BatchNormAct2d
+    model = randomized(nn.Sequential(nn.BatchNorm2d(32), make(32, act_layer=FReLU)))
+    model, x = model.double().eval(), double(2, 32, 5, 5)
+    expected = model(x)
+    model, report = surgery.convert(model, "EN")
+    assert report.converted.keys() == {"0", "1", "1.act.norm"}
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert_close(model(x), expected, EQUAL)
+    model, report = surgery.revert(model)
+    assert report.converted.keys() == {"0", "1.0", "1.1.norm"}
+    assert type(model[1]) is make
+    assert_close(model(x), expected, EQUAL)
+
+
+class Split(nn.BatchNorm2d):
+    """A norm with another one inside, as timm's SplitBatchNorm2d."""
+
+    def __init__(self):
+        super().__init__(32)
+        self.other = nn.BatchNorm2d(32)
+
+
+def test_a_norm_inside_a_norm_that_is_replaced_is_reported_as_removed():
+    model = nn.Sequential(Split(), nn.BatchNorm2d(32))
+    model, report = surgery.convert(model, "EN", types=[Split, nn.BatchNorm2d])
+    assert [type(module) for module in model] == [NORMS["EN"], NORMS["EN"]]
+    assert report.converted.keys() == {"0", "1"}
+    assert report.left == {"0.other": "it was inside a norm that is replaced, and is removed"}
+
+
+def in_list(model):
+    model.order = [model.norm]
+
+
+def in_dict(model):
+    model.by_name = {"first": {"norm": (model.norm,)}}
+
+
+def as_attribute(model):
+    vars(model)["alias"] = model.norm
+
+
+def as_method(model):
+    model.normalize = model.norm.forward
+
+
+def in_partial(model):
+    model.normalize = partial(map, model.norm)
+
+
+@pytest.mark.parametrize("hold", [in_list, in_dict, as_attribute, as_method, in_partial])
+@pytest.mark.parametrize("swap", [partial(surgery.convert, to="EN"), surgery.revert])
+def test_a_norm_that_another_attribute_holds_stays(hold, swap):
+    """The forward pass may use that one, which would still be the old norm."""
+    is_reverted = swap is surgery.revert
+    norm = surgery.convert(nn.BatchNorm2d(32), "EN")[0] if is_reverted else nn.BatchNorm2d(32)
+    model = nn.ModuleDict({"norm": norm, "other": copy.deepcopy(norm)})
+    model.cycle = [1]
+    model.cycle.append(model.cycle)
+    hold(model)
+    model, report = swap(model)
+    assert model["norm"] is norm
+    assert "ModuleDict." in report.left["norm"]
+    assert "holds it, too, and would keep it: remove it there" in report.left["norm"]
+    assert report.converted.keys() == {"other"}
+
+
+def test_a_norm_that_is_compiled_under_one_of_its_names_stays():
+    model = nn.ModuleDict({"norm": nn.BatchNorm2d(32)})
+    model["fast"] = torch.compile(model["norm"], backend="eager")
+    model, report = surgery.convert(model, "SN")
+    assert "convert the model before you compile it" in report.left["norm"]
+    assert type(model["norm"]) is nn.BatchNorm2d
+
+
+def test_a_tensor_that_someone_has_added_to_a_norm_is_named():
+    (norm := nn.BatchNorm2d(32)).register_buffer("mask", torch.ones(32))
+    _, report = surgery.convert(nn.Sequential(norm, nn.BatchNorm2d(32)), "EN")
+    (names,) = (names for note, names in report.notes.items() if note.startswith("mask inside"))
+    assert names == ["0"]
+
+
+def test_a_layer_gets_no_dtype_of_8_bits_from_a_weight_beside_it():
+    model = nn.Sequential(nn.Conv2d(3, 32, 1), nn.GroupNorm(4, 32, affine=False))
+    model[0].to(torch.float8_e4m3fn)
+    model, _ = surgery.convert(model, "ILMGN")
+    assert model[1].weight.dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", ["weight_norm", "spectral_norm"])

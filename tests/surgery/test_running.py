@@ -73,6 +73,24 @@ def test_a_layer_that_runs_in_evaluation_mode_keeps_its_statistics():
     assert torch.equal(model.backbone.running_mean, torch.full((4,), 0.3))
 
 
+class Direct(nn.Module):
+    """A model that calls its norm's forward, and thus no hook."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = SwitchNorm(4)
+
+    def forward(self, x):
+        return self.norm.forward(x)
+
+
+def test_a_layer_that_is_not_called_as_a_module_keeps_its_statistics():
+    model = Direct()
+    report = surgery.recalibrate(model, [torch.randn(8, 4, 3, 3) + 5])
+    assert report.left == {"norm": "no batch reached it"}
+    assert torch.equal(model.norm.running_mean, torch.zeros(4))
+
+
 def test_after_an_error_all_statistics_are_as_before():
     model = nn.Sequential(SwitchNorm(4), nn.Conv2d(4, 4, 3))
     model[0].running_mean.fill_(0.25)

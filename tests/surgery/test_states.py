@@ -41,14 +41,40 @@ def test_a_norm_that_the_file_lacks_takes_no_tensors_of_another(own):
     assert torch.equal(model["bn1"].running_mean, torch.full((64,), 5.0))
 
 
-@pytest.mark.parametrize("layer", [SSN, SwitchNorm])
-def test_equal_switches_side_by_side_are_two_norms(layer):
-    """As for two domains: new ones have the same parameters, but are no levels of one norm."""
-    model = nn.ModuleDict({"norms": nn.ModuleList([layer(8), layer(8)])})
+@pytest.mark.parametrize("layer", [SSN, SwitchNorm, ExemplarNorm])
+def test_equal_mixtures_side_by_side_are_two_norms(layer):
+    """As for two domains: copies have the same parameters, but are no levels of one norm."""
+    model = nn.ModuleDict({"norms": nn.ModuleList([norm := layer(32), copy.deepcopy(norm)])})
     _, report = surgery.fit_state(model.state_dict(), copy.deepcopy(model))
     assert not report.left
     _, report = surgery.convert_state(model.state_dict(), "SSN", match="norms.1")
     assert [*report.converted] == (["norms.1"] if layer is SwitchNorm else [])
+
+
+def test_equal_ens_side_by_side_become_two_batchnorms():
+    en, _ = surgery.convert(nn.Sequential(nn.BatchNorm2d(32)), "EN")
+    model = nn.ModuleDict({"norms": nn.ModuleList([en[0], copy.deepcopy(en[0])])})
+    state, _ = surgery.revert_state(model.state_dict())
+    assert state.keys() == surgery.revert(model)[0].state_dict().keys()
+
+
+@pytest.mark.parametrize("to", ["ILMGN", "AN", "EN"])
+def test_a_model_on_the_meta_device_gets_values(to):
+    make, layer, _, _ = KINDS[to]
+    plain, x = nn.Sequential(make(32)).double().eval(), double(2, 32, 5, 5)
+    with torch.device("meta"):
+        model = nn.Sequential(layer(32)).double().eval()
+    state, _ = surgery.fit_state(plain.state_dict(), model)
+    model.load_state_dict(state, assign=True)
+    assert not any(tensor.is_meta for tensor in model.state_dict().values())
+    assert_close(model(x), plain(x), EQUAL)
+
+
+def test_a_state_dict_on_the_meta_device_stays_there():
+    state = nn.BatchNorm2d(32, device="meta").state_dict(prefix="norm.")
+    state, report = surgery.convert_state(state, "EN")
+    assert report.converted
+    assert {tensor.device.type for tensor in state.values()} == {"meta"}
 
 
 @pytest.mark.parametrize("to", KINDS)

@@ -113,6 +113,9 @@ HOOKS = [
     "register_forward_pre_hook",
     "register_full_backward_hook",
     "register_full_backward_pre_hook",
+    "register_state_dict_post_hook",
+    "register_load_state_dict_pre_hook",
+    "register_load_state_dict_post_hook",
 ]
 
 
@@ -128,6 +131,15 @@ def test_the_report_tells_of_hooks(register, make):
     _, report = operate(nn.Sequential(norm), *to)
     (names,) = (names for words, names in report.notes.items() if words.startswith("hooks"))
     assert names == ["0"]
+
+
+@pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
+@pytest.mark.parametrize("to, is_kept", [("ILMGN", True), ("EN", False)])
+def test_the_report_tells_of_hooks_of_parameters_that_are_replaced(register, to, is_kept):
+    norm = nn.BatchNorm2d(C) if to == "EN" else nn.GroupNorm(4, C)
+    getattr(norm.weight, register)(lambda *_: None)
+    _, report = surgery.convert(nn.Sequential(norm), to)
+    assert any(note.startswith("hooks") for note in report.notes) == (not is_kept)
 
 
 @pytest.fixture

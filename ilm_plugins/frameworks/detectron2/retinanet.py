@@ -7,7 +7,6 @@ CycleBatchNormList. Surgery swaps the norms of all levels as one; it asks for th
 import copy
 import functools
 import itertools
-import re
 import sys
 from types import ModuleType
 
@@ -19,8 +18,6 @@ from ...layers.mixture import MixtureNorm
 
 #: Module of detectron2's BatchNorm with one weight and bias for all levels, and its name.
 CYCLE = "detectron2.layers.batch_norm", "CycleBatchNormList"
-#: Names of the norms in a head, which are of one or more levels.
-NAMES = re.compile(r"(.*\.|)(cls|bbox)_subnet\.\d+")
 
 
 class PerLevelNorm(nn.ModuleList):
@@ -95,7 +92,7 @@ def set_restart(head: nn.Module) -> None:
 def extend_surgery(surgery: ModuleType) -> None:
     composites = surgery.composites
     composites.PYRAMIDS["detectron2"] = composites.Pyramids(
-        split=levels_of, join=join_levels, finish=restart_heads, names=NAMES
+        split=levels_of, join=join_levels, finish=restart_heads
     )
 
 
