@@ -91,14 +91,14 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
     ) -> None:
         name = type(self).__name__
         (num_groups,) = fit_width(type(self), num_channels, num_groups=num_groups)
-        check_positive(name, "num_affine", num_affine)
+        num_affine = check_positive(name, "num_affine", num_affine)
         check_choice(name, "init", init, ("default", "identity"))
-        check_eps(name, eps)
+        eps = check_eps(name, eps)
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        num_channels = int(num_channels)  # also of a number of numpy
+        num_channels = int(num_channels)  # also of a number of NumPy
         super().__init__(num_groups, num_channels, eps, **factory)
         self.moment_groups = num_channels
-        self.num_affine = int(num_affine)
+        self.num_affine = num_affine
         self.init = init
         maps = "zeros" if init == "identity" else "default"
         self.attention = Projection(num_channels, num_affine, bias=True, init=maps, **factory)

@@ -65,13 +65,11 @@ class AutoencoderNorm(AdaptiveNorm):
         check_choice(name, "init", init, ("default", "normal", "identity"))
         if hidden is None:
             hidden = max(2, num_key_groups // 16)
-        check_positive(name, "hidden", hidden)
-        check_eps(name, eps)
-        # Plain numbers, also of numpy's.
-        num_groups, num_channels = int(num_groups), int(num_channels)
+        hidden, eps = check_positive(name, "hidden", hidden), check_eps(name, eps)
+        num_groups, num_channels = int(num_groups), int(num_channels)  # also of NumPy's numbers
         super().__init__(num_groups, num_channels, eps, device=device, dtype=dtype)
         self.num_key_groups = num_key_groups = int(num_key_groups)
-        self.hidden = int(hidden)
+        self.hidden = hidden
         self.init = init
         self.activations = activations
         self.combine = combine

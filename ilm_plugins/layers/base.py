@@ -70,7 +70,8 @@ class AdaptiveNorm(nn.GroupNorm):
         # Frameworks construct layers from configs: a misspelt option gets our message here
         # instead of Python's TypeError.
         check_known(cls, options)
-        is_given_twice = bool(args) and "num_channels" in options
+        by_position = [*parameters_of(cls)][1 : 1 + len(args)]
+        is_given_twice = "num_channels" in by_position and "num_channels" in options
         check(not is_given_twice, f"{cls.__name__}: num_channels is the model's; leave it out")
         return super().__new__(cls)
 
@@ -114,7 +115,12 @@ class AdaptiveNorm(nn.GroupNorm):
         return super().apply(fn)
 
     def __call__(self, *args, **options) -> Any:
-        """Call the layer; torch.fx records the call as one node, and the hooks run in the graph."""
+        """Call the layer; torch.fx records the call as one node, and the hooks run in the graph.
+
+        As in the norms of torch, the argument may be called ``input``.
+        """
+        if "input" in options:
+            args = options.pop("input"), *args
         if args and isinstance(x := args[0], Proxy):
             return cast(Tracer, x.tracer).call_module(self, self._record, args, options)
         return super().__call__(*args, **options)

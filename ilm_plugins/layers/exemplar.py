@@ -87,12 +87,11 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         name = type(self).__name__
         check_choice(name, "ratio_net", ratio_net, ("conv", "no_conv", "mlp"))
         check_choice(name, "activation", activation, ("tanh", "relu"))
-        check_positive(name, "expansion", expansion)
+        expansion = check_positive(name, "expansion", expansion)
         if ratio_net != "no_conv" or reduction == "auto":
             (r,) = fit_width(type(self), num_channels, reduction=reduction)
         else:
-            check_positive(name, "reduction", reduction)
-            r = int(reduction)
+            r = check_positive(name, "reduction", reduction)
         super().__init__(
             num_channels,
             eps,
@@ -107,7 +106,7 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         self.expansion = expansion
         self.ratio_net = ratio_net
         self.activation = activation
-        self.shared_affine = shared_affine
+        self.shared_affine = bool(shared_affine)
 
         k, c = len(self.normalizers), num_channels
         factory: dict[str, Any] = {"device": self.weight.device, "dtype": self.weight.dtype}

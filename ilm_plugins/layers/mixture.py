@@ -81,10 +81,9 @@ class MixtureNorm(AdaptiveNorm):
         check(are_distinct, f"{name}: normalizers={normalizers!r} {problem}")
         for normalizer in normalizers:
             check_choice(name, "normalizers", normalizer, NORMALIZERS)
-        check_positive(name, "num_channels", num_channels)
-        num_channels = int(num_channels)  # also of a number of numpy
-        check_eps(name, eps)
-        check_momentum(name, momentum)
+        num_channels = check_positive(name, "num_channels", num_channels)
+        eps = check_eps(name, eps)
+        momentum = check_momentum(name, momentum)
         check_sync(name, sync)
         groups = 1
         if "GN" in normalizers:
@@ -225,13 +224,13 @@ class MixtureNorm(AdaptiveNorm):
         return statistics
 
 
-def check_momentum(layer: str, momentum: Any) -> None:
+def check_momentum(layer: str, momentum: Any) -> float:
     check(
         momentum is not None,
         f"{layer}: momentum=None is no number between 0 and 1; for an average over all batches, as "
         "BatchNorm's, call surgery.recalibrate",
     )
-    check_fraction(layer, "momentum", momentum)
+    return check_fraction(layer, "momentum", momentum)
 
 
 def check_sync(layer: str, sync: Any) -> None:

@@ -40,19 +40,26 @@ def check_choice(layer: str, option: str, value: Any, choices: Collection[Any]) 
     check(value in choices, f"{layer}: {option}={value!r} is unknown; set it to one of {listed}")
 
 
-def check_positive(layer: str, option: str, value: Any) -> None:
+# Each of these checks returns a number of Python, also for one of NumPy: torch.compile compares
+# options, and reads no others.
+
+
+def check_positive(layer: str, option: str, value: Any) -> int:
     is_positive = isinstance(value, numbers.Integral) and int(value) >= 1
     check(is_positive, f"{layer}: {option}={value!r} is not a positive integer; set one")
+    return int(value)
 
 
-def check_eps(layer: str, eps: float) -> None:
+def check_eps(layer: str, eps: float) -> float:
     is_valid = isinstance(eps, numbers.Real) and 0 < eps <= 1
     check(is_valid, f"{layer}: eps={eps!r} is no number above 0 and at most 1; the default is 1e-5")
+    return float(eps)
 
 
-def check_fraction(layer: str, option: str, value: float) -> None:
+def check_fraction(layer: str, option: str, value: float) -> float:
     is_valid = isinstance(value, numbers.Real) and 0 <= value <= 1
     check(is_valid, f"{layer}: {option}={value!r} is no number between 0 and 1; give one")
+    return float(value)
 
 
 def fit_width(layer: type, num_channels: int, **options: int | str) -> tuple[int, ...]:
@@ -78,7 +85,7 @@ def fit_width(layer: type, num_channels: int, **options: int | str) -> tuple[int
                 f"num_channels={num_channels}; set {to_auto} to follow each width, or {to_common} "
                 f"for widths that are multiples of {common}"
             )
-    return tuple(map(int, values.values()))  # of NumPy, too: compiled models compare options
+    return tuple(map(int, values.values()))
 
 
 def automatic(layer: type) -> dict[str, str]:

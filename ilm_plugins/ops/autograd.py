@@ -83,7 +83,7 @@ def adaptive_norm(
         with nullcontext() if torch.compiler.is_compiling() else _without_autocast(x.device.type):
             return reference.adaptive_norm(x, num_groups, eps, rescale, *copies)
     description = network and network()
-    records = torch.is_grad_enabled()
+    records = is_recording()
     if description is not None:
         buffers = [t for t in tensors[description.num_parameters :] if t is not None]
         # Kernels that compute the network have no gradients of buffers.
@@ -106,10 +106,17 @@ def adaptive_norm(
         return y, mean, var
 
 
+def is_recording() -> bool:
+    """Return whether autograd records; in inference mode, it does not even with enable_grad."""
+    if torch.compiler.is_compiling():  # which cannot ask for the mode
+        return torch.is_grad_enabled()
+    return torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+
 def copy_buffers(tensors: Tensors) -> Tensors:
     """Return the tensors; while autograd records, all but Parameters are copies."""
     # Between forward and backward, another forward may overwrite buffers.
-    if not torch.is_grad_enabled() or torch.jit.is_tracing():
+    if not is_recording() or torch.jit.is_tracing():
         return tensors
     return [t if t is None or isinstance(t, Parameter) else t.clone() for t in tensors]
 

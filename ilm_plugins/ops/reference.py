@@ -51,6 +51,10 @@ def _center(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
     # x keeps its four dimensions here, because element-wise operations then keep its layout.
     centered = x - per_channel(duplicate(mean, x.shape[1]), x)
     var = _group_mean(centered.square(), num_groups)
+    if x.shape[1] == num_groups and math.prod(x.shape[2:]) <= 1:
+        # A single value minus its mean is 0, and so is the gradient. Computed, the gradient would
+        # be the difference of two large ones, by which it loses its digits.
+        centered = centered.detach()
     return mean, torch.where(var == torch.inf, torch.nan, var), centered
 
 

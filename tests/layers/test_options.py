@@ -18,7 +18,15 @@ from ilm_plugins.layers.mixture import MixtureNorm
 @pytest.mark.parametrize("key", NORMS)
 def test_numbers_of_numpy_become_plain_ones(key):
     """torch.compile makes a tensor of a number of numpy."""
-    options = vars(NORMS[key](numpy.int64(64))).values()
+    kinds = {int: numpy.int64, float: numpy.float64, bool: numpy.bool_}
+    parameters = inspect.signature(NORMS[key]).parameters.items()
+    defaults = {
+        name: kinds[type(p.default)](p.default)
+        for name, p in parameters
+        if type(p.default) in kinds
+    }
+    defaults.pop("sync", None)  # it may be a group of processes
+    options = vars(NORMS[key](numpy.int64(64), **defaults)).values()
     assert not [value for value in options if isinstance(value, numpy.generic)]
 
 

@@ -27,6 +27,18 @@ class DoubledSN(SwitchNorm):
         return 2 * scale, 2 * shift
 
 
+class NamedILM(ILMGroupNorm):
+    """ILM+GN whose first argument is another one."""
+
+    def __init__(self, name, num_channels):
+        super().__init__(num_channels)
+        self.name = name
+
+
+def test_a_subclass_may_take_another_argument_before_the_number_of_channels():
+    assert NamedILM("stem", num_channels=64).num_channels == 64
+
+
 @pytest.mark.parametrize("kind", [NarrowILM, ILMInstanceNorm])
 def test_a_subclass_that_replaces_no_equation_keeps_its_bases_kernels(kind):
     assert kind.network is ILMGroupNorm.network

@@ -87,6 +87,16 @@ def test_a_single_value_standardized_by_itself_leaves_beta_alone(shape, backend)
 
 
 @every_backend
+@pytest.mark.parametrize("name, options", [("ILMIN", {}), ("AssocNorm", {"num_groups": 64})])
+def test_gradients_of_a_single_value_do_not_cancel(name, options, backend):
+    """Two gradients of the value, by the mean and by itself, are 1 / sqrt(eps) times as large."""
+    layer = cases.randomized(lambda: NORMS[name](64, eps=1e-10, **options), torch.float32)
+    x, dy = floats(8, 64, 1, 1), floats(8, 64, 1, 1)
+    exact = results(copy.deepcopy(layer).double(), x.double(), dy.double(), backend)[1]
+    assert_close(results(layer, x, dy, backend)[1], exact.float(), 64)
+
+
+@every_backend
 def test_means_of_switch_norm_do_not_cancel(backend):
     """Constant channels are the bias, to which neither weight nor ratios of means add anything."""
     layer = cases.randomized(lambda: NORMS["SN"](64), torch.float32)
@@ -498,6 +508,23 @@ def test_an_error_of_the_threads_is_raised(monkeypatch, threads):
         layer(x)
     monkeypatch.setattr(cpu, "parallel_for", lambda: None)  # before torch 2.10
     assert_close(*on_each(lambda: layer(x)))
+
+
+@every_backend
+@pytest.mark.parametrize("name", NORMS)
+def test_inference_mode_records_nothing_even_with_enable_grad(name, backend):
+    layer, x = NORMS[name](64), torch.randn(2, 64, 5, 5)
+    expected = copy.deepcopy(layer)(x)
+    with use_backend(backend), torch.inference_mode(), torch.enable_grad():
+        y = layer(x)
+    assert not y.requires_grad
+    assert_close(y.clone(), expected.detach())
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_the_input_may_have_the_name_that_it_has_in_torchs_norms(name):
+    layer, x = NORMS[name](64), torch.randn(2, 64, 5, 5)
+    assert torch.equal(layer.eval()(input=x), layer(x))
 
 
 @every_backend
