@@ -22,6 +22,7 @@ from PIL import Image
 
 from ilm_plugins.checkpoints import load_weights
 from ilm_plugins.experiments.analysis.plots import OKABE_ITO
+from ilm_plugins.frameworks import run_record
 from ilm_plugins.frameworks.folders import last_checkpoint
 from ilm_plugins.frameworks.openmmlab.openmmlab_config import build_model
 
@@ -52,7 +53,8 @@ def main() -> None:
 
 def predict(folder: Path, samples: list[dict]) -> list[np.ndarray]:
     """Return the classes that a run's last checkpoint predicts for samples."""
-    (config,) = folder.glob("*.py")
+    # Evaluations may have left other configs in the folder.
+    config = folder / Path(run_record.read(folder)["config"]).name
     # The modules of CONFIG are imported; a saved config may name modules that have moved.
     model = build_model(Config.fromfile(config, import_custom_modules=False))
     model = revert_sync_batchnorm(model).eval()

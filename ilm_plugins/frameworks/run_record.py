@@ -42,11 +42,16 @@ def start(
     images: int | None = None,
     seed: int | None = None,
     resumes: bool | None = None,
+    test_settings: str | None = None,
 ) -> None:
-    """Write a run's settings; a resumed run keeps the curve, an evaluation a training's record."""
+    """Write a run's settings; a resumed run keeps the curve, an evaluation a training's record.
+
+    A complete training that is resumed for no further step keeps its metrics, too.
+    """
     # ``unit`` is "epochs" or "iterations", ``planned`` their number; ``batch`` counts the images of
     # a step over all processes, ``images`` the whole training set. An evaluation has the defaults.
     # ``resumes`` is whether there was a checkpoint to resume from; by default, as the options say.
+    # ``test_settings`` is :func:`.variants.digest_of_test` of a training.
     earlier = read(folder) or {}
     if not is_rank_zero() or (options.eval_only and _is_kept(earlier, options)):
         return
@@ -74,8 +79,15 @@ def start(
         "curve": kept.get("curve", []),
         "metrics": {},
     }
+    if test_settings is not None:
+        record["test settings"] = test_settings
     if OTHERS in kept:
         record[OTHERS] = kept[OTHERS]
+    if is_complete(kept) and kept["run"] >= planned:
+        results = {
+            key: kept[key] for key in ("metrics", "test images", "evaluation") if key in kept
+        }
+        record |= results
     write(Path(folder, FILE), record)
     _last_point[str(folder)] = _clocks()
 
@@ -119,17 +131,21 @@ def finish(
     images: int | None = None,
     options: RunOptions | None = None,
     is_last: bool = True,
+    test_settings: str | None = None,
 ) -> None:
     """Write the metrics of an evaluation, :data:`PLAIN` or :data:`TTA`, of ``images`` images.
 
     Give ``options`` for an evaluation that is no part of a training. The metrics of a training are
-    then replaced if the evaluation is of its last checkpoint; others are written beside them.
+    then replaced if the evaluation is of its last checkpoint, by its own test; others are written
+    beside them.
     """
     if not is_rank_zero():
         return
     record = _read(folder)
     is_beside = options is not None and record["planned"] > 0
-    if is_beside and not is_last:
+    # Records of older versions do not tell their test.
+    is_own_test = record.get("test settings") in (None, test_settings)
+    if is_beside and not (is_last and is_own_test):
         entry = {"command": command(options), "metrics": metrics, "test images": images}
         record[OTHERS] = [*record.get(OTHERS, []), entry]
     else:
@@ -167,9 +183,9 @@ def command(options: RunOptions) -> str:
         arguments += ["--num-processes", str(processes.num_processes)]
     if processes.num_machines > 1:
         arguments += ["--num-machines", str(processes.num_machines)]
-    for name in ("eval_only", "tta", "amp", "unsafe"):
-        if getattr(options, name):
-            arguments.append("--" + name.replace("_", "-"))
+    # The command of a training starts it anew; that of an evaluation tells the checkpoint.
+    flags = ["eval_only", *["resume"] * options.eval_only, "tta", "amp", "unsafe"]
+    arguments += ["--" + name.replace("_", "-") for name in flags if getattr(options, name)]
     return shlex.join(["python", "-m", "ilm_plugins", "train", *arguments, *options.overrides])
 
 

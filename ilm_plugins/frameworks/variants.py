@@ -1,5 +1,6 @@
 """Variants of a config, with another norm, seed, folder or weights, as overrides of ``train``."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,6 +30,8 @@ class YamlVariants:
     shared_folder = ""
     #: Keys of the test set; keys below them are of it, too.
     test_set: ClassVar = ("DATASETS.TEST",)
+    #: Further keys that change the results of a trained model, beside the model's.
+    of_test: ClassVar = ("TEST", "INPUT")
     #: An example of a key that names a norm.
     example = "MODEL.ROI_BOX_HEAD.NORM"
 
@@ -63,8 +66,20 @@ class YamlVariants:
         settings = self.settings().items()
         return {k: v for k, v in settings if k not in of_run and not k.startswith(f"{self.model}.")}
 
+    def settings_of_results(self) -> dict[str, Any]:
+        """Return the settings that change the results of a trained model, whatever its weights."""
+        above = (*self.test_set, *self.of_test, self.model)
+        return {
+            key: value
+            for key, value in self.settings().items()
+            if _is_below(key, above) and not self.names_weights(key) and key not in self.beside
+        }
+
+    def names_weights(self, key: str) -> bool:
+        return key == self.keys["weights"]
+
     def is_of_test_set(self, key: str) -> bool:
-        return any(f"{key}.".startswith(f"{above}.") for above in self.test_set)
+        return _is_below(key, self.test_set)
 
     def places(self) -> dict[str, str]:
         """Return key -> norm of each place where the config names a norm."""
@@ -130,7 +145,7 @@ class LazyVariants(PythonVariants):
         "folder": "train.output_dir",
         "weights": "train.init_checkpoint",
     }
-    test_set = "dataloader.test", "dataloader.evaluator"
+    test_set, of_test = ("dataloader.test", "dataloader.evaluator"), ()
     example = "model.roi_heads.box_head.conv_norm"
 
     def contents(self) -> Mapping[str, Any]:
@@ -153,6 +168,7 @@ class MMEngineVariants(PythonVariants):
     keys: ClassVar = {"seed": "randomness.seed", "folder": "work_dir", "weights": "load_from"}
     shared_folder = "default_hooks.checkpoint.out_dir"
     test_set = "test_dataloader", "test_evaluator", "test_pipeline"
+    of_test = "test_cfg", "data_preprocessor"
     example = "model.backbone.norm_cfg"
 
     def contents(self) -> Mapping[str, Any]:
@@ -204,6 +220,9 @@ class MMEngineVariants(PythonVariants):
         )
         return super().pretrained() or next(of_parts, None)
 
+    def names_weights(self, key: str) -> bool:
+        return super().names_weights(key) or bool(re.search(r"\.(pretrained|init_cfg)\b", key))
+
 
 def variants(opened: OpenConfig) -> YamlVariants:
     """Return the variants of an open config."""
@@ -211,6 +230,16 @@ def variants(opened: OpenConfig) -> YamlVariants:
         return MMEngineVariants(opened)
     kind = LazyVariants if opened.path.endswith(".py") else YamlVariants
     return kind(opened)
+
+
+def digest_of_test(opened: OpenConfig) -> str:
+    """Return a digest of all settings that change the results of a trained model."""
+    text = json.dumps(as_json(variants(opened).settings_of_results()), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _is_below(key: str, above: Iterable[str]) -> bool:
+    return any(f"{key}.".startswith(f"{one}.") for one in above)
 
 
 def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:

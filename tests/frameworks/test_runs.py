@@ -374,6 +374,41 @@ def test_an_evaluation_of_another_checkpoint_stands_beside_the_trainings_metrics
     assert (other["metrics"], other["command"].split()[-1]) == ({"top1": 1.0}, "load_from=b.pth")
 
 
+def evaluate(folder, test_settings, **metrics):
+    options = RunOptions("a.py", eval_only=True, resume=True)
+    begin(folder, options, planned=0)
+    more = {"options": options, "test_settings": test_settings}
+    run_record.finish(folder, run_record.PLAIN, metrics, 5, **more)
+    return run_record.read(folder)
+
+
+def test_only_an_evaluation_by_the_trainings_test_replaces_its_metrics(tmp_path):
+    settings = {"framework": "openmmlab", "planned": 1, "test_settings": "day"}
+    run_record.start(tmp_path, RunOptions("a.py"), **settings)
+    run_record.point(tmp_path, 1)
+    assert evaluate(tmp_path, "day", top1=50.0)["metrics"] == {"": {"top1": 50.0}}
+    found = evaluate(tmp_path, "night", top1=1.0)
+    assert found["metrics"] == {"": {"top1": 50.0}}
+    assert [other["metrics"] for other in found["other evaluations"]] == [{"top1": 1.0}]
+    assert evaluate(tmp_path, "day", top1=60.0)["metrics"] == {"": {"top1": 60.0}}
+
+
+def test_a_complete_training_that_is_resumed_keeps_its_metrics(tmp_path):
+    begin_epochs(tmp_path, (1, 2.0), (2, 1.0), (3, 0.5))
+    run_record.finish(tmp_path, run_record.PLAIN, {"top1": 50.0}, images=5)
+    begin_epochs(tmp_path)
+    found = run_record.read(tmp_path)
+    assert (found["metrics"], found["test images"]) == ({"": {"top1": 50.0}}, 5)
+    begin(tmp_path, RunOptions("a.py", resume=True), planned=4)
+    assert not run_record.read(tmp_path)["metrics"], "of a model that is trained on"
+
+
+def test_the_command_of_an_evaluation_tells_the_checkpoint():
+    for eval_only in (True, False):
+        command = run_record.command(RunOptions("a.py", eval_only=eval_only, resume=True))
+        assert ("--eval-only --resume" in command) == eval_only
+
+
 def test_a_record_has_the_command_of_a_later_evaluation(evaluated):
     options = RunOptions("a.py", ("x=1",), eval_only=True)
     run_record.finish(evaluated, run_record.PLAIN, {"top1": 1.0}, 5, options)

@@ -6,7 +6,7 @@ pytest.importorskip("mmengine", reason="needs OpenMMLab: make install-openmmlab"
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
 
 from ilm_plugins.frameworks import open_config
-from ilm_plugins.frameworks.variants import as_json, variants
+from ilm_plugins.frameworks.variants import as_json, digest_of_test, variants
 from runs import LAZY, SHAPES, write_mmengine_config
 
 
@@ -54,3 +54,28 @@ def test_tuples_are_lists_as_in_json():
 )
 def test_overrides_of_the_test_set_are_told_from_others(opened, of_test_set, others):
     assert variants(opened).without_test_set([*of_test_set, *others]) == others
+
+
+#: Kind of config -> settings that change a test's results, and settings that change none.
+OF_RESULTS = {
+    "yaml": (
+        [["DATASETS.TEST", "('a',)"], ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.5"]],
+        [["SOLVER.MAX_ITER", "3"], ["MODEL.WEIGHTS", "a.pth"], ["OUTPUT_DIR", "a"]],
+    ),
+    "lazy": (
+        [["dataloader.test.dataset.names='a'"], ["model.num_classes=7"]],
+        [["dataloader.train.num_workers=1"], ["train.init_checkpoint=a.pth"]],
+    ),
+    "mmengine": (
+        [["test_dataloader.dataset.data_prefix.img_path=a"], ["model.test_cfg.mode=slide"]],
+        [["optim_wrapper.optimizer.lr=1"], ["load_from=a.pth"], ["model.pretrained=None"]],
+    ),
+}
+
+
+@pytest.mark.parametrize("opened", OF_RESULTS, indirect=True)
+def test_a_digest_tells_tests_of_a_trained_model_apart(request, opened):
+    changing, unchanging = OF_RESULTS[request.node.callspec.params["opened"]]
+    digest = digest_of_test(opened)
+    assert all(digest_of_test(open_config(opened.path, o)) != digest for o in changing)
+    assert all(digest_of_test(open_config(opened.path, o)) == digest for o in unchanging)

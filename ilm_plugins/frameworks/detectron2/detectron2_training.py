@@ -21,8 +21,10 @@ from ... import checkpoints
 from ...errors import UserError
 from .. import run_record
 from ..folders import is_last_checkpoint, make_folder
+from ..framework_config import OpenConfig
 from ..lock import lock
 from ..run_options import Processes, RunOptions
+from ..variants import digest_of_test
 from .detectron2_checkpoints import Checkpointer
 from .detectron2_config import build_model, explaining_norms, load_config, output_folder
 from .radius import RadiusHook
@@ -112,9 +114,15 @@ def evaluate(cfg: CfgNode | DictConfig, options: RunOptions) -> None:
     results = test()
     metrics = flatten_results_dict(results)
     is_last = options.resume or is_last_checkpoint(weights, folder)
-    run_record.finish(folder, run_record.PLAIN, metrics, test.images, options, is_last)
+    found = metrics, test.images, options, is_last, test_settings(cfg, options)
+    run_record.finish(folder, run_record.PLAIN, *found)
     if comm.is_main_process() and not lazy:
         evaluation.verify_results(cfg, results)
+
+
+def test_settings(cfg: CfgNode | DictConfig, options: RunOptions) -> str:
+    device = options.processes.device
+    return digest_of_test(OpenConfig("detectron2", options.config_file, cfg, device))
 
 
 class Trainer(engine.DefaultTrainer):
@@ -184,6 +192,7 @@ class RecordHook(engine.HookBase):
 
     def __init__(self, cfg: CfgNode | DictConfig, options: RunOptions) -> None:
         self.folder, self.options = output_folder(cfg), options
+        self.test_settings = test_settings(cfg, options)
         if isinstance(cfg, CfgNode):
             self.batch = cfg.SOLVER.IMS_PER_BATCH
             self.seed = None if cfg.SEED < 0 else cfg.SEED
@@ -202,6 +211,7 @@ class RecordHook(engine.HookBase):
             images=count_images(self.trainer.data_loader),
             seed=self.seed,
             resumes=self.trainer.start_iter > 0,
+            test_settings=self.test_settings,
         )
 
     def after_step(self) -> None:

@@ -18,9 +18,11 @@ from ... import checkpoints
 from ...errors import UserError
 from .. import run_record
 from ..folders import is_last_checkpoint, make_folder
+from ..framework_config import OpenConfig
 from ..lock import lock
 from ..processes import check_same_start
 from ..run_options import RunOptions
+from ..variants import digest_of_test
 from .openmmlab_checkpoints import DropConfig, latest
 from .openmmlab_config import explaining_norms, load_config, unwrapped
 from .openmmlab_radius import RadiusHook
@@ -61,6 +63,8 @@ def main(options: RunOptions) -> None:
 
 def run(options: RunOptions, cfg: Config) -> None:
     """Train or evaluate a config, which is changed in place; UserError without a checkpoint."""
+    opened = OpenConfig("openmmlab", options.config_file, cfg, options.processes.device)
+    test_settings = digest_of_test(opened)  # before the lines below change the config
     # MMEngine's own ``resume = True``: from load_from, else from the last checkpoint.
     resumes_given = bool(cfg.get("resume") and cfg.get("load_from"))
     resumes_last = options.resume or (cfg.get("resume") and not resumes_given)
@@ -81,7 +85,8 @@ def run(options: RunOptions, cfg: Config) -> None:
     if processes.world_size > 1 and processes.device == "cpu":
         join_cpu_processes(cfg)
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else PluginRunner.from_cfg(cfg)
-    for hook in (DropConfig(), StopAtNaN(), RecordHook(options, cfg.resume, cfg.load_from)):
+    record = RecordHook(options, cfg.resume, cfg.load_from, test_settings)
+    for hook in (DropConfig(), StopAtNaN(), record):
         runner.register_hook(hook)
     if not any(isinstance(hook, RadiusHook) for hook in runner.hooks):
         runner.register_hook(RadiusHook())
@@ -187,8 +192,11 @@ class RecordHook(Hook):
     # A point has means of losses and accuracies, over an epoch or about 1 / POINTS of the
     # iterations, and a validation's metrics.
 
-    def __init__(self, options: RunOptions, resumes: bool, weights: str | None) -> None:
+    def __init__(
+        self, options: RunOptions, resumes: bool, weights: str | None, test_settings: str
+    ) -> None:
         self.options, self.resumes, self.weights = options, resumes, weights
+        self.test_settings = test_settings
 
     def before_train(self, runner) -> None:
         loop, loader = runner.train_loop, runner.train_dataloader
@@ -207,6 +215,7 @@ class RecordHook(Hook):
             images=len(loader.dataset),
             seed=runner.seed,
             resumes=self.resumes,
+            test_settings=self.test_settings,
         )
 
     def before_test(self, runner) -> None:
@@ -237,7 +246,8 @@ class RecordHook(Hook):
         test = run_record.TTA if self.options.tta else run_record.PLAIN
         images, folder = len(runner.test_dataloader.dataset), runner.work_dir
         is_last = self.options.resume or is_last_checkpoint(self.weights or "", folder)
-        run_record.finish(folder, test, numbers(metrics), images, self.options, is_last)
+        results = numbers(metrics), images, self.options, is_last, self.test_settings
+        run_record.finish(folder, test, *results)
 
     def point(self, runner, run: int, metrics: dict | None = None) -> None:
         means = {

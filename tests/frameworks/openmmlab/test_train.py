@@ -277,6 +277,20 @@ def test_an_evaluation_of_an_earlier_checkpoint_leaves_the_trainings_metrics(
     assert "iter_2.pth" in found["other evaluations"][0]["command"]
 
 
+def test_an_evaluation_on_other_images_leaves_the_trainings_metrics(config, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "out")
+    words = "--eval-only", "--resume"
+    assert main(command(config, *words, out=tmp_path / "out")) == 0
+    before = run_record.read(tmp_path / "out")["metrics"]
+    opts = ["test_dataloader.dataset.data_prefix.img_path=images/training"]
+    opts.append("test_dataloader.dataset.data_prefix.seg_map_path=annotations/training")
+    assert main(command(config, *words, out=tmp_path / "out", opts=opts)) == 0
+    found = run_record.read(tmp_path / "out")
+    assert before
+    assert found["metrics"] == before
+    assert [other["test images"] for other in found["other evaluations"]] == [8]
+
+
 def test_a_checkpoint_without_meta_is_loaded(config, trained, tmp_path):
     state = {"state_dict": read(trained / "iter_4.pth")["state_dict"], "meta": None}
     torch.save(state, tmp_path / "a.pth")
