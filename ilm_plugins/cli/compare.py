@@ -5,13 +5,13 @@ import json
 import multiprocessing
 import os
 import shlex
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..checkpoints import replacing
 from ..configs import resolve
@@ -28,6 +28,7 @@ from ..frameworks.lock import lock
 from ..frameworks.processes import available_gpus
 from ..frameworks.variants import AS_IS
 from ..layers.registry import norm_key
+from ..surgery.norms import class_of, is_norm, named_norms
 from . import exit_on_sigterm
 
 
@@ -68,7 +69,9 @@ def run(args: argparse.Namespace) -> int:
     print(*(f"  {key}  {norm}" for key, norm in plan.places.items()), sep="\n")
     if plan.unconverted:
         print(report.warning_of_unconverted(plan.unconverted))
-    parameters = count_parameters(plan)
+    models = build_models(plan)
+    print("norms of the models:")
+    print(*(f"  {norm}: {model.norms}" for norm, model in models.items()), sep="\n")
     plan.check_folders()
     plan.check_tests()
     if args.dry_run:
@@ -84,13 +87,21 @@ def run(args: argparse.Namespace) -> int:
         state = read_weights(plan.weights)
     plan.check_settings()
     with lock(plan.output):
-        has_result = compare(plan, parameters, state, shown(["compare", *args.argv]))
+        has_result = compare(plan, models, state, shown(["compare", *args.argv]))
     return 0 if has_result else 1
 
 
-def count_parameters(plan: Plan) -> dict[str, int]:
+class Model(NamedTuple):
+    """What a comparison says of a norm's model."""
+
+    parameters: int
+    #: The kinds of norms in the model, with the number of each.
+    norms: str
+
+
+def build_models(plan: Plan) -> dict[str, Model]:
     """Build the model of each norm; UserError names norms that cannot be built or have no place."""
-    counts, kinds, errors = {}, {}, []
+    models, kinds, errors = {}, {}, []
     for norm in plan.norms:
         try:
             model = plan.open(norm, "cpu").build_model()
@@ -98,7 +109,10 @@ def count_parameters(plan: Plan) -> dict[str, int]:
         except (UserError, ValueError, TypeError, KeyError, AssertionError) as error:
             errors.append(f"{norm}: {type(error).__name__}: {one_line(error)}")
         else:
-            counts[norm] = sum(parameter.numel() for parameter in model.parameters())
+            classes = Counter(class_of(module) for _, module in named_norms(model, is_norm))
+            of_each = ", ".join(f"{count} {name}" for name, count in classes.most_common())
+            count = sum(parameter.numel() for parameter in model.parameters())
+            models[norm] = Model(count, of_each or "none")
             kinds[norm] = [type(module) for module in model.modules()]
             if twin := find_twin(norm, kinds):
                 errors.append(f"{norm}: the same model as with {twin}")
@@ -108,7 +122,7 @@ def count_parameters(plan: Plan) -> dict[str, int]:
             f"these norms do not fit at {places}: {'; '.join(errors)}; leave them out, give them "
             "other options, or give another --at"
         )
-    return counts
+    return models
 
 
 def find_twin(norm: str, kinds: Mapping[str, list[type]]) -> str | None:
@@ -121,7 +135,7 @@ def find_twin(norm: str, kinds: Mapping[str, list[type]]) -> str | None:
 
 
 def compare(
-    plan: Plan, parameters: dict[str, int], state: Mapping[str, Any] | None, command: str
+    plan: Plan, models: dict[str, Model], state: Mapping[str, Any] | None, command: str
 ) -> bool:
     """Run the missing runs, then write compare.md, compare.csv and compare.png, and print.
 
@@ -147,7 +161,8 @@ def compare(
         metric=metric,
         starts=starts,
         unconverted=plan.unconverted,
-        parameters=parameters,
+        parameters={norm: model.parameters for norm, model in models.items()},
+        norms_of_model={norm: model.norms for norm, model in models.items()},
         steps=steps,
         overrides_of_norm=plan.overrides_of_norm,
     )

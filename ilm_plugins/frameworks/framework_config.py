@@ -3,6 +3,7 @@
 import difflib
 import importlib.util
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -123,6 +124,23 @@ def norm_settings(config: Mapping | Sequence, name: str = "") -> Iterator[tuple[
                 yield full, value
         elif isinstance(value, Mapping | Sequence):
             yield from norm_settings(value, full)
+
+
+def warn_of_misspelt(overrides: Iterable[str], known: Iterable[str]) -> None:
+    """Warn of overrides KEY=VALUE of an unknown key that is nearly one of a config's own keys.
+
+    The frameworks add keys that a config lacks, which then have no effect.
+    """
+    known = {*known}
+    for override in overrides:
+        key = re.split(r"[.=]", override, maxsplit=1)[0]
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+        if near and key not in known:
+            warnings.warn(
+                f"override {override!r} has no effect: the config has no {key!r}; did you mean "
+                f"{near[0]!r}?",
+                stacklevel=2,
+            )
 
 
 def unknown_norm(setting: str, norm: str, keys: Iterable[str]) -> UserError:

@@ -15,8 +15,11 @@ AS_IS = "as-is"
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
-#: Keys of MMEngine's configs that name a file of weights; ``init_cfg`` may be a list.
-INITIAL_WEIGHTS = re.compile(r"^model\.(.*\.)?(pretrained|init_cfg(\.\d+)?\.checkpoint)$")
+#: Keys of MMEngine's configs that name a file of weights of a part of the model, and the part;
+#: ``init_cfg`` may be a list.
+INITIAL_WEIGHTS = re.compile(r"^(model(\..*)?)\.(pretrained|init_cfg(\.\d+)?\.checkpoint)$")
+#: Types of OpenMMLab's norms whose inputs are tokens or vectors, not maps.
+NOT_OF_MAPS = {"LN", "LayerNorm", "BN1d", "BatchNorm1d", "IN1d", "InstanceNorm1d"}
 
 
 class YamlVariants:
@@ -89,6 +92,14 @@ class YamlVariants:
             if self.is_norm(key.rpartition(".")[2]) and norm and isinstance(norm, str)
         }
 
+    def check_above(self, place: str) -> None:
+        """Raise UserError if a config has nothing that a key could be in."""
+        above = place.rpartition(".")[0]
+        if not any(key.startswith(f"{above}.") for key in self.settings()):
+            raise UserError(
+                f"--at {place}: the config has no {above}; give a key such as {self.example}"
+            )
+
     def is_norm(self, name: str) -> bool:
         return name == "NORM"
 
@@ -110,8 +121,8 @@ class YamlVariants:
         """Return the metric by which the config chooses its best checkpoint, or None."""
         return None
 
-    def pretrained(self) -> str | None:
-        """Return the file of weights from which the config's model starts, or None."""
+    def pretrained(self, places: Iterable[str]) -> str | None:
+        """Return the file of weights from which the model, or its part with places, starts."""
         return self.settings().get(self.keys["weights"]) or None
 
     def check_same_model(self, other: "YamlVariants", name: str, places: Sequence[str]) -> None:
@@ -161,6 +172,20 @@ class LazyVariants(PythonVariants):
     def is_norm(self, name: str) -> bool:
         return name in ("norm", "conv_norm")
 
+    def places(self) -> dict[str, str]:
+        # A norm may also be a function or a class, which is called with the number of channels.
+        makers = {
+            key: getattr(value, "__name__", ADDRESS.sub("", repr(value)))
+            for key, value in self.settings().items()
+            if self.is_norm(key.rpartition(".")[2]) and callable(value)
+        }
+        return {**super().places(), **makers}
+
+    def norm(self, place: str, norm: str) -> list[str]:
+        # The class that is built may have the argument, though the config does not give it.
+        self.check_above(place)
+        return self.override(place, norm)
+
 
 class MMEngineVariants(PythonVariants):
     """Variants of a config of MMEngine; a place is a ``norm_cfg``, which is replaced as a whole."""
@@ -182,7 +207,7 @@ class MMEngineVariants(PythonVariants):
         return {
             key.removesuffix(".type"): getattr(kind, "__name__", kind)
             for key, kind in kinds.items()
-            if key.startswith("model.")
+            if key.startswith("model.") and getattr(kind, "__name__", kind) not in NOT_OF_MAPS
         }
 
     def norm(self, place: str, norm: str) -> list[str]:
@@ -192,12 +217,8 @@ class MMEngineVariants(PythonVariants):
         kind, options = parse_call(norm)
         if kind == "GN":  # mmcv requires the number; the default is detectron2's
             options.setdefault("num_groups", 32)
+        self.check_above(place)
         settings = self.settings()
-        above = place.rpartition(".")[0]
-        if not any(key.startswith(f"{above}.") for key in settings):
-            raise UserError(
-                f"--at {place}: the config has no {above}; give a key such as {self.example}"
-            )
         given = {"_delete_": True, "type": kind, **options}
         if f"{place}.requires_grad" in settings:
             given.setdefault("requires_grad", settings[f"{place}.requires_grad"])
@@ -211,14 +232,18 @@ class MMEngineVariants(PythonVariants):
         best = self.settings().get("default_hooks.checkpoint.save_best")
         return best if isinstance(best, str) and best != "auto" else None
 
-    def pretrained(self) -> str | None:
-        # timm's backbones have True in place of a file.
-        of_parts = (
-            value
-            for key, value in self.settings().items()
-            if INITIAL_WEIGHTS.search(key) and isinstance(value, str)
-        )
-        return super().pretrained() or next(of_parts, None)
+    def pretrained(self, places: Iterable[str]) -> str | None:
+        if whole := super().pretrained(places):
+            return whole
+        for key, value in self.settings().items():
+            match = INITIAL_WEIGHTS.match(key)
+            if match is None or not isinstance(value, str):  # timm's backbones have True
+                continue
+            # mmseg's and mmdet's models pass their own on to the backbone.
+            part = "model.backbone" if key == "model.pretrained" else match[1]
+            if any(_is_below(place, [part]) for place in places):
+                return value
+        return None
 
     def names_weights(self, key: str) -> bool:
         return super().names_weights(key) or bool(re.search(r"\.(pretrained|init_cfg)\b", key))

@@ -5,6 +5,7 @@ import pytest
 pytest.importorskip("mmengine", reason="needs OpenMMLab: make install-openmmlab")
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
 
+from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.variants import as_json, digest_of_test, variants
 from runs import LAZY, SHAPES, write_mmengine_config
@@ -79,3 +80,31 @@ def test_a_digest_tells_tests_of_a_trained_model_apart(request, opened):
     digest = digest_of_test(opened)
     assert all(digest_of_test(open_config(opened.path, o)) != digest for o in changing)
     assert all(digest_of_test(open_config(opened.path, o)) == digest for o in unchanging)
+
+
+@pytest.mark.parametrize("opened", ["mmengine"], indirect=True)
+@pytest.mark.parametrize("kind", ["LN", "BN1d"])
+def test_norms_of_tokens_and_vectors_are_no_places(opened, kind):
+    key = "model.backbone.norm_cfg"
+    assert key in variants(opened).places()
+    assert key not in variants(open_config(opened.path, [f"{key}.type={kind}"])).places()
+
+
+@pytest.mark.parametrize("opened", ["lazy"], indirect=True)
+def test_a_lazy_config_takes_a_norm_where_it_has_none(opened):
+    found = variants(opened)
+    assert "model.proposal_generator.norm" not in found.settings()
+    assert found.norm("model.proposal_generator.norm", "EN") == [
+        "model.proposal_generator.norm='EN'"
+    ]
+    with pytest.raises(UserError, match="the config has no model.absent; give a key such as"):
+        found.norm("model.absent.norm", "EN")
+
+
+def test_a_function_that_makes_norms_is_a_place(tmp_path, datasets):
+    code = "from functools import partial\nmodel.backbone.norm = partial(print)\n"
+    code += "model.roi_heads.box_head.conv_norm = lambda channels: None\n"
+    (tmp_path / "lazy.py").write_text(LAZY + code)
+    places = variants(open_config(str(tmp_path / "lazy.py"))).places()
+    assert places["model.roi_heads.box_head.conv_norm"] == "<lambda>"
+    assert "print" in places["model.backbone.norm"]

@@ -57,9 +57,10 @@ def markdown(results: Results, command: str) -> str:
 def warning_of_unconverted(file: str) -> str:
     """Return what it means that a config loads a file of weights, which no norm converts."""
     return (
-        f"The config loads {file!r}. Norms into which the tensors of the plain norm do not load, "
-        "such as EN, start untrained, which favours the plain norm; give a local copy of the file "
-        "as --weights, which is converted to each norm."
+        f"The config loads {file!r}. If the file has weights of the compared norms, those into "
+        "which the tensors of the plain norm do not load, such as EN, start untrained, which "
+        "favours the plain norm; then give a local copy of the file as --weights, which is "
+        "converted to each norm."
     )
 
 
@@ -125,7 +126,8 @@ def cost_table(results: Results) -> list[dict[str, str]]:
     """Return a row for each norm: parameters, time of a step over the baseline's, memory."""
     rows = []
     for norm, count in results.parameters.items():
-        row = {"norm": norm, "parameters": f"{count:,}"}
+        row = {"norm": norm, "norms of the model": results.norms_of_model.get(norm, "")}
+        row["parameters"] = f"{count:,}"
         if norm in results.steps and results.norms[0] in results.steps:
             seconds = results.steps[norm]["seconds"]
             ratio = seconds / results.steps[results.norms[0]]["seconds"]

@@ -85,7 +85,9 @@ class Plan:
     def unconverted(self) -> str | None:
         """The file that the config loads into norms of ours without --weights, or None."""
         has_ours = any(norm_key(norm) for norm in self.norms)
-        return self.variants.pretrained() if has_ours and self.weights is None else None
+        if not has_ours or self.weights is not None:
+            return None
+        return self.variants.pretrained(self.places)
 
     def norm_overrides(self, norm: str) -> list[str]:
         """Return the overrides that put a norm at all places, and its own overrides."""

@@ -37,8 +37,10 @@ class Results:
     starts: dict[str, str] = field(default_factory=dict)
     #: The file from which norms start unconverted, if there is one.
     unconverted: str | None = None
-    #: Norm -> its number of parameters.
+    #: Norm -> the number of its model's parameters.
     parameters: dict[str, int] = field(default_factory=dict)
+    #: Norm -> the kinds of norms in its model, and the number of each.
+    norms_of_model: dict[str, str] = field(default_factory=dict)
     #: Norm -> "seconds" and "memory" of a training step.
     steps: dict[str, dict[str, float]] = field(default_factory=dict)
     #: Norm -> overrides that only its runs have.

@@ -1,5 +1,6 @@
 """MMEngine's configs: reading with overrides, the model, and its inference on images in memory."""
 
+import inspect
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,16 +13,25 @@ from mmengine.config import Config, DictAction
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
 from torch import nn
 
 from ...errors import OPERATORS, UserError, missing
 from ...layers import NORMS
-from ..framework_config import Inference, installed, norm_settings, unknown_norm
+from ..framework_config import (
+    Inference,
+    installed,
+    norm_settings,
+    unknown_norm,
+    warn_of_misspelt,
+)
 from .openmmlab_checkpoints import use_safe_checkpoints
 from .openmmlab_norms import MMCVS_KEYS
 
 #: Default scopes of configs, which are also the names of packages that need mmcv.
 SCOPES = "mmdet", "mmpretrain", "mmseg"
+#: Keys that a config may have beside those of its base, and of the Runner.
+BESIDE_RUNNER = "auto_scale_lr", "channels_last", "train_pipeline", "tta_model", "tta_pipeline"
 #: Keys of paths that any run may have.
 PATHS = "work_dir", "load_from"
 
@@ -43,6 +53,8 @@ def load_config(
     if scope == "mmdet" and not installed(OPERATORS):
         raise missing(path, OPERATORS)  # mmdet's import would fail, after a minute
     DictAction([], "options")(None, parsed, overrides)
+    of_runner = inspect.signature(Runner.__init__).parameters
+    warn_of_misspelt(overrides, [*cfg, *of_runner, *BESIDE_RUNNER])
     cfg.merge_from_dict({**parsed.options, **_paths(overrides)})
     if cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("work_dirs", Path(path).stem))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import shlex
 import shutil
@@ -230,7 +231,13 @@ def test_as_is_needs_a_test_of_its_own_norm(config):
 )
 def test_weights_that_no_norm_converts_are_named(config, capsys, words):
     compare(config, GN, EN, "--dry-run", *words)
-    assert "The config loads 'bn.pth'. Norms into which" in capsys.readouterr().out
+    assert "The config loads 'bn.pth'. If the file has weights" in capsys.readouterr().out
+
+
+def test_no_weights_are_named_for_a_part_that_they_are_not_of(config, capsys):
+    words = "--at", "model.decode_head.norm_cfg", "--dry-run", "model.pretrained=bn.pth"
+    compare(config, GN, EN, *words)
+    assert "The config loads" not in capsys.readouterr().out
 
 
 def test_no_weights_are_named_for_plain_norms(config, capsys):
@@ -240,13 +247,29 @@ def test_no_weights_are_named_for_plain_norms(config, capsys):
 
 def test_weights_of_a_yaml_config_are_known():
     opened = open_config(str(SHAPES), ["MODEL.WEIGHTS", "R-50.pkl"])
-    assert variants(opened).pretrained() == "R-50.pkl"
+    assert variants(opened).pretrained(["MODEL.FPN.NORM"]) == "R-50.pkl"
 
 
 def test_weights_of_a_lazy_config_are_known(tmp_path):
     (tmp_path / "lazy.py").write_text(LAZY)
     opened = open_config(str(tmp_path / "lazy.py"), ["train.init_checkpoint='R-50.pkl'"])
-    assert variants(opened).pretrained() == "R-50.pkl"
+    assert variants(opened).pretrained(["model.backbone.norm"]) == "R-50.pkl"
+
+
+def test_the_norms_of_each_model_are_counted(config, capsys):
+    """Also those that the config does not name, and that stay as they are."""
+    compare(config, GN, EN, "--at", "model.decode_head.norm_cfg", "--dry-run")
+    printed = capsys.readouterr().out
+    kinds = dict(re.findall(r"^  (\S+): (\d+ \w+, \d+ \w+)$", printed, re.MULTILINE))
+    assert {norm.partition("(")[0]: re.sub(r"\d+ ", "", k) for norm, k in kinds.items()} == {
+        "GN": "ILMGroupNorm, GroupNorm",
+        "EN": "ILMGroupNorm, ExemplarNorm",
+    }
+
+
+def test_a_misspelt_override_is_named(config):
+    with pytest.warns(UserWarning, match="no 'optim_wraper'; did you mean 'optim_wrapper'"):
+        compare(config, GN, "--for", GN, "optim_wraper.optimizer.lr=0.2", "--dry-run")
 
 
 def test_norms_that_do_not_fit_are_named_before_any_training(config, started, capsys):

@@ -107,9 +107,10 @@ def test_a_norm_without_any_result_keeps_its_row():
 
 def test_steps_are_shown_by_the_baselines():
     steps = {"GN": {"seconds": 0.2}, "ILMGN": {"seconds": 0.21}}
-    found = results(parameters={"GN": 1000, "ILMGN": 1016}, steps=steps)
+    norms = {"GN": "2 GroupNorm", "ILMGN": "2 ILMGroupNorm"}
+    found = results(parameters={"GN": 1000, "ILMGN": 1016}, norms_of_model=norms, steps=steps)
     cells = [cell.strip() for cell in row(report(found), "ILMGN", "## Cost").split("|")][1:-1]
-    assert cells == ["ILMGN", "1,016", "0.210 s", "1.05"]
+    assert cells == ["ILMGN", "2 ILMGroupNorm", "1,016", "0.210 s", "1.05"]
 
 
 def test_memory_is_shown_where_it_was_measured():
@@ -129,7 +130,7 @@ def test_how_models_differ_at_the_start_is_listed():
 
 def test_weights_that_no_norm_converts_are_in_the_report():
     text = report(results(unconverted="bn.pth"))
-    assert "## At the start\n\nThe config loads 'bn.pth'. Norms into which" in text
+    assert "## At the start\n\nThe config loads 'bn.pth'. If the file" in text
 
 
 def test_the_frame_has_a_row_for_each_run_test_and_metric():
