@@ -74,7 +74,7 @@ def to_array(tensor: Tensor, name: str = "a tensor") -> Any:
 def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[IO]:
     """Open a temporary file, which replaces ``path`` once the block ends and the disk has it."""
     path = Path(os.path.realpath(path))
-    # The name's beginning alone: with an ending, a name may be too long for the file system.
+    # Shortened, because the ending could make a long name too long for the file system.
     partial = path.with_name(f"{path.name[:200]}.{threading.get_native_id()}{PARTIAL}")
     try:
         with partial.open(mode, **options) as file:

@@ -28,7 +28,7 @@ from ..frameworks.lock import lock
 from ..frameworks.processes import available_gpus
 from ..frameworks.variants import AS_IS
 from ..layers.registry import norm_key
-from ..surgery.norms import class_of, is_norm, named_norms
+from ..surgery.norms import class_of, may_be_norm, named_norms
 from . import exit_on_sigterm
 
 
@@ -109,7 +109,7 @@ def build_models(plan: Plan) -> dict[str, Model]:
         except (UserError, ValueError, TypeError, KeyError, AssertionError) as error:
             errors.append(f"{norm}: {type(error).__name__}: {one_line(error)}")
         else:
-            classes = Counter(class_of(module) for _, module in named_norms(model, is_norm))
+            classes = Counter(class_of(module) for _, module in named_norms(model, may_be_norm))
             of_each = ", ".join(f"{count} {name}" for name, count in classes.most_common())
             count = sum(parameter.numel() for parameter in model.parameters())
             models[norm] = Model(count, of_each or "none")

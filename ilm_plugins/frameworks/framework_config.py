@@ -133,7 +133,8 @@ def warn_of_misspelt(overrides: Iterable[str], known: Iterable[str]) -> None:
     """
     known = {*known}
     for override in overrides:
-        key = re.split(r"[.=]", override, maxsplit=1)[0]
+        # hydra's grammar has + or ++ before keys to add.
+        key = re.split(r"[.=]", override.lstrip("+"), maxsplit=1)[0]
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
         if near and key not in known:
             warnings.warn(

@@ -21,8 +21,10 @@ from .run_options import RunOptions
 FILE = "record.json"
 #: Number of points of the curve of a training that counts iterations.
 POINTS = 100
-#: Key of the evaluations of other checkpoints than a training's last one.
+#: Key of the evaluations of other checkpoints than a training's last one, or by other tests.
 OTHERS = "other evaluations"
+#: Keys of the results of a training, and of the test that gave them.
+RESULTS = "metrics", "test images", "evaluation", "test settings"
 #: Name of a plain evaluation, and of one with test-time augmentation, in the record's "metrics".
 PLAIN, TTA = "", "tta"
 
@@ -79,15 +81,12 @@ def start(
         "curve": kept.get("curve", []),
         "metrics": {},
     }
-    if test_settings is not None:
-        record["test settings"] = test_settings
     if OTHERS in kept:
         record[OTHERS] = kept[OTHERS]
     if is_complete(kept) and kept["run"] >= planned:
-        results = {
-            key: kept[key] for key in ("metrics", "test images", "evaluation") if key in kept
-        }
-        record |= results
+        record |= {key: kept[key] for key in RESULTS if key in kept}
+    elif test_settings is not None:
+        record["test settings"] = test_settings
     write(Path(folder, FILE), record)
     _last_point[str(folder)] = _clocks()
 
@@ -120,7 +119,9 @@ def point(folder: str | Path, run: int, /, **values: float) -> None:
     _last_point[str(folder)] = now
     earlier = {entry[unit]: entry for entry in record["curve"] if entry[unit] <= run}
     cpu = earlier.pop(run, {}).get("cpu", round(cpu, 3))
-    record |= {"run": run, "curve": [*earlier.values(), {unit: run, **values, "cpu": cpu}]}
+    curve = [*earlier.values(), {unit: run, **values, "cpu": cpu}]
+    # Earlier metrics are of a model that has been trained further.
+    record |= {"run": run, "curve": curve, "metrics": {}}
     write(Path(folder, FILE), record)
 
 
@@ -151,6 +152,8 @@ def finish(
     else:
         record["metrics"][test] = metrics
         record["test images"] = images
+        if test_settings is not None:
+            record["test settings"] = test_settings
         if is_beside:
             record["evaluation"] = command(options)
     write(Path(folder, FILE), record)
@@ -183,8 +186,10 @@ def command(options: RunOptions) -> str:
         arguments += ["--num-processes", str(processes.num_processes)]
     if processes.num_machines > 1:
         arguments += ["--num-machines", str(processes.num_machines)]
-    # The command of a training starts it anew; that of an evaluation tells the checkpoint.
-    flags = ["eval_only", *["resume"] * options.eval_only, "tta", "amp", "unsafe"]
+    flags = ["eval_only", "resume", "tta", "amp", "unsafe"]
+    if not options.eval_only:
+        # A training's command starts it anew; an evaluation's says which checkpoint it used.
+        flags.remove("resume")
     arguments += ["--" + name.replace("_", "-") for name in flags if getattr(options, name)]
     return shlex.join(["python", "-m", "ilm_plugins", "train", *arguments, *options.overrides])
 

@@ -18,6 +18,8 @@ ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 #: Keys of MMEngine's configs that name a file of weights of a part of the model, and the part;
 #: ``init_cfg`` may be a list.
 INITIAL_WEIGHTS = re.compile(r"^(model(\..*)?)\.(pretrained|init_cfg(\.\d+)?\.checkpoint)$")
+#: Settings of a loader that change its speed alone.
+OF_SPEED = {"num_workers", "persistent_workers", "pin_memory", "prefetch_factor"}
 #: Types of OpenMMLab's norms whose inputs are tokens or vectors, not maps.
 NOT_OF_MAPS = {"LN", "LayerNorm", "BN1d", "BatchNorm1d", "IN1d", "InstanceNorm1d"}
 
@@ -34,7 +36,11 @@ class YamlVariants:
     #: Keys of the test set; keys below them are of it, too.
     test_set: ClassVar = ("DATASETS.TEST",)
     #: Further keys that change the results of a trained model, beside the model's.
-    of_test: ClassVar = ("TEST", "INPUT")
+    of_test: ClassVar = (
+        *("DATASETS.PROPOSAL_FILES_TEST", "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST"),
+        *("INPUT.FORMAT", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"),
+        *("TEST.DETECTIONS_PER_IMAGE", "TEST.KEYPOINT_OKS_SIGMAS"),
+    )
     #: An example of a key that names a norm.
     example = "MODEL.ROI_BOX_HEAD.NORM"
 
@@ -75,7 +81,10 @@ class YamlVariants:
         return {
             key: value
             for key, value in self.settings().items()
-            if _is_below(key, above) and not self.names_weights(key) and key not in self.beside
+            if _is_below(key, above)
+            and not self.names_weights(key)
+            and key not in self.beside
+            and key.rpartition(".")[2] not in OF_SPEED
         }
 
     def names_weights(self, key: str) -> bool:
@@ -94,11 +103,15 @@ class YamlVariants:
 
     def check_above(self, place: str) -> None:
         """Raise UserError if a config has nothing that a key could be in."""
-        above = place.rpartition(".")[0]
+        above = place.rpartition(".")[0] or place
         if not any(key.startswith(f"{above}.") for key in self.settings()):
             raise UserError(
                 f"--at {place}: the config has no {above}; give a key such as {self.example}"
             )
+
+    def norms(self) -> dict[str, str]:
+        """Return key -> norm of all places, also where ``compare`` leaves the norm by default."""
+        return self.places()
 
     def is_norm(self, name: str) -> bool:
         return name == "NORM"
@@ -203,11 +216,14 @@ class MMEngineVariants(PythonVariants):
         return [f"{key}={value}"]
 
     def places(self) -> dict[str, str]:
+        return {key: norm for key, norm in self.norms().items() if norm not in NOT_OF_MAPS}
+
+    def norms(self) -> dict[str, str]:
         kinds = {k: v for k, v in self.settings().items() if k.endswith(".norm_cfg.type")}
         return {
             key.removesuffix(".type"): getattr(kind, "__name__", kind)
             for key, kind in kinds.items()
-            if key.startswith("model.") and getattr(kind, "__name__", kind) not in NOT_OF_MAPS
+            if key.startswith("model.")
         }
 
     def norm(self, place: str, norm: str) -> list[str]:

@@ -31,7 +31,7 @@ class Report:
 
     Attributes:
         converted: name -> "old class -> new class".
-        left: name -> why the norm or tensor stays unchanged.
+        left: name -> why the norm or tensor was not converted.
         missing: names of the model's tensors that a checkpoint lacks.
         notes: further remark -> the names that it concerns; an empty list means all of them.
     """

@@ -86,7 +86,8 @@ def convert(
     replaced module, which the report says. Build the optimizer, compile the model, and wrap it for
     several processes, afterwards. If an error is raised, the model is as it was.
 
-    A norm also stays if a list, a method or another attribute holds it beside the submodules.
+    A norm also stays if an attribute other than a submodule refers to it: to the norm itself, a
+    bound method or a partial function of it, also in lists, tuples, sets and dicts.
 
     Args:
         model: any module; on the meta device, layers have no values.
@@ -186,9 +187,12 @@ def _replace(
     for around, attribute, new in places:
         model = _set(around, attribute, new) or model
     present = {*model.modules()}
-    for name in [name for name, module in made.items() if module not in present]:
-        del report.converted[name]
-        report.left[name] = _REMOVED
+    for old, old_names in names.items():
+        for name in old_names:
+            is_reported = name in report.converted or name in report.left
+            if is_reported and made.get(name, old) not in present:
+                report.converted.pop(name, None)
+                report.left[name] = _REMOVED
     for pyramids in PYRAMIDS.values():
         pyramids.finish(model)
     return model, report
@@ -347,7 +351,9 @@ def _has_hooks(old: nn.Module, new: nn.Module) -> bool:
     kinds = [(module, name) for module in _modules_of(old) for name in vars(module)]
     if any(getattr(module, name) for module, name in kinds if name.endswith("_hooks")):
         return True
-    replaced = {*old.parameters()} - {*new.parameters()}
+    # The activation of timm's norms stays.
+    parameters = {p for module in _modules_of(old) for p in module.parameters(recurse=False)}
+    replaced = parameters - {*new.parameters()}
     return any(getattr(p, name, None) for p in replaced for name in _HOOKS_OF_PARAMETERS)
 
 

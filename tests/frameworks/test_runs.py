@@ -399,14 +399,34 @@ def test_a_complete_training_that_is_resumed_keeps_its_metrics(tmp_path):
     begin_epochs(tmp_path)
     found = run_record.read(tmp_path)
     assert (found["metrics"], found["test images"]) == ({"": {"top1": 50.0}}, 5)
+    run_record.point(tmp_path, 3)
+    assert not run_record.read(tmp_path)["metrics"], "of a model that was trained again"
+
+
+def test_a_training_that_is_resumed_for_more_epochs_has_no_metrics(tmp_path):
+    begin_epochs(tmp_path, (3, 0.5))
+    run_record.finish(tmp_path, run_record.PLAIN, {"top1": 50.0}, images=5)
     begin(tmp_path, RunOptions("a.py", resume=True), planned=4)
-    assert not run_record.read(tmp_path)["metrics"], "of a model that is trained on"
+    assert not run_record.read(tmp_path)["metrics"]
+
+
+def test_kept_metrics_stay_those_of_their_test(tmp_path):
+    settings = {"framework": "openmmlab", "planned": 1}
+    run_record.start(tmp_path, RunOptions("a.py"), **settings, test_settings="day")
+    run_record.point(tmp_path, 1)
+    evaluate(tmp_path, "day", top1=50.0)
+    resumed = RunOptions("a.py", resume=True)
+    run_record.start(tmp_path, resumed, **settings, test_settings="night")
+    assert evaluate(tmp_path, "night", top1=1.0)["metrics"] == {"": {"top1": 50.0}}
 
 
 def test_the_command_of_an_evaluation_tells_the_checkpoint():
-    for eval_only in (True, False):
-        command = run_record.command(RunOptions("a.py", eval_only=eval_only, resume=True))
-        assert ("--eval-only --resume" in command) == eval_only
+    options = RunOptions("a.py", eval_only=True, resume=True)
+    assert run_record.command(options).endswith("--eval-only --resume")
+
+
+def test_the_command_of_a_training_starts_it_anew():
+    assert "--resume" not in run_record.command(RunOptions("a.py", resume=True))
 
 
 def test_a_record_has_the_command_of_a_later_evaluation(evaluated):

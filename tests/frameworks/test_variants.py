@@ -61,15 +61,29 @@ def test_overrides_of_the_test_set_are_told_from_others(opened, of_test_set, oth
 OF_RESULTS = {
     "yaml": (
         [["DATASETS.TEST", "('a',)"], ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.5"]],
-        [["SOLVER.MAX_ITER", "3"], ["MODEL.WEIGHTS", "a.pth"], ["OUTPUT_DIR", "a"]],
+        [
+            ["SOLVER.MAX_ITER", "3"],
+            ["MODEL.WEIGHTS", "a.pth"],
+            ["OUTPUT_DIR", "a"],
+            ["TEST.EVAL_PERIOD", "2"],
+        ],
     ),
     "lazy": (
         [["dataloader.test.dataset.names='a'"], ["model.num_classes=7"]],
-        [["dataloader.train.num_workers=1"], ["train.init_checkpoint=a.pth"]],
+        [
+            ["dataloader.train.num_workers=1"],
+            ["train.init_checkpoint=a.pth"],
+            ["dataloader.test.num_workers=0"],
+        ],
     ),
     "mmengine": (
         [["test_dataloader.dataset.data_prefix.img_path=a"], ["model.test_cfg.mode=slide"]],
-        [["optim_wrapper.optimizer.lr=1"], ["load_from=a.pth"], ["model.pretrained=None"]],
+        [
+            ["optim_wrapper.optimizer.lr=1"],
+            ["load_from=a.pth"],
+            ["model.pretrained=None"],
+            ["test_dataloader.num_workers=3"],
+        ],
     ),
 }
 
@@ -87,7 +101,9 @@ def test_a_digest_tells_tests_of_a_trained_model_apart(request, opened):
 def test_norms_of_tokens_and_vectors_are_no_places(opened, kind):
     key = "model.backbone.norm_cfg"
     assert key in variants(opened).places()
-    assert key not in variants(open_config(opened.path, [f"{key}.type={kind}"])).places()
+    found = variants(open_config(opened.path, [f"{key}.type={kind}"]))
+    assert key not in found.places()
+    assert found.norms()[key] == kind
 
 
 @pytest.mark.parametrize("opened", ["lazy"], indirect=True)

@@ -142,6 +142,13 @@ def test_the_report_tells_of_hooks_of_parameters_that_are_replaced(register, to,
     assert any(note.startswith("hooks") for note in report.notes) == (not is_kept)
 
 
+def test_a_hook_of_a_trained_activation_stays():
+    plain = with_activation("BatchNormAct2d", nn.PReLU)
+    plain.act.weight.register_hook(lambda gradient: gradient)
+    _, report = surgery.convert(plain, "EN")
+    assert not any(note.startswith("hooks") for note in report.notes)
+
+
 @pytest.fixture
 def hooked():
     """A layer for timm's norm whose activation has a hook, the hook's calls, and the report."""

@@ -57,8 +57,8 @@ def markdown(results: Results, command: str) -> str:
 def warning_of_unconverted(file: str) -> str:
     """Return what it means that a config loads a file of weights, which no norm converts."""
     return (
-        f"The config loads {file!r}. If the file has weights of the compared norms, those into "
-        "which the tensors of the plain norm do not load, such as EN, start untrained, which "
+        f"The config loads {file!r}. If the file has weights of the compared norms, the plain norm "
+        "starts trained. Norms that cannot load its tensors, such as EN, start untrained, which "
         "favours the plain norm; then give a local copy of the file as --weights, which is "
         "converted to each norm."
     )

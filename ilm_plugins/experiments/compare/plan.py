@@ -72,10 +72,10 @@ class Plan:
     @cached_property
     def places(self) -> dict[str, str]:
         """Key -> the config's own norm; UserError if there is no place."""
-        config_norms = self.variants.places()
-        places = (
-            {key: config_norms.get(key, "none") for key in self.at} if self.at else config_norms
-        )
+        places = self.variants.places()
+        if self.at:
+            norms = self.variants.norms()
+            places = {key: norms.get(key, "none") for key in self.at}
         if not places:
             example = self.variants.example
             raise UserError(f"{self.config} names no norm; give a place, such as --at {example}")

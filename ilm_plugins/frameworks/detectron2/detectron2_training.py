@@ -231,7 +231,11 @@ class RecordHook(engine.HookBase):
             if self.trainer.start_iter < last:  # else a trained model is resumed
                 self._point(last, metrics)
             run_record.finish(
-                self.folder, run_record.PLAIN, metrics, self.trainer.evaluation.images
+                self.folder,
+                run_record.PLAIN,
+                metrics,
+                self.trainer.evaluation.images,
+                test_settings=self.test_settings,
             )
 
     def _point(self, done: int, metrics: dict[str, float]) -> None:
