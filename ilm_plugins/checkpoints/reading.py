@@ -1,6 +1,5 @@
 """Read checkpoints: all files of weights are read here; their code runs only with --unsafe."""
 
-import importlib
 import mmap
 import os
 import pickle
@@ -85,12 +84,11 @@ def safetensors(path: Path) -> ModuleType:
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:
-    """Return the texts that a ``.safetensors`` has beside its tensors; of other files, none."""
+    """Return the metadata of a ``.safetensors``, without its format; {} for other files."""
     path = Path(path).expanduser()
     if format_of(path) != "safetensors":
         return {}
-    safetensors(path)
-    with importlib.import_module("safetensors").safe_open(path, "pt") as file:
+    with safetensors(path).safe_open(path, "pt") as file:
         return {k: v for k, v in (file.metadata() or {}).items() if k != "format"}
 
 

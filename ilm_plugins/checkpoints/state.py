@@ -28,7 +28,7 @@ def find_state(contents: Any, path: str | os.PathLike) -> tuple[str | None, dict
                 state = copy_state(candidate)
                 state.update((name, _as_tensor(value)) for name, value in candidate.items())
                 count = _count_tensors(state)
-                # Beside a loss or an epoch, the state dict may be under another name.
+                # A file with a loss may have its state dict under an unknown key.
                 if count and (key or count >= max(map(_count_tensors, state.values()))):
                     return key, state
     held = ", ".join(map(repr, contents)) if isinstance(contents, Mapping) else type(contents)

@@ -25,9 +25,9 @@ def write(
 ) -> None:
     """Write a checkpoint in the format of its name, torch's if unknown.
 
-    For a ``.safetensors`` file, the contents must be a dict of tensors; ``metadata`` are texts that
-    the file also has. In a ``.pkl``, tensors become arrays of numpy, as in detectron2's model zoo;
-    UserError if numpy lacks their dtype.
+    For a ``.safetensors`` file, the contents must be a dict of tensors, and ``metadata`` is stored
+    beside them; other formats ignore ``metadata``. In a ``.pkl``, tensors become arrays of numpy,
+    as in detectron2's model zoo; UserError if numpy lacks their dtype.
     """
     path = Path(path).expanduser()
     kind = format_of(path)

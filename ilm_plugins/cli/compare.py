@@ -92,10 +92,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 class Model(NamedTuple):
-    """What a comparison says of a norm's model."""
+    """The number of parameters and the norms of a model, for the report."""
 
     parameters: int
-    #: The kinds of norms in the model, with the number of each.
+    #: The number of norms of each class.
     norms: str
 
 

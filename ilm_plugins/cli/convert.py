@@ -48,18 +48,16 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"nothing in {str(args.input)!r} was converted ({reasons})")
     check_names(contents, entry, report)
     beside = {} if entry is None else {k: v for k, v in contents.items() if k != entry}
-    kept, kind, texts = {}, format_of(args.output), read_metadata(args.input)
-    if kind == "safetensors":
-        write(only_tensors(state), args.output, texts)
-        # The format has no place for anything else than tensors and texts.
+    kept, kind, metadata = {}, format_of(args.output), read_metadata(args.input)
+    if kind == "safetensors":  # holds only tensors and metadata
         beside |= {name: value for name, value in state.items() if not isinstance(value, Tensor)}
     else:
         kept = {key: beside[key] for key in COPIED if key in beside}
         meta = beside.get("meta")
         if isinstance(meta, Mapping) and "dataset_meta" in meta:  # MMEngine's names of classes
             kept["meta"] = {"dataset_meta": meta["dataset_meta"]}
-        write(arrange(state, entry, kept, kind), args.output)
-        beside |= texts
+        beside |= metadata
+    write(arrange(state, entry, kept, kind), args.output, metadata)
     print(report.names() if args.names else report)
     if dropped := ", ".join(str(key) for key in beside if key not in kept):
         print(f"not copied: {dropped}")
@@ -75,7 +73,7 @@ def check_output(source: Path, target: Path, overwrite: bool) -> None:
         raise UserError(f"OUTPUT {str(target)!r} is INPUT; give another file")
     if exists and not overwrite:
         raise UserError(f"OUTPUT {str(target)!r} exists; add --overwrite to replace it")
-    # A link is replaced where it leads to.
+    # Of a link, the target is replaced.
     folder = Path(os.path.realpath(target)).parent
     if not folder.is_dir():
         raise UserError(f"OUTPUT {str(target)!r} is not in a folder that exists; create it first")
@@ -142,14 +140,12 @@ def fit(
     return surgery.fit_state(state, model)
 
 
-def only_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-
-
 def arrange(
     state: Mapping[str, Any], entry: str | None, kept: Mapping[str, Any], kind: str
 ) -> dict[str, Any]:
     """Return the contents of a file of a format: a state dict, and the entries kept beside it."""
+    if kind == "safetensors":
+        return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
     if kind == "pickle":
         arrays = {k: to_array(v, repr(k)) if isinstance(v, Tensor) else v for k, v in state.items()}
         # Without an author, detectron2 reads the file as one of Caffe2.

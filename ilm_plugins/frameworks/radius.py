@@ -17,9 +17,9 @@ class RadiusSchedule:
 
     Args:
         model: with any number of :class:`~ilm_plugins.SparseSwitchNorm` layers.
-        optimizers: of the model; before each of their steps, the gradient of each layer's logits
-            of means, and of its logits of variances, is clipped to norm 1, as in the authors' code
-            of SSN.
+        optimizers: the optimizers of the model. Before each step, the gradients of each layer's
+            ``mean_weight`` and ``var_weight`` are clipped to norm 1, as in the authors' code of
+            SSN.
     """
 
     def __init__(self, model: nn.Module, optimizers: Iterable[Optimizer]) -> None:

@@ -18,7 +18,7 @@ ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 #: Keys of MMEngine's configs that name a file of weights of a part of the model, and the part;
 #: ``init_cfg`` may be a list.
 INITIAL_WEIGHTS = re.compile(r"^(model(\..*)?)\.(pretrained|init_cfg(\.\d+)?\.checkpoint)$")
-#: Settings of a loader that change its speed alone.
+#: Settings of a loader that change only its speed.
 OF_SPEED = {"num_workers", "persistent_workers", "pin_memory", "prefetch_factor"}
 #: Types of OpenMMLab's norms whose inputs are tokens or vectors, not maps.
 NOT_OF_MAPS = {"LN", "LayerNorm", "BN1d", "BatchNorm1d", "IN1d", "InstanceNorm1d"}
@@ -102,7 +102,7 @@ class YamlVariants:
         }
 
     def check_above(self, place: str) -> None:
-        """Raise UserError if a config has nothing that a key could be in."""
+        """Raise UserError if the config lacks the parent of a key."""
         above = place.rpartition(".")[0] or place
         if not any(key.startswith(f"{above}.") for key in self.settings()):
             raise UserError(

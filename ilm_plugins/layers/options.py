@@ -40,8 +40,7 @@ def check_choice(layer: str, option: str, value: Any, choices: Collection[Any]) 
     check(value in choices, f"{layer}: {option}={value!r} is unknown; set it to one of {listed}")
 
 
-# Each of these checks returns a number of Python, also for one of NumPy: torch.compile compares
-# options, and reads no others.
+# These checks return Python's numbers, also for NumPy's, which torch.compile cannot compare.
 
 
 def check_positive(layer: str, option: str, value: Any) -> int:

@@ -108,7 +108,7 @@ def adaptive_norm(
 
 def is_recording() -> bool:
     """Return whether autograd records; in inference mode, it does not even with enable_grad."""
-    if torch.compiler.is_compiling():  # which cannot ask for the mode
+    if torch.compiler.is_compiling():  # torch.compile cannot trace is_inference_mode_enabled
         return torch.is_grad_enabled()
     return torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
 

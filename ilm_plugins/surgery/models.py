@@ -43,7 +43,7 @@ _FLATTENED = "FSDP keeps its tensors elsewhere: convert the model before you wra
 _REPLACED = "its forward method is replaced, for example by a hook of accelerate: remove that first"
 _COMPILED = "torch.compile holds the norm itself: convert the model before you compile it"
 _SCRIPTED = "torch.jit.script or trace has compiled it: convert the model before that"
-_HOOKS = "hooks stay with what is replaced, and do not run; register them again"
+_HOOKS = "hooks of replaced modules and parameters do not run; register them again"
 _NOT_TRACKED = (
     "track_running_stats=False: momentum=0 keeps the running statistics as they are; set momentum "
     "to update them"
@@ -185,7 +185,10 @@ def _replace(
     # as it was, and a norm may be inside the activation of another one, which gets another name.
     places = [(*_place_of(model, name), new) for name, new in swaps]
     for around, attribute, new in places:
-        model = _set(around, attribute, new) or model
+        if around is None:
+            model = new
+        else:
+            _set(around, attribute, new)
     present = {*model.modules()}
     for old, old_names in names.items():
         for name in old_names:
@@ -213,27 +216,21 @@ def _swaps(model: nn.Module, names: list[str], new: nn.Module) -> list[tuple[str
 
 
 def _place_of(model: nn.Module, name: str) -> tuple[nn.Module | None, str]:
-    """Return the module around a model's module of this name, None for the model; and the rest."""
+    """Return the parent of a model's module, None for the model itself, and the attribute."""
     parent, _, attribute = name.rpartition(".")
     return model.get_submodule(parent) if name else None, attribute
 
 
-def _set(around: Any, attribute: str, new: nn.Module) -> nn.Module | None:
-    """Put a module into another one; without another one, return the module, which is the model."""
-    if around is None:
-        return new
+def _set(around: Any, attribute: str, new: nn.Module) -> None:
+    """Replace a submodule."""
     setattr(around, attribute, new)
     # mmcv's ConvModule can fuse a convolution with BN, in a way that it chooses once.
     if hasattr(around, "turn_on_efficient_conv_bn_eval"):
         around.turn_on_efficient_conv_bn_eval(False)
-    return None
 
 
 def _holders(model: nn.Module) -> dict[nn.Module, list[tuple[nn.Module, str]]]:
-    """Return the modules that attributes of a model's modules hold, beside the submodules.
-
-    Each comes with the modules that hold it and their attributes.
-    """
+    """Return module -> the (owner, attribute) pairs outside the submodules that refer to it."""
     holders = defaultdict(list)
     for module in model.modules():
         for attribute, value in vars(module).items():
@@ -244,7 +241,7 @@ def _holders(model: nn.Module) -> dict[nn.Module, list[tuple[nn.Module, str]]]:
 
 
 def _modules_in(value: Any, seen: set[int]) -> Iterator[nn.Module]:
-    """Yield the modules in a value: itself, in a collection, of a method or partial function."""
+    """Yield the modules that a value is, contains, or binds as a method or partial function."""
     if isinstance(value, nn.Module):
         yield value
         return
@@ -270,7 +267,7 @@ def _check_not_held(
     inside = {*old.modules()}
     for module, attribute in holders.get(old, ()):
         name = f"{type(module).__name__}.{attribute}"
-        reason = f"{name} holds it, too, and would keep it: remove it there, then convert the model"
+        reason = f"{name} also refers to the norm: remove this reference, then convert the model"
         refuse(module not in inside, reason)
 
 
@@ -337,7 +334,7 @@ def _losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
     if _has_hooks(old, new):
         yield _HOOKS
     if added := ", ".join(_tensors_beside(old_norm)):
-        yield f"{added} inside the norm, which no norm of its class has, is removed"
+        yield f"{added} inside the norm is no tensor of its class, and is removed"
     # torch's conversion to SyncBatchNorm replaces timm's norms so.
     if not isinstance(old_norm, AdaptiveNorm) and not modules_after(old_norm):
         idle = [name for name, m in old_norm.named_children() if not isinstance(m, nn.Identity)]
@@ -358,7 +355,7 @@ def _has_hooks(old: nn.Module, new: nn.Module) -> bool:
 
 
 def _tensors_beside(norm: nn.Module) -> Iterator[str]:
-    """Yield names of a norm's own tensors that someone has added to those of its class."""
+    """Yield the names of parameters and buffers that a norm has beside those of its class."""
     layout = LAYOUTS.get(norms.kind_of_module(norm), (set(), set()))
     known = {*_TENSORS, "num_batches_tracked"}.union(*layout)
     for name, tensor in {**norm._parameters, **norm._buffers}.items():

@@ -54,7 +54,7 @@ def failed(request, tmp_path_factory):
     """The error of a launch whose second rank failed, the expected cause, and all process IDs."""
     what, cause = request.param
     folder = tmp_path_factory.mktemp("failed")
-    # A fork of this process would collect the garbage of earlier tests, which can end it.
+    # A fork of this process would collect the garbage of earlier tests, which can crash the fork.
     with workers.start_by("forkserver"), pytest.raises(UserError) as error:
         processes.launch(partial(workers.meet, folder, what), Processes(num_processes=2))
     return error, cause, ranks(folder, 2)
@@ -399,8 +399,13 @@ def test_a_complete_training_that_is_resumed_keeps_its_metrics(tmp_path):
     begin_epochs(tmp_path)
     found = run_record.read(tmp_path)
     assert (found["metrics"], found["test images"]) == ({"": {"top1": 50.0}}, 5)
-    run_record.point(tmp_path, 3)
-    assert not run_record.read(tmp_path)["metrics"], "of a model that was trained again"
+
+
+def test_a_training_that_repeats_an_epoch_loses_its_metrics(tmp_path):
+    begin_epochs(tmp_path, (1, 2.0), (2, 1.0), (3, 0.5))
+    run_record.finish(tmp_path, run_record.PLAIN, {"top1": 50.0}, images=5)
+    begin_epochs(tmp_path, (3, 0.5))
+    assert not run_record.read(tmp_path)["metrics"]
 
 
 def test_a_training_that_is_resumed_for_more_epochs_has_no_metrics(tmp_path):

@@ -301,7 +301,7 @@ def in_partial(model):
 @pytest.mark.parametrize("hold", [in_list, in_dict, as_attribute, as_method, in_partial])
 @pytest.mark.parametrize("swap", [partial(surgery.convert, to="EN"), surgery.revert])
 def test_a_norm_that_another_attribute_holds_stays(hold, swap):
-    """The forward pass may use that one, which would still be the old norm."""
+    """The forward pass may use the attribute, which would still be the old norm."""
     is_reverted = swap is surgery.revert
     norm = surgery.convert(nn.BatchNorm2d(32), "EN")[0] if is_reverted else nn.BatchNorm2d(32)
     model = nn.ModuleDict({"norm": norm, "other": copy.deepcopy(norm)})
@@ -311,7 +311,7 @@ def test_a_norm_that_another_attribute_holds_stays(hold, swap):
     model, report = swap(model)
     assert model["norm"] is norm
     assert "ModuleDict." in report.left["norm"]
-    assert "holds it, too, and would keep it: remove it there" in report.left["norm"]
+    assert "also refers to the norm: remove this reference, then" in report.left["norm"]
     assert report.converted.keys() == {"other"}
 
 

@@ -39,7 +39,7 @@ class Results:
     unconverted: str | None = None
     #: Norm -> the number of its model's parameters.
     parameters: dict[str, int] = field(default_factory=dict)
-    #: Norm -> the kinds of norms in its model, and the number of each.
+    #: Norm -> the number of norms of each class in its model.
     norms_of_model: dict[str, str] = field(default_factory=dict)
     #: Norm -> "seconds" and "memory" of a training step.
     steps: dict[str, dict[str, float]] = field(default_factory=dict)

@@ -114,13 +114,21 @@ def evaluate(cfg: CfgNode | DictConfig, options: RunOptions) -> None:
     results = test()
     metrics = flatten_results_dict(results)
     is_last = options.resume or is_last_checkpoint(weights, folder)
-    found = metrics, test.images, options, is_last, test_settings(cfg, options)
-    run_record.finish(folder, run_record.PLAIN, *found)
+    run_record.finish(
+        folder,
+        run_record.PLAIN,
+        metrics,
+        test.images,
+        options,
+        is_last,
+        test_settings=test_settings(cfg, options),
+    )
     if comm.is_main_process() and not lazy:
         evaluation.verify_results(cfg, results)
 
 
 def test_settings(cfg: CfgNode | DictConfig, options: RunOptions) -> str:
+    """Return :func:`.variants.digest_of_test` of a config."""
     device = options.processes.device
     return digest_of_test(OpenConfig("detectron2", options.config_file, cfg, device))
 

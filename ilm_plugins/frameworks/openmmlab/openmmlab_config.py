@@ -30,7 +30,7 @@ from .openmmlab_norms import MMCVS_KEYS
 
 #: Default scopes of configs, which are also the names of packages that need mmcv.
 SCOPES = "mmdet", "mmpretrain", "mmseg"
-#: Keys that a config may have beside those of its base, and of the Runner.
+#: Top-level keys that have an effect, though the Runner has no such argument.
 BESIDE_RUNNER = "auto_scale_lr", "channels_last", "train_pipeline", "tta_model", "tta_pipeline"
 #: Keys of paths that any run may have.
 PATHS = "work_dir", "load_from"

@@ -246,8 +246,15 @@ class RecordHook(Hook):
         test = run_record.TTA if self.options.tta else run_record.PLAIN
         images, folder = len(runner.test_dataloader.dataset), runner.work_dir
         is_last = self.options.resume or is_last_checkpoint(self.weights or "", folder)
-        results = numbers(metrics), images, self.options, is_last, self.test_settings
-        run_record.finish(folder, test, *results)
+        run_record.finish(
+            folder,
+            test,
+            numbers(metrics),
+            images,
+            self.options,
+            is_last,
+            test_settings=self.test_settings,
+        )
 
     def point(self, runner, run: int, metrics: dict | None = None) -> None:
         means = {

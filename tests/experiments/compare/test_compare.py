@@ -257,7 +257,7 @@ def test_weights_of_a_lazy_config_are_known(tmp_path):
 
 
 def test_the_norms_of_each_model_are_counted(config, capsys):
-    """Also those that the config does not name, and that stay as they are."""
+    """Norms that the comparison does not replace are counted, too."""
     compare(config, GN, EN, "--at", "model.decode_head.norm_cfg", "--dry-run")
     printed = capsys.readouterr().out
     kinds = dict(re.findall(r"^  (\S+): (\d+ \w+, \d+ \w+)$", printed, re.MULTILINE))
