@@ -1,7 +1,8 @@
 """The benchmark's tables in Markdown, and its plot; the documentation shows the committed record.
 
 ``python -m benchmarks.report output/benchmark/benchmark.json`` makes these results, of all parts,
-the record of the CPU or the GPU; without a file, only the pages are written again.
+the record of the CPU or the GPU, and so output/benchmark/host.json; without a file, only the pages
+are written again.
 """
 
 import json
@@ -15,6 +16,7 @@ import pandas as pd
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "benchmarks" / "record.json"
 RECORD_OF_GPU = ROOT / "benchmarks" / "record_gpu.json"
+RECORD_OF_HOST = ROOT / "benchmarks" / "record_host.json"
 PAGES = tuple(ROOT / page for page in ("README.md", "docs/performance.md", "benchmarks/README.md"))
 #: A table in a page: start marker, name of the table, end marker.
 TABLE = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -181,6 +183,20 @@ def steps(results: dict) -> str:
     return markdown(pd.DataFrame(rows))
 
 
+def host(results: dict) -> str:
+    """Return the table of the host's time of both passes without launches, and of launches."""
+    rows = [
+        {
+            "layer": row["layer"],
+            "host, over GroupNorm": text(row["over GroupNorm"]),
+            "microseconds": f"{row['microseconds']:.0f}",
+            "launches, forward + backward": "{} + {}".format(*row["launches"]),
+        }
+        for row in results["rows"]
+    ]
+    return f"{markdown(pd.DataFrame(rows))}\n\n{about(results)}"
+
+
 def everything(results: dict) -> str:
     tables = (means, maps, without_c) if results["layers"] else ()
     texts = (table(results) for table in (about, *tables, compiled, steps))
@@ -195,7 +211,10 @@ def documented() -> dict[Path, str]:
     tables = {f.__name__: f for f in (about, means, short, maps, without_c, compiled, steps)}
 
     def table(match: re.Match) -> str:
-        content = gpu if match[2] == "gpu" else tables[match[2]](results)
+        if match[2] == "host":
+            content = host(json.loads(RECORD_OF_HOST.read_text()))
+        else:
+            content = gpu if match[2] == "gpu" else tables[match[2]](results)
         return f"{match[1]}\n{content}\n\n{match[3]}"
 
     return {page: TABLE.sub(table, page.read_text("utf-8")) for page in PAGES}
@@ -229,10 +248,13 @@ def plot(results: dict, path: Path) -> None:
 if __name__ == "__main__":
     if sys.argv[1:]:
         measured = json.loads(Path(sys.argv[1]).read_text())
-        if not all(measured[part] for part in ("layers", "compiled", "models")):
+        if "rows" in measured:
+            RECORD_OF_HOST.write_text(to_json(measured))
+        elif not all(measured[part] for part in ("layers", "compiled", "models")):
             sys.exit(f"error: {sys.argv[1]} lacks a part; measure them all on one machine")
-        is_cpu = measured["machine"]["device"] == "cpu"
-        (RECORD if is_cpu else RECORD_OF_GPU).write_text(to_json(measured))
+        else:
+            is_cpu = measured["machine"]["device"] == "cpu"
+            (RECORD if is_cpu else RECORD_OF_GPU).write_text(to_json(measured))
     for page, written in documented().items():
         page.write_text(written, "utf-8")
     plot(json.loads(RECORD.read_text()), ROOT / "docs" / "benchmark.png")

@@ -202,12 +202,9 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         hidden = ACTIVATIONS[self.activation](project(features, expand, expand_bias))
         return project(hidden, ratio, ratio_bias).softmax(1)
 
-    def update_running_stats(
-        self, mean: Tensor | None, var: Tensor | None, count: int | Tensor
-    ) -> None:
+    def update_running_stats(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
         super().update_running_stats(mean, var, count)
         # torch takes ten microseconds longer to add True than to add 1.
         more = count > 1 if isinstance(count, Tensor) else int(count > 1)
-        tracked = self._buffers.get("num_batches_tracked")
-        if tracked is not None:
+        for tracked in self._counter():
             tracked.add_(more)

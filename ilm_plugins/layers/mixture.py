@@ -149,9 +149,15 @@ class MixtureNorm(AdaptiveNorm):
             return self._forward_synchronized(x)
         if not self.updates_running_stats:
             return self.normalize(x)[0]
-        y, mean, var = self.normalize(x, (*self._stored_statistics(), self.momentum))
-        self.update_running_stats(mean, var, count=x.numel() // x.shape[1])
+        y, mean, var = self.normalize(x, (*self._stored_statistics(), self.momentum, *self._counter()))
+        if mean is not None:  # else kernels have updated the statistics
+            self.update_running_stats(mean, var, count=x.numel() // x.shape[1])
         return y
+
+    def _counter(self) -> tuple[Tensor] | tuple[()]:
+        """Return the buffer that counts batches, if there is one."""
+        tracked = self._buffers.get("num_batches_tracked")
+        return () if tracked is None else (tracked,)
 
     @torch._disable_dynamo  # as torch.compiler.disable, which imports the compiler at once
     def _forward_synchronized(self, x: Tensor) -> Tensor:
@@ -168,12 +174,8 @@ class MixtureNorm(AdaptiveNorm):
             self.update_running_stats(mean, var, batch.count)
         return y
 
-    def update_running_stats(
-        self, mean: Tensor | None, var: Tensor | None, count: int | Tensor
-    ) -> None:
+    def update_running_stats(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
         """Update the running statistics by a batch's, of ``count`` values a channel."""
-        if mean is None or var is None:
-            return  # updated by kernels
         running_mean, running_var = self._stored_statistics()
         if running_mean is None or running_var is None:
             return

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from . import operators, reference
 from .backends import is_traced, kernels_for
 from .layouts import dense, in_layout_of
 from .moments import duplicate
-from .networks import Network, Tensors, split_statistics, with_none
+from .networks import Network, Tensors, with_none
 from .reference import Rescale, cast
 
 #: For each input of a function, whether its gradient is needed.
@@ -28,7 +28,7 @@ def adaptive_norm(
     rescale: Rescale,
     *tensors: Tensor | None,
     network: Callable[[], Network] | None = None,
-    running: tuple[Tensor, Tensor, float] | tuple[()] = (),
+    running: tuple[Tensor, Tensor, float] | tuple[Tensor, Tensor, float, Tensor] | tuple[()] = (),
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Standardize each instance's channel groups, and rescale by a function of their moments.
 
@@ -59,7 +59,8 @@ def adaptive_norm(
         tensors: parameters and buffers of ``rescale``, or None; handed over in the moments' dtype,
             at least float32.
         network: returns the description of ``rescale`` for kernels that compute it; or None.
-        running: BN's running mean and variance, and their momentum, if the batch updates them.
+        running: BN's running mean and variance, their momentum, and the number of batches, if it is
+            counted; empty unless the batch updates them.
 
     Returns:
         y (N, C, *) with the dtype and the layout of x; mean and var (N, G'), detached, or None and
@@ -82,24 +83,21 @@ def adaptive_norm(
         copies = copy_buffers(tensors)
         with nullcontext() if torch.compiler.is_compiling() else _without_autocast(x.device.type):
             return reference.adaptive_norm(x, num_groups, eps, rescale, *copies)
-    description = network and network()
     records = is_recording()
-    if description is not None:
-        buffers = [t for t in tensors[description.num_parameters :] if t is not None]
+    if network is not None:
+        description = network()
+        updated = (*running[:2], *running[3:])
+        plan = kernels.find_plan(x, num_groups, description, tensors, updated)
+        first = description.num_parameters
         # Kernels that compute the network have no gradients of buffers.
-        if not kernels.runs(description, x, num_groups) or (
-            records and any(buffer.requires_grad for buffer in buffers)
-        ):
-            description = None
-    passes: Passes
-    given: Tensors = tensors
-    if description is not None:
-        options = rescale, description, running[:2], tensors[-1] is not None
-        passes, context = NetworkPasses(kernels, num_groups, eps, *options), nullcontext()
-    else:
-        passes = RescalePasses(kernels, x.shape[1], num_groups, eps, rescale)
-        given, context = copy_buffers(tensors), _without_autocast(x.device.type)
-    with context:
+        if plan is not None and not records:
+            return plan.forward(dense(x), tensors, updated)[0], None, None
+        if plan is not None and not any(map(_needs_gradient, tensors[first:])):
+            call = plan, eps, rescale, tensors[first:], updated
+            return _apply_plan(call, x, *tensors[:first]), None, None
+    passes = RescalePasses(kernels, x.shape[1], num_groups, eps, rescale)
+    given = copy_buffers(tensors)
+    with _without_autocast(x.device.type):
         if records:
             return _apply(passes, x, *given)
         y, mean, var = passes.forward(x, given)[0]
@@ -170,69 +168,30 @@ class RescalePasses(NamedTuple):
         return self.kernels.dx(dy, x, mean, scale, slope, offset), *dtensors
 
 
-class NetworkPasses(NamedTuple):
-    """The passes of a call whose network is computed by kernels, too."""
-
-    kernels: ModuleType
-    num_groups: int
-    eps: float
-    rescale: Rescale  #: for second derivatives
-    network: Network
-    running: Tensors  #: BN's running mean and variance, which the kernels update; or empty
-    has_buffers: bool  #: whether the last tensor is given; a mixture lacks it in training
-
-    def forward(self, x: Tensor, tensors: Tensors) -> tuple[Tensors, Tensors]:
-        """Return (y, None, None), and the tensors that the backward pass needs beside x."""
-        options = self.num_groups, self.network, tensors, self.running
-        y, statistics = self.kernels.forward(dense(x), *options)
-        return (y, None, None), (statistics, *tensors[: self.network.num_parameters])
-
-    def tensors(self, x: Tensor, statistics: Tensor, *parameters: Tensor | None) -> Tensors:
-        """Return the network's tensors from the tensors that :meth:`forward` saved."""
-        _, _, *buffers = split_statistics(statistics, self.network, x, self.num_groups)
-        if not self.has_buffers:
-            buffers = [*buffers[:-2], None, None]
-        return [*parameters, *buffers]
-
-    def backward(
-        self, dy: Tensor, x: Tensor, tensors: Tensors, saved: Tensors, needs: Needs
-    ) -> tuple[Tensor | None, ...]:
-        """Return the gradients of x and each tensor, None where ``needs`` is false."""
-        statistics, *_ = saved
-        x = dense(x)
-        options = self.num_groups, statistics, self.network, tensors, needs
-        return self.kernels.backward(in_layout_of(x, dy), x, *options)
-
-
-Passes = RescalePasses | NetworkPasses
-
-
 def differentiable_backward(
-    passes: Passes, dy: Tensor, x: Tensor, tensors: Tensors, needs: Needs
+    options: tuple[int, float, Rescale], dy: Tensor, x: Tensor, tensors: Tensors, needs: Needs
 ) -> Tensors:
-    """Return ``backward``'s gradients by the reference, which autograd can differentiate."""
+    """Return the gradients by the reference, which autograd can differentiate."""
+    num_groups, eps, rescale = options
     with torch.enable_grad():
         # These are new variables, because one input may be, or depend on, another.
         inputs = [t if t is None else t.view_as(t) for t in (x, *tensors)]
-        y, _, _ = reference.adaptive_norm(
-            inputs[0], passes.num_groups, passes.eps, passes.rescale, *inputs[1:]
-        )
+        y, _, _ = reference.adaptive_norm(inputs[0], num_groups, eps, rescale, *inputs[1:])
     wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
     gradients = torch.autograd.grad(y, wanted, dy, create_graph=True, materialize_grads=True)
     return with_none(gradients, needs)
 
 
 class _AdaptiveNorm(Function):
-    """The autograd function of both kinds of passes."""
+    """The autograd function of a call whose ``rescale`` torch computes."""
 
     @staticmethod
-    def forward(ctx, passes: Passes, x: Tensor, *tensors: Tensor | None) -> Tensors:
+    def forward(ctx, passes: RescalePasses, x: Tensor, *tensors: Tensor | None) -> Tensors:
         outputs, saved = passes.forward(x, tensors)
         ctx.passes = passes
         ctx.save_for_backward(x, *saved)
         ctx.dtype, ctx.size = saved[0].dtype, saved[0].numel()
-        moments = [t for t in outputs[1:] if t is not None]
-        ctx.mark_non_differentiable(*moments)
+        ctx.mark_non_differentiable(*outputs[1:])
         ctx.set_materialize_grads(False)
         return outputs
 
@@ -244,13 +203,13 @@ class _AdaptiveNorm(Function):
         if dy is None:
             return (None,) * len(ctx.needs_input_grad)
         passes, needs = ctx.passes, ctx.needs_input_grad[1:]
-        x, first, *saved = ctx.saved_tensors
-        saved = [first.contiguous(), *saved]  # a hook may return it with other strides
-        tensors = passes.tensors(x, *saved)
+        x, *saved = ctx.saved_tensors
+        tensors = saved[2:]
         with _without_autocast(dy.device.type):
             # This branch serves second derivatives, and several gradients at once (vmap).
             if torch.is_grad_enabled() or is_traced(dy):
-                return None, *differentiable_backward(passes, dy, x, tensors, needs)
+                options = passes.num_groups, passes.eps, passes.rescale
+                return None, *differentiable_backward(options, dy, x, tensors, needs)
             _check_unpacked(x, dy.dtype, dy.numel(), dy)
             _check_unpacked(saved[0], ctx.dtype, ctx.size, dy)
             gradients = passes.backward(dy, x, tensors, saved, needs)
@@ -259,6 +218,59 @@ class _AdaptiveNorm(Function):
             for d, t in zip(gradients, (x, *tensors), strict=True)
         )
         return None, *gradients
+
+
+#: A call of a layer whose network is computed by kernels, too: their plan, see ops/plain.py; eps
+#: and ``rescale``, for second derivatives; the network's buffers; BN's statistics that the kernels
+#: update, or none.
+Call = tuple[Any, float, Rescale, Tensors, Tensors]
+
+
+class _AdaptiveNormByKernels(Function):
+    """The autograd function of a call whose network is computed by kernels, too."""
+
+    @staticmethod
+    def forward(ctx, call: Call, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        plan, _, _, buffers, running = call
+        y, statistics = plan.forward(dense(x), (*parameters, *buffers), running)
+        ctx.call = call
+        ctx.save_for_backward(x, statistics, *parameters)
+        ctx.set_materialize_grads(False)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.compiler.is_dynamo_compiling():
+            # Compiled autograd: traced, the reference's gradients would be 0.
+            return torch._disable_dynamo(_AdaptiveNormByKernels.backward)(ctx, dy)
+        needs = ctx.needs_input_grad[1:]
+        if dy is None:
+            return None, *(None for _ in needs)
+        plan = ctx.call[0]
+        x, statistics, *parameters = ctx.saved_tensors
+        # This branch serves second derivatives, and several gradients at once (vmap).
+        if torch.is_grad_enabled() or is_traced(dy):
+            return None, *_differentiable_backward_of(ctx.call, dy, x, statistics, parameters, needs)
+        _check_unpacked(x, dy.dtype, dy.numel(), dy)
+        _check_unpacked(statistics, plan.statistics_dtype, plan.num_statistics, dy)
+        x = dense(x)
+        dy = in_layout_of(x, dy)
+        # The engine converts gradients to the dtypes of the tensors.
+        return None, *plan.backward(dy, x, statistics.contiguous(), parameters, needs)
+
+
+def _differentiable_backward_of(
+    call: Call, dy: Tensor, x: Tensor, statistics: Tensor, parameters: Tensors, needs: Needs
+) -> Tensors:
+    """Return the gradients of x and of the parameters by :func:`differentiable_backward`."""
+    plan, eps, rescale, buffers, _ = call
+    kept = plan.buffers(statistics)
+    buffers = [None if given is None else t for given, t in zip(buffers, kept, strict=True)]
+    needs = *needs, *(False for _ in buffers)
+    with _without_autocast(dy.device.type):
+        options = plan.num_groups, eps, rescale
+        gradients = differentiable_backward(options, dy, x, (*parameters, *buffers), needs)
+    return gradients[: 1 + len(parameters)]
 
 
 def _check_unpacked(tensor: Tensor, dtype: torch.dtype, size: int, dy: Tensor) -> None:
@@ -273,6 +285,11 @@ def _check_unpacked(tensor: Tensor, dtype: torch.dtype, size: int, dy: Tensor) -
 
 #: The C method below torch's ``apply``, whose Python code serves only torch.func.
 _apply = super(Function, _AdaptiveNorm).apply
+_apply_plan = super(Function, _AdaptiveNormByKernels).apply
+
+
+def _needs_gradient(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.requires_grad
 
 
 def _without_autocast(device_type: str):

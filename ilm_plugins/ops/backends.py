@@ -128,18 +128,24 @@ def _find_triton(x: Tensor) -> ModuleType | str:
     if not has_triton():
         version = ".".join(map(str, TRITON))
         return f"Triton {version} or newer cannot be imported; upgrade torch, which brings it"
-    from . import triton
-    from .triton.devices import launch_problem
-
-    if not triton.supports(x):
+    kernels = _triton()
+    if not kernels.supports(x):
         dtypes = "float32, float16 and, from compute capability 8.0 on, bfloat16, on CUDA"
         given = f"a {x.dtype} tensor of {x.shape[2:].numel()} positions on {x.device.type!r}"
         return f"got {given}, but Triton's kernels take less than 2**30 of {dtypes}"
-    if problem := launch_problem(x.device):
+    if problem := kernels.devices.launch_problem(x.device):
         return (
             f"Triton cannot run a kernel on {str(x.device)!r} ({problem}); it needs a C compiler, "
             "such as gcc, and Python's header files"
         )
+    return kernels
+
+
+@functools.cache
+def _triton() -> Any:
+    """Import the backend, which needs Triton."""
+    from . import triton
+
     return triton
 
 

@@ -3,22 +3,43 @@
 They are contiguous, (N, C, *), and channels last, which is contiguous as (N, *, C).
 """
 
+import torch
 from torch import Tensor
+
+
+def is_dense(x: Tensor) -> bool:
+    """Return whether kernels can read x as it is: contiguous, or channels last."""
+    return (x.is_contiguous() or is_channels_last(x)) and not x.is_neg()
+
+
+def is_channels_last(x: Tensor) -> bool:
+    if x.dim() == 4:
+        return x.is_contiguous(memory_format=torch.channels_last)
+    return x.movedim(1, -1).is_contiguous()
+
+
+def becomes_contiguous(x: Tensor) -> bool:
+    """Return whether :func:`dense` returns x in the contiguous layout, else in channels last."""
+    return x.is_contiguous() or (x.stride(1) != 1 and not is_channels_last(x))
 
 
 def dense(x: Tensor) -> Tensor:
     """Return x if it is contiguous or channels last, else a copy in the more similar layout."""
-    x = x.resolve_neg()
-    if x.is_contiguous() or x.movedim(1, -1).is_contiguous():
+    if is_dense(x):
         return x
-    if x.stride(1) == 1:
-        return x.movedim(1, -1).contiguous().movedim(-1, 1)
-    return x.contiguous()
+    x = x.resolve_neg()
+    return in_layout(x, becomes_contiguous(x))
 
 
 def in_layout_of(x: Tensor, dy: Tensor) -> Tensor:
     """Return dy, a copy if needed, in the layout of x, which :func:`dense` has returned."""
-    dy = dy.resolve_neg()
-    if x.is_contiguous():
-        return dy.contiguous()
-    return dy.movedim(1, -1).contiguous().movedim(-1, 1)
+    return in_layout(dy.resolve_neg(), x.is_contiguous())
+
+
+def in_layout(x: Tensor, is_contiguous: bool) -> Tensor:
+    """Return x, a copy if needed, contiguous or in channels last."""
+    if is_contiguous:
+        return x.contiguous()
+    if is_channels_last(x):
+        return x
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)

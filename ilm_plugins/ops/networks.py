@@ -63,6 +63,10 @@ class Exemplar(_Exemplar):
     num_parameters = 7
 
     @property
+    def mixes_batch(self) -> bool:
+        return "BN" in self.normalizers
+
+    @property
     def optional(self) -> tuple[str, ...]:
         return BATCH if self.ratio_net == "conv" else ("reduce", *BATCH)
 
@@ -88,6 +92,10 @@ class Switch(_Switch):
     tensors: tuple[str, ...] = "weight", "bias", "mean_weight", "var_weight", *BATCH
     num_parameters = 4
     optional: tuple[str, ...] = BATCH
+
+    @property
+    def mixes_batch(self) -> bool:
+        return "BN" in self.normalizers
 
     def sizes(self, channels: int) -> tuple[int, ...]:
         k = len(self.normalizers)
@@ -128,22 +136,12 @@ class Attentive(_Attentive):
 Network = Autoencoder | Exemplar | Switch | SparseSwitch | Attentive
 
 
-def split_statistics(
-    statistics: Tensor, network: Network, x: Tensor, num_groups: int
-) -> Sequence[Tensor]:
-    """Return mean and var (N, G'), then buffers as vectors; a mixture's last are BN's moments."""
-    n, sizes = x.shape[0], network.sizes(x.shape[1])[network.num_parameters :]
-    mean, var, *buffers = statistics.split((n * num_groups, n * num_groups, *sizes))
-    return mean.view(n, num_groups), var.view(n, num_groups), *buffers
-
-
 def write_back(updated: Tensors, running: Tensors) -> None:
-    """Copy updated statistics to ``running``; if updated in place, only mark them as changed."""
+    """Copy updated statistics to ``running``; mark those that were updated in place as changed."""
     for new, old in zip(updated, running, strict=True):
-        if old is new:
-            increment_version(old)
-        else:
+        if old is not new:
             old.copy_(new)
+    increment_version(running)
 
 
 def with_none(values: Iterable, present: Sequence[bool]) -> list:

@@ -44,6 +44,8 @@ def adaptive_norm(x: Tensor, num_groups: int, network, tensors: Tensors, running
     y, _, updated = torch.ops.ilm_plugins.forward(*arguments)
     for old, new in zip(running[:2], updated, strict=False):
         old.copy_(new)
+    for tracked in running[3:]:
+        tracked.add_(int(x.numel() > x.shape[1]))
     return y, None, None
 
 
@@ -95,7 +97,9 @@ def _forward(x, num_groups, network, tensors, present, running):
     # Operators change no argument: the kernels update copies.
     empty = x.new_empty((0, x.shape[1]), dtype=dtype)
     updated = torch.stack(running).to(dtype) if running else empty
-    y, statistics = _kernels(x).forward(x, num_groups, network, tensors, updated.unbind())
+    of_rows = updated.unbind()
+    plan = _kernels(x).find_plan(x, num_groups, network, tensors, of_rows)
+    y, statistics = plan.forward(x, tensors, of_rows)
     return y, statistics, updated
 
 
@@ -112,9 +116,11 @@ def _backward(dy, x, num_groups, statistics, network, tensors, present, needs):
     needs = [needs[0], *with_none(needs[1:], present)]
     x = dense(x)
     dy = in_layout_of(x, dy)
-    gradients = _kernels(x).backward(dy, x, num_groups, statistics, network, inputs, needs)
+    plan = _kernels(x).find_plan(x, num_groups, network, inputs, ())
+    parameters = inputs[: network.num_parameters]
+    gradients = plan.backward(dy, x, statistics, parameters, needs[: 1 + len(parameters)])
     # Triton's kernels return gradients that are not needed, too.
-    triples = zip(gradients, (x, *inputs), needs, strict=True)
+    triples = zip(gradients, (x, *parameters), needs, strict=False)
     needed = [d if d.dtype == t.dtype else d.to(t.dtype) for d, t, need in triples if need]
     # Results must share no memory.
     return [d if d.nbytes == d.untyped_storage().nbytes() else d.clone() for d in needed]

@@ -7,21 +7,29 @@ They take a non-empty x (N, C, *), contiguous or channels last, and dy in the la
 statistics mean, var, slope and offset are (N, G'), scale and shift (N, C), at least float32.
 Results of x's shape have the dtype and layout of x.
 
-A backend whose ``runs`` returns True for a network also has ``forward`` and ``backward``.
-``forward`` returns y and the statistics for ``backward``, see :func:`.networks.split_statistics`,
-and updates BN's ``running`` mean and variance, if any, by the batch's. ``backward`` returns the
-gradients of x and of each tensor, or None where not needed; of buffers in ``tensors`` it only
-matters whether they are None.
+``find_plan`` returns the passes of a network that kernels compute, whole; None where they do not.
+A plan is made once for a layer's options and an x's shape, dtype, layout and device. It has
+
+``forward(x, tensors, running)``
+    returns y and the statistics for the backward pass, and updates BN's ``running`` mean, variance
+    and, if it is given, number of batches by the batch's;
+``backward(dy, x, statistics, parameters, needs)``
+    returns the gradients of x and of each parameter, float32 or float64, or None where ``needs`` is
+    false (gradients of parameters may be there all the same);
+``buffers(statistics)``
+    returns copies of the network's buffers, as vectors, at the time of the forward pass; a
+    mixture's last two are BN's moments;
+``num_groups``, ``num_statistics``, ``statistics_dtype``.
 """
 
 import torch
 from torch import Tensor
 
 from .moments import duplicate
-from .networks import Network
+from .networks import Network, Tensors
 from .reference import moments, per_channel
 
-__all__ = ["affine", "dx", "moments", "runs", "sums"]
+__all__ = ["affine", "dx", "find_plan", "moments", "runs", "sums"]
 
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -51,6 +59,12 @@ def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset
 def runs(network: Network, x: Tensor, num_groups: int) -> bool:
     """Return whether the backend computes a network for x (N, C, *) and G' groups: never here."""
     return False
+
+
+def find_plan(
+    x: Tensor, num_groups: int, network: Network, tensors: Tensors, running: Tensors
+) -> None:
+    """Return None: no kernels compute the network."""
 
 
 def _centered(x: Tensor, mean: Tensor) -> Tensor:

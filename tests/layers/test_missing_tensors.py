@@ -53,4 +53,4 @@ def test_kernels_refuse_a_missing_tensor(key):
         if name not in network.optional:
             given = [None if place == i else t for place, t in enumerate(tensors)]
             with pytest.raises(RuntimeError, match=rf"\A'{name}' of .* is None"):
-                cpu.forward(x, layer.moment_groups, network, given, ())
+                cpu.find_plan(x, layer.moment_groups, network, given, ()).forward(x, given, ())

@@ -109,14 +109,16 @@ def test_a_network_that_the_library_lacks_is_an_error_that_names_it(monkeypatch)
 def test_the_order_of_names_does_not_matter(monkeypatch):
     layer, x = NORMS["AN"](12, 4), inputs(2, 12, 5, dtype=torch.float32)
     network, tensors, needs = layer.network(), layer.rescale_tensors(), [True] * 7
-    y, statistics = cpu.forward(x, 12, network, tensors, ())
-    gradients = cpu.backward(x, x, 12, statistics, network, tensors, needs)
+    plan = cpu.find_plan(x, 12, network, tensors, ())
+    y, statistics = plan.forward(x, tensors, ())
+    gradients = plan.backward(x, x, statistics, tensors, needs)
     opposite = make_network("Attentive", ATTENTIVE._fields[::-1], ATTENTIVE.tensors[::-1])
     found = layouts_with(monkeypatch, opposite)
     monkeypatch.setattr(library, "layouts", lambda: found)
     network, tensors = opposite(**network._asdict()), tensors[::-1]
-    assert_equal(cpu.forward(x, 12, network, tensors, ()), (y, statistics))
-    of_x, *others = cpu.backward(x, x, 12, statistics, network, tensors, needs)
+    plan = cpu.find_plan(x, 12, network, tensors, ())
+    assert_equal(plan.forward(x, tensors, ()), (y, statistics))
+    of_x, *others = plan.backward(x, x, statistics, tensors, needs)
     assert_equal([of_x, *others[::-1]], gradients)
 
 
@@ -126,7 +128,7 @@ def test_a_choice_that_the_library_lacks_is_refused():
     network = layer.network()._replace(activation="gelu")
     message = "the kernels know no activation='gelu', only tanh, sigmoid"
     with pytest.raises(RuntimeError, match=message):
-        cpu.forward(torch.ones(2, 8, 3), 8, network, layer.rescale_tensors(), ())
+        cpu.find_plan(torch.ones(2, 8, 3), 8, network, layer.rescale_tensors(), ())
 
 
 @needs_kernels

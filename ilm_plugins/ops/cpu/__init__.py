@@ -13,6 +13,7 @@ import errno
 import functools
 import sys
 from array import array
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from .. import networks
+from ..layouts import becomes_contiguous
 from ..networks import Network, Tensors
 from . import library
 
@@ -102,29 +104,100 @@ def runs(network: Network, x: Tensor, num_groups: int) -> bool:
 # ---- a whole network in one call
 
 
-def forward(x, num_groups, network: Network, tensors: Tensors, running: Tensors):
-    description, inputs = _describe(x, num_groups, network, (*tensors, *running))
-    y, size = torch.empty_like(x), 2 * x.shape[0] * num_groups + description.kept
-    statistics = x.new_empty(size, dtype=DTYPES[x.dtype][0])
-    inputs, updated = inputs[: len(tensors)], inputs[len(tensors) :]
-    # Running statistics are updated in place. A mixture without them passes four times None.
-    arguments = x, y, statistics, None, *description.sort(inputs), *updated, *updated, *[None] * 4
-    _call("forward", x, num_groups, arguments, description.fields)
-    networks.write_back(updated, running)
-    return y, statistics
+def find_plan(
+    x: Tensor, num_groups: int, network: Network, tensors: Tensors, running: Tensors
+) -> "Plan":
+    """Return the plan for x; see ops/plain.py."""
+    has_last = tensors[-1] is not None
+    return _plan(network, num_groups, x.shape, x.dtype, becomes_contiguous(x), has_last)
 
 
-def backward(dy, x, num_groups, statistics, network: Network, tensors: Tensors, needs):
-    parameters, buffers = tensors[: network.num_parameters], tensors[network.num_parameters :]
-    description, parameters = _describe(x, num_groups, network, parameters)
-    inputs = *parameters, *(t if t is None else statistics for t in buffers)
-    gradients = [
-        torch.empty_like(t) if need else None for t, need in zip((x, *inputs), needs, strict=True)
-    ]
-    sorted_inputs = *description.sort(inputs), *description.sort(gradients[1:])
-    arguments = x, gradients[0], statistics, dy, *sorted_inputs
-    _call("backward", x, num_groups, arguments, description.fields)
-    return gradients
+class Plan:
+    """The passes of a layer for maps of one shape, dtype and layout; see ops/plain.py."""
+
+    def __init__(
+        self,
+        network: Network,
+        num_groups: int,
+        shape: torch.Size,
+        dtype: torch.dtype,
+        is_contiguous: bool,
+        has_last: bool,
+    ) -> None:
+        self.network, self.num_groups = network, num_groups
+        self.statistics_dtype = DTYPES[dtype][0]
+        self.description = _description(network, shape[1], num_groups)
+        self.first_kept = 2 * shape[0] * num_groups
+        self.num_statistics = self.first_kept + self.description.kept
+        self.head = _head(shape, num_groups, dtype, is_contiguous)
+        self.functions = _functions(dtype)
+        #: Whether the last two buffers are given; a mixture lacks them in training.
+        self.has_last = has_last
+        #: Whether a channel has an unbiased variance, by which running statistics are updated.
+        self.updates = shape.numel() > shape[1]
+
+    def forward(self, x: Tensor, tensors: Tensors, running: Tensors) -> tuple[Tensor, Tensor]:
+        description, count = self.description, len(tensors)
+        inputs = self.ready(x, (*tensors, *running[:2]))
+        y = torch.empty_like(x)
+        statistics = x.new_empty(self.num_statistics, dtype=self.statistics_dtype)
+        updated = inputs[count:]
+        # Running statistics are updated in place. A mixture without them passes four times None.
+        given = *description.sort(inputs[:count]), *updated, *updated, *[None] * 4
+        self.call("forward", x, (x, y, statistics, None, *given))
+        if running:
+            networks.write_back((*updated, *running[2:]), running)
+            if self.updates:
+                for tracked in running[2:]:
+                    tracked.add_(1)
+        return y, statistics
+
+    def backward(
+        self, dy: Tensor, x: Tensor, statistics: Tensor, parameters: Tensors, needs: Sequence[bool]
+    ) -> list[Tensor | None]:
+        description = self.description
+        inputs = self.ready(x, parameters)
+        gradients = [
+            torch.empty_like(t) if need else None for t, need in zip((x, *inputs), needs, strict=True)
+        ]
+        # Kernels read the copies of buffers among the statistics; here it only matters if there
+        # are buffers.
+        buffers = [statistics] * (len(self.network.tensors) - len(inputs))
+        if not self.has_last:
+            buffers[-2:] = None, None
+        nowhere = [None] * len(buffers)
+        given = *description.sort((*inputs, *buffers)), *description.sort((*gradients[1:], *nowhere))
+        self.call("backward", x, (x, gradients[0], statistics, dy, *given))
+        return gradients
+
+    def buffers(self, statistics: Tensor) -> list[Tensor | None]:
+        """Return the network's buffers, as vectors, at the time of the forward pass."""
+        sizes = self.network.sizes(self.head[1])[self.network.num_parameters :]
+        return list(statistics[self.first_kept :].split(sizes))
+
+    def ready(self, x: Tensor, tensors: Tensors) -> Tensors:
+        """Return tensors as the library takes them; RuntimeError if one does not fit."""
+        description, dtype = self.description, self.statistics_dtype
+        pairs = zip(tensors, description.sizes, description.optional, strict=False)
+        for t, size, is_optional in pairs:
+            if t is None:
+                is_ready = is_optional
+            else:
+                fits = t.numel() == size and t.dtype is dtype
+                is_ready = fits and t.is_cpu and t.is_contiguous() and not t.is_neg()
+            if not is_ready:
+                networks.check_tensors(x, self.network, tensors)
+                return [t if t is None else t.resolve_neg().to(dtype).contiguous() for t in tensors]
+        return tensors
+
+    def call(self, name: str, x: Tensor, tensors: Tensors) -> None:
+        function, fields = self.functions[name], self.description.fields
+        _run(name, function, x, (*self.head, *_threads(), *_fields(fields), *map(_address, tensors)))
+
+
+@functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal
+def _plan(*options) -> Plan:
+    return Plan(*options)
 
 
 # ---- calls of the library
@@ -147,25 +220,6 @@ class Description(NamedTuple):
 def _pair(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
     size, dtype = (x.shape[0], columns), DTYPES[x.dtype][0]
     return x.new_empty(size, dtype=dtype), x.new_empty(size, dtype=dtype)
-
-
-def _describe(
-    x: Tensor, num_groups: int, network: Network, tensors: Tensors
-) -> tuple[Description, Tensors]:
-    """Return the network's description, and tensors for the library."""
-    dtype = DTYPES[x.dtype][0]
-    description = _description(network, x.shape[1], num_groups)
-    for t, size, is_optional in zip(tensors, description.sizes, description.optional, strict=False):
-        if t is None:
-            is_ready = is_optional
-        else:
-            fits = t.numel() == size and t.dtype is dtype
-            is_ready = fits and t.is_cpu and t.is_contiguous() and not t.is_neg()
-        if not is_ready:
-            networks.check_tensors(x, network, tensors)
-            tensors = [t if t is None else t.resolve_neg().to(dtype).contiguous() for t in tensors]
-            break
-    return description, tensors  # to be kept alive
 
 
 @functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal
@@ -196,21 +250,42 @@ def _numbers(name: str, value: object, choices: dict[str, int]) -> list[float]:
     return [choices[value] if choices else value]
 
 
-def _call(
-    name: str, x: Tensor, num_groups: int, tensors: Tensors, fields: array = NO_FIELDS
-) -> None:
-    """Call a function of the library with a description of x, contiguous or channels last."""
-    statistics, stored_as = DTYPES[x.dtype]
-    n, c = x.shape[:2]
-    length = x.numel() // (n * c)
+def _call(name: str, x: Tensor, num_groups: int, tensors: Tensors) -> None:
+    """Call a function of the library that computes no network, for x contiguous or channels last."""
+    head = _head(x.shape, num_groups, x.dtype, x.is_contiguous())
+    function = _functions(x.dtype)[name]
+    _run(name, function, x, (*head, *_threads(), *_fields(NO_FIELDS), *map(_address, tensors)))
+
+
+def _head(
+    shape: torch.Size, num_groups: int, dtype: torch.dtype, is_contiguous: bool
+) -> tuple[int, ...]:
+    """Return how a call describes x."""
+    n, c = shape[:2]
+    length = shape[2:].numel()
     # A single position has both layouts; the kernels for channels last are faster.
-    layout = stored_as, length == 1 or not x.is_contiguous()
-    threads = torch.get_num_threads(), parallel_for() or 0
-    network = len(fields), fields.buffer_info()[0]
-    addresses = [0 if t is None else _address(t) for t in tensors]
-    call = array("q", (n, c, length, num_groups, *layout, *threads, *network, *addresses))
-    variant = "double" if statistics is torch.float64 else "float", instruction_set()
-    error = library.functions(*variant)[name](call.buffer_info()[0])
+    layout = DTYPES[dtype][1], length == 1 or not is_contiguous
+    return n, c, length, num_groups, *layout
+
+
+def _fields(fields: array) -> tuple[int, int]:
+    address, length = fields.buffer_info()
+    return length, address
+
+
+def _threads() -> tuple[int, int]:
+    return torch.get_num_threads(), parallel_for() or 0
+
+
+def _functions(dtype: torch.dtype) -> dict[str, Callable[..., int]]:
+    variant = "double" if DTYPES[dtype][0] is torch.float64 else "float"
+    return library.functions(variant, instruction_set())
+
+
+def _run(name: str, function: Callable[..., int], x: Tensor, values: Sequence[int]) -> None:
+    """Call a function of the library; raise its error, if there is one."""
+    call = array("q", values)
+    error = function(call.buffer_info()[0])
     if not error:
         return
     shape = tuple(x.shape)
@@ -224,12 +299,13 @@ def _call(
     raise RuntimeError(f"{name} of a {shape} tensor: torch's threads ended with error {error}")
 
 
-def _address(tensor: Tensor) -> int:
+def _address(tensor: Tensor | None) -> int:
     """Return where a tensor's values are; RuntimeError if it has no memory."""
+    if tensor is None:
+        return 0
+    address = tensor.data_ptr()
     # The address of a view of freed memory, as of FSDP's flat parameters, is the view's offset.
-    is_freed = tensor.storage_offset() and not tensor.untyped_storage().nbytes()
-    address = 0 if is_freed else tensor.data_ptr()
-    if not address:
+    if not address or (tensor.storage_offset() and not tensor.untyped_storage().nbytes()):
         raise RuntimeError(
             f"got a {tuple(tensor.shape)} tensor of type {type(tensor).__name__} that has no "
             "memory for kernels in C++; run the layer under use_backend('reference')"

@@ -84,7 +84,8 @@ def autoencoder(mean, var, t, SIZES: tl.constexpr, d_scale=None, d_shift=None, g
     if gradients_ptr is not None:  # before omega is computed, to take fewer registers at once
         tl.store(gradients_ptr + C + c, d_shift * bias_slope, mask=exists)
         d_for_beta = v.fold(d_shift * beta_slope, C, KEYS)
-    weight, offset = v.load(t.weight, c, exists), tl.load(t.omega_offset).to(tl.float32)
+    weight = v.load(t.weight, c, exists)
+    offset = v.load(v.buffer(t.omega_offset, t, SIZES.at.omega_offset), 0, True)
     omega, omega_slope, weight_slope = _combine(
         v.spread(for_omega, KEYS, C), weight, offset, OF_OMEGA, COMBINE
     )

@@ -1,13 +1,16 @@
-"""The device of kernels' launches, buffers on it, and sizes."""
+"""The device of kernels' launches, the maps that they read, and sizes."""
 
 import functools
 import os
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from ..layouts import becomes_contiguous, is_dense
 
 #: Whether Triton runs the kernels on the CPU, for tests.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -66,6 +69,26 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def new(x: Tensor, count: int, columns: int) -> tuple[Tensor, ...]:
-    """Return ``count`` uninitialized tensors (N, columns) in float32, with N of x."""
-    return x.new_empty((count, len(x), columns), dtype=torch.float32).unbind()
+class Map(NamedTuple):
+    """What a launch depends on of maps (N, C, *) of one shape, dtype, layout and device."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+    is_contiguous: bool  #: else channels last
+    is_aligned: bool  #: whether all begin at multiples of 16 bytes
+
+    @classmethod
+    def of(cls, x: Tensor, *others: Tensor) -> "Map":
+        """Return the map of tensors that are, or will be made, :func:`~..layouts.dense`."""
+        is_contiguous, is_aligned = becomes_contiguous(x), True
+        for tensor in (x, *others):
+            is_aligned &= not tensor.data_ptr() & 15 or not is_dense(tensor)
+        return cls(x.shape, x.dtype, x.device, is_contiguous, is_aligned)
+
+    def vector(self, row: int) -> int:
+        """Return how many elements, at most 16 bytes, are aligned in rows of ``row`` elements."""
+        if not self.is_aligned:
+            return 1
+        bits = 16 | row * self.dtype.itemsize
+        return (bits & -bits) // self.dtype.itemsize

@@ -4,21 +4,14 @@ The K normalizers are computed one after the other. Values that depend on all of
 loop over them, which computes a normalizer's vectors again: K vectors of channels would take more
 registers.
 
-BN's statistics of the batch couple the instances. ``pool_batch`` computes them before the network,
-and updates the running statistics; the kernel of dx adds the gradient through the batch's.
+BN's statistics of the batch couple the instances. The kernel of the moments computes them before
+the network, and updates the running statistics; the kernel of dx adds the gradient through them.
 """
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from ..networks import Tensors
 from . import vectors as v
-from .devices import divide_up
-from .streaming import pool_kernel
-
-#: Channels by instances of a tile of the kernel that pools the batch's moments.
-BATCH_TILE = (64, 16)
 
 
 # ---- the statistics of one instance, relative to its means
@@ -34,8 +27,8 @@ def _statistics(i: tl.constexpr, mean, var, t, SIZES: tl.constexpr):
         of_var = var
     elif NAME == "BN":
         c, exists = v.numbers(SIZES.channels)
-        offset = mean - v.load(t.batch_mean, c, exists)
-        of_var = v.load(t.batch_var, c, exists)
+        offset = mean - v.load(v.buffer(t.batch_mean, t, SIZES.at.batch_mean), c, exists)
+        of_var = v.load(v.buffer(t.batch_var, t, SIZES.at.batch_var), c, exists)
     else:
         GROUPS: tl.constexpr = SIZES.network.num_groups if NAME == "GN" else 1
         group_mean, group_var = v.coarsen(mean, var, C, GROUPS)
@@ -291,10 +284,10 @@ def _switch_ratios(d_mean_ratios, d_var_ratios, t, SIZES: tl.constexpr):
         mean_ratios, var_ratios = _softmax(mean_logits, real), _softmax(var_logits, real)
         d_mean_logits, d_var_logits = mean_ratios * d_mean_ratios, var_ratios * d_var_ratios
     else:
-        radius = v.load(t.radius, 0, True)
-        fixed = v.load(t.mean_fixed, row, real)
+        radius = v.load(v.buffer(t.radius, t, SIZES.at.radius), 0, True)
+        fixed = v.load(v.buffer(t.mean_fixed, t, SIZES.at.mean_fixed), row, real)
         mean_ratios, d_mean_logits = _sparsestmax(mean_logits, fixed, radius, d_mean_ratios, real)
-        fixed = v.load(t.var_fixed, row, real)
+        fixed = v.load(v.buffer(t.var_fixed, t, SIZES.at.var_fixed), row, real)
         var_ratios, d_var_logits = _sparsestmax(var_logits, fixed, radius, d_var_ratios, real)
     return mean_ratios, var_ratios, d_mean_logits, d_var_logits
 
@@ -344,19 +337,3 @@ def switch(mean, var, t, SIZES: tl.constexpr, d_scale=None, d_shift=None, gradie
         tl.store(gradients_ptr + 2 * C + row, d_mean_logits, mask=is_row)
         tl.store(gradients_ptr + 2 * C + K + row, d_var_logits, mask=is_row)
         return scale, d_mean - scale * d_shift, d_var
-
-
-# ---- the batch
-
-
-def pool_batch(
-    mean: Tensor, var: Tensor, batch: Tensors, running: Tensors, momentum: float, count: int
-) -> None:
-    """Pool moments into the ``batch``'s, of ``count`` values a channel; update ``running``."""
-    n, c = mean.shape
-    running_pointers = running or (None, None)
-    # A single value has no unbiased variance.
-    weights = float(momentum if count > 1 else 0), count / max(1, count - 1)
-    pool_kernel[(divide_up(c, BATCH_TILE[0]),)](
-        mean, var, *batch, *running_pointers, c, n, 1, c, 1, 1, 1, float(n), *weights, *BATCH_TILE
-    )

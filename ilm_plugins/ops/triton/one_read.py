@@ -6,17 +6,15 @@ channels would be unaligned, and so short that a warp would spend most of its ti
 threads.
 """
 
-from collections.abc import Sequence
-
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from .autoencoder import autoencoder
-from .devices import padded
+from .devices import Map, padded
+from .programs import COLUMNS, add_rows, is_last, store_gradients
 from .rescaling import keep, rescale_vjp
 from .sizes import Sizes
-from .streaming import Shape, find_vector, limit, tile_offsets
+from .streaming import Shape, limit, tile_offsets
 from .vectors import divide, finite, fold, load, spread
 
 #: Elements of an instance, padded to powers of two, that a one-read kernel holds in its registers:
@@ -67,21 +65,24 @@ def _sums_of_channels(dy_ptr, x_ptr, mean, chunks, SHAPE: tl.constexpr, CHANNELS
     return spread(products, CHANNELS, CHANNELS), spread(tl.sum(dy, axis=1), CHANNELS, CHANNELS)
 
 
-@triton.jit(do_not_specialize=["moments", "chunks"])
+@triton.jit(
+    do_not_specialize=["moments", "chunks"],
+    do_not_specialize_on_alignment=["statistics_ptr"],
+)
 def one_read_kernel(
-    x_ptr, y_ptr, statistics_ptr, moments, t, count,
+    x_ptr, y_ptr, statistics_ptr, t, moments, count,
     chunks, SHAPE: tl.constexpr, SIZES: tl.constexpr,
 ):  # fmt: skip
-    """Normalize x, and store its statistics, which start with ``moments`` means."""
+    """Normalize x, and store its statistics, see :class:`.plan.Layout`."""
     n, start, offsets, inside = _instance(chunks, SHAPE)
-    keep(n, statistics_ptr + 2 * moments, t, SIZES)
+    keep(n, statistics_ptr, t, SIZES)
     x = load(x_ptr + start, offsets, inside)
     mean = divide(fold(tl.sum(x, axis=1), SHAPE.block_c, SIZES.fine), count)
     x = tl.where(inside, x - spread(mean, SIZES.fine, SHAPE.block_c)[:, None], 0.0)
     var = finite(fold(tl.sum(x * x, axis=1), SHAPE.block_c, SIZES.fine) / count)
     group = n * SIZES.fine + tl.arange(0, SIZES.fine)
-    tl.store(statistics_ptr + group, mean)
-    tl.store(statistics_ptr + moments + group, var)
+    tl.store(statistics_ptr + SIZES.kept + group, mean)
+    tl.store(statistics_ptr + SIZES.kept + moments + group, var)
     mean, var = spread(mean, SIZES.fine, SIZES.fine), spread(var, SIZES.fine, SIZES.fine)
     scale, shift = autoencoder(mean, var, t, SIZES)
     y = _to_elements(scale, chunks, SHAPE) * x
@@ -89,18 +90,25 @@ def one_read_kernel(
     tl.store(y_ptr + start + offsets, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["chunks"])
+@triton.jit(
+    do_not_specialize=["moments", "chunks", "members"],
+    do_not_specialize_on_alignment=["statistics_ptr", "work_ptr", "counters_ptr"],
+)
 def one_read_vjp_kernel(
-    dy_ptr, x_ptr, dx_ptr, mean_ptr, var_ptr, gradients_ptr, t, count,
-    chunks, SHAPE: tl.constexpr, SIZES: tl.constexpr,
+    dy_ptr, x_ptr, dx_ptr, statistics_ptr, work_ptr, counters_ptr, t, gradients,
+    moments, members, count, chunks, SHAPE: tl.constexpr, SIZES: tl.constexpr,
 ):  # fmt: skip
-    """Compute dx, and store the instance's gradients of the tensors."""
+    """Compute dx, and the sum of the instances' gradients of the tensors.
+
+    The last of each group of ``members`` instances adds their rows of the work, and the last of
+    these the rows of the groups.
+    """
     n, start, offsets, inside = _instance(chunks, SHAPE)
     dy_ptr += start
     x_ptr += start
     group = n * SIZES.fine + tl.arange(0, SIZES.fine)
-    mean = tl.load(mean_ptr + group)
-    var = tl.load(var_ptr + group)
+    mean = tl.load(statistics_ptr + SIZES.kept + group)
+    var = tl.load(statistics_ptr + SIZES.kept + moments + group)
     if SHAPE.block_c != SIZES.channels:
         d_scale, d_shift = _sums_of_channels(dy_ptr, x_ptr, mean, chunks, SHAPE, SIZES.channels)
     dy = load(dy_ptr, offsets, inside)
@@ -109,36 +117,43 @@ def one_read_vjp_kernel(
         d_scale = spread(tl.sum(dy * x, axis=1), SIZES.channels, SIZES.channels)
         d_shift = spread(tl.sum(dy, axis=1), SIZES.channels, SIZES.channels)
     scale, slope, offset = rescale_vjp(
-        n, d_scale, d_shift, mean, var, t, gradients_ptr, count, autoencoder, SIZES
+        n, d_scale, d_shift, mean, var, t, work_ptr, count, autoencoder, SIZES
     )
     d_x = _to_elements(scale, chunks, SHAPE) * dy
     d_x += spread(slope, SIZES.fine, SHAPE.block_c)[:, None] * x
     d_x += spread(offset, SIZES.fine, SHAPE.block_c)[:, None]
     tl.store(dx_ptr + start + offsets, d_x.to(dx_ptr.dtype.element_ty), mask=inside)
 
+    instances = tl.num_programs(0).to(tl.int64)
+    first = n // members * members
+    in_group = tl.minimum(members, instances - first)
+    if is_last(counters_ptr + 1 + n // members, in_group):
+        step: tl.constexpr = SIZES.gradients
+        groups = (instances + members - 1) // members
+        groups_ptr = work_ptr + instances * step
+        for column in range(0, step, COLUMNS):
+            columns = column + tl.arange(0, COLUMNS)
+            sums = add_rows(work_ptr + first * step, step, in_group, columns)
+            tl.store(groups_ptr + n // members * step + columns, sums, mask=columns < step)
+        if is_last(counters_ptr, groups):
+            for column in range(0, step, COLUMNS):
+                columns = column + tl.arange(0, COLUMNS)
+                sums = add_rows(groups_ptr, step, groups, columns)
+                store_gradients(gradients, columns, sums, SIZES.parameters)
+
 
 # ---- host
 
 
-def shape_for(maps: Sequence[Tensor], sizes: Sizes) -> Shape | None:
-    """Return how a one-read kernel holds an instance of all maps, or None if it cannot."""
+def shape_for(map: Map, sizes: Sizes) -> Shape | None:
+    """Return how a one-read kernel holds an instance of a map, or None if it cannot."""
     if sizes.kind != "Autoencoder" or any(s & (s - 1) for s in (sizes.channels, sizes.fine)):
         return None
-    last = not maps[0].is_contiguous()
+    last = not map.is_contiguous
     rows = sizes.channels if last else sizes.fine
-    length = maps[0][0].numel() // rows
-    vector = find_vector(maps, rows if last else length)
+    length = map.shape[1:].numel() // rows
+    vector = map.vector(rows if last else length)
     if rows * padded(length) > limit(MAX_INSTANCE, vector):
         return None
     # In channels last the kernel knows the distance of positions, which is a constant.
     return Shape(1 if last else vector, last, rows, padded(length))
-
-
-def launch(kernel, maps: Sequence, pointers, shape: Shape, sizes: Sizes) -> None:
-    """Launch a one-read kernel on ``maps``, one program for each instance of the first map."""
-    instance = maps[0][0].numel()
-    chunks = instance // (shape.block_c * shape.vector)
-    kernel[(len(maps[0]),)](
-        *maps, pointers, float(instance // sizes.fine),
-        chunks, shape, sizes, num_warps=min(16, max(4, shape.block_c * shape.block_l // 512)),
-    )  # fmt: skip

@@ -1,11 +1,19 @@
-"""The kernels that compute any network, and its gradients, with one program for each instance."""
+"""The kernels that compute any network, and its gradients, with one program for each instance.
+
+The order of what they read and store is in :class:`.plan.Plan`.
+"""
 
 import triton
 import triton.language as tl
 
+from ..networks import Exemplar
 from .attentive import attentive
 from .autoencoder import autoencoder
+from .devices import padded
 from .mixture import exemplar, switch
+from .programs import COLUMNS, add_rows, is_last
+from .sizes import Sizes
+from .streaming import pool
 from .vectors import load, numbers
 
 #: Kind of network -> the function of scale and shift (channels) from the moments (fine) of an
@@ -18,6 +26,14 @@ NETWORKS = {
     "Switch": switch,
     "SparseSwitch": switch,
 }
+
+
+
+def options(sizes: Sizes) -> dict[str, int]:
+    """Return how to launch a kernel of this module."""
+    hidden = sizes.network.hidden if isinstance(sizes.network, Exemplar) else 0
+    warps = min(16, max(4, padded(max(sizes.channels, hidden)) // 64))
+    return {"num_warps": warps, "maxnreg": 128}
 
 
 @triton.jit
@@ -42,39 +58,96 @@ def keep(n, kept_ptr, t, SIZES: tl.constexpr):
             tl.store(kept_ptr + SIZES.buffers[i][1] + at, load(ptr, at, exists), mask=exists)
 
 
-@triton.jit(do_not_specialize=["moments"])
+@triton.jit(
+    do_not_specialize=["moments", "run", "splits", "split", "length"],
+    do_not_specialize_on_alignment=["statistics_ptr", "work_ptr"],
+)
 def rescale_kernel(
-    scale_ptr, shift_ptr, statistics_ptr, moments, t, RESCALE: tl.constexpr, SIZES: tl.constexpr
-):
-    """Compute scale and shift (N, C) from the statistics, which start with ``moments`` means."""
-    n = tl.program_id(0).to(tl.int64)
-    keep(n, statistics_ptr + 2 * moments, t, SIZES)
-    group, is_group = numbers(SIZES.fine)
-    c, is_channel = numbers(SIZES.channels)
-    statistics_ptr += n * SIZES.fine
-    mean = load(statistics_ptr, group, is_group)
-    var = load(statistics_ptr + moments, group, is_group)
-    scale, shift = RESCALE(mean, var, t, SIZES)
-    tl.store(scale_ptr + n * SIZES.channels + c, scale, mask=is_channel)
-    tl.store(shift_ptr + n * SIZES.channels + c, shift, mask=is_channel)
-
-
-@triton.jit
-def rescale_vjp_kernel(
-    d_scale_ptr, d_shift_ptr, mean_ptr, var_ptr, scale_ptr, slope_ptr, offset_ptr, gradients_ptr,
-    t, count, RESCALE: tl.constexpr, SIZES: tl.constexpr,
+    statistics_ptr, work_ptr, t, moments, run, splits, split, length, count,
+    RESCALE: tl.constexpr, SIZES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Compute ``rescale_vjp`` from the sums (N, C) of dy * (x - mean) and of dy."""
+    """Compute scale and shift (N, C), the first part of ``work``, from the moments.
+
+    If ``BLOCK`` is 0, these are among the statistics; else they are pooled from runs of moments of
+    channels and splits.
+    """
+    n = tl.program_id(0).to(tl.int64)
+    keep(n, statistics_ptr, t, SIZES)
+    group, is_group = numbers(SIZES.fine)
+    c, is_channel = numbers(SIZES.channels)
+    mean_ptr = statistics_ptr + SIZES.kept + n * SIZES.fine
+    var_ptr = mean_ptr + moments
+    if BLOCK == 0:
+        mean = load(mean_ptr, group, is_group)
+        var = load(var_ptr, group, is_group)
+    else:
+        coefficients = 2 * tl.num_programs(0).to(tl.int64) * SIZES.channels
+        moments_ptr = work_ptr + coefficients + n * SIZES.fine * run
+        mean, var = pool(
+            moments_ptr, moments_ptr + moments * run, group * run, is_group,
+            run, splits, splits, split, length, count, BLOCK,
+        )  # fmt: skip
+        tl.store(mean_ptr + group, mean, mask=is_group)
+        tl.store(var_ptr + group, var, mask=is_group)
+    scale, shift = RESCALE(mean, var, t, SIZES)
+    work_ptr += n * SIZES.channels
+    tl.store(work_ptr + c, scale, mask=is_channel)
+    work_ptr += tl.num_programs(0).to(tl.int64) * SIZES.channels
+    tl.store(work_ptr + c, shift, mask=is_channel)
+
+
+@triton.jit(
+    do_not_specialize=[
+        *("moments", "shift_at", "scale_at", "slope_at", "offset_at", "rows_at", "groups_at"),
+        *("splits", "members"),
+    ],
+    do_not_specialize_on_alignment=["statistics_ptr", "work_ptr", "counters_ptr"],
+)
+def rescale_vjp_kernel(
+    statistics_ptr, work_ptr, counters_ptr, t,
+    # Where each begins in work_ptr; kernels would keep places that they compute in registers.
+    moments, shift_at, scale_at, slope_at, offset_at, rows_at, groups_at, splits, members, count,
+    RESCALE: tl.constexpr, SIZES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Compute ``rescale_vjp`` from the sums of splits.
+
+    With counters, the last of a group of ``members`` instances sums the gradients of BN's moments.
+    """
     n = tl.program_id(0).to(tl.int64)
     group, is_group = numbers(SIZES.fine)
     c, is_channel = numbers(SIZES.channels)
-    d_scale = load(d_scale_ptr + n * SIZES.channels, c, is_channel)
-    d_shift = load(d_shift_ptr + n * SIZES.channels, c, is_channel)
-    mean = load(mean_ptr + n * SIZES.fine, group, is_group)
-    var = load(var_ptr + n * SIZES.fine, group, is_group)
+    first_ptr = work_ptr + n * SIZES.channels * splits
+    if BLOCK == 0:  # one split
+        d_scale = load(first_ptr, c, is_channel)
+        d_shift = load(first_ptr + shift_at, c, is_channel)
+    else:
+        d_scale = tl.zeros(c.shape, tl.float32)
+        d_shift = tl.zeros(c.shape, tl.float32)
+        for first in range(0, splits, BLOCK):
+            split = first + tl.arange(0, BLOCK)
+            exists = is_channel[:, None] & (split < splits)[None, :]
+            at = c[:, None] * splits + split[None, :]
+            d_scale += tl.sum(load(first_ptr, at, exists), axis=1)
+            d_shift += tl.sum(load(first_ptr + shift_at, at, exists), axis=1)
+    mean_ptr = statistics_ptr + SIZES.kept + n * SIZES.fine
+    mean = load(mean_ptr, group, is_group)
+    var = load(mean_ptr + moments, group, is_group)
     scale, slope, offset = rescale_vjp(
-        n, d_scale, d_shift, mean, var, t, gradients_ptr, count, RESCALE, SIZES
+        n, d_scale, d_shift, mean, var, t, work_ptr + rows_at, count, RESCALE, SIZES
     )
-    tl.store(scale_ptr + n * SIZES.channels + c, scale, mask=is_channel)
-    tl.store(slope_ptr + n * SIZES.fine + group, slope, mask=is_group)
-    tl.store(offset_ptr + n * SIZES.fine + group, offset, mask=is_group)
+    tl.store(work_ptr + scale_at + n * SIZES.channels + c, scale, mask=is_channel)
+    tl.store(work_ptr + slope_at + n * SIZES.fine + group, slope, mask=is_group)
+    tl.store(work_ptr + offset_at + n * SIZES.fine + group, offset, mask=is_group)
+    if counters_ptr is not None:
+        of_group = n // members
+        first = of_group * members
+        in_group = tl.minimum(members, tl.num_programs(0) - first)
+        if is_last(counters_ptr + of_group, in_group):
+            batch: tl.constexpr = 2 * SIZES.channels
+            # From the first of the batch's values on.
+            rows_ptr = work_ptr + rows_at + (first + 1) * SIZES.gradients - batch
+            sums_ptr = work_ptr + groups_at + of_group * batch
+            for column in range(0, batch, COLUMNS):
+                columns = column + tl.arange(0, COLUMNS)
+                sums = add_rows(rows_ptr, SIZES.gradients, in_group, columns)
+                tl.store(sums_ptr + columns, sums, mask=columns < batch)

@@ -4,10 +4,8 @@ import functools
 from collections import namedtuple
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from .. import networks
-from ..networks import Autoencoder, Exemplar, Network, Tensors
+from ..networks import Autoencoder, Exemplar, Network
 from .devices import padded
 
 #: Most channels of a program's vectors; most elements of a matrix of EN, with padding.
@@ -16,8 +14,9 @@ MAX_CHANNELS, MAX_MATRIX = 4096, 4096
 #: the registers, because the elements of unaligned rows are loaded one by one.
 MAX_ODD_CHANNELS = 2048
 
-#: Kind of network -> its tensors by name, as a kernel gets pointers to them.
-POINTERS = {n: namedtuple(f"{n.__name__}Tensors", n.tensors) for n in Network.__args__}
+#: Kind of network -> its tensors by name, as a kernel gets pointers to them. Where a buffer's
+#: pointer is None, the kernel finds the buffer among the ``kept`` values, at ``Sizes.at``.
+POINTERS = {n: namedtuple(f"{n.__name__}Tensors", (*n.tensors, "kept")) for n in Network.__args__}
 
 
 class Sizes(NamedTuple):
@@ -27,9 +26,12 @@ class Sizes(NamedTuple):
     kind: str  #: name of the network's class
     channels: int
     fine: int  #: groups whose moments the network takes
-    buffers: tuple[tuple[int, int, int], ...]  #: place, offset among all buffers, and size of each
+    buffers: tuple[tuple[int, int, int], ...]  #: place, offset among the kept, and size of each
+    at: Any  #: offset of each buffer among the kept values, by name
     kept: int  #: values of all buffers
     gradients: int  #: values that a kernel stores of each instance's gradients
+    #: Offset and size of each parameter's gradient in these, and how many copies the parameter has.
+    parameters: tuple[tuple[int, int, int], ...]
 
 
 def find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | None:
@@ -51,35 +53,29 @@ def _find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | Non
         is_large |= matrix > MAX_MATRIX or network.ratio_net == "mlp"
     if is_large:
         return None
-    gradients = sum(gradient_sizes(network, channels))
+    first, sizes = network.num_parameters, network.sizes(channels)
+    parameters, gradients = [], 0
+    for name, size in zip(network.tensors[:first], sizes, strict=False):
+        # All rows of EN's bias have the same gradient, which an instance's gradients have once.
+        stored = channels if name == "bias" else size
+        parameters.append((gradients, stored, size // stored))
+        gradients += stored
     if "BN" in normalizers:
         gradients += 2 * channels  # of the batch's moments
-    buffers, kept, first = [], 0, network.num_parameters
-    for place, size in enumerate(network.sizes(channels)[first:], first):
+    buffers, kept = [], 0
+    for place, size in enumerate(sizes[first:], first):
         buffers.append((place, kept, size))
         kept += size
+    names = network.tensors[first:]
+    offsets = namedtuple(f"{type(network).__name__}Offsets", names)
     return Sizes(
         network=network,
         kind=type(network).__name__,
         channels=channels,
         fine=num_groups,
         buffers=tuple(buffers),
+        at=offsets(*(offset for _, offset, _ in buffers)),
         kept=kept,
         gradients=gradients,
+        parameters=tuple(parameters),
     )
-
-
-def gradient_sizes(network: Network, channels: int) -> list[int]:
-    """Return the number of stored values of each parameter's gradient; EN's biases share one."""
-    sizes = list(network.sizes(channels)[: network.num_parameters])
-    sizes[1] = channels
-    return sizes
-
-
-def split_gradients(total: Tensor, network: Network, tensors: Tensors) -> list[Tensor | None]:
-    """Return the gradient of each of a network's tensors, None for a buffer."""
-    sizes = gradient_sizes(network, tensors[0].shape[-1])
-    weight, bias, *others = total[: sum(sizes)].split(sizes)
-    others = (t if t is None else d.view_as(t) for d, t in zip(others, tensors[2:], strict=False))
-    buffers = [None] * (len(tensors) - len(sizes))
-    return [weight.view_as(tensors[0]), bias.expand_as(tensors[1]), *others, *buffers]

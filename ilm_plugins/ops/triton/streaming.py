@@ -8,7 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .devices import divide_up, multiprocessors, new, padded
+from .devices import Map, divide_up, multiprocessors, padded
+from .programs import COLUMNS, add_rows, is_last, store_gradients
 from .vectors import divide, finite, load
 
 # These sizes are fixed, not tuned by timing at a first call. A tile of 4096 elements on 8 warps
@@ -22,6 +23,9 @@ PROGRAMS = 8
 
 #: Channels of a tile in channels last: a cache line of half floats.
 CHANNELS = 64
+
+#: Most moments of a tile in which the batch's statistics are pooled.
+BATCH_TILE = tl.constexpr(1024)
 
 
 class Shape(NamedTuple):
@@ -46,13 +50,20 @@ def _extent(rows, chunks, SHAPE: tl.constexpr):
 
 
 @triton.jit
+def _block(program, blocks, splits, SHAPE: tl.constexpr):
+    """Return which of the blocks of channels a program has."""
+    return program % blocks if SHAPE.channels_last else program // splits % blocks
+
+
+@triton.jit
 def _place(program, channels, length, splits, split_length, SHAPE: tl.constexpr):
     """Return a program's instance, channels (BLOCK_C), first position and first offset (int64)."""
     blocks = (channels + SHAPE.block_c - 1) // SHAPE.block_c
+    block = _block(program, blocks, splits, SHAPE)
     if SHAPE.channels_last:
-        block, split = program % blocks, program // blocks % splits
+        split = program // blocks % splits
     else:
-        block, split = program // splits % blocks, program % splits
+        split = program % splits
     n = (program // (blocks * splits)).to(tl.int64)
     channel = block * SHAPE.block_c
     position = split * split_length
@@ -77,9 +88,18 @@ def _inside(c, position, channels, length, SHAPE: tl.constexpr):
     return (c < channels)[:, None] & (position + tl.arange(0, SHAPE.block_l) < length)[None, :]
 
 
-@triton.jit(do_not_specialize=["rows", "chunks", "splits", "tiles"])
-def _moments_kernel(x_ptr, mean_ptr, var_ptr, rows, chunks, splits, tiles, SHAPE: tl.constexpr):
-    """Compute the moments (N, C, splits) of each split, by Welford's recurrence in each lane."""
+@triton.jit(
+    do_not_specialize=["mean_at", "var_at", "batch_at", "rows", "chunks", "splits", "tiles"],
+    do_not_specialize_on_alignment=["moments_ptr", "counters_ptr"],
+)
+def _moments_kernel(
+    x_ptr, moments_ptr, counters_ptr, batch, mean_at, var_at, batch_at, momentum,
+    rows, chunks, splits, tiles, SHAPE: tl.constexpr,
+):  # fmt: skip
+    """Compute the moments (N, C, splits) of each split, by Welford's recurrence in each lane.
+
+    With counters, the last program of a block of channels computes the batch's statistics.
+    """
     channels, length = _extent(rows, chunks, SHAPE)
     split_length = tiles * SHAPE.block_l
     n, c, begin, start = _place(tl.program_id(0), channels, length, splits, split_length, SHAPE)
@@ -106,9 +126,46 @@ def _moments_kernel(x_ptr, mean_ptr, var_ptr, rows, chunks, splits, tiles, SHAPE
     pooled = divide(tl.sum(weight * mean, axis=1), size)
     offset = mean - pooled[:, None]
     var = tl.sum(square + weight * offset * offset, axis=1) / size
+    moments_ptr += mean_at
     out = (n * channels + c) * splits + begin // split_length
-    tl.store(mean_ptr + out, pooled, mask=c < channels)
-    tl.store(var_ptr + out, finite(var), mask=c < channels)
+    tl.store(moments_ptr + out, pooled, mask=c < channels)
+    tl.store(moments_ptr + var_at + out, finite(var), mask=c < channels)
+
+    if counters_ptr is not None:
+        blocks = (channels + SHAPE.block_c - 1) // SHAPE.block_c
+        block = _block(tl.program_id(0), blocks, splits, SHAPE)
+        run = tl.num_programs(0) // blocks
+        if is_last(counters_ptr + block, run):
+            _batch(
+                moments_ptr, batch, var_at, batch_at, momentum, c, block, run, splits,
+                split_length, channels, length, SHAPE.block_c,
+            )  # fmt: skip
+
+
+@triton.jit
+def _batch(
+    moments_ptr, batch, var_at, batch_at, momentum, c, block, run, splits,
+    split_length, channels, length, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Store the batch's statistics of channels c, and update running statistics, if there are."""
+    exists = c < channels
+    count = (run // splits).to(tl.float32) * length
+    mean, var = pool(
+        moments_ptr, moments_ptr + var_at, c * splits, exists,
+        run, channels * splits, splits, split_length, length, count,
+        max(1, BATCH_TILE // BLOCK_C),
+    )  # fmt: skip
+    batch_ptr = batch.statistics + batch_at + c
+    tl.store(batch_ptr, mean, mask=exists)
+    tl.store(batch_ptr + channels, var, mask=exists)
+    if batch.running_mean is not None:
+        if count > 1:  # a single value has no unbiased variance
+            _update_running(batch.running_mean, c, exists, mean, momentum)
+            unbiased = var * (count / tl.maximum(count - 1, 1.0))
+            _update_running(batch.running_var, c, exists, unbiased, momentum)
+            if batch.tracked is not None:
+                if block == 0:
+                    tl.store(batch.tracked, tl.load(batch.tracked) + 1)
 
 
 @triton.jit
@@ -118,47 +175,62 @@ def _update_running(ptr, row, exists, pooled, momentum):
     tl.store(ptr + row, tl.where(momentum == 0, old, new), mask=exists)
 
 
-@triton.jit(do_not_specialize=["rows", "run", "splits", "split", "length"])
-def pool_kernel(
-    mean_ptr, var_ptr, pooled_mean_ptr, pooled_var_ptr, running_mean_ptr, running_var_ptr,
-    rows, run, row_step, step, splits, split, length, count, momentum, unbias,
-    BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Pool a run of moments in each row: total variance; update the running statistics."""
-    # A group's splits are a run; the last split of a channel has the remainder of `length`.
-    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    exists = row < rows
-    mean_ptr += row.to(tl.int64)[:, None] * row_step
-    var_ptr += row.to(tl.int64)[:, None] * row_step
-    i = tl.arange(0, BLOCK)[None, :]
-    pooled = tl.zeros((BLOCK_ROWS,), tl.float32)
-    for first in range(0, run, BLOCK):
-        inside = exists[:, None] & (first + i < run)
-        weight = tl.minimum(split, length - (first + i) % splits * split).to(tl.float32)
-        mean = load(mean_ptr, (first + i).to(tl.int64) * step, inside)
-        pooled += tl.sum(weight * mean, axis=1)
+@triton.jit
+def pool(
+    mean_ptr, var_ptr, first, exists, run, step, splits, split, length, count, BLOCK: tl.constexpr
+):
+    """Pool a run of moments for each offset in ``first``: means and biased variances.
+
+    Values of one channel's splits are neighbours, values of the next are ``step`` away. A split has
+    ``split`` positions, a channel's last one the remainder of ``length``; ``count`` is their sum.
+    """
+    i = tl.arange(0, BLOCK)
+    pooled = tl.zeros(first.shape, tl.float32)
+    for start in range(0, run, BLOCK):
+        at, weight, inside = _run(first, exists, start + i, run, step, splits, split, length)
+        pooled += tl.sum(weight * load(mean_ptr, at, inside), axis=1)
     pooled = divide(pooled, count)
-    pooled_var = tl.zeros((BLOCK_ROWS,), tl.float32)
-    for first in range(0, run, BLOCK):
-        inside = exists[:, None] & (first + i < run)
-        weight = tl.minimum(split, length - (first + i) % splits * split).to(tl.float32)
-        at = (first + i).to(tl.int64) * step
+    pooled_var = tl.zeros(first.shape, tl.float32)
+    for start in range(0, run, BLOCK):
+        at, weight, inside = _run(first, exists, start + i, run, step, splits, split, length)
         offset = load(mean_ptr, at, inside) - pooled[:, None]
         var = load(var_ptr, at, inside) + offset * offset
         pooled_var += tl.sum(tl.where(inside, weight * var, 0.0), axis=1)
-    pooled_var = finite(pooled_var / count)
-    tl.store(pooled_mean_ptr + row, pooled, mask=exists)
-    tl.store(pooled_var_ptr + row, pooled_var, mask=exists)
-    if running_mean_ptr is not None:
-        _update_running(running_mean_ptr, row, exists, pooled, momentum)
-        _update_running(running_var_ptr, row, exists, pooled_var * unbias, momentum)
+    return pooled, finite(pooled_var / count)
+
+
+@triton.jit
+def _run(first, exists, i, run, step, splits, split, length):
+    """Return the offsets, weights and mask of values i of the runs, see :func:`pool`."""
+    at = first.to(tl.int64)[:, None] + (i // splits).to(tl.int64)[None, :] * step
+    at += (i % splits)[None, :]
+    weight = tl.minimum(split, length - i % splits * split).to(tl.float32)[None, :]
+    return at, weight, exists[:, None] & (i < run)[None, :]
+
+
+@triton.jit(do_not_specialize=["rows", "run", "splits", "split", "length"])
+def pool_kernel(
+    moments_ptr, mean_ptr, var_ptr, rows, run, splits, split, length, count,
+    BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Pool ``rows`` runs of moments that follow each other, all means before all variances."""
+    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    exists = row < rows
+    first = row.to(tl.int64) * run
+    mean, var = pool(
+        moments_ptr, moments_ptr + tl.cast(rows, tl.int64) * run, first, exists,
+        run, splits, splits, split, length, count, BLOCK,
+    )  # fmt: skip
+    tl.store(mean_ptr + row, mean, mask=exists)
+    tl.store(var_ptr + row, var, mask=exists)
 
 
 @triton.jit
 def _tile(channels, length, group_size, SHAPE: tl.constexpr):
     """Return a tile's first offset, offsets, mask; indices in (N, G') and in (N, C), mask."""
     tiles = (length + SHAPE.block_l - 1) // SHAPE.block_l
-    # From the last tile on, which may still be in the cache from the kernel before.
+    # From the last tile on, which may still be in the cache from the kernel before. So programs
+    # that do something else are the first ones.
     program = tl.num_programs(0) - 1 - tl.program_id(0)
     n, c, position, start = _place(program, channels, length, tiles, SHAPE.block_l, SHAPE)
     inside = _inside(c, position, channels, length, SHAPE)
@@ -172,12 +244,18 @@ def _column(ptr, at, exists):
     return load(ptr, at, exists)[:, None]
 
 
-@triton.jit(do_not_specialize=["rows", "chunks", "group_size"])
+@triton.jit(
+    do_not_specialize=["mean_at", "scale_at", "shift_at", "rows", "chunks", "group_size"],
+    do_not_specialize_on_alignment=["mean_ptr", "scale_ptr", "shift_ptr"],
+)
 def _affine_kernel(
-    x_ptr, y_ptr, mean_ptr, scale_ptr, shift_ptr,
+    x_ptr, y_ptr, mean_ptr, scale_ptr, shift_ptr, mean_at, scale_at, shift_at,
     rows, chunks, group_size, SHAPE: tl.constexpr,
 ):  # fmt: skip
     """y = scale * (x - mean) + shift."""
+    mean_ptr += mean_at
+    scale_ptr += scale_at
+    shift_ptr += shift_at
     channels, length = _extent(rows, chunks, SHAPE)
     start, offsets, inside, group, c, exists = _tile(channels, length, group_size, SHAPE)
     x = load(x_ptr + start, offsets, inside)
@@ -186,12 +264,16 @@ def _affine_kernel(
     tl.store(y_ptr + start + offsets, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["rows", "chunks", "group_size", "splits", "tiles"])
+@triton.jit(
+    do_not_specialize=["mean_at", "shift_at", "rows", "chunks", "group_size", "splits", "tiles"],
+    do_not_specialize_on_alignment=["mean_ptr", "sums_ptr"],
+)
 def _sums_kernel(
-    dy_ptr, x_ptr, mean_ptr, d_scale_ptr, d_shift_ptr,
+    dy_ptr, x_ptr, mean_ptr, sums_ptr, mean_at, shift_at,
     rows, chunks, group_size, splits, tiles, SHAPE: tl.constexpr,
 ):  # fmt: skip
-    """Sum dy * (x - mean) and dy over each split: (N, C, splits) each."""
+    """Sum dy * (x - mean), and from ``shift_at`` on dy, over each split: (N, C, splits) each."""
+    mean_ptr += mean_at
     channels, length = _extent(rows, chunks, SHAPE)
     split_length = tiles * SHAPE.block_l
     n, c, begin, start = _place(tl.program_id(0), channels, length, splits, split_length, SHAPE)
@@ -216,27 +298,73 @@ def _sums_kernel(
         x_ptr += step
 
     out = (n * channels + c) * splits + begin // split_length
-    tl.store(d_scale_ptr + out, tl.sum(d_scale, axis=1), mask=c < channels)
-    tl.store(d_shift_ptr + out, tl.sum(d_shift, axis=1), mask=c < channels)
+    tl.store(sums_ptr + out, tl.sum(d_scale, axis=1), mask=c < channels)
+    tl.store(sums_ptr + shift_at + out, tl.sum(d_shift, axis=1), mask=c < channels)
 
 
-@triton.jit(do_not_specialize=["rows", "chunks", "group_size"])
+@triton.jit(
+    do_not_specialize=[
+        *("mean_at", "scale_at", "batch_mean_at", "slope_at", "offset_at", "batch_at", "rows_at"),
+        *("batch_step", "batch_rows", "step", "instances", "adding", "rows", "chunks"),
+        "group_size",
+    ],
+    do_not_specialize_on_alignment=[
+        *("mean_ptr", "scale_ptr", "slope_ptr", "offset_ptr", "batch_mean_ptr", "work_ptr"),
+    ],
+)
 def _dx_kernel(
-    dy_ptr, x_ptr, dx_ptr, mean_ptr, scale_ptr, slope_ptr, offset_ptr, batch_mean_ptr, d_batch_ptr,
-    rows, chunks, group_size, SHAPE: tl.constexpr, count=1.0,
+    dy_ptr, x_ptr, dx_ptr, mean_ptr, scale_ptr, slope_ptr, offset_ptr, batch_mean_ptr, work_ptr,
+    gradients,
+    # Where each begins, from its pointer on; the last two in work_ptr.
+    mean_at, scale_at, batch_mean_at, slope_at, offset_at, batch_at, rows_at,
+    batch_step, batch_rows, step, instances, adding,
+    rows, chunks, group_size, count, SHAPE: tl.constexpr, BATCH: tl.constexpr,
+    PARAMETERS: tl.constexpr,
 ):  # fmt: skip
-    """dx = scale * dy + slope * (x - mean) + offset, and the part through the batch's moments."""
+    """Compute dx; the first ``adding`` programs add the instances' gradients of the parameters."""
     channels, length = _extent(rows, chunks, SHAPE)
+    values = (
+        dy_ptr, x_ptr, dx_ptr, mean_ptr + mean_at, scale_ptr + scale_at, slope_ptr + slope_at,
+        offset_ptr + offset_at,
+    )  # fmt: skip
+    batch = (batch_mean_ptr + batch_mean_at, work_ptr + batch_at) if BATCH else (None, None)
+    sizes = batch_step, batch_rows, channels, length, group_size, count
+    if gradients is None:
+        _dx_tile(*values, *batch, *sizes, SHAPE, BATCH)
+    elif tl.program_id(0) < adding:
+        columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+        sums = add_rows(work_ptr + rows_at, step, instances, columns)
+        store_gradients(gradients, columns, sums, PARAMETERS)
+    else:
+        _dx_tile(*values, *batch, *sizes, SHAPE, BATCH)
+
+
+@triton.jit
+def _dx_tile(
+    dy_ptr, x_ptr, dx_ptr, mean_ptr, scale_ptr, slope_ptr, offset_ptr, batch_mean_ptr, d_batch_ptr,
+    batch_step, batch_rows, channels, length, group_size, count,
+    SHAPE: tl.constexpr, BATCH: tl.constexpr,
+):  # fmt: skip
+    """dx = scale * dy + slope * (x - mean) + offset, and the part through the batch's moments.
+
+    Their gradients are the sum of ``batch_rows`` rows, at most BATCH, of which each has the means'
+    and then the variances'.
+    """
     start, offsets, inside, group, c, exists = _tile(channels, length, group_size, SHAPE)
     dy = load(dy_ptr + start, offsets, inside)
     x = load(x_ptr + start, offsets, inside)
     mean = _column(mean_ptr, group, exists)
     slope = _column(slope_ptr, group, exists)
     offset = _column(offset_ptr, group, exists)
-    if d_batch_ptr is not None:
+    if BATCH:
         channel = c % channels
-        of_var = _column(d_batch_ptr + channels, channel, exists) * (2.0 / count)
-        offset += _column(d_batch_ptr, channel, exists) / count
+        row = tl.arange(0, BATCH)[None, :]
+        at = row * batch_step + channel[:, None]
+        is_row = exists[:, None] & (row < batch_rows)
+        d_mean = tl.sum(load(d_batch_ptr, at, is_row), axis=1)[:, None]
+        d_var = tl.sum(load(d_batch_ptr + channels, at, is_row), axis=1)[:, None]
+        of_var = d_var * (2.0 / count)
+        offset += d_mean / count
         offset += of_var * (mean - _column(batch_mean_ptr, channel, exists))
         slope += of_var
     dx = _column(scale_ptr, c, exists) * dy + slope * (x - mean) + offset
@@ -249,61 +377,63 @@ def _dx_kernel(
 def moments(x: Tensor, pooled: Sequence[Tensor]) -> None:
     """Write means and biased variances to the tensors ``pooled``, (N, G') in float32."""
     n, c = x.shape[:2]
-    num_groups = pooled[0].shape[1]
-    tiling = _Tiling.for_maps((x,))
-    rows, run = n * num_groups, c // num_groups * tiling.splits
-    mean, var = pooled if run == 1 else new(x, 2, c * tiling.splits)
+    tiling = Tiling.for_map(Map.of(x))
+    rows, run = pooled[0].numel(), c // pooled[0].shape[1] * tiling.splits
+    of_splits = x.new_empty(2 * rows * run, dtype=torch.float32)
     _moments_kernel[(n * tiling.blocks * tiling.splits,)](
-        x, mean, var,
-        tiling.rows, tiling.chunks, tiling.splits, tiling.split_tiles, tiling.shape,
+        x, of_splits, None, None, 0, rows * run, 0, 0.0,
+        *tiling.extent, tiling.splits, tiling.split_tiles, tiling.shape,
         num_warps=tiling.warps, maxnreg=80,
     )  # fmt: skip
-    if run == 1:
-        return
     block = min(padded(run), 1024)
     tile = min(padded(rows), 1024 // block), block
-    length = x.shape[2:].numel()
-    splits = tiling.splits, tiling.split_tiles * tiling.shape.block_l, length
-    count = float(c // num_groups * length)
+    count = float(run // tiling.splits * tiling.length)
     pool_kernel[(divide_up(rows, tile[0]),)](
-        mean, var, *pooled, None, None, rows, run, run, 1, *splits, count, 0.0, 0.0, *tile
+        of_splits, *pooled, rows, run, tiling.splits, tiling.split, tiling.length, count, *tile
     )
 
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    y = torch.empty_like(x)
-    _elementwise(_affine_kernel, (x, y), (mean, scale, shift))
+    y, tiling = torch.empty_like(x), Tiling.for_map(Map.of(x))
+    values = (t.contiguous() for t in (mean, scale, shift))
+    _affine_kernel[(len(x) * tiling.blocks * tiling.tiles,)](
+        x, y, *values, 0, 0, 0, *tiling.extent, x.shape[1] // mean.shape[1], tiling.shape,
+        num_warps=tiling.warps,
+    )  # fmt: skip
     return y
 
 
 def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sums over positions of dy * (x - mean) and of dy, (N, C) each, in float32."""
     n, c = x.shape[:2]
-    tiling = _Tiling.for_maps((dy, x))
+    tiling = Tiling.for_map(Map.of(x, dy))
     of_splits = x.new_empty((2, n, c, tiling.splits), dtype=torch.float32)
     _sums_kernel[(n * tiling.blocks * tiling.splits,)](
-        dy, x, mean, *of_splits.unbind(),
-        tiling.rows, tiling.chunks, c // mean.shape[1],
-        tiling.splits, tiling.split_tiles, tiling.shape,
+        dy, x, mean, of_splits, 0, n * c * tiling.splits,
+        *tiling.extent, c // mean.shape[1], tiling.splits, tiling.split_tiles, tiling.shape,
         num_warps=tiling.warps, maxnreg=128,
     )  # fmt: skip
     products, gradients = of_splits.squeeze(3) if tiling.splits == 1 else of_splits.sum(3)
     return products, gradients
 
 
-def dx(dy, x, mean, scale, slope, offset, batch_mean=None, d_batch=None, count=1.0) -> Tensor:
-    """Return dx, with the part through the batch's moments if there are their gradients (2 C)."""
-    d_x, values = torch.empty_like(x), (mean, scale, slope, offset, batch_mean, d_batch)
-    _elementwise(_dx_kernel, (dy, x, d_x), values, count)
+def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    d_x, tiling = torch.empty_like(x), Tiling.for_map(Map.of(x, dy))
+    values = (t.contiguous() for t in (mean, scale, slope, offset))
+    _dx_kernel[(len(x) * tiling.blocks * tiling.tiles,)](
+        dy, x, d_x, *values, None, None, None, *[0] * 12,
+        *tiling.extent, x.shape[1] // mean.shape[1], 1.0, tiling.shape, 0, (), num_warps=tiling.warps,
+    )  # fmt: skip
     return d_x
 
 
-class _Tiling(NamedTuple):
+class Tiling(NamedTuple):
     """The tiles of a map, and the splits, runs of consecutive tiles that one program sums."""
 
     shape: Shape
     warps: int
     blocks: int  #: of channels
+    length: int
     rows: int
     chunks: int  #: of shape.vector elements in a row
     tiles: int  #: along the positions
@@ -311,49 +441,39 @@ class _Tiling(NamedTuple):
     split_tiles: int  #: tiles in a split; the last may have fewer
 
     @classmethod
-    def for_maps(cls, maps: Sequence[Tensor]) -> "_Tiling":
+    def for_map(cls, map: Map) -> "Tiling":
         """Choose the tiles and splits for maps of one shape and layout."""
-        x = maps[0]
-        n, c = x.shape[:2]
-        length = x.shape[2:].numel()
+        n, c = map.shape[:2]
+        length = map.shape[2:].numel()
         padded_c, padded_length = padded(c), padded(length)
-        rows, row = (c, length) if x.is_contiguous() else (length, c)
-        vector = find_vector(maps, row)
+        rows, row = (c, length) if map.is_contiguous else (length, c)
+        vector = map.vector(row)
         tile = limit(TILE, vector)
-        if x.is_contiguous():
+        if map.is_contiguous:
             block_l = min(padded_length, tile)
             block_c = min(padded_c, tile // block_l)
         else:
             block_c = min(padded_c, CHANNELS, tile)
             block_l = min(padded_length, tile // block_c)
-        shape = Shape(vector, not x.is_contiguous(), block_c, block_l)
+        shape = Shape(vector, not map.is_contiguous, block_c, block_l)
         blocks, tiles = divide_up(c, block_c), divide_up(length, block_l)
-        splits = divide_up(PROGRAMS * multiprocessors(x.device), n * blocks)
+        splits = divide_up(PROGRAMS * multiprocessors(map.device), n * blocks)
         split_tiles = max(2, divide_up(tiles, splits))
         splits = divide_up(tiles, split_tiles)
         warps = min(8, max(1, block_c * block_l // 256))
-        return cls(shape, warps, blocks, rows, row // vector, tiles, splits, split_tiles)
+        return cls(shape, warps, blocks, length, rows, row // vector, tiles, splits, split_tiles)
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        """What kernels take for the size of a map."""
+        return self.rows, self.chunks
 
-def find_vector(maps: Sequence[Tensor], row: int) -> int:
-    """Return how many elements, at most 16 bytes, are aligned in rows of ``row`` elements."""
-    size = maps[0].element_size()
-    bits = 16 | row * size
-    for tensor in maps:
-        bits |= tensor.data_ptr()
-    return (bits & -bits) // size
+    @property
+    def split(self) -> int:
+        """Positions of a split; a channel's last split has the remainder."""
+        return self.split_tiles * self.shape.block_l
 
 
 def limit(elements: int, vector: int) -> int:
     """Return how many of at most ``elements`` a program holds that loads ``vector`` at once."""
     return elements if vector >= 4 else elements // 2
-
-
-def _elementwise(kernel, maps: tuple[Tensor, ...], values: tuple, *count: float) -> None:
-    """Launch a kernel with one tile a program, on maps (N, C, *) and values (N, G') or (N, C)."""
-    (n, c), groups = maps[0].shape[:2], values[0].shape[1]
-    tiling = _Tiling.for_maps(maps)
-    kernel[(n * tiling.blocks * tiling.tiles,)](
-        *maps, *(t if t is None else t.contiguous() for t in values),
-        tiling.rows, tiling.chunks, c // groups, tiling.shape, *count, num_warps=tiling.warps,
-    )  # fmt: skip

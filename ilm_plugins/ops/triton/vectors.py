@@ -16,6 +16,15 @@ def load(ptr, at, exists):
 
 
 @triton.jit
+def buffer(ptr, t, OFFSET: tl.constexpr):
+    """Return where a buffer is: at its own pointer, or among the kept values."""
+    if ptr is None:
+        return t.kept + OFFSET
+    else:
+        return ptr
+
+
+@triton.jit
 def finite(var):
     """Return variances with NaN in place of infinity, whose rsqrt would hide the overflow as 0."""
     return tl.where(var == float("inf"), float("nan"), var)

@@ -1,0 +1,97 @@
+"""The host's time of a training call on a GPU without the launches, which any machine can measure.
+
+``python -m benchmarks.host`` measures each layer's forward and backward pass by the Triton backend,
+whose launches do nothing, beside GroupNorm's whole call on the CPU, on a map that takes no time.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import nn
+
+from . import measure, report
+
+SHAPE = (2, 64, 7, 7)
+#: Calls of one measurement.
+CALLS = 100
+RECORD = Path(__file__).with_name("record_host.json")
+
+
+def main() -> None:
+    """Measure in a process where Triton's kernels are interpreted; write and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.host", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--output", type=Path, default=Path("output/benchmark/host.json"))
+    args = parser.parse_args()
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        environment = {**os.environ, "TRITON_INTERPRET": "1", "ILM_PLUGINS_BACKEND": "triton"}
+        raise SystemExit(
+            subprocess.call([sys.executable, "-m", "benchmarks.host", *sys.argv[1:]], env=environment)
+        )
+    torch.set_num_threads(1)
+    results = {"machine": measure.machine(torch.device("cpu")), "rounds": args.rounds}
+    results["rows"] = list(rows(args.rounds))
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(report.to_json(results))
+    print(report.host(results))
+
+
+def rows(rounds: int) -> Iterator[dict]:
+    """Yield each layer's time of both passes over GroupNorm's, and its launches."""
+    from ilm_plugins import NORMS
+
+    count_launches = without_launches()
+    x = torch.randn(SHAPE, requires_grad=True)
+    dy = torch.randn_like(x)
+    norms: dict[str, nn.Module] = {"GroupNorm": nn.GroupNorm(32, SHAPE[1])}
+    norms |= {name: make(SHAPE[1]) for name, make in NORMS.items()}
+
+    def passes(layer: nn.Module) -> Callable[[], None]:
+        inputs = [x, *layer.parameters()]
+
+        def run() -> None:
+            for _ in range(CALLS):
+                torch.autograd.grad(layer(x), inputs, dy)
+
+        return run
+
+    times = measure.interleaved({name: passes(layer) for name, layer in norms.items()}, rounds)
+    for name in NORMS:
+        before = count_launches()
+        y = norms[name](x)
+        forward = count_launches() - before
+        torch.autograd.grad(y, [x, *norms[name].parameters()], dy)
+        yield {
+            "layer": name,
+            "microseconds": 1e6 * median(times[name]) / CALLS,
+            "over GroupNorm": measure.ratio(times[name], times["GroupNorm"]),
+            "launches": [forward, count_launches() - before - forward],
+        }
+
+
+def without_launches() -> Callable[[], int]:
+    """Make launches of interpreted kernels do nothing; return a function of their number so far."""
+    from triton.runtime.interpreter import InterpretedFunction
+
+    number = 0
+
+    def launch(self, grid) -> Callable[..., None]:
+        def run(*args, **options) -> None:
+            nonlocal number
+            number += 1
+
+        return run
+
+    InterpretedFunction.__getitem__ = launch
+    return lambda: number
+
+
+if __name__ == "__main__":
+    main()

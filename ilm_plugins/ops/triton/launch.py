@@ -1,0 +1,55 @@
+"""Launches of kernels, and the counters of programs that wait for each other's results."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+#: Programs of a launch that count themselves apart, at most.
+COUNTERS = 8192
+
+
+class Launch:
+    """A kernel with its grid, its last arguments and its options, which are the same in each call.
+
+    The first call compiles the kernel, or finds it among those that Triton has compiled. Further
+    calls skip Triton's look-ups, so the first arguments must have the same types, alignment to 16
+    bytes, and places of None each time.
+    """
+
+    __slots__ = ("arguments", "grid", "kernel", "options", "runner")
+
+    def __init__(self, kernel: Any, programs: int, arguments: tuple, **options: int) -> None:
+        self.kernel, self.grid, self.arguments = kernel, (programs,), arguments
+        self.options = options
+        self.runner: Callable | None = None
+
+    def __call__(self, stream: int | None, *arguments: Any) -> None:
+        if self.runner is not None:
+            self.runner(*arguments, *self.arguments, stream=stream)
+            return
+        compiled = self.kernel[self.grid](*arguments, *self.arguments, **self.options)
+        if isinstance(compiled, triton.compiler.CompiledKernel):
+            self.runner = compiled[self.grid]
+
+
+def current_stream(index: int) -> int | None:
+    """Return the number of the current stream of a GPU by its index; None for the interpreter."""
+    return None if index < 0 else triton.runtime.driver.active.get_current_stream(index)
+
+
+def counters(device: torch.device, stream: int | None) -> Tensor:
+    """Return counters, all 0, for the launches of one stream, of which each leaves them at 0."""
+    # A captured graph may be replayed on any stream, at the same time as other launches.
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return torch.zeros(COUNTERS, dtype=torch.int32, device=device)
+    return _counters(device, stream)
+
+
+@functools.cache
+def _counters(device: torch.device, stream: int | None) -> Tensor:
+    return torch.zeros(COUNTERS, dtype=torch.int32, device=device)
+

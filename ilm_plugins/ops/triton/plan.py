@@ -1,0 +1,342 @@
+"""The launches of a layer for inputs of one shape, dtype, layout and device.
+
+A plan is made once, and found by one look-up; then a pass is two or three allocations and at most
+three launches. It holds neither tensors nor the layer, so layers of equal options share it.
+"""
+
+import functools
+from collections import namedtuple
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from ..layouts import becomes_contiguous, is_dense
+from ..networks import BATCH, Network, Tensors, check_tensors
+from . import one_read, rescaling, streaming
+from .devices import Map, divide_up, padded
+from .launch import Launch, counters, current_stream
+from .programs import COLUMNS
+from .sizes import POINTERS, find_sizes
+
+#: The fewest instances whose gradients the last of them adds, and the most groups of instances.
+MEMBERS, GROUPS = 16, 16
+#: Elements of the tiles in which a network's program pools what splits have stored.
+POOLED = 512
+
+#: BN's statistics of the batch: where the kernel writes them, and what it updates.
+Batch = namedtuple("Batch", ("statistics", "running_mean", "running_var", "tracked"))
+
+
+def find_plan(
+    x: Tensor, num_groups: int, network: Network, tensors: Tensors, running: Tensors
+) -> "Plan | None":
+    """Return the plan for x; see ops/plain.py."""
+    uses_batch = tensors[-1] is None and getattr(network, "mixes_batch", False)
+    is_contiguous = x.is_contiguous()
+    is_aligned = not x.data_ptr() & 15
+    if not (is_contiguous or is_dense(x)):  # a copy will be made
+        is_contiguous, is_aligned = becomes_contiguous(x), True
+    map = x.shape, x.dtype, x.device, is_contiguous, is_aligned
+    return _plan(network, num_groups, map, tensors[0].dtype, uses_batch)  # type: ignore[union-attr]
+
+
+@functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal
+def _plan(
+    network: Network, num_groups: int, map: tuple, dtype: torch.dtype, uses_batch: bool
+) -> "Plan | None":
+    if find_sizes(network, map[0][1], num_groups) is None:
+        return None
+    return Plan(network, num_groups, Map(*map), dtype, uses_batch)
+
+
+def forget() -> None:
+    """Make all plans anew, for tests that change the constants of this folder."""
+    _plan.cache_clear()
+
+
+class Plan:
+    """The passes of a layer for maps of one kind.
+
+    Kernels find what they share by its place among values in float32:
+
+    statistics
+        copies of the network's buffers (``kept``); mean and var (N, G')
+    work, forward
+        scale and shift (N, C); mean and var (N, C, splits)
+    work, backward
+        two sums (N, C, splits); scale (N, C), slope and offset (N, G') of dx; the gradients of each
+        instance (N, ``gradients``); the sums of such rows over groups of instances
+
+    A map that is read once has only the last two of the work backward.
+    """
+
+    def __init__(
+        self, network: Network, num_groups: int, map: Map, dtype: torch.dtype, uses_batch: bool
+    ) -> None:
+        self.network, self.num_groups, self.map = network, num_groups, map
+        self.dtype, self.uses_batch = dtype, uses_batch
+        #: The GPU's number; -1 for the interpreter.
+        self.index = -1 if map.device.index is None else map.device.index
+        self.statistics_dtype = torch.float32
+        sizes = find_sizes(network, map.shape[1], num_groups)
+        assert sizes is not None
+        self.sizes = sizes
+        n, c = map.shape[:2]
+        self.n, self.moments = n, n * num_groups
+        self.shape = one_read.shape_for(map, sizes)
+        self.num_statistics = sizes.kept + 2 * self.moments
+        self.pointers = POINTERS[type(network)]
+        names, of_tensors = network.tensors, network.sizes(c)
+        self.no_buffers = (None,) * len(sizes.buffers)
+        #: Sizes of the tensors, and of BN's running statistics.
+        self.sizes_of_tensors = [*of_tensors, c, c]
+        #: The tensors that may be None.
+        self.optional = [name in network.optional for name in (*names, *BATCH)]
+        #: Values of one channel group, and of a channel of the batch.
+        self.count = float(map.shape[1:].numel() // num_groups)
+        if self.shape is not None:
+            self.plan_one_read(self.shape)
+        else:
+            self.plan_streaming()
+        #: Whether dy and x are aligned, and which gradients are needed -> launches.
+        self.backward_plans: dict[tuple[bool, ...], _Backward] = {}
+
+    # ---- forward
+
+    def plan_one_read(self, shape: streaming.Shape) -> None:
+        instance = self.map.shape[1:].numel()
+        chunks = instance // (shape.block_c * shape.vector)
+        self.options = {"num_warps": min(16, max(4, shape.block_c * shape.block_l // 512))}
+        arguments = self.moments, self.count, chunks, shape, self.sizes
+        self.launch = Launch(one_read.one_read_kernel, self.n, arguments, **self.options)
+
+    def plan_streaming(self) -> None:
+        n, c = self.map.shape[:2]
+        sizes, tiling = self.sizes, streaming.Tiling.for_map(self.map)
+        # Moments of channels and splits, which the network's kernel pools; or already of groups.
+        run = c // self.num_groups * tiling.splits
+        self.is_pooled, self.num_work = run > 1, 2 * n * c
+        mean_at = sizes.kept
+        if self.is_pooled:
+            mean_at = self.num_work
+            self.num_work += 2 * self.moments * run
+        batch_at = sizes.at.batch_mean if self.uses_batch else 0
+        momentum = float(self.network.momentum) if self.uses_batch else 0.0
+        first = mean_at, self.moments * run, batch_at, momentum
+        self.launch_moments = Launch(
+            streaming._moments_kernel,
+            n * tiling.blocks * tiling.splits,
+            (*first, *tiling.extent, tiling.splits, tiling.split_tiles, tiling.shape),
+            num_warps=tiling.warps,
+            maxnreg=80,
+        )
+        block = pooled_at_once(run, self.num_groups) if run > 1 else 0
+        pooling = run, tiling.splits, tiling.split, tiling.length, self.count
+        constants = rescaling.NETWORKS[sizes.kind], sizes, block
+        self.launch_rescale = Launch(
+            rescaling.rescale_kernel,
+            n,
+            (self.moments, *pooling, *constants),
+            **rescaling.options(sizes),
+        )
+        self.launch_affine = Launch(
+            streaming._affine_kernel,
+            n * tiling.blocks * tiling.tiles,
+            (sizes.kept, 0, n * c, *tiling.extent, c // self.num_groups, tiling.shape),
+            num_warps=tiling.warps,
+        )
+
+    def forward(self, x: Tensor, tensors: Tensors, running: Tensors) -> tuple[Tensor, Tensor]:
+        if self.runs_elsewhere():
+            with torch.cuda.device(x.device):
+                return self.forward(x, tensors, running)
+        if not self.takes(tensors, running):
+            return self.forward_of_copies(x, tensors, running)
+        y = torch.empty_like(x)
+        statistics = torch.empty(self.num_statistics, dtype=torch.float32, device=x.device)
+        pointers, stream = self.pointers(*tensors, statistics), current_stream(self.index)
+        if self.shape is not None:
+            self.launch(stream, x, y, statistics, pointers)
+            return y, statistics
+        counts = batch = None
+        work = statistics.new_empty(self.num_work)
+        if self.uses_batch:
+            counts = counters(x.device, stream)
+            batch = Batch(statistics, *running, *(None,) * (3 - len(running)))
+        self.launch_moments(stream, x, work if self.is_pooled else statistics, counts, batch)
+        self.launch_rescale(stream, statistics, work, pointers)
+        self.launch_affine(stream, x, y, statistics, work, work)
+        if running:
+            increment_version(running)
+        return y, statistics
+
+    def forward_of_copies(
+        self, x: Tensor, tensors: Tensors, running: Tensors
+    ) -> tuple[Tensor, Tensor]:
+        """Do the forward pass with copies of the tensors, in float32, as kernels take them."""
+        check_tensors(x, self.network, (*tensors, *running[:2]))
+        plan, copies, updated = self.of_copies(), adapted(tensors), adapted(running[:2])
+        outputs = plan.forward(x, copies, (*updated, *running[2:]))
+        for new, old in zip(updated, running, strict=False):
+            if old is not new:
+                old.copy_(new)
+        return outputs
+
+    # ---- backward
+
+    def backward(
+        self, dy: Tensor, x: Tensor, statistics: Tensor, parameters: Tensors, needs: Sequence[bool]
+    ) -> list[Tensor | None]:
+        """Return the gradients of x and of each parameter; None for x if ``needs`` is false."""
+        if self.runs_elsewhere():
+            with torch.cuda.device(x.device):
+                return self.backward(dy, x, statistics, parameters, needs)
+        if not self.takes(parameters):
+            check_tensors(x, self.network, parameters)
+            copies = adapted(parameters)
+            return self.of_copies().backward(dy, x, statistics, copies, needs)
+        # What is None, or not aligned, makes another kernel.
+        kind = not dy.data_ptr() & 15, not x.data_ptr() & 15, *needs
+        plan = self.backward_plans.get(kind)
+        if plan is None:
+            plan = self.backward_plans[kind] = _Backward(self, all(kind[:2]), any(needs[1:]))
+        pointers = self.pointers(*parameters, *self.no_buffers, statistics)
+        stream = current_stream(self.index)
+        work = statistics.new_empty(plan.num_work)
+        needs_x, *others = needs
+        gradients = [
+            torch.empty_like(t) if need else None
+            for t, need in zip(parameters, others, strict=True)
+        ]
+        d_x = torch.empty_like(x) if needs_x or self.shape is not None else None
+        counts = counters(x.device, stream) if plan.counts else None
+        if self.shape is not None:
+            plan.launch(stream, dy, x, d_x, statistics, work, counts, pointers, tuple(gradients))
+        else:
+            plan.launch_sums(stream, dy, x, statistics, work)
+            plan.launch_vjp(stream, statistics, work, counts, pointers)
+            launch_dx = plan.launch_gradients if d_x is None else plan.launch_dx
+            values = statistics, work, work, work, statistics, work, tuple(gradients)
+            launch_dx(stream, dy, x, d_x, *values)
+        return [d_x if needs_x else None, *gradients]
+
+    # ---- both
+
+    def runs_elsewhere(self) -> bool:
+        """Return whether another GPU than the maps' is the current one."""
+        return self.index >= 0 and torch.cuda.current_device() != self.index
+
+    def takes(self, tensors: Tensors, running: Tensors = ()) -> bool:
+        """Return whether launches can read tensors, and update running statistics, as they are."""
+        dtype, index = self.dtype, self.index
+        for t, size, is_optional in zip(tensors, self.sizes_of_tensors, self.optional, strict=False):
+            if t is None:
+                if not is_optional:
+                    return False
+            elif not (
+                t.dtype is dtype
+                and t.numel() == size
+                and t.get_device() == index
+                and t.is_contiguous()
+                and not t.data_ptr() & 15
+                and not t.is_neg()
+            ):
+                return False
+        # The last two of a mixture's tensors are of the size of running statistics.
+        return not running or self.takes((*tensors[:-2], *running[:2]))
+
+    def of_copies(self) -> "Plan":
+        """Return the plan for copies of tensors that this plan does not take."""
+        if self.dtype is torch.float32:
+            return self
+        plan = _plan(self.network, self.num_groups, self.map, torch.float32, self.uses_batch)
+        assert plan is not None
+        return plan
+
+    def buffers(self, statistics: Tensor) -> list[Tensor]:
+        """Return the network's buffers, as vectors, at the time of the forward pass."""
+        return [statistics[at : at + size] for _, at, size in self.sizes.buffers]
+
+
+def adapted(tensors: Tensors) -> list[Tensor | None]:
+    """Return tensors, or copies, in float32, contiguous and aligned to 16 bytes."""
+    ready = []
+    for t in tensors:
+        if t is not None:
+            t = t.resolve_neg().float().contiguous()
+            t = t.clone() if t.data_ptr() & 15 else t
+        ready.append(t)
+    return ready
+
+
+class _Backward:
+    """The launches of a plan's backward pass; ``adds``: whether any parameter needs a gradient."""
+
+    def __init__(self, plan: Plan, is_aligned: bool, adds: bool) -> None:
+        map = plan.map._replace(is_aligned=is_aligned)
+        n, c = map.shape[:2]
+        sizes, moments = plan.sizes, plan.moments
+        rows = n * sizes.gradients
+        members = max(MEMBERS, divide_up(n, GROUPS))
+        groups = divide_up(n, members)
+        if plan.shape is not None:
+            self.num_work, self.counts = rows + groups * sizes.gradients, True
+            shape = one_read.shape_for(map, sizes) or plan.shape
+            chunks = map.shape[1:].numel() // (shape.block_c * shape.vector)
+            arguments = moments, members, plan.count, chunks, shape, sizes
+            self.launch = Launch(one_read.one_read_vjp_kernel, n, arguments, **plan.options)
+            return
+        tiling = streaming.Tiling.for_map(map)
+        sums = 2 * n * c * tiling.splits
+        slope_at = sums + n * c
+        rows_at = slope_at + 2 * moments
+        self.num_work = rows_at + rows
+        # BN's moments' gradients: a row for each instance, or, of many, for each group of these.
+        self.counts = plan.uses_batch and n > GROUPS
+        batch_at, step, batch_rows = rows_at + sizes.gradients - 2 * c, sizes.gradients, n
+        if self.counts:
+            members = divide_up(n, GROUPS)
+            batch_at, step, batch_rows = self.num_work, 2 * c, divide_up(n, members)
+            self.num_work += batch_rows * 2 * c
+        self.launch_sums = Launch(
+            streaming._sums_kernel,
+            n * tiling.blocks * tiling.splits,
+            (
+                *(sizes.kept, sums // 2, *tiling.extent, c // plan.num_groups),
+                *(tiling.splits, tiling.split_tiles, tiling.shape),
+            ),
+            num_warps=tiling.warps,
+            maxnreg=128,
+        )
+        block = pooled_at_once(tiling.splits, c) if tiling.splits > 1 else 0
+        constants = rescaling.NETWORKS[sizes.kind], sizes, block
+        places = sums // 2, sums, slope_at, slope_at + moments, rows_at, rows_at + rows
+        self.launch_vjp = Launch(
+            rescaling.rescale_vjp_kernel,
+            n,
+            (moments, *places, tiling.splits, members, plan.count, *constants),
+            **rescaling.options(sizes),
+        )
+        batch_mean_at = sizes.at.batch_mean if plan.uses_batch else 0
+        of_dx = sizes.kept, sums, batch_mean_at, slope_at, slope_at + moments
+        # The first programs of dx add the columns of the gradients of parameters.
+        last_at, last_size, _ = sizes.parameters[-1]
+        adding = divide_up(last_at + last_size, COLUMNS.value) if adds else 0
+        extent = *tiling.extent, c // plan.num_groups, map.shape.numel() / c
+        batch = padded(batch_rows) if plan.uses_batch else 0
+        arguments = (
+            *(*of_dx, batch_at, rows_at, step, batch_rows, sizes.gradients, n, adding),
+            *(*extent, tiling.shape, batch, sizes.parameters),
+        )
+        tiles = n * tiling.blocks * tiling.tiles
+        options = {"num_warps": tiling.warps}
+        self.launch_dx = Launch(streaming._dx_kernel, adding + tiles, arguments, **options)
+        self.launch_gradients = Launch(streaming._dx_kernel, adding, arguments, **options)
+
+
+def pooled_at_once(run: int, rows: int) -> int:
+    """Return how many values of each of ``rows`` runs a program pools at once."""
+    return max(1, min(padded(run), POOLED // padded(rows)))
+

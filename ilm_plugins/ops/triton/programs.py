@@ -1,0 +1,53 @@
+"""What the programs of a launch do together: the last one to arrive sums what all have stored.
+
+So a launch needs no second one for its sums. Rows are added in their own order, whichever program
+comes last: the bits of a result do not depend on it.
+"""
+
+import triton
+import triton.language as tl
+
+from .vectors import load
+
+#: Rows and columns of a tile of :func:`add_rows`.
+ROWS, COLUMNS = tl.constexpr(8), tl.constexpr(128)
+
+
+@triton.jit
+def is_last(counter_ptr, count):
+    """Return whether this program is the last of ``count`` that ask, and set the counter to 0.
+
+    What the others have stored before they asked can be loaded then.
+    """
+    # The barrier puts the stores of all threads before the one thread's addition, which releases
+    # them to the thread that acquires them by the last addition.
+    tl.debug_barrier()
+    last = tl.atomic_add(counter_ptr, 1, sem="acq_rel", scope="gpu") == count - 1
+    if last:
+        tl.store(counter_ptr, 0)  # for the next launch
+    tl.debug_barrier()
+    return last
+
+
+@triton.jit
+def add_rows(rows_ptr, step, rows, columns):
+    """Return the sums of up to COLUMNS columns (offsets), of rows that are ``step`` values apart."""
+    row = tl.arange(0, ROWS)
+    sums = tl.zeros((COLUMNS,), tl.float32)
+    for start in range(0, rows, ROWS):
+        at = (start + row).to(tl.int64)[:, None] * step + columns[None, :]
+        inside = (start + row < rows)[:, None] & (columns < step)[None, :]
+        sums += tl.sum(load(rows_ptr, at, inside), axis=0)
+    return sums
+
+
+@triton.jit
+def store_gradients(gradients, columns, sums, PARAMETERS: tl.constexpr):
+    """Store sums of columns to the gradients of the parameters, see ``Sizes.parameters``."""
+    for i in tl.static_range(len(PARAMETERS)):
+        if gradients[i] is not None:
+            at = columns - PARAMETERS[i][0]
+            inside = (at >= 0) & (at < PARAMETERS[i][1])
+            for copy in tl.static_range(PARAMETERS[i][2]):
+                ptr = gradients[i] + copy * PARAMETERS[i][1] + at
+                tl.store(ptr, sums.to(gradients[i].dtype.element_ty), mask=inside)
