@@ -36,6 +36,7 @@ def main() -> None:
     possible = layers.SETTINGS_OF_CPU
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)
+        torch.cuda.set_stream(torch.cuda.Stream())  # see measure.as_graph
         possible = layers.SETTINGS_OF_CUDA
     else:
         warnings.filterwarnings("ignore", "ilm_plugins: plain torch operations run", UserWarning)

@@ -5,7 +5,6 @@ whose launches do nothing, beside GroupNorm's whole call on the CPU, on a map th
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from . import measure, report
 
 SHAPE = (2, 64, 7, 7)
 #: Calls of one measurement.
-CALLS = 100
+CALLS = 300
 RECORD = Path(__file__).with_name("record_host.json")
 
 
@@ -33,7 +32,9 @@ def main() -> None:
     if os.environ.get("TRITON_INTERPRET") != "1":
         environment = {**os.environ, "TRITON_INTERPRET": "1", "ILM_PLUGINS_BACKEND": "triton"}
         raise SystemExit(
-            subprocess.call([sys.executable, "-m", "benchmarks.host", *sys.argv[1:]], env=environment)
+            subprocess.call(
+                [sys.executable, "-m", "benchmarks.host", *sys.argv[1:]], env=environment
+            )
         )
     torch.set_num_threads(1)
     results = {"machine": measure.machine(torch.device("cpu")), "rounds": args.rounds}

@@ -24,9 +24,22 @@ def ratio(seconds: list[float], others: list[float]) -> tuple[float, float, floa
     return median, lower, upper
 
 
-def wall(run: Run) -> float:
+def wall(run: Run, times: int = 1) -> float:
     """Call ``run`` and return its seconds; torch's timer waits for a GPU before and after."""
-    return timeit.timeit(run, timer=timer, number=1)
+    return timeit.timeit(run, timer=timer, number=times) / times
+
+
+def replayed(run: Run, times: int) -> float:
+    """Call ``run`` several times on CUDA, and return the seconds of one between two events."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    run()
+    torch.cuda.synchronize()
+    start.record()
+    for _ in range(times):
+        run()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1000 / times
 
 
 def device(run: Run) -> float:
@@ -53,15 +66,16 @@ def interleaved(
 
 
 def as_graph(run: Run) -> Run:
-    """Capture ``run`` in a CUDA graph, warmed up; return the graph's replay."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UP):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
+    """Capture ``run`` in a CUDA graph, warmed up; return the graph's replay.
+
+    All is captured on the current stream, which must not be the default one: a backward pass runs
+    on the streams of its leaves, and one of another stream cannot be captured.
+    """
+    for _ in range(WARM_UP):
+        run()
+    torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
         run()
     return graph.replay
 

@@ -35,6 +35,7 @@ def main() -> None:
     }
     batches = Runner.build_dataloader(loader, seed=0)
     update_bn((model.data_preprocessor(batch)["inputs"] for batch in batches), model)
+    folder.mkdir(exist_ok=True)
     checkpoints.write({"state_dict": model.state_dict()}, folder / "reestimated.pth")
     files = [f"load_from={folder / 'reestimated.pth'}", f"work_dir={folder}"]
     options = ["--config-file", config, "--num-gpus", "0", "--eval-only"]

@@ -100,10 +100,14 @@ class AutoencoderNorm(AdaptiveNorm):
         return getattr(self, option) == value
 
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
-        names = "encode", "decode_mean", "decode_var"
-        maps = [weight_and_bias(self, name, has_bias=False)[0] for name in names]
-        affine = parameter(self, "weight"), parameter(self, "bias")
-        return *affine, *maps, buffer(self, "omega_offset")
+        return (
+            parameter(self, "weight"),
+            parameter(self, "bias"),
+            weight_and_bias(self, "encode", False)[0],
+            weight_and_bias(self, "decode_mean", False)[0],
+            weight_and_bias(self, "decode_var", False)[0],
+            buffer(self, "omega_offset"),
+        )
 
     def rescaling(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the omega and beta (N, C) that rescale the standardized instances of x (Eq. 2).

@@ -119,8 +119,11 @@ class AdaptiveNorm(nn.GroupNorm):
 
         As in the norms of torch, the argument may be called ``input``.
         """
-        if "input" in options:
-            args = options.pop("input"), *args
+        if options:
+            if "input" in options:
+                args = options.pop("input"), *args
+        elif args and not isinstance(args[0], Proxy):
+            return super().__call__(*args)
         if args and isinstance(x := args[0], Proxy):
             return cast(Tracer, x.tracer).call_module(self, self._record, args, options)
         return super().__call__(*args, **options)
@@ -167,8 +170,36 @@ class AdaptiveNorm(nn.GroupNorm):
         """Return the normalized x; its means and variances, see :func:`ops.adaptive_norm`."""
         groups, tensors = self.moment_groups, self.rescale_tensors()
         return adaptive_norm(
-            x, groups, self.eps, self.rescale, *tensors, network=self.network, running=running
+            x,
+            groups,
+            self.eps,
+            self.rescale,
+            *tensors,
+            network=self.network,
+            running=running,
+            plans=self.kept_plans,
         )
+
+    def kept_plans(self) -> dict:
+        """Return the plans of kernels that the layer keeps, until one of its attributes is set."""
+        # Among the attributes, but never in a copy or a pickle, whose layer may change.
+        plans = self.__dict__.get("_kept_plans")
+        if plans is None:
+            plans = self.__dict__["_kept_plans"] = {}
+        return plans
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        self.__dict__.pop("_kept_plans", None)
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        self.__dict__.pop("_kept_plans", None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        state.pop("_kept_plans", None)
+        return state
 
     def extra_repr(self) -> str:
         """Return the constructor's arguments, without device, dtype and flags that are False."""

@@ -34,6 +34,8 @@ def weight_and_bias(
     is_here = weight is not None and not weight.is_meta and "bias" in parameters
     if is_here and not child._forward_pre_hooks:
         bias = parameters["bias"]
+        if bias is not None or not has_bias:
+            return weight, bias
     else:
         weight, bias = child()
     if weight is None or (bias is None and has_bias):

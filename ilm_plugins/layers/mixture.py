@@ -17,6 +17,8 @@ from .options import check, check_choice, check_eps, check_fraction, check_posit
 NORMALIZERS = ("IN", "LN", "BN", "GN")
 #: Names of the running variance in a mixture; and in BatchNorm and mixtures of older versions.
 VARIANCE, BN_VARIANCE = "running_variance", "running_var"
+#: Attributes that a copy makes anew.
+NOT_COPIED = {"_compiled_call_impl", "_kept_plans"}
 #: Initial values of BN's running statistics.
 RUNNING = {"running_mean": 0.0, VARIANCE: 1.0}
 
@@ -138,7 +140,7 @@ class MixtureNorm(AdaptiveNorm):
         # A parametrized module has no state to pickle, but one to copy.
         is_parametrized = parametrize.is_parametrized(self)
         state = self.__dict__ if is_parametrized else self.__getstate__()
-        state = {name: value for name, value in state.items() if name != "_compiled_call_impl"}
+        state = {name: value for name, value in state.items() if name not in NOT_COPIED}
         copied.__setstate__(copy.deepcopy(state, memo))
         return copied
 
@@ -149,8 +151,10 @@ class MixtureNorm(AdaptiveNorm):
             return self._forward_synchronized(x)
         if not self.updates_running_stats:
             return self.normalize(x)[0]
-        y, mean, var = self.normalize(x, (*self._stored_statistics(), self.momentum, *self._counter()))
-        if mean is not None:  # else kernels have updated the statistics
+        y, mean, var = self.normalize(
+            x, (*self._stored_statistics(), self.momentum, *self._counter())
+        )
+        if mean is not None and var is not None:  # else kernels have updated the statistics
             self.update_running_stats(mean, var, count=x.numel() // x.shape[1])
         return y
 

@@ -2,20 +2,26 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
+from operator import is_
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.nn import Parameter
 
-from . import operators, reference
+from . import backends, operators, reference
 from .backends import is_traced, kernels_for
 from .layouts import dense, in_layout_of
 from .moments import duplicate
-from .networks import Network, Tensors, with_none
+from .networks import Network, Tensors, check_tensors, with_none
+from .plans import Plan
 from .reference import Rescale, cast
+
+#: The most plans that a layer keeps, one for each kind of input.
+MOST_PLANS = 64
 
 #: For each input of a function, whether its gradient is needed.
 Needs = Sequence[bool]
@@ -29,6 +35,7 @@ def adaptive_norm(
     *tensors: Tensor | None,
     network: Callable[[], Network] | None = None,
     running: tuple[Tensor, Tensor, float] | tuple[Tensor, Tensor, float, Tensor] | tuple[()] = (),
+    plans: Callable[[], dict[tuple, Plan]] | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Standardize each instance's channel groups, and rescale by a function of their moments.
 
@@ -61,6 +68,8 @@ def adaptive_norm(
         network: returns the description of ``rescale`` for kernels that compute it; or None.
         running: BN's running mean and variance, their momentum, and the number of batches, if it is
             counted; empty unless the batch updates them.
+        plans: returns a dict, which keeps the plans of kernels for further calls as long as
+            ``num_groups`` and the description of ``network`` stay the same; or None.
 
     Returns:
         y (N, C, *) with the dtype and the layout of x; mean and var (N, G'), detached, or None and
@@ -71,37 +80,64 @@ def adaptive_norm(
             or has the wrong shape; or ``num_groups`` does not divide C.
         MemoryError: the C++ kernels lack memory for intermediate values.
     """
+    updated = (*running[:2], *running[3:]) if running else ()
+    kept = None if plans is None or is_traced(x, *tensors, *updated[:2]) else plans()
+    if kept is not None:
+        # All that a plan depends on but the layer's options, and what checks below depend on.
+        key = (
+            *(backends.backend(), x.shape, x.dtype, x.device, x.stride(), x.is_neg()),
+            *(not x.data_ptr() & 15, tensors[-1] is None),
+        )
+        plan = kept.get(key)
+        if plan is not None and not plan.has_trained_buffers(tensors):
+            return _by_kernels(x, eps, rescale, plan, tensors, updated), None, None
     if num_groups < 1 or x.shape[1] % num_groups:
         raise RuntimeError(
             f"adaptive_norm: {x.shape[1]} channels do not consist of {num_groups} groups; give a "
             "number that divides the channels"
         )
-    kernels = kernels_for(x, num_groups, (*tensors, *running[:2]))
+    kernels = kernels_for(x, num_groups, (*tensors, *updated[:2]))
     if kernels is None:
         if outputs := operators.adaptive_norm(x, num_groups, network, tensors, running):
             return outputs
         copies = copy_buffers(tensors)
         with nullcontext() if torch.compiler.is_compiling() else _without_autocast(x.device.type):
             return reference.adaptive_norm(x, num_groups, eps, rescale, *copies)
-    records = is_recording()
     if network is not None:
-        description = network()
-        updated = (*running[:2], *running[3:])
-        plan = kernels.find_plan(x, num_groups, description, tensors, updated)
-        first = description.num_parameters
+        plan = kernels.find_plan(x, num_groups, network(), tensors, updated)
         # Kernels that compute the network have no gradients of buffers.
-        if plan is not None and not records:
-            return plan.forward(dense(x), tensors, updated)[0], None, None
-        if plan is not None and not any(map(_needs_gradient, tensors[first:])):
-            call = plan, eps, rescale, tensors[first:], updated
-            return _apply_plan(call, x, *tensors[:first]), None, None
+        if plan is not None and not (is_recording() and plan.has_trained_buffers(tensors)):
+            if kept is not None:
+                if len(kept) >= MOST_PLANS:
+                    kept.clear()
+                kept[key] = plan
+            return _by_kernels(x, eps, rescale, plan, tensors, updated), None, None
     passes = RescalePasses(kernels, x.shape[1], num_groups, eps, rescale)
     given = copy_buffers(tensors)
     with _without_autocast(x.device.type):
-        if records:
+        if is_recording():
             return _apply(passes, x, *given)
         y, mean, var = passes.forward(x, given)[0]
         return y, mean, var
+
+
+def _by_kernels(
+    x: Tensor,
+    eps: float,
+    rescale: Rescale,
+    plan: Plan,
+    tensors: Tensors,
+    running: Tensors,
+) -> Tensor:
+    """Return y by the plan of kernels that compute the network, too."""
+    if not plan.takes((*tensors, *running[:2]) if running else tensors):
+        again = partial(_by_kernels, x, eps, rescale)
+        return plan.call_with_copies(again, x, tensors, running)
+    if not is_recording():
+        return plan.forward(dense(x), tensors, running)[0]
+    first = plan.network.num_parameters
+    call = plan, eps, rescale, tensors[first:], running
+    return _apply_plan(call, x, *tensors[:first])
 
 
 def is_recording() -> bool:
@@ -223,7 +259,7 @@ class _AdaptiveNorm(Function):
 #: A call of a layer whose network is computed by kernels, too: their plan, see ops/plain.py; eps
 #: and ``rescale``, for second derivatives; the network's buffers; BN's statistics that the kernels
 #: update, or none.
-Call = tuple[Any, float, Rescale, Tensors, Tensors]
+Call = tuple[Plan, float, Rescale, Tensors, Tensors]
 
 
 class _AdaptiveNormByKernels(Function):
@@ -233,7 +269,7 @@ class _AdaptiveNormByKernels(Function):
     def forward(ctx, call: Call, x: Tensor, *parameters: Tensor | None) -> Tensor:
         plan, _, _, buffers, running = call
         y, statistics = plan.forward(dense(x), (*parameters, *buffers), running)
-        ctx.call = call
+        ctx.call, ctx.parameters = call, parameters
         ctx.save_for_backward(x, statistics, *parameters)
         ctx.set_materialize_grads(False)
         return y
@@ -250,12 +286,18 @@ class _AdaptiveNormByKernels(Function):
         x, statistics, *parameters = ctx.saved_tensors
         # This branch serves second derivatives, and several gradients at once (vmap).
         if torch.is_grad_enabled() or is_traced(dy):
-            return None, *_differentiable_backward_of(ctx.call, dy, x, statistics, parameters, needs)
+            return None, *_differentiable_backward_of(
+                ctx.call, dy, x, statistics, parameters, needs
+            )
         _check_unpacked(x, dy.dtype, dy.numel(), dy)
         _check_unpacked(statistics, plan.statistics_dtype, plan.num_statistics, dy)
-        x = dense(x)
-        dy = in_layout_of(x, dy)
-        # The engine converts gradients to the dtypes of the tensors.
+        if not x.is_contiguous() or not dy.is_contiguous() or x.is_neg() or dy.is_neg():
+            x = dense(x)
+            dy = in_layout_of(x, dy)
+        # Hooks may have returned others.
+        if not all(map(is_, parameters, ctx.parameters)) and not plan.takes(parameters):
+            check_tensors(x, plan.network, parameters)
+            parameters = plan.adapted(parameters)
         return None, *plan.backward(dy, x, statistics.contiguous(), parameters, needs)
 
 
@@ -275,7 +317,8 @@ def _differentiable_backward_of(
 
 def _check_unpacked(tensor: Tensor, dtype: torch.dtype, size: int, dy: Tensor) -> None:
     """Raise RuntimeError if a hook returns a saved tensor that kernels cannot read as it was."""
-    if tensor.dtype is not dtype or tensor.numel() != size or tensor.device != dy.device:
+    is_on_device = tensor.get_device() == dy.get_device()
+    if tensor.dtype is not dtype or tensor.numel() != size or not is_on_device:
         raise RuntimeError(
             f"a saved tensor of {size} values of {dtype} on {dy.device} came back as "
             f"{tensor.numel()} of {tensor.dtype} on {tensor.device}; have saved_tensors_hooks "
@@ -286,10 +329,6 @@ def _check_unpacked(tensor: Tensor, dtype: torch.dtype, size: int, dy: Tensor) -
 #: The C method below torch's ``apply``, whose Python code serves only torch.func.
 _apply = super(Function, _AdaptiveNorm).apply
 _apply_plan = super(Function, _AdaptiveNormByKernels).apply
-
-
-def _needs_gradient(tensor: Tensor | None) -> bool:
-    return tensor is not None and tensor.requires_grad
 
 
 def _without_autocast(device_type: str):

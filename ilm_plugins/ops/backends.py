@@ -77,6 +77,11 @@ def use_backend(name: str) -> contextlib.ExitStack:
     return restoring
 
 
+def backend() -> str:
+    """Return the name of the backend that is set."""
+    return _backend.get(_default)
+
+
 def kernels_for(x: Tensor, num_groups: int, tensors: Tensors = ()) -> ModuleType | None:
     """Return the backend for an input x with G' = ``num_groups``; None stands for the reference."""
     if is_traced(x, *tensors) or not has_variances(x, num_groups) or x.is_meta:
@@ -91,7 +96,7 @@ def has_variances(x: Tensor, num_groups: int) -> bool:
 
 def find_kernels(x: Tensor) -> ModuleType | None:
     """Return the backend for an x that is not traced; None stands for the reference."""
-    name = _backend.get(_default)
+    name = backend()
     if name == "reference":
         return None
     if name == "cpu" or (name == "auto" and x.is_cpu):
@@ -161,16 +166,24 @@ def has_triton() -> bool:
     return tuple(map(int, re.findall(r"\d+", __version__)[:2])) >= TRITON
 
 
+#: What :func:`is_traced` asks, which each call of a layer does: a look-up each instead of three.
+_tracing_state = torch._C._get_tracing_state
+_num_modes_before_dispatch = torch._ops._len_torch_dispatch_stack_pre_dispatch
+_num_modes = torch._C._len_torch_dispatch_stack
+_are_transforms_active = torch._C._are_functorch_transforms_active
+_is_batched = torch._C._functorch.is_legacy_batchedtensor
+
+
 def is_traced(x: Tensor, *tensors: Tensor | None) -> bool:
     """Return whether a compiler, an exporter or torch.func records or transforms x."""
     return (
         torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
+        or _tracing_state() is not None
         or not PLAIN.issuperset(map(type, (x, *tensors)))  # other subclasses, such as DTensor
-        or torch._ops._len_torch_dispatch_stack_pre_dispatch() > 0
-        or (torch._C._len_torch_dispatch_stack() > 0 and any(map(_is_on, RECORDING)))  # make_fx
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._functorch.is_legacy_batchedtensor(x)
+        or _num_modes_before_dispatch() > 0
+        or (_num_modes() > 0 and any(map(_is_on, RECORDING)))  # make_fx
+        or _are_transforms_active()
+        or _is_batched(x)
         or forward_ad._current_level >= 0
     )
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
 #: A network's tensors, in the order of its description; None for a tensor that it lacks.
 Tensors = Sequence[Tensor | None]
@@ -136,14 +135,6 @@ class Attentive(_Attentive):
 Network = Autoencoder | Exemplar | Switch | SparseSwitch | Attentive
 
 
-def write_back(updated: Tensors, running: Tensors) -> None:
-    """Copy updated statistics to ``running``; mark those that were updated in place as changed."""
-    for new, old in zip(updated, running, strict=True):
-        if old is not new:
-            old.copy_(new)
-    increment_version(running)
-
-
 def with_none(values: Iterable, present: Sequence[bool]) -> list:
     """Return the values in the places that are present, and None in the others."""
     values = iter(values)
@@ -163,6 +154,12 @@ def check_groups(network: Network, channels: int, num_groups: int) -> None:
             f"num_groups={network.num_groups} does not fit a layer made for moments of "
             f"{num_groups} groups; build a new layer instead of changing its options"
         )
+
+
+def has_all(network: Network, tensors: Tensors) -> bool:
+    """Return whether all tensors of a network are given that it needs; ends may be left out."""
+    named = zip(network.tensors, tensors, strict=False)
+    return all(t is not None or name in network.optional for name, t in named)
 
 
 def check_tensors(x: Tensor, network: Network, tensors: Tensors) -> None:

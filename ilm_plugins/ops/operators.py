@@ -97,9 +97,16 @@ def _forward(x, num_groups, network, tensors, present, running):
     # Operators change no argument: the kernels update copies.
     empty = x.new_empty((0, x.shape[1]), dtype=dtype)
     updated = torch.stack(running).to(dtype) if running else empty
-    of_rows = updated.unbind()
-    plan = _kernels(x).find_plan(x, num_groups, network, tensors, of_rows)
-    y, statistics = plan.forward(x, tensors, of_rows)
+    rows = updated.unbind()
+
+    def forward(plan, tensors, running):
+        return plan.forward(x, tensors, running)
+
+    plan = _kernels(x).find_plan(x, num_groups, network, tensors, rows)
+    if plan.takes((*tensors, *rows)):
+        y, statistics = forward(plan, tensors, rows)
+    else:
+        y, statistics = plan.call_with_copies(forward, x, tensors, rows)
     return y, statistics, updated
 
 
@@ -117,8 +124,11 @@ def _backward(dy, x, num_groups, statistics, network, tensors, present, needs):
     x = dense(x)
     dy = in_layout_of(x, dy)
     plan = _kernels(x).find_plan(x, num_groups, network, inputs, ())
-    parameters = inputs[: network.num_parameters]
-    gradients = plan.backward(dy, x, statistics, parameters, needs[: 1 + len(parameters)])
+    parameters = given = inputs[: network.num_parameters]
+    if not plan.takes(given):
+        plan = plan.for_copies()
+        given = plan.adapted(given)
+    gradients = plan.backward(dy, x, statistics, given, needs[: 1 + len(parameters)])
     # Triton's kernels return gradients that are not needed, too.
     triples = zip(gradients, (x, *parameters), needs, strict=False)
     needed = [d if d.dtype == t.dtype else d.to(t.dtype) for d, t, need in triples if need]

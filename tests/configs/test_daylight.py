@@ -7,10 +7,14 @@ import pytest
 
 pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 
+from mmseg.registry import TRANSFORMS
+
 from mmengine_configs import DAYLIGHT, ROOT, load
 
 BASE = "fcn_r18-d8"
-CONDITIONS = sorted({p.stem for p in (ROOT / "configs" / DAYLIGHT).glob("*.py")} - {BASE})
+#: Another training, tested on the same images.
+STRONG = "strong_contrast"
+CONDITIONS = sorted({p.stem for p in (ROOT / "configs" / DAYLIGHT).glob("*.py")} - {BASE, STRONG})
 #: Number of images in CamVid's folders.
 SIZES = {"train": 367, "val": 101, "test": 233}
 #: Begin of a condition's name -> the transform's options, by the number that follows.
@@ -45,7 +49,21 @@ def test_only_the_images_and_their_distortion_differ_from_camvid_with_bn():
     assert added == [{"type": "PhotoMetricDistortion"}]
 
 
-@pytest.mark.parametrize("name", [BASE, *CONDITIONS])
+def test_strong_contrast_changes_the_range_of_factors_alone():
+    base, strong = config(BASE), config(STRONG)
+    for cfg, factors in ((base, (0.5, 1.5)), (strong, (0.2, 1.8))):
+        for dataset in cfg.train_dataloader.dataset.datasets:
+            (step,) = (s for s in dataset.pipeline if s.type == "PhotoMetricDistortion")
+            # The usual range is the transform's default.
+            assert TRANSFORMS.build(step).contrast_lower == factors[0]
+            assert TRANSFORMS.build(step).contrast_upper == factors[1]
+            step.pop("contrast_range", None)
+    for key in ("train_pipeline", "train_folder", "val_folder"):
+        del base[key], strong[key]
+    assert base == strong
+
+
+@pytest.mark.parametrize("name", [BASE, STRONG, *CONDITIONS])
 def test_no_image_of_a_test_trains(name):
     cfg = config(name)
     trained, tested = (

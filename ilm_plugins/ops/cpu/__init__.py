@@ -20,8 +20,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
-from .. import networks
+from .. import networks, plans
 from ..layouts import becomes_contiguous
 from ..networks import Network, Tensors
 from . import library
@@ -112,7 +113,7 @@ def find_plan(
     return _plan(network, num_groups, x.shape, x.dtype, becomes_contiguous(x), has_last)
 
 
-class Plan:
+class Plan(plans.Plan):
     """The passes of a layer for maps of one shape, dtype and layout; see ops/plain.py."""
 
     def __init__(
@@ -124,8 +125,8 @@ class Plan:
         is_contiguous: bool,
         has_last: bool,
     ) -> None:
-        self.network, self.num_groups = network, num_groups
         self.statistics_dtype = DTYPES[dtype][0]
+        super().__init__(network, num_groups, shape[1], self.statistics_dtype, -1, 1)
         self.description = _description(network, shape[1], num_groups)
         self.first_kept = 2 * shape[0] * num_groups
         self.num_statistics = self.first_kept + self.description.kept
@@ -137,16 +138,14 @@ class Plan:
         self.updates = shape.numel() > shape[1]
 
     def forward(self, x: Tensor, tensors: Tensors, running: Tensors) -> tuple[Tensor, Tensor]:
-        description, count = self.description, len(tensors)
-        inputs = self.ready(x, (*tensors, *running[:2]))
+        sort, updated = self.description.sort, running[:2]
         y = torch.empty_like(x)
         statistics = x.new_empty(self.num_statistics, dtype=self.statistics_dtype)
-        updated = inputs[count:]
         # Running statistics are updated in place. A mixture without them passes four times None.
-        given = *description.sort(inputs[:count]), *updated, *updated, *[None] * 4
+        given = *sort(tensors), *updated, *updated, *[None] * 4
         self.call("forward", x, (x, y, statistics, None, *given))
         if running:
-            networks.write_back((*updated, *running[2:]), running)
+            increment_version(updated)
             if self.updates:
                 for tracked in running[2:]:
                     tracked.add_(1)
@@ -155,44 +154,30 @@ class Plan:
     def backward(
         self, dy: Tensor, x: Tensor, statistics: Tensor, parameters: Tensors, needs: Sequence[bool]
     ) -> list[Tensor | None]:
-        description = self.description
-        inputs = self.ready(x, parameters)
+        sort = self.description.sort
         gradients = [
-            torch.empty_like(t) if need else None for t, need in zip((x, *inputs), needs, strict=True)
+            torch.empty_like(t) if need else None
+            for t, need in zip((x, *parameters), needs, strict=True)
         ]
         # Kernels read the copies of buffers among the statistics; here it only matters if there
         # are buffers.
-        buffers = [statistics] * (len(self.network.tensors) - len(inputs))
+        buffers = [statistics] * (len(self.network.tensors) - len(parameters))
         if not self.has_last:
             buffers[-2:] = None, None
         nowhere = [None] * len(buffers)
-        given = *description.sort((*inputs, *buffers)), *description.sort((*gradients[1:], *nowhere))
+        given = *sort((*parameters, *buffers)), *sort((*gradients[1:], *nowhere))
         self.call("backward", x, (x, gradients[0], statistics, dy, *given))
         return gradients
 
-    def buffers(self, statistics: Tensor) -> list[Tensor | None]:
-        """Return the network's buffers, as vectors, at the time of the forward pass."""
+    def buffers(self, statistics: Tensor) -> list[Tensor]:
         sizes = self.network.sizes(self.head[1])[self.network.num_parameters :]
         return list(statistics[self.first_kept :].split(sizes))
 
-    def ready(self, x: Tensor, tensors: Tensors) -> Tensors:
-        """Return tensors as the library takes them; RuntimeError if one does not fit."""
-        description, dtype = self.description, self.statistics_dtype
-        pairs = zip(tensors, description.sizes, description.optional, strict=False)
-        for t, size, is_optional in pairs:
-            if t is None:
-                is_ready = is_optional
-            else:
-                fits = t.numel() == size and t.dtype is dtype
-                is_ready = fits and t.is_cpu and t.is_contiguous() and not t.is_neg()
-            if not is_ready:
-                networks.check_tensors(x, self.network, tensors)
-                return [t if t is None else t.resolve_neg().to(dtype).contiguous() for t in tensors]
-        return tensors
-
     def call(self, name: str, x: Tensor, tensors: Tensors) -> None:
         function, fields = self.functions[name], self.description.fields
-        _run(name, function, x, (*self.head, *_threads(), *_fields(fields), *map(_address, tensors)))
+        _run(
+            name, function, x, (*self.head, *_threads(), *_fields(fields), *map(_address, tensors))
+        )
 
 
 @functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal
@@ -208,8 +193,6 @@ class Description(NamedTuple):
 
     fields: array  #: its number and options, as Reader in options.hpp takes them
     kept: int  #: values in its buffers
-    sizes: list[int]  #: of its tensors, and of BN's running statistics
-    optional: list[bool]  #: for each size, whether the tensor may be None
     order: list[int] | None  #: see library.Layout
 
     def sort(self, tensors: Tensors) -> Tensors:
@@ -237,8 +220,7 @@ def _description(network: Network, channels: int, num_groups: int) -> Descriptio
             fields.extend(_numbers(name, getattr(network, name), choices))
         elif kind == "buffer":
             fields.extend(buffers[name])  # its place among the kept statistics, its size
-    optional = [name in network.optional for name in (*network.tensors, *networks.BATCH)]
-    return Description(fields, sum(of_buffers), [*sizes, channels, channels], optional, order)
+    return Description(fields, sum(of_buffers), order)
 
 
 def _numbers(name: str, value: object, choices: dict[str, int]) -> list[float]:
@@ -251,7 +233,7 @@ def _numbers(name: str, value: object, choices: dict[str, int]) -> list[float]:
 
 
 def _call(name: str, x: Tensor, num_groups: int, tensors: Tensors) -> None:
-    """Call a function of the library that computes no network, for x contiguous or channels last."""
+    """Call a function of the library that computes no network, for a dense x."""
     head = _head(x.shape, num_groups, x.dtype, x.is_contiguous())
     function = _functions(x.dtype)[name]
     _run(name, function, x, (*head, *_threads(), *_fields(NO_FIELDS), *map(_address, tensors)))

@@ -3,7 +3,7 @@
 For a map of any size, the *streaming* kernels read x twice forward, and x and dy twice backward::
 
     forward    moments of (channel, split of positions) -> pool, rescale -> affine
-    backward   sums of (channel, split of positions)    -> sum, vjp      -> dx, parameters' gradients
+    backward   sums of (channel, split of positions)    -> sum, vjp      -> dx, gradients
 
 The kernel between the passes over x has a program for each instance; a torch function takes its
 place for a network that the kernels lack. The last program of the first kernel that reads a channel
@@ -24,7 +24,18 @@ from .devices import INTERPRETED, has_bfloat16, on_device
 from .plan import find_plan
 from .sizes import find_sizes
 
-__all__ = ["affine", "devices", "dx", "find_plan", "moments", "one_read", "plan", "runs", "sums", "supports"]
+__all__ = [
+    "affine",
+    "devices",
+    "dx",
+    "find_plan",
+    "moments",
+    "one_read",
+    "plan",
+    "runs",
+    "sums",
+    "supports",
+]
 
 
 def supports(x: Tensor) -> bool:
@@ -41,9 +52,9 @@ def supports(x: Tensor) -> bool:
 
 @on_device
 def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    pooled = x.new_empty((2, len(x), num_groups), dtype=torch.float32).unbind()
-    streaming.moments(x, pooled)
-    return pooled
+    mean, var = x.new_empty((2, len(x), num_groups), dtype=torch.float32).unbind()
+    streaming.moments(x, (mean, var))
+    return mean, var
 
 
 affine = on_device(streaming.affine)

@@ -52,4 +52,3 @@ def counters(device: torch.device, stream: int | None) -> Tensor:
 @functools.cache
 def _counters(device: torch.device, stream: int | None) -> Tensor:
     return torch.zeros(COUNTERS, dtype=torch.int32, device=device)
-

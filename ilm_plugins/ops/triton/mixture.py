@@ -13,7 +13,6 @@ import triton.language as tl
 
 from . import vectors as v
 
-
 # ---- the statistics of one instance, relative to its means
 
 

@@ -11,7 +11,7 @@ import triton.language as tl
 
 from .autoencoder import autoencoder
 from .devices import Map, padded
-from .programs import COLUMNS, add_rows, is_last, store_gradients
+from .programs import add_all, add_all_gradients, is_last
 from .rescaling import keep, rescale_vjp
 from .sizes import Sizes
 from .streaming import Shape, limit, tile_offsets
@@ -97,6 +97,7 @@ def one_read_kernel(
 def one_read_vjp_kernel(
     dy_ptr, x_ptr, dx_ptr, statistics_ptr, work_ptr, counters_ptr, t, gradients,
     moments, members, count, chunks, SHAPE: tl.constexpr, SIZES: tl.constexpr,
+    PARAMETERS: tl.constexpr,
 ):  # fmt: skip
     """Compute dx, and the sum of the instances' gradients of the tensors.
 
@@ -122,7 +123,8 @@ def one_read_vjp_kernel(
     d_x = _to_elements(scale, chunks, SHAPE) * dy
     d_x += spread(slope, SIZES.fine, SHAPE.block_c)[:, None] * x
     d_x += spread(offset, SIZES.fine, SHAPE.block_c)[:, None]
-    tl.store(dx_ptr + start + offsets, d_x.to(dx_ptr.dtype.element_ty), mask=inside)
+    if dx_ptr is not None:
+        tl.store(dx_ptr + start + offsets, d_x.to(dx_ptr.dtype.element_ty), mask=inside)
 
     instances = tl.num_programs(0).to(tl.int64)
     first = n // members * members
@@ -131,15 +133,10 @@ def one_read_vjp_kernel(
         step: tl.constexpr = SIZES.gradients
         groups = (instances + members - 1) // members
         groups_ptr = work_ptr + instances * step
-        for column in range(0, step, COLUMNS):
-            columns = column + tl.arange(0, COLUMNS)
-            sums = add_rows(work_ptr + first * step, step, in_group, columns)
-            tl.store(groups_ptr + n // members * step + columns, sums, mask=columns < step)
+        sums_ptr = groups_ptr + n // members * step
+        add_all(work_ptr + first * step, step, in_group, sums_ptr, step)
         if is_last(counters_ptr, groups):
-            for column in range(0, step, COLUMNS):
-                columns = column + tl.arange(0, COLUMNS)
-                sums = add_rows(groups_ptr, step, groups, columns)
-                store_gradients(gradients, columns, sums, SIZES.parameters)
+            add_all_gradients(groups_ptr, step, groups, gradients, step, PARAMETERS)
 
 
 # ---- host

@@ -1,19 +1,19 @@
 """The launches of a layer for inputs of one shape, dtype, layout and device.
 
-A plan is made once, and found by one look-up; then a pass is two or three allocations and at most
-three launches. It holds neither tensors nor the layer, so layers of equal options share it.
+A pass is a few allocations and at most three launches.
 """
 
 import functools
 from collections import namedtuple
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from .. import plans
 from ..layouts import becomes_contiguous, is_dense
-from ..networks import BATCH, Network, Tensors, check_tensors
+from ..networks import Network, Tensors
 from . import one_read, rescaling, streaming
 from .devices import Map, divide_up, padded
 from .launch import Launch, counters, current_stream
@@ -39,7 +39,8 @@ def find_plan(
     if not (is_contiguous or is_dense(x)):  # a copy will be made
         is_contiguous, is_aligned = becomes_contiguous(x), True
     map = x.shape, x.dtype, x.device, is_contiguous, is_aligned
-    return _plan(network, num_groups, map, tensors[0].dtype, uses_batch)  # type: ignore[union-attr]
+    dtype = getattr(tensors[0], "dtype", torch.float32)  # of None, an error will tell
+    return _plan(network, num_groups, map, dtype, uses_batch)
 
 
 @functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal
@@ -56,7 +57,7 @@ def forget() -> None:
     _plan.cache_clear()
 
 
-class Plan:
+class Plan(plans.Plan):
     """The passes of a layer for maps of one kind.
 
     Kernels find what they share by its place among values in float32:
@@ -75,25 +76,19 @@ class Plan:
     def __init__(
         self, network: Network, num_groups: int, map: Map, dtype: torch.dtype, uses_batch: bool
     ) -> None:
-        self.network, self.num_groups, self.map = network, num_groups, map
-        self.dtype, self.uses_batch = dtype, uses_batch
-        #: The GPU's number; -1 for the interpreter.
-        self.index = -1 if map.device.index is None else map.device.index
+        index = -1 if map.device.index is None else map.device.index
+        super().__init__(network, num_groups, map.shape[1], dtype, index, 16)
+        self.map, self.uses_batch = map, uses_batch
         self.statistics_dtype = torch.float32
         sizes = find_sizes(network, map.shape[1], num_groups)
         assert sizes is not None
-        self.sizes = sizes
-        n, c = map.shape[:2]
-        self.n, self.moments = n, n * num_groups
+        self.of_network = sizes
+        self.n = map.shape[0]
+        self.moments = self.n * num_groups
         self.shape = one_read.shape_for(map, sizes)
         self.num_statistics = sizes.kept + 2 * self.moments
-        self.pointers = POINTERS[type(network)]
-        names, of_tensors = network.tensors, network.sizes(c)
+        self.pointers: Callable[..., tuple] = POINTERS[type(network)]
         self.no_buffers = (None,) * len(sizes.buffers)
-        #: Sizes of the tensors, and of BN's running statistics.
-        self.sizes_of_tensors = [*of_tensors, c, c]
-        #: The tensors that may be None.
-        self.optional = [name in network.optional for name in (*names, *BATCH)]
         #: Values of one channel group, and of a channel of the batch.
         self.count = float(map.shape[1:].numel() // num_groups)
         if self.shape is not None:
@@ -109,12 +104,12 @@ class Plan:
         instance = self.map.shape[1:].numel()
         chunks = instance // (shape.block_c * shape.vector)
         self.options = {"num_warps": min(16, max(4, shape.block_c * shape.block_l // 512))}
-        arguments = self.moments, self.count, chunks, shape, self.sizes
+        arguments = self.moments, self.count, chunks, shape, self.of_network
         self.launch = Launch(one_read.one_read_kernel, self.n, arguments, **self.options)
 
     def plan_streaming(self) -> None:
         n, c = self.map.shape[:2]
-        sizes, tiling = self.sizes, streaming.Tiling.for_map(self.map)
+        sizes, tiling = self.of_network, streaming.Tiling.for_map(self.map)
         # Moments of channels and splits, which the network's kernel pools; or already of groups.
         run = c // self.num_groups * tiling.splits
         self.is_pooled, self.num_work = run > 1, 2 * n * c
@@ -123,7 +118,7 @@ class Plan:
             mean_at = self.num_work
             self.num_work += 2 * self.moments * run
         batch_at = sizes.at.batch_mean if self.uses_batch else 0
-        momentum = float(self.network.momentum) if self.uses_batch else 0.0
+        momentum = float(getattr(self.network, "momentum", 0.0))
         first = mean_at, self.moments * run, batch_at, momentum
         self.launch_moments = Launch(
             streaming._moments_kernel,
@@ -152,8 +147,6 @@ class Plan:
         if self.runs_elsewhere():
             with torch.cuda.device(x.device):
                 return self.forward(x, tensors, running)
-        if not self.takes(tensors, running):
-            return self.forward_of_copies(x, tensors, running)
         y = torch.empty_like(x)
         statistics = torch.empty(self.num_statistics, dtype=torch.float32, device=x.device)
         pointers, stream = self.pointers(*tensors, statistics), current_stream(self.index)
@@ -172,18 +165,6 @@ class Plan:
             increment_version(running)
         return y, statistics
 
-    def forward_of_copies(
-        self, x: Tensor, tensors: Tensors, running: Tensors
-    ) -> tuple[Tensor, Tensor]:
-        """Do the forward pass with copies of the tensors, in float32, as kernels take them."""
-        check_tensors(x, self.network, (*tensors, *running[:2]))
-        plan, copies, updated = self.of_copies(), adapted(tensors), adapted(running[:2])
-        outputs = plan.forward(x, copies, (*updated, *running[2:]))
-        for new, old in zip(updated, running, strict=False):
-            if old is not new:
-                old.copy_(new)
-        return outputs
-
     # ---- backward
 
     def backward(
@@ -193,34 +174,33 @@ class Plan:
         if self.runs_elsewhere():
             with torch.cuda.device(x.device):
                 return self.backward(dy, x, statistics, parameters, needs)
-        if not self.takes(parameters):
-            check_tensors(x, self.network, parameters)
-            copies = adapted(parameters)
-            return self.of_copies().backward(dy, x, statistics, copies, needs)
         # What is None, or not aligned, makes another kernel.
         kind = not dy.data_ptr() & 15, not x.data_ptr() & 15, *needs
         plan = self.backward_plans.get(kind)
         if plan is None:
-            plan = self.backward_plans[kind] = _Backward(self, all(kind[:2]), any(needs[1:]))
+            needs_all = all(needs) and all(t is not None for t in parameters)
+            plan = _Backward(self, all(kind[:2]), any(needs[1:]), needs_all)
+            self.backward_plans[kind] = plan
         pointers = self.pointers(*parameters, *self.no_buffers, statistics)
         stream = current_stream(self.index)
         work = statistics.new_empty(plan.num_work)
-        needs_x, *others = needs
-        gradients = [
-            torch.empty_like(t) if need else None
-            for t, need in zip(parameters, others, strict=True)
-        ]
-        d_x = torch.empty_like(x) if needs_x or self.shape is not None else None
+        if plan.needs_all:
+            d_x, *gradients = map(torch.empty_like, (x, *parameters))
+        else:
+            d_x, *gradients = (
+                torch.empty_like(t) if need and t is not None else None
+                for t, need in zip((x, *parameters), needs, strict=True)
+            )
         counts = counters(x.device, stream) if plan.counts else None
         if self.shape is not None:
-            plan.launch(stream, dy, x, d_x, statistics, work, counts, pointers, tuple(gradients))
+            plan.launch(stream, dy, x, d_x, statistics, work, counts, pointers, (*gradients,))
         else:
             plan.launch_sums(stream, dy, x, statistics, work)
             plan.launch_vjp(stream, statistics, work, counts, pointers)
             launch_dx = plan.launch_gradients if d_x is None else plan.launch_dx
-            values = statistics, work, work, work, statistics, work, tuple(gradients)
+            values = statistics, work, work, work, statistics, work, (*gradients,)
             launch_dx(stream, dy, x, d_x, *values)
-        return [d_x if needs_x else None, *gradients]
+        return [d_x, *gradients]
 
     # ---- both
 
@@ -228,27 +208,7 @@ class Plan:
         """Return whether another GPU than the maps' is the current one."""
         return self.index >= 0 and torch.cuda.current_device() != self.index
 
-    def takes(self, tensors: Tensors, running: Tensors = ()) -> bool:
-        """Return whether launches can read tensors, and update running statistics, as they are."""
-        dtype, index = self.dtype, self.index
-        for t, size, is_optional in zip(tensors, self.sizes_of_tensors, self.optional, strict=False):
-            if t is None:
-                if not is_optional:
-                    return False
-            elif not (
-                t.dtype is dtype
-                and t.numel() == size
-                and t.get_device() == index
-                and t.is_contiguous()
-                and not t.data_ptr() & 15
-                and not t.is_neg()
-            ):
-                return False
-        # The last two of a mixture's tensors are of the size of running statistics.
-        return not running or self.takes((*tensors[:-2], *running[:2]))
-
-    def of_copies(self) -> "Plan":
-        """Return the plan for copies of tensors that this plan does not take."""
+    def for_copies(self) -> "Plan":
         if self.dtype is torch.float32:
             return self
         plan = _plan(self.network, self.num_groups, self.map, torch.float32, self.uses_batch)
@@ -257,27 +217,20 @@ class Plan:
 
     def buffers(self, statistics: Tensor) -> list[Tensor]:
         """Return the network's buffers, as vectors, at the time of the forward pass."""
-        return [statistics[at : at + size] for _, at, size in self.sizes.buffers]
-
-
-def adapted(tensors: Tensors) -> list[Tensor | None]:
-    """Return tensors, or copies, in float32, contiguous and aligned to 16 bytes."""
-    ready = []
-    for t in tensors:
-        if t is not None:
-            t = t.resolve_neg().float().contiguous()
-            t = t.clone() if t.data_ptr() & 15 else t
-        ready.append(t)
-    return ready
+        return [statistics[at : at + size] for _, at, size in self.of_network.buffers]
 
 
 class _Backward:
-    """The launches of a plan's backward pass; ``adds``: whether any parameter needs a gradient."""
+    """The launches of a plan's backward pass.
 
-    def __init__(self, plan: Plan, is_aligned: bool, adds: bool) -> None:
+    ``adds`` tells whether a parameter needs a gradient, ``needs_all`` whether x and all do.
+    """
+
+    def __init__(self, plan: Plan, is_aligned: bool, adds: bool, needs_all: bool) -> None:
+        self.needs_all = needs_all
         map = plan.map._replace(is_aligned=is_aligned)
         n, c = map.shape[:2]
-        sizes, moments = plan.sizes, plan.moments
+        sizes, moments = plan.of_network, plan.moments
         rows = n * sizes.gradients
         members = max(MEMBERS, divide_up(n, GROUPS))
         groups = divide_up(n, members)
@@ -285,7 +238,7 @@ class _Backward:
             self.num_work, self.counts = rows + groups * sizes.gradients, True
             shape = one_read.shape_for(map, sizes) or plan.shape
             chunks = map.shape[1:].numel() // (shape.block_c * shape.vector)
-            arguments = moments, members, plan.count, chunks, shape, sizes
+            arguments = moments, members, plan.count, chunks, shape, sizes, sizes.parameters
             self.launch = Launch(one_read.one_read_vjp_kernel, n, arguments, **plan.options)
             return
         tiling = streaming.Tiling.for_map(map)
@@ -326,17 +279,16 @@ class _Backward:
         adding = divide_up(last_at + last_size, COLUMNS.value) if adds else 0
         extent = *tiling.extent, c // plan.num_groups, map.shape.numel() / c
         batch = padded(batch_rows) if plan.uses_batch else 0
-        arguments = (
+        arguments_of_dx = (
             *(*of_dx, batch_at, rows_at, step, batch_rows, sizes.gradients, n, adding),
             *(*extent, tiling.shape, batch, sizes.parameters),
         )
         tiles = n * tiling.blocks * tiling.tiles
         options = {"num_warps": tiling.warps}
-        self.launch_dx = Launch(streaming._dx_kernel, adding + tiles, arguments, **options)
-        self.launch_gradients = Launch(streaming._dx_kernel, adding, arguments, **options)
+        self.launch_dx = Launch(streaming._dx_kernel, adding + tiles, arguments_of_dx, **options)
+        self.launch_gradients = Launch(streaming._dx_kernel, adding, arguments_of_dx, **options)
 
 
 def pooled_at_once(run: int, rows: int) -> int:
     """Return how many values of each of ``rows`` runs a program pools at once."""
     return max(1, min(padded(run), POOLED // padded(rows)))
-

@@ -31,7 +31,7 @@ def is_last(counter_ptr, count):
 
 @triton.jit
 def add_rows(rows_ptr, step, rows, columns):
-    """Return the sums of up to COLUMNS columns (offsets), of rows that are ``step`` values apart."""
+    """Return the sums of columns, (COLUMNS) offsets, of rows that are ``step`` values apart."""
     row = tl.arange(0, ROWS)
     sums = tl.zeros((COLUMNS,), tl.float32)
     for start in range(0, rows, ROWS):
@@ -42,12 +42,34 @@ def add_rows(rows_ptr, step, rows, columns):
 
 
 @triton.jit
+def add_all(rows_ptr, step, rows, sums_ptr, SIZE: tl.constexpr):
+    """Store the sums of the first SIZE columns of rows, in one program."""
+    for first in range(0, SIZE, COLUMNS):
+        columns = first + tl.arange(0, COLUMNS)
+        tl.store(sums_ptr + columns, add_rows(rows_ptr, step, rows, columns), mask=columns < SIZE)
+
+
+@triton.jit
+def add_all_gradients(
+    rows_ptr, step, rows, gradients, SIZE: tl.constexpr, PARAMETERS: tl.constexpr
+):
+    """Store the sums of rows to the gradients of the parameters, in one program."""
+    for first in range(0, SIZE, COLUMNS):
+        columns = first + tl.arange(0, COLUMNS)
+        store_gradients(gradients, columns, add_rows(rows_ptr, step, rows, columns), PARAMETERS)
+
+
+@triton.jit
 def store_gradients(gradients, columns, sums, PARAMETERS: tl.constexpr):
     """Store sums of columns to the gradients of the parameters, see ``Sizes.parameters``."""
     for i in tl.static_range(len(PARAMETERS)):
         if gradients[i] is not None:
             at = columns - PARAMETERS[i][0]
-            inside = (at >= 0) & (at < PARAMETERS[i][1])
-            for copy in tl.static_range(PARAMETERS[i][2]):
-                ptr = gradients[i] + copy * PARAMETERS[i][1] + at
-                tl.store(ptr, sums.to(gradients[i].dtype.element_ty), mask=inside)
+            _store_copies(gradients[i], at, sums, PARAMETERS[i][1], PARAMETERS[i][2])
+
+
+@triton.jit
+def _store_copies(ptr, at, sums, SIZE: tl.constexpr, COPIES: tl.constexpr):
+    inside = (at >= 0) & (at < SIZE)
+    for copy in tl.static_range(COPIES):
+        tl.store(ptr + copy * SIZE + at, sums.to(ptr.dtype.element_ty), mask=inside)

@@ -11,7 +11,7 @@ from .attentive import attentive
 from .autoencoder import autoencoder
 from .devices import padded
 from .mixture import exemplar, switch
-from .programs import COLUMNS, add_rows, is_last
+from .programs import add_all, is_last
 from .sizes import Sizes
 from .streaming import pool
 from .vectors import load, numbers
@@ -26,7 +26,6 @@ NETWORKS = {
     "Switch": switch,
     "SparseSwitch": switch,
 }
-
 
 
 def options(sizes: Sizes) -> dict[str, int]:
@@ -147,7 +146,4 @@ def rescale_vjp_kernel(
             # From the first of the batch's values on.
             rows_ptr = work_ptr + rows_at + (first + 1) * SIZES.gradients - batch
             sums_ptr = work_ptr + groups_at + of_group * batch
-            for column in range(0, batch, COLUMNS):
-                columns = column + tl.arange(0, COLUMNS)
-                sums = add_rows(rows_ptr, SIZES.gradients, in_group, columns)
-                tl.store(sums_ptr + columns, sums, mask=columns < batch)
+            add_all(rows_ptr, SIZES.gradients, in_group, sums_ptr, batch)

@@ -67,7 +67,7 @@ def _find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | Non
         buffers.append((place, kept, size))
         kept += size
     names = network.tensors[first:]
-    offsets = namedtuple(f"{type(network).__name__}Offsets", names)
+    offsets = namedtuple("Offsets", names)  # type: ignore[misc]
     return Sizes(
         network=network,
         kind=type(network).__name__,

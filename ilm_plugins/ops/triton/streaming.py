@@ -60,10 +60,7 @@ def _place(program, channels, length, splits, split_length, SHAPE: tl.constexpr)
     """Return a program's instance, channels (BLOCK_C), first position and first offset (int64)."""
     blocks = (channels + SHAPE.block_c - 1) // SHAPE.block_c
     block = _block(program, blocks, splits, SHAPE)
-    if SHAPE.channels_last:
-        split = program // blocks % splits
-    else:
-        split = program % splits
+    split = program // blocks % splits if SHAPE.channels_last else program % splits
     n = (program // (blocks * splits)).to(tl.int64)
     channel = block * SHAPE.block_c
     position = split * split_length
@@ -158,12 +155,12 @@ def _batch(
     batch_ptr = batch.statistics + batch_at + c
     tl.store(batch_ptr, mean, mask=exists)
     tl.store(batch_ptr + channels, var, mask=exists)
-    if batch.running_mean is not None:
+    if batch.running_mean is not None:  # noqa: SIM102 (a constant, and a number on the device)
         if count > 1:  # a single value has no unbiased variance
             _update_running(batch.running_mean, c, exists, mean, momentum)
             unbiased = var * (count / tl.maximum(count - 1, 1.0))
             _update_running(batch.running_var, c, exists, unbiased, momentum)
-            if batch.tracked is not None:
+            if batch.tracked is not None:  # noqa: SIM102 (a constant, and a number of the program)
                 if block == 0:
                     tl.store(batch.tracked, tl.load(batch.tracked) + 1)
 
@@ -422,7 +419,8 @@ def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset
     values = (t.contiguous() for t in (mean, scale, slope, offset))
     _dx_kernel[(len(x) * tiling.blocks * tiling.tiles,)](
         dy, x, d_x, *values, None, None, None, *[0] * 12,
-        *tiling.extent, x.shape[1] // mean.shape[1], 1.0, tiling.shape, 0, (), num_warps=tiling.warps,
+        *tiling.extent, x.shape[1] // mean.shape[1], 1.0, tiling.shape, 0, (),
+        num_warps=tiling.warps,
     )  # fmt: skip
     return d_x
 
