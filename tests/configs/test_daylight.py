@@ -58,9 +58,8 @@ def test_strong_contrast_changes_the_range_of_factors_alone():
             assert TRANSFORMS.build(step).contrast_lower == factors[0]
             assert TRANSFORMS.build(step).contrast_upper == factors[1]
             step.pop("contrast_range", None)
-    for key in ("train_pipeline", "train_folder", "val_folder"):
-        del base[key], strong[key]
-    assert base == strong
+    parts = {"train_pipeline", "train_folder", "val_folder"}
+    assert {key for key in strong if strong[key] != base[key]} <= parts
 
 
 @pytest.mark.parametrize("name", [BASE, STRONG, *CONDITIONS])
