@@ -20,6 +20,10 @@ RECORD_OF_HOST = ROOT / "benchmarks" / "record_host.json"
 PAGES = tuple(ROOT / page for page in ("README.md", "docs/performance.md", "benchmarks/README.md"))
 #: A table in a page: start marker, name of the table, end marker.
 TABLE = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+#: Norm of a ResNet-50 on a GPU -> the plain norm in whose place it stands.
+STEP_BASELINES = {"BN": "BN", "GN": "GN", "ILMGN": "GN", "AN": "GN"} | dict.fromkeys(
+    ("EN", "SN", "SSN"), "BN"
+)
 #: Number of maps that a pass must read or write: forward x and y; backward also dy, x and dx.
 MAPS_MOVED = {"forward": 2, "both": 5}
 
@@ -116,12 +120,15 @@ def means(results: dict) -> str:
 
 
 def short(results: dict) -> str:
-    """Return the table of forward and backward over the plain norm, and the machine."""
-    frame = passes(results)
-    frame = frame[(frame["pass"] == "both") & (frame.setting != "without C")]
+    """Return the table of forward and backward over the plain norm, and the machines."""
+    gpu = json.loads(RECORD_OF_GPU.read_text())
+    frame, of_gpu = passes(results), passes(gpu)
+    of_gpu["setting"] = "GPU, " + of_gpu["setting"]
+    frame = pd.concat([frame[frame.setting != "without C"], of_gpu])
+    frame = frame[frame["pass"] == "both"]
     ratios = frame.groupby(["layer / plain", "setting"], sort=False)["over baseline"]
-    table = mean(ratios, "{:.2f}").unstack(sort=False).reset_index()
-    return f"{markdown(table)}\n\n{about(results)}"
+    table = mean(ratios, "{:.2f}").unstack(sort=False).fillna("-").reset_index()
+    return f"{markdown(table)}\n\n{about(results)} GPU: {about(gpu)}"
 
 
 def maps(results: dict) -> str:
@@ -183,6 +190,25 @@ def steps(results: dict) -> str:
     return markdown(pd.DataFrame(rows))
 
 
+def gpu_steps(results: dict) -> str:
+    """Return the table of ResNet-50's step on a GPU: milliseconds, and over the plain norm's."""
+    measured = results["steps"]
+    norms = dict.fromkeys(norm for rows in measured.values() for norm in rows)
+    rows = []
+    for norm in norms:
+        cells = {}
+        for way, times in measured.items():
+            row, plain = times.get(norm, {}), times.get(STEP_BASELINES[norm], {})
+            cells[way] = f"{1e3 * row['seconds']:.1f}" if "seconds" in row else "-"
+            if norm not in STEP_BASELINES.values() and {"seconds"} <= row.keys() & plain.keys():
+                cells[way] += f" ({row['seconds'] / plain['seconds']:.2f})"
+        peak = measured["eager"].get(norm, {}).get("peak bytes")
+        cells["peak memory, eager"] = f"{peak / 2**30:.1f} GiB" if peak else "-"
+        over = "" if norm in STEP_BASELINES.values() else f" / {STEP_BASELINES[norm]}"
+        rows.append({"step, ms (over plain)": f"{norm}{over}", **cells})
+    return markdown(pd.DataFrame(rows))
+
+
 def host(results: dict) -> str:
     """Return the table of the host's time of both passes without launches, and of launches."""
     rows = [
@@ -199,22 +225,25 @@ def host(results: dict) -> str:
 
 def everything(results: dict) -> str:
     tables = (means, maps, without_c) if results["layers"] else ()
-    texts = (table(results) for table in (about, *tables, compiled, steps))
+    of_gpu = (gpu_steps,) if results.get("steps") else ()
+    texts = (table(results) for table in (about, *tables, compiled, steps, *of_gpu))
     return "\n\n".join(filter(None, texts))
 
 
 def documented() -> dict[Path, str]:
     """Return documentation page -> its text with the records' tables in place of the old."""
-    results, gpu = json.loads(RECORD.read_text()), "Not measured yet."
-    if RECORD_OF_GPU.exists():
-        gpu = everything(json.loads(RECORD_OF_GPU.read_text()))
+    results, gpu = (json.loads(path.read_text()) for path in (RECORD, RECORD_OF_GPU))
+    of_gpu = {"gpu": everything, "gpu_steps": gpu_steps, "gpu_about": about, "gpu_means": means}
     tables = {f.__name__: f for f in (about, means, short, maps, without_c, compiled, steps)}
 
     def table(match: re.Match) -> str:
-        if match[2] == "host":
+        name = match[2]
+        if name == "host":
             content = host(json.loads(RECORD_OF_HOST.read_text()))
+        elif name.startswith("gpu"):
+            content = of_gpu[name](gpu)
         else:
-            content = gpu if match[2] == "gpu" else tables[match[2]](results)
+            content = tables[name](results)
         return f"{match[1]}\n{content}\n\n{match[3]}"
 
     return {page: TABLE.sub(table, page.read_text("utf-8")) for page in PAGES}
@@ -250,10 +279,11 @@ if __name__ == "__main__":
         measured = json.loads(Path(sys.argv[1]).read_text())
         if "rows" in measured:
             RECORD_OF_HOST.write_text(to_json(measured))
-        elif not all(measured[part] for part in ("layers", "compiled", "models")):
-            sys.exit(f"error: {sys.argv[1]} lacks a part; measure them all on one machine")
         else:
             is_cpu = measured["machine"]["device"] == "cpu"
+            parts = ("layers", "compiled", "models") if is_cpu else ("layers", "steps")
+            if not all(measured[part] for part in parts):
+                sys.exit(f"error: {sys.argv[1]} lacks a part; measure them all on one machine")
             (RECORD if is_cpu else RECORD_OF_GPU).write_text(to_json(measured))
     for page, written in documented().items():
         page.write_text(written, "utf-8")

@@ -7,24 +7,23 @@
 import argparse
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from statistics import median
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
 from ilm_plugins import NORMS, use_backend
+from ilm_plugins.ops import operators
 
 from . import measure
+from .report import STEP_BASELINES
 
-#: How a step runs. "compiled, by operations": the layers as torch operations, which the compiler
-#: fuses, in place of kernels.
-WAYS = ("eager", "compiled", "compiled, by operations", "graph")
-#: Norm -> the plain norm in whose place it stands.
-BASELINES = {"BN": "BN", "GN": "GN", "ILMGN": "GN", "AN": "GN"} | dict.fromkeys(
-    ("EN", "SN", "SSN"), "BN"
-)
+#: How a step runs. The last two are other ways to compile than the package's: the whole layer by the
+#: compiler, and the whole layer as one operator.
+WAYS = ("eager", "graph", "compiled", "compiled, operations", "compiled, operator")
 #: Steps before the measured ones, in which kernels are compiled; and steps of a measurement.
 WARM_UP, STEPS = 4, 3
 
@@ -32,7 +31,7 @@ WARM_UP, STEPS = 4, 3
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.steps", description=__doc__)
     parser.add_argument("way", choices=WAYS)
-    parser.add_argument("--norms", nargs="+", default=list(BASELINES), choices=BASELINES)
+    parser.add_argument("--norms", nargs="+", default=list(STEP_BASELINES), choices=STEP_BASELINES)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--size", type=int, default=224)
@@ -60,8 +59,6 @@ def main() -> None:
     times = measure.interleaved(runs, args.rounds, lambda run: clock(run, STEPS))
     for norm, seconds in times.items():
         rows[norm]["seconds"] = median(seconds)
-        if BASELINES[norm] in times:
-            rows[norm]["over plain"] = measure.ratio(seconds, times[BASELINES[norm]])
     results = {"machine": measure.machine(device), "way": args.way, "batch": args.batch}
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(results | {"norms": rows}, indent=1))
@@ -79,7 +76,11 @@ def make_step(norm: str, way: str, x: Tensor, target: Tensor) -> Callable[[], ob
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, fused=x.is_cuda)
     is_graph, is_compiled = way == "graph", way.startswith("compiled")
     function = torch.compile(model) if is_compiled else model
-    backend = use_backend("reference") if way.endswith("by operations") else nullcontext()
+    compiling: AbstractContextManager = nullcontext()
+    if way == "compiled, operations":
+        compiling = use_backend("reference")
+    elif way == "compiled, operator":
+        compiling = mock.patch.object(operators, "leaves_passes", lambda x: False)
 
     def step() -> None:
         with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=not is_graph):
@@ -89,7 +90,7 @@ def make_step(norm: str, way: str, x: Tensor, target: Tensor) -> Callable[[], ob
         if not is_graph:
             optimizer.zero_grad(set_to_none=True)
 
-    with backend:
+    with compiling:
         for _ in range(WARM_UP):
             step()
             optimizer.zero_grad(set_to_none=True)

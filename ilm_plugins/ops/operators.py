@@ -17,11 +17,16 @@ from torch.autograd import forward_ad
 
 from . import backends, cpu, networks
 from .layouts import dense, in_layout_of
+from .moments import coarsen, duplicate, over_batch
 from .networks import Network, Tensors, with_none
+from .reference import per_channel
 
 
 def adaptive_norm(x: Tensor, num_groups: int, network, tensors: Tensors, running):
-    """Return (y, None, None) if torch.compile traces x and kernels compute the layer; else None."""
+    """Return (y, mean, var) if torch.compile traces x and kernels compute the layer; else None.
+
+    Kernels that update the running statistics return None for mean and var.
+    """
     is_compiling = HAS_OPERATORS and torch.compiler.is_dynamo_compiling()
     if network is None or not is_compiling or torch.compiler._is_exporting_flag:
         return None
@@ -34,11 +39,13 @@ def adaptive_norm(x: Tensor, num_groups: int, network, tensors: Tensors, running
     described = layer.describe(x.device, x.dtype)
     if described is None:
         return None
-    key, num_parameters, names, *options = described
+    key, num_parameters, mixes_batch, names, *options = described
     buffers = [t for t in tensors[num_parameters:] if t is not None]
     # Dynamo guards on what is compared here, so a changed option recompiles.
     if read(layer, names) != options or any(buffer.requires_grad for buffer in buffers):
         return None
+    if leaves_passes(x):
+        return _between_passes(x, num_groups, key, tensors, mixes_batch)
     present, given = [t is not None for t in tensors], [t for t in tensors if t is not None]
     arguments = x, num_groups, key, given, present, running[:2]
     y, _, updated = torch.ops.ilm_plugins.forward(*arguments)
@@ -47,6 +54,35 @@ def adaptive_norm(x: Tensor, num_groups: int, network, tensors: Tensors, running
     for tracked in running[3:]:
         tracked.add_(int(x.numel() > x.shape[1]))
     return y, None, None
+
+
+def leaves_passes(x: Tensor) -> bool:
+    """Return whether the compiler writes the passes over x, and a kernel is the network alone.
+
+    On CUDA the compiler fuses the affine map with what follows; its code for the CPU is slower than
+    the kernels in C++.
+    """
+    return x.is_cuda
+
+
+def _between_passes(x: Tensor, num_groups: int, key: str, tensors: Tensors, mixes_batch: bool):
+    dtype = x.dtype
+    x = x.to(torch.promote_types(dtype, torch.float32))
+    positions = tuple(range(2, x.dim()))
+    if positions:
+        var, mean = torch.var_mean(x, positions, correction=0)
+    else:
+        mean, var = x, torch.zeros_like(x)
+    mean, var = coarsen(mean, var, num_groups)
+    var = torch.where(var == torch.inf, torch.nan, var)
+    if mixes_batch and tensors[-1] is None:
+        tensors = [*tensors[:-2], *(t.flatten() for t in over_batch(mean, var))]
+    present, given = [t is not None for t in tensors], [t for t in tensors if t is not None]
+    scale, shift = torch.ops.ilm_plugins.between(mean, var, key, given, present)
+    # The gradient of mean has that through x - mean already.
+    centered = x - per_channel(duplicate(mean.detach(), x.shape[1]), x)
+    y = torch.addcmul(per_channel(shift, x), per_channel(scale, x), centered)
+    return y.to(dtype), mean.detach(), var.detach()
 
 
 def describe(layer: Any, device: torch.device, dtype: torch.dtype) -> tuple | None:
@@ -65,8 +101,8 @@ def describe(layer: Any, device: torch.device, dtype: torch.dtype) -> tuple | No
     ):
         return None
     key = json.dumps((type(network).__name__, *network), default=lambda number: number.item())
-    names = network._fields
-    return key, network.num_parameters, names, *read(layer, names)
+    names, mixes_batch = network._fields, getattr(network, "mixes_batch", False)
+    return key, network.num_parameters, mixes_batch, names, *read(layer, names)
 
 
 # As torch.compiler.assume_constant_result does, which would import the compiler. Layers have
@@ -156,6 +192,44 @@ def _differentiate(ctx, dy, *_):
     return dx, None, None, gradients, None, [None] * ctx.num_running
 
 
+def _between(mean, var, network, tensors, present):
+    from .triton import between
+
+    return between.forward(mean, var, _network(network), with_none(tensors, present))
+
+
+def _fake_between(mean, var, network, tensors, present):
+    size = mean.shape[0], tensors[1].shape[-1]
+    return mean.new_empty(size), mean.new_empty(size)
+
+
+def _between_backward(d_scale, d_shift, mean, var, network, tensors, present, needs):
+    from .triton import between
+
+    given, needs = with_none(tensors, present), [bool(n) for n in with_none(needs, present)]
+    arguments = d_scale, d_shift, mean, var, _network(network), given, needs
+    d_mean, d_var, gradients = between.backward(*arguments)
+    return [d_mean, d_var, *(d for d in gradients if d is not None)]
+
+
+def _fake_between_backward(d_scale, d_shift, mean, var, network, tensors, present, needs):
+    needed = [t.new_empty(t.shape) for t, need in zip(tensors, needs, strict=True) if need]
+    return [torch.empty_like(mean), torch.empty_like(var), *needed]
+
+
+def _save_between(ctx, inputs, output):
+    mean, var, ctx.key, tensors, ctx.present = inputs
+    ctx.save_for_backward(mean, var, *tensors)
+
+
+def _differentiate_between(ctx, d_scale, d_shift):
+    mean, var, *tensors = ctx.saved_tensors
+    needs = [*ctx.needs_input_grad[3]]
+    arguments = d_scale, d_shift, mean, var, ctx.key, tensors, ctx.present, needs
+    d_mean, d_var, *gradients = torch.ops.ilm_plugins.between_backward(*arguments)
+    return d_mean, d_var, None, with_none(gradients, needs), None
+
+
 def _refuse(ctx, *_):
     raise RuntimeError(
         "a compiled layer of ilm_plugins has no second derivatives; do not compile it, or compile "
@@ -172,11 +246,24 @@ if HAS_OPERATORS:
     _backward_ends = f"int num_groups, Tensor statistics, {_ends}, bool[] needs) -> Tensor[]"
     _library.define(f"forward(Tensor x, {_forward_ends}")
     _library.define(f"backward(Tensor dy, Tensor x, {_backward_ends}")
+    _ends = f"Tensor mean, Tensor var, {_ends}"
+    _library.define(f"between({_ends}) -> (Tensor, Tensor)")
+    _ends = f"Tensor d_scale, Tensor d_shift, {_ends}, bool[] needs"
+    _library.define(f"between_backward({_ends}) -> Tensor[]")
     for _device in ("CPU", "CUDA"):
         _library.impl("forward", _forward, _device)
         _library.impl("backward", _backward, _device)
+        _library.impl("between", _between, _device)
+        _library.impl("between_backward", _between_backward, _device)
     _names = "ilm_plugins::forward", "ilm_plugins::backward"
     library.register_fake(_names[0], _fake_forward, lib=_library)
     library.register_fake(_names[1], _fake_backward, lib=_library)
     library.register_autograd(_names[0], _differentiate, setup_context=_save, lib=_library)
+    library.register_autograd(_names[1], _refuse, lib=_library)
+    _names = "ilm_plugins::between", "ilm_plugins::between_backward"
+    library.register_fake(_names[0], _fake_between, lib=_library)
+    library.register_fake(_names[1], _fake_between_backward, lib=_library)
+    library.register_autograd(
+        _names[0], _differentiate_between, setup_context=_save_between, lib=_library
+    )
     library.register_autograd(_names[1], _refuse, lib=_library)

@@ -44,7 +44,7 @@ import triton  # noqa: E402
 import triton.language as tl  # noqa: E402
 
 from ilm_plugins.ops import triton as kernels  # noqa: E402
-from ilm_plugins.ops.triton import devices, launch  # noqa: E402
+from ilm_plugins.ops.triton import between, devices, launch  # noqa: E402
 from ilm_plugins.ops.triton.vectors import activate  # noqa: E402
 
 
@@ -368,6 +368,70 @@ def test_a_compiled_layer_has_the_gradient_of_its_only_trained_parameter(name, m
     assert_equal(*found)
 
 
+# ---- the network alone, in models compiled for CUDA
+
+
+@pytest.fixture
+def left_to_the_compiler(monkeypatch):
+    """Compile as for CUDA, also where the interpreter's maps are on the CPU."""
+    monkeypatch.setattr(operators, "leaves_passes", lambda x: True)
+    monkeypatch.setattr(operators, "_kernels", lambda x: kernels)
+    torch._dynamo.reset()
+
+
+@runs
+@pytest.mark.parametrize("name", ["ILMGN", "EN", *map(wide, ("SN", "SSN", "AN"))])
+@pytest.mark.parametrize("training", [True, wide(False)])
+def test_a_compiled_layer_is_as_exact_of_any_size(name, training, left_to_the_compiler):
+    """Of a few images, and of many in groups; running statistics and their count, too."""
+    layer = build(name, 32, training=training)
+    twin = copy.deepcopy(layer)
+    compiled = torch.compile(twin, fullgraph=True, dynamic=True, backend="aot_eager")
+    for n, h, w in ((2, 5, 4), (20, 3, 3)):
+        x, dy = (make_map(n, 32, h, w, seed=seed) for seed in (1, 2))
+        found = results(compiled, x, dy, "triton")
+        exact = results(layer.double(), x.double(), dy.double(), "reference")
+        layer.float()
+        for i, (a, e) in enumerate(zip(found, exact, strict=True)):
+            assert_close(a, e, 2**12, max(e.abs().max().item(), 1e-2), f"result {i}")
+        for (key, a), e in zip(twin.named_buffers(), layer.buffers(), strict=True):
+            assert_close(a.float(), e.float(), 64, name=key)
+
+
+@runs
+@pytest.mark.wide
+@pytest.mark.parametrize("name", ["EN", "ILMGN"])
+def test_a_compiled_layer_has_the_gradient_of_the_bias_alone(name, left_to_the_compiler):
+    layer = build(name, 32).requires_grad_(False)
+    layer.bias.requires_grad_()
+    x, compiled = make_map(2, 32, 3, 3), torch.compile(layer, fullgraph=True, backend="aot_eager")
+    with use_backend("triton"):
+        found = [torch.autograd.grad(m(x).pow(3).sum(), layer.bias)[0] for m in (compiled, layer)]
+    assert_close(*found, 64, found[1].abs().max().item())
+
+
+@runs
+@pytest.mark.wide
+@pytest.mark.parametrize("name", ["ILMGN", "SN"])
+def test_the_operators_between_passes_are_what_torch_asks_of_them(name):
+    layer, mean, var = build(name, 32), make_map(3, 32), make_map(3, 32, seed=2).square()
+    key, *_ = layer.describe(mean.device, mean.dtype)
+    mean, var = (t[:, : layer.moment_groups].contiguous() for t in (mean, var))
+    tensors = list(layer.rescale_tensors())
+    if tensors[-1] is None:
+        tensors[-2:] = (t.mean(0).requires_grad_() for t in (mean, var))
+    present, needs = [True] * len(tensors), [t.requires_grad for t in tensors]
+    tensors = [t.detach().clone().requires_grad_(t.requires_grad) for t in tensors]
+    arguments = mean.requires_grad_(), var.requires_grad_(), key, tensors, present
+    operators_of_torch = torch.ops.ilm_plugins
+    with use_backend("triton"):
+        torch.library.opcheck(operators_of_torch.between.default, arguments)
+        d_scale, d_shift = make_map(3, 32), make_map(3, 32, seed=2)
+        fixed = [[t.detach() for t in a] if isinstance(a, list) else a for a in arguments[:4]]
+        arguments = d_scale, d_shift, mean.detach(), var.detach(), key, fixed[3], present, needs
+        torch.library.opcheck(operators_of_torch.between_backward.default, arguments)
+
+
 # ---- what needs no kernel
 
 
@@ -521,6 +585,28 @@ def test_kernels_of_autoencoders_compile(driver, shape, count, layout, dtype):
 def test_mixture_kernels_compile(driver, name, channels):
     passes, _ = launches(NORMS[name](channels), (2, channels, 14, 14))
     assert len(dict(map(compile_ahead, chain(*passes)))) == 6
+
+
+@compiles
+@pytest.mark.parametrize("name", ["EN", *map(wide, ("ILMGN", "SSN", "AN"))])
+@pytest.mark.parametrize("channels", [256, wide(2048)])
+def test_the_kernels_between_passes_compile(driver, name, channels):
+    layer, found = NORMS[name](channels), []
+    mean, var = torch.zeros(20, layer.moment_groups), torch.ones(20, layer.moment_groups)
+    tensors = [torch.ones(channels) if t is None else t.detach() for t in layer.rescale_tensors()]
+
+    def run(kernel, *args, warmup, **options):
+        found.append((kernel, args, options))
+
+    launch.counters(mean.device, None)  # made once
+    network, needs = layer.network(), [True] * len(tensors)
+    with pytest.MonkeyPatch.context() as patch, Operations() as counted:
+        patch.setattr(triton.JITFunction, "run", run)
+        scale, shift = between.forward(mean, var, network, tensors)
+        between.backward(scale, shift, mean, var, network, tensors, needs)
+    assert (len(found), counted.names) == (2, [])
+    for one in found:
+        compile_ahead(one)
 
 
 #: Of EfficientNet, MobileNet and HRNet: no multiples of 16.

@@ -28,6 +28,9 @@ from ..networks import Network, Tensors
 from . import library
 
 NO_FIELDS = array("d")
+#: Tensors at lower addresses may have no memory. Others have, as no view of freed memory begins so
+#: many bytes after it.
+LOWEST = 2**40
 
 #: dtype of x -> dtype of its statistics, and x's number in Map, job.hpp.
 DTYPES = {
@@ -175,9 +178,7 @@ class Plan(plans.Plan):
 
     def call(self, name: str, x: Tensor, tensors: Tensors) -> None:
         function, fields = self.functions[name], self.description.fields
-        _run(
-            name, function, x, (*self.head, *_threads(), *_fields(fields), *map(_address, tensors))
-        )
+        _run(name, function, x, (*self.head, *_threads(), *_fields(fields), *_addresses(tensors)))
 
 
 @functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal
@@ -236,7 +237,7 @@ def _call(name: str, x: Tensor, num_groups: int, tensors: Tensors) -> None:
     """Call a function of the library that computes no network, for a dense x."""
     head = _head(x.shape, num_groups, x.dtype, x.is_contiguous())
     function = _functions(x.dtype)[name]
-    _run(name, function, x, (*head, *_threads(), *_fields(NO_FIELDS), *map(_address, tensors)))
+    _run(name, function, x, (*head, *_threads(), *_fields(NO_FIELDS), *_addresses(tensors)))
 
 
 def _head(
@@ -281,15 +282,21 @@ def _run(name: str, function: Callable[..., int], x: Tensor, values: Sequence[in
     raise RuntimeError(f"{name} of a {shape} tensor: torch's threads ended with error {error}")
 
 
-def _address(tensor: Tensor | None) -> int:
-    """Return where a tensor's values are; RuntimeError if it has no memory."""
-    if tensor is None:
-        return 0
-    address = tensor.data_ptr()
+def _addresses(tensors: Tensors) -> list[int]:
+    """Return where the tensors' values are, 0 for None; RuntimeError if one has no memory."""
+    addresses = []
+    for t in tensors:
+        address = 0 if t is None else t.data_ptr()
+        if address < LOWEST and t is not None:
+            _check_memory(t)
+        addresses.append(address)
+    return addresses
+
+
+def _check_memory(tensor: Tensor) -> None:
     # The address of a view of freed memory, as of FSDP's flat parameters, is the view's offset.
-    if not address or (tensor.storage_offset() and not tensor.untyped_storage().nbytes()):
+    if not tensor.data_ptr() or not tensor.untyped_storage().nbytes():
         raise RuntimeError(
             f"got a {tuple(tensor.shape)} tensor of type {type(tensor).__name__} that has no "
             "memory for kernels in C++; run the layer under use_backend('reference')"
         )
-    return address
