@@ -207,7 +207,7 @@ class AdaptiveNorm(nn.GroupNorm):
         return ", ".join(f"{name}={v!r}" for name, v in values.items() if v is not False)
 
     def check_input(self, x: Tensor) -> None:
-        if x.dim() < 2 or x.shape[1] != self.num_channels:
+        if x.dim() < 2 or x.size(1) != self.num_channels:
             fix = "build the layer with num_channels equal to the input's second dimension"
             if x.dim() > 2 and x.shape[-1] == self.num_channels:
                 call = "layer(x.movedim(-1, 1)).movedim(1, -1)"

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import Parameter
 
-from . import backends, operators, reference
-from .backends import is_traced, kernels_for
+from . import operators, reference
+from .backends import _backend, _default, is_traced, kernels_for
 from .layouts import dense, in_layout_of
 from .moments import duplicate
 from .networks import Network, Tensors, check_tensors, with_none
@@ -85,8 +85,14 @@ def adaptive_norm(
     if kept is not None:
         # All that a plan depends on but the layer's options, and what checks below depend on.
         key = (
-            *(backends.backend(), x.shape, x.dtype, x.device, x.stride(), x.is_neg()),
-            *(not x.data_ptr() & 15, tensors[-1] is None),
+            _backend.get(_default),
+            x.shape,
+            x.dtype,
+            x.device,
+            x.stride(),
+            x.is_neg(),
+            not x.data_ptr() & 15,
+            tensors[-1] is None,
         )
         plan = kept.get(key)
         if plan is not None and not plan.has_trained_buffers(tensors):
@@ -133,7 +139,7 @@ def _by_kernels(
     if not plan.takes((*tensors, *running[:2]) if running else tensors):
         again = partial(_by_kernels, x, eps, rescale)
         return plan.call_with_copies(again, x, tensors, running)
-    if not is_recording():
+    if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
         return plan.forward(dense(x), tensors, running)[0]
     first = plan.network.num_parameters
     call = plan, eps, rescale, tensors[first:], running
@@ -289,8 +295,15 @@ class _AdaptiveNormByKernels(Function):
             return None, *_differentiable_backward_of(
                 ctx.call, dy, x, statistics, parameters, needs
             )
-        _check_unpacked(x, dy.dtype, dy.numel(), dy)
-        _check_unpacked(statistics, plan.statistics_dtype, plan.num_statistics, dy)
+        if (
+            x.dtype is not dy.dtype
+            or x.numel() != dy.numel()
+            or statistics.dtype is not plan.statistics_dtype
+            or statistics.numel() != plan.num_statistics
+            or not x.get_device() == statistics.get_device() == dy.get_device()
+        ):  # tell which, and how
+            _check_unpacked(x, dy.dtype, dy.numel(), dy)
+            _check_unpacked(statistics, plan.statistics_dtype, plan.num_statistics, dy)
         if not x.is_contiguous() or not dy.is_contiguous() or x.is_neg() or dy.is_neg():
             x = dense(x)
             dy = in_layout_of(x, dy)

@@ -77,11 +77,6 @@ def use_backend(name: str) -> contextlib.ExitStack:
     return restoring
 
 
-def backend() -> str:
-    """Return the name of the backend that is set."""
-    return _backend.get(_default)
-
-
 def kernels_for(x: Tensor, num_groups: int, tensors: Tensors = ()) -> ModuleType | None:
     """Return the backend for an input x with G' = ``num_groups``; None stands for the reference."""
     if is_traced(x, *tensors) or not has_variances(x, num_groups) or x.is_meta:
@@ -96,7 +91,7 @@ def has_variances(x: Tensor, num_groups: int) -> bool:
 
 def find_kernels(x: Tensor) -> ModuleType | None:
     """Return the backend for an x that is not traced; None stands for the reference."""
-    name = backend()
+    name = _backend.get(_default)
     if name == "reference":
         return None
     if name == "cpu" or (name == "auto" and x.is_cpu):
@@ -179,7 +174,8 @@ def is_traced(x: Tensor, *tensors: Tensor | None) -> bool:
     return (
         torch.compiler.is_compiling()
         or _tracing_state() is not None
-        or not PLAIN.issuperset(map(type, (x, *tensors)))  # other subclasses, such as DTensor
+        or type(x) not in PLAIN  # other subclasses, such as DTensor
+        or not PLAIN.issuperset(map(type, tensors))
         or _num_modes_before_dispatch() > 0
         or (_num_modes() > 0 and any(map(_is_on, RECORDING)))  # make_fx
         or _are_transforms_active()

@@ -156,12 +156,6 @@ def check_groups(network: Network, channels: int, num_groups: int) -> None:
         )
 
 
-def has_all(network: Network, tensors: Tensors) -> bool:
-    """Return whether all tensors of a network are given that it needs; ends may be left out."""
-    named = zip(network.tensors, tensors, strict=False)
-    return all(t is not None or name in network.optional for name, t in named)
-
-
 def check_tensors(x: Tensor, network: Network, tensors: Tensors) -> None:
     """Raise RuntimeError if a tensor is missing, on another device than x, or of another size.
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .networks import Network, Tensors, check_tensors, has_all
+from .networks import BATCH, Network, Tensors, check_tensors
 
 
 class Plan:
@@ -41,11 +41,15 @@ class Plan:
     ) -> None:
         self.network, self.num_groups = network, num_groups
         self.dtype, self.index, self.alignment = dtype, index, alignment
-        #: Sizes of the tensors, and of BN's running statistics.
+        #: Sizes of the tensors, and of BN's running statistics; and which may be None.
         self.sizes = [*network.sizes(channels), channels, channels]
+        self.optional = [name in network.optional for name in (*network.tensors, *BATCH)]
 
     def __deepcopy__(self, memo: dict) -> "Plan":
         return self
+
+    def __reduce__(self) -> tuple:
+        return type(None), ()  # a plan is made again where a pickle is read
 
     def takes(self, tensors: Tensors) -> bool:
         """Return whether kernels can read, and write to, all tensors as they are.
@@ -54,10 +58,10 @@ class Plan:
             tensors: the network's, then BN's running mean and variance; ends may be left out.
         """
         dtype, index, unaligned = self.dtype, self.index, self.alignment - 1
-        is_missing = False
-        for t, size in zip(tensors, self.sizes, strict=False):
+        for t, size, is_optional in zip(tensors, self.sizes, self.optional, strict=False):
             if t is None:
-                is_missing = True
+                if not is_optional:
+                    return False
             elif (
                 t.dtype is not dtype
                 or t.numel() != size
@@ -67,11 +71,11 @@ class Plan:
                 or t.is_neg()
             ):
                 return False
-        return not is_missing or has_all(self.network, tensors)
+        return True
 
     def has_trained_buffers(self, tensors: Tensors) -> bool:
         buffers = tensors[self.network.num_parameters :]
-        return any(t is not None and t.requires_grad for t in buffers)
+        return any([t is not None and t.requires_grad for t in buffers])
 
     def adapted(self, tensors: Iterable[Tensor | None]) -> list[Tensor | None]:
         """Return tensors as :meth:`takes` takes them, copies where needed, differentiably."""

@@ -1,6 +1,7 @@
 """Copies of layers: they share nothing with the layers that they were made of."""
 
 import copy
+import pickle
 import threading
 
 import pytest
@@ -43,3 +44,39 @@ class WithLock(ExemplarNorm):
 
 def test_a_copy_has_the_state_that_a_subclass_gives():
     assert not hasattr(copy.deepcopy(WithLock(64)), "lock")
+
+
+# ---- the plans of kernels that a layer keeps from call to call
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_changed_option_counts_in_the_next_call(name):
+    layer, other = NORMS[name](64), NORMS[name](64, eps=0.5)
+    other.load_state_dict(layer.state_dict())
+    layer(X)
+    layer.eps = 0.5
+    assert torch.equal(layer(X), other(X))
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_shallow_copy_with_another_option_changes_neither(name):
+    layer = NORMS[name](64).eval()
+    before = layer(X)
+    twin = copy.copy(layer)
+    twin.eps = 0.5
+    assert not torch.equal(twin(X), before)
+    assert torch.equal(layer(X), before)
+
+
+class WithState(ExemplarNorm):
+    """A layer whose state is all of its attributes."""
+
+    def __getstate__(self):
+        return self.__dict__.copy()
+
+
+@pytest.mark.parametrize("make", [ExemplarNorm, WithState])
+def test_a_pickled_layer_makes_its_plans_again(make):
+    layer = make(64).eval()
+    expected = layer(X)
+    assert torch.equal(pickle.loads(pickle.dumps(layer))(X), expected)

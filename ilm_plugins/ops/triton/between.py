@@ -85,7 +85,7 @@ def forward(mean: Tensor, var: Tensor, network: Network, tensors: Tensors) -> tu
     sizes, pointers = _prepare(mean, network, tensors)
     scale, shift = (mean.new_empty((len(mean), sizes.channels)) for _ in range(2))
     launch = _forward_launch(sizes, len(mean), mean.device, *_kinds(tensors))
-    launch(_stream(mean), mean, var, scale, shift, pointers)
+    launch(current_stream(_index(mean)), mean, var, scale, shift, pointers)
     return scale, shift
 
 
@@ -109,12 +109,13 @@ def backward(
         c = sizes.channels
         of_tensors += (sizes.gradients - 2 * c, c, 1), (sizes.gradients - c, c, 1)
         places += len(tensors) - 2, len(tensors) - 1
-    stream = _stream(mean)
+    index = _index(mean)
+    stream = current_stream(index)
     kinds = mean.device, *needs, *_kinds(tensors)
     launch = _backward_launch(sizes, n, members, of_tensors, *kinds)
     launch(
         stream, d_scale.contiguous(), d_shift.contiguous(), mean, var, d_mean, d_var, work,
-        counters(mean.device, stream), pointers, tuple(gradients[i] for i in places),
+        counters(index, stream), pointers, tuple(gradients[i] for i in places),
     )  # fmt: skip
     return d_mean, d_var, gradients
 
@@ -132,8 +133,8 @@ def _aligned(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.data_ptr() & 15 else tensor
 
 
-def _stream(mean: Tensor) -> int | None:
-    return current_stream(-1 if mean.device.index is None else mean.device.index)
+def _index(mean: Tensor) -> int:
+    return -1 if mean.device.index is None else mean.device.index
 
 
 def _kinds(tensors: Tensors) -> tuple[torch.dtype | None, ...]:

@@ -41,14 +41,19 @@ def current_stream(index: int) -> int | None:
     return None if index < 0 else triton.runtime.driver.active.get_current_stream(index)
 
 
-def counters(device: torch.device, stream: int | None) -> Tensor:
+def counters(index: int, stream: int | None) -> Tensor:
     """Return counters, all 0, for the launches of one stream, of which each leaves them at 0."""
     # A captured graph may be replayed on any stream, at the same time as other launches.
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        return torch.zeros(COUNTERS, dtype=torch.int32, device=device)
-    return _counters(device, stream)
+    if index >= 0 and torch.cuda.is_current_stream_capturing():
+        return _zeros(index)
+    return _counters(index, stream)
 
 
 @functools.cache
-def _counters(device: torch.device, stream: int | None) -> Tensor:
+def _counters(index: int, stream: int | None) -> Tensor:
+    return _zeros(index)
+
+
+def _zeros(index: int) -> Tensor:
+    device = torch.device("cuda", index) if index >= 0 else "cpu"
     return torch.zeros(COUNTERS, dtype=torch.int32, device=device)

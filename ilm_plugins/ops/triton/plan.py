@@ -95,8 +95,8 @@ class Plan(plans.Plan):
             self.plan_one_read(self.shape)
         else:
             self.plan_streaming()
-        #: Whether dy and x are aligned, and which gradients are needed -> launches.
-        self.backward_plans: dict[tuple[bool, ...], _Backward] = {}
+        #: How dy and x are off multiples of 16 bytes, and which gradients are needed -> launches.
+        self.backward_plans: dict[tuple[int, ...], _Backward] = {}
 
     # ---- forward
 
@@ -156,7 +156,7 @@ class Plan(plans.Plan):
         counts = batch = None
         work = statistics.new_empty(self.num_work)
         if self.uses_batch:
-            counts = counters(x.device, stream)
+            counts = counters(self.index, stream)
             batch = Batch(statistics, *running, *(None,) * (3 - len(running)))
         self.launch_moments(stream, x, work if self.is_pooled else statistics, counts, batch)
         self.launch_rescale(stream, statistics, work, pointers)
@@ -175,11 +175,11 @@ class Plan(plans.Plan):
             with torch.cuda.device(x.device):
                 return self.backward(dy, x, statistics, parameters, needs)
         # What is None, or not aligned, makes another kernel.
-        kind = not dy.data_ptr() & 15, not x.data_ptr() & 15, *needs
+        kind = dy.data_ptr() & 15, x.data_ptr() & 15, *needs
         plan = self.backward_plans.get(kind)
         if plan is None:
             needs_all = all(needs) and all(t is not None for t in parameters)
-            plan = _Backward(self, all(kind[:2]), any(needs[1:]), needs_all)
+            plan = _Backward(self, not any(kind[:2]), any(needs[1:]), needs_all)
             self.backward_plans[kind] = plan
         pointers = self.pointers(*parameters, *self.no_buffers, statistics)
         stream = current_stream(self.index)
@@ -191,7 +191,7 @@ class Plan(plans.Plan):
                 torch.empty_like(t) if need and t is not None else None
                 for t, need in zip((x, *parameters), needs, strict=True)
             )
-        counts = counters(x.device, stream) if plan.counts else None
+        counts = counters(self.index, stream) if plan.counts else None
         if self.shape is not None:
             plan.launch(stream, dy, x, d_x, statistics, work, counts, pointers, (*gradients,))
         else:
