@@ -10,6 +10,7 @@ the lines between a marker and ``<!-- end -->`` are written again:
     <!-- answers: FOLDER -->    answers by the comparisons in a folder below reports/
     <!-- summary: FOLDER -->    how many of both are above or below 0, by norm
     <!-- conditions: NAME -->   mIoU of a comparison's models, by norm and kind of test images
+    <!-- contrast: TABLE -->    low contrast: answers, means, or what was found afterwards
     <!-- rates: NAME -->        mIoU of the comparisons NAME-rateR, by norm and learning rate R
 """
 
@@ -24,6 +25,7 @@ from ilm_plugins.experiments.compare.results import OWN_TEST
 from ilm_plugins.experiments.papers import (
     batches,
     conditions,
+    contrast,
     paper_report,
     pictures,
     questions,
@@ -41,7 +43,7 @@ PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
 FIGURES = ROOT / "docs" / "figures"
 COMPARISONS = ROOT / "reports" / "comparisons"
 #: A part of a page: start marker, kind, name, end marker.
-KINDS = "file|table|rows|differences|answers|summary|conditions|rates|batches"
+KINDS = "file|table|rows|differences|answers|summary|conditions|contrast|rates|batches"
 PART = re.compile(rf"(<!-- ({KINDS}): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".sh": "sh"}
 
@@ -66,7 +68,8 @@ def rows(name: str, groups: paper_report.Groups) -> str:
 
 def differences(name: str, groups: paper_report.Groups) -> str:
     """Return all differences of the study from the plain norm."""
-    columns = "task", "measure", "norms", "difference", "95 % interval", "p, corrected", "seeds"
+    columns = "task", "measure", "norms", "difference", "95 % interval", "p, corrected"
+    columns += "not excluded", "power, 1 point", "seeds"
     lines = paper_report.markdown_head(*columns)
     for entry, norms, group, difference in study_differences(groups):
         ends = difference.mean, difference.low, difference.high
@@ -74,7 +77,9 @@ def differences(name: str, groups: paper_report.Groups) -> str:
         failed = len(group) - sum(map(row_record.learned, group))
         seeds = f"{difference.seeds}" + (f" ({failed} more did not learn)" if failed else "")
         cells = entry.task, entry.measures[0], norms, mean, f"{low} to {high}"
-        lines.append(paper_report.markdown_row(*cells, f"{difference.p:.3f}", seeds))
+        further = questions.ends(*difference.left), f"{difference.power_of(1):.2f}"
+        cells += f"{difference.p:.3f}", *further, seeds
+        lines.append(paper_report.markdown_row(*cells))
     return "\n".join(lines)
 
 
@@ -118,6 +123,11 @@ def answers(name: str, groups: paper_report.Groups) -> str:
 
 def kinds_of_images(name: str, groups: paper_report.Groups) -> str:
     return "\n".join(conditions.markdown(COMPARISONS / name))
+
+
+def low_contrast(name: str, groups: paper_report.Groups) -> str:
+    tables = {f.__name__: f for f in (contrast.answers, contrast.means, contrast.afterwards)}
+    return tables[name](COMPARISONS)
 
 
 def rates(name: str, groups: paper_report.Groups) -> str:
@@ -171,6 +181,7 @@ def documented() -> dict[Path, str]:
         "summary": summary,
         "answers": answers,
         "conditions": kinds_of_images,
+        "contrast": low_contrast,
         "rates": rates,
         "batches": detectors,
     }

@@ -40,6 +40,26 @@ class Difference:
         """The difference that ``seeds`` seeds of this deviation show with probability .8."""
         return visible_difference(self.seeds, self.deviation, self.tests)
 
+    @property
+    def left(self) -> tuple[float, float]:
+        """The differences that two one-sided tests at 5 % do not exclude: the 90 % interval."""
+        reach = self._error * float(stats.t.ppf(1 - ALPHA, self.seeds - 1))
+        return self.mean - reach, self.mean + reach
+
+    def p_of_equivalence(self, margin: float) -> float:
+        """Return the p of two one-sided t-tests that the difference is within +-``margin``."""
+        nearest = (margin - abs(self.mean)) / self._error
+        return float(stats.t.sf(nearest, self.seeds - 1))
+
+    @property
+    def _error(self) -> float:
+        """The standard error of the mean."""
+        return self.deviation / self.seeds**0.5
+
+    def power_of(self, difference: float) -> float:
+        """Return the probability that ``seeds`` seeds of this deviation show a difference."""
+        return power(self.seeds, difference / self.deviation, self.tests)
+
     def seeds_for(self, difference: float) -> int | None:
         """Return how many seeds show a difference with probability .8; None for over 10,000."""
         return needed_seeds(difference, self.deviation, self.tests)

@@ -74,20 +74,23 @@ def markdown(folder: Path) -> list[str]:
     """Return a table of the answers, and how many differences have no runs yet."""
     every = answers(folder)
     answered = [answer for answer in every if answer.difference]
-    columns = "task", "plain norm", "layer", "difference", "95 % interval", "p, corrected", "seeds"
+    columns = "task", "plain norm", "layer", "difference", "95 % interval", "p, corrected"
+    columns += "not excluded", "power, 1 point", "seeds"
     lines = []
     if answered:
         lines += markdown_head(*columns)
     for answer in answered:
         difference = answer.difference
-        ends = f"{signed(difference.low)} to {signed(difference.high)}"
+        has_interval = difference.has_interval
         cells = (
             answer.task,
             f"{answer.plain} {answer.plain_mean:.1f}",
             f"{answer.norm} {answer.norm_mean:.1f}",
             signed(difference.mean),
-            ends if difference.has_interval else "-",
-            f"{difference.p:.3f}" if difference.has_interval else "-",
+            ends(difference.low, difference.high) if has_interval else "-",
+            f"{difference.p:.3f}" if has_interval else "-",
+            ends(*difference.left) if has_interval else "-",
+            f"{difference.power_of(1):.2f}" if has_interval else "-",
             str(difference.seeds),
         )
         lines.append(markdown_row(*cells))
@@ -96,3 +99,8 @@ def markdown(folder: Path) -> list[str]:
             lines.append("")
         lines.append(f"Not measured yet: {missing} of {len(every)} differences.")
     return lines
+
+
+def ends(low: float, high: float) -> str:
+    """Format the ends of an interval."""
+    return f"{signed(low)} to {signed(high)}"

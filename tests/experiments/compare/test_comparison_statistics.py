@@ -114,3 +114,14 @@ def test_a_difference_that_rounds_to_zero_has_no_minus():
 
 def test_one_seed_is_printed_without_an_interval():
     assert statistics.interval(statistics.paired({0: 1.5}, {0: 1.0})) == "+0.5"
+
+
+def test_two_one_sided_tests_are_those_of_scipy():
+    values = {0: 1.0, 1: -0.5, 2: 0.25, 3: 0.75, 4: -0.25}
+    found = paired(values, dict.fromkeys(values, 0.0))
+    differences = list(values.values())
+    sides = ((1.5, "less"), (-1.5, "greater"))
+    p = max(stats.ttest_1samp(differences, m, alternative=a).pvalue for m, a in sides)
+    assert found.p_of_equivalence(1.5) == pytest.approx(p)
+    interval = stats.ttest_1samp(differences, 0).confidence_interval(0.9)
+    assert found.left == pytest.approx(interval)

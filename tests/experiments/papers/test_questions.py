@@ -81,7 +81,7 @@ def test_an_answer_of_one_seed_has_no_interval(tmp_path):
     for norm, value in (("BN", 40.0), ("EN", 41.0)):
         run(tmp_path / "daylight" / norm, 0, {"mIoU": value})
     (line,) = [line for line in markdown(tmp_path) if line.startswith("| CamVid by day")]
-    assert line.endswith("| +1.0 | - | - | 1 |")
+    assert line.endswith("| +1.0 | - | - | - | - | 1 |")
 
 
 def test_conditions_have_the_mean_of_each_norm(folder):

@@ -1,0 +1,63 @@
+"""The tables on low contrast, from made-up records."""
+
+import pytest
+import scipy.stats
+
+from ilm_plugins.experiments.papers import contrast
+from ilm_plugins.frameworks.run_record import write
+
+BN, EN = [30.0, 31.0, 32.5, 33.0], [38.0, 41.5, 40.0, 42.0]
+
+
+def run(folder, seed, metrics, test=""):
+    found = {"seed": seed, "run": 10, "planned": 10, "metrics": {"": metrics}}
+    write(folder / f"seed{seed}" / test / "record.json", found)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for comparison in contrast.COMPARISONS:
+        for seed, (bn, en) in enumerate(zip(BN, EN, strict=True)):
+            for norm, value in (("BN", bn), ("EN", en)):
+                to = tmp_path / comparison / norm
+                run(to, seed, {"mIoU": value + 5})
+                for test in ("dusk", "contrast0.5", "contrast0.25"):
+                    run(to, seed, {"mIoU": value}, test)
+            for test in ("contrast0.5", "contrast0.25"):
+                again = tmp_path / comparison / "BN"
+                run(again, seed, {"mIoU": bn + 6 + seed / 4}, test + contrast.REESTIMATED)
+    return tmp_path
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_answers_are_corrected_over_the_four_tests(folder):
+    *_, half, day, again, _ = map(cells, contrast.answers(folder).splitlines())
+    p = scipy.stats.ttest_rel(EN, BN).pvalue
+    assert half[:4] == ["1. half the contrast", "31.6", "40.4", "+8.8"]
+    assert float(half[5]) == pytest.approx(4 * p, abs=5e-4)
+    # The differences are far above the margin: no equivalence.
+    assert float(day[5]) > 0.99
+    assert again[3] == "+2.4"
+
+
+def test_a_table_of_means_has_rows_of_reestimated_statistics(folder):
+    rows = [cells(line) for line in contrast.means(folder).splitlines()[2:]]
+    assert rows[1] == ["usual", "BN, statistics of the test", "4", "-", "-", "38.0", "38.0"]
+
+
+def test_questions_without_runs_have_none(tmp_path):
+    assert contrast.answers(tmp_path).count("| - | - | - | - | - | - | 0 |") == 4
+
+
+def test_what_was_found_afterwards_leaves_out_what_was_tested(folder, tmp_path):
+    for norm, values in (("GN", BN), ("ILMGN", EN)):
+        for seed, value in enumerate(values):
+            to = tmp_path / "daylight" / norm
+            run(to, seed, {"mIoU": value})
+            for test in ("gamma0.5", "gamma0.7"):
+                run(to, seed, {"mIoU": value}, test)
+    found = contrast.afterwards(tmp_path).splitlines()[2:]
+    assert [cells(line)[:2] for line in found] == [["darker, gamma .7", "ILMGN - GN"]]
