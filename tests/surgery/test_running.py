@@ -151,6 +151,7 @@ COMPILED = {
 @pytest.fixture(params=COMPILED)
 def compiled(request):
     """A function that compiles a model, by an option to one graph."""
+    torch._dynamo.reset()  # other tests may have used up how often torch compiles one function
     return partial(COMPILED[request.param], backend="eager")
 
 
