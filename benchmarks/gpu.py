@@ -1,4 +1,4 @@
-"""What ``make gpu`` measures on a GPU, in ten minutes; each part's result is written as it ends.
+"""Run the tests and benchmarks of ``make gpu``, in ten minutes; write each result as it ends.
 
 First the tests that need a GPU, while processes fill Triton's caches for each layer and map; then
 the table of the layers, the host's time of a call, and ResNet-50's training step: eager, compiled,

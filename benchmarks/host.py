@@ -1,7 +1,7 @@
-"""The host's time of a training call on a GPU without the launches, which any machine can measure.
+"""The host's time of a training call on a GPU, without its launches; needs no GPU.
 
 ``python -m benchmarks.host`` measures each layer's forward and backward pass by the Triton backend,
-whose launches do nothing, beside GroupNorm's whole call on the CPU, on a map that takes no time.
+whose launches do nothing, beside GroupNorm's whole call on the CPU, on a map too small to matter.
 """
 
 import argparse

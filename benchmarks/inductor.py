@@ -37,7 +37,7 @@ class Block(nn.Module):
 
 
 class Target:
-    """A GPU's driver, as far as Inductor asks it."""
+    """A stand-in for the GPU driver, with the methods that Inductor calls."""
 
     def get_current_target(self):
         from triton.backends.compiler import GPUTarget

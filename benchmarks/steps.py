@@ -21,8 +21,8 @@ from ilm_plugins.ops import operators
 from . import measure
 from .report import STEP_BASELINES
 
-#: How a step runs. The last two are other ways to compile than the package's: a whole layer by the
-#: compiler, and a whole layer as one operator.
+#: How a step runs. The last two replace the package's way to compile: the compiler writes the
+#: whole layer, or the whole layer is one operator.
 WAYS = ("eager", "graph", "compiled", "compiled, operations", "compiled, operator")
 #: Steps before the measured ones, in which kernels are compiled; and steps of a measurement.
 WARM_UP, STEPS = 4, 3

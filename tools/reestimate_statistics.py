@@ -5,8 +5,8 @@ Run it as: python tools/reestimate_statistics.py RUN_DIR CONFIG
 RUN_DIR is the folder of a training of mmseg with BatchNorm, such as OUTPUT/BN/seed5 of a
 comparison. CONFIG is a config whose test images give the statistics and the metrics. The running
 statistics of each BatchNorm become the average over batches of the test images, without labels, in
-the order that seed 0 draws. The model and ``record.json`` go to RUN_DIR/NAME-reestimated, where
-NAME is CONFIG's.
+an order shuffled with seed 0. The model and ``record.json`` go to RUN_DIR/NAME-reestimated, where
+NAME is CONFIG's file name without .py.
 """
 
 import subprocess

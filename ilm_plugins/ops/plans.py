@@ -1,8 +1,8 @@
-"""What the plans of all backends share: which tensors their kernels take as they are.
+"""Base class of the backends' plans; checks whether kernels can use tensors without a copy.
 
-A plan is the passes of a layer whose network kernels compute, for maps of one shape, dtype, layout
-and device, see ops/plain.py. It is made once and found by one look-up. It holds neither tensors nor
-the layer, so layers of equal options share it.
+A plan computes a layer's forward and backward pass, network included, for maps of one shape, dtype,
+layout and device; see ops/plain.py. It is made once and found by one look-up. It holds neither
+tensors nor the layer, so layers of equal options share it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -49,13 +49,13 @@ class Plan:
         return self
 
     def __reduce__(self) -> tuple:
-        return type(None), ()  # a plan is made again where a pickle is read
+        return type(None), ()  # unpickles as None; the next call makes a plan
 
     def takes(self, tensors: Tensors) -> bool:
         """Return whether kernels can read, and write to, all tensors as they are.
 
         Args:
-            tensors: the network's, then BN's running mean and variance; ends may be left out.
+            tensors: the network's, then BN's running mean and variance; the last may be missing.
         """
         dtype, index, unaligned = self.dtype, self.index, self.alignment - 1
         for t, size, is_optional in zip(tensors, self.sizes, self.optional, strict=False):
@@ -78,7 +78,7 @@ class Plan:
         return any([t is not None and t.requires_grad for t in buffers])
 
     def adapted(self, tensors: Iterable[Tensor | None]) -> list[Tensor | None]:
-        """Return tensors as :meth:`takes` takes them, copies where needed, differentiably."""
+        """Return tensors that pass :meth:`takes`, copied where needed; gradients flow through."""
         return [t if t is None else self._adapted(t) for t in tensors]
 
     def _adapted(self, tensor: Tensor) -> Tensor:

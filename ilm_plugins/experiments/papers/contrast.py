@@ -1,4 +1,4 @@
-"""Low contrast: what was found afterwards in all runs, and what fresh seeds answer."""
+"""Tables on low contrast: differences found afterwards, and answers of the fresh seeds."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,14 +24,14 @@ MARGIN = 1.5
 QUESTIONS = {
     "1. half the contrast": ("contrast0.5", "contrast0.5", False),
     "2. by day, equivalent within 1.5": (OWN_TEST, OWN_TEST, True),
-    "3. half, BN with statistics of the test": ("contrast0.5", f"contrast0.5{REESTIMATED}", False),
-    "3. a quarter, BN with statistics of the test": (
+    "3. half, BN, test images' statistics": ("contrast0.5", f"contrast0.5{REESTIMATED}", False),
+    "3. a quarter, BN, test images' statistics": (
         "contrast0.25",
         f"contrast0.25{REESTIMATED}",
         False,
     ),
 }
-#: Comparison -> (layer, plain norm) of the differences on altered images, of which one was tested.
+#: Comparison -> (layer, plain norm) of differences on altered images, all untested but TESTED.
 AFTERWARDS = {
     "daylight": [
         *((norm, "BN") for norm in ("EN", "EN-without-BN", "SN", "GN", "ILMGN")),
@@ -79,7 +79,7 @@ def means(folder: Path) -> str:
                 by_seed(folder / comparison / norm, test + end, METRIC).values()
                 for test in TESTS.values()
             ]
-            name = f"{norm}, statistics of the test" if end else norm
+            name = f"{norm}, test images' statistics" if end else norm
             cells = (f"{mean(v):.1f}" if v else "-" for v in values)
             lines.append(markdown_row(title, name, str(max(map(len, values))), *cells))
     return "\n".join(lines)

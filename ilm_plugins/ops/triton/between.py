@@ -43,9 +43,10 @@ def between_vjp_kernel(
     gradients, members, groups_at, RESCALE: tl.constexpr, SIZES: tl.constexpr,
     PARAMETERS: tl.constexpr,
 ):  # fmt: skip
-    """Compute the gradients of the moments, the mean's also through x - mean, and of the tensors.
+    """Compute the gradients of the moments and of the tensors.
 
-    The sums over the instances are those of ``one_read.one_read_vjp_kernel``.
+    The mean's gradient includes the path through x - mean. The sums over the instances are those
+    of ``one_read.one_read_vjp_kernel``.
     """
     n = tl.program_id(0).to(tl.int64)
     group, is_group = numbers(SIZES.fine)
@@ -93,7 +94,7 @@ def backward(
     d_scale: Tensor, d_shift: Tensor, mean: Tensor, var: Tensor, network: Network, tensors: Tensors,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:  # fmt: skip
-    """Return the gradients of mean, also through x - mean, of var, and of each tensor or None."""
+    """Return the gradients of mean and var, see the kernel, and of each tensor or None."""
     sizes, pointers = _prepare(mean, network, tensors)
     n, first = len(mean), network.num_parameters
     d_mean, d_var = torch.empty_like(mean), torch.empty_like(var)

@@ -1,4 +1,4 @@
-"""Launches of kernels, and the counters of programs that wait for each other's results."""
+"""Kernel launches, and the counters by which programs find out which one finishes last."""
 
 import functools
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
-#: Programs of a launch that count themselves apart, at most.
+#: The most counters that one launch uses.
 COUNTERS = 8192
 
 
@@ -16,8 +16,8 @@ class Launch:
     """A kernel with its grid, its last arguments and its options, which are the same in each call.
 
     The first call compiles the kernel, or finds it among those that Triton has compiled. Further
-    calls skip Triton's look-ups, so the first arguments must have the same types, alignment to 16
-    bytes, and places of None each time.
+    calls skip Triton's look-ups, so each call must pass the same types, 16-byte alignment, and None
+    in the same places.
     """
 
     __slots__ = ("arguments", "grid", "kernel", "options", "runner")
@@ -42,7 +42,7 @@ def current_stream(index: int) -> int | None:
 
 
 def counters(index: int, stream: int | None) -> Tensor:
-    """Return counters, all 0, for the launches of one stream, of which each leaves them at 0."""
+    """Return zeroed counters for one stream; each launch resets those that it uses."""
     # A captured graph may be replayed on any stream, at the same time as other launches.
     if index >= 0 and torch.cuda.is_current_stream_capturing():
         return _zeros(index)

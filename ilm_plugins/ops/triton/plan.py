@@ -20,7 +20,7 @@ from .launch import Launch, counters, current_stream
 from .programs import COLUMNS
 from .sizes import POINTERS, find_sizes
 
-#: The fewest instances whose gradients the last of them adds, and the most groups of instances.
+#: Gradients are added in groups of at least MEMBERS instances, in at most GROUPS groups.
 MEMBERS, GROUPS = 16, 16
 #: Elements of the tiles in which a network's program pools what splits have stored.
 POOLED = 512
@@ -39,7 +39,7 @@ def find_plan(
     if not (is_contiguous or is_dense(x)):  # a copy will be made
         is_contiguous, is_aligned = becomes_contiguous(x), True
     map = x.shape, x.dtype, x.device, is_contiguous, is_aligned
-    dtype = getattr(tensors[0], "dtype", torch.float32)  # of None, an error will tell
+    dtype = getattr(tensors[0], "dtype", torch.float32)  # a missing tensor raises later
     return _plan(network, num_groups, map, dtype, uses_batch)
 
 
@@ -53,7 +53,7 @@ def _plan(
 
 
 def forget() -> None:
-    """Make all plans anew, for tests that change the constants of this folder."""
+    """Clear the cache of plans, for tests that change the constants of this folder."""
     _plan.cache_clear()
 
 
@@ -70,7 +70,7 @@ class Plan(plans.Plan):
         two sums (N, C, splits); scale (N, C), slope and offset (N, G') of dx; the gradients of each
         instance (N, ``gradients``); the sums of such rows over groups of instances
 
-    A map that is read once has only the last two of the work backward.
+    For a map that is read once, the backward work has only the last two.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class Plan(plans.Plan):
         if self.runs_elsewhere():
             with torch.cuda.device(x.device):
                 return self.backward(dy, x, statistics, parameters, needs)
-        # What is None, or not aligned, makes another kernel.
+        # None and alignment select another compiled kernel.
         kind = dy.data_ptr() & 15, x.data_ptr() & 15, *needs
         plan = self.backward_plans.get(kind)
         if plan is None:
@@ -246,7 +246,7 @@ class _Backward:
         slope_at = sums + n * c
         rows_at = slope_at + 2 * moments
         self.num_work = rows_at + rows
-        # BN's moments' gradients: a row for each instance, or, of many, for each group of these.
+        # Gradients of BN's moments: one row per instance; with many instances, one per group.
         self.counts = plan.uses_batch and n > GROUPS
         batch_at, step, batch_rows = rows_at + sizes.gradients - 2 * c, sizes.gradients, n
         if self.counts:

@@ -1,7 +1,6 @@
-"""What the programs of a launch do together: the last one to arrive sums what all have stored.
+"""Sums over the programs of a launch, computed by the last program, without a second launch.
 
-So a launch needs no second one for its sums. Rows are added in their own order, whichever program
-comes last: the bits of a result do not depend on it.
+Rows are added in a fixed order, so the result's bits do not depend on which program is last.
 """
 
 import triton
@@ -17,10 +16,10 @@ ROWS, COLUMNS = tl.constexpr(8), tl.constexpr(128)
 def is_last(counter_ptr, count):
     """Return whether this program is the last of ``count`` that ask, and set the counter to 0.
 
-    What the others have stored before they asked can be loaded then.
+    The last program can load everything that the others stored before their call.
     """
-    # The barrier puts the stores of all threads before the one thread's addition, which releases
-    # them to the thread that acquires them by the last addition.
+    # The barrier orders all threads' stores before the atomic addition, which publishes them to the
+    # last program.
     tl.debug_barrier()
     last = tl.atomic_add(counter_ptr, 1, sem="acq_rel", scope="gpu") == count - 1
     if last:

@@ -104,7 +104,7 @@ def rescale_kernel(
 )
 def rescale_vjp_kernel(
     statistics_ptr, work_ptr, counters_ptr, t,
-    # Where each begins in work_ptr; kernels would keep places that they compute in registers.
+    # Offsets into work_ptr; computed in the kernel, they would occupy registers.
     moments, shift_at, scale_at, slope_at, offset_at, rows_at, groups_at, splits, members, count,
     RESCALE: tl.constexpr, SIZES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip

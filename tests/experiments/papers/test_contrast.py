@@ -45,7 +45,7 @@ def test_the_answers_are_corrected_over_the_four_tests(folder):
 
 def test_a_table_of_means_has_rows_of_reestimated_statistics(folder):
     rows = [cells(line) for line in contrast.means(folder).splitlines()[2:]]
-    assert rows[1] == ["usual", "BN, statistics of the test", "4", "-", "-", "38.0", "38.0"]
+    assert rows[1] == ["usual", "BN, test images' statistics", "4", "-", "-", "38.0", "38.0"]
 
 
 def test_questions_without_runs_have_none(tmp_path):
