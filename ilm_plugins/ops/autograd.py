@@ -14,7 +14,7 @@ from torch.nn import Parameter
 
 from . import operators, reference
 from .backends import _backend, _default, is_traced, kernels_for
-from .layouts import dense, in_layout_of
+from .layouts import dense, in_layout, in_layout_of
 from .moments import duplicate
 from .networks import Network, Tensors, check_tensors, with_none
 from .plans import Plan
@@ -304,14 +304,15 @@ class _AdaptiveNormByKernels(Function):
         ):  # tell which, and how
             _check_unpacked(x, dy.dtype, dy.numel(), dy)
             _check_unpacked(statistics, plan.statistics_dtype, plan.num_statistics, dy)
-        if not x.is_contiguous() or not dy.is_contiguous() or x.is_neg() or dy.is_neg():
-            x = dense(x)
-            dy = in_layout_of(x, dy)
+        is_ready = plan.is_contiguous and x.is_contiguous() and dy.is_contiguous()
+        if not is_ready or x.is_neg() or dy.is_neg():  # hooks may have changed x's layout
+            x, dy = (in_layout(t.resolve_neg(), plan.is_contiguous) for t in (x, dy))
         # Hooks may have returned others.
         if not all(map(is_, parameters, ctx.parameters)) and not plan.takes(parameters):
             check_tensors(x, plan.network, parameters)
             parameters = plan.adapted(parameters)
-        return None, *plan.backward(dy, x, statistics.contiguous(), parameters, needs)
+        statistics = plan.aligned(statistics.contiguous())
+        return None, *plan.backward(dy, x, statistics, parameters, needs)
 
 
 def _differentiable_backward_of(

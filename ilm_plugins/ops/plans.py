@@ -24,6 +24,7 @@ class Plan:
         dtype: of the tensors that kernels take.
         index: the GPU of the maps; -1 is the CPU.
         alignment: tensors begin at multiples of this number of bytes, a power of two.
+        is_contiguous: the layout of the maps; else channels last.
     """
 
     #: The dtype of the statistics, and their number.
@@ -38,9 +39,11 @@ class Plan:
         dtype: torch.dtype,
         index: int,
         alignment: int,
+        is_contiguous: bool,
     ) -> None:
         self.network, self.num_groups = network, num_groups
         self.dtype, self.index, self.alignment = dtype, index, alignment
+        self.is_contiguous = is_contiguous
         #: Sizes of the tensors, and of BN's running statistics; and which may be None.
         self.sizes = [*network.sizes(channels), channels, channels]
         self.optional = [name in network.optional for name in (*network.tensors, *BATCH)]
@@ -82,7 +85,9 @@ class Plan:
         return [t if t is None else self._adapted(t) for t in tensors]
 
     def _adapted(self, tensor: Tensor) -> Tensor:
-        tensor = tensor.resolve_neg().to(self.dtype).contiguous()
+        return self.aligned(tensor.resolve_neg().to(self.dtype).contiguous())
+
+    def aligned(self, tensor: Tensor) -> Tensor:
         return tensor.clone() if tensor.data_ptr() & (self.alignment - 1) else tensor
 
     def for_copies(self) -> "Plan":

@@ -662,3 +662,15 @@ def test_more_than_two_to_the_31_values():
     x[:-2] = x[-1]
     with torch.no_grad():
         assert_equal(layer(x)[-2:], layer(x[-2:].clone()))
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_hooks_of_saved_tensors_may_change_the_layout_of_x(name):
+    """As save_on_cpu(pin_memory=True) does: a contiguous copy of a map in channels last."""
+    layer = NORMS[name](64)
+    x, dy = (
+        cases.channels_last(cases.inputs(2, 64, 3, 5, dtype=torch.float32, seed=s)) for s in (1, 2)
+    )
+    expected = cases.results(layer, x, dy)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.contiguous(), lambda t: t):
+        assert_equal(cases.results(layer, x, dy), expected)

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain, product
 from pathlib import Path
@@ -409,6 +410,18 @@ def test_a_compiled_layer_is_as_exact_of_any_size(name, training, left_to_the_co
 
 
 @runs
+def test_a_compiled_layer_has_gradients_of_parameters_of_any_strides(left_to_the_compiler):
+    layer, x = build("EN", 32), make_map(2, 32, 3, 3)
+    weight = layer.expand.weight.detach().t().contiguous().t()
+    twin = copy.deepcopy(layer)
+    twin.expand.weight = torch.nn.Parameter(weight)
+    compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")
+    found, expected = results(compiled, x, x, "triton"), results(layer, x, x, "reference")
+    for a, e in zip(found, expected, strict=True):
+        assert_close(a, e, 2**12, max(e.abs().max().item(), 1e-2))
+
+
+@runs
 @pytest.mark.wide
 @pytest.mark.parametrize("name", ["EN", "ILMGN"])
 def test_a_compiled_layer_has_the_gradient_of_the_bias_alone(name, left_to_the_compiler):
@@ -517,20 +530,30 @@ class Operations(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-def launches(layer, shape, dtype=torch.float32, layout=torch.Tensor.contiguous):
-    """What the passes launch: kernels, arguments and options; and torch's operations, of each."""
-    x, passes = layout(torch.empty(shape, dtype=dtype)).requires_grad_(), []
-    outputs, operations = x, []
-
-    def run(kernel, *args, warmup, **options):
-        passes[-1].append((kernel, args, options))
-
+@contextmanager
+def launching(run):
+    """Let ``run`` take the place of Triton's, and maps of the CPU that of a GPU's."""
     with pytest.MonkeyPatch.context() as patch, use_backend("triton"):
         patch.setattr(triton.JITFunction, "run", run)
         patch.setattr(kernels, "supports", lambda x: True)
         patch.setattr(devices, "launch_problem", lambda device: None)
         launch.counters(-1, None)  # made once
-        for run_pass in (layer, lambda y: torch.autograd.grad(y, [x, *layer.parameters()], y)):
+        kernels.plan.forget()
+        yield
+        kernels.plan.forget()
+
+
+def launches(layer, shape, dtype=torch.float32, layout=torch.Tensor.contiguous, needs_x=True):
+    """What the passes launch: kernels, arguments and options; and torch's operations, of each."""
+    x, passes = layout(torch.empty(shape, dtype=dtype)).requires_grad_(needs_x), []
+    wanted = [*([x] if needs_x else []), *layer.parameters()]
+    outputs, operations = x, []
+
+    def run(kernel, *args, warmup, **options):
+        passes[-1].append((kernel, args, options))
+
+    with launching(run):
+        for run_pass in (layer, lambda y: torch.autograd.grad(y, wanted, y)):
             passes.append([])
             with Operations() as counted:
                 outputs = run_pass(outputs)
@@ -661,6 +684,76 @@ def test_the_kernels_between_passes_compile(driver, name, channels):
     assert (len(found), counted.names) == (2, [])
     for one in found:
         compile_ahead(one)
+
+
+@compiles
+@pytest.mark.parametrize("name", ["EN", "ILMGN"])
+def test_kernels_of_parameters_gradients_alone_compile(driver, name):
+    passes, _ = launches(NORMS[name](64), (2, 64, 56, 56), needs_x=False)
+    for one in chain(*passes):
+        compile_ahead(one)
+
+
+def kinds(arguments):
+    """What Triton compiles a kernel for: types of pointers, their alignment, and what is None."""
+    return [
+        kinds(a)
+        if isinstance(a, tuple)
+        else (a.dtype, a.data_ptr() % 16)
+        if isinstance(a, torch.Tensor)
+        else a is None
+        for a in arguments
+    ]
+
+
+class Compiled(triton.compiler.CompiledKernel):
+    """A kernel whose runner takes only arguments of the kinds that it was compiled for."""
+
+    def __init__(self, arguments):
+        self.kinds = kinds(arguments)
+
+    def __getitem__(self, grid):
+        _, _, _ = grid  # as Triton's runner
+
+        def run(*arguments, stream):
+            assert kinds(arguments) == self.kinds
+
+        return run
+
+
+@compiles
+@pytest.mark.parametrize("name", NORMS)
+def test_a_launch_again_has_arguments_of_the_kinds_that_its_kernel_was_compiled_for(name):
+    """Of layers of equal options, which share plans, in any state and for any input."""
+    with launching(lambda kernel, *arguments, **_: Compiled(arguments)):
+        for shape in ((2, 64, 5, 7), (20, 64, 3, 3)):
+            for make in (
+                lambda layer: layer,
+                lambda layer: layer.eval(),
+                lambda layer: layer.half(),
+                lambda layer: layer.bias.requires_grad_(False) is None or layer,
+                without_count,
+                without_statistics,
+            ):
+                layer = make(NORMS[name](64))
+                whole = torch.randn(shape[0] * math.prod(shape[1:]) + 1)
+                for x, needs in product(
+                    (whole[1:].view(shape), whole[:-1].view(shape)), (True, False)
+                ):
+                    for map in (x, channels_last(x)):
+                        leaf = map.detach().requires_grad_(needs)
+                        for _ in range(2):
+                            layer(leaf).sum().backward()
+
+
+def without_count(layer):
+    layer.num_batches_tracked = None
+    return layer
+
+
+def without_statistics(layer):
+    layer.running_mean = layer.running_variance = None
+    return layer
 
 
 #: Of EfficientNet, MobileNet and HRNet: no multiples of 16.

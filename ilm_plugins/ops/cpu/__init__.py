@@ -129,7 +129,8 @@ class Plan(plans.Plan):
         has_last: bool,
     ) -> None:
         self.statistics_dtype = DTYPES[dtype][0]
-        super().__init__(network, num_groups, shape[1], self.statistics_dtype, -1, 1)
+        dtype_of_tensors = self.statistics_dtype
+        super().__init__(network, num_groups, shape[1], dtype_of_tensors, -1, 1, is_contiguous)
         self.description = _description(network, shape[1], num_groups)
         self.first_kept = 2 * shape[0] * num_groups
         self.num_statistics = self.first_kept + self.description.kept

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..networks import Network, Tensors, check_tensors
 from . import rescaling
-from .devices import divide_up
-from .launch import Launch, counters, current_stream
+from .devices import divide_up, on_device
+from .launch import Launch, current_stream
 from .plan import GROUPS, MEMBERS
 from .programs import add_all, add_all_gradients, is_last
 from .sizes import POINTERS, Sizes, find_sizes
@@ -75,6 +75,7 @@ def between_vjp_kernel(
 # ---- host
 
 
+@on_device
 def forward(mean: Tensor, var: Tensor, network: Network, tensors: Tensors) -> tuple[Tensor, Tensor]:
     """Return the scale of x - mean and the shift (N, C).
 
@@ -85,11 +86,13 @@ def forward(mean: Tensor, var: Tensor, network: Network, tensors: Tensors) -> tu
     """
     sizes, pointers = _prepare(mean, network, tensors)
     scale, shift = (mean.new_empty((len(mean), sizes.channels)) for _ in range(2))
+    mean, var = _ready(mean), _ready(var)
     launch = _forward_launch(sizes, len(mean), mean.device, *_kinds(tensors))
     launch(current_stream(_index(mean)), mean, var, scale, shift, pointers)
     return scale, shift
 
 
+@on_device
 def backward(
     d_scale: Tensor, d_shift: Tensor, mean: Tensor, var: Tensor, network: Network, tensors: Tensors,
     needs: Sequence[bool],
@@ -97,11 +100,12 @@ def backward(
     """Return the gradients of mean and var, see the kernel, and of each tensor or None."""
     sizes, pointers = _prepare(mean, network, tensors)
     n, first = len(mean), network.num_parameters
+    d_scale, d_shift, mean, var = map(_ready, (d_scale, d_shift, mean, var))
     d_mean, d_var = torch.empty_like(mean), torch.empty_like(var)
     members = max(MEMBERS, divide_up(n, GROUPS))
     work = mean.new_empty((n + divide_up(n, members)) * sizes.gradients)
     gradients = [
-        torch.empty_like(t) if need and t is not None else None
+        torch.empty_like(t, memory_format=torch.contiguous_format) if need else None
         for t, need in zip(tensors, needs, strict=True)
     ]
     of_tensors = sizes.parameters
@@ -110,13 +114,13 @@ def backward(
         c = sizes.channels
         of_tensors += (sizes.gradients - 2 * c, c, 1), (sizes.gradients - c, c, 1)
         places += len(tensors) - 2, len(tensors) - 1
-    index = _index(mean)
-    stream = current_stream(index)
+    # Not counters that are kept: a pool of CUDA graphs would take their memory again.
+    counts = mean.new_zeros(1 + divide_up(n, members), dtype=torch.int32)
     kinds = mean.device, *needs, *_kinds(tensors)
     launch = _backward_launch(sizes, n, members, of_tensors, *kinds)
     launch(
-        stream, d_scale.contiguous(), d_shift.contiguous(), mean, var, d_mean, d_var, work,
-        counters(index, stream), pointers, tuple(gradients[i] for i in places),
+        current_stream(_index(mean)), d_scale, d_shift, mean, var, d_mean, d_var, work, counts,
+        pointers, tuple(gradients[i] for i in places),
     )  # fmt: skip
     return d_mean, d_var, gradients
 
@@ -125,12 +129,14 @@ def _prepare(mean: Tensor, network: Network, tensors: Tensors):
     channels = tensors[1].shape[-1] if tensors[1] is not None else 0
     sizes = find_sizes(network, channels, mean.shape[1])
     check_tensors(mean.new_empty((0, channels)), network, tensors)
-    ready = [t if t is None else _aligned(t.contiguous()) for t in tensors]
+    ready = [t if t is None else _ready(t) for t in tensors]
     pointers: Callable[..., tuple] = POINTERS[type(network)]
     return sizes, pointers(*ready, None)
 
 
-def _aligned(tensor: Tensor) -> Tensor:
+def _ready(tensor: Tensor) -> Tensor:
+    """Return the tensor, or a copy, contiguous and aligned to 16 bytes."""
+    tensor = tensor.contiguous()
     return tensor.clone() if tensor.data_ptr() & 15 else tensor
 
 

@@ -23,7 +23,7 @@ class Launch:
     __slots__ = ("arguments", "grid", "kernel", "options", "runner")
 
     def __init__(self, kernel: Any, programs: int, arguments: tuple, **options: int) -> None:
-        self.kernel, self.grid, self.arguments = kernel, (programs,), arguments
+        self.kernel, self.grid, self.arguments = kernel, (programs, 1, 1), arguments
         self.options = options
         self.runner: Callable | None = None
 

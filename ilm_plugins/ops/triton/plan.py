@@ -77,7 +77,7 @@ class Plan(plans.Plan):
         self, network: Network, num_groups: int, map: Map, dtype: torch.dtype, uses_batch: bool
     ) -> None:
         index = -1 if map.device.index is None else map.device.index
-        super().__init__(network, num_groups, map.shape[1], dtype, index, 16)
+        super().__init__(network, num_groups, map.shape[1], dtype, index, 16, map.is_contiguous)
         self.map, self.uses_batch = map, uses_batch
         self.statistics_dtype = torch.float32
         sizes = find_sizes(network, map.shape[1], num_groups)
@@ -120,13 +120,16 @@ class Plan(plans.Plan):
         batch_at = sizes.at.batch_mean if self.uses_batch else 0
         momentum = float(getattr(self.network, "momentum", 0.0))
         first = mean_at, self.moments * run, batch_at, momentum
-        self.launch_moments = Launch(
+        self.plan_moments = functools.partial(
+            Launch,
             streaming._moments_kernel,
             n * tiling.blocks * tiling.splits,
             (*first, *tiling.extent, tiling.splits, tiling.split_tiles, tiling.shape),
             num_warps=tiling.warps,
             maxnreg=80,
         )
+        #: Which running statistics are updated -> launch.
+        self.launches_of_moments: dict[tuple, Launch] = {}
         block = pooled_at_once(run, self.num_groups) if run > 1 else 0
         pooling = run, tiling.splits, tiling.split, tiling.length, self.count
         constants = rescaling.NETWORKS[sizes.kind], sizes, block
@@ -158,7 +161,11 @@ class Plan(plans.Plan):
         if self.uses_batch:
             counts = counters(self.index, stream)
             batch = Batch(statistics, *running, *(None,) * (3 - len(running)))
-        self.launch_moments(stream, x, work if self.is_pooled else statistics, counts, batch)
+        kind = len(running), running[2].dtype if len(running) > 2 else None
+        launch_moments = self.launches_of_moments.get(kind)
+        if launch_moments is None:
+            launch_moments = self.launches_of_moments[kind] = self.plan_moments()
+        launch_moments(stream, x, work if self.is_pooled else statistics, counts, batch)
         self.launch_rescale(stream, statistics, work, pointers)
         self.launch_affine(stream, x, y, statistics, work, work)
         if running:

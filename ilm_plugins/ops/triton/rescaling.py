@@ -83,7 +83,7 @@ def rescale_kernel(
         coefficients = 2 * tl.num_programs(0).to(tl.int64) * SIZES.channels
         moments_ptr = work_ptr + coefficients + n * SIZES.fine * run
         mean, var = pool(
-            moments_ptr, moments_ptr + moments * run, group * run, is_group,
+            moments_ptr, moments_ptr + tl.cast(moments, tl.int64) * run, group * run, is_group,
             run, splits, splits, split, length, count, BLOCK,
         )  # fmt: skip
         tl.store(mean_ptr + group, mean, mask=is_group)

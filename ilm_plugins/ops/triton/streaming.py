@@ -332,7 +332,7 @@ def _dx_kernel(
         columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
         sums = add_rows(work_ptr + rows_at, step, instances, columns)
         store_gradients(gradients, columns, sums, PARAMETERS)
-    else:
+    elif dx_ptr is not None:
         _dx_tile(*values, *batch, *sizes, SHAPE, BATCH)
 
 
