@@ -1,6 +1,5 @@
 """The streaming kernels, for maps of any size: moments, affine map, sums, and dx."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -371,23 +370,27 @@ def _dx_tile(
 # ---- host
 
 
-def moments(x: Tensor, pooled: Sequence[Tensor]) -> None:
-    """Write means and biased variances to the tensors ``pooled``, (N, G') in float32."""
+def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+    """Return means and biased variances, (N, G') in float32."""
     n, c = x.shape[:2]
     tiling = Tiling.for_map(Map.of(x))
-    rows, run = pooled[0].numel(), c // pooled[0].shape[1] * tiling.splits
-    of_splits = x.new_empty(2 * rows * run, dtype=torch.float32)
+    rows, run = n * num_groups, c // num_groups * tiling.splits
+    mean, var = pooled = x.new_empty((2, n, num_groups), dtype=torch.float32)
+    of_splits = pooled if run == 1 else x.new_empty(2 * rows * run, dtype=torch.float32)
     _moments_kernel[(n * tiling.blocks * tiling.splits,)](
         x, of_splits, None, None, 0, rows * run, 0, 0.0,
         *tiling.extent, tiling.splits, tiling.split_tiles, tiling.shape,
         num_warps=tiling.warps, maxnreg=80,
     )  # fmt: skip
+    if run == 1:
+        return mean, var
     block = min(padded(run), 1024)
     tile = min(padded(rows), 1024 // block), block
     count = float(run // tiling.splits * tiling.length)
     pool_kernel[(divide_up(rows, tile[0]),)](
-        of_splits, *pooled, rows, run, tiling.splits, tiling.split, tiling.length, count, *tile
+        of_splits, mean, var, rows, run, tiling.splits, tiling.split, tiling.length, count, *tile
     )
+    return mean, var
 
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
