@@ -545,7 +545,7 @@ def launching(run):
 def launches(layer, shape, dtype=torch.float32, layout=torch.Tensor.contiguous, needs_x=True):
     """What the passes launch: kernels, arguments and options; and torch's operations, of each."""
     x, passes = layout(torch.empty(shape, dtype=dtype)).requires_grad_(needs_x), []
-    wanted = [*([x] if needs_x else []), *layer.parameters()]
+    wanted = [t for t in (x, *layer.parameters()) if t.requires_grad]
     outputs, operations = x, []
 
     def run(kernel, *args, warmup, **options):
@@ -686,9 +686,15 @@ def test_the_kernels_between_passes_compile(driver, name, channels):
 
 
 @compiles
-@pytest.mark.parametrize("name", ["EN", "ILMGN"])
-def test_kernels_of_parameters_gradients_alone_compile(driver, name):
-    passes, _ = launches(NORMS[name](64), (2, 64, 56, 56), needs_x=False)
+@pytest.mark.parametrize("needed", ["x", "parameters", "bias", "x and bias"])
+@pytest.mark.parametrize("name, shape", [("EN", (56, 56)), ("ILMGN", (56, 56)), ("ILMGN", (7, 7))])
+def test_kernels_compile_for_some_of_the_gradients(driver, name, shape, needed):
+    layer = NORMS[name](64)
+    if needed != "parameters":
+        layer.requires_grad_(False)
+        layer.bias.requires_grad_("bias" in needed)
+    passes, _ = launches(layer, (2, 64, *shape), needs_x="x" in needed)
+    assert all(map(len, passes))
     for one in chain(*passes):
         compile_ahead(one)
 

@@ -288,7 +288,7 @@ class _Backward:
         batch = padded(batch_rows) if plan.uses_batch else 0
         arguments_of_dx = (
             *(*of_dx, batch_at, rows_at, step, batch_rows, sizes.gradients, n, adding),
-            *(*extent, tiling.shape, batch, sizes.parameters),
+            *(*extent, tiling.shape, batch, sizes.parameters if adds else ()),
         )
         tiles = n * tiling.blocks * tiling.tiles
         options = {"num_warps": tiling.warps}

@@ -325,7 +325,8 @@ def _dx_kernel(
     )  # fmt: skip
     batch = (batch_mean_ptr + batch_mean_at, work_ptr + batch_at) if BATCH else (None, None)
     sizes = batch_step, batch_rows, channels, length, group_size, count
-    if gradients is None:
+    # Without PARAMETERS there are no gradients of parameters, only x's.
+    if len(PARAMETERS) == 0:
         _dx_tile(*values, *batch, *sizes, SHAPE, BATCH)
     elif tl.program_id(0) < adding:
         columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
