@@ -78,9 +78,10 @@ def _between_passes(x: Tensor, num_groups: int, key: str, tensors: Tensors, mixe
     if mixes_batch and tensors[-1] is None:
         tensors = [*tensors[:-2], *(t.flatten() for t in over_batch(mean, var))]
     present, given = [t is not None for t in tensors], [t for t in tensors if t is not None]
-    scale, shift = torch.ops.ilm_plugins.between(mean, var, key, given, present)
-    # The gradient of mean has that through x - mean already.
+    # The gradient of mean has that through x - mean already. The operator comes after, because the
+    # compiler keeps for the backward pass, rather than repeats, what it finds after an operator.
     centered = x - per_channel(duplicate(mean.detach(), x.shape[1]), x)
+    scale, shift = torch.ops.ilm_plugins.between(mean, var, key, given, present)
     y = torch.addcmul(per_channel(shift, x), per_channel(scale, x), centered)
     return y.to(dtype), mean.detach(), var.detach()
 

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.layers import SHAPES
@@ -406,6 +407,30 @@ def test_a_compiled_layer_is_as_exact_of_any_size(name, training, left_to_the_co
         results(twin, x, dy, "reference")
         for (key, a), e in zip(moved.named_buffers(), twin.buffers(), strict=True):
             assert_close(a, e, 64, name=key)
+
+
+@runs
+@pytest.mark.parametrize("name", ["ILMGN", "EN", "AN"])
+def test_a_compiled_model_keeps_as_many_maps_as_with_group_norm(name, left_to_the_compiler):
+    """For its backward pass; of half floats that are computed in float32."""
+
+    def kept(norm):
+        layers = nn.Conv2d(64, 64, 1), norm.to(DEVICE), nn.ReLU(), nn.Conv2d(64, 8, 1)
+        model = nn.Sequential(*layers).to(DEVICE)
+        function = torch.compile(model, fullgraph=True, backend="aot_eager_decomp_partition")
+        parameters, bytes_of = {p.data_ptr() for p in model.parameters()}, {}
+
+        def pack(tensor):
+            if tensor.data_ptr() not in parameters:
+                bytes_of[tensor.data_ptr()] = tensor.nbytes
+            return tensor
+
+        hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+        with use_backend("triton"), hooks, torch.autocast(DEVICE, torch.bfloat16):
+            function(make_map(4, 64, 32, 32))
+        return sum(bytes_of.values())
+
+    assert kept(NORMS[name](64)) < 1.1 * kept(nn.GroupNorm(32, 64))
 
 
 @runs
