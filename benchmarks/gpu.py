@@ -41,7 +41,8 @@ def main() -> None:
             tests.result()
     table = ["benchmarks", *device, "--parts", "layers", "--rounds", "2" if args.rehearse else "7"]
     part(args.output, "layers", *table, *few, "--output", str(args.output / "layers"))
-    part(args.output, "host", "benchmarks.host", "--output", str(args.output / "host.json"))
+    host = ["benchmarks.host", *device, "--rounds", "5"]
+    part(args.output, "host", *host, "--output", str(args.output / "host.json"))
     size = ["--batch", "2", "--size", "32", "--norms", "BN", "EN"] if args.rehearse else []
     ways = ("eager",) if args.rehearse else steps.WAYS
     for way in ways:

@@ -2,12 +2,14 @@
 
 ``python -m benchmarks.host`` measures each layer's forward and backward pass by the Triton backend,
 whose launches do nothing, beside GroupNorm's whole call on the CPU, on a map too small to matter.
+``--device cuda`` measures both on a GPU, with their launches.
 """
 
 import argparse
 import os
 import subprocess
 import sys
+import timeit
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
@@ -17,7 +19,7 @@ from torch import nn
 
 from . import measure, report
 
-SHAPE = (2, 64, 7, 7)
+SHAPE, SHAPE_OF_CUDA = (2, 64, 7, 7), (16, 64, 14, 14)
 #: Calls of one measurement.
 CALLS = 300
 RECORD = Path(__file__).with_name("record_host.json")
@@ -27,9 +29,11 @@ def main() -> None:
     """Measure in a process where Triton's kernels are interpreted; write and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.host", description=__doc__)
     parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--output", type=Path, default=Path("output/benchmark/host.json"))
     args = parser.parse_args()
-    if os.environ.get("TRITON_INTERPRET") != "1":
+    device = torch.device(args.device)
+    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         environment = {**os.environ, "TRITON_INTERPRET": "1", "ILM_PLUGINS_BACKEND": "triton"}
         raise SystemExit(
             subprocess.call(
@@ -37,22 +41,24 @@ def main() -> None:
             )
         )
     torch.set_num_threads(1)
-    results = {"machine": measure.machine(torch.device("cpu")), "rounds": args.rounds}
-    results["rows"] = list(rows(args.rounds))
+    results = {"machine": measure.machine(device), "rounds": args.rounds}
+    results["rows"] = list(rows(args.rounds, device))
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(report.to_json(results))
     print(report.host(results))
 
 
-def rows(rounds: int) -> Iterator[dict]:
-    """Yield each layer's time of both passes over GroupNorm's, and its launches."""
+def rows(rounds: int, device: torch.device) -> Iterator[dict]:
+    """Yield each layer's time of both passes over GroupNorm's, and its launches on the CPU."""
     from ilm_plugins import NORMS
 
-    count_launches = without_launches()
-    x = torch.randn(SHAPE, requires_grad=True)
+    is_cuda = device.type == "cuda"
+    count_launches = (lambda: 0) if is_cuda else without_launches()
+    x = torch.randn(SHAPE_OF_CUDA if is_cuda else SHAPE, device=device, requires_grad=True)
     dy = torch.randn_like(x)
-    norms: dict[str, nn.Module] = {"GroupNorm": nn.GroupNorm(32, SHAPE[1])}
-    norms |= {name: make(SHAPE[1]) for name, make in NORMS.items()}
+    norms: dict[str, nn.Module] = {"GroupNorm": nn.GroupNorm(32, x.shape[1])}
+    norms |= {name: make(x.shape[1]) for name, make in NORMS.items()}
+    norms = {name: norm.to(device) for name, norm in norms.items()}
 
     def passes(layer: nn.Module) -> Callable[[], None]:
         inputs = [x, *layer.parameters()]
@@ -63,7 +69,13 @@ def rows(rounds: int) -> Iterator[dict]:
 
         return run
 
-    times = measure.interleaved({name: passes(layer) for name, layer in norms.items()}, rounds)
+    def clock(run: measure.Run) -> float:
+        if is_cuda:
+            torch.cuda.synchronize()
+        return timeit.timeit(run, number=1)  # without a wait for the GPU afterwards
+
+    runs = {name: passes(layer) for name, layer in norms.items()}
+    times = measure.interleaved(runs, rounds, clock)
     for name in NORMS:
         before = count_launches()
         y = norms[name](x)

@@ -77,7 +77,13 @@ def as_graph(run: Run) -> Run:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
         run()
-    return graph.replay
+
+
+    def replay() -> None:
+        assert run  # a graph has only the addresses of what it reads: the model must live as long
+        graph.replay()
+
+    return replay
 
 
 def machine(on: torch.device) -> dict:

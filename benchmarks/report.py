@@ -192,12 +192,13 @@ def steps(results: dict) -> str:
 
 def gpu_steps(results: dict) -> str:
     """Return the table of ResNet-50's step on a GPU: milliseconds, and over the plain norm's."""
-    measured = results["steps"]
+    measured, commits = results["steps"], results.get("commits of steps", {})
     norms = dict.fromkeys(norm for rows in measured.values() for norm in rows)
     rows = []
     for norm in norms:
         cells = {}
-        for way, times in measured.items():
+        for name, times in measured.items():
+            way = f"{name}, at {commits[name]}" if name in commits else name
             row, plain = times.get(norm, {}), times.get(STEP_BASELINES[norm], {})
             cells[way] = f"{1e3 * row['seconds']:.1f}" if "seconds" in row else "-"
             if norm not in STEP_BASELINES.values() and {"seconds"} <= row.keys() & plain.keys():
