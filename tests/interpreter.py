@@ -57,8 +57,16 @@ def run_interpreted(file, selection):
 if INTERPRETED:
     # Triton 3.6's interpreter has bounds of loops as arrays of one element, which NumPy 2.4 no
     # longer takes for a number.
+    import numpy as np
     import triton.language as tl
     from triton.runtime import interpreter
+
+    def make_binary(function):
+        return lambda builder, lhs, rhs: builder.binary_op(lhs, rhs, function)
+
+    # Of NaN and a number, a GPU's maximum is the number, and the interpreter's is NaN.
+    interpreter.InterpreterBuilder.create_maxnumf = make_binary(np.fmax)
+    interpreter.InterpreterBuilder.create_minnumf = make_binary(np.fmin)
 
     patch_tensor, patch_language = interpreter._patch_lang_tensor, interpreter._patch_lang
     #: The modules of the language that are patched for the kernel which runs.

@@ -100,6 +100,20 @@ def _activate_kernel(x_ptr, y_ptr, slope_ptr, NAME: tl.constexpr, SIZE: tl.const
     tl.store(slope_ptr + i, slope)
 
 
+@triton.jit
+def _maximum_kernel(x_ptr, SIZE: tl.constexpr):
+    at = x_ptr + tl.arange(0, SIZE)
+    tl.store(at, tl.maximum(tl.load(at), tl.minimum(tl.load(at), 1.0)))
+
+
+@runs
+def test_a_maximum_drops_nan_where_the_kernels_are_tested():
+    """So that they need more than a maximum where NaN must stay; on a GPU it does, too."""
+    x = torch.full((2,), torch.nan, device=DEVICE)
+    _maximum_kernel[(1,)](x, 2)
+    assert_equal(x.cpu(), torch.ones(2))
+
+
 @runs
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_derivatives_are_exact_where_an_activation_saturates_or_has_a_corner(name):
@@ -316,12 +330,27 @@ def test_squares_that_overflow_between_channels_or_images_give_zero_or_nan(norma
     assert ((y == 0) | y.isnan()).all()
 
 
+TENSORS = [
+    (name, tensor)
+    for name in ("ILMGN", "AssocNorm", "EN", "SN", "SSN", "AN")
+    for tensor, value in NORMS[name](32).state_dict().items()
+    if value.is_floating_point()
+]
+
+
 @runs
-def test_a_nan_in_the_encoder_reaches_every_gradient_that_it_reaches_in_the_reference():
-    layer = ILMGroupNorm(16, 4, key_group_size=4, hidden=3).to(DEVICE)
-    layer.encode.weight.detach()[1, 0] = torch.nan
-    x, dy = make_map(2, 16, 4, 4), make_map(2, 16, 4, 4, seed=2)
-    assert_equal(*([d.isnan() for d in results(layer, x, dy, b)] for b in ("triton", "reference")))
+@pytest.mark.parametrize("name, tensor", TENSORS)
+def test_a_nan_in_a_tensor_reaches_every_result_that_it_reaches_in_the_reference(name, tensor):
+    layer = build(name, 32).train("running" not in tensor)
+    if name == "SSN":  # no ratio of 0, whose logit has a gradient of 0
+        for logits in (layer.mean_weight, layer.var_weight):
+            logits.detach().mul_(0.1)
+    layer.state_dict()[tensor].flatten()[0] = torch.nan
+    x, dy = make_map(2, 32, 4, 4), make_map(2, 32, 4, 4, seed=2)
+    found, expected = (results(copy.deepcopy(layer), x, dy, b) for b in ("triton", "reference"))
+    names = "y", "dx", *(f"d_{name}" for name, _ in layer.named_parameters())
+    for key, a, e in zip(names, found, expected, strict=True):
+        assert a[e.isnan()].isnan().all(), key
 
 
 #: A layer whose network is not in the kernels, and some whose is, by layout.
@@ -659,6 +688,12 @@ def compile_ahead(found):
     assert stack == 0, (compiled.metadata.name, registers, stack)
     assert "f64" not in compiled.asm["ttgir"], f"{compiled.metadata.name} computes in float64"
     return compiled.metadata.name, (registers, compiled)
+
+
+@compiles
+def test_a_maximum_drops_nan_where_the_kernels_are_compiled(driver):
+    code = _maximum_kernel.warmup(torch.empty(32), 32, grid=(1,)).asm["ptx"]
+    assert ("max.f32" in code, "min.f32" in code, ".NaN" in code) == (True, True, False)
 
 
 STREAMED, READ_ONCE = (2, 256, 200, 304), (512, 256, 7, 7)

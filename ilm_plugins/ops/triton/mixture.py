@@ -241,8 +241,9 @@ TINY = tl.constexpr(2.0**-126)
 
 @triton.jit
 def _stretch(radius, squares, size, first):
-    rho_squared = tl.maximum(radius * radius - 1 / size + 1 / first, 0.0)
-    return rho_squared / tl.maximum(squares, TINY)
+    rho_squared = radius * radius - 1 / size + 1 / first
+    # Not maximum, which drops NaN; that of the logits is in ``c``.
+    return tl.where(rho_squared < 0, 0.0, rho_squared) / tl.maximum(squares, TINY)
 
 
 @triton.jit
@@ -263,7 +264,7 @@ def _sparsestmax(logits, fixed, radius, d_ratios, real):
     c = tl.where(inside, logits - tl.sum(tl.where(inside, logits, 0.0), axis=0) / size, 0.0)
     squares = tl.maximum(tl.sum(c * c, axis=0), TINY)
     stretch = _stretch(radius, squares, size, first)
-    stretches = (stretch >= 1) & (squares > TINY)
+    stretches = ~(stretch < 1) & (squares > TINY)
     stretch = tl.where(stretches, tl.sqrt(stretch), 1.0)
     along = tl.where(stretches, tl.sum(d_ratios * c, axis=0) / squares, 0.0)
     d_logits = tl.where(inside, stretch * (d_ratios - along * c), 0.0)
