@@ -142,7 +142,7 @@ class YamlVariants:
         """Raise UserError unless both configs have one model, apart from the norms at places."""
         ours, theirs = as_json(self.settings()), as_json(other.settings())
         for key in dict.fromkeys([*ours, *theirs]):
-            is_norm = any(f"{key}.".startswith(f"{place}.") for place in places)
+            is_norm = _is_below(key, places)
             if not key.startswith(f"{self.model}.") or key in self.beside or is_norm:
                 continue
             if ours.get(key) != theirs.get(key):

@@ -57,6 +57,22 @@ def test_overrides_of_the_test_set_are_told_from_others(opened, of_test_set, oth
     assert variants(opened).without_test_set([*of_test_set, *others]) == others
 
 
+@pytest.mark.parametrize(
+    "opened, key", [("yaml", "DATASETS.TEST"), ("mmengine", "test_dataloader")], indirect=["opened"]
+)
+def test_a_key_that_begins_with_the_test_sets_is_not_of_it(opened, key):
+    found = variants(opened)
+    assert [found.is_of_test_set(k) for k in (key, f"{key}.a", f"{key}s")] == [True, True, False]
+
+
+@pytest.mark.parametrize("opened", ["mmengine"], indirect=True)
+def test_a_parts_weights_are_not_a_neighbours_whose_name_begins_with_its_name(opened):
+    weights = ["model.backbone.init_cfg.checkpoint=a.pth", "model.pretrained=None"]
+    found = variants(open_config(opened.path, weights))
+    assert found.pretrained(["model.backbone.norm_cfg"]) == "a.pth"
+    assert found.pretrained(["model.backbone2.norm_cfg"]) is None
+
+
 #: Kind of config -> settings that change a test's results, and settings that change none.
 OF_RESULTS = {
     "yaml": (
