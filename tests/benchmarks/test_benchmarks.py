@@ -40,6 +40,13 @@ def test_saved_bytes_leave_out_parameters():
     assert measure.saved_bytes(norm, norm, x) == x.nbytes + 2 * (2 * 32 * 4)
 
 
+def test_saved_bytes_leave_out_buffers():
+    """BatchNorm keeps its running statistics for the backward pass of an evaluation."""
+    x = torch.randn(2, 64, 8, 8, requires_grad=True)
+    norm = nn.BatchNorm2d(64).eval()
+    assert measure.saved_bytes(norm, norm, x) == x.nbytes
+
+
 def test_peak_bytes_are_of_all_tensors_alive_at_once():
     x = torch.randn(1 << 16)
     peak = measure.peak_bytes(lambda: (x + 1) * 2, x.device)
