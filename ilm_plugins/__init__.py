@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # __getattr__ imports these, which need torch, on first use
         SparseSwitchNorm,
         SwitchNorm,
         freeze,
+        parameter_groups,
         set_radius,
     )
     from .ops import use_backend
@@ -35,6 +36,7 @@ __all__ = [
     "SwitchNorm",
     "freeze",
     "get_config_file",
+    "parameter_groups",
     "register",
     "set_radius",
     "use_backend",

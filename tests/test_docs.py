@@ -104,6 +104,19 @@ def test_models_are_scripted_as_the_page_says(dtype):
     assert_close(names["scripted"](x), model(x), 16)
 
 
+def test_groups_of_optimizers_are_made_as_the_page_says():
+    pytest.importorskip("timm", reason="needs timm")
+    code = block(ROOT / "docs" / "why-did-my-result-change.md", "python", "parameter_groups")
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 1), ILMGroupNorm(32))
+    names = {"torch": torch, "model": model}
+    exec(code, names)
+    weight_decay = {
+        id(p): g["weight_decay"] for g in names["optimizer"].param_groups for p in g["params"]
+    }
+    assert weight_decay[id(model[1].weight)] == 0
+    assert weight_decay[id(model[0].weight)] > 0
+
+
 def test_readmes_blocks_of_python_run():
     names = {}
     for package in ("timm", "torchvision"):

@@ -9,6 +9,7 @@ from .ilm import ILMGroupNorm, ILMInstanceNorm, ILMLayerNorm
 from .registry import NORMS, norm_key, parse_call, parse_norm
 from .sparse import SparseSwitchNorm, set_radius
 from .switchable import SwitchNorm
+from .weight_decay import parameter_groups
 
 __all__ = [
     "NORMS",
@@ -23,6 +24,7 @@ __all__ = [
     "SwitchNorm",
     "freeze",
     "norm_key",
+    "parameter_groups",
     "parse_call",
     "parse_norm",
     "set_radius",

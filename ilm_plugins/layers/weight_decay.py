@@ -1,0 +1,59 @@
+"""Parameter groups in which the norms of a model have their own weight decay."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from .registry import NORMS
+
+#: torch's norms, and the classes from which other packages derive theirs; RMSNorm from torch 2.4.
+NORM_CLASSES = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, _NormBase)
+
+
+def parameter_groups(
+    model: nn.Module,
+    weight_decay: float,
+    *,
+    norm_weight_decay: float = 0.0,
+    bias_weight_decay: float | None = None,
+) -> list[dict[str, Any]]:
+    """Return a model's trainable parameters as an optimizer's groups, with the norms' own decay.
+
+    A norm's own parameters are ``weight`` and ``bias``, and SN's and SSN's logits. The networks
+    inside this package's layers get the ordinary weight decay, as in detectron2 and MMEngine.
+
+    Args:
+        model: any module. Norms are found by their class: this package's, registered ones, and
+            BatchNorm, InstanceNorm, GroupNorm, LayerNorm and RMSNorm of torch with subclasses.
+        weight_decay: of all parameters without a decay of their own.
+        norm_weight_decay: of the norms' own parameters.
+        bias_weight_decay: of all other biases and parameters of fewer than two dimensions, which
+            timm and transformers exclude from weight decay; None for ``weight_decay``.
+
+    Returns:
+        Up to three dicts of "params" and "weight_decay", in the order of ``model.parameters()``
+        within each. A parameter that several modules share is in one group.
+    """
+    classes = (*NORM_CLASSES, *NORMS.values())
+    of_norms = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, classes)
+        for parameter in module.parameters(recurse=False)
+    }
+    norms: list[Tensor] = []
+    biases: list[Tensor] = []
+    others: list[Tensor] = []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        is_bias = parameter.dim() < 2 or name.rpartition(".")[2] == "bias"
+        if id(parameter) in of_norms:
+            norms.append(parameter)
+        elif is_bias and bias_weight_decay is not None:
+            biases.append(parameter)
+        else:
+            others.append(parameter)
+    groups = (others, weight_decay), (norms, norm_weight_decay), (biases, bias_weight_decay)
+    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
