@@ -20,7 +20,7 @@ from ..experiments.compare import comparison_report as report
 from ..experiments.compare import runs
 from ..experiments.compare.comparison_plot import draw
 from ..experiments.compare.plan import Plan, shown
-from ..experiments.compare.results import OWN_TEST, Results, Value, complete, main_metric
+from ..experiments.compare.results import OWN_TEST, Results, Value, complete, main_metric, point_of
 from ..experiments.data.detectron2_datasets import register_datasets
 from ..frameworks import framework_of
 from ..frameworks.folders import make_folder
@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     print(*(f"  {norm}: {model.norms}" for norm, model in models.items()), sep="\n")
     plan.check_folders()
     plan.check_tests()
+    plan.check_metric()
     if args.dry_run:
         for seed in plan.seeds:
             for norm in plan.norms:
@@ -159,6 +160,7 @@ def compare(
         norms=plan.norms,
         values=values,
         metric=metric,
+        point=plan.variants.opened.point(metric) or point_of(values, metric),
         starts=starts,
         unconverted=plan.unconverted,
         parameters={norm: model.parameters for norm, model in models.items()},

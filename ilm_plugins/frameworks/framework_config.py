@@ -75,9 +75,25 @@ class OpenConfig:
         """Return a function that trains a new model for one iteration, on the same batch."""
         return self._steps.training_step(self.config, processes)
 
+    def classes_of_test(self) -> tuple[str, ...] | None:
+        """Names of the test set's classes, in order; None if the config does not tell."""
+        return self._evaluation.classes_of_test(self.config)
+
+    def metric_names(self) -> list[str] | None:
+        """Patterns of the test's metrics, * for any characters; None if one is unknown."""
+        return self._evaluation.metric_names(self.config)
+
+    def point(self, metric: str) -> float | None:
+        """A point of a metric: 1 of a percentage, .01 of a fraction, None if it is unknown."""
+        return self._evaluation.point(self.config, metric)
+
     @property
     def _module(self):
         return _our_module(self.framework, "config")
+
+    @property
+    def _evaluation(self):
+        return _our_module(self.framework, "evaluation")
 
     @property
     def _steps(self):

@@ -29,6 +29,7 @@ def draw(results: Results, path: Path) -> None:
                 left.plot(sum(values) / len(values), i, "|", color="black", markersize=16)
         name = results.title(test)
         left.set(xlabel=name, ylabel="", ylim=(len(norms) - 0.5, -0.5))
+        left.set_yticks(range(len(norms)), [_label(results, norm, test) for norm in norms])
         _draw_differences(right, results, test)
         right.set_xlabel(f"{name}: minus {norms[0]}")
     with replacing(path) as file:
@@ -36,14 +37,22 @@ def draw(results: Results, path: Path) -> None:
         figure.savefig(file, format="png", metadata={"Software": None})
 
 
+def _label(results: Results, norm: str, test: str) -> str:
+    """Return a norm, and below it the seeds whose runs failed."""
+    failed = ", ".join(map(str, results.failed_seeds(norm, test)))
+    return f"{norm}\nfailed: seed {failed}" if failed else norm
+
+
 def _draw_differences(axis, results: Results, test: str) -> None:
-    """Draw each norm's difference, with its interval if it has one."""
+    """Draw each norm's difference, with its interval if it has one; hollow if a run failed."""
     axis.axvline(0, color="0.5")
     differences = results.differences(test)
-    for i, difference in enumerate(differences.values()):
+    plain = results.failed_seeds(results.norms[0], test)
+    for i, (norm, difference) in enumerate(differences.items()):
         if difference is None:
             continue
+        face = "white" if plain or results.failed_seeds(norm, test) else COLOUR
         half = difference.high - difference.mean if difference.has_interval else 0
-        axis.errorbar(difference.mean, i, xerr=half, fmt="o", capsize=3, color=COLOUR)
+        axis.errorbar(difference.mean, i, xerr=half, fmt="o", capsize=3, color=COLOUR, mfc=face)
     axis.set_yticks(range(len(differences)), differences)
     axis.set_ylim(max(1, len(differences)) - 0.5, -0.5)

@@ -22,7 +22,7 @@ def markdown(results: Results, command: str) -> str:
     if costs := cost_table(results):
         lines += ["## Cost", "", _markdown(pd.DataFrame(costs))]
         turns = f"A step is the median of {ROUNDS} in turn with the other norms' steps."
-        lines += ["", turns, ""]
+        lines += ["", *([turns, ""] if results.steps else ())]
     if results.overrides_of_norm:
         lines += ["## Settings of one norm", ""]
         for norm, overrides in results.overrides_of_norm.items():
@@ -41,10 +41,9 @@ def markdown(results: Results, command: str) -> str:
             test = "" if value.test == OWN_TEST else f", {value.test}"
             lines.append(f"- {value.norm}, seed {value.seed}{test}: {value.failure}")
         lines.append("")
-    others = len(results.norms) - 1
     corrected = ""
-    if others > 1:
-        corrected = f", by Holm's correction for {others} norms, which the intervals do not have"
+    if len(results.norms) > 2:
+        corrected = ", by Holm's correction for the norms with a p, which the intervals do not have"
     lines += [
         "Differences are paired by seed; behind them is the 95 % interval of Student's t. p is "
         f"that of the paired t-test{corrected}. A number of seeds shows a difference if p is below "
@@ -74,14 +73,16 @@ def table(results: Results, test: str) -> pd.DataFrame:
     differences = results.differences(test)
     for norm in results.norms:
         values = pd.Series(results.by_seed(norm, test), dtype=float)
-        row = {"norm": norm, "seeds": len(values), results.metric: "no result"}
+        row = {"norm": norm, "seeds": results.seeds_of(norm, test), results.metric: "no result"}
         if len(values):
             row[results.metric] = f"{values.mean():.{digits}f}"
         if len(values) > 1:
             row[results.metric] += f" ± {values.std():.{digits}f}"
         difference = differences.get(norm)
         row[f"minus {baseline} [95 %]"] = interval(difference, digits) if difference else ""
-        row["p"] = f"{difference.p:.3f}" if difference and difference.has_interval else ""
+        row["p"] = f"{difference.p:.3f}" if difference and difference.is_tested else ""
+        if difference and (failed := failed_runs(results, norm, test)):
+            row["p"] = f"no test: {failed} failed"
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -98,14 +99,29 @@ def sentences(results: Results, test: str) -> list[str]:
     for norm, difference in results.differences(test).items():
         if difference is None:
             texts.append(f"{norm}: no seed has a result of both norms.")
+        elif failed := failed_runs(results, norm, test):
+            left = f"the other seeds differ by {interval(difference, digits)}"
+            texts.append(f"{norm}: neither better nor worse, as {failed} failed; {left}.")
         elif difference.seeds == 1:
             texts.append(f"{norm}: one seed shows nothing; give more --seeds.")
-        elif not difference.deviation > 0:
+        elif results.are_equal(norm, test):
+            equal = f"all {difference.seeds} seeds have the result of {results.norms[0]}"
+            texts.append(f"{norm}: {equal}, so the norm probably had no effect; there is no test.")
+        elif not difference.has_interval:
             same = f"all seeds have the same difference, {signed(difference.mean, digits)}"
             texts.append(f"{norm}: {same}, so its spread is unknown; give more --seeds.")
         else:
             texts.append(f"{norm}: {_verdict(difference, results, digits)}")
     return texts
+
+
+def failed_runs(results: Results, norm: str, test: str) -> str:
+    """Return the failed runs of a norm and of the baseline, such as "AN seed 3 (diverged)"."""
+    return ", ".join(
+        f"{one} seed {seed} ({reason.partition(':')[0]})"
+        for one in (results.norms[0], norm)
+        for seed, reason in results.failed_seeds(one, test).items()
+    )
 
 
 def _verdict(difference: Difference, results: Results, digits: int) -> str:

@@ -6,7 +6,9 @@ import re
 import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +157,28 @@ class Plan:
         replaced = [] if AS_IS in self.norms else [*self.places]
         for name, other in self.variants_of_tests.items():
             self.variants.check_same_model(other, name, replaced)
+            self._check_same_classes(other, name)
+
+    def _check_same_classes(self, other: YamlVariants, name: str) -> None:
+        """Raise UserError if both test sets are known to have other classes, or another order."""
+        ours, theirs = (one.opened.classes_of_test() for one in (self.variants, other))
+        if ours is None or theirs is None or ours == theirs:
+            return
+        pairs = enumerate(zip_longest(ours, theirs))
+        i, (expected, found) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+        raise UserError(
+            f"--test {name}: class {i} of its test set is {found!r}, expected {expected!r}; give a "
+            "config whose metainfo or dataset has the same classes in the same order"
+        )
+
+    def check_metric(self) -> None:
+        """Raise UserError if the config tells that its test does not have the wanted metric."""
+        names = self.variants.opened.metric_names()
+        if self.metric is None or names is None:
+            return
+        wanted = self.metric.rpartition("/")[2]
+        if not any(fnmatchcase(wanted, name.rpartition("/")[2]) for name in names):
+            raise UserError(f"--metric {self.metric!r}: the test has {', '.join(names)}; give one")
 
     def check_settings(self) -> None:
         """Save the settings; raise UserError, which names one, if the folder has other settings."""

@@ -1,7 +1,7 @@
 """The results of a comparison's runs: tables of values and of differences from the baseline."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -13,6 +13,8 @@ from .statistics import Difference, holm, paired
 
 #: How many times the training step of each norm is measured.
 ROUNDS = 7
+#: The main metric where no run has a metric.
+NO_METRIC = "no metric"
 
 
 class Value(NamedTuple):
@@ -33,6 +35,8 @@ class Results:
     norms: Sequence[str]
     values: Sequence[Value]
     metric: str
+    #: One point of the main metric: 1, or .01 of a fraction.
+    point: float = 1.0
     #: Norm -> how its model differs from the baseline's before training; empty without --weights.
     starts: dict[str, str] = field(default_factory=dict)
     #: The file from which norms start unconverted, if there is one.
@@ -65,12 +69,6 @@ class Results:
     def failures(self) -> list[Value]:
         return [value for value in self.values if value.failure]
 
-    @property
-    def point(self) -> float:
-        """One point of the main metric: 1, or .01 where all values are fractions."""
-        values = self.main["value"].abs()
-        return 0.01 if len(values) and values.max() <= 1 else 1.0
-
     def title(self, test: str) -> str:
         """Return the name of the main metric, and of the test if it is not the config's own."""
         return self.metric if test == OWN_TEST else f"{self.metric}, {test}"
@@ -80,12 +78,41 @@ class Results:
         rows = self.main[(self.main["norm"] == norm) & (self.main["test"] == test)]
         return dict(zip(rows["seed"], rows["value"], strict=True))
 
+    def failed_seeds(self, norm: str, test: str) -> dict[int, str]:
+        """Return seed -> reason of a norm's runs without a value of the main metric."""
+        found = self.by_seed(norm, test)
+        return {
+            value.seed: value.failure
+            for value in self.failures
+            if value.norm == norm and value.test in (test, OWN_TEST) and value.seed not in found
+        }
+
+    def seeds_of(self, norm: str, test: str) -> str:
+        """Return the number of a norm's runs with a value, "3 of 5" where some have none."""
+        found, failed = self.by_seed(norm, test), self.failed_seeds(norm, test)
+        return f"{len(found)} of {len(found) + len(failed)}" if failed else str(len(found))
+
+    def are_equal(self, norm: str, test: str) -> bool:
+        """Return whether a norm's runs have the baseline's values in all of their common seeds."""
+        plain = self.by_seed(self.norms[0], test)
+        ours = self.by_seed(norm, test)
+        return all(ours[seed] == plain[seed] for seed in ours if seed in plain)
+
     def differences(self, test: str) -> dict[str, Difference | None]:
-        """Return each norm's difference from the baseline, p corrected over the norms."""
+        """Return each norm's difference from the baseline, p corrected over the norms.
+
+        If a run of either norm failed there is no test, as the seeds left may be the lucky ones.
+        """
         baseline, *others = self.norms
         plain = self.by_seed(baseline, test)
-        corrected = holm([paired(self.by_seed(norm, test), plain) for norm in others])
-        return dict(zip(others, corrected, strict=True))
+        found = []
+        for norm in others:
+            difference = paired(self.by_seed(norm, test), plain)
+            failed = self.failed_seeds(norm, test) or self.failed_seeds(baseline, test)
+            if difference and failed:
+                difference = replace(difference, p=float("nan"))
+            found.append(difference)
+        return dict(zip(others, holm(found), strict=True))
 
 
 def main_metric(values: Iterable[Value], wanted: str | None, best: str | None = None) -> str:
@@ -94,7 +121,9 @@ def main_metric(values: Iterable[Value], wanted: str | None, best: str | None = 
     Otherwise it is ``best``, by which the config chooses a checkpoint, mIoU, which mmseg's
     evaluator gives behind the pixel accuracy, or the first.
     """
-    names = list(dict.fromkeys(v.metric for v in values if v.value is not None))
+    values = [value for value in values if value.metric]
+    known = [v.metric for v in values if v.value is not None]
+    names = list(dict.fromkeys([*known, *(v.metric for v in values)]))  # those of NaN come last
     for metric in filter(None, (wanted, best)):
         if metric in names:
             return metric
@@ -105,13 +134,25 @@ def main_metric(values: Iterable[Value], wanted: str | None, best: str | None = 
         if metric == wanted and names:
             raise UserError(f"--metric {wanted!r}: the runs have {', '.join(names)}; give one")
     default = "mIoU" if "mIoU" in names else next(iter(names), None)
-    return default or wanted or best or "no metric"
+    return default or wanted or best or NO_METRIC
+
+
+def point_of(values: Iterable[Value], metric: str) -> float:
+    """Return a point of a metric of unknown unit: .01 if no value is above 1, else 1."""
+    found = [abs(v.value) for v in values if v.metric == metric and v.value is not None]
+    return 0.01 if found and max(found) <= 1 else 1.0
 
 
 def complete(values: Sequence[Value], metric: str) -> list[Value]:
-    """Return the values that are known, and a failure for each tested run without ``metric``."""
+    """Return the values that are known, and a failure for each tested run without ``metric``.
+
+    All failures are of ``metric``, so that a table of it has them, too.
+    """
     tested = {(v.norm, v.seed, v.test): None for v in values if not v.failure}
-    known = [v for v in values if v.value is not None or v.failure]
+    known = [v._replace(metric=metric) if v.failure else v for v in values]
+    known = [v for v in known if v.value is not None or v.failure]
     found = {(v.norm, v.seed, v.test) for v in known if v.metric == metric}
     reason = f"{metric} is not a number, or was not measured"
+    if metric == NO_METRIC:
+        reason = "the evaluation gave no number"
     return known + [Value(*run, metric, None, reason) for run in tested if run not in found]

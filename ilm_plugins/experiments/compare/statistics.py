@@ -18,7 +18,7 @@ class Difference:
     """The mean difference of a norm from the baseline over common seeds, with its 95 % interval.
 
     With one seed, ``mean`` alone is known; the other statistics are NaN. So they are if all seeds
-    have the same difference, which does not tell its spread.
+    have the same difference, 0 included, which does not tell its spread.
     """
 
     seeds: int
@@ -26,13 +26,17 @@ class Difference:
     deviation: float
     low: float
     high: float
-    #: p-value of the two-sided paired t-test; Holm's correction changes it.
+    #: p-value of the two-sided paired t-test; Holm's correction changes it. NaN without a test.
     p: float
     #: The number of tests for which p is corrected.
     tests: int = 1
 
     @property
     def has_interval(self) -> bool:
+        return bool(np.isfinite(self.low))
+
+    @property
+    def is_tested(self) -> bool:
         return bool(np.isfinite(self.p))
 
     @property
@@ -71,8 +75,6 @@ def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Differ
     if not len(differences):
         return None
     mean = float(differences.mean())
-    if not differences.any() and len(differences) > 1:
-        return Difference(len(differences), 0.0, 0.0, 0.0, 0.0, 1.0)
     rounding = 1e-9 * max(map(abs, values.values()))
     if len(differences) == 1 or np.ptp(differences) <= rounding:
         return Difference(len(differences), mean, *[float("nan")] * 4)
@@ -85,7 +87,7 @@ def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Differ
 def holm(differences: Sequence[Difference | None]) -> list[Difference | None]:
     """Return the differences with their p corrected for their number, by Holm's step-down rule."""
     order = sorted(
-        (i for i, one in enumerate(differences) if one is not None and np.isfinite(one.p)),
+        (i for i, one in enumerate(differences) if one is not None and one.is_tested),
         key=lambda i: differences[i].p,
     )
     corrected, largest = list(differences), 0.0

@@ -18,6 +18,7 @@ pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
 
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ilm_plugins.__main__ import main
 from ilm_plugins.cli import compare as cli
@@ -211,6 +212,72 @@ def test_a_test_of_another_model_is_refused(config, started, capsys):
     assert compare(config, GN, "--test", "wide", "wide.py") == 2
     words = "--test wide: its model.decode_head.channels is 48, expected 32"
     assert words in capsys.readouterr().err
+
+
+CLASSES = """
+_base_ = {!r}
+names = ["background", "circle", "square", "triangle"]
+dataset = dict(metainfo=dict(classes=tuple(names[::{}]), palette=[[i] * 3 for i in range(4)]))
+test_dataloader = dict(dataset=dataset)
+"""
+
+
+def test_a_test_with_classes_in_another_order_is_refused(config, capsys):
+    for name, step in (("ours.py", 1), ("other.py", -1)):
+        Path(name).write_text(CLASSES.format(config, step))
+    assert compare("ours.py", GN, "--test", "other", "other.py") == 2
+    words = "--test other: class 0 of its test set is 'triangle', expected 'background'; give"
+    assert words in capsys.readouterr().err
+
+
+def test_a_yaml_test_with_classes_in_another_order_is_refused(tmp_path):
+    for name, classes in (("cats_test", ["cat", "dog"]), ("dogs_test", ["dog", "cat"])):
+        DatasetCatalog.register(name, list)
+        MetadataCatalog.get(name).thing_classes = classes
+        (tmp_path / name).write_text(f"_BASE_: {SHAPES}\nDATASETS: {{TEST: [{name}]}}\n")
+        (tmp_path / name).rename(tmp_path / f"{name}.yaml")
+    config, other = (str(tmp_path / f"{name}_test.yaml") for name in ("cats", "dogs"))
+    with pytest.raises(UserError, match="class 0 of its test set is 'dog', expected 'cat'"):
+        Plan(config, ["GN"], [0], Path("out"), tests={"dogs": other}).check_tests()
+
+
+@pytest.mark.parametrize(
+    "evaluator, metric, point",
+    [
+        ("dict(type='IoUMetric', iou_metrics=['mIoU'])", "mIoU", 1),
+        ("dict(type='mmdet.CocoMetric', metric='bbox')", "coco/bbox_mAP", 0.01),
+        ("[dict(type='IoUMetric'), dict(type='mmdet.CocoMetric')]", "coco/bbox_mAP", 0.01),
+        ("[dict(type='mmdet.CocoMetric'), dict(type='IoUMetric')]", "mIoU", 1),
+        ("dict(type='mmdet.CocoPanopticMetric')", "coco_panoptic/PQ", 1),
+        ("dict(type='mmpretrain.Accuracy')", "accuracy/top1", 1),
+        ("dict(type='NoSuchMetric')", "mine", None),
+    ],
+)
+def test_the_evaluator_tells_a_metrics_unit(config, evaluator, metric, point):
+    opened = open_config(config)
+    opened.config.test_evaluator = eval(evaluator)
+    assert opened.point(metric) == point
+
+
+def test_detectron2s_metrics_are_percentages():
+    assert open_config(str(SHAPES)).point("bbox/AP") == 1
+
+
+@pytest.mark.parametrize("name", ["mIou", "coco/bbox_mAP"])
+def test_a_metric_that_the_config_lacks_is_refused_before_any_training(
+    config, started, capsys, name
+):
+    started.clear()
+    assert compare(config, GN, "--metric", name) == 2
+    assert f"--metric {name!r}: the test has aAcc, mIoU, mAcc; give one" in capsys.readouterr().err
+    assert not started
+
+
+@pytest.mark.parametrize("name, is_known", [("bbox/AP50", True), ("AP", True), ("mIoU", False)])
+def test_a_yaml_config_tells_its_metrics(name, is_known):
+    plan = Plan(str(SHAPES), ["GN"], [0], Path("out"), metric=name)
+    with nullcontext() if is_known else pytest.raises(UserError, match=r"has bbox/AP\*, segm/AP"):
+        plan.check_metric()
 
 
 def test_as_is_needs_a_test_of_its_own_norm(config):

@@ -10,7 +10,14 @@ pytest.importorskip("tabulate", reason="needs tabulate, of the extra ilm_plugins
 
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.compare import comparison_plot, comparison_report
-from ilm_plugins.experiments.compare.results import OWN_TEST, Results, Value, complete, main_metric
+from ilm_plugins.experiments.compare.results import (
+    OWN_TEST,
+    Results,
+    Value,
+    complete,
+    main_metric,
+    point_of,
+)
 
 VALUES = {
     OWN_TEST: {"GN": [40.0, 41.5, 39.0], "ILMGN": [41.0, 42.6, 40.2], "EN": [40.1, 41.0, 39.5]},
@@ -79,18 +86,75 @@ def test_one_seed_shows_nothing():
     assert "- EN: one seed shows nothing; give more --seeds." in report(results(seeds=1))
 
 
-@pytest.mark.parametrize("values, difference", [([81.0, 83.0], "+1.0"), ([80.0, 82.0], "+0.0")])
-def test_equal_differences_show_nothing(values, difference):
-    page = report(results({OWN_TEST: {"GN": [80.0, 82.0], "EN": values}}))
-    words = f"- EN: all seeds have the same difference, {difference}, so its spread is unknown;"
+def test_equal_differences_show_nothing():
+    page = report(results({OWN_TEST: {"GN": [80.0, 82.0], "EN": [81.0, 83.0]}}))
+    words = "- EN: all seeds have the same difference, +1.0, so its spread is unknown;"
     assert words in page
     assert "p = 0" not in page
 
 
+def test_equal_results_are_called_equal():
+    page = report(results({OWN_TEST: {"GN": [80.0, 82.0], "EN": [80.0, 82.0]}}))
+    assert "- EN: all 2 seeds have the result of GN, so the norm probably had no effect;" in page
+    assert [cell.strip() for cell in row(page, "EN").split("|")][4:6] == ["+0.0", ""]
+
+
+def test_equal_results_are_no_test_of_holms_correction():
+    values = {OWN_TEST: {**VALUES[OWN_TEST], "EN": VALUES[OWN_TEST]["GN"]}}
+    # Uncorrected: in VALUES, where Holm's rule has two tests, it is .005.
+    assert results(values).differences(OWN_TEST)["ILMGN"].p == pytest.approx(0.00274, abs=1e-5)
+
+
 def test_fractions_have_points_of_a_hundredth():
-    found = results(factor=0.01)
-    assert found.point == 0.01
+    found = results(factor=0.01, point=0.01)
     assert "+0.011 [+0.009, +0.013]" in report(found)
+
+
+def test_percentages_below_1_have_points_of_1():
+    assert "A difference of 1 needs" in report(results(factor=0.01))
+
+
+@pytest.mark.parametrize("largest, point", [(1.0, 0.01), (1.5, 1.0)])
+def test_the_values_of_an_unknown_metric_tell_its_unit(largest, point):
+    values = [Value("GN", seed, OWN_TEST, "mine", v) for seed, v in enumerate((0.2, largest))]
+    assert point_of(values, "mine") == point
+
+
+FAILED = [Value("ILMGN", seed, OWN_TEST, "", None, "diverged: NaN") for seed in (3, 4)]
+
+
+@pytest.mark.parametrize("norm", ["ILMGN", "GN"], ids=["the norm", "the baseline"])
+def test_a_norm_is_not_called_better_where_a_run_failed(norm):
+    failed = Value(norm, 3, OWN_TEST, "", None, "diverged: NaN")
+    page = report(results(failures=[failed]))
+    words = f"- ILMGN: neither better nor worse, as {norm} seed 3 (diverged) failed; the other"
+    assert f"{words} seeds differ by +1.1 [+0.9, +1.3]." in page
+    assert "above" not in page.partition("- ILMGN")[2].partition("\n")[0]
+
+
+def test_the_table_names_failed_runs():
+    cells = [c.strip() for c in row(report(results(failures=FAILED)), "ILMGN").split("|")][1:-1]
+    assert cells[1] == "3 of 5"
+    assert cells[-1] == "no test: ILMGN seed 3 (diverged), ILMGN seed 4 (diverged) failed"
+
+
+def test_a_further_test_names_runs_that_failed_in_training():
+    page = report(results(failures=FAILED))
+    assert " 3 of 5 " in row(page, "ILMGN", "## mIoU, dusk")
+
+
+def test_a_run_that_failed_in_a_further_test_counts_in_the_configs_own():
+    failed = Value("EN", 2, "dusk", "", None, "failed: no images")
+    values = {**VALUES, "dusk": {**VALUES["dusk"], "EN": [10.0, 11.1]}}
+    page = report(results(values, failures=[failed]))
+    assert row(page, "EN").split("|")[2].strip() == "3"
+    assert row(page, "EN", "## mIoU, dusk").split("|")[2].strip() == "2 of 3"
+
+
+def test_rows_of_the_main_metric_name_failed_runs():
+    found = Results(["GN", "ILMGN"], complete([*results().values, *FAILED], "mIoU"), "mIoU")
+    rows = found.frame.query("metric == 'mIoU' and norm == 'ILMGN' and test == 'test'")
+    assert [*rows["failure"].dropna()] == ["diverged: NaN"] * 2
 
 
 def test_a_run_without_a_result_is_listed():
@@ -177,6 +241,16 @@ def test_the_picture_shows_each_run(tmp_path, monkeypatch):
     assert sorted(map(sorted, points)) == sorted(map(sorted, VALUES[OWN_TEST].values()))
 
 
+def test_the_picture_names_failed_seeds(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        comparison_plot.Figure, "savefig", lambda figure, *_, **__: shown.append(figure)
+    )
+    comparison_plot.draw(results(failures=FAILED), tmp_path / "compare.png")
+    labels = [label.get_text() for label in shown[0].axes[0].get_yticklabels()]
+    assert labels == ["GN", "ILMGN\nfailed: seed 3, 4", "EN"]
+
+
 def test_equal_results_give_an_equal_picture(tmp_path):
     for name in ("a.png", "b.png"):
         comparison_plot.draw(results(), tmp_path / name)
@@ -193,5 +267,23 @@ def test_a_run_whose_metric_is_nan_is_a_failure():
 
 
 def test_a_run_that_failed_is_one_failure():
-    values = [Value("GN", 0, OWN_TEST, "", None, "failed: no memory")]
-    assert complete(values, "AP") == values
+    value = Value("GN", 0, OWN_TEST, "", None, "failed: no memory")
+    assert complete([value], "AP") == [value._replace(metric="AP")]
+
+
+def test_a_metric_that_is_nan_in_all_runs_is_named():
+    """A detector that finds nothing."""
+    values = [Value(norm, 0, OWN_TEST, "bbox/AP", None) for norm in ("GN", "ILMGN")]
+    metric = main_metric(values, None)
+    page = report(Results(["GN", "ILMGN"], complete(values, metric), metric))
+    assert "- GN, seed 0: bbox/AP is not a number, or was not measured" in page
+
+
+def test_runs_without_any_metric_have_a_reason():
+    values = [Value("GN", 0, OWN_TEST, "", None)]
+    (failed,) = complete(values, main_metric(values, None))
+    assert failed.failure == "the evaluation gave no number"
+
+
+def test_steps_are_explained_only_where_they_were_measured():
+    assert "A step is the median" not in report(results(parameters={"GN": 1000}))

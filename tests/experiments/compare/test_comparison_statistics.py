@@ -49,8 +49,9 @@ def test_equal_differences_have_no_interval(unit):
     assert all(math.isnan(value) for value in (found.low, found.high, found.p, found.visible))
 
 
-def test_equal_results_have_no_difference():
-    assert paired(BASELINE, BASELINE).p == 1
+def test_equal_results_are_no_test():
+    assert paired(BASELINE, BASELINE).mean == 0
+    assert not paired(BASELINE, BASELINE).is_tested
 
 
 def difference(p):

@@ -1,0 +1,51 @@
+"""What a config of detectron2 tells of its test before a run: classes, names of metrics."""
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from omegaconf import DictConfig, OmegaConf
+
+#: A dataset's ``evaluator_type`` -> patterns of the metrics' names, * for any characters.
+METRICS = {
+    "coco": ["bbox/AP*", "segm/AP*", "keypoints/AP*"],
+    "lvis": ["bbox/AP*", "segm/AP*"],
+    "pascal_voc": ["bbox/AP*"],
+    "sem_seg": ["sem_seg/*IoU*", "sem_seg/*ACC*"],
+}
+
+
+def classes_of_test(cfg: CfgNode | DictConfig) -> tuple[str, ...] | None:
+    """Return the names of the test set's classes, in order; None if its metadata has none."""
+    for name in _test_sets(cfg):
+        metadata = MetadataCatalog.get(name)
+        if not {"thing_classes", "stuff_classes"} & metadata.as_dict().keys():
+            try:
+                DatasetCatalog.get(name)  # of COCO's format, it reads the classes from the file
+            except Exception:  # such as a missing file, which the test itself names
+                return None
+        return (*metadata.get("thing_classes", ()), *metadata.get("stuff_classes", ())) or None
+    return None
+
+
+def metric_names(cfg: CfgNode | DictConfig) -> list[str] | None:
+    """Return patterns of the test's metrics, * for any characters; None if a metric is unknown."""
+    if not isinstance(cfg, CfgNode):  # its evaluator may be any code
+        return None
+    kinds = [MetadataCatalog.get(name).get("evaluator_type") for name in _test_sets(cfg)]
+    if not {*kinds} <= METRICS.keys():
+        return None
+    absent = {"segm"} if not cfg.MODEL.MASK_ON else set()
+    absent |= {"keypoints"} if not cfg.MODEL.KEYPOINT_ON else set()
+    names = [name for kind in kinds for name in METRICS[kind]]
+    return [name for name in names if name.partition("/")[0] not in absent] or None
+
+
+def point(cfg: CfgNode | DictConfig, metric: str) -> float:
+    """Return a point of a metric, 1: detectron2's evaluators give percentages."""
+    return 1.0
+
+
+def _test_sets(cfg: CfgNode | DictConfig) -> list[str]:
+    if isinstance(cfg, CfgNode):
+        return list(cfg.DATASETS.TEST)
+    found = OmegaConf.select(cfg, "dataloader.test.dataset.names")
+    return [found] if isinstance(found, str) else list(found or ())

@@ -1,0 +1,89 @@
+"""What a config of MMEngine tells of its test before a run: classes, names and units of metrics."""
+
+from collections.abc import Iterator
+
+from mmengine.config import Config
+from mmengine.registry import DATASETS, METRICS, Registry, init_default_scope
+
+from .openmmlab_config import unwrapped
+
+#: Metrics of mmdet that are percentages; its others are fractions.
+PERCENTAGES = {"CocoPanopticMetric", "SemSegMetric", "RefSegMetric"}
+#: Names of the metrics for each of IoUMetric's ``iou_metrics``.
+OF_IOU_METRIC = {
+    "mIoU": ("aAcc", "mIoU", "mAcc"),
+    "mDice": ("aAcc", "mDice", "mAcc"),
+    "mFscore": ("aAcc", "mFscore", "mPrecision", "mRecall"),
+}
+#: Metrics of mmdet that have names ``TASK_mAP*`` for each task in ``metric``.
+OF_COCO = "CocoMetric", "CocoOccludedSeparatedMetric"
+
+
+def classes_of_test(cfg: Config) -> tuple[str, ...] | None:
+    """Return the names of the test set's classes, in order; None if the config does not tell."""
+    loader = cfg.get("test_dataloader") or {}
+    dataset = next(unwrapped(loader.get("dataset") or {}))
+    _set_scope(cfg)
+    metainfo = dict(getattr(_class_of(dataset, DATASETS), "METAINFO", {}))
+    metainfo |= dataset.get("metainfo") or {}
+    classes = metainfo.get("classes")
+    return tuple(classes) if isinstance(classes, list | tuple) else None  # not a file of names
+
+
+def metric_names(cfg: Config) -> list[str] | None:
+    """Return patterns of the test's metrics, * for any characters; None if a metric is unknown."""
+    names: list[str] = []
+    for evaluator, cls in _evaluators(cfg):
+        kind, given = getattr(cls, "__name__", ""), evaluator.get("iou_metrics", ["mIoU"])
+        prefix = _prefix(evaluator, cls)
+        if kind == "IoUMetric" and {*given} <= OF_IOU_METRIC.keys():
+            found = [name for metric in given for name in OF_IOU_METRIC[metric]]
+        elif kind in OF_COCO:
+            tasks = evaluator.get("metric", "bbox")
+            tasks = [tasks] if isinstance(tasks, str) else tasks
+            found = [*(f"{task}_mAP*" for task in tasks), "AR@*", "*_precision"]
+        elif kind == "Accuracy":
+            found = ["top*"]
+        else:
+            return None
+        names += [f"{prefix}/{name}" if prefix else name for name in found]
+    return names or None
+
+
+def point(cfg: Config, metric: str) -> float | None:
+    """Return a point of a metric: 1 of a percentage, .01 of a fraction, None if unknown."""
+    prefixes = [(_prefix(evaluator, cls), cls) for evaluator, cls in _evaluators(cfg)]
+    given = metric.rpartition("/")[0]
+    fitting = [(len(prefix), cls) for prefix, cls in prefixes if given.endswith(prefix)]
+    _, cls = max(fitting, key=lambda pair: pair[0], default=(0, None))
+    package = getattr(cls, "__module__", "").partition(".")[0]
+    if package == "mmdet":
+        return 1.0 if cls.__name__ in PERCENTAGES else 0.01
+    return 1.0 if package in ("mmengine", "mmpretrain", "mmseg") else None
+
+
+def _evaluators(cfg: Config) -> Iterator[tuple[dict, type | None]]:
+    """Yield the config and the class of each metric of the test."""
+    _set_scope(cfg)
+    found = cfg.get("test_evaluator") or []
+    for evaluator in found if isinstance(found, list | tuple) else [found]:
+        if isinstance(evaluator.get("metrics"), list | tuple):  # of an Evaluator of several
+            yield from ((one, _class_of(one, METRICS)) for one in evaluator["metrics"])
+        else:
+            yield evaluator, _class_of(evaluator, METRICS)
+
+
+def _prefix(evaluator: dict, cls: type | None) -> str:
+    return evaluator.get("prefix") or getattr(cls, "default_prefix", None) or ""
+
+
+def _class_of(settings: dict, registry: Registry) -> type | None:
+    kind = settings.get("type")
+    if not isinstance(kind, str):
+        return kind
+    with registry.switch_scope_and_registry(None) as of_scope:
+        return of_scope.get(kind)
+
+
+def _set_scope(cfg: Config) -> None:
+    init_default_scope(cfg.get("default_scope") or "mmengine")
