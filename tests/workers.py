@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
@@ -280,6 +281,39 @@ def within_groups(rank):
         (work or dist.all_reduce(other, async_op=True)).wait()
         found = torch.cat((y, mine.grad)), torch.stack((expected, pair.grad))[:, rank % 2]
         assert_close(*found, DOUBLE)
+
+
+def averaged_by_mmdets_hook(rank):
+    """The running statistics that SyncNormHook, of YOLOX's configs, averages before validations."""
+    from mmdet.engine.hooks import SyncNormHook
+
+    def average(model):
+        SyncNormHook().before_val_epoch(SimpleNamespace(model=model))
+
+    check_averaged(average, rank)
+
+
+def averaged_by_timm(rank):
+    """The running statistics that timm's train.py averages after each epoch."""
+    from timm.utils import distribute_bn
+
+    check_averaged(partial(distribute_bn, world_size=dist.get_world_size(), reduce=True), rank)
+
+
+def check_averaged(average, rank):
+    """Compare the running statistics that a function averages with their mean over processes."""
+    size = dist.get_world_size()
+    torch.manual_seed(rank)
+    layers = [NORMS[key](16, **options) for key, options in SYNCHRONIZED.items()]
+    model = nn.Sequential(nn.BatchNorm2d(16), *layers, NORMS["SN"](16, normalizers=("IN", "LN")))
+    model(torch.randn(2, 16, 4, 4))
+    expected = {n: b for n, b in copy.deepcopy(model).named_buffers() if "running" in n}
+    for buffer in expected.values():
+        dist.all_reduce(buffer.div_(size))
+    average(model)
+    found = {n: b for n, b in model.named_buffers() if "running" in n}
+    assert len(found) == 2 * (1 + len(SYNCHRONIZED))
+    assert_close(found, expected, 4)
 
 
 def untraceable(rank):

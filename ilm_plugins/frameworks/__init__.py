@@ -29,10 +29,13 @@ HOOKS = {
     "mmcv.cnn.bricks.norm": "openmmlab.openmmlab_norms:register_layers",
     "mmcv.cnn.bricks.registry": "openmmlab.openmmlab_norms:register_layers",
     "mmcv.runner.base_module": "openmmlab.openmmlab_norms:obey_norm_eval",
+    "mmdet.core.hook.sync_norm_hook": "openmmlab.openmmlab_norms:share_statistics",  # mmdet 2.x
+    "mmdet.engine.hooks.sync_norm_hook": "openmmlab.openmmlab_norms:share_statistics",
     "mmengine.config.config": "openmmlab.openmmlab_shipped_configs:find_bases",
     "mmengine.model.base_module": "openmmlab.openmmlab_norms:obey_norm_eval",
     "mmengine.registry.root": "openmmlab.openmmlab_norms:register_layers",
     "mmengine.runner": "openmmlab.openmmlab_radius:register_hook",
+    "mmpose.engine.hooks.sync_norm_hook": "openmmlab.openmmlab_norms:share_statistics",
     "timm.layers": "timm:add_norms",
 }
 

@@ -4,7 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+import workers
+from fresh import spawn
 from ilm_plugins import NORMS, ILMGroupNorm
+from workers import free_port
 
 timm = pytest.importorskip("timm", reason="needs timm")
 
@@ -61,3 +64,8 @@ def test_options_reach_the_activation(with_dropout):
     activation = with_dropout[2]
     assert activation.negative_slope == 0.5
     assert not activation.inplace
+
+
+@pytest.mark.wide
+def test_timms_training_averages_running_statistics_over_processes():
+    spawn(workers.in_one_group, (2, free_port(), [workers.averaged_by_timm]), nprocs=2)

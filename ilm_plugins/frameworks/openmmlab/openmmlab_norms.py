@@ -1,4 +1,4 @@
-"""Register this package's layers in mmcv's registries; make the mixtures obey ``norm_eval``.
+"""Register this package's layers in mmcv's registries; make hooks and options reach the mixtures.
 
 mmcv 1.x looks a type up in its own ``NORM_LAYERS``, mmcv 2.x in MMEngine's ``MODELS``. The layers
 are registered as soon as either is imported; this module imports neither.
@@ -13,7 +13,7 @@ from torch import nn
 
 from ...errors import warn_once
 from ...layers import NORMS
-from ...layers.mixture import MixtureNorm
+from ...layers.mixture import RUNNING, MixtureNorm
 
 #: mmcv's module that registers its norms, and their keys, which must be free until then.
 MMCVS_NORMS = "mmcv.cnn.bricks.norm"
@@ -63,3 +63,18 @@ def _train(wrapped, model: nn.Module, args: tuple, options: dict) -> nn.Module:
             if isinstance(layer, MixtureNorm):
                 layer.eval()
     return result
+
+
+@functools.cache  # wrap it once
+def share_statistics(module: ModuleType) -> None:
+    """Have SyncNormHook average the mixtures' running statistics over processes, as BatchNorm's."""
+    wrapt.wrap_function_wrapper(module, "get_norm_states", _norm_states)
+
+
+def _norm_states(wrapped, _instance, args: tuple, options: dict) -> dict:
+    states = wrapped(*args, **options)
+    (model,) = (*args, *options.values())
+    for name, layer in model.named_modules():
+        if isinstance(layer, MixtureNorm) and layer.tracks_statistics:
+            states.update({f"{name}.{buffer}": getattr(layer, buffer) for buffer in RUNNING})
+    return states

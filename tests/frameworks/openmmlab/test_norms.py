@@ -18,11 +18,14 @@ from mmengine.registry import Registry
 from torch import nn
 
 import fresh
+import workers
 from cases import MIXTURES, PATHS
 from close import assert_equal
+from fresh import spawn
 from ilm_plugins import NORMS, ExemplarNorm, SwitchNorm, surgery
 from ilm_plugins.frameworks.openmmlab import openmmlab_norms as norms
 from ilm_plugins.layers.options import automatic
+from workers import free_port
 
 
 @pytest.mark.parametrize("order", ["ours first", "theirs first", "ours between"])
@@ -173,6 +176,12 @@ def test_norm_eval_is_left_again_by_evaluation():
     model.norm_eval = False
     assert model.train().norm.training
     assert not model.eval().norm.training
+
+
+@pytest.mark.wide
+def test_mmdets_hook_averages_running_statistics_over_processes():
+    pytest.importorskip("mmdet.engine.hooks", reason="needs mmdet")
+    spawn(workers.in_one_group, (2, free_port(), [workers.averaged_by_mmdets_hook]), nprocs=2)
 
 
 # ---- other distributions of mmcv
