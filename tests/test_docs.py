@@ -59,6 +59,21 @@ def test_pages_have_the_files_and_records_that_they_show():
         assert shown == text, f"{page.relative_to(ROOT)}: run python tools/write_pages.py"
 
 
+def test_the_sample_of_a_comparison_is_what_compare_writes_of_its_records():
+    pytest.importorskip("tabulate", reason="needs the extra ilm_plugins[analysis]")
+    from ilm_plugins.experiments.compare.comparison_report import markdown
+    from ilm_plugins.experiments.compare.results import OWN_TEST, Results, Value
+
+    metric, values = "bbox/AP", []
+    for path in sorted((ROOT / "reports" / "records").glob("study-box-*ILMGN-seed*.json")):
+        for norm in ("GN", "ILMGN"):
+            record = json.loads(path.with_name(path.name.replace("ILMGN", norm)).read_text())
+            value = record["metrics"][""][metric]
+            values.append(Value(norm, record["seed"], OWN_TEST, metric, value))
+    shown = block(ROOT / "docs" / "compare.md", "text", "minus GN")
+    assert f"\n\n{shown}\n" in markdown(Results(["GN", "ILMGN"], values, metric), "compare")
+
+
 def test_links_lead_somewhere():
     for page in PAGES:
         for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)\s]*)?\)", page.read_text("utf-8")):

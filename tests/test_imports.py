@@ -1,10 +1,13 @@
 """The rooms of the package, and which of them may import which."""
 
 import ast
+import json
+import sys
 from pathlib import Path
 
 import pytest
 
+import fresh
 import ilm_plugins
 
 PACKAGE = Path(ilm_plugins.__file__).parent
@@ -27,8 +30,13 @@ def imported(path):
             above = package[: len(package) - node.level + 1]
             names = [node.module] if node.module else [name.name for name in node.names]
             yield from (".".join((*above, name)) for name in names)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ilm_plugins."):
-            yield node.module.removeprefix("ilm_plugins.")
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            names = [name.name for name in node.names]
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{name}" for name in names]
+            for name in names:
+                if name.startswith("ilm_plugins."):
+                    yield name.removeprefix("ilm_plugins.")
 
 
 def upwards(files, rooms, depth):
@@ -53,10 +61,39 @@ def test_experiments_import_only_lower_experiments():
     assert not upwards(files, EXPERIMENTS, 1)
 
 
-@pytest.mark.parametrize("module", ["ilm_plugins.cli", "ilm_plugins.experiments"])
-def test_an_import_upwards_is_found(tmp_path, monkeypatch, module):
+@pytest.mark.parametrize(
+    "line, module",
+    [
+        ("from ilm_plugins.cli.x import y", "cli.x.y"),
+        ("from ilm_plugins import experiments", "experiments"),
+        ("import ilm_plugins.experiments.x", "experiments.x"),
+        ("from ..cli.x import y", "cli.x"),
+        ("from .. import cli", "cli"),
+    ],
+)
+def test_an_import_upwards_is_found(tmp_path, monkeypatch, line, module):
     monkeypatch.setattr(f"{__name__}.PACKAGE", tmp_path)
     (tmp_path / "layers").mkdir()
-    (tmp_path / "layers" / "base.py").write_text(f"from {module}.x import y\n")
+    (tmp_path / "layers" / "base.py").write_text(f"{line}\n")
     (found,) = upwards([tmp_path / "layers" / "base.py"], ROOMS, 0)
-    assert found == f"layers/base.py imports {module.removeprefix('ilm_plugins.')}.x"
+    assert found == f"layers/base.py imports {module}"
+
+
+LOAD = """
+import json, sys
+import ilm_plugins
+before = {*sys.modules}
+import ilm_plugins.surgery
+print(json.dumps(sorted({*sys.modules} - before)))
+"""
+
+
+def test_hooks_load_nothing_of_a_higher_room_but_the_norms_of_pyramids():
+    """An import hook of ``ilm_plugins.surgery`` registers them; no framework comes with them."""
+    loaded = json.loads(fresh.run([sys.executable, "-c", LOAD], check=True).stdout)
+    rooms = ROOMS[ROOMS.index("frameworks") :]
+    own = [m.removeprefix("ilm_plugins.") for m in loaded if m.startswith("ilm_plugins.")]
+    higher = [module for module in own if module.partition(".")[0] in rooms]
+    assert higher == ["frameworks.detectron2", "frameworks.detectron2.retinanet"]
+    frameworks = {"detectron2", "fvcore", "mmcv", "mmengine", "timm"}
+    assert not frameworks.intersection(module.partition(".")[0] for module in loaded)
