@@ -10,6 +10,9 @@ import warnings
 class UserError(Exception):
     """An error that the user can correct: in the command, its config or its files."""
 
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
 
 class OptionError(UserError, ValueError):
     """A layer or a conversion got an invalid option."""
@@ -68,6 +71,17 @@ def missing(what: str, package: str | ImportError, extra: str | None = None) -> 
 def one_line(error: object) -> str:
     """Return the text of an error, or a text, in one line."""
     return " ".join(str(error).split())
+
+
+def printable(text: object) -> str:
+    """Return a text in which escapes replace what moves a terminal's cursor or changes colors.
+
+    Names in a file may have such characters.
+    """
+    characters = str(text)
+    if characters.isprintable():
+        return characters
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in characters)
 
 
 @functools.cache

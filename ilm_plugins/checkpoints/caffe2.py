@@ -34,5 +34,5 @@ def as_zoo(contents: Mapping[str, Any]) -> Mapping[str, Any]:
     if any(isinstance(value, Tensor) for value in contents.values()):
         return {"model": contents}
     blobs = contents.get("blobs", contents)
-    model = {name: blob for name, blob in blobs.items() if not name.endswith("_momentum")}
+    model = {name: blob for name, blob in blobs.items() if not str(name).endswith("_momentum")}
     return {"model": model, "__author__": CAFFE2, "matching_heuristics": True}

@@ -203,8 +203,20 @@ def rebuild(contents: Any, seen: dict[int, tuple[Any, Any]] | None = None) -> An
         attributes = getattr(contents, "__dict__", {})
         for name in [name for name in attributes if name.startswith("__")]:
             del attributes[name]  # such as __array_interface__, see load_build
+        if "_metadata" in attributes and not _are_versions(attributes["_metadata"]):
+            del attributes["_metadata"]
         attributes.update([(name, rebuild(item, seen)) for name, item in attributes.items()])
     return result
+
+
+def _are_versions(metadata: Any) -> bool:
+    """Return whether a state dict's ``_metadata`` has a version for modules, as torch expects."""
+    return isinstance(metadata, dict) and all(
+        isinstance(name, str)
+        and isinstance(of, dict)
+        and isinstance(of.get("version", 1), int | None)
+        for name, of in metadata.items()
+    )
 
 
 def check_tensor(tensor: Tensor) -> None:

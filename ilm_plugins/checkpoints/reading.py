@@ -7,6 +7,7 @@ import re
 import tarfile
 import threading
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,7 @@ from ..errors import CheckpointError, UserError, missing
 from ..trust import code_is_allowed, loading
 from .pickled import DataUnpickler, rebuild, refused
 from .safe_globals import accepting_data
+from .shards import is_index, read_index
 
 #: Ending of a checkpoint's name -> its format. Files of other names are read as torch's.
 FORMATS = {
@@ -38,8 +40,9 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
     """Return the contents of a checkpoint, with tensors on the CPU; numpy's arrays stay arrays.
 
     Args:
-        path: a file of torch, of any name; a ``.pkl`` of detectron2 or Caffe2; or a
-            ``.safetensors``.
+        path: a file of torch, of any name; a ``.pkl`` of detectron2 or Caffe2; a
+            ``.safetensors``; or the index of several shards (``.index.json``), which are read
+            together.
         unsafe: run the code that the file holds. Otherwise such a file is refused, whatever
             ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` says.
 
@@ -48,6 +51,8 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
         UserError: the package safetensors or numpy is missing.
     """
     path = Path(path).expanduser()
+    if is_index(path):
+        return _read_shards(path, unsafe)
     kind = format_of(path)
     try:
         if kind == "safetensors":
@@ -68,6 +73,26 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
         raise CheckpointError(f"checkpoint {str(path)!r} cannot be read: {reason}") from error
 
 
+def _read_shards(path: Path, unsafe: bool) -> dict[str, Any]:
+    """Return the tensors of all shards that an index names, each tensor of its shard there."""
+    weight_map = read_index(path).weight_map
+    state: dict[str, Any] = {}
+    for shard in dict.fromkeys(weight_map.values()):
+        contents = read(path.with_name(shard), unsafe)
+        if not isinstance(contents, Mapping):
+            raise CheckpointError(
+                f"shard {str(path.with_name(shard))!r} holds a {type(contents).__name__}, expected "
+                "tensors by name; give an index of shards of a model"
+            )
+        state |= {n: value for n, value in contents.items() if weight_map.get(n, shard) == shard}
+    if absent := [name for name in weight_map if name not in state]:
+        raise CheckpointError(
+            f"index {str(path)!r} names {len(absent)} tensors that its shards lack, such as "
+            f"{absent[0]!r}; get all files of the checkpoint again"
+        )
+    return state
+
+
 def format_of(path: Path) -> str | None:
     """Return the format of FORMATS that a file's name ends with, in any case; None for others."""
     return FORMATS.get(path.suffix.lower())
@@ -84,8 +109,14 @@ def safetensors(path: Path) -> ModuleType:
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:
-    """Return the metadata of a ``.safetensors``, without its format; {} for other files."""
+    """Return the metadata of a ``.safetensors``, without its format; {} for other files.
+
+    For an index, it is the metadata of all shards.
+    """
     path = Path(path).expanduser()
+    if is_index(path):
+        shards = dict.fromkeys(read_index(path).weight_map.values())
+        return {k: v for s in shards for k, v in read_metadata(path.with_name(s)).items()}
     if format_of(path) != "safetensors":
         return {}
     with safetensors(path).safe_open(path, "pt") as file:

@@ -26,7 +26,7 @@ def find_state(contents: Any, path: str | os.PathLike) -> tuple[str | None, dict
             candidate = contents if key is None else contents.get(key)
             if isinstance(candidate, Mapping):
                 state = copy_state(candidate)
-                state.update((name, _as_tensor(value)) for name, value in candidate.items())
+                state.update((name, as_tensor(value)) for name, value in candidate.items())
                 count = _count_tensors(state)
                 # A file with a loss may have its state dict under an unknown key.
                 if count and (key or count >= max(map(_count_tensors, state.values()))):
@@ -44,7 +44,7 @@ def _count_tensors(value: Any) -> int:
     return sum(isinstance(value, Tensor) for value in values)
 
 
-def _as_tensor(value: Any) -> Any:
+def as_tensor(value: Any) -> Any:
     """Return an array or a scalar of numpy as a tensor, if torch has its dtype."""
     if not hasattr(value, "__array_interface__") or value.dtype.kind not in "biufc":
         return value
@@ -54,13 +54,46 @@ def _as_tensor(value: Any) -> Any:
         return value
 
 
+def read_named(path: str | os.PathLike, key: str) -> Mapping[str, Any]:
+    """Return the contents of a checkpoint whose state dict a framework takes from ``key``.
+
+    Raises:
+        CheckpointError: the contents, or the value of ``key`` if there is one, are no tensors by
+            name.
+    """
+    contents = read(path)
+    state = contents.get(key, contents) if isinstance(contents, Mapping) else contents
+    if not isinstance(state, Mapping):
+        held = f"a {type(state).__name__}"
+    elif unnamed := [name for name in state if not isinstance(name, str)]:
+        held = f"an entry named {unnamed[0]!r}"
+    else:
+        return contents
+    raise CheckpointError(
+        f"checkpoint {str(path)!r} holds {held}, expected a state dict; give a checkpoint of a "
+        "model"
+    )
+
+
 def copy_state(state: Mapping[str, Any]) -> dict[str, Any]:
     """Return a shallow copy of a state dict, with the versions of its modules (``_metadata``)."""
     copy: Any = OrderedDict(state)
     # torch reads a state dict without the attribute as one of the oldest version.
-    if (versions := getattr(state, "_metadata", None)) is not None:
+    if isinstance(versions := getattr(state, "_metadata", None), Mapping):
         copy._metadata = OrderedDict(versions)
     return copy
+
+
+def check_loadable(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
+    """Raise CheckpointError if torch cannot copy an entry of a state dict to a dense parameter."""
+    for name, value in state.items():
+        value = as_tensor(value)
+        if not isinstance(value, Tensor) or value.layout != torch.strided:
+            kind = value.layout if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise CheckpointError(
+                f"checkpoint {str(path)!r} has {kind} as {name}, expected a dense tensor; convert "
+                "the entry, or remove it"
+            )
 
 
 def unwrap_state(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
@@ -84,7 +117,7 @@ def complete_names(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]
     Raises:
         CheckpointError: one name fits several modules.
     """
-    owners = {name.rpartition(".")[0] for name in state}
+    owners = {name.rpartition(".")[0] for name in state if isinstance(name, str)}
     modules: dict[str, str] = {}
     for name, _ in model.named_modules():
         parts = name.split(".")
@@ -99,8 +132,10 @@ def complete_names(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]
             modules[owner] = name
     completed: Any = OrderedDict()
     for name, value in state.items():
-        owner, dot, leaf = name.rpartition(".")
-        completed[f"{modules.get(owner, owner)}{dot}{leaf}"] = value
+        if isinstance(name, str):
+            owner, dot, leaf = name.rpartition(".")
+            name = f"{modules.get(owner, owner)}{dot}{leaf}"
+        completed[name] = value
     if versions := getattr(state, "_metadata", None):
         completed._metadata = OrderedDict((modules.get(n, n), v) for n, v in versions.items())
     return completed

@@ -1,12 +1,13 @@
 """Write files whole or not at all: after a failure or a kill the earlier file is still there."""
 
+import fcntl
 import os
 import pickle
 import re
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,16 +31,21 @@ def write(
     as in detectron2's model zoo; UserError if numpy lacks their dtype.
     """
     path = Path(path).expanduser()
-    kind = format_of(path)
     with replacing(path) as file:
-        if kind == "safetensors":
-            # The format cannot store tensors that share memory.
-            tensors = {name: _contiguous(tensor, name) for name, tensor in contents.items()}
-            file.write(safetensors(path).save(tensors, {**(metadata or {}), "format": "pt"}))
-        elif kind == "pickle":
-            ArrayPickler(file).dump(contents)
-        else:
-            torch.save(contents, file)
+        dump(contents, file, path, metadata)
+
+
+def dump(contents: Any, file: IO, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a checkpoint to an open file, in the format of ``path``; see :func:`write`."""
+    kind = format_of(path)
+    if kind == "safetensors":
+        # The format cannot store tensors that share memory.
+        tensors = {name: _contiguous(tensor, name) for name, tensor in contents.items()}
+        file.write(safetensors(path).save(tensors, {**(metadata or {}), "format": "pt"}))
+    elif kind == "pickle":
+        ArrayPickler(file).dump(contents)
+    else:
+        torch.save(contents, file)
 
 
 def _contiguous(tensor: Tensor, name: str) -> Tensor:
@@ -74,22 +80,90 @@ def to_array(tensor: Tensor, name: str = "a tensor") -> Any:
 def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[IO]:
     """Open a temporary file, which replaces ``path`` once the block ends and the disk has it."""
     path = Path(os.path.realpath(path))
-    # Shortened, because the ending could make a long name too long for the file system.
-    partial = path.with_name(f"{path.name[:200]}.{threading.get_native_id()}{PARTIAL}")
-    try:
-        with partial.open(mode, **options) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+    with _partial(path, mode, **options) as file:
+        yield file
+        _sync(file)
         if path.is_file():
-            shutil.copymode(path, partial)
-        os.replace(partial, path)
+            shutil.copymode(path, file.name)
+        os.replace(file.name, path)
+
+
+def create(files: Mapping[Path, Callable[[IO], Any]]) -> None:
+    """Write new files, all or none; a kill between two renames leaves only the first ones.
+
+    Args:
+        files: path -> a function that writes the contents to an open file; the last path gets its
+            name when all others have theirs.
+
+    Raises:
+        UserError: a path exists.
+    """
+    made: list[Path] = []
+    with ExitStack() as stack:
+        opened = {}
+        for path, dump_to in files.items():
+            path = Path(os.path.realpath(path.expanduser()))
+            opened[path] = file = stack.enter_context(_partial(path, "wb"))
+            dump_to(file)
+            _sync(file)
+        try:
+            for path, file in opened.items():
+                path.open("x").close()  # no other process makes it from now on
+                made.append(path)
+                os.replace(file.name, path)
+        except BaseException as error:
+            for path in made:
+                path.unlink(missing_ok=True)
+            if isinstance(error, FileExistsError):
+                raise UserError(f"{error.filename!r} exists by now; give another name") from error
+            raise
+
+
+@contextmanager
+def _partial(path: Path, mode: str, **options) -> Iterator[IO]:
+    """Open a locked temporary file beside ``path``; it is removed unless it was renamed."""
+    # Shortened, because the ending could make a long name too long for the file system.
+    name = path.name[:200]
+    _remove_stale(path.parent, name)
+    partial = path.with_name(f"{name}.{threading.get_native_id()}{PARTIAL}")
+    try:
+        with _open_locked(partial, mode, **options) as file:
+            yield file
     finally:
-        partial.unlink(missing_ok=True)  # after a kill, remove_partial removes it
+        partial.unlink(missing_ok=True)  # after a kill, _remove_stale or remove_partial removes it
+
+
+def _open_locked(partial: Path, mode: str, **options) -> IO:
+    """Open and lock a file, again if another process removed it before the lock."""
+    while True:
+        file = partial.open(mode, **options)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if partial.exists():
+            return file
+        file.close()
+
+
+def _remove_stale(folder: Path, name: str) -> None:
+    """Remove the temporary files of a name that no process writes to any more."""
+    for path in _partials(folder, re.escape(name)):
+        with suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+
+
+def _sync(file: IO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def remove_partial(folder: str | os.PathLike) -> None:
     """Remove the temporary files that killed processes left directly in a folder."""
-    for path in Path(folder).iterdir():
-        if re.fullmatch(rf".+\.\d+{re.escape(PARTIAL)}", path.name) and path.is_file():
-            path.unlink(missing_ok=True)
+    for path in _partials(Path(folder), ".+"):
+        path.unlink(missing_ok=True)
+
+
+def _partials(folder: Path, name: str) -> list[Path]:
+    """Return the temporary files in a folder whose names begin with a regular expression."""
+    form = re.compile(rf"{name}\.\d+{re.escape(PARTIAL)}", re.DOTALL)
+    return [path for path in folder.iterdir() if form.fullmatch(path.name) and path.is_file()]

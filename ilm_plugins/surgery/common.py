@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import printable
 from ..layers import NORMS, OptionError
 from ..layers.options import automatic, check, check_choice, check_known, parameters_of
 from .norms import LAYERS
@@ -49,7 +50,7 @@ class Report:
     def __str__(self) -> str:
         lines = []
         for title, names in self._sections().items():
-            first = [name or "(root)" for name in names[:SHOWN]]
+            first = [printable(name) or "(root)" for name in names[:SHOWN]]
             rest = ["..."] if len(names) > SHOWN else []
             listed = f" ({len(names)}): {', '.join([*first, *rest])}" if names else ""
             lines.append(title + listed)
@@ -60,7 +61,7 @@ class Report:
         lines = []
         for title, names in self._sections().items():
             lines.append(f"{title} ({len(names)}):" if names else title)
-            lines += [f"    {name or '(root)'}" for name in names]
+            lines += [f"    {printable(name) or '(root)'}" for name in names]
         return "\n".join(lines) or "no norms"
 
     def _sections(self) -> dict[str, list[str]]:

@@ -32,6 +32,7 @@ from .rules import (
     hint,
     refuse,
     remark,
+    remark_on_values,
 )
 from .sources import Source, is_frozen_bn, source_of
 
@@ -331,6 +332,8 @@ def _losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
         yield _EPS_OF_0
     if isinstance(new_norm, MixtureNorm) and not getattr(old_norm, "track_running_stats", True):
         yield _NOT_TRACKED
+    if invalid := remark_on_values({**dict(old.named_parameters()), **dict(old.named_buffers())}):
+        yield invalid
     if _has_hooks(old, new):
         yield _HOOKS
     if added := ", ".join(_tensors_beside(old_norm)):

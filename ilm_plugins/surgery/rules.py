@@ -31,9 +31,9 @@ def refuse(wrong: object, reason: str) -> None:
 
 #: The weight and bias of a norm.
 AFFINE = {"weight", "bias"}
-_RUNNING = {"running_mean", BN_VARIANCE}
+BN_RUNNING = {"running_mean", BN_VARIANCE}
 #: The variance of a mixture of an older version has BatchNorm's name.
-MIXTURES_RUNNING = {*_RUNNING, VARIANCE}
+MIXTURES_RUNNING = {*BN_RUNNING, VARIANCE}
 _DECODERS = ("decode_mean.weight", "decode_var.weight")
 _SWITCH = AFFINE | {"mean_weight", "var_weight"}
 _ATTENTION = "attention.weight", "attention.bias"
@@ -47,7 +47,7 @@ PLAIN = {source.kind_in_state for source in SOURCES.values()}
 LAYOUTS: dict[str, tuple[set[str], set[str]]] = {
     UNTOLD: (set(), AFFINE),
     **{
-        source.name: (_RUNNING, AFFINE | {"num_batches_tracked"})
+        source.name: (BN_RUNNING, AFFINE | {"num_batches_tracked"})
         for source in SOURCES.values()
         if source.has_statistics
     },
@@ -78,6 +78,28 @@ def kind_of(state: State) -> str | None:
     return None
 
 
+def check_values(source: State) -> None:
+    """Raise NotConvertible if tensors are sparse, or of a dtype in which no layer computes."""
+    for key, tensor in source.items():
+        refuse(tensor.layout != torch.strided, f"its {key} is {tensor.layout}; make it dense first")
+        is_float8 = tensor.is_floating_point() and tensor.itemsize == 1
+        refuse(
+            is_float8 or tensor.is_complex(),
+            f"its {key} is {tensor.dtype}; convert it to float32 first",
+        )
+
+
+def remark_on_values(tensors: State) -> str | None:
+    """Return what is wrong with the values of a norm's tensors, of all levels; else None."""
+    if any(tensor.is_meta for tensor in tensors.values()):
+        return None
+    variances = (t for name, t in tensors.items() if name.endswith((BN_VARIANCE, VARIANCE)))
+    finite = all(tensor.isfinite().all() for tensor in tensors.values())
+    if finite and not any((variance < 0).any() for variance in variances):
+        return None
+    return "its tensors have NaN, infinite values or negative variances: outputs may be NaN"
+
+
 def check_complete(source: State, kind: str) -> None:
     """Raise NotConvertible if a layer of this package lacks a tensor that it needs."""
     needed = LAYOUTS[kind][0] if kind in LAYOUTS and kind not in SOURCES else set()
@@ -92,6 +114,7 @@ def adapt(source: State, kind: str, layer: nn.Module) -> dict[str, Tensor]:
     rule = find_rule(kind, type(layer))
     on_meta = kind_of_module(layer) in SOURCES and any(t.is_meta for t in source.values())
     refuse(on_meta, "its tensors are on the meta device, without values to check")
+    check_values(source)
     if rule.source in SOURCES:
         source = {**_identity_map(source, layer), **source}
     device = next((tensor.device for tensor in source.values()), None)
@@ -277,7 +300,9 @@ def _fixed_row(fixed: Tensor) -> int | None:
 def chosen_by(state: State, normalizers: Sequence[str] = ("IN", "LN", "BN")) -> str | None:
     """Return the normalizer that an SSN's fixed ratios of the means choose; None for any other."""
     fixed = state.get("mean_fixed")
-    row = None if fixed is None or fixed.is_meta else _fixed_row(fixed)
+    if fixed is None or fixed.is_meta or fixed.layout != torch.strided:
+        return None
+    row = _fixed_row(fixed)
     if row is None:
         return None
     return normalizers[row] if row < len(normalizers) else "another normalizer"

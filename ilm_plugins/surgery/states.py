@@ -17,6 +17,11 @@ from .stored import StoredNorm, find_norms, join, place
 _NOT_STORED = (
     "a state dict has no eps, num_groups or normalizers; where a layer has others, outputs change"
 )
+#: Remark on BatchNorms without a weight or a bias, as a shard of a checkpoint may have them.
+_MADE_UP = (
+    "without {} in the state dict: a weight is then 1, a bias 0; if they are in another file, "
+    "convert all files together"
+)
 #: Remark on norms whose name would be another in OpenMMLab, where it has the norm's type.
 NAME_STAYS = (
     "the name stays, where a model of OpenMMLab has gn1 or bn1 by the norm's type: for such a "
@@ -66,7 +71,8 @@ def convert_state(
         lacking = rules.AFFINE - tensors.keys() if kind == UNTOLD else ()
         advice = "convert the model, or fit the state dict to a model"
         refuse(lacking, f"it has no {', '.join(lacking)}, and may be no norm; {advice}")
-        dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), None)
+        floating = (t.dtype for t in tensors.values() if t.is_floating_point())
+        dtype = next((dtype for dtype in floating if dtype.itemsize > 1), None)  # not float8
         stored = {"num_affine": len(tensors["weight_"])} if kind == "released AN" else {}
         return layer(_channels(tensors), **defaults | stored | options, dtype=dtype)
 
@@ -231,6 +237,9 @@ def _convert_norm(
     _exchange(state, norm, placed)
     report.converted[name] = f"{norm.kind} -> {type(layer).__name__}"
     report.note(rules.remark(kind, layer), name)
+    report.note(rules.remark_on_values(norm.entries), name)
+    if norm.kind == "BN" and (lacking := rules.AFFINE - norm.levels[0].keys()):
+        report.note(_MADE_UP.format(" and ".join(sorted(lacking, reverse=True))), name)
     return layer
 
 

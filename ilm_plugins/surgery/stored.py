@@ -1,15 +1,17 @@
 """Find the norms in a state dict, and name their tensors as a model does."""
 
 from collections import defaultdict
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from ..layers.mixture import VARIANCE
 from .composites import is_named_as_pyramid
 from .norms import kind_of_module
-from .rules import AFFINE, State, kind_of, refuse
+from .rules import AFFINE, BN_RUNNING, LAYOUTS, State, kind_of, refuse
+from .sources import UNTOLD
 
 #: Kinds that have running statistics for each level of a pyramid.
 _MIXTURES = {"EN", "SN", "SSN"}
@@ -120,3 +122,30 @@ def place(
         for i, level in enumerate(levels)
         for key, tensor in level.items()
     }
+
+
+def find_cut(names: Collection[str], whole: Collection[str] = ()) -> list[str]:
+    """Return the names of tensors that norms of one shard of a checkpoint have in other shards.
+
+    Args:
+        names: the names of the shard's tensors.
+        whole: the names of all shards' tensors. Without them, only a BatchNorm is known, by its
+            running statistics; its weight and bias are then missed, too, where it has none.
+    """
+    inside, missing = defaultdict(set), []
+    for name in whole or names:
+        parts = name.split(".")
+        for i in range(len(parts)):
+            inside[".".join(parts[:i])].add(".".join(parts[i:]))
+    for module, keys in inside.items():
+        if not whole:
+            keys = {key for key in keys if "." not in key}
+            is_cut = BN_RUNNING & keys and VARIANCE not in keys
+            wanted = BN_RUNNING | AFFINE if is_cut else set()
+        else:
+            layouts = (layout for kind, layout in LAYOUTS.items() if kind != UNTOLD)
+            is_norm = any(needed <= keys <= needed | allowed for needed, allowed in layouts)
+            is_cut = is_norm and any(join(module, key) in names for key in keys)
+            wanted = keys if is_cut else set()
+        missing += sorted({join(module, key) for key in wanted} - {*names})
+    return missing

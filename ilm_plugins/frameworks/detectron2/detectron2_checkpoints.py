@@ -45,7 +45,8 @@ class Checkpointer(DetectionCheckpointer):
         """As detectron2's method, which runs the code in files of two formats."""
         self._path = filename
         if filename.endswith(".pyth"):
-            model = self._torch_load(filename)["model_state"]
+            contents = checkpoints.read_named(filename, "model_state")
+            model = contents.get("model_state", contents)
             model = {k: v for k, v in model.items() if not k.endswith("num_batches_tracked")}
             return {"model": model, "__author__": "pycls", "matching_heuristics": True}
         if not filename.endswith(".pkl"):
@@ -53,17 +54,12 @@ class Checkpointer(DetectionCheckpointer):
         return checkpoints.as_zoo(self._torch_load(filename))
 
     def _torch_load(self, f: str) -> Mapping[str, Any]:
-        contents = checkpoints.read(f)
-        if not isinstance(contents, Mapping):
-            raise CheckpointError(
-                f"checkpoint {f!r} holds a {type(contents).__name__}, expected a state dict; give "
-                "a checkpoint of a model"
-            )
-        return contents
+        return checkpoints.read_named(f, "model")
 
     def _load_model(self, checkpoint: dict[str, Any]):
         """Load weights; warn of another norm's weights; CheckpointError if none fits the model."""
         by_suffix = checkpoint.get("matching_heuristics", False)
+        checkpoints.check_loadable(self._path, checkpoint["model"])
         if by_suffix:
             checkpoint["model"] = name_variances(checkpoint["model"], self.model.state_dict())
         incompatible = super()._load_model(checkpoint)
@@ -132,7 +128,12 @@ def rename_caffe2(contents: Mapping[str, Any]) -> dict[str, Any]:
     loads them into a FrozenBatchNorm2d with a mean of 0 and a variance of 1.
     """
     blobs = checkpoints.as_zoo(contents)["model"]
-    arrays = {name: torch.as_tensor(b) for name, b in blobs.items() if hasattr(b, "shape")}
+    tensors = {name: checkpoints.as_tensor(blob) for name, blob in blobs.items()}
+    arrays = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if isinstance(name, str) and isinstance(tensor, torch.Tensor)
+    }
     state, originals = convert_c2_detectron_names(arrays)
     for name, original in originals.items():
         if original.endswith("_bn_s"):

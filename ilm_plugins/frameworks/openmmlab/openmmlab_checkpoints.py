@@ -28,7 +28,9 @@ def use_safe_checkpoints() -> None:
 
 
 def _load(filename: str, map_location: Any = None) -> Any:
-    return checkpoints.read(filename)  # to the CPU; the model copies it to its device
+    return checkpoints.read_named(
+        filename, "state_dict"
+    )  # to the CPU; the model copies it to its device
 
 
 def _load_url(
@@ -41,7 +43,7 @@ def _load_url(
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), progress=progress)
-    return checkpoints.read(path)
+    return checkpoints.read_named(path, "state_dict")
 
 
 class DropConfig(Hook):

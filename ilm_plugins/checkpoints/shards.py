@@ -1,0 +1,120 @@
+"""Checkpoints in several files, the shards, with an index that names the file of each tensor.
+
+transformers writes such an index: ``model.safetensors.index.json`` of
+``model-00001-of-00002.safetensors`` and its like, or ``pytorch_model.bin.index.json``.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import CheckpointError
+
+#: Ending of an index's name, after the ending of its shards' names.
+INDEX = ".index.json"
+#: The name of one of several shards, without its ending.
+_SHARD = re.compile(r".+-\d{3,}-of-(?!0*1$)\d{3,}", re.DOTALL)
+
+
+@dataclass
+class Index:
+    """The contents of an index.
+
+    Attributes:
+        weight_map: name of each tensor -> name of its shard, a file beside the index.
+        metadata: further entries, such as the tensors' size in bytes (``total_size``).
+    """
+
+    weight_map: dict[str, str]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def place(self, names: Iterable[str]) -> dict[str, str]:
+        """Return the shard of each name; a new name has that of the nearest module around it."""
+        of_module: dict[str, str] = {}
+        for name, shard in self.weight_map.items():
+            for module in _around(name):
+                of_module.setdefault(module, shard)
+        return {
+            name: self.weight_map.get(name)
+            or next(of_module[module] for module in _around(name) if module in of_module)
+            for name in names
+        }
+
+
+def _around(name: str) -> list[str]:
+    """Return the modules that contain a tensor, from the innermost to the model itself, ""."""
+    parts = name.split(".")
+    return [".".join(parts[:i]) for i in reversed(range(len(parts)))]
+
+
+def is_index(path: Path) -> bool:
+    """Return whether a file is an index by its name."""
+    return path.name.lower().endswith(INDEX)
+
+
+def without_index(path: Path) -> Path:
+    """Return the name of an index without its last ending, such as ``model.safetensors``."""
+    return path.with_name(path.name[: -len(INDEX)])
+
+
+def read_index(path: Path) -> Index:
+    """Read an index; CheckpointError if it is damaged, or names files elsewhere."""
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"checkpoint {str(path)!r} does not exist; give a file") from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {str(error)[:120]}"
+        raise CheckpointError(f"index {str(path)!r} cannot be read ({reason})") from error
+    contents = contents if isinstance(contents, dict) else {}
+    shards, metadata = contents.get("weight_map"), contents.get("metadata") or {}
+    if not isinstance(shards, dict) or not shards or not isinstance(metadata, dict):
+        raise CheckpointError(f"index {str(path)!r} has no weight_map of tensors and their files")
+    for shard in shards.values():
+        if not isinstance(shard, str) or Path(shard).name != shard or is_index(Path(shard)):
+            raise CheckpointError(
+                f"index {str(path)!r} names {shard!r}; its shards must be files beside it"
+            )
+    return Index(shards, metadata)
+
+
+def write_index(index: Index, state: Mapping[str, Tensor]) -> bytes:
+    """Return the contents of an index's file, with the size of the tensors in bytes."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    # The tensors do not tell which are parameters.
+    kept = {key: value for key, value in index.metadata.items() if key != "total_parameters"}
+    contents = {"metadata": {**kept, "total_size": size}, "weight_map": index.weight_map}
+    return (json.dumps(contents, indent=2) + "\n").encode()
+
+
+def rename_shard(shard: str, source: Path, target: Path) -> str:
+    """Return the name of a shard for another index.
+
+    Of ``model-00001-of-00002.safetensors``, "model" becomes the beginning of the other index, and
+    the ending follows, too.
+    """
+    old, new = without_index(source), without_index(target)
+    stem = Path(shard).stem
+    stem = new.stem + stem.removeprefix(old.stem) if stem.startswith(old.stem) else stem
+    return stem + new.suffix
+
+
+def names_around(path: Path) -> set[str] | None:
+    """Return the names of all tensors of a shard's checkpoint, by an index beside the shard.
+
+    The set is empty if the name says that the file is a shard, but no index lists it; None if the
+    file is no shard.
+    """
+    for beside in sorted(path.parent.glob(f"*{INDEX}")):
+        try:
+            shards = read_index(beside).weight_map
+        except CheckpointError:
+            continue
+        if path.name in shards.values() and len({*shards.values()}) > 1:
+            return {*shards}
+    return set() if _SHARD.fullmatch(path.stem) else None
