@@ -172,9 +172,10 @@ def sparsestmax(logits: Tensor, radius: Tensor) -> Tensor:
     first = (~(gap >= 1)).sum(-1, keepdim=True).to(dtype)
     rho_squared = (radius.square() - 1 / size + 1 / first).clamp(min=0)
     stretched = (rho_squared / squares.clamp(min=tiny)).clamp(min=1) * gap.square()
-    size = (~(stretched >= 1) * size).amax(-1, keepdim=True)
+    # Numbers in place of booleans in products, which quantizers of exported graphs observe.
+    size = ((~(stretched >= 1)).to(dtype) * size).amax(-1, keepdim=True)
 
-    inside = ~(logits.detach() < top.gather(-1, size.long() - 1))
+    inside = (~(logits.detach() < top.gather(-1, size.long() - 1))).to(dtype)
     c = (logits - (logits * inside).sum(-1, keepdim=True) / size) * inside
     squares = c.square().sum(-1, keepdim=True)
     rho_squared = (radius.square() - 1 / size + 1 / first).clamp(min=0)

@@ -114,6 +114,17 @@ def test_recorded_for_any_batch_and_size(name, record, training):
             assert_close(run(x), copy.deepcopy(layer).double()(x.double()), RECORDED)
 
 
+@pytest.mark.parametrize("name", [n if n == "SSN" else wide(n) for n in NORMS])
+def test_exported_products_are_of_numbers_alone(name):
+    """PT2E quantization observes a product's inputs, and has no histogram of booleans."""
+    operators = torch.ops.aten.mul.Tensor, torch.ops.aten.div.Tensor
+    graph = torch.export.export(build(name), (floats(2, C, 5, 5),)).graph
+    products = [node for node in graph.nodes if node.target in operators]
+    assert products
+    for node in products:
+        assert all(n.meta["val"].dtype.is_floating_point for n in node.all_input_nodes), node
+
+
 @pytest.mark.wide
 @pytest.mark.parametrize("name", NORMS)
 def test_openvino_computes_trained_layers(name):
