@@ -69,3 +69,11 @@ def test_equal_takes_nan_and_infinity_as_values():
     check_message(
         assert_equal, x, torch.tensor([torch.nan, torch.inf, 2.0]), "the tensor at (2,): got 1"
     )
+
+
+def test_close_allows_the_rounding_of_float16_to_its_least_subnormal_number():
+    """It is 6e-8. A sum of float32 that small may be stored as 0, and no larger one may."""
+    zero = torch.zeros(1, dtype=torch.float16)
+    assert_close(zero, torch.full((1,), 2.9e-8, dtype=torch.float64), 1, 1e-6)
+    with pytest.raises(AssertionError):
+        assert_close(zero, torch.full((1,), 6e-8, dtype=torch.float64), 1, 1e-6)

@@ -1,7 +1,9 @@
 """The compiled library: its sources, its symbols, its names, and what it writes to."""
 
+import os
 import shutil
 import subprocess
+import sys
 from array import array
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +12,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
+import fresh
 import fuzz
 from cases import inputs, needs_kernels
 from close import assert_equal
@@ -221,6 +224,13 @@ def test_a_checked_build_finds_a_write_beside_an_array(tmp_path, statement, line
     done = subprocess.run([str(program)], capture_output=True, text=True)
     found = f"overflows.cpp:{line}: the array that is taken here overflows" in done.stderr
     assert (done.returncode == 0, found) == ((True, False) if line is None else (False, True))
+
+
+@needs_kernels
+@pytest.mark.parametrize("seed", [90211769, 31505], ids=["underflows", "vanishes"])
+def test_the_fuzzer_goes_on_where_a_gradient(seed):
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    fresh.run([*fuzz.COMMAND, f"--seed={seed}", "--cases=1"], check=True, env=env)
 
 
 @needs_compiler
