@@ -5,12 +5,13 @@ import gc
 import importlib
 import os
 import random
+import resource
 import runpy
 import shutil
 import sys
 import tempfile
 import zlib
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -155,3 +156,19 @@ def launcher(request):
 def root():
     """The root of the project's checkout."""
     return ROOT
+
+
+@pytest.fixture
+def small_files():
+    """A context in which writing more than a number of bytes to a file fails, as on a full disk."""
+
+    @contextmanager
+    def limit(size):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit

@@ -45,7 +45,13 @@ def dump(contents: Any, file: IO, path: Path, metadata: Mapping[str, str] | None
     elif kind == "pickle":
         ArrayPickler(file).dump(contents)
     else:
-        torch.save(contents, file)
+        try:
+            torch.save(contents, file)
+        except RuntimeError as error:
+            # After an error of the disk, torch cannot end its archive: the second error hides it.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def _contiguous(tensor: Tensor, name: str) -> Tensor:

@@ -17,17 +17,17 @@ from ..experiments.analysis.tables import Report, write_ratios, write_rescaling
 from ..experiments.data.images import open_images
 from ..frameworks import open_config
 from ..frameworks.environment import commit
-from ..frameworks.folders import check_folder, make_folder
+from ..frameworks.folders import check_new, filling
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.mixture import MixtureNorm
 from ..surgery.norms import target_of
+from . import exit_on_sigterm
 
 
 def run(args: argparse.Namespace) -> None:
     """Run each checkpoint on the images; write tables and pictures, and print their summary."""
-    check_folder(args.output)
-    if args.output.exists() and any(args.output.iterdir()):
-        raise UserError(f"--output {args.output} is not empty; give a new folder")
+    exit_on_sigterm()  # so that no part of the output stays
+    check_new(args.output)
     opened = open_config(args.config_file, args.opts, args.device)
     steps = sort_by_step(args.checkpoint) if args.measure == "dynamics" else {0: args.checkpoint[0]}
     images = open_images(args.images, args.limit, args.classes)
@@ -42,7 +42,6 @@ def run(args: argparse.Namespace) -> None:
         with tqdm(images.batches(size), Path(path).name, -(-len(images) // size)) as batches:
             collected.append(collect(inference.model, batches, inference.forward, args.match))
 
-    make_folder(args.output)
     classes = f" ({', '.join(args.classes)})" if args.classes else ""
     subject = f"{len(images):,} images of {Path(args.images).resolve().name}{classes}"
     if args.measure != "dynamics":
@@ -51,17 +50,18 @@ def run(args: argparse.Namespace) -> None:
     name = f"{norms_in(inference.model, kind)} in {inference.name}"
     if args.opts:
         name += " with overrides"  # whose name may be of another norm
-    report = Report(args.output, images, f"{name}, {subject}", args.embedding)
-    if args.measure == "dynamics":
-        step = "epoch" if "epoch" in Path(args.checkpoint[0]).name else "iteration"
-        text = write_dynamics(report, list(steps), collected, step)
-    else:
-        write = write_rescaling if args.measure == "omega" else write_ratios
-        text = write(report, collected[0])
+    with filling(args.output):
+        report = Report(args.output, images, f"{name}, {subject}", args.embedding)
+        if args.measure == "dynamics":
+            step = "epoch" if "epoch" in Path(args.checkpoint[0]).name else "iteration"
+            text = write_dynamics(report, list(steps), collected, step)
+        else:
+            write = write_rescaling if args.measure == "omega" else write_ratios
+            text = write(report, collected[0])
+        if commit() is not None:
+            with (args.output / "summary.txt").open("a", encoding="utf-8") as file:
+                file.write(f"at commit {commit()}\n")
     print(text)
-    if commit() is not None:
-        with (args.output / "summary.txt").open("a", encoding="utf-8") as file:
-            file.write(f"at commit {commit()}\n")
     print(f"written to {args.output}")
 
 

@@ -34,7 +34,7 @@ from ..checkpoints import (
 )
 from ..errors import UserError, printable
 from ..frameworks import open_config
-from ..frameworks.folders import check_folder
+from ..frameworks.folders import check_folder, disk_errors
 from ..frameworks.framework_checkpoints import read_checkpoint
 from ..layers import parse_norm
 from ..surgery.common import source_norm
@@ -76,14 +76,14 @@ def run(args: argparse.Namespace) -> None:
             kept["meta"] = {"dataset_meta": meta["dataset_meta"]}
     if kind != "safetensors":
         beside |= metadata
-    if places:
-        tensors, index = arrange(state, None, {}, "safetensors"), read_index(args.input)
-        write_shards(tensors, index, places, args.output, metadata)
-    elif args.overwrite:
-        write(arrange(state, entry, kept, kind), target, metadata)
-    else:
-        contents = arrange(state, entry, kept, kind)
-        create({target: lambda file: dump(contents, file, target, metadata)})
+    contents = arrange(state, entry, kept, "safetensors" if places else kind)
+    with disk_errors(target.parent):
+        if places:
+            write_shards(contents, read_index(args.input), places, args.output, metadata)
+        elif args.overwrite:
+            write(contents, target, metadata)
+        else:
+            create({target: lambda file: dump(contents, file, target, metadata)})
     print(report.names() if args.names else report)
     if dropped := ", ".join(printable(key) for key in beside if key not in kept):
         print(f"not copied: {dropped}")

@@ -2,9 +2,15 @@
 
 import errno
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import UserError
+
+#: errno values of a disk that is full, read-only or broken.
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 def make_folder(folder: str | Path) -> None:
@@ -24,6 +30,41 @@ def check_folder(folder: str | Path) -> None:
         raise unwritable(folder, FileExistsError())
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise unwritable(folder, PermissionError(errno.EACCES, "it is read-only"))
+
+
+def check_new(folder: Path) -> None:
+    """Raise UserError unless an output folder is empty, or can be made."""
+    check_folder(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"output folder {str(folder)!r} is not empty; give a new one")
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[None]:
+    """Make a new output folder; if the block fails, all in it is removed."""
+    check_new(folder)
+    existed = folder.exists()
+    make_folder(folder)
+    try:
+        with disk_errors(folder):
+            yield
+    except BaseException:
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        if not existed:
+            folder.rmdir()
+        raise
+
+
+@contextmanager
+def disk_errors(folder: str | Path) -> Iterator[None]:
+    """Raise UserError if the block fails because the disk of an output folder is full or broken."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        raise unwritable(folder, error) from error
 
 
 def unwritable(folder: str | Path, error: OSError) -> UserError:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import fresh
-from ilm_plugins.checkpoints import PARTIAL, read, remove_partial, replacing, write
+from ilm_plugins.checkpoints import PARTIAL, create, read, remove_partial, replacing, write
 from ilm_plugins.errors import UserError
 
 
@@ -112,6 +112,27 @@ def test_the_partial_file_of_a_killed_process_is_removed(old, partial):
     remove_partial(old.parent)
     assert not partial.exists()
     assert old.exists()
+
+
+def test_the_next_write_removes_the_partial_file_of_a_killed_process(old, partial):
+    write({}, old)
+    assert [*old.parent.iterdir()] == [old]
+
+
+def test_a_write_leaves_the_partial_file_of_another_that_goes_on(old):
+    with replacing(old, "w") as file:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(write, {}, old).result()
+        file.write("last")
+    assert old.read_text() == "last"
+
+
+def test_a_new_file_replaces_no_file_that_appeared_meanwhile(tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    with pytest.raises(UserError, match="b' exists by now; give another name"):
+        create({first: lambda file: second.write_text("another's"), second: lambda file: None})
+    assert {path.name for path in tmp_path.iterdir()} == {"b"}
+    assert second.read_text() == "another's"
 
 
 @pytest.mark.parametrize("name", ["film.iso.partial", "film.iso.12.partial", f"film.iso{PARTIAL}"])

@@ -68,6 +68,23 @@ def run(*words):
     return main(["analyze", *map(str, words)])
 
 
+@pytest.mark.parametrize("existed", [True, False])
+def test_a_full_disk_leaves_nothing_in_the_output(
+    folder, config, tmp_path, capsys, small_files, existed
+):
+    out = tmp_path / "out"
+    if existed:
+        out.mkdir()
+    checkpoint = "--checkpoint", tmp_path / "epoch_3.pth"
+    with small_files(100):
+        status = run("ratios", folder, "--config-file", config, *checkpoint, "--output", out)
+    assert status == 2
+    assert "cannot be written to (File too large)" in capsys.readouterr().err
+    assert out.exists() == existed
+    assert not existed or not [*out.iterdir()]
+    assert run("ratios", folder, "--config-file", config, *checkpoint, "--output", out) == 0
+
+
 @pytest.fixture
 def analyzed(folder, config, tmp_path, capsys):
     """The output folder of ratios of one layer; what was printed, and the progress."""

@@ -1,5 +1,9 @@
 """The command convert: formats, what is kept and dropped, and mistakes."""
 
+import os
+import signal
+import sys
+import time
 from collections import OrderedDict
 
 import numpy as np
@@ -7,10 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+import fresh
 from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import ExemplarNorm, ILMGroupNorm, SwitchNorm, surgery
 from ilm_plugins.__main__ import main
-from ilm_plugins.checkpoints import read, read_metadata, write
+from ilm_plugins.checkpoints import PARTIAL, read, read_metadata, write
 from ilm_plugins.trust import ALLOW_CODE
 from swaps import randomized
 from workers import Harmful
@@ -342,3 +347,126 @@ def test_a_batchnorm_without_a_weight_or_a_bias_is_converted(tmp_path, lacking):
     layer = ExemplarNorm(32).double().eval()
     layer.load_state_dict(read(tmp_path / "out.pth"))
     assert_close(layer(x), norm(x), EQUAL)
+
+
+def of_batchnorm(**entries):
+    """A state dict of a BatchNorm "1" with other entries."""
+    state = nn.Sequential(nn.Identity(), nn.BatchNorm2d(32)).state_dict()
+    return OrderedDict({**state, **entries})
+
+
+ODD = {
+    "a sparse weight": (of_batchnorm(**{"1.weight": torch.ones(32).to_sparse()}), "make it dense"),
+    "float8": (
+        OrderedDict((k, v.to(torch.float8_e4m3fn)) for k, v in of_batchnorm().items()),
+        "is torch.float8_e4m3fn; convert it to float32 first",
+    ),
+    "complex": (of_batchnorm(**{"1.bias": torch.ones(32) + 0j}), "convert it to float32 first"),
+}
+
+
+@pytest.mark.parametrize("state, expected", ODD.values(), ids=ODD)
+def test_a_norm_of_tensors_that_no_layer_has_is_told(tmp_path, capsys, state, expected):
+    torch.save({"state_dict": state}, tmp_path / "in.pth")
+    assert expected in refused(capsys, tmp_path / "in.pth", tmp_path / "out.pth", "--to", "EN")
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        {1: np.ones(4, "f4"), 2: np.ones(4, "f4")},
+        {"res_conv1_bn_s": np.array(["a", "b"])},
+        {"blobs": {3: np.ones(4, "f4")}},
+    ],
+    ids=["integers as names", "texts as values", "a blob without a name"],
+)
+def test_an_odd_file_of_caffe2_is_told(tmp_path, capsys, contents):
+    pytest.importorskip("detectron2", reason="it renames Caffe2's tensors")
+    write(contents, tmp_path / "in.pkl")
+    words = tmp_path / "in.pkl", tmp_path / "out.pth", "--to", "EN"
+    assert "holds no state dict" in refused(capsys, *words)
+
+
+@pytest.mark.parametrize("versions", [5, {3: {"version": 2}}, {"1": 2}, {"1": {"version": "2"}}])
+def test_versions_of_modules_that_torch_cannot_read_are_dropped(tmp_path, versions):
+    state = of_batchnorm()
+    state._metadata = versions
+    torch.save(state, tmp_path / "in.pth")
+    assert run(tmp_path / "in.pth", tmp_path / "out.pth", "--to", "EN") == 0
+    model = nn.Sequential(nn.Identity(), ExemplarNorm(32))
+    model.load_state_dict(read(tmp_path / "out.pth"))
+
+
+@pytest.mark.parametrize("name, value", [("running_var", -1), ("running_mean", torch.nan)])
+@pytest.mark.parametrize("words", [("--to", "EN"), ("--revert",)], ids=["to EN", "back"])
+def test_values_with_which_a_norm_computes_nothing_are_named(tmp_path, capsys, words, name, value):
+    norm = nn.BatchNorm2d(32)
+    getattr(norm, name)[3] = value
+    state = norm.state_dict()
+    if words == ("--revert",):
+        state, _ = surgery.convert_state(state, "EN")
+    write({f"a.norm.{key}": tensor for key, tensor in state.items()}, tmp_path / "in.pth")
+    assert run(tmp_path / "in.pth", tmp_path / "out.pth", *words) == 0
+    assert "NaN, infinite values or negative variances" in capsys.readouterr().out
+
+
+def test_missing_weights_that_are_made_up_are_named(tmp_path, capsys):
+    write(nn.Sequential(nn.BatchNorm2d(32, affine=False)).state_dict(), tmp_path / "in.pth")
+    assert run(tmp_path / "in.pth", tmp_path / "out.pth", "--to", "EN") == 0
+    assert "note, without weight and bias in the state dict" in capsys.readouterr().out
+
+
+ESCAPE = "\x1b[2J\n"
+
+
+@pytest.mark.parametrize("names", [[], ["--names"]])
+def test_characters_in_names_that_move_the_cursor_are_escaped(tmp_path, capsys, names):
+    state = {f"{ESCAPE}{key}": tensor for key, tensor in of_batchnorm().items()}
+    write({"model": state, f"{ESCAPE}entry": 1}, tmp_path / "in.pth")
+    assert run(tmp_path / "in.pth", tmp_path / "out.pth", "--to", "EN", *names) == 0
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert printed.count(r"\x1b[2J\n1") == 1
+    assert r"not copied: \x1b[2J\nentry" in printed
+
+
+def test_characters_in_an_error_that_move_the_cursor_are_escaped(tmp_path, capsys):
+    pytest.importorskip("safetensors", reason="its files need safetensors")
+    sparse = {**of_batchnorm(), ESCAPE: torch.eye(2).to_sparse()}
+    write(sparse, tmp_path / "in.pth")
+    words = tmp_path / "in.pth", tmp_path / "out.safetensors", "--to", "EN"
+    assert r"\x1b[2J\n is torch.sparse_coo" in refused(capsys, *words)
+
+
+def test_a_full_disk_is_told_and_leaves_no_output(path, tmp_path, capsys, small_files):
+    with small_files(1000):
+        error = refused(capsys, path, tmp_path / "out.pkl", *LAST)
+    assert "cannot be written to (File too large)" in error
+    assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A checkpoint that takes a while to write."""
+    folder = tmp_path_factory.mktemp("large")
+    state = of_batchnorm(**{f"{i}.weight": torch.zeros(1000, 1000) for i in range(2, 60)})
+    write(state, folder / "in.pth")
+    return folder / "in.pth"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_leaves_no_partial_file_for_ever(large, tmp_path, number):
+    """After SIGTERM there is none, after SIGKILL the next conversion removes it."""
+    out = tmp_path / "out.pth"
+    command = [sys.executable, "-m", "ilm_plugins", "convert", large, out, "--to", "EN"]
+    with open(os.devnull, "w") as nowhere:
+        process = fresh.Process(command, stdout=nowhere, stderr=nowhere)
+    while not [*tmp_path.glob(f"*{PARTIAL}")]:
+        assert process.poll() is None
+        time.sleep(0.001)
+    os.kill(process.pid, number)
+    process.wait()
+    assert not out.exists()
+    assert len([*tmp_path.iterdir()]) == (number == signal.SIGKILL)
+    assert run(large, out, "--to", "EN") == 0
+    assert [*tmp_path.iterdir()] == [out]
