@@ -68,6 +68,14 @@ def missing(what: str, package: str | ImportError, extra: str | None = None) -> 
     return UserError(f"{what} needs {package}: {install}")
 
 
+def broken_import(what: str, error: ImportError) -> UserError:
+    """Return the error of a config or model whose code imports what cannot be imported."""
+    first: BaseException = error
+    while isinstance(before := first.__cause__ or first.__context__, ImportError):
+        first = before  # frameworks raise another one for it
+    return UserError(f"{what}: {type(first).__name__}: {one_line(first)}; mend this import")
+
+
 def one_line(error: object) -> str:
     """Return the text of an error, or a text, in one line."""
     return " ".join(str(error).split())

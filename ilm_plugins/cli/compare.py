@@ -11,11 +11,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..checkpoints import replacing
 from ..configs import resolve
-from ..errors import UserError, one_line
+from ..errors import OPERATORS, UserError, broken_import, one_line
 from ..experiments.compare import comparison_report as report
 from ..experiments.compare import runs
 from ..experiments.compare.comparison_plot import draw
@@ -30,6 +30,9 @@ from ..frameworks.variants import AS_IS
 from ..layers.registry import norm_key
 from ..surgery.norms import class_of, may_be_norm, named_norms
 from . import exit_on_sigterm
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def run(args: argparse.Namespace) -> int:
@@ -104,11 +107,12 @@ def build_models(plan: Plan) -> dict[str, Model]:
     """Build the model of each norm; UserError names norms that cannot be built or have no place."""
     models, kinds, errors = {}, {}, []
     for norm in plan.norms:
-        try:
-            model = plan.open(norm, "cpu").build_model()
-        # A norm that does not fit, or is unknown to the framework; other errors are no news of it.
-        except (UserError, ValueError, TypeError, KeyError, AssertionError) as error:
-            errors.append(f"{norm}: {type(error).__name__}: {one_line(error)}")
+        model, error = build_model(plan, norm)
+        if model is None:
+            # Before further norms: after an import that failed, they have errors of their own.
+            if not errors:
+                check_own_model(plan, error)
+            errors.append(f"{norm}: {error}")
         else:
             classes = Counter(class_of(module) for _, module in named_norms(model, may_be_norm))
             of_each = ", ".join(f"{count} {name}" for name, count in classes.most_common())
@@ -124,6 +128,30 @@ def build_models(plan: Plan) -> dict[str, Model]:
             "other options, or give another --at"
         )
     return models
+
+
+def build_model(plan: Plan, norm: str) -> tuple["nn.Module | None", str]:
+    """Return the model of a norm, or None and the error of one that cannot be built, in words."""
+    try:
+        return plan.open(norm, "cpu").build_model(), ""
+    except ImportError as error:
+        if error.name == OPERATORS:
+            raise
+        raise broken_import(plan.config, error) from error
+    # A norm that does not fit, or is unknown to the framework; other errors are no news of it.
+    except (UserError, ValueError, TypeError, KeyError, AssertionError) as error:
+        return None, f"{type(error).__name__}: {one_line(error)}"
+
+
+def check_own_model(plan: Plan, error: str) -> None:
+    """Raise UserError with a norm's error if the config's own norms cannot be built, either."""
+    model, own_error = build_model(plan, AS_IS)
+    if model is None:
+        own = "" if own_error == error else f" (with its own norms: {own_error})"
+        raise UserError(
+            f"{plan.config}: the model cannot be built, whatever its norms: {error}{own}; correct "
+            "the config or the overrides"
+        )
 
 
 def find_twin(norm: str, kinds: Mapping[str, list[type]]) -> str | None:

@@ -3,7 +3,7 @@
 import difflib
 import importlib.util
 import re
-import warnings
+import symtable
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -27,6 +27,12 @@ MMENGINE = re.compile(
     r"|\bdict\([^()]*\btype=|[\"']type[\"']\s*:",
     re.MULTILINE,
 )
+#: Names that a LazyConfig has, by which one without code of detectron2 is told from a script.
+LAZY_CONFIG = {"dataloader", "model", "train"}
+#: Code by which a config may get its model from other files.
+OTHER_FILES = re.compile(r"^\s*from\s+(\.|.*\bimport\s+\*)|\b_base_\b", re.MULTILINE)
+#: Least similarity, 0 to 1, of a key that is a misspelt one; "stage2" is to "stage1" .83.
+NEAR = 0.85
 #: Framework of a config, a package of ilm_plugins.frameworks -> the package that it needs.
 PACKAGES = {"detectron2": "detectron2", "openmmlab": "mmengine"}
 
@@ -123,12 +129,31 @@ def _our_module(framework: str, name: str) -> ModuleType:
 
 def module_for(framework: str, name: str, config: str) -> ModuleType:
     """Import our module for the framework of a config; UserError says which package is missing."""
+    check_is_config(config)
     if not installed(PACKAGES[framework]):
         raise missing(config, PACKAGES[framework])
     try:
         return _our_module(framework, name)
     except ModuleNotFoundError as error:
         raise missing(config, error) from error
+
+
+def check_is_config(path: str) -> None:
+    """Raise UserError for a Python file that is no config, such as a script, before it runs."""
+    if Path(path).suffix != ".py":
+        return
+    code = Path(path).read_text(encoding="utf-8", errors="replace")
+    try:
+        symbols = symtable.symtable(code, path, "exec").get_symbols()
+    except SyntaxError as error:
+        raise UserError(f"config file {path!r}: {error.msg} in line {error.lineno}") from error
+    named = {one.get_name() for one in symbols if one.is_assigned() or one.is_imported()}
+    of_framework = DETECTRON2.search(code) or MMENGINE.search(code)
+    if not OTHER_FILES.search(code) and not named >= ({"model"} if of_framework else LAZY_CONFIG):
+        raise UserError(
+            f"config file {path!r} is no config of detectron2 or MMEngine, but other code; give a "
+            "config, or in your own script give the norm as norm_layer, or call surgery.convert"
+        )
 
 
 def norm_settings(config: Mapping | Sequence, name: str = "") -> Iterator[tuple[str, str]]:
@@ -142,22 +167,38 @@ def norm_settings(config: Mapping | Sequence, name: str = "") -> Iterator[tuple[
             yield from norm_settings(value, full)
 
 
-def warn_of_misspelt(overrides: Iterable[str], known: Iterable[str]) -> None:
-    """Warn of overrides KEY=VALUE of an unknown key that is nearly one of a config's own keys.
+def check_overrides(
+    overrides: Iterable[str], config: Mapping, others: Iterable[str] = (), strict: bool = True
+) -> None:
+    """Raise UserError for an override KEY=VALUE of an unknown key, with the nearest known one.
 
-    The frameworks add keys that a config lacks, which then have no effect.
+    The frameworks add keys that a config lacks, which then have no effect. At the top all keys but
+    the config's and ``others`` are unknown if ``strict``; below, as above otherwise, only those
+    nearly equal to a key beside them, because a constructor may have arguments that no config
+    gives. hydra's "+KEY=VALUE" adds a key, and "~KEY" deletes one.
     """
-    known = {*known}
     for override in overrides:
-        # hydra's grammar has + or ++ before keys to add.
-        key = re.split(r"[.=]", override.lstrip("+"), maxsplit=1)[0]
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
-        if near and key not in known:
-            warnings.warn(
-                f"override {override!r} has no effect: the config has no {key!r}; did you mean "
-                f"{near[0]!r}?",
-                stacklevel=2,
-            )
+        if override.startswith(("+", "~")) or "=" not in override:
+            continue
+        node, keys = config, [*config, *others]
+        names = override.partition("=")[0].split(".")
+        for depth, name in enumerate(names):
+            if name not in keys:
+                is_called = depth + 1 == len(names) and bool({"type", "_target_"} & {*node})
+                cutoff = 0.0 if strict and depth == 0 else NEAR
+                near = difflib.get_close_matches(name, keys, n=1, cutoff=cutoff)
+                if near and not is_called:  # a wrong argument of a call is an error anyway
+                    raise UserError(
+                        f"override {override!r}: the config has no "
+                        f"{'.'.join(names[: depth + 1])!r}; did you mean "
+                        f"{'.'.join([*names[:depth], near[0]])!r}? If code of yours reads a new "
+                        "key, write it into the config file"
+                    )
+                break
+            node = node.get(name)
+            if not isinstance(node, Mapping):
+                break
+            keys = [*node]
 
 
 def unknown_norm(setting: str, norm: str, keys: Iterable[str]) -> UserError:

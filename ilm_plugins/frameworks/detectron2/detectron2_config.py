@@ -18,7 +18,7 @@ from yaml.constructor import ConstructorError
 from ... import checkpoints
 from ...errors import UserError
 from ...layers import NORMS
-from ..framework_config import Inference, norm_settings, unknown_norm, warn_of_misspelt
+from ..framework_config import Inference, check_overrides, norm_settings, unknown_norm
 
 #: detectron2's own keys of norms, which are nowhere to be read.
 KEYS = "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"
@@ -30,7 +30,7 @@ def load_config(
     """Read a config with overrides; a yaml runs code only within ``loading(unsafe=True)``."""
     if path.endswith(".py"):
         cfg = LazyConfig.load(path)
-        warn_of_misspelt(overrides, cfg)
+        check_overrides(overrides, OmegaConf.to_container(cfg, resolve=False))
         with explaining_overrides(overrides, "KEY=VALUE"):
             cfg = LazyConfig.apply_overrides(cfg, list(overrides))
         if device is not None:

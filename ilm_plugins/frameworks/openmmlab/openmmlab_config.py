@@ -16,14 +16,14 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from torch import nn
 
-from ...errors import OPERATORS, UserError, missing
+from ...errors import OPERATORS, UserError, broken_import, missing
 from ...layers import NORMS
 from ..framework_config import (
     Inference,
+    check_overrides,
     installed,
     norm_settings,
     unknown_norm,
-    warn_of_misspelt,
 )
 from .openmmlab_checkpoints import use_safe_checkpoints
 from .openmmlab_norms import MMCVS_KEYS
@@ -31,7 +31,11 @@ from .openmmlab_norms import MMCVS_KEYS
 #: Default scopes of configs, which are also the names of packages that need mmcv.
 SCOPES = "mmdet", "mmpretrain", "mmseg"
 #: Top-level keys that have an effect, though the Runner has no such argument.
-BESIDE_RUNNER = "auto_scale_lr", "channels_last", "train_pipeline", "tta_model", "tta_pipeline"
+BESIDE_RUNNER = (
+    *("activation_checkpointing", "channels_last", "compile", "efficient_conv_bn_eval"),
+    *("find_unused_parameters", "model_wrapper_cfg", "runner_type", "strategy", "sync_bn"),
+    *("train_pipeline", "tta_model", "tta_pipeline"),
+)
 #: Keys of paths that any run may have.
 PATHS = "work_dir", "load_from"
 
@@ -44,7 +48,12 @@ def load_config(
     wrong = [word for word in overrides if "=" not in word]
     if wrong:
         raise UserError(f"override {wrong[0]!r} of {path} is not KEY=VALUE; give it as one word")
-    cfg, parsed = Config.fromfile(path), Namespace()
+    try:
+        cfg, parsed = Config.fromfile(path), Namespace()
+    except ImportError as error:
+        if error.name == OPERATORS:
+            raise
+        raise broken_import(path, error) from error
     scope = cfg.get("default_scope")
     for package in ("mmcv", scope) if scope in SCOPES else ():
         # Otherwise MMEngine says that a model or a norm is not in a registry.
@@ -54,7 +63,8 @@ def load_config(
         raise missing(path, OPERATORS)  # mmdet's import would fail, after a minute
     DictAction([], "options")(None, parsed, overrides)
     of_runner = inspect.signature(Runner.__init__).parameters
-    warn_of_misspelt(overrides, [*cfg, *of_runner, *BESIDE_RUNNER])
+    # A Runner of one's own may read other keys.
+    check_overrides(overrides, cfg, [*of_runner, *BESIDE_RUNNER], strict="runner_type" not in cfg)
     cfg.merge_from_dict({**parsed.options, **_paths(overrides)})
     if cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("work_dirs", Path(path).stem))

@@ -334,9 +334,55 @@ def test_the_norms_of_each_model_are_counted(config, capsys):
     }
 
 
-def test_a_misspelt_override_is_named(config):
-    with pytest.warns(UserWarning, match="no 'optim_wraper'; did you mean 'optim_wrapper'"):
-        compare(config, GN, "--for", GN, "optim_wraper.optimizer.lr=0.2", "--dry-run")
+@pytest.mark.parametrize(
+    "word, given, near",
+    [
+        ("optim_wraper.optimizer.lr=0.2", "optim_wraper", "optim_wrapper"),
+        ("optimizer.lr=0.2", "optimizer", "optim_wrapper"),
+        ("model.backbon.depth=18", "model.backbon", "model.backbone"),
+    ],
+)
+def test_a_misspelt_override_is_refused(config, capsys, word, given, near):
+    assert compare(config, GN, "--for", GN, word, "--dry-run") == 2
+    words = f"override {word!r}: the config has no {given!r}; did you mean {near!r}?"
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["find_unused_parameters=True", "model.backbone.frozen_stages=1"],
+    ids=["a key that the Runner reads", "an argument of a class"],
+)
+def test_an_override_may_add_a_key(config, word):
+    key = word.partition("=")[0].rpartition(".")[2]
+    assert key in str(open_config(config, [word]).config)
+
+
+def test_an_error_of_the_model_is_none_of_a_norm(config, capsys):
+    assert compare(config, GN, EN, "--dry-run", "model.backbone.no_such_option=1") == 2
+    message = capsys.readouterr().err
+    assert "the model cannot be built, whatever its norms: TypeError: " in message
+    assert "unexpected keyword argument 'no_such_option'" in message
+    assert "do not fit" not in message
+
+
+def test_an_import_error_of_another_package_is_shown(config, capsys):
+    Path("broken.py").write_text("import no_such_package\n")
+    Path("mine.py").write_text(f"_base_ = {config!r}\ncustom_imports = dict(imports=['broken'])\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(".")
+        assert compare("mine.py", GN, EN, "--dry-run") == 2
+    message = capsys.readouterr().err
+    assert "no_such_package" in message
+    assert message.count("\n") == 1
+
+
+def test_a_script_is_refused_before_it_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("train.py").write_text("import torchvision\nmodel = 1\nopen('ran', 'w')\n")
+    assert compare("train.py", GN) == 2
+    assert "'train.py' is no config of detectron2 or MMEngine" in capsys.readouterr().err
+    assert not Path("ran").exists()
 
 
 def test_norms_that_do_not_fit_are_named_before_any_training(config, started, capsys):
