@@ -1,6 +1,7 @@
 """Training and evaluation of MMEngine's configs by its Runner, on GPUs and on the CPU."""
 
 import math
+import re
 from contextlib import nullcontext
 from numbers import Real
 from typing import Any
@@ -45,6 +46,9 @@ TTA_PACKING = {
     },
     "mmpretrain": {},
 }
+#: Metrics of pycocotools, which are -1 where nothing was measured: no objects of a size, or an AP
+#: by 100 detections that the evaluator's ``proposal_nums`` lacks.
+OF_COCO = re.compile(r"_mAP|(^|/)AR@")
 #: What to do about a loss that is NaN.
 SLOWER = "try a smaller learning rate"
 
@@ -269,8 +273,13 @@ class RecordHook(Hook):
 
 def numbers(values: dict | None) -> dict[str, float]:
     """Return the finite numbers of a dict, as floats of 6 decimals."""
-    floats = ((k, float(v)) for k, v in (values or {}).items() if _is_number(v))
+    floats = ((k, _measured(k, float(v))) for k, v in (values or {}).items() if _is_number(v))
     return {name: round(value, 6) for name, value in floats if math.isfinite(value)}
+
+
+def _measured(name: str, value: float) -> float:
+    """Return a metric's value: NaN for the -1 of an AP or AR that could not be measured."""
+    return math.nan if value == -1 and OF_COCO.search(name) else value
 
 
 def _is_number(value: Any) -> bool:

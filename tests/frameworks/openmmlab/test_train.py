@@ -12,6 +12,8 @@ pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 
 from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS, HOOKS
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from torch import nn
 
 from close import assert_close
@@ -246,6 +248,22 @@ def test_a_record_that_a_kill_left_behind_its_checkpoint_is_completed(config, tr
 def test_a_record_has_finite_numbers_of_six_decimals():
     given = {"a": torch.tensor(1.23456789), "nan": float("nan"), "b": 2, "c": "d"}
     assert numbers(given) == {"a": 1.234568, "b": 2}
+
+
+def test_an_ap_that_pycocotools_could_not_measure_is_no_number():
+    """It is -1, which compare would subtract, and reproduce call -100 %."""
+    objects, names = {"images": [{"id": 1}], "categories": [{"id": 1}]}, ("mAP", "mAP_50")
+    box = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 99, 99], "area": 9801, "iscrowd": 0}
+    truth = COCO()
+    truth.dataset = {**objects, "annotations": [{"id": 1, **box}]}
+    truth.createIndex()
+    test = COCOeval(truth, truth.loadRes([{**box, "score": 1.0}]), "bbox")
+    test.params.maxDets = [1, 10, 500]
+    for step in (test.evaluate, test.accumulate, test.summarize):
+        step()
+    given = dict(zip((f"coco/bbox_{name}" for name in names), test.stats, strict=False))
+    assert given["coco/bbox_mAP"] == -1
+    assert numbers({**given, "loss": -1}) == {"coco/bbox_mAP_50": 1, "loss": -1}
 
 
 def test_a_metric_of_several_numbers_is_left_out():
