@@ -1,6 +1,7 @@
 """Run ``python -m ilm_plugins COMMAND``; without COMMAND, print versions and the commands."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -9,6 +10,7 @@ from types import ModuleType
 
 from .cli import parsers
 from .errors import OPERATORS, UserError, missing
+from .frameworks.parent import end_with_parent
 from .trust import loading
 
 #: Command -> the extra with the packages that it needs, and what it does.
@@ -24,9 +26,30 @@ COMMANDS = {
 }
 
 
+#: Command -> how to go on after Ctrl-C.
+CONTINUING = {
+    "train": "the same command with --resume continues from the last checkpoint",
+    "compare": "the same command continues",
+    "reproduce": "the same command continues",
+}
+
+
 def main(argv: Sequence[str]) -> int:
-    """Run a command, the first argument; without one, print versions, keys and commands."""
+    """Run a command, the first argument; without one, print versions, keys and commands.
+
+    Ctrl-C ends it with one line, and status 130.
+    """
     chosen = parser().parse_args(argv[:1]).command
+    try:
+        return run(chosen, argv)
+    except KeyboardInterrupt:
+        words = filter(None, ["stopped", CONTINUING.get(chosen)])
+        print(f"\n{Path(sys.argv[0]).name}: {'; '.join(words)}", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def run(chosen: str | None, argv: Sequence[str]) -> int:
+    """Run the chosen command, and return its exit status."""
     if chosen is None:
         try:
             from .cli.environment import report
@@ -83,6 +106,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     arguments = sys.argv[1:]
     # The program's name in messages.
     sys.argv = [" ".join(["python -m ilm_plugins", *arguments[:1]]), *arguments[1:]]

@@ -25,6 +25,7 @@ from ..experiments.data.detectron2_datasets import register_datasets
 from ..frameworks import framework_of
 from ..frameworks.folders import make_folder
 from ..frameworks.lock import lock
+from ..frameworks.parent import end_with_parent
 from ..frameworks.processes import available_gpus
 from ..frameworks.variants import AS_IS
 from ..layers.registry import norm_key
@@ -221,7 +222,8 @@ def convert_weights(plan: Plan, state: Mapping[str, Any]) -> dict[str, str]:
 def in_own_process(function: Callable[..., Any], plan: Plan, *args: Any) -> Any:
     """Call a function in a new process."""
     fresh = replace(plan)  # without the open configs, which cannot be sent
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    options = {"initializer": end_with_parent, "initargs": (os.getpid(),)}
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), **options) as pool:
         return pool.submit(function, fresh, *args).result()
 
 

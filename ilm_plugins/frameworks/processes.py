@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -11,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 from torch import distributed
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -47,6 +48,10 @@ def launch(main: Main, processes: Processes) -> None:
         )
         try:
             elastic_launch(config, work)(main, on_cpu)
+        except SignalException as error:
+            if error.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            sys.exit(128 + error.sigval)
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             cause = failure.message

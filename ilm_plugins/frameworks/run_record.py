@@ -25,6 +25,8 @@ POINTS = 100
 OTHERS = "other evaluations"
 #: Keys of the results of a training, and of the test that gave them.
 RESULTS = "metrics", "test images", "evaluation", "test settings"
+#: Key of a training's record while it evaluates.
+EVALUATES = "evaluates"
 #: Name of a plain evaluation, and of one with test-time augmentation, in the record's "metrics".
 PLAIN, TTA = "", "tta"
 
@@ -157,6 +159,13 @@ def finish(
         if is_beside:
             record["evaluation"] = command(options)
     write(Path(folder, FILE), record)
+
+
+def evaluates(folder: str | Path, does: bool) -> None:
+    """Write whether a training is evaluating its model at present."""
+    if is_rank_zero():
+        record = {key: value for key, value in _read(folder).items() if key != EVALUATES}
+        write(Path(folder, FILE), record | ({EVALUATES: True} if does else {}))
 
 
 def diverged(folder: str | Path, reason: str) -> None:

@@ -5,15 +5,17 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from tqdm import tqdm
 
 from ...errors import UserError
 from ...frameworks import run_record
 from ...frameworks.folders import last_checkpoint
-from ...frameworks.run_record import PLAIN, read
+from ...frameworks.parent import ending_with_us
+from ...frameworks.run_record import EVALUATES, PLAIN, read
 from .plan import Plan
+from .results import Value, main_metric
 
 #: Least number of seconds between two updates of the progress bar.
 INTERVAL = 1.0 if sys.stderr.isatty() else 60.0
@@ -23,7 +25,10 @@ BAR = "{desc} {percentage:.0f}% of {total} runs |{bar}| {elapsed}, {remaining} l
 
 
 def run_all(plan: Plan) -> None:
-    """Train and test all unfinished runs; a run that fails does not end the others."""
+    """Train and test all unfinished runs; a run that fails does not end the others.
+
+    UserError if the first run that is tested lacks the metric to compare.
+    """
     tests = ["", *plan.tests]
     todo = [(seed, norm) for seed in plan.seeds for norm in plan.norms]
     with tqdm(total=len(todo), bar_format=BAR, mininterval=INTERVAL) as bar:
@@ -32,7 +37,11 @@ def run_all(plan: Plan) -> None:
             bar.set_description(f"{norm}, seed {seed}")
             if train(plan, norm, seed, bar):
                 for test in tests:
-                    evaluate(plan, norm, seed, test)
+                    bar.set_description(f"{norm}, seed {seed}, {EVALUATES}")
+                    evaluate(plan, norm, seed, test, bar)
+                    if plan.metric and not test:
+                        found = metrics(plan, norm, seed).items()
+                        main_metric([Value(norm, seed, test, *one) for one in found], plan.metric)
         bar.update(len(todo) - bar.n)
         bar.set_description("all runs")
 
@@ -43,12 +52,15 @@ def train(plan: Plan, norm: str, seed: int, bar: tqdm) -> bool:
     if is_complete(folder) or has_diverged(folder):
         return is_complete(folder)
     begun = bar.n
-    for fraction in call(plan.training(norm, seed), folder):
-        bar.update(begun + fraction - bar.n)
+    for record in call(plan.training(norm, seed), folder):
+        state = f", {EVALUATES}" if record.get(EVALUATES) else ""
+        if bar.desc != (shown := f"{norm}, seed {seed}{state}: "):
+            bar.set_description_str(shown)
+        bar.update(begun + record.get("run", 0) / max(1, record.get("planned", 1)) - bar.n)
     return is_complete(folder)
 
 
-def evaluate(plan: Plan, norm: str, seed: int, test: str) -> None:
+def evaluate(plan: Plan, norm: str, seed: int, test: str, bar: tqdm | None = None) -> None:
     """Evaluate a trained run by a test, "" for the config's own, if it has no metrics yet."""
     folder = plan.folder(norm, seed)
     if metrics(plan, norm, seed, test):
@@ -61,11 +73,12 @@ def evaluate(plan: Plan, norm: str, seed: int, test: str) -> None:
             print(error, file=file)
         return
     for _ in call(plan.evaluation(norm, seed, test, checkpoint), target):
-        pass
+        if bar is not None:
+            bar.update(0)  # the time
 
 
-def call(arguments: Sequence[str], folder: Path) -> Iterator[float]:
-    """Run a command, its output in FOLDER.log; yield a run's progress, 0 to 1, every PAUSE."""
+def call(arguments: Sequence[str], folder: Path) -> Iterator[dict[str, Any]]:
+    """Run a command, its output in FOLDER.log; yield its record, empty at first, every PAUSE."""
     log = log_of(folder)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
@@ -73,8 +86,7 @@ def call(arguments: Sequence[str], folder: Path) -> Iterator[float]:
         try:
             while process.poll() is None:
                 time.sleep(PAUSE)
-                record = read(folder) or {}
-                yield record.get("run", 0) / max(1, record.get("planned", 1))
+                yield read(folder) or {}
         finally:
             if process.poll() is None:
                 process.terminate()
@@ -88,7 +100,8 @@ def log_of(folder: Path) -> Path:
 
 def start(arguments: Sequence[str], file: IO) -> subprocess.Popen:
     """Start a command of the package, its output in a file."""
-    return subprocess.Popen(command_line(arguments), stdout=file, stderr=subprocess.STDOUT)
+    options = {"stdout": file, "stderr": subprocess.STDOUT, "env": ending_with_us()}
+    return subprocess.Popen(command_line(arguments), **options)
 
 
 def command_line(arguments: Sequence[str]) -> list[str]:

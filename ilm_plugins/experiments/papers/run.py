@@ -3,7 +3,6 @@
 A run's folder is WORK_DIR/TABLE/ROW/seedN; the config that it was given is beside it.
 """
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from ...errors import UserError
 from ...frameworks import environment
 from ...frameworks.folders import last_checkpoint
+from ...frameworks.parent import ending_with_us
 from ...frameworks.run_record import FILE, is_complete, read, write
 from ..compare.runs import command_line
 from . import recipes, registry, row_record
@@ -159,4 +159,4 @@ def _call(config: Path, arguments: Sequence[str], options: Options) -> None:
     data = options.work_dir / "data" if options.miniature else options.data
     # detectron2 reads its datasets from the folder in this variable.
     folders = {"DETECTRON2_DATASETS": str(data.absolute())} if data else {}
-    subprocess.run([*command, *arguments], env={**os.environ, **folders}, check=True)
+    subprocess.run([*command, *arguments], env={**ending_with_us(), **folders}, check=True)

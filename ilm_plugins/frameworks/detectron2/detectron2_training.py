@@ -160,7 +160,7 @@ class Trainer(engine.DefaultTrainer):
         return [RadiusHook(), *hooks]
 
     def test(self, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
-        return self.evaluation()
+        return self.evaluation.of_training()
 
 
 def train_lazy(cfg: DictConfig, options: RunOptions) -> None:
@@ -182,7 +182,7 @@ def train_lazy(cfg: DictConfig, options: RunOptions) -> None:
             engine.hooks.IterationTimer(),
             engine.hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
             saving if writes else None,
-            engine.hooks.EvalHook(settings.eval_period, trainer.evaluation),
+            engine.hooks.EvalHook(settings.eval_period, trainer.evaluation.of_training),
             RecordHook(cfg, options),
             engine.hooks.PeriodicWriter(writers, settings.log_period) if writes else None,
         ]
@@ -286,6 +286,13 @@ class Evaluation:
         self.images = sum(counts) if counts and None not in counts else None
         self.results = next(iter(results.values())) if len(results) == 1 else results
         return self.results
+
+    def of_training(self) -> dict[str, Any]:
+        """Evaluate, and have the record of the training say so meanwhile."""
+        run_record.evaluates(output_folder(self.cfg), True)
+        results = self()
+        run_record.evaluates(output_folder(self.cfg), False)
+        return results
 
     def _tests(self) -> Iterator[tuple[str, Any, Any]]:
         """Yield the name, the loader and the evaluator of each test set."""

@@ -242,6 +242,14 @@ class RecordHook(Hook):
         if getattr(runner.train_loop, "stop_training", False):  # as EarlyStoppingHook sets it
             run_record.stopped_early(runner.work_dir)
 
+    def before_val(self, runner) -> None:
+        if hasattr(self, "interval"):  # of a training
+            run_record.evaluates(runner.work_dir, True)
+
+    def after_val(self, runner) -> None:
+        if hasattr(self, "interval"):
+            run_record.evaluates(runner.work_dir, False)
+
     def after_val_epoch(self, runner, metrics=None) -> None:
         # This replaces the point of the same epoch or iteration.
         self.point(runner, runner.epoch if self.by_epoch else runner.iter, metrics)
@@ -253,7 +261,7 @@ class RecordHook(Hook):
         run_record.finish(
             folder,
             test,
-            numbers(metrics),
+            numbers(metrics, only_finite=False),
             images,
             self.options,
             is_last,
@@ -271,10 +279,11 @@ class RecordHook(Hook):
         run_record.point(runner.work_dir, run, **numbers({**means, **named}))
 
 
-def numbers(values: dict | None) -> dict[str, float]:
-    """Return the finite numbers of a dict, as floats of 6 decimals."""
+def numbers(values: dict | None, only_finite: bool = True) -> dict[str, float]:
+    """Return the numbers of a dict, by default the finite ones, as floats of 6 decimals."""
     floats = ((k, _measured(k, float(v))) for k, v in (values or {}).items() if _is_number(v))
-    return {name: round(value, 6) for name, value in floats if math.isfinite(value)}
+    kept = ((k, v) for k, v in floats if math.isfinite(v) or not only_finite)
+    return {name: round(value, 6) for name, value in kept}
 
 
 def _measured(name: str, value: float) -> float:

@@ -7,12 +7,16 @@ import runpy
 import shlex
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from PIL import Image
+from tqdm import tqdm
 
 pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
@@ -28,7 +32,7 @@ from ilm_plugins.experiments.compare import runs, speed, start
 from ilm_plugins.experiments.compare.plan import Plan
 from ilm_plugins.frameworks import open_config, run_record
 from ilm_plugins.frameworks.variants import variants
-from runs import LAZY, SHAPES, SMALL, train_until_killed, write_mmengine_config
+from runs import LAZY, SHAPES, SMALL, assert_gone, train_until_killed, write_mmengine_config
 from swaps import randomized
 
 #: A norm that fits the small segmenter, and the baseline.
@@ -513,6 +517,66 @@ def test_a_further_test_keeps_its_own_test_set(config):
 def test_unsafe_is_passed_on(config, capsys):
     assert compare(config, GN, "--unsafe", "--dry-run") == 0
     assert " --unsafe " in capsys.readouterr().out
+
+
+#: Trains as compare does, until it is killed.
+TRAIN = """
+import sys
+from pathlib import Path
+from ilm_plugins.cli import exit_on_sigterm
+from ilm_plugins.experiments.compare import runs
+
+exit_on_sigterm()
+for _ in runs.call(sys.argv[1:], Path("run")):
+    pass
+"""
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_a_killed_comparison_ends_its_training(config, ending):
+    plan = Plan(config, [GN], [0], Path("out"), overrides=["train_cfg.max_iters=100000"])
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAIN, *plan.training(GN, 0)], stderr=subprocess.DEVNULL
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while not (found := children.read_text().split()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(ending)
+    process.wait()
+    assert_gone(found)
+
+
+def test_ctrl_c_tells_how_to_continue(config, monkeypatch, capsys):
+    def interrupt(plan):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "run_all", interrupt)
+    assert compare(config, GN) == 130
+    assert (
+        capsys.readouterr().err.splitlines()[-1].endswith(": stopped; the same command continues")
+    )
+
+
+def test_an_unknown_metric_ends_a_comparison_after_its_first_test(compared, started, capsys):
+    """The config does not tell the names of the metrics of a class of its own."""
+    started.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Plan, "check_metric", lambda plan: None)
+        assert compare(compared, GN, "SN", "--metric", "mine", *TEST) == 2
+    assert "--metric 'mine': the runs have aAcc, mIoU, mAcc" in capsys.readouterr().err
+    assert not started
+
+
+def test_the_bar_says_that_a_run_evaluates(config, tmp_path, monkeypatch):
+    plan, shown = Plan(config, [GN], [0], tmp_path), []
+    records = [{"run": 2, "planned": 4}, {"run": 2, "planned": 4, "evaluates": True}]
+    monkeypatch.setattr(runs, "call", lambda words, folder: records)
+    with tqdm(total=1, disable=False) as bar:
+        bar.set_description_str = lambda text: shown.append((text, bar.n))
+        runs.train(plan, GN, 0, bar)
+    assert [text for text, _ in shown] == [f"{GN}, seed 0: ", f"{GN}, seed 0, evaluates: "]
 
 
 def test_a_run_without_its_checkpoint_is_a_row(compared, tmp_path):
