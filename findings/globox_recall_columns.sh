@@ -4,7 +4,7 @@
 # `COCOEvaluator.save_csv`, `show_summary` and `globox evaluate` list each class with AP, AP by size,
 # AR 1, AR 10, AR 100 and AR by size. Expected: those columns are the class's recall, as the methods give
 # it. Seen: the three AR columns hold AP for that number of detections. A detector that finds every object,
-# with false alarms ahead of them, then reads as one that misses half; and "AR 100" always equals "AP".
+# with false positives of higher scores, then reads as one that misses half; and "AR 100" always equals "AP".
 # The row of totals in `show_summary` and the columns AR S, AR M and AR L are right.
 #
 # Read the recall of a class from `evaluator.ndets_100_evaluation()[label]["ar"]`.
@@ -24,7 +24,7 @@ def box(left, confidence=None):
     return BoundingBox(label="cat", xmin=left, ymin=0, xmax=left + 50, ymax=50, confidence=confidence)
 
 
-# One cat, found exactly, behind one false alarm of a higher score.
+# One cat, found exactly, behind one false positive of a higher score.
 evaluator = COCOEvaluator(
     ground_truths=AnnotationSet([Annotation("image", (640, 480), [box(0)])]),
     predictions=AnnotationSet([Annotation("image", (640, 480), [box(300, 0.9), box(0, 0.8)])]),
