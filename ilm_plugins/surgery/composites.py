@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from .sources import WITH_ACTIVATION
+from .sources import GENERAL_BN, WITH_ACTIVATION
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,29 @@ def join_activation(norm: Any, after: Iterable[nn.Module]) -> nn.Module | None:
         new = classes.BatchNormAct2d(channels, eps, norm.momentum, apply_act=False)
     else:
         new = classes.GroupNormAct(channels, norm.num_groups, eps, apply_act=False)
-    new._parameters, new._buffers = norm._parameters, norm._buffers
     *drop, new.act = after
     if drop:
         (new.drop,) = drop
+    return _with_tensors(new, norm)
+
+
+def as_replaced(norm: Any, path: str) -> nn.Module:
+    """Return a plain norm as the framework's class that a layer had replaced; else the norm.
+
+    Args:
+        path: module and name of the class, "" if unknown.
+    """
+    module, _, name = path.rpartition(".")
+    if module == WITH_ACTIVATION:  # of a norm without an activation
+        return join_activation(norm, [nn.Identity()]) or norm
+    if path == GENERAL_BN and module in sys.modules and isinstance(norm, _BatchNorm):
+        general = getattr(sys.modules[module], name)
+        return _with_tensors(general(norm.num_features, norm.eps, norm.momentum), norm)
+    return norm
+
+
+def _with_tensors(new: Any, norm: nn.Module) -> nn.Module:
+    """Give a norm the tensors and the mode of another one."""
+    new._parameters, new._buffers = norm._parameters, norm._buffers
     new.training = norm.training
     return new

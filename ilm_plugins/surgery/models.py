@@ -20,7 +20,7 @@ from ..layers.mixture import MixtureNorm
 from ..layers.options import check_choice
 from . import norms
 from .common import Match, Report, check_absent, matches, report_of_match, source_norm
-from .composites import PYRAMIDS, join_activation, modules_after, parts_of
+from .composites import PYRAMIDS, as_replaced, join_activation, modules_after, parts_of
 from .rules import (
     LAYOUTS,
     NotConvertible,
@@ -34,7 +34,7 @@ from .rules import (
     remark,
     remark_on_values,
 )
-from .sources import Source, is_frozen_bn, source_of
+from .sources import Source, is_frozen_bn, path_of, source_of
 
 _COMPUTED = (
     "its tensors are computed, by pruning or a parametrization: first call "
@@ -126,8 +126,8 @@ def revert(model: nn.Module, *, match: Match = None, dims: int = 2) -> tuple[nn.
     """Replace a model's layers from this package, in place, by plain norms that compute the same.
 
     A layer that computes anything else than a plain norm stays, with the reason in the report. The
-    levels of detectron2's RetinaNet, and timm's norms with an activation, get the classes and names
-    of detectron2 and timm. If an error is raised, the model is as it was.
+    levels of detectron2's RetinaNet, timm's norms, and MMEngine's BatchNorm of any dimensions get
+    the classes and names of their framework. If an error is raised, the model is as it was.
 
     Args:
         model, match: see :func:`convert`.
@@ -413,6 +413,8 @@ def _layer_for(
         refuse(value not in (None, given), f"{name}={value!r}, where the layer has {given!r}")
     _take_tensors(old, new, state)
     if not (after := modules_after(old)):
+        # A name, because pickles and compilers may not know a class.
+        vars(new)["replaced"] = path_of(type(old)) if source else getattr(old, "replaced", "")
         return new
     joined = NormWithActivation(new, *after)
     joined.training = old.training
@@ -448,7 +450,7 @@ def _plain_for(old: Any, like: dict, dims: int) -> nn.Module:
         groups = 1 if chosen == "LN" else old.num_groups
         new = nn.GroupNorm(groups, c, old.eps, **like)
     _take_tensors(old, new, state)
-    return new
+    return as_replaced(new, getattr(old, "replaced", ""))
 
 
 def _take_tensors(old: nn.Module, new: nn.Module, state: State) -> None:

@@ -19,6 +19,8 @@ from ..layers.mixture import MixtureNorm
 UNTOLD = "GN or IN"
 #: Module of timm's classes, whose ``drop`` and ``act`` run after the norm.
 WITH_ACTIVATION = "timm.layers.norm_act"
+#: MMEngine's BatchNorm of maps of any number of dimensions.
+GENERAL_BN = "mmengine.model.utils._BatchNormXd"
 #: Packages whose classes named FrozenBatchNorm2d, DetrFrozenBatchNorm2d and the like compute
 #: BatchNorm from buffers, with an eps of 1e-5 if they have none.
 WITH_FROZEN_BN = {"detectron2", "timm", "torchvision", "transformers"}
@@ -141,7 +143,7 @@ SOURCES = {
             exact=frozenset(
                 {
                     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
-                    "mmengine.model.utils._BatchNormXd",
+                    GENERAL_BN,
                     "mmengine.utils.dl_utils.parrots_wrapper.SyncBatchNorm",
                     f"{WITH_ACTIVATION}.BatchNormAct2d",
                     f"{WITH_ACTIVATION}.SyncBatchNormAct",

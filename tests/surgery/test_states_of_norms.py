@@ -319,7 +319,14 @@ class TestTimmsNorms:
     def test_the_modules_come_back(self, make, to, options):
         plain = blocks(make, **options)
         model, _ = surgery.revert(surgery.convert(copy.deepcopy(plain), to)[0])
-        assert [type(norm) for norm in model[:2]] == [type(norm) for norm in plain[:2]]
+        assert [type(norm) for norm in model] == [type(norm) for norm in plain]
+
+    def test_a_copy_comes_back_from_a_file(self, make, to, options, tmp_path):
+        plain = blocks(make, **options)
+        layers, _ = surgery.convert(copy.deepcopy(plain), to)
+        torch.save(copy.deepcopy(layers), tmp_path / "layers.pt")
+        model, _ = surgery.revert(torch.load(tmp_path / "layers.pt", weights_only=False))
+        assert [type(norm) for norm in model] == [type(norm) for norm in plain]
 
     def test_a_state_dict_of_layers_fits_a_model_of_timm(self, make, to, options):
         plain = blocks(make, **options)
@@ -328,3 +335,22 @@ class TestTimmsNorms:
         assert [*report.converted] == ["0", "1", "2"]
         names = [name for name in plain.state_dict() if ".act." not in name]
         assert_close([state[name] for name in names], [plain.state_dict()[n] for n in names], 16)
+
+
+def test_mmengines_batchnorm_of_any_dimensions_comes_back():
+    utils = pytest.importorskip("mmengine.model.utils", reason="needs mmengine")
+    plain = utils.revert_sync_batchnorm(nn.Sequential(nn.SyncBatchNorm(C)))
+    plain, x = randomized(plain).double().eval(), double(2, C, 5)
+    model, _ = surgery.revert(surgery.convert(copy.deepcopy(plain), "EN")[0])
+    assert type(model[0]) is type(plain[0])
+    assert_close(model(x), plain(x), EQUAL)
+
+
+def test_a_plain_norm_comes_back_from_a_layer_that_became_another():
+    norm_act = pytest.importorskip("timm.layers.norm_act", reason="needs timm")
+    layer, _ = surgery.convert(norm_act.BatchNormAct2d(C, apply_act=False), "SN")
+    layer, _ = surgery.convert(layer, "SSN")
+    for name in ("mean_fixed", "var_fixed"):
+        getattr(layer, name)[:] = torch.tensor([0, 0, 1])
+    plain, _ = surgery.revert(layer)
+    assert type(plain) is norm_act.BatchNormAct2d
