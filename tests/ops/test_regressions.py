@@ -87,6 +87,19 @@ def test_a_single_value_standardized_by_itself_leaves_beta_alone(shape, backend)
 
 
 @every_backend
+@pytest.mark.parametrize("name", ["EN", "SN"])
+def test_equal_channels_have_the_gradients_of_exact_means(name, backend):
+    """A rounded mean of them is off by what 1 / sqrt(eps) makes large: an error of some percent."""
+    torch.manual_seed(0)
+    layer = NORMS[name](256)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, 0, 0.5)
+    x, dy = torch.full((1, 256, 7, 7), 1000.1), floats(1, 256, 7, 7)
+    exact = results(copy.deepcopy(layer).double(), x.double(), dy.double(), "reference")[1]
+    assert_close(results(layer, x, dy, backend)[1], exact, 2**16)
+
+
+@every_backend
 @pytest.mark.parametrize("name, options", [("ILMIN", {}), ("AssocNorm", {"num_groups": 64})])
 def test_gradients_of_a_single_value_do_not_cancel(name, options, backend):
     """Two gradients of the value, by the mean and by itself, are 1 / sqrt(eps) times as large."""

@@ -123,16 +123,25 @@ void pool(const Real *mean, const Real *var, int64_t fine, int64_t coarse, Real 
     }
     fold(mean, fine, coarse, pooled_mean);
     for (int64_t g = 0; g < coarse; g++) {
-        Real center = pooled_mean[g] /= Real(size);
-        for (int64_t i = g * size; i < (g + 1) * size; i++)
-            off[i] = mean[i] - center;
-        typename V::Vector sums = {};
+        // A mean is rounded: what it leaves is most of the deviation of equal, large values.
+        Real center = pooled_mean[g] / Real(size), rest;
         int64_t i = g * size, end = i + size;
-        for (; i + V::lanes <= end; i += V::lanes)
-            sums += V::load(var + i) + V::load(off + i) * V::load(off + i);
+        for (int64_t j = i; j < end; j++)
+            off[j] = mean[j] - center;
+        fold(off + i, size, 1, &rest);
+        rest /= Real(size);
+        pooled_mean[g] = center + rest;
+        typename V::Vector sums = {};
+        for (; i + V::lanes <= end; i += V::lanes) {
+            typename V::Vector from_mean = V::load(off + i) - rest;
+            V::store(off + i, from_mean);
+            sums += V::load(var + i) + from_mean * from_mean;
+        }
         Real sum = V::total(sums);
-        for (; i < end; i++)
+        for (; i < end; i++) {
+            off[i] -= rest;
             sum += var[i] + off[i] * off[i];
+        }
         pooled_var[g] = sum / Real(size);
     }
 }
