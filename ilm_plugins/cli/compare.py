@@ -5,7 +5,7 @@ import json
 import multiprocessing
 import os
 import shlex
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -29,7 +29,7 @@ from ..frameworks.parent import end_with_parent
 from ..frameworks.processes import available_gpus
 from ..frameworks.variants import AS_IS
 from ..layers.registry import norm_key
-from ..surgery.norms import class_of, may_be_norm, named_norms
+from ..surgery.norms import count_norms
 from . import exit_on_sigterm
 
 if TYPE_CHECKING:
@@ -87,9 +87,10 @@ def run(args: argparse.Namespace) -> int:
     make_folder(plan.output)
     state = None
     if plan.weights is not None:
-        from ..experiments.compare.start import read_weights
+        from ..experiments.compare.start import check_fits, read_weights
 
         state = read_weights(plan.weights)
+        check_fits(plan, state)
     plan.check_settings()
     with lock(plan.output):
         has_result = compare(plan, models, state, shown(["compare", *args.argv]))
@@ -115,10 +116,8 @@ def build_models(plan: Plan) -> dict[str, Model]:
                 check_own_model(plan, error)
             errors.append(f"{norm}: {error}")
         else:
-            classes = Counter(class_of(module) for _, module in named_norms(model, may_be_norm))
-            of_each = ", ".join(f"{count} {name}" for name, count in classes.most_common())
             count = sum(parameter.numel() for parameter in model.parameters())
-            models[norm] = Model(count, of_each or "none")
+            models[norm] = Model(count, count_norms(model))
             kinds[norm] = [type(module) for module in model.modules()]
             if twin := find_twin(norm, kinds):
                 errors.append(f"{norm}: the same model as with {twin}")

@@ -89,5 +89,8 @@ def last_checkpoint(folder: Path) -> Path:
     """
     named = folder / "last_checkpoint"
     if not named.is_file():
-        raise UserError(f"{named} does not exist; remove the folder to train the run again")
+        raise UserError(
+            f"{named} does not exist; have the training save a checkpoint at its end (as "
+            "CheckpointHook's save_last does), and remove the folder to train the run again"
+        )
     return folder / Path(named.read_text(encoding="utf-8").strip()).name

@@ -1,6 +1,7 @@
 """Recognize norms: which plain norm, or which layer of this package, a module is."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from torch import nn
@@ -83,6 +84,16 @@ def named_norms(
     for name, module in model.named_modules(remove_duplicate=False):
         if module not in within and among(parts_of(module).norms[0]):
             yield name, module
+
+
+def count_norms(model: nn.Module) -> str:
+    """Return the number of norms of each class, and behind layers of NORMS, of the plain ones."""
+    norms = [module for _, module in named_norms(model, may_be_norm)]
+    text = ", ".join(f"{n} {name}" for name, n in Counter(map(class_of, norms)).most_common())
+    plain = sum(not is_adaptive(type(parts_of(norm).norms[0])) for norm in norms)
+    if plain < len(norms):
+        text += f" ({len(norms) - plain} adaptive, {plain} plain norms left)"
+    return text or "none"
 
 
 def class_of(norm: nn.Module) -> str:

@@ -21,12 +21,28 @@ from .plan import Plan
 BATCHES = 32
 #: A norm's outputs whose largest difference, over the largest, is at most this are the same.
 SAME = 1e-4
+#: A file of which a smaller part fits is of another model.
+LEAST = 0.1
+#: The end of the name of BatchNorm's counter, whose shape fits any model.
+COUNTER = "num_batches_tracked"
 
 
 def read_weights(path: Path) -> Mapping[str, Any]:
     """Return the state dict of the file of --weights."""
     _, state = checkpoints.find_state(read_checkpoint(path), path)
     return state
+
+
+def check_fits(plan: Plan, state: Mapping[str, Any]) -> None:
+    """Raise UserError if hardly a tensor of the file of --weights fits the model."""
+    model = plan.open(plan.norms[0], "cpu").build_model()
+    fitted, _ = fit(state, model)
+    counts = [sum(not k.endswith(COUNTER) for k in tensors) for tensors in (fitted, state)]
+    if counts[0] < LEAST * min(counts[1], len([*model.parameters()])):
+        raise UserError(
+            f"--weights {plan.weights}: only {counts[0]} of its {counts[1]} tensors fit the model; "
+            "give a checkpoint of this model or of its backbone"
+        )
 
 
 def write_starts(plan: Plan, state: Mapping[str, Any]) -> dict[str, str]:

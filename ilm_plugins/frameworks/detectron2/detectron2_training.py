@@ -19,6 +19,7 @@ from torch import distributed, nn
 
 from ... import checkpoints
 from ...errors import UserError
+from ...surgery.norms import count_norms
 from .. import run_record
 from ..folders import is_last_checkpoint, make_folder
 from ..framework_config import OpenConfig
@@ -209,6 +210,9 @@ class RecordHook(engine.HookBase):
             self.seed = OmegaConf.select(cfg, "train.seed")
 
     def before_train(self) -> None:
+        if comm.is_main_process():
+            norms = count_norms(self.trainer.evaluation.model)
+            logging.getLogger("detectron2").info(f"norms of the model: {norms}")
         self.period = max(1, self.trainer.max_iter // run_record.POINTS)
         run_record.start(
             self.folder,

@@ -4,12 +4,13 @@ import math
 import re
 from contextlib import nullcontext
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -17,6 +18,7 @@ from torch import Tensor, distributed, nn
 
 from ... import checkpoints
 from ...errors import UserError
+from ...surgery.norms import count_norms
 from .. import run_record
 from ..folders import is_last_checkpoint, make_folder
 from ..framework_config import OpenConfig
@@ -203,6 +205,7 @@ class RecordHook(Hook):
         self.test_settings = test_settings
 
     def before_train(self, runner) -> None:
+        runner.logger.info(f"norms of the model: {count_norms(runner.model)}")
         loop, loader = runner.train_loop, runner.train_dataloader
         self.by_epoch = isinstance(loop, EpochBasedTrainLoop)
         planned = loop.max_epochs if self.by_epoch else loop.max_iters
@@ -240,6 +243,7 @@ class RecordHook(Hook):
         if run_record.is_rank_zero() and run_record.read(runner.work_dir)["run"] < reached:
             self.point(runner, reached)
         if getattr(runner.train_loop, "stop_training", False):  # as EarlyStoppingHook sets it
+            save_last(runner)
             run_record.stopped_early(runner.work_dir)
 
     def before_val(self, runner) -> None:
@@ -277,6 +281,18 @@ class RecordHook(Hook):
         # A metric may have the name of a loss.
         named = {f"val/{k}" if k in means else k: v for k, v in (metrics or {}).items()}
         run_record.point(runner.work_dir, run, **numbers({**means, **named}))
+
+
+def save_last(runner: Runner) -> None:
+    """Save the checkpoint of a training that stopped early, as at its planned end."""
+    for hook in runner.hooks:
+        if not isinstance(hook, CheckpointHook) or not hook.save_last:
+            continue
+        meta = {"epoch": runner.epoch, "iter": runner.iter}
+        step = meta["epoch" if hook.by_epoch else "iter"]
+        saved = Path(hook.last_ckpt or "").name
+        if saved != hook.filename_tmpl.format(step):
+            hook._save_checkpoint_with_step(runner, step, meta=meta)
 
 
 def numbers(values: dict | None, only_finite: bool = True) -> dict[str, float]:

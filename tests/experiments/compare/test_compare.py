@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import runpy
 import shlex
 import shutil
@@ -114,6 +113,7 @@ def compared(datasets, started, patched, tmp_path_factory):
 
 
 TEST = "--test", "dusk", "dusk.py"
+FOLDERS = "GN-num_groups=4", "EN-reduction=8"
 
 
 def test_each_norm_has_a_result(compared):
@@ -331,11 +331,24 @@ def test_the_norms_of_each_model_are_counted(config, capsys):
     """Norms that the comparison does not replace are counted, too."""
     compare(config, GN, EN, "--at", "model.decode_head.norm_cfg", "--dry-run")
     printed = capsys.readouterr().out
-    kinds = dict(re.findall(r"^  (\S+): (\d+ \w+, \d+ \w+)$", printed, re.MULTILINE))
-    assert {norm.partition("(")[0]: re.sub(r"\d+ ", "", k) for norm, k in kinds.items()} == {
-        "GN": "ILMGroupNorm, GroupNorm",
-        "EN": "ILMGroupNorm, ExemplarNorm",
-    }
+    assert f"  {GN}: 20 ILMGroupNorm, 1 GroupNorm (20 adaptive, 1 plain norms left)" in printed
+    assert f"  {EN}: 20 ILMGroupNorm, 1 ExemplarNorm (21 adaptive, 0 plain norms left)" in printed
+
+
+def test_a_training_tells_the_plain_norms_that_are_left(compared):
+    logs = {norm: Path("out", norm, "seed0.log").read_text() for norm in FOLDERS}
+    assert "norms of the model: 21 GroupNorm\n" in logs[FOLDERS[0]]
+    words = "norms of the model: 21 ExemplarNorm (21 adaptive, 0 plain norms left)\n"
+    assert words in logs[FOLDERS[1]]
+
+
+def test_weights_of_another_model_begin_no_comparison(config, capsys):
+    other = {f"backbone.conv1.{i}.weight": torch.ones(2) for i in range(20)}
+    own = open_config(config).build_model().state_dict()
+    torch.save(other | dict([*own.items()][:1]), "other.pth")
+    assert compare(config, GN, "--weights", "other.pth") == 2
+    assert "other.pth: only 1 of its 21 tensors fit the model; give" in capsys.readouterr().err
+    assert not Path("out/compare.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from close import assert_close
 from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import read
 from ilm_plugins.frameworks import run_record
+from ilm_plugins.frameworks.folders import last_checkpoint
 from ilm_plugins.frameworks.lock import lock
 from ilm_plugins.frameworks.openmmlab.openmmlab_checkpoints import (
     AtomicFiles,
@@ -205,7 +206,7 @@ def test_a_run_whose_last_checkpoint_cannot_be_written_is_not_complete(
     assert run_record.read(tmp_path)["run"] < 2
 
 
-def test_a_training_that_stops_early_says_so(config, tmp_path):
+def test_a_training_that_stops_early_says_so_and_has_a_checkpoint(config, tmp_path):
     class Stop(Hook):
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             runner.train_loop.stop_training = True
@@ -216,6 +217,9 @@ def test_a_training_that_stops_early_says_so(config, tmp_path):
     assert main(command(path, out=tmp_path / "out")) == 0
     found = run_record.read(tmp_path / "out")
     assert (found["run"], found["stopped early"]) == (1, True)
+    # The hook's interval is 2.
+    assert last_checkpoint(tmp_path / "out") == tmp_path / "out" / "iter_1.pth"
+    assert (tmp_path / "out" / "iter_1.pth").is_file()
 
 
 def test_a_batch_sampler_that_tells_no_batch_size_trains(config, tmp_path):
