@@ -409,6 +409,17 @@ def test_a_compiled_layer_has_the_gradient_of_its_only_trained_parameter(name, m
     assert_equal(*found)
 
 
+@runs
+@pytest.mark.parametrize("name", ["EN", "SN"])
+@pytest.mark.parametrize("channels", [96, 256])
+def test_equal_channels_have_the_gradients_of_exact_means(name, channels):
+    """A rounded mean of them is off by what 1 / sqrt(eps) makes large: an error of some percent."""
+    layer, x = build(name, channels), torch.full((1, channels, 7, 7), 1000.1, device=DEVICE)
+    dy = make_map(*x.shape)
+    exact = results(copy.deepcopy(layer).double(), x.double(), dy.double(), "reference")[1]
+    assert_close(results(layer, x, dy, "triton")[1], exact, 64, exact.abs().max().item())
+
+
 # ---- the network alone, in models compiled for CUDA
 
 

@@ -81,6 +81,10 @@ def coarsen(mean, var, COUNT: tl.constexpr, GROUPS: tl.constexpr):
     else:
         pooled = divide(fold(mean, COUNT, GROUPS), COUNT // GROUPS)
         offset = mean - spread(pooled, GROUPS, COUNT)
+        # A mean is rounded: what it leaves is most of the deviation of equal, large values.
+        rest = divide(fold(offset, COUNT, GROUPS), COUNT // GROUPS)
+        pooled += rest
+        offset -= spread(rest, GROUPS, COUNT)
         return pooled, divide(fold(var + offset * offset, COUNT, GROUPS), COUNT // GROUPS)
 
 
