@@ -78,7 +78,6 @@ def as_graph(run: Run) -> Run:
     with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
         run()
 
-
     def replay() -> None:
         assert run  # a graph has only the addresses of what it reads: the model must live as long
         graph.replay()

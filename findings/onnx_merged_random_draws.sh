@@ -8,7 +8,7 @@
 # optimization. Dropout in training mode is merged too, and OnnxSlim removes it altogether, even with a
 # seed. Then all samples are equal: the spread is exactly 0, and the model looks certain of everything.
 #
-# Give each node its own `seed` (each new session then repeats its draws), keep OnnxSlim away from a model
+# Give each node its own `seed` (each new session then repeats its draws), do not run OnnxSlim on a model
 # with Dropout, and check that the spread is not 0. Fails if the behaviour has changed.
 set -euo pipefail
 folder=$(mktemp -d)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# onnxoptimizer 0.4.2: a zero padding before a max pool is no longer of zeros.
+# onnxoptimizer 0.4.2: zero padding before a max pool no longer counts as zeros.
 #
 # Some backbones pad with zeros and pool afterwards (`F.pad` and `MaxPool2d`, "same" padding from
 # TensorFlow). Expected: `onnxoptimizer.optimize`, with its own list of passes, keeps a model's outputs.

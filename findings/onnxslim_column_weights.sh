@@ -2,7 +2,7 @@
 # OnnxSlim 0.1.98: weights of a map's columns become weights of its channels.
 #
 # A convolution's output is multiplied by a constant, one weight for each column: a window, a prior of
-# the position, a correction of the lens. Expected: `onnxslim.slim` keeps the outputs of a valid model.
+# the position, a lens correction. Expected: `onnxslim.slim` keeps the outputs of a valid model.
 # Seen: if the map is as wide as it has channels, the constant is multiplied into the convolution's
 # weights, so that it scales channels instead of columns. Weights of rows, of shape (H, 1), are lost in
 # the same way if H is the number of channels. No message: only the numbers are wrong.

@@ -2,11 +2,12 @@
 # OpenCV 4.11 and pycocotools 2.0.11: one polygon, two masks.
 #
 # Masks become COCO polygons with `cv2.findContours` in many conversion scripts (and in supervision's
-# `as_coco`). Expected: pycocotools gets the same mask out of them. Seen: OpenCV's corners are the outermost
+# `as_coco`). Expected: pycocotools decodes the same mask from them. Seen: OpenCV's corners are the outermost
 # pixels, COCO's are points between pixels; so the mask loses its last row and column, and an object of
 # 4 x 4 pixels is 3 x 3 for training and evaluation: a perfect prediction has an IoU of .56, at 8 x 8
-# pixels one of .77, below the upper four of COCO's thresholds. `cv2.fillPoly`, the way back, adds a row and a column to polygons that
-# follow COCO's rule; the two calls of OpenCV agree, so that a check of the script by itself finds nothing.
+# pixels one of .77, below the upper four of COCO's thresholds. `cv2.fillPoly`, the way back, adds a row
+# and a column to polygons that follow COCO's rule. The two functions of OpenCV agree with each other, so
+# a round trip by OpenCV shows no error.
 #
 # Encode masks with `pycocotools.mask.encode`, and draw COCO's polygons with `frPyObjects` and `decode`.
 # Fails if the behaviour has changed.

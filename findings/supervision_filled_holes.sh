@@ -3,8 +3,8 @@
 #
 # An object with a hole (a ring, a window frame, a tyre) is stored in COCO's format
 # as a run-length code, with `iscrowd` 0. Expected: `DetectionDataset.from_coco` and `as_coco`, to split or
-# merge a dataset, keep the mask. Seen: it is loaded with its hole; but saved as polygons, the outline of
-# the hole as one more polygon of the object, and COCO's format takes all polygons of an object together.
+# merge a dataset, keep the mask. Seen: it is loaded with its hole, but saved as polygons: the outline
+# of the hole is one more polygon of the object, and COCO's format unites all polygons of an object.
 # So the hole is filled wherever the file is read, by supervision too, while `area` still says otherwise.
 # An object whose annotation has no `iscrowd` suffers the same, because the loader sets it to 0.
 #

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# torch 2.11.0: where an operator of one's own stands decides what torch.compile keeps for backward.
+# torch 2.11.0: the position of a custom operator decides what torch.compile keeps for backward.
 #
-# The compiler repeats cheap operations in the backward pass rather than keep their results. Expected:
+# The compiler recomputes cheap operations in the backward pass rather than keep their results. Expected:
 # it makes no difference whether a subtraction that does not need the operator's result is written
 # before or after the call of the operator. Seen: written after the call, the float32 difference is
 # kept; written before, only the bfloat16 input, half of the bytes. In a network with a gate or a norm

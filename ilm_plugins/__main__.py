@@ -26,7 +26,7 @@ COMMANDS = {
 }
 
 
-#: Command -> how to go on after Ctrl-C.
+#: Command -> how to continue after Ctrl-C.
 CONTINUING = {
     "train": "the same command with --resume continues from the last checkpoint",
     "compare": "the same command continues",

@@ -69,11 +69,12 @@ def missing(what: str, package: str | ImportError, extra: str | None = None) -> 
 
 
 def broken_import(what: str, error: ImportError) -> UserError:
-    """Return the error of a config or model whose code imports what cannot be imported."""
+    """Return the error of a config or model with an import that fails."""
     first: BaseException = error
     while isinstance(before := first.__cause__ or first.__context__, ImportError):
-        first = before  # frameworks raise another one for it
-    return UserError(f"{what}: {type(first).__name__}: {one_line(first)}; mend this import")
+        first = before  # frameworks raise another error from it
+    reason = f"{type(first).__name__}: {one_line(first)}"
+    return UserError(f"{what}: {reason}; install the package, or correct the import")
 
 
 def one_line(error: object) -> str:

@@ -4,7 +4,7 @@ Run it as: python tools/train_pix2pix_as_graph.py CONFIG... --data FOLDER --outp
 
 Each config trains by its own ``train_step``, on the same images in the same order; pairs are read
 once, and cropped on the device. Configs are branches of the graph, so that their small kernels
-overlap. A rate is constant for half of the epochs, then linear to 0, as in the configs.
+overlap. The learning rate is constant for half of the epochs, then linear to 0, as in the configs.
 OUTPUT/NAME/result.json has a config's losses and metrics, OUTPUT/NAME/test the first test images:
 input, output and target. On the CPU the steps run without a graph.
 """

@@ -74,7 +74,7 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
 
 
 def _read_shards(path: Path, unsafe: bool) -> dict[str, Any]:
-    """Return the tensors of all shards that an index names, each tensor of its shard there."""
+    """Return the tensors of all shards of an index, each from the shard that the index names."""
     weight_map = read_index(path).weight_map
     state: dict[str, Any] = {}
     for shard in dict.fromkeys(weight_map.values()):

@@ -138,7 +138,7 @@ def build_model(plan: Plan, norm: str) -> tuple["nn.Module | None", str]:
         if error.name == OPERATORS:
             raise
         raise broken_import(plan.config, error) from error
-    # A norm that does not fit, or is unknown to the framework; other errors are no news of it.
+    # A norm that does not fit, or is unknown to the framework; other errors have other causes.
     except (UserError, ValueError, TypeError, KeyError, AssertionError) as error:
         return None, f"{type(error).__name__}: {one_line(error)}"
 

@@ -137,7 +137,7 @@ def check_output(source: Path, target: Path, overwrite: bool) -> None:
         raise UserError(f"OUTPUT {str(target)!r} is INPUT; give another file")
     if exists and is_index(target):
         raise UserError(
-            f"OUTPUT {str(target)!r} exists, and an index is never replaced; give another"
+            f"OUTPUT {str(target)!r} exists, and an index is never replaced; give another name"
         )
     if exists and not overwrite:
         raise UserError(f"OUTPUT {str(target)!r} exists; add --overwrite to replace it")
@@ -151,7 +151,7 @@ def check_output(source: Path, target: Path, overwrite: bool) -> None:
 
 
 def check_whole(source: Path, state: Mapping[str, Any]) -> None:
-    """Raise UserError if a file is a shard, and a norm of it has tensors in other shards."""
+    """Raise UserError if a file is a shard whose norms have tensors in other shards."""
     whole = names_around(source)
     if whole is None:
         return

@@ -26,10 +26,10 @@ def parameter_groups(
     Args:
         model: any module. Norms are found by their class: this package's, registered ones, and
             BatchNorm, InstanceNorm, GroupNorm, LayerNorm and RMSNorm of torch with subclasses.
-        weight_decay: of all parameters without a decay of their own.
-        norm_weight_decay: of the norms' own parameters.
-        bias_weight_decay: of all other biases and parameters of fewer than two dimensions, which
-            timm and transformers exclude from weight decay; None for ``weight_decay``.
+        weight_decay: the decay of all other parameters.
+        norm_weight_decay: the decay of the norms' own parameters.
+        bias_weight_decay: the decay of biases and of parameters with fewer than two dimensions
+            outside norms, which timm and transformers exclude; None means ``weight_decay``.
 
     Returns:
         Up to three dicts of "params" and "weight_decay", in the order of ``model.parameters()``

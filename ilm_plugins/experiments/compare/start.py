@@ -21,7 +21,7 @@ from .plan import Plan
 BATCHES = 32
 #: A norm's outputs whose largest difference, over the largest, is at most this are the same.
 SAME = 1e-4
-#: A file of which a smaller part fits is of another model.
+#: Least part of a file's tensors that must fit the model; below, the file is of another model.
 LEAST = 0.1
 #: The end of the name of BatchNorm's counter, whose shape fits any model.
 COUNTER = "num_batches_tracked"
@@ -34,7 +34,7 @@ def read_weights(path: Path) -> Mapping[str, Any]:
 
 
 def check_fits(plan: Plan, state: Mapping[str, Any]) -> None:
-    """Raise UserError if hardly a tensor of the file of --weights fits the model."""
+    """Raise UserError if hardly any tensor of the file of --weights fits the model."""
     model = plan.open(plan.norms[0], "cpu").build_model()
     fitted, _ = fit(state, model)
     counts = [sum(not k.endswith(COUNTER) for k in tensors) for tensors in (fitted, state)]
