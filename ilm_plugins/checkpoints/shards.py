@@ -70,11 +70,16 @@ def read_index(path: Path) -> Index:
         raise CheckpointError(f"checkpoint {str(path)!r} does not exist; give a file") from error
     except (OSError, ValueError, RecursionError) as error:
         reason = f"{type(error).__name__}: {str(error)[:120]}"
-        raise CheckpointError(f"index {str(path)!r} cannot be read ({reason})") from error
+        raise CheckpointError(
+            f"index {str(path)!r} cannot be read ({reason}); get the file again"
+        ) from error
     contents = contents if isinstance(contents, dict) else {}
     shards, metadata = contents.get("weight_map"), contents.get("metadata") or {}
     if not isinstance(shards, dict) or not shards or not isinstance(metadata, dict):
-        raise CheckpointError(f"index {str(path)!r} has no weight_map of tensors and their files")
+        raise CheckpointError(
+            f"index {str(path)!r} has no weight_map of tensors and their files; give the index of "
+            "a checkpoint in shards"
+        )
     for shard in shards.values():
         if not isinstance(shard, str) or Path(shard).name != shard or is_index(Path(shard)):
             raise CheckpointError(

@@ -139,14 +139,16 @@ def module_for(framework: str, name: str, config: str) -> ModuleType:
 
 
 def check_is_config(path: str) -> None:
-    """Raise UserError for a Python file that is no config, such as a script, before it runs."""
+    """Raise UserError, before it runs, for a Python file that is not a config, such as a script."""
     if Path(path).suffix != ".py":
         return
     code = Path(path).read_text(encoding="utf-8", errors="replace")
     try:
         symbols = symtable.symtable(code, path, "exec").get_symbols()
     except SyntaxError as error:
-        raise UserError(f"config file {path!r}: {error.msg} in line {error.lineno}") from error
+        raise UserError(
+            f"config file {path!r}: {error.msg} in line {error.lineno}; correct the file"
+        ) from error
     named = {one.get_name() for one in symbols if one.is_assigned() or one.is_imported()}
     of_framework = DETECTRON2.search(code) or MMENGINE.search(code)
     if not OTHER_FILES.search(code) and not named >= ({"model"} if of_framework else LAZY_CONFIG):
