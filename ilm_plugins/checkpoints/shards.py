@@ -81,7 +81,8 @@ def read_index(path: Path) -> Index:
             "a checkpoint in shards"
         )
     for shard in shards.values():
-        if not isinstance(shard, str) or Path(shard).name != shard or is_index(Path(shard)):
+        is_name = isinstance(shard, str) and shard and Path(shard).name == shard
+        if not is_name or is_index(Path(shard)):
             raise CheckpointError(
                 f"index {str(path)!r} names {shard!r}; its shards must be files beside it"
             )

@@ -1,6 +1,5 @@
 """Write files whole or not at all: after a failure or a kill the earlier file is still there."""
 
-import fcntl
 import os
 import pickle
 import re
@@ -16,6 +15,11 @@ from torch import Tensor
 
 from ..errors import UserError
 from .reading import format_of, safetensors
+
+try:
+    import fcntl
+except ImportError:  # on Windows, where the partial file of a killed process stays
+    fcntl = None  # type: ignore[assignment]
 
 #: Suffix of a file while it is being written, after its own name and the thread's number.
 PARTIAL = ".ilm_plugins-partial"
@@ -143,8 +147,9 @@ def _open_locked(partial: Path, mode: str, **options) -> IO:
     """Open and lock a file, again if another process removed it before the lock."""
     while True:
         file = partial.open(mode, **options)
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
         if partial.exists():
             return file
         file.close()
@@ -152,7 +157,7 @@ def _open_locked(partial: Path, mode: str, **options) -> IO:
 
 def _remove_stale(folder: Path, name: str) -> None:
     """Remove the temporary files of a name that no process writes to any more."""
-    for path in _partials(folder, re.escape(name)):
+    for path in _partials(folder, re.escape(name)) if fcntl is not None else ():
         with suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
@@ -161,6 +166,8 @@ def _remove_stale(folder: Path, name: str) -> None:
 def _sync(file: IO) -> None:
     file.flush()
     os.fsync(file.fileno())
+    if fcntl is None:
+        file.close()  # Windows renames no open file
 
 
 def remove_partial(folder: str | os.PathLike) -> None:

@@ -14,6 +14,26 @@ import fresh
 from ilm_plugins.checkpoints import PARTIAL, create, read, remove_partial, replacing, write
 from ilm_plugins.errors import UserError
 
+WITHOUT_FCNTL = """
+import os, sys
+sys.modules["fcntl"] = None
+import ilm_plugins.surgery
+from ilm_plugins import checkpoints
+replace = os.replace
+files = []
+checkpoints.writing._sync, sync = lambda f: (sync(f), files.append(f)), checkpoints.writing._sync
+os.replace = lambda *names: replace(*names) if files[-1].closed else sys.exit("still open")
+checkpoints.write({"a": 1}, "a.pth")
+checkpoints.create({checkpoints.writing.Path("b"): lambda file: file.write(b"b")})
+assert checkpoints.read("a.pth") == {"a": 1}
+"""
+
+
+def test_platforms_without_fcntl_write_files_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fresh.run([sys.executable, "-c", WITHOUT_FCNTL], check=True)
+    assert sorted(os.listdir()) == ["a.pth", "b"]
+
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors", ""])
 def test_what_was_written_last_is_read(tmp_path, suffix, monkeypatch):

@@ -203,6 +203,7 @@ def test_an_index_as_output_needs_one_as_input(plain, tmp_path, capsys):
         (b'{"weight_map": {}}', "has no weight_map"),
         (b'{"weight_map": ["a"]}', "has no weight_map"),
         (b'{"weight_map": {"a": 1}}', "names 1; its shards must be files beside it"),
+        (b'{"weight_map": {"a": ""}}', "names ''; its shards must be files beside it"),
         (b'{"weight_map": {"a": "../a.bin"}}', "its shards must be files beside it"),
         (b'{"weight_map": {"a": "/etc/a.bin"}}', "its shards must be files beside it"),
         (b'{"weight_map": {"a": "absent.bin"}}', "absent.bin' does not exist"),
