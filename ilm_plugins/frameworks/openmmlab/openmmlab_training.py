@@ -50,7 +50,7 @@ TTA_PACKING = {
 }
 #: Metrics of pycocotools, which are -1 where nothing was measured: no objects of a size, or an AP
 #: by 100 detections that the evaluator's ``proposal_nums`` lacks.
-OF_COCO = re.compile(r"_mAP|(^|/)AR@")
+OF_COCO = re.compile(r"_mAP|(^|[/_])AR(_[sml])?@")
 #: What to do about a loss that is NaN.
 SLOWER = "try a smaller learning rate"
 

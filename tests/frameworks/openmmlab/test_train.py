@@ -268,6 +268,7 @@ def test_an_ap_that_pycocotools_could_not_measure_is_no_number():
     given = dict(zip((f"coco/bbox_{name}" for name in names), test.stats, strict=False))
     assert given["coco/bbox_mAP"] == -1
     assert numbers({**given, "loss": -1}) == {"coco/bbox_mAP_50": 1, "loss": -1}
+    assert not numbers({"coco/AR_s@1000": -1.0, "coco/bbox_AR@100": -1.0})
 
 
 def test_a_metric_of_several_numbers_is_left_out():
