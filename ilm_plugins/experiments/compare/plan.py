@@ -176,8 +176,11 @@ class Plan:
         names = self.variants.opened.metric_names()
         if self.metric is None or names is None:
             return
-        wanted = self.metric.rpartition("/")[2]
-        if not any(fnmatchcase(wanted, name.rpartition("/")[2]) for name in names):
+        endings = names
+        # MMEngine's prefixes are free, detectron2's are tasks.
+        if "/" not in self.metric or self.variants.opened.framework != "detectron2":
+            endings = [name.rpartition("/")[2] for name in names]
+        if not any(fnmatchcase(f"/{self.metric}", f"*/{ending}") for ending in endings):
             raise UserError(f"--metric {self.metric!r}: the test has {', '.join(names)}; give one")
 
     def check_settings(self) -> None:

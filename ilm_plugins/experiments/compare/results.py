@@ -128,9 +128,10 @@ def main_metric(values: Iterable[Value], wanted: str | None, best: str | None = 
         if metric in names:
             return metric
         # A name may have another prefix in a config or a command than in a record, or none.
-        for name in names:
-            if metric.rpartition("/")[2] == name.rpartition("/")[2]:
-                return name
+        for ending in (metric, metric.rpartition("/")[2]):
+            for name in names:
+                if f"/{name}".endswith(f"/{ending}"):
+                    return name
         if metric == wanted and names:
             raise UserError(f"--metric {wanted!r}: the runs have {', '.join(names)}; give one")
     default = "mIoU" if "mIoU" in names else next(iter(names), None)

@@ -2,12 +2,13 @@
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY
 from omegaconf import DictConfig, OmegaConf
 
 #: A dataset's ``evaluator_type`` -> patterns of the metrics' names, * for any characters.
 METRICS = {
-    "coco": ["bbox/AP*", "segm/AP*", "keypoints/AP*"],
-    "lvis": ["bbox/AP*", "segm/AP*"],
+    "coco": ["bbox/AP*", "segm/AP*", "keypoints/AP*", "box_proposals/AR*"],
+    "lvis": ["bbox/AP*", "segm/AP*", "box_proposals/AR*"],
     "pascal_voc": ["bbox/AP*"],
     "sem_seg": ["sem_seg/*IoU*", "sem_seg/*ACC*"],
 }
@@ -30,18 +31,29 @@ def metric_names(cfg: CfgNode | DictConfig) -> list[str] | None:
     """Return patterns of the test's metrics, * for any characters; None if a metric is unknown."""
     if not isinstance(cfg, CfgNode):  # its evaluator may be any code
         return None
+    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    if not model.__module__.startswith("detectron2."):  # one's own may give masks without MASK_ON
+        return None
     kinds = [MetadataCatalog.get(name).get("evaluator_type") for name in _test_sets(cfg)]
     if not {*kinds} <= METRICS.keys():
         return None
     absent = {"segm"} if not cfg.MODEL.MASK_ON else set()
     absent |= {"keypoints"} if not cfg.MODEL.KEYPOINT_ON else set()
+    if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":
+        absent |= {"bbox", "segm", "keypoints"}
+    else:
+        absent |= {"box_proposals"}
     names = [name for kind in kinds for name in METRICS[kind]]
     return [name for name in names if name.partition("/")[0] not in absent] or None
 
 
-def point(cfg: CfgNode | DictConfig, metric: str) -> float:
-    """Return a point of a metric, 1: detectron2's evaluators give percentages."""
-    return 1.0
+def point(cfg: CfgNode | DictConfig, metric: str) -> float | None:
+    """Return a point of a metric: 1, as detectron2's evaluators give percentages, else None."""
+    if isinstance(cfg, CfgNode):
+        return 1.0
+    target = OmegaConf.select(cfg, "dataloader.evaluator._target_", default="")
+    module = target if isinstance(target, str) else getattr(target, "__module__", "")
+    return 1.0 if module.partition(".")[0] == "detectron2" else None
 
 
 def _test_sets(cfg: CfgNode | DictConfig) -> list[str]:

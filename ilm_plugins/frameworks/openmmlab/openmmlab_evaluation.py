@@ -15,8 +15,11 @@ OF_IOU_METRIC = {
     "mDice": ("aAcc", "mDice", "mAcc"),
     "mFscore": ("aAcc", "mFscore", "mPrecision", "mRecall"),
 }
-#: Metrics of mmdet that have names ``TASK_mAP*`` for each task in ``metric``.
-OF_COCO = "CocoMetric", "CocoOccludedSeparatedMetric"
+#: Metrics of mmdet with names ``TASK_mAP*`` for each task in ``metric`` -> their further names.
+OF_COCO = {
+    "mmdet.CocoMetric": (),
+    "mmdet.CocoOccludedSeparatedMetric": ("occluded_recall", "separated_recall"),
+}
 
 
 def classes_of_test(cfg: Config) -> tuple[str, ...] | None:
@@ -34,15 +37,21 @@ def metric_names(cfg: Config) -> list[str] | None:
     """Return patterns of the test's metrics, * for any characters; None if a metric is unknown."""
     names: list[str] = []
     for evaluator, cls in _evaluators(cfg):
-        kind, given = getattr(cls, "__name__", ""), evaluator.get("iou_metrics", ["mIoU"])
+        # With its package, because code of one's own may have a class of the same name.
+        kind = f"{_package(cls)}.{getattr(cls, '__name__', '')}"
+        given = evaluator.get("iou_metrics", ["mIoU"])
         prefix = _prefix(evaluator, cls)
-        if kind == "IoUMetric" and {*given} <= OF_IOU_METRIC.keys():
+        if kind == "mmseg.IoUMetric" and {*given} <= OF_IOU_METRIC.keys():
             found = [name for metric in given for name in OF_IOU_METRIC[metric]]
         elif kind in OF_COCO:
             tasks = evaluator.get("metric", "bbox")
             tasks = [tasks] if isinstance(tasks, str) else tasks
-            found = [*(f"{task}_mAP*" for task in tasks), "AR@*", "*_precision"]
-        elif kind == "Accuracy":
+            items = evaluator.get("metric_items") or ["mAP*"]
+            detected = [task for task in tasks if not task.startswith("proposal")]
+            found = [f"{task}_{item}" for task in detected for item in items]
+            found += ["*_precision", *OF_COCO[kind]] if detected else []
+            found += ["AR*@*"] if len(detected) < len(tasks) else []
+        elif kind == "mmpretrain.Accuracy":
             found = ["top*"]
         else:
             return None
@@ -56,7 +65,7 @@ def point(cfg: Config, metric: str) -> float | None:
     given = metric.rpartition("/")[0]
     fitting = [(len(prefix), cls) for prefix, cls in prefixes if given.endswith(prefix)]
     _, cls = max(fitting, key=lambda pair: pair[0], default=(0, None))
-    package = getattr(cls, "__module__", "").partition(".")[0]
+    package = _package(cls)
     if package == "mmdet":
         return 1.0 if cls.__name__ in PERCENTAGES else 0.01
     return 1.0 if package in ("mmengine", "mmpretrain", "mmseg") else None
@@ -75,6 +84,10 @@ def _evaluators(cfg: Config) -> Iterator[tuple[dict, type | None]]:
 
 def _prefix(evaluator: dict, cls: type | None) -> str:
     return evaluator.get("prefix") or getattr(cls, "default_prefix", None) or ""
+
+
+def _package(cls: type | None) -> str:
+    return getattr(cls, "__module__", "").partition(".")[0]
 
 
 def _class_of(settings: dict, registry: Registry) -> type | None:

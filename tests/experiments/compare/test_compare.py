@@ -22,6 +22,8 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY
+from mmengine.evaluator import BaseMetric
 
 from ilm_plugins.__main__ import main
 from ilm_plugins.cli import compare as cli
@@ -264,8 +266,14 @@ def test_the_evaluator_tells_a_metrics_unit(config, evaluator, metric, point):
     assert opened.point(metric) == point
 
 
-def test_detectron2s_metrics_are_percentages():
+def test_detectron2s_metrics_are_percentages(tmp_path):
     assert open_config(str(SHAPES)).point("bbox/AP") == 1
+    config = tmp_path / "lazy.py"
+    config.write_text(LAZY)
+    opened = open_config(str(config))
+    assert opened.point("bbox/AP") == 1
+    opened.config.dataloader.evaluator = {"_target_": "mine.Evaluator"}
+    assert opened.point("top1") is None
 
 
 @pytest.mark.parametrize("name", ["mIou", "coco/bbox_mAP"])
@@ -278,11 +286,61 @@ def test_a_metric_that_the_config_lacks_is_refused_before_any_training(
     assert not started
 
 
-@pytest.mark.parametrize("name, is_known", [("bbox/AP50", True), ("AP", True), ("mIoU", False)])
+class Accuracy(BaseMetric):
+    """A metric of a user's own, as in MMEngine's documentation."""
+
+    def process(self, data_batch, data_samples):
+        """Collect nothing."""
+
+    def compute_metrics(self, results):
+        return {"accuracy": 1.0}
+
+
+@pytest.mark.parametrize(
+    "evaluator, metric",
+    [
+        ({"type": "mmdet.CocoMetric", "metric": "proposal"}, "coco/AR_s@1000"),
+        ({"type": "mmdet.CocoMetric", "metric": "proposal_fast"}, "AR@100"),
+        ({"type": "mmdet.CocoMetric", "metric_items": ["mAP", "AR@100"]}, "coco/bbox_AR@100"),
+        ({"type": "mmdet.CocoMetric", "classwise": True}, "coco/and/or_precision"),
+        ({"type": "mmdet.CocoOccludedSeparatedMetric"}, "coco/occluded_recall"),
+        ({"type": Accuracy}, "accuracy"),
+    ],
+    ids=["proposals", "fast proposals", "metric_items", "a class", "occluded", "one's own"],
+)
+def test_a_metric_that_the_evaluator_has_is_not_refused(config, evaluator, metric):
+    plan = Plan(config, ["GN"], [0], Path("out"), metric=metric)
+    plan.variants.opened.config.test_evaluator = evaluator
+    plan.check_metric()
+
+
+@pytest.mark.usefixtures("datasets")
+@pytest.mark.parametrize(
+    "name, is_known",
+    [
+        *(("bbox/AP50", True), ("AP", True), ("shapes/segm/AP-and/or", True)),
+        *(("mIoU", False), ("keypoints/AP", False), ("box_proposals/AR@100", False)),
+    ],
+)
 def test_a_yaml_config_tells_its_metrics(name, is_known):
     plan = Plan(str(SHAPES), ["GN"], [0], Path("out"), metric=name)
     with nullcontext() if is_known else pytest.raises(UserError, match=r"has bbox/AP\*, segm/AP"):
         plan.check_metric()
+
+
+@pytest.mark.usefixtures("datasets")
+def test_proposal_networks_have_metrics_of_proposals():
+    network = ["MODEL.META_ARCHITECTURE", "ProposalNetwork"]
+    assert open_config(str(SHAPES), network).metric_names() == ["box_proposals/AR*"]
+
+
+@pytest.mark.usefixtures("datasets")
+def test_a_meta_architecture_of_ones_own_may_have_any_metric(monkeypatch):
+    class Own(torch.nn.Module):
+        """It may give masks without MASK_ON."""
+
+    monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, "Own", Own)
+    assert open_config(str(SHAPES), ["MODEL.META_ARCHITECTURE", "Own"]).metric_names() is None
 
 
 def test_as_is_needs_a_test_of_its_own_norm(config):
@@ -374,6 +432,11 @@ def test_a_misspelt_override_is_refused(config, capsys, word, given, near):
 def test_an_override_may_add_a_key(config, word):
     key = word.partition("=")[0].rpartition(".")[2]
     assert key in str(open_config(config, [word]).config)
+
+
+def test_an_override_may_add_a_part_named_like_another(config):
+    Path("two.py").write_text(f"_base_ = {config!r}\nmodel = dict(encoder=dict(depth=1))\n")
+    assert "decoder" in str(open_config("two.py", ["model.decoder.depth=1"]).config)
 
 
 def test_an_error_of_the_model_is_none_of_a_norm(config, capsys):

@@ -216,6 +216,12 @@ def test_the_main_metric_is_found_without_its_prefix():
     )
 
 
+def test_the_main_metric_is_of_the_wanted_task_among_several_test_sets():
+    names = [f"{data}/{task}/AP" for data in ("a", "b") for task in ("bbox", "segm")]
+    values = [Value("GN", 0, OWN_TEST, name, 0.4) for name in names]
+    assert main_metric(values, "segm/AP") == "a/segm/AP"
+
+
 def test_the_configs_metric_is_found_under_another_prefix():
     values = [Value("GN", 0, "test", name, 1.0) for name in ("coco/AP50", "coco/bbox_mAP")]
     assert main_metric(values, None, "val/bbox_mAP") == "coco/bbox_mAP"
