@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 
 from ..layers import AttentiveNorm, ExemplarNorm, SparseSwitchNorm, SwitchNorm
 from ..layers.attentive import balanced
@@ -91,7 +92,7 @@ def check_values(source: State) -> None:
 
 def remark_on_values(tensors: State) -> str | None:
     """Return what is wrong with the values of a norm's tensors, of all levels; else None."""
-    if any(tensor.is_meta for tensor in tensors.values()):
+    if any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in tensors.values()):
         return None
     variances = (t for name, t in tensors.items() if name.endswith((BN_VARIANCE, VARIANCE)))
     finite = all(tensor.isfinite().all() for tensor in tensors.values())

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensor, FakeTensorMode
 
 from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import ExemplarNorm, SwitchNorm, surgery
@@ -354,3 +355,10 @@ def test_a_plain_norm_comes_back_from_a_layer_that_became_another():
         getattr(layer, name)[:] = torch.tensor([0, 0, 1])
     plain, _ = surgery.revert(layer)
     assert type(plain) is norm_act.BatchNormAct2d
+
+
+def test_a_model_of_fake_tensors_is_converted():
+    with FakeTensorMode():
+        model, report = surgery.convert(nn.Sequential(nn.GroupNorm(2, 4)), "ILMGN")
+    assert [*report.converted] == ["0"]
+    assert isinstance(model[0].weight, FakeTensor)
