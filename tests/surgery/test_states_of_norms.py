@@ -359,6 +359,6 @@ def test_a_plain_norm_comes_back_from_a_layer_that_became_another():
 
 def test_a_model_of_fake_tensors_is_converted():
     with FakeTensorMode():
-        model, report = surgery.convert(nn.Sequential(nn.GroupNorm(2, 4)), "ILMGN")
+        model, report = surgery.convert(nn.Sequential(nn.GroupNorm(2, C)), "ILMGN")
     assert [*report.converted] == ["0"]
     assert isinstance(model[0].weight, FakeTensor)
