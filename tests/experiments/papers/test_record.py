@@ -156,9 +156,9 @@ TASKS = {
 
 def test_a_plot_of_differences_has_a_panel_for_each_task_with_several(tmp_path, monkeypatch):
     found = [
-        recorded(row, seed=seed, metrics={"": {metric: ap + seed}})
+        recorded(row, seed=seed, metrics={"": {metric: ap + place * seed}})
         for metric, tasks in TASKS.items()
-        for row, ap in tasks.items()
+        for place, (row, ap) in enumerate(tasks.items())
         for seed in (0, 1)
     ]
     for i, one in enumerate(found):
