@@ -165,10 +165,13 @@ def small_files():
     @contextmanager
     def limit(size):
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        # Compiled modules would be cut off, and stay so for later imports.
+        sys.dont_write_bytecode, writes = True, sys.dont_write_bytecode
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
         try:
             yield
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            sys.dont_write_bytecode = writes
 
     return limit
