@@ -1,5 +1,6 @@
 """Times in interleaved rounds, whose ratios cancel drift, and memory by torch's allocator."""
 
+import functools
 import statistics
 import timeit
 from collections.abc import Callable
@@ -77,12 +78,12 @@ def as_graph(run: Run) -> Run:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
         run()
+    return functools.partial(_replay, graph, run)
 
-    def replay() -> None:
-        assert run  # a graph has only the addresses of what it reads: the model must live as long
-        graph.replay()
 
-    return replay
+def _replay(graph: torch.cuda.CUDAGraph, run: Run) -> None:
+    """Replay a graph of ``run``, whose tensors must live as long: a graph has only addresses."""
+    graph.replay()
 
 
 def machine(on: torch.device) -> dict:

@@ -9,12 +9,12 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
+from converting import refused, run
 from torch import nn
 
 import fresh
 from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import ExemplarNorm, ILMGroupNorm, SwitchNorm, surgery
-from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import PARTIAL, read, read_metadata, write
 from ilm_plugins.trust import ALLOW_CODE
 from swaps import randomized
@@ -30,17 +30,6 @@ def model_of(last):
 def model():
     torch.manual_seed(0)
     return randomized(model_of(nn.GroupNorm(4, 32)))
-
-
-def run(*words):
-    return main(["convert", *map(str, words)])
-
-
-def refused(capsys, *words):
-    assert run(*words) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    return error
 
 
 LAST = ("--to", "ILMGN", "--match", "last")

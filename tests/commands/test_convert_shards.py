@@ -4,24 +4,13 @@ import json
 
 import pytest
 import torch
+from converting import refused, run
 from torch import nn
 
 from close import EQUAL, assert_close
-from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import PARTIAL, read, write
 from ilm_plugins.surgery import convert
 from swaps import randomized
-
-
-def run(*words):
-    return main(["convert", *map(str, words)])
-
-
-def refused(capsys, *words):
-    assert run(*words) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    return error
 
 
 @pytest.fixture

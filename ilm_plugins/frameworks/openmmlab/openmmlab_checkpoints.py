@@ -28,9 +28,8 @@ def use_safe_checkpoints() -> None:
 
 
 def _load(filename: str, map_location: Any = None) -> Any:
-    return checkpoints.read_named(
-        filename, "state_dict"
-    )  # to the CPU; the model copies it to its device
+    # To the CPU; the model copies it to its device.
+    return checkpoints.read_named(filename, "state_dict")
 
 
 def _load_url(
