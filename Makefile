@@ -8,8 +8,8 @@ COMPILED := $(abspath $(VENV))/mmcv-compiled
 # The everyday tests take mmcv as it is there, by default without its compiled operators.
 MMCV := $(VENV)/$(if $(wildcard $(VENV)/.openmmlab),.openmmlab,.mmcv-lite)
 # The kernels, in C++.
-CPU = ilm_plugins/ops/cpu
-CPP = $(wildcard $(CPU)/*.[ch]pp $(CPU)/*/*.hpp)
+CPU = ilm_plugins/ops/engine/cpu
+CPP = $(wildcard $(CPU)/*.[ch]pp ilm_plugins/ops/networks/*.hpp ilm_plugins/ops/networks/*/*.hpp)
 # Files whole: the tests of a file share what has been trained for them.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 

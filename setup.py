@@ -17,7 +17,8 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, PlatformError
 
-FOLDER = Path("ilm_plugins", "ops", "cpu")
+FOLDER = Path("ilm_plugins", "ops")
+CPU = FOLDER / "engine" / "cpu"
 FLAGS = ["-O3", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-fvisibility=hidden", "-g0"]
 #: Without these, the library needs nothing of C++'s own library.
 FLAGS += ["-fno-exceptions", "-fno-rtti"]
@@ -52,7 +53,7 @@ class BuildKernels(build_ext):
 
     def build_extension(self, extension):
         # By which the binding in Python refuses a library of other sources.
-        sources = run_path(str(FOLDER / "sources.py"))["hash_sources"](FOLDER)
+        sources = run_path(str(CPU / "sources.py"))["hash_sources"](FOLDER)
         flags = [*FLAGS, *os.environ.get("ILM_PLUGINS_CFLAGS", "").split()]
         if os.environ.get("ILM_PLUGINS_CHECKED") == "1":
             flags.append("-DILM_PLUGINS_CHECKED")
@@ -110,8 +111,8 @@ if not Path("ilm_plugins", ".mim", "configs").is_dir():
         ".tar.gz, since some programs unpack links of a .zip as text"
     )
 kernels = Extension(
-    "ilm_plugins.ops.cpu.kernels",
-    sources=[str(FOLDER / "kernels.cpp")],
+    "ilm_plugins.ops.engine.cpu.kernels",
+    sources=[str(CPU / "kernels.cpp")],
     depends=[str(path) for path in sorted(FOLDER.rglob("*.hpp"))],
 )
 setup(ext_modules=[kernels], cmdclass={"build_ext": BuildKernels, "bdist_wheel": PlatformWheel})

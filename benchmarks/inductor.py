@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ilm_plugins import NORMS, use_backend
-from ilm_plugins.ops import operators
+from ilm_plugins.ops.engine import operators
 
 #: Way -> the backend that is forced, and whether the compiler writes the passes over the map.
 WAYS = {
@@ -104,7 +104,7 @@ OPERATOR = r"torch\.ops\.ilm_plugins\.\w+\.default\("
 
 def without_kernels():
     """Replace the kernel of the network by allocations of its results, within a context."""
-    from ilm_plugins.ops.triton import between
+    from ilm_plugins.ops.engine.triton import between
 
     def forward(mean, var, network, tensors):
         shape = len(mean), tensors[1].shape[-1]

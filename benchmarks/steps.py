@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ilm_plugins import NORMS, use_backend
-from ilm_plugins.ops import operators
+from ilm_plugins.ops.engine import operators
 
 from . import measure
 from .report import STEP_BASELINES

@@ -25,7 +25,7 @@ from cases import BACKENDS, KERNELS, every_backend, inputs, layouts, results
 from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import NORMS, freeze, use_backend
 from ilm_plugins.layers.mixture import MixtureNorm
-from ilm_plugins.ops import backends, plain
+from ilm_plugins.ops.engine import backends, plain
 
 C = 64
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ilm_plugins.ops.backends import has_triton
+from ilm_plugins.ops.engine.backends import has_triton
 
 CUDA = torch.cuda.is_available()
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

@@ -172,7 +172,7 @@ def test_a_wheel_of_the_sdist_has_the_kernels_for_every_python(source, plain, tm
     assert tag.startswith("py3-none-")
     assert tag != "py3-none-any"
     # The sources were built without the kernels.
-    assert set(names) == {*plain[2], "ilm_plugins/ops/cpu/kernels.so"}
+    assert set(names) == {*plain[2], "ilm_plugins/ops/engine/cpu/kernels.so"}
     (wheel,) = tmp_path.glob("*.whl")
     run(*PIP, "install", *IN, "--target", tmp_path / "site", wheel)
     assert kernels_of(tmp_path / "site") == "cpu"
@@ -187,7 +187,7 @@ def kernels_of(folder):
 
 @pytest.mark.wide
 def test_installed_in_place_and_then_without_the_kernels(source, tmp_path):
-    library = source / "ilm_plugins/ops/cpu/kernels.so"
+    library = source / "ilm_plugins/ops/engine/cpu/kernels.so"
     for variable, exists in (("ILM_PLUGINS_REQUIRE_C", True), ("ILM_PLUGINS_WITHOUT_C", False)):
         into = "--target", tmp_path, "--upgrade"
         run(*PIP, "install", *IN, *into, "-e", source, **{variable: "1"})

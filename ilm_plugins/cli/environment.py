@@ -14,7 +14,7 @@ from ..frameworks import installed
 from ..frameworks.environment import FRAMEWORKS
 from ..layers import NORMS
 from ..ops import cpu
-from ..ops.backends import VARIABLE
+from ..ops.engine.backends import VARIABLE
 from ..version import __version__
 
 #: Package -> where its configs name norms.

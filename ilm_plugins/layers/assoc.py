@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from ..ops import Autoencoder
 from .autoencoder import AutoencoderNorm
 from .options import check_choice, fit_width
 from .projection import sigmoid
@@ -34,7 +35,7 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
 
     mean_drives = "omega"
     papers_form = ("combine", "a(WE)+B")
-    network = AutoencoderNorm.network
+    network = Autoencoder
 
     def __init__(
         self,
@@ -69,15 +70,15 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
             dtype=dtype,
         )
 
-    def predict(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
-        from_mean, from_var = self.decode(mean, var, encode, decode_mean, decode_var)
+    def predict(self, mean, var, t):
+        from_mean, from_var = self.decode(mean, var, t)
         combine = COMBINE[self.combine]
 
         def activate(decoded: Tensor) -> Tensor:
-            return sigmoid(decoded) - omega_offset
+            return sigmoid(decoded) - t.omega_offset
 
-        omega = combine(activate, from_mean, self.by_key_group(weight))
-        beta = combine(torch.tanh, from_var, self.by_key_group(bias))
+        omega = combine(activate, from_mean, self.by_key_group(t.weight))
+        beta = combine(torch.tanh, from_var, self.by_key_group(t.bias))
         return omega, beta
 
 

@@ -6,13 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import Attentive, restandardize
-from .base import AdaptiveNorm, parameter
-from .children import Child, weight_and_bias
+from .base import AdaptiveNorm
+from .children import Child
 from .options import check_choice, check_eps, check_positive, fit_width
 from .projection import Projection, project
-
-#: Added to the variance in the attention's features, as in the authors' code.
-FEATURE_EPS = 1e-3
 
 
 class AffinePairs(Child):
@@ -78,6 +75,10 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
     For the other options see :class:`~ilm_plugins.layers.base.AdaptiveNorm`.
     """
 
+    network = Attentive
+    #: Added to the variance in the attention's features, as in the authors' code.
+    feature_eps = 1e-3
+
     def __init__(
         self,
         num_channels: int,
@@ -104,22 +105,17 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
         self.attention = Projection(num_channels, num_affine, bias=True, init=maps, **factory)
         self.pairs = AffinePairs(num_affine, num_channels, init, **factory)
 
-    def rescale_tensors(self) -> tuple[Tensor | None, ...]:
-        affine = parameter(self, "weight"), parameter(self, "bias")
-        return *affine, *weight_and_bias(self, "attention"), *weight_and_bias(self, "pairs")
-
-    def network(self) -> Attentive:
-        return Attentive(self.num_groups, self.eps, self.num_affine, FEATURE_EPS)
-
-    def rescale(self, mean, var, weight, bias, maps, map_bias, pair_weight, pair_bias):
-        features = mean * (var + FEATURE_EPS).rsqrt()
-        attentions = nn.functional.relu6(project(features, maps, map_bias) + 3) / 6
-        pairs = torch.cat((pair_weight, pair_bias), 1)
+    def rescale(self, mean, var, *tensors):
+        t = self.named(*tensors)
+        features = mean * (var + self.feature_eps).rsqrt()
+        logits = project(features, t.attention_weight, t.attention_bias)
+        attentions = nn.functional.relu6(logits + 3) / 6
+        pairs = torch.cat((t.pairs_weight, t.pairs_bias), 1)
         # A sum and not a matrix product, in which an instance's result depends on its batch.
         mixed_scale, mixed_shift = (attentions.unsqueeze(2) * pairs).sum(1).chunk(2, 1)
         ratio, offset = restandardize(mean, var, self.num_groups, self.eps)
-        scale = mixed_scale * weight * ratio
-        return scale, mixed_scale * (weight * offset + bias) + mixed_shift
+        scale = mixed_scale * t.weight * ratio
+        return scale, mixed_scale * (t.weight * offset + t.bias) + mixed_shift
 
     def network_flops(self) -> int:
         return 3 * self.num_affine * self.num_channels

@@ -1,20 +1,15 @@
 """The base class of ILM Norm and AssocNorm, with the auto-encoder that predicts scale and shift."""
 
 import math
-from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..ops import Autoencoder, cast, coarsen, duplicate, moments, restandardize
-from .base import AdaptiveNorm, buffer, parameter
-from .children import weight_and_bias
+from ..ops import cast, coarsen, duplicate, moments, restandardize
+from .base import AdaptiveNorm
 from .options import check, check_choice, check_eps, check_positive
 from .projection import Projection, project
-
-#: Returns the attributes of a layer that describe its network.
-_network_fields = attrgetter(*Autoencoder._fields)
 
 
 class AutoencoderNorm(AdaptiveNorm):
@@ -99,16 +94,6 @@ class AutoencoderNorm(AdaptiveNorm):
         option, value = self.papers_form
         return getattr(self, option) == value
 
-    def rescale_tensors(self) -> tuple[Tensor | None, ...]:
-        return (
-            parameter(self, "weight"),
-            parameter(self, "bias"),
-            weight_and_bias(self, "encode", False)[0],
-            weight_and_bias(self, "decode_mean", False)[0],
-            weight_and_bias(self, "decode_var", False)[0],
-            buffer(self, "omega_offset"),
-        )
-
     def rescaling(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the omega and beta (N, C) that rescale the standardized instances of x (Eq. 2).
 
@@ -116,12 +101,12 @@ class AutoencoderNorm(AdaptiveNorm):
         """
         self.check_input(x)
         mean, var = moments(x, self.moment_groups)
-        omega, beta = self.predict(mean, var, *cast(self.rescale_tensors(), mean.dtype))
+        omega, beta = self.predict(mean, var, self.named(*cast(self.rescale_tensors(), mean.dtype)))
         return omega.flatten(1), beta.flatten(1)
 
     def rescale(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         # Eqs. 1 and 2: y = omega * ratio * x_hat + (beta + omega * offset), see restandardize.
-        omega, beta = self.predict(mean, var, *tensors)
+        omega, beta = self.predict(mean, var, self.named(*tensors))
         omega, beta = omega.flatten(1), beta.flatten(1)
         if self.moment_groups == self.num_groups:  # ratio 1, offset 0
             return omega, beta
@@ -129,19 +114,20 @@ class AutoencoderNorm(AdaptiveNorm):
         ratio, offset = (duplicate(t, self.num_channels) for t in coarse)
         return omega * ratio, beta + omega * offset
 
-    def predict(self, mean: Tensor, var: Tensor, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Compute omega and beta, (N, N', C / N') for N' key groups, from fine groups' moments."""
+    def predict(self, mean: Tensor, var: Tensor, t: Any) -> tuple[Tensor, Tensor]:
+        """Compute omega and beta, (N, N', C / N') for N' key groups, from fine groups' moments.
+
+        ``t`` has the network's tensors by name.
+        """
         raise NotImplementedError
 
-    def decode(
-        self, mean: Tensor, var: Tensor, encode: Tensor, decode_mean: Tensor, decode_var: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def decode(self, mean: Tensor, var: Tensor, t: Any) -> tuple[Tensor, Tensor]:
         """Return what W2 and W3 decode from mean and variance, (N, key groups, 1) (Eqs. 3 to 5)."""
         # Sum over the last dimension only, without matrix products: in any other sum, the order
         # in which torch adds depends on a value's position in the tensor, hence in the batch.
         features = torch.stack(coarsen(mean, var, self.num_key_groups))
-        embedded = torch.relu(project(features, encode))
-        decoders = torch.stack((decode_mean, decode_var)).unsqueeze(1)
+        embedded = torch.relu(project(features, t.encode_weight))
+        decoders = torch.stack((t.decode_mean_weight, t.decode_var_weight)).unsqueeze(1)
         from_mean, from_var = project(embedded, decoders).unsqueeze(3).unbind(0)
         return from_mean, from_var
 
@@ -150,6 +136,3 @@ class AutoencoderNorm(AdaptiveNorm):
 
     def network_flops(self) -> int:
         return 4 * self.hidden * self.num_key_groups  # the encoder runs twice, either decoder once
-
-    def network(self) -> Autoencoder:
-        return Autoencoder(*_network_fields(self))

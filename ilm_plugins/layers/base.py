@@ -7,8 +7,10 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 from torch.fx import Proxy, Tracer
 
-from ..ops import Network, adaptive_norm, operators
-from .children import absent
+from ..ops import Network, adaptive_norm
+from ..ops.engine import operators
+from ..ops.engine.network import BATCH
+from .children import tensors_of
 from .options import check, check_known, parameters_of
 
 #: Modules whose initializers would overwrite the weights of a norm's sub-networks.
@@ -49,9 +51,12 @@ class AdaptiveNorm(nn.GroupNorm):
 
     #: Number of channel groups whose moments ``rescale`` receives; divides the number of channels.
     moment_groups: int
-    #: A method that returns the description of ``rescale`` for kernels that compute it; or None.
-    #: A subclass that replaces another method has other equations, and loses it.
-    network: Callable[[], Network] | None = None
+    #: The kind of network that ``rescale`` is, for kernels that compute it; or None. A subclass
+    #: that replaces a method has other equations, and loses it.
+    network: type[Network] | None = None
+    #: A named tuple of the network's tensors; child, or "", and name of each, but BN's statistics.
+    named: ClassVar[Any] = None
+    _places: ClassVar[tuple[tuple[str, str], ...]] = ()
     #: A method that returns what operators of compiled models take in place of ``network``.
     describe = operators.describe
     #: Whether :func:`freeze` has frozen the layer.
@@ -65,6 +70,10 @@ class AdaptiveNorm(nn.GroupNorm):
         super().__init_subclass__(**options)
         if cls.network is not None and _changes_equations(cls):
             cls.network = None
+        if cls.network is not None:
+            cls.named = cls.network.named
+            names = [name for name in cls.network.tensors if name not in BATCH]
+            cls._places = tuple(name.rpartition(".")[::2] for name in names)
 
     def __new__(cls, *args, **options):
         # Frameworks construct layers from configs: a misspelt option gets our message here
@@ -88,8 +97,18 @@ class AdaptiveNorm(nn.GroupNorm):
         raise NotImplementedError
 
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
-        """Return the parameters and buffers that ``rescale`` takes after the moments."""
-        raise NotImplementedError
+        """Return the parameters and buffers that ``rescale`` takes after the moments.
+
+        A layer with a :attr:`network` returns the network's tensors, which :attr:`named` names.
+        """
+        if self.named is None:
+            raise NotImplementedError
+        return tensors_of(self, self._places)
+
+    def as_network(self) -> Network:
+        """Return the layer's description for kernels; :attr:`network` must not be None."""
+        assert self.network is not None
+        return self.network.of(self)
 
     def network_flops(self) -> int:
         """Return the multiply-adds of ``rescale``'s linear maps for one instance."""
@@ -175,7 +194,7 @@ class AdaptiveNorm(nn.GroupNorm):
             self.eps,
             self.rescale,
             *tensors,
-            network=self.network,
+            network=None if self.network is None else self.as_network,
             running=running,
             plans=self.kept_plans,
         )
@@ -236,25 +255,6 @@ def _changes_equations(cls: type[AdaptiveNorm]) -> bool:
     }
     # Methods of every module, as fully_shard and parametrize replace them, are no equations.
     return any(not hasattr(nn.Module, name) for name in replaced - BESIDE_EQUATIONS)
-
-
-def parameter(layer: AdaptiveNorm, name: str) -> Tensor:
-    """Return a layer's parameter, without nn.Module's look-up, which takes half a microsecond."""
-    registered = layer._parameters.get(name)  # None if parametrized, for example
-    return _look_up(layer, name) if registered is None else registered
-
-
-def buffer(layer: AdaptiveNorm, name: str) -> Tensor:
-    """Return a layer's buffer, as :func:`parameter` returns a parameter."""
-    registered = layer._buffers.get(name)  # None if a parameter has replaced it, for example
-    return _look_up(layer, name) if registered is None else registered
-
-
-def _look_up(layer: AdaptiveNorm, name: str) -> Tensor:
-    tensor = getattr(layer, name)
-    if tensor is None:
-        raise absent(layer, name, layer.initial_values.get(name, 0.0))
-    return tensor
 
 
 def freeze(module: nn.Module, frozen: bool = True) -> nn.Module:

@@ -1,5 +1,6 @@
 """The child modules of layers, whose weights a layer reads without calling them, where it can."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,29 +19,53 @@ class Child(nn.Module):
         return weight, bias
 
 
-def weight_and_bias(
-    layer: nn.Module, name: str, has_bias: bool = True
-) -> tuple[Tensor, Tensor | None]:
-    """Return a child's weight and bias, and call the child only if hooks or wrappers fetch them.
+def tensors_of(layer: Any, places: Sequence[tuple[str, str]]) -> tuple[Tensor | None, ...]:
+    """Return tensors of a layer, and of its children, by (child or "", name); None if it lacks one.
 
     Raises:
-        RuntimeError: the weight is None, or the bias, and the child must have one.
+        RuntimeError: the layer or the child has the tensor, but it is None.
     """
-    # A call takes a microsecond. Hooks are of FSDP and pruning, for example; a wrapper has none of
-    # the parameters; accelerate's offloading leaves a weight on the meta device between calls.
-    child: Any = layer._modules[name]
-    parameters = child._parameters
-    weight = parameters.get("weight")
-    is_here = weight is not None and not weight.is_meta and "bias" in parameters
-    if is_here and not child._forward_pre_hooks:
-        bias = parameters["bias"]
-        if bias is not None or not has_bias:
-            return weight, bias
-    else:
-        weight, bias = child()
-    if weight is None or (bias is None and has_bias):
-        raise absent(layer, f"{name}.weight" if weight is None else f"{name}.bias")
-    return weight, bias
+    # Not getattr, which takes half a microsecond. A child's call takes a microsecond, and is left
+    # out unless hooks or wrappers fetch its tensors. Hooks are of FSDP and pruning, for example; a
+    # wrapper has none of the parameters; accelerate's offloading leaves a weight on the meta device
+    # between calls.
+    own, buffers, children = layer._parameters, layer._buffers, layer._modules
+    tensors: list[Tensor | None] = []
+    for child, name in places:
+        if child:
+            module = children.get(child)
+            if module is None:
+                tensors.append(None)
+                continue
+            tensor = module._parameters.get(name)
+            if tensor is not None and (tensor.is_meta or module._forward_pre_hooks):
+                tensor = None
+        else:
+            tensor = own.get(name)
+            if tensor is None:
+                tensor = buffers.get(name)
+        if tensor is None:
+            return _fetched(layer, places)
+        tensors.append(tensor)
+    return tuple(tensors)
+
+
+def _fetched(layer: Any, places: Sequence[tuple[str, str]]) -> tuple[Tensor | None, ...]:
+    """Return what :func:`tensors_of` does; each child is called once."""
+    children = {child: layer._modules[child]() for child, _ in places if layer._modules.get(child)}
+    tensors: list[Tensor | None] = []
+    for child, name in places:
+        tensor = None
+        if not child:
+            tensor = getattr(layer, name)  # where it is parametrized, for example
+        elif child in children:
+            weight, bias = children[child]
+            tensor = weight if name == "weight" else bias
+        if tensor is None and (not child or child in children):
+            value = layer.initial_values.get(name, 0.0)
+            raise absent(layer, f"{child}.{name}".lstrip("."), 0.0 if child else value)
+        tensors.append(tensor)
+    return tuple(tensors)
 
 
 def absent(layer: nn.Module, name: str, value: float = 0.0) -> RuntimeError:

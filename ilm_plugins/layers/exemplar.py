@@ -7,8 +7,6 @@ import torch
 from torch import Tensor, distributed, nn
 
 from ..ops import Exemplar, cast, moments
-from .base import parameter
-from .children import weight_and_bias
 from .mixture import MixtureNorm, weighted_sum
 from .options import check_choice, check_positive, fit_width
 from .projection import ACTIVATIONS, Projection, project
@@ -64,6 +62,7 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
     :class:`~ilm_plugins.layers.mixture.MixtureNorm`.
     """
 
+    network = Exemplar
     num_batches_tracked: Tensor | None
     initial_values: Mapping[str, float] = {**MixtureNorm.initial_values, "num_batches_tracked": 0}
 
@@ -140,21 +139,8 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         """
         self.check_input(x)
         mean, var = moments(x, self.moment_groups)
-        _, _, *network, running_mean, running_var = cast(self.rescale_tensors(), mean.dtype)
-        _, normalized_means = self._normalize_means(mean, var, running_mean, running_var)
-        return self._ratios(mean, normalized_means, *network)
-
-    def rescale_tensors(self) -> tuple[Tensor | None, ...]:
-        has_reduce = self.ratio_net == "conv"
-        reduce = weight_and_bias(self, "reduce", has_bias=False)[0] if has_reduce else None
-        return (
-            parameter(self, "weight"),
-            parameter(self, "bias"),
-            reduce,
-            *weight_and_bias(self, "expand"),
-            *weight_and_bias(self, "ratio"),
-            *self.running_statistics(),
-        )
+        t = self.named(*cast(self.rescale_tensors(), mean.dtype))
+        return self._ratios(mean, self._normalize_means(mean, var, t)[1], t)
 
     def network_flops(self) -> int:
         maps = self.expand.weight.numel() + self.ratio.weight.numel()
@@ -165,42 +151,37 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
             return maps + k * k * c
         return maps + k * c + k * k * (c // self.reduction)
 
-    def network(self) -> Exemplar:
-        reduction = 1 if self.ratio_net == "no_conv" else self.reduction
-        options = self.activation, self.ratio_net, self.shared_affine, self.momentum
-        return Exemplar(
-            self.normalizers, self.num_groups, self.eps, self.hidden, reduction, *options
-        )
-
-    def rescale(self, mean, var, weight, bias, *tensors):
-        network, running = tensors[:-2], tensors[-2:]
-        one_over_sigma, normalized_means = self._normalize_means(mean, var, *running)
-        ratios = self._ratios(mean, normalized_means, *network)
-        lambda_gamma = (ratios.unsqueeze(2) * weight.view(-1, self.num_channels)).unbind(1)
+    def rescale(self, mean, var, *tensors):
+        t = self.named(*tensors)
+        one_over_sigma, normalized_means = self._normalize_means(mean, var, t)
+        ratios = self._ratios(mean, normalized_means, t)
+        lambda_gamma = (ratios.unsqueeze(2) * t.weight.view(-1, self.num_channels)).unbind(1)
         sigma_in = (var + self.eps).sqrt()
         scale = sigma_in * weighted_sum(lambda_gamma, one_over_sigma)
         shift = weighted_sum(lambda_gamma, normalized_means.unbind(1))
-        return scale, shift + bias.view(-1, self.num_channels).sum(0)
+        return scale, shift + t.bias.view(-1, self.num_channels).sum(0)
 
-    def _normalize_means(self, mean, var, running_mean, running_var):
+    def _normalize_means(self, mean, var, t):
         """Return K tensors 1 / sigma_k, and (mu_IN - mu_k) / sigma_k, (N, K, C)."""
-        means, variances = zip(*self.statistics(mean, var, running_mean, running_var), strict=True)
+        statistics = self.statistics(mean, var, t.running_mean, t.running_variance)
+        means, variances = zip(*statistics, strict=True)
         one_over_sigma = [(v + self.eps).rsqrt() for v in variances]
         pairs = zip(means, one_over_sigma, strict=True)
         return one_over_sigma, torch.stack([(mean - m) * rstd for m, rstd in pairs], 1)
 
-    def _ratios(self, mean, normalized_means, reduce, expand, expand_bias, ratio, ratio_bias):
+    def _ratios(self, mean, normalized_means, t):
         """Return the ratios (N, K) by Section 3.3's network; only "mlp" reads ``mean``."""
         if self.ratio_net == "mlp":
             features = mean
         else:
             z = normalized_means
-            if reduce is not None:  # a grouped convolution with weights (C/r, r, 1)
+            if t.reduce_weight is not None:  # a grouped convolution with weights (C/r, r, 1)
+                reduce = t.reduce_weight.squeeze(2)
                 # Not unflatten, which ONNX has from opset 13 on.
-                z = (z.reshape(*z.shape[:2], *reduce.shape[:2]) * reduce.squeeze(2)).sum(-1)
+                z = (z.reshape(*z.shape[:2], *reduce.shape) * reduce).sum(-1)
             features = project(z, z.unsqueeze(1)).flatten(1)  # v = z z^T
-        hidden = ACTIVATIONS[self.activation](project(features, expand, expand_bias))
-        return project(hidden, ratio, ratio_bias).softmax(1)
+        hidden = ACTIVATIONS[self.activation](project(features, t.expand_weight, t.expand_bias))
+        return project(hidden, t.ratio_weight, t.ratio_bias).softmax(1)
 
     def update_running_stats(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
         super().update_running_stats(mean, var, count)

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from ..ops import Autoencoder
 from .autoencoder import AutoencoderNorm
 from .options import check, check_choice, fit_width
 from .projection import ACTIVATIONS
@@ -40,7 +41,7 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
 
     mean_drives = "beta"
     papers_form = ("activations", ("tanh", "sigmoid"))
-    network = AutoencoderNorm.network
+    network = Autoencoder
 
     def __init__(
         self,
@@ -79,11 +80,11 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
         )
         self.key_group_size = key_group_size
 
-    def predict(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
-        from_mean, from_var = self.decode(mean, var, encode, decode_mean, decode_var)
+    def predict(self, mean, var, t):
+        from_mean, from_var = self.decode(mean, var, t)
         for_mean, for_var = (ACTIVATIONS[name] for name in self.activations)
-        beta = for_mean(from_mean) + self.by_key_group(bias)
-        omega = (for_var(from_var) - omega_offset) + self.by_key_group(weight)
+        beta = for_mean(from_mean) + self.by_key_group(t.bias)
+        omega = (for_var(from_var) - t.omega_offset) + self.by_key_group(t.weight)
         return omega, beta
 
 

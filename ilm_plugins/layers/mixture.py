@@ -196,6 +196,9 @@ class MixtureNorm(AdaptiveNorm):
         running_mean.lerp_(mean.to(running_mean), momentum)
         running_var.lerp_(unbiased.to(running_var), momentum)
 
+    def rescale_tensors(self) -> tuple[Tensor | None, ...]:
+        return *super().rescale_tensors(), *self.running_statistics()
+
     def running_statistics(self) -> tuple[Tensor | None, Tensor | None]:
         """Return the running mean and variance (C) if BN uses them now; else two Nones."""
         if self.uses_batch_statistics or not self.tracks_statistics:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, distributed, nn
 
 from ..ops import SparseSwitch
-from .base import buffer
 from .options import check_fraction
 from .switchable import SwitchNorm
 
@@ -40,6 +39,7 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
     variances, zeros while they are not fixed.
     """
 
+    network = SparseSwitch
     initial_values: Mapping[str, float] = {
         **SwitchNorm.initial_values,
         **dict.fromkeys(BUFFERS, 0.0),
@@ -87,28 +87,21 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
         """
         check_fraction(type(self).__name__, "radius", radius)
         self.radius.fill_(radius)
-        mean_weight: Any = self.mean_weight
-        var_weight: Any = self.var_weight
-        if hasattr(mean_weight, "full_tensor"):  # sharded by fully_shard; every process calls this
-            mean_weight, var_weight = mean_weight.full_tensor(), var_weight.full_tensor()
-        fixed = self.mean_fixed, self.var_fixed
-        ratios = self.ratios_of(mean_weight, var_weight, self.radius, *fixed)
-        self.mean_fixed[:], self.var_fixed[:] = ratios == 1
+        t = self.named(*self.rescale_tensors())
+        if hasattr(
+            t.mean_weight, "full_tensor"
+        ):  # sharded by fully_shard; every process calls this
+            whole = {name: getattr(t, name).full_tensor() for name in ("mean_weight", "var_weight")}
+            t = t._replace(**whole)
+        self.mean_fixed[:], self.var_fixed[:] = self.ratios_of(t) == 1
 
-    def ratios_of(self, mean_weight, var_weight, radius, mean_fixed, var_fixed):
-        logits = torch.stack((mean_weight, var_weight))
+    def ratios_of(self, t: Any) -> Tensor:
+        logits = torch.stack((t.mean_weight, t.var_weight))
         dtype = torch.promote_types(logits.dtype, torch.float32)
-        fixed = torch.stack((mean_fixed, var_fixed)).to(dtype)
-        ratios = sparsestmax(logits.to(dtype), radius.to(dtype))
+        fixed = torch.stack((t.mean_fixed, t.var_fixed)).to(dtype)
+        ratios = sparsestmax(logits.to(dtype), t.radius.to(dtype))
         # In an average of models the fixed ratios may be fractions, which do not sum to 1.
         return torch.where((fixed == 1).any(1, keepdim=True), fixed, ratios)
-
-    def network(self) -> SparseSwitch:
-        return SparseSwitch(self.normalizers, self.num_groups, self.eps, self.momentum)
-
-    def rescale_tensors(self) -> tuple[Tensor | None, ...]:
-        tensors = super().rescale_tensors()
-        return *tensors[:4], *(buffer(self, name) for name in BUFFERS), *tensors[4:]
 
 
 def set_radius(model: nn.Module, radius: float) -> None:

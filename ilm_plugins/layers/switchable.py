@@ -1,12 +1,12 @@
 """Switchable Normalization: Luo et al., ICLR 2019, the baseline of Exemplar Normalization."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
 from ..ops import Switch
-from .base import parameter
 from .mixture import MixtureNorm, weighted_sum
 
 
@@ -34,6 +34,7 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
     :class:`~ilm_plugins.layers.mixture.MixtureNorm`.
     """
 
+    network = Switch
     initial_values: Mapping[str, float] = {
         **MixtureNorm.initial_values,
         "mean_weight": 1.0,
@@ -72,27 +73,18 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
             (2, K) in the order of ``normalizers``: the ratios lambda of the means and lambda' of
             the variances; each row sums to 1.
         """
-        # Without weight and bias, and without BN's statistics at the end.
-        _, _, *tensors, _, _ = self.rescale_tensors()
-        return self.ratios_of(*tensors)
+        return self.ratios_of(self.named(*self.rescale_tensors()))
 
-    def ratios_of(self, mean_weight, var_weight) -> Tensor:
-        return torch.stack((mean_weight, var_weight)).softmax(1)
+    def ratios_of(self, t: Any) -> Tensor:
+        return torch.stack((t.mean_weight, t.var_weight)).softmax(1)
 
-    def rescale_tensors(self) -> tuple[Tensor | None, ...]:
-        names = "weight", "bias", "mean_weight", "var_weight"
-        return (*(parameter(self, name) for name in names), *self.running_statistics())
-
-    def network(self) -> Switch:
-        return Switch(self.normalizers, self.num_groups, self.eps, self.momentum)
-
-    def rescale(self, mean, var, weight, bias, mean_weight, var_weight, *buffers):
-        running_mean, running_var = buffers[-2:]
-        means, variances = zip(*self.statistics(mean, var, running_mean, running_var), strict=True)
-        ratios = self.ratios_of(mean_weight, var_weight, *buffers[:-2])
-        mean_ratios, var_ratios = (row.unbind() for row in ratios.unbind())
+    def rescale(self, mean, var, *tensors):
+        t = self.named(*tensors)
+        statistics = self.statistics(mean, var, t.running_mean, t.running_variance)
+        means, variances = zip(*statistics, strict=True)
+        mean_ratios, var_ratios = (row.unbind() for row in self.ratios_of(t).unbind())
         # mu_IN - mu as a sum of differences: rounding of large means can exceed the deviation.
         off_mean = weighted_sum(mean_ratios, [mean - m for m in means])
-        gamma_over_sigma = weight * (weighted_sum(var_ratios, variances) + self.eps).rsqrt()
+        gamma_over_sigma = t.weight * (weighted_sum(var_ratios, variances) + self.eps).rsqrt()
         sigma_in = (var + self.eps).sqrt()
-        return gamma_over_sigma * sigma_in, gamma_over_sigma * off_mean + bias
+        return gamma_over_sigma * sigma_in, gamma_over_sigma * off_mean + t.bias

@@ -3,12 +3,14 @@
 It standardizes x by moments of channel groups, and rescales it by a function of these moments.
 """
 
-from .autograd import adaptive_norm
-from .backends import use_backend
-from .moments import coarsen, duplicate, over_batch, pool, restandardize
-from .networks import Attentive, Autoencoder, Exemplar, Network, SparseSwitch, Switch
-from .processes import SharedBatch
-from .reference import cast, moments
+from .engine import cpu
+from .engine.autograd import adaptive_norm
+from .engine.backends import use_backend
+from .engine.moments import coarsen, duplicate, over_batch, pool, restandardize
+from .engine.network import Network
+from .engine.reference import cast, moments
+from .engine.shared_batch import SharedBatch
+from .networks import Attentive, Autoencoder, Exemplar, SparseSwitch, Switch
 
 __all__ = [
     "Attentive",
@@ -21,6 +23,7 @@ __all__ = [
     "adaptive_norm",
     "cast",
     "coarsen",
+    "cpu",
     "duplicate",
     "moments",
     "over_batch",

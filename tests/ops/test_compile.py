@@ -13,7 +13,7 @@ from torch.func import jvp, vmap
 from cases import MIXTURES, channels_last, inputs, needs_kernels, randomized, results, wide
 from close import assert_close, assert_equal
 from ilm_plugins import NORMS, freeze, use_backend
-from ilm_plugins.ops import operators
+from ilm_plugins.ops.engine import operators
 
 C = 32
 NCHW, NHWC = torch.Tensor.contiguous, channels_last

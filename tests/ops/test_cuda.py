@@ -8,7 +8,7 @@ import torch
 from cases import inputs, layouts, results
 from close import assert_close, assert_equal
 from ilm_plugins import NORMS
-from ilm_plugins.ops import backends
+from ilm_plugins.ops.engine import backends
 
 if not torch.cuda.is_available():
     pytest.skip("needs a GPU", allow_module_level=True)

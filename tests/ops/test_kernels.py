@@ -5,9 +5,8 @@ import shutil
 import subprocess
 import sys
 from array import array
+from collections import namedtuple
 from pathlib import Path
-from types import SimpleNamespace
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -18,10 +17,10 @@ from cases import inputs, needs_kernels
 from close import assert_equal
 from ilm_plugins import NORMS
 from ilm_plugins.cli import environment
-from ilm_plugins.ops import cpu, networks
-from ilm_plugins.ops.cpu import library
+from ilm_plugins.ops import Attentive, Network, cpu
+from ilm_plugins.ops.engine.cpu import library
 
-FOLDER = Path(cpu.__file__).parent
+CPU, FOLDER = Path(cpu.__file__).parent, library.FOLDER
 SOURCES = sorted(FOLDER.rglob("*.[ch]pp"))
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
@@ -63,60 +62,48 @@ def test_no_function_can_be_that_of_another_instruction_set():
 # ---- names
 
 
-ATTENTIVE = networks.Attentive
+def described_as(monkeypatch, name, options, tensors):
+    """Another description than Attentive in Python; and what the library takes then."""
+    monkeypatch.setattr(Network, "kinds", Network.kinds.copy())
 
+    class Described(namedtuple(name, options), Network):
+        parameters = tensors
 
-def make_network(name, fields, tensors):
-    """A class as in networks.py, with the sizes of Attentive."""
-    network = NamedTuple(name, [(field, object) for field in fields])
-    network.tensors, network.num_parameters = tensors, ATTENTIVE.num_parameters
-    network.optional = ATTENTIVE.optional
+        def sizes(self, channels):
+            return Attentive(**self._asdict()).sizes(channels)
 
-    def sizes(self, channels):
-        known = ATTENTIVE(**self._asdict()).sizes(channels)
-        return [known[ATTENTIVE.tensors.index(tensor)] for tensor in tensors]
-
-    network.sizes = sizes
-    return network
-
-
-def layouts_with(monkeypatch, network):
-    """What the library takes, with another class in networks.py."""
-    known = {cls.__name__: cls for cls in networks.Network.__args__}
-    known[network.__name__] = network
-    monkeypatch.setattr(networks, network.__name__, network, raising=False)
-    monkeypatch.setattr(networks, "Network", SimpleNamespace(__args__=list(known.values())))
-    return library.layouts.__wrapped__()
+    Described.__name__ = name
+    Network.kinds[name] = Network.kinds.pop("Described")
+    return Described, library.layouts.__wrapped__()
 
 
 @needs_kernels
 def test_names_that_one_side_lacks_are_an_error_that_names_them(monkeypatch):
-    fields, tensors = ATTENTIVE._fields, ATTENTIVE.tensors
-    renamed = ["epsilon" if name == "eps" else name for name in fields]
+    options, tensors = Attentive._fields, Attentive.tensors
+    renamed = ["epsilon" if name == "eps" else name for name in options]
     with pytest.raises(RuntimeError) as raised:
-        layouts_with(monkeypatch, make_network("Attentive", renamed, (*tensors[:-1], "pairs")))
+        described_as(monkeypatch, "Attentive", renamed, (*tensors[:-1], "pairs"))
     of_python = "the option 'epsilon' of Attentive, the parameter 'pairs' of Attentive"
-    of_library = "the option 'eps' of Attentive, the parameter 'pair_bias' of Attentive"
-    assert f"the kernels lack {of_python}; networks.py lacks {of_library}" in str(raised.value)
+    of_library = "the option 'eps' of Attentive, the parameter 'pairs.bias' of Attentive"
+    assert f"the kernels lack {of_python}; Python lacks {of_library}" in str(raised.value)
 
 
 @needs_kernels
 def test_a_network_that_the_library_lacks_is_an_error_that_names_it(monkeypatch):
-    other = make_network("Other", ATTENTIVE._fields, ATTENTIVE.tensors)
     message = "differ: the kernels lack the network 'Other'; use the same names"
     with pytest.raises(RuntimeError, match=message):
-        layouts_with(monkeypatch, other)
+        described_as(monkeypatch, "Other", Attentive._fields, Attentive.tensors)
 
 
 @needs_kernels
 def test_the_order_of_names_does_not_matter(monkeypatch):
     layer, x = NORMS["AN"](12, 4), inputs(2, 12, 5, dtype=torch.float32)
-    network, tensors, needs = layer.network(), layer.rescale_tensors(), [True] * 7
+    network, tensors, needs = layer.as_network(), layer.rescale_tensors(), [True] * 7
     plan = cpu.find_plan(x, 12, network, tensors, ())
     y, statistics = plan.forward(x, tensors, ())
     gradients = plan.backward(x, x, statistics, tensors, needs)
-    opposite = make_network("Attentive", ATTENTIVE._fields[::-1], ATTENTIVE.tensors[::-1])
-    found = layouts_with(monkeypatch, opposite)
+    reverse = Attentive._fields[::-1], Attentive.tensors[::-1]
+    opposite, found = described_as(monkeypatch, "Attentive", *reverse)
     monkeypatch.setattr(library, "layouts", lambda: found)
     network, tensors = opposite(**network._asdict()), tensors[::-1]
     plan = cpu.find_plan(x, 12, network, tensors, ())
@@ -128,7 +115,7 @@ def test_the_order_of_names_does_not_matter(monkeypatch):
 @needs_kernels
 def test_a_choice_that_the_library_lacks_is_refused():
     layer = NORMS["EN"](8, reduction=2)
-    network = layer.network()._replace(activation="gelu")
+    network = layer.as_network()._replace(activation="gelu")
     message = "the kernels know no activation='gelu', only tanh, sigmoid"
     with pytest.raises(RuntimeError, match=message):
         cpu.find_plan(torch.ones(2, 8, 3), 8, network, layer.rescale_tensors(), ())
@@ -137,7 +124,7 @@ def test_a_choice_that_the_library_lacks_is_refused():
 @needs_kernels
 def test_options_that_the_library_cannot_read_are_refused(monkeypatch):
     layer, describe = NORMS["SN"](8), cpu._description
-    found = describe(layer.network(), 8, 8)
+    found = describe(layer.as_network(), 8, 8)
     longer = found._replace(fields=found.fields + array("d", [3]))
     monkeypatch.setattr(cpu, "_description", lambda *_: longer)
     with pytest.raises(RuntimeError, match="cannot read the options of its network; compare"):
@@ -151,8 +138,8 @@ def test_options_that_the_library_cannot_read_are_refused(monkeypatch):
 def other_sources(monkeypatch, tmp_path):
     """A copy of the sources, from which the library should have been compiled."""
     for path in SOURCES:
-        copied = tmp_path / path.relative_to(library.FOLDER)
-        copied.parent.mkdir(exist_ok=True)
+        copied = tmp_path / path.relative_to(FOLDER)
+        copied.parent.mkdir(exist_ok=True, parents=True)
         shutil.copy(path, copied)
     monkeypatch.setattr(library, "FOLDER", tmp_path)
     for cached in (cpu.load_problem, library.layouts):
@@ -193,7 +180,7 @@ def test_no_function_has_the_name_of_data_in_earlier_libraries():
 
 @needs_kernels
 def test_the_environments_report_tells_a_stale_library(other_sources):
-    (other_sources / "loops.hpp").unlink()
+    (other_sources / "engine/cpu/loops.hpp").unlink()
     assert environment._describe_kernels().startswith(f"cannot be used: {library.LIBRARY} was")
 
 
@@ -218,7 +205,7 @@ int main()
 )
 def test_a_checked_build_finds_a_write_beside_an_array(tmp_path, statement, line):
     source, program = tmp_path / "overflows.cpp", tmp_path / "overflows"
-    source.write_text(OVERFLOWS.format(folder=FOLDER, statement=statement))
+    source.write_text(OVERFLOWS.format(folder=CPU, statement=statement))
     command = COMPILER, "-std=c++17", "-DILM_PLUGINS_CHECKED", "-o", str(program), str(source)
     subprocess.run(command, check=True)
     done = subprocess.run([str(program)], capture_output=True, text=True)

@@ -19,9 +19,10 @@ import fresh
 from cases import BACKENDS, PATHS, every_backend, inputs, layouts, needs_kernels, results, wide
 from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import NORMS, ILMGroupNorm, SwitchNorm, use_backend
-from ilm_plugins.ops import adaptive_norm, backends, coarsen, cpu, over_batch, plain
-from ilm_plugins.ops.cpu import library
-from ilm_plugins.ops.reference import moments as reference_moments
+from ilm_plugins.ops import adaptive_norm, coarsen, cpu, over_batch
+from ilm_plugins.ops.engine import backends, plain
+from ilm_plugins.ops.engine.cpu import library
+from ilm_plugins.ops.engine.reference import moments as reference_moments
 
 ROOT = Path(__file__).parents[2]
 HALVES = torch.bfloat16, torch.float16
@@ -623,7 +624,9 @@ def test_one_warning_says_that_kernels_are_missing(without_library, monkeypatch,
     with use_backend("cpu"), pytest.raises(RuntimeError, match="'cpu' is forced: this checkout"):
         layer(x)
     cpu.load_problem.cache_clear()
-    monkeypatch.setattr(library, "__file__", str(tmp_path / "ilm_plugins/ops/cpu/library.py"))
+    monkeypatch.setattr(
+        library, "__file__", str(tmp_path / "ilm_plugins/ops/engine/cpu/library.py")
+    )
     assert "installed without a C++ compiler" in cpu.load_problem()
     cpu.load_problem.cache_clear()
     library.LIBRARY.write_bytes(b"of another machine")

@@ -39,7 +39,7 @@ from close import ROUNDINGS, assert_close, assert_equal
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
 from ilm_plugins.layers.options import automatic
 from ilm_plugins.layers.projection import ACTIVATIONS
-from ilm_plugins.ops import operators
+from ilm_plugins.ops.engine import operators
 from interpreter import (
     DEVICE,
     INTERPRETED,
@@ -55,9 +55,9 @@ import triton  # noqa: E402
 import triton.language as tl  # noqa: E402
 from triton.runtime.interpreter import InterpretedFunction  # noqa: E402
 
-from ilm_plugins.ops import triton as kernels  # noqa: E402
-from ilm_plugins.ops.triton import between, devices, launch  # noqa: E402
-from ilm_plugins.ops.triton.vectors import activate  # noqa: E402
+from ilm_plugins.ops.engine import triton as kernels  # noqa: E402
+from ilm_plugins.ops.engine.triton import between, devices, launch  # noqa: E402
+from ilm_plugins.ops.engine.triton.vectors import activate  # noqa: E402
 
 
 def long(*values):
@@ -153,7 +153,7 @@ def build(name, *args, dtype=torch.float32, training=True, mean=0, **options):
 
 
 def check_layer(layer, x, roundings=ROUNDINGS):
-    assert kernels.runs(layer.network(), x, layer.moment_groups)
+    assert kernels.runs(layer.as_network(), x, layer.moment_groups)
     assert_exact(layer, x, inputs(*x.shape, dtype=x.dtype, seed=2).to(x), "triton", roundings)
 
 
@@ -365,7 +365,7 @@ LAYERS = list(product(("ILMGN", "ILMIN", "AN", "EN", "EN-mlp", "SN", "SSN"), LAY
 def test_layers(name, dtype, layout, path):
     layer = randomized(CASES[name][0], torch.float32).to(DEVICE)
     x = make_map(2, CHANNELS, 5, 7, layout=layout, dtype=dtype)
-    assert kernels.runs(layer.network(), x, layer.moment_groups) == (name != "EN-mlp")
+    assert kernels.runs(layer.as_network(), x, layer.moment_groups) == (name != "EN-mlp")
     assert_exact(layer, x, make_map(*x.shape, dtype=dtype, seed=2), "triton")
     x = make_map(2, CHANNELS, 6, 4).transpose(2, 3)  # neither layout
     assert_exact(layer, x, x, "triton")
@@ -551,7 +551,7 @@ def test_gpus_that_lack_bfloat16(monkeypatch):
 def test_which_networks_run_in_kernels(name, channels, options, eligible):
     layer = NORMS[name](channels, **options)
     x = torch.empty(1, channels, 2, 2, device=DEVICE)
-    assert kernels.runs(layer.network(), x, layer.moment_groups) == eligible
+    assert kernels.runs(layer.as_network(), x, layer.moment_groups) == eligible
 
 
 # ---- compilation for GPUs that are not there
@@ -746,7 +746,7 @@ def test_the_kernels_between_passes_compile(driver, name, channels):
         found.append((kernel, args, options))
 
     launch.counters(-1, None)  # made once
-    network, needs = layer.network(), [True] * len(tensors)
+    network, needs = layer.as_network(), [True] * len(tensors)
     with pytest.MonkeyPatch.context() as patch, Operations() as counted:
         patch.setattr(triton.JITFunction, "run", run)
         scale, shift = between.forward(mean, var, network, tensors)

@@ -1,0 +1,1 @@
+"""The primitive: its autograd functions, operators, and backends, for networks of any kind."""

@@ -1,0 +1,188 @@
+"""Choose the backend that computes ``adaptive_norm``, for each input."""
+
+import contextlib
+import functools
+import os
+import re
+import warnings
+from contextvars import ContextVar
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ...errors import OptionError
+from . import cpu, plain
+from .network import Tensors
+
+#: Names that :func:`use_backend` takes.
+BACKENDS = ("auto", "reference", "cpu", "triton")
+#: Environment variable that sets the backend of a whole process.
+VARIABLE = "ILM_PLUGINS_BACKEND"
+
+#: Types of tensors whose memory kernels may use; None is a tensor that a layer lacks.
+PLAIN = frozenset((Tensor, torch.nn.Parameter, type(None)))
+#: Modes in which torch records operations, or replaces tensors by descriptions of them.
+RECORDING = tuple(
+    getattr(torch._C._TorchDispatchModeKey, name) for name in ("FAKE", "PROXY", "FUNCTIONAL")
+)
+
+#: The oldest version of Triton with which the kernels are tested.
+TRITON = (3, 6)
+
+
+def _check_name(name: str, source: str) -> str:
+    if name not in BACKENDS:
+        raise OptionError(
+            f"{source}={name!r} is unknown; set it to one of {', '.join(map(repr, BACKENDS))}"
+        )
+    return name
+
+
+_backend: ContextVar[str] = ContextVar("backend")
+_default = _check_name(os.environ.get(VARIABLE) or "auto", VARIABLE)
+
+
+def use_backend(name: str) -> contextlib.ExitStack:
+    """Force one backend for every layer, in forward passes and their backward passes.
+
+    It holds from this call on, or in ``with use_backend(name):`` until the end of the block.
+
+    Args:
+        name: "reference", a composite of differentiable torch operations; "cpu", kernels in C++;
+            "triton", kernels for CUDA; or "auto": "cpu" on the CPU, "triton" on CUDA. Where "auto"
+            finds no kernels, and on other devices, plain torch operations run under the same
+            backward pass: they store as little for it as the kernels, but take longer.
+
+    The reference computes some inputs whatever is forced: empty inputs, inputs whose finest groups
+    have a single value, meta tensors and subclasses of Tensor, and inputs of a computation that is
+    recorded or transformed, by torch.export, ONNX, TorchScript, torch.func or forward-mode
+    differentiation. A compiled model keeps the backend of its compilation, "reference" where no
+    kernels compute a layer.
+
+    Other threads keep their backend. So activation checkpointing repeats a forward pass with the
+    backend that its thread has at that time: on CUDA the default, on the CPU the forced one only
+    inside the block. The environment variable ILM_PLUGINS_BACKEND sets the default of a process.
+
+    Returns:
+        A context manager whose end restores the backend that was set before.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    restoring = contextlib.ExitStack()
+    restoring.callback(_backend.reset, _backend.set(_check_name(name, "backend")))
+    return restoring
+
+
+def kernels_for(x: Tensor, num_groups: int, tensors: Tensors = ()) -> ModuleType | None:
+    """Return the backend for an input x with G' = ``num_groups``; None stands for the reference."""
+    if is_traced(x, *tensors) or not has_variances(x, num_groups) or x.is_meta:
+        return None
+    return find_kernels(x)
+
+
+def has_variances(x: Tensor, num_groups: int) -> bool:
+    # A single value minus its mean is 0; the kernels' rounding error would be divided by sqrt(eps).
+    return x.numel() > x.shape[0] * num_groups
+
+
+def find_kernels(x: Tensor) -> ModuleType | None:
+    """Return the backend for an x that is not traced; None stands for the reference."""
+    name = _backend.get(_default)
+    if name == "reference":
+        return None
+    if name == "cpu" or (name == "auto" and x.is_cpu):
+        kernels_or_problem = _find_cpu(x)
+    elif name == "triton" or x.is_cuda:
+        kernels_or_problem = _find_triton(x)
+    else:
+        return plain
+    if not isinstance(kernels_or_problem, str):
+        return kernels_or_problem
+    if name != "auto":
+        raise RuntimeError(f"the backend {name!r} is forced: {kernels_or_problem}; or force 'auto'")
+    _warn(kernels_or_problem)
+    return plain
+
+
+@functools.cache
+def _warn(problem: str) -> None:
+    warnings.warn(f"ilm_plugins: plain torch operations run, not kernels: {problem}", stacklevel=2)
+
+
+def _find_cpu(x: Tensor) -> ModuleType | str:
+    if cpu.supports(x):
+        return cpu
+    dtypes = "float32, float64, bfloat16 and float16 on the CPU"
+    problem = f"got a {x.dtype} tensor on {x.device.type!r}, but the C++ kernels take {dtypes}"
+    return cpu.load_problem() or problem
+
+
+def _find_triton(x: Tensor) -> ModuleType | str:
+    """Return the Triton backend; or why it cannot run x, with advice."""
+    if torch.version.hip:
+        return "the Triton kernels run only on NVIDIA's GPUs; leave the backend at 'auto'"
+    if not has_triton():
+        version = ".".join(map(str, TRITON))
+        return f"Triton {version} or newer cannot be imported; upgrade torch, which brings it"
+    kernels = _triton()
+    if not kernels.supports(x):
+        dtypes = "float32, float16 and, from compute capability 8.0 on, bfloat16, on CUDA"
+        given = f"a {x.dtype} tensor of {x.shape[2:].numel()} positions on {x.device.type!r}"
+        return f"got {given}, but Triton's kernels take less than 2**30 of {dtypes}"
+    if problem := kernels.devices.launch_problem(x.device):
+        return (
+            f"Triton cannot run a kernel on {str(x.device)!r} ({problem}); it needs a C compiler, "
+            "such as gcc, and Python's header files"
+        )
+    return kernels
+
+
+@functools.cache
+def _triton() -> Any:
+    """Import the backend, which needs Triton."""
+    from . import triton
+
+    return triton
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Return whether Triton is :data:`TRITON` or newer, and torch is not for AMD's GPUs."""
+    if torch.version.hip:
+        return False
+    try:
+        from triton import __version__
+    except ImportError:
+        return False
+    return tuple(map(int, re.findall(r"\d+", __version__)[:2])) >= TRITON
+
+
+#: What :func:`is_traced` asks, which each call of a layer does: a look-up each instead of three.
+_tracing_state = torch._C._get_tracing_state
+_num_modes_before_dispatch = torch._ops._len_torch_dispatch_stack_pre_dispatch
+_num_modes = torch._C._len_torch_dispatch_stack
+_are_transforms_active = torch._C._are_functorch_transforms_active
+_is_batched = torch._C._functorch.is_legacy_batchedtensor
+
+
+def is_traced(x: Tensor, *tensors: Tensor | None) -> bool:
+    """Return whether a compiler, an exporter or torch.func records or transforms x."""
+    return (
+        torch.compiler.is_compiling()
+        or _tracing_state() is not None
+        or type(x) not in PLAIN  # other subclasses, such as DTensor
+        or not PLAIN.issuperset(map(type, tensors))
+        or _num_modes_before_dispatch() > 0
+        or (_num_modes() > 0 and any(map(_is_on, RECORDING)))  # make_fx
+        or _are_transforms_active()
+        or _is_batched(x)
+        or forward_ad._current_level >= 0
+    )
+
+
+def _is_on(mode: Any) -> bool:
+    return torch._C._get_dispatch_mode(mode) is not None

@@ -1,0 +1,303 @@
+"""The CPU backend of ``adaptive_norm``: kernels in C++, compiled when the package is installed.
+
+The library depends on neither torch nor Python: ctypes passes the addresses of tensors, and of the
+function by which torch runs loops in its threads. So one library works with every version of torch
+and Python.
+
+Functions, networks and their options cross the border by name: the library tells its names, which
+must be those of the descriptions in ops/networks/.
+"""
+
+import ctypes
+import errno
+import functools
+import sys
+from array import array
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from .. import plans
+from ..layouts import becomes_contiguous
+from ..network import Network, Tensors
+from . import library
+
+NO_FIELDS = array("d")
+#: Tensors at lower addresses may have no memory. Others have, as no view of freed memory begins so
+#: many bytes after it.
+LOWEST = 2**40
+
+#: dtype of x -> dtype of its statistics, and x's number in Map, job.hpp.
+DTYPES = {
+    torch.float32: (torch.float32, 0),
+    torch.float64: (torch.float64, 0),
+    torch.bfloat16: (torch.float32, 1),
+    torch.float16: (torch.float32, 2),
+}
+
+
+@functools.cache
+def load_problem() -> str | None:
+    """Return why the C++ kernels cannot be loaded, with advice; None if they can."""
+    return library.load_problem()
+
+
+def is_built() -> bool:
+    return load_problem() is None
+
+
+@functools.cache
+def instruction_set() -> str:
+    capability = torch.backends.cpu.get_cpu_capability().lower()
+    return capability if capability in ("avx512", "avx2") else "default"
+
+
+@functools.cache
+def parallel_for() -> int | None:
+    """Return the address of ``torch_parallel_for``; None before torch 2.10: a single thread."""
+    suffix = ".dylib" if sys.platform == "darwin" else ".so"
+    try:
+        torch_cpu = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / f"libtorch_cpu{suffix}"))
+        return ctypes.cast(torch_cpu.torch_parallel_for, ctypes.c_void_p).value
+    except (AttributeError, OSError):
+        return None
+
+
+# ---- the functions of every backend, see engine/plain.py
+
+
+def supports(x: Tensor) -> bool:
+    return x.is_cpu and x.dtype in DTYPES and is_built()
+
+
+def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+    mean, var = _pair(x, num_groups)
+    _call("moments", x, num_groups, (x, mean, var))
+    return mean, var
+
+
+def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    y = torch.empty_like(x)
+    tensors = x, mean, scale.contiguous(), shift.contiguous(), y
+    _call("affine", x, mean.shape[1], tensors)
+    return y
+
+
+def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    products, total = _pair(x, x.shape[1])
+    _call("sums", x, mean.shape[1], (dy, x, mean, products, total))
+    return products, total
+
+
+def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    result = torch.empty_like(x)
+    values = [t.contiguous() for t in (scale, slope, offset)]
+    _call("dx", x, mean.shape[1], (dy, x, mean, *values, result))
+    return result
+
+
+def runs(network: Network, x: Tensor, num_groups: int) -> bool:
+    return True
+
+
+# ---- a whole network in one call
+
+
+def find_plan(
+    x: Tensor, num_groups: int, network: Network, tensors: Tensors, running: Tensors
+) -> "Plan":
+    """Return the plan for x; see engine/plain.py."""
+    has_last = tensors[-1] is not None
+    return _plan(network, num_groups, x.shape, x.dtype, becomes_contiguous(x), has_last)
+
+
+class Plan(plans.Plan):
+    """The passes of a layer for maps of one shape, dtype and layout; see engine/plain.py."""
+
+    def __init__(
+        self,
+        network: Network,
+        num_groups: int,
+        shape: torch.Size,
+        dtype: torch.dtype,
+        is_contiguous: bool,
+        has_last: bool,
+    ) -> None:
+        self.statistics_dtype = DTYPES[dtype][0]
+        dtype_of_tensors = self.statistics_dtype
+        super().__init__(network, num_groups, shape[1], dtype_of_tensors, -1, 1, is_contiguous)
+        self.description = _description(network, shape[1], num_groups)
+        self.first_kept = 2 * shape[0] * num_groups
+        self.num_statistics = self.first_kept + self.description.kept
+        self.head = _head(shape, num_groups, dtype, is_contiguous)
+        self.functions = _functions(dtype)
+        #: Whether the last two buffers are given; a mixture lacks them in training.
+        self.has_last = has_last
+        #: Whether a channel has an unbiased variance, by which running statistics are updated.
+        self.updates = shape.numel() > shape[1]
+
+    def forward(self, x: Tensor, tensors: Tensors, running: Tensors) -> tuple[Tensor, Tensor]:
+        sort, updated = self.description.sort, running[:2]
+        y = torch.empty_like(x)
+        statistics = x.new_empty(self.num_statistics, dtype=self.statistics_dtype)
+        # Running statistics are updated in place. A mixture without them passes four times None.
+        given = *sort(tensors), *updated, *updated, *[None] * 4
+        self.call("forward", x, (x, y, statistics, None, *given))
+        if running:
+            increment_version(updated)
+            if self.updates:
+                for tracked in running[2:]:
+                    tracked.add_(1)
+        return y, statistics
+
+    def backward(
+        self, dy: Tensor, x: Tensor, statistics: Tensor, parameters: Tensors, needs: Sequence[bool]
+    ) -> list[Tensor | None]:
+        sort = self.description.sort
+        gradients = [
+            torch.empty_like(t) if need else None
+            for t, need in zip((x, *parameters), needs, strict=True)
+        ]
+        # Kernels read the copies of buffers among the statistics; here it only matters if there
+        # are buffers.
+        buffers = [statistics] * (len(self.network.tensors) - len(parameters))
+        if not self.has_last:
+            buffers[-2:] = None, None
+        nowhere = [None] * len(buffers)
+        given = *sort((*parameters, *buffers)), *sort((*gradients[1:], *nowhere))
+        self.call("backward", x, (x, gradients[0], statistics, dy, *given))
+        return gradients
+
+    def buffers(self, statistics: Tensor) -> list[Tensor]:
+        sizes = self.network.sizes(self.head[1])
+        of_buffers = [sizes[name] for name in self.network.buffers]
+        return list(statistics[self.first_kept :].split(of_buffers))
+
+    def call(self, name: str, x: Tensor, tensors: Tensors) -> None:
+        function, fields = self.functions[name], self.description.fields
+        _run(name, function, x, (*self.head, *_threads(), *_fields(fields), *_addresses(tensors)))
+
+
+@functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal
+def _plan(*options) -> Plan:
+    return Plan(*options)
+
+
+# ---- calls of the library
+
+
+class Description(NamedTuple):
+    """A network for the library, of a number of channels."""
+
+    fields: array  #: its number and options, as Reader in options.hpp takes them
+    kept: int  #: values in its buffers
+    order: list[int] | None  #: see library.Layout
+
+    def sort(self, tensors: Tensors) -> Tensors:
+        """Return a description's tensors in the library's order."""
+        return tensors if self.order is None else [tensors[i] for i in self.order]
+
+
+def _pair(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    size, dtype = (x.shape[0], columns), DTYPES[x.dtype][0]
+    return x.new_empty(size, dtype=dtype), x.new_empty(size, dtype=dtype)
+
+
+@functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal
+def _description(network: Network, channels: int, num_groups: int) -> Description:
+    network.check(channels, num_groups)
+    sizes = network.sizes(channels)
+    buffers, kept = {}, 0
+    for name in network.buffers:
+        buffers[name] = kept, sizes[name]
+        kept += sizes[name]
+    number, members, order = library.layouts()[type(network)]
+    fields = array("d", [number])
+    for name, kind, choices in members:
+        if kind == "option":
+            fields.extend(_numbers(name, getattr(network, name), choices))
+        elif kind == "buffer":
+            fields.extend(buffers[name])  # its place among the kept statistics, its size
+    return Description(fields, kept, order)
+
+
+def _numbers(name: str, value: object, choices: dict[str, int]) -> list[float]:
+    """Return an option as numbers, a tuple after its length."""
+    if isinstance(value, tuple):
+        return [len(value), *(n for v in value for n in _numbers(name, v, choices))]
+    if choices and value not in choices:
+        raise RuntimeError(f"the kernels know no {name}={value!r}, only {', '.join(choices)}")
+    return [choices[value] if choices else value]
+
+
+def _call(name: str, x: Tensor, num_groups: int, tensors: Tensors) -> None:
+    """Call a function of the library that computes no network, for a dense x."""
+    head = _head(x.shape, num_groups, x.dtype, x.is_contiguous())
+    function = _functions(x.dtype)[name]
+    _run(name, function, x, (*head, *_threads(), *_fields(NO_FIELDS), *_addresses(tensors)))
+
+
+def _head(
+    shape: torch.Size, num_groups: int, dtype: torch.dtype, is_contiguous: bool
+) -> tuple[int, ...]:
+    """Return how a call describes x."""
+    n, c = shape[:2]
+    length = shape[2:].numel()
+    # A single position has both layouts; the kernels for channels last are faster.
+    layout = DTYPES[dtype][1], length == 1 or not is_contiguous
+    return n, c, length, num_groups, *layout
+
+
+def _fields(fields: array) -> tuple[int, int]:
+    address, length = fields.buffer_info()
+    return length, address
+
+
+def _threads() -> tuple[int, int]:
+    return torch.get_num_threads(), parallel_for() or 0
+
+
+def _functions(dtype: torch.dtype) -> dict[str, Callable[..., int]]:
+    variant = "double" if DTYPES[dtype][0] is torch.float64 else "float"
+    return library.functions(variant, instruction_set())
+
+
+def _run(name: str, function: Callable[..., int], x: Tensor, values: Sequence[int]) -> None:
+    """Call a function of the library; raise its error, if there is one."""
+    call = array("q", values)
+    error = function(call.buffer_info()[0])
+    if not error:
+        return
+    shape = tuple(x.shape)
+    if error == errno.ENOMEM:
+        raise MemoryError(f"not enough memory for the statistics of a {shape} tensor")
+    if error == errno.EINVAL:
+        raise RuntimeError(
+            f"{name} of a {shape} tensor: the kernels cannot read the options of its network; "
+            "compare members() in ops/networks/*/cpu.hpp with spec.py"
+        )
+    raise RuntimeError(f"{name} of a {shape} tensor: torch's threads ended with error {error}")
+
+
+def _addresses(tensors: Tensors) -> list[int]:
+    """Return where the tensors' values are, 0 for None; RuntimeError if one has no memory."""
+    addresses = []
+    for t in tensors:
+        address = 0 if t is None else t.data_ptr()
+        if address < LOWEST and t is not None:
+            _check_memory(t)
+        addresses.append(address)
+    return addresses
+
+
+def _check_memory(tensor: Tensor) -> None:
+    # The address of a view of freed memory, as of FSDP's flat parameters, is the view's offset.
+    if not tensor.data_ptr() or not tensor.untyped_storage().nbytes():
+        raise RuntimeError(
+            f"got a {tuple(tensor.shape)} tensor of type {type(tensor).__name__} that has no "
+            "memory for kernels in C++; run the layer under use_backend('reference')"
+        )

@@ -1,0 +1,344 @@
+// The primitive on the CPU, forward and backward: moments, network and affine map of each instance.
+//
+// It is compiled for float and for double, and for each instruction set. It uses neither torch nor
+// Python, and keeps nothing between calls.
+
+#include "../../networks/networks.hpp"
+#include "passes.hpp"
+
+// setup.py sets the type of statistics, the name of the exported function, and a hash of all
+// sources. An editor has these.
+#if !defined(ILM_PLUGINS_REAL)
+#define ILM_PLUGINS_REAL float
+#define ILM_PLUGINS_FIND ilm_plugins_find_float_default
+#define ILM_PLUGINS_SOURCES ""
+#endif
+
+namespace {
+
+using Real = ILM_PLUGINS_REAL;
+
+// A call of a function: only 64-bit integers and addresses. Addresses of the function's maps and
+// statistics follow, then addresses of the network's tensors.
+struct Call {
+    Map map;
+    // The number of the network, then what Reader reads; none without a network.
+    int64_t num_fields;
+    const double *fields;
+
+    void *const *at() const { return reinterpret_cast<void *const *>(this + 1); }
+
+    template <class T> T *address(int i) const { return static_cast<T *>(at()[i]); }
+};
+
+// ---- the passes by themselves
+
+// Describe the work on a map.
+[[gnu::noinline]] Job<Real> start(const Map &map, const void *x, const void *dy = nullptr,
+                                  void *y = nullptr)
+{
+    Job<Real> job = {};
+    job.map = &map, job.passes = &passes_of<Real>(map);
+    job.x = x, job.dy = dy, job.y = y;
+    int64_t size = map.stored_as == 0 ? sizeof(Real) : 2;
+    int64_t row = size * (map.channels_last ? map.channels : map.length);
+    bool whole_lines = map.channels_last ? row % 64 == 0 : row >= STREAM_ROW;
+    job.streams = whole_lines && map.instances * map.values() * size >= STREAM;
+    job.to_next = map.values() * size <= FETCH ? map.values() : 0;
+    divide(job);
+    return job;
+}
+
+void pool_moments_step(const Job<Real> &job, int64_t instance, Arena<Real> &scratch)
+{
+    if (!scratch.measures())
+        pool_moments(job, instance);
+}
+
+void pool_sums_step(const Job<Real> &job, int64_t instance, Arena<Real> &scratch)
+{
+    if (!scratch.measures())
+        pool_sums(job, instance);
+}
+
+// Arrays of a whole call: `take` takes them from an arena, to measure and to place them.
+template <class Take> class Arrays {
+    Memory<Real> memory;
+    Arena<Real> arena;
+
+    static int64_t measure(const Take &take)
+    {
+        Arena<Real> measuring;
+        take(measuring);
+        return measuring.size();
+    }
+
+  public:
+    explicit Arrays(const Take &take) : memory(measure(take)), arena(memory.at)
+    {
+        if (memory.at)
+            take(arena);
+    }
+
+    bool are_missing() const { return memory.at == nullptr; }
+};
+
+int moments(const Call &call)
+{
+    Job<Real> job = start(call.map, call.address<void>(0));
+    job.mean = call.address<Real>(1), job.var = call.address<Real>(2);
+    Arrays arrays([&](Arena<Real> &arena) { job.partials = arena.take(count_moments(job)); });
+    if (arrays.are_missing())
+        return ENOMEM;
+    return run<Real>(job, job.passes->moments, pool_moments_step, nullptr);
+}
+
+int affine(const Call &call)
+{
+    Job<Real> job = start(call.map, call.address<void>(0), nullptr, call.address<void>(4));
+    job.mean = call.address<Real>(1);
+    job.scale = call.address<Real>(2), job.shift = call.address<Real>(3);
+    return run<Real>(job, nullptr, nullptr, job.passes->affine);
+}
+
+int sums(const Call &call)
+{
+    Job<Real> job = start(call.map, call.address<void>(1), call.address<void>(0));
+    job.mean = call.address<Real>(2);
+    job.d_scale = call.address<Real>(3), job.d_shift = call.address<Real>(4);
+    Arrays arrays([&](Arena<Real> &arena) { job.partials = arena.take(count_sums(job)); });
+    if (arrays.are_missing())
+        return ENOMEM;
+    return run<Real>(job, job.passes->sums, pool_sums_step, nullptr);
+}
+
+int dx(const Call &call)
+{
+    Job<Real> job =
+        start(call.map, call.address<void>(1), call.address<void>(0), call.address<void>(6));
+    job.mean = call.address<Real>(2), job.scale = call.address<Real>(3);
+    job.slope = call.address<Real>(4), job.offset = call.address<Real>(5);
+    return run<Real>(job, nullptr, nullptr, job.passes->dx);
+}
+
+// ---- a whole layer
+
+// Keeps copies of buffers for the backward pass, because they may change before that.
+struct Keeper {
+    template <class Option> void operator()(const char *, Option &) { }
+
+    void operator()(const char *, Buffer<Real> &buffer)
+    {
+        if (buffer.given)
+            copy(buffer.values, buffer.given, buffer.size);
+    }
+};
+
+// What a layer runs of its network.
+struct Layer {
+    Step<Real> forward, backward;
+    Step<Real> couple; // of a mixture: adds the part of dx through the batch's moments
+    int64_t (*measure_tape)(const Job<Real> &job); // reals of an instance
+    void (*add_gradients)(const Job<Real> &job, Sums<Real> &sums);
+    Mixture<Real> *mixture; // null if the network is no mixture
+
+    bool uses_batch_moments() const { return mixture && mixture->uses_batch_moments(); }
+};
+
+template <class Net> const Net &network_of(const Job<Real> &job)
+{
+    return *static_cast<const Net *>(job.network);
+}
+
+template <class Net> void forward_step(const Job<Real> &job, int64_t instance, Arena<Real> &scratch)
+{
+    network_of<Net>(job).forward(job, instance, scratch);
+}
+
+template <class Net>
+void backward_step(const Job<Real> &job, int64_t instance, Arena<Real> &scratch)
+{
+    const Net &net = network_of<Net>(job);
+    Arena<Real> arena(scratch.measures() ? nullptr : job.tape + instance * job.tape_size);
+    typename Net::Tape tape(net, job, arena);
+    net.backward(job, instance, tape, scratch);
+}
+
+template <class Net> void couple_step(const Job<Real> &job, int64_t instance, Arena<Real> &scratch)
+{
+    if constexpr (Net::is_mixture)
+        if (!scratch.measures())
+            network_of<Net>(job).mixture.couple(job, instance);
+}
+
+template <class Net> int64_t measure_tape(const Job<Real> &job)
+{
+    Arena<Real> measuring;
+    typename Net::Tape tape(network_of<Net>(job), job, measuring);
+    return measuring.size();
+}
+
+template <class Net> void add_gradients(const Job<Real> &job, Sums<Real> &sums)
+{
+    const Net &net = network_of<Net>(job);
+    Arena<Real> arena(job.tape);
+    typename Net::Tape first(net, job, arena);
+    net.gradients(job, first, sums);
+}
+
+template <class Net> Layer layer_of(Net &net)
+{
+    Layer layer = {forward_step<Net>, backward_step<Net>, couple_step<Net>,
+                   measure_tape<Net>, add_gradients<Net>, nullptr};
+    if constexpr (Net::is_mixture)
+        layer.mixture = &net.mixture;
+    return layer;
+}
+
+// `running` has the addresses of BN's running mean and variance, and where to put them after the
+// batch; all may be null.
+int run_forward(Job<Real> job, const Layer &layer, void *const *running)
+{
+    const Map &map = *job.map;
+    Arrays arrays([&](Arena<Real> &arena) {
+        job.partials = arena.take(count_moments(job));
+        job.scale = arena.take(map.instances * map.channels);
+        job.shift = arena.take(map.instances * map.channels);
+    });
+    if (arrays.are_missing())
+        return ENOMEM;
+    Pass<Real> first = job.passes->moments;
+    if (layer.uses_batch_moments()) {
+        int error = run<Real>(job, first, pool_moments_step, nullptr);
+        if (!error)
+            error = layer.mixture->pool_batch(job);
+        if (error)
+            return error;
+        layer.mixture->update_running(job, running);
+        first = nullptr;
+    }
+    return run<Real>(job, first, layer.forward, job.passes->affine);
+}
+
+int run_backward(Job<Real> job, const Layer &layer)
+{
+    const Map &map = *job.map;
+    Real *d_batch = nullptr;
+    bool uses_batch = layer.uses_batch_moments();
+    job.tape_size = layer.measure_tape(job);
+    Arrays arrays([&](Arena<Real> &arena) {
+        job.partials = arena.take(count_sums(job));
+        job.scale = arena.take(map.instances * map.channels);
+        job.d_scale = arena.take(map.instances * map.channels);
+        job.d_shift = arena.take(map.instances * map.channels);
+        job.slope = arena.take(map.instances * map.groups);
+        job.offset = arena.take(map.instances * map.groups);
+        job.tape = arena.take(map.instances * job.tape_size);
+        d_batch = arena.take(uses_batch ? 2 * map.channels : 0);
+    });
+    if (arrays.are_missing())
+        return ENOMEM;
+    Pass<Real> dx = job.y ? job.passes->dx : nullptr;
+    int error = run<Real>(job, job.passes->sums, layer.backward, uses_batch ? nullptr : dx);
+    if (error)
+        return error;
+    Sums<Real> sums(job);
+    if (uses_batch && dx)
+        layer.mixture->d_batch = d_batch;
+    layer.add_gradients(job, sums);
+    if (!sums.error && uses_batch && dx)
+        return run<Real>(job, nullptr, layer.couple, dx);
+    return sums.error;
+}
+
+// Addresses: x, y or dx, statistics, dy; then the network's tensors. After them, in the forward
+// pass: BN's running mean and variance, and where to put them after the batch, all null if they do
+// not move. In the backward pass, where it only matters whether a buffer is null: the tensors'
+// gradients; dx and gradients that are not needed are null.
+template <class Net> int run_network(const Call &call, bool is_backward)
+{
+    Net net;
+    Job<Real> job =
+        start(call.map, call.address<void>(0), call.address<void>(3), call.address<void>(1));
+    int64_t group_values = call.map.instances * call.map.groups;
+    Real *statistics = call.address<Real>(2); // the moments, then copies of the network's buffers
+    job.mean = statistics, job.var = statistics + group_values;
+    job.network = &net;
+    void *const *tensors = call.at() + 4, *const *after = tensors + count_tensors(net);
+    Reader<Real> reader(call.fields + 1, call.num_fields - 1, tensors,
+                        is_backward ? after : nullptr, statistics + 2 * group_values);
+    net.members(reader);
+    if (!reader.succeeded())
+        return EINVAL;
+    if (is_backward)
+        return run_backward(job, layer_of(net));
+    Keeper keeper;
+    net.members(keeper);
+    return run_forward(job, layer_of(net), after);
+}
+
+// ---- the networks, by name
+
+struct Network {
+    const char *name; // of the class in its spec.py
+    int (*run)(const Call &call, bool is_backward);
+    void (*members)(Teller &teller);
+};
+
+template <class Net> [[gnu::cold]] void members_of(Teller &teller)
+{
+    Net net;
+    net.members(teller);
+}
+
+#define NETWORK(Net) {#Net, run_network<Net<Real>>, members_of<Net<Real>>},
+constexpr Network NETWORKS[] = {FOR_EACH_NETWORK(NETWORK)};
+constexpr int64_t COUNT = sizeof NETWORKS / sizeof NETWORKS[0];
+
+// The functions of a call's network, whose number Python has from `tell`.
+int forward(const Call &call) { return NETWORKS[int64_t(call.fields[0])].run(call, false); }
+
+int backward(const Call &call) { return NETWORKS[int64_t(call.fields[0])].run(call, true); }
+
+bool is(const char *name, const char *other) { return strcmp(name, other) == 0; }
+
+// A network's "network" name; a "name", its "kind" or its "choices" of a member. Null if there is
+// none.
+const char *tell(const char *what, int64_t network, int64_t member)
+{
+    if (network >= COUNT)
+        return nullptr;
+    if (is(what, "network"))
+        return NETWORKS[network].name;
+    Teller teller(member);
+    NETWORKS[network].members(teller);
+    return is(what, "name") ? teller.name : is(what, "kind") ? teller.kind : teller.choices;
+}
+
+// ---- what Python finds in the library, by name
+
+const char *sources() { return ILM_PLUGINS_SOURCES; }
+
+template <class Function> const void *address_of(Function function)
+{
+    return reinterpret_cast<const void *>(function);
+}
+
+} // namespace
+
+extern "C" __attribute__((visibility("default"))) const void *ILM_PLUGINS_FIND(const char *name)
+{
+    const struct {
+        const char *name;
+        const void *function;
+    } functions[] = {
+        {"sources", address_of(sources)}, {"tell", address_of(tell)},
+        {"moments", address_of(moments)}, {"affine", address_of(affine)},
+        {"sums", address_of(sums)},       {"dx", address_of(dx)},
+        {"forward", address_of(forward)}, {"backward", address_of(backward)},
+    };
+    for (const auto &f : functions)
+        if (is(name, f.name))
+            return f.function;
+    return nullptr;
+}

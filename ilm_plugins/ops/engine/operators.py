@@ -1,0 +1,271 @@
+"""The primitive as operators of torch, by which models compiled by torch.compile run the kernels.
+
+The compiler takes the layout of results from fake kernels. Tensor lists omit missing tensors;
+``present`` marks which are given.
+"""
+
+import functools
+import importlib
+import json
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, library, nn
+from torch.autograd import forward_ad
+
+from . import backends, cpu
+from .layouts import dense, in_layout_of
+from .moments import coarsen, duplicate, over_batch
+from .network import Network, Tensors, with_none
+from .reference import per_channel
+
+
+def adaptive_norm(x: Tensor, num_groups: int, network, tensors: Tensors, running):
+    """Return (y, mean, var) if torch.compile traces x and kernels compute the layer; else None.
+
+    Kernels that update the running statistics return None for mean and var.
+    """
+    is_compiling = HAS_OPERATORS and torch.compiler.is_dynamo_compiling()
+    if network is None or not is_compiling or torch.compiler._is_exporting_flag:
+        return None
+    if not backends.has_variances(x, num_groups):
+        return None
+    types = [type(t) for t in (tensors[0], x, *tensors, *running[:2])]
+    if not all(kind in backends.PLAIN for kind in types) or types[0] is Tensor:
+        return None
+    layer = network.__self__
+    described = layer.describe(x.device, x.dtype)
+    if described is None:
+        return None
+    key, num_parameters, mixes_batch, names, *options = described
+    buffers = [t for t in tensors[num_parameters:] if t is not None]
+    # Dynamo guards on what is compared here, so a changed option recompiles.
+    if read(layer, names) != options or any(buffer.requires_grad for buffer in buffers):
+        return None
+    if leaves_passes(x):
+        return _between_passes(x, num_groups, key, tensors, mixes_batch)
+    present, given = [t is not None for t in tensors], [t for t in tensors if t is not None]
+    arguments = x, num_groups, key, given, present, running[:2]
+    y, _, updated = torch.ops.ilm_plugins.forward(*arguments)
+    for old, new in zip(running[:2], updated, strict=False):
+        old.copy_(new)
+    for tracked in running[3:]:
+        tracked.add_(int(x.numel() > x.shape[1]))
+    return y, None, None
+
+
+def leaves_passes(x: Tensor) -> bool:
+    """Return whether the compiler writes the passes over x, and a kernel is the network alone.
+
+    On CUDA the compiler fuses the affine map with what follows; its code for the CPU is slower than
+    the kernels in C++.
+    """
+    return x.is_cuda
+
+
+def _between_passes(x: Tensor, num_groups: int, key: str, tensors: Tensors, mixes_batch: bool):
+    dtype = x.dtype
+    x = x.to(torch.promote_types(dtype, torch.float32))
+    positions = tuple(range(2, x.dim()))
+    if positions:
+        var, mean = torch.var_mean(x, positions, correction=0)
+    else:
+        mean, var = x, torch.zeros_like(x)
+    mean, var = coarsen(mean, var, num_groups)
+    var = torch.where(var == torch.inf, torch.nan, var)
+    if mixes_batch and tensors[-1] is None:
+        tensors = [*tensors[:-2], *(t.flatten() for t in over_batch(mean, var))]
+    present, given = [t is not None for t in tensors], [t for t in tensors if t is not None]
+    # The gradient of mean has that through x - mean already. The operator comes after, because the
+    # compiler keeps for the backward pass, rather than repeats, what it finds after an operator.
+    centered = x - per_channel(duplicate(mean.detach(), x.shape[1]), x)
+    scale, shift = torch.ops.ilm_plugins.between(mean, var, key, given, present)
+    y = torch.addcmul(per_channel(shift, x), per_channel(scale, x), centered)
+    return y.to(dtype), mean.detach(), var.detach()
+
+
+def describe(layer: Any, device: torch.device, dtype: torch.dtype) -> tuple | None:
+    """Return a layer's network as a string, and its options; None if kernels do not compute it."""
+    x = torch.empty(1, layer.num_channels, 2, device=device, dtype=dtype)
+    network, kernels = layer.as_network(), backends.find_kernels(x)
+    if (
+        # `is_exporting` is a constant, True, in Dynamo before torch 2.14 (PyTorch issue 176347).
+        torch.compiler._is_exporting_flag
+        # In forward mode, operators would have a tangent of zero.
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or kernels is None
+        or not kernels.runs(network, x, layer.moment_groups)
+        or kernels is not _kernels(x)
+    ):
+        return None
+    key = json.dumps((type(network).__name__, *network), default=lambda number: number.item())
+    names = network._fields
+    return key, network.num_parameters, network.mixes_batch, names, *read(layer, names)
+
+
+# As torch.compiler.assume_constant_result does, which would import the compiler. Layers have
+# ``describe`` as a method, because Dynamo accepts no module as an argument of such a function.
+describe._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def read(layer: nn.Module, names: Sequence[str]) -> list:
+    """Return a layer's attributes by name, tuples unpacked, None for a missing attribute."""
+    values = [getattr(layer, name, None) for name in names]
+    return [part for v in values for part in (v if isinstance(v, tuple) else (v,))]
+
+
+def _kernels(x: Tensor) -> ModuleType:
+    # Triton may be missing where no kernels run.
+    return cpu if x.is_cpu else importlib.import_module(f"{__package__}.triton")
+
+
+@functools.cache
+def _network(key: str) -> Network:
+    kind, *fields = json.loads(key)
+    return Network.kinds[kind](*(tuple(f) if isinstance(f, list) else f for f in fields))
+
+
+def _forward(x, num_groups, network, tensors, present, running):
+    network, tensors = _network(network), with_none(tensors, present)
+    x, dtype = dense(x), torch.promote_types(x.dtype, torch.float32)
+    # Operators change no argument: the kernels update copies.
+    empty = x.new_empty((0, x.shape[1]), dtype=dtype)
+    updated = torch.stack(running).to(dtype) if running else empty
+    rows = updated.unbind()
+
+    def forward(plan, tensors, running):
+        return plan.forward(x, tensors, running)
+
+    plan = _kernels(x).find_plan(x, num_groups, network, tensors, rows)
+    if plan.takes((*tensors, *rows)):
+        y, statistics = forward(plan, tensors, rows)
+    else:
+        y, statistics = plan.call_with_copies(forward, x, tensors, rows)
+    return y, statistics, updated
+
+
+def _fake_forward(x, num_groups, network, tensors, present, running):
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    network = _network(network)
+    sizes = network.sizes(x.shape[1])
+    size = 2 * x.shape[0] * num_groups + sum(sizes[name] for name in network.buffers)
+    updated = x.new_empty((len(running), x.shape[1]), dtype=dtype)
+    return torch.empty_like(dense(x)), updated.new_empty(size), updated
+
+
+def _backward(dy, x, num_groups, statistics, network, tensors, present, needs):
+    network, inputs = _network(network), with_none(tensors, present)
+    needs = [needs[0], *with_none(needs[1:], present)]
+    x = dense(x)
+    dy = in_layout_of(x, dy)
+    plan = _kernels(x).find_plan(x, num_groups, network, inputs, ())
+    parameters = given = inputs[: network.num_parameters]
+    if not plan.takes(given):
+        plan = plan.for_copies()
+        given = plan.adapted(given)
+    gradients = plan.backward(dy, x, statistics, given, needs[: 1 + len(parameters)])
+    # Triton's kernels return gradients that are not needed, too.
+    triples = zip(gradients, (x, *parameters), needs, strict=False)
+    needed = [d if d.dtype == t.dtype else d.to(t.dtype) for d, t, need in triples if need]
+    # Results must share no memory.
+    return [d if d.nbytes == d.untyped_storage().nbytes() else d.clone() for d in needed]
+
+
+def _fake_backward(dy, x, num_groups, statistics, network, tensors, present, needs):
+    likes = torch.empty_like(dense(x)), *(t.new_empty(t.shape) for t in tensors)
+    return [like for like, need in zip(likes, needs, strict=True) if need]
+
+
+def _save(ctx, inputs, output):
+    x, ctx.num_groups, ctx.key, tensors, ctx.present, running = inputs
+    ctx.num_running = len(running)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(x, output[1], *tensors)
+
+
+def _differentiate(ctx, dy, *_):
+    x, statistics, *tensors = ctx.saved_tensors
+    needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[3]]
+    arguments = dy, x, ctx.num_groups, statistics, ctx.key, tensors, ctx.present, needs
+    dx, *gradients = with_none(torch.ops.ilm_plugins.backward(*arguments), needs)
+    return dx, None, None, gradients, None, [None] * ctx.num_running
+
+
+def _between(mean, var, network, tensors, present):
+    from .triton import between
+
+    return between.forward(mean, var, _network(network), with_none(tensors, present))
+
+
+def _fake_between(mean, var, network, tensors, present):
+    size = mean.shape[0], tensors[1].shape[-1]
+    return mean.new_empty(size), mean.new_empty(size)
+
+
+def _between_backward(d_scale, d_shift, mean, var, network, tensors, present, needs):
+    from .triton import between
+
+    given, needs = with_none(tensors, present), [bool(n) for n in with_none(needs, present)]
+    arguments = d_scale, d_shift, mean, var, _network(network), given, needs
+    d_mean, d_var, gradients = between.backward(*arguments)
+    return [d_mean, d_var, *(d for d in gradients if d is not None)]
+
+
+def _fake_between_backward(d_scale, d_shift, mean, var, network, tensors, present, needs):
+    needed = [t.new_empty(t.shape) for t, need in zip(tensors, needs, strict=True) if need]
+    return [torch.empty_like(mean), torch.empty_like(var), *needed]
+
+
+def _save_between(ctx, inputs, output):
+    mean, var, ctx.key, tensors, ctx.present = inputs
+    ctx.save_for_backward(mean, var, *tensors)
+
+
+def _differentiate_between(ctx, d_scale, d_shift):
+    mean, var, *tensors = ctx.saved_tensors
+    needs = [*ctx.needs_input_grad[3]]
+    arguments = d_scale, d_shift, mean, var, ctx.key, tensors, ctx.present, needs
+    d_mean, d_var, *gradients = torch.ops.ilm_plugins.between_backward(*arguments)
+    return d_mean, d_var, None, with_none(gradients, needs), None
+
+
+def _refuse(ctx, *_):
+    raise RuntimeError(
+        "a compiled layer of ilm_plugins has no second derivatives; do not compile it, or compile "
+        "it under use_backend('reference')"
+    )
+
+
+#: Older versions of torch than 2.7 compile the reference.
+HAS_OPERATORS = hasattr(torch.compiler, "_is_exporting_flag")
+if HAS_OPERATORS:
+    _library = library.Library("ilm_plugins", "FRAGMENT")
+    _ends = "str network, Tensor[] tensors, bool[] present"
+    _forward_ends = f"int num_groups, {_ends}, Tensor[] running) -> (Tensor, Tensor, Tensor)"
+    _backward_ends = f"int num_groups, Tensor statistics, {_ends}, bool[] needs) -> Tensor[]"
+    _library.define(f"forward(Tensor x, {_forward_ends}")
+    _library.define(f"backward(Tensor dy, Tensor x, {_backward_ends}")
+    _ends = f"Tensor mean, Tensor var, {_ends}"
+    _library.define(f"between({_ends}) -> (Tensor, Tensor)")
+    _ends = f"Tensor d_scale, Tensor d_shift, {_ends}, bool[] needs"
+    _library.define(f"between_backward({_ends}) -> Tensor[]")
+    for _device in ("CPU", "CUDA"):
+        _library.impl("forward", _forward, _device)
+        _library.impl("backward", _backward, _device)
+        _library.impl("between", _between, _device)
+        _library.impl("between_backward", _between_backward, _device)
+    _names = "ilm_plugins::forward", "ilm_plugins::backward"
+    library.register_fake(_names[0], _fake_forward, lib=_library)
+    library.register_fake(_names[1], _fake_backward, lib=_library)
+    library.register_autograd(_names[0], _differentiate, setup_context=_save, lib=_library)
+    library.register_autograd(_names[1], _refuse, lib=_library)
+    _names = "ilm_plugins::between", "ilm_plugins::between_backward"
+    library.register_fake(_names[0], _fake_between, lib=_library)
+    library.register_fake(_names[1], _fake_between_backward, lib=_library)
+    library.register_autograd(
+        _names[0], _differentiate_between, setup_context=_save_between, lib=_library
+    )
+    library.register_autograd(_names[1], _refuse, lib=_library)

@@ -1,0 +1,60 @@
+"""The primitive's forward and backward pass by Triton kernels, on CUDA.
+
+For a map of any size, the *streaming* kernels read x twice forward, and x and dy twice backward::
+
+    forward    moments of (channel, split of positions) -> pool, rescale -> affine
+    backward   sums of (channel, split of positions)    -> sum, vjp      -> dx, gradients
+
+The kernel between the passes over x has a program for each instance; a torch function takes its
+place for a network that the kernels lack. The last program of the first kernel that reads a channel
+computes BN's statistics of the batch, and updates the running statistics. With a small network, an
+instance that fits into the registers of one program, such as a detector's box head, is read once:
+the *one-read* kernels do all in one program.
+
+Contiguous and channels-last maps are read and written without a copy. The host never waits for the
+device, and the order of additions is the same in each run.
+"""
+
+import torch
+from torch import Tensor
+
+from ..network import Network
+from . import devices, one_read, plan, streaming
+from .devices import INTERPRETED, has_bfloat16, on_device
+from .plan import find_plan
+from .sizes import find_sizes
+
+__all__ = [
+    "affine",
+    "devices",
+    "dx",
+    "find_plan",
+    "moments",
+    "one_read",
+    "plan",
+    "runs",
+    "sums",
+    "supports",
+]
+
+
+def supports(x: Tensor) -> bool:
+    return (
+        (x.is_cuda or INTERPRETED)
+        and x.dtype in (torch.float32, torch.float16, torch.bfloat16)
+        and (x.dtype != torch.bfloat16 or has_bfloat16(x.device))
+        and (x.shape.numel() < 2**30 or x.shape[2:].numel() < 2**30)
+    )
+
+
+# ---- the functions of every backend, see engine/plain.py
+
+
+moments = on_device(streaming.moments)
+affine = on_device(streaming.affine)
+sums = on_device(streaming.sums)
+dx = on_device(streaming.dx)
+
+
+def runs(network: Network, x: Tensor, num_groups: int) -> bool:
+    return find_sizes(network, x.shape[1], num_groups) is not None

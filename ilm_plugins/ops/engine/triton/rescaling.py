@@ -1,0 +1,125 @@
+"""The kernels that compute any network, and its gradients, with one program for each instance.
+
+The order of what they read and store is in :class:`.plan.Plan`.
+"""
+
+import triton
+import triton.language as tl
+
+from .programs import add_all, is_last
+from .streaming import pool
+from .vectors import load, numbers
+
+
+@triton.jit
+def rescale_vjp(
+    n, d_scale, d_shift, mean, var, t, gradients_ptr, count,
+    RESCALE: tl.constexpr, SIZES: tl.constexpr,
+):  # fmt: skip
+    """Return scale (channels), slope and offset (fine) of instance n's dx, without BN's part."""
+    gradients_ptr += n * SIZES.gradients
+    scale, d_mean, d_var = RESCALE(mean, var, t, SIZES, d_scale, d_shift, gradients_ptr)
+    return scale, d_var * (2.0 / count), d_mean / count
+
+
+@triton.jit
+def keep(n, kept_ptr, t, SIZES: tl.constexpr):
+    """Copy the network's buffers for the backward pass, if this is the first instance."""
+    for i in tl.static_range(len(SIZES.buffers)):
+        ptr = t[SIZES.buffers[i][0]]
+        if ptr is not None:
+            at, _ = numbers(SIZES.buffers[i][2])
+            exists = at < tl.where(n == 0, SIZES.buffers[i][2], 0)
+            tl.store(kept_ptr + SIZES.buffers[i][1] + at, load(ptr, at, exists), mask=exists)
+
+
+@triton.jit(
+    do_not_specialize=["moments", "run", "splits", "split", "length"],
+    do_not_specialize_on_alignment=["statistics_ptr", "work_ptr"],
+)
+def rescale_kernel(
+    statistics_ptr, work_ptr, t, moments, run, splits, split, length, count,
+    RESCALE: tl.constexpr, SIZES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Compute scale and shift (N, C), the first part of ``work``, from the moments.
+
+    If ``BLOCK`` is 0, these are among the statistics; else they are pooled from runs of moments of
+    channels and splits.
+    """
+    n = tl.program_id(0).to(tl.int64)
+    keep(n, statistics_ptr, t, SIZES)
+    group, is_group = numbers(SIZES.fine)
+    c, is_channel = numbers(SIZES.channels)
+    mean_ptr = statistics_ptr + SIZES.kept + n * SIZES.fine
+    var_ptr = mean_ptr + moments
+    if BLOCK == 0:
+        mean = load(mean_ptr, group, is_group)
+        var = load(var_ptr, group, is_group)
+    else:
+        coefficients = 2 * tl.num_programs(0).to(tl.int64) * SIZES.channels
+        moments_ptr = work_ptr + coefficients + n * SIZES.fine * run
+        mean, var = pool(
+            moments_ptr, moments_ptr + tl.cast(moments, tl.int64) * run, group * run, is_group,
+            run, splits, splits, split, length, count, BLOCK,
+        )  # fmt: skip
+        tl.store(mean_ptr + group, mean, mask=is_group)
+        tl.store(var_ptr + group, var, mask=is_group)
+    scale, shift = RESCALE(mean, var, t, SIZES)
+    work_ptr += n * SIZES.channels
+    tl.store(work_ptr + c, scale, mask=is_channel)
+    work_ptr += tl.num_programs(0).to(tl.int64) * SIZES.channels
+    tl.store(work_ptr + c, shift, mask=is_channel)
+
+
+@triton.jit(
+    do_not_specialize=[
+        *("moments", "shift_at", "scale_at", "slope_at", "offset_at", "rows_at", "groups_at"),
+        *("splits", "members"),
+    ],
+    do_not_specialize_on_alignment=["statistics_ptr", "work_ptr", "counters_ptr"],
+)
+def rescale_vjp_kernel(
+    statistics_ptr, work_ptr, counters_ptr, t,
+    # Offsets into work_ptr; computed in the kernel, they would occupy registers.
+    moments, shift_at, scale_at, slope_at, offset_at, rows_at, groups_at, splits, members, count,
+    RESCALE: tl.constexpr, SIZES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Compute ``rescale_vjp`` from the sums of splits.
+
+    With counters, the last of a group of ``members`` instances sums the gradients of BN's moments.
+    """
+    n = tl.program_id(0).to(tl.int64)
+    group, is_group = numbers(SIZES.fine)
+    c, is_channel = numbers(SIZES.channels)
+    first_ptr = work_ptr + n * SIZES.channels * splits
+    if BLOCK == 0:  # one split
+        d_scale = load(first_ptr, c, is_channel)
+        d_shift = load(first_ptr + shift_at, c, is_channel)
+    else:
+        d_scale = tl.zeros(c.shape, tl.float32)
+        d_shift = tl.zeros(c.shape, tl.float32)
+        for first in range(0, splits, BLOCK):
+            split = first + tl.arange(0, BLOCK)
+            exists = is_channel[:, None] & (split < splits)[None, :]
+            at = c[:, None] * splits + split[None, :]
+            d_scale += tl.sum(load(first_ptr, at, exists), axis=1)
+            d_shift += tl.sum(load(first_ptr + shift_at, at, exists), axis=1)
+    mean_ptr = statistics_ptr + SIZES.kept + n * SIZES.fine
+    mean = load(mean_ptr, group, is_group)
+    var = load(mean_ptr + moments, group, is_group)
+    scale, slope, offset = rescale_vjp(
+        n, d_scale, d_shift, mean, var, t, work_ptr + rows_at, count, RESCALE, SIZES
+    )
+    tl.store(work_ptr + scale_at + n * SIZES.channels + c, scale, mask=is_channel)
+    tl.store(work_ptr + slope_at + n * SIZES.fine + group, slope, mask=is_group)
+    tl.store(work_ptr + offset_at + n * SIZES.fine + group, offset, mask=is_group)
+    if counters_ptr is not None:
+        of_group = n // members
+        first = of_group * members
+        in_group = tl.minimum(members, tl.num_programs(0) - first)
+        if is_last(counters_ptr + of_group, in_group):
+            batch: tl.constexpr = 2 * SIZES.channels
+            # From the first of the batch's values on.
+            rows_ptr = work_ptr + rows_at + (first + 1) * SIZES.gradients - batch
+            sums_ptr = work_ptr + groups_at + of_group * batch
+            add_all(rows_ptr, SIZES.gradients, in_group, sums_ptr, batch)

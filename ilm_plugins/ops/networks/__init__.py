@@ -1,0 +1,11 @@
+"""The kinds of networks, a folder for each: its description, and its kernels in C++ and Triton.
+
+Their equations in torch are methods of the layers, see ``layers/``.
+"""
+
+from .attentive.spec import Attentive
+from .autoencoder.spec import Autoencoder
+from .exemplar.spec import Exemplar
+from .switch.spec import SparseSwitch, Switch
+
+__all__ = ["Attentive", "Autoencoder", "Exemplar", "SparseSwitch", "Switch"]

@@ -1,0 +1,1 @@
+"""The auto-encoder of ILM Norm and AssocNorm."""

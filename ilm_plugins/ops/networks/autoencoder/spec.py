@@ -1,0 +1,29 @@
+from typing import NamedTuple
+
+from ...engine.network import Network
+
+
+class _Options(NamedTuple):
+    num_groups: int  #: of the standardization
+    num_key_groups: int
+    hidden: int  #: M
+    eps: float
+    mean_drives: str  #: "beta" or "omega", what the mean predicts; the variance predicts the other
+    activations: tuple[str, str]  #: for (mean, variance)
+    combine: str  #: of AssocNorm's Table 5; "a(WE)+B" is ILM Norm's
+
+
+class Autoencoder(_Options, Network):
+    """The ``rescale`` of ILM Norm and AssocNorm, see layers/autoencoder.py."""
+
+    __slots__ = ()
+    parameters = "weight", "bias", "encode.weight", "decode_mean.weight", "decode_var.weight"
+    buffers = ("omega_offset",)
+
+    def sizes(self, channels: int) -> dict[str, int]:
+        matrix = self.hidden * self.num_key_groups
+        matrices = dict.fromkeys(self.parameters[2:], matrix)
+        return {"weight": channels, "bias": channels, **matrices, "omega_offset": 1}
+
+    def coarse_groups(self, channels: int) -> tuple[int, ...]:
+        return self.num_key_groups, self.num_groups

@@ -1,0 +1,1 @@
+"""What the networks that mix normalizers have in common."""

@@ -1,0 +1,1 @@
+"""The ratios of Switchable and Sparse Switchable Normalization."""

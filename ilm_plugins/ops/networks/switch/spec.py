@@ -1,0 +1,33 @@
+from typing import ClassVar, NamedTuple
+
+from ...engine.network import BATCH, Network
+from ..mixture.spec import Mixture
+
+
+class _Options(NamedTuple):
+    normalizers: tuple[str, ...]
+    num_groups: int  #: of "GN"
+    eps: float
+    momentum: float  #: of the running statistics
+
+
+class Switch(Mixture, _Options, Network):
+    """The ``rescale`` of SN, see layers/switchable.py."""
+
+    __slots__ = ()
+    parameters = "weight", "bias", "mean_weight", "var_weight"
+    buffers: ClassVar[tuple[str, ...]] = BATCH
+
+    def sizes(self, channels: int) -> dict[str, int]:
+        k = len(self.normalizers)
+        sizes = {"weight": channels, "bias": channels, "radius": 1}
+        sizes |= dict.fromkeys(("mean_weight", "var_weight", "mean_fixed", "var_fixed"), k)
+        sizes |= dict.fromkeys(BATCH, channels)
+        return {name: sizes[name] for name in self.tensors}
+
+
+class SparseSwitch(Switch):
+    """The ``rescale`` of SSN, see layers/sparse.py."""
+
+    __slots__ = ()
+    buffers = "radius", "mean_fixed", "var_fixed", *BATCH
