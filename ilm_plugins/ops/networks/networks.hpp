@@ -1,4 +1,4 @@
-// All networks, by the names of their classes in spec.py.
+// All networks.
 #pragma once
 
 #include "attentive/cpu.hpp"
@@ -6,9 +6,12 @@
 #include "exemplar/cpu.hpp"
 #include "switch/cpu.hpp"
 
-#define FOR_EACH_NETWORK(DO) \
-    DO(Autoencoder) \
-    DO(Exemplar) \
-    DO(Switch) \
-    DO(SparseSwitch) \
-    DO(Attentive)
+namespace {
+
+template <class... Nets> struct Kinds { };
+
+template <class Real>
+using Networks =
+    Kinds<Autoencoder<Real>, Exemplar<Real>, Switch<Real>, SparseSwitch<Real>, Attentive<Real>>;
+
+} // namespace

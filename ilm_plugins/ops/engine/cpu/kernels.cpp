@@ -291,14 +291,24 @@ template <class Net> [[gnu::cold]] void members_of(Teller &teller)
     net.members(teller);
 }
 
-#define NETWORK(Net) {#Net, run_network<Net<Real>>, members_of<Net<Real>>},
-constexpr Network NETWORKS[] = {FOR_EACH_NETWORK(NETWORK)};
-constexpr int64_t COUNT = sizeof NETWORKS / sizeof NETWORKS[0];
+template <class> struct Table;
+
+template <class... Nets> struct Table<Kinds<Nets...>> {
+    static constexpr Network networks[] = {{Nets::name, run_network<Nets>, members_of<Nets>}...};
+    static constexpr int64_t count = sizeof...(Nets);
+};
+
+using All = Table<Networks<Real>>;
 
 // The functions of a call's network, whose number Python has from `tell`.
-int forward(const Call &call) { return NETWORKS[int64_t(call.fields[0])].run(call, false); }
+int run_network(const Call &call, bool is_backward)
+{
+    return All::networks[int64_t(call.fields[0])].run(call, is_backward);
+}
 
-int backward(const Call &call) { return NETWORKS[int64_t(call.fields[0])].run(call, true); }
+int forward(const Call &call) { return run_network(call, false); }
+
+int backward(const Call &call) { return run_network(call, true); }
 
 bool is(const char *name, const char *other) { return strcmp(name, other) == 0; }
 
@@ -306,12 +316,12 @@ bool is(const char *name, const char *other) { return strcmp(name, other) == 0; 
 // none.
 const char *tell(const char *what, int64_t network, int64_t member)
 {
-    if (network >= COUNT)
+    if (network >= All::count)
         return nullptr;
     if (is(what, "network"))
-        return NETWORKS[network].name;
+        return All::networks[network].name;
     Teller teller(member);
-    NETWORKS[network].members(teller);
+    All::networks[network].members(teller);
     return is(what, "name") ? teller.name : is(what, "kind") ? teller.kind : teller.choices;
 }
 

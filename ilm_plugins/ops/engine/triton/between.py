@@ -16,7 +16,7 @@ from ..network import Network, Tensors, check_tensors
 from .devices import divide_up, on_device
 from .launch import Launch, current_stream
 from .plan import GROUPS, MEMBERS
-from .programs import add_all, add_all_gradients, is_last
+from .programs import sum_gradients
 from .sizes import Sizes, find_sizes, pointers_to, rescale_of
 from .vectors import load, numbers
 
@@ -36,16 +36,14 @@ def between_kernel(
     tl.store(shift_ptr + n * SIZES.channels + c, shift, mask=is_channel)
 
 
-@triton.jit(do_not_specialize=["members", "groups_at"])
+@triton.jit(do_not_specialize=["members"])
 def between_vjp_kernel(
     d_scale_ptr, d_shift_ptr, mean_ptr, var_ptr, d_mean_ptr, d_var_ptr, work_ptr, counters_ptr, t,
-    gradients, members, groups_at, RESCALE: tl.constexpr, SIZES: tl.constexpr,
-    PARAMETERS: tl.constexpr,
+    gradients, members, RESCALE: tl.constexpr, SIZES: tl.constexpr, PARAMETERS: tl.constexpr,
 ):  # fmt: skip
     """Compute the gradients of the moments and of the tensors.
 
-    The mean's gradient includes the path through x - mean. The sums over the instances are those
-    of ``one_read.one_read_vjp_kernel``.
+    The mean's gradient includes the path through x - mean.
     """
     n = tl.program_id(0).to(tl.int64)
     group, is_group = numbers(SIZES.fine)
@@ -58,17 +56,7 @@ def between_vjp_kernel(
     _, d_mean, d_var = RESCALE(mean, var, t, SIZES, d_scale, d_shift, row_ptr)
     tl.store(d_mean_ptr + n * SIZES.fine + group, d_mean, mask=is_group)
     tl.store(d_var_ptr + n * SIZES.fine + group, d_var, mask=is_group)
-
-    instances = tl.num_programs(0).to(tl.int64)
-    first = n // members * members
-    in_group = tl.minimum(members, instances - first)
-    if is_last(counters_ptr + 1 + n // members, in_group):
-        step: tl.constexpr = SIZES.gradients
-        sums_ptr = work_ptr + groups_at + n // members * step
-        add_all(work_ptr + first * step, step, in_group, sums_ptr, step)
-        groups = (instances + members - 1) // members
-        if is_last(counters_ptr, groups):
-            add_all_gradients(work_ptr + groups_at, step, groups, gradients, step, PARAMETERS)
+    sum_gradients(n, members, work_ptr, counters_ptr, gradients, SIZES.gradients, PARAMETERS)
 
 
 # ---- host
@@ -155,5 +143,5 @@ def _forward_launch(sizes: Sizes, n: int, device: torch.device, *kinds) -> Launc
 @functools.lru_cache(maxsize=4096)
 def _backward_launch(sizes: Sizes, n: int, members: int, of_tensors, *kinds) -> Launch:
     rescale = rescale_of(sizes.network)
-    arguments = members, n * sizes.gradients, rescale.function, sizes, of_tensors
+    arguments = members, rescale.function, sizes, of_tensors
     return Launch(between_vjp_kernel, n, arguments, **rescale.options(sizes))

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from .devices import Map, padded
-from .programs import add_all, add_all_gradients, is_last
+from .programs import sum_gradients
 from .rescaling import keep, rescale_vjp
 from .sizes import Sizes, rescale_of
 from .streaming import Shape, limit, tile_offsets
@@ -98,11 +98,7 @@ def one_read_vjp_kernel(
     moments, members, count, chunks, SHAPE: tl.constexpr, RESCALE: tl.constexpr,
     SIZES: tl.constexpr, PARAMETERS: tl.constexpr,
 ):  # fmt: skip
-    """Compute dx, and the sum of the instances' gradients of the tensors.
-
-    The last of each group of ``members`` instances adds their rows of the work, and the last of
-    these the rows of the groups.
-    """
+    """Compute dx, and the sum of the instances' gradients of the tensors."""
     n, start, offsets, inside = _instance(chunks, SHAPE)
     dy_ptr += start
     x_ptr += start
@@ -124,18 +120,7 @@ def one_read_vjp_kernel(
     d_x += spread(offset, SIZES.fine, SHAPE.block_c)[:, None]
     if dx_ptr is not None:
         tl.store(dx_ptr + start + offsets, d_x.to(dx_ptr.dtype.element_ty), mask=inside)
-
-    instances = tl.num_programs(0).to(tl.int64)
-    first = n // members * members
-    in_group = tl.minimum(members, instances - first)
-    if is_last(counters_ptr + 1 + n // members, in_group):
-        step: tl.constexpr = SIZES.gradients
-        groups = (instances + members - 1) // members
-        groups_ptr = work_ptr + instances * step
-        sums_ptr = groups_ptr + n // members * step
-        add_all(work_ptr + first * step, step, in_group, sums_ptr, step)
-        if is_last(counters_ptr, groups):
-            add_all_gradients(groups_ptr, step, groups, gradients, step, PARAMETERS)
+    sum_gradients(n, members, work_ptr, counters_ptr, gradients, SIZES.gradients, PARAMETERS)
 
 
 # ---- host

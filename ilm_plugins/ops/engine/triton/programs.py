@@ -59,6 +59,26 @@ def add_all_gradients(
 
 
 @triton.jit
+def sum_gradients(
+    n, members, work_ptr, counters_ptr, gradients, STEP: tl.constexpr, PARAMETERS: tl.constexpr
+):
+    """Store the sums of the instances' rows of the work, of STEP values, to the gradients.
+
+    The last of each group of ``members`` instances adds their rows, to a row behind those of the
+    instances, and the last of these the rows of the groups. Instance n calls this at its end.
+    """
+    instances = tl.num_programs(0).to(tl.int64)
+    first = n // members * members
+    in_group = tl.minimum(members, instances - first)
+    if is_last(counters_ptr + 1 + n // members, in_group):
+        groups = (instances + members - 1) // members
+        groups_ptr = work_ptr + instances * STEP
+        add_all(work_ptr + first * STEP, STEP, in_group, groups_ptr + n // members * STEP, STEP)
+        if is_last(counters_ptr, groups):
+            add_all_gradients(groups_ptr, STEP, groups, gradients, STEP, PARAMETERS)
+
+
+@triton.jit
 def store_gradients(gradients, columns, sums, PARAMETERS: tl.constexpr):
     """Store sums of columns to the gradients of the parameters, see ``Sizes.parameters``."""
     for i in tl.static_range(len(PARAMETERS)):

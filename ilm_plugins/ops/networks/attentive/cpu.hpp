@@ -16,6 +16,7 @@ namespace {
 
 template <class T> struct Attentive {
     using Real = T;
+    static constexpr const char *name = "Attentive"; // in spec.py
     static constexpr bool is_mixture = false;
 
     int64_t num_groups = 1, num_affine = 1; // G, K

@@ -25,6 +25,7 @@ constexpr const char *names_of(Combine) { return "a(WE) a(WE+B) a(WE)*B a(WE)+B"
 
 template <class T> struct Autoencoder {
     using Real = T;
+    static constexpr const char *name = "Autoencoder"; // in spec.py
     static constexpr bool is_mixture = false;
 
     int64_t num_groups = 1;                 // of the standardization

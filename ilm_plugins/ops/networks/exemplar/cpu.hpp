@@ -19,6 +19,7 @@ constexpr const char *names_of(RatioNet) { return "conv no_conv mlp"; }
 
 template <class T> struct Exemplar {
     using Real = T;
+    static constexpr const char *name = "Exemplar"; // in spec.py
     static constexpr bool is_mixture = true;
 
     Mixture<Real> mixture;

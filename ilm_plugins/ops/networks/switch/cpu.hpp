@@ -220,10 +220,12 @@ template <class T> struct Switchable {
 };
 
 template <class Real> struct Switch : Switchable<Real> {
+    static constexpr const char *name = "Switch";
     Switch() : Switchable<Real>(false) { }
 };
 
 template <class Real> struct SparseSwitch : Switchable<Real> {
+    static constexpr const char *name = "SparseSwitch";
     SparseSwitch() : Switchable<Real>(true) { }
 };
 
