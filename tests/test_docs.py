@@ -23,6 +23,7 @@ from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm
 from ilm_plugins.cli import parsers
 from ilm_plugins.experiments.data.shapes import write_shapes
 from ilm_plugins.frameworks import open_config
+from ilm_plugins.layers.base import AdaptiveNorm
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -84,6 +85,22 @@ def test_the_worked_example_of_a_norm_runs():
     page = ROOT / "docs" / "adding-a-normalizer.md"
     code = "\n".join((*blocks(page, "python"), 'ilm_plugins.NORMS["ILN"](8, eps=1e-3)'))
     fresh.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_norm_with_a_function_after_the_affine_map_is_made_as_the_page_says():
+    page = ROOT / "docs" / "adding-a-normalizer.md"
+    names = {"torch": torch, "nn": torch.nn, "AdaptiveNorm": AdaptiveNorm}
+    exec(block(page, "python", "class FilterResponseNorm"), names)
+    layer = names["FilterResponseNorm"](6, dtype=torch.float64)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)
+    x, dz = (torch.randn(3, 6, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    weight, bias, tau = (p.view(-1, 1, 1) for p in (layer.weight, layer.bias, layer.tau))
+    rms = (x.square().mean((2, 3), keepdim=True) + layer.eps).sqrt()
+    expected, inputs = torch.maximum(weight * x / rms + bias, tau), (x, *layer.parameters())
+    assert_close(layer(x), expected)
+    gradients = torch.autograd.grad(layer(x), inputs, dz)
+    assert_close(gradients, torch.autograd.grad(expected, inputs, dz))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from .options import check, check_known, parameters_of
 #: Modules whose initializers would overwrite the weights of a norm's sub-networks.
 INITIALIZERS = {"mmengine.model.weight_init", "mmcv.cnn.utils.weight_init"}
 #: Methods that a subclass may replace without other equations.
-BESIDE_EQUATIONS = {"reset_parameters"}
+BESIDE_EQUATIONS = {"reset_parameters", "normalize"}
 
 
 class AdaptiveNorm(nn.GroupNorm):
@@ -159,7 +159,7 @@ class AdaptiveNorm(nn.GroupNorm):
         if isinstance(x, Proxy):  # torch.fx traces a layer alone by its forward
             return self._record(x)
         self.check_input(x)
-        return self._normalize(x)
+        return self.normalize(x)
 
     def __prepare_scriptable__(self) -> None:
         """Raise RuntimeError; torch.jit.script calls this for each module of a model."""
@@ -168,9 +168,12 @@ class AdaptiveNorm(nn.GroupNorm):
             "torch.jit.trace(layer, example)"
         )
 
-    def _normalize(self, x: Tensor) -> Tensor:
-        """Return the normalized x, whose shape and dtype were checked."""
-        return self.normalize(x)[0]
+    def normalize(self, x: Tensor) -> Tensor:
+        """Return the normalized x, whose shape and dtype were checked.
+
+        A subclass that applies a function to the result overrides it, and keeps its base's kernels.
+        """
+        return self._normalize(x)[0]
 
     def _record(self, x: Proxy) -> Any:
         """Record a call of the layer as one node, as torch.fx does for the modules of torch."""
@@ -183,10 +186,10 @@ class AdaptiveNorm(nn.GroupNorm):
             )
         return tracer.create_proxy("call_module", name, (x,), {})
 
-    def normalize(
+    def _normalize(
         self, x: Tensor, running: tuple = ()
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return the normalized x; its means and variances, see :func:`ops.adaptive_norm`."""
+        """Return the normalized x, and its means and variances, as :func:`ops.adaptive_norm`."""
         groups, tensors = self.moment_groups, self.rescale_tensors()
         return adaptive_norm(
             x,

@@ -144,14 +144,14 @@ class MixtureNorm(AdaptiveNorm):
         copied.__setstate__(copy.deepcopy(state, memo))
         return copied
 
-    def _normalize(self, x: Tensor) -> Tensor:
+    def normalize(self, x: Tensor) -> Tensor:
         if self.momentum is None:  # as somebody has set it later
             check_momentum(type(self).__name__, None)
         if self.synchronizes:
             return self._forward_synchronized(x)
         if not self.updates_running_stats:
-            return self.normalize(x)[0]
-        y, mean, var = self.normalize(
+            return self._normalize(x)[0]
+        y, mean, var = self._normalize(
             x, (*self._stored_statistics(), self.momentum, *self._counter())
         )
         if mean is not None and var is not None:  # else kernels have updated the statistics

@@ -90,3 +90,16 @@ def test_a_printed_subclass_keeps_its_bases_kernels():
             return "shown"
 
     assert Shown.network is ExemplarNorm.network
+
+
+@pytest.mark.parametrize("norm", [ILMGroupNorm, SwitchNorm], ids=["ILMGN", "SN"])
+def test_a_subclass_with_a_function_after_the_affine_map_keeps_its_bases_kernels(norm):
+    class Thresholded(norm):
+        def normalize(self, x):
+            return super().normalize(x).relu()
+
+    assert Thresholded.network is norm.network
+    x, layer, plain = torch.randn(2, 32, 5, 5), Thresholded(32), norm(32)
+    plain.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(layer(x), plain(x).relu())
+    torch.testing.assert_close(layer.state_dict(), plain.state_dict())
