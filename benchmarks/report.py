@@ -13,6 +13,8 @@ from statistics import geometric_mean
 
 import pandas as pd
 
+from ilm_plugins.experiments.reports.table import markdown as markdown_lines
+
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "benchmarks" / "record.json"
 RECORD_OF_GPU = ROOT / "benchmarks" / "record_gpu.json"
@@ -75,9 +77,8 @@ def text(quartiles: list[float], digits: int = 2) -> str:
     return f"{median:.{digits}f} ({lower:.{digits}f}-{upper:.{digits}f})"
 
 
-def markdown(table: pd.DataFrame) -> str:
-    head, *lines = (f"| {' | '.join(c)} |" for c in (table.columns, *table.fillna("").values))
-    return "\n".join((head, "|---" * len(table.columns) + "|", *lines)) if lines else ""
+def markdown(frame: pd.DataFrame) -> str:
+    return "\n".join(markdown_lines(frame.columns, frame.fillna("").values)) if len(frame) else ""
 
 
 def mean(groups, shown: str) -> pd.Series:

@@ -33,7 +33,6 @@ EXTRAS = {
     "scipy": "compare",
     "seaborn": "analysis",
     "sklearn": "analysis",
-    "tabulate": "compare",
     "tensorboard": "pix2pix",
     "torchmetrics": "pix2pix",
     "tqdm": "data",

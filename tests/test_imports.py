@@ -17,7 +17,7 @@ ROOMS = [
     *("frameworks", "experiments", "cli"),
 ]
 #: The rooms within experiments, likewise.
-EXPERIMENTS = ["data", "models", "pix2pix", "analysis", "compare", "papers"]
+EXPERIMENTS = ["reports", "data", "models", "pix2pix", "analysis", "compare", "papers"]
 #: They put the package together.
 TOP = {"__init__.py", "__main__.py"}
 

@@ -21,7 +21,7 @@ from mmseg.registry import DATASETS
 from PIL import Image
 
 from ilm_plugins.checkpoints import load_weights
-from ilm_plugins.experiments.analysis.plots import OKABE_ITO
+from ilm_plugins.experiments.reports.style import OKABE_ITO
 from ilm_plugins.frameworks import run_record
 from ilm_plugins.frameworks.folders import last_checkpoint
 from ilm_plugins.frameworks.openmmlab.openmmlab_config import build_model

@@ -6,9 +6,9 @@ import textwrap
 from dataclasses import fields
 
 from ..configs import SCHEME
-from ..experiments.papers import paper_report, registry, row_record
+from ..experiments.papers import paper_record, paper_report, registry
+from ..experiments.papers.paper_runs import run_all
 from ..experiments.papers.reproduce_options import Options
-from ..experiments.papers.run import run_all
 from ..frameworks.folders import make_folder
 from . import exit_on_sigterm
 
@@ -59,5 +59,5 @@ def write_report(args: argparse.Namespace) -> None:
     folder = args.output or args.work_dir / "reports"
     make_folder(folder)
     records = folder / "records"
-    row_record.collect_all(args.work_dir, records)
+    paper_record.collect_all(args.work_dir, records)
     print(*paper_report.write(records), sep="\n")

@@ -91,7 +91,7 @@ def test_no_command_runs_code_of_a_checkpoint(tmp_path, monkeypatch, weights_onl
         (["make-shapes"], "numpy", "numpy: pip install 'ilm_plugins[data]'"),
         (["train", "--config-file", CONFIG], "mmengine", "mmengine: pip install onedl-"),
         (["train", "--config-file", CONFIG], "mmengine.runner", "mmengine: pip install onedl-"),
-        (["compare", CONFIG, "GN"], "tabulate", "tabulate: pip install 'ilm_plugins[compare]'"),
+        (["compare", CONFIG, "GN"], "scipy", "scipy: pip install 'ilm_plugins[compare]'"),
         (["compare", CONFIG, "GN"], "seaborn", "seaborn: pip install 'ilm_plugins[compare]'"),
     ],
 )

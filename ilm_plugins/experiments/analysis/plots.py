@@ -4,37 +4,19 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot
 from seaborn.axisgrid import Grid
 
-#: Okabe and Ito's colour-blind safe colours, and two more for datasets of ten classes.
-OKABE_ITO = (
-    *("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#F0E442", "#000000"),
-    *("#999999", "#6B3E0A"),
-)
+from ..reports.style import OKABE_ITO, styled
+
 #: Normalizer or parameter -> its colour.
 COLOURS = {"IN": "#E69F00", "LN": "#0072B2", "BN": "#009E73", "GN": "#CC79A7"}
 COLOURS |= {"omega": "#E69F00", "beta": "#56B4E9"}
-STYLE = {
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.titlesize": 10,
-    "figure.dpi": 120,
-    "figure.titlesize": 12,
-    "font.size": 9,
-    "grid.alpha": 0.3,
-    "image.interpolation": "nearest",
-    "legend.frameon": False,
-    "text.parse_math": False,  # names of files may have two "$"
-}
 #: The label of the axis of layers.
 LAYERS = "layer, from the input to the output"
-#: Decorates functions, so that they draw in the style above.
-styled = mpl.rc_context(STYLE)
 
 
 @styled

@@ -2,22 +2,20 @@
 
 from pathlib import Path
 
-import matplotlib as mpl
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from ...checkpoints import replacing
+from ..reports import style
 from .results import Results
 
-STYLE = {"axes.grid": True, "axes.axisbelow": True, "font.size": 9, "grid.alpha": 0.3}
-COLOUR = "#0072B2"
+COLOUR = style.OKABE_ITO[4]
 
 
-@mpl.rc_context(STYLE)
+@style.styled
 def draw(results: Results, path: Path) -> None:
     """Write a PNG with a row for each test: values by norm, and differences from the baseline."""
     tests, norms = results.tests, list(results.norms)
-    figure = Figure((9, 0.9 + (0.7 + 0.3 * len(norms)) * len(tests)), layout="constrained", dpi=120)
+    figure = Figure((9, 0.9 + (0.7 + 0.3 * len(norms)) * len(tests)), layout="constrained")
     axes = figure.subplots(len(tests), 2, squeeze=False)
     for (left, right), test in zip(axes, tests, strict=True):
         rows = results.main[results.main["test"] == test]
@@ -30,29 +28,15 @@ def draw(results: Results, path: Path) -> None:
         name = results.title(test)
         left.set(xlabel=name, ylabel="", ylim=(len(norms) - 0.5, -0.5))
         left.set_yticks(range(len(norms)), [_label(results, norm, test) for norm in norms])
-        _draw_differences(right, results, test)
+        differences = results.differences(test)
+        failed = [norm for norm in norms if results.failed_seeds(norm, test)]
+        hollow = norms if norms[0] in failed else failed
+        style.draw_intervals(right, [*differences.items()], COLOUR, hollow)
         right.set_xlabel(f"{name}: minus {norms[0]}")
-    with replacing(path) as file:
-        # Without matplotlib's version, equal records give equal bytes.
-        figure.savefig(file, format="png", metadata={"Software": None})
+    style.save(figure, path)
 
 
 def _label(results: Results, norm: str, test: str) -> str:
     """Return a norm, and below it the seeds whose runs failed."""
     failed = ", ".join(map(str, results.failed_seeds(norm, test)))
     return f"{norm}\nfailed: seed {failed}" if failed else norm
-
-
-def _draw_differences(axis, results: Results, test: str) -> None:
-    """Draw each norm's difference, with its interval if it has one; hollow if a run failed."""
-    axis.axvline(0, color="0.5")
-    differences = results.differences(test)
-    plain = results.failed_seeds(results.norms[0], test)
-    for i, (norm, difference) in enumerate(differences.items()):
-        if difference is None:
-            continue
-        face = "white" if plain or results.failed_seeds(norm, test) else COLOUR
-        half = difference.high - difference.mean if difference.has_interval else 0
-        axis.errorbar(difference.mean, i, xerr=half, fmt="o", capsize=3, color=COLOUR, mfc=face)
-    axis.set_yticks(range(len(differences)), differences)
-    axis.set_ylim(max(1, len(differences)) - 0.5, -0.5)

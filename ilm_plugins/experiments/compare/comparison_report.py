@@ -1,10 +1,9 @@
 """The report of a comparison: compare.md, compare.csv, and a sentence on each norm."""
 
-import pandas as pd
-from tabulate import tabulate
-
-from .results import OWN_TEST, ROUNDS, Results
-from .statistics import ALPHA, Difference, interval, signed
+from ..reports.interval import ALPHA, Difference, interval, signed, spread
+from ..reports.table import of_dicts
+from .models import ROUNDS
+from .results import OWN_TEST, Results
 
 
 def markdown(results: Results, command: str) -> str:
@@ -17,10 +16,10 @@ def markdown(results: Results, command: str) -> str:
         "",
     ]
     for test in results.tests:
-        lines += [f"## {results.title(test)}", "", _markdown(table(results, test))]
+        lines += [f"## {results.title(test)}", "", *of_dicts(table(results, test), aligned=True)]
         lines += ["", *(f"- {text}" for text in sentences(results, test)), ""]
     if costs := cost_table(results):
-        lines += ["## Cost", "", _markdown(pd.DataFrame(costs))]
+        lines += ["## Cost", "", *of_dicts(costs, aligned=True)]
         turns = f"A step is the median of {ROUNDS} in turn with the other norms' steps."
         lines += ["", *([turns, ""] if results.steps else ())]
     if results.overrides_of_norm:
@@ -63,28 +62,21 @@ def warning_of_unconverted(file: str) -> str:
     )
 
 
-def _markdown(frame: pd.DataFrame) -> str:
-    return tabulate(frame, headers="keys", tablefmt="pipe", showindex=False, disable_numparse=True)
-
-
-def table(results: Results, test: str) -> pd.DataFrame:
+def table(results: Results, test: str) -> list[dict[str, str]]:
     """Return a row for each norm: mean, deviation, difference from the baseline, p."""
     baseline, rows, digits = results.norms[0], [], decimals(results)
     differences = results.differences(test)
     for norm in results.norms:
-        values = pd.Series(results.by_seed(norm, test), dtype=float)
-        row = {"norm": norm, "seeds": results.seeds_of(norm, test), results.metric: "no result"}
-        if len(values):
-            row[results.metric] = f"{values.mean():.{digits}f}"
-        if len(values) > 1:
-            row[results.metric] += f" ± {values.std():.{digits}f}"
+        row = {"norm": norm, "seeds": results.seeds_of(norm, test)}
+        values = results.by_seed(norm, test).values()
+        row[results.metric] = spread(values, digits) if values else "no result"
         difference = differences.get(norm)
         row[f"minus {baseline} [95 %]"] = interval(difference, digits) if difference else ""
         row["p"] = f"{difference.p:.3f}" if difference and difference.is_tested else ""
         if difference and (failed := failed_runs(results, norm, test)):
             row["p"] = f"no test: {failed} failed"
         rows.append(row)
-    return pd.DataFrame(rows)
+    return rows
 
 
 def decimals(results: Results) -> int:
@@ -141,9 +133,9 @@ def _verdict(difference: Difference, results: Results, digits: int) -> str:
 def cost_table(results: Results) -> list[dict[str, str]]:
     """Return a row for each norm: parameters, time of a step over the baseline's, memory."""
     rows = []
-    for norm, count in results.parameters.items():
-        row = {"norm": norm, "norms of the model": results.norms_of_model.get(norm, "")}
-        row["parameters"] = f"{count:,}"
+    for norm, model in results.models.items():
+        row = {"norm": norm, "norms of the model": model.norms}
+        row["parameters"] = f"{model.parameters:,}"
         if norm in results.steps and results.norms[0] in results.steps:
             seconds = results.steps[norm]["seconds"]
             ratio = seconds / results.steps[results.norms[0]]["seconds"]

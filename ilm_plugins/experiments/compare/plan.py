@@ -14,9 +14,10 @@ from typing import Any
 
 from ...checkpoints import replacing
 from ...errors import UserError
-from ...frameworks import OpenConfig, open_config
+from ...frameworks import OpenConfig, framework_of, open_config
 from ...frameworks.variants import AS_IS, YamlVariants, as_json, variants
 from ...layers.registry import norm_key
+from ..data.detectron2_datasets import register_datasets
 
 #: The name of the config's own test in tables.
 OWN_TEST = "test"
@@ -62,6 +63,11 @@ class Plan:
                 raise UserError(f"--test {name!r}: give a name of letters and digits")
             if name == OWN_TEST:
                 raise UserError(f"--test {name!r} is the config's own test; give another name")
+
+    def register_datasets(self) -> None:
+        """Have detectron2 know the datasets of the experiments, in this process."""
+        if framework_of(self.config) == "detectron2":
+            register_datasets()
 
     @cached_property
     def variants(self) -> YamlVariants:
@@ -136,6 +142,12 @@ class Plan:
         """The overrides for further tests, without the overrides of the config's own test set."""
         return self.variants.without_test_set(self.overrides)
 
+    def check(self) -> None:
+        """Raise UserError for folders, tests or a metric that would not work."""
+        self.check_folders()
+        self.check_tests()
+        self.check_metric()
+
     def check_folders(self) -> None:
         """Raise UserError if the config would have all runs write to one folder."""
         key = self.variants.shared_folder
@@ -203,9 +215,7 @@ class Plan:
                     "same, or another --output"
                 )
             settings = earlier | settings
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write(json.dumps(settings, indent=1).encode())
+        write(path, json.dumps(settings, indent=1))
 
     def _settings(self) -> dict[str, Any]:
         """Return the settings that all runs of a folder share: the options and the config."""
@@ -245,3 +255,10 @@ def folder_name(norm: str) -> str:
 def shown(arguments: Sequence[str]) -> str:
     """Return the command line of the package's command for a shell."""
     return shlex.join(["python", "-m", "ilm_plugins", *arguments])
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text file as a whole, in its folder, which is made if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write(text.encode())

@@ -8,11 +8,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from ...errors import UserError
+from ..reports.interval import Difference, holm, paired
+from .models import Model
 from .plan import OWN_TEST
-from .statistics import Difference, holm, paired
 
-#: How many times the training step of each norm is measured.
-ROUNDS = 7
 #: The main metric where no run has a metric.
 NO_METRIC = "no metric"
 
@@ -41,10 +40,8 @@ class Results:
     starts: dict[str, str] = field(default_factory=dict)
     #: The file from which norms start unconverted, if there is one.
     unconverted: str | None = None
-    #: Norm -> the number of its model's parameters.
-    parameters: dict[str, int] = field(default_factory=dict)
-    #: Norm -> the number of norms of each class in its model.
-    norms_of_model: dict[str, str] = field(default_factory=dict)
+    #: Norm -> its model's numbers of parameters and norms.
+    models: dict[str, Model] = field(default_factory=dict)
     #: Norm -> "seconds" and "memory" of a training step.
     steps: dict[str, dict[str, float]] = field(default_factory=dict)
     #: Norm -> overrides that only its runs have.
@@ -60,6 +57,11 @@ class Results:
         """The rows of the main metric that have a value."""
         frame = self.frame[self.frame["metric"] == self.metric]
         return frame.dropna(subset="value").astype({"value": float})
+
+    @property
+    def has_result(self) -> bool:
+        """Whether any run has a value of the main metric, by its own test or a further one."""
+        return len(self.main) > 0
 
     @property
     def tests(self) -> list[str]:

@@ -14,7 +14,7 @@ from ...frameworks import run_record
 from ...frameworks.folders import last_checkpoint
 from ...frameworks.parent import ending_with_us
 from ...frameworks.run_record import EVALUATES, PLAIN, read
-from .plan import Plan
+from .plan import OWN_TEST, Plan
 from .results import Value, main_metric
 
 #: Least number of seconds between two updates of the progress bar.
@@ -141,3 +141,17 @@ def failure(plan: Plan, norm: str, seed: int, test: str = "") -> str | None:
     text = log.read_text(encoding="utf-8", errors="replace")  # a kill may cut a character
     lines = [line for line in text.splitlines() if line.strip()]
     return f"failed: {lines[-1][:200] if lines else 'no output'}; see {log}"
+
+
+def collect(plan: Plan) -> list[Value]:
+    """Return all metrics of all runs, and the failures."""
+    values = []
+    for norm in plan.norms:
+        for seed in plan.seeds:
+            for test in ("", *plan.tests):
+                name = test or OWN_TEST
+                if (reason := failure(plan, norm, seed, test)) is not None:
+                    values.append(Value(norm, seed, name, "", None, reason))
+                found = metrics(plan, norm, seed, test).items()
+                values += [Value(norm, seed, name, *one) for one in found]
+    return values

@@ -6,19 +6,17 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby, zip_longest
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
-from ... import configs
-from ..compare import statistics
-from ..compare.plan import shown
-from ..compare.statistics import Difference
-from . import registry, row_record
+from ..reports.interval import Difference, interval, paired_interval, spread
+from ..reports.table import markdown
+from . import paper_record, registry
+from .paper_record import Record
 from .registry import Cell, Table
-from .row_record import Record
 
 LAST = ("seeds", "trained", "device", "commit")
 COLUMNS = ("", "run", "paper", "ours", "ours - paper", *LAST)
@@ -55,9 +53,9 @@ def by_cell(folder: Path) -> Groups:
 
     def key(run: Record) -> tuple[str, ...]:
         settings = json.dumps([run.get("changes"), run.get("jpeg")], sort_keys=True)
-        return run["table"], run["cell"], row_record.label(run), settings
+        return run["table"], run["cell"], paper_record.label(run), settings
 
-    records = [row_record.read(path) for path in sorted(folder.glob("*.json"))]
+    records = [paper_record.read(path) for path in sorted(folder.glob("*.json"))]
     records.sort(key=lambda run: (*key(run), run.get("seed") or 0))
     groups: Groups = defaultdict(list)
     for (table, cell, *_), group in groupby(records, key):
@@ -90,15 +88,15 @@ def draw(table: Table, groups: Groups, folder: Path) -> bool:
             (name if alike else f"{name}, {settings}", group) for name, settings, group in curves
         ]
     if lines:
-        from . import pictures
+        from . import paper_plots
 
-        figure = pictures.differences(panels) if panels else pictures.training(table, lines)
-        pictures.save(figure, folder / f"{table.id}.png", lines)
+        figure = paper_plots.differences(panels) if panels else paper_plots.training(table, lines)
+        paper_plots.save(figure, folder / f"{table.id}.png", lines)
     return bool(lines)
 
 
 def _settings(run: Record) -> str:
-    return f"{row_record.label(run)}{', re-encoded' if run['jpeg'] else ''}"
+    return f"{paper_record.label(run)}{', re-encoded' if run['jpeg'] else ''}"
 
 
 def _logged(group: list[Record]) -> set[str]:
@@ -126,7 +124,7 @@ def index(groups: Groups) -> str:
 
 def rows_run(paper: str, groups: Groups) -> list[str]:
     """Return the Markdown of a table of a paper's tables, and how many rows of each were run."""
-    lines = markdown_head("", "", "rows run")
+    rows = []
     for table in _tables_of(paper):
         if table.cells:
             count = _count_cells(table, groups)
@@ -134,8 +132,8 @@ def rows_run(paper: str, groups: Groups) -> list[str]:
             count = f"[command]({paper}.md#{table.id})"
         else:
             count = _source(table) or "-"
-        lines.append(markdown_row(table.number, table.title, count))
-    return lines
+        rows.append((table.number, table.title, count))
+    return markdown(("", "", "rows run"), rows)
 
 
 def _tables_of(paper: str) -> list[Table]:
@@ -146,7 +144,7 @@ def _count_cells(table: Table, groups: Groups) -> str:
     """Describe how many of a table's rows were run in full, and how many only with changes."""
     full = changed = 0
     for cell in table.cells.values():
-        are_full = [row_record.is_full(group[0]) for group in groups[cell.canonical.id]]
+        are_full = [paper_record.is_full(group[0]) for group in groups[cell.canonical.id]]
         if any(are_full):
             full += 1
         elif are_full:
@@ -188,53 +186,39 @@ def page(paper: str, groups: Groups, folder: Path) -> str:
     return "\n".join(lines)
 
 
-def comparison(table: Table, seeds: Iterable[int]) -> str:
-    """Return the command ``compare`` that trains all rows of a table; "" if there is none."""
-    rows = [*table.cells.values()]
-    alike = all(cell.norm and cell.at == table.at and not cell.starts_from for cell in rows)
-    if not rows or not alike:
-        return ""
-    norms = [cell.norm for cell in rows if cell.config == table.config]
-    config = configs.SCHEME + table.config.removeprefix("configs/")
-    at = ["--at", *table.at] if table.at else []
-    output = ["--output", f"output/compare/{table.id}"]
-    return shown(["compare", config, *norms, *at, "--seeds", *map(str, seeds), *output])
-
-
 def table_lines(table: Table, groups: Groups) -> list[str]:
     """Return the Markdown of a table: header, rows of each row's runs, reference scores.
 
     Only full recipes stand beside the paper's figures; other groups of runs have rows of their own.
     Rows without any run share one line.
     """
-    described = [f"{name} ({registry.measures()[name].described})" for name in table.measures]
-    columns = STUDY if table.paper == "study" else COLUMNS
-    lines = [f"{' / '.join(described)}.", "", *markdown_head(*columns)]
-    missing = 0
+    columns, rows, missing = STUDY if table.paper == "study" else COLUMNS, [], 0
     references: dict[str, dict[str, float]] = {}
     for cell in table.cells.values():
         paper = figures(table, cell.paper) if any(v is not None for v in cell.paper) else ""
         paper = ", ".join(filter(None, [paper, cell.says]))
         full, changed = [], []
         for group in groups[cell.canonical.id]:
-            name = cell.name if row_record.is_full(group[0]) else f"{cell.name}, ours"
-            rows = full if row_record.is_full(group[0]) else changed
+            is_full = paper_record.is_full(group[0])
             if table.paper == "study":
-                rows.append(_study_row(table, group, cell, groups))
-            elif rows is full:
-                rows.append(_group_row(table, group, name, paper, _less(table, group, cell.paper)))
+                row = _study_row(table, group, cell, groups)
+            elif is_full:
+                row = _group_row(table, group, cell.name, paper, _less(table, group, cell.paper))
             else:
-                rows.append(_group_row(table, group, name))
+                row = _group_row(table, group, f"{cell.name}, ours")
+            (full if is_full else changed).append(row)
             references |= group[0].get("references", {})
         if changed and not full and table.paper != "study":
-            full = [markdown_row(cell.name, "not run in full", paper)]
+            full = [[cell.name, "not run in full", paper]]
         if not full and not changed:
             missing += 1
-        lines += [*full, *changed]
+        rows += [*full, *changed]
     for what, values in references.items():
         constant = figures(table, [values.get(name) for name in table.measures])
         empty = [""] * (columns.index("result" if columns is STUDY else "ours") - 1)
-        lines.append(markdown_row(f"{what}, to compare", *empty, constant))
+        rows.append([f"{what}, to compare", *empty, constant])
+    described = [f"{name} ({registry.measures()[name].described})" for name in table.measures]
+    lines = [f"{' / '.join(described)}.", "", *markdown(columns, rows)]
     if missing:
         listed = f"`reproduce list {table.id}` has the paper's figures."
         if missing == len(table.cells):
@@ -245,26 +229,27 @@ def table_lines(table: Table, groups: Groups) -> list[str]:
 
 def _group_row(
     table: Table, group: list[Record], name: str, paper: str = "", difference: str = ""
-) -> str:
+) -> list[str]:
     """Return the row of a group of runs; ``paper`` and ``difference`` are texts of columns."""
     result, *last = _group_texts(table, group)
-    return markdown_row(name, row_record.label(group[0]), paper, result, difference, *last)
+    return [name, paper_record.label(group[0]), paper, result, difference, *last]
 
 
-def _study_row(table: Table, group: list[Record], cell: Cell, groups: Groups) -> str:
+def _study_row(table: Table, group: list[Record], cell: Cell, groups: Groups) -> list[str]:
     """Return the row of a group of the study's runs, with differences from the plain norm."""
-    label = row_record.label(group[0])
-    name = cell.name if row_record.is_full(group[0]) else f"{cell.name}, {label}"
+    label = paper_record.label(group[0])
+    name = cell.name if paper_record.is_full(group[0]) else f"{cell.name}, {label}"
     result, seeds, length, *_ = _group_texts(table, group)
-    return markdown_row(name, result, _compared(table, group, cell, groups), seeds, length)
+    return [name, result, _compared(table, group, cell, groups), seeds, length]
 
 
 def _group_texts(table: Table, group: list[Record]) -> list[str]:
     """Return a group's result, and the texts of the columns LAST."""
-    ours = [[*_by_seed(group, measure).values()] for measure in table.measures]
-    means = [mean(values) if values else None for values in ours]
-    learned = sum(map(row_record.learned, group))
-    result = figures(table, means, spreads=ours) if learned else "did not learn"
+    measures = zip(table.measures, table.decimals, strict=True)
+    result = " / ".join(spread(_by_seed(group, name).values(), n) for name, n in measures)
+    learned = sum(map(paper_record.learned, group))
+    if not learned:
+        result = "did not learn"
     if 0 < learned < len(group):
         result = f"{learned} of {len(group)} learned: {result}"
     commits = _distinct(r["commit"] for r in group)
@@ -287,7 +272,7 @@ def _group_texts(table: Table, group: list[Record]) -> list[str]:
 
 def _by_seed(group: list[Record], measure: str) -> dict[int | None, float]:
     """Return seed -> figure of the runs that learned."""
-    learned = filter(row_record.learned, group)
+    learned = filter(paper_record.learned, group)
     return {r.get("seed"): r["figures"][measure] for r in learned if measure in r["figures"]}
 
 
@@ -308,48 +293,29 @@ def _compared(table: Table, group: list[Record], cell: Cell, groups: Groups) -> 
     texts = []
     for measure, n in zip(table.measures, table.decimals, strict=True):
         one = _from_plain(measure, group, cell, table, groups)
-        texts.append(statistics.interval(one, n) if one else "-")
+        texts.append(interval(one, n) if one else "-")
     return f"{' / '.join(texts)} from {table.cells[cell.against].norm_name}"
 
 
 def _from_plain(
     measure: str, group: list[Record], cell: Cell, table: Table, groups: Groups
 ) -> Difference | None:
-    """Return a group's paired difference from the norm that is replaced, see :func:`paired`."""
+    """Return a group's paired difference from the norm that is replaced, if it has an interval."""
     plain = groups[table.cells[cell.against].canonical.id]
-    alike = [one for one in plain if row_record.label(one[0]) == row_record.label(group[0])]
-    return paired(_by_seed(group, measure), _by_seed(alike[0], measure)) if alike else None
-
-
-def paired(ours: Mapping, plain: Mapping) -> Difference | None:
-    """Return the mean difference over seeds; None without an interval, as of one seed."""
-    difference = statistics.paired(ours, plain)
-    return difference if difference and difference.has_interval else None
+    alike = [one for one in plain if paper_record.label(one[0]) == paper_record.label(group[0])]
+    if not alike:
+        return None
+    return paired_interval(_by_seed(group, measure), _by_seed(alike[0], measure))
 
 
 def _distinct(values: Iterable[Any]) -> str:
     return ", ".join(dict.fromkeys(str(value) for value in values if value is not None)) or "-"
 
 
-def markdown_head(*columns: str) -> list[str]:
-    """Return the first two lines of a table."""
-    return [markdown_row(*columns), "|---" * len(columns) + "|"]
-
-
-def markdown_row(*cells: str) -> str:
-    return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in cells)} |"
-
-
-def figures(
-    table: Table, values: Sequence[float | None], sign: str = "", spreads: Sequence[list] = ()
-) -> str:
-    """Format a number, or "-" for None, for each of a table's measures, separated by " / ".
-
-    Behind ± is the sample's standard deviation of the values that the number is the mean of.
-    """
-    texts = []
-    for value, n, over in zip_longest(values, table.decimals, spreads, fillvalue=()):
-        # Adding 0 turns a rounded -0.0 into 0.0.
-        text = "-" if value is None else f"{round(value, n) + 0:{sign}.{n}f}"
-        texts.append(text + (f" ± {stdev(over):.{n}f}" if len(over) > 1 else ""))
-    return " / ".join(texts)
+def figures(table: Table, values: Sequence[float | None], sign: str = "") -> str:
+    """Format a number, or "-" for None, for each of a table's measures, separated by " / "."""
+    # Adding 0 turns a rounded -0.0 into 0.0.
+    return " / ".join(
+        "-" if value is None else f"{round(value, n) + 0:{sign}.{n}f}"
+        for value, n in zip(values, table.decimals, strict=True)
+    )

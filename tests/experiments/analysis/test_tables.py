@@ -12,6 +12,7 @@ pytest.importorskip("seaborn", reason="needs the extra ilm_plugins[analysis]")
 
 import numpy as np
 import pandas as pd
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from ilm_plugins.experiments.analysis import plots, tables
@@ -194,8 +195,8 @@ def test_a_picture_has_the_name_and_the_colour_of_its_images_lines():
     assert [*pictures] == [*PIXELS]
     for name, axes in pictures.items():
         assert np.array_equal(shown(axes), PIXELS[name])
-        found = plots.mpl.colors.to_hex(axes.spines["left"].get_edgecolor())
-        assert found == plots.mpl.colors.to_hex(colours[round(heights[name], 3)])
+        found = to_hex(axes.spines["left"].get_edgecolor())
+        assert found == to_hex(colours[round(heights[name], 3)])
     plots.pyplot.close(grid.figure)
 
 

@@ -26,10 +26,9 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from mmengine.evaluator import BaseMetric
 
 from ilm_plugins.__main__ import main
-from ilm_plugins.cli import compare as cli
 from ilm_plugins.cli import parsers
 from ilm_plugins.errors import UserError
-from ilm_plugins.experiments.compare import runs, speed, start
+from ilm_plugins.experiments.compare import models, runs, starts
 from ilm_plugins.experiments.compare.plan import Plan
 from ilm_plugins.frameworks import open_config, run_record
 from ilm_plugins.frameworks.variants import variants
@@ -62,7 +61,7 @@ class Forked:
 @pytest.fixture(scope="module")
 def patched():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speed, "ROUNDS", 1)
+        patch.setattr(models, "ROUNDS", 1)
         patch.setattr(runs, "PAUSE", 0.05)
         yield patch
 
@@ -692,7 +691,7 @@ def test_a_step_that_fails_leaves_the_results(config, started, patched):
         raise FloatingPointError("Loss became infinite or NaN")  # as of detectron2
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speed, "measure_steps", fail)
+        patch.setattr(models, "measure_steps", fail)
         assert compare(config, GN, "train_cfg.max_iters=1") == 0
     assert "## mIoU" in Path("out/compare.md").read_text()
 
@@ -732,8 +731,8 @@ def heads(datasets, tmp_path_factory):
     plan = Plan(str(SHAPES), norms, [0], folder, [place], weights, overrides=SMALL)
     torch.save({"model": plan.open("BN").build_model().state_dict()}, weights)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(start, "BATCHES", 1)
-        return start.write_starts(plan, start.read_weights(weights)), folder
+        patch.setattr(starts, "BATCHES", 1)
+        return starts.write_starts(plan, starts.read_weights(weights)), folder
 
 
 @pytest.fixture(scope="module")
@@ -745,8 +744,8 @@ def switched(datasets, tmp_path_factory):
     state = randomized(plan.open("BN").build_model()).state_dict()
     torch.save({"model": state}, weights)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(start, "BATCHES", 1)
-        start.write_starts(plan, start.read_weights(weights))
+        patch.setattr(starts, "BATCHES", 1)
+        starts.write_starts(plan, starts.read_weights(weights))
     found = {norm: torch.load(folder / norm / "weights.pth")["model"] for norm in ("SN", "BN")}
     return found, state
 
@@ -789,9 +788,9 @@ def test_starts_are_the_same_in_a_process_of_their_own(config, tmp_path):
     torch.save({"state_dict": open_config(config, words).build_model().state_dict()}, "bn.pth")
     place = ["model.backbone.norm_cfg"]
     plans = [Plan(config, ["BN", EN], [0], tmp_path / name, place, Path("bn.pth")) for name in "ab"]
-    state = start.read_weights(Path("bn.pth"))
-    found = cli.in_own_process(cli.convert_weights, plans[0], state)
-    assert found == cli.convert_weights(plans[1], state) == {"BN": "the same", EN: "the same"}
+    state = starts.read_weights(Path("bn.pth"))
+    found = starts.in_own_process(starts.write_starts, plans[0], state)
+    assert found == starts.write_starts(plans[1], state) == {"BN": "the same", EN: "the same"}
 
 
 @pytest.mark.wide

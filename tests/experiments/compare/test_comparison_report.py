@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-pytest.importorskip("tabulate", reason="needs tabulate, of the extra ilm_plugins[compare]")
+pytest.importorskip("seaborn", reason="needs the extra ilm_plugins[compare]")
 
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.compare import comparison_plot, comparison_report
+from ilm_plugins.experiments.compare.models import Model
 from ilm_plugins.experiments.compare.results import (
     OWN_TEST,
     Results,
@@ -23,6 +24,8 @@ VALUES = {
     OWN_TEST: {"GN": [40.0, 41.5, 39.0], "ILMGN": [41.0, 42.6, 40.2], "EN": [40.1, 41.0, 39.5]},
     "dusk": {"GN": [20.0, 21.0, 22.0], "ILMGN": [18.0, 25.0, 21.0], "EN": [10.0, 11.1, 12.2]},
 }
+
+MODELS = {"GN": Model(1000, "2 GroupNorm"), "ILMGN": Model(1016, "2 ILMGroupNorm")}
 
 
 def results(values=VALUES, factor=1, seeds=3, failures=(), **options):
@@ -171,15 +174,14 @@ def test_a_norm_without_any_result_keeps_its_row():
 
 def test_steps_are_shown_by_the_baselines():
     steps = {"GN": {"seconds": 0.2}, "ILMGN": {"seconds": 0.21}}
-    norms = {"GN": "2 GroupNorm", "ILMGN": "2 ILMGroupNorm"}
-    found = results(parameters={"GN": 1000, "ILMGN": 1016}, norms_of_model=norms, steps=steps)
+    found = results(models=MODELS, steps=steps)
     cells = [cell.strip() for cell in row(report(found), "ILMGN", "## Cost").split("|")][1:-1]
     assert cells == ["ILMGN", "2 ILMGroupNorm", "1,016", "0.210 s", "1.05"]
 
 
 def test_memory_is_shown_where_it_was_measured():
     steps = {norm: {"seconds": 0.2, "memory": 3 * 2**20} for norm in ("GN", "ILMGN")}
-    found = results(parameters={"GN": 1000, "ILMGN": 1016}, steps=steps)
+    found = results(models=MODELS, steps=steps)
     assert "3 MiB" in row(report(found), "ILMGN", "## Cost")
 
 
@@ -292,4 +294,4 @@ def test_runs_without_any_metric_have_a_reason():
 
 
 def test_steps_are_explained_only_where_they_were_measured():
-    assert "A step is the median" not in report(results(parameters={"GN": 1000}))
+    assert "A step is the median" not in report(results(models=MODELS))

@@ -9,7 +9,7 @@ import pytest
 from ilm_plugins.__main__ import main
 from ilm_plugins.cli import parsers
 from ilm_plugins.errors import UserError
-from ilm_plugins.experiments.papers import computed, registry, row_record
+from ilm_plugins.experiments.papers import computed, paper_record, registry
 
 ROOT = Path(__file__).parents[3]
 TABLES = registry.tables()
@@ -17,7 +17,7 @@ CELLS = registry.cells()
 COMPUTED = {
     path.stem: found
     for path in sorted((ROOT / "reports" / "records").glob("*.json"))
-    if TABLES[(found := row_record.read(path))["table"]].compute
+    if TABLES[(found := paper_record.read(path))["table"]].compute
 }
 SLOW = re.compile(r"-cost-|ResNet-(18|34|101|152)-")
 
@@ -116,6 +116,6 @@ def test_kept_figures_are_those_computed_now(name):
 def test_a_row_is_computed_by_the_command(tmp_path, capsys):
     assert main(["reproduce", "run", "en-1", "GN", "--work-dir", str(tmp_path)]) == 0
     assert "128, power of C in the complexity 1 (computed)" in capsys.readouterr().out
-    found = row_record.read(tmp_path / "en-1" / "GN" / "record.json")
+    found = paper_record.read(tmp_path / "en-1" / "GN" / "record.json")
     assert found["figures"]["parameters of a layer"] == 128
     assert found["versions"]["torch"]

@@ -3,15 +3,10 @@
 import pytest
 import scipy.stats
 
-from ilm_plugins.experiments.papers import contrast
-from ilm_plugins.frameworks.run_record import write
+from committed import run
+from pages import contrast
 
 BN, EN = [30.0, 31.0, 32.5, 33.0], [38.0, 41.5, 40.0, 42.0]
-
-
-def run(folder, seed, metrics, test=""):
-    found = {"seed": seed, "run": 10, "planned": 10, "metrics": {"": metrics}}
-    write(folder / f"seed{seed}" / test / "record.json", found)
 
 
 @pytest.fixture
@@ -34,7 +29,7 @@ def cells(line):
 
 
 def test_the_answers_are_corrected_over_the_four_tests(folder):
-    *_, half, day, again, _ = map(cells, contrast.answers(folder).splitlines())
+    *_, half, day, again, _ = map(cells, contrast.answers(folder))
     p = scipy.stats.ttest_rel(EN, BN).pvalue
     assert half[:4] == ["1. half the contrast", "31.6", "40.4", "+8.8"]
     assert float(half[5]) == pytest.approx(4 * p, abs=5e-4)
@@ -44,12 +39,13 @@ def test_the_answers_are_corrected_over_the_four_tests(folder):
 
 
 def test_a_table_of_means_has_rows_of_reestimated_statistics(folder):
-    rows = [cells(line) for line in contrast.means(folder).splitlines()[2:]]
+    rows = [cells(line) for line in contrast.means(folder)[2:]]
     assert rows[1] == ["usual", "BN, test images' statistics", "4", "-", "-", "38.0", "38.0"]
 
 
 def test_questions_without_runs_have_none(tmp_path):
-    assert contrast.answers(tmp_path).count("| - | - | - | - | - | - | 0 |") == 4
+    *_, last = zip(*map(cells, contrast.answers(tmp_path)[2:]), strict=True)
+    assert last == ("0",) * 4
 
 
 def test_what_was_found_afterwards_leaves_out_what_was_tested(folder, tmp_path):
@@ -59,5 +55,5 @@ def test_what_was_found_afterwards_leaves_out_what_was_tested(folder, tmp_path):
             run(to, seed, {"mIoU": value})
             for test in ("gamma0.5", "gamma0.7"):
                 run(to, seed, {"mIoU": value}, test)
-    found = contrast.afterwards(tmp_path).splitlines()[2:]
+    found = contrast.afterwards(tmp_path)[2:]
     assert [cells(line)[:2] for line in found] == [["darker, gamma .7", "ILMGN - GN"]]

@@ -4,14 +4,15 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.axes import Axes
+import matplotlib as mpl
+import pandas as pd
 from matplotlib.figure import Figure
 
-from ...checkpoints import replacing
-from ..analysis.plots import OKABE_ITO, mpl, pd, styled
-from ..compare.statistics import Difference
+from ..reports import style
+from ..reports.interval import Difference
+from ..reports.style import OKABE_ITO, styled
+from .paper_record import Record
 from .registry import Table
-from .row_record import Record
 
 #: Twenty pairs of dashes and marker, all different.
 STYLES = mpl.cycler(
@@ -63,7 +64,7 @@ def differences(panels: Mapping[str, list[tuple[str, Difference]]]) -> Figure:
     ratios = [n + 1 for n in counts]
     axes = fig.subplots(len(counts), sharex=True, squeeze=False, height_ratios=ratios).flat
     for axis, (task, rows) in zip(axes, panels.items(), strict=True):
-        _draw_intervals(axis, rows)
+        style.draw_intervals(axis, rows, OKABE_ITO[0])
         axis.set_title(task)
     label = "difference from the plain norm in points\nand its paired 95 % interval"
     # The interval of two runs that differ much would shrink all others to dots.
@@ -76,20 +77,7 @@ def differences(panels: Mapping[str, list[tuple[str, Difference]]]) -> Figure:
     return fig
 
 
-def _draw_intervals(axis: Axes, rows: Sequence[tuple[str, Difference]]) -> None:
-    """Draw a row for each name: a mean difference and its interval, and a line at 0."""
-    means = [one.mean for _, one in rows]
-    errors = [one.mean - one.low for _, one in rows], [one.high - one.mean for _, one in rows]
-    axis.errorbar(means, range(len(rows)), xerr=errors, fmt="o", capsize=3, color=OKABE_ITO[0])
-    axis.set_yticks(range(len(rows)), [name for name, _ in rows])
-    axis.set_ylim(len(rows) - 0.5, -0.5)
-    axis.axvline(0, color="0.5")
-
-
 def save(fig: Figure, path: Path, lines: Sequence[tuple[str, list[Record]]]) -> None:
     """Write a plot as PNG; 16 digits of the SHA-256 of its curves go to its metadata."""
     shown = str([(label, [record["curve"] for record in group]) for label, group in lines])
-    digits = hashlib.sha256(shown.encode()).hexdigest()[:16]
-    with replacing(path) as file:
-        # Without matplotlib's version in the metadata, equal records give equal bytes.
-        fig.savefig(file, format="png", metadata={"Software": None, "records": digits})
+    style.save(fig, path, records=hashlib.sha256(shown.encode()).hexdigest()[:16])

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ilm_plugins import surgery
-from ilm_plugins.experiments.compare.start import are_same, compare_norms, describe
+from ilm_plugins.experiments.compare.starts import are_same, compare_norms, describe
 
 #: As of frameworks: it runs a model on a batch.
 OPENED = SimpleNamespace(outputs=lambda model, batch: model(batch))

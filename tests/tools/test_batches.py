@@ -3,7 +3,7 @@
 import pytest
 import scipy.stats
 
-from ilm_plugins.experiments.papers.batches import markdown
+from pages.batches import markdown
 
 BN, EN = {0: 50.0, 1: 52.0, 2: 51.0}, {0: 51.0, 1: 52.5, 2: 53.0}
 

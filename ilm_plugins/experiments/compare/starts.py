@@ -1,6 +1,10 @@
 """The checkpoint from which a comparison's runs start, converted to each norm."""
 
-from collections.abc import Mapping
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -13,6 +17,7 @@ from ... import checkpoints, surgery
 from ...errors import UserError
 from ...frameworks import OpenConfig
 from ...frameworks.framework_checkpoints import read_checkpoint
+from ...frameworks.parent import end_with_parent
 from ...layers import SwitchNorm
 from ...surgery.norms import is_norm, named_norms
 from .plan import Plan
@@ -45,8 +50,17 @@ def check_fits(plan: Plan, state: Mapping[str, Any]) -> None:
         )
 
 
+def in_own_process(function: Callable[..., Any], plan: Plan, *args: Any) -> Any:
+    """Call a function in a new process: one that has used a GPU keeps some of its memory."""
+    fresh = replace(plan)  # without the open configs, which cannot be sent
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, end_with_parent, (os.getpid(),)) as pool:
+        return pool.submit(function, fresh, *args).result()
+
+
 def write_starts(plan: Plan, state: Mapping[str, Any]) -> dict[str, str]:
     """Write the checkpoint of each norm, unless it exists; return how its outputs differ."""
+    plan.register_datasets()
     baseline, batches, described = None, None, {}
     for norm in plan.norms:
         opened = plan.open(norm)

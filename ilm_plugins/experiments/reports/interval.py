@@ -1,8 +1,9 @@
-"""Statistics of a comparison: paired differences, Holm's correction, what seeds can show."""
+"""Paired differences, their intervals and tests, what seeds can show, and all of it as text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from statistics import fmean, stdev
 
 import numpy as np
 from scipy import optimize, stats
@@ -84,6 +85,14 @@ def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Differ
     return Difference(len(differences), mean, deviation, low, high, float(test.pvalue))
 
 
+def paired_interval(
+    values: Mapping[int, float], baseline: Mapping[int, float]
+) -> Difference | None:
+    """Compare as :func:`paired`; None for a difference without an interval, too."""
+    difference = paired(values, baseline)
+    return difference if difference and difference.has_interval else None
+
+
 def holm(differences: Sequence[Difference | None]) -> list[Difference | None]:
     """Return the differences with their p corrected for their number, by Holm's step-down rule."""
     order = sorted(
@@ -102,11 +111,25 @@ def signed(value: float, decimals: int = 1) -> str:
     return f"{round(value, decimals) + 0:+.{decimals}f}"
 
 
+def ends(low: float, high: float) -> str:
+    """Format the ends of an interval."""
+    return f"{signed(low)} to {signed(high)}"
+
+
 def interval(difference: Difference, decimals: int = 1) -> str:
     """Format a mean difference and its interval, if it has one."""
-    ends = [signed(end, decimals) for end in (difference.low, difference.high)]
+    texts = [signed(end, decimals) for end in (difference.low, difference.high)]
     text = signed(difference.mean, decimals)
-    return f"{text} [{', '.join(ends)}]" if difference.has_interval else text
+    return f"{text} [{', '.join(texts)}]" if difference.has_interval else text
+
+
+def spread(values: Iterable[float], decimals: int = 1) -> str:
+    """Format a mean and, of several values, the sample's standard deviation; "-" for no value."""
+    values = [*values]
+    if not values:
+        return "-"
+    text = f"{fmean(values):.{decimals}f}"
+    return text + (f" ± {stdev(values):.{decimals}f}" if len(values) > 1 else "")
 
 
 def power(seeds: int, effect: float, tests: int = 1) -> float:

@@ -14,11 +14,11 @@ from ...frameworks.folders import last_checkpoint
 from ...frameworks.parent import ending_with_us
 from ...frameworks.run_record import FILE, is_complete, read, write
 from ..compare.runs import command_line
-from . import recipes, registry, row_record
+from . import paper_record, recipes, registry
+from .paper_record import Record
 from .recipes import Recipe
 from .registry import Cell
 from .reproduce_options import Options
-from .row_record import Record
 
 #: The override that names the checkpoint of a backbone.
 PRETRAINED = "model.backbone.init_cfg.checkpoint="
@@ -37,9 +37,9 @@ def run_all(cells: Iterable[Cell], options: Options) -> int:
                 statuses.append(2 if isinstance(error, UserError) else 1)
                 continue
             results = [f"{measure} {value:.4g}" for measure, value in result["figures"].items()]
-            if not row_record.learned(result):
+            if not paper_record.learned(result):
                 results.append("did not learn")
-            text = f"{', '.join(results) or 'no figure'} ({row_record.label(result)})"
+            text = f"{', '.join(results) or 'no figure'} ({paper_record.label(result)})"
             print(f"{name}: {text}", flush=True)
     return max(statuses)
 
@@ -48,7 +48,7 @@ def compute(cell: Cell, options: Options) -> Record:
     """Compute a row that needs no training; write and return its record."""
     from . import computed
 
-    result = row_record.rounded(
+    result = paper_record.rounded(
         {
             "table": cell.table,
             "cell": cell.name,
@@ -66,7 +66,7 @@ def train(cell: Cell, seed: int, options: Options) -> Record:
     recipe, folder = recipes.open_recipe(cell), options.folder(cell, seed)
     parent = _parent(cell, seed, options)
     length = _prepare(cell, recipe, seed, options, parent)
-    changes = row_record.rounded(recipe.changes(options.overrides))
+    changes = paper_record.rounded(recipe.changes(options.overrides))
     saved = read(folder) or {"run": 0, "metrics": {}}
     if saved["run"] and not cell.tests:
         # A training that was killed has no changes yet.
@@ -100,7 +100,7 @@ def train(cell: Cell, seed: int, options: Options) -> Record:
     finally:
         if saved := read(folder):
             known = {"changes": changes, "miniature": options.miniature, "parent": parent}
-            saved = row_record.complete(saved, cell, recipe, **known)
+            saved = paper_record.complete(saved, cell, recipe, **known)
             write(folder / FILE, saved)
     return saved
 

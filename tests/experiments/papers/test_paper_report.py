@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from ilm_plugins.__main__ import main
-from ilm_plugins.experiments.compare.statistics import Difference
-from ilm_plugins.experiments.papers import paper_report, pictures, registry, row_record
+from ilm_plugins.experiments.papers import paper_plots, paper_record, paper_report, registry
+from ilm_plugins.experiments.reports.interval import Difference
 
 RECIPE = {"length": 165, "batch": 128, "images": 50000, "test_images": 10000, "jpeg": False}
 TRAINED = {
@@ -26,12 +26,12 @@ def recorded(
     found = {**TRAINED, **{key.replace("_", " "): value for key, value in options.items()}}
     recipe = SimpleNamespace(**{**RECIPE, "jpeg": jpeg})
     more = {"changes": dict(changes), "parent": parent, "miniature": miniature}
-    return row_record.complete(found, registry.find_cell(cell), recipe, **more)
+    return paper_record.complete(found, registry.find_cell(cell), recipe, **more)
 
 
 def reported(folder, *found, page="en.md"):
     for i, one in enumerate(found):
-        row_record.write(folder / "records" / f"{i}.json", one)
+        paper_record.write(folder / "records" / f"{i}.json", one)
     paper_report.write(folder / "records")
     return (folder / page).read_text()
 
@@ -66,7 +66,7 @@ TESTED = {"cell": "en-4 ImageNet -> WebVision/EN", "planned": 0, "batch": None, 
     ],
 )
 def test_whatever_differs_from_the_recipe_is_in_the_label(options, label):
-    assert row_record.label(recorded(**options)) == label
+    assert paper_record.label(recorded(**options)) == label
 
 
 def test_only_a_full_recipe_stands_beside_the_papers_figure(tmp_path):
@@ -162,30 +162,18 @@ def test_a_plot_of_differences_has_a_panel_for_each_task_with_several(tmp_path, 
         for seed in (0, 1)
     ]
     for i, one in enumerate(found):
-        row_record.write(tmp_path / f"{i}.json", one)
-    drawn, draw = [], pictures.differences
+        paper_record.write(tmp_path / f"{i}.json", one)
+    drawn, draw = [], paper_plots.differences
 
     def record(panels):
         drawn.append(panels)
         return draw(panels)
 
-    monkeypatch.setattr(pictures, "differences", record)
+    monkeypatch.setattr(paper_plots, "differences", record)
     groups = paper_report.by_cell(tmp_path)
     assert paper_report.draw(registry.find_table("study"), groups, tmp_path)
     (panels,) = drawn
     assert [[pair for pair, _ in rows] for rows in panels.values()] == [["ILMGN - GN", "AN - GN"]]
-
-
-def test_a_table_of_norms_names_the_comparison_that_trains_it():
-    assert paper_report.comparison(registry.find_table("study-box"), [0, 1]) == (
-        "python -m ilm_plugins compare ilm_plugins://detectron2/bccd/faster_rcnn_R_18_FPN.yaml "
-        "as-is ILMGN AN --at MODEL.ROI_BOX_HEAD.NORM --seeds 0 1 --output output/compare/study-box"
-    )
-
-
-@pytest.mark.parametrize("table", ["study-tune", "study-pix", "en-5", "en-fig4"])
-def test_a_table_that_is_no_comparison_names_none(table):
-    assert paper_report.comparison(registry.find_table(table), [0]) == ""
 
 
 def test_plots_skip_values_that_are_null_in_the_record():
@@ -193,13 +181,13 @@ def test_plots_skip_values_that_are_null_in_the_record():
     points = [(1, None, None), (2, 3.0, None)]
     curve = [{"epochs": i, "loss": y, "bbox/APl": ap} for i, y, ap in points]
     lines = [("EN", [recorded(curve=curve)])]
-    (axis,) = pictures.training(registry.find_table("en-5"), lines).axes
+    (axis,) = paper_plots.training(registry.find_table("en-5"), lines).axes
     assert axis.lines[0].get_xydata().tolist() == [[2, 3.0]]
 
 
 def test_a_plot_of_a_training_names_the_measure_with_its_unit():
     curve = [{"epochs": 1, "accuracy/top1": 40.0, "accuracy_top-1": 50.0}]
-    axes = pictures.training(registry.find_table("en-5"), [("EN", [recorded(curve=curve)])]).axes
+    axes = paper_plots.training(registry.find_table("en-5"), [("EN", [recorded(curve=curve)])]).axes
     labels = "top-1 (%, higher is better)", "top-1 in training (%, higher is better)"
     assert tuple(axis.get_ylabel() for axis in axes) == labels
 
@@ -207,7 +195,7 @@ def test_a_plot_of_a_training_names_the_measure_with_its_unit():
 def test_a_plot_of_a_metric_that_is_no_measure_has_the_metrics_name():
     """The paper's error is 100 - accuracy/top1."""
     curve = [{"epochs": 1, "accuracy/top1": 40.0}]
-    (axis,) = pictures.training(
+    (axis,) = paper_plots.training(
         registry.find_table("ilm-1"), [("GN", [recorded(curve=curve)])]
     ).axes
     assert axis.get_ylabel() == "accuracy/top1"
@@ -215,7 +203,7 @@ def test_a_plot_of_a_metric_that_is_no_measure_has_the_metrics_name():
 
 def test_runs_that_log_no_measure_have_no_plot(tmp_path):
     curve = [{"epochs": 1, "loss_G_L1": 0.3}]
-    row_record.write(tmp_path / "0.json", recorded("ilm-6 IN / IN", curve=curve, metrics={}))
+    paper_record.write(tmp_path / "0.json", recorded("ilm-6 IN / IN", curve=curve, metrics={}))
     groups = paper_report.by_cell(tmp_path)
     assert not paper_report.draw(registry.find_table("ilm-6"), groups, tmp_path)
 
@@ -223,7 +211,7 @@ def test_runs_that_log_no_measure_have_no_plot(tmp_path):
 def test_plots_of_trainings_have_the_means_over_seeds():
     curves = ([{"epochs": i + 1, "loss": y} for i, y in enumerate(ys)] for ys in ((4, 2), (5, 3)))
     lines = [("EN", [recorded(curve=curve) for curve in curves])]
-    (axis,) = pictures.training(registry.find_table("en-5"), lines).axes
+    (axis,) = paper_plots.training(registry.find_table("en-5"), lines).axes
     assert axis.lines[0].get_xydata().tolist() == [[1, 4.5], [2, 2.5]]
 
 
@@ -232,15 +220,15 @@ def difference(mean: float, low: float, high: float) -> Difference:
 
 
 def test_plots_of_differences_have_the_ends_of_intervals():
-    (axis,) = pictures.differences({"BCCD": [("EN - BN", difference(1.0, 0.5, 2.0))]}).axes
+    (axis,) = paper_plots.differences({"BCCD": [("EN - BN", difference(1.0, 0.5, 2.0))]}).axes
     (interval,) = axis.containers[0].lines[2]
     assert interval.get_segments()[0].tolist() == [[0.5, 0], [2, 0]]
 
 
 def test_plots_of_differences_are_cut_off_at_wide_intervals():
-    (axis,) = pictures.differences({"BCCD": [("AN - GN", difference(-9.0, -300.0, 12.0))]}).axes
-    assert axis.get_xlim()[0] == -pictures.LIMIT
-    assert 12 < axis.get_xlim()[1] < pictures.LIMIT
+    (axis,) = paper_plots.differences({"BCCD": [("AN - GN", difference(-9.0, -300.0, 12.0))]}).axes
+    assert axis.get_xlim()[0] == -paper_plots.LIMIT
+    assert 12 < axis.get_xlim()[1] < paper_plots.LIMIT
 
 
 @pytest.mark.parametrize(
@@ -279,9 +267,9 @@ def test_differences_are_of_seeds_with_which_both_norms_learned(tmp_path):
 
 
 def test_the_command_reports_the_runs_in_its_folder(tmp_path, capsys):
-    row_record.write(tmp_path / "ilm-1" / "GN" / "seed0" / "record.json", recorded("ilm-1 GN"))
+    paper_record.write(tmp_path / "ilm-1" / "GN" / "seed0" / "record.json", recorded("ilm-1 GN"))
     # A training that was killed: reproduction has not completed its record.
-    row_record.write(tmp_path / "en-5" / "ResNet20-BN" / "seed0" / "record.json", TRAINED)
+    paper_record.write(tmp_path / "en-5" / "ResNet20-BN" / "seed0" / "record.json", TRAINED)
     assert main(["reproduce", "report", "--work-dir", str(tmp_path)]) == 0
     out = tmp_path / "reports"
     assert str(out / "README.md") in capsys.readouterr().out.splitlines()
@@ -294,25 +282,25 @@ def test_the_command_reports_the_runs_in_its_folder(tmp_path, capsys):
 
 def test_a_finished_run_replaces_its_record(tmp_path):
     begun, finished = recorded(run=40, metrics={}), recorded()
-    (path,) = {row_record.collect(found, tmp_path) for found in (begun, finished)}
-    assert row_record.read(path)["run"] == 165
+    (path,) = {paper_record.collect(found, tmp_path) for found in (begun, finished)}
+    assert paper_record.read(path)["run"] == 165
 
 
 def test_a_finished_record_stays_beside_an_unfinished_one(tmp_path):
     for found in (recorded(), recorded(run=1)):
-        path = row_record.collect(found, tmp_path)
-    assert row_record.read(path)["run"] == 165
+        path = paper_record.collect(found, tmp_path)
+    assert paper_record.read(path)["run"] == 165
 
 
 @pytest.mark.parametrize("other", [{"changes": {"a": 1}}, {"seed": 1}], ids=["changed", "seed"])
 def test_a_run_of_other_settings_keeps_the_record(tmp_path, other):
-    paths = {row_record.collect(found, tmp_path) for found in (recorded(), recorded(**other))}
+    paths = {paper_record.collect(found, tmp_path) for found in (recorded(), recorded(**other))}
     assert len(paths) == 2
 
 
 def test_the_projects_records_are_named_as_collected(root, tmp_path):
     for path in (root / "reports" / "records").glob("*.json"):
-        copy = row_record.collect(row_record.read(path), tmp_path / "records")
+        copy = paper_record.collect(paper_record.read(path), tmp_path / "records")
         assert (copy.name, copy.read_bytes()) == (path.name, path.read_bytes())
 
 
@@ -329,7 +317,7 @@ def test_the_projects_plots_are_those_of_its_records(root, tmp_path):
 
 def test_a_report_is_written_again_from_its_own_records(root, tmp_path, capsys):
     for path in (root / "reports" / "records").glob("en-5-*.json"):
-        row_record.collect(row_record.read(path), tmp_path / "records")
+        paper_record.collect(paper_record.read(path), tmp_path / "records")
     words = "--work-dir", str(tmp_path / "no"), "--output", str(tmp_path)
     assert main(["reproduce", "report", *words]) == 0
     written = {Path(line).name for line in capsys.readouterr().out.splitlines()}

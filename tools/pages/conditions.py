@@ -1,12 +1,12 @@
 """The models of one comparison on test images of several kinds: as filmed, at dusk, altered."""
 
 from pathlib import Path
-from statistics import mean
 
-from ..compare.results import OWN_TEST
-from ..compare.statistics import Difference
-from .paper_report import markdown_head, markdown_row, paired
-from .questions import by_seed
+from ilm_plugins.experiments.compare.results import OWN_TEST
+from ilm_plugins.experiments.reports.interval import Difference
+from ilm_plugins.experiments.reports.table import markdown as table
+
+from .comparisons import by_seed, mean_cell, pair
 
 #: Name of a test -> what its images are.
 CONDITIONS = {
@@ -23,35 +23,30 @@ CONDITIONS = {
 }
 #: Plain norm -> the norms that may replace it.
 PAIRS = {"BN": ("EN", "EN-without-BN", "SN"), "GN": ("ILMGN",)}
-METRIC = "mIoU"
 
 
 def markdown(folder: Path) -> list[str]:
     """Return a table of mean mIoU: conditions by norms, each with its number of seeds."""
     norms = [norm for plain, others in PAIRS.items() for norm in (plain, *others)]
-    counts = {norm: len(by_seed(folder / norm, OWN_TEST, METRIC)) for norm in norms}
+    counts = {norm: len(by_seed(folder / norm)) for norm in norms}
     norms = [norm for norm in norms if counts[norm]]
     if not norms:
         return ["No model has been tested yet."]
-    lines = markdown_head("mIoU", *(norm.replace("-", " ") for norm in norms))
-    lines.append(markdown_row("seeds", *(str(counts[norm]) for norm in norms)))
+    rows = [["seeds", *(str(counts[norm]) for norm in norms)]]
     for test, title in CONDITIONS.items():
-        values = [by_seed(folder / norm, test, METRIC).values() for norm in norms]
-        lines.append(markdown_row(title, *(f"{mean(v):.1f}" if v else "-" for v in values)))
-    return lines
+        rows.append([title, *(mean_cell(by_seed(folder / n, test).values()) for n in norms)])
+    return table(("mIoU", *(norm.replace("-", " ") for norm in norms)), rows)
 
 
 def panels(folder: Path) -> dict[str, list[tuple[str, Difference]]]:
     """Return pair of norms -> conditions with two seeds or more, and the difference."""
     pairs = {}
-    for plain, others in PAIRS.items():
-        for norm in others:
-            rows = []
-            for test, title in CONDITIONS.items():
-                ours, theirs = (by_seed(folder / name, test, METRIC) for name in (norm, plain))
-                difference = paired(ours, theirs)
-                if difference:
-                    rows.append((title, difference))
-            if rows:
-                pairs[f"{norm.replace('-', ' ')} - {plain}"] = rows
+    for plain, norm in ((plain, norm) for plain, others in PAIRS.items() for norm in others):
+        rows = []
+        for test, title in CONDITIONS.items():
+            difference = pair(folder, (plain, norm), test).difference
+            if difference and difference.has_interval:
+                rows.append((title, difference))
+        if rows:
+            pairs[f"{norm.replace('-', ' ')} - {plain}"] = rows
     return pairs

@@ -9,8 +9,8 @@ pytest.importorskip("scipy", reason="needs scipy, of the extra ilm_plugins[compa
 
 from scipy import stats
 
-from ilm_plugins.experiments.compare import statistics
-from ilm_plugins.experiments.compare.statistics import holm, needed_seeds, paired, power
+from ilm_plugins.experiments.reports import interval
+from ilm_plugins.experiments.reports.interval import holm, needed_seeds, paired, power
 
 BASELINE = {0: 40.0, 1: 41.5, 2: 39.0, 3: 40.5}
 NORM = {0: 41.0, 1: 42.0, 2: 41.5, 3: 40.0}
@@ -55,7 +55,7 @@ def test_equal_results_are_no_test():
 
 
 def difference(p):
-    return statistics.Difference(3, 1.0, 1.0, 0.0, 2.0, p)
+    return interval.Difference(3, 1.0, 1.0, 0.0, 2.0, p)
 
 
 def test_holm_multiplies_the_smallest_p_by_the_number_of_norms():
@@ -88,7 +88,7 @@ def test_power_is_the_share_of_simulated_tests_that_see_the_difference(seeds, ef
 
 def test_as_many_seeds_as_needed_show_the_difference():
     seeds = needed_seeds(1.0, 1.7)
-    visible = [statistics.visible_difference(n, 1.7) for n in (seeds, seeds - 1)]
+    visible = [interval.visible_difference(n, 1.7) for n in (seeds, seeds - 1)]
     assert visible[0] <= 1.0 < visible[1]
 
 
@@ -110,11 +110,11 @@ def test_without_deviation_two_seeds_are_enough():
 
 
 def test_a_difference_that_rounds_to_zero_has_no_minus():
-    assert statistics.signed(-0.04) == "+0.0"
+    assert interval.signed(-0.04) == "+0.0"
 
 
 def test_one_seed_is_printed_without_an_interval():
-    assert statistics.interval(statistics.paired({0: 1.5}, {0: 1.0})) == "+0.5"
+    assert interval.interval(paired({0: 1.5}, {0: 1.0})) == "+0.5"
 
 
 def test_two_one_sided_tests_are_those_of_scipy():
@@ -124,5 +124,5 @@ def test_two_one_sided_tests_are_those_of_scipy():
     sides = ((1.5, "less"), (-1.5, "greater"))
     p = max(stats.ttest_1samp(differences, m, alternative=a).pvalue for m, a in sides)
     assert found.p_of_equivalence(1.5) == pytest.approx(p)
-    interval = stats.ttest_1samp(differences, 0).confidence_interval(0.9)
-    assert found.left == pytest.approx(interval)
+    students = stats.ttest_1samp(differences, 0).confidence_interval(0.9)
+    assert found.left == pytest.approx(students)

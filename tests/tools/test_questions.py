@@ -4,16 +4,12 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ilm_plugins.experiments.papers import conditions
-from ilm_plugins.experiments.papers.questions import answers, by_seed, markdown, questions
-from ilm_plugins.frameworks.run_record import write
+from committed import run
+from pages import conditions
+from pages.comparisons import by_seed
+from pages.questions import answers, markdown, questions
 
 DAY = {"BN": [40.0, 41.0, 42.5], "EN": [41.0, 42.5, 43.0], "SN": [40.5, 40.0, 43.5]}
-
-
-def run(folder, seed, metrics, test="", **options):
-    found = {"seed": seed, "run": 10, "planned": 10, "metrics": {"": metrics}, **options}
-    write(folder / f"seed{seed}" / test / "record.json", found)
 
 
 @pytest.fixture

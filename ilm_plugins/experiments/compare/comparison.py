@@ -1,0 +1,50 @@
+"""A comparison from its plan to its results: starts, runs, and the files of the report."""
+
+from ...frameworks.folders import make_folder
+from ...frameworks.lock import lock
+from . import runs, starts
+from .comparison_plot import draw
+from .comparison_report import markdown
+from .models import Model, measured_steps
+from .plan import Plan, write
+from .results import Results, complete, main_metric, point_of
+
+
+def compare(plan: Plan, models: dict[str, Model], command: str) -> Results:
+    """Run the missing runs, and write compare.md, compare.csv and compare.png; return the results.
+
+    ``models`` are those of :func:`.models.build_models`; ``command`` stands in compare.md.
+    """
+    make_folder(plan.output)
+    state = None
+    if plan.weights is not None:
+        state = starts.read_weights(plan.weights)
+        starts.check_fits(plan, state)
+    plan.check_settings()
+    with lock(plan.output):
+        described = {}
+        if state is not None and plan.num_gpus:
+            described = starts.in_own_process(starts.write_starts, plan, state)
+        elif state is not None:
+            described = starts.write_starts(plan, state)
+        runs.run_all(plan)
+        values = runs.collect(plan)
+        metric = main_metric(values, plan.metric, plan.variants.main_metric())
+        has_result = any(v.metric == metric and v.value is not None for v in values)
+        results = Results(
+            norms=plan.norms,
+            values=complete(values, metric),
+            metric=metric,
+            point=plan.variants.opened.point(metric) or point_of(values, metric),
+            starts=described,
+            unconverted=plan.unconverted,
+            models=models,
+            # Without a result, reading the training set may fail here, too.
+            steps=measured_steps(plan) if has_result else {},
+            overrides_of_norm=plan.overrides_of_norm,
+        )
+        write(plan.output / "compare.md", markdown(results, command))
+        write(plan.output / "compare.csv", results.frame.to_csv(index=False))
+        if has_result:
+            draw(results, plan.output / "compare.png")
+    return results

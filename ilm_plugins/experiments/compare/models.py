@@ -1,0 +1,138 @@
+"""The models of a comparison, one for each norm, and the time of their training steps."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ...errors import OPERATORS, UserError, broken_import, one_line
+from ...frameworks.variants import AS_IS
+from ...layers.registry import norm_key
+from ...surgery.norms import count_norms
+from .plan import Plan, write
+
+#: How many times the training step of each norm is measured.
+ROUNDS = 7
+
+
+class Model(NamedTuple):
+    """The number of parameters and the norms of a model, for the report."""
+
+    parameters: int
+    #: The number of norms of each class.
+    norms: str
+
+
+def build_models(plan: Plan) -> dict[str, Model]:
+    """Build the model of each norm; UserError names norms that cannot be built or have no place."""
+    models, kinds, errors = {}, {}, []
+    for norm in plan.norms:
+        model, error = build_model(plan, norm)
+        if model is None:
+            # Before further norms: after an import that failed, they have errors of their own.
+            if not errors:
+                check_own_model(plan, error)
+            errors.append(f"{norm}: {error}")
+        else:
+            count = sum(parameter.numel() for parameter in model.parameters())
+            models[norm] = Model(count, count_norms(model))
+            kinds[norm] = [type(module) for module in model.modules()]
+            if twin := find_twin(norm, kinds):
+                errors.append(f"{norm}: the same model as with {twin}")
+    if errors:
+        places = ", ".join(plan.places)
+        raise UserError(
+            f"these norms do not fit at {places}: {'; '.join(errors)}; leave them out, give them "
+            "other options, or give another --at"
+        )
+    return models
+
+
+def build_model(plan: Plan, norm: str) -> tuple[nn.Module | None, str]:
+    """Return the model of a norm, or None and the error of one that cannot be built, in words."""
+    try:
+        return plan.open(norm, "cpu").build_model(), ""
+    except ImportError as error:
+        if error.name == OPERATORS:
+            raise
+        raise broken_import(plan.config, error) from error
+    # A norm that does not fit, or is unknown to the framework; other errors have other causes.
+    except (UserError, ValueError, TypeError, KeyError, AssertionError) as error:
+        return None, f"{type(error).__name__}: {one_line(error)}"
+
+
+def check_own_model(plan: Plan, error: str) -> None:
+    """Raise UserError with a norm's error if the config's own norms cannot be built, either."""
+    model, own_error = build_model(plan, AS_IS)
+    if model is None:
+        own = "" if own_error == error else f" (with its own norms: {own_error})"
+        raise UserError(
+            f"{plan.config}: the model cannot be built, whatever its norms: {error}{own}; correct "
+            "the config or the overrides"
+        )
+
+
+def find_twin(norm: str, kinds: Mapping[str, list[type]]) -> str | None:
+    """Return an earlier norm whose model is of the same classes, though one of both is ours."""
+    for other in kinds:
+        may_be_equal = AS_IS in (norm, other) or norm_key(norm) == norm_key(other)
+        if not may_be_equal and kinds[other] == kinds[norm]:
+            return other
+    return None
+
+
+def measured_steps(plan: Plan) -> dict[str, dict[str, float]]:
+    """Return the time of each norm's training step, measured again if the norms have changed.
+
+    Empty if a step fails, as where the models of all norms together need more memory than there is.
+    """
+    path = plan.output / "steps.json"
+    if path.is_file():
+        steps = json.loads(path.read_text(encoding="utf-8"))
+        if steps.keys() == {*plan.norms}:
+            return steps
+    try:
+        steps = measure_steps(plan)
+    except Exception as error:  # such as a loss of NaN, or too little memory; the report goes on
+        print(f"the cost of a step was not measured: {type(error).__name__}: {error}")
+        return {}
+    write(path, json.dumps(steps, indent=1))
+    return steps
+
+
+def measure_steps(plan: Plan) -> dict[str, dict[str, float]]:
+    """Return norm -> median "seconds" of a step and, on a GPU, its peak "memory" in bytes.
+
+    One more step of each norm comes first, to warm up.
+    """
+    steps = {norm: plan.open(norm).training_step(max(1, plan.num_gpus)) for norm in plan.norms}
+    rounds: dict[str, list[tuple[float, int]]] = {norm: [] for norm in plan.norms}
+    for _ in range(1 + ROUNDS):
+        for norm, step in steps.items():
+            rounds[norm].append(_measure(step, plan.num_gpus > 0))
+    measured = {}
+    for norm, measurements in rounds.items():
+        seconds, memory = zip(*measurements[1:], strict=True)
+        measured[norm] = {"seconds": median(seconds)}
+        if plan.num_gpus:
+            measured[norm]["memory"] = max(memory)
+    return measured
+
+
+def _measure(step: Callable[[], None], on_gpu: bool) -> tuple[float, int]:
+    if not on_gpu:
+        begin = time.perf_counter()
+        step()
+        return time.perf_counter() - begin, 0
+    torch.cuda.reset_peak_memory_stats()
+    # The other norms' models hold memory, too, which does not count here.
+    held = torch.cuda.memory_allocated()
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    step()
+    torch.cuda.synchronize()
+    return time.perf_counter() - begin, torch.cuda.max_memory_allocated() - held

@@ -1,0 +1,1 @@
+"""What all reports share: tables in Markdown, intervals of differences, the style of plots."""

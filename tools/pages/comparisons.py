@@ -1,0 +1,65 @@
+"""The committed runs of comparisons: their values by seed, and differences as cells of tables.
+
+A comparison's records lie where the command ``compare`` writes them, in COMPARISON/NORM/seedN; a
+norm's folder is called by its key alone.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+from statistics import mean
+from typing import NamedTuple
+
+from ilm_plugins.experiments.compare.results import OWN_TEST
+from ilm_plugins.experiments.reports.interval import Difference, ends, paired, signed
+from ilm_plugins.frameworks.run_record import PLAIN, is_complete, read
+
+ROOT = Path(__file__).parents[2]
+COMPARISONS = ROOT / "reports" / "comparisons"
+
+
+class Pair(NamedTuple):
+    """Seed -> value of a plain norm and of the norm that replaces it."""
+
+    plain: dict[int, float]
+    ours: dict[int, float]
+
+    @property
+    def difference(self) -> Difference | None:
+        return paired(self.ours, self.plain)
+
+    @property
+    def means(self) -> list[float]:
+        """The means over the seeds that both norms have; NaN without such seeds."""
+        seeds = self.plain.keys() & self.ours.keys()
+        return [mean(one[seed] for seed in seeds) if seeds else float("nan") for one in self]
+
+
+def pair(comparison: Path, norms: tuple[str, str], test: str, metric: str = "mIoU") -> Pair:
+    """Return the values of two norms of a comparison, the plain norm first."""
+    return Pair(*(by_seed(comparison / norm, test, metric) for norm in norms))
+
+
+def by_seed(runs: Path, test: str = OWN_TEST, metric: str = "mIoU") -> dict[int, float]:
+    """Return seed -> metric by a test of the complete runs in a norm's folder."""
+    below = "" if test == OWN_TEST else test
+    values = {}
+    for run in sorted(runs.glob("seed*")):
+        training, tested = read(run), read(run / below)
+        if is_complete(training) and tested and metric in tested["metrics"].get(PLAIN, {}):
+            values[training["seed"]] = tested["metrics"][PLAIN][metric]
+    return values
+
+
+def mean_cell(values: Collection[float]) -> str:
+    return f"{mean(values):.1f}" if values else "-"
+
+
+def difference_cells(difference: Difference) -> dict[str, str]:
+    """Return column -> cell of a difference; "-" for what one seed does not tell."""
+    columns = "95 % interval", "p, corrected", "not excluded", "power, 1 point"
+    cells = ["-"] * len(columns)
+    if difference.has_interval:
+        interval, left = ends(difference.low, difference.high), ends(*difference.left)
+        cells = [interval, f"{difference.p:.3f}", left, f"{difference.power_of(1):.2f}"]
+    texts = dict(zip(columns, cells, strict=True))
+    return {"difference": signed(difference.mean), **texts, "seeds": str(difference.seeds)}

@@ -1,0 +1,106 @@
+"""Tables on low contrast: differences found afterwards, and answers of the fresh seeds."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from ilm_plugins.experiments.compare.results import OWN_TEST
+from ilm_plugins.experiments.reports.interval import ALPHA, Difference, holm
+from ilm_plugins.experiments.reports.table import markdown, of_dicts
+
+from .comparisons import Pair, by_seed, difference_cells, mean_cell, pair
+from .conditions import CONDITIONS
+
+#: Comparison with fresh seeds -> the distortion of contrast in its training.
+COMPARISONS = {"daylight-fresh": "usual", "daylight-strong": "strong"}
+STRONG = "daylight-strong"
+#: Kind of test images -> name of the test.
+TESTS = {"day": OWN_TEST, "dusk": "dusk", "half": "contrast0.5", "a quarter": "contrast0.25"}
+#: End of a test's name if the model has statistics of the test's images.
+REESTIMATED = "-reestimated"
+#: Points of mIoU within which norms count as equivalent.
+MARGIN = 1.5
+#: Question -> test of BN, test of EN, and whether the test is of equivalence.
+QUESTIONS = {
+    "1. half the contrast": ("contrast0.5", "contrast0.5", False),
+    "2. by day, equivalent within 1.5": (OWN_TEST, OWN_TEST, True),
+    "3. half, BN, test images' statistics": (f"contrast0.5{REESTIMATED}", "contrast0.5", False),
+    "3. a quarter, BN, test images' statistics": (
+        f"contrast0.25{REESTIMATED}",
+        "contrast0.25",
+        False,
+    ),
+}
+#: Comparison -> (layer, plain norm) of differences on altered images, all untested but TESTED.
+AFTERWARDS = {
+    "daylight": [
+        *((norm, "BN") for norm in ("EN", "EN-without-BN", "SN", "GN", "ILMGN")),
+        ("ILMGN", "GN"),
+    ],
+    "daylight-converted": [("EN", "BN"), ("SN", "BN")],
+}
+TESTED = ("daylight", "ILMGN", "GN", "gamma0.5")
+
+
+def answers(folder: Path) -> list[str]:
+    """Return the table of the questions that were stated before the runs."""
+    found = []
+    for *tests, is_equivalence in QUESTIONS.values():
+        norms = zip(("BN", "EN"), tests, strict=True)
+        one = Pair(*(by_seed(folder / STRONG / norm, test) for norm, test in norms))
+        difference = one.difference
+        if is_equivalence and difference is not None and difference.has_interval:
+            difference = replace(difference, p=difference.p_of_equivalence(MARGIN))
+        found.append((one, difference))
+    corrected = holm([difference for _, difference in found])
+    columns = "difference", "95 % interval", "p, corrected", "not excluded", "seeds"
+    rows = []
+    for question, (one, _), difference in zip(QUESTIONS, found, corrected, strict=True):
+        row = [question, *"-" * 6, "0"]
+        if difference is not None:
+            cells = difference_cells(difference)
+            row = [question, *(f"{m:.1f}" for m in one.means), *(cells[name] for name in columns)]
+        rows.append(row)
+    return markdown(("question", "BN", "EN", "EN - BN", *columns[1:]), rows)
+
+
+def means(folder: Path) -> list[str]:
+    """Return mean mIoU by distortion in training, norm and kind of test images."""
+    rows = []
+    for comparison, title in COMPARISONS.items():
+        for norm, end in (("BN", ""), ("BN", REESTIMATED), ("EN", "")):
+            values = {
+                kind: by_seed(folder / comparison / norm, test + end).values()
+                for kind, test in TESTS.items()
+            }
+            row = {"contrast in training": title}
+            row["norm"] = f"{norm}, test images' statistics" if end else norm
+            row["seeds"] = str(max(map(len, values.values())))
+            rows.append(row | {kind: mean_cell(found) for kind, found in values.items()})
+    return of_dicts(rows)
+
+
+def afterwards(folder: Path) -> list[str]:
+    """Return the differences on altered images that are significant by Holm's rule over all."""
+    compared = list(_on_altered_images(folder))
+    corrected = holm([difference for *_, difference in compared])
+    columns = "difference", "95 % interval", "p, corrected"
+    rows = []
+    for (test, norms, _), difference in zip(compared, corrected, strict=True):
+        if difference is not None and difference.p < ALPHA:
+            p = f"{difference.p:.4f}" if difference.p >= 1e-4 else "< 0.0001"
+            cells = difference_cells(difference) | {"p, corrected": p}
+            rows.append([CONDITIONS[test], norms, *(cells[name] for name in columns)])
+    return markdown(("test images", "norms", *columns), rows)
+
+
+def _on_altered_images(folder: Path) -> Iterator[tuple[str, str, Difference | None]]:
+    """Yield test, norms and difference of all pairs on altered images that were not tested."""
+    for comparison, pairs in AFTERWARDS.items():
+        start = ", converted" if comparison.endswith("converted") else ""
+        for norm, plain in pairs:
+            for test in CONDITIONS:
+                if test in (OWN_TEST, "dusk") or (comparison, norm, plain, test) == TESTED:
+                    continue
+                difference = pair(folder / comparison, (plain, norm), test).difference
+                yield test, f"{norm.replace('-', ' ')} - {plain}{start}", difference

@@ -1,0 +1,65 @@
+"""configs/metafile.yml, which lists the papers' configs for OpenMMLab's tools, from papers.json."""
+
+from pathlib import Path
+
+from ilm_plugins.experiments.papers import registry
+from ilm_plugins.experiments.papers.registry import Cell
+
+#: Framework -> what its models do, in the words of OpenMMLab's Model Index.
+TASKS = {
+    "mmpretrain": "Image Classification",
+    "mmdet": "Instance Segmentation",
+    "mmseg": "Semantic Segmentation",
+    "pix2pix": "Image-to-Image Translation",
+}
+#: Part of a config's name -> the dataset of the paper's figures.
+DATASETS = {
+    "ade20k": "ADE20K",
+    "batch2": "COCO test",
+    "batch16": "COCO test",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "cityscapes": "Cityscapes test",
+    "facades": "Facades",
+    "imagenet": "ImageNet",
+    "webvision": "WebVision",
+}
+#: Paper -> the name of its collection, as the file's head has it.
+COLLECTIONS = {"ilm": "ILM Norm", "assoc": "AssocNorm", "en": "Exemplar Normalization"}
+#: Another reading of the figure of RMSE.
+LEFT_OUT = {"RMSE of RGB vectors"}
+
+
+def metafile(text: str) -> str:
+    """Return the file's text with the models of papers.json in place of its own."""
+    head, begin, _ = text.partition("\nModels:\n")
+    return head + begin + "".join(map(_model, models()))
+
+
+def models() -> list[Cell]:
+    """Return the first row of each MMEngine config that trains to figures of a paper."""
+    cells: dict[str, Cell] = {}
+    for cell in registry.cells():
+        of_mmengine = cell.config and cell.config.endswith(".py")
+        if of_mmengine and not cell.overrides and not cell.tests and any(cell.paper):
+            cells.setdefault(cell.config, cell)
+    return [*cells.values()]
+
+
+def _model(cell: Cell) -> str:
+    table = registry.tables()[cell.table]
+    # A name is the path below the framework's folder: two papers have a ResNet-50 with BN.
+    framework, *below = Path(cell.config).relative_to("configs").with_suffix("").parts
+    dataset = next(DATASETS[part] for part in below[-1].split("_") if part in DATASETS)
+    figures = ", ".join(
+        f"{measure} of the paper: {value}"
+        for measure, value in zip(table.measures, cell.paper, strict=True)
+        if value is not None and measure not in LEFT_OUT
+    )
+    result = f"Task: {TASKS[framework]}, Dataset: {dataset}, Metrics: {{{figures}}}"
+    return f"""\
+  - Name: {"_".join(below)}
+    In Collection: {COLLECTIONS[table.paper]}
+    Config: {cell.config}
+    Results: [{{{result}}}]
+"""

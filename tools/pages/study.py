@@ -1,0 +1,86 @@
+"""The study of norms on small public data: the command of each table, all differences in one."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+
+from ilm_plugins import configs
+from ilm_plugins.experiments.compare.plan import shown
+from ilm_plugins.experiments.papers import paper_record, paper_report, registry
+from ilm_plugins.experiments.papers.paper_report import Groups
+from ilm_plugins.experiments.papers.registry import Table
+from ilm_plugins.experiments.reports.interval import ALPHA, Difference, holm, signed
+from ilm_plugins.experiments.reports.table import of_dicts
+
+from . import questions
+from .comparisons import difference_cells
+
+
+def table(entry: Table, groups: Groups) -> list[str]:
+    """Return a table of the records, below the command that trains all of its rows."""
+    rows = [groups[cell.canonical.id] for cell in entry.cells.values()]
+    seeds = sorted({run["seed"] for group in chain.from_iterable(rows) for run in group})
+    command = comparison(entry, seeds)
+    lines = [f"`{command}` trains these rows.", ""] if command else []
+    return [*lines, *paper_report.table_lines(entry, groups)]
+
+
+def comparison(entry: Table, seeds: Iterable[int]) -> str:
+    """Return the command ``compare`` that trains all rows of a table; "" if there is none."""
+    rows = [*entry.cells.values()]
+    alike = all(cell.norm and cell.at == entry.at and not cell.starts_from for cell in rows)
+    if not rows or not alike:
+        return ""
+    norms = [cell.norm for cell in rows if cell.config == entry.config]
+    config = configs.SCHEME + entry.config.removeprefix("configs/")
+    at = ["--at", *entry.at] if entry.at else []
+    output = ["--output", f"output/compare/{entry.id}"]
+    return shown(["compare", config, *norms, *at, "--seeds", *map(str, seeds), *output])
+
+
+def differences(groups: Groups) -> list[str]:
+    """Return the table of all differences of the study from the plain norm."""
+    rows = []
+    for entry, norms, group, difference in _differences(groups):
+        row = {"task": entry.task, "measure": entry.measures[0], "norms": norms}
+        row |= difference_cells(difference)
+        if failed := len(group) - sum(map(paper_record.learned, group)):
+            row["seeds"] += f" ({failed} more did not learn)"
+        rows.append(row)
+    return of_dicts(rows)
+
+
+def summary(folder: Path, groups: Groups) -> list[str]:
+    """Return the range of the differences by norms, and how many intervals exclude 0."""
+    by_norms = defaultdict(list)
+    for _, norms, _, difference in _differences(groups):
+        by_norms[norms].append(difference)
+    for answer in questions.answers(folder):
+        if answer.difference:
+            by_norms[f"{answer.norm} - {answer.plain}"].append(answer.difference)
+    rows = []
+    for norms, compared in by_norms.items():
+        means = sorted(difference.mean for difference in compared)
+        row = {
+            "norms": norms,
+            "differences": len(compared),
+            "means": " to ".join(map(signed, dict.fromkeys((means[0], means[-1])))),
+            "intervals above 0": sum(difference.low > 0 for difference in compared),
+            "below 0": sum(difference.high < 0 for difference in compared),
+            "significant": sum(difference.p < ALPHA for difference in compared),
+        }
+        rows.append({column: str(cell) for column, cell in row.items()})
+    return of_dicts(rows)
+
+
+def _differences(groups: Groups) -> list[tuple[Table, str, list, Difference]]:
+    """Return table, norms, group and corrected difference of each row of the study's tables."""
+    compared = [
+        (entry, norms, group, difference)
+        for entry in registry.tables().values()
+        if entry.task
+        for norms, _, group, difference in paper_report.differences(entry, groups)
+    ]
+    corrected = holm([difference for *_, difference in compared])
+    return [(*row[:-1], difference) for row, difference in zip(compared, corrected, strict=True)]
