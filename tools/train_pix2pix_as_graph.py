@@ -17,13 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.optim import OptimWrapperDict, build_optim_wrapper
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from ilm_plugins.experiments.pix2pix import metrics, training
+from ilm_plugins.experiments.pix2pix import training
 from ilm_plugins.experiments.pix2pix.pairs import PairedImages
-from ilm_plugins.experiments.pix2pix.translation_networks import to_bytes, to_signed
 from ilm_plugins.frameworks.environment import commit, versions
 
 #: Steps before the graph is captured, which train, too.
@@ -132,12 +130,9 @@ class Branch:
         torch.manual_seed(seed)
         self.model = MODELS.build(config.model).to(device)
         self.device = device
-        wrappers = {
-            name: build_optim_wrapper(getattr(self.model, name), config.optim_wrapper[name])
-            for name in ("generator", "discriminator")
-        }
-        self.optimizers = OptimWrapperDict(**wrappers)
-        groups = [group for w in wrappers.values() for group in w.optimizer.param_groups]
+        optimizers = {name: config.optim_wrapper[name] for name in ("generator", "discriminator")}
+        self.optimizers = training.OptimizerEach(optimizers)(self.model)
+        groups = [group for w in self.optimizers.values() for group in w.optimizer.param_groups]
         self.rates = [(group, group["lr"]) for group in groups]
         self.stream = None
         if device.type == "cuda":
@@ -177,33 +172,22 @@ class Branch:
     def test(self, tested: PairedImages, folder: Path) -> dict:
         """Translate the test images; return the metrics, also of the mean training image."""
         self.model.eval()
-        mean, rows, rows_of_mean = tested.metainfo["mean_image"], [], []
+        metric = training.ImageTransfer()
+        metric.dataset_meta = tested.metainfo
         for i in range(len(tested)):
-            sample = tested[i]
-            output = to_bytes(
-                self.model.translate(to_signed(sample["input"][None]).to(self.device))
-            )
-            output, target = output[0], sample["target"].to(self.device)
-            rows.append(scores(output, target))
-            rows_of_mean.append(scores(mean.to(self.device), target))
+            batch = {key: [value] for key, value in tested[i].items()}
+            (sample,) = self.model.test_step(batch)
+            metric.process(batch, [sample])
             if i < WRITTEN:
-                columns = torch.cat([sample["input"], output.cpu(), sample["target"]], 2)
-                training.write(training.to_image(columns), folder / f"{sample['name']}.png")
-        return {"metrics": average(rows), "metrics of the mean image": average(rows_of_mean)}
+                image = training.to_image(torch.cat([sample[kind] for kind in training.KINDS], 2))
+                training.write(image, folder / f"{sample['name']}.png")
+        return {"metrics": metric.compute_metrics(metric.results)}
 
 
 def without_jitter(options: dict, data: str, **changed) -> dict:
     """Return PairedImages' options, with another folder, without crops and flips."""
     kept = {k: v for k, v in options.items() if k not in ("type", "load_size", "flip")}
     return {**kept, "data_root": data, **changed}
-
-
-def scores(output: Tensor, target: Tensor) -> dict[str, float]:
-    return {name: measure(output, target) for name, measure in metrics.measures().items()}
-
-
-def average(rows: list[dict[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     command = shown(["compare", *args.argv])
     results = compare(plan, models, command)
     print(report.markdown(results, command))
-    return 0 if results.has_result else 1
+    return 0 if results.main else 1
 
 
 def plan_of(args: argparse.Namespace) -> Plan:

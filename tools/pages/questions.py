@@ -4,26 +4,23 @@
 """
 
 import json
-from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from ilm_plugins.experiments.reports.interval import Difference, holm
 from ilm_plugins.experiments.reports.table import of_dicts
 
-from .comparisons import difference_cells, pair
+from .comparisons import Pair, difference_cells, pair
 
 
-@dataclass(frozen=True)
-class Answer:
-    """One tested difference; ``difference`` is None, and the means are NaN, without runs."""
+class Answer(NamedTuple):
+    """One tested difference; ``difference`` is None without runs."""
 
     task: str
-    plain: str
-    norm: str
-    #: Means over the seeds that both norms have.
-    plain_mean: float
-    norm_mean: float
+    #: Keys of the plain norm and of the norm that replaces it.
+    norms: tuple[str, str]
+    values: Pair
     #: The norm minus the plain norm, paired by seed; p is corrected for all questions together.
     difference: Difference | None
 
@@ -40,24 +37,20 @@ def answers(folder: Path) -> list[Answer]:
         comparison, test, metric = (question[key] for key in ("comparison", "test", "metric"))
         for norms in question["pairs"]:
             one = pair(folder / comparison, norms, test, metric)
-            found.append(Answer(question["task"], *norms, *one.means, one.difference))
+            found.append(Answer(question["task"], tuple(norms), one, one.difference))
     corrected = holm([answer.difference for answer in found])
-    return [replace(one, difference=d) for one, d in zip(found, corrected, strict=True)]
+    return [one._replace(difference=d) for one, d in zip(found, corrected, strict=True)]
 
 
 def markdown(folder: Path) -> list[str]:
     """Return a table of the answers, and how many differences have no runs yet."""
     every = answers(folder)
-    rows = [
-        {
-            "task": answer.task,
-            "plain norm": f"{answer.plain} {answer.plain_mean:.1f}",
-            "layer": f"{answer.norm} {answer.norm_mean:.1f}",
-            **difference_cells(answer.difference),
-        }
-        for answer in every
-        if answer.difference
-    ]
+    rows = []
+    for task, norms, values, difference in every:
+        if difference:
+            cells = (f"{norm} {mean:.1f}" for norm, mean in zip(norms, values.means, strict=True))
+            row = dict(zip(("task", "plain norm", "layer"), (task, *cells), strict=True))
+            rows.append(row | difference_cells(difference))
     lines = of_dicts(rows) if rows else []
     if missing := len(every) - len(rows):
         lines += [""] if rows else []

@@ -56,9 +56,9 @@ def summary(folder: Path, groups: Groups) -> list[str]:
     by_norms = defaultdict(list)
     for _, norms, _, difference in _differences(groups):
         by_norms[norms].append(difference)
-    for answer in questions.answers(folder):
-        if answer.difference:
-            by_norms[f"{answer.norm} - {answer.plain}"].append(answer.difference)
+    for _, (plain, norm), _, difference in questions.answers(folder):
+        if difference:
+            by_norms[f"{norm} - {plain}"].append(difference)
     rows = []
     for norms, compared in by_norms.items():
         means = sorted(difference.mean for difference in compared)

@@ -4,7 +4,7 @@ from ...frameworks.folders import make_folder
 from ...frameworks.lock import lock
 from . import runs, starts
 from .comparison_plot import draw
-from .comparison_report import markdown
+from .comparison_report import csv_of, markdown
 from .models import Model, measured_steps
 from .plan import Plan, write
 from .results import Results, complete, main_metric, point_of
@@ -44,7 +44,7 @@ def compare(plan: Plan, models: dict[str, Model], command: str) -> Results:
             overrides_of_norm=plan.overrides_of_norm,
         )
         write(plan.output / "compare.md", markdown(results, command))
-        write(plan.output / "compare.csv", results.frame.to_csv(index=False))
+        write(plan.output / "compare.csv", csv_of(results))
         if has_result:
             draw(results, plan.output / "compare.png")
     return results

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from ..reports import style
@@ -18,12 +17,9 @@ def draw(results: Results, path: Path) -> None:
     figure = Figure((9, 0.9 + (0.7 + 0.3 * len(norms)) * len(tests)), layout="constrained")
     axes = figure.subplots(len(tests), 2, squeeze=False)
     for (left, right), test in zip(axes, tests, strict=True):
-        rows = results.main[results.main["test"] == test]
-        sns.stripplot(
-            rows, x="value", y="norm", order=norms, ax=left, color=COLOUR, alpha=0.6, jitter=False
-        )
         for i, norm in enumerate(norms):
             if values := [*results.by_seed(norm, test).values()]:
+                left.scatter(values, [i] * len(values), 25, COLOUR, alpha=0.6, linewidths=0)
                 left.plot(sum(values) / len(values), i, "|", color="black", markersize=16)
         name = results.title(test)
         left.set(xlabel=name, ylabel="", ylim=(len(norms) - 0.5, -0.5))

@@ -1,9 +1,12 @@
 """The report of a comparison: compare.md, compare.csv, and a sentence on each norm."""
 
+import csv
+import io
+
 from ..reports.interval import ALPHA, Difference, interval, signed, spread
 from ..reports.table import of_dicts
 from .models import ROUNDS
-from .results import OWN_TEST, Results
+from .results import OWN_TEST, Results, Value
 
 
 def markdown(results: Results, command: str) -> str:
@@ -50,6 +53,13 @@ def markdown(results: Results, command: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def csv_of(results: Results) -> str:
+    """Return the table compare.csv: a row for each run, test and metric."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([Value._fields, *results.values])
+    return text.getvalue()
 
 
 def warning_of_unconverted(file: str) -> str:

@@ -1,11 +1,10 @@
 """The results of a comparison's runs: tables of values and of differences from the baseline."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
-
-import pandas as pd
 
 from ...errors import UserError
 from ..reports.interval import Difference, holm, paired
@@ -48,24 +47,17 @@ class Results:
     overrides_of_norm: dict[str, Sequence[str]] = field(default_factory=dict)
 
     @cached_property
-    def frame(self) -> pd.DataFrame:
-        """A row for each run, test and metric."""
-        return pd.DataFrame(self.values, columns=Value._fields)
-
-    @cached_property
-    def main(self) -> pd.DataFrame:
-        """The rows of the main metric that have a value."""
-        frame = self.frame[self.frame["metric"] == self.metric]
-        return frame.dropna(subset="value").astype({"value": float})
-
-    @property
-    def has_result(self) -> bool:
-        """Whether any run has a value of the main metric, by its own test or a further one."""
-        return len(self.main) > 0
+    def main(self) -> dict[tuple[str, str], dict[int, float]]:
+        """(norm, test) -> seed -> value of the main metric, for all runs that have one."""
+        found = defaultdict(dict)
+        for value in self.values:
+            if value.metric == self.metric and value.value is not None:
+                found[value.norm, value.test][value.seed] = value.value
+        return dict(found)
 
     @property
     def tests(self) -> list[str]:
-        return list(dict.fromkeys(self.main["test"])) or [OWN_TEST]
+        return list(dict.fromkeys(test for _, test in self.main)) or [OWN_TEST]
 
     @property
     def failures(self) -> list[Value]:
@@ -77,8 +69,7 @@ class Results:
 
     def by_seed(self, norm: str, test: str) -> dict[int, float]:
         """Return seed -> value of the main metric."""
-        rows = self.main[(self.main["norm"] == norm) & (self.main["test"] == test)]
-        return dict(zip(rows["seed"], rows["value"], strict=True))
+        return self.main.get((norm, test), {})
 
     def failed_seeds(self, norm: str, test: str) -> dict[int, str]:
         """Return seed -> reason of a norm's runs without a value of the main metric."""

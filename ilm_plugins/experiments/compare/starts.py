@@ -67,6 +67,7 @@ def write_starts(plan: Plan, state: Mapping[str, Any]) -> dict[str, str]:
         torch.manual_seed(0)
         model = opened.build_model()
         fitted, report = fit(state, model)
+        names = [*fitted]
         if baseline is None:
             baseline, batches = model, list(islice(opened.training_batches(), BATCHES))
         else:
@@ -84,7 +85,11 @@ def write_starts(plan: Plan, state: Mapping[str, Any]) -> dict[str, str]:
         described[norm] = describe(differences)
         if not plan.start(norm).exists():
             plan.start(norm).parent.mkdir(parents=True, exist_ok=True)
-            write(opened, state, model, plan.start(norm))
+            tensors = model.state_dict()  # without the random ones that the file lacks
+            key = "model" if opened.framework == "detectron2" else "state_dict"
+            checkpoints.write(
+                {key: {n: tensors[n] for n in names if n in tensors}}, plan.start(norm)
+            )
     return described
 
 
@@ -104,14 +109,6 @@ def describe(differences: list[float | None] | None) -> str:
 
 def are_same(differences: list[float | None] | None) -> bool:
     return differences is not None and all(d is not None and d <= SAME for d in differences)
-
-
-def write(opened: OpenConfig, state: Mapping[str, Any], model: nn.Module, path: Path) -> None:
-    """Write a converted model's tensors, but not the random tensors that the checkpoint lacks."""
-    fitted, _ = fit(state, model)
-    tensors = model.state_dict()
-    kept = {name: tensors[name] for name in fitted if name in tensors}
-    checkpoints.write({"model" if opened.framework == "detectron2" else "state_dict": kept}, path)
 
 
 def fit(state: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], surgery.Report]:

@@ -41,11 +41,6 @@ class Difference:
         return bool(np.isfinite(self.p))
 
     @property
-    def visible(self) -> float:
-        """The difference that ``seeds`` seeds of this deviation show with probability .8."""
-        return visible_difference(self.seeds, self.deviation, self.tests)
-
-    @property
     def left(self) -> tuple[float, float]:
         """The differences that two one-sided tests at 5 % do not exclude: the 90 % interval."""
         reach = self._error * float(stats.t.ppf(1 - ALPHA, self.seeds - 1))
@@ -62,12 +57,46 @@ class Difference:
         return self.deviation / self.seeds**0.5
 
     def power_of(self, difference: float) -> float:
-        """Return the probability that ``seeds`` seeds of this deviation show a difference."""
-        return power(self.seeds, difference / self.deviation, self.tests)
+        """Return the probability that a paired t-test of ``seeds`` seeds sees a difference.
+
+        Its p must pass the first, strictest step of Holm's correction for ``tests`` tests.
+        """
+        freedom, shift = self.seeds - 1, difference / self._error
+        limit = stats.t.ppf(1 - ALPHA / self.tests / 2, freedom)
+        # The mean over the deviations that seeds can have; scipy's nct is NaN for large shifts. The
+        # other side of the test adds less than .001 at the powers that are asked for.
+        return float(stats.norm.cdf(shift - limit * _deviations(freedom)).mean())
+
+    @property
+    def visible(self) -> float:
+        """The difference that ``seeds`` seeds of this deviation show with probability .8."""
+        if not self.deviation > 0:  # 0, or NaN
+            return self.deviation
+        # Two seeds need 16.3 standard errors for one test, more seeds fewer.
+        highest = 20 * self.tests * self._error
+        return optimize.brentq(lambda difference: self.power_of(difference) - POWER, 0, highest)
 
     def seeds_for(self, difference: float) -> int | None:
-        """Return how many seeds show a difference with probability .8; None for over 10,000."""
-        return needed_seeds(difference, self.deviation, self.tests)
+        """Return how many seeds, at least 2, show a difference with probability .8; None for many.
+
+        The deviation is taken as known.
+        """
+        low, high = 1, 2  # too few, maybe enough
+        while replace(self, seeds=high).visible > difference:
+            low, high = high, 2 * high
+            if low > MOST_SEEDS:
+                return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            enough = replace(self, seeds=middle).visible <= difference
+            low, high = (low, middle) if enough else (middle, high)
+        return high
+
+
+@cache
+def _deviations(freedom: int) -> np.ndarray:
+    """Return equally probable ratios of a deviation of seeds to the real one."""
+    return stats.chi.ppf((np.arange(2000) + 0.5) / 2000, freedom) / freedom**0.5
 
 
 def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
@@ -130,49 +159,3 @@ def spread(values: Iterable[float], decimals: int = 1) -> str:
         return "-"
     text = f"{fmean(values):.{decimals}f}"
     return text + (f" ± {stdev(values):.{decimals}f}" if len(values) > 1 else "")
-
-
-def power(seeds: int, effect: float, tests: int = 1) -> float:
-    """Return the probability that a paired t-test sees a difference of ``effect`` deviations.
-
-    Its p must pass the first, strictest step of Holm's correction for a number of tests.
-    """
-    freedom, shift = seeds - 1, effect * seeds**0.5
-    limit = stats.t.ppf(1 - ALPHA / tests / 2, freedom)
-    # The mean over the deviations that seeds can have; scipy's nct is NaN for large shifts. The
-    # other side of the test adds less than .001 at the powers that are asked for.
-    return float(stats.norm.cdf(shift - limit * _deviations(freedom)).mean())
-
-
-@cache
-def _deviations(freedom: int) -> np.ndarray:
-    """Return equally probable ratios of a deviation of seeds to the real one."""
-    return stats.chi.ppf((np.arange(2000) + 0.5) / 2000, freedom) / freedom**0.5
-
-
-def visible_difference(seeds: int, deviation: float, tests: int = 1) -> float:
-    """Return the difference that a number of seeds, at least 2, shows with probability .8."""
-    if seeds < 2 or np.isnan(deviation):
-        return float("nan")
-    if deviation == 0:
-        return 0.0
-    # Two seeds need 16.3 standard errors for one test, more seeds fewer.
-    highest = 20 * tests / seeds**0.5
-    effect = optimize.brentq(lambda effect: power(seeds, effect, tests) - POWER, 0, highest)
-    return effect * deviation
-
-
-def needed_seeds(difference: float, deviation: float, tests: int = 1) -> int | None:
-    """Return how many seeds, at least 2, show a difference with probability .8; None for many."""
-    if not np.isfinite(deviation):
-        return None
-    low, high = 1, 2  # too few, maybe enough
-    while visible_difference(high, deviation, tests) > difference:
-        low, high = high, 2 * high
-        if low > MOST_SEEDS:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        enough = visible_difference(middle, deviation, tests) <= difference
-        low, high = (low, middle) if enough else (middle, high)
-    return high

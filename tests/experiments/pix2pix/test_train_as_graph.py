@@ -70,5 +70,8 @@ model = dict(
         assert len(result["curve"]) == 2
         values = [*result["metrics"].values(), *result["curve"][-1].values()]
         assert all(map(math.isfinite, values))
-        assert result["metrics of the mean image"].keys() == {"rmse", "ssim", "l1"}
+        names = [
+            f"{image}{name}" for image in ("", "mean_image/") for name in ("rmse", "ssim", "l1")
+        ]
+        assert sorted(result["metrics"]) == sorted(names)
         assert (tmp_path / norm / "test" / "3.png").exists()

@@ -10,7 +10,7 @@ pytest.importorskip("scipy", reason="needs scipy, of the extra ilm_plugins[compa
 from scipy import stats
 
 from ilm_plugins.experiments.reports import interval
-from ilm_plugins.experiments.reports.interval import holm, needed_seeds, paired, power
+from ilm_plugins.experiments.reports.interval import Difference, holm, paired
 
 BASELINE = {0: 40.0, 1: 41.5, 2: 39.0, 3: 40.5}
 NORM = {0: 41.0, 1: 42.0, 2: 41.5, 3: 40.0}
@@ -54,8 +54,13 @@ def test_equal_results_are_no_test():
     assert not paired(BASELINE, BASELINE).is_tested
 
 
+def spread(seeds, deviation, tests=1):
+    """A difference of which the power is asked."""
+    return Difference(seeds, 0.0, deviation, 0.0, 0.0, 0.5, tests)
+
+
 def difference(p):
-    return interval.Difference(3, 1.0, 1.0, 0.0, 2.0, p)
+    return Difference(3, 1.0, 1.0, 0.0, 2.0, p)
 
 
 def test_holm_multiplies_the_smallest_p_by_the_number_of_norms():
@@ -82,18 +87,18 @@ def test_power_is_the_share_of_simulated_tests_that_see_the_difference(seeds, ef
     draws = np.random.default_rng(0).normal(effect, 1, (20_000, seeds))
     share = (stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05 / tests).mean()
     # Three standard errors of the share.
-    assert abs(power(seeds, effect, tests) - share) < 3 * (0.2 / 20_000) ** 0.5
+    assert abs(spread(seeds, 1.0, tests).power_of(effect) - share) < 3 * (0.2 / 20_000) ** 0.5
     assert abs(share - 0.8) < 0.02
 
 
 def test_as_many_seeds_as_needed_show_the_difference():
-    seeds = needed_seeds(1.0, 1.7)
-    visible = [interval.visible_difference(n, 1.7) for n in (seeds, seeds - 1)]
+    seeds = spread(3, 1.7).seeds_for(1.0)
+    visible = [spread(n, 1.7).visible for n in (seeds, seeds - 1)]
     assert visible[0] <= 1.0 < visible[1]
 
 
 def test_more_norms_need_more_seeds():
-    assert needed_seeds(1.0, 1.7, tests=4) > needed_seeds(1.0, 1.7)
+    assert spread(3, 1.7, tests=4).seeds_for(1.0) > spread(3, 1.7).seeds_for(1.0)
 
 
 def test_holm_states_for_how_many_norms_p_is_corrected():
@@ -102,11 +107,11 @@ def test_holm_states_for_how_many_norms_p_is_corrected():
 
 
 def test_a_tiny_difference_needs_too_many_seeds_to_count():
-    assert needed_seeds(0.001, 5.0) is None
+    assert spread(3, 5.0).seeds_for(0.001) is None
 
 
 def test_without_deviation_two_seeds_are_enough():
-    assert needed_seeds(1.0, 0.0) == 2
+    assert spread(3, 0.0).seeds_for(1.0) == 2
 
 
 def test_a_difference_that_rounds_to_zero_has_no_minus():
