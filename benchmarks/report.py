@@ -232,23 +232,21 @@ def everything(results: dict) -> str:
     return "\n\n".join(filter(None, texts))
 
 
+#: Name of a table in the pages -> its function, and the record that it shows.
+TABLES = {f.__name__: (f, RECORD) for f in (about, means, short, maps, without_c, compiled, steps)}
+TABLES |= {f"gpu_{f.__name__}": (f, RECORD_OF_GPU) for f in (about, means)}
+TABLES |= {"gpu": (everything, RECORD_OF_GPU), "gpu_steps": (gpu_steps, RECORD_OF_GPU)}
+TABLES |= {"host": (host, RECORD_OF_HOST)}
+
+
 def documented() -> dict[Path, str]:
     """Return documentation page -> its text with the records' tables in place of the old."""
-    results, gpu = (json.loads(path.read_text()) for path in (RECORD, RECORD_OF_GPU))
-    of_gpu = {"gpu": everything, "gpu_steps": gpu_steps, "gpu_about": about, "gpu_means": means}
-    tables = {f.__name__: f for f in (about, means, short, maps, without_c, compiled, steps)}
 
-    def table(match: re.Match) -> str:
-        name = match[2]
-        if name == "host":
-            content = host(json.loads(RECORD_OF_HOST.read_text()))
-        elif name.startswith("gpu"):
-            content = of_gpu[name](gpu)
-        else:
-            content = tables[name](results)
-        return f"{match[1]}\n{content}\n\n{match[3]}"
+    def fill(match: re.Match) -> str:
+        table, record = TABLES[match[2]]
+        return f"{match[1]}\n{table(json.loads(record.read_text()))}\n\n{match[3]}"
 
-    return {page: TABLE.sub(table, page.read_text("utf-8")) for page in PAGES}
+    return {page: TABLE.sub(fill, page.read_text("utf-8")) for page in PAGES}
 
 
 def plot(results: dict, path: Path) -> None:

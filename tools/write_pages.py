@@ -25,8 +25,8 @@ from pathlib import Path
 from ilm_plugins.experiments.papers import paper_plots, paper_record, paper_report, registry
 from ilm_plugins.experiments.papers.paper_report import Groups
 from ilm_plugins.experiments.reports.table import of_dicts
-from pages import batches, conditions, contrast, metafile, questions, study
-from pages.comparisons import COMPARISONS, ROOT, by_seed
+from pages import batches, daylight, metafile, questions, study
+from pages.comparisons import COMPARISONS, ROOT, by_seed, by_setting
 
 RECORDS = ROOT / "reports" / "records"
 #: Pages of the papers, with plots; the study is part of the page on the evidence.
@@ -43,21 +43,13 @@ def file(name: str, groups: Groups) -> list[str]:
     return [f"```{LANGUAGES[path.suffix]}\n{path.read_text(encoding='utf-8')}```"]
 
 
-def low_contrast(name: str, groups: Groups) -> list[str]:
-    tables = {f.__name__: f for f in (contrast.answers, contrast.means, contrast.afterwards)}
-    return tables[name](COMPARISONS)
-
-
 def rates(name: str, groups: Groups) -> list[str]:
     """Return mIoU by norm and learning rate of one seed, "-" for a run that is missing."""
-    folders = {
-        float(folder.name.partition("-rate")[2]): folder
-        for folder in COMPARISONS.glob(f"{name}-rate*")
-    }
+    folders = by_setting(f"{name}-rate")
     rows = []
     for norm in sorted({path.name for folder in folders.values() for path in folder.iterdir()}):
         row = {"": norm.replace("-", " ")}
-        for rate, folder in sorted(folders.items()):
+        for rate, folder in folders.items():
             values = by_seed(folder / norm).values()
             row[f"{rate:g}"] = ", ".join(f"{value:.1f}" for value in values) or "-"
         rows.append(row)
@@ -72,8 +64,8 @@ KINDS: dict[str, Callable[[str, Groups], list[str]]] = {
     "differences": lambda name, groups: study.differences(groups),
     "answers": lambda name, groups: questions.markdown(ROOT / "reports" / name),
     "summary": lambda name, groups: study.summary(ROOT / "reports" / name, groups),
-    "conditions": lambda name, groups: conditions.markdown(COMPARISONS / name),
-    "contrast": low_contrast,
+    "conditions": lambda name, groups: daylight.conditions(COMPARISONS / name),
+    "contrast": lambda name, groups: getattr(daylight, name)(COMPARISONS),
     "rates": rates,
     "batches": lambda name, groups: batches.markdown(batches.detectors(name, groups)),
 }
@@ -102,7 +94,7 @@ def main() -> None:
     for drawn in registry.tables().values():
         if drawn.paper in PAPERS or drawn.id == "study":
             paper_report.draw(drawn, groups, REPORTS)
-    if panels := conditions.panels(COMPARISONS / "daylight"):
+    if panels := daylight.panels(COMPARISONS / "daylight"):
         paper_plots.save(paper_plots.differences(panels), FIGURES / "daylight.png", [])
     for page, text in documented().items():
         page.write_text(text, encoding="utf-8")

@@ -30,7 +30,9 @@ def run(args: argparse.Namespace) -> int:
     models = build_models(plan)
     print("norms of the models:")
     print(*(f"  {norm}: {model.norms}" for norm, model in models.items()), sep="\n")
-    plan.check()
+    plan.check_folders()
+    plan.check_tests()
+    plan.check_metric()
     if args.dry_run:
         for seed in plan.seeds:
             for norm in plan.norms:

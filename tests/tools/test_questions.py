@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 from committed import run
-from pages import conditions
+from pages import daylight
 from pages.comparisons import by_seed
 from pages.questions import answers, markdown, questions
 
@@ -82,15 +82,15 @@ def test_an_answer_of_one_seed_has_no_interval(tmp_path):
 
 
 def test_conditions_have_the_mean_of_each_norm(folder):
-    assert "| dusk | 20.6 | 21.1 | 20.7 |" in conditions.markdown(folder / "daylight")
+    assert "| dusk | 20.6 | 21.1 | 20.7 |" in daylight.conditions(folder / "daylight")
 
 
 def test_conditions_are_compared_by_seed(folder):
     """At dusk all values are halved."""
-    found = dict(conditions.panels(folder / "daylight")["EN - BN"])["dusk"]
+    found = dict(daylight.panels(folder / "daylight")["EN - BN"])["dusk"]
     expected = answer(folder, "CamVid by day", "EN").difference
     assert (found.mean, found.low) == pytest.approx((0.5, expected.low / 2))
 
 
 def test_conditions_have_a_panel_for_each_pair(folder):
-    assert list(conditions.panels(folder / "daylight")) == ["EN - BN", "SN - BN"]
+    assert list(daylight.panels(folder / "daylight")) == ["EN - BN", "SN - BN"]

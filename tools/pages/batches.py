@@ -8,7 +8,7 @@ from ilm_plugins.experiments.reports.interval import interval, paired_interval, 
 from ilm_plugins.experiments.reports.table import of_dicts
 from ilm_plugins.frameworks.run_record import PLAIN
 
-from .comparisons import COMPARISONS, by_seed
+from .comparisons import by_seed, by_setting
 
 #: Plain norm -> the norm that replaces it.
 PAIRS = {"BN": "EN", "GN": "ILMGN"}
@@ -22,10 +22,8 @@ def detectors(name: str, groups: Groups) -> dict[int, dict[str, Values]]:
     """Return images a step -> norm -> values: of comparisons, and of the study's batches of 4."""
     norms = {norm for pair in PAIRS.items() for norm in pair}
     found = {
-        int(folder.name.partition("-batch")[2]): {
-            norm: by_seed(folder / norm, metric=METRIC) for norm in norms
-        }
-        for folder in COMPARISONS.glob(f"{name}-batch*")
+        int(images): {norm: by_seed(folder / norm, metric=METRIC) for norm in norms}
+        for images, folder in by_setting(f"{name}-batch").items()
     }
     found[4] = {
         cell.norm_name: {

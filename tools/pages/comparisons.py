@@ -50,6 +50,12 @@ def by_seed(runs: Path, test: str = OWN_TEST, metric: str = "mIoU") -> dict[int,
     return values
 
 
+def by_setting(begin: str) -> dict[float, Path]:
+    """Return number -> folder of the comparisons that are named ``begin`` and a number, sorted."""
+    folders = {float(f.name.removeprefix(begin)): f for f in COMPARISONS.glob(f"{begin}*")}
+    return dict(sorted(folders.items()))
+
+
 def mean_cell(values: Collection[float]) -> str:
     return f"{mean(values):.1f}" if values else "-"
 

@@ -142,12 +142,6 @@ class Plan:
         """The overrides for further tests, without the overrides of the config's own test set."""
         return self.variants.without_test_set(self.overrides)
 
-    def check(self) -> None:
-        """Raise UserError for folders, tests or a metric that would not work."""
-        self.check_folders()
-        self.check_tests()
-        self.check_metric()
-
     def check_folders(self) -> None:
         """Raise UserError if the config would have all runs write to one folder."""
         key = self.variants.shared_folder

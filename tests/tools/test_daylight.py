@@ -4,14 +4,14 @@ import pytest
 import scipy.stats
 
 from committed import run
-from pages import contrast
+from pages import daylight
 
 BN, EN = [30.0, 31.0, 32.5, 33.0], [38.0, 41.5, 40.0, 42.0]
 
 
 @pytest.fixture
 def folder(tmp_path):
-    for comparison in contrast.COMPARISONS:
+    for comparison in daylight.FRESH:
         for seed, (bn, en) in enumerate(zip(BN, EN, strict=True)):
             for norm, value in (("BN", bn), ("EN", en)):
                 to = tmp_path / comparison / norm
@@ -20,7 +20,7 @@ def folder(tmp_path):
                     run(to, seed, {"mIoU": value}, test)
             for test in ("contrast0.5", "contrast0.25"):
                 again = tmp_path / comparison / "BN"
-                run(again, seed, {"mIoU": bn + 6 + seed / 4}, test + contrast.REESTIMATED)
+                run(again, seed, {"mIoU": bn + 6 + seed / 4}, test + daylight.REESTIMATED)
     return tmp_path
 
 
@@ -29,7 +29,7 @@ def cells(line):
 
 
 def test_the_answers_are_corrected_over_the_four_tests(folder):
-    *_, half, day, again, _ = map(cells, contrast.answers(folder))
+    *_, half, day, again, _ = map(cells, daylight.answers(folder))
     p = scipy.stats.ttest_rel(EN, BN).pvalue
     assert half[:4] == ["1. half the contrast", "31.6", "40.4", "+8.8"]
     assert float(half[5]) == pytest.approx(4 * p, abs=5e-4)
@@ -39,12 +39,12 @@ def test_the_answers_are_corrected_over_the_four_tests(folder):
 
 
 def test_a_table_of_means_has_rows_of_reestimated_statistics(folder):
-    rows = [cells(line) for line in contrast.means(folder)[2:]]
+    rows = [cells(line) for line in daylight.means(folder)[2:]]
     assert rows[1] == ["usual", "BN, test images' statistics", "4", "-", "-", "38.0", "38.0"]
 
 
 def test_questions_without_runs_have_none(tmp_path):
-    *_, last = zip(*map(cells, contrast.answers(tmp_path)[2:]), strict=True)
+    *_, last = zip(*map(cells, daylight.answers(tmp_path)[2:]), strict=True)
     assert last == ("0",) * 4
 
 
@@ -55,5 +55,5 @@ def test_what_was_found_afterwards_leaves_out_what_was_tested(folder, tmp_path):
             run(to, seed, {"mIoU": value})
             for test in ("gamma0.5", "gamma0.7"):
                 run(to, seed, {"mIoU": value}, test)
-    found = contrast.afterwards(tmp_path)[2:]
+    found = daylight.afterwards(tmp_path)[2:]
     assert [cells(line)[:2] for line in found] == [["darker, gamma .7", "ILMGN - GN"]]

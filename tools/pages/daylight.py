@@ -1,4 +1,7 @@
-"""Tables on low contrast: differences found afterwards, and answers of the fresh seeds."""
+"""Segmenters of CamVid's daylight on test images of several kinds, and of low contrast above all.
+
+The differences on low contrast were found afterwards; fresh seeds answered questions on them.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,10 +12,24 @@ from ilm_plugins.experiments.reports.interval import ALPHA, Difference, holm
 from ilm_plugins.experiments.reports.table import markdown, of_dicts
 
 from .comparisons import Pair, by_seed, difference_cells, mean_cell, pair
-from .conditions import CONDITIONS
 
+#: Name of a test -> what its images are.
+CONDITIONS = {
+    OWN_TEST: "day",
+    "dusk": "dusk",
+    "gamma0.7": "darker, gamma .7",
+    "gamma0.5": "darker, gamma .5",
+    "contrast0.5": "half the contrast",
+    "contrast0.25": "a quarter of the contrast",
+    "noise0.05": "noise of .05",
+    "noise0.1": "noise of .1",
+    "blur1": "blur of 1 pixel",
+    "blur2": "blur of 2 pixels",
+}
+#: Plain norm -> the norms that may replace it.
+PAIRS = {"BN": ("EN", "EN-without-BN", "SN"), "GN": ("ILMGN",)}
 #: Comparison with fresh seeds -> the distortion of contrast in its training.
-COMPARISONS = {"daylight-fresh": "usual", "daylight-strong": "strong"}
+FRESH = {"daylight-fresh": "usual", "daylight-strong": "strong"}
 STRONG = "daylight-strong"
 #: Kind of test images -> name of the test.
 TESTS = {"day": OWN_TEST, "dusk": "dusk", "half": "contrast0.5", "a quarter": "contrast0.25"}
@@ -42,6 +59,33 @@ AFTERWARDS = {
 TESTED = ("daylight", "ILMGN", "GN", "gamma0.5")
 
 
+def conditions(folder: Path) -> list[str]:
+    """Return a table of mean mIoU: conditions by norms, each with its number of seeds."""
+    norms = [norm for plain, others in PAIRS.items() for norm in (plain, *others)]
+    counts = {norm: len(by_seed(folder / norm)) for norm in norms}
+    norms = [norm for norm in norms if counts[norm]]
+    if not norms:
+        return ["No model has been tested yet."]
+    rows = [["seeds", *(str(counts[norm]) for norm in norms)]]
+    for test, title in CONDITIONS.items():
+        rows.append([title, *(mean_cell(by_seed(folder / n, test).values()) for n in norms)])
+    return markdown(("mIoU", *(norm.replace("-", " ") for norm in norms)), rows)
+
+
+def panels(folder: Path) -> dict[str, list[tuple[str, Difference]]]:
+    """Return pair of norms -> conditions with two seeds or more, and the difference."""
+    pairs = {}
+    for plain, norm in ((plain, norm) for plain, others in PAIRS.items() for norm in others):
+        rows = []
+        for test, title in CONDITIONS.items():
+            difference = pair(folder, (plain, norm), test).difference
+            if difference and difference.has_interval:
+                rows.append((title, difference))
+        if rows:
+            pairs[f"{norm.replace('-', ' ')} - {plain}"] = rows
+    return pairs
+
+
 def answers(folder: Path) -> list[str]:
     """Return the table of the questions that were stated before the runs."""
     found = []
@@ -67,7 +111,7 @@ def answers(folder: Path) -> list[str]:
 def means(folder: Path) -> list[str]:
     """Return mean mIoU by distortion in training, norm and kind of test images."""
     rows = []
-    for comparison, title in COMPARISONS.items():
+    for comparison, title in FRESH.items():
         for norm, end in (("BN", ""), ("BN", REESTIMATED), ("EN", "")):
             values = {
                 kind: by_seed(folder / comparison / norm, test + end).values()
