@@ -4,13 +4,13 @@ A comparison's records lie where the command ``compare`` writes them, in COMPARI
 norm's folder is called by its key alone.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
 from ilm_plugins.experiments.compare.results import OWN_TEST
-from ilm_plugins.experiments.reports.interval import Difference, ends, paired, signed
+from ilm_plugins.experiments.reports.interval import Difference, ends, holm, paired, signed
 from ilm_plugins.frameworks.run_record import PLAIN, is_complete, read
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +37,12 @@ class Pair(NamedTuple):
 def pair(comparison: Path, norms: tuple[str, str], test: str, metric: str = "mIoU") -> Pair:
     """Return the values of two norms of a comparison, the plain norm first."""
     return Pair(*(by_seed(comparison / norm, test, metric) for norm in norms))
+
+
+def corrected(rows: Sequence[tuple]) -> list[tuple]:
+    """Return rows that end with a difference or None, with p corrected for all rows together."""
+    differences = holm([row[-1] for row in rows])
+    return [(*row[:-1], one) for row, one in zip(rows, differences, strict=True)]
 
 
 def by_seed(runs: Path, test: str = OWN_TEST, metric: str = "mIoU") -> dict[int, float]:

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ilm_plugins.experiments.compare.results import OWN_TEST
-from ilm_plugins.experiments.reports.interval import ALPHA, Difference, holm
+from ilm_plugins.experiments.reports.interval import ALPHA, Difference
 from ilm_plugins.experiments.reports.table import markdown, of_dicts
 
-from .comparisons import Pair, by_seed, difference_cells, mean_cell, pair
+from .comparisons import Pair, by_seed, corrected, difference_cells, mean_cell, pair
 
 #: Name of a test -> what its images are.
 CONDITIONS = {
@@ -89,17 +89,16 @@ def panels(folder: Path) -> dict[str, list[tuple[str, Difference]]]:
 def answers(folder: Path) -> list[str]:
     """Return the table of the questions that were stated before the runs."""
     found = []
-    for *tests, is_equivalence in QUESTIONS.values():
+    for question, (*tests, is_equivalence) in QUESTIONS.items():
         norms = zip(("BN", "EN"), tests, strict=True)
         one = Pair(*(by_seed(folder / STRONG / norm, test) for norm, test in norms))
         difference = one.difference
         if is_equivalence and difference is not None and difference.has_interval:
             difference = replace(difference, p=difference.p_of_equivalence(MARGIN))
-        found.append((one, difference))
-    corrected = holm([difference for _, difference in found])
+        found.append((question, one, difference))
     columns = "difference", "95 % interval", "p, corrected", "not excluded", "seeds"
     rows = []
-    for question, (one, _), difference in zip(QUESTIONS, found, corrected, strict=True):
+    for question, one, difference in corrected(found):
         row = [question, *"-" * 6, "0"]
         if difference is not None:
             cells = difference_cells(difference)
@@ -126,11 +125,9 @@ def means(folder: Path) -> list[str]:
 
 def afterwards(folder: Path) -> list[str]:
     """Return the differences on altered images that are significant by Holm's rule over all."""
-    compared = list(_on_altered_images(folder))
-    corrected = holm([difference for *_, difference in compared])
     columns = "difference", "95 % interval", "p, corrected"
     rows = []
-    for (test, norms, _), difference in zip(compared, corrected, strict=True):
+    for test, norms, difference in corrected([*_on_altered_images(folder)]):
         if difference is not None and difference.p < ALPHA:
             p = f"{difference.p:.4f}" if difference.p >= 1e-4 else "< 0.0001"
             cells = difference_cells(difference) | {"p, corrected": p}

@@ -6,23 +6,11 @@
 import json
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
-from ilm_plugins.experiments.reports.interval import Difference, holm
+from ilm_plugins.experiments.reports.interval import Difference
 from ilm_plugins.experiments.reports.table import of_dicts
 
-from .comparisons import Pair, difference_cells, pair
-
-
-class Answer(NamedTuple):
-    """One tested difference; ``difference`` is None without runs."""
-
-    task: str
-    #: Keys of the plain norm and of the norm that replaces it.
-    norms: tuple[str, str]
-    values: Pair
-    #: The norm minus the plain norm, paired by seed; p is corrected for all questions together.
-    difference: Difference | None
+from .comparisons import Pair, corrected, difference_cells, pair
 
 
 @cache
@@ -30,22 +18,20 @@ def questions() -> list[dict]:
     return json.loads(Path(__file__).with_name("questions.json").read_text(encoding="utf-8"))
 
 
-def answers(folder: Path) -> list[Answer]:
-    """Return the answer to each question, from comparisons in a folder."""
+def answers(folder: Path) -> list[tuple[str, list[str], Pair, Difference | None]]:
+    """Return task, norms, values and tested difference of each question; None without runs."""
     found = []
     for question in questions():
         comparison, test, metric = (question[key] for key in ("comparison", "test", "metric"))
         for norms in question["pairs"]:
-            one = pair(folder / comparison, norms, test, metric)
-            found.append(Answer(question["task"], tuple(norms), one, one.difference))
-    corrected = holm([answer.difference for answer in found])
-    return [one._replace(difference=d) for one, d in zip(found, corrected, strict=True)]
+            values = pair(folder / comparison, norms, test, metric)
+            found.append((question["task"], norms, values, values.difference))
+    return corrected(found)
 
 
 def markdown(folder: Path) -> list[str]:
     """Return a table of the answers, and how many differences have no runs yet."""
-    every = answers(folder)
-    rows = []
+    every, rows = answers(folder), []
     for task, norms, values, difference in every:
         if difference:
             cells = (f"{norm} {mean:.1f}" for norm, mean in zip(norms, values.means, strict=True))

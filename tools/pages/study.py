@@ -10,11 +10,11 @@ from ilm_plugins.experiments.compare.plan import shown
 from ilm_plugins.experiments.papers import paper_record, paper_report, registry
 from ilm_plugins.experiments.papers.paper_report import Groups
 from ilm_plugins.experiments.papers.registry import Table
-from ilm_plugins.experiments.reports.interval import ALPHA, Difference, holm, signed
+from ilm_plugins.experiments.reports.interval import ALPHA, Difference, signed
 from ilm_plugins.experiments.reports.table import of_dicts
 
 from . import questions
-from .comparisons import difference_cells
+from .comparisons import corrected, difference_cells
 
 
 def table(entry: Table, groups: Groups) -> list[str]:
@@ -82,5 +82,4 @@ def _differences(groups: Groups) -> list[tuple[Table, str, list, Difference]]:
         if entry.task
         for norms, _, group, difference in paper_report.differences(entry, groups)
     ]
-    corrected = holm([difference for *_, difference in compared])
-    return [(*row[:-1], difference) for row, difference in zip(compared, corrected, strict=True)]
+    return corrected(compared)

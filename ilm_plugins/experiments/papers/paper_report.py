@@ -142,13 +142,9 @@ def _tables_of(paper: str) -> list[Table]:
 
 def _count_cells(table: Table, groups: Groups) -> str:
     """Describe how many of a table's rows were run in full, and how many only with changes."""
-    full = changed = 0
-    for cell in table.cells.values():
-        are_full = [paper_record.is_full(group[0]) for group in groups[cell.canonical.id]]
-        if any(are_full):
-            full += 1
-        elif are_full:
-            changed += 1
+    runs = (groups[cell.canonical.id] for cell in table.cells.values())
+    states = [any(paper_record.is_full(group[0]) for group in found) for found in runs if found]
+    full, changed = states.count(True), states.count(False)
     if not full and not changed:
         return f"not run ({len(table.cells)})"
     text = f"{full} of {len(table.cells)}"
