@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -67,7 +67,7 @@ def write_starts(plan: Plan, state: Mapping[str, Any]) -> dict[str, str]:
         torch.manual_seed(0)
         model = opened.build_model()
         fitted, report = fit(state, model)
-        names = [*fitted]
+        names = fitted.keys()
         if baseline is None:
             baseline, batches = model, list(islice(opened.training_batches(), BATCHES))
         else:
@@ -85,11 +85,7 @@ def write_starts(plan: Plan, state: Mapping[str, Any]) -> dict[str, str]:
         described[norm] = describe(differences)
         if not plan.start(norm).exists():
             plan.start(norm).parent.mkdir(parents=True, exist_ok=True)
-            tensors = model.state_dict()  # without the random ones that the file lacks
-            key = "model" if opened.framework == "detectron2" else "state_dict"
-            checkpoints.write(
-                {key: {n: tensors[n] for n in names if n in tensors}}, plan.start(norm)
-            )
+            write(opened, names, model, plan.start(norm))
     return described
 
 
@@ -109,6 +105,13 @@ def describe(differences: list[float | None] | None) -> str:
 
 def are_same(differences: list[float | None] | None) -> bool:
     return differences is not None and all(d is not None and d <= SAME for d in differences)
+
+
+def write(opened: OpenConfig, names: Iterable[str], model: nn.Module, path: Path) -> None:
+    """Write tensors of a converted model, but not the random ones that the checkpoint lacks."""
+    tensors = model.state_dict()
+    kept = {name: tensors[name] for name in names}
+    checkpoints.write({"model" if opened.framework == "detectron2" else "state_dict": kept}, path)
 
 
 def fit(state: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], surgery.Report]:

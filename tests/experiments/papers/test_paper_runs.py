@@ -12,7 +12,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
 from ilm_plugins.__main__ import main
-from ilm_plugins.experiments.papers import paper_record, paper_runs, recipes, registry
+from ilm_plugins.experiments.papers import paper_record, recipes, registry
+from ilm_plugins.experiments.papers import paper_runs as running
 
 CIFAR, ADE, COCO = "en-5 ResNet20/EN", "en-6 ADE20K/EN", "ilm-5 GN, batch 2, mmdet"
 
@@ -85,7 +86,7 @@ def test_images_come_from_the_users_folder_in_their_own_colours(root, tmp_path):
     assert webvision.cfg.train_dataloader.dataset.dataset.data_root == str(tmp_path)
     file = str(tmp_path / "annotations" / "instances_val2017.json")
     assert coco.cfg.val_evaluator.ann_file == file
-    with pytest.raises(paper_runs.UserError, match="nowhere"):
+    with pytest.raises(running.UserError, match="nowhere"):
         opened(CIFAR).read_from(Path("nowhere"))
 
 
@@ -121,21 +122,19 @@ def trainings(monkeypatch):
         calls.append((cfg, words))
         folder = Path(cfg.work_dir)
         found = {"batch": 128, "images": 50000, "unit": "epochs", "planned": 0, "run": 0}
-        found = paper_runs.read(folder) or {**found, "metrics": {}}
+        found = running.read(folder) or {**found, "metrics": {}}
         if "--eval-only" in words:
             metrics = {"accuracy/top1": 90.0, "mIoU": 40.0}
             found["metrics"]["tta" if "--tta" in words else ""] = metrics
         else:
             length = cfg.train_cfg.get("max_epochs") or cfg.train_cfg.max_iters
             found |= {"planned": length, "run": length - calls.missing}
-        paper_runs.write(folder / "record.json", found)
+        running.write(folder / "record.json", found)
         (folder / "last_checkpoint").write_text("/elsewhere/epoch_9.pth")
         if calls.missing:
             raise subprocess.CalledProcessError(1, "train")
 
-    monkeypatch.setattr(
-        paper_runs, "subprocess", SimpleNamespace(**{**vars(subprocess), "run": call})
-    )
+    monkeypatch.setattr(running, "subprocess", SimpleNamespace(**{**vars(subprocess), "run": call}))
     return calls
 
 
@@ -229,7 +228,7 @@ def test_a_label_says_how_the_backbone_was_trained(backbone, tmp_path, capsys):
 
 
 def test_a_backbone_may_be_the_users(trainings, tmp_path):
-    assert run(tmp_path, "en-6", "ADE20K/EN", f"{paper_runs.PRETRAINED}mine.pth") == 0
+    assert run(tmp_path, "en-6", "ADE20K/EN", f"{running.PRETRAINED}mine.pth") == 0
 
 
 def test_a_row_with_two_tests_has_both(trainings, backbone, tmp_path):
