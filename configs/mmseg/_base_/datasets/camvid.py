@@ -43,15 +43,10 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = dict(
-    batch_size=8,
-    num_workers=0,
-    sampler=dict(type="DefaultSampler", shuffle=False),
+    val_dataloader,
     dataset=dict(
-        type=dataset_type,
-        metainfo=dict(classes=classes),
-        data_root=data_root,
+        val_dataloader["dataset"],
         data_prefix=dict(img_path="images/test", seg_map_path="annotations/test"),
-        pipeline=test_pipeline,
     ),
 )
 val_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
