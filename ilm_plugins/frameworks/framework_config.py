@@ -95,15 +95,15 @@ class OpenConfig:
 
     @property
     def _module(self):
-        return _our_module(self.framework, "config")
+        return our_module(self.framework, "config")
 
     @property
     def _evaluation(self):
-        return _our_module(self.framework, "evaluation")
+        return our_module(self.framework, "evaluation")
 
     @property
     def _steps(self):
-        return _our_module(self.framework, "steps")
+        return our_module(self.framework, "steps")
 
 
 def open_config(path: str, overrides: Sequence[str] = (), device: str | None = "cpu") -> OpenConfig:
@@ -122,7 +122,7 @@ def open_config(path: str, overrides: Sequence[str] = (), device: str | None = "
     return OpenConfig(framework, path, module.load_config(path, overrides, device), device)
 
 
-def _our_module(framework: str, name: str) -> ModuleType:
+def our_module(framework: str, name: str) -> ModuleType:
     """Import our "config", "steps", "training" or "checkpoints" for a framework."""
     return import_module(f"{__package__}.{framework}.{framework}_{name}")
 
@@ -133,7 +133,7 @@ def module_for(framework: str, name: str, config: str) -> ModuleType:
     if not installed(PACKAGES[framework]):
         raise missing(config, PACKAGES[framework])
     try:
-        return _our_module(framework, name)
+        return our_module(framework, name)
     except ModuleNotFoundError as error:
         raise missing(config, error) from error
 

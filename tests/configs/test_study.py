@@ -11,7 +11,8 @@ from detectron2.modeling import build_model
 
 from ilm_plugins import NORMS
 from ilm_plugins.experiments.data.detectron2_datasets import register_datasets
-from ilm_plugins.experiments.papers import recipes, registry
+from ilm_plugins.experiments.papers import registry
+from ilm_plugins.experiments.papers.run import open_row
 from ilm_plugins.frameworks.variants import AS_IS
 from mmengine_configs import described, described_translation, norms, skeleton
 from recipe import recipe
@@ -40,7 +41,7 @@ def datasets_of_detectron2():
 
 
 def opened(cell):
-    return recipes.open_recipe(cell).cfg
+    return open_row(cell).config
 
 
 def is_detectron2(cell):

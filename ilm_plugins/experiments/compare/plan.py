@@ -15,7 +15,7 @@ from typing import Any
 from ...checkpoints import replacing
 from ...errors import UserError
 from ...frameworks import OpenConfig, framework_of, open_config
-from ...frameworks.variants import AS_IS, YamlVariants, as_json, variants
+from ...frameworks.variants import AS_IS, Variants, as_json, variants
 from ...layers.registry import norm_key
 from ..data.detectron2_datasets import register_datasets
 
@@ -70,7 +70,7 @@ class Plan:
             register_datasets()
 
     @cached_property
-    def variants(self) -> YamlVariants:
+    def variants(self) -> Variants:
         return variants(open_config(self.config, self.overrides, self.device))
 
     @property
@@ -149,7 +149,7 @@ class Plan:
             raise UserError(f"{key} = {folder!r}: all runs would write to it; remove it")
 
     @cached_property
-    def variants_of_tests(self) -> dict[str, YamlVariants]:
+    def variants_of_tests(self) -> dict[str, Variants]:
         """Name of each further test -> the variants of its config."""
         overrides = self.overrides_of_tests
         return {
@@ -165,7 +165,7 @@ class Plan:
             self.variants.check_same_model(other, name, replaced)
             self._check_same_classes(other, name)
 
-    def _check_same_classes(self, other: YamlVariants, name: str) -> None:
+    def _check_same_classes(self, other: Variants, name: str) -> None:
         """Raise UserError if both test sets are known to have other classes, or another order."""
         ours, theirs = (one.opened.classes_of_test() for one in (self.variants, other))
         if ours is None or theirs is None or ours == theirs:

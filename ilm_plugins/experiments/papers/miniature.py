@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from ...frameworks.variants import Variants
 from ..data.shapes import SHAPES, ensure_shapes
-from .recipes import loaders
 
 SIDE = 64
 #: detectron2: two images of 64 x 64 a batch, no loader processes, random weights.
@@ -17,16 +17,17 @@ SMALL_DETECTRON2 = (
 SIZES = {"crop_size", "scale", "scales", "img_scale", "size", "load_size"}
 
 
-def shrink(cfg: Any, folder: Path) -> None:
+def shrink(row: Variants, folder: Path) -> None:
     """Change a config to generated images, which are written below ``folder`` if missing."""
     ensure_shapes(folder / "shapes", num_training=8, num_validation=4, size=SIDE)
-    if "DATASETS" in cfg:
+    cfg = row.config
+    if row.opened.framework == "detectron2":
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("shapes_train",), ("shapes_val",)
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(SHAPES)
         cfg.merge_from_list(list(SMALL_DETECTRON2))
         return
     root = str(folder / "shapes")
-    for name, (loader, evaluator) in loaders(cfg).items():
+    for name, (loader, evaluator) in row.loaders().items():
         split = "training" if name == "train" else "validation"
         real = _shrunk(loader.dataset.get("dataset", loader.dataset).to_dict())
         loader.dataset = {**_dataset(real, split), "data_root": root}

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from ...frameworks.run_record import FILE, write
+from ...frameworks.variants import Recipe
 from . import registry
-from .recipes import Recipe
 from .registry import Cell
 
 Record = dict[str, Any]

@@ -3,20 +3,23 @@
 A run's folder is WORK_DIR/TABLE/ROW/seedN; the config that it was given is beside it.
 """
 
+import ast
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from ...errors import UserError
-from ...frameworks import environment
+from ...frameworks import environment, open_config
 from ...frameworks.folders import last_checkpoint
 from ...frameworks.parent import ending_with_us
 from ...frameworks.run_record import FILE, is_complete, read, write
+from ...frameworks.variants import Recipe, Variants, as_words, variants
 from ..compare.runs import command_line
-from . import paper_record, recipes, registry
+from . import paper_record, registry
 from .paper_record import Record
-from .recipes import Recipe
 from .registry import Cell
 from .reproduce_options import Options
 
@@ -63,10 +66,10 @@ def compute(cell: Cell, options: Options) -> Record:
 
 def train(cell: Cell, seed: int, options: Options) -> Record:
     """Train a row until it is complete and make missing tests; write and return the record."""
-    recipe, folder = recipes.open_recipe(cell), options.folder(cell, seed)
-    parent = _parent(cell, seed, options)
-    length = _prepare(cell, recipe, seed, options, parent)
-    changes = paper_record.rounded(recipe.changes(options.overrides))
+    row, folder = open_row(cell), options.folder(cell, seed)
+    recipe, parent = row.recipe(registry.images()), _parent(cell, seed, options)
+    length = _prepare(cell, row, recipe, seed, options, parent)
+    changes = paper_record.rounded(parsed(options.overrides))
     saved = read(folder) or {"run": 0, "metrics": {}}
     if saved["run"] and not cell.tests:
         # A training that was killed has no changes yet.
@@ -77,9 +80,9 @@ def train(cell: Cell, seed: int, options: Options) -> Record:
                 "give the same, or another --work-dir"
             )
     measures = [registry.measures()[name] for name in registry.tables()[cell.table].measures]
-    has_tta = recipe.cfg.get("tta_model") and recipe.cfg.get("tta_pipeline")
+    has_tta = row.config.get("tta_model") and row.config.get("tta_pipeline")
     tests = [test for test in dict.fromkeys(m.test for m in measures) if not test or has_tta]
-    arguments = recipe.arguments(options.overrides)
+    arguments = as_words(cell.config, options.overrides)
     try:
         if cell.tests:
             (folder / FILE).unlink(missing_ok=True)
@@ -87,7 +90,7 @@ def train(cell: Cell, seed: int, options: Options) -> Record:
         # A training that was killed at its end may lack its last checkpoint, but has no test.
         elif not is_complete(saved) or not saved["metrics"]:
             print(f"{cell.id}, seed {seed}: {length} {recipe.unit} in {folder}", flush=True)
-            _call(recipe.save(folder), ["--resume", *arguments], options)
+            _call(row.save(folder), ["--resume", *arguments], options)
             saved = read(folder)
         for test in tests:
             if test not in saved["metrics"]:
@@ -96,7 +99,7 @@ def train(cell: Cell, seed: int, options: Options) -> Record:
                     flags.append("--resume")
                 if test:
                     flags.append("--tta")
-                _call(recipe.save(folder), [*flags, *arguments], options)
+                _call(row.save(folder), [*flags, *arguments], options)
     finally:
         if saved := read(folder):
             known = {"changes": changes, "miniature": options.miniature, "parent": parent}
@@ -122,22 +125,45 @@ def _parent(cell: Cell, seed: int, options: Options) -> Record | None:
     return parent
 
 
-def _prepare(cell: Cell, recipe: Recipe, seed: int, options: Options, parent: Record | None) -> int:
-    """Change a recipe by the options; return the length of the training, 0 for a test only."""
-    recipe.place(options.folder(cell, seed), seed)
+def open_row(cell: Cell) -> Variants:
+    """Open the config of a row; UserError if its framework is not installed."""
+    path = str(registry.ROOT / cell.config)
+    overrides = as_words(path, cell.overrides)
+    if cell.norm:
+        overrides += variants(open_config(path, overrides)).with_norm(cell.norm, cell.at)
+    return variants(open_config(path, overrides))
+
+
+def parsed(overrides: Iterable[str]) -> dict[str, Any]:
+    """Return key -> value of overrides KEY=VALUE: a Python literal, tuples as lists, or text."""
+    values: dict[str, Any] = dict(override.split("=", 1) for override in overrides)
+    for key, text in values.items():
+        with suppress(ValueError, SyntaxError):
+            value = ast.literal_eval(text)
+            values[key] = list(value) if isinstance(value, tuple) else value
+    return values
+
+
+def _prepare(
+    cell: Cell, row: Variants, recipe: Recipe, seed: int, options: Options, parent: Record | None
+) -> int:
+    """Change a row's config by the options; return the training's length, 0 for a test only."""
+    row.change(folder=str(options.folder(cell, seed)), seed=seed)
+    if recipe.unit == "epochs":
+        row.config.default_hooks.checkpoint.interval = 1
     if options.data:
-        recipe.read_from(options.data)
+        recipe.jpeg = row.read_from(options.data)
     if parent:
         other = registry.tables()[parent["table"]].cells[parent["cell"]]
         checkpoint = str(last_checkpoint(options.folder(other, seed)))
         if cell.tests:
-            recipe.test(checkpoint)
+            row.change(weights=checkpoint)
         else:
-            recipe.start_from(checkpoint)
+            row.start_from(checkpoint)
     if options.miniature:
         from . import miniature
 
-        miniature.shrink(recipe.cfg, options.work_dir / "data")
+        miniature.shrink(row, options.work_dir / "data")
     if cell.tests:
         return 0
     other = "epochs" if recipe.unit == "iterations" else "iterations"
@@ -145,7 +171,7 @@ def _prepare(cell: Cell, recipe: Recipe, seed: int, options: Options, parent: Re
         raise UserError(f"--{other}: {cell.id} counts {recipe.unit}; give --{recipe.unit} N")
     length = 2 if options.miniature else getattr(options, recipe.unit) or recipe.length
     if length != recipe.length:
-        recipe.shorten(length)
+        row.shorten(length)
     return length
 
 

@@ -12,14 +12,15 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
 from ilm_plugins.__main__ import main
-from ilm_plugins.experiments.papers import paper_record, recipes, registry
+from ilm_plugins.experiments.papers import paper_record, registry
 from ilm_plugins.experiments.papers import paper_runs as running
+from ilm_plugins.frameworks.variants import as_words
 
 CIFAR, ADE, COCO = "en-5 ResNet20/EN", "en-6 ADE20K/EN", "ilm-5 GN, batch 2, mmdet"
 
 
 def opened(cell):
-    return recipes.open_recipe(registry.find_cell(cell))
+    return running.open_row(registry.find_cell(cell))
 
 
 def run(work_dir, *words):
@@ -31,18 +32,18 @@ def test_a_shortened_training_has_the_same_schedule():
     cells = CIFAR, "study-128 CIFAR-10 batch 128/BN", ADE, COCO, "ilm-6 IN / IN"
     cifar, cosine, ade, coco, pix2pix = map(opened, cells)
     cosine.shorten(8)
-    assert (cosine.cfg.param_scheduler[1].end, cosine.cfg.param_scheduler[1].T_max) == (8, 6)
+    assert (cosine.config.param_scheduler[1].end, cosine.config.param_scheduler[1].T_max) == (8, 6)
     cifar.shorten(12)
-    assert cifar.cfg.train_cfg.max_epochs == 12
-    assert cifar.cfg.param_scheduler[1].milestones == [6, 9]
+    assert cifar.config.train_cfg.max_epochs == 12
+    assert cifar.config.param_scheduler[1].milestones == [6, 9]
     ade.shorten(500)
-    assert ade.cfg.param_scheduler.end == 500
-    assert ade.cfg.train_cfg.val_interval == 500
+    assert ade.config.param_scheduler.end == 500
+    assert ade.config.train_cfg.val_interval == 500
     coco.shorten(900)
-    warm_up, steps = coco.cfg.param_scheduler
+    warm_up, steps = coco.config.param_scheduler
     assert (warm_up.end, steps.milestones, steps.end) == (500, [600, 800], 900)
     pix2pix.shorten(20)  # from the middle on to 0, which follows the last epoch
-    assert (pix2pix.cfg.param_scheduler.begin, pix2pix.cfg.param_scheduler.end) == (10, 21)
+    assert (pix2pix.config.param_scheduler.begin, pix2pix.config.param_scheduler.end) == (10, 21)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,8 @@ def test_a_shortened_training_has_the_same_schedule():
     ],
 )
 def test_a_recipe_says_how_many_images_it_has(cell, training, test):
-    assert (opened(cell).images, opened(cell).test_images) == (training, test)
+    recipe = opened(cell).recipe(registry.images())
+    assert (recipe.images, recipe.test_images) == (training, test)
 
 
 def test_images_come_from_the_users_folder_in_their_own_colours(root, tmp_path):
@@ -64,11 +66,10 @@ def test_images_come_from_the_users_folder_in_their_own_colours(root, tmp_path):
         (tmp_path / split / "cat" / "0.png").touch()
     (tmp_path / "test" / "cat" / "1.jpg").touch()
     cifar, webvision, coco = map(opened, (CIFAR, "en-3 ResNet50/EN", COCO))
-    for recipe in (cifar, webvision, coco):
-        recipe.read_from(tmp_path)
+    assert [row.read_from(tmp_path) for row in (cifar, webvision, coco)] == [True, False, False]
     cfg = Config.fromfile(cifar.save(tmp_path / "seed0"))
     files = Config.fromfile(root / "configs/mmpretrain/_base_/datasets/cifar10_images.py")
-    configs = cfg, files, opened(CIFAR).cfg
+    configs = cfg, files, opened(CIFAR).config
     # mmcv reads files as BGR, the archive has RGB.
     assert files.data_preprocessor == cfg.data_preprocessor
     assert cfg.data_preprocessor.to_rgb
@@ -81,32 +82,32 @@ def test_images_come_from_the_users_folder_in_their_own_colours(root, tmp_path):
         assert data.data_root == str(tmp_path)
         kinds, *others = ([t["type"] for t in of.pipeline] for of in (archive, data, ours))
         assert others == [["LoadImageFromFile", *kinds]] * 2
-    assert cifar.jpeg
-    assert not webvision.jpeg
-    assert webvision.cfg.train_dataloader.dataset.dataset.data_root == str(tmp_path)
+    assert webvision.config.train_dataloader.dataset.dataset.data_root == str(tmp_path)
     file = str(tmp_path / "annotations" / "instances_val2017.json")
-    assert coco.cfg.val_evaluator.ann_file == file
+    assert coco.config.val_evaluator.ann_file == file
     with pytest.raises(running.UserError, match="nowhere"):
         opened(CIFAR).read_from(Path("nowhere"))
 
 
 def test_detectron2_has_its_own_arguments(tmp_path):
     pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
-    recipe, overrides = opened("ilm-5 GN, batch 2"), ["SOLVER.BASE_LR=0.1", "OUTPUT_DIR=x"]
-    assert recipe.arguments(overrides) == ["SOLVER.BASE_LR", "0.1", "OUTPUT_DIR", "x"]
-    assert recipe.changes(overrides) == {"SOLVER.BASE_LR": 0.1, "OUTPUT_DIR": "x"}
+    row, overrides = opened("ilm-5 GN, batch 2"), ["SOLVER.BASE_LR=0.1", "OUTPUT_DIR=x"]
+    words = as_words(row.opened.path, overrides)
+    assert words == ["SOLVER.BASE_LR", "0.1", "OUTPUT_DIR", "x"]
+    assert running.parsed(overrides) == {"SOLVER.BASE_LR": 0.1, "OUTPUT_DIR": "x"}
+    recipe = row.recipe(registry.images())
     assert (recipe.length, recipe.unit, recipe.batch) == (90000, "iterations", 2)
-    recipe.place(tmp_path / "seed3", 3)
-    recipe.shorten(900)
-    text = recipe.save(tmp_path / "seed3").read_text()
+    row.change(folder=str(tmp_path / "seed3"), seed=3)
+    row.shorten(900)
+    text = row.save(tmp_path / "seed3").read_text()
     assert "MAX_ITER: 900\n" in text
     assert "SEED: 3\n" in text
     assert f"OUTPUT_DIR: {tmp_path}" in text
-    assert recipe.cfg.SOLVER.STEPS == (600, 800)
+    assert row.config.SOLVER.STEPS == (600, 800)
     tuned = opened("study-tune BCCD fine-tuned/ILMGN")
     tuned.start_from("model_final.pth")
-    assert tuned.cfg.MODEL.WEIGHTS == "model_final.pth"
-    assert tuned.images == 292
+    assert tuned.config.MODEL.WEIGHTS == "model_final.pth"
+    assert tuned.recipe(registry.images()).images == 292
 
 
 @pytest.fixture

@@ -1,0 +1,82 @@
+"""Variants of detectron2's yaml configs and LazyConfigs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from ...errors import UserError
+from ..framework_config import OpenConfig
+from ..variants import ADDRESS, Recipe, Variants
+
+
+class YamlVariants(Variants):
+    """Variants of a yaml config, whose overrides are words KEY VALUE."""
+
+    keys: ClassVar = {"seed": "SEED", "folder": "OUTPUT_DIR", "weights": "MODEL.WEIGHTS"}
+    model, beside = "MODEL", ("MODEL.WEIGHTS", "MODEL.DEVICE")
+    norm_names, example = ("NORM",), "MODEL.ROI_BOX_HEAD.NORM"
+    test_set: ClassVar = ("DATASETS.TEST",)
+    of_test: ClassVar = (
+        *("DATASETS.PROPOSAL_FILES_TEST", "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST"),
+        *("INPUT.FORMAT", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"),
+        *("TEST.DETECTIONS_PER_IMAGE", "TEST.KEYPOINT_OKS_SIGMAS"),
+    )
+    words = 2
+
+    def override(self, key: str, value: Any) -> list[str]:
+        return [key, str(value)]
+
+    def norm(self, place: str, norm: str) -> list[str]:
+        if place not in self.settings():
+            raise UserError(
+                f"--at {place}: the config has no such key; give one such as {self.example}"
+            )
+        return self.override(place, norm)
+
+    def recipe(self, images: Mapping[str, Sequence[int]]) -> Recipe:
+        """Return the numbers of the training, by each dataset's numbers of images."""
+        solver = self.config.SOLVER
+        counts = images[self.config.DATASETS.TRAIN[0]]
+        return Recipe("iterations", solver.MAX_ITER, solver.IMS_PER_BATCH, *counts)
+
+    def shorten(self, length: int) -> None:
+        """Train for ``length`` iterations, with the schedule scaled; the warm-up stays."""
+        solver = self.config.SOLVER
+        steps = {max(1, round(step * length / solver.MAX_ITER)) for step in solver.STEPS}
+        # detectron2 requires steps below MAX_ITER.
+        solver.STEPS = tuple(sorted(step for step in steps if step < length))
+        solver.MAX_ITER = length
+
+
+class LazyVariants(Variants):
+    """Variants of a LazyConfig."""
+
+    keys: ClassVar = {
+        "seed": "train.seed",
+        "folder": "train.output_dir",
+        "weights": "train.init_checkpoint",
+    }
+    norm_names, example = ("norm", "conv_norm"), "model.roi_heads.box_head.conv_norm"
+    test_set: ClassVar = ("dataloader.test", "dataloader.evaluator")
+
+    def contents(self) -> Mapping[str, Any]:
+        from omegaconf import OmegaConf
+
+        return OmegaConf.to_container(self.config, resolve=True)
+
+    def override(self, key: str, value: Any) -> list[str]:
+        # Quoted for hydra's grammar, in which a bracket calls a function.
+        text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+        return [f"{key}={value}" if isinstance(value, int) else f"{key}='{text}'"]
+
+    def places(self) -> dict[str, str]:
+        # A norm may also be a function or a class, which is called with the number of channels.
+        makers = {
+            key: getattr(value, "__name__", ADDRESS.sub("", repr(value)))
+            for key, value in self.settings().items()
+            if key.rpartition(".")[2] in self.norm_names and callable(value)
+        }
+        return {**super().places(), **makers}
+
+
+def variants(opened: OpenConfig) -> Variants:
+    return (LazyVariants if opened.path.endswith(".py") else YamlVariants)(opened)

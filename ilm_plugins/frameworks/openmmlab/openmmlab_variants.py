@@ -1,0 +1,155 @@
+"""Variants of MMEngine's configs; a place is a ``norm_cfg``, which is replaced as a whole."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ...errors import UserError
+from ..framework_config import OpenConfig
+from ..variants import Recipe, Variants, is_below
+
+#: Keys that name a file of weights of a part of the model, and the part; ``init_cfg`` may be a
+#: list.
+INITIAL_WEIGHTS = re.compile(r"^(model(\..*)?)\.(pretrained|init_cfg(\.\d+)?\.checkpoint)$")
+#: Types of norms whose inputs are tokens or vectors, not maps.
+NOT_OF_MAPS = {"LN", "LayerNorm", "BN1d", "BatchNorm1d", "IN1d", "InstanceNorm1d"}
+
+
+class MMEngineVariants(Variants):
+    """Variants of a config of MMEngine."""
+
+    keys: ClassVar = {"seed": "randomness.seed", "folder": "work_dir", "weights": "load_from"}
+    example = "model.backbone.norm_cfg"
+    shared_folder = "default_hooks.checkpoint.out_dir"
+    test_set: ClassVar = ("test_dataloader", "test_evaluator", "test_pipeline")
+    of_test: ClassVar = ("test_cfg", "data_preprocessor")
+
+    def contents(self) -> Mapping[str, Any]:
+        return self.config.to_dict()
+
+    def names_weights(self, key: str) -> bool:
+        return super().names_weights(key) or bool(re.search(r"\.(pretrained|init_cfg)\b", key))
+
+    def main_metric(self) -> str | None:
+        best = self.settings().get("default_hooks.checkpoint.save_best")
+        return best if isinstance(best, str) and best != "auto" else None
+
+    def pretrained(self, places: Iterable[str]) -> str | None:
+        if whole := super().pretrained(places):
+            return whole
+        for key, value in self.settings().items():
+            match = INITIAL_WEIGHTS.match(key)
+            if match is None or not isinstance(value, str):  # timm's backbones have True
+                continue
+            # mmseg's and mmdet's models pass their own on to the backbone.
+            part = "model.backbone" if key == "model.pretrained" else match[1]
+            if any(is_below(place, [part]) for place in places):
+                return value
+        return None
+
+    def places(self) -> dict[str, str]:
+        return {key: norm for key, norm in self.norms().items() if norm not in NOT_OF_MAPS}
+
+    def norms(self) -> dict[str, str]:
+        return {
+            key.removesuffix(".type"): getattr(kind, "__name__", kind)
+            for key, kind in self.settings().items()
+            if key.startswith("model.") and key.endswith(".norm_cfg.type")
+        }
+
+    def norm(self, place: str, norm: str) -> list[str]:
+        # Imports torch, which commands that only list or print do not need.
+        from ...layers import parse_call
+
+        kind, options = parse_call(norm)
+        if kind == "GN":  # mmcv requires the number; the default is detectron2's
+            options.setdefault("num_groups", 32)
+        self.check_above(place)
+        given = {"_delete_": True, "type": kind, **options}
+        if f"{place}.requires_grad" in self.settings():
+            given.setdefault("requires_grad", self.settings()[f"{place}.requires_grad"])
+        return [
+            part
+            for name, value in given.items()
+            for part in self.override(f"{place}.{name}", value)
+        ]
+
+    def recipe(self, images: Mapping[str, Sequence[int]]) -> Recipe:
+        """Return the numbers of the training, by each dataset's numbers of images."""
+
+        def count(loader: str, split: int) -> int | None:
+            dataset = self.config[loader].dataset if self.config.get(loader) else {"type": None}
+            if dataset.get("images"):  # the dataset's range of a folder's images
+                return len(range(*dataset["images"]))
+            counts = images.get(dataset["type"], ())
+            return counts[split] if split < len(counts) else None
+
+        unit, length = self._length()
+        batch = self.config.get("auto_scale_lr", {}).get("base_batch_size")
+        for_server = "test" in str(self.config.test_dataloader.dataset.get("data_prefix"))
+        tested = count("test_dataloader", 2 if for_server else 1)
+        return Recipe(unit, length, batch, count("train_dataloader", 0), tested)
+
+    def _length(self) -> tuple[str, int]:
+        train = self.config.get("train_cfg") or {}
+        if "max_epochs" in train:
+            return "epochs", train["max_epochs"]
+        return "iterations", train.get("max_iters", 0)
+
+    def shorten(self, length: int) -> None:
+        """Train for ``length`` epochs or iterations, the schedule scaled; the warm-up stays."""
+        (unit, whole), train = self._length(), self.config.train_cfg
+
+        def scaled(step: Any) -> Any:
+            """Return a step, or steps, at the same fraction of the new length."""
+            if isinstance(step, list | tuple):
+                return [scaled(one) for one in step]
+            return step - whole + length if step >= whole else max(1, round(step * length / whole))
+
+        train["max_epochs" if unit == "epochs" else "max_iters"] = length
+        train.val_interval = min(length, train.get("val_interval", 1))
+        schedulers = self.config.get("param_scheduler") or []
+        for scheduler in [schedulers] if isinstance(schedulers, dict) else schedulers:
+            if scheduler["type"] != "LinearLR":
+                keys = {"end", "T_max", "milestones"}
+            else:  # a warm-up, which stays, begins at 0
+                keys = {"begin", "end"} if scheduler.get("begin") else set()
+            for key in keys & set(scheduler):
+                scheduler[key] = scaled(scheduler[key])
+
+    def start_from(self, checkpoint: str) -> None:
+        # The checkpoint is of a whole classifier; a segmenter takes only its backbone.
+        self.config.model.backbone.init_cfg.update(checkpoint=checkpoint, prefix="backbone.")
+
+    def loaders(self) -> dict[str, tuple[Any, Any]]:
+        """Return "train", "val" and "test" -> the loader and the evaluator."""
+        return {
+            split: (self.config[f"{split}_dataloader"], self.config.get(f"{split}_evaluator") or {})
+            for split in ("train", "val", "test")
+            if self.config.get(f"{split}_dataloader")
+        }
+
+    def read_from(self, data: Path) -> bool:
+        if not data.is_dir():
+            raise UserError(f"--data {data}: no such folder; give the folder of the images")
+        jpeg = False
+        for loader, evaluator in self.loaders().values():
+            # ClassBalancedDataset wraps the dataset that reads.
+            dataset = loader.dataset.get("dataset", loader.dataset)
+            if "ann_file" in evaluator:
+                file = evaluator["ann_file"].removeprefix(dataset.data_root).lstrip("/")
+                evaluator["ann_file"] = str(data / file)
+            dataset.data_root = str(data)
+            if dataset.type.startswith("CIFAR") and (data / dataset.split).is_dir():
+                folder = data / dataset.pop("split")
+                dataset.update(type="CustomDataset", data_prefix=folder.name)
+                dataset.pipeline = [{"type": "LoadImageFromFile"}, *dataset.pipeline]
+                # CIFAR's own reader gives RGB, mmcv's BGR.
+                self.config.data_preprocessor.to_rgb = True
+                jpeg = any(folder.glob("*/*.jpg"))
+        return jpeg
+
+
+def variants(opened: OpenConfig) -> Variants:
+    return MMEngineVariants(opened)
