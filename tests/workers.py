@@ -24,8 +24,8 @@ from torch.utils.checkpoint import checkpoint
 from close import assert_close, assert_equal
 from ilm_plugins import NORMS, freeze, set_radius, use_backend
 from ilm_plugins.errors import UserError
-from ilm_plugins.frameworks import processes
-from ilm_plugins.frameworks.processes import leave_group
+from ilm_plugins.frameworks import run_processes
+from ilm_plugins.frameworks.run_processes import leave_group
 
 #: Roundings of models in float64, 1e-10 of the largest value.
 DOUBLE = 2**20
@@ -338,8 +338,8 @@ def untraceable(rank):
 
 def start_by(method):
     """Have runs start processes by "fork" or "forkserver", which are quicker than "spawn"."""
-    quick = partial(processes.LaunchConfig, start_method=method)
-    return patch.object(processes, "LaunchConfig", quick)
+    quick = partial(run_processes.LaunchConfig, start_method=method)
+    return patch.object(run_processes, "LaunchConfig", quick)
 
 
 def meet(folder, what):
@@ -363,9 +363,9 @@ def meet(folder, what):
 def resume_by_own_files():
     """Continue each rank from another checkpoint, as on machines that share no folder."""
     dist.init_process_group("gloo")
-    processes.check_same_start(f"/runs/iter_{dist.get_rank()}.pth")
+    run_processes.check_same_start(f"/runs/iter_{dist.get_rank()}.pth")
 
 
 def launch_one_machine(folder, what, of_run):
     with start_by("fork"):
-        processes.launch(partial(meet, folder, what), of_run)
+        run_processes.launch(partial(meet, folder, what), of_run)

@@ -11,7 +11,7 @@ from ..experiments.compare import comparison_report as report
 from ..experiments.compare.comparison import compare
 from ..experiments.compare.models import build_models
 from ..experiments.compare.plan import Plan, shown
-from ..frameworks.processes import available_gpus
+from ..frameworks.run_processes import available_gpus
 from . import exit_on_sigterm
 
 

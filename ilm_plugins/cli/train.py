@@ -10,8 +10,9 @@ from ..errors import UserError
 from ..experiments.data.detectron2_datasets import register_datasets
 from ..frameworks import framework_of
 from ..frameworks.framework_config import module_for
-from ..frameworks.processes import available_gpus, check_processes, launch
 from ..frameworks.run_options import RunOptions
+from ..frameworks.run_processes import available_gpus, check_processes, launch
+from ..frameworks.run_training import run as run_training
 
 
 def run(args: argparse.Namespace) -> None:
@@ -41,7 +42,6 @@ def start(options: RunOptions) -> None:
 
 def train_in_process(options: RunOptions) -> None:
     """Train or evaluate in one process of a run, which knows the datasets of the experiments."""
-    framework = framework_of(options.config_file)
-    if framework == "detectron2":
+    if framework_of(options.config_file) == "detectron2":
         register_datasets()
-    module_for(framework, "training", options.config_file).main(options)
+    run_training(options)

@@ -106,7 +106,9 @@ class OpenConfig:
         return our_module(self.framework, "steps")
 
 
-def open_config(path: str, overrides: Sequence[str] = (), device: str | None = "cpu") -> OpenConfig:
+def open_config(
+    path: str, overrides: Sequence[str] = (), device: str | None = "cpu", amp: bool = False
+) -> OpenConfig:
     """Read a config, a file or ``ilm_plugins://NAME``, with overrides as of the command ``train``.
 
     ``device=None`` is "cuda" if there is a GPU, else "cpu".
@@ -119,7 +121,7 @@ def open_config(path: str, overrides: Sequence[str] = (), device: str | None = "
     module = module_for(framework, "config", path)
     if device is None:
         device = "cuda" if import_module("torch").cuda.is_available() else "cpu"
-    return OpenConfig(framework, path, module.load_config(path, overrides, device), device)
+    return OpenConfig(framework, path, module.load_config(path, overrides, device, amp), device)
 
 
 def our_module(framework: str, name: str) -> ModuleType:

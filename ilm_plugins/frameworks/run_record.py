@@ -16,6 +16,7 @@ from typing import Any
 from ..checkpoints import replacing
 from ..errors import UserError, one_line
 from . import environment
+from .folders import is_last_checkpoint
 from .run_options import RunOptions
 
 FILE = "record.json"
@@ -35,137 +36,154 @@ def read(folder: str | Path) -> dict[str, Any] | None:
     return _read(folder) if Path(folder, FILE).is_file() else None
 
 
-def start(
-    folder: str | Path,
-    options: RunOptions,
-    *,
-    framework: str,
-    unit: str = "iterations",
-    planned: int = 0,
-    batch: int | None = None,
-    images: int | None = None,
-    seed: int | None = None,
-    resumes: bool | None = None,
-    test_settings: str | None = None,
-) -> None:
-    """Write a run's settings; a resumed run keeps the curve, an evaluation a training's record.
+class RunRecord:
+    """The record of a run, which rank 0 writes.
 
-    A complete training that is resumed for no further step keeps its metrics, too.
+    Args:
+        folder: the run's folder.
+        options: of the command ``train``.
+        framework: "detectron2" or "openmmlab".
+        test_settings: :func:`.variants.digest_of_test` of the config.
     """
-    # ``unit`` is "epochs" or "iterations", ``planned`` their number; ``batch`` counts the images of
-    # a step over all processes, ``images`` the whole training set. An evaluation has the defaults.
-    # ``resumes`` is whether there was a checkpoint to resume from; by default, as the options say.
-    # ``test_settings`` is :func:`.variants.digest_of_test` of a training.
-    earlier = read(folder) or {}
-    if not is_rank_zero() or (options.eval_only and _is_kept(earlier, options)):
-        return
-    resumes = options.resume if resumes is None else resumes
-    is_same = resumes and not options.eval_only and earlier.get("unit") == unit
-    kept = earlier if is_same else {}
-    processes = options.processes
-    record = {
-        "framework": framework,
-        "config": options.config_file,
-        "overrides": list(options.overrides),
-        "command": command(options),
-        "commit": _joined(", ", kept.get("commit"), environment.commit()),
-        "versions": environment.versions(),
-        "device": _joined(", then ", kept.get("device"), environment.device(processes.num_gpus)),
-        "processes": processes.world_size,
-        "amp": options.amp,
-        "seed": seed,
-        "batch": batch,
-        "images": images,
-        "unit": unit,
-        "planned": planned,
-        "run": kept.get("run", 0),
-        "seconds": kept.get("seconds", 0.0),
-        "curve": kept.get("curve", []),
-        "metrics": {},
-    }
-    if OTHERS in kept:
-        record[OTHERS] = kept[OTHERS]
-    if is_complete(kept) and kept["run"] >= planned:
-        record |= {key: kept[key] for key in RESULTS if key in kept}
-    elif test_settings is not None:
-        record["test settings"] = test_settings
-    write(Path(folder, FILE), record)
-    _last_point[str(folder)] = _clocks()
+
+    def __init__(
+        self,
+        folder: str | Path,
+        options: RunOptions,
+        framework: str,
+        test_settings: str | None = None,
+    ) -> None:
+        self.folder, self.options, self.framework = folder, options, framework
+        self.test_settings = test_settings
+        #: The clocks when the last point of the curve was written.
+        self.last_point: tuple[float, float] | None = None
+
+    def start(
+        self,
+        *,
+        unit: str = "iterations",
+        planned: int = 0,
+        batch: int | None = None,
+        images: int | None = None,
+        seed: int | None = None,
+        resumes: bool | None = None,
+    ) -> None:
+        """Write a run's settings; a resumed run keeps the curve, an evaluation a training's record.
+
+        A complete training that is resumed for no further step keeps its metrics, too.
+        """
+        # ``unit`` is "epochs" or "iterations", ``planned`` their number; ``batch`` counts the
+        # images of a step over all processes, ``images`` the whole training set. An evaluation has
+        # the defaults. ``resumes`` is whether there was a checkpoint to resume from; by default, as
+        # the options say.
+        options, earlier = self.options, read(self.folder) or {}
+        if not is_rank_zero() or (options.eval_only and _is_kept(earlier, options)):
+            return
+        resumes = options.resume if resumes is None else resumes
+        is_same = resumes and not options.eval_only and earlier.get("unit") == unit
+        kept = earlier if is_same else {}
+        device = environment.device(options.processes.num_gpus)
+        record = {
+            "framework": self.framework,
+            "config": options.config_file,
+            "overrides": list(options.overrides),
+            "command": command(options),
+            "commit": _joined(", ", kept.get("commit"), environment.commit()),
+            "versions": environment.versions(),
+            "device": _joined(", then ", kept.get("device"), device),
+            "processes": options.processes.world_size,
+            "amp": options.amp,
+            "seed": seed,
+            "batch": batch,
+            "images": images,
+            "unit": unit,
+            "planned": planned,
+            "run": kept.get("run", 0),
+            "seconds": kept.get("seconds", 0.0),
+            "curve": kept.get("curve", []),
+            "metrics": {},
+        }
+        if OTHERS in kept:
+            record[OTHERS] = kept[OTHERS]
+        if is_complete(kept) and kept["run"] >= planned:
+            record |= {key: kept[key] for key in RESULTS if key in kept}
+        elif planned and self.test_settings is not None:
+            record["test settings"] = self.test_settings
+        self._write(record)
+        self.last_point = _clocks()
+
+    def lacks(self, run: int) -> bool:
+        """Return whether rank 0 has no point after ``run`` epochs or iterations, or later."""
+        return is_rank_zero() and _read(self.folder)["run"] < run
+
+    def point(self, run: int, /, **values: float) -> None:
+        """Add the curve's point after ``run`` epochs or iterations, with the CPU time since then.
+
+        The new point replaces an earlier point of the same ``run``, and the points of a higher
+        ``run``, which a training that was killed and resumed has left.
+        """
+        if not is_rank_zero():
+            return
+        record, now = _read(self.folder), _clocks()
+        unit = record["unit"]
+        wall, cpu = (a - b for a, b in zip(now, self.last_point or now, strict=True))
+        record["seconds"] += wall
+        self.last_point = now
+        earlier = {entry[unit]: entry for entry in record["curve"] if entry[unit] <= run}
+        cpu = earlier.pop(run, {}).get("cpu", round(cpu, 3))
+        curve = [*earlier.values(), {unit: run, **values, "cpu": cpu}]
+        # Earlier metrics are of a model that has been trained further.
+        self._write(record | {"run": run, "curve": curve, "metrics": {}})
+
+    def finish(
+        self, metrics: dict[str, float], images: int | None = None, weights: str | None = None
+    ) -> None:
+        """Write the metrics of an evaluation of ``images`` images, a training's last one or not.
+
+        An evaluation of its own (``eval_only``) of the file ``weights`` replaces a training's
+        metrics if it is of the training's last checkpoint, by its own test; others are written
+        beside them.
+        """
+        if not is_rank_zero():
+            return
+        record, options = _read(self.folder), self.options
+        is_beside = options.eval_only and record["planned"] > 0
+        is_last = options.resume or is_last_checkpoint(weights or "", self.folder)
+        # Records of older versions do not tell their test.
+        is_own_test = record.get("test settings") in (None, self.test_settings)
+        if is_beside and not (is_last and is_own_test):
+            entry = {"command": command(options), "metrics": metrics, "test images": images}
+            record[OTHERS] = [*record.get(OTHERS, []), entry]
+        else:
+            record["metrics"][TTA if options.tta else PLAIN] = metrics
+            record["test images"] = images
+            if self.test_settings is not None:
+                record["test settings"] = self.test_settings
+            if is_beside:
+                record["evaluation"] = command(options)
+        self._write(record)
+
+    def evaluates(self, does: bool) -> None:
+        """Write whether a training is evaluating its model at present."""
+        if is_rank_zero():
+            record = {key: value for key, value in _read(self.folder).items() if key != EVALUATES}
+            self._write(record | ({EVALUATES: True} if does else {}))
+
+    def stopped_early(self) -> None:
+        """Write that a training ended, as its settings wish, before the planned length."""
+        if is_rank_zero():
+            self._write({**_read(self.folder), "stopped early": True})
+
+    def _write(self, record: dict[str, Any]) -> None:
+        write(Path(self.folder, FILE), record)
 
 
 def _is_kept(earlier: dict[str, Any], options: RunOptions) -> bool:
     """Return whether an evaluation keeps a record: a training's, or its own of another test."""
     if not earlier:
         return False
-    return earlier["planned"] > 0 or _without_tta(earlier["command"]) == _without_tta(
-        command(options)
-    )
-
-
-def _without_tta(command: str) -> str:
-    return command.replace(" --tta", "")
-
-
-def point(folder: str | Path, run: int, /, **values: float) -> None:
-    """Add the curve's point after ``run`` epochs or iterations, with the CPU time since the last.
-
-    The new point replaces an earlier point of the same ``run``, and the points of a higher ``run``,
-    which a training that was killed and resumed has left.
-    """
-    if not is_rank_zero():
-        return
-    record, now = _read(folder), _clocks()
-    unit = record["unit"]
-    wall, cpu = (a - b for a, b in zip(now, _last_point.get(str(folder), now), strict=True))
-    record["seconds"] += wall
-    _last_point[str(folder)] = now
-    earlier = {entry[unit]: entry for entry in record["curve"] if entry[unit] <= run}
-    cpu = earlier.pop(run, {}).get("cpu", round(cpu, 3))
-    curve = [*earlier.values(), {unit: run, **values, "cpu": cpu}]
-    # Earlier metrics are of a model that has been trained further.
-    record |= {"run": run, "curve": curve, "metrics": {}}
-    write(Path(folder, FILE), record)
-
-
-def finish(
-    folder: str | Path,
-    test: str,
-    metrics: dict[str, float],
-    images: int | None = None,
-    options: RunOptions | None = None,
-    is_last: bool = True,
-    test_settings: str | None = None,
-) -> None:
-    """Write the metrics of an evaluation, :data:`PLAIN` or :data:`TTA`, of ``images`` images.
-
-    Give ``options`` for an evaluation that is no part of a training. The metrics of a training are
-    then replaced if the evaluation is of its last checkpoint, by its own test; others are written
-    beside them.
-    """
-    if not is_rank_zero():
-        return
-    record = _read(folder)
-    is_beside = options is not None and record["planned"] > 0
-    # Records of older versions do not tell their test.
-    is_own_test = record.get("test settings") in (None, test_settings)
-    if is_beside and not (is_last and is_own_test):
-        entry = {"command": command(options), "metrics": metrics, "test images": images}
-        record[OTHERS] = [*record.get(OTHERS, []), entry]
-    else:
-        record["metrics"][test] = metrics
-        record["test images"] = images
-        if test_settings is not None:
-            record["test settings"] = test_settings
-        if is_beside:
-            record["evaluation"] = command(options)
-    write(Path(folder, FILE), record)
-
-
-def evaluates(folder: str | Path, does: bool) -> None:
-    """Write whether a training is evaluating its model at present."""
-    if is_rank_zero():
-        record = {key: value for key, value in _read(folder).items() if key != EVALUATES}
-        write(Path(folder, FILE), record | ({EVALUATES: True} if does else {}))
+    commands = (text.replace(" --tta", "") for text in (earlier["command"], command(options)))
+    return earlier["planned"] > 0 or len({*commands}) == 1
 
 
 def diverged(folder: str | Path, reason: str) -> None:
@@ -182,12 +200,6 @@ def is_complete(record: dict[str, Any] | None) -> bool:
     return 0 < record.get("planned", 0) <= record["run"] or "stopped early" in record
 
 
-def stopped_early(folder: str | Path) -> None:
-    """Write that a training ended, as its settings wish, before the planned length."""
-    if is_rank_zero():
-        write(Path(folder, FILE), {**_read(folder), "stopped early": True})
-
-
 def command(options: RunOptions) -> str:
     processes = options.processes
     arguments = ["--config-file", options.config_file, "--num-gpus", str(processes.num_gpus)]
@@ -201,10 +213,6 @@ def command(options: RunOptions) -> str:
         flags.remove("resume")
     arguments += ["--" + name.replace("_", "-") for name in flags if getattr(options, name)]
     return shlex.join(["python", "-m", "ilm_plugins", "train", *arguments, *options.overrides])
-
-
-#: Folder -> the clocks when the last point of its curve was written.
-_last_point: dict[str, tuple[float, float]] = {}
 
 
 def _clocks() -> tuple[float, float]:

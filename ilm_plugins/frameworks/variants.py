@@ -123,6 +123,11 @@ class Variants:
                     f"{ours.get(key)!r}; give a config of the same model"
                 )
 
+    @property
+    def folder(self) -> str:
+        """The output folder of a run."""
+        return self.settings()[self.keys["folder"]]
+
     # ---- overrides
 
     def override(self, key: str, value: Any) -> list[str]:

@@ -19,10 +19,11 @@ from ilm_plugins import frameworks
 from ilm_plugins.checkpoints import PARTIAL
 from ilm_plugins.cli import train
 from ilm_plugins.errors import UserError
-from ilm_plugins.frameworks import environment, processes, run_record
+from ilm_plugins.frameworks import environment, run_processes, run_record
 from ilm_plugins.frameworks.folders import make_folder
 from ilm_plugins.frameworks.lock import lock
 from ilm_plugins.frameworks.run_options import Processes, RunOptions
+from ilm_plugins.frameworks.run_record import RunRecord
 from runs import SHAPES, assert_gone
 
 
@@ -56,7 +57,7 @@ def failed(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("failed")
     # A fork of this process would collect the garbage of earlier tests, which can crash the fork.
     with workers.start_by("forkserver"), pytest.raises(UserError) as error:
-        processes.launch(partial(workers.meet, folder, what), Processes(num_processes=2))
+        run_processes.launch(partial(workers.meet, folder, what), Processes(num_processes=2))
     return error, cause, ranks(folder, 2)
 
 
@@ -73,7 +74,7 @@ def test_a_failed_rank_ends_all(failed):
 def test_processes_that_resume_from_different_files_are_told():
     words = r"rank 0 continues from iter_0\.pth, rank 1 from iter_1\.pth; copy the output folder"
     with workers.start_by("forkserver"), pytest.raises(UserError, match=words):
-        processes.launch(workers.resume_by_own_files, Processes(num_processes=2))
+        run_processes.launch(workers.resume_by_own_files, Processes(num_processes=2))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -183,11 +184,11 @@ def test_a_run_with_a_file_for_an_output_folder_ends_in_one_line(
         train.start(RunOptions(str(config), overrides, eval_only=eval_only))
 
 
-def begin(folder, options, planned=3):
-    run_record.start(
-        folder, options, framework="openmmlab", unit="epochs", planned=planned, batch=4, images=8,
-        seed=1,
-    )  # fmt: skip
+def begin(folder, options=None, test_settings=None, **settings):
+    """Begin a run of three epochs, and return its record, which has no metrics yet."""
+    record = RunRecord(folder, options or RunOptions("a.py"), "openmmlab", test_settings)
+    record.start(**{"unit": "epochs", "planned": 3, "batch": 4, "images": 8, "seed": 1, **settings})
+    return record
 
 
 @pytest.fixture
@@ -227,10 +228,11 @@ def test_without_a_checkout_there_is_no_commit(tmp_path, monkeypatch):
 
 
 def begin_epochs(folder, *epochs):
-    """Begin or resume a run, and record (epoch, loss)."""
-    begin(folder, RunOptions("a.py", ("lr=1 2",), resume=True))
+    """Begin or resume a run, record (epoch, loss), and return its record."""
+    record = begin(folder, RunOptions("a.py", ("lr=1 2",), resume=True))
     for epoch, loss in epochs:
-        run_record.point(folder, epoch, loss=loss)
+        record.point(epoch, loss=loss)
+    return record
 
 
 def test_a_resumed_run_has_no_points_of_lost_epochs(tmp_path):
@@ -247,8 +249,7 @@ def record(tmp_path_factory):
     folder = tmp_path_factory.mktemp("record")
     begin_epochs(folder, (1, 2.0), (2, 1.0), (3, 0.5))
     run_record.write(folder / "record.json", {**run_record.read(folder), "seconds": 100.0})
-    begin_epochs(folder, (2, 1.5), (3, 1.25))
-    run_record.finish(folder, run_record.PLAIN, {"top1": 50.0}, images=5)
+    begin_epochs(folder, (2, 1.5), (3, 1.25)).finish({"top1": 50.0}, images=5)
     return run_record.read(folder)
 
 
@@ -292,11 +293,9 @@ def test_a_record_is_read_by_strict_readers_with_null_for_nan(tmp_path):
     def refuse(constant):
         raise AssertionError(f"{constant} is not of JSON")
 
-    begin(tmp_path, RunOptions("a.py"))
-    run_record.point(tmp_path, 1, loss=float("inf"), other=1.5)
-    run_record.finish(
-        tmp_path, run_record.PLAIN, {"AP": float("nan"), "low": float("-inf"), "AP50": 2.0}
-    )
+    record = begin(tmp_path)
+    record.point(1, loss=float("inf"), other=1.5)
+    record.finish({"AP": float("nan"), "low": float("-inf"), "AP50": 2.0})
     found = json.loads((tmp_path / "record.json").read_text(), parse_constant=refuse)
     (point,) = found["curve"]
     assert (point["loss"], point["other"]) == (None, 1.5)
@@ -306,9 +305,9 @@ def test_a_record_is_read_by_strict_readers_with_null_for_nan(tmp_path):
 def test_the_first_point_has_the_seconds_since_the_start(tmp_path, monkeypatch):
     clocks = iter([(10.0, 1.0), (15.0, 3.0), (16.0, 4.0), (20.0, 9.0)])
     monkeypatch.setattr(run_record, "_clocks", lambda: next(clocks))
-    begin(tmp_path, RunOptions("a.py"))
+    record = begin(tmp_path)
     for epoch in (1, 2, 2):  # the last of a validation
-        run_record.point(tmp_path, epoch)
+        record.point(epoch)
     found = run_record.read(tmp_path)
     assert found["seconds"] == 10
     assert [point["cpu"] for point in found["curve"]] == [2, 1]
@@ -318,7 +317,7 @@ def test_the_first_point_has_the_seconds_since_the_start(tmp_path, monkeypatch):
 def continued(tmp_path, monkeypatch):
     """The record of a run that was begun on the CPU, and resumed twice on other machines."""
     monkeypatch.setattr(run_record.environment, "commit", iter("abb").__next__)
-    begin(tmp_path, RunOptions("a.py"))
+    begin(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda index: "H100")
     flags = dict.fromkeys(("resume", "tta", "amp", "unsafe"), True)
@@ -352,10 +351,9 @@ def test_the_command_of_an_evaluation_by_processes_of_the_cpu():
 @pytest.fixture
 def evaluated(tmp_path):
     """A folder with the record of a training, and of an evaluation afterwards."""
-    begin(tmp_path, RunOptions("a.py"))
-    run_record.point(tmp_path, 3, loss=1.0)
-    begin(tmp_path, RunOptions("a.py", eval_only=True), planned=0)
-    run_record.finish(tmp_path, run_record.TTA, {"top1": 60.0})
+    begin(tmp_path).point(3, loss=1.0)
+    options = RunOptions("a.py", eval_only=True, resume=True, tta=True)
+    begin(tmp_path, options, planned=0).finish({"top1": 60.0})
     return tmp_path
 
 
@@ -366,8 +364,7 @@ def test_an_evaluation_keeps_the_record_of_the_training(evaluated):
 
 def test_an_evaluation_of_another_checkpoint_stands_beside_the_trainings_metrics(evaluated):
     options = RunOptions("a.py", ("load_from=b.pth",), eval_only=True)
-    begin(evaluated, options, planned=0)
-    run_record.finish(evaluated, run_record.PLAIN, {"top1": 1.0}, 5, options, is_last=False)
+    begin(evaluated, options, planned=0).finish({"top1": 1.0}, 5, "b.pth")
     found = run_record.read(evaluated)
     (other,) = found["other evaluations"]
     assert found["metrics"] == {"tta": {"top1": 60.0}}
@@ -376,16 +373,12 @@ def test_an_evaluation_of_another_checkpoint_stands_beside_the_trainings_metrics
 
 def evaluate(folder, test_settings, **metrics):
     options = RunOptions("a.py", eval_only=True, resume=True)
-    begin(folder, options, planned=0)
-    more = {"options": options, "test_settings": test_settings}
-    run_record.finish(folder, run_record.PLAIN, metrics, 5, **more)
+    begin(folder, options, test_settings, planned=0).finish(metrics, 5)
     return run_record.read(folder)
 
 
 def test_only_an_evaluation_by_the_trainings_test_replaces_its_metrics(tmp_path):
-    settings = {"framework": "openmmlab", "planned": 1, "test_settings": "day"}
-    run_record.start(tmp_path, RunOptions("a.py"), **settings)
-    run_record.point(tmp_path, 1)
+    begin(tmp_path, test_settings="day", planned=1).point(1)
     assert evaluate(tmp_path, "day", top1=50.0)["metrics"] == {"": {"top1": 50.0}}
     found = evaluate(tmp_path, "night", top1=1.0)
     assert found["metrics"] == {"": {"top1": 50.0}}
@@ -394,34 +387,28 @@ def test_only_an_evaluation_by_the_trainings_test_replaces_its_metrics(tmp_path)
 
 
 def test_a_complete_training_that_is_resumed_keeps_its_metrics(tmp_path):
-    begin_epochs(tmp_path, (1, 2.0), (2, 1.0), (3, 0.5))
-    run_record.finish(tmp_path, run_record.PLAIN, {"top1": 50.0}, images=5)
+    begin_epochs(tmp_path, (1, 2.0), (2, 1.0), (3, 0.5)).finish({"top1": 50.0}, images=5)
     begin_epochs(tmp_path)
     found = run_record.read(tmp_path)
     assert (found["metrics"], found["test images"]) == ({"": {"top1": 50.0}}, 5)
 
 
 def test_a_training_that_repeats_an_epoch_loses_its_metrics(tmp_path):
-    begin_epochs(tmp_path, (1, 2.0), (2, 1.0), (3, 0.5))
-    run_record.finish(tmp_path, run_record.PLAIN, {"top1": 50.0}, images=5)
+    begin_epochs(tmp_path, (1, 2.0), (2, 1.0), (3, 0.5)).finish({"top1": 50.0}, images=5)
     begin_epochs(tmp_path, (3, 0.5))
     assert not run_record.read(tmp_path)["metrics"]
 
 
 def test_a_training_that_is_resumed_for_more_epochs_has_no_metrics(tmp_path):
-    begin_epochs(tmp_path, (3, 0.5))
-    run_record.finish(tmp_path, run_record.PLAIN, {"top1": 50.0}, images=5)
+    begin_epochs(tmp_path, (3, 0.5)).finish({"top1": 50.0}, images=5)
     begin(tmp_path, RunOptions("a.py", resume=True), planned=4)
     assert not run_record.read(tmp_path)["metrics"]
 
 
 def test_kept_metrics_stay_those_of_their_test(tmp_path):
-    settings = {"framework": "openmmlab", "planned": 1}
-    run_record.start(tmp_path, RunOptions("a.py"), **settings, test_settings="day")
-    run_record.point(tmp_path, 1)
+    begin(tmp_path, test_settings="day", planned=1).point(1)
     evaluate(tmp_path, "day", top1=50.0)
-    resumed = RunOptions("a.py", resume=True)
-    run_record.start(tmp_path, resumed, **settings, test_settings="night")
+    begin(tmp_path, RunOptions("a.py", resume=True), "night", planned=1)
     assert evaluate(tmp_path, "night", top1=1.0)["metrics"] == {"": {"top1": 50.0}}
 
 
@@ -435,16 +422,15 @@ def test_the_command_of_a_training_starts_it_anew():
 
 
 def test_a_record_has_the_command_of_a_later_evaluation(evaluated):
-    options = RunOptions("a.py", ("x=1",), eval_only=True)
-    run_record.finish(evaluated, run_record.PLAIN, {"top1": 1.0}, 5, options)
-    assert run_record.read(evaluated)["evaluation"].endswith("--eval-only x=1")
+    options = RunOptions("a.py", ("x=1",), eval_only=True, resume=True)
+    RunRecord(evaluated, options, "openmmlab").finish({"top1": 1.0}, 5)
+    assert run_record.read(evaluated)["evaluation"].endswith("--eval-only --resume x=1")
 
 
 def test_an_evaluation_replaces_the_record_of_another_one(tmp_path):
     for weights in ("a.pth", "b.pth"):
         options = RunOptions("a.py", (f"load_from={weights}",), eval_only=True)
-        begin(tmp_path, options, planned=0)
-        run_record.finish(tmp_path, run_record.PLAIN, {weights: 1.0}, 5, options)
+        begin(tmp_path, options, planned=0).finish({weights: 1.0}, 5, weights)
     found = run_record.read(tmp_path)
     assert found["metrics"] == {"": {"b.pth": 1.0}}
     assert found["command"].endswith("load_from=b.pth")
@@ -457,23 +443,21 @@ def test_a_damaged_record_is_named(tmp_path):
 
 
 def test_an_evaluation_with_augmentation_keeps_the_plain_one(tmp_path):
-    for test, tta in ((run_record.PLAIN, False), (run_record.TTA, True)):
+    for tta in (False, True):
         options = RunOptions("a.py", eval_only=True, tta=tta)
-        begin(tmp_path, options, planned=0)
-        run_record.finish(tmp_path, test, {"top1": 1.0}, 5, options)
+        begin(tmp_path, options, planned=0).finish({"top1": 1.0}, 5)
     assert run_record.read(tmp_path)["metrics"].keys() == {"", "tta"}
 
 
 def test_a_curve_of_another_unit_is_not_continued(tmp_path):
     begin_epochs(tmp_path, (1, 2.0))
-    run_record.start(tmp_path, RunOptions("a.py", resume=True), framework="openmmlab", planned=9)
+    begin(tmp_path, RunOptions("a.py", resume=True), unit="iterations")
     assert run_record.read(tmp_path)["curve"] == []
 
 
 def test_without_a_checkpoint_no_curve_is_continued(tmp_path):
     begin_epochs(tmp_path, (1, 2.0))
-    options = RunOptions("a.py", resume=True)
-    run_record.start(tmp_path, options, framework="openmmlab", unit="epochs", resumes=False)
+    begin(tmp_path, RunOptions("a.py", resume=True), resumes=False)
     assert run_record.read(tmp_path)["curve"] == []
 
 
@@ -498,20 +482,20 @@ def test_a_training_keeps_the_curve_if_it_is_resumed(evaluated, resume):
 
 
 def test_other_ranks_than_0_write_only_that_the_training_diverged(tmp_path, monkeypatch):
-    begin(tmp_path, RunOptions("a.py"))
+    begin(tmp_path)
     before = run_record.read(tmp_path)
     monkeypatch.setenv("RANK", "1")
-    begin(tmp_path, RunOptions("b.py"))
-    run_record.point(tmp_path, 1)
-    run_record.finish(tmp_path, run_record.PLAIN, {"top1": 50.0})
+    record = begin(tmp_path, RunOptions("b.py"))
+    record.point(1)
+    record.finish({"top1": 50.0})
     assert run_record.read(tmp_path) == before
     run_record.diverged(tmp_path, "NaN at iteration 7")
     assert run_record.read(tmp_path) == {**before, "diverged": "NaN at iteration 7"}
-    processes.launch(lambda: run_record.point(tmp_path, 1), Processes())
+    run_processes.launch(lambda: record.point(1), Processes())
     assert run_record.read(tmp_path)["run"] == 1, "a single process has rank 0"
     shutil.rmtree(tmp_path)
     with pytest.raises(FileNotFoundError):  # the folder is not made again
-        run_record.point(tmp_path, 1)
+        record.point(1)
 
 
 def test_the_framework_of_a_config(tmp_path):
@@ -529,7 +513,7 @@ def test_the_framework_of_a_config(tmp_path):
 @pytest.mark.parametrize("available, expected", [(True, "cuda"), (False, "cpu")])
 def test_the_default_device_is_a_gpu_if_there_is_one(monkeypatch, available, expected):
     monkeypatch.setattr("torch.cuda.is_available", lambda: available)
-    reader = SimpleNamespace(load_config=lambda path, overrides, device: f"for {device}")
+    reader = SimpleNamespace(load_config=lambda path, overrides, device, amp: f"for {device}")
     monkeypatch.setattr(frameworks.framework_config, "module_for", lambda *_: reader)
     opened = frameworks.open_config(str(SHAPES), device=None)
     assert opened.device == expected
@@ -538,7 +522,7 @@ def test_the_default_device_is_a_gpu_if_there_is_one(monkeypatch, available, exp
 
 def test_a_device_that_is_named_is_kept(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    reader = SimpleNamespace(load_config=lambda path, overrides, device: None)
+    reader = SimpleNamespace(load_config=lambda path, overrides, device, amp: None)
     monkeypatch.setattr(frameworks.framework_config, "module_for", lambda *_: reader)
     assert frameworks.open_config(str(SHAPES)).device == "cpu"
     assert frameworks.open_config(str(SHAPES), device="cuda:1").device == "cuda:1"

@@ -14,7 +14,7 @@ from ... import checkpoints
 from ...errors import CheckpointError
 from ...layers.base import AdaptiveNorm
 from ...layers.mixture import BN_VARIANCE, VARIANCE
-from ..processes import check_same_start
+from ..run_processes import check_same_start
 
 
 class Checkpointer(DetectionCheckpointer):

@@ -84,10 +84,6 @@ def explaining_norms(cfg: CfgNode | DictConfig) -> Iterator[None]:
         raise
 
 
-def output_folder(cfg: CfgNode | DictConfig) -> str:
-    return cfg.OUTPUT_DIR if isinstance(cfg, CfgNode) else cfg.train.output_dir
-
-
 def inference(cfg: CfgNode | DictConfig, name: str, device: str) -> Inference:
     """The model, with random weights, and the resizing of images in the config's evaluation."""
     if isinstance(cfg, CfgNode):

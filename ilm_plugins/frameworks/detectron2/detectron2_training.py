@@ -5,7 +5,6 @@ import logging
 import os
 import weakref
 from collections.abc import Iterator, Sized
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,17 +16,13 @@ from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 from torch import distributed, nn
 
-from ... import checkpoints
 from ...errors import UserError
 from ...surgery.norms import count_norms
 from .. import run_record
-from ..folders import is_last_checkpoint, make_folder
-from ..framework_config import OpenConfig
-from ..lock import lock
-from ..run_options import Processes, RunOptions
-from ..variants import digest_of_test
+from ..run_options import Processes
+from ..run_record import RunRecord
 from .detectron2_checkpoints import Checkpointer
-from .detectron2_config import build_model, explaining_norms, load_config, output_folder
+from .detectron2_config import build_model, explaining_norms
 from .radius import RadiusHook
 
 #: Metadata ``evaluator_type`` of a dataset -> its evaluators, as in train_net.py of detectron2 and
@@ -52,24 +47,22 @@ EVALUATORS = {
 }
 
 
-def main(options: RunOptions) -> None:
+def run(cfg: CfgNode | DictConfig, record: RunRecord) -> None:
     """Train, or evaluate with ``eval_only``, in this process of a run."""
-    with checkpoints.loading(unsafe=options.unsafe):
-        if options.processes.world_size > 1:
-            join_group(options.processes)
-        device = options.processes.device
-        cfg = load_config(options.config_file, options.overrides, device, options.amp)
-        if isinstance(cfg, CfgNode) and cfg.TEST.AUG.ENABLED:
-            raise UserError("TEST.AUG.ENABLED: train has no test-time augmentation; set it False")
-        trains = not options.eval_only
-        if options.eval_only:
-            make_folder(output_folder(cfg))
-        with lock(output_folder(cfg)) if trains and comm.is_main_process() else nullcontext():
-            engine.default_setup(cfg, options)
-            if trains:
-                train(cfg, options)
-            else:
-                evaluate(cfg, options)
+    options, lazy = record.options, isinstance(cfg, DictConfig)
+    if not lazy and cfg.TEST.AUG.ENABLED:
+        raise UserError("TEST.AUG.ENABLED: train has no test-time augmentation; set it False")
+    if options.processes.world_size > 1:
+        join_group(options.processes)
+    engine.default_setup(cfg, options)
+    if options.eval_only:
+        evaluate(cfg, record)
+    elif lazy:
+        train_lazy(cfg, record)
+    else:
+        trainer = Trainer(cfg, record)
+        trainer.resume_or_load(options.resume)
+        trainer.train()
 
 
 def join_group(processes: Processes) -> None:
@@ -82,23 +75,9 @@ def join_group(processes: Processes) -> None:
     comm.synchronize()
 
 
-def train(cfg: CfgNode | DictConfig, options: RunOptions) -> None:
-    """Train to the end and evaluate; a FloatingPointError of a NaN loss goes into the record."""
-    try:
-        if isinstance(cfg, DictConfig):
-            train_lazy(cfg, options)
-        else:
-            trainer = Trainer(cfg, options)
-            trainer.resume_or_load(options.resume)
-            trainer.train()
-    except FloatingPointError as error:
-        run_record.diverged(output_folder(cfg), str(error))
-        raise
-
-
-def evaluate(cfg: CfgNode | DictConfig, options: RunOptions) -> None:
+def evaluate(cfg: CfgNode | DictConfig, record: RunRecord) -> None:
     """Evaluate the config's weights, or with --resume the last checkpoint."""
-    folder, lazy = output_folder(cfg), isinstance(cfg, DictConfig)
+    folder, options, lazy = record.folder, record.options, isinstance(cfg, DictConfig)
     model = build_model(cfg).to(options.processes.device)
     weights = cfg.train.init_checkpoint if lazy else cfg.MODEL.WEIGHTS
     checkpointer = Checkpointer(model, folder)
@@ -110,42 +89,25 @@ def evaluate(cfg: CfgNode | DictConfig, options: RunOptions) -> None:
         key = "dataloader.evaluator" if lazy else "DATASETS.TEST"
         raise UserError(f"nothing to evaluate on: the config has no {key}; give one")
     checkpointer.resume_or_load(weights, resume=options.resume)
-    run_record.start(folder, options, framework="detectron2")
+    record.start()
     test = Evaluation(cfg, model)
     results = test()
-    metrics = flatten_results_dict(results)
-    is_last = options.resume or is_last_checkpoint(weights, folder)
-    run_record.finish(
-        folder,
-        run_record.PLAIN,
-        metrics,
-        test.images,
-        options,
-        is_last,
-        test_settings=test_settings(cfg, options),
-    )
+    record.finish(flatten_results_dict(results), test.images, weights)
     if comm.is_main_process() and not lazy:
         evaluation.verify_results(cfg, results)
-
-
-def test_settings(cfg: CfgNode | DictConfig, options: RunOptions) -> str:
-    """Return :func:`.variants.digest_of_test` of a config."""
-    device = options.processes.device
-    return digest_of_test(OpenConfig("detectron2", options.config_file, cfg, device))
 
 
 class Trainer(engine.DefaultTrainer):
     """detectron2's DefaultTrainer for yaml configs, also in several processes on the CPU."""
 
-    def __init__(self, cfg: CfgNode, options: RunOptions) -> None:
+    def __init__(self, cfg: CfgNode, record: RunRecord) -> None:
         # Not DefaultTrainer's: its DDP needs GPUs, and its checkpointer runs code in checkpoints.
         engine.TrainerBase.__init__(self)
-        self.options = options
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         with explaining_norms(cfg):
             model = self.build_model(cfg)
-        self.evaluation = Evaluation(cfg, model)
+        self.recording = RecordHook(cfg, record, Evaluation(cfg, model))
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         kind = engine.AMPTrainer if cfg.SOLVER.AMP.ENABLED else engine.SimpleTrainer
@@ -157,23 +119,23 @@ class Trainer(engine.DefaultTrainer):
     def build_hooks(self) -> list[engine.HookBase]:
         hooks = super().build_hooks()
         # On rank 0, the last hook writes the logs, hence RecordHook goes before it.
-        hooks.insert(-1, RecordHook(self.cfg, self.options))
+        hooks.insert(-1, self.recording)
         return [RadiusHook(), *hooks]
 
     def test(self, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
-        return self.evaluation.of_training()
+        return self.recording.evaluate()
 
 
-def train_lazy(cfg: DictConfig, options: RunOptions) -> None:
+def train_lazy(cfg: DictConfig, record: RunRecord) -> None:
     """Train the model of a LazyConfig, as detectron2's lazyconfig_train_net.py does."""
-    settings, writes = cfg.train, comm.is_main_process()
+    settings, options, writes = cfg.train, record.options, comm.is_main_process()
     plain = build_model(cfg).to(settings.device)
     cfg.optimizer.params.model = plain
     optimizer = instantiate(cfg.optimizer)
     model = create_ddp_model(plain, **settings.ddp)
     kind = engine.AMPTrainer if settings.amp.enabled else engine.SimpleTrainer
     trainer = kind(model, instantiate(cfg.dataloader.train), optimizer)
-    trainer.evaluation = Evaluation(cfg, plain)
+    recording = RecordHook(cfg, record, Evaluation(cfg, plain))
     checkpointer = Checkpointer(model, settings.output_dir, trainer=trainer)
     saving = engine.hooks.PeriodicCheckpointer(checkpointer, **settings.checkpointer)
     writers = engine.default_writers(settings.output_dir, settings.max_iter) if writes else []
@@ -183,8 +145,8 @@ def train_lazy(cfg: DictConfig, options: RunOptions) -> None:
             engine.hooks.IterationTimer(),
             engine.hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
             saving if writes else None,
-            engine.hooks.EvalHook(settings.eval_period, trainer.evaluation.of_training),
-            RecordHook(cfg, options),
+            engine.hooks.EvalHook(settings.eval_period, recording.evaluate),
+            recording,
             engine.hooks.PeriodicWriter(writers, settings.log_period) if writes else None,
         ]
     )
@@ -197,11 +159,12 @@ def train_lazy(cfg: DictConfig, options: RunOptions) -> None:
 class RecordHook(engine.HookBase):
     """Write record.json: what is trained, POINTS points of the curve, and the final metrics."""
 
-    # The trainer has an Evaluation in ``evaluation``; the hook that calls it runs before this one.
+    # The hook that calls ``evaluate`` runs before this one.
 
-    def __init__(self, cfg: CfgNode | DictConfig, options: RunOptions) -> None:
-        self.folder, self.options = output_folder(cfg), options
-        self.test_settings = test_settings(cfg, options)
+    def __init__(
+        self, cfg: CfgNode | DictConfig, record: RunRecord, evaluation: "Evaluation"
+    ) -> None:
+        self.record, self.evaluation = record, evaluation
         if isinstance(cfg, CfgNode):
             self.batch = cfg.SOLVER.IMS_PER_BATCH
             self.seed = None if cfg.SEED < 0 else cfg.SEED
@@ -211,20 +174,23 @@ class RecordHook(engine.HookBase):
 
     def before_train(self) -> None:
         if comm.is_main_process():
-            norms = count_norms(self.trainer.evaluation.model)
+            norms = count_norms(self.evaluation.model)
             logging.getLogger("detectron2").info(f"norms of the model: {norms}")
         self.period = max(1, self.trainer.max_iter // run_record.POINTS)
-        run_record.start(
-            self.folder,
-            self.options,
-            framework="detectron2",
+        self.record.start(
             planned=self.trainer.max_iter,
             batch=self.batch,
             images=count_images(self.trainer.data_loader),
             seed=self.seed,
             resumes=self.trainer.start_iter > 0,
-            test_settings=self.test_settings,
         )
+
+    def evaluate(self) -> dict[str, Any]:
+        """Evaluate, and have the record of the training say so meanwhile."""
+        self.record.evaluates(True)
+        results = self.evaluation()
+        self.record.evaluates(False)
+        return results
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
@@ -237,18 +203,12 @@ class RecordHook(engine.HookBase):
         if self.trainer.iter < last:
             return
         # A kill between the last checkpoint and its point, which has no loss now.
-        if comm.is_main_process() and run_record.read(self.folder)["run"] < last:
-            run_record.point(self.folder, last)
+        if self.record.lacks(last):
+            self.record.point(last)
         if metrics := self._metrics(last):
             if self.trainer.start_iter < last:  # else a trained model is resumed
                 self._point(last, metrics)
-            run_record.finish(
-                self.folder,
-                run_record.PLAIN,
-                metrics,
-                self.trainer.evaluation.images,
-                test_settings=self.test_settings,
-            )
+            self.record.finish(metrics, self.evaluation.images)
 
     def _point(self, done: int, metrics: dict[str, float]) -> None:
         if comm.is_main_process():
@@ -257,11 +217,11 @@ class RecordHook(engine.HookBase):
             means = {
                 name: value for name, value in metrics.items() if "-" not in name.rpartition("/")[2]
             }
-            run_record.point(self.folder, done, total_loss=loss, **means)
+            self.record.point(done, total_loss=loss, **means)
 
     def _metrics(self, since: int) -> dict[str, float]:
         """The metrics of the evaluations in iteration ``since`` and later."""
-        names = flatten_results_dict(self.trainer.evaluation.results)
+        names = flatten_results_dict(self.evaluation.results)
         latest = self.trainer.storage.latest()
         return {n: latest[n][0] for n in names if n in latest and latest[n][1] >= since}
 
@@ -290,13 +250,6 @@ class Evaluation:
         self.images = sum(counts) if counts and None not in counts else None
         self.results = next(iter(results.values())) if len(results) == 1 else results
         return self.results
-
-    def of_training(self) -> dict[str, Any]:
-        """Evaluate, and have the record of the training say so meanwhile."""
-        run_record.evaluates(output_folder(self.cfg), True)
-        results = self()
-        run_record.evaluates(output_folder(self.cfg), False)
-        return results
 
     def _tests(self) -> Iterator[tuple[str, Any, Any]]:
         """Yield the name, the loader and the evaluator of each test set."""

@@ -2,7 +2,6 @@
 
 import math
 import re
-from contextlib import nullcontext
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,10 @@ from ... import checkpoints
 from ...errors import UserError
 from ...surgery.norms import count_norms
 from .. import run_record
-from ..folders import is_last_checkpoint, make_folder
-from ..framework_config import OpenConfig
-from ..lock import lock
-from ..processes import check_same_start
-from ..run_options import RunOptions
-from ..variants import digest_of_test
+from ..run_processes import check_same_start
+from ..run_record import RunRecord
 from .openmmlab_checkpoints import DropConfig, latest
-from .openmmlab_config import explaining_norms, load_config, unwrapped
+from .openmmlab_config import explaining_norms, unwrapped
 from .openmmlab_radius import RadiusHook
 
 #: Default scope -> the ``tta_model`` of its tools/test.py, where a config has none.
@@ -55,22 +50,9 @@ OF_COCO = re.compile(r"_mAP|(^|[/_])AR(_[sml])?@")
 SLOWER = "try a smaller learning rate"
 
 
-def main(options: RunOptions) -> None:
-    """Train, or evaluate with ``eval_only``; called in each process of a run."""
-    with checkpoints.loading(unsafe=options.unsafe):
-        device = options.processes.device
-        cfg = load_config(options.config_file, options.overrides, device, options.amp)
-        trains = not options.eval_only
-        if options.eval_only:
-            make_folder(cfg.work_dir)
-        with lock(cfg.work_dir) if trains and run_record.is_rank_zero() else nullcontext():
-            run(options, cfg)
-
-
-def run(options: RunOptions, cfg: Config) -> None:
+def run(cfg: Config, record: RunRecord) -> None:
     """Train or evaluate a config, which is changed in place; UserError without a checkpoint."""
-    opened = OpenConfig("openmmlab", options.config_file, cfg, options.processes.device)
-    test_settings = digest_of_test(opened)  # before the lines below change the config
+    options = record.options
     # MMEngine's own ``resume = True``: from load_from, else from the last checkpoint.
     resumes_given = bool(cfg.get("resume") and cfg.get("load_from"))
     resumes_last = options.resume or (cfg.get("resume") and not resumes_given)
@@ -91,20 +73,16 @@ def run(options: RunOptions, cfg: Config) -> None:
     if processes.world_size > 1 and processes.device == "cpu":
         join_cpu_processes(cfg)
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else PluginRunner.from_cfg(cfg)
-    record = RecordHook(options, cfg.resume, cfg.load_from, test_settings)
-    for hook in (DropConfig(), StopAtNaN(), record):
+    recording = RecordHook(record, cfg.resume, cfg.load_from)
+    for hook in (DropConfig(), StopAtNaN(), recording):
         runner.register_hook(hook)
     if not any(isinstance(hook, RadiusHook) for hook in runner.hooks):
         runner.register_hook(RadiusHook())
     check_same_start(last)
-    try:
-        if options.eval_only:
-            runner.test()
-        else:
-            runner.train()
-    except FloatingPointError as error:
-        run_record.diverged(runner.work_dir, str(error))
-        raise
+    if options.eval_only:
+        runner.test()
+    else:
+        runner.train()
 
 
 def augment_test(cfg: Config) -> None:
@@ -198,11 +176,8 @@ class RecordHook(Hook):
     # A point has means of losses and accuracies, over an epoch or about 1 / POINTS of the
     # iterations, and a validation's metrics.
 
-    def __init__(
-        self, options: RunOptions, resumes: bool, weights: str | None, test_settings: str
-    ) -> None:
-        self.options, self.resumes, self.weights = options, resumes, weights
-        self.test_settings = test_settings
+    def __init__(self, record: RunRecord, resumes: bool, weights: str | None) -> None:
+        self.record, self.resumes, self.weights = record, resumes, weights
 
     def before_train(self, runner) -> None:
         runner.logger.info(f"norms of the model: {count_norms(runner.model)}")
@@ -212,21 +187,17 @@ class RecordHook(Hook):
         self.interval = len(loader) if self.by_epoch else max(1, planned // run_record.POINTS)
         # A batch sampler of one's own may have none, and mmdet's of several datasets has a list.
         size = getattr(loader.batch_sampler, "batch_size", None)
-        run_record.start(
-            runner.work_dir,
-            self.options,
-            framework="openmmlab",
+        self.record.start(
             unit="epochs" if self.by_epoch else "iterations",
             planned=planned,
             batch=size * runner.world_size if isinstance(size, int) else None,
             images=len(loader.dataset),
             seed=runner.seed,
             resumes=self.resumes,
-            test_settings=self.test_settings,
         )
 
     def before_test(self, runner) -> None:
-        run_record.start(runner.work_dir, self.options, framework="openmmlab", seed=runner.seed)
+        self.record.start(seed=runner.seed)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         due = self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner)
@@ -240,37 +211,27 @@ class RecordHook(Hook):
     def after_train(self, runner) -> None:
         reached = runner.epoch if self.by_epoch else runner.iter
         # An early stop, or a kill between the last checkpoint and its point.
-        if run_record.is_rank_zero() and run_record.read(runner.work_dir)["run"] < reached:
+        if self.record.lacks(reached):
             self.point(runner, reached)
         if getattr(runner.train_loop, "stop_training", False):  # as EarlyStoppingHook sets it
             save_last(runner)
-            run_record.stopped_early(runner.work_dir)
+            self.record.stopped_early()
 
     def before_val(self, runner) -> None:
         if hasattr(self, "interval"):  # of a training
-            run_record.evaluates(runner.work_dir, True)
+            self.record.evaluates(True)
 
     def after_val(self, runner) -> None:
         if hasattr(self, "interval"):
-            run_record.evaluates(runner.work_dir, False)
+            self.record.evaluates(False)
 
     def after_val_epoch(self, runner, metrics=None) -> None:
         # This replaces the point of the same epoch or iteration.
         self.point(runner, runner.epoch if self.by_epoch else runner.iter, metrics)
 
     def after_test_epoch(self, runner, metrics=None) -> None:
-        test = run_record.TTA if self.options.tta else run_record.PLAIN
-        images, folder = len(runner.test_dataloader.dataset), runner.work_dir
-        is_last = self.options.resume or is_last_checkpoint(self.weights or "", folder)
-        run_record.finish(
-            folder,
-            test,
-            numbers(metrics, only_finite=False),
-            images,
-            self.options,
-            is_last,
-            test_settings=self.test_settings,
-        )
+        images = len(runner.test_dataloader.dataset)
+        self.record.finish(numbers(metrics, only_finite=False), images, self.weights)
 
     def point(self, runner, run: int, metrics: dict | None = None) -> None:
         means = {
@@ -280,7 +241,7 @@ class RecordHook(Hook):
         }
         # A metric may have the name of a loss.
         named = {f"val/{k}" if k in means else k: v for k, v in (metrics or {}).items()}
-        run_record.point(runner.work_dir, run, **numbers({**means, **named}))
+        self.record.point(run, **numbers({**means, **named}))
 
 
 def save_last(runner: Runner) -> None:

@@ -20,11 +20,7 @@ from ilm_plugins import checkpoints
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.data import detectron2_datasets, shapes
 from ilm_plugins.frameworks.detectron2 import detectron2_training as training
-from ilm_plugins.frameworks.detectron2.detectron2_config import (
-    inference,
-    load_config,
-    output_folder,
-)
+from ilm_plugins.frameworks.detectron2.detectron2_config import inference, load_config
 from ilm_plugins.trust import ALLOW_CODE
 from runs import LAZY, SHAPES
 
@@ -41,7 +37,7 @@ def merged(path):
 def test_overrides_of_a_yaml_are_applied():
     words = ["OUTPUT_DIR", "out", "MODEL.FPN.NORM", "EN(reduction=8)"]
     cfg = load_config(str(SHAPES), words, "cuda:0", amp=True)
-    assert output_folder(cfg) == "out"
+    assert cfg.OUTPUT_DIR == "out"
     assert cfg.MODEL.FPN.NORM == "EN(reduction=8)"
     assert cfg.MODEL.DEVICE == "cuda:0"
     assert cfg.SOLVER.AMP.ENABLED
@@ -55,7 +51,7 @@ def test_overrides_of_a_lazy_config_are_applied(tmp_path):
     (tmp_path / "lazy.py").write_text(LAZY)
     words = ["train.output_dir=out", "model.roi_heads.num_classes=7"]
     cfg = load_config(str(tmp_path / "lazy.py"), words, "cuda:0", amp=True)
-    assert output_folder(cfg) == "out"
+    assert cfg.train.output_dir == "out"
     assert cfg.model.roi_heads.num_classes == 7
     assert cfg.train.device == "cuda:0"
     assert cfg.train.amp.enabled

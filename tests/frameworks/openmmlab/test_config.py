@@ -20,6 +20,7 @@ from ilm_plugins.frameworks import open_config, run_record
 from ilm_plugins.frameworks.openmmlab import openmmlab_config as configs
 from ilm_plugins.frameworks.openmmlab import openmmlab_training as training
 from ilm_plugins.frameworks.run_options import RunOptions
+from ilm_plugins.frameworks.run_record import RunRecord
 
 RESNET20 = "ilm_plugins://mmpretrain/en/resnet20_cifar10_en.py"
 MASK_RCNN = "ilm_plugins://mmdet/shapes/mask-rcnn_r18_fpn_gn_shapes_ilmgn.py"
@@ -65,7 +66,8 @@ def test_options_of_ddp_are_the_configs_on_the_cpu_too(monkeypatch, given):
 
 def test_the_runner_is_the_configs():
     with pytest.raises(KeyError, match="NoRunner"):
-        training.run(RunOptions(""), Config({"work_dir": "none", "runner_type": "NoRunner"}))
+        cfg = Config({"work_dir": "none", "runner_type": "NoRunner"})
+        training.run(cfg, RunRecord("none", RunOptions(""), "openmmlab"))
 
 
 def check_first_convolution(inference, convolution, mean, std, bgr):

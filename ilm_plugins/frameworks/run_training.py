@@ -1,0 +1,32 @@
+"""A process of the command ``train``, apart from what each framework does its own way."""
+
+from contextlib import nullcontext
+
+from .. import checkpoints
+from .folders import make_folder
+from .framework_config import module_for, open_config
+from .lock import lock
+from .run_options import RunOptions
+from .run_record import RunRecord, diverged, is_rank_zero
+from .variants import digest_of_test, variants
+
+
+def run(options: RunOptions) -> None:
+    """Train, or evaluate with ``eval_only``, in this process of a run."""
+    path, device = options.config_file, options.processes.device
+    with checkpoints.loading(unsafe=options.unsafe):
+        opened = open_config(path, options.overrides, device, options.amp)
+        folder = variants(opened).folder
+        # Before the framework's own code changes the config.
+        record = RunRecord(folder, options, opened.framework, digest_of_test(opened))
+        training = module_for(opened.framework, "training", path)
+        if options.eval_only:
+            make_folder(folder)
+            training.run(opened.config, record)
+            return
+        with lock(folder) if is_rank_zero() else nullcontext():
+            try:
+                training.run(opened.config, record)
+            except FloatingPointError as error:  # of a loss of NaN
+                diverged(folder, str(error))
+                raise
