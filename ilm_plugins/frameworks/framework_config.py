@@ -63,47 +63,38 @@ class OpenConfig:
 
     def build_model(self) -> "nn.Module":
         """The model, with random weights, on the device."""
-        return self._module.build_model(self.config).to(self.device)
+        return self._module("config").build_model(self.config).to(self.device)
 
     def inference(self) -> Inference:
         """The model together with the preprocessing of the config's evaluation."""
-        return self._module.inference(self.config, Path(self.path).stem, self.device)
+        return self._module("config").inference(self.config, Path(self.path).stem, self.device)
 
     def training_batches(self, processes: int = 1) -> Iterator[Any]:
         """Batches of the training set, each as one of several processes gets it."""
-        return self._steps.training_batches(self.config, processes)
+        return self._module("training").training_batches(self.config, processes)
 
     def outputs(self, model: "nn.Module", batch: Any) -> Any:
         """Return a model's raw outputs, or predictions, for a batch of the training set."""
-        return self._steps.outputs(model, batch)
+        return self._module("training").outputs(model, batch)
 
     def training_step(self, processes: int = 1) -> Callable[[], None]:
         """Return a function that trains a new model for one iteration, on the same batch."""
-        return self._steps.training_step(self.config, processes)
+        return self._module("training").training_step(self.config, processes)
 
     def classes_of_test(self) -> tuple[str, ...] | None:
         """Names of the test set's classes, in order; None if the config does not tell."""
-        return self._evaluation.classes_of_test(self.config)
+        return self._module("evaluation").classes_of_test(self.config)
 
     def metric_names(self) -> list[str] | None:
         """Patterns of the test's metrics, * for any characters; None if one is unknown."""
-        return self._evaluation.metric_names(self.config)
+        return self._module("evaluation").metric_names(self.config)
 
     def point(self, metric: str) -> float | None:
         """A point of a metric: 1 of a percentage, .01 of a fraction, None if it is unknown."""
-        return self._evaluation.point(self.config, metric)
+        return self._module("evaluation").point(self.config, metric)
 
-    @property
-    def _module(self):
-        return our_module(self.framework, "config")
-
-    @property
-    def _evaluation(self):
-        return our_module(self.framework, "evaluation")
-
-    @property
-    def _steps(self):
-        return our_module(self.framework, "steps")
+    def _module(self, name: str) -> ModuleType:
+        return our_module(self.framework, name)
 
 
 def open_config(
@@ -125,7 +116,7 @@ def open_config(
 
 
 def our_module(framework: str, name: str) -> ModuleType:
-    """Import our "config", "steps", "training" or "checkpoints" for a framework."""
+    """Import our "config", "variants", "training", "evaluation", "checkpoints" of a framework."""
     return import_module(f"{__package__}.{framework}.{framework}_{name}")
 
 

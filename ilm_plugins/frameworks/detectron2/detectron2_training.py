@@ -4,7 +4,8 @@ import inspect
 import logging
 import os
 import weakref
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from detectron2.config import CfgNode, instantiate
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig, OmegaConf
 from torch import distributed, nn
 
@@ -108,11 +110,9 @@ class Trainer(engine.DefaultTrainer):
         with explaining_norms(cfg):
             model = self.build_model(cfg)
         self.recording = RecordHook(cfg, record, Evaluation(cfg, model))
-        optimizer = self.build_optimizer(cfg, model)
-        loader = self.build_train_loader(cfg)
-        kind = engine.AMPTrainer if cfg.SOLVER.AMP.ENABLED else engine.SimpleTrainer
-        self._trainer = kind(create_ddp_model(model, broadcast_buffers=False), loader, optimizer)
-        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        wrapped = create_ddp_model(model, broadcast_buffers=False)
+        self._trainer = simple_trainer(cfg, model, wrapped, self.build_train_loader(cfg))
+        self.scheduler = self.build_lr_scheduler(cfg, self._trainer.optimizer)
         self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.register_hooks(self.build_hooks())
 
@@ -130,11 +130,8 @@ def train_lazy(cfg: DictConfig, record: RunRecord) -> None:
     """Train the model of a LazyConfig, as detectron2's lazyconfig_train_net.py does."""
     settings, options, writes = cfg.train, record.options, comm.is_main_process()
     plain = build_model(cfg).to(settings.device)
-    cfg.optimizer.params.model = plain
-    optimizer = instantiate(cfg.optimizer)
     model = create_ddp_model(plain, **settings.ddp)
-    kind = engine.AMPTrainer if settings.amp.enabled else engine.SimpleTrainer
-    trainer = kind(model, instantiate(cfg.dataloader.train), optimizer)
+    trainer = simple_trainer(cfg, plain, model, instantiate(cfg.dataloader.train))
     recording = RecordHook(cfg, record, Evaluation(cfg, plain))
     checkpointer = Checkpointer(model, settings.output_dir, trainer=trainer)
     saving = engine.hooks.PeriodicCheckpointer(checkpointer, **settings.checkpointer)
@@ -154,6 +151,20 @@ def train_lazy(cfg: DictConfig, record: RunRecord) -> None:
     resumed = options.resume and checkpointer.has_checkpoint()
     # A checkpoint has the number of the iteration that it was saved after.
     trainer.train(trainer.iter + 1 if resumed else 0, settings.max_iter)
+
+
+def simple_trainer(
+    cfg: CfgNode | DictConfig, model: nn.Module, wrapped: nn.Module, batches: Iterable[list[dict]]
+) -> engine.SimpleTrainer:
+    """Return a trainer of a model, wrapped for several processes, with the config's optimizer."""
+    if isinstance(cfg, CfgNode):
+        optimizer = engine.DefaultTrainer.build_optimizer(cfg, model)
+        mixed = cfg.SOLVER.AMP.ENABLED
+    else:
+        cfg = cfg.copy()
+        cfg.optimizer.params.model = model
+        optimizer, mixed = instantiate(cfg.optimizer), cfg.train.amp.enabled
+    return (engine.AMPTrainer if mixed else engine.SimpleTrainer)(wrapped, batches, optimizer)
 
 
 class RecordHook(engine.HookBase):
@@ -297,3 +308,38 @@ def count_images(loader) -> int | None:
     while hasattr(loader, "dataset"):
         loader = loader.dataset
     return len(loader) if isinstance(loader, Sized) else None
+
+
+# ---- single steps
+
+
+def training_batches(cfg: CfgNode | DictConfig, processes: int = 1) -> Iterator[list[dict]]:
+    """Yield batches of the training set, of the size that one of several processes gets."""
+    if isinstance(cfg, CfgNode):
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.SOLVER.IMS_PER_BATCH = max(1, cfg.SOLVER.IMS_PER_BATCH // processes)
+        return iter(data.build_detection_train_loader(cfg))
+    loader = cfg.dataloader.train
+    size = {"total_batch_size": max(1, loader.total_batch_size // processes)}
+    return iter(instantiate({**loader, **size}))
+
+
+def outputs(model: nn.Module, batch: list[dict]) -> Any:
+    """Return a model's predictions, in evaluation mode."""
+    return model(batch)
+
+
+def training_step(cfg: CfgNode | DictConfig, processes: int = 1) -> Callable[[], None]:
+    """Return a function that trains a new model for one iteration, on the same batch each time."""
+    device = cfg.MODEL.DEVICE if isinstance(cfg, CfgNode) else cfg.train.device
+    model = build_model(cfg).to(device).train()
+    batch = next(training_batches(cfg, processes))
+    trainer, storage = simple_trainer(cfg, model, model, repeat(batch)), EventStorage()
+
+    def step() -> None:
+        with storage:
+            trainer.run_step()
+            storage.step()
+
+    return step

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable, Iterator
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
-from mmengine.registry import RUNNERS
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, distributed, nn
 
@@ -22,7 +24,7 @@ from .. import run_record
 from ..run_processes import check_same_start
 from ..run_record import RunRecord
 from .openmmlab_checkpoints import DropConfig, latest
-from .openmmlab_config import explaining_norms, unwrapped
+from .openmmlab_config import build_model, explaining_norms, unwrapped
 from .openmmlab_radius import RadiusHook
 
 #: Default scope -> the ``tta_model`` of its tools/test.py, where a config has none.
@@ -271,3 +273,28 @@ def _measured(name: str, value: float) -> float:
 def _is_number(value: Any) -> bool:
     """Return whether a value is one number, unlike a confusion matrix."""
     return isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
+
+
+# ---- single steps
+
+
+def training_batches(cfg: Config, processes: int = 1) -> Iterator[Any]:
+    """Yield batches of the training set, of the size that one process gets, without end."""
+    init_default_scope(cfg.get("default_scope") or "mmengine")
+    loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+    while True:
+        yield from loader
+
+
+def outputs(model: nn.Module, batch: Any) -> Any:
+    """Return a model's raw outputs, in evaluation mode."""
+    return model(**model.data_preprocessor(batch, False), mode="tensor")
+
+
+def training_step(cfg: Config, processes: int = 1) -> Callable[[], None]:
+    """Return a function that trains a new model for one iteration, on the same batch each time."""
+    model = build_model(cfg).to(get_device())
+    model = (model if get_device() != "cpu" else revert_sync_batchnorm(model)).train()
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    batch = next(training_batches(cfg, processes))
+    return lambda: model.train_step(batch, wrapper)
