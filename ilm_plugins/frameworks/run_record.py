@@ -10,6 +10,7 @@ import math
 import os
 import shlex
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,27 +37,18 @@ def read(folder: str | Path) -> dict[str, Any] | None:
     return _read(folder) if Path(folder, FILE).is_file() else None
 
 
+@dataclass
 class RunRecord:
-    """The record of a run, which rank 0 writes.
+    """The record of a run in its folder, which rank 0 writes."""
 
-    Args:
-        folder: the run's folder.
-        options: of the command ``train``.
-        framework: "detectron2" or "openmmlab".
-        test_settings: :func:`.variants.digest_of_test` of the config.
-    """
-
-    def __init__(
-        self,
-        folder: str | Path,
-        options: RunOptions,
-        framework: str,
-        test_settings: str | None = None,
-    ) -> None:
-        self.folder, self.options, self.framework = folder, options, framework
-        self.test_settings = test_settings
-        #: The clocks when the last point of the curve was written.
-        self.last_point: tuple[float, float] | None = None
+    folder: str | Path
+    options: RunOptions
+    #: "detectron2" or "openmmlab".
+    framework: str
+    #: :meth:`.Variants.digest_of_test` of the config.
+    test_settings: str | None = None
+    #: The clocks when the last point of the curve was written.
+    last_point: tuple[float, float] | None = None
 
     def start(
         self,

@@ -2,23 +2,24 @@
 
 from contextlib import nullcontext
 
-from .. import checkpoints
+from ..trust import loading
 from .folders import make_folder
 from .framework_config import module_for, open_config
 from .lock import lock
 from .run_options import RunOptions
 from .run_record import RunRecord, diverged, is_rank_zero
-from .variants import digest_of_test, variants
+from .variants import variants
 
 
 def run(options: RunOptions) -> None:
     """Train, or evaluate with ``eval_only``, in this process of a run."""
     path, device = options.config_file, options.processes.device
-    with checkpoints.loading(unsafe=options.unsafe):
+    with loading(unsafe=options.unsafe):
         opened = open_config(path, options.overrides, device, options.amp)
-        folder = variants(opened).folder
+        found = variants(opened)
+        folder = found.folder
         # Before the framework's own code changes the config.
-        record = RunRecord(folder, options, opened.framework, digest_of_test(opened))
+        record = RunRecord(folder, options, opened.framework, found.digest_of_test())
         training = module_for(opened.framework, "training", path)
         if options.eval_only:
             make_folder(folder)

@@ -96,6 +96,11 @@ class Variants:
             and key.rpartition(".")[2] not in OF_SPEED
         }
 
+    def digest_of_test(self) -> str:
+        """Return a digest of all settings that change the results of a trained model."""
+        text = json.dumps(as_json(self.settings_of_results()), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
     def names_weights(self, key: str) -> bool:
         return key == self.keys["weights"]
 
@@ -218,12 +223,6 @@ def as_words(path: str, overrides: Iterable[str]) -> list[str]:
     if path.endswith(".py"):
         return [*overrides]
     return [word for override in overrides for word in override.split("=", 1)]
-
-
-def digest_of_test(opened: OpenConfig) -> str:
-    """Return a digest of all settings that change the results of a trained model."""
-    text = json.dumps(as_json(variants(opened).settings_of_results()), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def is_below(key: str, above: Iterable[str]) -> bool:

@@ -220,12 +220,10 @@ class RecordHook(Hook):
             self.record.stopped_early()
 
     def before_val(self, runner) -> None:
-        if hasattr(self, "interval"):  # of a training
-            self.record.evaluates(True)
+        self.record.evaluates(True)
 
     def after_val(self, runner) -> None:
-        if hasattr(self, "interval"):
-            self.record.evaluates(False)
+        self.record.evaluates(False)
 
     def after_val_epoch(self, runner, metrics=None) -> None:
         # This replaces the point of the same epoch or iteration.

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...errors import UserError
-from ..framework_config import OpenConfig
 from ..variants import Recipe, Variants, is_below
 
 #: Keys that name a file of weights of a part of the model, and the part; ``init_cfg`` may be a
@@ -151,5 +150,4 @@ class MMEngineVariants(Variants):
         return jpeg
 
 
-def variants(opened: OpenConfig) -> Variants:
-    return MMEngineVariants(opened)
+variants = MMEngineVariants
