@@ -25,7 +25,7 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
 
     **The radius** grows linearly from 0 to 1 in training: before each forward pass, a hook sets it
     to the fraction of the iterations that are done. ``python -m ilm_plugins train`` adds this hook.
-    For other trainers, it is ``ilm_plugins.frameworks.detectron2.detectron2_radius.RadiusHook`` in
+    For other trainers, it is ``ilm_plugins.frameworks.detectron2.radius.RadiusHook`` in
     detectron2, and ``custom_hooks = [dict(type="RadiusHook")]`` in a config of MMEngine. In a
     training loop of your own, call :func:`set_radius`, and clip the logits' gradients to the norm
     1, as the hooks do; or use ``ilm_plugins.frameworks.radius.RadiusSchedule``. Without any of

@@ -56,7 +56,7 @@ def begin_in_mmengine(model, optimizers, iteration):
 
 def begin_in_detectron2(model, optimizers, iteration):
     pytest.importorskip("detectron2", reason="needs detectron2")
-    from ilm_plugins.frameworks.detectron2.detectron2_radius import RadiusHook
+    from ilm_plugins.frameworks.detectron2.radius import RadiusHook
 
     hook, (optimizer,) = RadiusHook(), optimizers
     hook.trainer = SimpleNamespace(model=model, optimizer=optimizer, iter=iteration, max_iter=5)

@@ -25,7 +25,7 @@ from ..run_options import Processes
 from ..run_record import RunRecord
 from .detectron2_checkpoints import Checkpointer
 from .detectron2_config import build_model, explaining_norms
-from .detectron2_radius import RadiusHook
+from .radius import RadiusHook
 
 #: Metadata ``evaluator_type`` of a dataset -> its evaluators, as in train_net.py of detectron2 and
 #: of its project Panoptic-DeepLab.
