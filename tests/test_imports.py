@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -13,8 +14,8 @@ import ilm_plugins
 PACKAGE = Path(ilm_plugins.__file__).parent
 #: From the lowest room to the highest; a room imports only lower ones.
 ROOMS = [
-    *("version", "errors", "trust", "configs", "ops", "layers", "checkpoints", "surgery"),
-    *("frameworks", "experiments", "cli"),
+    *("version", "errors", "trust", "configs", "foreign_norms", "ops", "layers", "checkpoints"),
+    *("surgery", "frameworks", "experiments", "cli"),
 ]
 #: The rooms within experiments, likewise.
 EXPERIMENTS = ["reports", "data", "models", "pix2pix", "analysis", "compare", "papers"]
@@ -23,20 +24,24 @@ TOP = {"__init__.py", "__main__.py"}
 
 
 def imported(path):
-    """The modules that a file imports from the package, dotted, without "ilm_plugins."."""
+    """The modules that a file imports or names, in functions too, without "ilm_plugins."."""
     package = path.relative_to(PACKAGE).parent.parts
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
             above = package[: len(package) - node.level + 1]
             names = [node.module] if node.module else [name.name for name in node.names]
             yield from (".".join((*above, name)) for name in names)
-        elif isinstance(node, ast.ImportFrom | ast.Import):
+            continue
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{name.name}" for name in node.names]
+        elif isinstance(node, ast.Import):
             names = [name.name for name in node.names]
-            if isinstance(node, ast.ImportFrom):
-                names = [f"{node.module}.{name}" for name in names]
-            for name in names:
-                if name.startswith("ilm_plugins."):
-                    yield name.removeprefix("ilm_plugins.")
+        elif isinstance(node, ast.Constant):  # as import_module and import hooks take it
+            names = re.findall(r"^ilm_plugins(?:\.\w+)+$", str(node.value))
+        for name in names:
+            if name.startswith("ilm_plugins."):
+                yield name.removeprefix("ilm_plugins.")
 
 
 def upwards(files, rooms, depth):
@@ -69,6 +74,8 @@ def test_experiments_import_only_lower_experiments():
         ("import ilm_plugins.experiments.x", "experiments.x"),
         ("from ..cli.x import y", "cli.x"),
         ("from .. import cli", "cli"),
+        ("def f():\n    from .. import cli", "cli"),
+        ("def f():\n    import_module('ilm_plugins.cli.x')", "cli.x"),
     ],
 )
 def test_an_import_upwards_is_found(tmp_path, monkeypatch, line, module):
@@ -88,12 +95,11 @@ print(json.dumps(sorted({*sys.modules} - before)))
 """
 
 
-def test_hooks_load_nothing_of_a_higher_room_but_the_norms_of_pyramids():
-    """An import hook of ``ilm_plugins.surgery`` registers them; no framework comes with them."""
+def test_hooks_load_nothing_of_a_higher_room_and_no_framework():
+    """Surgery, which imports all lower rooms, triggers no hook of another room."""
     loaded = json.loads(fresh.run([sys.executable, "-c", LOAD], check=True).stdout)
     rooms = ROOMS[ROOMS.index("frameworks") :]
     own = [m.removeprefix("ilm_plugins.") for m in loaded if m.startswith("ilm_plugins.")]
-    higher = [module for module in own if module.partition(".")[0] in rooms]
-    assert higher == ["frameworks.detectron2", "frameworks.detectron2.retinanet"]
+    assert not [module for module in own if module.partition(".")[0] in rooms]
     frameworks = {"detectron2", "fvcore", "mmcv", "mmengine", "timm"}
     assert not frameworks.intersection(module.partition(".")[0] for module in loaded)

@@ -36,6 +36,7 @@ from ..errors import UserError, printable
 from ..frameworks import open_config
 from ..frameworks.folders import check_folder, disk_errors
 from ..frameworks.framework_checkpoints import read_checkpoint
+from ..frameworks.openmmlab import NAME_STAYS
 from ..layers import parse_norm
 from ..surgery.common import source_norm
 from ..surgery.stored import find_cut
@@ -194,7 +195,7 @@ def conversion(args: argparse.Namespace) -> Change:
 
 def check_names(contents: Mapping[str, Any], entry: str | None, report: surgery.Report) -> None:
     """Raise UserError if norms of an OpenMMLab checkpoint would keep names of another type."""
-    names = report.notes.get(surgery.states.NAME_STAYS)
+    names = report.notes.get(NAME_STAYS)
     if names and entry == "state_dict" and "meta" in contents:
         raise UserError(
             f"INPUT is OpenMMLab's, where norms have names of their type: {len(names)} names, such "

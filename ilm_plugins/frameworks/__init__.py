@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING
 
 import wrapt
 
+from .. import foreign_norms
 from .framework_config import OpenConfig, framework_of, installed, open_config
+from .openmmlab import names_by_type, remark_on_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,13 +20,12 @@ __all__ = [
     "register",
 ]
 
-#: Module, of a framework or ours -> our function, which is called with the module once it is
-#: imported. Only then is the function's own module imported, and torch with it.
+#: Module of a framework -> our function, which is called with the module once it is imported. Only
+#: then is the function's own module imported, and torch with it.
 HOOKS = {
     "detectron2.layers.batch_norm": "detectron2.detectron2_norms:extend_get_norm",
     "detectron2.modeling.meta_arch.retinanet": "detectron2.retinanet:extend_retinanet_head",
     "detectron2.utils.file_io": "detectron2.detectron2_shipped_configs:register_handler",
-    "ilm_plugins.surgery": "detectron2.retinanet:extend_surgery",
     "fvcore.common.config": "detectron2.detectron2_shipped_configs:find_bases",
     "mmcv.cnn.bricks.norm": "openmmlab.openmmlab_norms:register_layers",
     "mmcv.cnn.bricks.registry": "openmmlab.openmmlab_norms:register_layers",
@@ -38,6 +39,21 @@ HOOKS = {
     "mmpose.engine.hooks.sync_norm_hook": "openmmlab.openmmlab_norms:share_statistics",
     "timm.layers": "timm:add_norms",
 }
+
+foreign_norms.EXACT |= {
+    # FrozenBatchNorm2d, DetrFrozenBatchNorm2d and the like compute BatchNorm from buffers, with an
+    # eps of 1e-5 if they have none.
+    r"(detectron2|timm|torchvision|transformers)\..*FrozenBatchNorm(Act)?2d": "BN",
+    r"mmengine\.model\.utils\._BatchNormXd": "BN",
+    r"mmengine\.utils\.dl_utils\.parrots_wrapper\.SyncBatchNorm": "BN",
+    r"timm\.layers\.norm_act\.(BatchNormAct2d|SyncBatchNormAct)": "BN",
+    r"timm\.layers\.norm_act\.GroupNormAct": "GN",
+    r"(timm\.layers\.norm|torchvision\.models\.convnext)\.LayerNorm2d": "LN",
+}
+#: The head of detectron2's RetinaNet.
+foreign_norms.LEVELED.add(r"(.*\.|)(cls|bbox)_subnet\.\d+")
+foreign_norms.OTHER_NAMES.add(names_by_type)
+foreign_norms.NAME_REMARKS.add(remark_on_name)
 
 
 def install_import_hooks() -> None:

@@ -1,12 +1,15 @@
-"""timm: names and classes of this package's layers as ``norm_layer``."""
+"""timm: this package's layers as ``norm_layer``, by name or class; timm's norms with activation."""
 
+from collections.abc import Iterable
 from functools import cache, partial
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
 from ..errors import warn_once
+from ..foreign_norms import FRAMEWORKS, Framework, with_tensors
 from ..layers import NORMS
 from ..layers.activated import NormWithActivation
 from ..layers.base import AdaptiveNorm
@@ -18,6 +21,7 @@ def add_norms(_module: ModuleType) -> None:
 
     A key that timm has, be it only for a norm joined with its activation, stays timm's everywhere.
     """
+    FRAMEWORKS["timm"] = Activations()
     norms, joined = _maps()
     of_timm, joined_by_class = _names_of_timm()
     for key, layer in NORMS.items():
@@ -84,3 +88,32 @@ def _with_activation(norm):
         return NormWithActivation(layer, *after) if after else layer
 
     return build
+
+
+class Activations(Framework):
+    """timm's norms that run ``drop`` and ``act`` after the normalization."""
+
+    def modules_after(self, norm: nn.Module) -> list[nn.Module]:
+        if not any(cls.__module__ == "timm.layers.norm_act" for cls in type(norm).__mro__):
+            return []
+        after = [getattr(norm, name, None) for name in ("drop", "act")]
+        return [module for module in after if not isinstance(module, nn.Identity | None)]
+
+    def join_activation(self, norm: Any, after: Iterable[nn.Module]) -> nn.Module | None:
+        classes = import_module("timm.layers.norm_act")
+        channels, eps = norm.weight.numel(), norm.eps
+        if type(norm) is nn.BatchNorm2d:
+            new = classes.BatchNormAct2d(channels, eps, norm.momentum, apply_act=False)
+        elif type(norm) is nn.GroupNorm:
+            new = classes.GroupNormAct(channels, norm.num_groups, eps, apply_act=False)
+        else:
+            return None
+        *drop, new.act = after
+        if drop:
+            (new.drop,) = drop
+        return with_tensors(new, norm)
+
+    def as_replaced(self, norm: Any, path: str) -> nn.Module | None:
+        if path.rpartition(".")[0] != "timm.layers.norm_act":
+            return None
+        return self.join_activation(norm, [nn.Identity()])  # of a norm without an activation

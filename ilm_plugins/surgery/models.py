@@ -12,6 +12,7 @@ from torch import Tensor, jit, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
+from ..foreign_norms import FRAMEWORKS
 from ..layers import NORMS, ILMInstanceNorm, OptionError, SwitchNorm, freeze
 from ..layers.activated import NormWithActivation
 from ..layers.autoencoder import AutoencoderNorm
@@ -20,7 +21,7 @@ from ..layers.mixture import MixtureNorm
 from ..layers.options import check_choice
 from . import norms
 from .common import Match, Report, check_absent, matches, report_of_match, source_norm
-from .composites import PYRAMIDS, as_replaced, join_activation, modules_after, parts_of
+from .composites import as_replaced, join_activation, modules_after, parts_of
 from .rules import (
     LAYOUTS,
     NotConvertible,
@@ -34,7 +35,7 @@ from .rules import (
     remark,
     remark_on_values,
 )
-from .sources import Source, is_frozen_bn, path_of, source_of
+from .sources import Source, exact_source_of, path_of, source_of
 
 _COMPUTED = (
     "its tensors are computed, by pruning or a parametrization: first call "
@@ -189,7 +190,7 @@ def _replace(
         if around is None:
             model = new
         else:
-            _set(around, attribute, new)
+            setattr(around, attribute, new)
     present = {*model.modules()}
     for old, old_names in names.items():
         for name in old_names:
@@ -197,8 +198,8 @@ def _replace(
             if is_reported and made.get(name, old) not in present:
                 report.converted.pop(name, None)
                 report.left[name] = _REMOVED
-    for pyramids in PYRAMIDS.values():
-        pyramids.finish(model)
+    for framework in FRAMEWORKS.values():
+        framework.finish(model)
     return model, report
 
 
@@ -220,14 +221,6 @@ def _place_of(model: nn.Module, name: str) -> tuple[nn.Module | None, str]:
     """Return the parent of a model's module, None for the model itself, and the attribute."""
     parent, _, attribute = name.rpartition(".")
     return model.get_submodule(parent) if name else None, attribute
-
-
-def _set(around: Any, attribute: str, new: nn.Module) -> None:
-    """Replace a submodule."""
-    setattr(around, attribute, new)
-    # mmcv's ConvModule can fuse a convolution with BN, in a way that it chooses once.
-    if hasattr(around, "turn_on_efficient_conv_bn_eval"):
-        around.turn_on_efficient_conv_bn_eval(False)
 
 
 def _holders(model: nn.Module) -> dict[nn.Module, list[tuple[nn.Module, str]]]:
@@ -308,9 +301,8 @@ def _check_replaceable(
     advice = f"; {reason}" if reason else hint(old_source, layer)
     refuse(old_source is not source, f"{name}, but {to} replaces {source.title}{advice}")
     refuse(types is not None and cls not in types, f"{name}, which is not among types")
-    is_exact = source.is_exact(cls) or is_frozen_bn(cls)
     refuse(
-        not types and not is_exact,
+        not types and exact_source_of(cls) is None,
         f"{name} derives from {source.title} and may compute something else; if it does not, name "
         "it in types",
     )

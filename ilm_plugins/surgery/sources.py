@@ -12,18 +12,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from ..foreign_norms import EXACT
 from ..layers.mixture import MixtureNorm
 
 #: Kind of a weight and a bias alone in a state dict: of any source without running statistics, or
 #: of no norm.
 UNTOLD = "GN or IN"
-#: Module of timm's classes, whose ``drop`` and ``act`` run after the norm.
-WITH_ACTIVATION = "timm.layers.norm_act"
-#: MMEngine's BatchNorm of maps of any number of dimensions.
-GENERAL_BN = "mmengine.model.utils._BatchNormXd"
-#: Packages whose classes named FrozenBatchNorm2d, DetrFrozenBatchNorm2d and the like compute
-#: BatchNorm from buffers, with an eps of 1e-5 if they have none.
-WITH_FROZEN_BN = {"detectron2", "timm", "torchvision", "transformers"}
 
 
 def _never(norm: Any, layer: type[nn.Module]) -> None:
@@ -37,8 +31,8 @@ class Source:
     Attributes:
         name: its name in the rules, and in ``replacing``.
         base: the class from which its modules derive. Subclasses may compute anything.
-        exact: the classes that compute exactly this norm; of frameworks by name, because none is
-            imported here.
+        exact: torch's classes that compute exactly this norm; :data:`~..foreign_norms.EXACT` has
+            those of frameworks.
         options: the options that a layer takes over, if its constructor has them.
         channels: returns a module's number of channels.
         refusal: returns the reason why a layer of a class cannot replace a module; else None.
@@ -47,7 +41,7 @@ class Source:
 
     name: str
     base: type[nn.Module]
-    exact: frozenset[type[nn.Module] | str]
+    exact: frozenset[type[nn.Module]]
     options: tuple[str, ...]
     channels: Callable[[Any], int]
     refusal: Callable[[Any, type[nn.Module]], str | None] = _never
@@ -62,27 +56,22 @@ class Source:
         """What its tensors alone tell."""
         return self.name if self.has_statistics else UNTOLD
 
-    def is_exact(self, cls: type[nn.Module]) -> bool:
-        """Return whether a class computes exactly this norm."""
-        return cls in self.exact or path_of(cls) in self.exact
-
 
 def path_of(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def is_frozen_bn(cls: type) -> bool:
-    named_so = re.search(r"FrozenBatchNorm(Act)?2d$", cls.__name__)
-    return bool(named_so) and cls.__module__.partition(".")[0] in WITH_FROZEN_BN
+def exact_source_of(cls: type[nn.Module]) -> Source | None:
+    """Return the plain norm that a class computes exactly."""
+    path = path_of(cls)
+    named = (SOURCES[name] for pattern, name in EXACT.items() if re.fullmatch(pattern, path))
+    return next((source for source in SOURCES.values() if cls in source.exact), next(named, None))
 
 
 def source_of(cls: type[nn.Module]) -> Source | None:
     """Return the plain norm that a class is or derives from."""
-    if is_frozen_bn(cls):
-        return SOURCES["BN"]
-    exact = (source for source in SOURCES.values() if source.is_exact(cls))
     derived = (source for source in SOURCES.values() if issubclass(cls, source.base))
-    return next(exact, None) or next(derived, None)
+    return exact_source_of(cls) or next(derived, None)
 
 
 def _has_running(norm: nn.Module) -> bool:
@@ -125,7 +114,7 @@ SOURCES = {
         Source(
             name="GN",
             base=nn.GroupNorm,
-            exact=frozenset({nn.GroupNorm, f"{WITH_ACTIVATION}.GroupNormAct"}),
+            exact=frozenset({nn.GroupNorm}),
             options=("num_groups", "eps"),
             channels=lambda norm: norm.num_channels,
         ),
@@ -140,15 +129,7 @@ SOURCES = {
         Source(
             name="BN",
             base=_BatchNorm,
-            exact=frozenset(
-                {
-                    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
-                    GENERAL_BN,
-                    "mmengine.utils.dl_utils.parrots_wrapper.SyncBatchNorm",
-                    f"{WITH_ACTIVATION}.BatchNormAct2d",
-                    f"{WITH_ACTIVATION}.SyncBatchNormAct",
-                }
-            ),
+            exact=frozenset({nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm}),
             options=("eps", "momentum"),
             channels=_channels_of_batch_norm,
             refusal=_batch_norm_refusal,
@@ -157,9 +138,7 @@ SOURCES = {
         Source(
             name="LN",
             base=nn.LayerNorm,
-            exact=frozenset(
-                {"timm.layers.norm.LayerNorm2d", "torchvision.models.convnext.LayerNorm2d"}
-            ),
+            exact=frozenset(),
             options=("eps",),
             channels=lambda norm: norm.normalized_shape[0],
             refusal=_layer_norm_refusal,

@@ -1,11 +1,11 @@
 """Convert the norms of a state dict."""
 
-import re
 from collections.abc import Callable, Container, Iterator, Mapping
 
 from torch import Tensor, nn
 
 from ..checkpoints import copy_state, find_absent, unwrap_state
+from ..foreign_norms import NAME_REMARKS, OTHER_NAMES
 from ..layers import NORMS, OptionError
 from . import norms, rules
 from .common import Match, Report, matches, report_of_match, source_norm
@@ -22,13 +22,6 @@ _MADE_UP = (
     "without {} in the state dict: a weight is then 1, a bias 0; if they are in another file, "
     "convert all files together"
 )
-#: Remark on norms whose name would be another in OpenMMLab, where it has the norm's type.
-NAME_STAYS = (
-    "the name stays, where a model of OpenMMLab has gn1 or bn1 by the norm's type: for such a "
-    "model, give its config to the command convert, or the model to surgery.fit_state"
-)
-#: A name by type; "agn" is the name of AN in its authors' code.
-_BY_TYPE = re.compile(r"(.*\.|)(bn|gn|in|agn)(\d*)")
 
 
 def convert_state(
@@ -176,17 +169,11 @@ def _rewrite(
         if matches(name, match) and norm.kind not in skip:
             count = len(norm.levels) if norm.is_pyramid else None
             layer = _convert_norm(state, report, name, norm, name, build, count, plain)
-            if layer is not None and _differs_in_openmmlab(name, layer):
-                report.note(NAME_STAYS, name)
+            for remark_on in NAME_REMARKS if layer is not None else ():
+                report.note(remark_on(name, isinstance(layer, nn.GroupNorm)), name)
     if report.converted:
         report.notes[_NOT_STORED] = []
     return state, report
-
-
-def _differs_in_openmmlab(name: str, norm: nn.Module) -> bool:
-    """Return whether OpenMMLab, which names some norms by type, has another name for this norm."""
-    by_type = _BY_TYPE.fullmatch(name)
-    return by_type is not None and by_type[2] != ("gn" if isinstance(norm, nn.GroupNorm) else "bn")
 
 
 def _always(layer: nn.Module) -> Callable[[StoredNorm], nn.Module]:
@@ -274,14 +261,14 @@ def _exchange(state: dict, norm: StoredNorm, placed: State) -> None:
 
 
 def _names(name: str, stored: Mapping[str, StoredNorm]) -> Iterator[str]:
-    """Yield a norm's name, then other names it may have in a state dict of timm or OpenMMLab."""
+    """Yield a norm's name, then other names that it may have in a state dict."""
     yield name
-    yield name.removesuffix(".0")  # timm's norm with an activation, before conversion
+    yield name.removesuffix(".0")  # a norm with an activation inside, before conversion
     first, second = stored.get(f"{name}.0"), stored.get(f"{name}.1")
     if first and not (second and second.kind == first.kind):  # not a list of norms
-        yield f"{name}.0"  # timm's after conversion
-    if by_type := _BY_TYPE.fullmatch(name):
-        yield from (f"{by_type[1]}{kind}{by_type[3]}" for kind in ("bn", "gn", "in", "agn"))
+        yield f"{name}.0"  # after conversion
+    for other_names in OTHER_NAMES:
+        yield from other_names(name)
 
 
 def _channels(state: State) -> int:

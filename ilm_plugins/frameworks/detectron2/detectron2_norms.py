@@ -15,8 +15,10 @@ from types import ModuleType
 import wrapt
 from torch import nn
 
+from ...foreign_norms import FRAMEWORKS
 from ...layers import NORMS, freeze, norm_key, parse_norm
 from ...layers.mixture import MixtureNorm
+from .retinanet import Heads
 
 
 def extend_get_norm(module: ModuleType) -> None:
@@ -25,6 +27,7 @@ def extend_get_norm(module: ModuleType) -> None:
         _wrap_get_norm(module)
         name = "FrozenBatchNorm2d.convert_frozen_batchnorm"
         wrapt.wrap_function_wrapper(module, name, _freeze_mixtures)
+        FRAMEWORKS["detectron2"] = Heads(module.CycleBatchNormList)
     get_norm = module._ilm_plugins_get_norm
     new = {key: _resolves(get_norm.__wrapped__, key) for key in NORMS if key not in get_norm.theirs}
     get_norm.theirs |= new

@@ -1,23 +1,21 @@
 """RetinaNet's head, whose norms run over every level of a feature pyramid in turn.
 
 Each level of a mixture (EN, SN, SSN) has its own running statistics, as under detectron2's
-CycleBatchNormList. Surgery swaps the norms of all levels as one; it asks for the functions here.
+CycleBatchNormList. Surgery swaps the norms of all levels as one, by :class:`Heads`.
 """
 
 import copy
 import functools
 import itertools
-import sys
 from types import ModuleType
+from typing import Any
 
 import wrapt
 from torch import Tensor, nn
 
 from ...errors import OptionError
+from ...foreign_norms import Framework
 from ...layers.mixture import MixtureNorm
-
-#: Module of detectron2's BatchNorm with one weight and bias for all levels, and its name.
-CYCLE = "detectron2.layers.batch_norm", "CycleBatchNormList"
 
 
 class PerLevelNorm(nn.ModuleList):
@@ -89,55 +87,51 @@ def set_restart(head: nn.Module) -> None:
 # ---- how its norms are swapped
 
 
-def extend_surgery(surgery: ModuleType) -> None:
-    composites = surgery.composites
-    composites.PYRAMIDS["detectron2"] = composites.Pyramids(
-        split=levels_of, join=join_levels, finish=restart_heads
-    )
+class Heads(Framework):
+    """Norms of all levels as one norm, and back.
 
+    Args:
+        joined_batchnorms: detectron2's class CycleBatchNormList.
+    """
 
-def levels_of(module: nn.Module) -> list[nn.Module]:
-    """Return the norms of a module that has one for each level; [] for any other."""
-    if isinstance(module, PerLevelNorm):
-        return list(module)
-    if (type(module).__module__, type(module).__qualname__) != CYCLE:
-        return []
-    levels = [copy.copy(level) for level in module]
-    for level in levels:
-        level._parameters = level._parameters | module._parameters
-        level.affine = "weight" in module._parameters
-    return levels
+    def __init__(self, joined_batchnorms: type) -> None:
+        self.joined_batchnorms: Any = joined_batchnorms
 
+    def levels(self, module: nn.Module) -> list[nn.Module]:
+        if isinstance(module, PerLevelNorm):
+            return list(module)
+        if type(module) is not self.joined_batchnorms:
+            return []
+        levels = [copy.copy(level) for level in module]
+        for level in levels:
+            level._parameters = level._parameters | module._parameters
+            level.affine = "weight" in module._parameters
+        return levels
 
-def join_levels(levels: list[nn.Module]) -> nn.Module:
-    """Return one norm for all levels, with the parameters of the first and the buffers of each."""
-    if getattr(levels[0], "running_mean", None) is None:
-        return levels[0]
-    if not isinstance(levels[0], MixtureNorm):
-        return _join_batchnorms(levels)
-    new = PerLevelNorm(levels[0], len(levels)).train(levels[0].training)
-    for new_level, level in zip(new, levels, strict=True):
-        new_level._buffers.update(level._buffers)
-    return new
+    def join_levels(self, levels: list[nn.Module]) -> nn.Module:
+        """Return a norm for all levels, with the parameters of the first, the buffers of each."""
+        if getattr(levels[0], "running_mean", None) is None:
+            return levels[0]
+        if not isinstance(levels[0], MixtureNorm):
+            return self._join_batchnorms(levels)
+        new = PerLevelNorm(levels[0], len(levels)).train(levels[0].training)
+        for new_level, level in zip(new, levels, strict=True):
+            new_level._buffers.update(level._buffers)
+        return new
 
+    def _join_batchnorms(self, levels: list[nn.Module]) -> nn.Module:
+        """Return what detectron2 has in the head for ``NORM: BN``."""
+        new = self.joined_batchnorms(len(levels), num_features=levels[0].num_features)
+        new.weight, new.bias = levels[0].weight, levels[0].bias
+        new.training = levels[0].training
+        for i, level in enumerate(levels):
+            level.weight = level.bias = None
+            level.affine = False
+            new[i] = level
+        return new
 
-def _join_batchnorms(levels: list[nn.Module]) -> nn.Module:
-    """Return what detectron2 has in the head for ``NORM: BN``."""
-    module, name = CYCLE
-    if module not in sys.modules:
-        raise OptionError("detectron2 has the BatchNorm of several levels; import it")
-    new = getattr(sys.modules[module], name)(len(levels), num_features=levels[0].num_features)
-    new.weight, new.bias = levels[0].weight, levels[0].bias
-    new.training = levels[0].training
-    for i, level in enumerate(levels):
-        level.weight = level.bias = None
-        level.affine = False
-        new[i] = level
-    return new
-
-
-def restart_heads(model: nn.Module) -> None:
-    """Have the heads in a model restart the levels of their norms."""
-    for module in model.modules():
-        if any(cls.__name__ == "RetinaNetHead" for cls in type(module).__mro__):
-            set_restart(module)
+    def finish(self, model: nn.Module) -> None:
+        """Have the heads in a model restart the levels of their norms."""
+        for module in model.modules():
+            if any(cls.__name__ == "RetinaNetHead" for cls in type(module).__mro__):
+                set_restart(module)

@@ -6,12 +6,16 @@ are registered as soon as either is imported; this module imports neither.
 
 import functools
 from collections.abc import Mapping
+from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import wrapt
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...errors import warn_once
+from ...foreign_norms import FRAMEWORKS, Framework, with_tensors
 from ...layers import NORMS
 from ...layers.mixture import RUNNING, MixtureNorm
 
@@ -28,6 +32,7 @@ def register_layers(module: ModuleType) -> None:
     registry = module.MODELS if hasattr(module, "MODELS") else module.NORM_LAYERS
     kept = () if module.__name__ == MMCVS_NORMS else MMCVS_KEYS
     register(registry, {key: cls for key, cls in NORMS.items() if key not in kept})
+    FRAMEWORKS["openmmlab"] = Modules()
 
 
 def register(registry, classes: Mapping[str, type] = NORMS) -> None:
@@ -48,6 +53,23 @@ def register(registry, classes: Mapping[str, type] = NORMS) -> None:
 
 def _path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+class Modules(Framework):
+    """MMEngine's BatchNorm of maps of any number of dimensions, and mmcv's ConvModule."""
+
+    def as_replaced(self, norm: Any, path: str) -> nn.Module | None:
+        module, _, name = path.rpartition(".")
+        if path != "mmengine.model.utils._BatchNormXd" or not isinstance(norm, _BatchNorm):
+            return None
+        general = getattr(import_module(module), name)
+        return with_tensors(general(norm.num_features, norm.eps, norm.momentum), norm)
+
+    def finish(self, model: nn.Module) -> None:
+        """Have each ConvModule choose again whether it fuses its convolution with BN."""
+        for module in model.modules():
+            if getattr(module, "efficient_conv_bn_eval_forward", None):
+                module.turn_on_efficient_conv_bn_eval()
 
 
 @functools.cache  # wrap it once

@@ -1,0 +1,58 @@
+"""What :mod:`ilm_plugins.frameworks` tells surgery about norms; surgery knows no framework.
+
+Importing this package fills the tables of names. :data:`FRAMEWORKS` gets a framework once that is
+imported, without which none of its modules exists. Nothing here imports torch.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+#: Pattern of a class's dotted name -> the name of the plain norm that the class computes exactly.
+EXACT: dict[str, str] = {}
+#: Patterns of the names, in a state dict, of norms with running statistics for each level.
+LEVELED: set[str] = set()
+#: Each returns other names that a norm of a model may have in a state dict.
+OTHER_NAMES: set[Callable[[str], Iterator[str]]] = set()
+#: Each returns what to remark on a name that stays, if the norm becomes GroupNorm or another norm.
+NAME_REMARKS: set[Callable[[str, bool], str | None]] = set()
+
+
+class Framework:
+    """The modules that a framework builds around norms, or of norms; by default, it has none."""
+
+    def levels(self, module: "nn.Module") -> list["nn.Module"]:
+        """Return the norms of a module that has one for each level of a pyramid; else []."""
+        return []
+
+    def join_levels(self, levels: list["nn.Module"]) -> "nn.Module":
+        """Return the module that has a norm for each level."""
+        raise NotImplementedError
+
+    def modules_after(self, norm: "nn.Module") -> list["nn.Module"]:
+        """Return the modules that a norm runs after the normalization."""
+        return []
+
+    def join_activation(self, norm: Any, after: Iterable["nn.Module"]) -> "nn.Module | None":
+        """Return a plain norm as a class that runs modules after it; None without such a class."""
+        return None
+
+    def as_replaced(self, norm: Any, path: str) -> "nn.Module | None":
+        """Return a plain norm as the class of this dotted name; None if the name is another's."""
+        return None
+
+    def finish(self, model: "nn.Module") -> None:
+        """Adapt a model whose norms were replaced."""
+
+
+#: Name of a framework -> its modules.
+FRAMEWORKS: dict[str, Framework] = {}
+
+
+def with_tensors(new: Any, norm: Any) -> Any:
+    """Give a norm the tensors and the mode of another one; return it."""
+    new._parameters, new._buffers = norm._parameters, norm._buffers
+    new.training = norm.training
+    return new
