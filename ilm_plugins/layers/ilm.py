@@ -88,64 +88,56 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
         return omega, beta
 
 
-class ILMInstanceNorm(ILMGroupNorm, nn.GroupNorm):
+class _ILMOfFixedGroups(ILMGroupNorm, nn.GroupNorm):
+    """:class:`ILMGroupNorm` whose channels determine its number of groups."""
+
+    def __init__(
+        self,
+        num_channels: int,
+        eps: float = 1e-5,
+        *,
+        key_group_size: int | str = 16,
+        activations: tuple[str, str] = ("tanh", "sigmoid"),
+        hidden: int | None = None,
+        init: str = "default",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            num_channels,
+            self.groups_of(num_channels),
+            eps,
+            key_group_size=key_group_size,
+            activations=activations,
+            hidden=hidden,
+            init=init,
+            device=device,
+            dtype=dtype,
+        )
+
+    @staticmethod
+    def groups_of(num_channels: int) -> int:
+        raise NotImplementedError
+
+
+class ILMInstanceNorm(_ILMOfFixedGroups, nn.GroupNorm):
     """Instance normalization with Instance-Level Meta rescaling, ILM+IN.
 
     It is :class:`ILMGroupNorm` with each channel standardized by itself. The standardized value of
     a map with a single pixel is 0, hence the output beta.
     """
 
-    def __init__(
-        self,
-        num_channels: int,
-        eps: float = 1e-5,
-        *,
-        key_group_size: int | str = 16,
-        activations: tuple[str, str] = ("tanh", "sigmoid"),
-        hidden: int | None = None,
-        init: str = "default",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            num_channels,
-            num_channels,
-            eps,
-            key_group_size=key_group_size,
-            activations=activations,
-            hidden=hidden,
-            init=init,
-            device=device,
-            dtype=dtype,
-        )
+    @staticmethod
+    def groups_of(num_channels: int) -> int:
+        return num_channels
 
 
-class ILMLayerNorm(ILMGroupNorm, nn.GroupNorm):
+class ILMLayerNorm(_ILMOfFixedGroups, nn.GroupNorm):
     """Layer normalization with Instance-Level Meta rescaling, ILM+LN.
 
     It is :class:`ILMGroupNorm` with each instance standardized as one group.
     """
 
-    def __init__(
-        self,
-        num_channels: int,
-        eps: float = 1e-5,
-        *,
-        key_group_size: int | str = 16,
-        activations: tuple[str, str] = ("tanh", "sigmoid"),
-        hidden: int | None = None,
-        init: str = "default",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            num_channels,
-            1,
-            eps,
-            key_group_size=key_group_size,
-            activations=activations,
-            hidden=hidden,
-            init=init,
-            device=device,
-            dtype=dtype,
-        )
+    @staticmethod
+    def groups_of(num_channels: int) -> int:
+        return 1

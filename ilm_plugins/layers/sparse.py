@@ -1,12 +1,12 @@
 """Sparse Switchable Normalization: Shao et al., CVPR 2019; a row of EN's Table 2."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from ..ops import SparseSwitch
 from .options import check_fraction
@@ -50,31 +50,11 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
     mean_fixed: Tensor
     var_fixed: Tensor
 
-    def __init__(
-        self,
-        num_channels: int,
-        eps: float = 1e-5,
-        momentum: float = 0.1,
-        *,
-        normalizers: Sequence[str] = ("IN", "LN", "BN"),
-        num_groups: int | str = 32,
-        sync: bool | distributed.ProcessGroup = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            num_channels,
-            eps,
-            momentum,
-            normalizers=normalizers,
-            num_groups=num_groups,
-            sync=sync,
-            device=device,
-            dtype=dtype,
-        )
-        self.register_buffer("radius", self.weight.new_zeros(1))
+    def register_ratios(self, logits: Tensor) -> None:
+        super().register_ratios(logits)
+        self.register_buffer("radius", logits.new_zeros(1))
         for name in BUFFERS[1:]:
-            self.register_buffer(name, torch.zeros_like(self.mean_weight))
+            self.register_buffer(name, torch.zeros_like(logits))
 
     @torch.no_grad()
     def set_radius(self, radius: float) -> None:

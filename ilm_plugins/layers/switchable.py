@@ -63,8 +63,12 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
             device=device,
             dtype=dtype,
         )
-        self.mean_weight = nn.Parameter(self.weight.new_ones(len(self.normalizers)))
-        self.var_weight = nn.Parameter(self.weight.new_ones(len(self.normalizers)))
+        self.register_ratios(self.weight.new_ones(len(self.normalizers)))
+
+    def register_ratios(self, logits: Tensor) -> None:
+        """Create the tensors that determine the ratios, of the shape (K) of initial logits."""
+        self.mean_weight = nn.Parameter(logits)
+        self.var_weight = nn.Parameter(logits.clone())
 
     def ratios(self) -> Tensor:
         """Return the weights of the normalizers, which are the same for all samples.
