@@ -14,6 +14,7 @@ from ..layers import NORMS
 from ..layers.activated import NormWithActivation
 from ..layers.base import AdaptiveNorm
 from ..layers.options import automatic
+from ..layers.renamed import with_older_keys
 
 
 def add_norms(_module: ModuleType) -> None:
@@ -24,7 +25,7 @@ def add_norms(_module: ModuleType) -> None:
     FRAMEWORKS["timm"] = Activations()
     norms, joined = _maps()
     of_timm, joined_by_class = _names_of_timm()
-    for key, layer in NORMS.items():
+    for key, layer in with_older_keys(NORMS).items():
         build = _with_activation(_following_widths(layer))
         joined._NORM_ACT_REQUIRES_ARG.add(build)
         if _timm_key(key) not in of_timm:

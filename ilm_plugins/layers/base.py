@@ -1,5 +1,6 @@
 """The base class of all layers: forward pass, input check, initialization."""
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, cast
@@ -12,6 +13,7 @@ from ..ops.engine import operators
 from ..ops.engine.network import BATCH
 from .children import tensors_of
 from .options import check, check_known, parameters_of
+from .renamed import RENAMED, by_current_names
 
 #: Modules whose initializers would overwrite the weights of a norm's sub-networks.
 INITIALIZERS = {"mmengine.model.weight_init", "mmcv.cnn.utils.weight_init"}
@@ -74,15 +76,8 @@ class AdaptiveNorm(nn.GroupNorm):
             cls.named = cls.network.named
             names = [name for name in cls.network.tensors if name not in BATCH]
             cls._places = tuple(name.rpartition(".")[::2] for name in names)
-
-    def __new__(cls, *args, **options):
-        # Frameworks construct layers from configs: a misspelt option gets our message here
-        # instead of Python's TypeError.
-        check_known(cls, options)
-        by_position = [*parameters_of(cls)][1 : 1 + len(args)]
-        is_given_twice = "num_channels" in by_position and "num_channels" in options
-        check(not is_given_twice, f"{cls.__name__}: num_channels is the model's; leave it out")
-        return super().__new__(cls)
+        if "__init__" in vars(cls):
+            cls.__init__ = _checking(cls.__init__)  # type: ignore[method-assign, misc]
 
     def rescale(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scale and shift of the standardized x from its moments; subclasses implement it.
@@ -223,6 +218,13 @@ class AdaptiveNorm(nn.GroupNorm):
         state.pop("_kept_plans", None)
         return state
 
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **options) -> None:
+        for older, name in RENAMED.items():
+            if prefix + older in state_dict and hasattr(self, name):
+                # It replaces an entry of today's name, an initial one in a dict merged of both.
+                state_dict[prefix + name] = state_dict.pop(prefix + older)
+        super()._load_from_state_dict(state_dict, prefix, *args, **options)
+
     def extra_repr(self) -> str:
         """Return the constructor's arguments, without device, dtype and flags that are False."""
         values = {name: getattr(self, name, False) for name in parameters_of(type(self))}
@@ -245,6 +247,25 @@ class AdaptiveNorm(nn.GroupNorm):
                 f"{type(self).__name__}: got an input of {x.dtype}, expected floating point; "
                 "convert it with x.float()"
             )
+
+
+def _checking(init: Callable[..., None]) -> Callable[..., None]:
+    """Return a constructor that takes options under older names, too, and tells unknown ones."""
+    parameters = inspect.signature(init).parameters
+
+    # Frameworks construct layers from configs: a misspelt option gets our message instead of
+    # Python's TypeError.
+    @functools.wraps(init)
+    def construct(self, /, *args, **options) -> None:
+        name = type(self).__name__
+        options = by_current_names(options, parameters)
+        check_known(name, options, parameters)
+        by_position = [*parameters][1 : 1 + len(args)]
+        is_given_twice = "num_channels" in by_position and "num_channels" in options
+        check(not is_given_twice, f"{name}: num_channels is the model's; leave it out")
+        init(self, *args, **options)
+
+    return construct
 
 
 def _changes_equations(cls: type[AdaptiveNorm]) -> bool:

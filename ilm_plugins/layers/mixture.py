@@ -100,12 +100,6 @@ class MixtureNorm(AdaptiveNorm):
             values = torch.full((num_channels,), initial, device=device, dtype=dtype)
             self.register_buffer(name, values if "BN" in normalizers else None)
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **options) -> None:
-        if prefix + BN_VARIANCE in state_dict:
-            # It replaces the current name's tensor, an initial one where a dict was merged of both.
-            state_dict[prefix + VARIANCE] = state_dict.pop(prefix + BN_VARIANCE)
-        super()._load_from_state_dict(state_dict, prefix, *args, **options)
-
     @property
     def uses_batch_statistics(self) -> bool:
         """Whether forward now uses the batch's statistics for BN."""

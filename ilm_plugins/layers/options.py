@@ -23,14 +23,15 @@ def check(condition: bool, message: str) -> None:
         raise OptionError(message)
 
 
-def check_known(layer: type, options: Iterable[str]) -> None:
-    parameters = parameters_of(layer)
+def check_known(
+    layer: str, options: Iterable[str], parameters: Mapping[str, inspect.Parameter]
+) -> None:
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     known = ", ".join(list(parameters)[1:])
     for option in options:
         check(
             takes_any or option in parameters,
-            f"{layer.__name__}: unknown option {option!r}; the options are {known}",
+            f"{layer}: unknown option {option!r}; the options are {known}",
         )
 
 

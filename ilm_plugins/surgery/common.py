@@ -14,6 +14,7 @@ from torch import nn
 from ..errors import printable
 from ..layers import NORMS, OptionError
 from ..layers.options import automatic, check, check_choice, check_known, parameters_of
+from ..layers.renamed import by_current_names, current_name
 from .norms import LAYERS
 from .rules import sources_for
 from .sources import Source
@@ -110,10 +111,30 @@ def _patterns(match: Match) -> Sequence[str]:
     return [match] if isinstance(match, str) else match
 
 
-def source_norm(
-    to: str, replacing: str | None, options: Mapping[str, Any]
-) -> tuple[Source, list[str], dict[str, Any]]:
-    """Return the plain norm to replace, its options that a layer keeps, and the layer's others."""
+@dataclass(frozen=True)
+class Swap:
+    """A conversion of plain norms to a layer.
+
+    Attributes:
+        key: the layer's key in NORMS.
+        source: the plain norm to replace.
+        of_norm: options that the layer takes from each norm.
+        options: the layer's other options.
+    """
+
+    key: str
+    source: Source
+    of_norm: list[str]
+    options: dict[str, Any]
+
+    @property
+    def layer(self) -> type[nn.Module]:
+        return NORMS[self.key]
+
+
+def source_norm(to: str, replacing: str | None, options: Mapping[str, Any]) -> Swap:
+    """Return the conversion to a layer; OptionError if an argument is unknown."""
+    to = current_name(to, NORMS)
     keys = [key for key, layer in NORMS.items() if layer in LAYERS]
     check(to in keys, f"{to!r} is no norm to convert to; give one of {', '.join(keys)}")
     layer = NORMS[to]
@@ -122,14 +143,16 @@ def source_norm(
     name = replacing or default.name
     check_choice("convert", "replacing", name, choices)
     source = choices[name]
-    check_known(layer, options)
+    parameters = parameters_of(layer)
+    options = by_current_names(options, parameters)
+    check_known(layer.__name__, options, parameters)
     check_absent(options, "num_channels", "device", "dtype")
     if options.get("init", "identity") != "identity":
         raise OptionError(f"init={options['init']!r}: a converted layer has init='identity'")
-    parameters = parameters_of(layer)
     fixed = {"init": "identity"} if "init" in parameters else {}
     defaults = {} if source is default else automatic(layer)
-    return source, [o for o in source.options if o in parameters], {**defaults, **options, **fixed}
+    of_norm = [o for o in source.options if o in parameters]
+    return Swap(to, source, of_norm, {**defaults, **options, **fixed})
 
 
 def check_absent(options: Mapping, *of_norm: str) -> None:

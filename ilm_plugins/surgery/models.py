@@ -13,14 +13,14 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from ..foreign_norms import FRAMEWORKS
-from ..layers import NORMS, ILMInstanceNorm, OptionError, SwitchNorm, freeze
+from ..layers import ILMInstanceNorm, OptionError, SwitchNorm, freeze
 from ..layers.activated import NormWithActivation
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.base import AdaptiveNorm
 from ..layers.mixture import MixtureNorm
 from ..layers.options import check_choice
 from . import norms
-from .common import Match, Report, check_absent, matches, report_of_match, source_norm
+from .common import Match, Report, Swap, check_absent, matches, report_of_match, source_norm
 from .composites import as_replaced, join_activation, modules_after, parts_of
 from .rules import (
     LAYOUTS,
@@ -35,7 +35,7 @@ from .rules import (
     remark,
     remark_on_values,
 )
-from .sources import Source, exact_source_of, path_of, source_of
+from .sources import exact_source_of, path_of, source_of
 
 _COMPUTED = (
     "its tensors are computed, by pruning or a parametrization: first call "
@@ -111,14 +111,14 @@ def convert(
         OptionError: an argument is unknown, or the layer takes this option from each norm; or
             ``match`` fits no norm of a model that has norms.
     """
-    source, of_norm, options = source_norm(to, replacing, options)
-    check_absent(options, *of_norm)
+    swap = source_norm(to, replacing, options)
+    check_absent(swap.options, *swap.of_norm)
     if types is not None:
         types = frozenset([types] if isinstance(types, type) else types)
 
     def build(old: nn.Module, like: dict) -> nn.Module:
-        _check_replaceable(old, to, source, types)
-        return _layer_for(old, like, NORMS[to], of_norm, options)
+        _check_replaceable(old, swap, types)
+        return _layer_for(old, like, swap)
 
     return _replace(model, match, norms.may_be_norm, build)
 
@@ -281,11 +281,9 @@ def _factory_options(model: nn.Module, name: str) -> dict:
     return _factory_options(model, name.rpartition(".")[0]) if name else {}
 
 
-def _check_replaceable(
-    module: nn.Module, to: str, source: Source, types: frozenset[type] | None
-) -> None:
+def _check_replaceable(module: nn.Module, swap: Swap, types: frozenset[type] | None) -> None:
     """Raise NotConvertible unless a module is exactly a plain norm, or a layer with a rule."""
-    cls, layer = type(module), NORMS[to]
+    cls, layer, source = type(module), swap.layer, swap.source
     is_layer = isinstance(module, AdaptiveNorm)
     if (
         is_layer
@@ -299,7 +297,7 @@ def _check_replaceable(
     refuse(is_layer, f"is {name}, already a layer of this package")
     reason = old_source.refusal(module, layer) if old_source else None
     advice = f"; {reason}" if reason else hint(old_source, layer)
-    refuse(old_source is not source, f"{name}, but {to} replaces {source.title}{advice}")
+    refuse(old_source is not source, f"{name}, but {swap.key} replaces {source.title}{advice}")
     refuse(types is not None and cls not in types, f"{name}, which is not among types")
     refuse(
         not types and exact_source_of(cls) is None,
@@ -380,12 +378,10 @@ def _is_computed(module: nn.Module) -> bool:
     return bool(kept & module._parameters.keys()) or parametrize.is_parametrized(module)
 
 
-def _layer_for(
-    old: Any, like: dict, layer: type[nn.Module], of_norm: Iterable[str], options: dict
-) -> nn.Module:
+def _layer_for(old: Any, like: dict, swap: Swap) -> nn.Module:
     """Return the layer that replaces a norm, with the norm's tensors, mode and requires_grad."""
-    kept = {o: getattr(old, o) for o in of_norm if getattr(old, o, None) is not None}
-    mixes = issubclass(layer, MixtureNorm)
+    kept = {o: getattr(old, o) for o in swap.of_norm if getattr(old, o, None) is not None}
+    mixes = issubclass(swap.layer, MixtureNorm)
     if mixes and "Sync" in type(old).__name__:  # torch's, or one that ``types`` names
         kept["sync"] = getattr(old, "process_group", None) or True
     if isinstance(old, SwitchNorm):
@@ -399,7 +395,7 @@ def _layer_for(
         refuse(not mixes, _NEEDS_EPS)
         kept["eps"], state["weight"] = _EPS, _weight_at_eps(state)
     channels = source.channels(old) if source else old.num_channels
-    new = layer(channels, **kept | options, **like)
+    new = swap.layer(channels, **kept | swap.options, **like)
     for name in ("normalizers", "num_groups"):
         value, given = getattr(old, name, None), getattr(new, name, None)
         refuse(value not in (None, given), f"{name}={value!r}, where the layer has {given!r}")

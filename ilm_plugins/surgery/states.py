@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import copy_state, find_absent, unwrap_state
 from ..foreign_norms import NAME_REMARKS, OTHER_NAMES
-from ..layers import NORMS, OptionError
+from ..layers import OptionError
 from . import norms, rules
 from .common import Match, Report, matches, report_of_match, source_norm
 from .composites import parts_of
@@ -48,9 +48,9 @@ def convert_state(
         OptionError: an argument is unknown, each norm determines the option, or ``match`` fits no
             norm of a state dict that has norms.
     """
-    source, of_norm, options = source_norm(to, replacing, options)
-    layer, layout = NORMS[to], norms.LAYERS[NORMS[to]]
-    defaults = {"num_groups": 1} if "num_groups" in of_norm else {}
+    swap = source_norm(to, replacing, options)
+    source, layer, layout = swap.source, swap.layer, norms.LAYERS[swap.layer]
+    defaults = {"num_groups": 1} if "num_groups" in swap.of_norm else {}
 
     def build(norm: StoredNorm) -> nn.Module:
         kind, tensors = norm.kind, norm.levels[0]
@@ -67,7 +67,7 @@ def convert_state(
         floating = (t.dtype for t in tensors.values() if t.is_floating_point())
         dtype = next((dtype for dtype in floating if dtype.itemsize > 1), None)  # not float8
         stored = {"num_affine": len(tensors["weight_"])} if kind == "released AN" else {}
-        return layer(_channels(tensors), **defaults | stored | options, dtype=dtype)
+        return layer(_channels(tensors), **defaults | stored | swap.options, dtype=dtype)
 
     return _rewrite(state, match, build, source.name)
 

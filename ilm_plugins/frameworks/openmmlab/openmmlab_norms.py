@@ -18,6 +18,7 @@ from ...errors import warn_once
 from ...foreign_norms import FRAMEWORKS, Framework, with_tensors
 from ...layers import NORMS
 from ...layers.mixture import RUNNING, MixtureNorm
+from ...layers.renamed import with_older_keys
 
 #: mmcv's module that registers its norms, and their keys, which must be free until then.
 MMCVS_NORMS = "mmcv.cnn.bricks.norm"
@@ -31,7 +32,8 @@ def register_layers(module: ModuleType) -> None:
     """Make the keys of :data:`ilm_plugins.NORMS` valid in every ``norm_cfg``."""
     registry = module.MODELS if hasattr(module, "MODELS") else module.NORM_LAYERS
     kept = () if module.__name__ == MMCVS_NORMS else MMCVS_KEYS
-    register(registry, {key: cls for key, cls in NORMS.items() if key not in kept})
+    classes = with_older_keys(NORMS)
+    register(registry, {key: cls for key, cls in classes.items() if key not in kept})
     FRAMEWORKS["openmmlab"] = Modules()
 
 
