@@ -89,7 +89,8 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
 
 
 class _ILMOfFixedGroups(ILMGroupNorm, nn.GroupNorm):
-    """:class:`ILMGroupNorm` whose channels determine its number of groups."""
+    #: Groups of the standardization; None stands for the number of channels.
+    fixed_groups: int | None = None
 
     def __init__(
         self,
@@ -105,7 +106,7 @@ class _ILMOfFixedGroups(ILMGroupNorm, nn.GroupNorm):
     ) -> None:
         super().__init__(
             num_channels,
-            self.groups_of(num_channels),
+            self.fixed_groups or num_channels,
             eps,
             key_group_size=key_group_size,
             activations=activations,
@@ -115,10 +116,6 @@ class _ILMOfFixedGroups(ILMGroupNorm, nn.GroupNorm):
             dtype=dtype,
         )
 
-    @staticmethod
-    def groups_of(num_channels: int) -> int:
-        raise NotImplementedError
-
 
 class ILMInstanceNorm(_ILMOfFixedGroups, nn.GroupNorm):
     """Instance normalization with Instance-Level Meta rescaling, ILM+IN.
@@ -127,10 +124,6 @@ class ILMInstanceNorm(_ILMOfFixedGroups, nn.GroupNorm):
     a map with a single pixel is 0, hence the output beta.
     """
 
-    @staticmethod
-    def groups_of(num_channels: int) -> int:
-        return num_channels
-
 
 class ILMLayerNorm(_ILMOfFixedGroups, nn.GroupNorm):
     """Layer normalization with Instance-Level Meta rescaling, ILM+LN.
@@ -138,6 +131,4 @@ class ILMLayerNorm(_ILMOfFixedGroups, nn.GroupNorm):
     It is :class:`ILMGroupNorm` with each instance standardized as one group.
     """
 
-    @staticmethod
-    def groups_of(num_channels: int) -> int:
-        return 1
+    fixed_groups = 1

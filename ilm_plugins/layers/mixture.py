@@ -66,8 +66,8 @@ class MixtureNorm(AdaptiveNorm):
     def __init__(
         self,
         num_channels: int,
-        eps: float,
-        momentum: float,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
         *,
         normalizers: Sequence[str] = ("IN", "LN", "BN"),
         num_groups: int | str = 32,
@@ -99,6 +99,10 @@ class MixtureNorm(AdaptiveNorm):
         for name, initial in RUNNING.items():
             values = torch.full((num_channels,), initial, device=device, dtype=dtype)
             self.register_buffer(name, values if "BN" in normalizers else None)
+        self.register_ratios(self.weight.new_ones(len(normalizers)))
+
+    def register_ratios(self, logits: Tensor) -> None:
+        """Create the tensors of ratios that no network computes, with initial logits (K)."""
 
     @property
     def uses_batch_statistics(self) -> bool:

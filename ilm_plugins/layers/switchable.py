@@ -1,10 +1,10 @@
 """Switchable Normalization: Luo et al., ICLR 2019, the baseline of Exemplar Normalization."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from ..ops import Switch
 from .mixture import MixtureNorm, weighted_sum
@@ -41,32 +41,7 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
         "var_weight": 1.0,
     }
 
-    def __init__(
-        self,
-        num_channels: int,
-        eps: float = 1e-5,
-        momentum: float = 0.1,
-        *,
-        normalizers: Sequence[str] = ("IN", "LN", "BN"),
-        num_groups: int | str = 32,
-        sync: bool | distributed.ProcessGroup = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            num_channels,
-            eps,
-            momentum,
-            normalizers=normalizers,
-            num_groups=num_groups,
-            sync=sync,
-            device=device,
-            dtype=dtype,
-        )
-        self.register_ratios(self.weight.new_ones(len(self.normalizers)))
-
     def register_ratios(self, logits: Tensor) -> None:
-        """Create the tensors that determine the ratios, of the shape (K) of initial logits."""
         self.mean_weight = nn.Parameter(logits)
         self.var_weight = nn.Parameter(logits.clone())
 
