@@ -4,10 +4,10 @@ import sys
 
 import pytest
 import torch
+from converting import run
 from torch import nn
 
 from close import assert_equal
-from converting import run
 from ilm_plugins import ILMGroupNorm, surgery
 from ilm_plugins.checkpoints import read
 from ilm_plugins.frameworks import install_import_hooks
@@ -112,9 +112,9 @@ def test_a_tensor_loads(recwarn):
 
 
 def test_an_option_under_both_names_is_refused():
-    with pytest.raises(OptionError, match="key_size and key_group_size are the same option"):
-        with pytest.warns(FutureWarning):
-            ILMGroupNorm(64, key_size=8, key_group_size=16)
+    words = "key_size and key_group_size are the same option"
+    with pytest.warns(FutureWarning), pytest.raises(OptionError, match=words):
+        ILMGroupNorm(64, key_size=8, key_group_size=16)
 
 
 def test_an_older_name_that_a_class_has_keeps_its_meaning(monkeypatch, recwarn):
