@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -111,16 +111,8 @@ def _patterns(match: Match) -> Sequence[str]:
     return [match] if isinstance(match, str) else match
 
 
-@dataclass(frozen=True)
-class Swap:
-    """A conversion of plain norms to a layer.
-
-    Attributes:
-        key: the layer's key in NORMS.
-        source: the plain norm to replace.
-        of_norm: options that the layer takes from each norm.
-        options: the layer's other options.
-    """
+class Swap(NamedTuple):
+    """Plain norms to replace by a layer, which takes some options from each norm."""
 
     key: str
     source: Source

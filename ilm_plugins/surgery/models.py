@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -21,7 +22,7 @@ from ..layers.mixture import MixtureNorm
 from ..layers.options import check_choice
 from . import norms
 from .common import Match, Report, Swap, check_absent, matches, report_of_match, source_norm
-from .composites import as_replaced, join_activation, modules_after, parts_of
+from .norms import modules_after, parts_of
 from .rules import (
     LAYOUTS,
     NotConvertible,
@@ -29,7 +30,7 @@ from .rules import (
     adapt,
     check_complete,
     chosen_by,
-    has_rule,
+    find_rule,
     hint,
     refuse,
     remark,
@@ -185,12 +186,13 @@ def _replace(
             report.note(loss, old_names[0])
     # All are built, and their places found, before the first is swapped: an error leaves the model
     # as it was, and a norm may be inside the activation of another one, which gets another name.
-    places = [(*_place_of(model, name), new) for name, new in swaps]
-    for around, attribute, new in places:
-        if around is None:
-            model = new
+    parts_of_names = [(*name.rpartition("."), new) for name, new in swaps]
+    places = [(model.get_submodule(above), name, new) for above, _, name, new in parts_of_names]
+    for around, name, new in places:
+        if name:
+            setattr(around, name, new)
         else:
-            setattr(around, attribute, new)
+            model = new
     present = {*model.modules()}
     for old, old_names in names.items():
         for name in old_names:
@@ -211,16 +213,10 @@ def _swaps(model: nn.Module, names: list[str], new: nn.Module) -> list[tuple[str
     around = {name: model.get_submodule(name.rpartition(".")[0]) for name in names if name}
     first, *others = {*around.values()} or [None]
     if isinstance(first, NormWithActivation) and not others:
-        joined = join_activation(new, [*first][1:])
-        if joined is not None:
-            return [(name.rpartition(".")[0], joined) for name in names]
+        for framework in FRAMEWORKS.values():
+            if joined := framework.join_activation(new, [*first][1:]):
+                return [(name.rpartition(".")[0], joined) for name in names]
     return [(name, new) for name in names]
-
-
-def _place_of(model: nn.Module, name: str) -> tuple[nn.Module | None, str]:
-    """Return the parent of a model's module, None for the model itself, and the attribute."""
-    parent, _, attribute = name.rpartition(".")
-    return model.get_submodule(parent) if name else None, attribute
 
 
 def _holders(model: nn.Module) -> dict[nn.Module, list[tuple[nn.Module, str]]]:
@@ -285,12 +281,10 @@ def _check_replaceable(module: nn.Module, swap: Swap, types: frozenset[type] | N
     """Raise NotConvertible unless a module is exactly a plain norm, or a layer with a rule."""
     cls, layer, source = type(module), swap.layer, swap.source
     is_layer = isinstance(module, AdaptiveNorm)
-    if (
-        is_layer
-        and has_rule(norms.kind_of_module(module), layer)
-        and (types is None or cls in types)
-    ):
-        return
+    if is_layer and (types is None or cls in types):
+        with suppress(NotConvertible):
+            find_rule(norms.kind_of_module(module), layer)
+            return
     name, old_source = cls.__name__, source_of(cls)
     is_lazy = isinstance(module, LazyModuleMixin)
     refuse(is_lazy, f"{name} has no number of channels yet; run the model once, then convert it")
@@ -390,7 +384,7 @@ def _layer_for(old: Any, like: dict, swap: Swap) -> nn.Module:
         kept["momentum"] = 0.0
     tensors = {**old._parameters, **old._buffers}
     state = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    source = None if isinstance(old, AdaptiveNorm) else source_of(type(old))
+    source = source_of(type(old))
     if kept.get("eps") == 0:
         refuse(not mixes, _NEEDS_EPS)
         kept["eps"], state["weight"] = _EPS, _weight_at_eps(state)
@@ -438,7 +432,9 @@ def _plain_for(old: Any, like: dict, dims: int) -> nn.Module:
         groups = 1 if chosen == "LN" else old.num_groups
         new = nn.GroupNorm(groups, c, old.eps, **like)
     _take_tensors(old, new, state)
-    return as_replaced(new, getattr(old, "replaced", ""))
+    replaced = getattr(old, "replaced", "")
+    made = (framework.as_replaced(new, replaced) for framework in FRAMEWORKS.values())
+    return next(filter(None, made), new)
 
 
 def _take_tensors(old: nn.Module, new: nn.Module, state: State) -> None:

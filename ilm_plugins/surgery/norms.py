@@ -3,13 +3,13 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from torch import nn
 
 from .. import layers
-from ..layers.base import AdaptiveNorm
-from .composites import parts_of
-from .sources import source_of
+from ..foreign_norms import FRAMEWORKS, LEVELED
+from .sources import is_adaptive, source_of
 
 #: Layer -> the layout of its tensors, a key of :data:`.rules.LAYOUTS`. A subclass may compute
 #: something else.
@@ -25,9 +25,38 @@ LAYERS: dict[type[nn.Module], str] = {
 KEYS = {layers.NORMS[key]: key for key in reversed(layers.NORMS) if layers.NORMS[key] in LAYERS}
 
 
+@dataclass(frozen=True)
+class Parts:
+    """The norms of a module: one for each level of a pyramid, or the module itself.
+
+    ``join`` makes a module of as many other norms.
+    """
+
+    norms: list[nn.Module]
+    join: Callable[[list[nn.Module]], nn.Module]
+    is_pyramid: bool = True
+
+
+def parts_of(module: nn.Module) -> Parts:
+    for framework in FRAMEWORKS.values():
+        if levels := framework.levels(module):
+            return Parts(levels, framework.join_levels)
+    return Parts([module], lambda norms: norms[0], is_pyramid=False)
+
+
+def is_named_as_pyramid(name: str) -> bool:
+    """Return whether a norm of a state dict has a name of norms of several levels."""
+    return any(re.fullmatch(pattern, name) for pattern in LEVELED)
+
+
+def modules_after(norm: nn.Module) -> list[nn.Module]:
+    """Return the modules that a norm runs after the normalization."""
+    return [m for framework in FRAMEWORKS.values() for m in framework.modules_after(norm)]
+
+
 def is_norm(module: nn.Module) -> bool:
     """Return whether a module is, or derives from, a plain norm or a layer of NORMS."""
-    return isinstance(module, tuple(layers.NORMS.values())) or source_of(type(module)) is not None
+    return is_adaptive(type(module)) or source_of(type(module)) is not None
 
 
 def may_be_norm(module: nn.Module) -> bool:
@@ -43,17 +72,12 @@ def may_be_norm(module: nn.Module) -> bool:
     return is_norm(module) or (bool(looks_so) and not any(map(may_be_norm, inside)))
 
 
-def is_adaptive(cls: type[nn.Module]) -> bool:
-    """Return whether a class is a layer of this package, of NORMS, or derives from one."""
-    return issubclass(cls, (AdaptiveNorm, *layers.NORMS.values()))
-
-
 def target_of(cls: type[nn.Module]) -> str:
     """Return a norm's name as a target of the rules: a layer's key, or a plain norm's name.
 
     Of all other norms, it is the name of the class, to which no rule leads.
     """
-    source = None if is_adaptive(cls) else source_of(cls)
+    source = source_of(cls)
     return source.name if source else KEYS.get(cls, cls.__name__)
 
 
@@ -68,7 +92,7 @@ def kind_of_module(module: nn.Module) -> str:
 
 def kind_in_state(module: nn.Module) -> str:
     """Return the kind that the tensors of a norm tell, without the module."""
-    source = None if is_adaptive(type(module)) else source_of(type(module))
+    source = source_of(type(module))
     return source.kind_in_state if source else kind_of_module(module)
 
 

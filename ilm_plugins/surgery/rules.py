@@ -119,7 +119,8 @@ def adapt(source: State, kind: str, layer: nn.Module) -> dict[str, Tensor]:
     if rule.source in SOURCES:
         source = {**_identity_map(source, layer), **source}
     device = next((tensor.device for tensor in source.values()), None)
-    if device is not None and device.type != "meta" and _is_on_meta(layer):
+    is_on_meta = any(tensor.is_meta for tensor in layer.state_dict().values())
+    if device is not None and device.type != "meta" and is_on_meta:
         layer = _with_initial_values(layer, device)
     wanted = {key: tensor.detach().clone() for key, tensor in layer.state_dict().items()}
     made = name_variance(rule.function(source, layer), wanted)
@@ -133,10 +134,6 @@ def adapt(source: State, kind: str, layer: nn.Module) -> dict[str, Tensor]:
         shape, expected = tuple(new[key].shape), tuple(tensor.shape)
         refuse(shape != expected, f"{key} has shape {shape}, shape {expected} in the layer")
     return {key: new[key].to(device or new[key].device) for key in wanted}
-
-
-def _is_on_meta(layer: nn.Module) -> bool:
-    return any(tensor.is_meta for tensor in layer.state_dict().values())
 
 
 def _with_initial_values(layer: nn.Module, device: torch.device) -> nn.Module:
@@ -396,13 +393,6 @@ def find_rule(kind: str, target: type[nn.Module]) -> Rule:
         if kind in kinds and name in rule.targets:
             return rule
     raise NotConvertible(f"{kind} does not become {target.__name__}")
-
-
-def has_rule(kind: str, target: type[nn.Module]) -> bool:
-    try:
-        return bool(find_rule(kind, target))
-    except NotConvertible:
-        return False
 
 
 def remark(kind: str, layer: Any) -> str | None:

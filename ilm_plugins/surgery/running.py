@@ -49,25 +49,24 @@ def recalibrate(
     if not layers:
         raise OptionError("recalibrate: the model has no layer that mixes BN's running statistics")
     momenta = {layer: layer.momentum for layer in layers}
-    earlier = {layer: _copies(layer) for layer in layers}
-    ran: set[MixtureNorm] = set()
-    evaluated: set[MixtureNorm] = set()
+    earlier = {layer: [t.clone() for t in _changed_by_forward(layer)] for layer in layers}
+    skipped = dict.fromkeys(layers, "no batch reached it")
     calls: Counter[MixtureNorm] = Counter()
 
     def weigh(layer: MixtureNorm, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         """Let the statistics of the k-th call count for 1/k."""
         (x,) = (*inputs, *named.values())
-        ran.add(layer)
         if not layer.uses_batch_statistics:  # the model's forward has set it to evaluation mode
-            evaluated.add(layer)
+            skipped[layer] = "it ran in evaluation mode"
         # A single value of a channel updates nothing, unless other processes have more.
         elif x.numel() > layer.num_channels or layer.synchronizes:
             if not calls[layer]:  # NaN times the weight 0 is NaN
-                for statistics in _statistics(layer):
-                    if statistics is not None:
-                        statistics.zero_()
+                for statistics in _changed_by_forward(layer)[:2]:
+                    statistics.zero_()
             calls[layer] += 1
             layer.momentum = 1 / calls[layer]
+        else:
+            skipped[layer] = "no batch gave it two values"
 
     trained = [layer for layer in layers if not layer.frozen]
     hooks = [layer.register_forward_pre_hook(weigh, with_kwargs=True) for layer in trained]
@@ -96,13 +95,9 @@ def recalibrate(
             _restore(layer, earlier[layer])
         if layer.frozen:
             report.left[name] = "frozen"
-        elif layer not in ran:
-            report.left[name] = "no batch reached it"
         elif not calls[layer]:
-            in_evaluation = layer in evaluated
-            reason = "it ran in evaluation mode" if in_evaluation else "no batch gave it two values"
-            report.left[name] = reason
-        elif not all(t is None or t.isfinite().all() for t in _statistics(layer)):
+            report.left[name] = skipped[layer]
+        elif not all(tensor.isfinite().all() for tensor in _changed_by_forward(layer)):
             _restore(layer, earlier[layer])
             report.left[name] = "a batch gave it infinite or NaN values"
         else:
@@ -111,19 +106,12 @@ def recalibrate(
     return report
 
 
-def _statistics(layer: MixtureNorm) -> tuple[Tensor | None, Tensor | None]:
-    return layer.running_mean, layer.running_variance
+def _changed_by_forward(layer: MixtureNorm) -> list[Tensor]:
+    """Return the running mean and variance, and EN's number of batches."""
+    tracked = getattr(layer, "num_batches_tracked", None)
+    return [t for t in (layer.running_mean, layer.running_variance, tracked) if t is not None]
 
 
-def _changed_by_forward(layer: MixtureNorm) -> tuple[Tensor | None, ...]:
-    return *_statistics(layer), getattr(layer, "num_batches_tracked", None)
-
-
-def _copies(layer: MixtureNorm) -> list[Tensor | None]:
-    return [t if t is None else t.clone() for t in _changed_by_forward(layer)]
-
-
-def _restore(layer: MixtureNorm, copies: list[Tensor | None]) -> None:
-    for statistics, copy in zip(_changed_by_forward(layer), copies, strict=True):
-        if statistics is not None and copy is not None:
-            statistics.copy_(copy)
+def _restore(layer: MixtureNorm, copies: list[Tensor]) -> None:
+    for tensor, copy in zip(_changed_by_forward(layer), copies, strict=True):
+        tensor.copy_(copy)

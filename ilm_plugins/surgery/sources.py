@@ -13,15 +13,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ..foreign_norms import EXACT
+from ..layers import NORMS
+from ..layers.base import AdaptiveNorm
 from ..layers.mixture import MixtureNorm
 
 #: Kind of a weight and a bias alone in a state dict: of any source without running statistics, or
 #: of no norm.
 UNTOLD = "GN or IN"
-
-
-def _never(norm: Any, layer: type[nn.Module]) -> None:
-    return None
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,10 @@ class Source:
 
     name: str
     base: type[nn.Module]
-    exact: frozenset[type[nn.Module]]
+    exact: tuple[type[nn.Module], ...]
     options: tuple[str, ...]
     channels: Callable[[Any], int]
-    refusal: Callable[[Any, type[nn.Module]], str | None] = _never
+    refusal: Callable[[Any, type[nn.Module]], str | None] = lambda norm, layer: None
     has_statistics: bool = False
 
     @property
@@ -68,8 +66,15 @@ def exact_source_of(cls: type[nn.Module]) -> Source | None:
     return next((source for source in SOURCES.values() if cls in source.exact), next(named, None))
 
 
+def is_adaptive(cls: type[nn.Module]) -> bool:
+    """Return whether a class is a layer of this package, of NORMS, or derives from one."""
+    return issubclass(cls, (AdaptiveNorm, *NORMS.values()))
+
+
 def source_of(cls: type[nn.Module]) -> Source | None:
-    """Return the plain norm that a class is or derives from."""
+    """Return the plain norm that a class is or derives from; None of adaptive norms."""
+    if is_adaptive(cls):
+        return None
     derived = (source for source in SOURCES.values() if issubclass(cls, source.base))
     return exact_source_of(cls) or next(derived, None)
 
@@ -103,25 +108,20 @@ def _layer_norm_refusal(norm: nn.LayerNorm, layer: type[nn.Module]) -> str | Non
     return None
 
 
-def _channels_of_batch_norm(norm: Any) -> int:
-    # FrozenBatchNorm2d of some packages has no num_features.
-    return getattr(norm, "num_features", None) or len(norm.running_mean)
-
-
 SOURCES = {
     source.name: source
     for source in (
         Source(
             name="GN",
             base=nn.GroupNorm,
-            exact=frozenset({nn.GroupNorm}),
+            exact=(nn.GroupNorm,),
             options=("num_groups", "eps"),
             channels=lambda norm: norm.num_channels,
         ),
         Source(
             name="IN",
             base=_InstanceNorm,
-            exact=frozenset({nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d}),
+            exact=(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
             options=("eps",),
             channels=lambda norm: norm.num_features,
             refusal=_instance_norm_refusal,
@@ -129,16 +129,17 @@ SOURCES = {
         Source(
             name="BN",
             base=_BatchNorm,
-            exact=frozenset({nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm}),
+            exact=(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
             options=("eps", "momentum"),
-            channels=_channels_of_batch_norm,
+            # FrozenBatchNorm2d of some packages has no num_features.
+            channels=lambda norm: getattr(norm, "num_features", None) or len(norm.running_mean),
             refusal=_batch_norm_refusal,
             has_statistics=True,
         ),
         Source(
             name="LN",
             base=nn.LayerNorm,
-            exact=frozenset(),
+            exact=(),
             options=("eps",),
             channels=lambda norm: norm.normalized_shape[0],
             refusal=_layer_norm_refusal,

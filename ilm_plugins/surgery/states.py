@@ -9,7 +9,7 @@ from ..foreign_norms import NAME_REMARKS, OTHER_NAMES
 from ..layers import OptionError
 from . import norms, rules
 from .common import Match, Report, matches, report_of_match, source_norm
-from .composites import parts_of
+from .norms import parts_of
 from .rules import NotConvertible, State, chosen_by, refuse
 from .sources import SOURCES, UNTOLD
 from .stored import StoredNorm, find_norms, join, place
@@ -131,12 +131,10 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
         taken.add(source)
         norm, levels = stored[source], parts[name].norms
         layer, count = levels[0], len(levels) if name in pyramids else None
-        chosen = chosen_by(norm.levels[0])
-        if norm.kind == norms.kind_in_state(layer):
-            # A weight and a bias alone may be of any norm.
-            if source == name or norm.kind != UNTOLD:
-                _rename(state, report, source, norm, name, layer, count)
-        elif chosen not in (None, _normalizer_of(layer)):
+        chosen, is_same = chosen_by(norm.levels[0]), norm.kind == norms.kind_in_state(layer)
+        if is_same and source != name and norm.kind == UNTOLD:
+            continue  # a weight and a bias alone may be of any norm
+        if not is_same and chosen not in (None, _normalizer_of(layer)):
             report.left[source] = f"its ratios are fixed on {chosen}, which {layer} is not"
         else:
             _convert_norm(state, report, source, norm, name, _always(layer), count)
@@ -198,7 +196,7 @@ def _convert_norm(
     count: int | None,
     plain: str | None = None,
 ) -> nn.Module | None:
-    """Convert the norm ``source`` by ``build``, and store it under ``name``.
+    """Convert the norm ``source`` by ``build``, if it is of another kind; store it under ``name``.
 
     Args:
         count: number of levels for which the new norm has statistics; None for any other norm.
@@ -210,54 +208,33 @@ def _convert_norm(
     kind = plain if plain and norm.kind in rules.PLAIN else norm.kind
     try:
         layer = build(norm)
-        levels = [rules.adapt(level, kind, layer) for level in norm.levels]
-        # They share what ``build`` has drawn at random, too.
-        buffers = layer._buffers.keys()
-        levels = [
-            {key: level[key] if key in buffers else levels[0][key] for key in level}
-            for level in levels
-        ]
+        is_same = norm.kind == norms.kind_in_state(layer)
+        if is_same:
+            levels = [rules.name_variance(level, layer.state_dict()) for level in norm.levels]
+        else:
+            levels = [rules.adapt(level, kind, layer) for level in norm.levels]
+            # They share what ``build`` has drawn at random, too.
+            shared = levels[0].keys() - layer._buffers.keys()
+            levels = [{**level, **{key: levels[0][key] for key in shared}} for level in levels]
         placed = place(name, levels, layer, count)
     except (NotConvertible, OptionError) as error:
         report.left[source] = str(error)
         return None
-    _exchange(state, norm, placed)
+    if is_same and placed.keys() == norm.entries.keys():
+        return layer
+    for key, tensor in norm.entries.items():
+        if state.get(key) is tensor:
+            del state[key]
+    state.update(placed)
+    if is_same:
+        report.converted[name] = "renamed"
+        return layer
     report.converted[name] = f"{norm.kind} -> {type(layer).__name__}"
     report.note(rules.remark(kind, layer), name)
     report.note(rules.remark_on_values(norm.entries), name)
     if norm.kind == "BN" and (lacking := rules.AFFINE - norm.levels[0].keys()):
         report.note(_MADE_UP.format(" and ".join(sorted(lacking, reverse=True))), name)
     return layer
-
-
-def _rename(
-    state: dict,
-    report: Report,
-    source: str,
-    norm: StoredNorm,
-    name: str,
-    layer: nn.Module,
-    count: int | None,
-) -> None:
-    """Give the norm ``source`` the names of a model's norm of the same kind, ``name``."""
-    wanted = layer.state_dict()
-    levels = [rules.name_variance(level, wanted) for level in norm.levels]
-    try:
-        placed = place(name, levels, layer, count)
-    except NotConvertible as error:
-        report.left[source] = str(error)
-        return
-    if placed.keys() != norm.entries.keys():
-        _exchange(state, norm, placed)
-        report.converted[name] = "renamed"
-
-
-def _exchange(state: dict, norm: StoredNorm, placed: State) -> None:
-    """Replace a norm's entries in a state dict."""
-    for key, tensor in norm.entries.items():
-        if state.get(key) is tensor:
-            del state[key]
-    state.update(placed)
 
 
 def _names(name: str, stored: Mapping[str, StoredNorm]) -> Iterator[str]:

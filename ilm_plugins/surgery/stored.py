@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.mixture import VARIANCE
-from .composites import is_named_as_pyramid
-from .norms import kind_of_module
+from .norms import is_named_as_pyramid, kind_of_module
 from .rules import AFFINE, BN_RUNNING, LAYOUTS, State, kind_of, refuse
 from .sources import UNTOLD
 
