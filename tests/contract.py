@@ -97,6 +97,16 @@ def test_every_norm_is_in_every_place(root):
     assert not lacking, f"norms that are not in a place: {lacking}"
 
 
+def test_timm_has_no_norm_of_its_key_or_class(norm):
+    """A norm that is not registered will have its class's name as key."""
+    pytest.importorskip("timm.layers", reason="needs timm")
+    from ilm_plugins.frameworks.timm import conflicts
+
+    keys = [key for key, registered in NORMS.items() if registered is norm] or [norm.__name__]
+    told = [line for key in keys for line in conflicts(key, norm)]
+    assert not told, "; ".join(told)
+
+
 def test_an_unknown_option_is_named_with_the_known_ones(norm):
     with pytest.raises(ValueError, match=r"unknown option 'group_count'; the options are .*eps"):
         norm(C, group_count=3)

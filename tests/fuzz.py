@@ -13,7 +13,6 @@ UndefinedBehaviorSanitizer and red zones around their arrays.
 
 import argparse
 import contextlib
-import inspect
 import math
 import os
 import random
@@ -28,9 +27,6 @@ import torch
 
 import cases
 from ilm_plugins import NORMS
-from ilm_plugins.layers.assoc import COMBINE
-from ilm_plugins.layers.mixture import NORMALIZERS
-from ilm_plugins.layers.projection import ACTIVATIONS
 from ilm_plugins.ops import cpu
 
 SETS = ["default", "avx2", "avx512"]
@@ -48,30 +44,6 @@ ROUNDINGS = 4096
 ROUNDINGS_OF_SSN = 2**16
 
 
-def options_of(r: random.Random, name: str, channels: int) -> dict:
-    """Draw all options of a layer, by the names in its signature."""
-    divisors = [d for d in range(1, channels + 1) if channels % d == 0]
-    values = {
-        "eps": lambda: r.choice([1e-5, 1e-3, 0.1]),
-        "num_groups": lambda: r.choice(divisors),
-        "normalizers": lambda: tuple(r.sample(NORMALIZERS, r.randint(1, len(NORMALIZERS)))),
-        "momentum": lambda: r.choice([0.0, 0.1, 1.0]),
-        "num_affine": lambda: r.randint(1, 20),
-        "hidden": lambda: r.randint(1, 20),
-        "num_key_groups": lambda: r.choice(divisors),
-        "combine": lambda: r.choice(sorted(COMBINE)),
-        "key_group_size": lambda: r.choice(divisors),
-        "activations": lambda: tuple(r.choices(sorted(ACTIVATIONS), k=2)),
-        "reduction": lambda: r.choice(divisors),
-        "expansion": lambda: r.randint(1, 16),
-        "ratio_net": lambda: r.choice(["conv", "no_conv", "mlp"]),
-        "activation": lambda: r.choice(["tanh", "relu"]),
-        "shared_affine": lambda: r.random() < 0.5,
-    }
-    taken = inspect.signature(NORMS[name]).parameters
-    return {option: draw() for option, draw in values.items() if option in taken}
-
-
 def shape_of(r: random.Random) -> list[int]:
     """Draw (N, C, *) of up to three spatial dimensions."""
     channels = r.choice(CHANNELS)
@@ -86,7 +58,7 @@ def shape_of(r: random.Random) -> list[int]:
 
 
 def layer_of(r: random.Random, name: str, channels: int, dtype: torch.dtype) -> torch.nn.Module:
-    make = partial(NORMS[name], channels, **options_of(r, name, channels))
+    make = partial(NORMS[name], channels, **cases.drawn_options(r, name, channels))
     layer = cases.randomized(make, dtype, seed=r.randrange(1000)).train(r.random() < 0.6)
     if name == "SSN":
         layer.radius.fill_(r.random())

@@ -1,6 +1,6 @@
 """timm: this package's layers as ``norm_layer``, by name or class; timm's norms with activation."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache, partial
 from importlib import import_module
 from types import ModuleType
@@ -25,6 +25,8 @@ def add_norms(_module: ModuleType) -> None:
     FRAMEWORKS["timm"] = Activations()
     norms, joined = _maps()
     of_timm, joined_by_class = _names_of_timm()
+    for message in (line for key, layer in NORMS.items() for line in conflicts(key, layer)):
+        warn_once(message)
     for key, layer in with_older_keys(NORMS).items():
         build = _with_activation(_following_widths(layer))
         joined._NORM_ACT_REQUIRES_ARG.add(build)
@@ -33,16 +35,20 @@ def add_norms(_module: ModuleType) -> None:
             joined._NORM_ACT_MAP.setdefault(_timm_key(key), build)
         if layer.__name__.lower() not in joined_by_class:
             joined._NORM_TO_NORM_ACT_MAP.setdefault(layer.__name__.lower(), build)
-    if taken := [key for key in NORMS if _timm_key(key) in of_timm]:
-        warn_once(
-            f"timm has {', '.join(taken)} already, which stays; to have ilm_plugins' instead, give "
-            "the class itself as norm_layer"
+
+
+def conflicts(key: str, layer: type[nn.Module]) -> Iterator[str]:
+    """Yield a line if timm has a key, and another if it has a norm named like the key's class."""
+    of_timm, joined_by_class = _names_of_timm()
+    if _timm_key(key) in of_timm:
+        yield (
+            f"timm has {key} already, which stays; to have ilm_plugins' instead, give the class "
+            "itself as norm_layer"
         )
-    names = [layer.__name__ for layer in NORMS.values()]
-    if taken := [name for name in names if name.lower() in joined_by_class]:
-        warn_once(
-            f"timm joins a class named {', '.join(taken)} with its activation by its own norm; "
-            "give the class another name"
+    if layer.__name__.lower() in joined_by_class:
+        yield (
+            f"timm joins a class named {layer.__name__} with its activation by its own norm; give "
+            "the class another name"
         )
 
 

@@ -1,6 +1,7 @@
 """Every layer, with every switch of the papers' tables, beside its transcription; its inputs."""
 
 import copy
+import inspect
 import os
 from contextlib import nullcontext
 from functools import partial
@@ -12,7 +13,9 @@ import torch
 import transcription
 from close import EQUAL, ROUNDINGS, assert_close
 from ilm_plugins import NORMS, use_backend
-from ilm_plugins.layers.mixture import MixtureNorm
+from ilm_plugins.layers.assoc import COMBINE
+from ilm_plugins.layers.mixture import NORMALIZERS, MixtureNorm
+from ilm_plugins.layers.projection import ACTIVATIONS
 from ilm_plugins.ops import cpu
 
 #: The backend of the compiled C++ kernels; where they are not built, what takes their place.
@@ -36,7 +39,7 @@ CHANNELS = 12
 SEED = 1000 * int(os.environ.get("ILM_PLUGINS_TEST_SEED", "0"))
 
 
-def options_of(layer, *names):
+def attributes_of(layer, *names):
     """What the transcription of a layer takes by name."""
     options = {name: getattr(layer, name) for name in ("num_groups", "eps", *names)}
     if not layer.training and getattr(layer, "running_mean", None) is not None:
@@ -45,14 +48,14 @@ def options_of(layer, *names):
 
 
 def by_ilm(layer, x):
-    options = options_of(layer, "activations", "omega_offset")
+    options = attributes_of(layer, "activations", "omega_offset")
     key_group_size = layer.num_channels // layer.num_key_groups
     parameters = layer.parameters()  # in the order of the transcription
     return transcription.ilm_norm(x, *parameters, key_group_size=key_group_size, **options)
 
 
 def by_assoc(layer, x):
-    options = options_of(layer, "num_key_groups", "combine", "omega_offset")
+    options = attributes_of(layer, "num_key_groups", "combine", "omega_offset")
     return transcription.assoc_norm(x, *layer.parameters(), **options)
 
 
@@ -60,7 +63,7 @@ def exemplar_with_ratios(layer, x):
     """The output of EN, and its ratios, by the transcription."""
     weight, bias, *network = layer.parameters()
     reduce = [] if layer.ratio_net == "conv" else [None]
-    options = options_of(layer, "normalizers", "reduction", "activation", "ratio_net")
+    options = attributes_of(layer, "normalizers", "reduction", "activation", "ratio_net")
     return transcription.exemplar_norm(x, weight, bias, *reduce, *network, **options)
 
 
@@ -69,7 +72,7 @@ def by_exemplar(layer, x):
 
 
 def by_switch(layer, x, **options):
-    options |= options_of(layer, "normalizers")
+    options |= attributes_of(layer, "normalizers")
     return transcription.switch_norm(x, *layer.parameters(), **options)
 
 
@@ -84,7 +87,7 @@ def by_sparse(layer, x):
 
 
 def by_attentive(layer, x):
-    return transcription.attentive_norm(x, *layer.parameters(), **options_of(layer))
+    return transcription.attentive_norm(x, *layer.parameters(), **attributes_of(layer))
 
 
 def sparse(radius=0.3, fixed=0, **options):
@@ -149,6 +152,30 @@ def modes(names):
     pairs = [(n, mode) for n in names for mode in (True, False) if mode or n in WITH_RUNNING]
     ids = [f"{name}-{'train' if mode else 'eval'}" for name, mode in pairs]
     return pytest.mark.parametrize("name, training", pairs, ids=ids)
+
+
+def drawn_options(r, name, channels):
+    """All options of a layer, by the names in its signature, drawn by a random.Random."""
+    divisors = [d for d in range(1, channels + 1) if channels % d == 0]
+    values = {
+        "eps": lambda: r.choice([1e-5, 1e-3, 0.1]),
+        "num_groups": lambda: r.choice(divisors),
+        "normalizers": lambda: tuple(r.sample(NORMALIZERS, r.randint(1, len(NORMALIZERS)))),
+        "momentum": lambda: r.choice([0.0, 0.1, 1.0]),
+        "num_affine": lambda: r.randint(1, 20),
+        "hidden": lambda: r.randint(1, 20),
+        "num_key_groups": lambda: r.choice(divisors),
+        "combine": lambda: r.choice(sorted(COMBINE)),
+        "key_group_size": lambda: r.choice(divisors),
+        "activations": lambda: tuple(r.choices(sorted(ACTIVATIONS), k=2)),
+        "reduction": lambda: r.choice(divisors),
+        "expansion": lambda: r.randint(1, 16),
+        "ratio_net": lambda: r.choice(["conv", "no_conv", "mlp"]),
+        "activation": lambda: r.choice(["tanh", "relu"]),
+        "shared_affine": lambda: r.random() < 0.5,
+    }
+    taken = inspect.signature(NORMS[name]).parameters
+    return {option: draw() for option, draw in values.items() if option in taken}
 
 
 def randomized(make, dtype=torch.float64, seed=0):

@@ -7,6 +7,7 @@ from torch import nn
 import workers
 from fresh import spawn
 from ilm_plugins import NORMS, ILMGroupNorm
+from ilm_plugins.frameworks.timm import conflicts
 from workers import free_port
 
 timm = pytest.importorskip("timm", reason="needs timm")
@@ -26,6 +27,22 @@ def test_a_norm_joined_with_its_activation_is_built_by_its_key(key):
 @pytest.mark.parametrize("key", NORMS)
 def test_without_its_activation_a_joined_norm_is_the_norm(key):
     assert type(timm.layers.create_norm_act_layer(key, 24, apply_act=False)) is NORMS[key]
+
+
+@pytest.mark.parametrize(
+    "key, name, words",
+    [
+        ("Own", "Own", []),
+        ("LayerNorm2d", "Own", ["timm has LayerNorm2d already"]),
+        ("EvoNorm_B0", "Own", ["timm has EvoNorm_B0 already"]),
+        ("Own", "LayerNorm2d", ["timm joins a class named LayerNorm2d"]),
+        ("FRN", "BatchNorm2d", ["timm has FRN already", "timm joins a class named BatchNorm2d"]),
+    ],
+)
+def test_a_name_that_timm_has_is_told(key, name, words):
+    """By the warning of ``register``, and by ``tests/contract.py``."""
+    told = [*conflicts(key, type(name, (ILMGroupNorm,), {}))]
+    assert [line[: len(start)] for line, start in zip(told, words, strict=True)] == words
 
 
 def test_options_reach_the_layer():

@@ -20,9 +20,6 @@ from cases import (
     randomized,
 )
 from ilm_plugins import NORMS
-from ilm_plugins.layers.assoc import COMBINE
-from ilm_plugins.layers.mixture import NORMALIZERS
-from ilm_plugins.layers.projection import ACTIVATIONS
 
 pytest.importorskip("hypothesis", reason="needs hypothesis")
 from hypothesis import HealthCheck, given, settings
@@ -55,36 +52,11 @@ def for_any(names, few=15, many=500):
 # ---- layers and maps
 
 
-def options(name, channels):
-    """The options that a layer has of these, and some of their values."""
-    divisors = st.sampled_from([d for d in range(1, channels + 1) if channels % d == 0])
-    activation = st.sampled_from(sorted(ACTIVATIONS))
-    several = st.lists(st.sampled_from(NORMALIZERS), min_size=1, unique=True).map(tuple)
-    found = {
-        "eps": st.sampled_from([1e-5, 1e-3, 0.1]),
-        "num_groups": divisors,
-        "normalizers": several,
-        "momentum": st.sampled_from([0.0, 0.1, 1.0]),
-        "num_affine": st.integers(1, 16),
-        "hidden": st.integers(1, 16),
-        "num_key_groups": divisors,
-        "combine": st.sampled_from(sorted(COMBINE)),
-        "key_group_size": divisors,
-        "activations": st.tuples(activation, activation),
-        "reduction": divisors,
-        "expansion": st.integers(1, 16),
-        "ratio_net": st.sampled_from(["conv", "no_conv", "mlp"]),
-        "activation": st.sampled_from(["tanh", "relu"]),
-        "shared_affine": st.booleans(),
-    }
-    taken = inspect.signature(NORMS[name]).parameters
-    return st.fixed_dictionaries({option: found[option] for option in found if option in taken})
-
-
 @st.composite
 def layers(draw, name, channels, dtype=torch.float64, **fixed):
     """A layer with random options, parameters and running statistics, training or not."""
-    make = partial(NORMS[name], channels, **{**draw(options(name, channels)), **fixed})
+    drawn = cases.drawn_options(draw(st.randoms(use_true_random=False)), name, channels)
+    make = partial(NORMS[name], channels, **{**drawn, **fixed})
     layer = randomized(make, dtype, seed=draw(st.integers(0, 99))).train(draw(st.booleans()))
     if hasattr(layer, "radius"):  # of equal logits, too
         layer.radius.fill_(draw(st.floats(0, 1)))
