@@ -51,6 +51,10 @@ class Framework:
 FRAMEWORKS: dict[str, Framework] = {}
 
 
+def path_of(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
 def with_tensors(new: Any, norm: Any) -> Any:
     """Give a norm the tensors and the mode of another one; return it."""
     new._parameters, new._buffers = norm._parameters, norm._buffers

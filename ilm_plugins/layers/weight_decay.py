@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from .registry import NORMS
@@ -42,18 +42,14 @@ def parameter_groups(
         if isinstance(module, classes)
         for parameter in module.parameters(recurse=False)
     }
-    norms: list[Tensor] = []
-    biases: list[Tensor] = []
-    others: list[Tensor] = []
+    groups: list[dict[str, Any]] = [
+        {"params": [], "weight_decay": decay}
+        for decay in (weight_decay, norm_weight_decay, bias_weight_decay)
+    ]
+    others, norms, biases = groups
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
         is_bias = parameter.dim() < 2 or name.rpartition(".")[2] == "bias"
-        if id(parameter) in of_norms:
-            norms.append(parameter)
-        elif is_bias and bias_weight_decay is not None:
-            biases.append(parameter)
-        else:
-            others.append(parameter)
-    groups = (others, weight_decay), (norms, norm_weight_decay), (biases, bias_weight_decay)
-    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+        group = biases if is_bias and bias_weight_decay is not None else others
+        if parameter.requires_grad:
+            (norms if id(parameter) in of_norms else group)["params"].append(parameter)
+    return [group for group in groups if group["params"]]

@@ -50,23 +50,21 @@ class Report:
 
     def __str__(self) -> str:
         lines = []
-        for title, names in self._sections().items():
-            first = [printable(name) or "(root)" for name in names[:SHOWN]]
-            rest = ["..."] if len(names) > SHOWN else []
-            listed = f" ({len(names)}): {', '.join([*first, *rest])}" if names else ""
-            lines.append(title + listed)
+        for title, names in self._sections():
+            shown = ", ".join(names[:SHOWN] + ["..."] * (len(names) > SHOWN))
+            lines.append(f"{title} ({len(names)}): {shown}" if names else title)
         return "\n".join(lines) or "no norms"
 
     def names(self) -> str:
         """Return the text with every name, one a line."""
         lines = []
-        for title, names in self._sections().items():
+        for title, names in self._sections():
             lines.append(f"{title} ({len(names)}):" if names else title)
-            lines += [f"    {printable(name) or '(root)'}" for name in names]
+            lines += [f"    {name}" for name in names]
         return "\n".join(lines) or "no norms"
 
-    def _sections(self) -> dict[str, list[str]]:
-        """Return title -> the names below it."""
+    def _sections(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield titles, and the names below them as they are printed."""
         sections = defaultdict(list)
         for name, classes in self.converted.items():
             sections[f"converted, {classes}"].append(name)
@@ -75,7 +73,8 @@ class Report:
         if self.missing:
             sections["missing"] = self.missing
         sections |= {f"note, {remark}": names for remark, names in self.notes.items()}
-        return sections
+        for title, names in sections.items():
+            yield title, [printable(name) or "(root)" for name in names]
 
 
 def matches(name: str, match: Match) -> bool:
@@ -132,9 +131,8 @@ def source_norm(to: str, replacing: str | None, options: Mapping[str, Any]) -> S
     layer = NORMS[to]
     default, *others = sources_for(layer)
     choices = {source.name: source for source in (default, *others)}
-    name = replacing or default.name
-    check_choice("convert", "replacing", name, choices)
-    source = choices[name]
+    check_choice("convert", "replacing", replacing or default.name, choices)
+    source = choices[replacing or default.name]
     parameters = parameters_of(layer)
     options = by_current_names(options, parameters)
     check_known(layer.__name__, options, parameters)

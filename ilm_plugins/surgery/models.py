@@ -13,7 +13,7 @@ from torch import Tensor, jit, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
-from ..foreign_norms import FRAMEWORKS
+from ..foreign_norms import FRAMEWORKS, path_of
 from ..layers import ILMInstanceNorm, OptionError, SwitchNorm, freeze
 from ..layers.activated import NormWithActivation
 from ..layers.autoencoder import AutoencoderNorm
@@ -36,7 +36,7 @@ from .rules import (
     remark,
     remark_on_values,
 )
-from .sources import exact_source_of, path_of, source_of
+from .sources import exact_source_of, source_of
 
 _COMPUTED = (
     "its tensors are computed, by pruning or a parametrization: first call "
@@ -46,14 +46,10 @@ _FLATTENED = "FSDP keeps its tensors elsewhere: convert the model before you wra
 _REPLACED = "its forward method is replaced, for example by a hook of accelerate: remove that first"
 _COMPILED = "torch.compile holds the norm itself: convert the model before you compile it"
 _SCRIPTED = "torch.jit.script or trace has compiled it: convert the model before that"
-_HOOKS = "hooks of replaced modules and parameters do not run; register them again"
 _NOT_TRACKED = (
     "track_running_stats=False: momentum=0 keeps the running statistics as they are; set momentum "
     "to update them"
 )
-#: Attributes of a parameter that hold its hooks.
-_HOOKS_OF_PARAMETERS = "_backward_hooks", "_post_accumulate_grad_hooks"
-_REMOVED = "it was inside a norm that is replaced, and is removed"
 #: The tensors of plain norms.
 _TENSORS = "weight", "bias", "running_mean", "running_var"
 _UNSYNCHRONIZED = (
@@ -62,12 +58,10 @@ _UNSYNCHRONIZED = (
 )
 #: The eps of layers that replace BatchNorms of eps=0, as in torchvision's detectors.
 _EPS = 1e-5
-_EPS_OF_0 = f"eps=0 becomes {_EPS:g}, and the weight is scaled to match"
 _NEEDS_EPS = (
     f"eps=0, and the layer needs more: set the norm's eps to {_EPS:g}, which changes outputs"
 )
 _INFINITE = "its running variance has zeros, and its eps is 0: outputs are infinite"
-_UNFROZEN = "no longer frozen: training uses batch statistics and updates the running ones"
 
 
 def convert(
@@ -179,18 +173,16 @@ def _replace(
         layer = new[0] if isinstance(new, NormWithActivation) else new
         new_swaps = _swaps(model, old_names, new)
         swaps += new_swaps
-        made |= dict.fromkeys(old_names, new_swaps[0][1])
+        made |= dict.fromkeys(old_names, new_swaps[0][2])
         classes = f"{norms.class_of(old)} -> {norms.class_of(layer)}"
         report.converted |= dict.fromkeys(old_names, classes)
         for loss in _losses(old, layer):
             report.note(loss, old_names[0])
     # All are built, and their places found, before the first is swapped: an error leaves the model
     # as it was, and a norm may be inside the activation of another one, which gets another name.
-    parts_of_names = [(*name.rpartition("."), new) for name, new in swaps]
-    places = [(model.get_submodule(above), name, new) for above, _, name, new in parts_of_names]
-    for around, name, new in places:
-        if name:
-            setattr(around, name, new)
+    for around, attribute, new in swaps:
+        if attribute:
+            setattr(around, attribute, new)
         else:
             model = new
     present = {*model.modules()}
@@ -199,24 +191,28 @@ def _replace(
             is_reported = name in report.converted or name in report.left
             if is_reported and made.get(name, old) not in present:
                 report.converted.pop(name, None)
-                report.left[name] = _REMOVED
+                report.left[name] = "it was inside a norm that is replaced, and is removed"
     for framework in FRAMEWORKS.values():
         framework.finish(model)
     return model, report
 
 
-def _swaps(model: nn.Module, names: list[str], new: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return names and modules to set, so that a norm of these names is replaced.
+def _swaps(
+    model: nn.Module, names: list[str], new: nn.Module
+) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Return parents, attributes and their new modules, so that a norm of these names is replaced.
 
-    timm's norms with an activation inside come back in place of a Sequential, as timm builds them.
+    A norm that had its activation inside gets it back, in place of a Sequential of both.
     """
     around = {name: model.get_submodule(name.rpartition(".")[0]) for name in names if name}
     first, *others = {*around.values()} or [None]
     if isinstance(first, NormWithActivation) and not others:
         for framework in FRAMEWORKS.values():
             if joined := framework.join_activation(new, [*first][1:]):
-                return [(name.rpartition(".")[0], joined) for name in names]
-    return [(name, new) for name in names]
+                names, new = [name.rpartition(".")[0] for name in names], joined
+                break
+    places = [name.rpartition(".") for name in names]
+    return [(model.get_submodule(above), attribute, new) for above, _, attribute in places]
 
 
 def _holders(model: nn.Module) -> dict[nn.Module, list[tuple[nn.Module, str]]]:
@@ -309,17 +305,17 @@ def _losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
         yield changes
     back_to = norms.target_of(type(new_norm))
     if back_to == "BN" and getattr(old_norm, "frozen", False):
-        yield _UNFROZEN
+        yield "no longer frozen: training uses batch statistics and updates the running ones"
     if back_to == "BN" and getattr(old_norm, "sync", False):
         yield _UNSYNCHRONIZED
     if getattr(old_norm, "eps", None) == 0:
-        yield _EPS_OF_0
+        yield f"eps=0 becomes {_EPS:g}, and the weight is scaled to match"
     if isinstance(new_norm, MixtureNorm) and not getattr(old_norm, "track_running_stats", True):
         yield _NOT_TRACKED
     if invalid := remark_on_values({**dict(old.named_parameters()), **dict(old.named_buffers())}):
         yield invalid
     if _has_hooks(old, new):
-        yield _HOOKS
+        yield "hooks of replaced modules and parameters do not run; register them again"
     if added := ", ".join(_tensors_beside(old_norm)):
         yield f"{added} inside the norm is no tensor of its class, and is removed"
     # torch's conversion to SyncBatchNorm replaces timm's norms so.
@@ -338,7 +334,8 @@ def _has_hooks(old: nn.Module, new: nn.Module) -> bool:
     # The activation of timm's norms stays.
     parameters = {p for module in _modules_of(old) for p in module.parameters(recurse=False)}
     replaced = parameters - {*new.parameters()}
-    return any(getattr(p, name, None) for p in replaced for name in _HOOKS_OF_PARAMETERS)
+    kinds_of_hooks = "_backward_hooks", "_post_accumulate_grad_hooks"
+    return any(getattr(p, name, None) for p in replaced for name in kinds_of_hooks)
 
 
 def _tensors_beside(norm: nn.Module) -> Iterator[str]:

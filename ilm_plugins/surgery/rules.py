@@ -121,7 +121,9 @@ def adapt(source: State, kind: str, layer: nn.Module) -> dict[str, Tensor]:
     device = next((tensor.device for tensor in source.values()), None)
     is_on_meta = any(tensor.is_meta for tensor in layer.state_dict().values())
     if device is not None and device.type != "meta" and is_on_meta:
-        layer = _with_initial_values(layer, device)
+        layer = copy.deepcopy(layer).to_empty(device=device)
+        # FrozenBatchNorm2d has no parameters to initialize.
+        getattr(layer, "reset_parameters", lambda: None)()
     wanted = {key: tensor.detach().clone() for key, tensor in layer.state_dict().items()}
     made = name_variance(rule.function(source, layer), wanted)
     # The layer's own are initial values, with which it would compute something else.
@@ -134,14 +136,6 @@ def adapt(source: State, kind: str, layer: nn.Module) -> dict[str, Tensor]:
         shape, expected = tuple(new[key].shape), tuple(tensor.shape)
         refuse(shape != expected, f"{key} has shape {shape}, shape {expected} in the layer")
     return {key: new[key].to(device or new[key].device) for key in wanted}
-
-
-def _with_initial_values(layer: nn.Module, device: torch.device) -> nn.Module:
-    """Return a copy, on a device, of a layer without values."""
-    copied: Any = copy.deepcopy(layer).to_empty(device=device)
-    if hasattr(copied, "reset_parameters"):  # FrozenBatchNorm2d has none to initialize
-        copied.reset_parameters()
-    return copied
 
 
 def name_variance(state: State, wanted: State) -> State:

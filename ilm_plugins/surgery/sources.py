@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ..foreign_norms import EXACT
+from ..foreign_norms import EXACT, path_of
 from ..layers import NORMS
 from ..layers.base import AdaptiveNorm
 from ..layers.mixture import MixtureNorm
@@ -53,10 +53,6 @@ class Source:
     def kind_in_state(self) -> str:
         """What its tensors alone tell."""
         return self.name if self.has_statistics else UNTOLD
-
-
-def path_of(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def exact_source_of(cls: type[nn.Module]) -> Source | None:

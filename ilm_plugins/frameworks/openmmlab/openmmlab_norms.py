@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...errors import warn_once
-from ...foreign_norms import FRAMEWORKS, Framework, with_tensors
+from ...foreign_norms import FRAMEWORKS, Framework, path_of, with_tensors
 from ...layers import NORMS
 from ...layers.mixture import RUNNING, MixtureNorm
 from ...layers.renamed import with_older_keys
@@ -42,19 +42,15 @@ def register(registry, classes: Mapping[str, type] = NORMS) -> None:
     taken = []
     for key, cls in classes.items():
         present = registry.module_dict.get(key)
-        if present is None or _path(present) == _path(cls):  # the same, or it was reloaded
+        if present is None or path_of(present) == path_of(cls):  # the same, or it was reloaded
             registry.register_module(name=key, module=cls, force=True)
         else:
-            taken.append(f"{key} ({_path(present)})")
+            taken.append(f"{key} ({path_of(present)})")
     if taken:
         warn_once(
             f"{registry.name} has {', '.join(taken)} already, which stays; to have ilm_plugins' "
             "instead, give the class itself as the type"
         )
-
-
-def _path(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 class Modules(Framework):
