@@ -11,7 +11,7 @@ from torch.fx import Proxy, Tracer
 from ..ops import Network, adaptive_norm
 from ..ops.engine import operators
 from ..ops.engine.network import BATCH
-from .children import tensors_of
+from .children import Places, tensors_of
 from .options import check, check_known, parameters_of
 from .renamed import RENAMED, by_current_names
 
@@ -56,9 +56,8 @@ class AdaptiveNorm(nn.GroupNorm):
     #: The kind of network that ``rescale`` is, for kernels that compute it; or None. A subclass
     #: that replaces a method has other equations, and loses it.
     network: type[Network] | None = None
-    #: A named tuple of the network's tensors; child, or "", and name of each, but BN's statistics.
-    named: ClassVar[Any] = None
-    _places: ClassVar[tuple[tuple[str, str], ...]] = ()
+    #: The network of the nearest base that has one, which names the tensors of ``rescale``.
+    _named_by: ClassVar[type[Network] | None] = None
     #: A method that returns what operators of compiled models take in place of ``network``.
     describe = operators.describe
     #: Whether :func:`freeze` has frozen the layer.
@@ -73,9 +72,7 @@ class AdaptiveNorm(nn.GroupNorm):
         if cls.network is not None and _changes_equations(cls):
             cls.network = None
         if cls.network is not None:
-            cls.named = cls.network.named
-            names = [name for name in cls.network.tensors if name not in BATCH]
-            cls._places = tuple(name.rpartition(".")[::2] for name in names)
+            cls._named_by = cls.network
         if "__init__" in vars(cls):
             cls.__init__ = _checking(cls.__init__)  # type: ignore[method-assign, misc]
 
@@ -94,16 +91,34 @@ class AdaptiveNorm(nn.GroupNorm):
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
         """Return the parameters and buffers that ``rescale`` takes after the moments.
 
-        A layer with a :attr:`network` returns the network's tensors, which :attr:`named` names.
+        A layer with a :attr:`network` returns the network's tensors, and :meth:`named` names them.
         """
-        if self.named is None:
-            raise NotImplementedError
-        return tensors_of(self, self._places)
+        return tensors_of(self, self._places())
+
+    def _places(self) -> Places:
+        """Return where the network's tensors are, without BN's statistics."""
+        plans = self.kept_plans()
+        places = plans.get("places")
+        if places is None:
+            network = self.as_network()
+            names = [name for name in network.tensors if name not in BATCH]
+            pairs = (None if n in network.absent else n.rpartition(".")[::2] for n in names)
+            places = plans["places"] = tuple(pairs)
+        return places
+
+    # As ``operators.describe``: Dynamo neither traces it nor guards on what it keeps.
+    _places._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+    def named(self, *tensors: Tensor | None) -> Any:
+        """Return what :meth:`rescale_tensors` returns as a named tuple, with ``_`` for ``.``."""
+        assert self._named_by is not None
+        return self._named_by.named(*tensors)
 
     def as_network(self) -> Network:
-        """Return the layer's description for kernels; :attr:`network` must not be None."""
-        assert self.network is not None
-        return self.network.of(self)
+        """Return the description of the network that computes ``rescale``, or did in a base."""
+        if self._named_by is None:
+            raise NotImplementedError
+        return self._named_by.of(self)
 
     def network_flops(self) -> int:
         """Return the multiply-adds of ``rescale``'s linear maps for one instance."""

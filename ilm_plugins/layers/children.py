@@ -5,6 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+#: A child's name, or "", and a tensor's; None for a tensor that a layer lacks.
+Places = Sequence[tuple[str, str] | None]
+
 
 class Child(nn.Module):
     """A module with a ``weight`` and a ``bias`` or None; called, it returns copies of both."""
@@ -19,11 +22,11 @@ class Child(nn.Module):
         return weight, bias
 
 
-def tensors_of(layer: Any, places: Sequence[tuple[str, str]]) -> tuple[Tensor | None, ...]:
-    """Return tensors of a layer, and of its children, by (child or "", name); None if it lacks one.
+def tensors_of(layer: Any, places: Places) -> tuple[Tensor | None, ...]:
+    """Return tensors of a layer, and of its children, by (child or "", name); None by None.
 
     Raises:
-        RuntimeError: the layer or the child has the tensor, but it is None.
+        RuntimeError: a tensor is None.
     """
     # Not getattr, which takes half a microsecond. A child's call takes a microsecond, and is left
     # out unless hooks or wrappers fetch its tensors. Hooks are of FSDP and pruning, for example; a
@@ -31,14 +34,15 @@ def tensors_of(layer: Any, places: Sequence[tuple[str, str]]) -> tuple[Tensor | 
     # between calls.
     own, buffers, children = layer._parameters, layer._buffers, layer._modules
     tensors: list[Tensor | None] = []
-    for child, name in places:
+    for place in places:
+        if place is None:
+            tensors.append(None)
+            continue
+        child, name = place
         if child:
-            module = children.get(child)
-            if module is None:
-                tensors.append(None)
-                continue
+            module = children[child]
             tensor = module._parameters.get(name)
-            if tensor is not None and (tensor.is_meta or module._forward_pre_hooks):
+            if module._forward_pre_hooks or (tensor is not None and tensor.is_meta):
                 tensor = None
         else:
             tensor = own.get(name)
@@ -50,28 +54,21 @@ def tensors_of(layer: Any, places: Sequence[tuple[str, str]]) -> tuple[Tensor | 
     return tuple(tensors)
 
 
-def _fetched(layer: Any, places: Sequence[tuple[str, str]]) -> tuple[Tensor | None, ...]:
+def _fetched(layer: Any, places: Places) -> tuple[Tensor | None, ...]:
     """Return what :func:`tensors_of` does; each child is called once."""
-    children = {child: layer._modules[child]() for child, _ in places if layer._modules.get(child)}
+    children = {child: layer._modules[child]() for child, _ in filter(None, places) if child}
     tensors: list[Tensor | None] = []
-    for child, name in places:
+    for place in places:
         tensor = None
-        if not child:
-            tensor = getattr(layer, name)  # where it is parametrized, for example
-        elif child in children:
-            weight, bias = children[child]
-            tensor = weight if name == "weight" else bias
-        if tensor is None and (not child or child in children):
-            value = layer.initial_values.get(name, 0.0)
-            raise absent(layer, f"{child}.{name}".lstrip("."), 0.0 if child else value)
+        if place is not None:
+            child, name = place
+            # getattr where it is parametrized, for example
+            tensor = children[child][name == "bias"] if child else getattr(layer, name)
+            if tensor is None:  # a kernel would read it from the address 0
+                neutral = 0.0 if child else layer.initial_values.get(name, 0.0)
+                raise RuntimeError(
+                    f"{type(layer).__name__}: {'.'.join(filter(None, place))} is None, expected a "
+                    f"tensor; to do without it, keep it at {neutral:g}, with requires_grad=False"
+                )
         tensors.append(tensor)
     return tuple(tensors)
-
-
-def absent(layer: nn.Module, name: str, value: float = 0.0) -> RuntimeError:
-    """Return the error for a tensor that is None; ``value`` is its neutral value."""
-    # A kernel would read it from the address 0.
-    return RuntimeError(
-        f"{type(layer).__name__}: {name} is None, expected a tensor; to do without it, keep it at "
-        f"{value:g}, with requires_grad=False"
-    )

@@ -42,8 +42,8 @@ class Network:
         cls.kinds[cls.__name__] = cls
 
     @property
-    def optional(self) -> tuple[str, ...]:
-        """Names of tensors that may be None."""
+    def absent(self) -> tuple[str, ...]:
+        """Names of tensors that a layer of these options lacks; they are None."""
         return ()
 
     @property
@@ -62,7 +62,7 @@ class Network:
 
     def gradient_sizes(self, channels: int) -> dict[str, int]:
         """Return how many different values the gradient of each parameter has."""
-        sizes = self.sizes(channels)
+        sizes = self.sizes(channels) | dict.fromkeys(self.absent, 0)
         return {name: sizes[name] for name in self.parameters}
 
     def coarse_groups(self, channels: int) -> tuple[int, ...]:
@@ -98,7 +98,7 @@ def check_tensors(x: Tensor, network: Network, tensors: Tensors) -> None:
     sizes = dict.fromkeys(BATCH, channels) | network.sizes(channels)
     for name, tensor in zip((*network.tensors, *BATCH), tensors, strict=False):
         if tensor is None:
-            if name not in network.optional:
+            if name not in BATCH and name not in network.absent:
                 raise RuntimeError(
                     f"{name!r} of {type(network).__name__} is None, but kernels read it; give a "
                     "tensor"

@@ -47,7 +47,8 @@ class Plan:
         #: Sizes of the tensors, and of BN's running statistics; and which may be None.
         sizes = network.sizes(channels)
         self.sizes = [*(sizes[name] for name in network.tensors), channels, channels]
-        self.optional = [name in network.optional for name in (*network.tensors, *BATCH)]
+        optional = *network.absent, *BATCH
+        self.optional = [name in optional for name in (*network.tensors, *BATCH)]
 
     def __deepcopy__(self, memo: dict) -> "Plan":
         return self

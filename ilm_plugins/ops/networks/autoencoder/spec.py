@@ -22,8 +22,14 @@ class Autoencoder(_Options, Network):
 
     def sizes(self, channels: int) -> dict[str, int]:
         matrix = self.hidden * self.num_key_groups
-        matrices = dict.fromkeys(self.parameters[2:], matrix)
-        return {"weight": channels, "bias": channels, **matrices, "omega_offset": 1}
+        return {
+            "weight": channels,
+            "bias": channels,
+            "encode.weight": matrix,
+            "decode_mean.weight": matrix,
+            "decode_var.weight": matrix,
+            "omega_offset": 1,
+        }
 
     def coarse_groups(self, channels: int) -> tuple[int, ...]:
         return self.num_key_groups, self.num_groups

@@ -27,8 +27,8 @@ class Exemplar(Mixture, _Options, Network):
     buffers: ClassVar[tuple[str, ...]] = BATCH
 
     @property
-    def optional(self) -> tuple[str, ...]:
-        return BATCH if self.ratio_net == "conv" else ("reduce.weight", *BATCH)
+    def absent(self) -> tuple[str, ...]:
+        return () if self.ratio_net == "conv" else ("reduce.weight",)
 
     def sizes(self, channels: int) -> dict[str, int]:
         k, hidden = len(self.normalizers), self.hidden

@@ -161,7 +161,8 @@ def exemplar(mean, var, t, SIZES: tl.constexpr, d_scale=None, d_shift=None, grad
             )
             d_mean += more_mean
             d_var += more_var
-        tl.store(gradients_ptr + SIZES.to.reduce_weight + c, d_reduce, mask=exists)
+        if REDUCES:
+            tl.store(gradients_ptr + SIZES.to.reduce_weight + c, d_reduce, mask=exists)
         return scale, d_mean - scale * d_shift, d_var
 
 

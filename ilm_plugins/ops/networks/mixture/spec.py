@@ -1,15 +1,8 @@
-from ...engine.network import BATCH
-
-
 class Mixture:
     """A mixture of normalizers, whose last buffers are BN's statistics."""
 
     __slots__ = ()
     normalizers: tuple[str, ...]
-
-    @property
-    def optional(self) -> tuple[str, ...]:
-        return BATCH
 
     @property
     def mixes_batch(self) -> bool:
