@@ -14,7 +14,8 @@ from ..layers import AttentiveNorm, ExemplarNorm, SparseSwitchNorm, SwitchNorm
 from ..layers.attentive import balanced
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.mixture import BN_VARIANCE, VARIANCE
-from .norms import KEYS, kind_of_module, target_of
+from ..ops.engine.network import BATCH
+from .norms import KEYS, LAYERS, kind_of_module, target_of
 from .sources import SOURCES, UNTOLD, Source
 
 #: A state dict, of a model or of a single norm: name -> tensor.
@@ -36,14 +37,21 @@ BN_RUNNING = {"running_mean", BN_VARIANCE}
 #: The variance of a mixture of an older version has BatchNorm's name.
 MIXTURES_RUNNING = {*BN_RUNNING, VARIANCE}
 _DECODERS = ("decode_mean.weight", "decode_var.weight")
-_SWITCH = AFFINE | {"mean_weight", "var_weight"}
 _ATTENTION = "attention.weight", "attention.bias"
 _PAIRS = "pairs.weight", "pairs.bias"
 _RELEASED_ATTENTION = "attention_weights.attention.0.weight", "attention_weights.attention.0.bias"
-_RATIOS = {"expand.weight", "expand.bias", "ratio.weight", "ratio.bias"}
 
 #: Kinds of plain norms in a state dict.
 PLAIN = {source.kind_in_state for source in SOURCES.values()}
+
+
+def _layout_of(layer: Any) -> tuple[set[str], set[str]]:
+    """Return the names of a layer's tensors: of those that every one has, and of the others."""
+    running = MIXTURES_RUNNING if set(BATCH) & {*layer.network.tensors} else set()
+    needed = {*layer.network.tensors} - running - layer.network.optional.keys()
+    return needed, running | layer.network.optional.keys() | layer.initial_values.keys() - needed
+
+
 #: Kind of a norm in a state dict -> names of its required tensors, and of its optional tensors.
 LAYOUTS: dict[str, tuple[set[str], set[str]]] = {
     UNTOLD: (set(), AFFINE),
@@ -52,11 +60,7 @@ LAYOUTS: dict[str, tuple[set[str], set[str]]] = {
         for source in SOURCES.values()
         if source.has_statistics
     },
-    "ILM": (AFFINE | {"encode.weight", *_DECODERS, "omega_offset"}, set()),
-    "EN": (AFFINE | _RATIOS, MIXTURES_RUNNING | {"reduce.weight", "num_batches_tracked"}),
-    "SN": (_SWITCH, MIXTURES_RUNNING),
-    "SSN": (_SWITCH | {"radius", "mean_fixed", "var_fixed"}, MIXTURES_RUNNING),
-    "AN": (AFFINE | {*_ATTENTION, *_PAIRS}, set()),
+    **{kind: _layout_of(layer) for layer, kind in LAYERS.items()},
     "released ILM": (
         {"weight_bias", "bias_bias", "fc_embed.0.weight"}
         | {"fc_weight.1.weight", "fc_bias.1.weight"},
@@ -164,14 +168,20 @@ def _identity_map(source: State, layer: Any) -> dict[str, Tensor]:
 # The functions of the rules, see Rule.
 
 
+def _is_decoders(name: str) -> bool:
+    return name.startswith("decode_")
+
+
 def _gn_to_ilm(source: State, layer: AutoencoderNorm) -> State:
     refuse(not layer.has_papers_form, "a variant of the layer cannot compute a plain norm")
     half = torch.full_like(layer.omega_offset, 0.5)
-    return {**_zeros(layer, *_DECODERS), "omega_offset": half, **source}
+    zeros = _zeros(layer, *filter(_is_decoders, layer.state_dict()))
+    return {**zeros, "omega_offset": half, **source}
 
 
 def _ilm_to_gn(source: State, layer: nn.Module) -> State:
-    depends = any(source[name].any() for name in _DECODERS) or source["omega_offset"] != 0.5
+    depends = any(source[name].any() for name in filter(_is_decoders, source))
+    depends |= bool(source["omega_offset"] != 0.5)
     refuse(depends, "its scale and shift depend on the input: the decoders are not zero")
     return source
 

@@ -1,7 +1,7 @@
 """What kernels are told of a network: its options, and its tensors by name."""
 
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, ClassVar
 
@@ -31,6 +31,8 @@ class Network:
     tensors: ClassVar[tuple[str, ...]]
     named: ClassVar[Callable[..., Any]]
     read_options: ClassVar[Callable[[Any], Any]]
+    #: Name of a tensor that some layers lack -> whether a layer of a description does.
+    optional: ClassVar[Mapping[str, Callable[[Any], bool]]] = {}
     #: Class name -> kind of network.
     kinds: ClassVar[dict[str, type["Network"]]] = {}
 
@@ -44,7 +46,7 @@ class Network:
     @property
     def absent(self) -> tuple[str, ...]:
         """Names of tensors that a layer of these options lacks; they are None."""
-        return ()
+        return tuple(name for name, lacks in self.optional.items() if lacks(self))
 
     @property
     def mixes_batch(self) -> bool:

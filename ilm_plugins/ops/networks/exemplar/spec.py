@@ -25,10 +25,7 @@ class Exemplar(Mixture, _Options, Network):
         *("expand.weight", "expand.bias", "ratio.weight", "ratio.bias"),
     )
     buffers: ClassVar[tuple[str, ...]] = BATCH
-
-    @property
-    def absent(self) -> tuple[str, ...]:
-        return () if self.ratio_net == "conv" else ("reduce.weight",)
+    optional = {"reduce.weight": lambda self: self.ratio_net != "conv"}  # noqa: RUF012
 
     def sizes(self, channels: int) -> dict[str, int]:
         k, hidden = len(self.normalizers), self.hidden
