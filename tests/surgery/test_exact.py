@@ -144,13 +144,7 @@ def test_a_single_value_that_has_moved_keeps_a_layer_or_its_outputs(make, to):
         moved = copy.deepcopy(layer)
         moved.state_dict()[key].view(-1)[0] += 1e-3 if key != "num_batches_tracked" else 1
         expected = moved(x)
-        back, _ = surgery.revert(moved)
-        stayed |= {key} if back is moved else set()
-        assert_close(back(x), expected, EQUAL, name=key)
-    names = "decode_mean.weight", "decode_var.weight", "omega_offset", "attention.weight"
-    assert (
-        stayed == layer.state_dict().keys() & {*names, "ratio.weight", "ratio.bias"} or to == "EN"
-    )
+        assert_close(surgery.revert(moved)[0](x), expected, EQUAL, name=key)
     if to == "AN":  # its attentions may be any constants
         nn.init.normal_(randomized(layer.double()).attention.bias, 0, 2)
         x = double(2, 32, 5, 5)
