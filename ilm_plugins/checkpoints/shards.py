@@ -6,14 +6,18 @@ transformers writes such an index: ``model.safetensors.index.json`` of
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .formats import format_of
+from .writing import create
 
 #: Ending of an index's name, after the ending of its shards' names.
 INDEX = ".index.json"
@@ -32,6 +36,11 @@ class Index:
 
     weight_map: dict[str, str]
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shards(self) -> list[str]:
+        """The names of the shards."""
+        return [*dict.fromkeys(self.weight_map.values())]
 
     def place(self, names: Iterable[str]) -> dict[str, str]:
         """Return the shard of each name; a new name has that of the nearest module around it."""
@@ -58,8 +67,8 @@ def is_index(path: Path) -> bool:
 
 
 def without_index(path: Path) -> Path:
-    """Return the name of an index without its last ending, such as ``model.safetensors``."""
-    return path.with_name(path.name[: -len(INDEX)])
+    """Return an index without its last ending, as ``model.safetensors``; another path as it is."""
+    return path.with_name(path.name[: -len(INDEX)]) if is_index(path) else path
 
 
 def read_index(path: Path) -> Index:
@@ -89,25 +98,45 @@ def read_index(path: Path) -> Index:
     return Index(shards, metadata)
 
 
-def write_index(index: Index, state: Mapping[str, Tensor]) -> bytes:
-    """Return the contents of an index's file, with the size of the tensors in bytes."""
-    size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
-    # The tensors do not tell which are parameters.
-    kept = {key: value for key, value in index.metadata.items() if key != "total_parameters"}
-    contents = {"metadata": {**kept, "total_size": size}, "weight_map": index.weight_map}
-    return (json.dumps(contents, indent=2) + "\n").encode()
-
-
-def rename_shard(shard: str, source: Path, target: Path) -> str:
-    """Return the name of a shard for another index.
+def paths_of_shards(source: Path, target: Path) -> dict[str, Path]:
+    """Return each shard of an index -> the path that it gets as a shard of another index.
 
     Of ``model-00001-of-00002.safetensors``, "model" becomes the beginning of the other index, and
     the ending follows, too.
     """
-    old, new = without_index(source), without_index(target)
-    stem = Path(shard).stem
-    stem = new.stem + stem.removeprefix(old.stem) if stem.startswith(old.stem) else stem
-    return stem + new.suffix
+    old, new = without_index(source).stem, without_index(target)
+    paths = {}
+    for shard in read_index(source).shards:
+        stem = Path(shard).stem
+        stem = new.stem + stem.removeprefix(old) if stem.startswith(old) else stem
+        paths[shard] = target.with_name(stem + new.suffix)
+    return paths
+
+
+def write_shards(
+    tensors: Mapping[str, Tensor], source: Path, target: Path, metadata: Mapping[str, str]
+) -> None:
+    """Write tensors to new shards, and their index last; each tensor stays in its old shard.
+
+    Raises:
+        UserError: a file of one of these names exists.
+    """
+    index, paths = read_index(source), paths_of_shards(source, target)
+    parts: dict[Path, dict[str, Tensor]] = defaultdict(dict)
+    for name, shard in index.place(tensors).items():
+        parts[paths[shard]][name] = tensors[name]
+    # The tensors do not tell which are parameters.
+    kept = {key: value for key, value in index.metadata.items() if key != "total_parameters"}
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    contents = {
+        "metadata": {**kept, "total_size": size},
+        "weight_map": {name: path.name for path, part in parts.items() for name in part},
+    }
+    text, row = json.dumps(contents, indent=2) + "\n", format_of(without_index(target))
+    writers: dict[Path, Callable[[IO], Any]] = {
+        path: partial(row.write, part, metadata) for path, part in parts.items()
+    }
+    create({**writers, target: lambda file: file.write(text.encode())})
 
 
 def names_around(path: Path) -> set[str] | None:

@@ -109,6 +109,17 @@ def unwrap_state(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     return state
 
 
+def find_part(state: Mapping[str, Any], model: nn.Module) -> str | None:
+    """Return the name of the largest part of a model that has tensors of a state dict.
+
+    The name is "" for the model itself; without such a part, it is None.
+    """
+    for name, part in model.named_modules():
+        if part.state_dict().keys() & unwrap_state(state, part).keys():
+            return name
+    return None
+
+
 def complete_names(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """Complete names by the model's names that end with them, as detectron2 does.
 

@@ -1,7 +1,6 @@
 """Write files whole or not at all: after a failure or a kill the earlier file is still there."""
 
 import os
-import pickle
 import re
 import shutil
 import threading
@@ -10,11 +9,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-import torch
-from torch import Tensor
-
 from ..errors import UserError
-from .reading import format_of, safetensors
+from .formats import format_of
 
 try:
     import fcntl
@@ -36,54 +32,7 @@ def write(
     """
     path = Path(path).expanduser()
     with replacing(path) as file:
-        dump(contents, file, path, metadata)
-
-
-def dump(contents: Any, file: IO, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a checkpoint to an open file, in the format of ``path``; see :func:`write`."""
-    kind = format_of(path)
-    if kind == "safetensors":
-        # The format cannot store tensors that share memory.
-        tensors = {name: _contiguous(tensor, name) for name, tensor in contents.items()}
-        file.write(safetensors(path).save(tensors, {**(metadata or {}), "format": "pt"}))
-    elif kind == "pickle":
-        ArrayPickler(file).dump(contents)
-    else:
-        try:
-            torch.save(contents, file)
-        except RuntimeError as error:
-            # After an error of the disk, torch cannot end its archive: the second error hides it.
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
-
-
-def _contiguous(tensor: Tensor, name: str) -> Tensor:
-    """Return a contiguous copy; UserError if the tensor is not strided, but sparse."""
-    if tensor.layout != torch.strided:
-        raise UserError(
-            f"{name} is {tensor.layout}, which a .safetensors cannot hold; give the file the "
-            "ending .pth"
-        )
-    return tensor.detach().clone(memory_format=torch.contiguous_format)
-
-
-class ArrayPickler(pickle.Pickler):
-    """Pickles tensors as arrays of numpy."""
-
-    def reducer_override(self, value: Any) -> Any:
-        return to_array(value).__reduce__() if isinstance(value, Tensor) else NotImplemented
-
-
-def to_array(tensor: Tensor, name: str = "a tensor") -> Any:
-    """Return a tensor as an array of numpy; UserError if numpy has none of its dtype or layout."""
-    try:
-        return tensor.numpy(force=True)
-    except TypeError as error:
-        kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
-        raise UserError(
-            f"{name} is {kind}, which a .pkl cannot hold; give the file the ending .pth"
-        ) from error
+        format_of(path).write(contents, metadata or {}, file)
 
 
 @contextmanager

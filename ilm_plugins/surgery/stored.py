@@ -1,12 +1,16 @@
 """Find the norms in a state dict, and name their tensors as a model does."""
 
 from collections import defaultdict
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Container, Mapping, Sequence, Set
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints import INDEX, names_around
+from ..errors import UserError
 from ..layers.mixture import VARIANCE
 from .norms import is_named_as_pyramid, kind_of_module
 from .rules import AFFINE, BN_RUNNING, LAYOUTS, State, kind_of, refuse
@@ -123,12 +127,26 @@ def place(
     }
 
 
-def find_cut(names: Collection[str], whole: Collection[str] = ()) -> list[str]:
+def check_whole(path: Path, state: Mapping[str, Any]) -> None:
+    """Raise UserError if a file is a shard whose norms have tensors in other shards."""
+    whole = names_around(path)
+    if whole is None:
+        return
+    names = {name for name in state if isinstance(name, str)}
+    if missing := _find_cut(names, whole):
+        listed = ", ".join([*missing[:8], *(["..."] if missing[8:] else [])])
+        raise UserError(
+            f"INPUT {str(path)!r} is one shard of a checkpoint, and cuts norms, which lack "
+            f"{listed}; give the index of all shards (*{INDEX}) as INPUT"
+        )
+
+
+def _find_cut(names: Set[str], whole: Set[str]) -> list[str]:
     """Return the names of tensors that norms of one shard of a checkpoint have in other shards.
 
     Args:
         names: the names of the shard's tensors.
-        whole: the names of all shards' tensors. Without them, only a BatchNorm is known, by its
+        whole: the names of all shards' tensors. If it is empty, only a BatchNorm is known, by its
             running statistics; its weight and bias are then missed, too, where it has none.
     """
     inside, missing = defaultdict(set), []
@@ -146,5 +164,5 @@ def find_cut(names: Collection[str], whole: Collection[str] = ()) -> list[str]:
             is_norm = any(needed <= keys <= needed | allowed for needed, allowed in layouts)
             is_cut = is_norm and any(join(module, key) in names for key in keys)
             wanted = keys if is_cut else set()
-        missing += sorted({join(module, key) for key in wanted} - {*names})
+        missing += sorted({join(module, key) for key in wanted} - names)
     return missing

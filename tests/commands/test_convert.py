@@ -212,7 +212,7 @@ def test_an_output_is_replaced_if_asked_for(path, tmp_path, model):
 @pytest.mark.parametrize(
     "words, expected",
     [
-        (["out.onnx", *LAST], "must end with .pth, .pt"),
+        (["out.onnx", *LAST], "must end with .pkl, .safetensors, .pth"),
         (["folder/out.pth", *LAST], "not in a folder"),
         (["out.pth", "--to", "ILMGN", "--replacing", "BN"], "but BN is replaced"),
         (["out.pth", "--revert", "--replacing", "BN"], "--replacing BN needs --to"),

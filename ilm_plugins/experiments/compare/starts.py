@@ -116,15 +116,13 @@ def write(opened: OpenConfig, names: Iterable[str], model: nn.Module, path: Path
 
 def fit(state: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], surgery.Report]:
     """Convert a state dict, of a model or of a part such as its backbone, to a model's norms."""
-    parts = [("", model), *model.named_modules()]
-    for name, part in parts:
-        unwrapped = checkpoints.unwrap_state(state, part)
-        if part.state_dict().keys() & unwrapped.keys():
-            fitted, report = surgery.fit_state(unwrapped, part)
-            wanted = part.state_dict()
-            fits = {k: t for k, t in fitted.items() if k in wanted and t.shape == wanted[k].shape}
-            return {f"{name}.{key}" if name else key: t for key, t in fits.items()}, report
-    raise UserError("--weights: no tensor of the file is of this model; give one of this model")
+    name = checkpoints.find_part(state, model)
+    if name is None:
+        raise UserError("--weights: no tensor of the file is of this model; give one of this model")
+    fitted, report = surgery.fit_state(state, part := model.get_submodule(name))
+    wanted = part.state_dict()
+    fits = {k: t for k, t in fitted.items() if k in wanted and t.shape == wanted[k].shape}
+    return {f"{name}.{key}" if name else key: t for key, t in fits.items()}, report
 
 
 def is_switch_of_bn(layer: nn.Module) -> bool:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlparse
 
@@ -49,9 +50,8 @@ class Checkpointer(DetectionCheckpointer):
             model = contents.get("model_state", contents)
             model = {k: v for k, v in model.items() if not k.endswith("num_batches_tracked")}
             return {"model": model, "__author__": "pycls", "matching_heuristics": True}
-        if not filename.endswith(".pkl"):
-            return super()._load_file(filename)
-        return checkpoints.as_zoo(self._torch_load(filename))
+        as_zoo = checkpoints.format_of(Path(filename)).as_zoo
+        return as_zoo(self._torch_load(filename)) if as_zoo else super()._load_file(filename)
 
     def _torch_load(self, f: str) -> Mapping[str, Any]:
         return checkpoints.read_named(f, "model")

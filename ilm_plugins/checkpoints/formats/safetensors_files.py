@@ -1,0 +1,47 @@
+"""Files of the package safetensors: tensors by name, and texts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import IO
+
+import torch
+from torch import Tensor
+
+from ...errors import missing
+from . import Format, cannot_hold
+
+
+def _package() -> ModuleType:
+    """Return the module ``safetensors.torch``; UserError without one."""
+    try:
+        from safetensors import torch
+
+        return torch
+    except ImportError as error:  # numpy's, too
+        raise missing("a .safetensors file", error, "safetensors") from error
+
+
+def _read(path: Path, unsafe: bool) -> dict[str, Tensor]:
+    return _package().load_file(path)
+
+
+def _read_metadata(path: Path) -> dict[str, str]:
+    with _package().safe_open(path, "pt") as file:
+        return {k: v for k, v in (file.metadata() or {}).items() if k != "format"}
+
+
+def _write(contents: Mapping[str, Tensor], metadata: Mapping[str, str], file: IO) -> None:
+    # The format cannot store tensors that share memory.
+    tensors = {name: _copy(tensor, name) for name, tensor in contents.items()}
+    file.write(_package().save(tensors, {**metadata, "format": "pt"}))
+
+
+def _copy(tensor: Tensor, name: str) -> Tensor:
+    """Return a contiguous copy; UserError if the tensor is not strided, but sparse."""
+    if tensor.layout != torch.strided:
+        raise cannot_hold(".safetensors", tensor, name)
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+FORMAT = Format((".safetensors",), _read, _write, metadata=_read_metadata, shard=".safetensors")

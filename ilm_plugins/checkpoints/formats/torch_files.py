@@ -1,0 +1,85 @@
+"""Files of torch.save, a zip archive or, before torch 1.6, several pickles."""
+
+import mmap
+import pickle
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from ..pickled import refused
+from ..safe_globals import accepting_data
+from . import Format
+
+#: What torch.save writes first: a zip archive; before torch 1.6, a number as a pickle.
+BEGINNINGS = b"PK\x03\x04", pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
+#: The function that makes quantized tensors in files of torch.
+QUANTIZED = "_rebuild_qtensor"
+#: Most bytes before a file's contents in a zip archive: numbers, its name, further fields.
+MAX_HEADER = 30 + 2 * 65535
+
+
+def is_of_torch(path: Path) -> bool:
+    """Return whether a file begins as torch.save writes it, in the format of either age."""
+    with path.open("rb") as file:
+        return file.read(max(map(len, BEGINNINGS))).startswith(BEGINNINGS)
+
+
+def read(path: Path, unsafe: bool) -> Any:
+    if unsafe:
+        return torch.load(path, map_location="cpu", weights_only=False)
+    # torch before 2.6 runs the code in these two formats even with weights_only.
+    if tarfile.is_tarfile(path):
+        raise refused("tarfile.TarFile")
+    if _is_zip(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise refused("torch.jit.ScriptModule")
+    # torch does not compare quantized tensors with their memory, and may read them while it loads.
+    if _mentions(path, QUANTIZED.encode()):
+        raise refused(f"torch._utils.{QUANTIZED}")
+    # Without checked invariants, indices of sparse tensors beyond their size would be followed.
+    with accepting_data(), torch.sparse.check_sparse_tensor_invariants():
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _is_zip(path: Path) -> bool:
+    """Return whether torch reads a file as a zip: not if a zip follows an older format's bytes."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\3\4" and zipfile.is_zipfile(path)
+
+
+def _mentions(path: Path, name: bytes) -> bool:
+    """Return whether a pickle in a file of torch has a name."""
+    spans = [(0, path.stat().st_size)]
+    if _is_zip(path):
+        with zipfile.ZipFile(path) as archive:
+            # torch ignores the case of this name.
+            pickles = [f for f in archive.infolist() if f.filename.lower().endswith("data.pkl")]
+            # torch itself compresses no file, and may leave out checksums, which zipfile compares.
+            compressed = (f for f in pickles if f.compress_type != zipfile.ZIP_STORED)
+            if any(name in archive.read(entry) for entry in compressed):
+                return True
+        spans = [(f.header_offset, f.header_offset + MAX_HEADER + f.file_size) for f in pickles]
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return any(content.find(name, start, end) >= 0 for start, end in spans)
+
+
+def _write(contents: Any, metadata: Mapping[str, str], file: IO) -> None:
+    try:
+        torch.save(contents, file)
+    except RuntimeError as error:
+        # After an error of the disk, torch cannot end its archive: the second error hides it.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+
+
+def _arrange(state: dict[str, Any], entry: str | None, kept: Mapping[str, Any]) -> dict[str, Any]:
+    return state if entry is None else {**kept, entry: state}
+
+
+FORMAT = Format((".pth", ".pt", ".bin", ".ckpt", ".tar"), read, _write, _arrange, shard=".bin")
