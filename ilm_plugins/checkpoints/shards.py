@@ -44,21 +44,17 @@ class Index:
 
     def place(self, names: Iterable[str]) -> dict[str, str]:
         """Return the shard of each name; a new name has that of the nearest module around it."""
-        of_module: dict[str, str] = {}
+        shards, placed = {**self.weight_map}, {}
         for name, shard in self.weight_map.items():
-            for module in _around(name):
-                of_module.setdefault(module, shard)
-        return {
-            name: self.weight_map.get(name)
-            or next(of_module[module] for module in _around(name) if module in of_module)
-            for name in names
-        }
-
-
-def _around(name: str) -> list[str]:
-    """Return the modules that contain a tensor, from the innermost to the model itself, ""."""
-    parts = name.split(".")
-    return [".".join(parts[:i]) for i in reversed(range(len(parts)))]
+            while name:
+                name = name.rpartition(".")[0]
+                shards.setdefault(name, shard)
+        for name in names:
+            near = name
+            while near not in shards:
+                near = near.rpartition(".")[0]
+            placed[name] = shards[near]
+        return placed
 
 
 def is_index(path: Path) -> bool:

@@ -9,7 +9,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from .. import surgery
-from ..checkpoints import check_target, complete_names, find_part, find_state, rewrite, unwrap_state
+from ..checkpoints import find_part, find_state, unwrap_state
+from ..checkpoints.rewriting import check_target, rewrite
+from ..checkpoints.state import complete_names
 from ..errors import UserError, printable
 from ..frameworks import open_config
 from ..frameworks.folders import check_folder, disk_errors

@@ -47,10 +47,8 @@ def train(argv: Sequence[str]) -> Namespace:
     add("--num-processes", type=_positive, default=Processes.num_processes, metavar="N", help=what)
     what = "machines; default: 1"
     add("--num-machines", type=_positive, default=Processes.num_machines, metavar="M", help=what)
-    what = "0 to M - 1"
-    add("--machine-rank", type=int, default=Processes.machine_rank, metavar="R", help=what)
-    what = "default: a free local port"
-    add("--dist-url", default=Processes.dist_url, metavar="URL", help=what)
+    add("--machine-rank", type=int, default=Processes.machine_rank, metavar="R", help="0 to M - 1")
+    add("--dist-url", default=Processes.dist_url, metavar="URL", help="default: a free local port")
     for flag, what in (
         ("--resume", "continue from the last checkpoint; without one, start"),
         ("--eval-only", "evaluate the config's checkpoint, or with --resume the last one"),
@@ -79,8 +77,7 @@ def convert(argv: Sequence[str]) -> Namespace:
     to("--config-file", metavar="FILE", help=what)
     what = "ILMGN, EN or another key of ilm_plugins.NORMS; options as in 'EN(reduction=16)'"
     to("--to", metavar="NORM", help=what)
-    what = "to the plain norms, where a layer still computes one"
-    to("--revert", action="store_true", help=what)
+    to("--revert", action="store_true", help="to the plain norms, where a layer still computes one")
     what = "with --to and --revert: names of norms, * for any characters; can be given again"
     add("--match", action="append", metavar="PATTERN", help=what)
     what = "with --to: the plain norm to replace, such as BN by ILMGN; outputs then change"
@@ -89,10 +86,8 @@ def convert(argv: Sequence[str]) -> Namespace:
     add("--part", metavar="NAME", help=what)
     add("--overwrite", action="store_true", help="replace OUTPUT if it is there")
     add("--names", action="store_true", help="print the names of all norms, not only a summary")
-    what = "run code that INPUT or a yaml config holds"
-    add("--unsafe", action="store_true", help=what)
-    what = "with --config-file: overrides of it"
-    add("overrides", nargs="*", metavar="KEY VALUE", help=what)
+    add("--unsafe", action="store_true", help="run code that INPUT or a yaml config holds")
+    add("overrides", nargs="*", metavar="KEY VALUE", help="with --config-file: overrides of it")
     return p.parse_intermixed_args(argv)
 
 
@@ -116,10 +111,8 @@ def analyze(argv: Sequence[str]) -> Namespace:
         add("--output", required=True, type=_user_path, metavar="DIR", help="new or empty")
         what = "names of layers, * for any characters; can be given again"
         add("--match", action="append", metavar="PATTERN", help=what)
-        what = "only images of these classes"
-        add("--classes", nargs="+", default=(), metavar="NAME", help=what)
-        what = "only N images, evenly spread over all"
-        add("--limit", type=_positive, metavar="N", help=what)
+        add("--classes", nargs="+", default=(), metavar="NAME", help="only images of these classes")
+        add("--limit", type=_positive, metavar="N", help="only N images, evenly spread over all")
         what = "default: of the config's test_dataloader; in detectron2 1"
         add("--batch-size", type=_positive, metavar="N", help=what)
         what = "how images are mapped; tsne is slow"
@@ -162,8 +155,7 @@ def reproduce(argv: Sequence[str]) -> Namespace:
         shorter.add_argument(f"--{unit}", type=_positive, metavar="N", help=what)
     add("--num-gpus", type=int, metavar="N", help="GPUs of each run; 0 for the CPU")
     add("--data", type=_user_path, metavar="DIR", help="the images; default: the config's folder")
-    what = "run code that checkpoints and yaml configs hold"
-    add("--unsafe", action="store_true", help=what)
+    add("--unsafe", action="store_true", help="run code that checkpoints and yaml configs hold")
 
     reporting = commands.add_parser("report", help="write tables and plots of runs")
     what = "add the runs to DIR/records, and write DIR again; default: WORK_DIR/reports"
@@ -272,8 +264,7 @@ def demo(argv: Sequence[str]) -> Namespace:
         "Train small detectors on the generated `shapes`, print their AP and draw predictions.",
         "demo ilm_plugins://shapes/mask_rcnn_R_18_FPN_ilmgn.yaml",
     )
-    what = "detectron2 yaml"
-    p.add_argument("configs", nargs="+", metavar="CONFIG", help=what)
+    p.add_argument("configs", nargs="+", metavar="CONFIG", help="detectron2 yaml")
     p.add_argument("--output", type=_user_path, default="output/demo", metavar="FOLDER")
     p.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides")
     return p.parse_args(argv)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Container, Iterator, Mapping
 
 from torch import Tensor, nn
 
-from ..checkpoints import copy_state, find_absent, unwrap_state
+from ..checkpoints.state import copy_state, find_absent, unwrap_state
 from ..foreign_norms import NAME_REMARKS, OTHER_NAMES
 from ..layers import OptionError
 from . import norms, rules

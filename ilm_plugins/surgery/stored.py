@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import INDEX, names_around
+from ..checkpoints.shards import INDEX, names_around
 from ..errors import UserError
 from ..layers.mixture import VARIANCE
 from .norms import is_named_as_pyramid, kind_of_module
@@ -50,13 +50,9 @@ def find_norms(
         taken: names of a model's tensors that are no norm's.
         pyramids: names of a model's norms that are of several levels.
     """
-    modules: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    for key, tensor in state.items():
-        parts = key.split(".") if isinstance(key, str) and isinstance(tensor, Tensor) else ()
-        for i in range(len(parts)):
-            modules[".".join(parts[:i])][".".join(parts[i:])] = tensor
+    named = {k: t for k, t in state.items() if isinstance(k, str) and isinstance(t, Tensor)}
     stored, levels_of_pyramids = {}, set()
-    for name, tensors in modules.items():
+    for name, tensors in _modules(named).items():
         entries = {join(name, key): tensor for key, tensor in tensors.items()}
         is_known = name in pyramids or is_named_as_pyramid(name)
         is_taken = any(join(name, key) in taken for key in AFFINE)
@@ -67,6 +63,16 @@ def find_norms(
         stored[name] = StoredNorm(kind, levels or [tensors], entries, is_pyramid=bool(levels))
         levels_of_pyramids |= {join(name, str(i)) for i in range(len(levels))}
     return {name: norm for name, norm in stored.items() if name not in levels_of_pyramids}
+
+
+def _modules(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the entries within each module, by their names in it."""
+    modules: dict[str, dict[str, Any]] = defaultdict(dict)
+    for name, value in state.items():
+        parts = name.split(".")
+        for i in range(len(parts)):
+            modules[".".join(parts[:i])][".".join(parts[i:])] = value
+    return modules
 
 
 def _find_levels(tensors: State, is_known: bool) -> Sequence[State]:
@@ -149,20 +155,17 @@ def _find_cut(names: Set[str], whole: Set[str]) -> list[str]:
         whole: the names of all shards' tensors. If it is empty, only a BatchNorm is known, by its
             running statistics; its weight and bias are then missed, too, where it has none.
     """
-    inside, missing = defaultdict(set), []
-    for name in whole or names:
-        parts = name.split(".")
-        for i in range(len(parts)):
-            inside[".".join(parts[:i])].add(".".join(parts[i:]))
-    for module, keys in inside.items():
-        if not whole:
-            keys = {key for key in keys if "." not in key}
-            is_cut = BN_RUNNING & keys and VARIANCE not in keys
-            wanted = BN_RUNNING | AFFINE if is_cut else set()
-        else:
-            layouts = (layout for kind, layout in LAYOUTS.items() if kind != UNTOLD)
-            is_norm = any(needed <= keys <= needed | allowed for needed, allowed in layouts)
-            is_cut = is_norm and any(join(module, key) in names for key in keys)
-            wanted = keys if is_cut else set()
-        missing += sorted({join(module, key) for key in wanted} - names)
-    return missing
+    if not whole:
+        running = {name.rpartition(".")[::2] for name in names}
+        bns = {module for module, key in running if key in BN_RUNNING} - {
+            module for module, key in running if key == VARIANCE
+        }
+        return sorted({join(bn, key) for bn in bns for key in BN_RUNNING | AFFINE} - names)
+    layouts = [layout for kind, layout in LAYOUTS.items() if kind != UNTOLD]
+    cut = set()
+    for module, tensors in _modules(dict.fromkeys(whole)).items():
+        keys = tensors.keys()
+        if any(needed <= keys <= needed | allowed for needed, allowed in layouts):
+            norm = {join(module, key) for key in keys}
+            cut |= norm - names if norm & names else set()
+    return sorted(cut)

@@ -13,7 +13,8 @@ import torch
 
 import fresh
 from ilm_plugins import checkpoints, trust
-from ilm_plugins.checkpoints import CheckpointError, code_is_allowed, loading, read
+from ilm_plugins.checkpoints import CheckpointError, read
+from ilm_plugins.trust import code_is_allowed, loading
 from workers import Built, Harmful
 
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import fresh
-from ilm_plugins.checkpoints import PARTIAL, create, read, remove_partial, replacing, write
+from ilm_plugins.checkpoints import PARTIAL, read, remove_partial, replacing, write
+from ilm_plugins.checkpoints.writing import create
 from ilm_plugins.errors import UserError
 
 WITHOUT_FCNTL = """
@@ -24,7 +25,7 @@ files = []
 checkpoints.writing._sync, sync = lambda f: (sync(f), files.append(f)), checkpoints.writing._sync
 os.replace = lambda *names: replace(*names) if files[-1].closed else sys.exit("still open")
 checkpoints.write({"a": 1}, "a.pth")
-checkpoints.create({checkpoints.writing.Path("b"): lambda file: file.write(b"b")})
+checkpoints.writing.create({checkpoints.writing.Path("b"): lambda file: file.write(b"b")})
 assert checkpoints.read("a.pth") == {"a": 1}
 """
 

@@ -15,7 +15,8 @@ from torch import nn
 import fresh
 from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import ExemplarNorm, ILMGroupNorm, SwitchNorm, surgery
-from ilm_plugins.checkpoints import PARTIAL, read, read_metadata, write
+from ilm_plugins.checkpoints import PARTIAL, read, write
+from ilm_plugins.checkpoints.reading import read_metadata
 from ilm_plugins.trust import ALLOW_CODE
 from swaps import randomized
 from workers import Harmful

@@ -1,4 +1,7 @@
-"""Pickles of numpy's arrays, as of detectron2's model zoo and Caffe2."""
+"""Pickles of arrays: files of detectron2's model zoo, and of Caffe2.
+
+Caffe2's weights have names such as res2_0_branch2a_bn_s, which only detectron2 can convert.
+"""
 
 import pickle
 from collections.abc import Mapping
@@ -7,7 +10,6 @@ from typing import IO, Any
 
 from torch import Tensor
 
-from ..caffe2 import as_zoo
 from ..pickled import DataUnpickler
 from . import Format, cannot_hold, torch_files
 
@@ -39,6 +41,26 @@ def _write(contents: Any, metadata: Mapping[str, str], file: IO) -> None:
 def _arrange(state: dict[str, Any], entry: str | None, kept: Mapping[str, Any]) -> dict[str, Any]:
     # Without an author, detectron2 reads the file as one of Caffe2.
     return {"__author__": "ilm_plugins", **kept, "model": dict(state)}
+
+
+def as_zoo(contents: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return contents with the entries of detectron2's model zoo.
+
+    A detector's file of Caffe2 has the weights under "blobs", a backbone's file at the top; both
+    may have a momentum for each weight. Other contents without these entries are a state dict.
+    """
+    if "model" in contents and ("__author__" in contents or isinstance(contents["model"], Mapping)):
+        return contents
+    blobs = contents.get("blobs")
+    if all(
+        hasattr(blob, "shape") and not isinstance(blob, Tensor) and "." not in str(name)
+        for name, blob in contents.items()
+    ):
+        blobs = contents
+    if not isinstance(blobs, Mapping) or not blobs:
+        return {"model": contents}
+    model = {name: blob for name, blob in blobs.items() if not str(name).endswith("_momentum")}
+    return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
 
 
 FORMAT = Format((".pkl",), _read, _write, _arrange, as_zoo=as_zoo)

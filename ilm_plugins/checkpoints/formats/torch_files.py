@@ -31,41 +31,34 @@ def is_of_torch(path: Path) -> bool:
 def read(path: Path, unsafe: bool) -> Any:
     if unsafe:
         return torch.load(path, map_location="cpu", weights_only=False)
-    # torch before 2.6 runs the code in these two formats even with weights_only.
-    if tarfile.is_tarfile(path):
-        raise refused("tarfile.TarFile")
-    if _is_zip(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                raise refused("torch.jit.ScriptModule")
-    # torch does not compare quantized tensors with their memory, and may read them while it loads.
-    if _mentions(path, QUANTIZED.encode()):
-        raise refused(f"torch._utils.{QUANTIZED}")
+    _check(path)
     # Without checked invariants, indices of sparse tensors beyond their size would be followed.
     with accepting_data(), torch.sparse.check_sparse_tensor_invariants():
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _is_zip(path: Path) -> bool:
-    """Return whether torch reads a file as a zip: not if a zip follows an older format's bytes."""
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\3\4" and zipfile.is_zipfile(path)
-
-
-def _mentions(path: Path, name: bytes) -> bool:
-    """Return whether a pickle in a file of torch has a name."""
-    spans = [(0, path.stat().st_size)]
-    if _is_zip(path):
-        with zipfile.ZipFile(path) as archive:
-            # torch ignores the case of this name.
-            pickles = [f for f in archive.infolist() if f.filename.lower().endswith("data.pkl")]
-            # torch itself compresses no file, and may leave out checksums, which zipfile compares.
-            compressed = (f for f in pickles if f.compress_type != zipfile.ZIP_STORED)
-            if any(name in archive.read(entry) for entry in compressed):
-                return True
-        spans = [(f.header_offset, f.header_offset + MAX_HEADER + f.file_size) for f in pickles]
+def _check(path: Path) -> None:
+    """Raise UnpicklingError for a file that torch cannot load safely even with weights_only."""
+    # torch before 2.6 runs the code in a tar and in TorchScript.
+    if tarfile.is_tarfile(path):
+        raise refused("tarfile.TarFile")
+    # torch does not compare quantized tensors with their memory, and may read them while it loads.
+    name, is_mentioned, spans = QUANTIZED.encode(), False, [(0, path.stat().st_size)]
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return any(content.find(name, start, end) >= 0 for start, end in spans)
+        # torch reads no zip that follows an older format's bytes.
+        if content[:4] == BEGINNINGS[0] and zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(entry.endswith("/constants.pkl") for entry in archive.namelist()):
+                    raise refused("torch.jit.ScriptModule")
+                # torch ignores the case of this name.
+                pickles = [f for f in archive.infolist() if f.filename.lower().endswith("data.pkl")]
+                # torch itself compresses no file, and may leave out checksums, which zipfile
+                # compares.
+                compressed = (f for f in pickles if f.compress_type != zipfile.ZIP_STORED)
+                is_mentioned = any(name in archive.read(entry) for entry in compressed)
+            spans = [(f.header_offset, f.header_offset + MAX_HEADER + f.file_size) for f in pickles]
+        if is_mentioned or any(content.find(name, *span) >= 0 for span in spans):
+            raise refused(f"torch._utils.{QUANTIZED}")
 
 
 def _write(contents: Any, metadata: Mapping[str, str], file: IO) -> None:

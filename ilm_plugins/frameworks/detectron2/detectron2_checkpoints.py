@@ -12,6 +12,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 
 from ... import checkpoints
+from ...checkpoints.state import as_tensor
 from ...errors import CheckpointError
 from ...layers.base import AdaptiveNorm
 from ...layers.mixture import BN_VARIANCE, VARIANCE
@@ -121,14 +122,13 @@ def name_variances(state: Mapping[str, Any], wanted: Iterable[str]) -> dict[str,
     return {rename(name): tensor for name, tensor in state.items()}
 
 
-def rename_caffe2(contents: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the contents of a file of Caffe2 with detectron2's names and complete BatchNorms.
+def rename_caffe2(blobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return contents for Caffe2's weights, with detectron2's names and complete BatchNorms.
 
     Caffe2's backbones have a scale and a shift in place of a BatchNorm with statistics; detectron2
     loads them into a FrozenBatchNorm2d with a mean of 0 and a variance of 1.
     """
-    blobs = checkpoints.as_zoo(contents)["model"]
-    tensors = {name: checkpoints.as_tensor(blob) for name, blob in blobs.items()}
+    tensors = {name: as_tensor(blob) for name, blob in blobs.items()}
     arrays = {
         name: tensor
         for name, tensor in tensors.items()

@@ -15,9 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from yaml.constructor import ConstructorError
 
-from ... import checkpoints
 from ...errors import UserError
 from ...layers import NORMS
+from ...trust import code_is_allowed
 from ..framework_config import Inference, check_overrides, norm_settings, unknown_norm
 
 #: detectron2's own keys of norms, which are nowhere to be read.
@@ -40,7 +40,7 @@ def load_config(
         return cfg
     cfg = get_cfg()
     try:
-        cfg.merge_from_file(path, allow_unsafe=checkpoints.code_is_allowed())
+        cfg.merge_from_file(path, allow_unsafe=code_is_allowed())
     except ConstructorError as error:
         raise UserError(
             f"{path}: {error.problem} {error.problem_mark}: it may run code; read the file, and if "

@@ -12,9 +12,10 @@ from torch import nn
 from close import assert_close, assert_equal
 from ilm_plugins import ILMGroupNorm, SwitchNorm
 from ilm_plugins.__main__ import main
-from ilm_plugins.checkpoints import CheckpointError, loading, write
+from ilm_plugins.checkpoints import CheckpointError, write
 from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.detectron2.detectron2_checkpoints import Checkpointer
+from ilm_plugins.trust import loading
 from swaps import randomized
 from workers import Harmful
 

@@ -16,12 +16,11 @@ from detectron2.model_zoo import get_config_file
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
-from ilm_plugins import checkpoints
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.data import detectron2_datasets, shapes
 from ilm_plugins.frameworks.detectron2 import detectron2_training as training
 from ilm_plugins.frameworks.detectron2.detectron2_config import inference, load_config
-from ilm_plugins.trust import ALLOW_CODE
+from ilm_plugins.trust import ALLOW_CODE, loading
 from runs import LAZY, SHAPES
 
 OURS = "ilm_plugins://mask_rcnn_R_50_FPN_batch2_ilmgn.yaml"
@@ -88,7 +87,7 @@ def test_a_yaml_runs_no_code_unless_asked(tmp_path, monkeypatch, variable):
     with pytest.raises(UserError, match=r"line 1.*may run code.*--unsafe"):
         load_config("mine.yaml")
     assert not Path("ran").exists()
-    with checkpoints.loading(unsafe=True):
+    with loading(unsafe=True):
         load_config("mine.yaml")
     assert Path("ran").exists()
 

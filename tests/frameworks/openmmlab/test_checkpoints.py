@@ -18,13 +18,14 @@ import fresh
 from close import assert_close
 from ilm_plugins import ExemplarNorm
 from ilm_plugins.__main__ import main
-from ilm_plugins.checkpoints import CheckpointError, loading, read, write
+from ilm_plugins.checkpoints import CheckpointError, read, write
 from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.openmmlab.openmmlab_checkpoints import (
     AtomicFiles,
     latest,
     use_safe_checkpoints,
 )
+from ilm_plugins.trust import loading
 from runs import MMENGINE_CONFIG
 from swaps import randomized
 from workers import Built, Harmful
