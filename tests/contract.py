@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import cases
 import ilm_plugins
+from benchmarks.measure import saved_bytes
 from cases import BACKENDS, KERNELS, every_backend, inputs, layouts, results
 from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import NORMS, freeze, use_backend
@@ -416,7 +417,7 @@ def test_x_and_moments_alone_are_saved_for_the_backward_pass(norm, layout):
     x = layout(torch.randn(2, 256, 20, 20)).requires_grad_()
     layer = norm(256)
     moments = 2 * 4 * len(x) * layer.moment_groups
-    assert x.nbytes <= cases.saved_bytes(layer, x) <= x.nbytes + moments + 64 * 256
+    assert x.nbytes <= saved_bytes(layer, layer, x) <= x.nbytes + moments + 64 * 256
 
 
 class NoSynchronization(TorchDispatchMode):

@@ -288,20 +288,3 @@ def assert_exact(layer, x, dy, backend, roundings=ROUNDINGS):
         if x.is_contiguous() or x.movedim(1, -1).is_contiguous():
             assert found[0].stride() == found[1].stride() == x.stride()
         assert found[0].dtype == found[1].dtype == x.dtype
-
-
-def saved_bytes(layer, x):
-    """Bytes kept for the backward pass, parameters aside."""
-    own = {p.data_ptr() for p in (*layer.parameters(), *layer.buffers())}
-    storages = {}
-
-    def pack(tensor):
-        if tensor.data_ptr() not in own:
-            storage = tensor.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        y = layer(x)
-    assert y.requires_grad
-    return sum(storages.values())

@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.layers import SHAPES
+from benchmarks.measure import saved_bytes
 from cases import (
     CASES,
     CHANNELS,
@@ -458,17 +459,8 @@ def test_a_compiled_model_keeps_as_many_maps_as_with_group_norm(name, left_to_th
         layers = nn.Conv2d(64, 64, 1), norm.to(DEVICE), nn.ReLU(), nn.Conv2d(64, 8, 1)
         model = nn.Sequential(*layers).to(DEVICE)
         function = torch.compile(model, fullgraph=True, backend="aot_eager_decomp_partition")
-        parameters, bytes_of = {p.data_ptr() for p in model.parameters()}, {}
-
-        def pack(tensor):
-            if tensor.data_ptr() not in parameters:
-                bytes_of[tensor.data_ptr()] = tensor.nbytes
-            return tensor
-
-        hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-        with use_backend("triton"), hooks, torch.autocast(DEVICE, torch.bfloat16):
-            function(make_map(4, 64, 32, 32))
-        return sum(bytes_of.values())
+        with use_backend("triton"), torch.autocast(DEVICE, torch.bfloat16):
+            return saved_bytes(model, function, make_map(4, 64, 32, 32))
 
     assert kept(NORMS[name](64)) < 1.1 * kept(nn.GroupNorm(32, 64))
 
