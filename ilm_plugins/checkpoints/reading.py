@@ -51,9 +51,8 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
 
 def _read_shards(path: Path, unsafe: bool) -> dict[str, Any]:
     """Return the tensors of all shards of an index, each from the shard that the index names."""
-    index = read_index(path)
-    weight_map, state = index.weight_map, dict[str, Any]()
-    for shard in index.shards:
+    (weight_map, _), state = read_index(path), dict[str, Any]()
+    for shard in dict.fromkeys(weight_map.values()):
         contents = read(path.with_name(shard), unsafe)
         if not isinstance(contents, Mapping):
             raise CheckpointError(
@@ -73,8 +72,8 @@ def read_metadata(path: str | os.PathLike) -> dict[str, str]:
     """Return the texts of a ``.safetensors``, or of all shards of an index; {} for other files."""
     path = Path(path).expanduser()
     if is_index(path):
-        shards = [read_metadata(path.with_name(shard)) for shard in read_index(path).shards]
-        return {key: text for metadata in shards for key, text in metadata.items()}
+        shards = dict.fromkeys(read_index(path)[0].values())
+        return {k: v for s in shards for k, v in read_metadata(path.with_name(s)).items()}
     metadata = format_of(path).metadata
     return metadata(path) if metadata else {}
 

@@ -28,9 +28,7 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
         raise UserError(f"{shown} must end with {endings}")
     if exists and source.exists() and target.samefile(source):
         raise UserError(f"{shown} is INPUT; give another file")
-    if exists and is_index(target):
-        raise UserError(f"{shown} exists, and an index is never replaced; give another name")
-    if exists and not overwrite:
+    if exists and not overwrite and not is_index(target):
         raise UserError(f"{shown} exists; add --overwrite to replace it")
     # Of a link, the target is replaced.
     if not Path(os.path.realpath(target)).parent.is_dir():
@@ -40,11 +38,11 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
     if is_index(target):
         if not is_index(source):
             raise UserError(f"{shown} is an index, INPUT is none; give a file as OUTPUT")
-        paths = paths_of_shards(source, target).values()
+        paths = [target, *paths_of_shards(source, target).values()]
         if existing := [path for path in paths if os.path.lexists(path)]:
             raise UserError(
-                f"{str(existing[0])!r}, a shard of OUTPUT, exists, and shards are never replaced; "
-                "give another name or folder"
+                f"{str(existing[0])!r} exists, and indexes and shards are never replaced; give "
+                "another name or folder"
             )
 
 
@@ -56,34 +54,28 @@ def rewrite(
     target: Path,
     overwrite: bool = False,
 ) -> list[str]:
-    """Write a checkpoint with another state dict, in the format of ``target``'s name.
+    """Write a checkpoint with a new state dict; return the names of entries that are not copied.
 
     Args:
         source: the file, or the index of several, from which ``contents`` were read.
-        entry: the key of the state dict in ``contents``; None if it is the contents.
-        state: the new state dict.
-        target: see :func:`check_target`; shards are written for an index.
-
-    Returns:
-        The names of entries beside the state dict, and of metadata, that are not copied.
-
-    Raises:
-        UserError: the format lacks the dtype or layout of a tensor, or a file that must not be
-            replaced exists by now.
+        entry: the key of the older state dict in ``contents``; None if it is the contents.
+        target: the new file or index, as :func:`check_target` allows it.
     """
     row, metadata = format_of(without_index(target)), read_metadata(source)
     beside = {} if entry is None else {k: v for k, v in contents.items() if k != entry}
     kept = {}
-    if row.arrange is None or is_index(target):
-        tensors = {str(name): v for name, v in state.items() if isinstance(v, Tensor)}
-        beside |= {name: value for name, value in state.items() if not isinstance(value, Tensor)}
-        contents = tensors
-    else:
+    if row.entries and not is_index(target):
         kept = {key: beside[key] for key in COPIED if key in beside}
         meta = beside.get("meta")
         if isinstance(meta, Mapping) and "dataset_meta" in meta:  # MMEngine's names of classes
             kept["meta"] = {"dataset_meta": meta["dataset_meta"]}
-        contents = row.arrange(state, entry, kept)
+        if row.as_zoo:  # without an author, detectron2 would read it as a file of Caffe2
+            contents = {"__author__": "ilm_plugins", **kept, "model": dict(state)}
+        else:
+            contents = state if entry is None else {**kept, entry: state}
+    else:
+        beside |= {name: value for name, value in state.items() if not isinstance(value, Tensor)}
+        contents = {str(name): v for name, v in state.items() if isinstance(v, Tensor)}
     if row.metadata is None:
         beside |= metadata
     if is_index(target):

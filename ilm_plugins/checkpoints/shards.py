@@ -8,7 +8,6 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -25,38 +24,6 @@ INDEX = ".index.json"
 _SHARD = re.compile(r".+-\d{3,}-of-(?!0*1$)\d{3,}", re.DOTALL)
 
 
-@dataclass
-class Index:
-    """The contents of an index.
-
-    Attributes:
-        weight_map: name of each tensor -> name of its shard, a file beside the index.
-        metadata: further entries, such as the tensors' size in bytes (``total_size``).
-    """
-
-    weight_map: dict[str, str]
-    metadata: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def shards(self) -> list[str]:
-        """The names of the shards."""
-        return [*dict.fromkeys(self.weight_map.values())]
-
-    def place(self, names: Iterable[str]) -> dict[str, str]:
-        """Return the shard of each name; a new name has that of the nearest module around it."""
-        shards, placed = {**self.weight_map}, {}
-        for name, shard in self.weight_map.items():
-            while name:
-                name = name.rpartition(".")[0]
-                shards.setdefault(name, shard)
-        for name in names:
-            near = name
-            while near not in shards:
-                near = near.rpartition(".")[0]
-            placed[name] = shards[near]
-        return placed
-
-
 def is_index(path: Path) -> bool:
     """Return whether a file is an index by its name."""
     return path.name.lower().endswith(INDEX)
@@ -67,8 +34,11 @@ def without_index(path: Path) -> Path:
     return path.with_name(path.name[: -len(INDEX)]) if is_index(path) else path
 
 
-def read_index(path: Path) -> Index:
-    """Read an index; CheckpointError if it is damaged, or names files elsewhere."""
+def read_index(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return an index's weight map, name of a tensor -> name of its shard, and its metadata.
+
+    CheckpointError if the index is damaged, or names files elsewhere than beside it.
+    """
     try:
         contents = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -91,7 +61,7 @@ def read_index(path: Path) -> Index:
             raise CheckpointError(
                 f"index {str(path)!r} names {shard!r}; its shards must be files beside it"
             )
-    return Index(shards, metadata)
+    return shards, metadata
 
 
 def paths_of_shards(source: Path, target: Path) -> dict[str, Path]:
@@ -102,7 +72,7 @@ def paths_of_shards(source: Path, target: Path) -> dict[str, Path]:
     """
     old, new = without_index(source).stem, without_index(target)
     paths = {}
-    for shard in read_index(source).shards:
+    for shard in dict.fromkeys(read_index(source)[0].values()):
         stem = Path(shard).stem
         stem = new.stem + stem.removeprefix(old) if stem.startswith(old) else stem
         paths[shard] = target.with_name(stem + new.suffix)
@@ -112,17 +82,13 @@ def paths_of_shards(source: Path, target: Path) -> dict[str, Path]:
 def write_shards(
     tensors: Mapping[str, Tensor], source: Path, target: Path, metadata: Mapping[str, str]
 ) -> None:
-    """Write tensors to new shards, and their index last; each tensor stays in its old shard.
-
-    Raises:
-        UserError: a file of one of these names exists.
-    """
-    index, paths = read_index(source), paths_of_shards(source, target)
-    parts: dict[Path, dict[str, Tensor]] = defaultdict(dict)
-    for name, shard in index.place(tensors).items():
+    """Write tensors to new shards, and their index last; each tensor stays in its old shard."""
+    shards, older = read_index(source)
+    paths, parts = paths_of_shards(source, target), defaultdict[Path, dict[str, Tensor]](dict)
+    for name, shard in _place(tensors, shards).items():
         parts[paths[shard]][name] = tensors[name]
     # The tensors do not tell which are parameters.
-    kept = {key: value for key, value in index.metadata.items() if key != "total_parameters"}
+    kept = {key: value for key, value in older.items() if key != "total_parameters"}
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     contents = {
         "metadata": {**kept, "total_size": size},
@@ -135,6 +101,21 @@ def write_shards(
     create({**writers, target: lambda file: file.write(text.encode())})
 
 
+def _place(names: Iterable[str], weight_map: Mapping[str, str]) -> dict[str, str]:
+    """Return the shard of each name; a new name has that of the nearest module around it."""
+    shards, placed = {**weight_map}, {}
+    for name, shard in weight_map.items():
+        while name:
+            name = name.rpartition(".")[0]
+            shards.setdefault(name, shard)
+    for name in names:
+        near = name
+        while near not in shards:
+            near = near.rpartition(".")[0]
+        placed[name] = shards[near]
+    return placed
+
+
 def names_around(path: Path) -> set[str] | None:
     """Return the names of all tensors of a shard's checkpoint, by an index beside the shard.
 
@@ -143,7 +124,7 @@ def names_around(path: Path) -> set[str] | None:
     """
     for beside in sorted(path.parent.glob(f"*{INDEX}")):
         try:
-            shards = read_index(beside).weight_map
+            shards, _ = read_index(beside)
         except CheckpointError:
             continue
         if path.name in shards.values() and len({*shards.values()}) > 1:

@@ -57,9 +57,7 @@ def as_tensor(value: Any) -> Any:
 def read_named(path: str | os.PathLike, key: str) -> Mapping[str, Any]:
     """Return the contents of a checkpoint whose state dict a framework takes from ``key``.
 
-    Raises:
-        CheckpointError: the contents, or the value of ``key`` if there is one, are no tensors by
-            name.
+    CheckpointError if the contents, or the value of ``key`` if there is one, are no state dict.
     """
     contents = read(path)
     state = contents.get(key, contents) if isinstance(contents, Mapping) else contents
@@ -123,10 +121,8 @@ def find_part(state: Mapping[str, Any], model: nn.Module) -> str | None:
 def complete_names(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """Complete names by the model's names that end with them, as detectron2 does.
 
-    Where several fit, the longest one belongs to the model's module.
-
-    Raises:
-        CheckpointError: one name fits several modules.
+    Where several fit, the longest one belongs to the model's module; CheckpointError if one name
+    fits several modules.
     """
     owners = {name.rpartition(".")[0] for name in state if isinstance(name, str)}
     modules: dict[str, str] = {}

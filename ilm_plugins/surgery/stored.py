@@ -148,14 +148,11 @@ def check_whole(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def _find_cut(names: Set[str], whole: Set[str]) -> list[str]:
-    """Return the names of tensors that norms of one shard of a checkpoint have in other shards.
+    """Return the names of tensors that norms of one shard have in other shards.
 
-    Args:
-        names: the names of the shard's tensors.
-        whole: the names of all shards' tensors. If it is empty, only a BatchNorm is known, by its
-            running statistics; its weight and bias are then missed, too, where it has none.
+    The names of all shards' tensors may be unknown; ``whole`` is then empty.
     """
-    if not whole:
+    if not whole:  # a BatchNorm is known by its running statistics, and may lack weight and bias
         running = {name.rpartition(".")[::2] for name in names}
         bns = {module for module, key in running if key in BN_RUNNING} - {
             module for module, key in running if key == VARIANCE

@@ -1,5 +1,6 @@
 """The command convert: formats, what is kept and dropped, and mistakes."""
 
+import json
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ import fresh
 from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import ExemplarNorm, ILMGroupNorm, SwitchNorm, surgery
 from ilm_plugins.checkpoints import PARTIAL, read, write
+from ilm_plugins.checkpoints.formats import FORMATS, Format
 from ilm_plugins.checkpoints.reading import read_metadata
 from ilm_plugins.trust import ALLOW_CODE
 from swaps import randomized
@@ -76,6 +78,21 @@ def test_every_format_becomes_every_other(tmp_path, model, capsys, source, entry
         contents = contents[entry]
     contents.pop("tied")
     check_last(contents, model)
+
+
+def test_a_format_is_a_row_of_one_table(tmp_path, capsys, monkeypatch):
+    row = Format(
+        (".text",),
+        read=lambda path, unsafe: {k: torch.tensor(v) for k, v in json.loads(path.read_text())},
+        write=lambda contents, metadata, file: file.write(
+            json.dumps([(name, tensor.tolist()) for name, tensor in contents.items()]).encode()
+        ),
+    )
+    monkeypatch.setitem(FORMATS, ".text", row)
+    write({**of_batchnorm(), "epoch": torch.tensor(3)}, tmp_path / "in.text")
+    assert run(tmp_path / "in.text", tmp_path / "out.text", "--to", "EN") == 0
+    assert "1.ratio.weight" in read(tmp_path / "out.text")
+    assert ".text" in refused(capsys, tmp_path / "in.text", tmp_path / "out.onnx", "--to", "EN")
 
 
 def test_batchnorm_becomes_another_norm_if_asked_for(tmp_path, capsys):

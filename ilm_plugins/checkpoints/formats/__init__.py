@@ -21,9 +21,9 @@ class Format:
         endings: of its files' names, in lower case.
         read: path and whether its code may run -> the file's contents; called in
             :func:`.trust.loading`, and checked by :func:`.pickled.rebuild`.
-        write: writes contents and texts, its metadata, to an open file; may ignore the texts.
-        arrange: new state dict, key of the old one or None, entries to keep beside it -> contents;
-            None if a file holds nothing but tensors by name.
+        write: writes contents, and texts as metadata if the format has them, to an open file.
+        entries: whether a file can have other entries beside the state dict, and values in it that
+            are no tensors.
         metadata: path -> the texts in a file; None if the format has none.
         shard: ending of the names of shards that an index lists; None if there are no such indexes.
         as_zoo: gives contents the entries of detectron2's model zoo, which has files of the format.
@@ -32,7 +32,7 @@ class Format:
     endings: tuple[str, ...]
     read: Callable[[Path, bool], Any]
     write: Callable[[Any, Mapping[str, str], IO], Any]
-    arrange: Callable[[dict[str, Any], str | None, Mapping[str, Any]], Any] | None = None
+    entries: bool = False
     metadata: Callable[[Path], dict[str, str]] | None = None
     shard: str | None = None
     as_zoo: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None

@@ -38,11 +38,6 @@ def _write(contents: Any, metadata: Mapping[str, str], file: IO) -> None:
     ArrayPickler(file).dump(contents)
 
 
-def _arrange(state: dict[str, Any], entry: str | None, kept: Mapping[str, Any]) -> dict[str, Any]:
-    # Without an author, detectron2 reads the file as one of Caffe2.
-    return {"__author__": "ilm_plugins", **kept, "model": dict(state)}
-
-
 def as_zoo(contents: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return contents with the entries of detectron2's model zoo.
 
@@ -51,16 +46,15 @@ def as_zoo(contents: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     if "model" in contents and ("__author__" in contents or isinstance(contents["model"], Mapping)):
         return contents
-    blobs = contents.get("blobs")
-    if all(
-        hasattr(blob, "shape") and not isinstance(blob, Tensor) and "." not in str(name)
-        for name, blob in contents.items()
-    ):
-        blobs = contents
+    has_tensors = any(isinstance(value, Tensor) for value in contents.values())
+    are_arrays = not has_tensors and all(hasattr(value, "shape") for value in contents.values())
+    is_backbone = are_arrays and not any("." in str(name) for name in contents)
+    blobs = contents if is_backbone else contents.get("blobs")
     if not isinstance(blobs, Mapping) or not blobs:
-        return {"model": contents}
+        # In detectron2, the names in a pickle may be ends of the model's names.
+        return {"model": contents, "matching_heuristics": not has_tensors}
     model = {name: blob for name, blob in blobs.items() if not str(name).endswith("_momentum")}
     return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
 
 
-FORMAT = Format((".pkl",), _read, _write, _arrange, as_zoo=as_zoo)
+FORMAT = Format((".pkl",), _read, _write, entries=True, as_zoo=as_zoo)

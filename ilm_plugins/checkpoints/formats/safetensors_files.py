@@ -32,16 +32,13 @@ def _read_metadata(path: Path) -> dict[str, str]:
 
 
 def _write(contents: Mapping[str, Tensor], metadata: Mapping[str, str], file: IO) -> None:
-    # The format cannot store tensors that share memory.
-    tensors = {name: _copy(tensor, name) for name, tensor in contents.items()}
+    tensors = {}
+    for name, tensor in contents.items():
+        if tensor.layout != torch.strided:
+            raise cannot_hold(".safetensors", tensor, name)
+        # The format cannot store tensors that share memory.
+        tensors[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
     file.write(_package().save(tensors, {**metadata, "format": "pt"}))
-
-
-def _copy(tensor: Tensor, name: str) -> Tensor:
-    """Return a contiguous copy; UserError if the tensor is not strided, but sparse."""
-    if tensor.layout != torch.strided:
-        raise cannot_hold(".safetensors", tensor, name)
-    return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
 FORMAT = Format((".safetensors",), _read, _write, metadata=_read_metadata, shard=".safetensors")

@@ -71,8 +71,4 @@ def _write(contents: Any, metadata: Mapping[str, str], file: IO) -> None:
         raise
 
 
-def _arrange(state: dict[str, Any], entry: str | None, kept: Mapping[str, Any]) -> dict[str, Any]:
-    return state if entry is None else {**kept, entry: state}
-
-
-FORMAT = Format((".pth", ".pt", ".bin", ".ckpt", ".tar"), read, _write, _arrange, shard=".bin")
+FORMAT = Format((".pth", ".pt", ".bin", ".ckpt", ".tar"), read, _write, entries=True, shard=".bin")

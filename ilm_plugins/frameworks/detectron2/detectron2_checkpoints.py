@@ -113,11 +113,11 @@ def name_variances(state: Mapping[str, Any], wanted: Iterable[str]) -> dict[str,
         state: names -> tensors; a name may be the end of the model's name, as for detectron2.
         wanted: the names in the model.
     """
-    older = [name.replace(VARIANCE, BN_VARIANCE) for name in wanted if name.endswith(VARIANCE)]
+    ours = [f".{name}" for name in wanted if name.endswith(VARIANCE)]
 
     def rename(name: str) -> str:
-        is_older = any(f".{full_name}".endswith(f".{name}") for full_name in older)
-        return name.replace(BN_VARIANCE, VARIANCE) if is_older else name
+        newer = name.replace(BN_VARIANCE, VARIANCE)
+        return newer if any(full_name.endswith(f".{newer}") for full_name in ours) else name
 
     return {rename(name): tensor for name, tensor in state.items()}
 
@@ -128,13 +128,9 @@ def rename_caffe2(blobs: Mapping[str, Any]) -> dict[str, Any]:
     Caffe2's backbones have a scale and a shift in place of a BatchNorm with statistics; detectron2
     loads them into a FrozenBatchNorm2d with a mean of 0 and a variance of 1.
     """
-    tensors = {name: as_tensor(blob) for name, blob in blobs.items()}
-    arrays = {
-        name: tensor
-        for name, tensor in tensors.items()
-        if isinstance(name, str) and isinstance(tensor, torch.Tensor)
-    }
-    state, originals = convert_c2_detectron_names(arrays)
+    named = ((name, as_tensor(blob)) for name, blob in blobs.items() if isinstance(name, str))
+    tensors = {name: tensor for name, tensor in named if isinstance(tensor, torch.Tensor)}
+    state, originals = convert_c2_detectron_names(tensors)
     for name, original in originals.items():
         if original.endswith("_bn_s"):
             norm, scale = name.removesuffix(".weight"), state[name]

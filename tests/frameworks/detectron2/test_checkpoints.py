@@ -95,6 +95,14 @@ def test_files_of_caffe2_are_loaded(tmp_path):
         assert load(tmp_path / "caffe2.pkl", contents).weight.eq(1).all()
 
 
+def test_arrays_with_names_of_modules_are_no_file_of_caffe2(tmp_path):
+    """Their names, which may be ends of the model's, keep their underscores."""
+    model = torch.nn.ModuleDict({"stem": torch.nn.ModuleDict({"a_b": torch.nn.Linear(2, 2)})})
+    write({"a_b.weight": np.ones((2, 2), np.float32)}, tmp_path / "c.pkl")
+    Checkpointer(model).load(str(tmp_path / "c.pkl"))
+    assert model["stem"]["a_b"].weight.eq(1).all()
+
+
 @pytest.mark.parametrize("entry", ["model", None])
 def test_a_pkl_by_torch_is_loaded_as_a_pth(tmp_path, entry):
     """Its names stay; the names in a file of Caffe2 would change."""
