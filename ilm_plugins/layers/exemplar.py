@@ -11,6 +11,10 @@ from .mixture import MixtureNorm, weighted_sum
 from .options import check_choice, check_positive, fit_width
 from .projection import ACTIVATIONS, Projection, project
 
+#: Values of the options ``ratio_net`` and ``activation``.
+RATIO_NETS = "conv", "no_conv", "mlp"
+RATIO_ACTIVATIONS = "tanh", "relu"
+
 
 class ExemplarNorm(MixtureNorm, nn.GroupNorm):
     r"""Exemplar normalization: each sample's own mixture of normalized maps.
@@ -84,8 +88,8 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         dtype: torch.dtype | None = None,
     ) -> None:
         name = type(self).__name__
-        check_choice(name, "ratio_net", ratio_net, ("conv", "no_conv", "mlp"))
-        check_choice(name, "activation", activation, ("tanh", "relu"))
+        check_choice(name, "ratio_net", ratio_net, RATIO_NETS)
+        check_choice(name, "activation", activation, RATIO_ACTIVATIONS)
         expansion = check_positive(name, "expansion", expansion)
         if ratio_net != "no_conv" or reduction == "auto":
             (r,) = fit_width(type(self), num_channels, reduction=reduction)

@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 from ilm_plugins import NORMS
 from ilm_plugins.experiments.data.detectron2_datasets import register_datasets
 from ilm_plugins.experiments.papers import registry
-from ilm_plugins.experiments.papers.run import open_row
+from ilm_plugins.experiments.papers.paper_runs import open_row
 from ilm_plugins.frameworks.variants import AS_IS
 from mmengine_configs import described, described_translation, norms, skeleton
 from recipe import recipe

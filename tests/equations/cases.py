@@ -14,6 +14,7 @@ import transcription
 from close import EQUAL, ROUNDINGS, assert_close
 from ilm_plugins import NORMS, use_backend
 from ilm_plugins.layers.assoc import COMBINE
+from ilm_plugins.layers.exemplar import RATIO_ACTIVATIONS, RATIO_NETS
 from ilm_plugins.layers.mixture import NORMALIZERS, MixtureNorm
 from ilm_plugins.layers.projection import ACTIVATIONS
 from ilm_plugins.ops import cpu
@@ -47,24 +48,32 @@ def attributes_of(layer, *names):
     return options
 
 
+def parameters_of(layer):
+    """A layer's parameters by the names that the transcriptions give them."""
+    named = dict(layer.named_parameters())
+    matrices = {name for name in named if f"{name.removesuffix('weight')}bias" not in named}
+    return {
+        (name.removesuffix(".weight") if name in matrices else name).replace(".", "_"): parameter
+        for name, parameter in named.items()
+    }
+
+
 def by_ilm(layer, x):
     options = attributes_of(layer, "activations", "omega_offset")
     key_group_size = layer.num_channels // layer.num_key_groups
-    parameters = layer.parameters()  # in the order of the transcription
-    return transcription.ilm_norm(x, *parameters, key_group_size=key_group_size, **options)
+    options |= parameters_of(layer)
+    return transcription.ilm_norm(x, key_group_size=key_group_size, **options)
 
 
 def by_assoc(layer, x):
     options = attributes_of(layer, "num_key_groups", "combine", "omega_offset")
-    return transcription.assoc_norm(x, *layer.parameters(), **options)
+    return transcription.assoc_norm(x, **parameters_of(layer), **options)
 
 
 def exemplar_with_ratios(layer, x):
     """The output of EN, and its ratios, by the transcription."""
-    weight, bias, *network = layer.parameters()
-    reduce = [] if layer.ratio_net == "conv" else [None]
     options = attributes_of(layer, "normalizers", "reduction", "activation", "ratio_net")
-    return transcription.exemplar_norm(x, weight, bias, *reduce, *network, **options)
+    return transcription.exemplar_norm(x, **{"reduce": None} | parameters_of(layer), **options)
 
 
 def by_exemplar(layer, x):
@@ -73,7 +82,7 @@ def by_exemplar(layer, x):
 
 def by_switch(layer, x, **options):
     options |= attributes_of(layer, "normalizers")
-    return transcription.switch_norm(x, *layer.parameters(), **options)
+    return transcription.switch_norm(x, **parameters_of(layer), **options)
 
 
 def by_sparse(layer, x):
@@ -87,7 +96,7 @@ def by_sparse(layer, x):
 
 
 def by_attentive(layer, x):
-    return transcription.attentive_norm(x, *layer.parameters(), **attributes_of(layer))
+    return transcription.attentive_norm(x, **parameters_of(layer), **attributes_of(layer))
 
 
 def sparse(radius=0.3, fixed=0, **options):
@@ -170,8 +179,8 @@ def drawn_options(r, name, channels):
         "activations": lambda: tuple(r.choices(sorted(ACTIVATIONS), k=2)),
         "reduction": lambda: r.choice(divisors),
         "expansion": lambda: r.randint(1, 16),
-        "ratio_net": lambda: r.choice(["conv", "no_conv", "mlp"]),
-        "activation": lambda: r.choice(["tanh", "relu"]),
+        "ratio_net": lambda: r.choice(RATIO_NETS),
+        "activation": lambda: r.choice(RATIO_ACTIVATIONS),
         "shared_affine": lambda: r.random() < 0.5,
     }
     taken = inspect.signature(NORMS[name]).parameters

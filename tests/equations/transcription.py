@@ -168,12 +168,12 @@ def assoc_norm(
 
 
 def attentive_norm(
-    x, weight, bias, attention_weight, attention_bias, pair_weight, pair_bias, *, num_groups, eps,
+    x, weight, bias, attention_weight, attention_bias, pairs_weight, pairs_bias, *, num_groups, eps,
 ):  # fmt: skip
     """AN on GN: K affine pairs (K, C), mixed for each instance by its attentions: (N, C, *)."""
     num_channels, num_affine = x.shape[1], len(attention_bias)
-    assert attention_weight.shape == pair_weight.shape == pair_bias.shape
-    assert pair_weight.shape == (num_affine, num_channels)
+    assert attention_weight.shape == pairs_weight.shape == pairs_bias.shape
+    assert pairs_weight.shape == (num_affine, num_channels)
 
     outputs = []
     for instance in flat(x):
@@ -183,8 +183,8 @@ def attentive_norm(
         for k in range(num_affine):
             logit = (attention_weight[k] * features).sum() + attention_bias[k]
             attention = torch.clamp(logit / 6 + 0.5, 0, 1)  # hardsigmoid
-            mixed_weight = mixed_weight + attention * pair_weight[k]
-            mixed_bias = mixed_bias + attention * pair_bias[k]
+            mixed_weight = mixed_weight + attention * pairs_weight[k]
+            mixed_bias = mixed_bias + attention * pairs_bias[k]
         normalized = rescale(standardize(instance, num_groups, eps), weight, bias)  # GN
         outputs.append(rescale(normalized, mixed_weight, mixed_bias))
     return torch.stack(outputs).reshape(x.shape)

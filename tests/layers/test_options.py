@@ -316,11 +316,14 @@ def test_options_of_a_base_have_its_defaults(norm):
 @each_norm
 def test_options_of_a_base_reach_it(norm):
     """A written-out constructor could forget to hand one on."""
-    others = {"hidden": 3, "init": "normal", "normalizers": ("BN", "GN"), "num_groups": 8}
-    others |= {"sync": True, "key_group_size": 8, "dtype": torch.float64}
-    if norm is NORMS["AN"]:
-        others["init"] = "identity"
+    others = {"hidden": 3, "init": "identity", "normalizers": ("BN", "GN"), "num_groups": 8}
+    others |= {"key_group_size": 8, "num_key_groups": 8, "reduction": 8, "dtype": torch.float64}
     given = {name: value for name, value in others.items() if name in keywords(norm.__init__)}
+    for name, default in keywords(norm.__init__).items():
+        if isinstance(default, bool):
+            given[name] = not default
+        elif isinstance(default, int | float) and name not in given:
+            given[name] = default + 1
     layer = norm(64, **given)
     assert layer.weight.dtype == given.pop("dtype")
     assert {name: getattr(layer, name) for name in given} == given
