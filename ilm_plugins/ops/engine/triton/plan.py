@@ -195,10 +195,10 @@ class Plan(plans.Plan):
         if plan.needs_all:
             d_x, *gradients = map(torch.empty_like, (x, *parameters))
         else:
-            d_x, *gradients = (
+            d_x, *gradients = [
                 torch.empty_like(t) if need and t is not None else None
                 for t, need in zip((x, *parameters), needs, strict=True)
-            )
+            ]
         counts = counters(self.index, stream) if plan.counts else None
         if self.shape is not None:
             plan.launch(stream, dy, x, d_x, statistics, work, counts, pointers, (*gradients,))
