@@ -53,7 +53,7 @@ class BuildKernels(build_ext):
 
     def build_extension(self, extension):
         # By which the binding in Python refuses a library of other sources.
-        sources = run_path(str(CPU / "sources.py"))["hash_sources"](FOLDER)
+        sources = run_path(str(CPU / "source_hash.py"))["hash_sources"](FOLDER)
         flags = [*FLAGS, *os.environ.get("ILM_PLUGINS_CFLAGS", "").split()]
         if os.environ.get("ILM_PLUGINS_CHECKED") == "1":
             flags.append("-DILM_PLUGINS_CHECKED")

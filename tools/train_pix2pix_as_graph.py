@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ilm_plugins.experiments.pix2pix import training
 from ilm_plugins.experiments.pix2pix.pairs import PairedImages
-from ilm_plugins.frameworks.environment import commit, versions
+from ilm_plugins.frameworks.run_environment import commit, versions
 
 #: Steps before the graph is captured, which train, too.
 WARM_UP = 3

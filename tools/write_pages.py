@@ -22,7 +22,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ilm_plugins.experiments.papers import paper_plots, paper_record, paper_report, registry
+from ilm_plugins.experiments.papers import paper_plots, paper_record, paper_report, published
 from ilm_plugins.experiments.papers.paper_report import Groups
 from ilm_plugins.experiments.reports.table import of_dicts
 from pages import batches, daylight, metafile, questions, study
@@ -59,7 +59,7 @@ def rates(name: str, groups: Groups) -> list[str]:
 #: Kind of a part -> the function that returns its lines.
 KINDS: dict[str, Callable[[str, Groups], list[str]]] = {
     "file": file,
-    "table": lambda name, groups: study.table(registry.find_table(name), groups),
+    "table": lambda name, groups: study.table(published.find_table(name), groups),
     "rows": paper_report.rows_run,
     "differences": lambda name, groups: study.differences(groups),
     "answers": lambda name, groups: questions.markdown(ROOT / "reports" / name),
@@ -91,7 +91,7 @@ def main() -> None:
     if sys.argv[1:]:
         paper_record.collect_all(Path(sys.argv[1]), RECORDS)
     groups = paper_report.by_cell(RECORDS)
-    for drawn in registry.tables().values():
+    for drawn in published.tables().values():
         if drawn.paper in PAPERS or drawn.id == "study":
             paper_report.draw(drawn, groups, REPORTS)
     if panels := daylight.panels(COMPARISONS / "daylight"):

@@ -16,8 +16,8 @@ from ..experiments.analysis.dynamics import write_dynamics
 from ..experiments.analysis.tables import Report, write_ratios, write_rescaling
 from ..experiments.data.images import open_images
 from ..frameworks import open_config
-from ..frameworks.environment import commit
 from ..frameworks.folders import check_new, filling
+from ..frameworks.run_environment import commit
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.mixture import MixtureNorm
 from ..surgery.norms import target_of

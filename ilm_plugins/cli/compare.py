@@ -8,9 +8,9 @@ from collections import defaultdict
 from ..configs import resolve
 from ..errors import UserError
 from ..experiments.compare import comparison_report as report
+from ..experiments.compare.compared_models import build_models
 from ..experiments.compare.comparison import compare
-from ..experiments.compare.models import build_models
-from ..experiments.compare.plan import Plan, shown
+from ..experiments.compare.comparison_plan import Plan, shown
 from ..frameworks.run_processes import available_gpus
 from . import exit_on_sigterm
 

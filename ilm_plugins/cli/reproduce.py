@@ -6,7 +6,7 @@ import textwrap
 from dataclasses import fields
 
 from ..configs import SCHEME
-from ..experiments.papers import paper_record, paper_report, registry
+from ..experiments.papers import paper_record, paper_report, published
 from ..experiments.papers.paper_runs import run_all
 from ..experiments.papers.reproduce_options import Options
 from ..frameworks.folders import make_folder
@@ -21,15 +21,15 @@ def list_(args: argparse.Namespace) -> None:
     """Print the tables that have rows, or one table's rows with the sources of their figures."""
     if not args.table:
         print("Tables, and how many rows they have; reproduce list TABLE has the rows")
-        tables = registry.tables().values()
+        tables = published.tables().values()
         for table in (table for table in tables if table.cells):
             line = f"{table.id:10} {len(table.cells):2}  {table.title}"
             print(textwrap.fill(line, 80, subsequent_indent=" " * 15))
         figures = [t.id for t in tables if not t.cells and (t.shows or t.command)]
         print(textwrap.fill(f"Figures of them: {', '.join(figures)}", 80, break_on_hyphens=False))
         return
-    table = registry.find_table(args.table)
-    print(f"{table.id}  {registry.papers()[table.paper]}, {table.number}: {table.title}")
+    table = published.find_table(args.table)
+    print(f"{table.id}  {published.papers()[table.paper]}, {table.number}: {table.title}")
     shown = table.shows and f"data of {', '.join(table.shows)}"
     lines = [table.note, table.command, shown, " / ".join(table.measures)]
     width = max(map(len, table.cells), default=0)
@@ -51,7 +51,7 @@ def train(args: argparse.Namespace) -> int:
         args.work_dir /= "miniature"
     make_folder(args.work_dir)
     options = Options(**{f.name: getattr(args, f.name) for f in fields(Options)})
-    return run_all(registry.find(args.table, args.row), options)
+    return run_all(published.find(args.table, args.row), options)
 
 
 def write_report(args: argparse.Namespace) -> None:

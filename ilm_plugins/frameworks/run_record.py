@@ -16,7 +16,7 @@ from typing import Any
 
 from ..checkpoints import replacing
 from ..errors import UserError, one_line
-from . import environment
+from . import run_environment
 from .folders import is_last_checkpoint
 from .run_options import RunOptions
 
@@ -74,14 +74,14 @@ class RunRecord:
         resumes = options.resume if resumes is None else resumes
         is_same = resumes and not options.eval_only and earlier.get("unit") == unit
         kept = earlier if is_same else {}
-        device = environment.device(options.processes.num_gpus)
+        device = run_environment.device(options.processes.num_gpus)
         record = {
             "framework": self.framework,
             "config": options.config_file,
             "overrides": list(options.overrides),
             "command": command(options),
-            "commit": _joined(", ", kept.get("commit"), environment.commit()),
-            "versions": environment.versions(),
+            "commit": _joined(", ", kept.get("commit"), run_environment.commit()),
+            "versions": run_environment.versions(),
             "device": _joined(", then ", kept.get("device"), device),
             "processes": options.processes.world_size,
             "amp": options.amp,

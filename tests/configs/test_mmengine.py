@@ -23,7 +23,7 @@ from torch import nn
 
 from cases import wide
 from ilm_plugins import NORMS
-from ilm_plugins.experiments.papers import registry
+from ilm_plugins.experiments.papers import published
 from ilm_plugins.frameworks.openmmlab.openmmlab_config import build_model, load_config
 from mmengine_configs import configs, described, load, norms, skeleton
 from recipe import recipe
@@ -135,7 +135,7 @@ CHANGES["assoc-3"] = CHANGES["ilm-4"]
 
 @pytest.mark.parametrize("table", CHANGES)
 def test_an_ablation_changes_what_its_name_says_and_nothing_else(table, root):
-    cells = [cell for cell in registry.tables()[table].cells.values() if cell.overrides]
+    cells = [cell for cell in published.tables()[table].cells.values() if cell.overrides]
     assert cells
     for cell in cells:
         config = str(root / cell.config)
@@ -157,7 +157,7 @@ def test_a_config_for_a_server_differs_from_its_base_in_the_test_alone(config):
 
 
 def test_backbones_of_segmenters_start_from_the_rows_that_train_them():
-    rows = {name.lower(): row for name, row in registry.tables()["en-6"].cells.items()}
+    rows = {name.lower(): row for name, row in published.tables()["en-6"].cells.items()}
     for config in configs("mmseg"):
         norm = config.removesuffix(".py").rsplit("_", 1)[1]
         init = load(f"mmseg/{config}").model.backbone.get("init_cfg")

@@ -8,7 +8,7 @@ import yaml
 import ilm_plugins
 from ilm_plugins import configs
 from ilm_plugins.errors import UserError
-from ilm_plugins.experiments.papers import registry
+from ilm_plugins.experiments.papers import published
 from pages import metafile
 
 ILMGN = "mask_rcnn_R_50_FPN_batch2_ilmgn.yaml"
@@ -57,5 +57,5 @@ def test_openmmlabs_tools_list_the_papers_configs(listed):
     for model, cell in zip(listed["Models"], metafile.models(), strict=True):
         (result,), title = model["Results"], collections[model["In Collection"]]
         assert model["Config"] == cell.config
-        assert registry.papers()[registry.tables()[cell.table].paper].startswith(f"{title},")
+        assert published.papers()[published.tables()[cell.table].paper].startswith(f"{title},")
         assert {*result["Metrics"].values()} <= {*cell.paper}

@@ -11,13 +11,13 @@ from detectron2.modeling import build_model
 
 from ilm_plugins import NORMS
 from ilm_plugins.experiments.data.detectron2_datasets import register_datasets
-from ilm_plugins.experiments.papers import registry
+from ilm_plugins.experiments.papers import published
 from ilm_plugins.experiments.papers.paper_runs import open_row
 from ilm_plugins.frameworks.variants import AS_IS
 from mmengine_configs import described, described_translation, norms, skeleton
 from recipe import recipe
 
-ROWS = [cell for cell in registry.cells() if registry.tables()[cell.table].paper == "study"]
+ROWS = [cell for cell in published.cells() if published.tables()[cell.table].paper == "study"]
 #: Norm in a row's name -> its class.
 CLASSES = NORMS | {
     **{"BN": nn.BatchNorm2d, "GN": nn.GroupNorm},
@@ -101,7 +101,7 @@ def test_a_row_has_the_settings_that_the_pilots_chose(cell):
 )
 def test_a_row_differs_from_its_config_in_the_models_norms_alone(cell):
     cfg = opened(cell)
-    base = opened(registry.Cell(cell.table, "base", [], cell.config, AS_IS))
+    base = opened(published.Cell(cell.table, "base", [], cell.config, AS_IS))
     for one in (cfg, base):
         if is_detectron2(cell):
             for part in ("RESNETS", "FPN", "ROI_BOX_HEAD", "ROI_MASK_HEAD", "SEM_SEG_HEAD"):

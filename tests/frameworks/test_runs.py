@@ -19,7 +19,7 @@ from ilm_plugins import frameworks
 from ilm_plugins.checkpoints import PARTIAL
 from ilm_plugins.cli import train
 from ilm_plugins.errors import UserError
-from ilm_plugins.frameworks import environment, run_processes, run_record
+from ilm_plugins.frameworks import run_environment, run_processes, run_record
 from ilm_plugins.frameworks.folders import make_folder
 from ilm_plugins.frameworks.lock import lock
 from ilm_plugins.frameworks.run_options import Processes, RunOptions
@@ -202,7 +202,7 @@ def checkout(tmp_path, monkeypatch):
     who = "-c", "user.name=nobody", "-c", "user.email=nobody@example.org"
     for words in (["init", "-q"], ["add", "file"], [*who, "commit", "-q", "-m", "Add a file"]):
         subprocess.run(["git", "-C", str(folder), *words], check=True)
-    monkeypatch.setattr(environment, "ROOT", folder)
+    monkeypatch.setattr(run_environment, "ROOT", folder)
     return folder
 
 
@@ -213,18 +213,18 @@ def test_the_commit_is_of_the_checkout(checkout):
         capture_output=True,
         text=True,
     )
-    assert environment.commit() == done.stdout[:12]
+    assert run_environment.commit() == done.stdout[:12]
 
 
 def test_the_commit_of_a_changed_checkout_says_so(checkout):
-    before = environment.commit()
+    before = run_environment.commit()
     (checkout / "file").write_text("changed")
-    assert environment.commit() == f"{before}+changes"
+    assert run_environment.commit() == f"{before}+changes"
 
 
 def test_without_a_checkout_there_is_no_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr(environment, "ROOT", tmp_path)
-    assert environment.commit() is None
+    monkeypatch.setattr(run_environment, "ROOT", tmp_path)
+    assert run_environment.commit() is None
 
 
 def begin_epochs(folder, *epochs):

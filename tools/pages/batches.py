@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ilm_plugins.experiments.papers import paper_record, registry
+from ilm_plugins.experiments.papers import paper_record, published
 from ilm_plugins.experiments.papers.paper_report import Groups
 from ilm_plugins.experiments.reports.interval import interval, paired_interval, spread
 from ilm_plugins.experiments.reports.table import of_dicts
@@ -31,7 +31,7 @@ def detectors(name: str, groups: Groups) -> dict[int, dict[str, Values]]:
             for run in group
             if paper_record.learned(run) and METRIC in run["metrics"].get(PLAIN, {})
         }
-        for cell in registry.find_table("study-all").cells.values()
+        for cell in published.find_table("study-all").cells.values()
         for group in groups[cell.canonical.id]
         if paper_record.is_full(group[0])
     }

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ilm_plugins.experiments.papers import registry
-from ilm_plugins.experiments.papers.registry import Cell
+from ilm_plugins.experiments.papers import published
+from ilm_plugins.experiments.papers.published import Cell
 
 #: Framework -> what its models do, in the words of OpenMMLab's Model Index.
 TASKS = {
@@ -39,7 +39,7 @@ def metafile(text: str) -> str:
 def models() -> list[Cell]:
     """Return the first row of each MMEngine config that trains to figures of a paper."""
     cells: dict[str, Cell] = {}
-    for cell in registry.cells():
+    for cell in published.cells():
         of_mmengine = cell.config and cell.config.endswith(".py")
         if of_mmengine and not cell.overrides and not cell.tests and any(cell.paper):
             cells.setdefault(cell.config, cell)
@@ -47,7 +47,7 @@ def models() -> list[Cell]:
 
 
 def _model(cell: Cell) -> str:
-    table = registry.tables()[cell.table]
+    table = published.tables()[cell.table]
     # A name is the path below the framework's folder: two papers have a ResNet-50 with BN.
     framework, *below = Path(cell.config).relative_to("configs").with_suffix("").parts
     dataset = next(DATASETS[part] for part in below[-1].split("_") if part in DATASETS)

@@ -6,10 +6,10 @@ from itertools import chain
 from pathlib import Path
 
 from ilm_plugins import configs
-from ilm_plugins.experiments.compare.plan import shown
-from ilm_plugins.experiments.papers import paper_record, paper_report, registry
+from ilm_plugins.experiments.compare.comparison_plan import shown
+from ilm_plugins.experiments.papers import paper_record, paper_report, published
 from ilm_plugins.experiments.papers.paper_report import Groups
-from ilm_plugins.experiments.papers.registry import Table
+from ilm_plugins.experiments.papers.published import Table
 from ilm_plugins.experiments.reports.interval import ALPHA, Difference, signed
 from ilm_plugins.experiments.reports.table import of_dicts
 
@@ -78,7 +78,7 @@ def _differences(groups: Groups) -> list[tuple[Table, str, list, Difference]]:
     """Return table, norms, group and corrected difference of each row of the study's tables."""
     compared = [
         (entry, norms, group, difference)
-        for entry in registry.tables().values()
+        for entry in published.tables().values()
         if entry.task
         for norms, _, group, difference in paper_report.differences(entry, groups)
     ]

@@ -3,17 +3,17 @@
 from ...frameworks.folders import make_folder
 from ...frameworks.lock import lock
 from . import runs, starts
+from .compared_models import Model, measured_steps
+from .comparison_plan import Plan, write
 from .comparison_plot import draw
 from .comparison_report import csv_of, markdown
-from .models import Model, measured_steps
-from .plan import Plan, write
 from .results import Results, complete, main_metric, point_of
 
 
 def compare(plan: Plan, models: dict[str, Model], command: str) -> Results:
     """Run the missing runs, and write compare.md, compare.csv and compare.png; return the results.
 
-    ``models`` are those of :func:`.models.build_models`; ``command`` stands in compare.md.
+    ``models`` are those of :func:`.compared_models.build_models`; ``command`` stands in compare.md.
     """
     make_folder(plan.output)
     state = None

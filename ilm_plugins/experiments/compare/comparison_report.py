@@ -5,7 +5,7 @@ import io
 
 from ..reports.interval import ALPHA, Difference, interval, signed, spread
 from ..reports.table import of_dicts
-from .models import ROUNDS
+from .compared_models import ROUNDS
 from .results import OWN_TEST, Results, Value
 
 

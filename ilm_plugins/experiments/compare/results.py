@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from ...errors import UserError
 from ..reports.interval import Difference, holm, paired
-from .models import Model
-from .plan import OWN_TEST
+from .compared_models import Model
+from .comparison_plan import OWN_TEST
 
 #: The main metric where no run has a metric.
 NO_METRIC = "no metric"

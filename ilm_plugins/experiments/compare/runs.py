@@ -14,7 +14,7 @@ from ...frameworks import run_record
 from ...frameworks.folders import last_checkpoint
 from ...frameworks.parent import ending_with_us
 from ...frameworks.run_record import EVALUATES, PLAIN, read
-from .plan import OWN_TEST, Plan
+from .comparison_plan import OWN_TEST, Plan
 from .results import Value, main_metric
 
 #: Least number of seconds between two updates of the progress bar.

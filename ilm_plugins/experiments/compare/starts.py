@@ -20,7 +20,7 @@ from ...frameworks.framework_checkpoints import read_checkpoint
 from ...frameworks.parent import end_with_parent
 from ...layers import SwitchNorm
 from ...surgery.norms import is_norm, named_norms
-from .plan import Plan
+from .comparison_plan import Plan
 
 #: Batches of the training set that measure the mixtures' running statistics.
 BATCHES = 32

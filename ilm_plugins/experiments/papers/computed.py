@@ -11,7 +11,7 @@ from ...errors import missing
 from ...frameworks import open_config
 from ...layers import NORMS
 from ..analysis import complexity
-from .registry import ROOT, Cell, tables
+from .published import ROOT, Cell, tables
 
 #: Channels of the layer of EN's Table 1.
 CHANNELS = 64

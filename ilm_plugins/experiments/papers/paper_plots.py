@@ -12,7 +12,7 @@ from ..reports import style
 from ..reports.interval import Difference
 from ..reports.style import OKABE_ITO, styled
 from .paper_record import Record
-from .registry import Table
+from .published import Table
 
 #: Twenty pairs of dashes and marker, all different.
 STYLES = mpl.cycler(

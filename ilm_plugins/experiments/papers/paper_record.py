@@ -20,8 +20,8 @@ from typing import Any
 
 from ...frameworks.run_record import FILE, write
 from ...frameworks.variants import Recipe
-from . import registry
-from .registry import Cell
+from . import published
+from .published import Cell
 
 Record = dict[str, Any]
 
@@ -36,7 +36,9 @@ def complete(
     parent: Record | None = None,  # record of the run whose checkpoint this run uses
 ) -> Record:
     """Return a training's record with the keys of reproduction, floats with six digits."""
-    measures = {name: registry.measures()[name] for name in registry.tables()[cell.table].measures}
+    measures = {
+        name: published.measures()[name] for name in published.tables()[cell.table].measures
+    }
     # pix2pix's test also scores the mean training image.
     figures, mean = (
         {
@@ -111,7 +113,7 @@ def is_full(record: Record) -> bool:
 
 def learned(record: Record) -> bool:
     """Whether a run's loss stayed finite, and its first figure is one of a model that learned."""
-    table = registry.tables()[record["table"]]
+    table = published.tables()[record["table"]]
     figure = record["figures"].get(table.measures[0])
     if "diverged" in record:
         return False
@@ -131,7 +133,7 @@ def collect(record: Record, folder: Path) -> Path:
 
     A record of a longer part of the same run stays.
     """
-    parts = [record["table"], registry.tables()[record["table"]].cells[record["cell"]].folder.name]
+    parts = [record["table"], published.tables()[record["table"]].cells[record["cell"]].folder.name]
     if "run" in record:
         parts.append(f"seed{record['seed']}")
     if record.get("differences") or record.get("changes"):

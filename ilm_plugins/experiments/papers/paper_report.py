@@ -14,9 +14,9 @@ from typing import Any
 
 from ..reports.interval import Difference, interval, paired_interval, spread
 from ..reports.table import markdown
-from . import paper_record, registry
+from . import paper_record, published
 from .paper_record import Record
-from .registry import Cell, Table
+from .published import Cell, Table
 
 LAST = ("seeds", "trained", "device", "commit")
 COLUMNS = ("", "run", "paper", "ours", "ours - paper", *LAST)
@@ -40,9 +40,9 @@ def write(folder: Path) -> list[Path]:
     """
     groups, out = by_cell(folder), folder.parent
     out.mkdir(parents=True, exist_ok=True)
-    drawn = [out / f"{t.id}.png" for t in registry.tables().values() if draw(t, groups, out)]
+    drawn = [out / f"{t.id}.png" for t in published.tables().values() if draw(t, groups, out)]
     pages = {"README.md": index(groups)}
-    pages |= {f"{paper}.md": page(paper, groups, out) for paper in registry.papers()}
+    pages |= {f"{paper}.md": page(paper, groups, out) for paper in published.papers()}
     for name, text in pages.items():
         (out / name).write_text(text, encoding="utf-8")
     return [*(out / name for name in pages), *drawn]
@@ -70,7 +70,7 @@ def draw(table: Table, groups: Groups, folder: Path) -> bool:
     """
     panels, lines = {}, []
     if table.paper == "study":
-        for part in (registry.tables()[key] for key in table.shows):
+        for part in (published.tables()[key] for key in table.shows):
             rows = [*differences(part, groups)]
             if len(rows) > 1:  # one difference is in its table
                 title = f"{part.task}: {part.measures[0]}"
@@ -117,7 +117,7 @@ def differences(
 def index(groups: Groups) -> str:
     """Return the Markdown of README.md: all tables, and how many rows of each were run."""
     lines = ["# Reproduction", "", HEAD]
-    for paper, title in registry.papers().items():
+    for paper, title in published.papers().items():
         lines += [f"## [{title}]({paper}.md)", "", *rows_run(paper, groups), ""]
     return "\n".join(lines)
 
@@ -137,7 +137,7 @@ def rows_run(paper: str, groups: Groups) -> list[str]:
 
 
 def _tables_of(paper: str) -> list[Table]:
-    return [table for table in registry.tables().values() if table.paper == paper]
+    return [table for table in published.tables().values() if table.paper == paper]
 
 
 def _count_cells(table: Table, groups: Groups) -> str:
@@ -164,7 +164,7 @@ def page(paper: str, groups: Groups, folder: Path) -> str:
 
     Drawings, which have neither rows nor a command, are left out.
     """
-    lines = [f"# {registry.papers()[paper]}", ""]
+    lines = [f"# {published.papers()[paper]}", ""]
     for table in _tables_of(paper):
         if not (table.cells or table.note or _source(table)):
             continue
@@ -213,7 +213,7 @@ def table_lines(table: Table, groups: Groups) -> list[str]:
         constant = figures(table, [values.get(name) for name in table.measures])
         empty = [""] * (columns.index("result" if columns is STUDY else "ours") - 1)
         rows.append([f"{what}, to compare", *empty, constant])
-    described = [f"{name} ({registry.measures()[name].described})" for name in table.measures]
+    described = [f"{name} ({published.measures()[name].described})" for name in table.measures]
     lines = [f"{' / '.join(described)}.", "", *markdown(columns, rows)]
     if missing:
         listed = f"`reproduce list {table.id}` has the paper's figures."
@@ -272,12 +272,12 @@ def _by_seed(group: list[Record], measure: str) -> dict[int | None, float]:
     return {r.get("seed"): r["figures"][measure] for r in learned if measure in r["figures"]}
 
 
-def _less(table: Table, group: list[Record], published: Sequence[float | None]) -> str:
+def _less(table: Table, group: list[Record], given: Sequence[float | None]) -> str:
     """Return the differences of a group's means from published figures that are comparable."""
     differences = []
-    for measure, theirs in zip(table.measures, published, strict=True):
+    for measure, theirs in zip(table.measures, given, strict=True):
         values = _by_seed(group, measure).values()
-        known = values and theirs is not None and registry.measures()[measure].comparable
+        known = values and theirs is not None and published.measures()[measure].comparable
         differences.append(mean(values) - theirs if known else None)
     return figures(table, differences, sign="+")
 

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...frameworks import environment, open_config
+from ...frameworks import open_config, run_environment
 from ...frameworks.folders import last_checkpoint
 from ...frameworks.parent import ending_with_us
 from ...frameworks.run_record import FILE, is_complete, read, write
 from ...frameworks.variants import Recipe, Variants, as_words, variants
 from ..compare.runs import command_line
-from . import paper_record, registry
+from . import paper_record, published
 from .paper_record import Record
-from .registry import Cell
+from .published import Cell
 from .reproduce_options import Options
 
 #: The override that names the checkpoint of a backbone.
@@ -56,8 +56,8 @@ def compute(cell: Cell, options: Options) -> Record:
             "table": cell.table,
             "cell": cell.name,
             "figures": {name: float(value) for name, value in computed.compute(cell).items()},
-            "versions": environment.versions(),
-            "commit": environment.commit(),
+            "versions": run_environment.versions(),
+            "commit": run_environment.commit(),
         }
     )
     write(options.work_dir / cell.folder / FILE, result)
@@ -67,7 +67,7 @@ def compute(cell: Cell, options: Options) -> Record:
 def train(cell: Cell, seed: int, options: Options) -> Record:
     """Train a row until it is complete and make missing tests; write and return the record."""
     row, folder = open_row(cell), options.folder(cell, seed)
-    recipe, parent = row.recipe(registry.images()), _parent(cell, seed, options)
+    recipe, parent = row.recipe(published.images()), _parent(cell, seed, options)
     length = _prepare(cell, row, recipe, seed, options, parent)
     changes = paper_record.rounded(parsed(options.overrides))
     saved = read(folder) or {"run": 0, "metrics": {}}
@@ -79,7 +79,7 @@ def train(cell: Cell, seed: int, options: Options) -> Record:
                 f"{folder} was begun with other settings: {begun[0]}, {begun[1]} {recipe.unit}; "
                 "give the same, or another --work-dir"
             )
-    measures = [registry.measures()[name] for name in registry.tables()[cell.table].measures]
+    measures = [published.measures()[name] for name in published.tables()[cell.table].measures]
     has_tta = row.config.get("tta_model") and row.config.get("tta_pipeline")
     tests = [test for test in dict.fromkeys(m.test for m in measures) if not test or has_tta]
     arguments = as_words(cell.config, options.overrides)
@@ -114,7 +114,7 @@ def _parent(cell: Cell, seed: int, options: Options) -> Record | None:
     wanted = cell.tests or (None if given or options.miniature else cell.starts_from)
     if wanted is None:
         return None
-    other = registry.find_cell(wanted).canonical
+    other = published.find_cell(wanted).canonical
     folder = options.folder(other, seed)
     parent = read(folder) or {}
     if "differences" not in parent or not is_complete(parent):
@@ -127,7 +127,7 @@ def _parent(cell: Cell, seed: int, options: Options) -> Record | None:
 
 def open_row(cell: Cell) -> Variants:
     """Open the config of a row; UserError if its framework is not installed."""
-    path = str(registry.ROOT / cell.config)
+    path = str(published.ROOT / cell.config)
     overrides = as_words(path, cell.overrides)
     if cell.norm:
         overrides += variants(open_config(path, overrides)).with_norm(cell.norm, cell.at)
@@ -154,7 +154,7 @@ def _prepare(
     if options.data:
         recipe.jpeg = row.read_from(options.data)
     if parent:
-        other = registry.tables()[parent["table"]].cells[parent["cell"]]
+        other = published.tables()[parent["table"]].cells[parent["cell"]]
         checkpoint = str(last_checkpoint(options.folder(other, seed)))
         if cell.tests:
             row.change(weights=checkpoint)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .registry import Cell
+from .published import Cell
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from ilm_plugins.__main__ import main
 from ilm_plugins.cli import parsers
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.compare import models, runs, starts
-from ilm_plugins.experiments.compare.plan import Plan
+from ilm_plugins.experiments.compare.comparison_plan import Plan
 from ilm_plugins.frameworks import open_config, run_record
 from ilm_plugins.frameworks.variants import variants
 from runs import LAZY, SHAPES, SMALL, assert_gone, train_until_killed, write_mmengine_config

@@ -11,7 +11,7 @@ pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
 
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.compare import comparison_plot, comparison_report
-from ilm_plugins.experiments.compare.models import Model
+from ilm_plugins.experiments.compare.compared_models import Model
 from ilm_plugins.experiments.compare.results import (
     OWN_TEST,
     Results,

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ilm_plugins.__main__ import main
-from ilm_plugins.experiments.papers import paper_plots, paper_record, paper_report, registry
+from ilm_plugins.experiments.papers import paper_plots, paper_record, paper_report, published
 from ilm_plugins.experiments.reports.interval import Difference
 
 RECIPE = {"length": 165, "batch": 128, "images": 50000, "test_images": 10000, "jpeg": False}
@@ -26,7 +26,7 @@ def recorded(
     found = {**TRAINED, **{key.replace("_", " "): value for key, value in options.items()}}
     recipe = SimpleNamespace(**{**RECIPE, "jpeg": jpeg})
     more = {"changes": dict(changes), "parent": parent, "miniature": miniature}
-    return paper_record.complete(found, registry.find_cell(cell), recipe, **more)
+    return paper_record.complete(found, published.find_cell(cell), recipe, **more)
 
 
 def reported(folder, *found, page="en.md"):
@@ -171,7 +171,7 @@ def test_a_plot_of_differences_has_a_panel_for_each_task_with_several(tmp_path, 
 
     monkeypatch.setattr(paper_plots, "differences", record)
     groups = paper_report.by_cell(tmp_path)
-    assert paper_report.draw(registry.find_table("study"), groups, tmp_path)
+    assert paper_report.draw(published.find_table("study"), groups, tmp_path)
     (panels,) = drawn
     assert [[pair for pair, _ in rows] for rows in panels.values()] == [["ILMGN - GN", "AN - GN"]]
 
@@ -181,13 +181,15 @@ def test_plots_skip_values_that_are_null_in_the_record():
     points = [(1, None, None), (2, 3.0, None)]
     curve = [{"epochs": i, "loss": y, "bbox/APl": ap} for i, y, ap in points]
     lines = [("EN", [recorded(curve=curve)])]
-    (axis,) = paper_plots.training(registry.find_table("en-5"), lines).axes
+    (axis,) = paper_plots.training(published.find_table("en-5"), lines).axes
     assert axis.lines[0].get_xydata().tolist() == [[2, 3.0]]
 
 
 def test_a_plot_of_a_training_names_the_measure_with_its_unit():
     curve = [{"epochs": 1, "accuracy/top1": 40.0, "accuracy_top-1": 50.0}]
-    axes = paper_plots.training(registry.find_table("en-5"), [("EN", [recorded(curve=curve)])]).axes
+    axes = paper_plots.training(
+        published.find_table("en-5"), [("EN", [recorded(curve=curve)])]
+    ).axes
     labels = "top-1 (%, higher is better)", "top-1 in training (%, higher is better)"
     assert tuple(axis.get_ylabel() for axis in axes) == labels
 
@@ -196,7 +198,7 @@ def test_a_plot_of_a_metric_that_is_no_measure_has_the_metrics_name():
     """The paper's error is 100 - accuracy/top1."""
     curve = [{"epochs": 1, "accuracy/top1": 40.0}]
     (axis,) = paper_plots.training(
-        registry.find_table("ilm-1"), [("GN", [recorded(curve=curve)])]
+        published.find_table("ilm-1"), [("GN", [recorded(curve=curve)])]
     ).axes
     assert axis.get_ylabel() == "accuracy/top1"
 
@@ -205,13 +207,13 @@ def test_runs_that_log_no_measure_have_no_plot(tmp_path):
     curve = [{"epochs": 1, "loss_G_L1": 0.3}]
     paper_record.write(tmp_path / "0.json", recorded("ilm-6 IN / IN", curve=curve, metrics={}))
     groups = paper_report.by_cell(tmp_path)
-    assert not paper_report.draw(registry.find_table("ilm-6"), groups, tmp_path)
+    assert not paper_report.draw(published.find_table("ilm-6"), groups, tmp_path)
 
 
 def test_plots_of_trainings_have_the_means_over_seeds():
     curves = ([{"epochs": i + 1, "loss": y} for i, y in enumerate(ys)] for ys in ((4, 2), (5, 3)))
     lines = [("EN", [recorded(curve=curve) for curve in curves])]
-    (axis,) = paper_plots.training(registry.find_table("en-5"), lines).axes
+    (axis,) = paper_plots.training(published.find_table("en-5"), lines).axes
     assert axis.lines[0].get_xydata().tolist() == [[1, 4.5], [2, 2.5]]
 
 
@@ -308,7 +310,7 @@ def test_the_projects_plots_are_those_of_its_records(root, tmp_path):
     """`python tools/write_pages.py` draws them."""
     groups = paper_report.by_cell(root / "reports" / "records")
     for key in ("study", "en-5"):
-        assert paper_report.draw(registry.find_table(key), groups, tmp_path)
+        assert paper_report.draw(published.find_table(key), groups, tmp_path)
         own = root / "docs" / "reproduction" / f"{key}.png"
         # Another matplotlib draws other pixels of the same record.
         drawn = Image.open(tmp_path / own.name).info["records"]

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
 from ilm_plugins.__main__ import main
-from ilm_plugins.experiments.papers import paper_record, registry
+from ilm_plugins.experiments.papers import paper_record, published
 from ilm_plugins.experiments.papers import paper_runs as running
 from ilm_plugins.frameworks.variants import as_words
 
@@ -20,7 +20,7 @@ CIFAR, ADE, COCO = "en-5 ResNet20/EN", "en-6 ADE20K/EN", "ilm-5 GN, batch 2, mmd
 
 
 def opened(cell):
-    return running.open_row(registry.find_cell(cell))
+    return running.open_row(published.find_cell(cell))
 
 
 def run(work_dir, *words):
@@ -56,7 +56,7 @@ def test_a_shortened_training_has_the_same_schedule():
     ],
 )
 def test_a_recipe_says_how_many_images_it_has(cell, training, test):
-    recipe = opened(cell).recipe(registry.images())
+    recipe = opened(cell).recipe(published.images())
     assert (recipe.images, recipe.test_images) == (training, test)
 
 
@@ -95,7 +95,7 @@ def test_detectron2_has_its_own_arguments(tmp_path):
     words = as_words(row.opened.path, overrides)
     assert words == ["SOLVER.BASE_LR", "0.1", "OUTPUT_DIR", "x"]
     assert running.parsed(overrides) == {"SOLVER.BASE_LR": 0.1, "OUTPUT_DIR": "x"}
-    recipe = row.recipe(registry.images())
+    recipe = row.recipe(published.images())
     assert (recipe.length, recipe.unit, recipe.batch) == (90000, "iterations", 2)
     row.change(folder=str(tmp_path / "seed3"), seed=3)
     row.shorten(900)
@@ -107,7 +107,7 @@ def test_detectron2_has_its_own_arguments(tmp_path):
     tuned = opened("study-tune BCCD fine-tuned/ILMGN")
     tuned.start_from("model_final.pth")
     assert tuned.config.MODEL.WEIGHTS == "model_final.pth"
-    assert tuned.recipe(registry.images()).images == 292
+    assert tuned.recipe(published.images()).images == 292
 
 
 @pytest.fixture

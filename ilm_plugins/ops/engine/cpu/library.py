@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..network import Network
-from .sources import hash_sources
+from .source_hash import hash_sources
 
 LIBRARY = Path(__file__).with_name("kernels.so")
 #: Where the sources are.

@@ -9,11 +9,11 @@ import pytest
 from ilm_plugins.__main__ import main
 from ilm_plugins.cli import parsers
 from ilm_plugins.errors import UserError
-from ilm_plugins.experiments.papers import computed, paper_record, registry
+from ilm_plugins.experiments.papers import computed, paper_record, published
 
 ROOT = Path(__file__).parents[3]
-TABLES = registry.tables()
-CELLS = registry.cells()
+TABLES = published.tables()
+CELLS = published.cells()
 COMPUTED = {
     path.stem: found
     for path in sorted((ROOT / "reports" / "records").glob("*.json"))
@@ -33,10 +33,10 @@ def test_every_rows_figures_can_be_had():
             assert (cell.table, cell.name) in {(r["table"], r["cell"]) for r in COMPUTED.values()}
         else:
             assert cell.of is None
-            assert all(registry.measures()[m].metrics for m in table.measures)
+            assert all(published.measures()[m].metrics for m in table.measures)
             assert table.note, "no word of what is assumed"
         for other in filter(None, (cell.tests, cell.starts_from)):
-            assert registry.find_cell(other).config
+            assert published.find_cell(other).config
     for command in (table.command for table in TABLES.values() if table.command):
         words = shlex.split(command)
         assert words[:4] == ["python", "-m", "ilm_plugins", "analyze"]
@@ -47,24 +47,24 @@ def test_every_rows_figures_can_be_had():
     "metrics, figure", [({"bbox/AP": 39.1}, 39.1), ({"bbox/AP": 0.0}, 0.0)], ids=["some", "zero"]
 )
 def test_a_measure_is_read_from_detectron2s_metrics(metrics, figure):
-    assert registry.measures()["box AP"].read(metrics) == figure
+    assert published.measures()["box AP"].read(metrics) == figure
 
 
 def test_a_measure_in_percent_is_read_from_mmdets_fraction():
-    found = registry.measures()["box AP"].read({"coco/bbox_mAP": 0.391})
+    found = published.measures()["box AP"].read({"coco/bbox_mAP": 0.391})
     assert found == pytest.approx(39.1)
 
 
 def test_a_row_is_found_by_its_name():
-    assert [cell.id for cell in registry.find("en-5", "ResNet20/EN")] == ["en-5 ResNet20/EN"]
+    assert [cell.id for cell in published.find("en-5", "ResNet20/EN")] == ["en-5 ResNet20/EN"]
 
 
 def test_a_figure_stands_for_the_tables_that_it_shows():
-    assert {cell.table for cell in registry.find("en-fig3")} == {"en-2", "en-3", "en-5"}
+    assert {cell.table for cell in published.find("en-fig3")} == {"en-2", "en-3", "en-5"}
 
 
 def test_rows_of_one_experiment_share_the_first_rows_runs():
-    assert registry.find_cell("ilm-4 ILM+GN, batch 64").canonical.id == "ilm-1 ILM+GN"
+    assert published.find_cell("ilm-4 ILM+GN, batch 64").canonical.id == "ilm-1 ILM+GN"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_rows_of_one_experiment_share_the_first_rows_runs():
 )
 def test_what_cannot_be_run_is_named(names):
     with pytest.raises(UserError, match=f"{names[-1]}.*(list|it is a drawing|; run )"):
-        registry.find(*names)
+        published.find(*names)
 
 
 def test_the_list_of_tables_fits_a_screen(capsys):

@@ -13,7 +13,7 @@ from ...errors import OPERATORS, UserError, broken_import, one_line
 from ...frameworks.variants import AS_IS
 from ...layers.registry import norm_key
 from ...surgery.norms import count_norms
-from .plan import Plan, write
+from .comparison_plan import Plan, write
 
 #: How many times the training step of each norm is measured.
 ROUNDS = 7
