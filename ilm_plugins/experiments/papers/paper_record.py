@@ -61,9 +61,9 @@ def complete(
         compared.append(("batches of {}, not {}", record["batch"], recipe.batch))
     differences = ["miniature"] if miniature else []
     differences += [
-        text.format(ours, published)
-        for text, ours, published in compared
-        if None not in (ours, published) and ours != published
+        text.format(ours, theirs)
+        for text, ours, theirs in compared
+        if None not in (ours, theirs) and ours != theirs
     ]
     if not miniature:
         differences += [f"changed: {key}={str(value)[:40]}" for key, value in changes.items()]

@@ -7,6 +7,10 @@
 
 namespace {
 
+enum class Activation { tanh, sigmoid, relu, leaky_relu, relu6, identity };
+
+constexpr const char *names_of(Activation) { return "tanh sigmoid relu leaky_relu relu6 identity"; }
+
 // Return the activation of x; write its derivative to `slope`.
 template <class Real> Real activate(Activation activation, Real x, Real *slope)
 {

@@ -30,17 +30,8 @@ template <class Value, int64_t most> struct List {
     Value at[most] = {};
 };
 
-// ---- choices: an enum whose function names_of tells the names of its values, in their order
-
-enum class Activation { tanh, sigmoid, relu, leaky_relu, relu6, identity };
-
-constexpr const char *names_of(Activation) { return "tanh sigmoid relu leaky_relu relu6 identity"; }
-
-enum class Normalizer { in, ln, bn, gn };
-
-constexpr const char *names_of(Normalizer) { return "IN LN BN GN"; }
-
-// Numbers have no names.
+// A choice is an enum whose function names_of tells the names of its values, in their order;
+// numbers have no names.
 constexpr const char *names_of(double) { return ""; }
 
 template <class Value, int64_t most> constexpr const char *names_of(const List<Value, most> &)

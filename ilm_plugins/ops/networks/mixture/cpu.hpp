@@ -10,6 +10,10 @@
 
 namespace {
 
+enum class Normalizer { in, ln, bn, gn };
+
+constexpr const char *names_of(Normalizer) { return "IN LN BN GN"; }
+
 constexpr int64_t MAX_NORMALIZERS = 4;
 
 template <class Real> struct Mixture {
