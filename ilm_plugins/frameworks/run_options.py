@@ -1,5 +1,6 @@
 """The options of the command ``train``."""
 
+import shlex
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -37,8 +38,8 @@ class RunOptions:
     #: ``KEY VALUE`` pairs for a yaml config, ``KEY=VALUE`` words for a ``.py``.
     overrides: tuple[str, ...] = ()
     processes: Processes = field(default_factory=Processes)
-    resume: bool = False
     eval_only: bool = False
+    resume: bool = False
     tta: bool = False
     amp: bool = False
     unsafe: bool = False
@@ -50,3 +51,19 @@ class RunOptions:
         processes = {name: value for name, value in given.items() if name in names}
         others = {name: value for name, value in given.items() if name not in names}
         return cls(config_file, processes=Processes(**processes), **others)
+
+    def command(self) -> str:
+        """Return the command line; a training's lacks ``--resume``, so that the training starts anew.
+
+        In an evaluation's, ``--resume`` tells which checkpoint was used.
+        """
+        given = vars(self.processes) | vars(self) | {"resume": self.resume and self.eval_only}
+        default = vars(Processes()) | vars(RunOptions(""))
+        # Always with the number of GPUs, whose default depends on the machine.
+        words = ["--config-file", self.config_file, "--num-gpus", str(self.processes.num_gpus)]
+        in_place = "config_file", "num_gpus", "processes", "overrides"
+        for name, value in given.items():
+            if name not in in_place and value != default[name]:
+                words.append("--" + name.replace("_", "-"))
+                words += [] if value is True else [str(value)]
+        return shlex.join(["python", "-m", "ilm_plugins", "train", *words, *self.overrides])

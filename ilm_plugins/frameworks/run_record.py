@@ -8,7 +8,6 @@ folder is read again, except checkpoints.
 import json
 import math
 import os
-import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +78,7 @@ class RunRecord:
             "framework": self.framework,
             "config": options.config_file,
             "overrides": list(options.overrides),
-            "command": command(options),
+            "command": options.command(),
             "commit": _joined(", ", kept.get("commit"), run_environment.commit()),
             "versions": run_environment.versions(),
             "device": _joined(", then ", kept.get("device"), device),
@@ -144,7 +143,7 @@ class RunRecord:
         # Records of older versions do not tell their test.
         is_own_test = record.get("test settings") in (None, self.test_settings)
         if is_beside and not (is_last and is_own_test):
-            entry = {"command": command(options), "metrics": metrics, "test images": images}
+            entry = {"command": options.command(), "metrics": metrics, "test images": images}
             record[OTHERS] = [*record.get(OTHERS, []), entry]
         else:
             record["metrics"][TTA if options.tta else PLAIN] = metrics
@@ -152,7 +151,7 @@ class RunRecord:
             if self.test_settings is not None:
                 record["test settings"] = self.test_settings
             if is_beside:
-                record["evaluation"] = command(options)
+                record["evaluation"] = options.command()
         self._write(record)
 
     def evaluates(self, does: bool) -> None:
@@ -174,7 +173,7 @@ def _is_kept(earlier: dict[str, Any], options: RunOptions) -> bool:
     """Return whether an evaluation keeps a record: a training's, or its own of another test."""
     if not earlier:
         return False
-    commands = (text.replace(" --tta", "") for text in (earlier["command"], command(options)))
+    commands = (text.replace(" --tta", "") for text in (earlier["command"], options.command()))
     return earlier["planned"] > 0 or len({*commands}) == 1
 
 
@@ -190,21 +189,6 @@ def is_complete(record: dict[str, Any] | None) -> bool:
     if not record or "diverged" in record:
         return False
     return 0 < record.get("planned", 0) <= record["run"] or "stopped early" in record
-
-
-def command(options: RunOptions) -> str:
-    processes = options.processes
-    arguments = ["--config-file", options.config_file, "--num-gpus", str(processes.num_gpus)]
-    if processes.num_processes > 1:
-        arguments += ["--num-processes", str(processes.num_processes)]
-    if processes.num_machines > 1:
-        arguments += ["--num-machines", str(processes.num_machines)]
-    flags = ["eval_only", "resume", "tta", "amp", "unsafe"]
-    if not options.eval_only:
-        # A training's command starts it anew; an evaluation's says which checkpoint it used.
-        flags.remove("resume")
-    arguments += ["--" + name.replace("_", "-") for name in flags if getattr(options, name)]
-    return shlex.join(["python", "-m", "ilm_plugins", "train", *arguments, *options.overrides])
 
 
 def _clocks() -> tuple[float, float]:

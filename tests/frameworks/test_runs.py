@@ -2,13 +2,16 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import time
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from filelock import FileLock
@@ -16,6 +19,7 @@ from filelock import FileLock
 import fresh
 import workers
 from ilm_plugins import frameworks
+from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import PARTIAL
 from ilm_plugins.cli import train
 from ilm_plugins.errors import UserError
@@ -316,7 +320,7 @@ def test_the_first_point_has_the_seconds_since_the_start(tmp_path, monkeypatch):
 @pytest.fixture
 def continued(tmp_path, monkeypatch):
     """The record of a run that was begun on the CPU, and resumed twice on other machines."""
-    monkeypatch.setattr(run_record.environment, "commit", iter("abb").__next__)
+    monkeypatch.setattr(run_environment, "commit", iter("abb").__next__)
     begin(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda index: "H100")
@@ -331,7 +335,7 @@ def test_a_record_has_each_commit_of_a_run(continued):
 
 
 def test_a_record_has_each_device_of_a_run(continued):
-    assert continued["device"] == f"{run_record.environment.device(0)}, then 2 x H100"
+    assert continued["device"] == f"{run_environment.device(0)}, then 2 x H100"
 
 
 def test_a_record_has_the_options_of_a_run(continued):
@@ -344,7 +348,7 @@ def test_the_command_has_the_options_of_a_run(continued):
 
 
 def test_the_command_of_an_evaluation_by_processes_of_the_cpu():
-    command = run_record.command(RunOptions.of_command("a.py", num_processes=2, eval_only=True))
+    command = RunOptions.of_command("a.py", num_processes=2, eval_only=True).command()
     assert command.endswith("--num-gpus 0 --num-processes 2 --eval-only")
 
 
@@ -414,11 +418,23 @@ def test_kept_metrics_stay_those_of_their_test(tmp_path):
 
 def test_the_command_of_an_evaluation_tells_the_checkpoint():
     options = RunOptions("a.py", eval_only=True, resume=True)
-    assert run_record.command(options).endswith("--eval-only --resume")
+    assert options.command().endswith("--eval-only --resume")
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_the_command_gives_the_options_back(changed, monkeypatch):
+    other = {bool: True, int: 2, str: "tcp://a:1"}
+    parts = (*fields(Processes), *fields(RunOptions))
+    given = {part.name: other[type(part.default)] for part in parts if type(part.default) in other}
+    options = RunOptions.of_command("a b.py", overrides=("x=1",), **(given if changed else {}))
+    parsed = Mock()
+    monkeypatch.setattr(train, "start", parsed)
+    assert main(shlex.split(options.command())[3:]) == 0
+    parsed.assert_called_once_with(options)
 
 
 def test_the_command_of_a_training_starts_it_anew():
-    assert "--resume" not in run_record.command(RunOptions("a.py", resume=True))
+    assert "--resume" not in RunOptions("a.py", resume=True).command()
 
 
 def test_a_record_has_the_command_of_a_later_evaluation(evaluated):
