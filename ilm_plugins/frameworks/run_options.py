@@ -53,7 +53,7 @@ class RunOptions:
         return cls(config_file, processes=Processes(**processes), **others)
 
     def command(self) -> str:
-        """Return the command line; a training's lacks ``--resume``, so that the training starts anew.
+        """Return the command line; a training's starts it anew, without ``--resume``.
 
         In an evaluation's, ``--resume`` tells which checkpoint was used.
         """

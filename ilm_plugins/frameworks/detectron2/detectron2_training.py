@@ -175,7 +175,7 @@ class RecordHook(engine.HookBase):
     def __init__(
         self, cfg: CfgNode | DictConfig, record: RunRecord, evaluation: "Evaluation"
     ) -> None:
-        self.record, self.evaluation = record, evaluation
+        self.record, self.evaluation, self.started = record, evaluation, False
         if isinstance(cfg, CfgNode):
             self.batch = cfg.SOLVER.IMS_PER_BATCH
             self.seed = None if cfg.SEED < 0 else cfg.SEED
@@ -195,9 +195,13 @@ class RecordHook(engine.HookBase):
             seed=self.seed,
             resumes=self.trainer.start_iter > 0,
         )
+        self.started = True
 
     def evaluate(self) -> dict[str, Any]:
         """Evaluate, and have the record of the training say so meanwhile."""
+        # EvalHook evaluates after an exception, too, which a second one would hide.
+        if not self.started or self.trainer.iter + 1 == self.trainer.max_iter:
+            return {}
         self.record.evaluates(True)
         results = self.evaluation()
         self.record.evaluates(False)
@@ -211,7 +215,7 @@ class RecordHook(engine.HookBase):
     def after_train(self) -> None:
         last = self.trainer.max_iter
         # detectron2 calls this after an exception, too; only a whole training counts to the end.
-        if self.trainer.iter < last:
+        if not self.started or self.trainer.iter < last:
             return
         # A kill between the last checkpoint and its point, which has no loss now.
         if self.record.lacks(last):

@@ -2,11 +2,15 @@
 
 import json
 import re
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
+
+from detectron2 import engine
+from detectron2.config import get_cfg
 
 from close import assert_close
 from ilm_plugins import checkpoints
@@ -16,6 +20,7 @@ from ilm_plugins.frameworks import run_record
 from ilm_plugins.frameworks.detectron2 import detectron2_training as training
 from ilm_plugins.frameworks.lock import lock
 from ilm_plugins.frameworks.run_options import RunOptions
+from ilm_plugins.frameworks.run_record import RunRecord
 from runs import LAZY, NO_TEST, SHAPES, SMALL, train_until_killed
 
 
@@ -206,6 +211,24 @@ def test_a_training_that_fails_is_not_complete(datasets, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="out of memory"):
         train(tmp_path, "SOLVER.MAX_ITER", "3", *NO_TEST)
     assert run_record.read(tmp_path)["run"] == 1
+
+
+@pytest.mark.parametrize(
+    "stage, start", [("before_train", 0), ("before_train", 1), ("before_step", 0)]
+)
+def test_nothing_is_evaluated_after_an_error(tmp_path, stage, start):
+    """detectron2 calls ``after_train``, and evaluates if the last iteration was near."""
+    trainer, failing = engine.TrainerBase(), engine.HookBase()
+    trainer.data_loader = []
+    setattr(failing, stage, Mock(side_effect=RuntimeError("the first error")))
+    evaluation = Mock(model=torch.nn.Identity())
+    record = RunRecord(tmp_path, RunOptions(""), "detectron2")
+    recording = training.RecordHook(get_cfg(), record, evaluation)
+    evaluating = engine.hooks.EvalHook(0, recording.evaluate)
+    trainer.register_hooks([failing, evaluating, recording])
+    with pytest.raises(RuntimeError, match="the first error"):
+        trainer.train(start, 1)
+    evaluation.assert_not_called()
 
 
 def test_an_evaluation_without_a_test_is_refused(tmp_path):
