@@ -1,15 +1,16 @@
-"""Shared by conversions and analysis: selection by name, reports, evaluation mode."""
+"""Shared by conversions and analysis: selection by name, reports, evaluation mode, inputs."""
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import printable
 from ..layers import NORMS, OptionError
@@ -176,3 +177,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def watching(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Call ``see`` with name and input of each call; calls with empty input are skipped."""
+
+    def hook(name: str, layer: nn.Module, inputs: tuple, named: dict) -> None:
+        (x,) = (*inputs, *named.values())
+        if len(x):
+            see(name, x)
+
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            handle = layer.register_forward_pre_hook(partial(hook, name), with_kwargs=True)
+            hooks.callback(handle.remove)
+        yield

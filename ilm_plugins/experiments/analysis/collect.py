@@ -5,10 +5,8 @@ sets of ratios, the same for all images, under ``NAME.mean`` and ``NAME.var``.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +16,7 @@ from ...errors import UserError
 from ...layers import ExemplarNorm
 from ...layers.autoencoder import AutoencoderNorm
 from ...layers.mixture import MixtureNorm
-from ...surgery.common import Match, check_match, evaluating, matches
+from ...surgery.common import Match, check_match, evaluating, matches, watching
 
 
 @dataclass(frozen=True)
@@ -136,22 +134,6 @@ def select(model: nn.Module, kind: type, title: str, match: Match = None) -> dic
         raise UserError(f"the model has no {title} layer, its norms are {others}; give one with it")
     check_match(match, layers)
     return {name: layer for name, layer in layers.items() if matches(name, match)}
-
-
-@contextmanager
-def watching(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Call ``see`` with name and input of each call; calls with empty input are skipped."""
-
-    def hook(name: str, layer: nn.Module, inputs: tuple, named: dict) -> None:
-        (x,) = (*inputs, *named.values())
-        if len(x):
-            see(name, x)
-
-    with ExitStack() as hooks:
-        for name, layer in layers.items():
-            handle = layer.register_forward_pre_hook(partial(hook, name), with_kwargs=True)
-            hooks.callback(handle.remove)
-        yield
 
 
 def _gather(
