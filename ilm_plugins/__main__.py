@@ -60,7 +60,8 @@ def run(chosen: str | None, argv: Sequence[str]) -> int:
         print(f"commands     {', '.join(COMMANDS)}; --help says what each does")
         return 0
     # --help and mistakes in options end here, before torch is imported.
-    args = getattr(parsers, chosen.replace("-", "_"))(argv[1:])
+    plain = parsers.new_parser(COMMANDS[chosen][1], chosen).parse_args  # without options
+    args = getattr(parsers, chosen.replace("-", "_"), plain)(argv[1:])
     try:
         module = command_module(chosen)
     except ModuleNotFoundError as error:

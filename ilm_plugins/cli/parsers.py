@@ -1,4 +1,4 @@
-"""The options of all commands: a function for each, which parses its arguments.
+"""The options of all commands: a function for each that has options, which parses its arguments.
 
 This module does not import torch, so that ``--help`` and mistakes in options end a command at once.
 """
@@ -31,7 +31,7 @@ YAML_KEY = re.compile(r"[A-Z0-9_]+(\.[A-Z0-9_]+)+")
 
 def train(argv: Sequence[str]) -> Namespace:
     """The first positional argument and all after it are ``overrides``."""
-    p = _new_parser(
+    p = new_parser(
         "Train or evaluate a detectron2 .yaml or LazyConfig .py, or an MMEngine .py.\n"
         "Several machines: the same command on each, with --num-machines, --machine-rank\n"
         "and one --dist-url, such as tcp://10.0.0.1:29500.",
@@ -63,7 +63,7 @@ def train(argv: Sequence[str]) -> Namespace:
 
 
 def convert(argv: Sequence[str]) -> Namespace:
-    p = _new_parser(
+    p = new_parser(
         "Convert the norms of a checkpoint: .pth of torch, detectron2 or MMEngine,\n"
         ".pkl of detectron2's model zoo or Caffe2, .safetensors, or the index of\n"
         "several shards (.index.json).",
@@ -93,7 +93,7 @@ def convert(argv: Sequence[str]) -> Namespace:
 
 def analyze(argv: Sequence[str]) -> Namespace:
     """The subcommand becomes ``measure``."""
-    p = _new_parser(
+    p = new_parser(
         "See what adaptive layers have learned: tables (CSV), pictures (PNG), summary.",
         "analyze ratios IMAGES \\\n"
         "    --config-file ilm_plugins://mmpretrain/en/resnet50_imagenet_en.py \\\n"
@@ -127,7 +127,7 @@ def analyze(argv: Sequence[str]) -> Namespace:
 
 def reproduce(argv: Sequence[str]) -> Namespace:
     """The subcommand becomes ``action``; arguments KEY=VALUE are ``overrides``."""
-    p = _new_parser(
+    p = new_parser(
         "The papers' tables and figures, run here.",
         "reproduce list en-5",
         "reproduce run en-5 ResNet20/EN --miniature --num-gpus 0",
@@ -169,7 +169,7 @@ def reproduce(argv: Sequence[str]) -> Namespace:
 
 def compare(argv: Sequence[str]) -> Namespace:
     """Arguments from the first override on are ``overrides``; ``argv`` are all arguments."""
-    p = _new_parser(
+    p = new_parser(
         "Train a config with several norms and seeds, and compare them with the first norm.\n"
         "The same command continues what was stopped; more norms or seeds are added.",
         "compare ilm_plugins://shapes/mask_rcnn_R_18_FPN_gn.yaml GN ILMGN \\\n"
@@ -223,7 +223,7 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def translate(argv: Sequence[str]) -> Namespace:
-    p = _new_parser(
+    p = new_parser(
         "Translate a folder of images, of any size, to OUTPUT/NAME.png.",
         "translate ilm_plugins://pix2pix/facades_in_in.py \\\n"
         "    output/facades/epoch_200.pth LABELS PHOTOS",
@@ -240,7 +240,7 @@ def translate(argv: Sequence[str]) -> Namespace:
 
 
 def make_shapes(argv: Sequence[str]) -> Namespace:
-    p = _new_parser(
+    p = new_parser(
         "Write a dataset of drawn shapes to ROOT/shapes: photos, COCO instances,\n"
         "semantic masks, and pairs for pix2pix.",
         "make-shapes --root datasets --num-training 200",
@@ -260,7 +260,7 @@ def make_shapes(argv: Sequence[str]) -> Namespace:
 
 
 def demo(argv: Sequence[str]) -> Namespace:
-    p = _new_parser(
+    p = new_parser(
         "Train small detectors on the generated `shapes`, print their AP and draw predictions.",
         "demo ilm_plugins://shapes/mask_rcnn_R_18_FPN_ilmgn.yaml",
     )
@@ -270,7 +270,7 @@ def demo(argv: Sequence[str]) -> Namespace:
     return p.parse_args(argv)
 
 
-def _new_parser(description: str, *examples: str) -> argparse.ArgumentParser:
+def new_parser(description: str, *examples: str) -> argparse.ArgumentParser:
     """A parser whose help ends with examples, commands without "python -m ilm_plugins"."""
     return argparse.ArgumentParser(
         description=description,

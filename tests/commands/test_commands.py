@@ -43,6 +43,15 @@ def test_help_is_one_screen_with_an_example_that_parses(name, capsys, monkeypatc
         assert commands.main(shlex.split(line)[3:]) == 0
 
 
+def test_a_command_without_options_needs_only_its_row_and_module(monkeypatch, capsys):
+    monkeypatch.setitem(commands.COMMANDS, "greet", ("", "say hello"))
+    monkeypatch.setattr(commands, "command_module", lambda name: Mock(**{"run.return_value": None}))
+    assert commands.main(["greet"]) == 0
+    with pytest.raises(SystemExit) as ended:
+        commands.main(["greet", "--help"])
+    assert (ended.value.code, "say hello" in capsys.readouterr().out) == (0, True)
+
+
 @pytest.mark.parametrize("word, status", [("--help", 0), ("--none", 2)])
 def test_options_are_parsed_without_any_package(word, status):
     command = [sys.executable, fresh.PROGRAMS / "commands_without_packages.py", word, str(status)]
