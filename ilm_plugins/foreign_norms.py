@@ -1,6 +1,6 @@
 """What :mod:`ilm_plugins.frameworks` tells surgery about norms; surgery knows no framework.
 
-Importing this package fills the tables of names. :data:`FRAMEWORKS` gets a framework once that is
+Importing this package fills the tables but EXACT. :data:`FRAMEWORKS` gets a framework once that is
 imported, without which none of its modules exists. Nothing here imports torch.
 """
 
@@ -11,7 +11,16 @@ if TYPE_CHECKING:
     from torch import nn
 
 #: Pattern of a class's dotted name -> the name of the plain norm that the class computes exactly.
-EXACT: dict[str, str] = {}
+EXACT = {
+    # FrozenBatchNorm2d, DetrFrozenBatchNorm2d and the like compute BatchNorm from buffers, with an
+    # eps of 1e-5 if they have none.
+    r"(detectron2|timm|torchvision|transformers)\..*FrozenBatchNorm(Act)?2d": "BN",
+    r"mmengine\.model\.utils\._BatchNormXd": "BN",
+    r"mmengine\.utils\.dl_utils\.parrots_wrapper\.SyncBatchNorm": "BN",
+    r"timm\.layers\.norm_act\.(BatchNormAct2d|SyncBatchNormAct)": "BN",
+    r"timm\.layers\.norm_act\.GroupNormAct": "GN",
+    r"(timm\.layers\.norm|torchvision\.models\.convnext)\.LayerNorm2d": "LN",
+}
 #: Patterns of the names, in a state dict, of norms with running statistics for each level.
 LEVELED: set[str] = set()
 #: Each returns other names that a norm of a model may have in a state dict.

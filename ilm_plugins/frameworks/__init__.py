@@ -40,16 +40,6 @@ HOOKS = {
     "timm.layers": "timm:add_norms",
 }
 
-foreign_norms.EXACT |= {
-    # FrozenBatchNorm2d, DetrFrozenBatchNorm2d and the like compute BatchNorm from buffers, with an
-    # eps of 1e-5 if they have none.
-    r"(detectron2|timm|torchvision|transformers)\..*FrozenBatchNorm(Act)?2d": "BN",
-    r"mmengine\.model\.utils\._BatchNormXd": "BN",
-    r"mmengine\.utils\.dl_utils\.parrots_wrapper\.SyncBatchNorm": "BN",
-    r"timm\.layers\.norm_act\.(BatchNormAct2d|SyncBatchNormAct)": "BN",
-    r"timm\.layers\.norm_act\.GroupNormAct": "GN",
-    r"(timm\.layers\.norm|torchvision\.models\.convnext)\.LayerNorm2d": "LN",
-}
 #: The head of detectron2's RetinaNet.
 foreign_norms.LEVELED.add(r"(.*\.|)(cls|bbox)_subnet\.\d+")
 foreign_norms.OTHER_NAMES.add(names_by_type)
