@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops import cast, coarsen, duplicate, moments, restandardize
+from ..ops import Autoencoder, cast, coarsen, duplicate, moments, restandardize
 from .base import AdaptiveNorm
 from .options import check, check_choice, check_eps, check_positive
 from .projection import Projection, project
@@ -36,6 +36,7 @@ class AutoencoderNorm(AdaptiveNorm):
             the papers' equations, not for the variants of their tables.
     """
 
+    network = Autoencoder
     omega_offset: Tensor
     #: "beta" or "omega": what the mean predicts; the variance predicts the other.
     mean_drives: str

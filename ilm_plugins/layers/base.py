@@ -20,6 +20,9 @@ INITIALIZERS = {"mmengine.model.weight_init", "mmcv.cnn.utils.weight_init"}
 #: Methods that a subclass may replace without other equations.
 BESIDE_EQUATIONS = {"reset_parameters", "normalize"}
 
+#: Attributes that hold what a layer has found out, until one of its other attributes is set.
+KEPT = "_kept_plans", "_kept_places"
+
 
 class AdaptiveNorm(nn.GroupNorm):
     """A normalization whose scale and shift are computed from the input's moments.
@@ -53,11 +56,14 @@ class AdaptiveNorm(nn.GroupNorm):
 
     #: Number of channel groups whose moments ``rescale`` receives; divides the number of channels.
     moment_groups: int
-    #: The kind of network that ``rescale`` is, for kernels that compute it; or None. A subclass
-    #: that replaces a method has other equations, and loses it.
+    #: The kind of network by which kernels compute ``rescale``; None if only ``rescale`` does. A
+    #: subclass that replaces a method, except ``normalize`` and ``reset_parameters``, gets None,
+    #: because its equations differ.
     network: type[Network] | None = None
-    #: The network of the nearest base that has one, which names the tensors of ``rescale``.
-    _named_by: ClassVar[type[Network] | None] = None
+    #: The network of the nearest base that has one.
+    _described_by: ClassVar[type[Network] | None] = None
+    #: Makes a named tuple, with ``_`` for ``.``, of that network's tensors.
+    named: ClassVar[Any] = None
     #: A method that returns what operators of compiled models take in place of ``network``.
     describe = operators.describe
     #: Whether :func:`freeze` has frozen the layer.
@@ -72,7 +78,9 @@ class AdaptiveNorm(nn.GroupNorm):
         if cls.network is not None and _changes_equations(cls):
             cls.network = None
         if cls.network is not None:
-            cls._named_by = cls.network
+            if not (isinstance(cls.network, type) and issubclass(cls.network, Network)):
+                raise TypeError(f"{cls.__name__}.network must be a subclass of ops.Network or None")
+            cls._described_by, cls.named = cls.network, cls.network.named
         if "__init__" in vars(cls):
             cls.__init__ = _checking(cls.__init__)  # type: ignore[method-assign, misc]
 
@@ -91,34 +99,29 @@ class AdaptiveNorm(nn.GroupNorm):
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
         """Return the parameters and buffers that ``rescale`` takes after the moments.
 
-        A layer with a :attr:`network` returns the network's tensors, and :meth:`named` names them.
+        A layer with a :attr:`network` returns the network's tensors, and :attr:`named` names them.
         """
         return tensors_of(self, self._places())
 
     def _places(self) -> Places:
-        """Return where the network's tensors are, without BN's statistics."""
-        plans = self.kept_plans()
-        places = plans.get("places")
+        """Return (child or "", name) of each tensor but BN's statistics; None for an absent one."""
+        places = self.__dict__.get("_kept_places")
         if places is None:
             network = self.as_network()
             names = [name for name in network.tensors if name not in BATCH]
             pairs = (None if n in network.absent else n.rpartition(".")[::2] for n in names)
-            places = plans["places"] = tuple(pairs)
+            places = self.__dict__["_kept_places"] = tuple(pairs)
         return places
 
     # As ``operators.describe``: Dynamo neither traces it nor guards on what it keeps.
     _places._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
-    def named(self, *tensors: Tensor | None) -> Any:
-        """Return what :meth:`rescale_tensors` returns as a named tuple, with ``_`` for ``.``."""
-        assert self._named_by is not None
-        return self._named_by.named(*tensors)
-
     def as_network(self) -> Network:
-        """Return the description of the network that computes ``rescale``, or did in a base."""
-        if self._named_by is None:
-            raise NotImplementedError
-        return self._named_by.of(self)
+        """Return the layer's options as a description of its network, or of a base's."""
+        if self._described_by is None:
+            name = type(self).__name__
+            raise NotImplementedError(f"{name} has no network, so it must define rescale_tensors")
+        return self._described_by.of(self)
 
     def network_flops(self) -> int:
         """Return the multiply-adds of ``rescale``'s linear maps for one instance."""
@@ -183,7 +186,7 @@ class AdaptiveNorm(nn.GroupNorm):
 
         A subclass that applies a function to the result overrides it, and keeps its base's kernels.
         """
-        return self._normalize(x)[0]
+        return self._normalize_by_moments(x)[0]
 
     def _record(self, x: Proxy) -> Any:
         """Record a call of the layer as one node, as torch.fx does for the modules of torch."""
@@ -196,7 +199,7 @@ class AdaptiveNorm(nn.GroupNorm):
             )
         return tracer.create_proxy("call_module", name, (x,), {})
 
-    def _normalize(
+    def _normalize_by_moments(
         self, x: Tensor, running: tuple = ()
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the normalized x, and its means and variances, as :func:`ops.adaptive_norm`."""
@@ -222,16 +225,19 @@ class AdaptiveNorm(nn.GroupNorm):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        self.__dict__.pop("_kept_plans", None)
+        self._forget()
 
     def __delattr__(self, name: str) -> None:
         super().__delattr__(name)
-        self.__dict__.pop("_kept_plans", None)
+        self._forget()
+
+    def _forget(self) -> None:
+        for name in KEPT:
+            self.__dict__.pop(name, None)
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        state.pop("_kept_plans", None)
-        return state
+        return {name: value for name, value in state.items() if name not in KEPT}
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **options) -> None:
         for older, name in RENAMED.items():
@@ -265,7 +271,7 @@ class AdaptiveNorm(nn.GroupNorm):
 
 
 def _checking(init: Callable[..., None]) -> Callable[..., None]:
-    """Return a constructor that takes options under older names, too, and tells unknown ones."""
+    """Wrap a constructor: it accepts older names of options, and raises OptionError for unknown."""
     parameters = inspect.signature(init).parameters
 
     # Frameworks construct layers from configs: a misspelt option gets our message instead of

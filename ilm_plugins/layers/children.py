@@ -1,7 +1,7 @@
 """The child modules of layers, whose weights a layer reads without calling them, where it can."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -22,16 +22,22 @@ class Child(nn.Module):
         return weight, bias
 
 
+class Fetched(NamedTuple):
+    """What a call of a child returns."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+
+
 def tensors_of(layer: Any, places: Places) -> tuple[Tensor | None, ...]:
-    """Return tensors of a layer, and of its children, by (child or "", name); None by None.
+    """Return the tensors at places of a layer; None where a place is None.
 
     Raises:
         RuntimeError: a tensor is None.
     """
-    # Not getattr, which takes half a microsecond. A child's call takes a microsecond, and is left
-    # out unless hooks or wrappers fetch its tensors. Hooks are of FSDP and pruning, for example; a
-    # wrapper has none of the parameters; accelerate's offloading leaves a weight on the meta device
-    # between calls.
+    # A child is called only if it must fetch its tensors: it has hooks (of FSDP or pruning), it is
+    # a wrapper without the parameters, or its weight is on the meta device (accelerate's
+    # offloading). A call takes a microsecond, getattr half of one.
     own, buffers, children = layer._parameters, layer._buffers, layer._modules
     tensors: list[Tensor | None] = []
     for place in places:
@@ -56,14 +62,14 @@ def tensors_of(layer: Any, places: Places) -> tuple[Tensor | None, ...]:
 
 def _fetched(layer: Any, places: Places) -> tuple[Tensor | None, ...]:
     """Return what :func:`tensors_of` does; each child is called once."""
-    children = {child: layer._modules[child]() for child, _ in filter(None, places) if child}
+    children = {c: Fetched(*layer._modules[c]()) for c, _ in filter(None, places) if c}
     tensors: list[Tensor | None] = []
     for place in places:
         tensor = None
         if place is not None:
             child, name = place
             # getattr where it is parametrized, for example
-            tensor = children[child][name == "bias"] if child else getattr(layer, name)
+            tensor = getattr(children[child], name) if child else getattr(layer, name)
             if tensor is None:  # a kernel would read it from the address 0
                 neutral = 0.0 if child else layer.initial_values.get(name, 0.0)
                 raise RuntimeError(

@@ -11,14 +11,14 @@ from torch import Tensor, distributed
 from torch.nn.utils import parametrize
 
 from ..ops import SharedBatch, adaptive_norm, coarsen, duplicate, over_batch, pool
-from .base import AdaptiveNorm
+from .base import KEPT, AdaptiveNorm
 from .options import check, check_choice, check_eps, check_fraction, check_positive, fit_width
 
 NORMALIZERS = ("IN", "LN", "BN", "GN")
 #: Names of the running variance in a mixture; and in BatchNorm and mixtures of older versions.
 VARIANCE, BN_VARIANCE = "running_variance", "running_var"
 #: Attributes that a copy makes anew.
-NOT_COPIED = {"_compiled_call_impl", "_kept_plans"}
+NOT_COPIED = {"_compiled_call_impl", *KEPT}
 #: Initial values of BN's running statistics.
 RUNNING = {"running_mean": 0.0, VARIANCE: 1.0}
 
@@ -148,8 +148,8 @@ class MixtureNorm(AdaptiveNorm):
         if self.synchronizes:
             return self._forward_synchronized(x)
         if not self.updates_running_stats:
-            return self._normalize(x)[0]
-        y, mean, var = self._normalize(
+            return self._normalize_by_moments(x)[0]
+        y, mean, var = self._normalize_by_moments(
             x, (*self._stored_statistics(), self.momentum, *self._counter())
         )
         if mean is not None and var is not None:  # else kernels have updated the statistics

@@ -62,8 +62,8 @@ def is_norm(module: nn.Module) -> bool:
 def may_be_norm(module: nn.Module) -> bool:
     """Return whether a module is a norm, or looks like one and contains none.
 
-    It does by its name, or by BatchNorm's running statistics, as InPlaceABN. torch's weight_norm
-    and spectral_norm are none: they compute a weight.
+    A module looks like a norm by its class name, or by BatchNorm's running statistics (InPlaceABN).
+    torch's weight_norm and spectral_norm are no norms: they compute a weight.
     """
     if type(module).__module__ == "torch.nn.utils.parametrizations":
         return False

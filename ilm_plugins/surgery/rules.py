@@ -46,10 +46,11 @@ PLAIN = {source.kind_in_state for source in SOURCES.values()}
 
 
 def _layout_of(layer: Any) -> tuple[set[str], set[str]]:
-    """Return the names of a layer's tensors: of those that every one has, and of the others."""
+    """Return the names of tensors that all layers of a class have, and that only some have."""
     running = MIXTURES_RUNNING if set(BATCH) & {*layer.network.tensors} else set()
     needed = {*layer.network.tensors} - running - layer.network.optional.keys()
-    return needed, running | layer.network.optional.keys() | layer.initial_values.keys() - needed
+    others = running | layer.network.optional.keys() | layer.initial_values.keys()
+    return needed, others - needed
 
 
 #: Kind of a norm in a state dict -> names of its required tensors, and of its optional tensors.

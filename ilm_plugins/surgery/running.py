@@ -61,8 +61,8 @@ def recalibrate(
         # A single value of a channel updates nothing, unless other processes have more.
         elif x.numel() > layer.num_channels or layer.synchronizes:
             if not calls[layer]:  # NaN times the weight 0 is NaN
-                for statistics in _changed_by_forward(layer)[:2]:
-                    statistics.zero_()
+                for name in ("running_mean", "running_variance"):
+                    getattr(layer, name).zero_()
             calls[layer] += 1
             layer.momentum = 1 / calls[layer]
         else:

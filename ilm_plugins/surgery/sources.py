@@ -57,9 +57,13 @@ class Source:
 
 def exact_source_of(cls: type[nn.Module]) -> Source | None:
     """Return the plain norm that a class computes exactly."""
-    path = path_of(cls)
-    named = (SOURCES[name] for pattern, name in EXACT.items() if re.fullmatch(pattern, path))
-    return next((source for source in SOURCES.values() if cls in source.exact), next(named, None))
+    for source in SOURCES.values():
+        if cls in source.exact:
+            return source
+    for pattern, name in EXACT.items():
+        if re.fullmatch(pattern, path_of(cls)):
+            return SOURCES[name]
+    return None
 
 
 def is_adaptive(cls: type[nn.Module]) -> bool:
@@ -68,8 +72,8 @@ def is_adaptive(cls: type[nn.Module]) -> bool:
 
 
 def source_of(cls: type[nn.Module]) -> Source | None:
-    """Return the plain norm that a class is or derives from; None of adaptive norms."""
-    if is_adaptive(cls):
+    """Return the plain norm that a class is or derives from; None for this package's layers."""
+    if issubclass(cls, AdaptiveNorm):
         return None
     derived = (source for source in SOURCES.values() if issubclass(cls, source.base))
     return exact_source_of(cls) or next(derived, None)

@@ -6,6 +6,9 @@ from torch.nn.utils import parametrize
 
 from cases import every_backend
 from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, ILMInstanceNorm, SwitchNorm, use_backend
+from ilm_plugins.layers.autoencoder import AutoencoderNorm
+from ilm_plugins.layers.base import AdaptiveNorm
+from ilm_plugins.ops import Autoencoder, cpu
 
 
 class NarrowILM(ILMGroupNorm):
@@ -103,3 +106,65 @@ def test_a_subclass_with_a_function_after_the_affine_map_keeps_its_bases_kernels
     plain.load_state_dict(layer.state_dict())
     torch.testing.assert_close(layer(x), plain(x).relu())
     torch.testing.assert_close(layer.state_dict(), plain.state_dict())
+
+
+class ScaledAutoencoder(AutoencoderNorm):
+    """A norm of a user's own on the auto-encoder: omega and beta are what is decoded."""
+
+    mean_drives = "beta"
+    papers_form = ("combine", "plain")
+
+    def __init__(self, num_channels):
+        super().__init__(num_channels, 4, 8, 1e-5, ("identity", "identity"), "plain")
+
+    def predict(self, mean, var, t):
+        beta, omega = self.decode(mean, var, t)
+        return omega + self.by_key_group(t.weight), beta + self.by_key_group(t.bias)
+
+
+def test_a_subclass_of_the_auto_encoder_needs_only_its_prediction():
+    layer, x = ScaledAutoencoder(32), torch.randn(2, 32, 5, 5)
+    assert layer.network is None
+    for projection in (layer.decode_mean, layer.decode_var):
+        torch.nn.init.zeros_(projection.weight)
+    torch.testing.assert_close(layer(x), torch.nn.functional.group_norm(x, 4))
+
+
+def test_a_network_of_another_class_runs_without_kernels_and_leaves_the_others_theirs():
+    class Own(Autoencoder):
+        __slots__ = ()
+
+    class WithOwn(ILMGroupNorm):
+        network = Own
+
+    layer, plain, x = WithOwn(64), ILMGroupNorm(64), torch.randn(2, 64, 5, 5)
+    plain.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(layer(x), plain(x))
+    if cpu.is_built():
+        assert cpu.runs(plain.as_network(), x, 4)
+        assert not cpu.runs(layer.as_network(), x, 4)
+
+
+def test_a_network_that_is_no_class_is_refused():
+    with pytest.raises(TypeError, match="must be a subclass of"):
+
+        class WithMethod(ILMGroupNorm):
+            def network(self):
+                return None
+
+
+def test_a_layer_without_tensors_runs():
+    class Standardized(AdaptiveNorm, torch.nn.GroupNorm):
+        def __init__(self, num_channels):
+            super().__init__(4, num_channels)
+            self.moment_groups = 4
+
+        def rescale_tensors(self):
+            return ()
+
+        def rescale(self, mean, var):
+            ones = mean.new_ones(len(mean), self.num_channels)
+            return ones, 0 * ones
+
+    x = torch.randn(2, 32, 5, 5)
+    torch.testing.assert_close(Standardized(32)(x), torch.nn.functional.group_norm(x, 4))

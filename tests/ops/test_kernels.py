@@ -73,7 +73,7 @@ def described_as(monkeypatch, name, options, tensors):
             return Attentive(**self._asdict()).sizes(channels)
 
     Described.__name__ = name
-    Network.kinds[name] = Network.kinds.pop("Described")
+    Network.kinds[name] = Described
     return Described, library.layouts.__wrapped__()
 
 

@@ -741,7 +741,7 @@ def test_the_kernels_between_passes_compile(driver, name, channels):
     network, needs = layer.as_network(), [True] * len(tensors)
     with pytest.MonkeyPatch.context() as patch, Operations() as counted:
         patch.setattr(triton.JITFunction, "run", run)
-        scale, shift = between.forward(mean, var, network, tensors)
+        scale, shift = between.forward(mean, var, layer.num_channels, network, tensors)
         between.backward(scale, shift, mean, var, network, tensors, needs)
     assert (len(found), counted.names) == (2, ["new_zeros.default"])
     for one in found:

@@ -46,6 +46,17 @@ def test_types_may_be_one_class():
     assert report.converted.keys() == {"0"}
 
 
+def test_types_may_be_a_registered_class_of_a_user(monkeypatch):
+    class Own(nn.BatchNorm2d):
+        pass
+
+    monkeypatch.setitem(NORMS, "Own", Own)
+    _, report = surgery.convert(nn.Sequential(Own(32)), "EN")
+    assert "name it in types" in report.left["0"]
+    model, _ = surgery.convert(nn.Sequential(Own(32)), "EN", types=Own)
+    assert type(model[0]) is NORMS["EN"]
+
+
 @pytest.mark.parametrize("types", [None, nn.LazyBatchNorm2d])
 def test_a_norm_without_a_number_of_channels_is_skipped_with_advice(types):
     _, report = surgery.convert(nn.Sequential(nn.LazyBatchNorm2d()), "EN", types=types)

@@ -92,7 +92,7 @@ def adaptive_norm(
             x.stride(),
             x.is_neg(),
             not x.data_ptr() & 15,
-            tensors[-1] is None,
+            bool(tensors) and tensors[-1] is None,
         )
         plan = kept.get(key)
         if plan is not None and not plan.has_trained_buffers(tensors):

@@ -55,5 +55,5 @@ def restandardize(mean: Tensor, var: Tensor, num_groups: int, eps: float) -> tup
 
 
 def duplicate(values: Tensor, num_channels: int) -> Tensor:
-    """Repeat values (N, G) of groups for their channels: (N, C) (ILM's up arrow, Eq. 6)."""
+    """Repeat values (N, G) of groups for their channels: (N, C)."""
     return values.unsqueeze(2).expand(-1, -1, num_channels // values.shape[1]).flatten(1)

@@ -2,7 +2,6 @@
 
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import attrgetter
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -23,25 +22,24 @@ class Network:
     """
 
     __slots__ = ()
-    #: Names of the tensors with gradients, and of those without, as they follow in ``rescale``.
+    #: Names of the tensors with gradients (parameters) and without (buffers), in the order of
+    #: the arguments of ``rescale``: NAME, CHILD.weight or CHILD.bias.
     parameters: ClassVar[tuple[str, ...]]
     buffers: ClassVar[tuple[str, ...]] = ()
     num_parameters: ClassVar[int]
-    #: All names; a named tuple of the tensors; and the function that reads a layer's options.
+    #: The names of all tensors.
     tensors: ClassVar[tuple[str, ...]]
+    #: The class of a named tuple of all tensors.
     named: ClassVar[Callable[..., Any]]
-    read_options: ClassVar[Callable[[Any], Any]]
-    #: Name of a tensor that some layers lack -> whether a layer of a description does.
+    #: Tensor that some layers lack -> a function of a description, whether its layer lacks it.
     optional: ClassVar[Mapping[str, Callable[[Any], bool]]] = {}
-    #: Class name -> kind of network.
+    #: Class name -> kind of network, of those that kernels compute.
     kinds: ClassVar[dict[str, type["Network"]]] = {}
 
     def __init_subclass__(cls) -> None:
         cls.num_parameters = len(cls.parameters)
         cls.tensors = (*cls.parameters, *cls.buffers)
         cls.named = namedtuple(f"{cls.__name__}Tensors", fields_of(cls.tensors))  # type: ignore
-        cls.read_options = attrgetter(*cls._fields)  # type: ignore[attr-defined]
-        cls.kinds[cls.__name__] = cls
 
     @property
     def absent(self) -> tuple[str, ...]:
@@ -56,14 +54,14 @@ class Network:
     @classmethod
     def of(cls, layer: Any) -> "Network":
         """Return the description of a layer."""
-        return cls(*cls.read_options(layer))
+        return cls(*(getattr(layer, name) for name in cls._fields))  # type: ignore[attr-defined]
 
     def sizes(self, channels: int) -> dict[str, int]:
         """Return each tensor's number of values, also where a layer has None."""
         raise NotImplementedError
 
     def gradient_sizes(self, channels: int) -> dict[str, int]:
-        """Return how many different values the gradient of each parameter has."""
+        """Return the size of each parameter's gradient, of one row if all rows have the same."""
         sizes = self.sizes(channels) | dict.fromkeys(self.absent, 0)
         return {name: sizes[name] for name in self.parameters}
 
@@ -94,7 +92,8 @@ def check_tensors(x: Tensor, network: Network, tensors: Tensors) -> None:
     """Raise RuntimeError if a tensor is missing, on another device than x, or of another size.
 
     Args:
-        tensors: the network's, then BN's running mean and variance; ends may be left out.
+        tensors: the network's, then BN's running mean and variance; trailing tensors may be
+            omitted.
     """
     channels = x.shape[1]
     sizes = dict.fromkeys(BATCH, channels) | network.sizes(channels)

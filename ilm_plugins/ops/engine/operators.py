@@ -81,7 +81,7 @@ def _between_passes(x: Tensor, num_groups: int, key: str, tensors: Tensors, mixe
     # The gradient of mean has that through x - mean already. The operator comes after, because the
     # compiler keeps for the backward pass, rather than repeats, what it finds after an operator.
     centered = x - per_channel(duplicate(mean.detach(), x.shape[1]), x)
-    scale, shift = torch.ops.ilm_plugins.between(mean, var, key, given, present)
+    scale, shift = torch.ops.ilm_plugins.between(mean, var, x.shape[1], key, given, present)
     y = torch.addcmul(per_channel(shift, x), per_channel(scale, x), centered)
     return y.to(dtype), mean.detach(), var.detach()
 
@@ -194,14 +194,14 @@ def _differentiate(ctx, dy, *_):
     return dx, None, None, gradients, None, [None] * ctx.num_running
 
 
-def _between(mean, var, network, tensors, present):
+def _between(mean, var, channels, network, tensors, present):
     from .triton import between
 
-    return between.forward(mean, var, _network(network), with_none(tensors, present))
+    return between.forward(mean, var, channels, _network(network), with_none(tensors, present))
 
 
-def _fake_between(mean, var, network, tensors, present):
-    size = mean.shape[0], tensors[1].shape[-1]
+def _fake_between(mean, var, channels, network, tensors, present):
+    size = mean.shape[0], channels
     return mean.new_empty(size), mean.new_empty(size)
 
 
@@ -220,16 +220,16 @@ def _fake_between_backward(d_scale, d_shift, mean, var, network, tensors, presen
 
 
 def _save_between(ctx, inputs, output):
-    mean, var, ctx.key, tensors, ctx.present = inputs
+    mean, var, _, ctx.key, tensors, ctx.present = inputs
     ctx.save_for_backward(mean, var, *tensors)
 
 
 def _differentiate_between(ctx, d_scale, d_shift):
     mean, var, *tensors = ctx.saved_tensors
-    needs = [*ctx.needs_input_grad[3]]
+    needs = [*ctx.needs_input_grad[4]]
     arguments = d_scale, d_shift, mean, var, ctx.key, tensors, ctx.present, needs
     d_mean, d_var, *gradients = torch.ops.ilm_plugins.between_backward(*arguments)
-    return d_mean, d_var, None, with_none(gradients, needs), None
+    return d_mean, d_var, None, None, with_none(gradients, needs), None
 
 
 def _refuse(ctx, *_):
@@ -248,10 +248,10 @@ if HAS_OPERATORS:
     _backward_ends = f"int num_groups, Tensor statistics, {_ends}, bool[] needs) -> Tensor[]"
     _library.define(f"forward(Tensor x, {_forward_ends}")
     _library.define(f"backward(Tensor dy, Tensor x, {_backward_ends}")
-    _ends = f"Tensor mean, Tensor var, {_ends}"
-    _library.define(f"between({_ends}) -> (Tensor, Tensor)")
-    _ends = f"Tensor d_scale, Tensor d_shift, {_ends}, bool[] needs"
-    _library.define(f"between_backward({_ends}) -> Tensor[]")
+    _moments = "Tensor mean, Tensor var"
+    _library.define(f"between({_moments}, int channels, {_ends}) -> (Tensor, Tensor)")
+    _moments = f"Tensor d_scale, Tensor d_shift, {_moments}"
+    _library.define(f"between_backward({_moments}, {_ends}, bool[] needs) -> Tensor[]")
     for _device in ("CPU", "CUDA"):
         _library.impl("forward", _forward, _device)
         _library.impl("backward", _backward, _device)

@@ -23,7 +23,7 @@ from torch.autograd.graph import increment_version
 
 from .. import plans
 from ..layouts import becomes_contiguous
-from ..network import Network, Tensors
+from ..network import BATCH, Network, Tensors
 from . import library
 
 NO_FIELDS = array("d")
@@ -101,7 +101,7 @@ def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset
 
 
 def runs(network: Network, x: Tensor, num_groups: int) -> bool:
-    return True
+    return type(network) in library.layouts()
 
 
 # ---- a whole network in one call
@@ -109,10 +109,12 @@ def runs(network: Network, x: Tensor, num_groups: int) -> bool:
 
 def find_plan(
     x: Tensor, num_groups: int, network: Network, tensors: Tensors, running: Tensors
-) -> "Plan":
+) -> "Plan | None":
     """Return the plan for x; see engine/plain.py."""
-    has_last = tensors[-1] is not None
-    return _plan(network, num_groups, x.shape, x.dtype, becomes_contiguous(x), has_last)
+    if not runs(network, x, num_groups):
+        return None
+    uses_batch = network.mixes_batch and tensors[-1] is None
+    return _plan(network, num_groups, x.shape, x.dtype, becomes_contiguous(x), uses_batch)
 
 
 class Plan(plans.Plan):
@@ -125,7 +127,7 @@ class Plan(plans.Plan):
         shape: torch.Size,
         dtype: torch.dtype,
         is_contiguous: bool,
-        has_last: bool,
+        uses_batch: bool,
     ) -> None:
         self.statistics_dtype = DTYPES[dtype][0]
         dtype_of_tensors = self.statistics_dtype
@@ -135,8 +137,8 @@ class Plan(plans.Plan):
         self.num_statistics = self.first_kept + self.description.kept
         self.head = _head(shape, num_groups, dtype, is_contiguous)
         self.functions = _functions(dtype)
-        #: Whether the last two buffers are given; a mixture lacks them in training.
-        self.has_last = has_last
+        #: Whether BN takes the batch's moments, so that the tensors of its own are None.
+        self.uses_batch = uses_batch
         #: Whether a channel has an unbiased variance, by which running statistics are updated.
         self.updates = shape.numel() > shape[1]
 
@@ -164,9 +166,8 @@ class Plan(plans.Plan):
         ]
         # Kernels read the copies of buffers among the statistics; here it only matters if there
         # are buffers.
-        buffers = [statistics] * (len(self.network.tensors) - len(parameters))
-        if not self.has_last:
-            buffers[-2:] = None, None
+        names = self.network.buffers
+        buffers = [None if self.uses_batch and n in BATCH else statistics for n in names]
         nowhere = [None] * len(buffers)
         given = *sort((*parameters, *buffers)), *sort((*gradients[1:], *nowhere))
         self.call("backward", x, (x, gradients[0], statistics, dy, *given))

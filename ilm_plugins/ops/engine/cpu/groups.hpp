@@ -1,5 +1,4 @@
-// The standardization by groups, of an instance, in ILM Norm, AssocNorm and AN. From omega and beta
-// (C) of
+// The standardization by groups, of an instance, for networks that predict omega and beta (C) of
 //
 //     y = omega * standardized x + beta
 //

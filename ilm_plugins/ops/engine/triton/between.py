@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..network import Network, Tensors, check_tensors
+from ..network import BATCH, Network, Tensors, check_tensors
 from .devices import divide_up, on_device
 from .launch import Launch, current_stream
 from .plan import GROUPS, MEMBERS
@@ -63,15 +63,18 @@ def between_vjp_kernel(
 
 
 @on_device
-def forward(mean: Tensor, var: Tensor, network: Network, tensors: Tensors) -> tuple[Tensor, Tensor]:
+def forward(
+    mean: Tensor, var: Tensor, channels: int, network: Network, tensors: Tensors
+) -> tuple[Tensor, Tensor]:
     """Return the scale of x - mean and the shift (N, C).
 
     Args:
         mean, var: the moments (N, G') of x, in float32.
+        channels: C.
         network: the layer's description.
         tensors: the network's, also BN's statistics of the batch, as vectors.
     """
-    sizes, pointers = _prepare(mean, network, tensors)
+    sizes, pointers = _prepare(mean, channels, network, tensors)
     scale, shift = (mean.new_empty((len(mean), sizes.channels)) for _ in range(2))
     mean, var = _ready(mean), _ready(var)
     launch = _forward_launch(sizes, len(mean), mean.device, *_kinds(tensors))
@@ -85,7 +88,7 @@ def backward(
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:  # fmt: skip
     """Return the gradients of mean and var, see the kernel, and of each tensor or None."""
-    sizes, pointers = _prepare(mean, network, tensors)
+    sizes, pointers = _prepare(mean, d_scale.shape[1], network, tensors)
     n, first = len(mean), network.num_parameters
     d_scale, d_shift, mean, var = map(_ready, (d_scale, d_shift, mean, var))
     d_mean, d_var = torch.empty_like(mean), torch.empty_like(var)
@@ -98,9 +101,9 @@ def backward(
     of_tensors = sizes.parameters
     places = [*range(first)]
     if network.mixes_batch:
-        c = sizes.channels
-        of_tensors += (sizes.gradients - 2 * c, c, 1), (sizes.gradients - c, c, 1)
-        places += len(tensors) - 2, len(tensors) - 1
+        at, c = sizes.to.batch, sizes.channels
+        of_tensors += (at, c, 1), (at + c, c, 1)
+        places += map(network.tensors.index, BATCH)
     # Not counters that are kept: a pool of CUDA graphs would take their memory again.
     counts = mean.new_zeros(1 + divide_up(n, members), dtype=torch.int32)
     kinds = mean.device, *needs, *_kinds(tensors)
@@ -112,8 +115,7 @@ def backward(
     return d_mean, d_var, gradients
 
 
-def _prepare(mean: Tensor, network: Network, tensors: Tensors):
-    channels = tensors[1].shape[-1] if tensors[1] is not None else 0
+def _prepare(mean: Tensor, channels: int, network: Network, tensors: Tensors):
     sizes = find_sizes(network, channels, mean.shape[1])
     check_tensors(mean.new_empty((0, channels)), network, tensors)
     ready = [t if t is None else _ready(t) for t in tensors]

@@ -72,7 +72,7 @@ def one_read_kernel(
     x_ptr, y_ptr, statistics_ptr, t, moments, count,
     chunks, SHAPE: tl.constexpr, RESCALE: tl.constexpr, SIZES: tl.constexpr,
 ):  # fmt: skip
-    """Normalize x, and store its statistics, see :class:`.plan.Layout`."""
+    """Normalize x, and store its statistics, see :class:`.plan.Plan`."""
     n, start, offsets, inside = _instance(chunks, SHAPE)
     keep(n, statistics_ptr, t, SIZES)
     x = load(x_ptr + start, offsets, inside)

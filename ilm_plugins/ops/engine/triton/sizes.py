@@ -22,7 +22,7 @@ class Sizes(NamedTuple):
     fine: int  #: groups whose moments the network takes
     buffers: tuple[tuple[int, int, int], ...]  #: place, offset among the kept, and size of each
     at: Any  #: offset of each buffer among the kept values, by name
-    kept: int  #: values of all buffers
+    kept: int  #: number of values in all buffers
     gradients: int  #: values that a kernel stores of each instance's gradients
     to: Any  #: offset of each parameter's gradient in these, by name; of the batch's moments
     #: Offset and size of each parameter's gradient, and how many copies the parameter has.
@@ -38,9 +38,9 @@ class Rescale(NamedTuple):
     """
 
     function: Callable
-    #: Whether it computes a network of C channels, at most :data:`MAX_CHANNELS`.
+    #: Whether the function supports a network of C channels, at most :data:`MAX_CHANNELS`.
     computes: Callable[[Any, int], bool] = lambda network, channels: True
-    #: Returns the length of its longest vector, if that may be another than of channels.
+    #: Returns the length of the function's longest vector; by default C.
     longest: Callable[[Any, int], int] = lambda network, channels: channels
     #: Whether it takes few enough registers to hold a small instance of x at the same time.
     is_read_once: bool = False
@@ -78,6 +78,8 @@ def find_sizes(network: Any, channels: int, num_groups: int) -> Sizes | None:
 
 @functools.lru_cache(maxsize=None, typed=True)  # named tuples of two classes may be equal
 def _find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | None:
+    if Network.kinds.get(type(network).__name__) is not type(network):  # a user's own
+        return None
     network.check(channels, num_groups)
     if channels > MAX_CHANNELS or not rescale_of(network).computes(network, channels):
         return None

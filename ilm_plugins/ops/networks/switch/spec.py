@@ -20,10 +20,8 @@ class Switch(Mixture, _Options, Network):
 
     def sizes(self, channels: int) -> dict[str, int]:
         k = len(self.normalizers)
-        sizes = {"weight": channels, "bias": channels, "radius": 1}
-        sizes |= dict.fromkeys(("mean_weight", "var_weight", "mean_fixed", "var_fixed"), k)
-        sizes |= dict.fromkeys(BATCH, channels)
-        return {name: sizes[name] for name in self.tensors}
+        sizes = {"weight": channels, "bias": channels, "mean_weight": k, "var_weight": k}
+        return sizes | dict.fromkeys(BATCH, channels)
 
 
 class SparseSwitch(Switch):
@@ -31,3 +29,7 @@ class SparseSwitch(Switch):
 
     __slots__ = ()
     buffers = "radius", "mean_fixed", "var_fixed", *BATCH
+
+    def sizes(self, channels: int) -> dict[str, int]:
+        k = len(self.normalizers)
+        return super().sizes(channels) | {"radius": 1, "mean_fixed": k, "var_fixed": k}
