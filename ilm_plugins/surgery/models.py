@@ -20,6 +20,7 @@ from ..layers.autoencoder import AutoencoderNorm
 from ..layers.base import AdaptiveNorm
 from ..layers.mixture import MixtureNorm
 from ..layers.options import check_choice
+from ..ops import Switch
 from . import norms
 from .common import Match, Report, Swap, check_absent, matches, report_of_match, source_norm
 from .norms import modules_after, parts_of
@@ -96,7 +97,7 @@ def convert(
         replacing: "BN" to replace BatchNorm by an ILM layer, AssocNorm or AN, or "LN" to replace
             LayerNorm2d of timm and torchvision by an ILM layer or AssocNorm, with its weight, bias
             and eps; groups and key groups are "auto" by default.
-        options: of the layer, such as ``key_group_size=8``.
+        options: of the layer, such as ``hidden=3``.
 
     Returns:
         The model, or the new layer if the model itself is a norm; and a report on each norm, and
@@ -376,7 +377,7 @@ def _layer_for(old: Any, like: dict, swap: Swap) -> nn.Module:
     if mixes and "Sync" in type(old).__name__:  # torch's, or one that ``types`` names
         kept["sync"] = getattr(old, "process_group", None) or True
     if isinstance(old, SwitchNorm):
-        kept |= {name: getattr(old, name) for name in ("normalizers", "num_groups", "sync")}
+        kept |= {name: getattr(old, name) for name in (*Switch._fields, "sync")}
     if mixes and not getattr(old, "track_running_stats", True):
         kept["momentum"] = 0.0
     tensors = {**old._parameters, **old._buffers}
@@ -387,9 +388,10 @@ def _layer_for(old: Any, like: dict, swap: Swap) -> nn.Module:
         kept["eps"], state["weight"] = _EPS, _weight_at_eps(state)
     channels = source.channels(old) if source else old.num_channels
     new = swap.layer(channels, **kept | swap.options, **like)
-    for name in ("normalizers", "num_groups"):
-        value, given = getattr(old, name, None), getattr(new, name, None)
-        refuse(value not in (None, given), f"{name}={value!r}, where the layer has {given!r}")
+    for name, value in {"num_groups": getattr(old, "num_groups", None), **kept}.items():
+        given = getattr(new, name, None)
+        differs = name != "sync" and value not in (None, given)
+        refuse(differs, f"{name}={value!r}, where the layer has {given!r}")
     _take_tensors(old, new, state)
     if not (after := modules_after(old)):
         # A name, because pickles and compilers may not know a class.

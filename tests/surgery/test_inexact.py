@@ -1,5 +1,7 @@
 """Conversions that change the outputs: BatchNorm to SN and to layers of each image's statistics."""
 
+import inspect
+
 import pytest
 import torch
 from torch import nn
@@ -115,6 +117,20 @@ def test_sn_becomes_ssn_with_the_same_outputs(normalizers, training):
     assert new.training == training
     assert torch.equal(state["mean_weight"], new.mean_weight)
     assert_close([new(x), new.ratios()], [expected, ratios], EQUAL)
+
+
+def test_no_option_of_sn_is_lost_on_the_way_to_ssn():
+    """A new option reaches the SSN, or is refused; one that is no number needs a value here."""
+    given = {"normalizers": ("BN", "GN")}
+    defaults = {name: p.default for name, p in inspect.signature(SwitchNorm).parameters.items()}
+    for name, default in defaults.items():
+        if isinstance(default, bool | int | float):
+            given[name] = type(default)(not default if isinstance(default, bool) else default / 2)
+    assert given.keys() == defaults.keys() - {"num_channels", "device", "dtype"}
+    for name, value in given.items():
+        options = {"normalizers": given["normalizers"], name: value}
+        layer, _ = surgery.convert(SwitchNorm(32, **options), "SSN")
+        assert getattr(layer, name) == value != defaults[name]
 
 
 def test_sn_that_ssn_cannot_compute_is_left():
