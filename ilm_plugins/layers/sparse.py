@@ -69,15 +69,12 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
         check_fraction(type(self).__name__, "radius", radius)
         self.radius.fill_(radius)
         t = self.named(*self.rescale_tensors())
-        if hasattr(
-            t.mean_weight, "full_tensor"
-        ):  # sharded by fully_shard; every process calls this
+        if hasattr(t.mean_weight, "full_tensor"):  # sharded by fully_shard; all processes call this
             whole = {name: getattr(t, name).full_tensor() for name in ("mean_weight", "var_weight")}
             t = t._replace(**whole)
         self.mean_fixed[:], self.var_fixed[:] = self.ratios_of(t) == 1
 
-    def ratios_of(self, t: Any) -> Tensor:
-        logits = torch.stack((t.mean_weight, t.var_weight))
+    def to_ratios(self, logits: Tensor, t: Any) -> Tensor:
         dtype = torch.promote_types(logits.dtype, torch.float32)
         fixed = torch.stack((t.mean_fixed, t.var_fixed)).to(dtype)
         ratios = sparsestmax(logits.to(dtype), t.radius.to(dtype))

@@ -55,7 +55,10 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
         return self.ratios_of(self.named(*self.rescale_tensors()))
 
     def ratios_of(self, t: Any) -> Tensor:
-        return torch.stack((t.mean_weight, t.var_weight)).softmax(1)
+        return self.to_ratios(torch.stack((t.mean_weight, t.var_weight)), t)
+
+    def to_ratios(self, logits: Tensor, t: Any) -> Tensor:
+        return logits.softmax(1)
 
     def rescale(self, mean, var, *tensors):
         t = self.named(*tensors)
