@@ -1,5 +1,7 @@
 """Associate Normalization, ILM Norm's predecessor: submission to ICLR 2019."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +38,7 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
     mean_drives = "omega"
     papers_form = ("combine", "a(WE)+B")
     network = Autoencoder
+    fits_width: Mapping[str, int] = {"num_groups": 32, "num_key_groups": 32}
 
     def __init__(
         self,

@@ -66,6 +66,8 @@ class AdaptiveNorm(nn.GroupNorm):
     named: ClassVar[Any] = None
     #: A method that returns what operators of compiled models take in place of ``network``.
     describe = operators.describe
+    #: Options that must divide the number of channels -> the most that "auto" stands for.
+    fits_width: Mapping[str, int] = {"num_groups": 32}
     #: Whether :func:`freeze` has frozen the layer.
     frozen: bool = False
     #: The hook, of both frameworks, that a training with the layer needs.

@@ -67,6 +67,7 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
     """
 
     network = Exemplar
+    fits_width: Mapping[str, int] = {"num_groups": 32, "reduction": 32}
     num_batches_tracked: Tensor | None
     initial_values: Mapping[str, float] = {**MixtureNorm.initial_values, "num_batches_tracked": 0}
 

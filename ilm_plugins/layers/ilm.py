@@ -1,5 +1,7 @@
 """Instance-Level Meta Normalization: Jia, Chen and Chen, CVPR 2019 (arXiv 1904.03516)."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -26,8 +28,8 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
     Args:
         key_group_size: channels in a key group, C / N; 16 in the paper, 1 for pix2pix and for the
             "Instance Normalization" strategy of its Table 8.
-        activations: for (mean, variance), the switch of Table 7; each one of "tanh", "sigmoid",
-            "relu", "leaky_relu", "relu6", "identity".
+        activations: for (mean, variance), the switch of Table 7; each a key of
+            ``ilm_plugins.layers.projection.ACTIVATIONS``.
 
     For the other parameters and options see
     :class:`~ilm_plugins.layers.autoencoder.AutoencoderNorm`.
@@ -42,6 +44,7 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
     mean_drives = "beta"
     papers_form = ("activations", ("tanh", "sigmoid"))
     network = Autoencoder
+    fits_width: Mapping[str, int] = {"num_groups": 32, "key_group_size": 16}
 
     def __init__(
         self,

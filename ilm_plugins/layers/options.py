@@ -8,9 +8,6 @@ from typing import Any
 
 from ..errors import OptionError
 
-#: Options that must divide the number of channels -> the most that "auto" stands for.
-AUTO = {"num_groups": 32, "key_group_size": 16, "num_key_groups": 32, "reduction": 32}
-
 
 def parameters_of(layer: type) -> Mapping[str, inspect.Parameter]:
     """Return the parameters of a class's constructor, ``self`` first."""
@@ -62,11 +59,11 @@ def check_fraction(layer: str, option: str, value: float) -> float:
     return float(value)
 
 
-def fit_width(layer: type, num_channels: int, **options: int | str) -> tuple[int, ...]:
+def fit_width(layer: type[Any], num_channels: int, **options: int | str) -> tuple[int, ...]:
     """Return options that must divide the number of channels, with numbers in place of "auto"."""
     check_positive(layer.__name__, "num_channels", num_channels)
     to_fit = {o for o, value in options.items() if isinstance(value, str) and value == "auto"}
-    values = options | {o: math.gcd(AUTO[o], num_channels) for o in to_fit}
+    values = options | {o: math.gcd(layer.fits_width[o], num_channels) for o in to_fit}
     for option, value in values.items():
         check(
             isinstance(value, numbers.Integral),
@@ -79,7 +76,7 @@ def fit_width(layer: type, num_channels: int, **options: int | str) -> tuple[int
             settable = parameters_of(layer).keys() - to_fit | {option}
             unfit = [o for o in values if o in settable and not _divides(values[o], common)]
             to_auto = " and ".join(f'{o}="auto"' for o in unfit)
-            to_common = " and ".join(f"{o}={math.gcd(AUTO[o], common)}" for o in unfit)
+            to_common = " and ".join(f"{o}={math.gcd(layer.fits_width[o], common)}" for o in unfit)
             raise OptionError(
                 f"{layer.__name__}: {option}={value!r} does not divide "
                 f"num_channels={num_channels}; set {to_auto} to follow each width, or {to_common} "
@@ -88,9 +85,9 @@ def fit_width(layer: type, num_channels: int, **options: int | str) -> tuple[int
     return tuple(map(int, values.values()))
 
 
-def automatic(layer: type) -> dict[str, str]:
+def automatic(layer: type[Any]) -> dict[str, str]:
     """Return {option: "auto"} for all options of a layer that must divide its width."""
-    return {o: "auto" for o in parameters_of(layer) if o in AUTO}
+    return {o: "auto" for o in parameters_of(layer) if o in layer.fits_width}
 
 
 def _divides(value: Any, number: int) -> bool:
