@@ -178,7 +178,7 @@ def compare(argv: Sequence[str]) -> Namespace:
     p.usage = "%(prog)s CONFIG NORM NORM ... [options] [KEY VALUE | KEY=VALUE ...]"
     add = p.add_argument
     add("config", metavar="CONFIG", help="of detectron2 or MMEngine, as for the command train")
-    what = "a norm such as EN, GN or 'ILMGN(key_group_size=8)'; as-is: the config's own norms"
+    what = "a norm such as EN, GN or 'ILMGN(hidden=3)'; as-is: the config's own norms"
     add("norms", nargs="+", metavar="NORM", help=what)
     what = "config keys that get the norm; default: all keys of norms"
     add("--at", nargs="+", default=(), metavar="KEY", help=what)

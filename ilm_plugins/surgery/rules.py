@@ -221,8 +221,9 @@ def _released_to_ilm(source: State, layer: AutoencoderNorm) -> State:
     refuse(not layer.has_papers_form, reason)
     encode, channels = source["fc_embed.0.weight"], source["weight_bias"].numel()
     hidden, keys = encode.shape
-    groups, size = layer.num_key_groups, channels // keys
-    refuse(keys != groups, f"{keys} key groups, {groups} in the layer; set key_group_size={size}")
+    size, given = channels // keys, channels // layer.num_key_groups
+    reason = f"key groups of {size} channels, of {given} in the layer; set the same size"
+    refuse(size != given, reason)
     reason = f"an embedding of {hidden}, {layer.hidden} in the layer; set hidden={hidden}"
     refuse(hidden > layer.hidden, reason)
     state = {"weight": source["weight_bias"].flatten(), "bias": source["bias_bias"].flatten()}

@@ -39,7 +39,7 @@ def test_ilm(hidden):
 
 def test_ilm_that_does_not_fit():
     for to, options, words in (
-        ("ILMGN", {"key_group_size": 8}, "set key_group_size=16"),
+        ("ILMGN", {"key_group_size": 8}, "key groups of 16 channels, of 8 in the layer"),
         ("ILMGN", {"hidden": 1}, "set hidden=2"),
         ("AssocNorm", {}, "released ILM does not become AssocNorm"),
         ("SN", {}, "released ILM does not become SwitchNorm"),
