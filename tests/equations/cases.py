@@ -5,6 +5,7 @@ import inspect
 import os
 from contextlib import nullcontext
 from functools import partial
+from itertools import pairwise
 from unittest import mock
 
 import pytest
@@ -145,9 +146,8 @@ CASES = {
     "AN-groups-of-1": (partial(NORMS["AN"], CHANNELS, CHANNELS), by_attentive),
     "AN-eps": (partial(attentive, eps=0.1), by_attentive),
 }
-UNBOUNDED = "relu", "leaky_relu", "relu6", "identity"
-#: With the default, each activation once in each place.
-for pair in (*zip(UNBOUNDED, (*UNBOUNDED[1:], UNBOUNDED[0]), strict=True), ("sigmoid", "tanh")):
+#: With the default, the first pair, each activation once in each place.
+for pair in [*pairwise([*ACTIVATIONS, "tanh"])][1:]:
     CASES["ILMGN-" + "-".join(pair)] = (partial(ilm, activations=[*pair]), by_ilm)
 for combine in ("a(WE)", "a(WE+B)", "a(WE)*B"):
     CASES[f"AssocNorm-{combine}"] = (partial(assoc, combine=combine), by_assoc)
