@@ -77,7 +77,7 @@ def target_of(cls: type[nn.Module]) -> str:
 
     Of all other norms, it is the name of the class, to which no rule leads.
     """
-    source = source_of(cls)
+    source = None if is_adaptive(cls) else source_of(cls)
     return source.name if source else KEYS.get(cls, cls.__name__)
 
 
@@ -87,13 +87,15 @@ def kind_of_module(module: nn.Module) -> str:
     Of all other norms, it is the name of the class.
     """
     cls = type(module)
-    return LAYERS.get(cls) or target_of(cls)
+    source = source_of(cls)
+    return LAYERS.get(cls) or (source.name if source else target_of(cls))
 
 
 def kind_in_state(module: nn.Module) -> str:
     """Return the kind that the tensors of a norm tell, without the module."""
-    source = source_of(type(module))
-    return source.kind_in_state if source else kind_of_module(module)
+    cls = type(module)
+    source = None if is_adaptive(cls) else source_of(cls)
+    return source.kind_in_state if source else LAYERS.get(cls) or target_of(cls)
 
 
 def named_norms(
