@@ -102,7 +102,7 @@ class MixtureNorm(AdaptiveNorm):
         self.register_ratios(self.weight.new_ones(len(normalizers)))
 
     def register_ratios(self, logits: Tensor) -> None:
-        """Create the tensors of ratios that no network computes, with initial logits (K)."""
+        """Register the ratios' logits (K) with these initial values; EN's network has none."""
 
     @property
     def uses_batch_statistics(self) -> bool:

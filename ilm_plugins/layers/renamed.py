@@ -8,8 +8,8 @@ from torch import nn
 
 from .options import check
 
-#: Older name of an option, of a key of NORMS, or of a buffer (without a warning) -> its name. Where
-#: a class or NORMS has the older name, too, it keeps its meaning there.
+#: Older name -> today's name, of an option, a key of NORMS, or a buffer (which gives no warning). A
+#: name that a class or NORMS still has is not renamed there.
 RENAMED = {"running_var": "running_variance"}
 
 
@@ -24,7 +24,7 @@ def current_name(name: str, known: Container[str]) -> str:
 
 
 def by_current_names(options: Mapping[str, Any], known: Container[str]) -> dict[str, Any]:
-    """Return options under their names; "auto" gives way to a value under an older name."""
+    """Return options under today's names; a value under an older name replaces "auto"."""
     named = dict(options)
     for option in options:
         name = current_name(option, known)
