@@ -194,7 +194,8 @@ class Variants:
             *parents, last = self.keys[name].split(".")
             node = self.config
             for parent in parents:
-                node = node.setdefault(parent, {})
+                node.setdefault(parent, {})  # returns the {}, of which a ConfigDict keeps a copy
+                node = node[parent]
             node[last] = value
 
     def start_from(self, checkpoint: str) -> None:

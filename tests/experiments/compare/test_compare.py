@@ -28,7 +28,7 @@ from mmengine.evaluator import BaseMetric
 from ilm_plugins.__main__ import main
 from ilm_plugins.cli import parsers
 from ilm_plugins.errors import UserError
-from ilm_plugins.experiments.compare import models, runs, starts
+from ilm_plugins.experiments.compare import compared_models, runs, starts
 from ilm_plugins.experiments.compare.comparison_plan import Plan
 from ilm_plugins.frameworks import open_config, run_record
 from ilm_plugins.frameworks.variants import variants
@@ -61,7 +61,7 @@ class Forked:
 @pytest.fixture(scope="module")
 def patched():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "ROUNDS", 1)
+        patch.setattr(compared_models, "ROUNDS", 1)
         patch.setattr(runs, "PAUSE", 0.05)
         yield patch
 
@@ -691,7 +691,7 @@ def test_a_step_that_fails_leaves_the_results(config, started, patched):
         raise FloatingPointError("Loss became infinite or NaN")  # as of detectron2
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "measure_steps", fail)
+        patch.setattr(compared_models, "measure_steps", fail)
         assert compare(config, GN, "train_cfg.max_iters=1") == 0
     assert "## mIoU" in Path("out/compare.md").read_text()
 

@@ -89,6 +89,13 @@ def test_images_come_from_the_users_folder_in_their_own_colours(root, tmp_path):
         opened(CIFAR).read_from(Path("nowhere"))
 
 
+def test_a_seed_is_set_in_a_config_without_one(tmp_path):
+    row = opened("en-6 ADE20K/SyncBN")
+    row.config.pop("randomness", None)
+    row.change(seed=3)
+    assert Config.fromfile(row.save(tmp_path / "seed3")).randomness == {"seed": 3}
+
+
 def test_detectron2_has_its_own_arguments(tmp_path):
     pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
     row, overrides = opened("ilm-5 GN, batch 2"), ["SOLVER.BASE_LR=0.1", "OUTPUT_DIR=x"]
