@@ -143,7 +143,8 @@ def half(tmp_path):
 
 def test_a_dtype_that_numpy_lacks_is_told(half, tmp_path, capsys):
     told = refused(capsys, half, tmp_path / "out.pkl", "--to", "EN")
-    assert "is torch.bfloat16, which a .pkl cannot hold; give the file the ending .pth" in told
+    expected = "0.weight is torch.bfloat16, which a .pkl cannot hold; give the file the ending .pth"
+    assert expected in told
     assert not (tmp_path / "out.pkl").exists()
 
 
@@ -230,7 +231,7 @@ def test_an_output_is_replaced_if_asked_for(path, tmp_path, model):
 @pytest.mark.parametrize(
     "words, expected",
     [
-        (["out.onnx", *LAST], "must end with .pkl, .safetensors, .pth"),
+        (["out.onnx", *LAST], "must end with .pth, .pt, .bin, .ckpt, .tar, .safetensors, .pkl"),
         (["folder/out.pth", *LAST], "not in a folder"),
         (["out.pth", "--to", "ILMGN", "--replacing", "BN"], "but BN is replaced"),
         (["out.pth", "--revert", "--replacing", "BN"], "--replacing BN needs --to"),

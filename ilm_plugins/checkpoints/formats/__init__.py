@@ -1,10 +1,8 @@
-"""The formats of checkpoints: each module here is one, and defines its row, ``FORMAT``."""
+"""The formats of checkpoints: each other module here is one, and defines its row, ``FORMAT``."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import IO, Any
 
 import torch
@@ -18,15 +16,15 @@ class Format:
     """A format of checkpoint files; all that differs between formats is asked of its row.
 
     Attributes:
-        endings: of its files' names, in lower case.
+        endings: endings of file names, in lower case.
         read: path and whether its code may run -> the file's contents; called in
             :func:`.trust.loading`, and checked by :func:`.pickled.rebuild`.
         write: writes contents, and texts as metadata if the format has them, to an open file.
-        entries: whether a file can have other entries beside the state dict, and values in it that
-            are no tensors.
+        entries: whether a file can hold more than a dict of tensors.
         metadata: path -> the texts in a file; None if the format has none.
         shard: ending of the names of shards that an index lists; None if there are no such indexes.
-        as_zoo: gives contents the entries of detectron2's model zoo, which has files of the format.
+        as_zoo: contents -> contents as detectron2's model zoo stores them; None if the zoo does not
+            use this format.
     """
 
     endings: tuple[str, ...]
@@ -38,7 +36,7 @@ class Format:
     as_zoo: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
 
 
-def cannot_hold(ending: str, tensor: Tensor, name: str = "a tensor") -> UserError:
+def cannot_hold(ending: str, tensor: Tensor, name: str) -> UserError:
     """Return the error for a tensor whose dtype or layout a format lacks."""
     kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
     return UserError(
@@ -46,13 +44,17 @@ def cannot_hold(ending: str, tensor: Tensor, name: str = "a tensor") -> UserErro
     )
 
 
-#: Ending of a checkpoint's name -> its format.
-FORMATS: dict[str, Format] = {}
-for _module in iter_modules(__path__):
-    _row: Format = import_module(f"{__name__}.{_module.name}").FORMAT
-    FORMATS |= dict.fromkeys(_row.endings, _row)
-
-
 def format_of(path: Path) -> Format:
     """Return the format that a file's name ends with, in any case; torch's for other names."""
-    return FORMATS.get(path.suffix.lower(), FORMATS[".pth"])
+    return FORMATS.get(path.suffix.lower(), torch_files.FORMAT)
+
+
+# They import Format from here.
+from . import pickle_files, safetensors_files, torch_files  # noqa: E402
+
+#: Ending of a checkpoint's name -> its format.
+FORMATS: dict[str, Format] = {
+    ending: module.FORMAT
+    for module in (torch_files, safetensors_files, pickle_files)
+    for ending in module.FORMAT.endings
+}
