@@ -77,20 +77,22 @@ class Difference:
         return optimize.brentq(lambda difference: self.power_of(difference) - POWER, 0, highest)
 
     def seeds_for(self, difference: float) -> int | None:
-        """Return how many seeds, at least 2, show a difference with probability .8; None for many.
+        """Return how many seeds, at least 2, show a difference with probability .8.
 
-        The deviation is taken as known.
+        The deviation is taken as known. None without an interval, or for more than :data:`MOST_SEEDS`.
         """
+        if not self.has_interval:
+            return None
         low, high = 1, 2  # too few, maybe enough
         while replace(self, seeds=high).visible > difference:
             low, high = high, 2 * high
-            if low > MOST_SEEDS:
+            if low >= MOST_SEEDS:
                 return None
         while high - low > 1:
             middle = (low + high) // 2
             enough = replace(self, seeds=middle).visible <= difference
             low, high = (low, middle) if enough else (middle, high)
-        return high
+        return high if high <= MOST_SEEDS else None
 
 
 @cache
@@ -157,5 +159,5 @@ def spread(values: Iterable[float], decimals: int = 1) -> str:
     values = [*values]
     if not values:
         return "-"
-    text = f"{fmean(values):.{decimals}f}"
+    text = f"{round(fmean(values), decimals) + 0:.{decimals}f}"  # not "-0.0"
     return text + (f" ± {stdev(values):.{decimals}f}" if len(values) > 1 else "")

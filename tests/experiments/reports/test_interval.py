@@ -110,12 +110,25 @@ def test_a_tiny_difference_needs_too_many_seeds_to_count():
     assert spread(3, 5.0).seeds_for(0.001) is None
 
 
+def test_no_more_seeds_than_the_most_are_recommended(monkeypatch):
+    needed = spread(3, 5.0).seeds_for(1.0)
+    monkeypatch.setattr(interval, "MOST_SEEDS", needed)
+    assert spread(3, 5.0).seeds_for(1.0) == needed
+    monkeypatch.setattr(interval, "MOST_SEEDS", needed - 1)
+    assert spread(3, 5.0).seeds_for(1.0) is None
+
+
+def test_an_unknown_deviation_recommends_no_seeds():
+    assert paired({0: 2.0}, {0: 1.0}).seeds_for(1.0) is None
+
+
 def test_without_deviation_two_seeds_are_enough():
     assert spread(3, 0.0).seeds_for(1.0) == 2
 
 
 def test_a_difference_that_rounds_to_zero_has_no_minus():
     assert interval.signed(-0.04) == "+0.0"
+    assert interval.spread([-0.04]) == "0.0"
 
 
 def test_one_seed_is_printed_without_an_interval():
