@@ -62,8 +62,10 @@ class RunOptions:
         # Always with the number of GPUs, whose default depends on the machine.
         words = ["--config-file", self.config_file, "--num-gpus", str(self.processes.num_gpus)]
         in_place = "config_file", "num_gpus", "processes", "overrides"
+        # Of a cluster, not of the run: another port is no other evaluation.
+        not_recorded = "dist_url", "machine_rank"
         for name, value in given.items():
-            if name not in in_place and value != default[name]:
+            if name not in (*in_place, *not_recorded) and value != default[name]:
                 words.append("--" + name.replace("_", "-"))
                 words += [] if value is True else [str(value)]
         return shlex.join(["python", "-m", "ilm_plugins", "train", *words, *self.overrides])

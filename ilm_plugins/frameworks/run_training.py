@@ -1,4 +1,4 @@
-"""A process of the command ``train``, apart from what each framework does its own way."""
+"""The part of ``train`` that both frameworks share: the config, the folder and its lock, the record."""
 
 from contextlib import nullcontext
 
@@ -17,6 +17,7 @@ def run(options: RunOptions) -> None:
     with loading(unsafe=options.unsafe):
         opened = open_config(path, options.overrides, device, options.amp)
         found = variants(opened)
+        found.check_test()
         folder = found.folder
         # Before the framework's own code changes the config.
         record = RunRecord(folder, options, opened.framework, found.digest_of_test())

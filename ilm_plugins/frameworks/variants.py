@@ -107,6 +107,9 @@ class Variants:
     def is_of_test_set(self, key: str) -> bool:
         return is_below(key, self.test_set)
 
+    def check_test(self) -> None:
+        """Raise UserError if the command ``train`` cannot do the config's test."""
+
     def main_metric(self) -> str | None:
         """Return the metric by which the config chooses its best checkpoint, or None."""
         return None

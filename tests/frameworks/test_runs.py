@@ -423,14 +423,21 @@ def test_the_command_of_an_evaluation_tells_the_checkpoint():
 
 @pytest.mark.parametrize("changed", [False, True])
 def test_the_command_gives_the_options_back(changed, monkeypatch):
-    other = {bool: True, int: 2, str: "tcp://a:1"}
+    other = {bool: True, int: 2}
     parts = (*fields(Processes), *fields(RunOptions))
     given = {part.name: other[type(part.default)] for part in parts if type(part.default) in other}
+    del given["machine_rank"]
     options = RunOptions.of_command("a b.py", overrides=("x=1",), **(given if changed else {}))
     parsed = Mock()
     monkeypatch.setattr(train, "start", parsed)
     assert main(shlex.split(options.command())[3:]) == 0
     parsed.assert_called_once_with(options)
+
+
+def test_the_command_has_no_address_of_a_cluster():
+    given = {"num_machines": 2, "machine_rank": 1, "dist_url": "tcp://a:1"}
+    command = RunOptions.of_command("a.py", **given).command()
+    assert command.endswith("--config-file a.py --num-gpus 0 --num-machines 2")
 
 
 def test_the_command_of_a_training_starts_it_anew():

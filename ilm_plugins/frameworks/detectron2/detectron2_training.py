@@ -52,8 +52,6 @@ EVALUATORS = {
 def run(cfg: CfgNode | DictConfig, record: RunRecord) -> None:
     """Train, or evaluate with ``eval_only``, in this process of a run."""
     options, lazy = record.options, isinstance(cfg, DictConfig)
-    if not lazy and cfg.TEST.AUG.ENABLED:
-        raise UserError("TEST.AUG.ENABLED: train has no test-time augmentation; set it False")
     if options.processes.world_size > 1:
         join_group(options.processes)
     engine.default_setup(cfg, options)

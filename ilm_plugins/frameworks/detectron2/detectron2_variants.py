@@ -22,6 +22,10 @@ class YamlVariants(Variants):
     )
     words = 2
 
+    def check_test(self) -> None:
+        if self.config.TEST.AUG.ENABLED:
+            raise UserError("TEST.AUG.ENABLED: train has no test-time augmentation; set it False")
+
     def override(self, key: str, value: Any) -> list[str]:
         return [key, str(value)]
 

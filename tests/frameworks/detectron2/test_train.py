@@ -247,7 +247,8 @@ def test_missing_weights_are_told_in_one_line(tmp_path):
 
 def test_test_time_augmentation_is_refused(tmp_path):
     with pytest.raises(UserError, match="no test-time augmentation"):
-        train(tmp_path, "TEST.AUG.ENABLED", "True")
+        train(tmp_path / "out", "TEST.AUG.ENABLED", "True")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_in_use_is_refused(tmp_path, monkeypatch):
