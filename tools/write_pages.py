@@ -56,6 +56,12 @@ def rates(name: str, groups: Groups) -> list[str]:
     return of_dicts(rows)
 
 
+#: Name of a part about contrast -> the function that returns its lines.
+CONTRAST = {
+    "afterwards": daylight.afterwards,
+    "answers": daylight.answers,
+    "means": daylight.means,
+}
 #: Kind of a part -> the function that returns its lines.
 KINDS: dict[str, Callable[[str, Groups], list[str]]] = {
     "file": file,
@@ -65,7 +71,7 @@ KINDS: dict[str, Callable[[str, Groups], list[str]]] = {
     "answers": lambda name, groups: questions.markdown(ROOT / "reports" / name),
     "summary": lambda name, groups: study.summary(ROOT / "reports" / name, groups),
     "conditions": lambda name, groups: daylight.conditions(COMPARISONS / name),
-    "contrast": lambda name, groups: getattr(daylight, name)(COMPARISONS),
+    "contrast": lambda name, groups: CONTRAST[name](COMPARISONS),
     "rates": rates,
     "batches": lambda name, groups: batches.markdown(batches.detectors(name, groups)),
 }

@@ -19,7 +19,10 @@ def questions() -> list[dict]:
 
 
 def answers(folder: Path) -> list[tuple[str, list[str], Pair, Difference | None]]:
-    """Return task, norms, values and tested difference of each question; None without runs."""
+    """Return task, norms, values and the corrected difference of each question.
+
+    The difference is None if its runs are missing.
+    """
     found = []
     for question in questions():
         comparison, test, metric = (question[key] for key in ("comparison", "test", "metric"))
