@@ -1,7 +1,7 @@
 """What :mod:`ilm_plugins.frameworks` tells surgery about norms; surgery knows no framework.
 
-Importing this package fills the tables but EXACT. :data:`FRAMEWORKS` gets a framework once that is
-imported, without which none of its modules exists. Nothing here imports torch.
+``ilm_plugins.frameworks`` fills all tables but EXACT. A framework's entry in :data:`FRAMEWORKS` is
+added when the framework is imported. Nothing here imports torch.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -24,13 +24,16 @@ EXACT = {
 #: Patterns of the names, in a state dict, of norms with running statistics for each level.
 LEVELED: set[str] = set()
 #: Each returns other names that a norm of a model may have in a state dict.
-OTHER_NAMES: set[Callable[[str], Iterator[str]]] = set()
-#: Each returns what to remark on a name that stays, if the norm becomes GroupNorm or another norm.
-NAME_REMARKS: set[Callable[[str, bool], str | None]] = set()
+OTHER_NAMES: list[Callable[[str], Iterator[str]]] = []
+#: (name, becomes a GroupNorm) -> remark for the report, or None.
+NAME_REMARKS: list[Callable[[str, bool], str | None]] = []
 
 
 class Framework:
-    """The modules that a framework builds around norms, or of norms; by default, it has none."""
+    """What surgery asks about a framework's own modules.
+
+    The defaults are for a framework that has none.
+    """
 
     def levels(self, module: "nn.Module") -> list["nn.Module"]:
         """Return the norms of a module that has one for each level of a pyramid; else []."""
@@ -49,7 +52,10 @@ class Framework:
         return None
 
     def as_replaced(self, norm: Any, path: str) -> "nn.Module | None":
-        """Return a plain norm as the class of this dotted name; None if the name is another's."""
+        """Return a plain norm as an instance of the class with this dotted name.
+
+        None if this framework has no such class.
+        """
         return None
 
     def finish(self, model: "nn.Module") -> None:

@@ -1,4 +1,4 @@
-"""Write a checkpoint again with another state dict: to one file of any format, or to shards."""
+"""Write a converted state dict to a new checkpoint: one file of any format, or shards."""
 
 import os
 from collections.abc import Mapping
@@ -19,7 +19,11 @@ COPIED = ("__author__", "matching_heuristics")
 
 
 def check_target(source: Path, target: Path, overwrite: bool) -> None:
-    """Raise UserError unless OUTPUT can be written, is not INPUT, and has a known ending."""
+    """Raise UserError unless OUTPUT can be written.
+
+    It must not be INPUT, or exist without --overwrite; its ending must be known, and its folder
+    exist.
+    """
     exists, shown = os.path.exists(target), f"OUTPUT {str(target)!r}"
     row = FORMATS.get(without_index(target).suffix.lower())
     if row is None or (is_index(target) and not row.shard):
@@ -54,11 +58,11 @@ def rewrite(
     target: Path,
     overwrite: bool = False,
 ) -> list[str]:
-    """Write a checkpoint with a new state dict; return the names of entries that are not copied.
+    """Write a converted state dict to a new checkpoint; return the names of dropped entries.
 
     Args:
         source: the file, or the index of several, from which ``contents`` were read.
-        entry: the key of the older state dict in ``contents``; None if it is the contents.
+        entry: key of the state dict in ``contents``; None if ``contents`` is the state dict.
         target: the new file or index, as :func:`check_target` allows it.
     """
     row, metadata = format_of(without_index(target)), read_metadata(source)

@@ -65,7 +65,7 @@ def read_index(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
 
 
 def paths_of_shards(source: Path, target: Path) -> dict[str, Path]:
-    """Return each shard of an index -> the path that it gets as a shard of another index.
+    """Return shard name -> path of the converted shard.
 
     Of ``model-00001-of-00002.safetensors``, "model" becomes the beginning of the other index, and
     the ending follows, too.

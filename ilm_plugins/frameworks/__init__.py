@@ -42,8 +42,8 @@ HOOKS = {
 
 #: The head of detectron2's RetinaNet.
 foreign_norms.LEVELED.add(r"(.*\.|)(cls|bbox)_subnet\.\d+")
-foreign_norms.OTHER_NAMES.add(names_by_type)
-foreign_norms.NAME_REMARKS.add(remark_on_name)
+foreign_norms.OTHER_NAMES.append(names_by_type)
+foreign_norms.NAME_REMARKS.append(remark_on_name)
 
 
 def install_import_hooks() -> None:
