@@ -14,7 +14,7 @@ from .state import (
     read_named,
     unwrap_state,
 )
-from .writing import PARTIAL, remove_partial, replacing, write
+from .writing import PARTIAL, remove_partial, replacing, write, write_text
 
 __all__ = [
     "PARTIAL",
@@ -33,4 +33,5 @@ __all__ = [
     "replacing",
     "unwrap_state",
     "write",
+    "write_text",
 ]

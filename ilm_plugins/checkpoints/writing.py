@@ -47,6 +47,13 @@ def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[
         os.replace(file.name, path)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as a whole, in its folder, which is made if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
 def create(files: Mapping[Path, Callable[[IO], Any]]) -> None:
     """Write new files, all or none; a kill between two renames leaves only the first ones.
 

@@ -4,9 +4,15 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
 #: Environment variable with the process whose end also ends the run.
 PARENT = "ILM_PLUGINS_PARENT"
+
+
+def command_line(arguments: Sequence[str]) -> list[str]:
+    """Return a command of the package, for this Python."""
+    return [sys.executable, "-m", "ilm_plugins", *arguments]
 
 
 def ending_with_us() -> dict[str, str]:

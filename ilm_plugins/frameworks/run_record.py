@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints import replacing
+from ..checkpoints import write_text
 from ..errors import UserError, one_line
 from . import run_environment
 from .folders import is_last_checkpoint
@@ -104,7 +104,7 @@ class RunRecord:
         self.last_point = _clocks()
 
     def lacks(self, run: int) -> bool:
-        """Return whether rank 0 has no point after ``run`` epochs or iterations, or later."""
+        """Return, on rank 0, if the record ends before ``run`` epochs or iterations; else False."""
         return is_rank_zero() and _read(self.folder)["run"] < run
 
     def point(self, run: int, /, **values: float) -> None:
@@ -220,9 +220,7 @@ def write(path: Path, record: dict[str, Any]) -> None:
         if key == "curve" and value:
             text = "[\n  " + text[1:-1].replace("}, {", "},\n  {") + "\n ]"
         lines.append(f' "{key}": {text}')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        file.write(("{\n" + ",\n".join(lines) + "\n}\n").encode())
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def _finite(value: Any) -> Any:

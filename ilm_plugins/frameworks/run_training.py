@@ -1,4 +1,4 @@
-"""The part of ``train`` that both frameworks share: the config, the folder and its lock, the record."""
+"""The part of ``train`` that both frameworks share: config, folder and its lock, record."""
 
 from contextlib import nullcontext
 

@@ -1,19 +1,21 @@
 """Variants of a config: with another norm, seed, folder, length, data or weights.
 
-Methods whose names are nouns return overrides of the command ``train``; verbs change the config
-itself, which :meth:`Variants.save` writes for ``train``. What differs between the frameworks is in
+``override``, ``overrides``, ``norm`` and ``with_norm`` return words for the command ``train``.
+``change``, ``shorten``, ``start_from`` and ``read_from`` change the config, which ``save`` writes.
+What differs between the frameworks is in
 ``detectron2_variants`` and ``openmmlab_variants``, which import neither of them.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..checkpoints import write_text
 from ..errors import UserError
 from .framework_config import OpenConfig, our_module
 
@@ -72,7 +74,7 @@ class Variants:
         return dict(_flat(self.contents()))
 
     def settings(self) -> dict[str, Any]:
-        """Return key -> value of all settings, as they are at the first call.
+        """Return key -> value of all settings, as at the first call, or the first after ``change``.
 
         Keys have dots, elements of lists their number.
         """
@@ -186,10 +188,21 @@ class Variants:
             return []
         return [part for place in places or self.places() for part in self.norm(place, norm)]
 
-    # ---- changes of the config itself; LazyConfigs have neither recipe nor shorten
+    # ---- changes of the config itself
 
-    recipe: Callable[[Mapping[str, Sequence[int]]], Recipe]
-    shorten: Callable[[int], None]
+    def recipe(self, images: Mapping[str, Sequence[int]]) -> Recipe:
+        """Return the numbers of the training, by each dataset's numbers of images."""
+        raise self._lazy()
+
+    def shorten(self, length: int) -> None:
+        """Train for ``length`` epochs or iterations, the schedule scaled; the warm-up stays."""
+        raise self._lazy()
+
+    def _lazy(self) -> UserError:
+        return UserError(
+            f"{self.opened.path} is a LazyConfig, which cannot be shortened or saved; give a yaml "
+            "config or one of MMEngine"
+        )
 
     def change(self, **values: Any) -> None:
         """Set a run's ``seed``, ``folder`` and ``weights``."""
@@ -200,6 +213,7 @@ class Variants:
                 node.setdefault(parent, {})  # returns the {}, of which a ConfigDict keeps a copy
                 node = node[parent]
             node[last] = value
+        vars(self).pop("_settings", None)
 
     def start_from(self, checkpoint: str) -> None:
         """Start a training from the checkpoint of another row."""
@@ -212,8 +226,7 @@ class Variants:
     def save(self, folder: Path) -> Path:
         """Write the config to a file beside a run's folder, and return its path."""
         path = folder.with_name(folder.name + Path(self.opened.path).suffix)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.config.dump(), encoding="utf-8")
+        write_text(path, self.config.dump())
         return path
 
 

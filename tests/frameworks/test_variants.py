@@ -28,6 +28,21 @@ def test_a_folder_keeps_its_name(opened, path):
     assert variants(again).settings()[found.keys["folder"]] == path
 
 
+def test_settings_follow_a_change(opened):
+    found = variants(opened)
+    assert found.settings()
+    found.change(seed=3)
+    assert found.settings()[found.keys["seed"]] == 3
+
+
+@pytest.mark.parametrize("opened", ["lazy"], indirect=True)
+def test_a_lazy_config_is_not_shortened_or_saved(opened, tmp_path):
+    found = variants(opened)
+    for call, argument in ((found.recipe, {}), (found.shorten, 1), (found.save, tmp_path / "a")):
+        with pytest.raises(UserError, match="is a LazyConfig"):
+            call(argument)
+
+
 def test_the_last_weights_count(tmp_path, datasets):
     path = write_mmengine_config(tmp_path / "fcn.py", datasets)
     assert open_config(str(path), ["load_from=a.pth", "load_from=None"]).config.load_from is None

@@ -4,30 +4,20 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from statistics import median
-from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from ...checkpoints import write_text
 from ...errors import OPERATORS, UserError, broken_import, one_line
 from ...frameworks.variants import AS_IS
 from ...layers.registry import norm_key
 from ...surgery.norms import count_norms
-from .comparison_plan import Plan, write
-
-#: How many times the training step of each norm is measured.
-ROUNDS = 7
+from .comparison_plan import Plan
+from .results import ROUNDS, ModelSummary
 
 
-class Model(NamedTuple):
-    """The number of parameters and the norms of a model, for the report."""
-
-    parameters: int
-    #: The number of norms of each class.
-    norms: str
-
-
-def build_models(plan: Plan) -> dict[str, Model]:
+def build_models(plan: Plan) -> dict[str, ModelSummary]:
     """Build the model of each norm; UserError names norms that cannot be built or have no place."""
     models, kinds, errors = {}, {}, []
     for norm in plan.norms:
@@ -39,7 +29,7 @@ def build_models(plan: Plan) -> dict[str, Model]:
             errors.append(f"{norm}: {error}")
         else:
             count = sum(parameter.numel() for parameter in model.parameters())
-            models[norm] = Model(count, count_norms(model))
+            models[norm] = ModelSummary(count, count_norms(model))
             kinds[norm] = [type(module) for module in model.modules()]
             if twin := find_twin(norm, kinds):
                 errors.append(f"{norm}: the same model as with {twin}")
@@ -100,7 +90,7 @@ def measured_steps(plan: Plan) -> dict[str, dict[str, float]]:
     except Exception as error:  # such as a loss of NaN, or too little memory; the report goes on
         print(f"the cost of a step was not measured: {type(error).__name__}: {error}")
         return {}
-    write(path, json.dumps(steps, indent=1))
+    write_text(path, json.dumps(steps, indent=1))
     return steps
 
 

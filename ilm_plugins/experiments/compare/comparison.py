@@ -1,16 +1,17 @@
 """A comparison from its plan to its results: starts, runs, and the files of the report."""
 
+from ...checkpoints import write_text
 from ...frameworks.folders import make_folder
 from ...frameworks.lock import lock
 from . import runs, starts
-from .compared_models import Model, measured_steps
-from .comparison_plan import Plan, write
+from .compared_models import measured_steps
+from .comparison_plan import Plan
 from .comparison_plot import draw
 from .comparison_report import csv_of, markdown
-from .results import Results, complete, main_metric, point_of
+from .results import ModelSummary, Results, complete, main_metric, point_of
 
 
-def compare(plan: Plan, models: dict[str, Model], command: str) -> Results:
+def compare(plan: Plan, models: dict[str, ModelSummary], command: str) -> Results:
     """Run the missing runs, and write compare.md, compare.csv and compare.png; return the results.
 
     ``models`` are those of :func:`.compared_models.build_models`; ``command`` stands in compare.md.
@@ -43,8 +44,8 @@ def compare(plan: Plan, models: dict[str, Model], command: str) -> Results:
             steps=measured_steps(plan) if has_result else {},
             overrides_of_norm=plan.overrides_of_norm,
         )
-        write(plan.output / "compare.md", markdown(results, command))
-        write(plan.output / "compare.csv", csv_of(results))
+        write_text(plan.output / "compare.md", markdown(results, command))
+        write_text(plan.output / "compare.csv", csv_of(results))
         if has_result:
             draw(results, plan.output / "compare.png")
     return results

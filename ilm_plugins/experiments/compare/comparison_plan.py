@@ -12,7 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from ...checkpoints import replacing
+from ...checkpoints import write_text
 from ...errors import UserError
 from ...frameworks import OpenConfig, framework_of, open_config
 from ...frameworks.variants import AS_IS, Variants, as_json, variants
@@ -209,7 +209,7 @@ class Plan:
                     "same, or another --output"
                 )
             settings = earlier | settings
-        write(path, json.dumps(settings, indent=1))
+        write_text(path, json.dumps(settings, indent=1))
 
     def _settings(self) -> dict[str, Any]:
         """Return the settings that all runs of a folder share: the options and the config."""
@@ -249,10 +249,3 @@ def folder_name(norm: str) -> str:
 def shown(arguments: Sequence[str]) -> str:
     """Return the command line of the package's command for a shell."""
     return shlex.join(["python", "-m", "ilm_plugins", *arguments])
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file as a whole, in its folder, which is made if it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        file.write(text.encode())

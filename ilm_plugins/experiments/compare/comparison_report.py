@@ -5,8 +5,7 @@ import io
 
 from ..reports.interval import ALPHA, Difference, interval, signed, spread
 from ..reports.table import of_dicts
-from .compared_models import ROUNDS
-from .results import OWN_TEST, Results, Value
+from .results import OWN_TEST, ROUNDS, Results, Value
 
 
 def markdown(results: Results, command: str) -> str:

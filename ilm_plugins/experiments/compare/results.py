@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 from ...errors import UserError
 from ..reports.interval import Difference, holm, paired
-from .compared_models import Model
 from .comparison_plan import OWN_TEST
 
 #: The main metric where no run has a metric.
 NO_METRIC = "no metric"
+#: How many times the training step of each norm is measured.
+ROUNDS = 7
 
 
 class Value(NamedTuple):
@@ -24,6 +25,14 @@ class Value(NamedTuple):
     metric: str
     value: float | None
     failure: str | None = None
+
+
+class ModelSummary(NamedTuple):
+    """The number of parameters and the norms of a model, for the report."""
+
+    parameters: int
+    #: The number of norms of each class.
+    norms: str
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class Results:
     #: The file from which norms start unconverted, if there is one.
     unconverted: str | None = None
     #: Norm -> its model's numbers of parameters and norms.
-    models: dict[str, Model] = field(default_factory=dict)
+    models: dict[str, ModelSummary] = field(default_factory=dict)
     #: Norm -> "seconds" and "memory" of a training step.
     steps: dict[str, dict[str, float]] = field(default_factory=dict)
     #: Norm -> overrides that only its runs have.

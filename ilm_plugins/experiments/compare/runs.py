@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ...errors import UserError
 from ...frameworks import run_record
 from ...frameworks.folders import last_checkpoint
-from ...frameworks.parent import ending_with_us
+from ...frameworks.parent import command_line, ending_with_us
 from ...frameworks.run_record import EVALUATES, PLAIN, read
 from .comparison_plan import OWN_TEST, Plan
 from .results import Value, main_metric
@@ -102,11 +102,6 @@ def start(arguments: Sequence[str], file: IO) -> subprocess.Popen:
     """Start a command of the package, its output in a file."""
     options = {"stdout": file, "stderr": subprocess.STDOUT, "env": ending_with_us()}
     return subprocess.Popen(command_line(arguments), **options)
-
-
-def command_line(arguments: Sequence[str]) -> list[str]:
-    """Return a command of the package, for this Python."""
-    return [sys.executable, "-m", "ilm_plugins", *arguments]
 
 
 def is_complete(folder: Path) -> bool:

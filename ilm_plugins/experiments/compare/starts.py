@@ -85,7 +85,7 @@ def write_starts(plan: Plan, state: Mapping[str, Any]) -> dict[str, str]:
         described[norm] = describe(differences)
         if not plan.start(norm).exists():
             plan.start(norm).parent.mkdir(parents=True, exist_ok=True)
-            write(opened, names, model, plan.start(norm))
+            write_start(opened, names, model, plan.start(norm))
     return described
 
 
@@ -107,7 +107,7 @@ def are_same(differences: list[float | None] | None) -> bool:
     return differences is not None and all(d is not None and d <= SAME for d in differences)
 
 
-def write(opened: OpenConfig, names: Iterable[str], model: nn.Module, path: Path) -> None:
+def write_start(opened: OpenConfig, names: Iterable[str], model: nn.Module, path: Path) -> None:
     """Write tensors of a converted model, but not the random ones that the checkpoint lacks."""
     tensors = model.state_dict()
     kept = {name: tensors[name] for name in names}

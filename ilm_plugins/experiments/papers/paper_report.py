@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from ...checkpoints import write_text
 from ..reports.interval import Difference, interval, paired_interval, spread
 from ..reports.table import markdown
 from . import paper_record, published
@@ -44,7 +45,7 @@ def write(folder: Path) -> list[Path]:
     pages = {"README.md": index(groups)}
     pages |= {f"{paper}.md": page(paper, groups, out) for paper in published.papers()}
     for name, text in pages.items():
-        (out / name).write_text(text, encoding="utf-8")
+        write_text(out / name, text)
     return [*(out / name for name in pages), *drawn]
 
 

@@ -14,10 +14,9 @@ from typing import Any
 from ...errors import UserError
 from ...frameworks import open_config, run_environment
 from ...frameworks.folders import last_checkpoint
-from ...frameworks.parent import ending_with_us
+from ...frameworks.parent import command_line, ending_with_us
 from ...frameworks.run_record import FILE, is_complete, read, write
 from ...frameworks.variants import Recipe, Variants, as_words, variants
-from ..compare.runs import command_line
 from . import paper_record, published
 from .paper_record import Record
 from .published import Cell

@@ -79,7 +79,8 @@ class Difference:
     def seeds_for(self, difference: float) -> int | None:
         """Return how many seeds, at least 2, show a difference with probability .8.
 
-        The deviation is taken as known. None without an interval, or for more than :data:`MOST_SEEDS`.
+        The deviation is taken as known. None without an interval, or for more than
+        :data:`MOST_SEEDS`.
         """
         if not self.has_interval:
             return None

@@ -2,13 +2,16 @@
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...checkpoints import replacing
-from .interval import Difference
+
+if TYPE_CHECKING:
+    from .interval import Difference  # imports scipy
 
 #: Okabe and Ito's colour-blind safe colours, and two more for datasets of ten classes.
 OKABE_ITO = (
@@ -34,7 +37,7 @@ styled = mpl.rc_context(
 
 def draw_intervals(
     axis: Axes,
-    rows: Sequence[tuple[str, Difference | None]],
+    rows: Sequence[tuple[str, "Difference | None"]],
     colour: str,
     hollow: Collection[str] = (),
 ) -> None:

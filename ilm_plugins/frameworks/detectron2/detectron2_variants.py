@@ -1,6 +1,7 @@
 """Variants of detectron2's yaml configs and LazyConfigs."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from ...errors import UserError
@@ -37,7 +38,6 @@ class YamlVariants(Variants):
         return self.override(place, norm)
 
     def recipe(self, images: Mapping[str, Sequence[int]]) -> Recipe:
-        """Return the numbers of the training, by each dataset's numbers of images."""
         solver = self.config.SOLVER
         counts = images[self.config.DATASETS.TRAIN[0]]
         return Recipe("iterations", solver.MAX_ITER, solver.IMS_PER_BATCH, *counts)
@@ -80,6 +80,9 @@ class LazyVariants(Variants):
             if key.rpartition(".")[2] in self.norm_names and callable(value)
         }
         return {**super().places(), **makers}
+
+    def save(self, folder: Path) -> Path:
+        raise self._lazy()
 
 
 def variants(opened: OpenConfig) -> Variants:

@@ -75,8 +75,6 @@ class MMEngineVariants(Variants):
         ]
 
     def recipe(self, images: Mapping[str, Sequence[int]]) -> Recipe:
-        """Return the numbers of the training, by each dataset's numbers of images."""
-
         def count(loader: str, split: int) -> int | None:
             dataset = self.config[loader].dataset if self.config.get(loader) else {"type": None}
             if dataset.get("images"):  # the dataset's range of a folder's images
@@ -97,7 +95,6 @@ class MMEngineVariants(Variants):
         return "iterations", train.get("max_iters", 0)
 
     def shorten(self, length: int) -> None:
-        """Train for ``length`` epochs or iterations, the schedule scaled; the warm-up stays."""
         (unit, whole), train = self._length(), self.config.train_cfg
 
         def scaled(step: Any) -> Any:

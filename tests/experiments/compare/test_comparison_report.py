@@ -11,9 +11,9 @@ pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
 
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.compare import comparison_plot, comparison_report
-from ilm_plugins.experiments.compare.compared_models import Model
 from ilm_plugins.experiments.compare.results import (
     OWN_TEST,
+    ModelSummary,
     Results,
     Value,
     complete,
@@ -26,7 +26,7 @@ VALUES = {
     "dusk": {"GN": [20.0, 21.0, 22.0], "ILMGN": [18.0, 25.0, 21.0], "EN": [10.0, 11.1, 12.2]},
 }
 
-MODELS = {"GN": Model(1000, "2 GroupNorm"), "ILMGN": Model(1016, "2 ILMGroupNorm")}
+MODELS = {"GN": ModelSummary(1000, "2 GroupNorm"), "ILMGN": ModelSummary(1016, "2 ILMGroupNorm")}
 
 
 def results(values=VALUES, factor=1, seeds=3, failures=(), **options):
