@@ -15,7 +15,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..checkpoints import write_text
 from ..errors import UserError
 from .framework_config import OpenConfig, our_module
 
@@ -226,6 +225,8 @@ class Variants:
     def save(self, folder: Path) -> Path:
         """Write the config to a file beside a run's folder, and return its path."""
         path = folder.with_name(folder.name + Path(self.opened.path).suffix)
+        from ..checkpoints import write_text  # imports torch
+
         write_text(path, self.config.dump())
         return path
 
