@@ -166,7 +166,8 @@ def test_a_wheel_of_the_sdist_has_the_kernels_for_every_python(source, plain, tm
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as files:
         names = files.getnames()
-    assert {"kernels.cpp", "exemplar.hpp"} <= {name.rpartition("/")[2] for name in names}
+    ops = {name.partition("ilm_plugins/ops/")[2] for name in names}
+    assert {"engine/cpu/kernels.cpp", "networks/exemplar/cpu.hpp"} <= ops
     assert not [name for name in names if "/tests" in name], "tests without what they need"
     tag, names, _ = wheel_of(archive, tmp_path, ILM_PLUGINS_REQUIRE_C="1")
     assert tag.startswith("py3-none-")

@@ -501,13 +501,13 @@ def test_the_operators_between_passes_are_what_torch_asks_of_them(name):
         tensors[-2:] = (t.mean(0).requires_grad_() for t in (mean, var))
     present, needs = [True] * len(tensors), [t.requires_grad for t in tensors]
     tensors = [t.detach().clone().requires_grad_(t.requires_grad) for t in tensors]
-    arguments = mean.requires_grad_(), var.requires_grad_(), key, tensors, present
+    arguments = mean.requires_grad_(), var.requires_grad_(), 32, key, tensors, present
     operators_of_torch = torch.ops.ilm_plugins
     with use_backend("triton"):
         torch.library.opcheck(operators_of_torch.between.default, arguments)
         d_scale, d_shift = make_map(3, 32), make_map(3, 32, seed=2)
-        fixed = [[t.detach() for t in a] if isinstance(a, list) else a for a in arguments[:4]]
-        arguments = d_scale, d_shift, mean.detach(), var.detach(), key, fixed[3], present, needs
+        fixed = [t.detach() for t in tensors]
+        arguments = d_scale, d_shift, mean.detach(), var.detach(), key, fixed, present, needs
         torch.library.opcheck(operators_of_torch.between_backward.default, arguments)
 
 
