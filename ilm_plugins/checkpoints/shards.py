@@ -102,7 +102,7 @@ def write_shards(
 
 
 def _place(names: Iterable[str], weight_map: Mapping[str, str]) -> dict[str, str]:
-    """Return the shard of each name; a new name has that of the nearest module around it."""
+    """Return name -> shard; a new name gets the shard of the nearest enclosing module."""
     shards, placed = {**weight_map}, {}
     for name, shard in weight_map.items():
         while name:

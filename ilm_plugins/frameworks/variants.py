@@ -177,7 +177,7 @@ class Variants:
 
     def norm(self, place: str, norm: str) -> list[str]:
         """Return the override that puts a norm at a place; UserError for an unknown place."""
-        # What is built may have the argument, though the config does not give it.
+        # The object that is built may take the argument even if the config does not give it.
         self.check_above(place)
         return self.override(place, norm)
 
@@ -209,7 +209,7 @@ class Variants:
             *parents, last = self.keys[name].split(".")
             node = self.config
             for parent in parents:
-                node.setdefault(parent, {})  # returns the {}, of which a ConfigDict keeps a copy
+                node.setdefault(parent, {})  # a ConfigDict stores a copy, but returns the {}
                 node = node[parent]
             node[last] = value
         vars(self).pop("_settings", None)

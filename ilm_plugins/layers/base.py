@@ -20,7 +20,7 @@ INITIALIZERS = {"mmengine.model.weight_init", "mmcv.cnn.utils.weight_init"}
 #: Methods that a subclass may replace without other equations.
 BESIDE_EQUATIONS = {"reset_parameters", "normalize"}
 
-#: Attributes that hold what a layer has found out, until one of its other attributes is set.
+#: Cached attributes, which are removed when any other attribute is set.
 KEPT = "_kept_plans", "_kept_places"
 
 

@@ -23,7 +23,7 @@ class Child(nn.Module):
 
 
 class Fetched(NamedTuple):
-    """What a call of a child returns."""
+    """The weight and the bias that a child's call returns."""
 
     weight: Tensor | None
     bias: Tensor | None

@@ -14,7 +14,7 @@ from .results import ModelSummary, Results, complete, main_metric, point_of
 def compare(plan: Plan, models: dict[str, ModelSummary], command: str) -> Results:
     """Run the missing runs, and write compare.md, compare.csv and compare.png; return the results.
 
-    ``models`` are those of :func:`.compared_models.build_models`; ``command`` stands in compare.md.
+    ``models`` is what :func:`.compared_models.build_models` returns; compare.md shows ``command``.
     """
     make_folder(plan.output)
     state = None

@@ -4,8 +4,8 @@ The library depends on neither torch nor Python: ctypes passes the addresses of 
 function by which torch runs loops in its threads. So one library works with every version of torch
 and Python.
 
-Functions, networks and their options cross the border by name: the library tells its names, which
-must be those of the descriptions in ops/networks/.
+Functions, networks and their options are passed by name: the library reports its names, which must
+equal the names in ops/networks/*/spec.py.
 """
 
 import ctypes
