@@ -10,6 +10,7 @@ from torch.fx import Proxy, Tracer
 
 from ..ops import Network, adaptive_norm
 from ..ops.engine import operators
+from ..ops.engine.activation import Activation
 from ..ops.engine.network import BATCH
 from .children import Places, tensors_of
 from .options import check, check_known, parameters_of
@@ -72,6 +73,8 @@ class AdaptiveNorm(nn.GroupNorm):
     frozen: bool = False
     #: The hook, of both frameworks, that a training with the layer needs.
     training_hook: ClassVar[str | None] = None
+    #: Applied to the normalized values, in the same pass.
+    fused_activation: Activation | None = None
     #: Initial values of the layer's parameters and buffers, without its child modules', by name.
     initial_values: Mapping[str, float] = {"weight": 1.0, "bias": 0.0}
 
@@ -162,8 +165,12 @@ class AdaptiveNorm(nn.GroupNorm):
             return cast(Tracer, x.tracer).call_module(self, self._record, args, options)
         return super().__call__(*args, **options)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Normalize x (N, C, *); the output has x's shape, dtype and memory layout.
+
+        Args:
+            x: (N, C, *).
+            residual: added to the normalized x, before the activation if the layer has one.
 
         Raises:
             ValueError: x has fewer than two dimensions, the wrong number of channels, or no
@@ -172,9 +179,10 @@ class AdaptiveNorm(nn.GroupNorm):
                 or a tensor of the layer is None.
         """
         if isinstance(x, Proxy):  # torch.fx traces a layer alone by its forward
-            return self._record(x)
+            return self._record(x, *(() if residual is None else (residual,)))
         self.check_input(x)
-        return self.normalize(x)
+        # A subclass may override `normalize` without a residual.
+        return self.normalize(x) if residual is None else self.normalize(x, residual)
 
     def __prepare_scriptable__(self) -> None:
         """Raise RuntimeError; torch.jit.script calls this for each module of a model."""
@@ -183,14 +191,14 @@ class AdaptiveNorm(nn.GroupNorm):
             "torch.jit.trace(layer, example)"
         )
 
-    def normalize(self, x: Tensor) -> Tensor:
+    def normalize(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return the normalized x, whose shape and dtype were checked.
 
         A subclass that applies a function to the result overrides it, and keeps its base's kernels.
         """
-        return self._normalize_by_moments(x)[0]
+        return self._normalize_by_moments(x, residual)[0]
 
-    def _record(self, x: Proxy) -> Any:
+    def _record(self, x: Proxy, *residual: Proxy) -> Any:
         """Record a call of the layer as one node, as torch.fx does for the modules of torch."""
         tracer = cast(Tracer, x.tracer)
         name = tracer.path_of_module(self)
@@ -199,10 +207,10 @@ class AdaptiveNorm(nn.GroupNorm):
                 f"torch.fx cannot trace {type(self).__name__} alone; trace a module around it, "
                 "such as torch.nn.Sequential(layer)"
             )
-        return tracer.create_proxy("call_module", name, (x,), {})
+        return tracer.create_proxy("call_module", name, (x, *residual), {})
 
     def _normalize_by_moments(
-        self, x: Tensor, running: tuple = ()
+        self, x: Tensor, residual: Tensor | None = None, running: tuple = ()
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the normalized x, and its means and variances, as :func:`ops.adaptive_norm`."""
         groups, tensors = self.moment_groups, self.rescale_tensors()
@@ -215,6 +223,8 @@ class AdaptiveNorm(nn.GroupNorm):
             network=None if self.network is None else self.as_network,
             running=running,
             plans=self.kept_plans,
+            activation=self.fused_activation,
+            residual=residual,
         )
 
     def kept_plans(self) -> dict:
@@ -251,6 +261,8 @@ class AdaptiveNorm(nn.GroupNorm):
     def extra_repr(self) -> str:
         """Return the constructor's arguments, without device, dtype and flags that are False."""
         values = {name: getattr(self, name, False) for name in parameters_of(type(self))}
+        if self.fused_activation is not None:
+            values["fused_activation"] = self.fused_activation.name
         return ", ".join(f"{name}={v!r}" for name, v in values.items() if v is not False)
 
     def check_input(self, x: Tensor) -> None:

@@ -142,15 +142,15 @@ class MixtureNorm(AdaptiveNorm):
         copied.__setstate__(copy.deepcopy(state, memo))
         return copied
 
-    def normalize(self, x: Tensor) -> Tensor:
+    def normalize(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if self.momentum is None:  # as somebody has set it later
             check_momentum(type(self).__name__, None)
         if self.synchronizes:
-            return self._forward_synchronized(x)
+            return self._forward_synchronized(x, residual)
         if not self.updates_running_stats:
-            return self._normalize_by_moments(x)[0]
+            return self._normalize_by_moments(x, residual)[0]
         y, mean, var = self._normalize_by_moments(
-            x, (*self._stored_statistics(), self.momentum, *self._counter())
+            x, residual, (*self._stored_statistics(), self.momentum, *self._counter())
         )
         if mean is not None and var is not None:  # else kernels have updated the statistics
             self.update_running_stats(mean, var, count=x.numel() // x.shape[1])
@@ -162,7 +162,7 @@ class MixtureNorm(AdaptiveNorm):
         return () if tracked is None else (tracked,)
 
     @torch._disable_dynamo  # as torch.compiler.disable, which imports the compiler at once
-    def _forward_synchronized(self, x: Tensor) -> Tensor:
+    def _forward_synchronized(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """Normalize x by the batch statistics of all processes; each must call it."""
         batch = SharedBatch(x, self._process_group)
 
@@ -170,7 +170,15 @@ class MixtureNorm(AdaptiveNorm):
             *inputs, _, _ = tensors  # the last two stand for running statistics
             return self.rescale(mean, var, *inputs, *batch.pool(mean, var, *inputs))
 
-        y, _, _ = adaptive_norm(x, self.moment_groups, self.eps, rescale, *self.rescale_tensors())
+        y, _, _ = adaptive_norm(
+            x,
+            self.moment_groups,
+            self.eps,
+            rescale,
+            *self.rescale_tensors(),
+            activation=self.fused_activation,
+            residual=residual,
+        )
         if self.updates_running_stats:
             mean, var = batch.mean.unsqueeze(0), batch.var.unsqueeze(0)
             self.update_running_stats(mean, var, batch.count)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import partial
 from operator import is_
 from types import ModuleType
 from typing import NamedTuple
@@ -13,12 +12,13 @@ from torch.autograd import Function
 from torch.nn import Parameter
 
 from . import operators, reference
+from .activation import Activation
 from .backends import _backend, _default, is_traced, kernels_for
 from .layouts import dense, in_layout, in_layout_of
 from .moments import duplicate
 from .network import Network, Tensors, check_tensors, with_none
 from .plans import Plan
-from .reference import Rescale, cast
+from .reference import Rescale, activate, cast
 
 #: The most plans that a layer keeps, one for each kind of input.
 MOST_PLANS = 64
@@ -36,6 +36,8 @@ def adaptive_norm(
     network: Callable[[], Network] | None = None,
     running: tuple[Tensor, Tensor, float] | tuple[Tensor, Tensor, float, Tensor] | tuple[()] = (),
     plans: Callable[[], dict[tuple, Plan]] | None = None,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Standardize each instance's channel groups, and rescale by a function of their moments.
 
@@ -44,6 +46,7 @@ def adaptive_norm(
         mean, var    = moments(x, num_groups)                              (N, G')
         scale, shift = rescale(mean, var, *tensors)                        (N, C), both
         y            = scale * (x - mean) / sqrt(var + eps) + shift        (N, C, *)
+        y            = activation(y + residual), each if given
 
     The backend that fits x computes it. x, ``tensors`` and the moments are saved for the backward
     pass. Here d stands for a gradient, m is the number of elements of a fine group and rstd is
@@ -69,7 +72,10 @@ def adaptive_norm(
         running: BN's running mean and variance, their momentum, and the number of batches, if it is
             counted; empty unless the batch updates them.
         plans: returns a dict, which keeps the plans of kernels for further calls as long as
-            ``num_groups`` and the description of ``network`` stay the same; or None.
+            ``num_groups``, the description of ``network`` and ``activation`` stay the same; or
+            None.
+        activation: applied to the normalized values, by kernels in the same pass; or None.
+        residual: added before the activation, with the shape and dtype of x; or None.
 
     Returns:
         y (N, C, *) with the dtype and the layout of x; mean and var (N, G'), detached, or None and
@@ -80,6 +86,11 @@ def adaptive_norm(
             or has the wrong shape; or ``num_groups`` does not divide C.
         MemoryError: the C++ kernels lack memory for intermediate values.
     """
+    if residual is not None and not _is_added_by_kernels(residual, x, activation):
+        y, mean, var = adaptive_norm(
+            x, num_groups, eps, rescale, *tensors, network=network, running=running
+        )
+        return activate(y, activation, residual), mean, var
     updated = (*running[:2], *running[3:]) if running else ()
     kept = None if plans is None or is_traced(x, *tensors, *updated[:2]) else plans()
     if kept is not None:
@@ -93,10 +104,11 @@ def adaptive_norm(
             x.is_neg(),
             not x.data_ptr() & 15,
             bool(tensors) and tensors[-1] is None,
+            residual is None,
         )
         plan = kept.get(key)
         if plan is not None and not plan.has_trained_buffers(tensors):
-            return _by_kernels(x, eps, rescale, plan, tensors, updated), None, None
+            return _by_kernels(x, eps, rescale, plan, tensors, updated, residual), None, None
     if num_groups < 1 or x.shape[1] % num_groups:
         raise RuntimeError(
             f"adaptive_norm: {x.shape[1]} channels do not consist of {num_groups} groups; give a "
@@ -105,26 +117,41 @@ def adaptive_norm(
     kernels = kernels_for(x, num_groups, (*tensors, *updated[:2]))
     if kernels is None:
         if outputs := operators.adaptive_norm(x, num_groups, network, tensors, running):
-            return outputs
+            y, mean, var = outputs
+            return activate(y, activation, residual), mean, var
         copies = copy_buffers(tensors)
         with nullcontext() if torch.compiler.is_compiling() else _without_autocast(x.device.type):
-            return reference.adaptive_norm(x, num_groups, eps, rescale, *copies)
+            return reference.adaptive_norm(
+                x, num_groups, eps, rescale, *copies, activation=activation, residual=residual
+            )
     if network is not None:
-        plan = kernels.find_plan(x, num_groups, network(), tensors, updated)
+        after = activation, residual is not None
+        plan = kernels.find_plan(x, num_groups, network(), tensors, updated, *after)
         # Kernels that compute the network have no gradients of buffers.
         if plan is not None and not (is_recording() and plan.has_trained_buffers(tensors)):
             if kept is not None:
                 if len(kept) >= MOST_PLANS:
                     kept.clear()
                 kept[key] = plan
-            return _by_kernels(x, eps, rescale, plan, tensors, updated), None, None
-    passes = RescalePasses(kernels, x.shape[1], num_groups, eps, rescale)
+            return _by_kernels(x, eps, rescale, plan, tensors, updated, residual), None, None
+    of_passes = activation if residual is None else None
+    passes = RescalePasses(kernels, x.shape[1], num_groups, eps, rescale, of_passes)
     given = copy_buffers(tensors)
     with _without_autocast(x.device.type):
-        if is_recording():
-            return _apply(passes, x, *given)
-        y, mean, var = passes.forward(x, given)[0]
-        return y, mean, var
+        y, mean, var = _apply(passes, x, *given) if is_recording() else passes.forward(x, given)[0]
+    return y if residual is None else activate(y, activation, residual), mean, var
+
+
+def _is_added_by_kernels(residual: Tensor, x: Tensor, activation: Activation | None) -> bool:
+    """Return whether kernels can add a residual to the normalized x before an activation."""
+    return (
+        activation is not None
+        and activation.takes_residual
+        and residual.shape == x.shape
+        and residual.dtype is x.dtype
+        and residual.device == x.device
+        and not is_traced(residual)
+    )
 
 
 def _by_kernels(
@@ -134,16 +161,27 @@ def _by_kernels(
     plan: Plan,
     tensors: Tensors,
     running: Tensors,
+    residual: Tensor | None,
 ) -> Tensor:
     """Return y by the plan of kernels that compute the network, too."""
     if not plan.takes((*tensors, *running[:2]) if running else tensors):
-        again = partial(_by_kernels, x, eps, rescale)
+
+        def again(plan: Plan, tensors: Tensors, running: Tensors) -> Tensor:
+            return _by_kernels(x, eps, rescale, plan, tensors, running, residual)
+
         return plan.call_with_copies(again, x, tensors, running)
     if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
-        return plan.forward(dense(x), tensors, running)[0]
+        return plan.forward(x := dense(x), tensors, running, _residual_as(x, residual))[0]
     first = plan.network.num_parameters
     call = plan, eps, rescale, tensors[first:], running
+    if residual is not None:
+        return _apply_residual(call, x, residual, *tensors[:first])
     return _apply_plan(call, x, *tensors[:first])
+
+
+def _residual_as(x: Tensor, residual: Tensor | None) -> Tensor | None:
+    """Return the residual in the layout of a dense x."""
+    return None if residual is None else in_layout_of(x, residual)
 
 
 def is_recording() -> bool:
@@ -169,13 +207,17 @@ class RescalePasses(NamedTuple):
     num_groups: int
     eps: float
     rescale: Rescale
+    activation: Activation | None = None
 
     def forward(self, x: Tensor, tensors: Tensors) -> tuple[Tensors, Tensors]:
         """Return (y, mean, var), and the tensors that the backward pass needs beside x."""
         x = dense(x)
         mean, var = self.kernels.moments(x, self.num_groups)
         scale, shift = self.affine_coefficients(mean, var, *cast(tensors, mean.dtype))
-        return (self.kernels.affine(x, mean, scale, shift), mean, var), (mean, var, *tensors)
+        y = self.kernels.affine(x, mean, scale, shift)
+        if self.activation is not None:
+            y = self.activation(y, inplace=True)
+        return (y, mean, var), (mean, var, *tensors)
 
     def tensors(self, x: Tensor, mean: Tensor, var: Tensor, *tensors: Tensor | None) -> Tensors:
         """Return the tensors of ``rescale`` from the tensors that :meth:`forward` saved."""
@@ -197,8 +239,11 @@ class RescalePasses(NamedTuple):
         x = dense(x)
         dy = in_layout_of(x, dy)
         needs_x, *needs = needs
-        dscale, dshift = self.kernels.sums(dy, x, mean)
         tensors = cast(tensors, mean.dtype)
+        if self.activation is not None:
+            z = self.kernels.affine(x, mean, *self.affine_coefficients(mean, var, *tensors))
+            dy = in_layout_of(x, self.activation.gradient(dy, z))
+        dscale, dshift = self.kernels.sums(dy, x, mean)
         scale, dmean, dvar, *dtensors = _vjp(
             self.affine_coefficients, needs, dscale, dshift, mean, var, *tensors
         )
@@ -211,14 +256,20 @@ class RescalePasses(NamedTuple):
 
 
 def differentiable_backward(
-    options: tuple[int, float, Rescale], dy: Tensor, x: Tensor, tensors: Tensors, needs: Needs
+    options: tuple[int, float, Rescale, Activation | None],
+    dy: Tensor,
+    x: Tensor,
+    tensors: Tensors,
+    needs: Needs,
 ) -> Tensors:
     """Return the gradients by the reference, which autograd can differentiate."""
-    num_groups, eps, rescale = options
+    num_groups, eps, rescale, activation = options
     with torch.enable_grad():
         # These are new variables, because one input may be, or depend on, another.
         inputs = [t if t is None else t.view_as(t) for t in (x, *tensors)]
-        y, _, _ = reference.adaptive_norm(inputs[0], num_groups, eps, rescale, *inputs[1:])
+        y, _, _ = reference.adaptive_norm(
+            inputs[0], num_groups, eps, rescale, *inputs[1:], activation=activation
+        )
     wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
     gradients = torch.autograd.grad(y, wanted, dy, create_graph=True, materialize_grads=True)
     return with_none(gradients, needs)
@@ -250,7 +301,7 @@ class _AdaptiveNorm(Function):
         with _without_autocast(dy.device.type):
             # This branch serves second derivatives, and several gradients at once (vmap).
             if torch.is_grad_enabled() or is_traced(dy):
-                options = passes.num_groups, passes.eps, passes.rescale
+                options = passes.num_groups, passes.eps, passes.rescale, passes.activation
                 return None, *differentiable_backward(options, dy, x, tensors, needs)
             _check_unpacked(x, dy.dtype, dy.numel(), dy)
             _check_unpacked(saved[0], ctx.dtype, ctx.size, dy)
@@ -288,31 +339,68 @@ class _AdaptiveNormByKernels(Function):
         needs = ctx.needs_input_grad[1:]
         if dy is None:
             return None, *(None for _ in needs)
-        plan = ctx.call[0]
         x, statistics, *parameters = ctx.saved_tensors
-        # This branch serves second derivatives, and several gradients at once (vmap).
-        if torch.is_grad_enabled() or is_traced(dy):
-            return None, *_differentiable_backward_of(
-                ctx.call, dy, x, statistics, parameters, needs
-            )
-        if (
-            x.dtype is not dy.dtype
-            or x.numel() != dy.numel()
-            or statistics.dtype is not plan.statistics_dtype
-            or statistics.numel() != plan.num_statistics
-            or not x.get_device() == statistics.get_device() == dy.get_device()
-        ):  # tell which, and how
-            _check_unpacked(x, dy.dtype, dy.numel(), dy)
-            _check_unpacked(statistics, plan.statistics_dtype, plan.num_statistics, dy)
-        is_ready = plan.is_contiguous and x.is_contiguous() and dy.is_contiguous()
-        if not is_ready or x.is_neg() or dy.is_neg():  # hooks may have changed x's layout
-            x, dy = (in_layout(t.resolve_neg(), plan.is_contiguous) for t in (x, dy))
-        # Hooks may have returned others.
-        if not all(map(is_, parameters, ctx.parameters)) and not plan.takes(parameters):
-            check_tensors(x, plan.network, parameters)
-            parameters = plan.adapted(parameters)
-        statistics = plan.aligned(statistics.contiguous())
-        return None, *plan.backward(dy, x, statistics, parameters, needs)
+        return None, *_backward_of(ctx, dy, x, statistics, parameters, needs)
+
+
+class _AdaptiveNormWithResidual(Function):
+    """The autograd function of a call whose kernels add a residual before the activation.
+
+    The output is saved, which the next convolution saves, too. It tells the gradient of the
+    activation's input, which is the residual's gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, call: Call, x: Tensor, residual: Tensor, *parameters: Tensor | None) -> Tensor:
+        plan, _, _, buffers, running = call
+        dense_x = dense(x)
+        residual = in_layout_of(dense_x, residual)
+        y, statistics = plan.forward(dense_x, (*parameters, *buffers), running, residual)
+        ctx.call, ctx.parameters = call, parameters
+        ctx.save_for_backward(x, statistics, y, *parameters)
+        ctx.set_materialize_grads(False)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.compiler.is_dynamo_compiling():
+            return torch._disable_dynamo(_AdaptiveNormWithResidual.backward)(ctx, dy)
+        needs_x, needs_residual, *needs = ctx.needs_input_grad[1:]
+        if dy is None:
+            return None, None, None, *(None for _ in needs)
+        x, statistics, y, *parameters = ctx.saved_tensors
+        dz = ctx.call[0].activation.gradient(dy, y)
+        needs = needs_x, *needs
+        dx, *gradients = _backward_of(ctx, dz, x, statistics, parameters, needs)
+        return None, dx, dz if needs_residual else None, *gradients
+
+
+def _backward_of(
+    ctx, dy: Tensor, x: Tensor, statistics: Tensor, parameters: Tensors, needs: Needs
+) -> Tensors:
+    """Return the gradients of x and of the parameters."""
+    plan = ctx.call[0]
+    # This branch serves second derivatives, and several gradients at once (vmap).
+    if torch.is_grad_enabled() or is_traced(dy):
+        return _differentiable_backward_of(ctx.call, dy, x, statistics, parameters, needs)
+    if (
+        x.dtype is not dy.dtype
+        or x.numel() != dy.numel()
+        or statistics.dtype is not plan.statistics_dtype
+        or statistics.numel() != plan.num_statistics
+        or not x.get_device() == statistics.get_device() == dy.get_device()
+    ):  # tell which, and how
+        _check_unpacked(x, dy.dtype, dy.numel(), dy)
+        _check_unpacked(statistics, plan.statistics_dtype, plan.num_statistics, dy)
+    is_ready = plan.is_contiguous and x.is_contiguous() and dy.is_contiguous()
+    if not is_ready or x.is_neg() or dy.is_neg():  # hooks may have changed x's layout
+        x, dy = (in_layout(t.resolve_neg(), plan.is_contiguous) for t in (x, dy))
+    # Hooks may have returned others.
+    if not all(map(is_, parameters, ctx.parameters)) and not plan.takes(parameters):
+        check_tensors(x, plan.network, parameters)
+        parameters = plan.adapted(parameters)
+    statistics = plan.aligned(statistics.contiguous())
+    return plan.backward(dy, x, statistics, parameters, needs)
 
 
 def _differentiable_backward_of(
@@ -324,7 +412,8 @@ def _differentiable_backward_of(
     buffers = [None if given is None else t for given, t in zip(buffers, kept, strict=True)]
     needs = *needs, *(False for _ in buffers)
     with _without_autocast(dy.device.type):
-        options = plan.num_groups, eps, rescale
+        activation = None if plan.adds_residual else plan.activation
+        options = plan.num_groups, eps, rescale, activation
         gradients = differentiable_backward(options, dy, x, (*parameters, *buffers), needs)
     return gradients[: 1 + len(parameters)]
 
@@ -343,6 +432,7 @@ def _check_unpacked(tensor: Tensor, dtype: torch.dtype, size: int, dy: Tensor) -
 #: The C method below torch's ``apply``, whose Python code serves only torch.func.
 _apply = super(Function, _AdaptiveNorm).apply
 _apply_plan = super(Function, _AdaptiveNormByKernels).apply
+_apply_residual = super(Function, _AdaptiveNormWithResidual).apply
 
 
 def _without_autocast(device_type: str):

@@ -10,9 +10,10 @@ Results of x's shape have the dtype and layout of x.
 ``find_plan`` returns the passes of a network that kernels compute, whole; None where they do not.
 A plan is made once for a layer's options and an x's shape, dtype, layout and device. It has
 
-``forward(x, tensors, running)``
-    returns y and the statistics for the backward pass, and updates BN's ``running`` mean, variance
-    and, if it is given, number of batches by the batch's;
+``forward(x, tensors, running, residual)``
+    returns y, after the residual's addition and the activation, and the statistics for the backward
+    pass; updates BN's ``running`` mean, variance and, if it is given, number of batches by the
+    batch's;
 ``backward(dy, x, statistics, parameters, needs)``
     returns the gradients of x and of each parameter, float32 or float64, or None where ``needs`` is
     false (gradients of parameters may be there all the same);
@@ -25,6 +26,7 @@ A plan is made once for a layer's options and an x's shape, dtype, layout and de
 import torch
 from torch import Tensor
 
+from .activation import Activation
 from .moments import duplicate
 from .network import Network, Tensors
 from .reference import moments, per_channel
@@ -62,7 +64,13 @@ def runs(network: Network, x: Tensor, num_groups: int) -> bool:
 
 
 def find_plan(
-    x: Tensor, num_groups: int, network: Network, tensors: Tensors, running: Tensors
+    x: Tensor,
+    num_groups: int,
+    network: Network,
+    tensors: Tensors,
+    running: Tensors,
+    activation: Activation | None = None,
+    adds_residual: bool = False,
 ) -> None:
     """Return None: no kernels compute the network."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .activation import Activation
 from .network import BATCH, Network, Tensors, check_tensors
 
 
@@ -30,6 +31,9 @@ class Plan:
     #: The dtype of the statistics, and their number.
     statistics_dtype: torch.dtype
     num_statistics: int
+    #: What kernels apply after the affine map, and whether they add a residual before.
+    activation: Activation | None = None
+    adds_residual: bool = False
 
     def __init__(
         self,
@@ -115,7 +119,9 @@ class Plan:
                 old.copy_(new)
         return result
 
-    def forward(self, x: Tensor, tensors: Tensors, running: Tensors) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, tensors: Tensors, running: Tensors, residual: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
     def backward(

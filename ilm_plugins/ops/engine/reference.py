@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from .activation import Activation
 from .moments import duplicate
 
 #: A function of mean, var and further tensors that returns scale and shift.
@@ -27,7 +28,13 @@ def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
 
 
 def adaptive_norm(
-    x: Tensor, num_groups: int, eps: float, rescale: Rescale, *tensors: Tensor | None
+    x: Tensor,
+    num_groups: int,
+    eps: float,
+    rescale: Rescale,
+    *tensors: Tensor | None,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute :func:`.autograd.adaptive_norm` so that autograd can differentiate it twice."""
     mean, var, centered = _center(x, num_groups)
@@ -37,7 +44,15 @@ def adaptive_norm(
     y = torch.addcmul(per_channel(shift, x), per_channel(scale, x), centered)
     # torch 2.4 exports a `to` without effect as an alias, and rejects an in-place activation on it.
     (y,) = cast([y], x.dtype)
+    y = activate(y, activation, residual)
     return y, mean.detach(), var.detach()
+
+
+def activate(y: Tensor, activation: Activation | None, residual: Tensor | None) -> Tensor:
+    """Return the activation of y + residual; of y without a residual, of which y is no view."""
+    if residual is not None:
+        y = y + residual
+    return y if activation is None else activation(y)
 
 
 def cast(tensors: Iterable[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:

@@ -11,6 +11,7 @@ equal the names in ops/networks/*/spec.py.
 import ctypes
 import errno
 import functools
+import struct
 import sys
 from array import array
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from .. import plans
+from ..activation import Activation
 from ..layouts import becomes_contiguous
 from ..network import BATCH, Network, Tensors
 from . import library
@@ -108,13 +110,20 @@ def runs(network: Network, x: Tensor, num_groups: int) -> bool:
 
 
 def find_plan(
-    x: Tensor, num_groups: int, network: Network, tensors: Tensors, running: Tensors
+    x: Tensor,
+    num_groups: int,
+    network: Network,
+    tensors: Tensors,
+    running: Tensors,
+    activation: Activation | None = None,
+    adds_residual: bool = False,
 ) -> "Plan | None":
     """Return the plan for x; see engine/plain.py."""
     if not runs(network, x, num_groups):
         return None
     uses_batch = network.mixes_batch and tensors[-1] is None
-    return _plan(network, num_groups, x.shape, x.dtype, becomes_contiguous(x), uses_batch)
+    map = x.shape, x.dtype, becomes_contiguous(x)
+    return _plan(network, num_groups, *map, uses_batch, activation, adds_residual)
 
 
 class Plan(plans.Plan):
@@ -128,27 +137,38 @@ class Plan(plans.Plan):
         dtype: torch.dtype,
         is_contiguous: bool,
         uses_batch: bool,
+        activation: Activation | None,
+        adds_residual: bool,
     ) -> None:
         self.statistics_dtype = DTYPES[dtype][0]
         dtype_of_tensors = self.statistics_dtype
         super().__init__(network, num_groups, shape[1], dtype_of_tensors, -1, 1, is_contiguous)
+        self.activation, self.adds_residual = activation, adds_residual
         self.description = _description(network, shape[1], num_groups)
-        self.first_kept = 2 * shape[0] * num_groups
+        of_backward = None if adds_residual else activation
+        self.first_kept = 2 * shape[0] * (num_groups + (shape[1] if of_backward else 0))
         self.num_statistics = self.first_kept + self.description.kept
-        self.head = _head(shape, num_groups, dtype, is_contiguous)
+        map = shape, num_groups, dtype, is_contiguous
+        self.heads = {
+            "forward": _head(*map, activation),
+            "backward": _head(*map, of_backward),
+        }
+        self.num_channels = shape[1]
         self.functions = _functions(dtype)
         #: Whether BN takes the batch's moments, so that the tensors of its own are None.
         self.uses_batch = uses_batch
         #: Whether a channel has an unbiased variance, by which running statistics are updated.
         self.updates = shape.numel() > shape[1]
 
-    def forward(self, x: Tensor, tensors: Tensors, running: Tensors) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, tensors: Tensors, running: Tensors, residual: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         sort, updated = self.description.sort, running[:2]
         y = torch.empty_like(x)
         statistics = x.new_empty(self.num_statistics, dtype=self.statistics_dtype)
         # Running statistics are updated in place. A mixture without them passes four times None.
         given = *sort(tensors), *updated, *updated, *[None] * 4
-        self.call("forward", x, (x, y, statistics, None, *given))
+        self.call("forward", x, (x, y, statistics, residual, *given))
         if running:
             increment_version(updated)
             if self.updates:
@@ -174,13 +194,14 @@ class Plan(plans.Plan):
         return gradients
 
     def buffers(self, statistics: Tensor) -> list[Tensor]:
-        sizes = self.network.sizes(self.head[1])
+        sizes = self.network.sizes(self.num_channels)
         of_buffers = [sizes[name] for name in self.network.buffers]
         return list(statistics[self.first_kept :].split(of_buffers))
 
     def call(self, name: str, x: Tensor, tensors: Tensors) -> None:
         function, fields = self.functions[name], self.description.fields
-        _run(name, function, x, (*self.head, *_threads(), *_fields(fields), *_addresses(tensors)))
+        head = self.heads[name]
+        _run(name, function, x, (*head, *_threads(), *_fields(fields), *_addresses(tensors)))
 
 
 @functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal
@@ -243,14 +264,21 @@ def _call(name: str, x: Tensor, num_groups: int, tensors: Tensors) -> None:
 
 
 def _head(
-    shape: torch.Size, num_groups: int, dtype: torch.dtype, is_contiguous: bool
+    shape: torch.Size,
+    num_groups: int,
+    dtype: torch.dtype,
+    is_contiguous: bool,
+    activation: Activation | None = None,
 ) -> tuple[int, ...]:
     """Return how a call describes x."""
     n, c = shape[:2]
     length = shape[2:].numel()
     # A single position has both layouts; the kernels for channels last are faster.
     layout = DTYPES[dtype][1], length == 1 or not is_contiguous
-    return n, c, length, num_groups, *layout
+    if activation is None:
+        return n, c, length, num_groups, *layout, 0, 0
+    (slope,) = struct.unpack("q", struct.pack("d", activation.negative_slope))
+    return n, c, length, num_groups, *layout, activation.number, slope
 
 
 def _fields(fields: array) -> tuple[int, int]:

@@ -22,6 +22,8 @@ struct Map {
     int64_t groups;                      // G', the number of finest channel groups
     int64_t stored_as;                   // 0: float or double, 1: bfloat16, 2: float16
     int64_t channels_last;               // (N, positions, C) in memory, else (N, C, positions)
+    int64_t activation;                  // after the affine map, see MapActivations; 0: none
+    double negative_slope;               // of LeakyRelu
     int64_t threads;
     ParallelFor parallel_for; // null before torch 2.10: a single thread
 
@@ -55,6 +57,7 @@ template <class Real> struct Job {
     const Passes<Real> *passes;
     const void *network;      // the network whose steps are run; null without one
     const void *x, *dy;       // (N, C, *)
+    const void *residual;     // (N, C, *), added before the activation; or null
     void *y;                  // the output: y or dx
     bool streams;             // whether stores of y bypass the cache
     int64_t to_next;          // values of an instance, if the next one is prefetched; else 0
@@ -63,9 +66,11 @@ template <class Real> struct Job {
     int64_t block_channels, block_positions; // per block, at most
     int64_t parts;                           // blocks per channel longer than a block; else 1
     int64_t tape_size;
-    Real *partials;          // each block's moments or sums
-    Real *mean, *var;        // (N, G')
-    Real *scale, *shift;     // (N, C)
+    Real *partials;      // each block's moments or sums
+    Real *mean, *var;    // (N, G')
+    Real *scale, *shift; // (N, C)
+    // (N, C), of the forward pass, by which the backward pass knows the activation's input.
+    Real *kept_scale, *kept_shift;
     Real *d_scale, *d_shift; // (N, C): sums of dy * (x - mean), of dy
     Real *slope, *offset;    // (N, G')
     Real *tape; // (N, tape_size): values from which the tensors' gradients are computed

@@ -202,11 +202,13 @@ int run_forward(Job<Real> job, const Layer &layer, void *const *running)
     const Map &map = *job.map;
     Arrays arrays([&](Arena<Real> &arena) {
         job.partials = arena.take(count_moments(job));
-        job.scale = arena.take(map.instances * map.channels);
-        job.shift = arena.take(map.instances * map.channels);
+        int64_t size = job.kept_scale ? 0 : map.instances * map.channels;
+        job.scale = arena.take(size), job.shift = arena.take(size);
     });
     if (arrays.are_missing())
         return ENOMEM;
+    if (job.kept_scale)
+        job.scale = job.kept_scale, job.shift = job.kept_shift;
     Pass<Real> first = job.passes->moments;
     if (layer.uses_batch_moments()) {
         int error = run<Real>(job, first, pool_moments_step, nullptr);
@@ -251,22 +253,31 @@ int run_backward(Job<Real> job, const Layer &layer)
     return sums.error;
 }
 
-// Addresses: x, y or dx, statistics, dy; then the network's tensors. After them, in the forward
-// pass: BN's running mean and variance, and where to put them after the batch, all null if they do
-// not move. In the backward pass, where it only matters whether a buffer is null: the tensors'
-// gradients; dx and gradients that are not needed are null.
+// Addresses: x, y or dx, statistics, the residual or dy; then the network's tensors. After them, in
+// the forward pass: BN's running mean and variance, and where to put them after the batch, all null
+// if they do not move. In the backward pass, where it only matters whether a buffer is null: the
+// tensors' gradients; dx and gradients that are not needed are null.
 template <class Net> int run_network(const Call &call, bool is_backward)
 {
     Net net;
     Job<Real> job =
         start(call.map, call.address<void>(0), call.address<void>(3), call.address<void>(1));
+    if (!is_backward)
+        job.residual = job.dy;
     int64_t group_values = call.map.instances * call.map.groups;
-    Real *statistics = call.address<Real>(2); // the moments, then copies of the network's buffers
+    // The moments; scale and shift, if an activation needs them; copies of the network's buffers.
+    Real *statistics = call.address<Real>(2);
     job.mean = statistics, job.var = statistics + group_values;
+    statistics += 2 * group_values;
+    if (call.map.activation && !job.residual) {
+        int64_t size = call.map.instances * call.map.channels;
+        job.kept_scale = statistics, job.kept_shift = statistics + size;
+        statistics += 2 * size;
+    }
     job.network = &net;
     void *const *tensors = call.at() + 4, *const *after = tensors + count_tensors(net);
     Reader<Real> reader(call.fields + 1, call.num_fields - 1, tensors,
-                        is_backward ? after : nullptr, statistics + 2 * group_values);
+                        is_backward ? after : nullptr, statistics);
     net.members(reader);
     if (!reader.succeeded())
         return EINVAL;

@@ -15,6 +15,7 @@
 #pragma once
 
 #include "job.hpp"
+#include "map_activations.hpp"
 
 namespace {
 
@@ -31,6 +32,26 @@ template <class Values, class Factor>
 inline Values dx_of(Values dy, Values x, Factor center, Factor scale, Factor slope, Factor offset)
 {
     return scale * dy + (slope * (x - center) + offset);
+}
+
+// The activation's input z as a function of x, in the backward pass.
+template <class Real> struct Coefficients {
+    Real center, scale, shift;
+
+    template <class Values> Values operator()(Values x) const
+    {
+        return affine_of(x, center, scale, shift);
+    }
+};
+
+// The coefficients of a channel, counted over all instances; zeros if there is no activation.
+template <class Activation, class Real>
+inline Coefficients<Real> coefficients_of(const Job<Real> &job, int64_t channel, Real center)
+{
+    if constexpr (Activation::reads_z)
+        return {center, job.kept_scale[channel], job.kept_shift[channel]};
+    else
+        return {};
 }
 
 // For so few remaining values, a scalar loop is faster than one more vector.
@@ -113,10 +134,10 @@ inline void center_run(const T *x, int64_t n, RealOf<T> center, RealOf<T> *sum, 
     }
 }
 
-// Sums of dy * (x - center) and of dy.
-template <class T>
-void sum_products(const T *dy, const T *x, int64_t n, RealOf<T> center, RealOf<T> *products,
-                  RealOf<T> *sum)
+// Sums of dz * (x - center) and of dz = gradient(dy, x).
+template <class T, class Gradient>
+void sum_products(const T *dy, const T *x, int64_t n, RealOf<T> center, const Gradient &gradient,
+                  RealOf<T> *products, RealOf<T> *sum)
 {
     using V = Vec<T>;
     using Reals = Vec<RealOf<T>>;
@@ -127,29 +148,32 @@ void sum_products(const T *dy, const T *x, int64_t n, RealOf<T> center, RealOf<T
     for (; i + 2 * two <= n; i += 2 * two)
         for (int j = 0; j < 4; j += 2) {
             auto d = V::load_two(dy + i + j * lanes), v = V::load_two(x + i + j * lanes);
-            p[j] += d.a * (v.a - center), p[j + 1] += d.b * (v.b - center);
-            s[j] += d.a, s[j + 1] += d.b;
+            Vector a = gradient(d.a, v.a), b = gradient(d.b, v.b);
+            p[j] += a * (v.a - center), p[j + 1] += b * (v.b - center);
+            s[j] += a, s[j + 1] += b;
         }
     for (; i + two <= n; i += two) {
         auto d = V::load_two(dy + i), v = V::load_two(x + i);
-        p[0] += d.a * (v.a - center), p[1] += d.b * (v.b - center);
-        s[0] += d.a, s[1] += d.b;
+        Vector a = gradient(d.a, v.a), b = gradient(d.b, v.b);
+        p[0] += a * (v.a - center), p[1] += b * (v.b - center);
+        s[0] += a, s[1] += b;
     }
     for (; i + lanes <= n; i += lanes) {
-        Vector d = V::load(dy + i);
-        p[0] += d * (V::load(x + i) - center);
+        Vector v = V::load(x + i), d = gradient(V::load(dy + i), v);
+        p[0] += d * (v - center);
         s[0] += d;
     }
     if (i + FEW < n && n >= lanes) {
-        Vector d = Reals::last_lanes(V::load(dy + n - lanes), n - i);
-        p[1] += d * (V::load(x + n - lanes) - center);
+        Vector v = V::load(x + n - lanes);
+        Vector d = Reals::last_lanes(gradient(V::load(dy + n - lanes), v), n - i);
+        p[1] += d * (v - center);
         s[1] += d;
         i = n;
     }
     Reals::totals((p[0] + p[1]) + (p[2] + p[3]), (s[0] + s[1]) + (s[2] + s[3]), products, sum);
     for (; i < n; i++) {
-        RealOf<T> d = V::load_one(dy + i);
-        *products += d * (V::load_one(x + i) - center);
+        RealOf<T> v = V::load_one(x + i), d = gradient(V::load_one(dy + i), v);
+        *products += d * (v - center);
         *sum += d;
     }
 }
@@ -245,48 +269,68 @@ template <class T> inline void fetch_next(const Job<RealOf<T>> &job, const T *at
             __builtin_prefetch(at + job.to_next + i, 0, 2);
 }
 
-template <class T>
+template <class T, class Activation>
 void affine_of_rows(const Job<RealOf<T>> &job, int64_t instance, int64_t begin, int64_t end,
                     Arena<RealOf<T>> &)
 {
     using Real = RealOf<T>;
+    const Activation activation(job.map->negative_slope);
     const Real *mean = job.mean + instance * job.map->groups;
     for (int64_t i = begin; i < end; i++) {
         Block b = block_of(job, i);
         int64_t at = start_of(job, instance, b), c = instance * job.map->channels + b.channel;
         const T *x = static_cast<const T *>(job.x) + at;
-        T *y = static_cast<T *>(job.y) + at;
+        T *first_y = static_cast<T *>(job.y), *y = first_y + at;
         fetch_next(job, x, b.channels * b.positions);
         Real center = canonical_nan(mean[b.group]);
         for (int64_t k = 0; k < b.channels; k++, x += b.positions, y += b.positions) {
             Real scale = canonical_nan(job.scale[c + k]), shift = canonical_nan(job.shift[c + k]);
-            auto formula = [=](auto values) { return affine_of(values, center, scale, shift); };
+            auto formula = [=](auto values) {
+                return activation.of(affine_of(values, center, scale, shift));
+            };
+            if constexpr (Activation::takes_residual)
+                if (job.residual) {
+                    const T *residual = static_cast<const T *>(job.residual) + (y - first_y);
+                    auto sum = [=](auto values, auto others) {
+                        return activation.of(affine_of(values, center, scale, shift) + others);
+                    };
+                    map_run(y, b.positions, job.streams, sum, x, residual);
+                    continue;
+                }
             map_run(y, b.positions, job.streams, formula, x);
         }
     }
 }
 
-template <class T>
+template <class T, class Activation>
 void sums_of_rows(const Job<RealOf<T>> &job, int64_t instance, int64_t begin, int64_t end,
                   Arena<RealOf<T>> &)
 {
     using Real = RealOf<T>;
+    const Activation activation(job.map->negative_slope);
     const Real *mean = job.mean + instance * job.map->groups;
     for (int64_t i = begin; i < end; i++) {
         Block b = block_of(job, i);
         int64_t at = start_of(job, instance, b), c = instance * job.map->channels + b.channel;
         const T *x = static_cast<const T *>(job.x) + at, *dy = static_cast<const T *>(job.dy) + at;
         Real *to = job.partials + 2 * (c * job.parts + b.part);
-        for (int64_t k = 0; k < b.channels; k++, x += b.positions, dy += b.positions, to += 2)
-            sum_products(dy, x, b.positions, mean[b.group], to, to + 1);
+        Real center = mean[b.group];
+        for (int64_t k = 0; k < b.channels; k++, x += b.positions, dy += b.positions, to += 2) {
+            Coefficients<Real> z = coefficients_of<Activation>(job, c + k, center);
+            auto gradient = [=](auto of_dy, auto of_x) {
+                return activation.gradient(of_dy, z(of_x));
+            };
+            sum_products(dy, x, b.positions, center, gradient, to, to + 1);
+        }
     }
 }
 
-template <class T>
+template <class T, class Activation>
 void dx_of_rows(const Job<RealOf<T>> &job, int64_t instance, int64_t begin, int64_t end,
                 Arena<RealOf<T>> &)
 {
     using Real = RealOf<T>;
+    const Activation activation(job.map->negative_slope);
     for (int64_t i = begin; i < end; i++) {
         Block b = block_of(job, i);
         int64_t at = start_of(job, instance, b), c = instance * job.map->channels + b.channel;
@@ -300,8 +344,10 @@ void dx_of_rows(const Job<RealOf<T>> &job, int64_t instance, int64_t begin, int6
         for (int64_t k = 0; k < b.channels;
              k++, x += b.positions, dy += b.positions, dx += b.positions) {
             Real scale = canonical_nan(job.scale[c + k]);
+            Coefficients<Real> z = coefficients_of<Activation>(job, c + k, center);
             auto formula = [=](auto of_dy, auto of_x) {
-                return dx_of(of_dy, of_x, center, scale, slope, offset);
+                return dx_of(activation.gradient(of_dy, z(of_x)), of_x, center, scale, slope,
+                             offset);
             };
             map_run(dx, b.positions, job.streams, formula, dy, x);
         }
@@ -390,10 +436,10 @@ void center_positions(const T *x, int64_t n, int64_t channels, const RealOf<T> *
             });
 }
 
-// Add dy * (x - center) and dy over n positions to `products` and `sum`.
-template <class T>
+// Add dz * (x - center) and dz = gradient(dy, x, c) over n positions to `products` and `sum`.
+template <class T, class Gradient>
 void sum_positions(const T *dy, const T *x, int64_t n, int64_t channels, const RealOf<T> *center,
-                   RealOf<T> *products, RealOf<T> *sum)
+                   const Gradient &gradient, RealOf<T> *products, RealOf<T> *sum)
 {
     using V = Vec<T>;
     using Reals = Vec<RealOf<T>>;
@@ -406,36 +452,43 @@ void sum_positions(const T *dy, const T *x, int64_t n, int64_t channels, const R
                 Vector middle = Reals::load(center + c);
                 fetch_ahead(x, channels, c);
                 fetch_ahead(dy, channels, c);
-                Vector d0 = V::load(dy + c), d1 = V::load(dy + channels + c);
-                Vector d2 = V::load(dy + 2 * channels + c), d3 = V::load(dy + 3 * channels + c);
+                Vector x0 = V::load(x + c), x1 = V::load(x + channels + c);
+                Vector x2 = V::load(x + 2 * channels + c), x3 = V::load(x + 3 * channels + c);
+                auto of = [&](Vector of_dy, Vector of_x) {
+                    return gradient(Lanes<T>(), of_dy, of_x, c);
+                };
+                Vector d0 = of(V::load(dy + c), x0), d1 = of(V::load(dy + channels + c), x1);
+                Vector d2 = of(V::load(dy + 2 * channels + c), x2);
+                Vector d3 = of(V::load(dy + 3 * channels + c), x3);
                 Reals::store(sum + c, Reals::load(sum + c) + ((d0 + d1) + (d2 + d3)));
-                d0 *= V::load(x + c) - middle;
-                d1 *= V::load(x + channels + c) - middle;
-                d2 *= V::load(x + 2 * channels + c) - middle;
-                d3 *= V::load(x + 3 * channels + c) - middle;
+                d0 *= x0 - middle;
+                d1 *= x1 - middle;
+                d2 *= x2 - middle;
+                d3 *= x3 - middle;
                 Reals::store(products + c, Reals::load(products + c) + ((d0 + d1) + (d2 + d3)));
             },
             [&](int64_t c) {
                 for (int j = 0; j < 4; j++) {
-                    RealOf<T> d = V::load_one(dy + j * channels + c);
+                    RealOf<T> v = V::load_one(x + j * channels + c);
+                    RealOf<T> d = gradient(Lane<T>(), V::load_one(dy + j * channels + c), v, c);
                     sum[c] += d;
-                    products[c] += d * (V::load_one(x + j * channels + c) - center[c]);
+                    products[c] += d * (v - center[c]);
                 }
             });
     for (; p < n; p++, x += channels, dy += channels)
         for_channels<RealOf<T>>(
             channels,
             [&](int64_t c) {
-                Vector d = V::load(dy + c);
+                Vector v = V::load(x + c), d = gradient(Lanes<T>(), V::load(dy + c), v, c);
                 Reals::store(sum + c, Reals::load(sum + c) + d);
                 Reals::store(products + c,
-                             Reals::load(products + c)
-                                 + d * (V::load(x + c) - Reals::load(center + c)));
+                             Reals::load(products + c) + d * (v - Reals::load(center + c)));
             },
             [&](int64_t c) {
-                RealOf<T> d = V::load_one(dy + c);
+                RealOf<T> v = V::load_one(x + c),
+                          d = gradient(Lane<T>(), V::load_one(dy + c), v, c);
                 sum[c] += d;
-                products[c] += d * (V::load_one(x + c) - center[c]);
+                products[c] += d * (v - center[c]);
             });
 }
 
@@ -498,7 +551,7 @@ template <class Real> int64_t positions_of(const Job<Real> &job, int64_t begin, 
     return minimum(end * job.block_positions, job.map->length) - begin * job.block_positions;
 }
 
-template <class T>
+template <class T, class Activation>
 void affine_of_positions(const Job<RealOf<T>> &job, int64_t instance, int64_t begin, int64_t end,
                          Arena<RealOf<T>> &scratch)
 {
@@ -514,14 +567,47 @@ void affine_of_positions(const Job<RealOf<T>> &job, int64_t instance, int64_t be
     int64_t first = start_of(job, instance, block_of(job, begin));
     const T *x = static_cast<const T *>(job.x) + first;
     T *y = static_cast<T *>(job.y) + first;
-    auto formula = [=](auto values, int64_t at, int64_t c) {
+    const Activation activation(job.map->negative_slope);
+    auto normalized = [=](auto values, int64_t at, int64_t c) {
         return affine_of(values.load(x + at), values.get(center + c), values.get(scale + c),
                          values.get(shift + c));
+    };
+    if constexpr (Activation::takes_residual)
+        if (job.residual) {
+            const T *residual = static_cast<const T *>(job.residual) + first;
+            auto formula = [=](auto values, int64_t at, int64_t c) {
+                return activation.of(normalized(values, at, c) + values.load(residual + at));
+            };
+            return map_positions(y, positions_of(job, begin, end), channels, job.streams, formula);
+        }
+    auto formula = [=](auto values, int64_t at, int64_t c) {
+        return activation.of(normalized(values, at, c));
     };
     map_positions(y, positions_of(job, begin, end), channels, job.streams, formula);
 }
 
-template <class T>
+// The gradient of the activation's input, given dy and x of channels from c on.
+template <class T, class Activation>
+auto gradient_of(const Job<RealOf<T>> &job, int64_t instance, const RealOf<T> *center)
+{
+    const Activation activation(job.map->negative_slope);
+    const RealOf<T> *scale = nullptr, *shift = nullptr;
+    if constexpr (Activation::reads_z) {
+        scale = job.kept_scale + instance * job.map->channels;
+        shift = job.kept_shift + instance * job.map->channels;
+    }
+    return [=]([[maybe_unused]] auto values, auto of_dy, [[maybe_unused]] auto of_x,
+               [[maybe_unused]] int64_t c) {
+        if constexpr (Activation::reads_z)
+            return activation.gradient(of_dy,
+                                       affine_of(of_x, values.get(center + c),
+                                                 values.get(scale + c), values.get(shift + c)));
+        else
+            return of_dy;
+    };
+}
+
+template <class T, class Activation>
 void sums_of_positions(const Job<RealOf<T>> &job, int64_t instance, int64_t begin, int64_t end,
                        Arena<RealOf<T>> &scratch)
 {
@@ -531,17 +617,18 @@ void sums_of_positions(const Job<RealOf<T>> &job, int64_t instance, int64_t begi
     if (scratch.measures())
         return;
     expand(job.mean + instance * groups, groups, channels, center);
+    auto gradient = gradient_of<T, Activation>(job, instance, center);
     for (int64_t i = begin; i < end; i++) {
         Block b = block_of(job, i);
         int64_t at = start_of(job, instance, b);
         Real *to = job.partials + 2 * channels * (instance * job.blocks + i);
         clear(to, 2 * channels);
         sum_positions(static_cast<const T *>(job.dy) + at, static_cast<const T *>(job.x) + at,
-                      b.positions, channels, center, to, to + channels);
+                      b.positions, channels, center, gradient, to, to + channels);
     }
 }
 
-template <class T>
+template <class T, class Activation>
 void dx_of_positions(const Job<RealOf<T>> &job, int64_t instance, int64_t begin, int64_t end,
                      Arena<RealOf<T>> &scratch)
 {
@@ -559,37 +646,45 @@ void dx_of_positions(const Job<RealOf<T>> &job, int64_t instance, int64_t begin,
     const T *x = static_cast<const T *>(job.x) + first;
     const T *dy = static_cast<const T *>(job.dy) + first;
     T *dx = static_cast<T *>(job.y) + first;
+    auto gradient = gradient_of<T, Activation>(job, instance, center);
     auto formula = [=](auto values, int64_t at, int64_t c) {
-        return dx_of(values.load(dy + at), values.load(x + at), values.get(center + c),
-                     values.get(scale + c), values.get(slope + c), values.get(offset + c));
+        auto of_x = values.load(x + at);
+        auto of_dy = gradient(values, values.load(dy + at), of_x, c);
+        return dx_of(of_dy, of_x, values.get(center + c), values.get(scale + c),
+                     values.get(slope + c), values.get(offset + c));
     };
     map_positions(dx, positions_of(job, begin, end), channels, job.streams, formula);
 }
 
-// ---- the passes by layout
+// ---- the passes by layout and activation
 
-template <class T>
-constexpr Passes<RealOf<T>> OF_ROWS = {moments_of_rows<T>, affine_of_rows<T>, sums_of_rows<T>,
-                                       dx_of_rows<T>};
+template <class T, class Activation>
+constexpr Passes<RealOf<T>> OF_ROWS = {moments_of_rows<T>, affine_of_rows<T, Activation>,
+                                       sums_of_rows<T, Activation>, dx_of_rows<T, Activation>};
 
-template <class T>
-constexpr Passes<RealOf<T>> OF_POSITIONS = {moments_of_positions<T>, affine_of_positions<T>,
-                                            sums_of_positions<T>, dx_of_positions<T>};
+template <class T, class Activation>
+constexpr Passes<RealOf<T>> OF_POSITIONS = {
+    moments_of_positions<T>, affine_of_positions<T, Activation>, sums_of_positions<T, Activation>,
+    dx_of_positions<T, Activation>};
 
-template <class T> const Passes<RealOf<T>> &passes_by_layout(const Map &map)
+template <class T, template <class> class... Activations>
+const Passes<RealOf<T>> &passes_by_layout(const Map &map, Numbered<Activations...>)
 {
-    return map.channels_last ? OF_POSITIONS<T> : OF_ROWS<T>;
+    using Real = RealOf<T>;
+    static constexpr const Passes<Real> *of_rows[] = {&OF_ROWS<T, Activations<Real>>...};
+    static constexpr const Passes<Real> *of_positions[] = {&OF_POSITIONS<T, Activations<Real>>...};
+    return *(map.channels_last ? of_positions : of_rows)[map.activation];
 }
 
 template <class Real> const Passes<Real> &passes_of(const Map &map)
 {
     if constexpr (sizeof(Real) == sizeof(float)) {
         if (map.stored_as == 1)
-            return passes_by_layout<BFloat16>(map);
+            return passes_by_layout<BFloat16>(map, MapActivations());
         if (map.stored_as == 2)
-            return passes_by_layout<Float16>(map);
+            return passes_by_layout<Float16>(map, MapActivations());
     }
-    return passes_by_layout<Real>(map);
+    return passes_by_layout<Real>(map, MapActivations());
 }
 
 } // namespace

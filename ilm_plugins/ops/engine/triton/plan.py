@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from .. import plans
+from ..activation import Activation
 from ..layouts import becomes_contiguous, is_dense
 from ..network import Network, Tensors
 from . import one_read, rescaling, streaming
@@ -30,9 +31,17 @@ Batch = namedtuple("Batch", ("statistics", "running_mean", "running_var", "track
 
 
 def find_plan(
-    x: Tensor, num_groups: int, network: Network, tensors: Tensors, running: Tensors
+    x: Tensor,
+    num_groups: int,
+    network: Network,
+    tensors: Tensors,
+    running: Tensors,
+    activation: Activation | None = None,
+    adds_residual: bool = False,
 ) -> "Plan | None":
     """Return the plan for x; see engine/plain.py."""
+    if activation is not None:
+        return None
     uses_batch = tensors[-1] is None and network.mixes_batch
     is_contiguous = x.is_contiguous()
     is_aligned = not x.data_ptr() & 15
@@ -147,7 +156,9 @@ class Plan(plans.Plan):
             num_warps=tiling.warps,
         )
 
-    def forward(self, x: Tensor, tensors: Tensors, running: Tensors) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, tensors: Tensors, running: Tensors, residual: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         if self.runs_elsewhere():
             with torch.cuda.device(x.device):
                 return self.forward(x, tensors, running)

@@ -1,0 +1,54 @@
+"""The activations that kernels apply to the normalized values, in the same pass."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_aten = torch.ops.aten
+
+
+class Activation(NamedTuple):
+    """An activation by its torch function's name, a key of :data:`FUNCTIONS`.
+
+    ``negative_slope`` is leaky_relu's.
+    """
+
+    name: str
+    negative_slope: float = 0.0
+
+    def __call__(self, z: Tensor, inplace: bool = False) -> Tensor:
+        function = FUNCTIONS[self.name][0]
+        return function(z, *self._options(), inplace=inplace)
+
+    def gradient(self, dy: Tensor, z: Tensor) -> Tensor:
+        """Return the gradient of the input z; where :attr:`takes_residual`, z may be the result."""
+        return FUNCTIONS[self.name][1](dy, z, *self._options())
+
+    def _options(self) -> tuple[float, ...]:
+        return (self.negative_slope,) if self.name == "leaky_relu" else ()
+
+    @property
+    def takes_residual(self) -> bool:
+        """Whether kernels add a residual before it, as the gradient follows from the result."""
+        return self.name in ("relu", "relu6", "leaky_relu") and self.negative_slope >= 0
+
+    @property
+    def number(self) -> int:
+        """Its place among the MapActivations of the kernels in C++."""
+        return 1 + [*FUNCTIONS].index(self.name)
+
+
+#: Name -> function, and the gradient of its input from dy and the input.
+FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+    "relu": (functional.relu, lambda dy, z: _aten.threshold_backward(dy, z, 0)),
+    "relu6": (functional.relu6, lambda dy, z: _aten.hardtanh_backward(dy, z, 0, 6)),
+    "leaky_relu": (
+        functional.leaky_relu,
+        lambda dy, z, slope: _aten.leaky_relu_backward(dy, z, slope, False),
+    ),
+    "silu": (functional.silu, _aten.silu_backward),
+    "hardswish": (functional.hardswish, _aten.hardswish_backward),
+}
