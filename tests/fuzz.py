@@ -57,6 +57,15 @@ def shape_of(r: random.Random) -> list[int]:
     return [instances, channels, *spatial]
 
 
+def fuse(r: random.Random, layer: torch.nn.Module, x: torch.Tensor, dy: torch.Tensor):
+    """Let a layer apply an activation; returns dy without jumps, and a residual in a tuple."""
+    layer.fused_activation = r.choice(list(cases.FUSED))
+    residual = ()
+    if layer.fused_activation.takes_residual and r.random() < 0.5:
+        residual = (cases.inputs(*x.shape, dtype=x.dtype, seed=r.randrange(1000)),)
+    return cases.without_jumps(layer, x, dy, *residual), residual
+
+
 def layer_of(r: random.Random, name: str, channels: int, dtype: torch.dtype) -> torch.nn.Module:
     make = partial(NORMS[name], channels, **cases.drawn_options(r, name, channels))
     layer = cases.randomized(make, dtype, seed=r.randrange(1000)).train(r.random() < 0.6)
@@ -77,10 +86,15 @@ def check(seed: int) -> str:
     instructions, threads = r.choice(INSTRUCTIONS), r.choice([1, 2, 3])
     description = f"seed {seed}: {layer} of {shape}, {dtype}, {instructions}, {threads} threads"
     x, dy = (lay_out(cases.inputs(*shape, dtype=dtype, seed=r.randrange(1000))) for _ in range(2))
+    residual = ()
+    if r.random() < 0.4:
+        dy, residual = fuse(r, layer, x, dy)
+        description += f", {layer.fused_activation}" + ", a residual" * len(residual)
     cpu.instruction_set = lambda: instructions
     torch.set_num_threads(threads)
     try:
-        cases.assert_exact(layer, x, dy, "cpu", ROUNDINGS_OF_SSN if name == "SSN" else ROUNDINGS)
+        roundings = ROUNDINGS_OF_SSN if name == "SSN" else ROUNDINGS
+        cases.assert_exact(layer, x, dy, "cpu", roundings, residual)
     except Exception as error:
         raise AssertionError(f"{description}: {error}") from error
     return description

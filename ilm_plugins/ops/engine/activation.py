@@ -33,7 +33,7 @@ class Activation(NamedTuple):
     @property
     def takes_residual(self) -> bool:
         """Whether kernels add a residual before it, as the gradient follows from the result."""
-        return self.name in ("relu", "relu6", "leaky_relu") and self.negative_slope >= 0
+        return self.name in ("relu", "relu6")
 
     @property
     def number(self) -> int:

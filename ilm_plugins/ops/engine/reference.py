@@ -42,14 +42,14 @@ def adaptive_norm(
     scale = scale * duplicate((var + eps).rsqrt(), x.shape[1])
     # Centered values are scaled, because scale * x + shift cancels where the mean is large.
     y = torch.addcmul(per_channel(shift, x), per_channel(scale, x), centered)
+    y = activate(y, activation, residual)
     # torch 2.4 exports a `to` without effect as an alias, and rejects an in-place activation on it.
     (y,) = cast([y], x.dtype)
-    y = activate(y, activation, residual)
     return y, mean.detach(), var.detach()
 
 
 def activate(y: Tensor, activation: Activation | None, residual: Tensor | None) -> Tensor:
-    """Return the activation of y + residual; of y without a residual, of which y is no view."""
+    """Return the activation of y + residual, each if given."""
     if residual is not None:
         y = y + residual
     return y if activation is None else activation(y)

@@ -70,7 +70,6 @@ template <class Real> struct Relu6 : MapActivation {
 };
 
 template <class Real> struct LeakyRelu : MapActivation {
-    static constexpr bool takes_residual = true;
     Real negative_slope;
 
     explicit LeakyRelu(double negative_slope)
