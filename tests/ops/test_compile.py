@@ -68,13 +68,13 @@ def test_one_operator_computes_the_bits_of_the_layer_for_any_size_in_three_graph
 
 
 @pytest.mark.parametrize(
-    "name, dtype, layout",
+    "name, dtype, layout, activation",
     [
-        *(("ILMGN", torch.float32, NCHW), ("EN", torch.bfloat16, NHWC)),
-        *(("SN", torch.float32, NHWC), ("AN", torch.bfloat16, NCHW)),
+        *(("ILMGN", torch.float32, NCHW, None), ("EN", torch.bfloat16, NHWC, "silu")),
+        *(("SN", torch.float32, NHWC, None), ("AN", torch.bfloat16, NCHW, "leaky_relu")),
     ],
 )
-def test_operators_are_what_torch_asks_of_them(name, layout, dtype):
+def test_operators_are_what_torch_asks_of_them(name, layout, dtype, activation):
     layer, x = build(name, dtype=dtype), layout(inputs(3, C, 4, 5, dtype=dtype))
     tensors, groups = layer.rescale_tensors(), layer.moment_groups
     key, *_ = layer.describe(x.device, dtype)
@@ -85,11 +85,12 @@ def test_operators_are_what_torch_asks_of_them(name, layout, dtype):
         t.requires_grad_(need)
     operator = torch.ops.ilm_plugins
     running = [layer.running_mean, layer.running_variance] if name in MIXTURES else []
-    arguments = x, groups, key, tensors, present, running
+    arguments = x, groups, key, tensors, present, running, activation, 0.1
     torch.library.opcheck(operator.forward.default, arguments)
     y, statistics, _ = (t.detach() for t in operator.forward(*arguments))
     fixed = [t.detach() for t in tensors]
     arguments = torch.ones_like(y), x.detach(), groups, statistics, key, fixed, present, needs
+    arguments += activation, 0.1
     torch.library.opcheck(operator.backward.default, arguments)
 
 

@@ -116,9 +116,10 @@ def adaptive_norm(
         )
     kernels = kernels_for(x, num_groups, (*tensors, *updated[:2]))
     if kernels is None:
-        if outputs := operators.adaptive_norm(x, num_groups, network, tensors, running):
+        own = activation if residual is None else None
+        if outputs := operators.adaptive_norm(x, num_groups, network, tensors, running, own):
             y, mean, var = outputs
-            return activate(y, activation, residual), mean, var
+            return y if residual is None else activate(y, activation, residual), mean, var
         copies = copy_buffers(tensors)
         with nullcontext() if torch.compiler.is_compiling() else _without_autocast(x.device.type):
             return reference.adaptive_norm(

@@ -16,13 +16,16 @@ from torch import Tensor, library, nn
 from torch.autograd import forward_ad
 
 from . import backends, cpu
+from .activation import Activation
 from .layouts import dense, in_layout_of
 from .moments import coarsen, duplicate, over_batch
 from .network import Network, Tensors, with_none
 from .reference import per_channel
 
 
-def adaptive_norm(x: Tensor, num_groups: int, network, tensors: Tensors, running):
+def adaptive_norm(
+    x: Tensor, num_groups: int, network, tensors: Tensors, running, activation: Activation | None
+):
     """Return (y, mean, var) if torch.compile traces x and kernels compute the layer; else None.
 
     Kernels that update the running statistics return None for mean and var.
@@ -45,10 +48,12 @@ def adaptive_norm(x: Tensor, num_groups: int, network, tensors: Tensors, running
     if read(layer, names) != options or any(buffer.requires_grad for buffer in buffers):
         return None
     if leaves_passes(x):
-        return _between_passes(x, num_groups, key, tensors, mixes_batch)
+        y, mean, var = _between_passes(x, num_groups, key, tensors, mixes_batch)
+        return (y if activation is None else activation(y)), mean, var
     present, given = [t is not None for t in tensors], [t for t in tensors if t is not None]
     arguments = x, num_groups, key, given, present, running[:2]
-    y, _, updated = torch.ops.ilm_plugins.forward(*arguments)
+    name, slope = activation or (None, 0.0)
+    y, _, updated = torch.ops.ilm_plugins.forward(*arguments, name, slope)
     for old, new in zip(running[:2], updated, strict=False):
         old.copy_(new)
     for tracked in running[3:]:
@@ -128,7 +133,7 @@ def _network(key: str) -> Network:
     return Network.kinds[kind](*(tuple(f) if isinstance(f, list) else f for f in fields))
 
 
-def _forward(x, num_groups, network, tensors, present, running):
+def _forward(x, num_groups, network, tensors, present, running, activation, slope):
     network, tensors = _network(network), with_none(tensors, present)
     x, dtype = dense(x), torch.promote_types(x.dtype, torch.float32)
     # Operators change no argument: the kernels update copies.
@@ -139,7 +144,7 @@ def _forward(x, num_groups, network, tensors, present, running):
     def forward(plan, tensors, running):
         return plan.forward(x, tensors, running)
 
-    plan = _kernels(x).find_plan(x, num_groups, network, tensors, rows)
+    plan = _plan(x, num_groups, network, tensors, rows, activation, slope)
     if plan.takes((*tensors, *rows)):
         y, statistics = forward(plan, tensors, rows)
     else:
@@ -147,21 +152,30 @@ def _forward(x, num_groups, network, tensors, present, running):
     return y, statistics, updated
 
 
-def _fake_forward(x, num_groups, network, tensors, present, running):
+def _plan(x, num_groups, network, tensors, running, activation, slope):
+    found = None if activation is None else Activation(activation, slope)
+    return _kernels(x).find_plan(x, num_groups, network, tensors, running, found)
+
+
+def _fake_forward(x, num_groups, network, tensors, present, running, activation, slope):
     dtype = torch.promote_types(x.dtype, torch.float32)
     network = _network(network)
     sizes = network.sizes(x.shape[1])
     size = 2 * x.shape[0] * num_groups + sum(sizes[name] for name in network.buffers)
+    if activation is not None:
+        size += 2 * x.shape[0] * x.shape[1]
     updated = x.new_empty((len(running), x.shape[1]), dtype=dtype)
     return torch.empty_like(dense(x)), updated.new_empty(size), updated
 
 
-def _backward(dy, x, num_groups, statistics, network, tensors, present, needs):
+def _backward(
+    dy, x, num_groups, statistics, network, tensors, present, needs, activation, slope
+):
     network, inputs = _network(network), with_none(tensors, present)
     needs = [needs[0], *with_none(needs[1:], present)]
     x = dense(x)
     dy = in_layout_of(x, dy)
-    plan = _kernels(x).find_plan(x, num_groups, network, inputs, ())
+    plan = _plan(x, num_groups, network, inputs, (), activation, slope)
     parameters = given = inputs[: network.num_parameters]
     if not plan.takes(given):
         plan = plan.for_copies()
@@ -174,13 +188,13 @@ def _backward(dy, x, num_groups, statistics, network, tensors, present, needs):
     return [d if d.nbytes == d.untyped_storage().nbytes() else d.clone() for d in needed]
 
 
-def _fake_backward(dy, x, num_groups, statistics, network, tensors, present, needs):
+def _fake_backward(dy, x, num_groups, statistics, network, tensors, present, needs, *_):
     likes = torch.empty_like(dense(x)), *(t.new_empty(t.shape) for t in tensors)
     return [like for like, need in zip(likes, needs, strict=True) if need]
 
 
 def _save(ctx, inputs, output):
-    x, ctx.num_groups, ctx.key, tensors, ctx.present, running = inputs
+    x, ctx.num_groups, ctx.key, tensors, ctx.present, running, *ctx.activation = inputs
     ctx.num_running = len(running)
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(x, output[1], *tensors)
@@ -190,8 +204,9 @@ def _differentiate(ctx, dy, *_):
     x, statistics, *tensors = ctx.saved_tensors
     needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[3]]
     arguments = dy, x, ctx.num_groups, statistics, ctx.key, tensors, ctx.present, needs
-    dx, *gradients = with_none(torch.ops.ilm_plugins.backward(*arguments), needs)
-    return dx, None, None, gradients, None, [None] * ctx.num_running
+    found = torch.ops.ilm_plugins.backward(*arguments, *ctx.activation)
+    dx, *gradients = with_none(found, needs)
+    return dx, None, None, gradients, None, [None] * ctx.num_running, None, None
 
 
 def _between(mean, var, channels, network, tensors, present):
@@ -244,10 +259,11 @@ HAS_OPERATORS = hasattr(torch.compiler, "_is_exporting_flag")
 if HAS_OPERATORS:
     _library = library.Library("ilm_plugins", "FRAGMENT")
     _ends = "str network, Tensor[] tensors, bool[] present"
-    _forward_ends = f"int num_groups, {_ends}, Tensor[] running) -> (Tensor, Tensor, Tensor)"
-    _backward_ends = f"int num_groups, Tensor statistics, {_ends}, bool[] needs) -> Tensor[]"
-    _library.define(f"forward(Tensor x, {_forward_ends}")
-    _library.define(f"backward(Tensor dy, Tensor x, {_backward_ends}")
+    _after = "str? activation, float slope"
+    _forward_ends = f"{_ends}, Tensor[] running, {_after}) -> (Tensor, Tensor, Tensor)"
+    _backward_ends = f"Tensor statistics, {_ends}, bool[] needs, {_after}) -> Tensor[]"
+    _library.define(f"forward(Tensor x, int num_groups, {_forward_ends}")
+    _library.define(f"backward(Tensor dy, Tensor x, int num_groups, {_backward_ends}")
     _moments = "Tensor mean, Tensor var"
     _library.define(f"between({_moments}, int channels, {_ends}) -> (Tensor, Tensor)")
     _moments = f"Tensor d_scale, Tensor d_shift, {_moments}"
