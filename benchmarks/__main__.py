@@ -11,7 +11,7 @@ from ilm_plugins.frameworks.run_processes import keep_freed_memory
 
 from . import layers, measure, models, report
 
-PARTS = ("layers", "compiled", "models")
+PARTS = ("layers", "activations", "compiled", "models")
 
 
 def main() -> None:
@@ -41,12 +41,18 @@ def main() -> None:
     else:
         warnings.filterwarnings("ignore", "ilm_plugins: plain torch operations run", UserWarning)
     results = {"machine": measure.machine(device), "rounds": args.rounds}
-    results |= {"layers": {}, "compiled": [], "models": []}
+    results |= {"layers": {}, "activations": {}, "compiled": [], "models": []}
     if "layers" in args.parts:
         for name in args.settings or possible:
             print(f"layers, {name}", file=sys.stderr)
             rows = layers.rows(device, name, args.rounds, args.shapes, args.layers)
             results["layers"][name] = list(rows)
+    if "activations" in args.parts:
+        activated = [name for name in layers.ACTIVATED_LAYERS if name in args.layers]
+        for name in layers.ACTIVATED_SETTINGS:
+            print(f"activations, {name}", file=sys.stderr)
+            rows = layers.activated_rows(device, name, args.rounds, args.shapes, activated)
+            results["activations"][name] = list(rows)
     if "compiled" in args.parts:
         shapes = [name for name in layers.COMPILED_SHAPES if name in args.shapes]
         results["compiled"] = list(layers.compiled_rows(device, args.rounds, shapes))

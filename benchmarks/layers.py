@@ -4,6 +4,8 @@ Each layer is compared with the plain norm that it replaces, and with itself unf
 operations of torch.
 """
 
+import copy
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -16,6 +18,7 @@ from torch import nn
 
 from ilm_plugins import NORMS, use_backend
 from ilm_plugins.ops import cpu
+from ilm_plugins.ops.engine.activation import Activation
 from ilm_plugins.surgery.rules import sources_for
 
 from . import measure
@@ -53,6 +56,12 @@ BASELINES = {key: NAMES.get(default_source(layer), "GroupNorm") for key, layer i
 #: Compilation takes long, so only these layers and maps are compiled.
 COMPILED_LAYERS = ("ILMGN", "EN")
 COMPILED_SHAPES = ("box head", "res2", "DeepLab head")
+
+
+#: Layers, activations and settings of activations in one pass.
+ACTIVATED_LAYERS = ("ILMGN", "AN", "EN", "SN", "SSN")
+ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU}
+ACTIVATED_SETTINGS = ("float32", "channels last", "bfloat16")
 
 
 class Setting(NamedTuple):
@@ -166,6 +175,33 @@ def rows(
                     who: measure.peak_bytes(case.both, device) for who, case in pair.items()
                 }
                 yield row
+
+
+def activated_rows(
+    device: torch.device, name: str, rounds: int, shapes: list[str], layers: list[str]
+) -> Iterator[dict]:
+    """Measure layers that apply an activation themselves, in the setting ``name``.
+
+    The rivals are the plain norm, and the layer, each with the activation in place after it.
+    """
+    for shape_name in shapes:
+        by_name = cases(SHAPES[shape_name], device, SETTINGS[name])
+        for layer, (activation, module) in itertools.product(layers, ACTIVATIONS.items()):
+            alone, plain = by_name[layer], by_name[BASELINES[layer]]
+            rivals = {}
+            for who, case in (("baseline", plain), ("apart", alone)):
+                both = nn.Sequential(case.module, module(inplace=True))
+                rivals[who] = case._replace(module=both, function=both)
+            own = copy.deepcopy(alone.module)
+            own.fused_activation = Activation(activation)
+            fused = alone._replace(module=own, function=own)
+            row = {"activation": activation}
+            row |= _row(layer, shape_name, fused, rivals, rounds)
+            row["saved bytes"] = {
+                who: measure.saved_bytes(case.module, case.function, case.x)
+                for who, case in {"this": fused, **rivals}.items()
+            }
+            yield row
 
 
 def compiled_rows(device: torch.device, rounds: int, shapes: list[str]) -> Iterator[dict]:

@@ -1,5 +1,7 @@
-"""Whole training steps: a detector's with GN and ILM+GN, and ResNet-50's with each norm."""
+"""Whole training steps: a detector's with GN and ILM+GN, and of classifiers with each norm."""
 
+import itertools
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -8,24 +10,39 @@ from statistics import median
 import torch
 from torch import nn
 
-from ilm_plugins import ExemplarNorm, ILMGroupNorm, SwitchNorm
+from ilm_plugins import NORMS as layers
+from ilm_plugins import surgery
+from ilm_plugins.layers.options import automatic
 
 from . import measure
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "detectron2"
 
-NORMS = {"GN": partial(nn.GroupNorm, 32), "ILMGN": ILMGroupNorm}
-NORMS |= {"BN": nn.BatchNorm2d, "SN": SwitchNorm, "EN": ExemplarNorm}
+NORMS = {"GN": lambda c: nn.GroupNorm(math.gcd(32, c), c), "BN": nn.BatchNorm2d}
+NORMS |= {key: partial(layers[key], **automatic(layers[key])) for key in ("ILMGN", "SN", "EN")}
+#: Ends the name of a norm that applies the activation itself.
+FUSED = ", fused"
 #: Model -> (norm, baseline) to compare.
 PAIRS = {
     "Mask R-CNN": [("ILMGN", "GN")],
-    "ResNet-50": [("ILMGN", "GN"), ("EN", "BN"), ("SN", "BN")],
+    "ResNet-50": [
+        *(("ILMGN", "GN"), ("EN", "BN"), ("SN", "BN")),
+        *((f"{norm}{FUSED}", norm) for norm in ("ILMGN", "EN")),
+    ],
+    "EfficientNet-B0": [
+        *(("ILMGN", "GN"), ("EN", "BN")),
+        *((f"{norm}{FUSED}", norm) for norm in ("ILMGN", "EN")),
+    ],
 }
 
 
 def rows(device: torch.device, rounds: int) -> Iterator[dict]:
     """Measure losses and gradients of each norm against its baseline, or name a missing package."""
-    for model, make in (("Mask R-CNN", mask_rcnn_steps), ("ResNet-50", resnet_steps)):
+    for model, make in (
+        ("Mask R-CNN", mask_rcnn_steps),
+        ("ResNet-50", partial(classifier_steps, "ResNet-50")),
+        ("EfficientNet-B0", partial(classifier_steps, "EfficientNet-B0")),
+    ):
         try:
             steps = make(device)
         except ImportError as error:
@@ -76,15 +93,19 @@ def mask_rcnn_steps(device: torch.device) -> dict[str, Callable[[], None]]:
     return {norm: step(norm) for norm in ("GN", "ILMGN")}
 
 
-def resnet_steps(device: torch.device) -> dict[str, Callable[[], None]]:
-    """Return norm -> step of ResNet-50 on 32 random images, on the CPU 4."""
-    from torchvision.models import resnet50
+def classifier_steps(name: str, device: torch.device) -> dict[str, Callable[[], None]]:
+    """Return norm -> step of one of torchvision's models on 32 random images, on the CPU 4."""
+    from torchvision import models
 
     batch = 32 if device.type == "cuda" else 4
     x, target = torch.randn(batch, 3, 224, 224, device=device), torch.arange(batch, device=device)
+    build = getattr(models, name.lower().replace("resnet-", "resnet").replace("-", "_"))
 
-    def step(norm_layer) -> Callable[[], None]:
-        model = resnet50(norm_layer=norm_layer).to(device)
+    def step(norm: str) -> Callable[[], None]:
+        torch.manual_seed(0)
+        model = build(norm_layer=NORMS[norm.removesuffix(FUSED)]).to(device)
+        if norm.endswith(FUSED):
+            surgery.fuse_activations(model)
 
         def run() -> None:
             loss = nn.functional.cross_entropy(model(x), target)
@@ -92,4 +113,4 @@ def resnet_steps(device: torch.device) -> dict[str, Callable[[], None]]:
 
         return run
 
-    return {name: step(norm_layer) for name, norm_layer in NORMS.items()}
+    return {norm: step(norm) for norm in dict.fromkeys(itertools.chain(*PAIRS[name]))}

@@ -178,6 +178,31 @@ def compiled(results: dict) -> str:
     return markdown(pd.DataFrame(rows))
 
 
+def activations(results: dict) -> str:
+    """Return the table of activations in one pass: both passes over those of the pairs."""
+    rows = [
+        {
+            "layer / plain": f"{row['layer']} / {row['baseline']}",
+            "activation": row["activation"],
+            "column": f"{setting}, over {title}",
+            "over": row.get("both, graph", row["both"])[f"over {who}"][0],
+            "kept": row["saved bytes"]["this"] / row["saved bytes"]["apart"],
+        }
+        for setting, measured in results.get("activations", {}).items()
+        for row in measured
+        for who, title in (("baseline", "plain pair"), ("apart", "layer, then activation"))
+    ]
+    if not rows:
+        return ""
+    frame = pd.DataFrame(rows)
+    names = ["layer / plain", "activation"]
+    table = mean(frame.groupby([*names, "column"], sort=False).over, "{:.2f}").unstack(sort=False)
+    table["kept, over layer, then activation"] = mean(
+        frame.groupby(names, sort=False).kept, "{:.2f}"
+    )
+    return markdown(table.reset_index())
+
+
 def steps(results: dict) -> str:
     rows = []
     for row in results["models"]:
@@ -228,12 +253,13 @@ def host(results: dict) -> str:
 def everything(results: dict) -> str:
     tables = (means, maps, without_c) if results["layers"] else ()
     of_gpu = (gpu_steps,) if results.get("steps") else ()
-    texts = (table(results) for table in (about, *tables, compiled, steps, *of_gpu))
+    texts = (table(results) for table in (about, *tables, activations, compiled, steps, *of_gpu))
     return "\n\n".join(filter(None, texts))
 
 
 #: Name of a table in the pages -> its function, and the record that it shows.
-TABLES = {f.__name__: (f, RECORD) for f in (about, means, short, maps, without_c, compiled, steps)}
+OF_CPU = about, means, short, maps, without_c, activations, compiled, steps
+TABLES = {f.__name__: (f, RECORD) for f in OF_CPU}
 TABLES |= {f"gpu_{f.__name__}": (f, RECORD_OF_GPU) for f in (about, means)}
 TABLES |= {"gpu": (everything, RECORD_OF_GPU), "gpu_steps": (gpu_steps, RECORD_OF_GPU)}
 TABLES |= {"host": (host, RECORD_OF_HOST)}
@@ -281,7 +307,9 @@ if __name__ == "__main__":
             RECORD_OF_HOST.write_text(to_json(measured))
         else:
             is_cpu = measured["machine"]["device"] == "cpu"
-            parts = ("layers", "compiled", "models") if is_cpu else ("layers", "steps")
+            parts = (
+                ("layers", "activations", "compiled", "models") if is_cpu else ("layers", "steps")
+            )
             if not all(measured[part] for part in parts):
                 sys.exit(f"error: {sys.argv[1]} lacks a part; measure them all on one machine")
             (RECORD if is_cpu else RECORD_OF_GPU).write_text(to_json(measured))
