@@ -28,6 +28,8 @@ struct MapActivation {
     static constexpr bool reads_z = true;
     // Whether the kernels add a residual before it: its gradient follows from its result.
     static constexpr bool takes_residual = false;
+    // For so few remaining values, a scalar loop is faster than one more vector.
+    static constexpr int64_t few = 2;
 
     explicit MapActivation(double) { }
 };
@@ -124,6 +126,7 @@ template <class Real, class Values> inline Values exp_of_negative_size(Values x)
 
 template <class Real> struct Silu : MapActivation {
     using MapActivation::MapActivation;
+    static constexpr int64_t few = 0;
 
     template <class Values> static Values of(Values z)
     {

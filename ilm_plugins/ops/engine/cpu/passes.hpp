@@ -54,9 +54,6 @@ inline Coefficients<Real> coefficients_of(const Job<Real> &job, int64_t channel,
         return {};
 }
 
-// For so few remaining values, a scalar loop is faster than one more vector.
-constexpr int64_t FEW = 2;
-
 // Values that are summed in reals, 16 in each lane of four vectors: the same precision with any
 // registers. Their sums are added in doubles.
 template <class T> constexpr int64_t SUMMED = 64 * Vec<T>::lanes;
@@ -66,6 +63,7 @@ template <class T> constexpr int64_t SUMMED = 64 * Vec<T>::lanes;
 // The sum of x.
 template <class T> RealOf<T> sum_run(const T *x, int64_t n)
 {
+    constexpr int64_t few = MapActivation::few;
     using V = Vec<T>;
     using Reals = Vec<RealOf<T>>;
     constexpr int64_t lanes = V::lanes, two = 2 * lanes;
@@ -82,7 +80,7 @@ template <class T> RealOf<T> sum_run(const T *x, int64_t n)
     }
     for (; i + lanes <= n; i += lanes)
         a += V::load(x + i);
-    if (i + FEW < n && n >= lanes) {
+    if (i + few < n && n >= lanes) {
         b += Reals::last_lanes(V::load(x + n - lanes), n - i);
         i = n;
     }
@@ -96,6 +94,7 @@ template <class T> RealOf<T> sum_run(const T *x, int64_t n)
 template <class T>
 inline void center_run(const T *x, int64_t n, RealOf<T> center, RealOf<T> *sum, RealOf<T> *squares)
 {
+    constexpr int64_t few = MapActivation::few;
     using V = Vec<T>;
     using Reals = Vec<RealOf<T>>;
     using Vector = typename V::Vector;
@@ -120,7 +119,7 @@ inline void center_run(const T *x, int64_t n, RealOf<T> center, RealOf<T> *sum, 
         s[0] += off;
         q[0] += off * off;
     }
-    if (i + FEW < n && n >= lanes) {
+    if (i + few < n && n >= lanes) {
         Vector off = Reals::last_lanes(V::load(x + n - lanes) - center, n - i);
         s[1] += off;
         q[1] += off * off;
@@ -135,14 +134,14 @@ inline void center_run(const T *x, int64_t n, RealOf<T> center, RealOf<T> *sum, 
 }
 
 // Sums of dz * (x - center) and of dz = gradient(dy, x).
-template <class T, class Gradient>
+template <class Activation, class T, class Gradient>
 void sum_products(const T *dy, const T *x, int64_t n, RealOf<T> center, const Gradient &gradient,
                   RealOf<T> *products, RealOf<T> *sum)
 {
     using V = Vec<T>;
     using Reals = Vec<RealOf<T>>;
     using Vector = typename V::Vector;
-    constexpr int64_t lanes = V::lanes, two = 2 * lanes;
+    constexpr int64_t lanes = V::lanes, two = 2 * lanes, few = Activation::few;
     Vector p[4] = {}, s[4] = {};
     int64_t i = 0;
     for (; i + 2 * two <= n; i += 2 * two)
@@ -163,7 +162,7 @@ void sum_products(const T *dy, const T *x, int64_t n, RealOf<T> center, const Gr
         p[0] += d * (v - center);
         s[0] += d;
     }
-    if (i + FEW < n && n >= lanes) {
+    if (i + few < n && n >= lanes) {
         Vector v = V::load(x + n - lanes);
         Vector d = Reals::last_lanes(gradient(V::load(dy + n - lanes), v), n - i);
         p[1] += d * (v - center);
@@ -188,11 +187,11 @@ template <class T> int64_t unaligned(const T *at, int64_t n)
 
 // Compute y[i] = formula(x[i]) for i < n, with a value of each map in `x`. Stores bypass the cache
 // if `streams`.
-template <class T, class Formula, class... Maps>
+template <class Activation, class T, class Formula, class... Maps>
 inline void map_run(T *y, int64_t n, bool streams, const Formula &formula, const Maps *...x)
 {
     using V = Vec<T>;
-    constexpr int64_t lanes = V::lanes, two = 2 * lanes;
+    constexpr int64_t lanes = V::lanes, two = 2 * lanes, few = Activation::few;
     auto two_at = [&](int64_t i) {
         return typename V::Two{formula(V::load_two(x + i).a...), formula(V::load_two(x + i).b...)};
     };
@@ -206,7 +205,7 @@ inline void map_run(T *y, int64_t n, bool streams, const Formula &formula, const
     }
     for (; i + two <= n; i += two)
         V::store_two(y + i, two_at(i));
-    if (i + FEW < n && n >= two) { // overlaps values already stored: same bits
+    if (i + few < n && n >= two) { // overlaps values already stored: same bits
         V::store_two(y + n - two, two_at(n - two));
         return;
     }
@@ -294,10 +293,10 @@ void affine_of_rows(const Job<RealOf<T>> &job, int64_t instance, int64_t begin, 
                     auto sum = [=](auto values, auto others) {
                         return activation.of(affine_of(values, center, scale, shift) + others);
                     };
-                    map_run(y, b.positions, job.streams, sum, x, residual);
+                    map_run<Activation>(y, b.positions, job.streams, sum, x, residual);
                     continue;
                 }
-            map_run(y, b.positions, job.streams, formula, x);
+            map_run<Activation>(y, b.positions, job.streams, formula, x);
         }
     }
 }
@@ -320,7 +319,7 @@ void sums_of_rows(const Job<RealOf<T>> &job, int64_t instance, int64_t begin, in
             auto gradient = [=](auto of_dy, auto of_x) {
                 return activation.gradient(of_dy, z(of_x));
             };
-            sum_products(dy, x, b.positions, center, gradient, to, to + 1);
+            sum_products<Activation>(dy, x, b.positions, center, gradient, to, to + 1);
         }
     }
 }
@@ -349,7 +348,7 @@ void dx_of_rows(const Job<RealOf<T>> &job, int64_t instance, int64_t begin, int6
                 return dx_of(activation.gradient(of_dy, z(of_x)), of_x, center, scale, slope,
                              offset);
             };
-            map_run(dx, b.positions, job.streams, formula, dy, x);
+            map_run<Activation>(dx, b.positions, job.streams, formula, dy, x);
         }
     }
 }
