@@ -8,9 +8,8 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 from torch.fx import Proxy, Tracer
 
-from ..ops import Network, adaptive_norm
+from ..ops import Activation, Network, adaptive_norm
 from ..ops.engine import operators
-from ..ops.engine.activation import Activation
 from ..ops.engine.network import BATCH
 from .children import Places, tensors_of
 from .options import check, check_known, parameters_of
@@ -179,7 +178,7 @@ class AdaptiveNorm(nn.GroupNorm):
                 or a tensor of the layer is None.
         """
         if isinstance(x, Proxy):  # torch.fx traces a layer alone by its forward
-            return self._record(x, *(() if residual is None else (residual,)))
+            return self._record(x, residual)
         self.check_input(x)
         # A subclass may override `normalize` without a residual.
         return self.normalize(x) if residual is None else self.normalize(x, residual)
@@ -198,7 +197,7 @@ class AdaptiveNorm(nn.GroupNorm):
         """
         return self._normalize_by_moments(x, residual)[0]
 
-    def _record(self, x: Proxy, *residual: Proxy) -> Any:
+    def _record(self, x: Proxy, residual: Any = None) -> Any:
         """Record a call of the layer as one node, as torch.fx does for the modules of torch."""
         tracer = cast(Tracer, x.tracer)
         name = tracer.path_of_module(self)
@@ -207,7 +206,8 @@ class AdaptiveNorm(nn.GroupNorm):
                 f"torch.fx cannot trace {type(self).__name__} alone; trace a module around it, "
                 "such as torch.nn.Sequential(layer)"
             )
-        return tracer.create_proxy("call_module", name, (x, *residual), {})
+        maps = (x,) if residual is None else (x, residual)
+        return tracer.create_proxy("call_module", name, maps, {})
 
     def _normalize_by_moments(
         self, x: Tensor, residual: Tensor | None = None, running: tuple = ()

@@ -4,6 +4,7 @@ It standardizes x by moments of channel groups, and rescales it by a function of
 """
 
 from .engine import cpu
+from .engine.activation import Activation
 from .engine.autograd import adaptive_norm
 from .engine.backends import use_backend
 from .engine.moments import coarsen, duplicate, over_batch, pool, restandardize
@@ -13,6 +14,7 @@ from .engine.shared_batch import SharedBatch
 from .networks import Attentive, Autoencoder, Exemplar, SparseSwitch, Switch
 
 __all__ = [
+    "Activation",
     "Attentive",
     "Autoencoder",
     "Exemplar",

@@ -341,6 +341,20 @@ def test_forward_mode_and_per_sample_gradients_go_through_it():
     assert_close(*found)
 
 
+class Block(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(input=self.layer(x, x), residual=x)
+
+
+def test_a_traced_graph_keeps_the_residual():
+    block, x = Block(fused(randomized(CASES["ILMGN"][0]), RELU)), inputs(2, CHANNELS, 5, 7)
+    assert_equal(torch.fx.symbolic_trace(block)(x), block(x))
+
+
 def test_an_exported_program_applies_it():
     own, x = fused(randomized(CASES["ILMGN"][0]), SILU).eval(), inputs(2, CHANNELS, 5, 7)
     program = torch.export.export(own, (x, x)).module()

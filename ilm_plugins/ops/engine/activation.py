@@ -11,9 +11,16 @@ _aten = torch.ops.aten
 
 
 class Activation(NamedTuple):
-    """An activation by its torch function's name, a key of :data:`FUNCTIONS`.
+    """An activation that a layer applies to the normalized values, in the same pass.
 
-    ``negative_slope`` is leaky_relu's.
+    ``layer.fused_activation = Activation("silu")`` makes ``layer(x)`` the activation of the
+    normalized x; ``layer(x, residual)`` adds a residual before it. NaN, infinity and -0 become what
+    torch's function makes of them. :func:`ilm_plugins.surgery.fuse_activations` sets it for the
+    activations of a model.
+
+    Args:
+        name: of torch's function: "relu", "relu6", "leaky_relu", "silu" or "hardswish".
+        negative_slope: of "leaky_relu".
     """
 
     name: str
