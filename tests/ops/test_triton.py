@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from blocks import Block, apart_from_corners
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -41,6 +42,7 @@ from ilm_plugins import NORMS, ILMGroupNorm, use_backend
 from ilm_plugins.layers.options import automatic
 from ilm_plugins.layers.projection import ACTIVATIONS
 from ilm_plugins.ops.engine import operators
+from ilm_plugins.ops.engine.activation import FUNCTIONS, Activation
 from interpreter import (
     DEVICE,
     INTERPRETED,
@@ -58,6 +60,7 @@ from triton.runtime.interpreter import InterpretedFunction  # noqa: E402
 
 from ilm_plugins.ops.engine import triton as kernels  # noqa: E402
 from ilm_plugins.ops.engine.triton import between, devices, launch  # noqa: E402
+from ilm_plugins.ops.engine.triton.map_activations import activation_of, gradient_of  # noqa: E402
 from ilm_plugins.ops.engine.triton.vectors import activate  # noqa: E402
 
 
@@ -130,6 +133,38 @@ def test_derivatives_are_exact_where_an_activation_saturates_or_has_a_corner(nam
     for result, (found, wanted, roundings) in pairs.items():
         size = wanted.abs().where(wanted != 0, 1)
         assert_close(found / size.float(), wanted / size, roundings, name=result)
+
+
+@triton.jit
+def _map_activation_kernel(z_ptr, dy_ptr, ACTIVATION: tl.constexpr, SIZE: tl.constexpr):
+    i = tl.arange(0, SIZE)
+    z, dy = tl.load(z_ptr + i), tl.load(dy_ptr + i)
+    tl.store(z_ptr + i, activation_of(z, ACTIVATION))
+    tl.store(dy_ptr + i, gradient_of(dy, z, ACTIVATION))
+
+
+@runs
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_activations_of_maps_are_torchs_also_of_nan_infinity_and_minus_zero(name):
+    activation = Activation(name, 0.25)
+    special = [torch.nan, torch.inf, -torch.inf, 0.0, -0.0, 3.0, -3.0, 6.0, 1e-30, -1e-30]
+    z, dy = torch.cartesian_prod(
+        torch.tensor([*special, *torch.arange(-80, 80, 2.5).tolist()])[:64],
+        torch.tensor([-2.0, 1.0, torch.inf, torch.nan]),
+    ).T.contiguous()
+    exact = z.double().requires_grad_()
+    result = activation(exact)
+    (gradient,) = torch.autograd.grad(result, exact, dy.double())
+    found = z.to(DEVICE), dy.to(DEVICE)
+    _map_activation_kernel[(1,)](*found, activation, 256)
+    if name in ("relu6", "hardswish"):  # torch's vectorized gradients at NaN differ from its others
+        gradient[z.isnan()] = found[1].cpu()[z.isnan()].double()
+    for key, a, e in zip(("y", "dz"), found, (result.detach(), gradient), strict=True):
+        a, is_number = a.cpu(), e.isfinite() & (e != 0)
+        assert_equal(a[~is_number], e[~is_number].float(), key)
+        assert_equal(a[e == 0].signbit(), e[e == 0].signbit(), key)
+        assert_close(a[is_number] / e[is_number].float(), e[is_number] / e[is_number], 64, name=key)
 
 
 # ---- one layer by kernels and by equations
@@ -259,6 +294,63 @@ def test_mixtures(name, shape, options, monkeypatch):
     check_layer(
         build(name, shape[1], **options), mean + make_map(*shape), 128 if mean else ROUNDINGS
     )
+
+
+# ---- an activation in the same passes
+
+SMALL = {"num_groups": 4, "key_group_size": 2, "hidden": 3}
+EACH_ACTIVATION = *map(Activation, FUNCTIONS), *(Activation("leaky_relu", s) for s in (0.1, -0.5))
+
+
+def activated():
+    """Each activation by each path, with and without a residual; in the wide tests, in each layout.
+
+    Everyday, the layout alternates.
+    """
+    paths = ("ILMGN", SMALL, "one-read"), ("EN", {}, "small-tiles")
+    for path, adds_residual in product(paths, (False, True)):
+        able = [a for a in EACH_ACTIVATION if a.takes_residual or not adds_residual]
+        for (i, activation), layout in product(enumerate(able), LAYOUTS):
+            case = *path, adds_residual, layout, activation
+            yield case if LAYOUTS[i % 2] is layout else wide(*case)
+
+
+@runs
+@pytest.mark.parametrize(
+    "name, options, path, adds_residual, layout, activation",
+    [*activated()],
+    indirect=["path"],
+    ids=lambda value: value.name if isinstance(value, Activation) else None,
+)
+def test_activations(name, options, path, adds_residual, layout, activation, monkeypatch):
+    monkeypatch.setattr(kernels.one_read, "TILE", 32)  # of some of the positions
+    x, dy, residual = (make_map(2, 8, 3, 7, layout=layout, seed=seed) for seed in (1, 2, 3))
+    block = Block(build(name, 8, **options), activation, residual if adds_residual else None)
+    assert_exact(block, x, apart_from_corners(block, x, dy), "triton")
+
+
+@runs
+@pytest.mark.parametrize("adds_residual", [False, True])
+@pytest.mark.parametrize("name", ["ILMIN", "AN", "SSN", "EN-mlp"])
+def test_networks_before_an_activation(name, adds_residual):
+    layer = randomized(CASES[name][0], torch.float32).to(DEVICE).eval()
+    x, residual = make_map(2, CHANNELS, 3, 5), make_map(2, CHANNELS, 3, 5, seed=3)
+    block = Block(layer, Activation("relu"), residual if adds_residual else None)
+    dy = apart_from_corners(block, x, make_map(*x.shape, seed=2))
+    assert_exact(block, x, dy, "triton")
+
+
+@runs
+@pytest.mark.parametrize("name, options", [("ILMGN", SMALL), ("EN", {})], ids=["ILMGN", "EN"])
+@pytest.mark.parametrize("adds_residual", [False, True])
+def test_an_activation_saves_no_map_but_x_and_with_a_residual_y(name, options, adds_residual):
+    x, residual = make_map(2, 16, 32, 16), make_map(2, 16, 32, 16, seed=3)
+    layer = build(name, 16, **options)
+    block = Block(layer, Activation("relu"), residual if adds_residual else None)
+    with use_backend("triton"):
+        saved = saved_bytes(block, block, x.requires_grad_())
+    maps = 1 + adds_residual
+    assert maps <= saved / x.nbytes < maps + 0.1
 
 
 # ---- what holds of all networks
@@ -656,6 +748,20 @@ def test_a_call_allocates_what_it_returns_and_little_else(name, parameters, with
 
 
 @runs
+@pytest.mark.parametrize("name", ["ILMGN", "EN"])
+def test_an_activation_allocates_nothing_more(name, without_launches):
+    allocations = []
+    for activation in (None, Activation("relu")):
+        layer, x = build(name, 64), make_map(2, 64, 7, 7).requires_grad_()
+        layer.fused_activation = activation
+        with use_backend("triton"), Operations() as counted:
+            torch.autograd.grad(layer(x), [x, *layer.parameters()], x)
+        assert counted.names == counted.views == []
+        allocations.append(len(counted.allocations))
+    assert allocations[1] <= allocations[0]
+
+
+@runs
 @pytest.mark.parametrize("name, most", [("ILMGN", 95), ("EN", 130), ("SN", 130), ("AN", 105)])
 def test_a_training_call_is_few_calls_of_python(name, most, without_launches):
     """Of torch's functions, too. Before there were plans, they were 193, 286, 275 and 259."""
@@ -675,6 +781,18 @@ def test_a_training_call_is_few_calls_of_python(name, most, without_launches):
 def test_maps_that_are_read_once_have_one_launch_a_pass(instances):
     passes, operations = launches(ILMGroupNorm(256), (instances, 256, 7, 7))
     assert (list(map(len, passes)), operations) == ([1, 1], [[], []])
+
+
+@compiles
+@pytest.mark.parametrize("name, launched", [("ILMGN", 1), ("EN", 3)])
+def test_an_activation_adds_no_launch(name, launched):
+    shape = 2, 256, 7, 7
+    passes, operations = launches(Block(NORMS[name](256), Activation("silu")), shape)
+    assert (list(map(len, passes)), operations) == ([launched] * 2, [[], []])
+    with_residual = Block(NORMS[name](256), Activation("relu"), torch.empty(shape))
+    passes, operations = launches(with_residual, shape)
+    assert list(map(len, passes)) == [launched] * 2
+    assert operations == [[], ["threshold_backward.default"]]
 
 
 def compile_ahead(found):
@@ -715,6 +833,26 @@ def test_kernels_of_autoencoders_compile(driver, shape, count, layout, dtype):
     for name, (_, compiled) in code.items():
         if shape == STREAMED and "pool" not in name and "rescale" not in name:
             assert "ld.global.v4.b32" in compiled.asm["ptx"], "loads of 16 bytes"
+
+
+with_activation = [
+    (Activation("silu"), False),
+    (Activation("relu"), True),
+    *(wide(Activation(name, 0.01), False) for name in FUNCTIONS if name != "silu"),
+]
+
+
+@compiles
+@pytest.mark.parametrize("driver", [90, *map(wide, (80, 100))], indirect=True)
+@pytest.mark.parametrize("shape", [STREAMED, READ_ONCE], ids=["streaming", "one-read"])
+@pytest.mark.parametrize("layout", [torch.Tensor.contiguous, wide(channels_last)])
+@pytest.mark.parametrize("activation, adds_residual", with_activation)
+def test_kernels_with_an_activation_compile(driver, shape, layout, activation, adds_residual):
+    residual = layout(torch.empty(shape)) if adds_residual else None
+    block = Block(ILMGroupNorm(256), activation, residual)
+    passes, _ = launches(block, shape, layout=layout)
+    for one in passes[0] if adds_residual else chain(*passes):
+        compile_ahead(one)
 
 
 @compiles
@@ -812,6 +950,17 @@ def test_a_launch_again_has_arguments_of_the_kinds_that_its_kernel_was_compiled_
                         leaf = map.detach().requires_grad_(needs)
                         for _ in range(2):
                             layer(leaf).sum().backward()
+
+
+@compiles
+@pytest.mark.parametrize("name", ["ILMGN", "EN"])
+def test_a_residual_at_any_address_is_added_by_the_same_launch(name):
+    layer, whole = NORMS[name](64), torch.randn(2 * 64 * 49 + 1)
+    layer.fused_activation = Activation("relu")
+    with launching(lambda kernel, *arguments, **_: Compiled(arguments)):
+        for residual in (whole[:-1], whole[1:]):
+            x = torch.randn(2, 64, 7, 7, requires_grad=True)
+            layer(x, residual.view(x.shape)).sum().backward()
 
 
 def without_count(layer):

@@ -10,10 +10,11 @@ import triton
 import triton.language as tl
 
 from .devices import Map, padded
+from .map_activations import activation_of, gradient_of
 from .programs import sum_gradients
-from .rescaling import keep, rescale_vjp
+from .rescaling import keep, kept_scale, rescale_vjp, store_coefficients
 from .sizes import Sizes, rescale_of
-from .streaming import Shape, limit, tile_offsets
+from .streaming import TILE, Shape, limit, tile_offsets
 from .vectors import divide, finite, fold, load, spread
 
 #: Elements of an instance, padded to powers of two, that a one-read kernel holds in its registers:
@@ -69,8 +70,9 @@ def _sums_of_channels(dy_ptr, x_ptr, mean, chunks, SHAPE: tl.constexpr, CHANNELS
     do_not_specialize_on_alignment=["statistics_ptr"],
 )
 def one_read_kernel(
-    x_ptr, y_ptr, statistics_ptr, t, moments, count,
-    chunks, SHAPE: tl.constexpr, RESCALE: tl.constexpr, SIZES: tl.constexpr,
+    x_ptr, residual_ptr, y_ptr, statistics_ptr, t, moments, count, chunks,
+    SHAPE: tl.constexpr, RESCALE: tl.constexpr, SIZES: tl.constexpr, ACTIVATION: tl.constexpr,
+    KEEPS: tl.constexpr,
 ):  # fmt: skip
     """Normalize x, and store its statistics, see :class:`.plan.Plan`."""
     n, start, offsets, inside = _instance(chunks, SHAPE)
@@ -84,8 +86,14 @@ def one_read_kernel(
     tl.store(statistics_ptr + SIZES.kept + moments + group, var)
     mean, var = spread(mean, SIZES.fine, SIZES.fine), spread(var, SIZES.fine, SIZES.fine)
     scale, shift = RESCALE(mean, var, t, SIZES)
+    if KEEPS:
+        store_coefficients(n, scale, shift, kept_scale(statistics_ptr, moments, SIZES), SIZES)
     y = _to_elements(scale, chunks, SHAPE) * x
     y += _to_elements(shift, chunks, SHAPE)
+    if residual_ptr is not None:
+        y += load(residual_ptr + start, offsets, inside)
+    if ACTIVATION is not None:
+        y = activation_of(y, ACTIVATION)
     tl.store(y_ptr + start + offsets, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
@@ -123,7 +131,73 @@ def one_read_vjp_kernel(
     sum_gradients(n, members, work_ptr, counters_ptr, gradients, SIZES.gradients, PARAMETERS)
 
 
+@triton.jit
+def _activation_vjp(
+    dy_ptr, x_ptr, mean, scale, shift, start, position, length, SHAPE: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    """Return a tile's gradient of the activation's input, x - mean, offsets and mask."""
+    inside = (position + tl.arange(0, SHAPE.block_l) < length)[None, :]
+    inside = tl.broadcast_to(inside, (SHAPE.block_c, SHAPE.block_l))
+    start += position * SHAPE.block_c if SHAPE.channels_last else position
+    offsets = tile_offsets(SHAPE.block_c, length, SHAPE)
+    x = load(x_ptr + start, offsets, inside) - mean
+    dy = load(dy_ptr + start, offsets, inside)
+    return gradient_of(dy, scale * x + shift, ACTIVATION), x, start + offsets, inside
+
+
+@triton.jit(
+    do_not_specialize=["moments", "length", "members"],
+    do_not_specialize_on_alignment=["statistics_ptr", "work_ptr", "counters_ptr"],
+)
+def one_read_activation_vjp_kernel(
+    dy_ptr, x_ptr, dx_ptr, statistics_ptr, work_ptr, counters_ptr, t, gradients,
+    moments, members, count, length, SHAPE: tl.constexpr, RESCALE: tl.constexpr,
+    SIZES: tl.constexpr, PARAMETERS: tl.constexpr, ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    """Compute what ``one_read_vjp_kernel`` does, of a layer with an activation.
+
+    With scale and shift of its elements, too, an instance exceeds the registers. So tiles, whose
+    rows are channels, are read twice, the second time from the cache.
+    """
+    C: tl.constexpr = SIZES.channels
+    n = tl.program_id(0).to(tl.int64)
+    start = n * C * length
+    c = tl.arange(0, C)[:, None]
+    mean_ptr = statistics_ptr + SIZES.kept + n * SIZES.fine
+    scale_ptr = kept_scale(statistics_ptr, moments, SIZES) + n * C + c
+    scale = tl.load(scale_ptr)
+    shift = tl.load(scale_ptr + tl.num_programs(0).to(tl.int64) * C)
+    tile = dy_ptr, x_ptr, tl.load(mean_ptr + c // (C // SIZES.fine)), scale, shift, start
+    d_scale = tl.full((C,), 0.0, tl.float32)
+    d_shift = tl.full((C,), 0.0, tl.float32)
+    for position in tl.range(0, length, SHAPE.block_l):
+        dy, x, _, _ = _activation_vjp(*tile, position, length, SHAPE, ACTIVATION)
+        d_scale += tl.sum(dy * x, axis=1)
+        d_shift += tl.sum(dy, axis=1)
+    d_scale, d_shift = spread(d_scale, C, C), spread(d_shift, C, C)
+    group = tl.arange(0, SIZES.fine)
+    mean, var = tl.load(mean_ptr + group), tl.load(mean_ptr + moments + group)
+    _, slope, offset = rescale_vjp(
+        n, d_scale, d_shift, mean, var, t, work_ptr, count, RESCALE, SIZES
+    )
+    if dx_ptr is not None:
+        slope = spread(slope, SIZES.fine, C)[:, None]
+        offset = spread(offset, SIZES.fine, C)[:, None]
+        for position in tl.range(0, length, SHAPE.block_l):
+            dy, x, at, inside = _activation_vjp(*tile, position, length, SHAPE, ACTIVATION)
+            d_x = scale * dy + slope * x + offset
+            tl.store(dx_ptr + at, d_x.to(dx_ptr.dtype.element_ty), mask=inside)
+    sum_gradients(n, members, work_ptr, counters_ptr, gradients, SIZES.gradients, PARAMETERS)
+
+
 # ---- host
+
+
+def shape_of_rows(map: Map) -> Shape:
+    """Return a tile for the gradient of an activation, with a row for each channel."""
+    c, length = map.shape[1], map.shape[2:].numel()
+    return Shape(1, not map.is_contiguous, c, min(padded(length), max(1, TILE // c)))
 
 
 def shape_for(map: Map, sizes: Sizes) -> Shape | None:

@@ -6,6 +6,7 @@ A pass is a few allocations and at most three launches.
 import functools
 from collections import namedtuple
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,8 +41,6 @@ def find_plan(
     adds_residual: bool = False,
 ) -> "Plan | None":
     """Return the plan for x; see engine/plain.py."""
-    if activation is not None:
-        return None
     uses_batch = tensors[-1] is None and network.mixes_batch
     is_contiguous = x.is_contiguous()
     is_aligned = not x.data_ptr() & 15
@@ -49,16 +48,16 @@ def find_plan(
         is_contiguous, is_aligned = becomes_contiguous(x), True
     map = x.shape, x.dtype, x.device, is_contiguous, is_aligned
     dtype = getattr(tensors[0], "dtype", torch.float32)  # a missing tensor raises later
-    return _plan(network, num_groups, map, dtype, uses_batch)
+    return _plan(network, num_groups, map, dtype, uses_batch, activation, adds_residual)
 
 
 @functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal
 def _plan(
-    network: Network, num_groups: int, map: tuple, dtype: torch.dtype, uses_batch: bool
+    network: Network, num_groups: int, map: tuple, dtype: torch.dtype, *options: Any
 ) -> "Plan | None":
     if find_sizes(network, map[0][1], num_groups) is None:
         return None
-    return Plan(network, num_groups, Map(*map), dtype, uses_batch)
+    return Plan(network, num_groups, Map(*map), dtype, *options)
 
 
 def forget() -> None:
@@ -72,9 +71,10 @@ class Plan(plans.Plan):
     Kernels find what they share by its place among values in float32:
 
     statistics
-        copies of the network's buffers (``kept``); mean and var (N, G')
+        copies of the network's buffers (``kept``); mean and var (N, G'); scale and shift (N, C), if
+        an activation's gradient needs them
     work, forward
-        scale and shift (N, C); mean and var (N, C, splits)
+        scale and shift (N, C), if the statistics have none; mean and var (N, C, splits)
     work, backward
         two sums (N, C, splits); scale (N, C), slope and offset (N, G') of dx; the gradients of each
         instance (N, ``gradients``); the sums of such rows over groups of instances
@@ -83,11 +83,21 @@ class Plan(plans.Plan):
     """
 
     def __init__(
-        self, network: Network, num_groups: int, map: Map, dtype: torch.dtype, uses_batch: bool
+        self,
+        network: Network,
+        num_groups: int,
+        map: Map,
+        dtype: torch.dtype,
+        uses_batch: bool,
+        activation: Activation | None,
+        adds_residual: bool,
     ) -> None:
         index = -1 if map.device.index is None else map.device.index
         super().__init__(network, num_groups, map.shape[1], dtype, index, 16, map.is_contiguous)
         self.map, self.uses_batch = map, uses_batch
+        self.activation, self.adds_residual = activation, adds_residual
+        #: The activation whose gradient the backward pass computes.
+        self.of_backward = None if adds_residual else activation
         self.statistics_dtype = torch.float32
         sizes = find_sizes(network, map.shape[1], num_groups)
         assert sizes is not None
@@ -95,7 +105,11 @@ class Plan(plans.Plan):
         self.n = map.shape[0]
         self.moments = self.n * num_groups
         self.shape = one_read.shape_for(map, sizes)
-        self.num_statistics = sizes.kept + 2 * self.moments
+        self.keeps, size = self.of_backward is not None, self.n * map.shape[1]
+        #: Where scale and shift begin in the tensor that has them.
+        first = sizes.kept + 2 * self.moments if self.keeps else 0
+        self.coefficients_at = first, first + size
+        self.num_statistics = sizes.kept + 2 * (self.moments + self.keeps * size)
         self.pointers = pointers_to(network)
         self.rescale = rescale_of(network)
         self.no_buffers = (None,) * len(sizes.buffers)
@@ -114,7 +128,10 @@ class Plan(plans.Plan):
         instance = self.map.shape[1:].numel()
         chunks = instance // (shape.block_c * shape.vector)
         self.options = {"num_warps": min(16, max(4, shape.block_c * shape.block_l // 512))}
-        arguments = self.moments, self.count, chunks, shape, self.rescale.function, self.of_network
+        if self.activation is not None:  # else ptxas spills some registers to fit more programs
+            self.options["maxnreg"] = 128
+        constants = self.rescale.function, self.of_network, self.activation, self.keeps
+        arguments = self.moments, self.count, chunks, shape, *constants
         self.launch = Launch(one_read.one_read_kernel, self.n, arguments, **self.options)
 
     def plan_streaming(self) -> None:
@@ -122,7 +139,7 @@ class Plan(plans.Plan):
         sizes, tiling = self.of_network, streaming.Tiling.for_map(self.map)
         # Moments of channels and splits, which the network's kernel pools; or already of groups.
         run = c // self.num_groups * tiling.splits
-        self.is_pooled, self.num_work = run > 1, 2 * n * c
+        self.is_pooled, self.num_work = run > 1, 0 if self.keeps else 2 * n * c
         mean_at = sizes.kept
         if self.is_pooled:
             mean_at = self.num_work
@@ -142,17 +159,18 @@ class Plan(plans.Plan):
         self.launches_of_moments: dict[tuple, Launch] = {}
         block = pooled_at_once(run, self.num_groups) if run > 1 else 0
         pooling = run, tiling.splits, tiling.split, tiling.length, self.count
-        constants = self.rescale.function, sizes, block
+        constants = self.rescale.function, sizes, block, self.keeps
         self.launch_rescale = Launch(
             rescaling.rescale_kernel,
             n,
             (self.moments, *pooling, *constants),
             **self.rescale.options(sizes),
         )
+        extent = *tiling.extent, c // self.num_groups
         self.launch_affine = Launch(
             streaming._affine_kernel,
             n * tiling.blocks * tiling.tiles,
-            (sizes.kept, 0, n * c, *tiling.extent, c // self.num_groups, tiling.shape),
+            (sizes.kept, *self.coefficients_at, *extent, tiling.shape, self.activation),
             num_warps=tiling.warps,
         )
 
@@ -161,15 +179,17 @@ class Plan(plans.Plan):
     ) -> tuple[Tensor, Tensor]:
         if self.runs_elsewhere():
             with torch.cuda.device(x.device):
-                return self.forward(x, tensors, running)
+                return self.forward(x, tensors, running, residual)
+        if residual is not None:
+            residual = self.aligned(residual)
         y = torch.empty_like(x)
         statistics = torch.empty(self.num_statistics, dtype=torch.float32, device=x.device)
         pointers, stream = self.pointers(*tensors, statistics), current_stream(self.index)
         if self.shape is not None:
-            self.launch(stream, x, y, statistics, pointers)
+            self.launch(stream, x, residual, y, statistics, pointers)
             return y, statistics
         counts = batch = None
-        work = statistics.new_empty(self.num_work)
+        work = statistics.new_empty(self.num_work) if self.num_work else statistics
         if self.uses_batch:
             counts = counters(self.index, stream)
             batch = Batch(statistics, *running, *(None,) * (3 - len(running)))
@@ -179,7 +199,8 @@ class Plan(plans.Plan):
             launch_moments = self.launches_of_moments[kind] = self.plan_moments()
         launch_moments(stream, x, work if self.is_pooled else statistics, counts, batch)
         self.launch_rescale(stream, statistics, work, pointers)
-        self.launch_affine(stream, x, y, statistics, work, work)
+        coefficients = statistics if self.keeps else work
+        self.launch_affine(stream, x, residual, y, statistics, coefficients, coefficients)
         if running:
             increment_version(running)
         return y, statistics
@@ -217,7 +238,8 @@ class Plan(plans.Plan):
             plan.launch_sums(stream, dy, x, statistics, work)
             plan.launch_vjp(stream, statistics, work, counts, pointers)
             launch_dx = plan.launch_gradients if d_x is None else plan.launch_dx
-            values = statistics, work, work, work, statistics, work, (*gradients,)
+            scale = statistics if self.keeps else work
+            values = statistics, scale, work, work, statistics, work, (*gradients,)
             launch_dx(stream, dy, x, d_x, *values)
         return [d_x, *gradients]
 
@@ -230,7 +252,8 @@ class Plan(plans.Plan):
     def for_copies(self) -> "Plan":
         if self.dtype is torch.float32:
             return self
-        plan = _plan(self.network, self.num_groups, self.map, torch.float32, self.uses_batch)
+        options = self.uses_batch, self.activation, self.adds_residual
+        plan = _plan(self.network, self.num_groups, self.map, torch.float32, *options)
         assert plan is not None
         return plan
 
@@ -257,11 +280,15 @@ class _Backward:
             self.num_work, self.counts = rows + groups * sizes.gradients, True
             shape = one_read.shape_for(map, sizes) or plan.shape
             chunks = map.shape[1:].numel() // (shape.block_c * shape.vector)
+            kernel, activation = one_read.one_read_vjp_kernel, []
+            if plan.keeps:
+                kernel, activation = one_read.one_read_activation_vjp_kernel, [plan.of_backward]
+                shape, chunks = one_read.shape_of_rows(map), map.shape[2:].numel()
             arguments = (
-                *(moments, members, plan.count, chunks),
-                *(shape, plan.rescale.function, sizes, sizes.parameters),
+                *(moments, members, plan.count, chunks, shape, plan.rescale.function, sizes),
+                *(sizes.parameters, *activation),
             )
-            self.launch = Launch(one_read.one_read_vjp_kernel, n, arguments, **plan.options)
+            self.launch = Launch(kernel, n, arguments, **plan.options)
             return
         tiling = streaming.Tiling.for_map(map)
         sums = 2 * n * c * tiling.splits
@@ -275,12 +302,13 @@ class _Backward:
             members = divide_up(n, GROUPS)
             batch_at, step, batch_rows = self.num_work, 2 * c, divide_up(n, members)
             self.num_work += batch_rows * 2 * c
+        scale_at, shift_at = plan.coefficients_at if plan.keeps else (None, None)
         self.launch_sums = Launch(
             streaming._sums_kernel,
             n * tiling.blocks * tiling.splits,
             (
-                *(sizes.kept, sums // 2, *tiling.extent, c // plan.num_groups),
-                *(tiling.splits, tiling.split_tiles, tiling.shape),
+                *(sizes.kept, scale_at, shift_at, sums // 2, *tiling.extent, c // plan.num_groups),
+                *(tiling.splits, tiling.split_tiles, tiling.shape, plan.of_backward),
             ),
             num_warps=tiling.warps,
             maxnreg=128,
@@ -295,7 +323,8 @@ class _Backward:
             **plan.rescale.options(sizes),
         )
         batch_mean_at = sizes.at.running_mean if plan.uses_batch else 0
-        of_dx = sizes.kept, sums, batch_mean_at, slope_at, slope_at + moments
+        scale_at = scale_at if plan.keeps else sums
+        of_dx = sizes.kept, scale_at, shift_at, batch_mean_at, slope_at, slope_at + moments
         # The first programs of dx add the columns of the gradients of parameters.
         last_at, last_size, _ = sizes.parameters[-1]
         adding = divide_up(last_at + last_size, COLUMNS.value) if adds else 0
@@ -303,7 +332,7 @@ class _Backward:
         batch = padded(batch_rows) if plan.uses_batch else 0
         arguments_of_dx = (
             *(*of_dx, batch_at, rows_at, step, batch_rows, sizes.gradients, n, adding),
-            *(*extent, tiling.shape, batch, sizes.parameters if adds else ()),
+            *(*extent, tiling.shape, batch, sizes.parameters if adds else (), plan.of_backward),
         )
         tiles = n * tiling.blocks * tiling.tiles
         options = {"num_warps": tiling.warps}

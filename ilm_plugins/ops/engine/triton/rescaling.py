@@ -33,30 +33,45 @@ def keep(n, kept_ptr, t, SIZES: tl.constexpr):
             tl.store(kept_ptr + SIZES.buffers[i][1] + at, load(ptr, at, exists), mask=exists)
 
 
+@triton.jit
+def kept_scale(statistics_ptr, moments, SIZES: tl.constexpr):
+    """Return where the statistics have scale and shift, for the gradient of an activation."""
+    return statistics_ptr + SIZES.kept + 2 * tl.cast(moments, tl.int64)
+
+
+@triton.jit
+def store_coefficients(n, scale, shift, to_ptr, SIZES: tl.constexpr):
+    """Store instance n's scale and shift, all scales (N, C) before all shifts."""
+    c, is_channel = numbers(SIZES.channels)
+    to_ptr += n * SIZES.channels
+    tl.store(to_ptr + c, scale, mask=is_channel)
+    to_ptr += tl.num_programs(0).to(tl.int64) * SIZES.channels
+    tl.store(to_ptr + c, shift, mask=is_channel)
+
+
 @triton.jit(
     do_not_specialize=["moments", "run", "splits", "split", "length"],
     do_not_specialize_on_alignment=["statistics_ptr", "work_ptr"],
 )
 def rescale_kernel(
     statistics_ptr, work_ptr, t, moments, run, splits, split, length, count,
-    RESCALE: tl.constexpr, SIZES: tl.constexpr, BLOCK: tl.constexpr,
+    RESCALE: tl.constexpr, SIZES: tl.constexpr, BLOCK: tl.constexpr, KEEPS: tl.constexpr,
 ):  # fmt: skip
     """Compute scale and shift (N, C), the first part of ``work``, from the moments.
 
-    If ``BLOCK`` is 0, these are among the statistics; else they are pooled from runs of moments of
-    channels and splits.
+    With ``KEEPS``, they are the last part of the statistics instead. If ``BLOCK`` is 0, the moments
+    are among the statistics; else they are pooled from runs of moments of channels and splits.
     """
     n = tl.program_id(0).to(tl.int64)
     keep(n, statistics_ptr, t, SIZES)
     group, is_group = numbers(SIZES.fine)
-    c, is_channel = numbers(SIZES.channels)
     mean_ptr = statistics_ptr + SIZES.kept + n * SIZES.fine
     var_ptr = mean_ptr + moments
     if BLOCK == 0:
         mean = load(mean_ptr, group, is_group)
         var = load(var_ptr, group, is_group)
     else:
-        coefficients = 2 * tl.num_programs(0).to(tl.int64) * SIZES.channels
+        coefficients = 0 if KEEPS else 2 * tl.num_programs(0).to(tl.int64) * SIZES.channels
         moments_ptr = work_ptr + coefficients + n * SIZES.fine * run
         mean, var = pool(
             moments_ptr, moments_ptr + tl.cast(moments, tl.int64) * run, group * run, is_group,
@@ -65,10 +80,8 @@ def rescale_kernel(
         tl.store(mean_ptr + group, mean, mask=is_group)
         tl.store(var_ptr + group, var, mask=is_group)
     scale, shift = RESCALE(mean, var, t, SIZES)
-    work_ptr += n * SIZES.channels
-    tl.store(work_ptr + c, scale, mask=is_channel)
-    work_ptr += tl.num_programs(0).to(tl.int64) * SIZES.channels
-    tl.store(work_ptr + c, shift, mask=is_channel)
+    to_ptr = kept_scale(statistics_ptr, moments, SIZES) if KEEPS else work_ptr
+    store_coefficients(n, scale, shift, to_ptr, SIZES)
 
 
 @triton.jit(

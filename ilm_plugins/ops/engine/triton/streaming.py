@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .devices import Map, divide_up, multiprocessors, padded
+from .map_activations import activation_of, gradient_of
 from .programs import COLUMNS, add_rows, is_last, store_gradients
 from .vectors import divide, finite, load
 
@@ -245,10 +246,10 @@ def _column(ptr, at, exists):
     do_not_specialize_on_alignment=["mean_ptr", "scale_ptr", "shift_ptr"],
 )
 def _affine_kernel(
-    x_ptr, y_ptr, mean_ptr, scale_ptr, shift_ptr, mean_at, scale_at, shift_at,
-    rows, chunks, group_size, SHAPE: tl.constexpr,
+    x_ptr, residual_ptr, y_ptr, mean_ptr, scale_ptr, shift_ptr, mean_at, scale_at, shift_at,
+    rows, chunks, group_size, SHAPE: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
-    """y = scale * (x - mean) + shift."""
+    """y = scale * (x - mean) + shift; then add a residual, and apply an activation, if given."""
     mean_ptr += mean_at
     scale_ptr += scale_at
     shift_ptr += shift_at
@@ -257,19 +258,29 @@ def _affine_kernel(
     x = load(x_ptr + start, offsets, inside)
     mean = _column(mean_ptr, group, exists)
     y = _column(scale_ptr, c, exists) * (x - mean) + _column(shift_ptr, c, exists)
+    if residual_ptr is not None:
+        y += load(residual_ptr + start, offsets, inside)
+    if ACTIVATION is not None:
+        y = activation_of(y, ACTIVATION)
     tl.store(y_ptr + start + offsets, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit(
-    do_not_specialize=["mean_at", "shift_at", "rows", "chunks", "group_size", "splits", "tiles"],
-    do_not_specialize_on_alignment=["mean_ptr", "sums_ptr"],
+    do_not_specialize=[
+        *("mean_at", "scale_at", "shift_at", "sum_at", "rows", "chunks", "group_size", "splits"),
+        "tiles",
+    ],
+    do_not_specialize_on_alignment=["statistics_ptr", "sums_ptr"],
 )
 def _sums_kernel(
-    dy_ptr, x_ptr, mean_ptr, sums_ptr, mean_at, shift_at,
-    rows, chunks, group_size, splits, tiles, SHAPE: tl.constexpr,
+    dy_ptr, x_ptr, statistics_ptr, sums_ptr, mean_at, scale_at, shift_at, sum_at,
+    rows, chunks, group_size, splits, tiles, SHAPE: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
-    """Sum dy * (x - mean), and from ``shift_at`` on dy, over each split: (N, C, splits) each."""
-    mean_ptr += mean_at
+    """Sum dy * (x - mean), and from ``sum_at`` on dy, over each split: (N, C, splits) each.
+
+    With an activation, dy is its input's gradient, by the scale and shift among the statistics.
+    """
+    mean_ptr = statistics_ptr + mean_at
     channels, length = _extent(rows, chunks, SHAPE)
     split_length = tiles * SHAPE.block_l
     n, c, begin, start = _place(tl.program_id(0), channels, length, splits, split_length, SHAPE)
@@ -278,6 +289,9 @@ def _sums_kernel(
     step = SHAPE.block_l * channels if SHAPE.channels_last else SHAPE.block_l
     group = n * (channels // group_size) + c // group_size
     mean = _column(mean_ptr, group, c < channels)
+    if ACTIVATION is not None:
+        scale = _column(statistics_ptr + scale_at, n * channels + c, c < channels)
+        shift = _column(statistics_ptr + shift_at, n * channels + c, c < channels)
     dy_ptr += start
     x_ptr += start
 
@@ -287,21 +301,23 @@ def _sums_kernel(
     for position in tl.range(begin, end, SHAPE.block_l, loop_unroll_factor=UNROLL):
         inside = _inside(c, position, channels, length, SHAPE)
         dy = load(dy_ptr, offsets, inside)
-        x = load(x_ptr, offsets, inside)
-        d_scale += dy * (x - mean)
+        x = load(x_ptr, offsets, inside) - mean
+        if ACTIVATION is not None:
+            dy = gradient_of(dy, scale * x + shift, ACTIVATION)
+        d_scale += dy * x
         d_shift += dy
         dy_ptr += step
         x_ptr += step
 
     out = (n * channels + c) * splits + begin // split_length
     tl.store(sums_ptr + out, tl.sum(d_scale, axis=1), mask=c < channels)
-    tl.store(sums_ptr + shift_at + out, tl.sum(d_shift, axis=1), mask=c < channels)
+    tl.store(sums_ptr + sum_at + out, tl.sum(d_shift, axis=1), mask=c < channels)
 
 
 @triton.jit(
     do_not_specialize=[
-        *("mean_at", "scale_at", "batch_mean_at", "slope_at", "offset_at", "batch_at", "rows_at"),
-        *("batch_step", "batch_rows", "step", "instances", "adding", "rows", "chunks"),
+        *("mean_at", "scale_at", "shift_at", "batch_mean_at", "slope_at", "offset_at", "batch_at"),
+        *("rows_at", "batch_step", "batch_rows", "step", "instances", "adding", "rows", "chunks"),
         "group_size",
     ],
     do_not_specialize_on_alignment=[
@@ -311,36 +327,40 @@ def _sums_kernel(
 def _dx_kernel(
     dy_ptr, x_ptr, dx_ptr, mean_ptr, scale_ptr, slope_ptr, offset_ptr, batch_mean_ptr, work_ptr,
     gradients,
-    # Where each begins, from its pointer on; the last two in work_ptr.
-    mean_at, scale_at, batch_mean_at, slope_at, offset_at, batch_at, rows_at,
+    # Where each begins, from its pointer on; the shift in scale_ptr, the last two in work_ptr.
+    mean_at, scale_at, shift_at, batch_mean_at, slope_at, offset_at, batch_at, rows_at,
     batch_step, batch_rows, step, instances, adding,
     rows, chunks, group_size, count, SHAPE: tl.constexpr, BATCH: tl.constexpr,
-    PARAMETERS: tl.constexpr,
+    PARAMETERS: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
-    """Compute dx; the first ``adding`` programs add the instances' gradients of the parameters."""
+    """Compute dx; the first ``adding`` programs add the instances' gradients of the parameters.
+
+    With an activation, dy is its input's gradient.
+    """
     channels, length = _extent(rows, chunks, SHAPE)
     values = (
-        dy_ptr, x_ptr, dx_ptr, mean_ptr + mean_at, scale_ptr + scale_at, slope_ptr + slope_at,
+        dy_ptr, x_ptr, dx_ptr, mean_ptr + mean_at, scale_ptr + scale_at,
+        None if ACTIVATION is None else scale_ptr + shift_at, slope_ptr + slope_at,
         offset_ptr + offset_at,
     )  # fmt: skip
     batch = (batch_mean_ptr + batch_mean_at, work_ptr + batch_at) if BATCH else (None, None)
     sizes = batch_step, batch_rows, channels, length, group_size, count
     # Without PARAMETERS there are no gradients of parameters, only x's.
     if len(PARAMETERS) == 0:
-        _dx_tile(*values, *batch, *sizes, SHAPE, BATCH)
+        _dx_tile(*values, *batch, *sizes, SHAPE, BATCH, ACTIVATION)
     elif tl.program_id(0) < adding:
         columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
         sums = add_rows(work_ptr + rows_at, step, instances, columns)
         store_gradients(gradients, columns, sums, PARAMETERS)
     elif dx_ptr is not None:
-        _dx_tile(*values, *batch, *sizes, SHAPE, BATCH)
+        _dx_tile(*values, *batch, *sizes, SHAPE, BATCH, ACTIVATION)
 
 
 @triton.jit
 def _dx_tile(
-    dy_ptr, x_ptr, dx_ptr, mean_ptr, scale_ptr, slope_ptr, offset_ptr, batch_mean_ptr, d_batch_ptr,
-    batch_step, batch_rows, channels, length, group_size, count,
-    SHAPE: tl.constexpr, BATCH: tl.constexpr,
+    dy_ptr, x_ptr, dx_ptr, mean_ptr, scale_ptr, shift_ptr, slope_ptr, offset_ptr, batch_mean_ptr,
+    d_batch_ptr, batch_step, batch_rows, channels, length, group_size, count,
+    SHAPE: tl.constexpr, BATCH: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     """dx = scale * dy + slope * (x - mean) + offset, and the part through the batch's moments.
 
@@ -364,7 +384,11 @@ def _dx_tile(
         offset += d_mean / count
         offset += of_var * (mean - _column(batch_mean_ptr, channel, exists))
         slope += of_var
-    dx = _column(scale_ptr, c, exists) * dy + slope * (x - mean) + offset
+    scale = _column(scale_ptr, c, exists)
+    if ACTIVATION is not None:
+        z = scale * (x - mean) + _column(shift_ptr, c, exists)
+        dy = gradient_of(dy, z, ACTIVATION)
+    dx = scale * dy + slope * (x - mean) + offset
     tl.store(dx_ptr + start + offsets, dx.to(dx_ptr.dtype.element_ty), mask=inside)
 
 
@@ -398,8 +422,8 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     y, tiling = torch.empty_like(x), Tiling.for_map(Map.of(x))
     values = (t.contiguous() for t in (mean, scale, shift))
     _affine_kernel[(len(x) * tiling.blocks * tiling.tiles,)](
-        x, y, *values, 0, 0, 0, *tiling.extent, x.shape[1] // mean.shape[1], tiling.shape,
-        num_warps=tiling.warps,
+        x, None, y, *values, 0, 0, 0, *tiling.extent, x.shape[1] // mean.shape[1], tiling.shape,
+        None, num_warps=tiling.warps,
     )  # fmt: skip
     return y
 
@@ -410,9 +434,9 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     tiling = Tiling.for_map(Map.of(x, dy))
     of_splits = x.new_empty((2, n, c, tiling.splits), dtype=torch.float32)
     _sums_kernel[(n * tiling.blocks * tiling.splits,)](
-        dy, x, mean, of_splits, 0, n * c * tiling.splits,
+        dy, x, mean, of_splits, 0, None, None, n * c * tiling.splits,
         *tiling.extent, c // mean.shape[1], tiling.splits, tiling.split_tiles, tiling.shape,
-        num_warps=tiling.warps, maxnreg=128,
+        None, num_warps=tiling.warps, maxnreg=128,
     )  # fmt: skip
     products, gradients = of_splits.squeeze(3) if tiling.splits == 1 else of_splits.sum(3)
     return products, gradients
@@ -422,8 +446,8 @@ def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset
     d_x, tiling = torch.empty_like(x), Tiling.for_map(Map.of(x, dy))
     values = (t.contiguous() for t in (mean, scale, slope, offset))
     _dx_kernel[(len(x) * tiling.blocks * tiling.tiles,)](
-        dy, x, d_x, *values, None, None, None, *[0] * 12,
-        *tiling.extent, x.shape[1] // mean.shape[1], 1.0, tiling.shape, 0, (),
+        dy, x, d_x, *values, None, None, None, 0, 0, None, *[0] * 10,
+        *tiling.extent, x.shape[1] // mean.shape[1], 1.0, tiling.shape, 0, (), None,
         num_warps=tiling.warps,
     )  # fmt: skip
     return d_x
