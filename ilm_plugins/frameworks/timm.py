@@ -4,17 +4,18 @@ from collections.abc import Iterable, Iterator
 from functools import cache, partial
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
 from ..errors import warn_once
 from ..foreign_norms import FRAMEWORKS, Framework, with_tensors
 from ..layers import NORMS
-from ..layers.activated import NormWithActivation
 from ..layers.base import AdaptiveNorm
 from ..layers.options import automatic
 from ..layers.renamed import with_older_keys
+from ..surgery.containers import IN_TURN, RESIDUAL, followed
+from ..surgery.fusing import with_activation
 
 
 def add_norms(_module: ModuleType) -> None:
@@ -92,13 +93,26 @@ def _with_activation(norm):
         act = create_act(act_layer, **act_kwargs) if apply_act else None
         after = [module for module in (drop, act) if module is not None]
         layer = norm(num_features, **options)
-        return NormWithActivation(layer, *after) if after else layer
+        return with_activation(layer, *after) if after else layer
 
     return build
 
 
 class Activations(Framework):
-    """timm's norms that run ``drop`` and ``act`` after the normalization."""
+    """timm's norms that run ``drop`` and ``act`` after the normalization, and its ResNets."""
+
+    containers: ClassVar = {
+        "timm.models._features.FeatureListNet": IN_TURN,
+        "timm.models.resnet.BasicBlock": RESIDUAL,
+        "timm.models.resnet.Bottleneck": RESIDUAL,
+        "timm.models.resnet.ResNet": followed("bn1", "act1", "forward_features"),
+    }
+    activations: ClassVar = {
+        "timm.layers.activations.Swish": "silu",
+        "timm.layers.activations.HardSwish": "hardswish",
+        "timm.layers.activations_me.SwishMe": "silu",
+        "timm.layers.activations_me.HardSwishMe": "hardswish",
+    }
 
     def modules_after(self, norm: nn.Module) -> list[nn.Module]:
         if not any(cls.__module__ == "timm.layers.norm_act" for cls in type(norm).__mro__):

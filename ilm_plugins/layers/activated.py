@@ -1,7 +1,32 @@
-"""A norm and the modules that timm's norms run after it."""
+"""A norm and the modules that run after it, or whose computation the norm does itself."""
+
+from typing import Any
 
 from torch import nn
+from torch.fx import Proxy
 
 
 class NormWithActivation(nn.Sequential):
     """A norm, then dropout and activation, in place of one of timm's norms that has both inside."""
+
+
+class AppliedByNorm(nn.Identity):
+    """Stands in place of an activation that the norm before it applies.
+
+    ``original`` is that activation, a module or a function.
+    """
+
+    original: Any
+
+    def __init__(self, original: Any) -> None:
+        super().__init__()
+        vars(self)["original"] = original  # no submodule
+
+    def forward(self, x: Any) -> Any:
+        if isinstance(x, Proxy):  # torch.fx keeps the node, which feature extractors ask for
+            name = x.tracer.path_of_module(self)  # type: ignore[attr-defined]
+            return x.tracer.create_proxy("call_module", name, (x,), {})
+        return x
+
+    def extra_repr(self) -> str:
+        return getattr(self.original, "__name__", repr(self.original))

@@ -2,7 +2,8 @@
 
 :func:`convert` replaces the norms of a model, :func:`convert_state` the norms of a state dict
 without its model, :func:`fit_state` makes a state dict fit a model; :func:`revert` and
-:func:`revert_state` lead back. :func:`recalibrate` measures the mixtures' running statistics again.
+:func:`revert_state` lead back. :func:`recalibrate` measures the mixtures' running statistics again,
+:func:`fuse_activations` has layers apply the activations that follow them.
 
 Outputs stay the same from GroupNorm and InstanceNorm to ILM layers, AssocNorm and AN, from
 BatchNorm to EN in evaluation, and back, as long as the layer still computes a plain norm; and from
@@ -11,6 +12,7 @@ from the papers' released layers, which divide variances by n - 1.
 """
 
 from .common import Report
+from .fusing import fuse_activations
 from .models import convert, revert
 from .running import recalibrate
 from .states import convert_state, fit_state, revert_state
@@ -20,6 +22,7 @@ __all__ = [
     "convert",
     "convert_state",
     "fit_state",
+    "fuse_activations",
     "recalibrate",
     "revert",
     "revert_state",

@@ -184,7 +184,7 @@ def watching(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor], None]
     """Call ``see`` with name and input of each call; calls with empty input are skipped."""
 
     def hook(name: str, layer: nn.Module, inputs: tuple, named: dict) -> None:
-        (x,) = (*inputs, *named.values())
+        x = inputs[0] if inputs else named["x"]
         if len(x):
             see(name, x)
 

@@ -2,16 +2,14 @@
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from types import MethodType
 from typing import Any
 
 import torch
-from torch import Tensor, jit, nn
+from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.utils import parametrize
 
 from ..foreign_norms import FRAMEWORKS, path_of
 from ..layers import ILMInstanceNorm, OptionError, SwitchNorm, freeze
@@ -22,7 +20,18 @@ from ..layers.mixture import MixtureNorm
 from ..layers.options import check_choice
 from ..ops import Switch
 from . import norms
-from .common import Match, Report, Swap, check_absent, matches, report_of_match, source_norm
+from .checks import TENSORS, check_not_held, check_plain_modules, holders_of, modules_of
+from .common import (
+    Match,
+    Report,
+    Swap,
+    check_absent,
+    check_match,
+    matches,
+    report_of_match,
+    source_norm,
+)
+from .fusing import fuse, unfuse, with_activation
 from .norms import modules_after, parts_of
 from .rules import (
     LAYOUTS,
@@ -39,20 +48,11 @@ from .rules import (
 )
 from .sources import exact_source_of, source_of
 
-_COMPUTED = (
-    "its tensors are computed, by pruning or a parametrization: first call "
-    "torch.nn.utils.prune.remove or parametrize.remove_parametrizations"
-)
-_FLATTENED = "FSDP keeps its tensors elsewhere: convert the model before you wrap it"
-_REPLACED = "its forward method is replaced, for example by a hook of accelerate: remove that first"
 _COMPILED = "torch.compile holds the norm itself: convert the model before you compile it"
-_SCRIPTED = "torch.jit.script or trace has compiled it: convert the model before that"
 _NOT_TRACKED = (
     "track_running_stats=False: momentum=0 keeps the running statistics as they are; set momentum "
     "to update them"
 )
-#: The tensors of plain norms.
-_TENSORS = "weight", "bias", "running_mean", "running_var"
 _UNSYNCHRONIZED = (
     "no longer synchronized: nn.SyncBatchNorm.convert_sync_batchnorm makes it use the batches of "
     "all processes again"
@@ -72,6 +72,7 @@ def convert(
     match: Match = None,
     types: type | Iterable[type] | None = None,
     replacing: str | None = None,
+    fuse_activations: bool = False,
     **options,
 ) -> tuple[nn.Module, Report]:
     """Replace a model's norms, in place, by layers that start as the same functions.
@@ -79,10 +80,11 @@ def convert(
     With ``replacing``, and from BatchNorm to SN or SSN, outputs change: weights are kept, and the
     model must be trained further. The layers keep weights, statistics, eps, number of groups,
     dtype, device, training mode and ``requires_grad``. timm's norms with an activation become a
-    Sequential of layer and activation. A norm stays, with the reason in the report, if the layer
-    cannot replace it exactly, or if it shares a parameter with another module. Hooks stay with the
-    replaced module, which the report says. Build the optimizer, compile the model, and wrap it for
-    several processes, afterwards. If an error is raised, the model is as it was.
+    Sequential of layer and activation, of which the layer computes both where it can. A norm stays,
+    with the reason in the report, if the layer cannot replace it exactly, or if it shares a
+    parameter with another module. Hooks stay with the replaced module, which the report says. Build
+    the optimizer, compile the model, and wrap it for several processes, afterwards. If an error is
+    raised, the model is as it was.
 
     A norm also stays if an attribute other than a submodule refers to it: to the norm itself, a
     bound method or a partial function of it, also in lists, tuples, sets and dicts.
@@ -97,6 +99,8 @@ def convert(
         replacing: "BN" to replace BatchNorm by an ILM layer, AssocNorm or AN, or "LN" to replace
             LayerNorm2d of timm and torchvision by an ILM layer or AssocNorm, with its weight, bias
             and eps; groups and key groups are "auto" by default.
+        fuse_activations: True to have the new layers apply the activations that follow them, see
+            :func:`fuse_activations`; the report's notes say which do, and why others do not.
         options: of the layer, such as ``hidden=3``.
 
     Returns:
@@ -116,7 +120,10 @@ def convert(
         _check_replaceable(old, swap, types)
         return _layer_for(old, like, swap)
 
-    return _replace(model, match, norms.may_be_norm, build)
+    model, report = _replace(model, match, norms.may_be_norm, build)
+    if fuse_activations:
+        _fuse_converted(model, report)
+    return model, report
 
 
 def revert(model: nn.Module, *, match: Match = None, dims: int = 2) -> tuple[nn.Module, Report]:
@@ -124,7 +131,9 @@ def revert(model: nn.Module, *, match: Match = None, dims: int = 2) -> tuple[nn.
 
     A layer that computes anything else than a plain norm stays, with the reason in the report. The
     levels of detectron2's RetinaNet, timm's norms, and MMEngine's BatchNorm of any dimensions get
-    the classes and names of their framework. If an error is raised, the model is as it was.
+    the classes and names of their framework. First, all activations that :func:`fuse_activations`
+    has fused are put back, also of layers that stay. If an error is raised, the model computes the
+    same as before.
 
     Args:
         model, match: see :func:`convert`.
@@ -137,8 +146,23 @@ def revert(model: nn.Module, *, match: Match = None, dims: int = 2) -> tuple[nn.
         OptionError: ``dims`` is invalid, or ``match`` fits no layer.
     """
     check_choice("revert", "dims", dims, (1, 2, 3))
-    build = partial(_plain_for, dims=dims)
-    return _replace(model, match, lambda m: isinstance(m, AdaptiveNorm), build)
+    check_match(match, (name for name, _ in norms.named_norms(model, _is_layer)))
+    unfuse(model)
+    return _replace(model, match, _is_layer, partial(_plain_for, dims=dims))
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return isinstance(module, AdaptiveNorm)
+
+
+def _fuse_converted(model: nn.Module, report: Report) -> None:
+    """Fuse the activations of the layers that a report names as converted; note which."""
+    inside = ((name, model.get_submodule(name).modules()) for name in report.converted)
+    layers = {m: name for name, modules in inside for m in modules if isinstance(m, AdaptiveNorm)}
+    _, left = fuse(model, layers)
+    for layer, name in layers.items():
+        joined = bool(layer.fused_activation)
+        report.note("applies its activation" if joined else f"no fusing: {left[layer]}", name)
 
 
 def _replace(
@@ -154,16 +178,16 @@ def _replace(
         names[module].append(name)
     report = report_of_match(match, itertools.chain(*names.values()))
     owners = Counter(p for module in model.modules() for p in module.parameters(recurse=False))
-    holders = _holders(model)
+    holders = holders_of(model)
     for old, old_names in names.items():
         if not any(matches(name, match) for name in old_names):
             continue
         parts = parts_of(old)
         try:
-            _check_plain_modules(old)
+            check_plain_modules(old)
             is_compiled = any(name.rpartition(".")[2] == "_orig_mod" for name in old_names)
             refuse(is_compiled, _COMPILED)
-            _check_not_held(old, holders)
+            check_not_held(old, holders)
             like = _factory_options(model, old_names[0])
             built = [build(norm, like) for norm in parts.norms]
             _check_untied(old, owners)
@@ -214,48 +238,6 @@ def _swaps(
                 break
     places = [name.rpartition(".") for name in names]
     return [(model.get_submodule(above), attribute, new) for above, _, attribute in places]
-
-
-def _holders(model: nn.Module) -> dict[nn.Module, list[tuple[nn.Module, str]]]:
-    """Return module -> the (owner, attribute) pairs outside the submodules that refer to it."""
-    holders = defaultdict(list)
-    for module in model.modules():
-        for attribute, value in vars(module).items():
-            if attribute != "_modules":
-                for held in _modules_in(value, set()):
-                    holders[held].append((module, attribute))
-    return holders
-
-
-def _modules_in(value: Any, seen: set[int]) -> Iterator[nn.Module]:
-    """Yield the modules that a value is, contains, or binds as a method or partial function."""
-    if isinstance(value, nn.Module):
-        yield value
-        return
-    parts: Iterable[Any] = ()
-    if isinstance(value, Mapping):
-        parts = [*value.values()]
-    elif isinstance(value, list | tuple | set | frozenset):
-        parts = value
-    elif isinstance(value, MethodType):
-        parts = (value.__self__,)
-    elif isinstance(value, partial):
-        parts = (value.func, *value.args, *value.keywords.values())
-    if parts and id(value) not in seen:  # a collection may be inside itself
-        seen.add(id(value))
-        for part in parts:
-            yield from _modules_in(part, seen)
-
-
-def _check_not_held(
-    old: nn.Module, holders: Mapping[nn.Module, list[tuple[nn.Module, str]]]
-) -> None:
-    """Raise NotConvertible if an attribute of a module outside a norm would keep the norm."""
-    inside = {*old.modules()}
-    for module, attribute in holders.get(old, ()):
-        name = f"{type(module).__name__}.{attribute}"
-        reason = f"{name} also refers to the norm: remove this reference, then convert the model"
-        refuse(module not in inside, reason)
 
 
 def _check_untied(old: nn.Module, owners: Counter) -> None:
@@ -329,11 +311,11 @@ def _losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
 def _has_hooks(old: nn.Module, new: nn.Module) -> bool:
     """Return whether a norm has hooks, or parameters with hooks, that the new norm lacks."""
     # Among them are hooks of the state dict.
-    kinds = [(module, name) for module in _modules_of(old) for name in vars(module)]
+    kinds = [(module, name) for module in modules_of(old) for name in vars(module)]
     if any(getattr(module, name) for module, name in kinds if name.endswith("_hooks")):
         return True
     # The activation of timm's norms stays.
-    parameters = {p for module in _modules_of(old) for p in module.parameters(recurse=False)}
+    parameters = {p for module in modules_of(old) for p in module.parameters(recurse=False)}
     replaced = parameters - {*new.parameters()}
     kinds_of_hooks = "_backward_hooks", "_post_accumulate_grad_hooks"
     return any(getattr(p, name, None) for p in replaced for name in kinds_of_hooks)
@@ -342,32 +324,10 @@ def _has_hooks(old: nn.Module, new: nn.Module) -> bool:
 def _tensors_beside(norm: nn.Module) -> Iterator[str]:
     """Yield the names of parameters and buffers that a norm has beside those of its class."""
     layout = LAYOUTS.get(norms.kind_of_module(norm), (set(), set()))
-    known = {*_TENSORS, "num_batches_tracked"}.union(*layout)
+    known = {*TENSORS, "num_batches_tracked"}.union(*layout)
     for name, tensor in {**norm._parameters, **norm._buffers}.items():
         if tensor is not None and name not in known:
             yield name
-
-
-def _check_plain_modules(norm: nn.Module) -> None:
-    """Raise NotConvertible if something else than its class says what a norm computes."""
-    for module in _modules_of(norm):
-        refuse(isinstance(module, jit.ScriptModule), _SCRIPTED)
-        refuse(_is_computed(module), _COMPUTED)
-        refuse(any(isinstance(vars(module).get(name), Tensor) for name in _TENSORS), _FLATTENED)
-        refuse("forward" in vars(module), _REPLACED)
-
-
-def _modules_of(norm: nn.Module) -> list[nn.Module]:
-    """Return a norm and the modules in it, without those that a norm of timm runs afterwards."""
-    after = {module for part in modules_after(norm) for module in part.modules()}
-    return [module for module in norm.modules() if module not in after]
-
-
-def _is_computed(module: nn.Module) -> bool:
-    # Hooks of pruning and weight_norm keep a parameter under one of these names, and write the
-    # tensor that they compute from it to an attribute.
-    kept = {f"{name}_{end}" for name in vars(module) for end in ("orig", "g")}
-    return bool(kept & module._parameters.keys()) or parametrize.is_parametrized(module)
 
 
 def _layer_for(old: Any, like: dict, swap: Swap) -> nn.Module:
@@ -393,11 +353,13 @@ def _layer_for(old: Any, like: dict, swap: Swap) -> nn.Module:
         differs = name != "sync" and value not in (None, given)
         refuse(differs, f"{name}={value!r}, where the layer has {given!r}")
     _take_tensors(old, new, state)
+    if applied := getattr(old, "fused_activation", None):
+        vars(new)["fused_activation"] = applied
     if not (after := modules_after(old)):
         # A name, because pickles and compilers may not know a class.
         vars(new)["replaced"] = path_of(type(old)) if source else getattr(old, "replaced", "")
         return new
-    joined = NormWithActivation(new, *after)
+    joined = with_activation(new, *after)
     joined.training = old.training
     return joined
 
@@ -416,6 +378,7 @@ def _plain_for(old: Any, like: dict, dims: int) -> nn.Module:
     """Return the plain norm that a layer computes, with the layer's tensors and mode."""
     is_variant = isinstance(old, AutoencoderNorm) and not old.has_papers_form
     refuse(is_variant, "a variant of the layer cannot compute a plain norm")
+    refuse(old.fused_activation, "it applies an activation outside the modules known for this")
     state, c = dict(old.state_dict(keep_vars=True)), old.num_channels
     check_complete(state, norms.kind_of_module(old))
     chosen = chosen_by(state, getattr(old, "normalizers", ()))

@@ -55,7 +55,7 @@ def recalibrate(
 
     def weigh(layer: MixtureNorm, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         """Let the statistics of the k-th call count for 1/k."""
-        (x,) = (*inputs, *named.values())
+        x = inputs[0] if inputs else named["x"]
         if not layer.uses_batch_statistics:  # the model's forward has set it to evaluation mode
             skipped[layer] = "it ran in evaluation mode"
         # A single value of a channel updates nothing, unless other processes have more.

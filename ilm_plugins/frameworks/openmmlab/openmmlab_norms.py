@@ -5,20 +5,21 @@ are registered as soon as either is imported; this module imports neither.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import wrapt
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...errors import warn_once
-from ...foreign_norms import FRAMEWORKS, Framework, path_of, with_tensors
+from ...foreign_norms import FRAMEWORKS, Container, Framework, Place, path_of, with_tensors
 from ...layers import NORMS
 from ...layers.mixture import RUNNING, MixtureNorm
 from ...layers.renamed import with_older_keys
+from ...surgery.containers import RESIDUAL, followed
 
 #: mmcv's module that registers its norms, and their keys, which must be free until then.
 MMCVS_NORMS = "mmcv.cnn.bricks.norm"
@@ -53,8 +54,46 @@ def register(registry, classes: Mapping[str, type] = NORMS) -> None:
         )
 
 
+def _places_of_conv_module(module: Any) -> Iterator[Place]:
+    if module.with_norm and module.with_activation:
+        follows = module.order.index("act") == module.order.index("norm") + 1
+        refusal = "" if follows else f"the order is {', '.join(module.order)}"
+        yield Place([module.norm_name], "activate", _run_conv_module, refusal=refusal)
+
+
+def _run_conv_module(module: Any, x: Tensor, activate: bool = True, norm: bool = True) -> Tensor:
+    """Run a ConvModule whose norm applies the activation, unless the call leaves one out."""
+    if activate and norm:
+        return module.unfused.forward(module, x)
+    layer, applied = module.norm, module.activate
+    activation, layer.fused_activation = layer.fused_activation, None
+    module.activate = applied.original
+    try:
+        return module.unfused.forward(module, x, activate, norm)
+    finally:
+        layer.fused_activation, module.activate = activation, applied
+
+
+_RESNETS = [f"{package}.models.backbones.resnet" for package in ("mmdet", "mmseg", "mmpretrain")]
+
+
 class Modules(Framework):
-    """MMEngine's BatchNorm of maps of any number of dimensions, and mmcv's ConvModule."""
+    """MMEngine's BatchNorm of maps of any number of dimensions, mmcv's ConvModule, and ResNets."""
+
+    containers: ClassVar = {
+        "mmcv.cnn.bricks.conv_module.ConvModule": Container(_places_of_conv_module),
+        "mmcv.cnn.resnet.ResNet": followed("bn1", "relu"),
+        **{f"{module}.ResNet": followed("norm1", "relu") for module in _RESNETS},
+        **{
+            f"{module}.{block}": RESIDUAL
+            for module in (*_RESNETS, "mmcv.cnn.resnet")
+            for block in ("BasicBlock", "Bottleneck")
+        },
+    }
+    activations: ClassVar = {
+        "mmcv.cnn.bricks.swish.Swish": "silu",
+        "mmcv.cnn.bricks.hswish.HSwish": "hardswish",
+    }
 
     def as_replaced(self, norm: Any, path: str) -> nn.Module | None:
         module, _, name = path.rpartition(".")
