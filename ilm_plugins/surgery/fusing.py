@@ -103,11 +103,11 @@ def fuse(
         if found.is_fused or not left.keys() & {*found.norms}:
             continue
         try:
-            activation = _check_activation(found, parents)
             for name, norm in zip(found.place.norms, found.norms, strict=True):
                 prefix = f"{name}, whose activation is the same: " if found.norms[1:] else ""
                 reason = _refusal(norm, left, parents, holders)
                 refuse(reason, f"{prefix}{reason}")
+            activation = _check_activation(found, parents)
         except NotConvertible as error:
             left |= {norm: str(error) for norm in found.norms if norm in left}
             continue

@@ -31,14 +31,17 @@ def fused(layer, activation):
 
 
 class Composed(nn.Module):
-    """A layer, the addition of a residual and an activation, one after the other."""
+    """A layer, the addition of a residual in place and an activation, one after the other."""
 
     def __init__(self, layer, activation):
         super().__init__()
         self.layer, self.activation = layer, activation
 
     def forward(self, x, *residual):
-        return self.activation(sum(residual, self.layer(x)))
+        y = self.layer(x)
+        for other in residual:
+            y = y.clone().add_(other)
+        return self.activation(y)
 
 
 def assert_equal_to_the_composition(layer, activation, x, *residual, backend=None):

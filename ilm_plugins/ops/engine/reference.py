@@ -49,9 +49,9 @@ def adaptive_norm(
 
 
 def activate(y: Tensor, activation: Activation | None, residual: Tensor | None) -> Tensor:
-    """Return the activation of y + residual, each if given."""
+    """Return the activation of y + residual in y's dtype, each if given."""
     if residual is not None:
-        y = y + residual
+        (y,) = cast([y + residual], y.dtype)
     return y if activation is None else activation(y)
 
 

@@ -1,0 +1,310 @@
+"""Layers apply the activations of known modules of torchvision, timm, detectron2 and OpenMMLab."""
+
+import copy
+import pickle
+from functools import partial
+from importlib import import_module
+
+import pytest
+import torch
+from fused import assert_fuses, results, trained
+from torch import nn
+from torch.nn import functional
+
+from close import EQUAL, assert_close, assert_equal
+from ilm_plugins import ExemplarNorm, ILMGroupNorm, surgery
+from swaps import double
+
+NORM = {"type": "ILMGN"}
+
+
+def module_of(name):
+    """An installed framework's module; the test is skipped without it."""
+    pytest.importorskip(name.partition(".")[0], reason="needs the framework")
+    return import_module(name)
+
+
+def torchvisions(block, **options):
+    cls = getattr(module_of("torchvision.models.resnet"), block)
+    return cls(128, 128 // cls.expansion, norm_layer=ILMGroupNorm, **options)
+
+
+def timms(block, **options):
+    cls = getattr(module_of("timm.models.resnet"), block)
+    return cls(128, 128 // cls.expansion, norm_layer=ILMGroupNorm, **options)
+
+
+def mmdets(block, package="mmdet", **options):
+    cls = getattr(module_of(f"{package}.models.backbones.resnet"), block)
+    return cls(128, 128 // cls.expansion, norm_cfg=NORM, **options)
+
+
+def mmpretrains(block, **options):
+    cls = getattr(module_of("mmpretrain.models.backbones.resnet"), block)
+    return cls(128, 128, norm_cfg=NORM, **options)
+
+
+def mmcvs(block, **options):
+    cls = getattr(module_of("mmcv.cnn.resnet"), block)
+    model = cls(128, 128 // cls.expansion, **options)
+    return surgery.convert(model, "ILMGN", replacing="BN")[0]
+
+
+def detectron2s(block, **options):
+    resnet = module_of("detectron2.modeling.backbone.resnet")
+    if block == "BottleneckBlock":
+        options = {"bottleneck_channels": 32, **options}
+    return getattr(resnet, block)(128, 128, norm="ILMGN", **options)
+
+
+def shortcut():
+    return nn.Sequential(nn.Conv2d(128, 128, 1, bias=False), ILMGroupNorm(128))
+
+
+BLOCKS = [
+    (torchvisions, "BasicBlock", {}, 2),
+    (torchvisions, "Bottleneck", {}, 3),
+    (torchvisions, "Bottleneck", {"downsample": shortcut}, 3),
+    (timms, "BasicBlock", {}, 2),
+    (timms, "Bottleneck", {"downsample": shortcut}, 3),
+    (timms, "Bottleneck", {"act_layer": nn.SiLU}, 2),  # the last one adds the shortcut
+    (timms, "Bottleneck", {"attn_layer": "se"}, 2),
+    (timms, "BasicBlock", {"drop_block": partial(nn.Dropout, 0.0)}, 0),
+    (mmdets, "BasicBlock", {}, 2),
+    (mmdets, "Bottleneck", {"downsample": shortcut}, 3),
+    (partial(mmdets, package="mmseg"), "Bottleneck", {}, 3),
+    (mmpretrains, "BasicBlock", {"downsample": shortcut}, 2),
+    (mmpretrains, "Bottleneck", {}, 3),
+    (mmpretrains, "Bottleneck", {"drop_path_rate": 1e-3}, 0),
+    (mmcvs, "BasicBlock", {}, 2),
+    (mmcvs, "Bottleneck", {"downsample": shortcut}, 3),
+    (detectron2s, "BasicBlock", {}, 2),
+    (detectron2s, "BottleneckBlock", {}, 3),
+]
+
+
+@pytest.mark.parametrize("make, block, options, number", BLOCKS)
+def test_a_resnet_blocks_norms_apply_its_activations(make, block, options, number):
+    options = {name: v() if v is shortcut else v for name, v in options.items()}
+    assert_fuses(make(block, **options), double(2, 128, 6, 6), number)
+
+
+@pytest.mark.parametrize("block, number", [("BasicBlock", 2), ("BottleneckBlock", 3)])
+def test_a_block_of_detectron2_with_a_shortcut(block, number):
+    resnet = module_of("detectron2.modeling.backbone.resnet")
+    options = {"bottleneck_channels": 32} if number == 3 else {}
+    model = getattr(resnet, block)(32, 64, norm="ILMGN", stride=2, **options)
+    assert_fuses(model, double(2, 32, 6, 6), number)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*use_reentrant:UserWarning", "ignore:.*use_reentrant:FutureWarning"
+)
+@pytest.mark.parametrize("package", ["mmdet", "mmseg"])
+def test_checkpointing_of_activations_stays(package):
+    model = trained(mmdets("Bottleneck", package, with_cp=True)).double()
+    plain = copy.deepcopy(model)
+    plain.with_cp = False
+    assert_fuses(model, double(2, 128, 6, 6), 3)
+    surgery.fuse_activations(model)
+    calls = []
+    model.conv1.register_forward_hook(lambda *_: calls.append(1))
+    model(double(2, 128, 6, 6).requires_grad_()).sum().backward()
+    assert len(calls) == 2
+
+
+def test_plugins_of_blocks_stay_where_they_are():
+    plugin = {"cfg": {"type": "ContextBlock", "ratio": 0.25}, "position": "after_conv2"}
+    model = mmdets("Bottleneck", plugins=[plugin])
+    report = assert_fuses(model, double(2, 128, 6, 6), 0)
+    assert {*report.left.values()} == {"the block has with_plugins"}
+
+
+def test_a_subclass_with_a_forward_of_its_own_is_left_alone():
+    class Gated(module_of("torchvision.models.resnet").Bottleneck):
+        def forward(self, x):
+            return self.bn1(self.conv1(x)).sigmoid().mean() * super().forward(x)
+
+    report = assert_fuses(Gated(128, 32, norm_layer=ILMGroupNorm), double(2, 128, 6, 6), 0)
+    assert len(report.left) == 3
+
+
+def test_a_subclass_that_inherits_the_forward_is_known():
+    cls = module_of("mmdet.models.backbones.resnext").Bottleneck
+    assert_fuses(cls(128, 32, 2, 64, norm_cfg=NORM), double(2, 128, 6, 6), 3)
+
+
+def test_one_plain_norm_keeps_a_shared_activation():
+    model = torchvisions("Bottleneck")
+    model.bn2 = nn.BatchNorm2d(32)
+    report = assert_fuses(model, double(2, 128, 6, 6), 0)
+    reason = "bn2, whose activation is the same: BatchNorm2d cannot apply it"
+    assert report.left == {"bn1": reason, "bn3": reason}
+
+
+@pytest.mark.parametrize("activation", [functional.relu, functional.relu_, functional.silu])
+def test_detectron2s_convolution_takes_functions(activation):
+    conv = module_of("detectron2.layers").Conv2d
+    model = conv(3, 32, 3, bias=False, norm=ILMGroupNorm(32), activation=activation)
+    assert_fuses(model, double(2, 3, 6, 6), 1)
+    surgery.fuse_activations(model)
+    model = pickle.loads(pickle.dumps(model))
+    surgery.revert(model)
+    assert model.activation is activation
+
+
+def test_detectron2s_convolution_takes_modules():
+    conv = module_of("detectron2.layers").Conv2d
+    norm = ILMGroupNorm(32)
+    model = conv(3, 32, 3, bias=False, norm=norm, activation=nn.LeakyReLU())
+    assert_fuses(model, double(2, 3, 6, 6), 1)
+
+
+def test_a_hook_on_detectron2s_last_convolution_keeps_the_block():
+    model = detectron2s("BottleneckBlock")
+    model.conv3.register_forward_hook(lambda *_: None)
+    report = assert_fuses(model, double(2, 128, 6, 6), 0)
+    assert {*report.left.values()} == {"its convolution has hooks, which would not run"}
+
+
+def test_detectron2s_stem():
+    stem = module_of("detectron2.modeling.backbone.resnet").BasicStem(norm="ILMGN")
+    assert_fuses(stem, double(2, 3, 16, 16), 1)
+
+
+CONV_MODULES = [
+    ({"type": "ReLU"}, {}, 1),
+    ({"type": "SiLU"}, {}, 1),
+    ({"type": "Swish"}, {}, 1),
+    ({"type": "HSwish"}, {}, 1),
+    ({"type": "LeakyReLU", "negative_slope": 0.1}, {}, 1),
+    ({"type": "GELU"}, {}, 0),
+    (None, {}, 0),
+    ({"type": "ReLU"}, {"order": ("norm", "act", "conv")}, 1),
+    ({"type": "ReLU", "inplace": False}, {"order": ("act", "norm", "conv")}, 0),
+]
+
+
+@pytest.mark.parametrize("act, options, number", CONV_MODULES)
+def test_mmcvs_conv_module(act, options, number):
+    cnn = module_of("mmcv.cnn")
+    model = cnn.ConvModule(32, 32, 3, norm_cfg=NORM, act_cfg=act, **options)
+    assert_fuses(model, double(2, 32, 6, 6), number)
+
+
+def test_a_conv_module_leaves_out_what_a_call_says():
+    model = trained(module_of("mmcv.cnn").ConvModule(32, 32, 3, norm_cfg=NORM)).double()
+    fused, x = copy.deepcopy(model), double(2, 32, 6, 6)
+    surgery.fuse_activations(fused)
+    for options in ({"activate": False}, {"norm": False}, {"activate": False, "norm": False}, {}):
+        assert_close(fused(x, **options), model(x, **options), EQUAL)
+
+
+@pytest.mark.parametrize("name", ["Swish", "HardSwish"])
+def test_timms_own_activations(name):
+    activations = module_of("timm.layers.activations")
+    model = nn.Sequential(ILMGroupNorm(32), getattr(activations, name)(inplace=True))
+    assert_fuses(model, double(2, 32, 6, 6), 1)
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_and_pickles_of_fused_blocks(clone):
+    model, x = trained(torchvisions("Bottleneck")).double(), double(2, 128, 6, 6)
+    expected, before = model(x), repr(model)
+    surgery.fuse_activations(model)
+    copied = clone(model)
+    assert type(copied) is type(model)
+    assert isinstance(copied, module_of("torchvision.models.resnet").Bottleneck)
+    assert_close(copied(x), expected, EQUAL)
+    surgery.fusing.unfuse(copied)
+    assert repr(copied) == before
+
+
+def test_the_shortcut_of_another_dtype_is_added_as_before():
+    model, x = torchvisions("Bottleneck"), torch.randn(2, 128, 6, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = model(x)
+        surgery.fuse_activations(model)
+        actual = model(x)
+    assert actual.dtype == expected.dtype
+    assert_close(actual, expected)
+
+
+# ---- whole models
+
+
+@pytest.fixture
+def resnet():
+    build = module_of("torchvision.models").resnet50
+    return trained(build(norm_layer=ExemplarNorm, num_classes=2)).double()
+
+
+def test_torchvisions_resnet(resnet):
+    assert_fuses(resnet, double(2, 3, 32, 32), 49)
+
+
+def test_torchvisions_detectors_run_the_children_of_their_backbone(resnet):
+    getter = module_of("torchvision.models._utils").IntermediateLayerGetter
+    backbone = getter(resnet, {"layer1": "a", "layer2": "b"})
+    assert_fuses(backbone, double(2, 3, 32, 32), 1 + 3 * 7)
+    assert_fuses(getter(resnet, {"bn1": "a", "layer1": "b"}), double(2, 3, 32, 32), 3 * 3)
+
+
+def test_torch_fx_traces_a_fused_resnet_and_keeps_the_names_of_its_nodes(resnet):
+    names = module_of("torchvision.models.feature_extraction")
+    resnet.eval()
+    before = {name for name in names.get_graph_node_names(resnet)[1] if "add" not in name}
+    surgery.fuse_activations(resnet)
+    assert {*names.get_graph_node_names(resnet)[1]} == before
+    traced, x = torch.fx.symbolic_trace(resnet), double(2, 3, 32, 32)
+    assert_equal(traced(x), resnet(x))
+
+
+def test_timms_resnet_and_its_features():
+    timm = module_of("timm")
+    model = timm.create_model("resnet50", norm_layer=ILMGroupNorm, num_classes=2)
+    assert_fuses(model, double(2, 3, 32, 32), 49)
+    model = timm.create_model("resnet18", norm_layer=ILMGroupNorm, features_only=True)
+    assert_fuses(model, double(2, 3, 32, 32), 17)
+
+
+def test_mmdets_resnet():
+    module_of("mmdet.models")
+    from mmdet.registry import MODELS
+
+    options = {"depth": 50, "norm_cfg": NORM, "norm_eval": False, "frozen_stages": -1}
+    model = MODELS.build({"type": "ResNet", **options})
+    assert_fuses(model, double(2, 3, 32, 32), 49)
+
+
+def test_detectron2s_resnet():
+    build = module_of("detectron2.modeling").build_backbone
+    cfg = module_of("detectron2.config").get_cfg()
+    cfg.MODEL.RESNETS.NORM, cfg.MODEL.DEVICE = "ILMGN", "cpu"
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    assert_fuses(build(cfg), double(2, 3, 32, 32), 1 + 3 * (3 + 4 + 6))
+
+
+@pytest.mark.parametrize("key", ["ilmgn", ILMGroupNorm])
+def test_timms_norms_with_an_activation_are_fused_at_once(key):
+    timm = module_of("timm")
+    model = timm.create_model("efficientnet_b0", norm_layer=key, num_classes=2)
+    applied = [m for m in model.modules() if getattr(m, "fused_activation", None)]
+    assert {m.fused_activation.name for m in applied} == {"silu"}
+    plain = timm.create_model("efficientnet_b0", num_classes=2)
+    norms = [m for m in plain.modules() if type(m).__name__ == "BatchNormAct2d"]
+    assert len(applied) == sum(not isinstance(m.act, nn.Identity) for m in norms)
+
+
+def test_conversion_of_timms_norms_fuses_at_once_and_keeps_names():
+    model = module_of("timm").create_model("test_efficientnet", num_classes=2).double()
+    trained(model)
+    converted, _ = surgery.convert(copy.deepcopy(model), "EN", reduction="auto")
+    assert any(getattr(m, "fused_activation", None) for m in converted.modules())
+    assert {"conv_stem.weight", "bn1.0.weight"} <= converted.state_dict().keys()
+    x = double(2, 3, 32, 32)
+    model.eval(), converted.eval()
+    assert_close(results(converted, x)[0], results(model, x)[0], EQUAL)
+    back, _ = surgery.revert(converted)
+    assert repr(back) == repr(model)
+    assert_close(back(x), model(x), EQUAL)
