@@ -136,6 +136,16 @@ def test_models_are_scripted_as_the_page_says(dtype):
     assert_close(names["scripted"](x), model(x), 16)
 
 
+def test_activations_are_fused_as_the_page_says():
+    code = block(ROOT / "docs" / "adopting.md", "python", "fuse_activations")
+    convolution, plain = torch.nn.Conv2d(3, 32, 1), torch.nn.GroupNorm(32, 32)
+    model = torch.nn.Sequential(convolution, plain, torch.nn.ReLU())
+    before, names = repr(model), {"surgery": ilm_plugins.surgery, "model": model}
+    exec(code, names)
+    assert [*names["report"].converted] == ["1"]
+    assert repr(names["model"]) == before
+
+
 def test_groups_of_optimizers_are_made_as_the_page_says():
     pytest.importorskip("timm", reason="needs timm")
     code = block(ROOT / "docs" / "why-did-my-result-change.md", "python", "parameter_groups")

@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from functools import partial
+from functools import partial, wraps
 from importlib import import_module
 
 import pytest
@@ -132,6 +132,22 @@ def test_a_subclass_with_a_forward_of_its_own_is_left_alone():
 def test_a_subclass_that_inherits_the_forward_is_known():
     cls = module_of("mmdet.models.backbones.resnext").Bottleneck
     assert_fuses(cls(128, 32, 2, 64, norm_cfg=NORM), double(2, 128, 6, 6), 3)
+
+
+def other_code(block, x):
+    return block.relu(block.bn1(block.conv1(x)) + block.gate)
+
+
+def test_other_code_under_the_name_of_a_known_forward_is_left_alone(monkeypatch):
+    """That of another version of the library, and a decorated forward."""
+    model = torchvisions("BasicBlock")
+    cls, known = type(model), type(model).forward
+    other_code.__module__, other_code.__qualname__ = known.__module__, known.__qualname__
+    for forward in (other_code, wraps(known)(lambda block, x: -known(block, x))):
+        monkeypatch.setattr(cls, "forward", forward)
+        assert not surgery.fuse_activations(model).converted
+    monkeypatch.setattr(cls, "forward", known)
+    assert len(surgery.fuse_activations(model).converted) == 2
 
 
 def test_one_plain_norm_keeps_a_shared_activation():

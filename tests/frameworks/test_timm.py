@@ -20,8 +20,10 @@ def test_a_norm_is_built_by_its_key(key):
 
 @pytest.mark.parametrize("key", NORMS)
 def test_a_norm_joined_with_its_activation_is_built_by_its_key(key):
-    joined = timm.layers.get_norm_act_layer(key.lower(), nn.SiLU)(24, inplace=True)
-    assert [type(module) for module in joined] == [NORMS[key], nn.SiLU]
+    norm, applied = timm.layers.get_norm_act_layer(key.lower(), nn.SiLU)(24, inplace=True)
+    assert type(norm) is NORMS[key]
+    assert norm.fused_activation.name == "silu"
+    assert type(applied.original) is nn.SiLU
 
 
 @pytest.mark.parametrize("key", NORMS)
