@@ -10,7 +10,7 @@ class NormWithActivation(nn.Sequential):
     """A norm, then dropout and activation, in place of one of timm's norms that has both inside."""
 
 
-class AppliedByNorm(nn.Identity):
+class FusedActivation(nn.Identity):
     """Stands in place of an activation that the norm before it applies.
 
     ``original`` is that activation, a module or a function.

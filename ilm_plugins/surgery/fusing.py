@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from ..foreign_norms import FRAMEWORKS, Place, path_of
-from ..layers.activated import AppliedByNorm, NormWithActivation
+from ..layers.activated import FusedActivation, NormWithActivation
 from ..layers.base import AdaptiveNorm
 from ..ops.engine.activation import Activation
 from .checks import check_not_held, check_plain_modules, holders_of
@@ -84,7 +84,7 @@ class _Found(NamedTuple):
     def is_fused(self) -> bool:
         if self.place.activation is None:
             return isinstance(self.module, Fused)
-        return isinstance(self.activation, AppliedByNorm)
+        return isinstance(self.activation, FusedActivation)
 
 
 def fuse(
@@ -124,7 +124,8 @@ def unfuse(model: nn.Module) -> None:
     for found in [*_found(model)]:
         if found.is_fused:
             for norm in found.norms:
-                norm.fused_activation = None
+                if isinstance(norm, AdaptiveNorm):  # else somebody has replaced it
+                    norm.fused_activation = None
             if found.place.activation:
                 _set(found.module, found.place.activation, found.activation.original)
     for module in model.modules():
@@ -165,12 +166,12 @@ def _new_fused(cls: Any, forward: Callable) -> nn.Module:
 
 
 def _found(model: nn.Module) -> Iterator[_Found]:
-    """Yield the places of a model's known modules that have one of this package's layers."""
+    """Yield the places of a model's known modules."""
     for module in model.modules():
         for place in _places(module):
             norms = [_get(module, name) for name in place.norms]
             activation = _get(module, place.activation) if place.activation else functional.relu_
-            if activation is not None and any(isinstance(norm, AdaptiveNorm) for norm in norms):
+            if activation is not None:
                 yield _Found(module, place, norms, activation)
 
 
@@ -213,7 +214,9 @@ def _check_activation(found: _Found, parents: Mapping[nn.Module, int]) -> Activa
     name = getattr(original, "__name__", type(original).__name__)
     if activation is None:
         raise NotConvertible(f"{name} follows it, and no activation that layers apply")
-    refuse(place.adds and not activation.takes_residual, f"{name} after a shortcut")
+    refuse(
+        place.adds and not activation.takes_residual, f"{name} follows the addition of a shortcut"
+    )
     if isinstance(original, nn.Module):
         refuse(parents[original] > 1, "several modules have its activation")
         refuse(_has_hooks(original), "its activation has hooks")
@@ -263,7 +266,7 @@ def _apply(found: _Found, activation: Activation) -> None:
     for norm in found.norms:
         norm.fused_activation = activation
     if found.place.activation:
-        _set(found.module, found.place.activation, AppliedByNorm(found.activation))
+        _set(found.module, found.place.activation, FusedActivation(found.activation))
     if forward := found.place.forward:
         found.module.__class__ = _fused_class(found.module.__class__, forward)
 

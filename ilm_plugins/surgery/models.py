@@ -354,7 +354,7 @@ def _layer_for(old: Any, like: dict, swap: Swap) -> nn.Module:
         refuse(differs, f"{name}={value!r}, where the layer has {given!r}")
     _take_tensors(old, new, state)
     if applied := getattr(old, "fused_activation", None):
-        vars(new)["fused_activation"] = applied
+        new.fused_activation = applied
     if not (after := modules_after(old)):
         # A name, because pickles and compilers may not know a class.
         vars(new)["replaced"] = path_of(type(old)) if source else getattr(old, "replaced", "")

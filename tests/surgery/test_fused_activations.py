@@ -13,7 +13,7 @@ import ilm_plugins as own
 from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import NORMS, surgery
 from ilm_plugins.experiments.analysis.collect import collect_ratios
-from ilm_plugins.layers.activated import AppliedByNorm
+from ilm_plugins.layers.activated import FusedActivation
 from ilm_plugins.layers.base import AdaptiveNorm
 from ilm_plugins.ops.engine.activation import Activation
 from ilm_plugins.surgery.norms import KEYS
@@ -151,7 +151,7 @@ def test_what_is_not_known_is_left_alone_and_listed(build, words):
 def test_plain_norms_are_left_alone():
     model = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.GroupNorm(1, 3), nn.ReLU())
     assert str(surgery.fuse_activations(model)) == "no norms"
-    assert not any(isinstance(m, AppliedByNorm) for m in model.modules())
+    assert not any(isinstance(m, FusedActivation) for m in model.modules())
 
 
 def test_patterns_select_layers():
@@ -180,6 +180,12 @@ def test_a_fused_layer_is_converted_with_its_activation():
     model, _ = surgery.convert(model, "SSN")
     assert model[1].fused_activation == Activation("silu")
     assert_close(results(model, x)[0], expected, EQUAL)
+
+
+def test_the_report_of_a_conversion_names_norms_and_no_activations():
+    model = chain(own.ILMGroupNorm(32), nn.ReLU())
+    surgery.fuse_activations(model)
+    assert [*surgery.convert(model, "EN")[1].left] == ["1"]
 
 
 def test_reverting_gives_plain_norms_and_all_activations_back():

@@ -50,7 +50,8 @@ def test_a_family_keeps_its_outputs_there_and_back_and_trains(library, name):
     with torch.no_grad():  # some models keep results, which deepcopy refuses if they have a graph
         for key in ("EN", "ILMGN"):  # of BatchNorm and of GroupNorm
             expected = outputs(run, model, x)
-            changed, report = surgery.convert(copy.deepcopy(model), key, **AUTO[key])
+            options = {"fuse_activations": True, **AUTO[key]}
+            changed, report = surgery.convert(copy.deepcopy(model), key, **options)
             assert_close(outputs(run, changed, x), expected, EQUAL)
             was = {name: type(model.get_submodule(name)) for name in report.converted}
             if flat := [name for name, cls in was.items() if cls is nn.BatchNorm1d]:  # LeViT
