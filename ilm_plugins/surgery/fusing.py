@@ -48,8 +48,8 @@ def fuse_activations(model: nn.Module, *, match: Match = None) -> Report:
     An activation is fused where a module with a known forward applies it only to outputs of layers:
     in ``nn.Sequential`` and subclasses that keep its forward, detectron2's ``Conv2d``, mmcv's
     ``ConvModule``, and the ResNets of torchvision, timm, detectron2, mmcv, mmdet, mmseg and
-    mmpretrain. It is ReLU, ReLU6, LeakyReLU, SiLU or Hardswish; after a shortcut, one of the first
-    three. Layers with hooks, in several places, or of a subclass, stay as they are.
+    mmpretrain. It is ReLU, ReLU6, LeakyReLU, SiLU or Hardswish; after a shortcut, ReLU or
+    ReLU6. Layers with hooks, in several places, or of a subclass, stay as they are.
 
     Hooks of a fused layer see the activation's output. Fuse before you register hooks, compile the
     model, or wrap it for several processes.

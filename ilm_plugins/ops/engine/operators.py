@@ -168,9 +168,7 @@ def _fake_forward(x, num_groups, network, tensors, present, running, activation,
     return torch.empty_like(dense(x)), updated.new_empty(size), updated
 
 
-def _backward(
-    dy, x, num_groups, statistics, network, tensors, present, needs, activation, slope
-):
+def _backward(dy, x, num_groups, statistics, network, tensors, present, needs, activation, slope):
     network, inputs = _network(network), with_none(tensors, present)
     needs = [needs[0], *with_none(needs[1:], present)]
     x = dense(x)
