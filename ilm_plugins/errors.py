@@ -33,6 +33,7 @@ EXTRAS = {
     "scipy": "compare",
     "seaborn": "analysis",
     "sklearn": "analysis",
+    "statsmodels": "compare",
     "tensorboard": "pix2pix",
     "torchmetrics": "pix2pix",
     "tqdm": "data",

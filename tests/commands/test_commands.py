@@ -100,8 +100,10 @@ def test_no_command_runs_code_of_a_checkpoint(tmp_path, monkeypatch, weights_onl
         (["make-shapes"], "numpy", "numpy: pip install 'ilm_plugins[data]'"),
         (["train", "--config-file", CONFIG], "mmengine", "mmengine: pip install onedl-"),
         (["train", "--config-file", CONFIG], "mmengine.runner", "mmengine: pip install onedl-"),
-        (["compare", CONFIG, "GN"], "scipy", "scipy: pip install 'ilm_plugins[compare]'"),
-        (["compare", CONFIG, "GN"], "matplotlib", "matplotlib: pip install 'ilm_plugins[compare]'"),
+        *(
+            (["compare", CONFIG, "GN"], name, f"{name}: pip install 'ilm_plugins[compare]'")
+            for name in ("scipy", "statsmodels", "matplotlib")
+        ),
     ],
 )
 def test_a_mistake_ends_a_command_with_one_line_that_says_what_it_needs(words, package, install):

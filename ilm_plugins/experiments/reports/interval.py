@@ -1,12 +1,15 @@
 """Paired differences, their intervals and tests, what seeds can show, and all of it as text."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from statistics import fmean, stdev
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
+from statsmodels.stats.weightstats import ttost_paired
 
 #: The level of a test, and the probability with which a real difference should be seen.
 ALPHA, POWER = 0.05, 0.8
@@ -43,38 +46,31 @@ class Difference:
     @property
     def left(self) -> tuple[float, float]:
         """The differences that two one-sided tests at 5 % do not exclude: the 90 % interval."""
-        reach = self._error * float(stats.t.ppf(1 - ALPHA, self.seeds - 1))
+        reach = float(stats.t.ppf(1 - ALPHA, self.seeds - 1)) * self.deviation / self.seeds**0.5
         return self.mean - reach, self.mean + reach
 
-    def p_of_equivalence(self, margin: float) -> float:
-        """Return the p of two one-sided t-tests that the difference is within +-``margin``."""
-        nearest = (margin - abs(self.mean)) / self._error
-        return float(stats.t.sf(nearest, self.seeds - 1))
-
     @property
-    def _error(self) -> float:
-        """The standard error of the mean."""
-        return self.deviation / self.seeds**0.5
+    def _test(self) -> dict[str, float | str]:
+        """The first, strictest step of Holm's correction for ``tests`` two-sided tests."""
+        # As one side: scipy has NaN for the other side of large differences, which adds less than
+        # .0001 to a power above .3, and which would be a difference of the wrong sign.
+        return {"alpha": ALPHA / self.tests / 2, "alternative": "larger"}
 
     def power_of(self, difference: float) -> float:
-        """Return the probability that a paired t-test of ``seeds`` seeds sees a difference.
+        """Return the probability that ``seeds`` seeds show a difference, and its sign.
 
-        Its p must pass the first, strictest step of Holm's correction for ``tests`` tests.
+        The deviation is taken as known. p must pass the first step of Holm's correction.
         """
-        freedom, shift = self.seeds - 1, difference / self._error
-        limit = stats.t.ppf(1 - ALPHA / self.tests / 2, freedom)
-        # The mean over the deviations that seeds can have; scipy's nct is NaN for large shifts. The
-        # other side of the test adds less than .001 at the powers that are asked for.
-        return float(stats.norm.cdf(shift - limit * _deviations(freedom)).mean())
+        effect = difference / self.deviation
+        return float(TTestPower().power(effect, self.seeds, **self._test))
 
     @property
     def visible(self) -> float:
         """The difference that ``seeds`` seeds of this deviation show with probability .8."""
         if not self.deviation > 0:  # 0, or NaN
             return self.deviation
-        # Two seeds need 16.3 standard errors for one test, more seeds fewer.
-        highest = 20 * self.tests * self._error
-        return optimize.brentq(lambda difference: self.power_of(difference) - POWER, 0, highest)
+        effect = TTestPower().solve_power(nobs=self.seeds, power=POWER, **self._test)
+        return float(effect) * self.deviation
 
     def seeds_for(self, difference: float) -> int | None:
         """Return how many seeds, at least 2, show a difference with probability .8.
@@ -84,22 +80,9 @@ class Difference:
         """
         if not self.has_interval:
             return None
-        low, high = 1, 2  # too few, maybe enough
-        while replace(self, seeds=high).visible > difference:
-            low, high = high, 2 * high
-            if low >= MOST_SEEDS:
-                return None
-        while high - low > 1:
-            middle = (low + high) // 2
-            enough = replace(self, seeds=middle).visible <= difference
-            low, high = (low, middle) if enough else (middle, high)
-        return high if high <= MOST_SEEDS else None
-
-
-@cache
-def _deviations(freedom: int) -> np.ndarray:
-    """Return equally probable ratios of a deviation of seeds to the real one."""
-    return stats.chi.ppf((np.arange(2000) + 0.5) / 2000, freedom) / freedom**0.5
+        counts = range(2, MOST_SEEDS + 1)
+        i = bisect_left(counts, True, key=lambda n: replace(self, seeds=n).visible <= difference)
+        return counts[i] if i < len(counts) else None
 
 
 def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
@@ -125,16 +108,27 @@ def paired_interval(
     return difference if difference and difference.has_interval else None
 
 
+def one_sided(
+    values: Mapping[int, float], baseline: Mapping[int, float], margin: float
+) -> tuple[float, float]:
+    """Return the p of two one-sided paired t-tests: of a difference above -margin, below margin.
+
+    The larger p is that of equivalence. NaN without an interval.
+    """
+    if paired_interval(values, baseline) is None:
+        return float("nan"), float("nan")
+    pairs = np.array([(values[seed], baseline[seed]) for seed in values if seed in baseline])
+    _, (_, above, _), (_, below, _) = ttost_paired(*pairs.T, -margin, margin)
+    return float(above), float(below)
+
+
 def holm(differences: Sequence[Difference | None]) -> list[Difference | None]:
     """Return the differences with their p corrected for their number, by Holm's step-down rule."""
-    order = sorted(
-        (i for i, one in enumerate(differences) if one is not None and one.is_tested),
-        key=lambda i: differences[i].p,
-    )
-    corrected, largest = list(differences), 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * differences[i].p))
-        corrected[i] = replace(differences[i], p=largest, tests=len(order))
+    tested = [i for i, one in enumerate(differences) if one is not None and one.is_tested]
+    corrected = list(differences)
+    _, found, *_ = multipletests([differences[i].p for i in tested], method="holm")
+    for i, p in zip(tested, found, strict=True):
+        corrected[i] = replace(differences[i], p=float(p), tests=len(tested))
     return corrected
 
 
@@ -143,9 +137,9 @@ def signed(value: float, decimals: int = 1) -> str:
     return f"{round(value, decimals) + 0:+.{decimals}f}"
 
 
-def ends(low: float, high: float) -> str:
+def ends(low: float, high: float, decimals: int = 1) -> str:
     """Format the ends of an interval."""
-    return f"{signed(low)} to {signed(high)}"
+    return f"{signed(low, decimals)} to {signed(high, decimals)}"
 
 
 def interval(difference: Difference, decimals: int = 1) -> str:

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 
-pytest.importorskip("scipy", reason="needs scipy, of the extra ilm_plugins[compare]")
+pytest.importorskip("statsmodels", reason="needs the extra ilm_plugins[compare]")
 
 from scipy import stats
 
 from ilm_plugins.experiments.reports import interval
-from ilm_plugins.experiments.reports.interval import Difference, holm, paired
+from ilm_plugins.experiments.reports.interval import Difference, holm, one_sided, paired
 
 BASELINE = {0: 40.0, 1: 41.5, 2: 39.0, 3: 40.5}
 NORM = {0: 41.0, 1: 42.0, 2: 41.5, 3: 40.0}
@@ -135,12 +135,63 @@ def test_one_seed_is_printed_without_an_interval():
     assert interval.interval(paired({0: 1.5}, {0: 1.0})) == "+0.5"
 
 
-def test_two_one_sided_tests_are_those_of_scipy():
-    values = {0: 1.0, 1: -0.5, 2: 0.25, 3: 0.75, 4: -0.25}
-    found = paired(values, dict.fromkeys(values, 0.0))
-    differences = list(values.values())
-    sides = ((1.5, "less"), (-1.5, "greater"))
-    p = max(stats.ttest_1samp(differences, m, alternative=a).pvalue for m, a in sides)
-    assert found.p_of_equivalence(1.5) == pytest.approx(p)
-    students = stats.ttest_1samp(differences, 0).confidence_interval(0.9)
+@pytest.mark.parametrize("seeds", [2, 3, 5, 20])
+@pytest.mark.parametrize("margin", [0.0, 0.3, 1.5])
+def test_two_one_sided_tests_are_those_of_scipy(seeds, margin):
+    ours, plain = np.random.default_rng(seeds).normal(0.1, 1, (2, seeds))
+    sides = ((-margin, "greater"), (margin, "less"))
+    ps = [stats.ttest_1samp(ours - plain, m, alternative=a).pvalue for m, a in sides]
+    found = one_sided(dict(enumerate(ours)), dict(enumerate(plain)), margin)
+    assert found == pytest.approx(ps)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 20])
+def test_the_90_percent_interval_is_left(seeds):
+    ours, plain = np.random.default_rng(seeds).normal(0.1, 1, (2, seeds))
+    students = stats.ttest_1samp(ours - plain, 0).confidence_interval(0.9)
+    found = paired(dict(enumerate(ours)), dict(enumerate(plain)))
     assert found.left == pytest.approx(students)
+
+
+def test_no_norm_is_equivalent_within_0():
+    assert max(one_sided(NORM, BASELINE, 0.0)) >= 0.5
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{0: 1.0}, {0: 1.0, 1: 1.0}, {7: 1.0}, {0: 1.0, 1: float("nan")}],
+    ids=["one seed", "equal differences", "no common seed", "NaN"],
+)
+def test_what_has_no_interval_has_no_test(values):
+    baseline = {0: 0.0, 1: 0.0}
+    found = paired(values, baseline)
+    assert found is None or not found.is_tested
+    assert all(map(math.isnan, one_sided(values, baseline, 1.0)))
+
+
+def test_holms_p_is_that_of_the_step_down_rule():
+    ps = np.random.default_rng(0).uniform(0, 0.2, 12)
+    expected = [
+        max(min(1, (12 - i) * p) for i, p in enumerate(sorted(ps)) if p <= one) for one in ps
+    ]
+    assert [one.p for one in holm([difference(p) for p in ps])] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 4, 5, 8, 50, 10_000])
+@pytest.mark.parametrize("tests", [1, 3, 20])
+def test_power_is_known_for_small_and_large_differences(seeds, tests):
+    """It is the mean, over the deviations that seeds can have, of the power with each of them."""
+    ratios = stats.chi.ppf((np.arange(20_000) + 0.5) / 20_000, seeds - 1) / (seeds - 1) ** 0.5
+    limits = stats.t.ppf(1 - 0.025 / tests, seeds - 1) * ratios
+    one = spread(seeds, 2.0, tests)
+    for share in (0.02, 0.5, 1, 2, 5, 50):
+        effect = share * one.visible
+        expected = stats.norm.cdf(effect / 2 * seeds**0.5 - limits).mean()
+        assert one.power_of(effect) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("tests", [1, 7, 40])
+def test_the_visible_difference_is_seen_in_four_of_five_comparisons(tests):
+    for seeds in (2, 3, 4, 5, 6, 8, 10, 50, 1000):
+        one = spread(seeds, 2.0, tests)
+        assert one.power_of(one.visible) == pytest.approx(0.8, abs=1e-4)
