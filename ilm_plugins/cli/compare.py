@@ -58,7 +58,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
             overrides_of_norm[norm] += shlex.split(overrides)
         except ValueError as error:
             raise UserError(f"--for {norm} {overrides!r}: {error}; close each quote") from error
-    names = "norms", "seeds", "output", "at", "weights", "metric", "overrides", "unsafe"
+    names = "norms", "seeds", "output", "at", "weights", "metric", "margin", "overrides", "unsafe"
     return Plan(
         config=resolve(args.config),
         tests={name: resolve(config) for name, config in args.test},

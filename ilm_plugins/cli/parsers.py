@@ -24,7 +24,9 @@ MEASURES = {
 #: An override KEY=VALUE.
 OVERRIDE = re.compile(r"\w+(\.\w+)*=")
 #: Option of ``compare`` -> its number of values, which may look like overrides.
-VALUES = {"--for": 2, "--test": 2, "--weights": 1, "--metric": 1, "--num-gpus": 1, "--output": 1}
+VALUES = {"--for": 2, "--test": 2} | dict.fromkeys(
+    ("--weights", "--metric", "--margin", "--num-gpus", "--output"), 1
+)
 #: A key of a yaml config.
 YAML_KEY = re.compile(r"[A-Z0-9_]+(\.[A-Z0-9_]+)+")
 
@@ -191,6 +193,8 @@ def compare(argv: Sequence[str]) -> Namespace:
     pair = {"nargs": 2, "metavar": ("NORM", "OVERRIDES")}
     add("--for", action="append", default=[], dest="overrides_of_norm", help=what, **pair)
     add("--metric", metavar="NAME", help="to compare; default: save_best, mIoU or the first")
+    what = "say which norms are equivalent to the first within M points, 1 or .01 of a fraction"
+    add("--margin", type=_points, metavar="M", help=what)
     add("--num-gpus", type=int, metavar="N", help="GPUs of each run; default: 1 if any")
     what = "default: output/compare/ and the config's name"
     add("--output", type=_user_path, metavar="DIR", help=what)
@@ -282,6 +286,12 @@ def new_parser(description: str, *examples: str) -> argparse.ArgumentParser:
 def _user_path(text: str) -> Path:
     """A path from the command line; shells leave the "~" of ``--output=~/runs`` as it is."""
     return Path(os.path.expanduser(text))
+
+
+def _points(text: str) -> float:
+    if not re.fullmatch(r"\d*\.?\d+", text) or not float(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number; give points, as 0.5")
+    return float(text)
 
 
 def _positive(text: str) -> int:

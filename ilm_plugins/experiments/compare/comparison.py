@@ -37,6 +37,7 @@ def compare(plan: Plan, models: dict[str, ModelSummary], command: str) -> Result
             values=complete(values, metric),
             metric=metric,
             point=plan.variants.opened.point(metric) or point_of(values, metric),
+            margin=plan.margin,
             starts=described,
             unconverted=plan.unconverted,
             models=models,

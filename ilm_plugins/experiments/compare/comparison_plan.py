@@ -44,6 +44,8 @@ class Plan:
     #: Norm -> overrides that only its runs have.
     overrides_of_norm: dict[str, Sequence[str]] = field(default_factory=dict)
     metric: str | None = None
+    #: Points of the metric within which the report calls norms equivalent.
+    margin: float | None = None
     num_gpus: int = 0
     overrides: Sequence[str] = ()
     #: Whether checkpoints and yaml configs may run code.

@@ -3,9 +3,9 @@
 import csv
 import io
 
-from ..reports.interval import ALPHA, Difference, interval, signed, spread
+from ..reports.interval import ALPHA, POWER, Difference, ends, interval, signed, spread
 from ..reports.table import of_dicts
-from .results import OWN_TEST, ROUNDS, Results, Value
+from .results import OWN_TEST, ROUNDS, Results, Value, Verdict
 
 
 def markdown(results: Results, command: str) -> str:
@@ -47,8 +47,8 @@ def markdown(results: Results, command: str) -> str:
         corrected = ", by Holm's correction for the norms with a p, which the intervals do not have"
     lines += [
         "Differences are paired by seed; behind them is the 95 % interval of Student's t. p is "
-        f"that of the paired t-test{corrected}. A number of seeds shows a difference if p is below "
-        f"{ALPHA} in four of five comparisons.",
+        f"that of the paired t-test{corrected}. Seeds show a difference if p is below {ALPHA}. "
+        "What is not excluded is the 90 % interval: each of its ends is a one-sided test at 5 %.",
         "",
     ]
     return "\n".join(lines)
@@ -72,18 +72,19 @@ def warning_of_unconverted(file: str) -> str:
 
 
 def table(results: Results, test: str) -> list[dict[str, str]]:
-    """Return a row for each norm: mean, deviation, difference from the baseline, p."""
+    """Return a row for each norm: mean, deviation, difference from the baseline, p, verdict."""
     baseline, rows, digits = results.norms[0], [], decimals(results)
-    differences = results.differences(test)
+    differences, verdicts = results.differences(test), results.verdicts(test)
     for norm in results.norms:
         row = {"norm": norm, "seeds": results.seeds_of(norm, test)}
         values = results.by_seed(norm, test).values()
         row[results.metric] = spread(values, digits) if values else "no result"
         difference = differences.get(norm)
         row[f"minus {baseline} [95 %]"] = interval(difference, digits) if difference else ""
-        row["p"] = f"{difference.p:.3f}" if difference and difference.is_tested else ""
-        if difference and (failed := failed_runs(results, norm, test)):
-            row["p"] = f"no test: {failed} failed"
+        is_tested = difference is not None and difference.is_tested
+        row["p"] = f"{difference.p:.3f}" if is_tested else ""
+        row["not excluded"] = ends(*difference.left, digits) if is_tested else ""
+        row["verdict"] = verdicts[norm].word if norm in verdicts else ""
         rows.append(row)
     return rows
 
@@ -94,15 +95,15 @@ def decimals(results: Results) -> int:
 
 
 def sentences(results: Results, test: str) -> list[str]:
-    """Return a sentence for each norm but the baseline: the difference that its seeds show."""
-    digits = decimals(results)
-    texts = []
+    """Return a text for each norm but the baseline: better, worse or what else its seeds tell."""
+    digits, texts = decimals(results), []
+    verdicts = results.verdicts(test)
     for norm, difference in results.differences(test).items():
         if difference is None:
             texts.append(f"{norm}: no seed has a result of both norms.")
         elif failed := failed_runs(results, norm, test):
-            left = f"the other seeds differ by {interval(difference, digits)}"
-            texts.append(f"{norm}: neither better nor worse, as {failed} failed; {left}.")
+            left = f"The other seeds differ by {interval(difference, digits)}"
+            texts.append(f"{norm}: undecided, as {failed}. {left}.")
         elif difference.seeds == 1:
             texts.append(f"{norm}: one seed shows nothing; give more --seeds.")
         elif results.are_equal(norm, test):
@@ -112,31 +113,79 @@ def sentences(results: Results, test: str) -> list[str]:
             same = f"all seeds have the same difference, {signed(difference.mean, digits)}"
             texts.append(f"{norm}: {same}, so its spread is unknown; give more --seeds.")
         else:
-            texts.append(f"{norm}: {_verdict(difference, results, digits)}")
+            parts = (
+                _answer(difference, verdicts[norm], results),
+                _excluded(difference, results),
+                _power(difference, results),
+            )
+            texts.append(f"{norm}: {' '.join(parts)}")
     return texts
 
 
 def failed_runs(results: Results, norm: str, test: str) -> str:
-    """Return the failed runs of a norm and of the baseline, such as "AN seed 3 (diverged)"."""
-    return ", ".join(
-        f"{one} seed {seed} ({reason.partition(':')[0]})"
-        for one in (results.norms[0], norm)
-        for seed, reason in results.failed_seeds(one, test).items()
+    """Return how many runs of the baseline and of a norm learned, if some failed, and reasons."""
+    texts = []
+    for one in (results.norms[0], norm):
+        failed = results.failed_seeds(one, test).items()
+        reasons = "; ".join(f"seed {seed}: {text.partition(':')[0]}" for seed, text in failed)
+        if failed:
+            texts.append(f"{results.seeds_of(one, test)} with {one} ({reasons})")
+    return ", ".join(texts)
+
+
+def _answer(difference: Difference, verdict: Verdict, results: Results) -> str:
+    """Return the verdict with its p, and whether the norms are equivalent within the margin."""
+    baseline, word = results.norms[0], verdict.word
+    by = f"by {abs(difference.mean):.{decimals(results)}f} (p = {difference.p:.3f})"
+    text = {
+        "undecided": f"undecided (p = {difference.p:.3f})",
+        "equivalent": f"equivalent to {baseline}",
+        "no worse": f"no worse than {baseline}",
+    }.get(word, f"{word} than {baseline} {by}")
+    if results.margin is not None:
+        within = f" within {_size(results, results.margin)}"
+        if word == "no worse":
+            text, within = f"{text}{within} (p = {verdict.p_no_worse:.3f})", ""
+        if word != "equivalent":
+            shown = "" if verdict.p_equivalent < ALPHA else "not shown to be "
+            text += f", {shown}equivalent"
+        text += f"{within} (p = {verdict.p_equivalent:.3f})"
+    return f"{text}."
+
+
+def _excluded(difference: Difference, results: Results) -> str:
+    """Return which losses and gains two one-sided tests at 5 % exclude."""
+    digits = decimals(results)
+    low, high = difference.left
+    loss, gain = (-low, high) if results.higher_is_better else (high, -low)
+    most = [(name, f"{abs(end):.{digits}f}") for name, end in (("loss", loss), ("gain", gain))]
+    if loss < 0 or gain < 0:
+        (name, largest), (_, least) = most if gain < 0 else most[::-1]
+        return f"A {name} of less than {least} or more than {largest} is excluded (5 % each)."
+    (_, loss), (_, gain) = most
+    most_of = f"A loss of more than {loss} and a gain of more than {gain}"
+    return f"{most_of} are excluded (5 % each)."
+
+
+def _power(difference: Difference, results: Results) -> str:
+    """Return how probably the seeds show a difference of the margin, and how many seeds do."""
+    points = results.margin or 1.0
+    size = points * results.point
+    text = (
+        f"{difference.seeds} seeds show a difference of {_size(results, points)} with "
+        f"probability {difference.power_of(size):.2f}"
     )
+    needed = difference.seeds_for(size)
+    if needed is None or needed > difference.seeds:
+        text += f", {needed or 'over 10,000'} seeds with {POWER:.2f}"
+    return f"{text}."
 
 
-def _verdict(difference: Difference, results: Results, digits: int) -> str:
-    baseline, point = results.norms[0], results.point
-    if difference.p < ALPHA:
-        side = "above" if difference.mean > 0 else "below"
-        seen = f"{abs(difference.mean):.{digits}f} {side} {baseline} (p = {difference.p:.3f})."
-    else:
-        seen = (
-            f"no difference was seen; {difference.seeds} seeds would show differences above "
-            f"{difference.visible:.{digits}f}."
-        )
-    seeds = difference.seeds_for(point)
-    return f"{seen} A difference of {point:g} needs {seeds or 'over 10,000'} seeds."
+def _size(results: Results, points: float) -> str:
+    """Format a number of points, or their value where a point is not 1."""
+    if results.point != 1:
+        return f"{points * results.point:g}"
+    return "1 point" if points == 1 else f"{points:g} points"
 
 
 def cost_table(results: Results) -> list[dict[str, str]]:

@@ -1,5 +1,6 @@
 """The results of a comparison's runs: tables of values and of differences from the baseline."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,7 +8,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from ...errors import UserError
-from ..reports.interval import Difference, holm, paired
+from ..reports.interval import ALPHA, Difference, holm, one_sided, paired
 from .comparison_plan import OWN_TEST
 
 #: The main metric where no run has a metric.
@@ -27,6 +28,16 @@ class Value(NamedTuple):
     failure: str | None = None
 
 
+class Verdict(NamedTuple):
+    """What the seeds of a norm tell about it and the baseline, and the p of the margin's tests."""
+
+    #: "better", "worse", "equivalent", "no worse" (both within the margin), or "undecided".
+    word: str
+    #: p of "no worse" and of "equivalent", each corrected over the norms; NaN without a test.
+    p_no_worse: float
+    p_equivalent: float
+
+
 class ModelSummary(NamedTuple):
     """The number of parameters and the norms of a model, for the report."""
 
@@ -44,6 +55,9 @@ class Results:
     metric: str
     #: One point of the main metric: 1, or .01 of a fraction.
     point: float = 1.0
+    #: Points of the main metric within which a norm counts as equivalent to the baseline.
+    margin: float | None = None
+    higher_is_better: bool = True
     #: Norm -> how its model differs from the baseline's before training; empty without --weights.
     starts: dict[str, str] = field(default_factory=dict)
     #: The file from which norms start unconverted, if there is one.
@@ -90,9 +104,9 @@ class Results:
         }
 
     def seeds_of(self, norm: str, test: str) -> str:
-        """Return the number of a norm's runs with a value, "3 of 5" where some have none."""
+        """Return the number of a norm's runs, "3 of 5 learned" where some have no value."""
         found, failed = self.by_seed(norm, test), self.failed_seeds(norm, test)
-        return f"{len(found)} of {len(found) + len(failed)}" if failed else str(len(found))
+        return f"{len(found)} of {len(found) + len(failed)} learned" if failed else str(len(found))
 
     def are_equal(self, norm: str, test: str) -> bool:
         """Return whether a norm's runs have the baseline's values in all of their common seeds."""
@@ -115,6 +129,36 @@ class Results:
                 difference = replace(difference, p=float("nan"))
             found.append(difference)
         return dict(zip(others, holm(found), strict=True))
+
+    def verdicts(self, test: str) -> dict[str, Verdict]:
+        """Return what the seeds of each norm but the baseline tell; "undecided" without a test."""
+        differences = self.differences(test)
+        no_worse, equivalent = [], []
+        for norm, difference in differences.items():
+            above = below = float("nan")
+            if difference and difference.is_tested and self.margin is not None:
+                values = self.by_seed(norm, test), self.by_seed(self.norms[0], test)
+                above, below = one_sided(*values, self.margin * self.point)
+            no_loss = above if self.higher_is_better else below
+            no_worse.append(difference and replace(difference, p=no_loss))
+            equivalent.append(difference and replace(difference, p=max(above, below)))
+        pairs = zip(holm(no_worse), holm(equivalent), strict=True)
+        return {
+            norm: self._verdict(difference, *(one.p if one else float("nan") for one in pair))
+            for (norm, difference), pair in zip(differences.items(), pairs, strict=True)
+        }
+
+    def _verdict(
+        self, difference: Difference | None, p_no_worse: float, p_equivalent: float
+    ) -> Verdict:
+        word = "undecided"
+        if difference and difference.p < ALPHA:
+            word = "better" if (difference.mean > 0) == self.higher_is_better else "worse"
+        elif p_equivalent < ALPHA:
+            word = "equivalent"
+        elif p_no_worse < ALPHA:
+            word = "no worse"
+        return Verdict(word, p_no_worse, p_equivalent)
 
 
 def main_metric(values: Iterable[Value], wanted: str | None, best: str | None = None) -> str:
@@ -153,7 +197,7 @@ def complete(values: Sequence[Value], metric: str) -> list[Value]:
     """
     tested = {(v.norm, v.seed, v.test): None for v in values if not v.failure}
     known = [v._replace(metric=metric) if v.failure else v for v in values]
-    known = [v for v in known if v.value is not None or v.failure]
+    known = [v for v in known if v.failure or (v.value is not None and math.isfinite(v.value))]
     found = {(v.norm, v.seed, v.test) for v in known if v.metric == metric}
     reason = f"{metric} is not a number, or was not measured"
     if metric == NO_METRIC:
