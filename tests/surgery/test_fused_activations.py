@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from fused import assert_fuses, layers, results, trained
+from fused import assert_fuses, results, trained
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -14,7 +14,6 @@ from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import NORMS, surgery
 from ilm_plugins.experiments.analysis.collect import collect_ratios
 from ilm_plugins.layers.activated import FusedActivation
-from ilm_plugins.layers.base import AdaptiveNorm
 from ilm_plugins.ops.engine.activation import Activation
 from ilm_plugins.surgery.norms import KEYS
 from swaps import double, small
@@ -285,9 +284,3 @@ def test_torch_fx_traces_fused_models():
     traced = torch.fx.symbolic_trace(model)
     assert [n.target for n in traced.graph.nodes if n.op == "call_module"] == ["0", "1", "2", "3"]
     assert_equal(traced(x := torch.randn(2, 3, 7, 7)), model(x))
-
-
-def test_every_layer_of_the_package_is_known():
-    """Else fuse_activations would leave it alone without a word."""
-    assert {*KEYS} == {cls for cls in NORMS.values() if issubclass(cls, AdaptiveNorm)}
-    assert layers(nn.Sequential(own.ILMGroupNorm(32)))
