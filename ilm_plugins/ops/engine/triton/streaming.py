@@ -297,7 +297,9 @@ def _sums_kernel(
 
     d_scale = tl.full((SHAPE.block_c, SHAPE.block_l), 0.0, tl.float32)
     d_shift = tl.full((SHAPE.block_c, SHAPE.block_l), 0.0, tl.float32)
-    UNROLL: tl.constexpr = 2 if SHAPE.vector >= 4 else 1
+    # In channels last, scale and shift take the registers of a second tile.
+    is_tight: tl.constexpr = SHAPE.channels_last and ACTIVATION is not None
+    UNROLL: tl.constexpr = 2 if SHAPE.vector >= 4 and not is_tight else 1
     for position in tl.range(begin, end, SHAPE.block_l, loop_unroll_factor=UNROLL):
         inside = _inside(c, position, channels, length, SHAPE)
         dy = load(dy_ptr, offsets, inside)
