@@ -336,6 +336,8 @@ class _Backward:
         )
         tiles = n * tiling.blocks * tiling.tiles
         options = {"num_warps": tiling.warps}
+        if plan.keeps:  # else ptxas spills some registers to fit a fourth program
+            options["maxnreg"] = 80
         self.launch_dx = Launch(streaming._dx_kernel, adding + tiles, arguments_of_dx, **options)
         self.launch_gradients = Launch(streaming._dx_kernel, adding, arguments_of_dx, **options)
 
