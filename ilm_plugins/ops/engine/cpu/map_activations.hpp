@@ -155,9 +155,9 @@ template <class Real> struct Hardswish : MapActivation {
 
     template <class Values> static Values gradient(Values dy, Values z)
     {
-        Values slope = z * (Real(1) / Real(3)) + Real(0.5);
-        slope = z >= Real(3) ? Values{} + Real(1) : slope;
-        return dy * (z <= Real(-3) ? Values{} : slope);
+        Values between = dy * (z * (Real(1) / Real(3)) + Real(0.5));
+        Values above = z >= Real(3) ? dy : between;
+        return z <= Real(-3) ? Values{} : above;
     }
 };
 
