@@ -10,6 +10,7 @@ from torch.fx import Proxy, Tracer
 
 from ..ops import Activation, Network, adaptive_norm
 from ..ops.engine import operators
+from ..ops.engine.activation import FUNCTIONS
 from ..ops.engine.network import BATCH
 from .children import Places, tensors_of
 from .options import check, check_known, parameters_of
@@ -164,12 +165,13 @@ class AdaptiveNorm(nn.GroupNorm):
             return cast(Tracer, x.tracer).call_module(self, self._record, args, options)
         return super().__call__(*args, **options)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, residual: Tensor | None = None, activate: bool = True) -> Tensor:
         """Normalize x (N, C, *); the output has x's shape, dtype and memory layout.
 
         Args:
             x: (N, C, *).
             residual: added to the normalized x, before the activation if the layer has one.
+            activate: False to leave out the layer's ``fused_activation``.
 
         Raises:
             ValueError: x has fewer than two dimensions, the wrong number of channels, or no
@@ -178,10 +180,12 @@ class AdaptiveNorm(nn.GroupNorm):
                 or a tensor of the layer is None.
         """
         if isinstance(x, Proxy):  # torch.fx traces a layer alone by its forward
-            return self._record(x, residual)
+            return self._record(x, residual, activate)
         self.check_input(x)
-        # A subclass may override `normalize` without a residual.
-        return self.normalize(x) if residual is None else self.normalize(x, residual)
+        activation = self.fused_activation if activate else None
+        if residual is None and activation is None:  # a subclass may override it for these
+            return self.normalize(x)
+        return self.normalize(x, residual, activation)
 
     def __prepare_scriptable__(self) -> None:
         """Raise RuntimeError; torch.jit.script calls this for each module of a model."""
@@ -190,14 +194,16 @@ class AdaptiveNorm(nn.GroupNorm):
             "torch.jit.trace(layer, example)"
         )
 
-    def normalize(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Return the normalized x, whose shape and dtype were checked.
+    def normalize(
+        self, x: Tensor, residual: Tensor | None = None, activation: Activation | None = None
+    ) -> Tensor:
+        """Return the normalized x, whose shape and dtype were checked; or what follows, if given.
 
         A subclass that applies a function to the result overrides it, and keeps its base's kernels.
         """
-        return self._normalize_by_moments(x, residual)[0]
+        return self._normalize_by_moments(x, residual, activation)[0]
 
-    def _record(self, x: Proxy, residual: Any = None) -> Any:
+    def _record(self, x: Proxy, residual: Any = None, activate: bool = True) -> Any:
         """Record a call of the layer as one node, as torch.fx does for the modules of torch."""
         tracer = cast(Tracer, x.tracer)
         name = tracer.path_of_module(self)
@@ -207,10 +213,15 @@ class AdaptiveNorm(nn.GroupNorm):
                 "such as torch.nn.Sequential(layer)"
             )
         maps = (x,) if residual is None else (x, residual)
-        return tracer.create_proxy("call_module", name, maps, {})
+        options = {} if activate else {"activate": False}
+        return tracer.create_proxy("call_module", name, maps, options)
 
     def _normalize_by_moments(
-        self, x: Tensor, residual: Tensor | None = None, running: tuple = ()
+        self,
+        x: Tensor,
+        residual: Tensor | None = None,
+        activation: Activation | None = None,
+        running: tuple = (),
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the normalized x, and its means and variances, as :func:`ops.adaptive_norm`."""
         groups, tensors = self.moment_groups, self.rescale_tensors()
@@ -223,7 +234,7 @@ class AdaptiveNorm(nn.GroupNorm):
             network=None if self.network is None else self.as_network,
             running=running,
             plans=self.kept_plans,
-            activation=self.fused_activation,
+            activation=activation,
             residual=residual,
         )
 
@@ -236,6 +247,8 @@ class AdaptiveNorm(nn.GroupNorm):
         return plans
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "fused_activation":
+            check_activation(type(self).__name__, value)
         super().__setattr__(name, value)
         self._forget()
 
@@ -282,6 +295,13 @@ class AdaptiveNorm(nn.GroupNorm):
                 f"{type(self).__name__}: got an input of {x.dtype}, expected floating point; "
                 "convert it with x.float()"
             )
+
+
+def check_activation(layer: str, value: Any) -> None:
+    is_valid = value is None or (isinstance(value, Activation) and value.is_known)
+    names = ", ".join(FUNCTIONS)
+    expected = f"set None, or an ilm_plugins.ops.Activation of {names}"
+    check(is_valid, f"{layer}: fused_activation={value!r} is none that kernels apply; {expected}")
 
 
 def _checking(init: Callable[..., None]) -> Callable[..., None]:

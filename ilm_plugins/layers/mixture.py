@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, distributed
 from torch.nn.utils import parametrize
 
-from ..ops import SharedBatch, adaptive_norm, coarsen, duplicate, over_batch, pool
+from ..ops import Activation, SharedBatch, adaptive_norm, coarsen, duplicate, over_batch, pool
 from .base import KEPT, AdaptiveNorm
 from .options import check, check_choice, check_eps, check_fraction, check_positive, fit_width
 
@@ -142,15 +142,17 @@ class MixtureNorm(AdaptiveNorm):
         copied.__setstate__(copy.deepcopy(state, memo))
         return copied
 
-    def normalize(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def normalize(
+        self, x: Tensor, residual: Tensor | None = None, activation: Activation | None = None
+    ) -> Tensor:
         if self.momentum is None:  # as somebody has set it later
             check_momentum(type(self).__name__, None)
         if self.synchronizes:
-            return self._forward_synchronized(x, residual)
+            return self._forward_synchronized(x, residual, activation)
         if not self.updates_running_stats:
-            return self._normalize_by_moments(x, residual)[0]
+            return self._normalize_by_moments(x, residual, activation)[0]
         y, mean, var = self._normalize_by_moments(
-            x, residual, (*self._stored_statistics(), self.momentum, *self._counter())
+            x, residual, activation, (*self._stored_statistics(), self.momentum, *self._counter())
         )
         if mean is not None and var is not None:  # else kernels have updated the statistics
             self.update_running_stats(mean, var, count=x.numel() // x.shape[1])
@@ -162,7 +164,9 @@ class MixtureNorm(AdaptiveNorm):
         return () if tracked is None else (tracked,)
 
     @torch._disable_dynamo  # as torch.compiler.disable, which imports the compiler at once
-    def _forward_synchronized(self, x: Tensor, residual: Tensor | None) -> Tensor:
+    def _forward_synchronized(
+        self, x: Tensor, residual: Tensor | None, activation: Activation | None
+    ) -> Tensor:
         """Normalize x by the batch statistics of all processes; each must call it."""
         batch = SharedBatch(x, self._process_group)
 
@@ -176,7 +180,7 @@ class MixtureNorm(AdaptiveNorm):
             self.eps,
             rescale,
             *self.rescale_tensors(),
-            activation=self.fused_activation,
+            activation=activation,
             residual=residual,
         )
         if self.updates_running_stats:

@@ -85,3 +85,9 @@ def check_not_held(
         name = f"{type(module).__name__}.{attribute}"
         reason = f"{name} also refers to the norm: remove this reference, then convert the model"
         refuse(module not in inside, reason)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether a module has hooks of its forward or backward pass."""
+    names = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+    return any(getattr(module, name) for name in names)

@@ -16,14 +16,16 @@ from ..foreign_norms import FRAMEWORKS, Place, path_of
 from ..layers.activated import FusedActivation, NormWithActivation
 from ..layers.base import AdaptiveNorm
 from ..ops.engine.activation import Activation
-from .checks import check_not_held, check_plain_modules, holders_of
+from .checks import check_not_held, check_plain_modules, has_hooks, holders_of
 from .common import Match, Report, matches, report_of_match
 from .containers import IN_TURN
 from .norms import LAYERS
 from .rules import NotConvertible, refuse
 
 #: Dotted name of the class that defines a forward -> what the forward does.
-_CONTAINERS = {"torch.nn.modules.container.Sequential": IN_TURN}
+_CONTAINERS = {
+    "torch.nn.modules.container.Sequential": IN_TURN._replace(methods=("forward", "__iter__"))
+}
 #: Exact class of a module -> the torch function that it computes.
 _CLASSES = {nn.ReLU: "relu", nn.ReLU6: "relu6", nn.SiLU: "silu", nn.Hardswish: "hardswish"}
 _FUNCTIONS: dict[Callable, Activation] = {
@@ -33,7 +35,6 @@ _FUNCTIONS: dict[Callable, Activation] = {
     functional.silu: Activation("silu"),
     functional.hardswish: Activation("hardswish"),
 }
-_HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
 _APPLIES = "it applies one already"
 _UNKNOWN = "no activation follows it in a module whose forward is known"
 
@@ -83,7 +84,7 @@ class _Found(NamedTuple):
     @property
     def is_fused(self) -> bool:
         if self.place.activation is None:
-            return isinstance(self.module, Fused)
+            return "unfused" in vars(type(self.module))
         return isinstance(self.activation, FusedActivation)
 
 
@@ -128,9 +129,8 @@ def unfuse(model: nn.Module) -> None:
                     norm.fused_activation = None
             if found.place.activation:
                 _set(found.module, found.place.activation, found.activation.original)
-    for module in model.modules():
-        if isinstance(module, Fused):
-            module.__class__ = module.unfused  # type: ignore[assignment]
+            if "unfused" in vars(type(found.module)):
+                found.module.__class__ = found.module.unfused
 
 
 def with_activation(layer: nn.Module, *after: nn.Module) -> NormWithActivation:
@@ -219,7 +219,7 @@ def _check_activation(found: _Found, parents: Mapping[nn.Module, int]) -> Activa
     )
     if isinstance(original, nn.Module):
         refuse(parents[original] > 1, "several modules have its activation")
-        refuse(_has_hooks(original), "its activation has hooks")
+        refuse(has_hooks(original), "its activation has hooks")
     return activation
 
 
@@ -247,7 +247,7 @@ def _refusal(norm: Any, layers: Mapping, parents: Mapping, holders: Mapping) -> 
         return _APPLIES
     if parents[norm] > 1:
         return "several modules have the norm"
-    if _has_hooks(norm):
+    if has_hooks(norm):
         return "the norm has hooks"
     try:
         check_plain_modules(norm)
@@ -255,10 +255,6 @@ def _refusal(norm: Any, layers: Mapping, parents: Mapping, holders: Mapping) -> 
     except NotConvertible as error:
         return str(error)
     return None
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return any(getattr(module, hooks) for hooks in _HOOKS)
 
 
 def _apply(found: _Found, activation: Activation) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial, wraps
 from importlib import import_module
 
@@ -176,11 +177,27 @@ def test_detectron2s_convolution_takes_modules():
     assert_fuses(model, double(2, 3, 6, 6), 1)
 
 
-def test_a_hook_on_detectron2s_last_convolution_keeps_the_block():
-    model = detectron2s("BottleneckBlock")
-    model.conv3.register_forward_hook(lambda *_: None)
-    report = assert_fuses(model, double(2, 128, 6, 6), 0)
-    assert {*report.left.values()} == {"its convolution has hooks, which would not run"}
+def _own_forward(convolution):
+    forward = convolution.forward
+    convolution.forward = lambda x: forward(x) - 1
+
+
+@pytest.mark.parametrize("conv", ["conv1", "conv2", "conv3"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda conv: conv.register_forward_hook(lambda *_: None),
+        lambda conv: conv.register_full_backward_hook(lambda *_: None),
+        _own_forward,
+    ],
+    ids=["hook", "backward hook", "forward"],
+)
+def test_a_convolution_of_detectron2_with_hooks_or_its_own_forward_keeps_the_block(change, conv):
+    block = detectron2s("BottleneckBlock")
+    change(getattr(block, conv))
+    report = surgery.fuse_activations(block)
+    assert not report.converted
+    assert len(report.left) == 3
 
 
 def test_detectron2s_stem():
@@ -214,6 +231,36 @@ def test_a_conv_module_leaves_out_what_a_call_says():
     surgery.fuse_activations(fused)
     for options in ({"activate": False}, {"norm": False}, {"activate": False, "norm": False}, {}):
         assert_close(fused(x, **options), model(x, **options), EQUAL)
+
+
+class Calls(nn.Module):
+    def __init__(self, conv):
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x):
+        return self.conv(x, activate=False) + self.conv(x) + self.conv(x, norm=False)
+
+
+def test_a_call_of_a_conv_module_that_leaves_something_out_is_recorded():
+    conv = module_of("mmcv.cnn").ConvModule(3, 64, 3, norm_cfg=NORM)
+    model, x = trained(Calls(conv)).eval(), torch.randn(2, 3, 8, 8)
+    expected = model(x)
+    surgery.fuse_activations(model)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    for run in (model, torch.fx.symbolic_trace(model), compiled):
+        assert_close(run(x), expected)
+
+
+def test_calls_of_a_conv_module_in_threads_do_not_meet():
+    conv = module_of("mmcv.cnn").ConvModule(3, 64, 3, norm_cfg=NORM)
+    model, x = trained(conv).eval(), torch.randn(2, 3, 8, 8)
+    expected = [model(x, activate=activate) for activate in (False, True)]
+    surgery.fuse_activations(model)
+    with ThreadPoolExecutor(4) as pool:
+        found = [*pool.map(lambda i: model(x, activate=bool(i % 2)), range(100))]
+    for i, y in enumerate(found):
+        assert_close(y, expected[i % 2])
 
 
 @pytest.mark.parametrize("name", ["Swish", "HardSwish"])

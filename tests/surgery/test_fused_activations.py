@@ -284,3 +284,35 @@ def test_torch_fx_traces_fused_models():
     traced = torch.fx.symbolic_trace(model)
     assert [n.target for n in traced.graph.nodes if n.op == "call_module"] == ["0", "1", "2", "3"]
     assert_equal(traced(x := torch.randn(2, 3, 7, 7)), model(x))
+
+
+class Reversed(nn.Sequential):
+    def __iter__(self):
+        return reversed([*self._modules.values()])
+
+
+def test_a_sequential_that_runs_its_children_in_another_order_is_left_alone():
+    report = surgery.fuse_activations(Reversed(own.ILMGroupNorm(64), nn.SiLU()))
+    assert not report.converted
+
+
+def test_a_block_whose_forward_is_replaced_later_stays_fused_as_a_whole():
+    resnet = pytest.importorskip("torchvision.models.resnet", reason="needs torchvision")
+    block = trained(resnet.BasicBlock(64, 64, norm_layer=own.ILMGroupNorm)).eval()
+    x = torch.randn(2, 64, 5, 5)
+    expected = block(x)
+    surgery.fuse_activations(block)
+    forward = block.forward
+    block.forward = lambda x: forward(x)
+    surgery.revert(block)
+    assert_close(block(x), expected)
+    del block.forward
+    assert_close(block(x), expected)
+
+
+@pytest.mark.parametrize(
+    "value", ["silu", nn.ReLU(), Activation("gelu"), Activation("leaky_relu", "0.1")], ids=repr
+)
+def test_what_no_layer_applies_cannot_be_set(value):
+    with pytest.raises(ValueError, match=r"^ILMGroupNorm: fused_activation=.*set None, or an"):
+        own.ILMGroupNorm(64).fused_activation = value

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...foreign_norms import Container, Place, path_of
+from ...surgery.checks import has_hooks
 from ...surgery.containers import followed
 
 
@@ -21,11 +22,17 @@ def _places(block: Any) -> Iterator[Place]:
     convolutions, adds = _convolutions(block), hasattr(block, "shortcut")
     names = [f"conv{i}.norm" for i, _ in enumerate(convolutions, start=1)]
     refusal = ""
-    if any(path_of(type(c).forward) != f"{_CONV}.forward" or c.activation for c in convolutions):
+    if not all(map(_is_plain, convolutions)):
         refusal = "the block has other convolutions"
-    elif adds and (convolutions[-1]._forward_hooks or convolutions[-1]._forward_pre_hooks):
-        refusal = "its convolution has hooks, which would not run"
+    elif any(map(has_hooks, convolutions)):
+        refusal = "its convolution has hooks, which would see something else"
     yield Place(names, None, _run_block if adds else _run_stem, adds, refusal)
+
+
+def _is_plain(convolution: Any) -> bool:
+    """Return whether a convolution runs detectron2's own forward, and no activation."""
+    is_own = path_of(type(convolution).forward) == f"{_CONV}.forward"
+    return is_own and "forward" not in vars(convolution) and not convolution.activation
 
 
 def _run_block(block: Any, x: Tensor) -> Tensor:

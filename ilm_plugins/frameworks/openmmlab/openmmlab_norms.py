@@ -65,13 +65,14 @@ def _run_conv_module(module: Any, x: Tensor, activate: bool = True, norm: bool =
     """Run a ConvModule whose norm applies the activation, unless the call leaves one out."""
     if activate and norm:
         return module.unfused.forward(module, x)
-    layer, applied = module.norm, module.activate
-    activation, layer.fused_activation = layer.fused_activation, None
-    module.activate = applied.original
-    try:
-        return module.unfused.forward(module, x, activate, norm)
-    finally:
-        layer.fused_activation, module.activate = activation, applied
+    for step in module.order:
+        if step == "conv":
+            x = module.conv(module.padding_layer(x) if module.with_explicit_padding else x)
+        elif step == "norm" and norm:
+            x = module.norm(x, activate=False)
+        elif step == "act" and activate:
+            x = module.norm.fused_activation(x)
+    return x
 
 
 _RESNETS = [f"{package}.models.backbones.resnet" for package in ("mmdet", "mmseg", "mmpretrain")]

@@ -24,7 +24,7 @@ class Activation(NamedTuple):
     """
 
     name: str
-    negative_slope: float = 0.0
+    negative_slope: float = 0.01
 
     def __call__(self, z: Tensor, inplace: bool = False) -> Tensor:
         function = FUNCTIONS[self.name][0]
@@ -36,6 +36,10 @@ class Activation(NamedTuple):
 
     def _options(self) -> tuple[float, ...]:
         return (self.negative_slope,) if self.name == "leaky_relu" else ()
+
+    @property
+    def is_known(self) -> bool:
+        return self.name in FUNCTIONS and isinstance(self.negative_slope, float | int)
 
     @property
     def takes_residual(self) -> bool:

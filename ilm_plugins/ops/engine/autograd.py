@@ -72,8 +72,7 @@ def adaptive_norm(
         running: BN's running mean and variance, their momentum, and the number of batches, if it is
             counted; empty unless the batch updates them.
         plans: returns a dict, which keeps the plans of kernels for further calls as long as
-            ``num_groups``, the description of ``network`` and ``activation`` stay the same; or
-            None.
+            ``num_groups`` and the description of ``network`` stay the same; or None.
         activation: applied to the normalized values, by kernels in the same pass; or None.
         residual: added before the activation, with the shape and dtype of x; or None.
 
@@ -105,6 +104,7 @@ def adaptive_norm(
             not x.data_ptr() & 15,
             bool(tensors) and tensors[-1] is None,
             residual is None,
+            activation,
         )
         plan = kept.get(key)
         if plan is not None and not plan.has_trained_buffers(tensors):
