@@ -1,8 +1,8 @@
 """The benchmark's tables in Markdown, and its plot; the documentation shows the committed record.
 
-``python -m benchmarks.report output/benchmark/benchmark.json`` makes these results, of all parts,
-the record of the CPU or the GPU, and so output/benchmark/host.json; without a file, only the pages
-are written again.
+``python -m benchmarks.report output/benchmark/benchmark.json`` makes these results, of all parts or
+of ``--parts activations models``, the record of the CPU or the GPU, and so
+output/benchmark/host.json; without a file, only the pages are written again.
 """
 
 import json
@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "benchmarks" / "record.json"
 RECORD_OF_GPU = ROOT / "benchmarks" / "record_gpu.json"
 RECORD_OF_HOST = ROOT / "benchmarks" / "record_host.json"
+RECORD_OF_ACTIVATIONS = ROOT / "benchmarks" / "record_activations.json"
 PAGES = tuple(ROOT / page for page in ("README.md", "docs/performance.md", "benchmarks/README.md"))
 #: A table in a page: start marker, name of the table, end marker.
 TABLE = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -258,11 +259,12 @@ def everything(results: dict) -> str:
 
 
 #: Name of a table in the pages -> its function, and the record that it shows.
-OF_CPU = about, means, short, maps, without_c, activations, compiled, steps
-TABLES = {f.__name__: (f, RECORD) for f in OF_CPU}
+TABLES = {f.__name__: (f, RECORD) for f in (about, means, short, maps, without_c, compiled, steps)}
 TABLES |= {f"gpu_{f.__name__}": (f, RECORD_OF_GPU) for f in (about, means)}
 TABLES |= {"gpu": (everything, RECORD_OF_GPU), "gpu_steps": (gpu_steps, RECORD_OF_GPU)}
 TABLES |= {"host": (host, RECORD_OF_HOST)}
+TABLES |= {"activations": (activations, RECORD_OF_ACTIVATIONS)}
+TABLES |= {f"activated_{f.__name__}": (f, RECORD_OF_ACTIVATIONS) for f in (about, steps)}
 
 
 def documented() -> dict[Path, str]:
@@ -307,12 +309,14 @@ if __name__ == "__main__":
             RECORD_OF_HOST.write_text(to_json(measured))
         else:
             is_cpu = measured["machine"]["device"] == "cpu"
-            parts = (
-                ("layers", "activations", "compiled", "models") if is_cpu else ("layers", "steps")
-            )
+            path, parts = RECORD_OF_GPU, ("layers", "steps")
+            if is_cpu and not measured["layers"]:
+                path, parts = RECORD_OF_ACTIVATIONS, ("activations", "models")
+            elif is_cpu:
+                path, parts = RECORD, ("layers", "compiled", "models")
             if not all(measured[part] for part in parts):
                 sys.exit(f"error: {sys.argv[1]} lacks a part; measure them all on one machine")
-            (RECORD if is_cpu else RECORD_OF_GPU).write_text(to_json(measured))
+            path.write_text(to_json(measured))
     for page, written in documented().items():
         page.write_text(written, "utf-8")
     plot(json.loads(RECORD.read_text()), ROOT / "docs" / "benchmark.png")
