@@ -14,7 +14,7 @@ from ...frameworks import run_record
 from ...frameworks.folders import last_checkpoint
 from ...frameworks.parent import command_line, ending_with_us
 from ...frameworks.run_record import EVALUATES, PLAIN, read
-from .comparison_plan import OWN_TEST, Plan
+from .comparison_plan import OWN_TEST, AnyPlan
 from .results import Value, main_metric
 
 #: Least number of seconds between two updates of the progress bar.
@@ -24,7 +24,7 @@ PAUSE = 1.0
 BAR = "{desc} {percentage:.0f}% of {total} runs |{bar}| {elapsed}, {remaining} left"
 
 
-def run_all(plan: Plan) -> None:
+def run_all(plan: AnyPlan) -> None:
     """Train and test all unfinished runs; a run that fails does not end the others.
 
     UserError if the first run that is tested lacks the metric to compare.
@@ -35,7 +35,9 @@ def run_all(plan: Plan) -> None:
         for done, (seed, norm) in enumerate(todo):
             bar.update(done - bar.n)
             bar.set_description(f"{norm}, seed {seed}")
-            if train(plan, norm, seed, bar):
+            if not train(plan, norm, seed, bar):
+                plan.check_found()
+            else:
                 for test in tests:
                     bar.set_description(f"{norm}, seed {seed}, {EVALUATES}")
                     evaluate(plan, norm, seed, test, bar)
@@ -46,7 +48,7 @@ def run_all(plan: Plan) -> None:
         bar.set_description("all runs")
 
 
-def train(plan: Plan, norm: str, seed: int, bar: tqdm) -> bool:
+def train(plan: AnyPlan, norm: str, seed: int, bar: tqdm) -> bool:
     """Train a run, or continue its training; return whether it is complete."""
     folder = plan.folder(norm, seed)
     if is_complete(folder) or has_diverged(folder):
@@ -60,7 +62,7 @@ def train(plan: Plan, norm: str, seed: int, bar: tqdm) -> bool:
     return is_complete(folder)
 
 
-def evaluate(plan: Plan, norm: str, seed: int, test: str, bar: tqdm | None = None) -> None:
+def evaluate(plan: AnyPlan, norm: str, seed: int, test: str, bar: tqdm | None = None) -> None:
     """Evaluate a trained run by a test, "" for the config's own, if it has no metrics yet."""
     folder = plan.folder(norm, seed)
     if metrics(plan, norm, seed, test):
@@ -112,13 +114,13 @@ def has_diverged(folder: Path) -> bool:
     return "diverged" in (read(folder) or {})
 
 
-def metrics(plan: Plan, norm: str, seed: int, test: str = "") -> dict[str, float]:
+def metrics(plan: AnyPlan, norm: str, seed: int, test: str = "") -> dict[str, float]:
     """Return the metrics of a run by a test; empty if there are none yet."""
     record = read(plan.folder(norm, seed, test)) or {}
     return record.get("metrics", {}).get(PLAIN, {}) if is_complete(plan.folder(norm, seed)) else {}
 
 
-def failure(plan: Plan, norm: str, seed: int, test: str = "") -> str | None:
+def failure(plan: AnyPlan, norm: str, seed: int, test: str = "") -> str | None:
     """Return why a run has no result by a test; None if it has one.
 
     A further test of a run that is not complete has no reason of its own.
@@ -138,7 +140,7 @@ def failure(plan: Plan, norm: str, seed: int, test: str = "") -> str | None:
     return f"failed: {lines[-1][:200] if lines else 'no output'}; see {log}"
 
 
-def collect(plan: Plan) -> list[Value]:
+def collect(plan: AnyPlan) -> list[Value]:
     """Return all metrics of all runs, and the failures."""
     values = []
     for norm in plan.norms:
