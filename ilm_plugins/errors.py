@@ -33,6 +33,7 @@ EXTRAS = {
     "scipy": "compare",
     "seaborn": "analysis",
     "sklearn": "analysis",
+    "submitit": "cluster",
     "tensorboard": "pix2pix",
     "torchmetrics": "pix2pix",
     "tqdm": "data",

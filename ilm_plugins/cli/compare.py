@@ -11,6 +11,7 @@ from ..experiments.compare import comparison_report as report
 from ..experiments.compare.compared_models import build_models
 from ..experiments.compare.comparison import compare
 from ..experiments.compare.comparison_plan import Plan, shown
+from ..experiments.compare.executors import Execution
 from ..frameworks.run_processes import available_gpus
 from . import exit_on_sigterm
 
@@ -22,6 +23,9 @@ def run(args: argparse.Namespace) -> int:
     """
     exit_on_sigterm()
     plan = plan_of(args)
+    execution = Execution(args.executor, args.jobs, args.slurm)
+    if not args.dry_run:
+        execution.check(plan.num_gpus)
     plan.register_datasets()
     print("keys that get the norm:")
     print(*(f"  {key}  {norm}" for key, norm in plan.places.items()), sep="\n")
@@ -39,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
                 print(shown(plan.training(norm, seed)))
         return 0
     command = shown(["compare", *args.argv])
-    results = compare(plan, models, command)
+    results = compare(plan, models, command, execution)
     print(report.markdown(results, command))
     return 0 if results.main else 1
 

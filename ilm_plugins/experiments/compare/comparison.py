@@ -8,10 +8,13 @@ from .compared_models import measured_steps
 from .comparison_plan import Plan
 from .comparison_plot import draw
 from .comparison_report import csv_of, markdown
+from .executors import Execution
 from .results import ModelSummary, Results, complete, main_metric, point_of
 
 
-def compare(plan: Plan, models: dict[str, ModelSummary], command: str) -> Results:
+def compare(
+    plan: Plan, models: dict[str, ModelSummary], command: str, execution: Execution
+) -> Results:
     """Run the missing runs, and write compare.md, compare.csv and compare.png; return the results.
 
     ``models`` is what :func:`.compared_models.build_models` returns; compare.md shows ``command``.
@@ -28,7 +31,7 @@ def compare(plan: Plan, models: dict[str, ModelSummary], command: str) -> Result
             described = starts.in_own_process(starts.write_starts, plan, state)
         elif state is not None:
             described = starts.write_starts(plan, state)
-        runs.run_all(plan)
+        runs.run_all(plan, execution)
         values = runs.collect(plan)
         metric = main_metric(values, plan.metric, plan.variants.main_metric())
         has_result = any(v.metric == metric and v.value is not None for v in values)
