@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
 
 def plan_of(args: argparse.Namespace) -> Plan:
     """Return the plan that options describe; UserError for options that contradict each other."""
+    if args.num_gpus is None and args.executor == "slurm":
+        raise UserError("--executor slurm needs --num-gpus, the GPUs of each run, 0 for the CPU")
     gpus = min(1, available_gpus()) if args.num_gpus is None else args.num_gpus
     if gpus == 0:
         # Before a framework is imported: wherever one sees a GPU, it picks CUDA.

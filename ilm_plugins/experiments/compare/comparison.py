@@ -1,8 +1,11 @@
 """A comparison from its plan to its results: starts, runs, and the files of the report."""
 
+from dataclasses import replace
+
 from ...checkpoints import write_text
 from ...frameworks.folders import make_folder
 from ...frameworks.lock import lock
+from ...frameworks.run_processes import available_gpus
 from . import runs, starts
 from .compared_models import measured_steps
 from .comparison_plan import Plan
@@ -27,10 +30,12 @@ def compare(
     plan.check_settings()
     with lock(plan.output):
         described = {}
-        if state is not None and plan.num_gpus:
-            described = starts.in_own_process(starts.write_starts, plan, state)
+        # A machine that submits jobs may have no GPU.
+        here = plan if available_gpus() else replace(plan, num_gpus=0)
+        if state is not None and here.num_gpus:
+            described = starts.in_own_process(starts.write_starts, here, state)
         elif state is not None:
-            described = starts.write_starts(plan, state)
+            described = starts.write_starts(here, state)
         runs.run_all(plan, execution)
         values = runs.collect(plan)
         metric = main_metric(values, plan.metric, plan.variants.main_metric())

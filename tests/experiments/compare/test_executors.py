@@ -11,8 +11,9 @@ import pytest
 pytest.importorskip("scipy", reason="needs scipy, of the extra ilm_plugins[compare]")
 
 from ilm_plugins.cli import parsers
+from ilm_plugins.cli.compare import plan_of
 from ilm_plugins.errors import UserError
-from ilm_plugins.experiments.compare import executors, tasks
+from ilm_plugins.experiments.compare import executors, slurm_jobs, tasks
 from ilm_plugins.experiments.compare.executors import Execution, Progress
 from ilm_plugins.experiments.compare.tasks import Step, Task
 from ilm_plugins.frameworks import run_record
@@ -200,7 +201,7 @@ class TestSlurm:
 
     def test_options_have_plain_types(self):
         words = ["timeout_min=60", "constraint=a100", "exclusive=True", "setup=module load cuda"]
-        found = executors.slurm_options(words, jobs=3, num_gpus=2)
+        found = slurm_jobs.slurm_options(words, jobs=3, num_gpus=2)
         expected = {
             "timeout_min": 60,
             "slurm_constraint": "a100",
@@ -216,13 +217,23 @@ class TestSlurm:
         "word, near", [("partitoin=gpu", "partition"), ("timeout=6", "timeout_min")]
     )
     def test_an_unknown_option_is_named_with_near_ones(self, word, near):
-        with pytest.raises(UserError, match=f"submitit does not know it; give .*{near}"):
+        with pytest.raises(UserError, match=f"these jobs have no such option; give .*{near}"):
             Execution("slurm", slurm=[word]).check(0)
+
+    def test_a_value_of_another_type_is_named(self):
+        with pytest.raises(UserError, match="--slurm timeout_min=1-00: '1-00' is no int; give one"):
+            Execution("slurm", slurm=["timeout_min=1-00"]).check(0)
 
     def test_a_machine_without_slurm_is_named(self, monkeypatch):
         monkeypatch.setenv("PATH", "/nowhere")
         with pytest.raises(UserError, match="this machine has no sbatch or srun"):
             Execution("slurm").check(0)
+
+
+def test_slurms_runs_need_a_number_of_gpus():
+    """The machine that submits jobs does not tell it."""
+    with pytest.raises(UserError, match="--executor slurm needs --num-gpus"):
+        plan_of(parsers.compare(["c.py", "GN", "EN", "--executor", "slurm"]))
 
 
 def test_without_submitit_its_extra_is_named(monkeypatch):
