@@ -99,9 +99,8 @@ class Progress:
             parts.append(part)
             names.append(name)
         more = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
-        self._show(
-            self._ended + sum(parts), "; ".join([*names[:NAMED], *more, *filter(None, [waiting])])
-        )
+        texts = [*names[:NAMED], *more, *filter(None, [waiting])]
+        self._show(self._ended + sum(parts), "; ".join(texts))
 
     def _show(self, done: float, text: str) -> None:
         if self.bar.desc != (shown := f"{text}: "):
@@ -127,8 +126,8 @@ def run_locally(
                 running.remove(run)
                 free.append(run.variables)
                 progress.end(run.task)
-            progress.show([run.task for run in running])
-            if not ended:
+            if running and not ended:
+                progress.show([run.task for run in running])
                 time.sleep(tasks.PAUSE)
     finally:
         for run in running:

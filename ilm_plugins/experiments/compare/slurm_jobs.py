@@ -87,11 +87,11 @@ def run_by(executor: "Executor", todo: Sequence[Task], ids: Path, progress: "Pro
         raise UserError(f"no jobs were submitted: {one_line(error)}; correct --slurm") from error
     jobs |= dict(zip([task.name for task in new], submitted, strict=True))
     running = [task for task in todo if task.name in jobs]
-    for task in todo:
-        if task not in running:
-            progress.end(task)
     try:
         write_text(ids, json.dumps({name: job.job_id for name, job in jobs.items()}, indent=1))
+        for task in todo:
+            if task not in running:
+                progress.end(task)
         while running:
             for task in [task for task in running if jobs[task.name].done()]:
                 running.remove(task)
