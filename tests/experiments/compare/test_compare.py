@@ -24,7 +24,7 @@ from mmengine.evaluator import BaseMetric
 from ilm_plugins.__main__ import main
 from ilm_plugins.cli import parsers
 from ilm_plugins.errors import UserError
-from ilm_plugins.experiments.compare import compared_models, runs, starts, tasks
+from ilm_plugins.experiments.compare import compared_models, comparison, runs, starts, tasks
 from ilm_plugins.experiments.compare.comparison_plan import Plan
 from ilm_plugins.experiments.compare.executors import Execution, Progress
 from ilm_plugins.frameworks import open_config, run_record
@@ -762,6 +762,17 @@ def test_starts_are_the_same_in_a_process_of_their_own(config, tmp_path):
     state = starts.read_weights(Path("bn.pth"))
     found = starts.in_own_process(starts.write_starts, plans[0], state)
     assert found == starts.write_starts(plans[1], state) == {"BN": "the same", EN: "the same"}
+
+
+def test_starts_are_written_where_there_is_no_gpu(config, tmp_path, monkeypatch):
+    """As on a machine that submits jobs to others with GPUs."""
+    monkeypatch.setattr(runs, "run_all", lambda *_: None)
+    words = variants(open_config(config)).norm("model.backbone.norm_cfg", "BN")
+    torch.save({"state_dict": open_config(config, words).build_model().state_dict()}, "bn.pth")
+    place = ["model.backbone.norm_cfg"]
+    plan = Plan(config, ["BN", EN], [0], tmp_path / "out", place, Path("bn.pth"), num_gpus=1)
+    comparison.compare(plan, compared_models.build_models(plan), "", Execution())
+    assert plan.start(EN).is_file()
 
 
 @pytest.mark.wide

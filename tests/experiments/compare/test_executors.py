@@ -160,6 +160,7 @@ def test_the_bar_has_the_sum_of_all_runs(fakes):
     assert shown[0] == "b, seed 0; c, seed 0; d, seed 0; 2 more: "
 
 
+@pytest.mark.filterwarnings("ignore:.ilm_plugins.__main__. found:RuntimeWarning")  # imported here
 def test_debug_runs_in_this_process(tmp_path, capsys):
     step = Step(["make-shapes", "--num-training", "nine"], tmp_path)
     run([Task("a", 0, step)], executor="debug")
