@@ -11,6 +11,7 @@ from ..experiments.compare import comparison_report as report
 from ..experiments.compare.compared_models import build_models
 from ..experiments.compare.comparison import compare
 from ..experiments.compare.comparison_plan import Plan, shown
+from ..experiments.compare.executors import Execution
 from ..experiments.compare.results import ModelSummary
 from ..experiments.compare.script_metric import EXAMPLE, ScriptMetric
 from ..experiments.compare.script_plan import ScriptPlan
@@ -26,6 +27,9 @@ def run(args: argparse.Namespace) -> int:
     exit_on_sigterm()
     is_script = args.command is not None
     plan = script_plan_of(args) if is_script else plan_of(args)
+    execution = Execution(args.executor, args.jobs, args.slurm)
+    if not args.dry_run:
+        execution.check(plan.num_gpus)
     models = {} if is_script else checked_models(plan)
     if args.dry_run:
         for seed in plan.seeds:
@@ -33,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
                 print(plan.shown(norm, seed))
         return 0
     command = shown(["compare", *args.argv])
-    results = compare(plan, models, command)
+    results = compare(plan, models, command, execution)
     print(report.markdown(results, command))
     return 0 if results.main else 1
 
@@ -69,6 +73,8 @@ def script_plan_of(args: argparse.Namespace) -> ScriptPlan:
 
 def gpus_of(args: argparse.Namespace) -> int:
     """Return the number of GPUs of a run; for 0, hide all of them."""
+    if args.num_gpus is None and args.executor == "slurm":
+        raise UserError("--executor slurm needs --num-gpus, the GPUs of each run, 0 for the CPU")
     gpus = min(1, available_gpus()) if args.num_gpus is None else args.num_gpus
     if gpus == 0:
         # Before a framework is imported: wherever one sees a GPU, it picks CUDA.

@@ -207,6 +207,12 @@ def compare(argv: Sequence[str]) -> Namespace:
     what = "say which norms are equivalent to the first within M points, 1 or .01 of a fraction"
     add("--margin", type=_points, metavar="M", help=what)
     add("--num-gpus", type=int, metavar="N", help="GPUs of each run; default: 1 if any")
+    what = "runs at a time, each with GPUs or CPU cores of its own; default: 1"
+    add("--jobs", type=_positive, default=1, metavar="N", help=what)
+    what = "this machine, Slurm's queue, or this process, for a debugger; default: local"
+    add("--executor", choices=("local", "slurm", "debug"), default="local", help=what)
+    what = "with --executor slurm: submitit's options, such as partition=gpu timeout_min=600"
+    add("--slurm", nargs="+", default=(), metavar="KEY=VALUE", help=what)
     what = "default: output/compare/ and the config's name"
     add("--output", type=_user_path, metavar="DIR", help=what)
     add("--dry-run", action="store_true", help="only print the command of each run")
@@ -239,11 +245,14 @@ def run_script(argv: Sequence[str]) -> Namespace:
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split a command line before its first override, KEY=VALUE or KEY VALUE with dots in KEY."""
-    after_at, values = False, 0
+    """Split a command line before its first override, KEY=VALUE or KEY VALUE with dots in KEY.
+
+    After --slurm, only a KEY with dots begins the overrides.
+    """
+    after, values = "", 0
     for i, argument in enumerate(argv):
         if argument.startswith("-"):
-            after_at, values = argument == "--at", VALUES.get(argument, 0)
+            after, values = argument, VALUES.get(argument, 0)
             continue
         if values:
             values -= 1
@@ -251,7 +260,10 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         followed = i + 1 < len(argv) and not argv[i + 1].startswith("--")
         # An argument after --at is a place, unless a value follows.
         is_key = YAML_KEY.fullmatch(argument) and followed and not YAML_KEY.fullmatch(argv[i + 1])
-        if OVERRIDE.match(argument) or (is_key if after_at else YAML_KEY.fullmatch(argument)):
+        is_override = OVERRIDE.match(argument)
+        if after == "--slurm":
+            is_override = is_override and "." in argument.partition("=")[0]
+        if is_override or (is_key if after == "--at" else YAML_KEY.fullmatch(argument)):
             return [*argv[:i]], [*argv[i:]]
     return [*argv], []
 

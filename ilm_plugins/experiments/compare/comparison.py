@@ -1,17 +1,23 @@
 """A comparison from its plan to its results: starts, runs, and the files of the report."""
 
+from dataclasses import replace
+
 from ...checkpoints import write_text
 from ...frameworks.folders import make_folder
 from ...frameworks.lock import lock
+from ...frameworks.run_processes import available_gpus
 from . import runs, starts
 from .compared_models import measured_steps
 from .comparison_plan import AnyPlan
 from .comparison_plot import draw
 from .comparison_report import csv_of, markdown
+from .executors import Execution
 from .results import ModelSummary, Results, complete, main_metric, point_of
 
 
-def compare(plan: AnyPlan, models: dict[str, ModelSummary], command: str) -> Results:
+def compare(
+    plan: AnyPlan, models: dict[str, ModelSummary], command: str, execution: Execution
+) -> Results:
     """Run the missing runs, and write compare.md, compare.csv and compare.png; return the results.
 
     ``models`` is what :func:`.compared_models.build_models` returns, empty for scripts; compare.md
@@ -25,12 +31,14 @@ def compare(plan: AnyPlan, models: dict[str, ModelSummary], command: str) -> Res
     plan.check_settings()
     with lock(plan.output):
         described = {}
-        if state is not None and plan.num_gpus:
-            described = starts.in_own_process(starts.write_starts, plan, state)
+        # A machine that submits jobs may have no GPU.
+        here = plan if available_gpus() else replace(plan, num_gpus=0)
+        if state is not None and here.num_gpus:
+            described = starts.in_own_process(starts.write_starts, here, state)
         elif state is not None:
-            described = starts.write_starts(plan, state)
+            described = starts.write_starts(here, state)
         plan.prepare()
-        runs.run_all(plan)
+        runs.run_all(plan, execution)
         return report(plan, models, command, described)
 
 

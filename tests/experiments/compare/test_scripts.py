@@ -16,7 +16,7 @@ from ilm_plugins.__main__ import main
 from ilm_plugins.cli import parsers
 from ilm_plugins.cli.compare import plan_of
 from ilm_plugins.errors import UserError
-from ilm_plugins.experiments.compare import runs, script_run
+from ilm_plugins.experiments.compare import runs, script_run, tasks
 from ilm_plugins.experiments.compare.script_metric import ScriptMetric
 from ilm_plugins.experiments.compare.script_plan import ScriptPlan
 from ilm_plugins.frameworks import run_record
@@ -41,13 +41,14 @@ def started(monkeypatch, tmp_path):
     """The commands that were started, in a folder with a script."""
     commands = []
 
-    def start(words, file):
+    def start(words, file, variables):
         commands.append(shlex.join(words))
-        return fresh.Process(command_line(words), stdout=file, stderr=file)
+        env = {**os.environ, **variables}
+        return fresh.Process(command_line(words), stdout=file, stderr=file, env=env)
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as --num-gpus 0 sets it
-    monkeypatch.setattr(runs, "start", start)
-    monkeypatch.setattr(runs, "PAUSE", 0.05)
+    monkeypatch.setattr(tasks, "start", start)
+    monkeypatch.setattr(tasks, "PAUSE", 0.05)
     monkeypatch.chdir(tmp_path)
     Path("train.py").write_text(TRAIN)
     return commands
@@ -81,6 +82,17 @@ def test_a_script_is_compared(started, capsys):
     record = run_record.read("out/EN/seed0")
     assert (record["seed"], record["metrics"]) == (0, {"": {"top1": 72.5}})
     assert Path("out/EN/seed0.log").read_text().endswith("learning\n")
+
+
+def test_scripts_run_at_the_same_time(started):
+    """Each waits for the other."""
+    Path("train.py").write_text(
+        "import os, sys, time\nopen(sys.argv[1], 'w')\nend = time.monotonic() + 60\n"
+        "while not (os.path.exists('BN') and os.path.exists('EN')):\n"
+        f"    assert time.monotonic() < end\n    time.sleep(0.02){TRAIN}"
+    )
+    assert compare("BN", "EN", "--jobs", "2") == 0
+    assert run_record.read("out/EN/seed0")["metrics"] == {"": {"top1": 72.5}}
 
 
 def test_a_run_that_fails_is_a_row_and_starts_again(started):
