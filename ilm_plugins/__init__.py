@@ -7,7 +7,8 @@ from .configs import get_config_file
 from .frameworks import install_import_hooks, register
 from .version import __version__ as __version__
 
-if TYPE_CHECKING:  # __getattr__ imports these, which need torch, on first use
+if TYPE_CHECKING:  # __getattr__ imports these, most of which need torch, on first use
+    from .experiments.compare.function_runs import compare
     from .layers import (
         NORMS,
         AssocNorm,
@@ -34,6 +35,7 @@ __all__ = [
     "ILMLayerNorm",
     "SparseSwitchNorm",
     "SwitchNorm",
+    "compare",
     "freeze",
     "get_config_file",
     "parameter_groups",
@@ -44,14 +46,16 @@ __all__ = [
 
 #: Subpackages that need no import of their own.
 _SUBPACKAGES = ("layers", "ops", "surgery")
+#: Name -> the module that has it, where that is not ``layers``.
+_MODULES = {"compare": "experiments.compare.function_runs", "use_backend": "ops"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _SUBPACKAGES:
         return import_module(f".{name}", __name__)
     if name in __all__:
-        package = "ops" if name == "use_backend" else "layers"
-        return getattr(import_module(f".{package}", __name__), name)
+        module = _MODULES.get(name, "layers")
+        return getattr(import_module(f".{module}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

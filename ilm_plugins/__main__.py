@@ -16,7 +16,7 @@ from .trust import loading
 #: Command -> the extra with the packages that it needs, and what it does.
 COMMANDS = {
     "train": ("", "train or evaluate a config of detectron2 or OpenMMLab"),
-    "compare": ("compare", "train a config with several norms, and say what differs"),
+    "compare": ("compare", "train with several norms, and say what differs"),
     "convert": ("data", "convert the norms of a checkpoint, and back"),
     "analyze": ("analysis", "tables and pictures of what layers have learned"),
     "reproduce": ("reproduction", "the papers' tables: list, run, report"),
@@ -25,7 +25,8 @@ COMMANDS = {
     "demo": ("data", "train small detectors on shapes, and show what they find"),
 }
 
-
+#: Commands that other commands start.
+INTERNAL = {"run-script": ("compare", "a run of compare --command")}
 #: Command -> how to continue after Ctrl-C.
 CONTINUING = {
     "train": "the same command with --resume continues from the last checkpoint",
@@ -39,7 +40,8 @@ def main(argv: Sequence[str]) -> int:
 
     Ctrl-C ends it with one line, and status 130.
     """
-    chosen = parser().parse_args(argv[:1]).command
+    is_internal = bool(argv) and argv[0] in INTERNAL
+    chosen = argv[0] if is_internal else parser().parse_args(argv[:1]).command
     try:
         return run(chosen, argv)
     except KeyboardInterrupt:
@@ -60,14 +62,15 @@ def run(chosen: str | None, argv: Sequence[str]) -> int:
         print(f"commands     {', '.join(COMMANDS)}; --help says what each does")
         return 0
     # --help and mistakes in options end here, before torch is imported.
-    plain = parsers.new_parser(COMMANDS[chosen][1], chosen).parse_args  # without options
+    extra, does = (COMMANDS | INTERNAL)[chosen]
+    plain = parsers.new_parser(does, chosen).parse_args  # without options
     args = getattr(parsers, chosen.replace("-", "_"), plain)(argv[1:])
     try:
         module = command_module(chosen)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("ilm_plugins"):
             raise
-        return fail(missing(f"the command {chosen}", error, COMMANDS[chosen][0]))
+        return fail(missing(f"the command {chosen}", error, extra))
     except UserError as error:  # such as an unknown backend in the environment
         return fail(error)
     try:

@@ -34,6 +34,7 @@ EXTRAS = {
     "seaborn": "analysis",
     "sklearn": "analysis",
     "statsmodels": "compare",
+    "submitit": "cluster",
     "tensorboard": "pix2pix",
     "torchmetrics": "pix2pix",
     "tqdm": "data",

@@ -40,6 +40,9 @@ class Process:
     def poll(self):
         return self._process.exitcode
 
+    def terminate(self):
+        self._process.terminate()
+
     def wait(self, timeout=None):
         self._process.join(timeout)
         return self.poll()

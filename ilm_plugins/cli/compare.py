@@ -1,4 +1,4 @@
-"""The command ``compare``: train one config with several norms, and report their differences."""
+"""The command ``compare``: train a config or a script with several norms; report differences."""
 
 import argparse
 import os
@@ -11,6 +11,10 @@ from ..experiments.compare import comparison_report as report
 from ..experiments.compare.compared_models import build_models
 from ..experiments.compare.comparison import compare
 from ..experiments.compare.comparison_plan import Plan, shown
+from ..experiments.compare.executors import Execution
+from ..experiments.compare.results import ModelSummary
+from ..experiments.compare.script_metric import EXAMPLE, ScriptMetric
+from ..experiments.compare.script_plan import ScriptPlan
 from ..frameworks.run_processes import available_gpus
 from . import exit_on_sigterm
 
@@ -21,7 +25,25 @@ def run(args: argparse.Namespace) -> int:
     Return the exit status, 1 if no run has a result.
     """
     exit_on_sigterm()
-    plan = plan_of(args)
+    is_script = args.command is not None
+    plan = script_plan_of(args) if is_script else plan_of(args)
+    execution = Execution(args.executor, args.jobs, args.slurm)
+    if not args.dry_run:
+        execution.check(plan.num_gpus)
+    models = {} if is_script else checked_models(plan)
+    if args.dry_run:
+        for seed in plan.seeds:
+            for norm in plan.norms:
+                print(plan.shown(norm, seed))
+        return 0
+    command = shown(["compare", *args.argv])
+    results = compare(plan, models, command, execution)
+    print(report.markdown(results, command))
+    return 0 if results.main else 1
+
+
+def checked_models(plan: Plan) -> dict[str, ModelSummary]:
+    """Print what a config's comparison compares; UserError for mistakes in it."""
     plan.register_datasets()
     print("keys that get the norm:")
     print(*(f"  {key}  {norm}" for key, norm in plan.places.items()), sep="\n")
@@ -33,23 +55,36 @@ def run(args: argparse.Namespace) -> int:
     plan.check_folders()
     plan.check_tests()
     plan.check_metric()
-    if args.dry_run:
-        for seed in plan.seeds:
-            for norm in plan.norms:
-                print(shown(plan.training(norm, seed)))
-        return 0
-    command = shown(["compare", *args.argv])
-    results = compare(plan, models, command)
-    print(report.markdown(results, command))
-    return 0 if results.main else 1
+    return models
 
 
-def plan_of(args: argparse.Namespace) -> Plan:
-    """Return the plan that options describe; UserError for options that contradict each other."""
+def script_plan_of(args: argparse.Namespace) -> ScriptPlan:
+    """Return the plan that ``--command`` describes."""
+    if args.metric is None:
+        raise UserError(f"--command needs --metric NAME:FILE[:RULE], such as {EXAMPLE}")
+    source, gpus = ScriptMetric.of(args.metric), gpus_of(args)
+    if args.lower_is_better and source.rule == "max":
+        raise UserError("--lower-is-better contradicts the rule max; give the rule min or last")
+    higher = not args.lower_is_better and source.rule != "min"
+    names = "command", "norms", "seeds", "output", "margin"
+    given = {name: getattr(args, name) for name in names}
+    return ScriptPlan(**given, source=source, num_gpus=gpus, higher_is_better=higher)
+
+
+def gpus_of(args: argparse.Namespace) -> int:
+    """Return the number of GPUs of a run; for 0, hide all of them."""
+    if args.num_gpus is None and args.executor == "slurm":
+        raise UserError("--executor slurm needs --num-gpus, the GPUs of each run, 0 for the CPU")
     gpus = min(1, available_gpus()) if args.num_gpus is None else args.num_gpus
     if gpus == 0:
         # Before a framework is imported: wherever one sees a GPU, it picks CUDA.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    return gpus
+
+
+def plan_of(args: argparse.Namespace) -> Plan:
+    """Return the plan that options describe; UserError for options that contradict each other."""
+    gpus = gpus_of(args)
     if len({name for name, _ in args.test}) < len(args.test):
         raise UserError("two --test have the same name; give each another name")
     overrides_of_norm = defaultdict(list)
@@ -64,5 +99,6 @@ def plan_of(args: argparse.Namespace) -> Plan:
         tests={name: resolve(config) for name, config in args.test},
         overrides_of_norm=dict(overrides_of_norm),
         num_gpus=gpus,
+        higher_is_better=not args.lower_is_better,
         **{name: getattr(args, name) for name in names},
     )

@@ -25,7 +25,7 @@ MEASURES = {
 OVERRIDE = re.compile(r"\w+(\.\w+)*=")
 #: Option of ``compare`` -> its number of values, which may look like overrides.
 VALUES = {"--for": 2, "--test": 2} | dict.fromkeys(
-    ("--weights", "--metric", "--margin", "--num-gpus", "--output"), 1
+    ("--command", "--weights", "--metric", "--margin", "--num-gpus", "--output"), 1
 )
 #: A key of a yaml config.
 YAML_KEY = re.compile(r"[A-Z0-9_]+(\.[A-Z0-9_]+)+")
@@ -172,12 +172,17 @@ def reproduce(argv: Sequence[str]) -> Namespace:
 def compare(argv: Sequence[str]) -> Namespace:
     """Arguments from the first override on are ``overrides``; ``argv`` are all arguments."""
     p = new_parser(
-        "Train a config with several norms and seeds, and compare them with the first norm.\n"
+        "Train a config or a script with several norms and seeds, and compare the norms.\n"
         "The same command continues what was stopped; more norms or seeds are added.",
         "compare ilm_plugins://shapes/mask_rcnn_R_18_FPN_gn.yaml GN ILMGN \\\n"
         "    --at MODEL.ROI_BOX_HEAD.NORM --seeds 0 1 2 SOLVER.MAX_ITER 100",
+        "compare bn gn --seeds 0 1 2 --metric top1:results.json --command \\\n"
+        '    "python train.py --norm {norm} --seed {seed} --output {output}"',
     )
-    p.usage = "%(prog)s CONFIG NORM NORM ... [options] [KEY VALUE | KEY=VALUE ...]"
+    p.usage = (
+        "%(prog)s CONFIG NORM NORM ... [options] [KEY VALUE | KEY=VALUE ...]\n"
+        "       %(prog)s --command COMMAND NORM NORM ... --metric NAME:FILE[:RULE] [options]"
+    )
     add = p.add_argument
     add("config", metavar="CONFIG", help="of detectron2 or MMEngine, as for the command train")
     what = "a norm such as EN, GN or 'ILMGN(hidden=3)'; as-is: the config's own norms"
@@ -192,10 +197,22 @@ def compare(argv: Sequence[str]) -> Namespace:
     what = "overrides for one norm, such as its learning rate, as one argument; can be given again"
     pair = {"nargs": 2, "metavar": ("NORM", "OVERRIDES")}
     add("--for", action="append", default=[], dest="overrides_of_norm", help=what, **pair)
-    add("--metric", metavar="NAME", help="to compare; default: save_best, mIoU or the first")
+    what = "a training script's command, with {norm}, {seed} and {output}, in place of CONFIG"
+    add("--command", metavar="COMMAND", help=what)
+    what = "to compare; default: save_best, mIoU or the first. With --command, NAME:FILE[:RULE]: "
+    what += "a FILE in {output} (.json, .jsonl, .csv, text); RULE last, max or min"
+    add("--metric", metavar="NAME", help=what)
+    what = "as of a loss; the rule min implies it"
+    add("--lower-is-better", action="store_true", help=what)
     what = "say which norms are equivalent to the first within M points, 1 or .01 of a fraction"
     add("--margin", type=_points, metavar="M", help=what)
     add("--num-gpus", type=int, metavar="N", help="GPUs of each run; default: 1 if any")
+    what = "runs at a time, each with GPUs or CPU cores of its own; default: 1"
+    add("--jobs", type=_positive, default=1, metavar="N", help=what)
+    what = "this machine, Slurm's queue, or this process, for a debugger; default: local"
+    add("--executor", choices=("local", "slurm", "debug"), default="local", help=what)
+    what = "with --executor slurm: submitit's options, such as partition=gpu timeout_min=600"
+    add("--slurm", nargs="+", default=(), metavar="KEY=VALUE", help=what)
     what = "default: output/compare/ and the config's name"
     add("--output", type=_user_path, metavar="DIR", help=what)
     add("--dry-run", action="store_true", help="only print the command of each run")
@@ -204,16 +221,38 @@ def compare(argv: Sequence[str]) -> Namespace:
     if late := [override for override in overrides if override.startswith("--")]:
         p.error(f"{late[0]} comes after an override; give options before overrides")
     args = p.parse_args(options, Namespace(overrides=overrides, argv=[*argv]))
-    args.output = args.output or Path("output/compare", Path(args.config).stem)
+    name = args.config
+    if args.command is not None:
+        of_configs = {name: f"--{name}" for name in ("at", "weights", "test", "unsafe")}
+        of_configs |= {"overrides_of_norm": "--for", "overrides": " ".join(overrides)}
+        if wrong := [shown for name, shown in of_configs.items() if getattr(args, name)]:
+            p.error(f"{wrong[0]} is for a CONFIG; write it into --command, or leave it out")
+        args.norms.insert(0, args.config)
+        name = next((word for word in args.command.split() if word.endswith(".py")), "script")
+    args.output = args.output or Path("output/compare", Path(name).stem)
     return args
 
 
+def run_script(argv: Sequence[str]) -> Namespace:
+    """A run of ``compare --command``: the words of the script's command come after ``--``."""
+    end = argv.index("--")
+    p = new_parser("A run of compare --command.")
+    p.add_argument("folder", type=Path)
+    p.add_argument("--metric", required=True)
+    p.add_argument("--seed", type=int, required=True)
+    p.add_argument("--num-gpus", type=int, required=True)
+    return p.parse_args(argv[:end], Namespace(words=[*argv[end + 1 :]]))
+
+
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split a command line before its first override, KEY=VALUE or KEY VALUE with dots in KEY."""
-    after_at, values = False, 0
+    """Split a command line before its first override, KEY=VALUE or KEY VALUE with dots in KEY.
+
+    After --slurm, only a KEY with dots begins the overrides.
+    """
+    after, values = "", 0
     for i, argument in enumerate(argv):
         if argument.startswith("-"):
-            after_at, values = argument == "--at", VALUES.get(argument, 0)
+            after, values = argument, VALUES.get(argument, 0)
             continue
         if values:
             values -= 1
@@ -221,7 +260,10 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         followed = i + 1 < len(argv) and not argv[i + 1].startswith("--")
         # An argument after --at is a place, unless a value follows.
         is_key = YAML_KEY.fullmatch(argument) and followed and not YAML_KEY.fullmatch(argv[i + 1])
-        if OVERRIDE.match(argument) or (is_key if after_at else YAML_KEY.fullmatch(argument)):
+        is_override = OVERRIDE.match(argument)
+        if after == "--slurm":
+            is_override = is_override and "." in argument.partition("=")[0]
+        if is_override or (is_key if after == "--at" else YAML_KEY.fullmatch(argument)):
             return [*argv[:i]], [*argv[i:]]
     return [*argv], []
 

@@ -1,20 +1,27 @@
 """A comparison from its plan to its results: starts, runs, and the files of the report."""
 
+from dataclasses import replace
+
 from ...checkpoints import write_text
 from ...frameworks.folders import make_folder
 from ...frameworks.lock import lock
+from ...frameworks.run_processes import available_gpus
 from . import runs, starts
 from .compared_models import measured_steps
-from .comparison_plan import Plan
+from .comparison_plan import AnyPlan
 from .comparison_plot import draw
 from .comparison_report import csv_of, markdown
+from .executors import Execution
 from .results import ModelSummary, Results, complete, main_metric, point_of
 
 
-def compare(plan: Plan, models: dict[str, ModelSummary], command: str) -> Results:
+def compare(
+    plan: AnyPlan, models: dict[str, ModelSummary], command: str, execution: Execution
+) -> Results:
     """Run the missing runs, and write compare.md, compare.csv and compare.png; return the results.
 
-    ``models`` is what :func:`.compared_models.build_models` returns; compare.md shows ``command``.
+    ``models`` is what :func:`.compared_models.build_models` returns, empty for scripts; compare.md
+    shows ``command``.
     """
     make_folder(plan.output)
     state = None
@@ -24,29 +31,40 @@ def compare(plan: Plan, models: dict[str, ModelSummary], command: str) -> Result
     plan.check_settings()
     with lock(plan.output):
         described = {}
-        if state is not None and plan.num_gpus:
-            described = starts.in_own_process(starts.write_starts, plan, state)
+        # A machine that submits jobs may have no GPU.
+        here = plan if available_gpus() else replace(plan, num_gpus=0)
+        if state is not None and here.num_gpus:
+            described = starts.in_own_process(starts.write_starts, here, state)
         elif state is not None:
-            described = starts.write_starts(plan, state)
-        runs.run_all(plan)
-        values = runs.collect(plan)
-        metric = main_metric(values, plan.metric, plan.variants.main_metric())
-        has_result = any(v.metric == metric and v.value is not None for v in values)
-        results = Results(
-            norms=plan.norms,
-            values=complete(values, metric),
-            metric=metric,
-            point=plan.variants.opened.point(metric) or point_of(values, metric),
-            margin=plan.margin,
-            starts=described,
-            unconverted=plan.unconverted,
-            models=models,
-            # Without a result, reading the training set may fail here, too.
-            steps=measured_steps(plan) if has_result else {},
-            overrides_of_norm=plan.overrides_of_norm,
-        )
-        write_text(plan.output / "compare.md", markdown(results, command))
-        write_text(plan.output / "compare.csv", csv_of(results))
-        if has_result:
-            draw(results, plan.output / "compare.png")
+            described = starts.write_starts(here, state)
+        plan.prepare()
+        runs.run_all(plan, execution)
+        return report(plan, models, command, described)
+
+
+def report(
+    plan: AnyPlan, models: dict[str, ModelSummary], command: str, described: dict[str, str]
+) -> Results:
+    """Write the files of the report on all runs; return the results."""
+    values = runs.collect(plan)
+    metric = main_metric(values, plan.metric, plan.best_metric())
+    has_result = any(v.metric == metric and v.value is not None for v in values)
+    results = Results(
+        norms=plan.norms,
+        values=complete(values, metric),
+        metric=metric,
+        point=plan.point(metric) or point_of(values, metric),
+        margin=plan.margin,
+        higher_is_better=plan.higher_is_better,
+        starts=described,
+        unconverted=plan.unconverted,
+        models=models,
+        # Without a result, reading the training set may fail here, too.
+        steps=measured_steps(plan) if models and has_result else {},
+        overrides_of_norm=plan.overrides_of_norm,
+    )
+    write_text(plan.output / "compare.md", markdown(results, command))
+    write_text(plan.output / "compare.csv", csv_of(results))
+    if has_result:
+        draw(results, plan.output / "compare.png")
     return results

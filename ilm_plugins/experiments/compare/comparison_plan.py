@@ -4,12 +4,13 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ...checkpoints import write_text
@@ -27,9 +28,78 @@ SETTINGS = "compare.json"
 DIGEST = "--weights, SHA-256"
 
 
+class AnyPlan:
+    """What all comparisons have: norms and seeds, a folder for each run, settings.
+
+    ``training`` returns the arguments of a command of the package that trains a run, which writes
+    the run's record.
+    """
+
+    norms: Sequence[str]
+    seeds: Sequence[int]
+    output: Path
+    metric: str | None = None
+    #: Points of the metric within which the report calls norms equivalent.
+    margin: float | None = None
+    higher_is_better: bool = True
+    weights: Path | None = None
+    tests: Mapping[str, str] = MappingProxyType({})
+    overrides_of_norm: Mapping[str, Sequence[str]] = MappingProxyType({})
+    unconverted: str | None = None
+
+    def check_runs(self) -> None:
+        """Raise UserError if two runs would have one folder."""
+        names = [folder_name(norm) for norm in self.norms]
+        for norm, name in zip(self.norms, names, strict=True):
+            if names.count(name) > 1:
+                raise UserError(f"norm {norm!r} is given twice; give each norm once")
+        if len({*self.seeds}) < len(self.seeds):
+            raise UserError(f"--seeds {' '.join(map(str, self.seeds))}: give each seed once")
+
+    def folder(self, norm: str, seed: int, test: str = "") -> Path:
+        """Return the folder of a run, or of its evaluation by a further test."""
+        return self.output / folder_name(norm) / f"seed{seed}" / test
+
+    def best_metric(self) -> str | None:
+        """Return the metric to compare where ``metric`` does not name one."""
+        return None
+
+    def point(self, metric: str) -> float | None:
+        """Return a point of a metric, .01 of a fraction or a loss; None for an unknown unit."""
+        return None if self.higher_is_better else 0.01
+
+    def prepare(self) -> None:
+        """Do what comes before the runs, in the locked folder."""
+
+    def check_found(self) -> None:
+        """Raise UserError if runs have ended, but none with a result that can be read."""
+
+    def check_settings(self) -> None:
+        """Save the settings; raise UserError, which names one, if the folder has other settings."""
+        settings = as_json(self._settings())
+        path = self.output / SETTINGS
+        if path.is_file():
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+            # A norm or a test may be added, or left out this time; earlier releases wrote no
+            # digest.
+            not_compared = {
+                key
+                for key in earlier.keys() ^ settings.keys()
+                if key.startswith(("--for ", "--test ")) or key == DIGEST
+            }
+            if found := _first_difference(earlier, settings, not_compared):
+                key, before, now = found
+                raise UserError(
+                    f"{self.output} was begun with {key} = {before!r}, not {now!r}; give the "
+                    "same, or another --output"
+                )
+            settings = earlier | settings
+        write_text(path, json.dumps(settings, indent=1))
+
+
 @dataclass(frozen=True)
-class Plan:
-    """A comparison as its command describes it; the first norm is the baseline."""
+class Plan(AnyPlan):
+    """A comparison of norms in a config; the first norm is the baseline."""
 
     config: str
     norms: Sequence[str]
@@ -44,20 +114,15 @@ class Plan:
     #: Norm -> overrides that only its runs have.
     overrides_of_norm: dict[str, Sequence[str]] = field(default_factory=dict)
     metric: str | None = None
-    #: Points of the metric within which the report calls norms equivalent.
     margin: float | None = None
+    higher_is_better: bool = True
     num_gpus: int = 0
     overrides: Sequence[str] = ()
     #: Whether checkpoints and yaml configs may run code.
     unsafe: bool = False
 
     def __post_init__(self) -> None:
-        names = [folder_name(norm) for norm in self.norms]
-        for norm, name in zip(self.norms, names, strict=True):
-            if names.count(name) > 1:
-                raise UserError(f"norm {norm!r} is given twice; give each norm once")
-        if len({*self.seeds}) < len(self.seeds):
-            raise UserError(f"--seeds {' '.join(map(str, self.seeds))}: give each seed once")
+        self.check_runs()
         if unknown := [norm for norm in self.overrides_of_norm if norm not in self.norms]:
             raise UserError(f"--for {unknown[0]!r}: give one of {', '.join(self.norms)}")
         for name in self.tests:
@@ -109,10 +174,6 @@ class Plan:
         overrides = [*self.overrides, *self.norm_overrides(norm)]
         return open_config(self.config, overrides, device or self.device)
 
-    def folder(self, norm: str, seed: int, test: str = "") -> Path:
-        """Return the folder of a run, or of its evaluation by a further test."""
-        return self.output / folder_name(norm) / f"seed{seed}" / test
-
     def start(self, norm: str) -> Path:
         """Return the checkpoint from which the runs of a norm start."""
         return self.output / folder_name(norm) / "weights.pth"
@@ -123,6 +184,10 @@ class Plan:
         if self.weights is not None:
             places["weights"] = self.start(norm)
         return self._train(self.config, norm, ["--resume"], places)
+
+    def shown(self, norm: str, seed: int) -> str:
+        """Return the command line of a run for a shell."""
+        return shown(self.training(norm, seed))
 
     def evaluation(self, norm: str, seed: int, test: str, checkpoint: Path) -> list[str]:
         """Return the arguments that evaluate a checkpoint; the test "" is the config's own."""
@@ -191,27 +256,11 @@ class Plan:
         if not any(fnmatchcase(f"/{self.metric}", f"*/{ending}") for ending in endings):
             raise UserError(f"--metric {self.metric!r}: the test has {', '.join(names)}; give one")
 
-    def check_settings(self) -> None:
-        """Save the settings; raise UserError, which names one, if the folder has other settings."""
-        settings = as_json(self._settings())
-        path = self.output / SETTINGS
-        if path.is_file():
-            earlier = json.loads(path.read_text(encoding="utf-8"))
-            # A norm or a test may be added, or left out this time; earlier releases wrote no
-            # digest.
-            not_compared = {
-                key
-                for key in earlier.keys() ^ settings.keys()
-                if key.startswith(("--for ", "--test ")) or key == DIGEST
-            }
-            if found := _first_difference(earlier, settings, not_compared):
-                key, before, now = found
-                raise UserError(
-                    f"{self.output} was begun with {key} = {before!r}, not {now!r}; give the "
-                    "same, or another --output"
-                )
-            settings = earlier | settings
-        write_text(path, json.dumps(settings, indent=1))
+    def best_metric(self) -> str | None:
+        return self.variants.main_metric()
+
+    def point(self, metric: str) -> float | None:
+        return self.variants.opened.point(metric)
 
     def _settings(self) -> dict[str, Any]:
         """Return the settings that all runs of a folder share: the options and the config."""

@@ -1,6 +1,5 @@
 """Read detectron2's configs, yaml and LazyConfigs, and build what they describe."""
 
-import difflib
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -47,7 +46,7 @@ def load_config(
             f"{path}: {error.problem} {error.problem_mark}: it may run code; read the file, and if "
             "you trust it, give --unsafe"
         ) from error
-    with explaining_overrides(overrides, "KEY VALUE", keys_of(cfg)):
+    with explaining_overrides(overrides, "KEY VALUE"):
         cfg.merge_from_list(list(overrides))
     if device is not None:
         cfg.MODEL.DEVICE = device
@@ -55,30 +54,15 @@ def load_config(
     return cfg
 
 
-def keys_of(cfg: CfgNode, name: str = "") -> list[str]:
-    """Return the dotted names of a config's values, sections left out."""
-    found = []
-    for key, value in cfg.items():
-        full = f"{name}.{key}" if name else key
-        found += keys_of(value, full) if isinstance(value, CfgNode) else [full]
-    return found
-
-
 @contextmanager
-def explaining_overrides(
-    overrides: Sequence[str], form: str, keys: Sequence[str] = ()
-) -> Iterator[None]:
-    """Replace the errors of wrong overrides by a UserError, with the near ones of the keys."""
+def explaining_overrides(overrides: Sequence[str], form: str) -> Iterator[None]:
+    """Replace the errors of wrong overrides by a UserError."""
     try:
         yield
     except (AssertionError, HydraException, KeyError, ValueError) as error:
         reason = str(next(iter(error.args), error)).partition("\n")[0]
-        unknown = reason.removeprefix("Non-existent key: ")
-        near = difflib.get_close_matches(unknown, keys) if unknown != reason else []
-        advice = f"did you mean {' or '.join(near)}? " if near else ""
         raise UserError(
-            f"overrides {shlex.join(overrides)}: {reason}; {advice}give {form}, with a key of the "
-            "config"
+            f"overrides {shlex.join(overrides)}: {reason}; give {form}, with a key of the config"
         ) from error
 
 

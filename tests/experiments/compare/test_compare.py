@@ -6,16 +6,12 @@ import runpy
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from PIL import Image
-from tqdm import tqdm
 
 pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
@@ -28,11 +24,12 @@ from mmengine.evaluator import BaseMetric
 from ilm_plugins.__main__ import main
 from ilm_plugins.cli import parsers
 from ilm_plugins.errors import UserError
-from ilm_plugins.experiments.compare import compared_models, runs, starts
+from ilm_plugins.experiments.compare import compared_models, comparison, runs, starts, tasks
 from ilm_plugins.experiments.compare.comparison_plan import Plan
+from ilm_plugins.experiments.compare.executors import Execution, Progress
 from ilm_plugins.frameworks import open_config, run_record
 from ilm_plugins.frameworks.variants import variants
-from runs import LAZY, SHAPES, SMALL, assert_gone, train_until_killed, write_mmengine_config
+from runs import LAZY, SHAPES, SMALL, train_until_killed, write_mmengine_config
 from swaps import randomized
 
 #: A norm that fits the small segmenter, and the baseline.
@@ -62,7 +59,7 @@ class Forked:
 def patched():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compared_models, "ROUNDS", 1)
-        patch.setattr(runs, "PAUSE", 0.05)
+        patch.setattr(tasks, "PAUSE", 0.05)
         yield patch
 
 
@@ -71,11 +68,11 @@ def started(launcher, patched):
     """The commands that were started; a fork of this process has what they import."""
     commands = []
 
-    def start(words, file):
+    def start(words, file, variables):
         commands.append(shlex.join(words))
         return Forked(launcher, words, file)
 
-    patched.setattr(runs, "start", start)
+    patched.setattr(tasks, "start", start)
     return commands
 
 
@@ -139,7 +136,7 @@ def test_a_run_that_was_moved_is_tested_where_it_is_now(compared, started, tmp_p
     last = plan.folder(GN, 0) / "last_checkpoint"
     last.write_text(f"/elsewhere/{Path(last.read_text()).name}")
     shutil.rmtree(plan.folder(GN, 0, "dusk"))
-    runs.evaluate(plan, GN, 0, "dusk")
+    runs.run_all(plan, Execution())
     assert runs.metrics(plan, GN, 0, "dusk")
 
 
@@ -595,37 +592,8 @@ def test_unsafe_is_passed_on(config, capsys):
     assert " --unsafe " in capsys.readouterr().out
 
 
-#: Trains as compare does, until it is killed.
-TRAIN = """
-import sys
-from pathlib import Path
-from ilm_plugins.cli import exit_on_sigterm
-from ilm_plugins.experiments.compare import runs
-
-exit_on_sigterm()
-for _ in runs.call(sys.argv[1:], Path("run")):
-    pass
-"""
-
-
-@pytest.mark.wide
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
-def test_a_killed_comparison_ends_its_training(config, ending):
-    plan = Plan(config, [GN], [0], Path("out"), overrides=["train_cfg.max_iters=100000"])
-    process = subprocess.Popen(
-        [sys.executable, "-c", TRAIN, *plan.training(GN, 0)], stderr=subprocess.DEVNULL
-    )
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    while not (found := children.read_text().split()):
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(ending)
-    process.wait()
-    assert_gone(found)
-
-
 def test_ctrl_c_tells_how_to_continue(config, monkeypatch, capsys):
-    def interrupt(plan):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runs, "run_all", interrupt)
@@ -645,14 +613,17 @@ def test_an_unknown_metric_ends_a_comparison_after_its_first_test(compared, star
     assert not started
 
 
-def test_the_bar_says_that_a_run_evaluates(config, tmp_path, monkeypatch):
+def test_the_bar_says_that_a_run_evaluates(config, tmp_path):
     plan, shown = Plan(config, [GN], [0], tmp_path), []
-    records = [{"run": 2, "planned": 4}, {"run": 2, "planned": 4, "evaluates": True}]
-    monkeypatch.setattr(runs, "call", lambda words, folder: records)
-    with tqdm(total=1, disable=False) as bar:
-        bar.set_description_str = lambda text: shown.append((text, bar.n))
-        runs.train(plan, GN, 0, bar)
-    assert [text for text, _ in shown] == [f"{GN}, seed 0: ", f"{GN}, seed 0, evaluates: "]
+    task = runs.task_of(plan, GN, 0)
+    with Progress([task], lambda task: None) as progress:
+        progress.bar.set_description_str = lambda text: shown.append(text)
+        for more in ({}, {"evaluates": True}):
+            record = {"run": 2, "planned": 4, **more}
+            run_record.write(plan.folder(GN, 0) / "record.json", record)
+            progress.show([task])
+            assert progress.bar.n == 0.5
+    assert shown[:2] == [f"{GN}, seed 0: ", f"{GN}, seed 0, evaluates: "]
 
 
 def test_a_run_without_its_checkpoint_is_a_row(compared, tmp_path):
@@ -661,13 +632,13 @@ def test_a_run_without_its_checkpoint_is_a_row(compared, tmp_path):
     (plan.folder(GN, 0) / "last_checkpoint").unlink()
     shutil.rmtree(plan.folder(GN, 0, "dusk"))
     plan.folder(GN, 0, "dusk.log").unlink()
-    runs.evaluate(plan, GN, 0, "dusk")
+    runs.run_all(plan, Execution())
     assert "last_checkpoint does not exist" in runs.failure(plan, GN, 0, "dusk")
 
 
 def test_a_log_that_is_cut_within_a_character_is_read(config, tmp_path):
     plan = Plan(config, [GN], [0], tmp_path)
-    path = runs.log_of(plan.folder(GN, 0))
+    path = tasks.log_of(plan.folder(GN, 0))
     path.parent.mkdir(parents=True)
     path.write_bytes(b"no memory \xc3")
     assert runs.failure(plan, GN, 0).startswith("failed: no memory")
@@ -791,6 +762,17 @@ def test_starts_are_the_same_in_a_process_of_their_own(config, tmp_path):
     state = starts.read_weights(Path("bn.pth"))
     found = starts.in_own_process(starts.write_starts, plans[0], state)
     assert found == starts.write_starts(plans[1], state) == {"BN": "the same", EN: "the same"}
+
+
+def test_starts_are_written_where_there_is_no_gpu(config, tmp_path, monkeypatch):
+    """As on a machine that submits jobs to others with GPUs."""
+    monkeypatch.setattr(runs, "run_all", lambda *_: None)
+    words = variants(open_config(config)).norm("model.backbone.norm_cfg", "BN")
+    torch.save({"state_dict": open_config(config, words).build_model().state_dict()}, "bn.pth")
+    place = ["model.backbone.norm_cfg"]
+    plan = Plan(config, ["BN", EN], [0], tmp_path / "out", place, Path("bn.pth"), num_gpus=1)
+    comparison.compare(plan, compared_models.build_models(plan), "", Execution())
+    assert plan.start(EN).is_file()
 
 
 @pytest.mark.wide

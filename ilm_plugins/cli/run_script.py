@@ -1,0 +1,14 @@
+"""The command ``run-script``, by which ``compare --command`` starts each run."""
+
+import argparse
+
+from ..experiments.compare import script_run
+from ..experiments.compare.script_metric import ScriptMetric
+from . import exit_on_sigterm
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the script, and record its metric; return the script's exit status."""
+    exit_on_sigterm()
+    metric = ScriptMetric.of(args.metric)
+    return script_run.run(args.words, args.folder, metric, args.seed, args.num_gpus)

@@ -1,0 +1,173 @@
+"""Where the runs of a comparison are executed: on this machine, in this process, on a cluster."""
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ...errors import UserError
+from ...frameworks.parent import run_here
+from ...frameworks.run_processes import available_gpus
+from . import slurm_jobs, tasks
+from .tasks import Run, Task, threads
+
+#: Least number of seconds between two updates of the progress bar.
+INTERVAL = 1.0 if sys.stderr.isatty() else 60.0
+BAR = "{desc} {percentage:.0f}% of {total} runs |{bar}| {elapsed}, {remaining} left"
+#: The number of tasks that the progress bar names.
+NAMED = 3
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a comparison executes its runs."""
+
+    #: "local", "debug" or "slurm".
+    executor: str = "local"
+    #: The largest number of runs at a time.
+    jobs: int = 1
+    #: Options KEY=VALUE of submitit for Slurm.
+    slurm: Sequence[str] = ()
+
+    def check(self, num_gpus: int) -> None:
+        """Raise UserError for options that contradict each other, this machine or submitit."""
+        if self.slurm and self.executor != "slurm":
+            raise UserError("--slurm is for --executor slurm; give both, or none")
+        if self.executor == "debug" and self.jobs > 1:
+            raise UserError(f"--executor debug has one run at a time; leave out --jobs {self.jobs}")
+        if self.executor == "slurm":
+            slurm_jobs.check(self.slurm, self.jobs, num_gpus)
+        else:
+            gpus_of_jobs(self.jobs, num_gpus)
+
+    def run(
+        self, todo: Sequence[Task], output: Path, num_gpus: int, check: Callable[[Task], None]
+    ) -> None:
+        """Run all tasks; call ``check``, whose error ends the others, with tasks that have begun.
+
+        A task that fails does not end the others.
+        """
+        if self.executor == "slurm":
+            with Progress(todo, check) as progress:
+                slurm_jobs.run(todo, output, self, num_gpus, progress)
+            return
+        if (ids := slurm_jobs.ids_of(output)).is_file():
+            raise UserError(
+                f"{output} has jobs on a cluster; give --executor slurm, or cancel them and remove "
+                f"{ids}"
+            )
+        if self.executor == "debug":
+            run_in_this_process(todo, check)
+            return
+        slots = [{**threads(self.jobs), **gpus} for gpus in gpus_of_jobs(self.jobs, num_gpus)]
+        with Progress(todo, check) as progress:
+            run_locally(todo, slots, progress)
+
+
+class Progress:
+    """One bar over all tasks: the sum of their parts, and which are running."""
+
+    def __init__(self, todo: Sequence[Task], check: Callable[[Task], None]) -> None:
+        self.bar = tqdm(total=len(todo), bar_format=BAR, mininterval=INTERVAL)
+        self._check = check
+        self._ended = 0
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, error: type | None, *_: object) -> None:
+        if error is None:
+            self._show(self.bar.total, "all runs")
+        self.bar.close()
+
+    def end(self, task: Task) -> None:
+        """Count a task as done, also if it failed."""
+        self._ended += 1
+        self._check(task)
+
+    def show(self, running: Sequence[Task], waiting: str = "") -> None:
+        """Show the tasks that are running, and what else waits."""
+        parts, names = [], []
+        for task in running:
+            self._check(task)
+            part, name = task.progress()
+            parts.append(part)
+            names.append(name)
+        more = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
+        texts = [*names[:NAMED], *more, *filter(None, [waiting])]
+        self._show(self._ended + sum(parts), "; ".join(texts))
+
+    def _show(self, done: float, text: str) -> None:
+        if self.bar.desc != (shown := f"{text}: "):
+            self.bar.set_description_str(shown)
+        self.bar.update(done - self.bar.n)
+
+
+def run_locally(
+    todo: Sequence[Task], slots: Sequence[Mapping[str, str]], progress: Progress
+) -> None:
+    """Run tasks in processes of this machine, as many at a time as there are slots.
+
+    A slot is the environment variables of a task's processes. All processes start in this thread:
+    Linux ends them when it ends, even if it is killed.
+    """
+    waiting, running, free = deque(todo), list[Run](), list(reversed(slots))
+    try:
+        while waiting or running:
+            while waiting and free:
+                running.append(Run(waiting.popleft(), free.pop()))
+            ended = [run for run in running if run.has_ended()]
+            for run in ended:
+                running.remove(run)
+                free.append(run.variables)
+                progress.end(run.task)
+            if running and not ended:
+                progress.show([run.task for run in running])
+                time.sleep(tasks.PAUSE)
+    finally:
+        for run in running:
+            run.terminate()
+        for run in running:
+            run.wait()
+
+
+def run_in_this_process(todo: Sequence[Task], check: Callable[[Task], None]) -> None:
+    """Run tasks one after the other in this process, for a debugger, with their output."""
+    for task in todo:
+        print(f"{task.name}:")
+        for step in task.missing():
+            run_here(step.arguments)
+            check(task)
+
+
+def gpus_of_jobs(jobs: int, num_gpus: int) -> list[dict[str, str]]:
+    """Return the environment variable by which each of several jobs sees GPUs of its own.
+
+    UserError if this machine has too few.
+    """
+    if num_gpus == 0:
+        return [{}] * jobs
+    available = available_gpus()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if jobs * num_gpus > available:
+        seen = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
+        most = f"give --jobs {available // num_gpus}" if available >= num_gpus else "give fewer"
+        raise UserError(
+            f"--jobs {jobs} with --num-gpus {num_gpus} needs {jobs * num_gpus} GPUs, this machine "
+            f"has {available}{seen}; {most}"
+        )
+    if jobs == 1:
+        return [{}]
+    # Numbers, or names such as GPU-8f0c...; CUDA sees none behind an invalid one.
+    names = [*map(str, range(available))]
+    if visible is not None:
+        names = [name.strip() for name in visible.split(",")]
+    return [
+        {"CUDA_VISIBLE_DEVICES": ",".join(names[i * num_gpus : (i + 1) * num_gpus])}
+        for i in range(jobs)
+    ]

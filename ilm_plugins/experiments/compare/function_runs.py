@@ -1,0 +1,105 @@
+"""A comparison of norms in a training function of the user's own, as in a notebook.
+
+Importing this module imports neither torch, scipy nor matplotlib; the first call does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...errors import missing
+
+if TYPE_CHECKING:
+    from .results import Results, Value
+
+Train = Callable[[str, int, Path], Mapping[str, float]]
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """What :func:`ilm_plugins.compare` returns; a notebook shows it as the report."""
+
+    #: The values, and the paired differences from the first norm.
+    results: Results
+    #: The folder with compare.md, compare.csv and compare.png.
+    output: Path
+    #: The report in Markdown.
+    report: str
+
+    @property
+    def table(self) -> list[dict[str, str]]:
+        """The report's table, a row for each norm; ``pandas.DataFrame(comparison.table)``."""
+        from .comparison_report import table
+
+        return table(self.results, self.results.tests[0])
+
+    @property
+    def values(self) -> Sequence[Value]:
+        """Norm, seed, test, metric, value and failure, for each run and metric."""
+        return self.results.values
+
+    def __repr__(self) -> str:
+        return self.report
+
+    def _repr_markdown_(self) -> str:
+        return self.report
+
+
+def compare(
+    train: Train,
+    norms: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    output: str | Path | None = None,
+    *,
+    metric: str | None = None,
+    higher_is_better: bool = True,
+    margin: float | None = None,
+) -> Comparison:
+    """Train with several norms and seeds, and compare them with the first norm.
+
+    All runs are in this process, one after the other, and recorded in ``output/NORM/seedN``.
+    Recorded runs are skipped, so the same call continues what was stopped. An exception in a run is
+    recorded as its failure, with the traceback in ``output/NORM/seedN.log``; the other runs go on,
+    and the next call starts the run again. Ctrl-C ends the call. Needs the extra ``compare``.
+
+    Args:
+        train: trains one model: ``train(norm, seed, folder)`` returns metric -> number. It seeds
+            the random number generators itself, and may write to ``folder``.
+        norms: names that ``train`` knows, such as "BN" and "EN"; the first is the baseline.
+        seeds: each norm is trained with each seed.
+        output: the comparison's folder; by default ``output/compare/`` and the function's name.
+            Recorded runs are kept, with a warning, if the function's code has changed.
+        metric: the metric to compare; by default the first.
+        higher_is_better: False for a metric such as a loss.
+        margin: also say which norms are equivalent to the baseline within so many points; a point
+            is 1, or .01 of a fraction or where a lower metric is better.
+
+    Raises:
+        UserError: a norm or a seed is given twice, a run lacks the metric, the folder is in use or
+            has runs of another function, or a package is missing.
+
+    Example::
+
+        def train(norm, seed, folder):
+            torch.manual_seed(seed)
+            model = timm.create_model("resnet18", norm_layer=norm)
+            ...
+            return {"top1": accuracy}
+
+        ilm_plugins.compare(train, ["batchnorm2d", "en"], seeds=[0, 1, 2])
+    """
+    try:
+        from .function_plan import FunctionPlan
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("ilm_plugins"):
+            raise
+        raise missing("ilm_plugins.compare", error, "compare") from None
+    name = getattr(train, "__name__", type(train).__name__)
+    folder = Path("output/compare", name) if output is None else Path(output)
+    plan = FunctionPlan(train, [*norms], [*seeds], folder, metric, margin, higher_is_better)
+    command = f"ilm_plugins.compare({name}, {[*norms]}, seeds={[*seeds]})"
+    results, report = plan.compare(command)
+    return Comparison(results, folder, report)

@@ -1,0 +1,148 @@
+"""A metric in a file that a training script writes: JSON, JSON lines, CSV, or printed text."""
+
+import csv
+import difflib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from ...errors import UserError
+
+#: Rule -> which of a metric's values over a training counts.
+RULES = {"last": lambda values: values[-1], "max": max, "min": min}
+EXAMPLE = "top1:results.json or loss:metrics.csv:min"
+
+
+@dataclass(frozen=True)
+class ScriptMetric:
+    """A metric of a script, and the pattern of its file in a run's folder."""
+
+    name: str
+    file: str
+    rule: str = "last"
+
+    @classmethod
+    def of(cls, text: str) -> "ScriptMetric":
+        """Return the metric NAME:FILE or NAME:FILE:RULE; a name may have colons."""
+        rest, _, rule = text.rpartition(":")
+        if rule not in RULES:
+            rest, rule = text, "last"
+        name, _, file = rest.rpartition(":")
+        if not (name and file):
+            raise UserError(f"--metric {text!r}: expected NAME:FILE[:RULE], such as {EXAMPLE}")
+        return cls(name, file, rule)
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.file}:{self.rule}"
+
+    def read(self, folder: Path) -> float:
+        """Return the metric of the run in a folder; UserError if it has none."""
+        path = self._find(folder)
+        try:
+            found = [*self._values(path)]
+        except (ValueError, UnicodeDecodeError, csv.Error) as error:
+            raise self._error(f"{path} cannot be read ({error})") from error
+        try:
+            values = [_number(value) for value in found]
+        except (TypeError, ValueError):
+            bad = next(value for value in found if not _is_number(value))
+            raise self._error(f"{path} has {bad!r}, which is not a number") from None
+        if not values:
+            raise self._error(f"{path} has no value of {self.name!r}")
+        finite = [value for value in values if not isnan(value)]
+        return RULES[self.rule](finite if finite and self.rule != "last" else values)
+
+    def _find(self, folder: Path) -> Path:
+        """Return the newest file of the pattern: a script that resumes may write one each time."""
+        found = [path for path in folder.glob(self.file) if path.is_file()]
+        if found:
+            return max(found, key=lambda path: path.stat().st_mtime_ns)
+        files = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
+        raise self._error(f"{folder} has no file {self.file!r}{_near(self.file, files)}")
+
+    def _values(self, path: Path) -> Iterator[Any]:
+        """Yield the values of the metric in a file, in its order."""
+        if path.suffix == ".csv":
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                rows = csv.DictReader(file, skipinitialspace=True)
+                columns = [name.strip() for name in rows.fieldnames or ()]
+                self._check(columns, path)
+                rows.fieldnames = columns
+                yield from (row[self.name] for row in rows if (row[self.name] or "").strip())
+            return
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if path.suffix in (".json", ".jsonl", ".ndjson"):
+            content = _json(text)
+            values = [*_entries(content, self.name)]
+            if not values:
+                self._check(_names(content), path)
+            yield from values
+            return
+        name = r"\s+".join(map(re.escape, self.name.split()))
+        number = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf))(?![\w.])"
+        yield from re.findall(rf"(?<![\w@/.-]){name}['\"]?[\s:=]+{number}", text)
+
+    def _check(self, names: list[str], path: Path) -> None:
+        if self.name not in names:
+            raise self._error(f"{path} has no {self.name!r}{_near(self.name, names)}")
+
+    def _error(self, reason: str) -> UserError:
+        return UserError(f"--metric {self}: {reason}")
+
+
+def _json(text: str) -> Any:
+    """Return the value of JSON, or a list of the lines' values."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        lines = [line for line in text.splitlines() if line.strip()]
+        if len(lines) < 2:
+            raise
+        return [json.loads(line) for line in lines]
+
+
+def _entries(value: Any, name: str) -> Iterator[Any]:
+    """Yield the values at a key, nested keys with dots between them, in all entries of lists."""
+    if isinstance(value, list):
+        for entry in value:
+            yield from _entries(entry, name)
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            if key == name:
+                yield from inner if isinstance(inner, list) else [inner]
+            elif name.startswith(f"{key}."):
+                yield from _entries(inner, name.removeprefix(f"{key}."))
+
+
+def _names(value: Any, prefix: str = "") -> list[str]:
+    """Return the keys of all numbers, nested keys with dots between them."""
+    if isinstance(value, dict):
+        found = [name for key, inner in value.items() for name in _names(inner, f"{prefix}{key}.")]
+    elif isinstance(value, list):
+        found = [name for entry in value for name in _names(entry, prefix)]
+    else:
+        found = [prefix[:-1]] if prefix and _is_number(value) else []
+    return list(dict.fromkeys(found))
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError
+    return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        _number(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _near(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0)
+    return f"; it has {', '.join(near)}" if near else ""

@@ -1,0 +1,172 @@
+"""A task of a comparison: the commands of one norm and seed, one after the other."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+from ...errors import UserError
+from ...frameworks.folders import last_checkpoint
+from ...frameworks.parent import command_line, ending_with_us
+from ...frameworks.run_record import EVALUATES, PLAIN, is_complete, read
+
+if TYPE_CHECKING:
+    from submitit.helpers import DelayedSubmission
+
+#: Seconds between two looks at a process.
+PAUSE = 1.0
+#: Seconds in which a cluster ends a job after its processes got a signal.
+GRACE = 60.0
+#: The name of a run's last checkpoint in the arguments of its evaluations.
+CHECKPOINT = "LAST_CHECKPOINT"
+
+
+class Step(NamedTuple):
+    """A command of the package, and the folder of its record."""
+
+    arguments: Sequence[str]
+    folder: Path
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """The training of one norm and seed and its evaluations; submitit can send it to a cluster."""
+
+    norm: str
+    seed: int
+    training: Step
+    #: They start when the training is complete, unless there are metrics in their folders.
+    evaluations: Sequence[Step] = ()
+    #: Environment variables of the processes.
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.norm}, seed {self.seed}"
+
+    def missing(self) -> Iterator[Step]:
+        """Yield each step that the records call for; ask for the next when a step has ended."""
+        folder = self.training.folder
+        if not (is_complete(read(folder)) or has_diverged(folder)):
+            yield self.training
+        if not is_complete(read(folder)):
+            return
+        for step in self.evaluations:
+            if has_metrics(step.folder):
+                continue
+            try:
+                name = last_checkpoint(folder).name
+            except UserError as error:  # a reason for this run; the others go on
+                with open_log(step.folder) as file:
+                    print(error, file=file)
+                continue
+            yield step._replace(arguments=[a.replace(CHECKPOINT, name) for a in step.arguments])
+
+    def progress(self) -> tuple[float, str]:
+        """Return the part of the training that is done, and the task's name and state."""
+        record = read(self.training.folder) or {}
+        part = min(1.0, record.get("run", 0) / max(1, record.get("planned", 1)))
+        evaluates = record.get(EVALUATES) or is_complete(record)
+        return part, f"{self.name}, {EVALUATES}" if evaluates else self.name
+
+    def __call__(self) -> None:
+        """Run the missing steps, as a job of a cluster."""
+        run = Run(self, self.variables)
+        try:
+            while not run.has_ended():
+                time.sleep(PAUSE)
+        finally:
+            run.terminate()
+            run.wait()
+        if run.was_stopped:
+            # Slurm signals all processes of a job; submitit's handler, in this process, requeues.
+            time.sleep(GRACE)
+
+    def checkpoint(self) -> "DelayedSubmission":
+        """Return the task for submitit, which starts it again; the training resumes."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+class Run:
+    """A task's steps in processes, which start in the thread that asks if they have ended.
+
+    A process ends with that thread, see :func:`.parent.end_with_parent`.
+    """
+
+    def __init__(self, task: Task, variables: Mapping[str, str]) -> None:
+        self.task, self.variables = task, variables
+        self._steps = task.missing()
+        self._process: subprocess.Popen | None = None
+
+    def has_ended(self) -> bool:
+        """Start the next step where one has ended; return whether there is none."""
+        if self._process is not None and self._process.poll() is None:
+            return False
+        step = next(self._steps, None)
+        if step is None:
+            return True
+        with open_log(step.folder) as file:
+            self._process = start(step.arguments, file, self.variables)
+        return False
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether a signal ended the last process."""
+        stops = {-number for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
+        status = None if self._process is None else self._process.poll()
+        return status in stops | {128 + signal.SIGTERM}
+
+    def terminate(self) -> None:
+        """Ask the process to end, if there is one."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
+    def wait(self) -> None:
+        if self._process is not None:
+            self._process.wait()
+
+
+def start(arguments: Sequence[str], file: IO, variables: Mapping[str, str]) -> subprocess.Popen:
+    """Start a command of the package, its output in a file."""
+    options = {"stdout": file, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(
+        command_line(arguments), env={**ending_with_us(), **variables}, **options
+    )
+
+
+def log_of(folder: Path) -> Path:
+    """Return the file with the output of a training or an evaluation."""
+    return folder.with_name(folder.name + ".log")
+
+
+def open_log(folder: Path) -> IO[str]:
+    """Open the log of a folder to add to it."""
+    log = log_of(folder)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return log.open("a", encoding="utf-8")
+
+
+def has_diverged(folder: Path) -> bool:
+    return "diverged" in (read(folder) or {})
+
+
+def has_metrics(folder: Path) -> bool:
+    return bool((read(folder) or {}).get("metrics", {}).get(PLAIN))
+
+
+def threads(jobs: int) -> dict[str, str]:
+    """Return the variable that gives each of several jobs its part of this machine's cores.
+
+    Empty if the user has set it, or if there is one job.
+    """
+    if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
+        return {}
+    known = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    return {"OMP_NUM_THREADS": str(max(1, cores // jobs))}

@@ -1,0 +1,243 @@
+"""Runs of a comparison at the same time, in this process and on a cluster."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("scipy", reason="needs scipy, of the extra ilm_plugins[compare]")
+
+from ilm_plugins.cli import parsers
+from ilm_plugins.cli.compare import plan_of
+from ilm_plugins.errors import UserError
+from ilm_plugins.experiments.compare import executors, slurm_jobs, tasks
+from ilm_plugins.experiments.compare.executors import Execution, Progress
+from ilm_plugins.experiments.compare.tasks import Step, Task
+from ilm_plugins.frameworks import run_record
+
+#: A command "train FOLDER SECONDS STATUS" which takes two steps, and adds its times to a journal.
+TRAIN = """
+import json, os, sys, time
+_, folder, seconds, status = sys.argv[1:]
+os.makedirs(folder, exist_ok=True)
+begin, names = time.time(), ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+for run in (1, 2):
+    time.sleep(float(seconds) / 2)
+    record = {"planned": 2, "run": run, "metrics": {"": {"top1": 1.0}} if run == 2 else {}}
+    if status == "0":
+        with open(folder + "/partial", "w") as file:
+            json.dump(record, file)
+        os.replace(folder + "/partial", folder + "/record.json")
+env = {name: os.environ.get(name) for name in names}
+with open("journal", "a") as file:
+    print(json.dumps({"folder": folder, "times": [begin, time.time()], "env": env}), file=file)
+sys.exit(int(status))
+"""
+
+
+@pytest.fixture
+def fakes(tmp_path, monkeypatch):
+    """A function that makes tasks of quick commands, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tasks, "PAUSE", 0.01)
+    monkeypatch.setattr(
+        tasks, "command_line", lambda words: [sys.executable, "-S", "-c", TRAIN, *words]
+    )
+
+    def make(*names, seconds=0.2, status=0):
+        steps = [Step(["train", n, str(seconds), str(status)], Path(n)) for n in names]
+        return [Task(step.folder.name, 0, step) for step in steps]
+
+    return make
+
+
+def run(todo, num_gpus=0, check=lambda task: None, **options):
+    Execution(**options).run(todo, Path("out"), num_gpus, check)
+
+
+def journal():
+    return [json.loads(line) for line in Path("journal").read_text().splitlines()]
+
+
+def test_runs_are_executed_two_at_a_time(fakes):
+    run(fakes(*"abcd"), jobs=2)
+    times = [entry["times"] for entry in journal()]
+    at_once = [sum(begin <= moment < end for begin, end in times) for moment, _ in times]
+    assert len(times) == 4
+    assert max(at_once) == 2
+
+
+def test_runs_begin_in_the_order_of_the_comparison(fakes):
+    run(fakes(*"badc"), jobs=2)
+    begun = sorted(journal(), key=lambda entry: entry["times"])
+    assert {entry["folder"] for entry in begun[:2]} == {"a", "b"}
+
+
+@pytest.mark.parametrize("executor", ["local", "debug"])
+def test_a_run_that_fails_does_not_end_others(fakes, executor, monkeypatch):
+    monkeypatch.setattr(executors, "run_here", lambda words: tasks.start(words, None, {}).wait())
+    run(fakes("a", status=1) + fakes("b"), executor=executor)
+    assert [run_record.is_complete(run_record.read(name)) for name in "ab"] == [False, True]
+
+
+def test_only_what_is_missing_is_run_by_another_executor(fakes, monkeypatch):
+    monkeypatch.setattr(executors, "run_here", lambda words: tasks.start(words, None, {}).wait())
+    run(fakes("a", "b"), jobs=2)
+    run(fakes("a", "b", "c"), executor="debug")
+    assert sorted(entry["folder"] for entry in journal()) == ["a", "b", "c"]
+
+
+def test_an_error_of_a_check_ends_the_other_runs(fakes):
+    def check(task):
+        if (run_record.read(task.training.folder) or {}).get("metrics"):
+            raise UserError("no such metric")
+
+    begin = time.monotonic()
+    with pytest.raises(UserError, match="no such metric"):
+        run(fakes("a") + fakes("b", seconds=60), jobs=2, check=check)
+    assert time.monotonic() - begin < 30
+    assert [entry["folder"] for entry in journal()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "visible, expected",
+    [
+        (None, ["0,1", "2,3"]),
+        ("3,5,6,7", ["3,5", "6,7"]),
+        ("GPU-8f0c, GPU-1a2b,MIG-77,GPU-9", ["GPU-8f0c,GPU-1a2b", "MIG-77,GPU-9"]),
+    ],
+)
+def test_each_run_sees_gpus_of_its_own(fakes, monkeypatch, visible, expected):
+    monkeypatch.setattr(executors, "available_gpus", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    run(fakes(*"abc"), num_gpus=2, jobs=2)
+    found = [(entry["times"], entry["env"]["CUDA_VISIBLE_DEVICES"]) for entry in journal()]
+    assert {gpus for _, gpus in found} == {*expected}
+    for (begin, end), gpus in found:
+        assert sum(other == gpus and begin <= b < end for (b, _), other in found) == 1
+
+
+def test_more_gpus_than_there_are_is_an_error(monkeypatch):
+    monkeypatch.setattr(executors, "available_gpus", lambda: 5)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
+    with pytest.raises(UserError) as error:
+        Execution(jobs=3).check(num_gpus=2)
+    assert str(error.value) == (
+        "--jobs 3 with --num-gpus 2 needs 6 GPUs, this machine has 5 "
+        "(CUDA_VISIBLE_DEVICES=0,1,2,3,4); give --jobs 2"
+    )
+
+
+@pytest.mark.parametrize(
+    "cores, jobs, user, expected",
+    [(8, 2, None, "4"), (2, 4, None, "1"), (8, 1, None, None), (8, 2, "3", "3")],
+)
+def test_runs_share_the_cores_unless_the_user_says_how(
+    fakes, monkeypatch, cores, jobs, user, expected
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {*range(cores)})
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if user:
+        monkeypatch.setenv("OMP_NUM_THREADS", user)
+    run(fakes("a"), jobs=jobs)
+    assert journal()[0]["env"]["OMP_NUM_THREADS"] == expected
+
+
+def test_the_bar_has_the_sum_of_all_runs(fakes):
+    todo, shown = fakes(*"abcdef"), []
+    for task, done in zip(todo, (2, 1, 0, 0, 0), strict=False):
+        run_record.write(task.training.folder / "record.json", {"run": done, "planned": 2})
+    with Progress(todo, lambda task: None) as progress:
+        progress.bar.set_description_str = shown.append
+        progress.end(todo[0])
+        progress.show(todo[1:])
+        assert progress.bar.n == 1.5
+    assert shown[0] == "b, seed 0; c, seed 0; d, seed 0; 2 more: "
+
+
+@pytest.mark.filterwarnings("ignore:.ilm_plugins.__main__. found:RuntimeWarning")  # imported here
+def test_debug_runs_in_this_process(tmp_path, capsys):
+    step = Step(["make-shapes", "--num-training", "nine"], tmp_path)
+    run([Task("a", 0, step)], executor="debug")
+    assert "--num-training: invalid int value" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"slurm": ["partition=gpu"]}, "--slurm is for --executor slurm; give both, or none"),
+        ({"executor": "debug", "jobs": 2}, "--executor debug has one run at a time; leave out"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        Execution(**options).check(0)
+
+
+@pytest.mark.parametrize(
+    "words, slurm, overrides",
+    [
+        ("--slurm partition=gpu timeout_min=600", "partition=gpu timeout_min=600", ""),
+        ("--slurm qos=a train_cfg.max_iters=3 lr=1", "qos=a", "train_cfg.max_iters=3 lr=1"),
+        ("--slurm qos=a SOLVER.MAX_ITER 3", "qos=a", "SOLVER.MAX_ITER 3"),
+        ("--slurm qos=a --jobs 2 lr=1", "qos=a", "lr=1"),
+    ],
+)
+def test_slurms_options_are_told_from_overrides(words, slurm, overrides):
+    args = parsers.compare(["c.py", "GN", "EN", *words.split()])
+    assert (args.slurm or [], args.overrides) == (slurm.split(), overrides.split())
+
+
+class TestSlurm:
+    """Options of submitit; the jobs themselves are in tests/wide/test_comparisons.py."""
+
+    @pytest.fixture(autouse=True)
+    def needs_submitit(self):
+        pytest.importorskip("submitit", reason="needs submitit, of the extra ilm_plugins[cluster]")
+
+    def test_options_have_plain_types(self):
+        words = ["timeout_min=60", "constraint=a100", "exclusive=True", "setup=module load cuda"]
+        found = slurm_jobs.slurm_options(words, jobs=3, num_gpus=2)
+        expected = {
+            "timeout_min": 60,
+            "slurm_constraint": "a100",
+            "slurm_exclusive": True,
+            "slurm_setup": ["module load cuda"],
+            "slurm_array_parallelism": 3,
+            "gpus_per_node": 2,
+            "cpus_per_task": 8,
+        }
+        assert {key: found[key] for key in expected} == expected
+
+    @pytest.mark.parametrize(
+        "word, near", [("partitoin=gpu", "partition"), ("timeout=6", "timeout_min")]
+    )
+    def test_an_unknown_option_is_named_with_near_ones(self, word, near):
+        with pytest.raises(UserError, match=f"these jobs have no such option; give .*{near}"):
+            Execution("slurm", slurm=[word]).check(0)
+
+    def test_a_value_of_another_type_is_named(self):
+        with pytest.raises(UserError, match="--slurm timeout_min=1-00: '1-00' is no int; give one"):
+            Execution("slurm", slurm=["timeout_min=1-00"]).check(0)
+
+    def test_a_machine_without_slurm_is_named(self, monkeypatch):
+        monkeypatch.setenv("PATH", "/nowhere")
+        with pytest.raises(UserError, match="this machine has no sbatch or srun"):
+            Execution("slurm").check(0)
+
+
+def test_slurms_runs_need_a_number_of_gpus():
+    """The machine that submits jobs does not tell it."""
+    with pytest.raises(UserError, match="--executor slurm needs --num-gpus"):
+        plan_of(parsers.compare(["c.py", "GN", "EN", "--executor", "slurm"]))
+
+
+def test_without_submitit_its_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match=r"needs submitit: pip install 'ilm_plugins\[cluster\]'"):
+        Execution("slurm").check(0)

@@ -1,0 +1,155 @@
+"""ilm_plugins.compare: norms in a training function of a user's own, as in a notebook."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
+
+import fresh
+import ilm_plugins
+from ilm_plugins.errors import UserError
+from ilm_plugins.frameworks import run_record
+
+VALUES = {"BN": [70, 70.1, 70.2], "EN": [72.5, 72.6, 72.9]}
+
+
+@pytest.fixture
+def trained(monkeypatch, tmp_path):
+    """The runs that were made, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return []
+
+
+def function(trained):
+    """A training function, which fails for unknown norms."""
+
+    def train(norm, seed, folder):
+        trained.append((norm, seed))
+        (folder / "model.pt").touch()
+        return {"top1": VALUES[norm][seed], "loss": 100 - VALUES[norm][seed]}
+
+    return train
+
+
+def compare(trained, norms=("BN", "EN"), seeds=(0, 1, 2), **options):
+    return ilm_plugins.compare(function(trained), norms, seeds, "out", **options)
+
+
+def test_a_function_is_compared(trained):
+    found = compare(trained)
+    assert trained == [(norm, seed) for seed in (0, 1, 2) for norm in ("BN", "EN")]
+    assert "+2.6 [+2.3, +2.9]" in repr(found)
+    assert found._repr_markdown_() == repr(found) == Path("out/compare.md").read_text()
+    assert pd.DataFrame(found.table)["top1"].to_list() == ["70.1 ± 0.1", "72.7 ± 0.2"]
+    values = pd.DataFrame(found.values).query("norm == 'EN' and metric == 'loss'")["value"]
+    assert values.to_list() == pytest.approx([27.5, 27.4, 27.1])
+    assert Path("out/compare.png").is_file()
+    record = run_record.read("out/EN/seed2")
+    assert (record["seed"], record["metrics"][""]["top1"]) == (2, 72.9)
+
+
+def test_recorded_runs_are_skipped(trained):
+    compare(trained, seeds=(0,))
+    trained.clear()
+    compare(trained, seeds=(0, 1))
+    assert trained == [("BN", 1), ("EN", 1)]
+
+
+def test_a_lower_metric_may_be_better(trained):
+    found = compare(trained, metric="loss", higher_is_better=False)
+    (sentence,) = [line for line in repr(found).splitlines() if line.startswith("- EN: ")]
+    assert "better" in sentence
+    assert "2.567" in sentence  # a loss has three decimals
+
+
+def test_an_exception_is_a_failure_of_its_run(trained, capsys, monkeypatch):
+    found = compare(trained, ("BN", "XN", "EN"), (0,))
+    assert trained == [("BN", 0), ("XN", 0), ("EN", 0)]
+    assert "- XN, seed 0: failed: KeyError: 'XN'; see out/XN/seed0.log" in repr(found)
+    assert "in train" in Path("out/XN/seed0.log").read_text()
+    assert "XN, seed 0 failed: KeyError: 'XN'" in capsys.readouterr().out
+    monkeypatch.setitem(VALUES, "XN", [1])
+    trained.clear()
+    assert "failed" not in repr(compare(trained, ("BN", "XN", "EN"), (0,)))
+    assert trained == [("XN", 0)]
+
+
+def test_ctrl_c_ends_a_comparison_and_the_next_call_continues(trained):
+    def train(norm, seed, folder):
+        trained.append(norm)
+        if trained.count("EN") == 1:
+            raise KeyboardInterrupt
+        return {"top1": 1.0}
+
+    with pytest.raises(KeyboardInterrupt):
+        ilm_plugins.compare(train, ["BN", "EN", "GN"], output="out")
+    ilm_plugins.compare(train, ["BN", "EN", "GN"], output="out")
+    assert trained == ["BN", "EN", "EN", "GN"]
+
+
+@pytest.mark.parametrize("returned", [None, 3, {}, {"top1": "many"}, {"top1": None}])
+def test_a_function_must_return_numbers(trained, returned):
+    found = ilm_plugins.compare(lambda *_: returned, ["BN"], output="out")
+    assert f"the function returned {returned!r}; return a dict of numbers; see" in repr(found)
+
+
+def test_a_metric_that_the_first_run_lacks_ends_a_comparison(trained):
+    with pytest.raises(UserError, match="'top5': the runs have top1, loss; give one"):
+        compare(trained, metric="top5")
+    assert len(trained) == 1
+
+
+def test_another_function_needs_another_folder(trained):
+    compare(trained, seeds=(0,))
+    with pytest.raises(UserError, match=r"out was begun with train = .*train', not .*lambda"):
+        ilm_plugins.compare(lambda *_: {"top1": 1}, ["BN"], output="out")
+
+
+def test_runs_of_a_function_that_has_changed_are_named(trained, capsys):
+    def train(norm, seed, folder):
+        return {"top1": 1}
+
+    ilm_plugins.compare(train, ["BN", "EN"], output="out")
+
+    def train(norm, seed, folder):
+        return {"top1": 2}
+
+    ilm_plugins.compare(train, ["BN", "EN", "GN"], output="out")
+    words = "train has changed since it made the runs BN, seed 0; EN, seed 0: they are kept; give"
+    assert words in capsys.readouterr().out
+    ilm_plugins.compare(train, ["GN"], output="out")
+    assert "changed" not in capsys.readouterr().out
+
+
+def test_the_folder_is_named_by_the_function(trained):
+    ilm_plugins.compare(function(trained), ["BN"])
+    assert Path("output/compare/train/compare.md").is_file()
+
+
+LOAD = """
+import sys
+from ilm_plugins import compare
+sys.exit(", ".join({"torch", "scipy", "matplotlib"}.intersection(sys.modules)) or 0)
+"""
+
+
+def test_the_import_loads_neither_torch_nor_packages_of_reports(root):
+    done = subprocess.run([sys.executable, "-c", LOAD], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+WITHOUT = """
+import sys
+sys.modules["scipy"] = None
+import ilm_plugins
+ilm_plugins.compare(None, [])
+"""
+
+
+def test_a_missing_package_is_named():
+    words = "ilm_plugins.compare needs scipy: pip install 'ilm_plugins[compare]'"
+    assert words in fresh.run([sys.executable, "-c", WITHOUT]).stderr

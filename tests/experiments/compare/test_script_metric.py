@@ -1,0 +1,111 @@
+"""The metric that a training script has written, read from its file."""
+
+import json
+import math
+import os
+
+import pytest
+
+from ilm_plugins.errors import UserError
+from ilm_plugins.experiments.compare.script_metric import ScriptMetric
+
+#: As Lightning's CSVLogger writes it.
+SPARSE = "epoch,train_loss,val_acc\n0,2.5,\n0,,0.4\n1,2.0,\n1,,0.3\n1,1.9,\n"
+LINES = "\n".join(json.dumps(line) for line in [{"lr": 1}, {"mAP": 0.1}, {"mAP": 0.3}, {"lr": 2}])
+PRINTED = """
+Epoch: [0]  [0/2]  loss: 2.3 (2.3)  acc1: 12.500 (12.500)
+Test:  Acc@1 10.000 Acc@5 50.000
+Test: EMA  Acc@1 11.000 Acc@5 51.000
+Epoch: [1]  [0/2]  loss: 1.25e-1 (2.0)  acc1: 40.000 (40.000)
+Test:  Acc@1 30.500 Acc@5 70.000
+"""
+
+
+@pytest.mark.parametrize(
+    "file, content, metric, value",
+    [
+        ("results.json", '{"top1": 71.5}', "top1:results.json", 71.5),
+        ("r.json", '{"test": {"top1": 7, "top5": 9}}', "test.top1:r.json", 7),
+        ("r.json", '{"test.top1": "7.5"}', "test.top1:r.json", 7.5),
+        ("r.json", '{"val": {"loss.all": [3, 2, 4]}}', "val.loss.all:r.json:min", 2),
+        ("state.json", '{"log": [{"acc": 1}, {"x": 2}, {"acc": 3}]}', "log.acc:state.json", 3),
+        ("scalars.json", LINES, "mAP:scalars.json", 0.3),
+        ("log.jsonl", LINES + "\n", "mAP:log.jsonl:max", 0.3),
+        ("log.jsonl", LINES.splitlines()[1], "mAP:log.jsonl", 0.1),
+        ("a/version_0/metrics.csv", SPARSE, "val_acc:a/*/metrics.csv", 0.3),
+        ("a/version_0/metrics.csv", SPARSE, "val_acc:**/metrics.csv:max", 0.4),
+        (
+            "results.csv",
+            "  epoch,  metrics/mAP50(B)\n  1,   0.25\n",
+            "metrics/mAP50(B):*.csv",
+            0.25,
+        ),
+        ("log.txt", PRINTED, "Acc@1:log.txt", 30.5),
+        ("log.txt", PRINTED, "Test: Acc@1:log.txt:min", 10),
+        ("log.txt", PRINTED, "EMA Acc@1:log.txt", 11),
+        ("log.txt", PRINTED, "loss:log.txt:min", 0.125),
+        ("log.txt", PRINTED, "acc1:log.txt:last", 40),
+        ("log.txt", "{'eval_accuracy': 0.5}", "eval_accuracy:log.txt", 0.5),
+        ("log.txt", "Accuracy of the network: 93 %", "Accuracy of the network:log.txt", 93),
+    ],
+)
+def test_a_metric_is_read(tmp_path, file, content, metric, value):
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text(content)
+    assert ScriptMetric.of(metric).read(tmp_path) == value
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"top_1": 3, "loss": 2}', "results.json has no 'top1'; it has top_1, loss"),
+        ('{"top1": "many"}', "results.json has 'many', which is not a number"),
+        ('{"top1": true}', "results.json has True, which is not a number"),
+        ('{"top1": 3', "results.json cannot be read"),
+    ],
+)
+def test_a_file_without_the_metric_is_named(tmp_path, content, message):
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(UserError, match=r"--metric top1:results\.json:last: ") as caught:
+        ScriptMetric.of("top1:results.json").read(tmp_path)
+    assert message in str(caught.value)
+
+
+def test_a_column_without_a_value_is_named(tmp_path):
+    (tmp_path / "metrics.csv").write_text("epoch,top1\n0,\n")
+    with pytest.raises(UserError, match=r"metrics.csv has no value of 'top1'"):
+        ScriptMetric.of("top1:metrics.csv").read(tmp_path)
+
+
+def test_a_column_that_a_csv_lacks_is_named_with_its_neighbours(tmp_path):
+    (tmp_path / "summary.csv").write_text("epoch,eval_top1\n0,1\n")
+    with pytest.raises(UserError, match=r"summary.csv has no 'top1'; it has eval_top1"):
+        ScriptMetric.of("top1:summary.csv").read(tmp_path)
+
+
+def test_a_missing_file_is_named_with_its_neighbours(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "summary.csv").touch()
+    with pytest.raises(UserError, match=r"has no file 'summary.csv'; it has run/summary.csv"):
+        ScriptMetric.of("top1:summary.csv").read(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["top1", "top1:", ":results.json", "top1:max"])
+def test_a_metric_without_name_or_file_is_refused(text):
+    with pytest.raises(UserError, match=r"expected NAME:FILE\[:RULE\]"):
+        ScriptMetric.of(text)
+
+
+def test_the_newest_of_several_files_counts(tmp_path):
+    for i, value in enumerate((3, 5, 4)):
+        (tmp_path / f"{value}.json").write_text(f'{{"top1": {value}}}')
+        os.utime(tmp_path / f"{value}.json", (i % 2, i % 2))
+    assert ScriptMetric.of("top1:*.json").read(tmp_path) == 5
+
+
+@pytest.mark.parametrize("rule, value", [("max", 2), ("min", 1), ("last", None)])
+def test_only_the_last_value_may_be_nan(tmp_path, rule, value):
+    """A training that diverges in the end may have been better before."""
+    (tmp_path / "r.json").write_text('{"top1": [1, 2, NaN]}')
+    found = ScriptMetric.of(f"top1:r.json:{rule}").read(tmp_path)
+    assert (None if math.isnan(found) else found) == value

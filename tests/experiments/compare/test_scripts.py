@@ -1,0 +1,318 @@
+"""The command compare on training scripts of a user's own."""
+
+import os
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
+
+import fresh
+from ilm_plugins.__main__ import main
+from ilm_plugins.cli import parsers
+from ilm_plugins.cli.compare import plan_of
+from ilm_plugins.errors import UserError
+from ilm_plugins.experiments.compare import runs, script_run, tasks
+from ilm_plugins.experiments.compare.script_metric import ScriptMetric
+from ilm_plugins.experiments.compare.script_plan import ScriptPlan
+from ilm_plugins.frameworks import run_record
+from ilm_plugins.frameworks.parent import command_line
+from runs import assert_gone
+
+TRAIN = """
+import json, sys
+norm, seed, output = sys.argv[1:]
+if norm == "broken":
+    sys.exit("ValueError: no such norm")
+print("learning")
+value = {"BN": 70, "EN": 72.5}[norm] + int(seed) ** (2 if norm == "EN" else 1) / 10
+with open(f"{output}/results.json", "w") as file:
+    json.dump({"top1": value, "loss": 100 - value}, file)
+"""
+COMMAND = f"{sys.executable} train.py {{norm}} {{seed}} {{output}}"
+
+
+@pytest.fixture
+def started(monkeypatch, tmp_path):
+    """The commands that were started, in a folder with a script."""
+    commands = []
+
+    def start(words, file, variables):
+        commands.append(shlex.join(words))
+        env = {**os.environ, **variables}
+        return fresh.Process(command_line(words), stdout=file, stderr=file, env=env)
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as --num-gpus 0 sets it
+    monkeypatch.setattr(tasks, "start", start)
+    monkeypatch.setattr(tasks, "PAUSE", 0.05)
+    monkeypatch.chdir(tmp_path)
+    Path("train.py").write_text(TRAIN)
+    return commands
+
+
+def compare(*words, metric="top1:results.json", command=COMMAND):
+    words = ["compare", "--command", command, *words, "--metric", metric, "--output", "out"]
+    return main([*words, "--num-gpus", "0"])
+
+
+def plan(norms=("BN",), seeds=(0,), metric="top1:results.json", command=COMMAND):
+    return ScriptPlan(command, norms, seeds, Path("out"), ScriptMetric.of(metric))
+
+
+def run(made, norm="BN", seed=0):
+    """Make a run in this process."""
+    return main(made.training(norm, seed))
+
+
+def test_a_script_is_compared(started, capsys):
+    made = plan(("BN", "EN"), (0, 1, 2))
+    for seed in (1, 2):
+        run(made, "BN", seed)
+        run(made, "EN", seed)
+    assert compare("BN", "EN", "--seeds", "0", "1", "2") == 0
+    assert len(started) == 2  # of seed 0, as the others were finished
+    page = Path("out/compare.md").read_text()
+    assert "+2.6 [+2.3, +2.9]" in page
+    assert page in capsys.readouterr().out
+    assert Path("out/compare.png").is_file()
+    record = run_record.read("out/EN/seed0")
+    assert (record["seed"], record["metrics"]) == (0, {"": {"top1": 72.5}})
+    assert Path("out/EN/seed0.log").read_text().endswith("learning\n")
+
+
+def test_scripts_run_at_the_same_time(started):
+    """Each waits for the other."""
+    Path("train.py").write_text(
+        "import os, sys, time\nopen(sys.argv[1], 'w')\nend = time.monotonic() + 60\n"
+        "while not (os.path.exists('BN') and os.path.exists('EN')):\n"
+        f"    assert time.monotonic() < end\n    time.sleep(0.02){TRAIN}"
+    )
+    assert compare("BN", "EN", "--jobs", "2") == 0
+    assert run_record.read("out/EN/seed0")["metrics"] == {"": {"top1": 72.5}}
+
+
+def test_a_run_that_fails_is_a_row_and_starts_again(started):
+    """Its reason is the last line that it printed."""
+    run(plan())
+    assert compare("BN", "broken") == 0
+    reason = "failed: ValueError: no such norm; see out/broken/seed0.log"
+    assert f"- broken, seed 0: {reason}" in Path("out/compare.md").read_text()
+    started.clear()
+    compare("BN", "broken")
+    (command,) = started
+    assert "broken" in command
+
+
+def test_a_changed_command_is_named(started, capsys):
+    run(plan())
+    plan().check_settings()
+    assert compare("BN", "EN", command=COMMAND + " --lr 1") == 2
+    error = capsys.readouterr().err
+    assert f"out was begun with --command = {COMMAND!r}, not {COMMAND + ' --lr 1'!r}; " in error
+    assert not started
+
+
+def test_a_mistake_in_the_metric_needs_no_other_training(started, capsys):
+    assert compare("BN", "EN", metric="top5:results.json") == 2
+    message = "--metric top5:results.json:last: out/BN/seed0/results.json has no 'top5'; it has "
+    assert message + "top1, loss" in capsys.readouterr().err
+    assert len(started) == 1
+    Path("train.py").write_text("raise SystemExit('trained again')")
+    assert compare("BN", "BN2", metric="top1:results.json") == 0
+    assert run_record.read("out/BN/seed0")["metrics"] == {"": {"top1": 70}}
+
+
+def test_another_metric_of_finished_runs_is_read(started):
+    for norm in ("BN", "EN"):
+        for seed in (0, 1, 2):
+            run(plan(("BN", "EN"), (0, 1, 2)), norm, seed)
+    assert compare("BN", "EN", "--seeds", "0", "1", "2", metric="loss:results.json:min") == 0
+    assert not started
+    lines = Path("out/compare.md").read_text().splitlines()
+    (sentence,) = [line for line in lines if line.startswith("- EN: ")]
+    assert "better" in sentence
+    assert "2.567" in sentence  # a loss has three decimals
+
+
+def test_the_value_is_kept_when_the_scripts_files_are_removed(started):
+    run(plan())
+    Path("out/BN/seed0/results.json").unlink()
+    plan().prepare()
+    with pytest.raises(UserError, match=r"has no file 'results\.json'"):
+        plan(metric="loss:results.json").prepare()
+    assert run_record.read("out/BN/seed0")["metrics"] == {"": {"top1": 70}}
+    assert runs.is_complete(Path("out/BN/seed0"))
+
+
+def test_a_script_that_writes_no_metric_is_a_failure_of_its_run(started, capsys):
+    run(plan())
+    Path("train.py").write_text("print('nothing to do')")
+    run(plan(("BN", "EN")), "EN")
+    assert "out/EN/seed0 has no file 'results.json'; it has " in capsys.readouterr().err
+    assert not runs.is_complete(Path("out/EN/seed0"))
+    plan(("BN", "EN")).check_found()  # as BN has one, others go on
+
+
+def test_a_script_may_remove_its_folder(started):
+    Path("train.py").write_text(
+        f"import shutil, os\nshutil.rmtree('out')\nos.makedirs('out/BN/seed0'){TRAIN}"
+    )
+    assert run(plan()) == 0
+    assert runs.is_complete(Path("out/BN/seed0"))
+
+
+def test_what_a_script_prints_is_a_file_of_its_folder(started):
+    Path("train.py").write_text("print('Test:  Acc@1 12.5'); print('Test:  Acc@1 13.5')")
+    run(plan(metric="Acc@1:log.txt"))
+    assert run_record.read("out/BN/seed0")["metrics"] == {"": {"Acc@1": 13.5}}
+
+
+def test_a_value_of_nan_is_a_failure(started):
+    Path("train.py").write_text(TRAIN.replace('"top1": value', '"top1": float("nan")'))
+    for norm in ("BN", "EN"):
+        run(plan(), norm)
+    assert compare("BN", "EN") == 1
+    assert "BN, seed 0: top1 is not a number" in Path("out/compare.md").read_text()
+
+
+def test_words_are_split_as_a_shell_does_and_run_without_one():
+    made = plan(command="sh -c 'echo $1 {{}}' \"a b\" k={norm} {seed} {output}")
+    words = ["sh", "-c", "echo $1 {}", "a b", "k=E N; ls", "3", os.path.abspath("out/E-N-ls/seed3")]
+    assert made.words("E N; ls", 3) == words
+
+
+@pytest.mark.parametrize(
+    "command, message",
+    [
+        (
+            "train {norm} {seed} {out}",
+            "unknown placeholder {out}; give {norm}, {seed} and {output}",
+        ),
+        ("train {norm} {seed} {}", "unknown placeholder {};"),
+        ("train {norm:3} {seed} {output}", "unknown placeholder {norm:3};"),
+        ("train {norm} {seed!r} {output}", "unknown placeholder {seed!r};"),
+        ("train {seed} {output}", "--command lacks {norm}; write it for the norm"),
+        ("train {norm} {seed}", "--command lacks {output}; write it for the folder"),
+        ("train {norm} {output}", "--command lacks {seed}; write it for the seed, as several"),
+        ("train 'a {norm}", "No closing quotation; correct it"),
+        ("train {norm} {", "Single '{' encountered in format string; correct it"),
+        ("", "--command '': it is empty"),
+    ],
+)
+def test_a_mistake_in_a_command_is_named(command, message):
+    with pytest.raises(UserError) as caught:
+        plan(seeds=(0, 1), command=command)
+    assert message in str(caught.value)
+
+
+def test_one_seed_needs_no_placeholder():
+    assert plan(command="train {norm} {output}").words("BN", 0)[:2] == ["train", "BN"]
+
+
+@pytest.mark.parametrize(
+    "words, option",
+    [
+        (("--at", "model"), "--at"),
+        (("--for", "EN", "a=1"), "--for"),
+        (("--test", "a", "b"), "--test"),
+        (("lr=1",), "lr=1"),
+        (("--unsafe",), "--unsafe"),
+    ],
+)
+def test_options_of_configs_are_refused(words, option, capsys):
+    with pytest.raises(SystemExit):
+        parsers.compare(["--command", COMMAND, "BN", "EN", *words])
+    assert f"error: {option} is for a CONFIG; write it into --command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words, higher", [((), True), (("--lower-is-better",), False)])
+def test_a_lower_metric_of_a_config_may_be_better(words, higher, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as --num-gpus 0 sets it
+    args = parsers.compare(["config.py", "BN", "EN", "--num-gpus", "0", *words])
+    assert plan_of(args).higher_is_better is higher
+
+
+def test_a_command_needs_a_metric(started, capsys):
+    assert main(["compare", "--command", COMMAND, "BN", "EN"]) == 2
+    assert "--command needs --metric NAME:FILE[:RULE], such as " in capsys.readouterr().err
+
+
+def test_rules_that_contradict_each_other_are_refused(started, capsys):
+    assert compare("BN", "EN", "--lower-is-better", metric="loss:results.json:max") == 2
+    assert "--lower-is-better contradicts the rule max; give" in capsys.readouterr().err
+
+
+def test_a_program_that_is_missing_is_named(started, capsys):
+    assert run(plan(command="no-such-program {norm} {output}")) == 2
+    assert "'no-such-program' cannot be run (No such file or directory)" in capsys.readouterr().err
+
+
+def test_a_dry_run_prints_the_scripts_commands(started, capsys):
+    assert compare("BN", "E N", "--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    folder = os.path.abspath("out/E-N/seed0")
+    assert lines[1] == f"{sys.executable} train.py 'E N' 0 {folder}"
+    assert not Path("out").exists()
+
+
+SLEEP = """
+import subprocess, sys, time
+from pathlib import Path
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+Path("children").write_text(str(child.pid))
+time.sleep(300)
+"""
+
+
+def start(file):
+    """Start a run; return its process as soon as the script has written a file."""
+    with open("log", "w") as log:
+        process = fresh.Process(command_line(plan().training("BN", 0)), stdout=log, stderr=log)
+    deadline = time.monotonic() + 60
+    while not (Path(file).is_file() and Path(file).read_text()):
+        assert process.poll() is None and time.monotonic() < deadline, Path("log").read_text()
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_all_processes_of_a_script_end_with_its_run(started, ending):
+    """Also the processes that the script has started."""
+    Path("train.py").write_text(SLEEP)
+    process = start("children")
+    os.kill(process.pid, ending)
+    assert process.wait(30) == 128 + ending
+    assert_gone([Path("children").read_text()])
+
+
+def test_a_script_ends_with_a_run_that_is_killed(started):
+    Path("train.py").write_text(
+        "import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(300)"
+    )
+    process = start("pid")
+    os.kill(process.pid, signal.SIGKILL)
+    assert_gone([Path("pid").read_text()])
+
+
+def test_a_script_that_is_killed_says_so(started, capfd):
+    Path("train.py").write_text("import os; os.kill(os.getpid(), 9)")
+    assert run(plan()) == 128 + signal.SIGKILL
+    assert capfd.readouterr().out.endswith("ended by SIGKILL\n")
+
+
+def test_a_process_that_a_script_leaves_behind_does_not_hold_its_run(started, monkeypatch):
+    monkeypatch.setattr(script_run, "PATIENCE", 0.1)
+    Path("train.py").write_text(
+        "import subprocess, sys\nleft = subprocess.Popen(['sleep', '60'])\n"
+        f"open('left', 'w').write(str(left.pid)){TRAIN}"
+    )
+    try:
+        begun = time.monotonic()
+        assert run(plan()) == 0
+        assert time.monotonic() - begun < 30
+    finally:
+        os.kill(int(Path("left").read_text()), signal.SIGKILL)
