@@ -5,6 +5,7 @@ from ...frameworks.folders import make_folder
 from ...frameworks.lock import lock
 from . import runs, starts
 from .compared_models import measured_steps
+from .comparison_page import page
 from .comparison_plan import Plan
 from .comparison_plot import draw
 from .comparison_report import csv_of, markdown
@@ -12,7 +13,7 @@ from .results import ModelSummary, Results, complete, main_metric, point_of
 
 
 def compare(plan: Plan, models: dict[str, ModelSummary], command: str) -> Results:
-    """Run the missing runs, and write compare.md, compare.csv and compare.png; return the results.
+    """Run the missing runs, and write compare.md, .csv, .png and .html; return the results.
 
     ``models`` is what :func:`.compared_models.build_models` returns; compare.md shows ``command``.
     """
@@ -49,4 +50,5 @@ def compare(plan: Plan, models: dict[str, ModelSummary], command: str) -> Result
         write_text(plan.output / "compare.csv", csv_of(results))
         if has_result:
             draw(results, plan.output / "compare.png")
+        write_text(plan.output / "compare.html", page(plan, results, command))
     return results
