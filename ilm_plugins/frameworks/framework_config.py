@@ -69,8 +69,10 @@ class Content:
 
 
 def spread(length: int, count: int) -> list[int]:
-    """Return at most ``count`` different places in a sequence, evenly spread, without its ends."""
-    return sorted({(i + 1) * (length - 1) // (count + 1) for i in range(count if length else 0)})
+    """Return ``count`` places in a sequence, evenly spread without its ends, or all if fewer."""
+    if length <= count:
+        return [*range(length)]
+    return [(i + 1) * (length - 1) // (count + 1) for i in range(count)]
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ def test_images(
         dataset = DatasetCatalog.get(name)
         for i in spread(len(dataset), count):
             image = read_image(dataset[i]["file_name"], "RGB")
-            yield image, _annotation(dataset[i], image.shape[:2])
+            yield image, annotation(dataset[i], image.shape[:2])
 
 
-def _annotation(entry: dict, size: tuple[int, int]) -> Content | None:
+def annotation(entry: dict, size: tuple[int, int]) -> Content | None:
     """Return the annotation of a dataset's entry, if it has one."""
     if "annotations" in entry:
         objects = annotations_to_instances(entry["annotations"], size, mask_format="bitmask")

@@ -22,7 +22,12 @@ def test_images(cfg: Config, count: int) -> Iterator[tuple[np.ndarray, Content |
     for i in spread(len(dataset), count):
         sample = dataset[i]["data_samples"]
         if path := getattr(sample, "img_path", None):
-            yield mmcv.imread(path, channel_order="rgb"), _content(sample, "gt")
+            yield mmcv.imread(path, channel_order="rgb"), annotation(sample)
+
+
+def annotation(sample: Any) -> Content | None:
+    """Return the annotated objects or classes of a data sample; None without both."""
+    return _content(sample, "gt")
 
 
 def content(output: Any) -> Content | None:

@@ -277,7 +277,8 @@ def test_objects_are_drawn_from_a_score_on():
 
 
 @pytest.mark.parametrize(
-    "length, count, places", [(100, 3, [24, 49, 74]), (2, 6, [0]), (0, 6, []), (1, 1, [0])]
+    "length, count, places",
+    [(100, 3, [24, 49, 74]), (2, 6, [0, 1]), (0, 6, []), (7, 6, [0, 1, 2, 3, 4, 5])],
 )
 def test_images_are_spread_over_the_test_set(length, count, places):
     assert spread(length, count) == places
