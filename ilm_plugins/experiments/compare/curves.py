@@ -18,7 +18,7 @@ LOSSES = "total_loss", "loss"
 POINTS = 200
 #: A panel's width and height, and the ends of its axes, in pixels of SVG.
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 300, 60, 545, 12, 255
-#: Quotient of the largest and the smallest value from which an axis is logarithmic.
+#: Quotient of the largest and the smallest loss from which the axis is logarithmic.
 SPAN = 10
 
 
@@ -54,14 +54,19 @@ class Panel(NamedTuple):
 def panels(plan: Plan, results: Results) -> list[Panel]:
     """Return a panel of the loss and one of the main metric, if runs have logged them.
 
-    The values come from the framework's logs; those of a run without logs, from its record.
+    The values come from the framework's logs, or from a run's record, which has more in a short
+    training that counts iterations.
     """
     quantities = {"loss": LOSSES, results.metric: (results.metric,)}
     curves: dict[str, list[Curve]] = {name: [] for name in quantities}
     for i, norm in enumerate(plan.norms):
         for seed in plan.seeds:
             record = read(plan.folder(norm, seed)) or {}
-            logged = {**_recorded(record), **scalars(plan.folder(norm, seed))}
+            logged, recorded = scalars(plan.folder(norm, seed)), _recorded(record)
+            for name in recorded:
+                is_denser = len(recorded[name]) > len(logged.get(name, ()))
+                if name not in logged or (is_denser and record["unit"] == "iterations"):
+                    logged[name] = recorded[name]
             for quantity, names in quantities.items():
                 values = next((logged[name] for name in names if name in logged), None)
                 if values:
@@ -88,7 +93,7 @@ def panel(name: str, curves: Sequence[Curve]) -> Panel:
     learned = [curve for curve in curves if not curve.diverged] or curves
     values = [value for curve in learned for value in curve.values.values()]
     low, high = min(values), max(values)
-    logarithmic = low > 0 and high / low >= SPAN
+    logarithmic = name == "loss" and low > 0 and high / low >= SPAN
     if not logarithmic:
         margin = 0.05 * (high - low) or abs(low) or 1.0
         low, high = low - margin, high + margin

@@ -22,7 +22,7 @@ pytest.importorskip("jinja2", reason="needs the extra ilm_plugins[compare]")
 from ilm_plugins.experiments.compare import comparison_plot, predictions, runs
 from ilm_plugins.experiments.compare.comparison_page import page
 from ilm_plugins.experiments.compare.comparison_plan import Plan
-from ilm_plugins.experiments.compare.curves import POINTS, TOP, Curve, panel
+from ilm_plugins.experiments.compare.curves import POINTS, TOP, Curve, panel, panels
 from ilm_plugins.experiments.compare.results import OWN_TEST, Results, Value
 from ilm_plugins.frameworks import run_record
 from ilm_plugins.frameworks.framework_config import Content, spread
@@ -191,6 +191,20 @@ def test_without_any_run_the_page_says_so(tmp_path):
 
 
 # ---- curves
+
+
+@pytest.mark.parametrize(
+    "unit, number", [("iterations", 9), ("epochs", 2)], ids=["a short training", "epochs"]
+)
+def test_the_record_has_the_curve_where_it_has_more_iterations(tmp_path, unit, number):
+    plan = Runs(tmp_path)
+    (folder := plan.folder("GN", 0)).mkdir(parents=True)
+    curve = [{unit: i, "total_loss": 1 / i} for i in range(1, 10)]
+    run_record.write(folder / run_record.FILE, {"unit": unit, "planned": 9, "curve": curve})
+    lines = [json.dumps({"iteration": i, "total_loss": 1.0}) for i in (19, 39)]
+    (folder / "metrics.json").write_text("\n".join(lines))
+    ((line,),) = [one.lines for one in panels(plan, Results(NORMS, [], "mIoU"))]
+    assert len(line.curve.values) == number
 
 
 def heights(one):
