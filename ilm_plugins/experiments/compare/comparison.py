@@ -8,6 +8,7 @@ from ...frameworks.lock import lock
 from ...frameworks.run_processes import available_gpus
 from . import runs, starts
 from .compared_models import measured_steps
+from .comparison_page import page
 from .comparison_plan import AnyPlan
 from .comparison_plot import draw
 from .comparison_report import csv_of, markdown
@@ -18,7 +19,7 @@ from .results import ModelSummary, Results, complete, main_metric, point_of
 def compare(
     plan: AnyPlan, models: dict[str, ModelSummary], command: str, execution: Execution
 ) -> Results:
-    """Run the missing runs, and write compare.md, compare.csv and compare.png; return the results.
+    """Run the missing runs, and write compare.md, .csv, .png and .html; return the results.
 
     ``models`` is what :func:`.compared_models.build_models` returns, empty for scripts; compare.md
     shows ``command``.
@@ -67,4 +68,5 @@ def report(
     write_text(plan.output / "compare.csv", csv_of(results))
     if has_result:
         draw(results, plan.output / "compare.png")
+    write_text(plan.output / "compare.html", page(plan, results, command))
     return results

@@ -16,7 +16,7 @@ METRICS = {
 
 def classes_of_test(cfg: CfgNode | DictConfig) -> tuple[str, ...] | None:
     """Return the names of the test set's classes, in order; None if its metadata has none."""
-    for name in _test_sets(cfg):
+    for name in test_sets(cfg):
         metadata = MetadataCatalog.get(name)
         if not {"thing_classes", "stuff_classes"} & metadata.as_dict().keys():
             try:
@@ -34,7 +34,7 @@ def metric_names(cfg: CfgNode | DictConfig) -> list[str] | None:
     model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     if not model.__module__.startswith("detectron2."):  # one's own may give masks without MASK_ON
         return None
-    kinds = [MetadataCatalog.get(name).get("evaluator_type") for name in _test_sets(cfg)]
+    kinds = [MetadataCatalog.get(name).get("evaluator_type") for name in test_sets(cfg)]
     if not {*kinds} <= METRICS.keys():
         return None
     absent = {"segm"} if not cfg.MODEL.MASK_ON else set()
@@ -56,7 +56,8 @@ def point(cfg: CfgNode | DictConfig, metric: str) -> float | None:
     return 1.0 if module.partition(".")[0] == "detectron2" else None
 
 
-def _test_sets(cfg: CfgNode | DictConfig) -> list[str]:
+def test_sets(cfg: CfgNode | DictConfig) -> list[str]:
+    """Return the names of the test sets; empty if the config does not tell."""
     if isinstance(cfg, CfgNode):
         return list(cfg.DATASETS.TEST)
     found = OmegaConf.select(cfg, "dataloader.test.dataset.names")

@@ -2,16 +2,16 @@
 
 import json
 import os
-import runpy
+import re
 import shlex
 import shutil
 import signal
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from PIL import Image
 
 pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
@@ -25,9 +25,12 @@ from ilm_plugins.__main__ import main
 from ilm_plugins.cli import parsers
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.compare import compared_models, comparison, runs, starts, tasks
-from ilm_plugins.experiments.compare.comparison_plan import Plan
+from ilm_plugins.experiments.compare.comparison_plan import OWN_TEST, Plan
 from ilm_plugins.experiments.compare.executors import Execution, Progress
+from ilm_plugins.experiments.compare.predictions import predictions
+from ilm_plugins.experiments.compare.results import Results, Value
 from ilm_plugins.frameworks import open_config, run_record
+from ilm_plugins.frameworks.folders import last_checkpoint
 from ilm_plugins.frameworks.variants import variants
 from runs import LAZY, SHAPES, SMALL, train_until_killed, write_mmengine_config
 from swaps import randomized
@@ -140,11 +143,36 @@ def test_a_run_that_was_moved_is_tested_where_it_is_now(compared, started, tmp_p
     assert runs.metrics(plan, GN, 0, "dusk")
 
 
-def test_the_masks_of_runs_are_drawn(compared, root, monkeypatch):
-    folders = [f"{norm[:2]}=out/{norm}/seed0" for norm in ("GN-num_groups=4", "EN-reduction=8")]
-    monkeypatch.setattr("sys.argv", ["draw_masks.py", compared, "masks.png", *folders])
-    runpy.run_path(str(root / "tools" / "draw_masks.py"), run_name="__main__")
-    assert Image.open("masks.png").width > Image.open("masks.png").height
+def test_the_page_has_the_predictions_of_each_norm(compared):
+    text = Path("out/compare.html").read_text()
+    (head,) = re.findall(r'aria-label="Predictions".*?</thead>', text, re.DOTALL)
+    assert re.findall(r'<th scope="col">(.*?)</th>', head) == ["photo", "annotation", GN, EN]
+    for norm in ("photo", "annotation", GN, EN):
+        assert len(re.findall(rf'src="data:image/webp[^>]*: {re.escape(norm)}"', text)) == 4
+
+
+def found_results(norms):
+    values = [Value(norm, 0, OWN_TEST, "mIoU", 1.0) for norm in norms]
+    return Results(norms, values, "mIoU")
+
+
+def test_predictions_are_drawn_again_only_for_another_model(compared, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a model was opened")
+
+    monkeypatch.setattr(Plan, "open", refuse)
+    plan = Plan(compared, [GN, EN], [0], Path("out").absolute())
+    shutil.copytree("out", (moved := replace(plan, output=plan.output.with_name("copy"))).output)
+    assert set(predictions(plan, found_results([GN, EN])).columns) >= {GN, EN}
+    checkpoint = last_checkpoint(moved.folder(EN, 0))
+    os.utime(checkpoint, (0, 0))
+    assert predictions(moved, found_results([GN, EN])) == "AssertionError: a model was opened"
+    shutil.rmtree(moved.output)
+
+
+def test_without_a_checkpoint_the_page_has_the_reason(compared, tmp_path):
+    plan = Plan(compared, [GN], [0], tmp_path)
+    assert "last_checkpoint does not exist" in predictions(plan, found_results([GN]))
 
 
 def test_finished_runs_are_skipped(compared, started):

@@ -1,0 +1,125 @@
+"""The page of a comparison, compare.html: one file that needs no network and no script."""
+
+import base64
+import platform
+import shlex
+from collections import Counter
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, StrictUndefined
+
+from ...frameworks.run_record import read
+from . import curves, runs
+from .comparison_plan import OWN_TEST, Plan
+from .comparison_report import cost_table, sentences, table, warning_of_unconverted
+from .predictions import SCORE, predictions
+from .results import ROUNDS, Results, Value
+
+#: Number of the last lines of a failed run's output.
+TAIL = 20
+#: Settings of a run's record -> what the page calls them.
+SETTINGS = {
+    "device": "device",
+    "processes": "processes",
+    "commit": "commit",
+    "amp": "mixed precision",
+    "batch": "images of a step",
+    "images": "training images",
+    "planned": "planned length",
+    "unit": "unit of the length",
+}
+
+
+class Failure(NamedTuple):
+    """A run without a result, and the last lines of its output."""
+
+    value: Value
+    log: Path
+    tail: str
+
+
+def page(plan: Plan, results: Results, command: str) -> str:
+    """Return compare.html, with the picture compare.png if there is one."""
+    picture = plan.output / "compare.png"
+    template = files(__package__).joinpath("comparison_page.html.jinja").read_text("utf-8")
+    environment = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    environment.filters["quoted"] = shlex.quote
+    return environment.from_string(template).render(
+        results=results,
+        command=command,
+        tests=[_of_test(results, test) for test in results.tests],
+        picture=base64.b64encode(picture.read_bytes()).decode() if results.main else "",
+        panels=curves.panels(plan, results),
+        plot=curves,
+        predictions=predictions(plan, results),
+        score=SCORE,
+        costs=cost_table(results),
+        rounds=ROUNDS,
+        warning=results.unconverted and warning_of_unconverted(results.unconverted),
+        overrides=_overrides(plan),
+        environment=_environment(plan),
+        failures=[_failure(plan, value) for value in results.failures],
+        output=plan.output,
+        tensorboard=_folders(plan, "events.out.tfevents.*"),
+        wandb=_folders(plan, "wandb/*run-*"),
+        own_test=OWN_TEST,
+    )
+
+
+def _of_test(results: Results, test: str) -> dict[str, Any]:
+    """Return the title, the verdicts and the table of a test."""
+    verdicts = [
+        (norm, verdict.word, text.removeprefix(f"{norm}: "))
+        for (norm, verdict), text in zip(
+            results.verdicts(test).items(), sentences(results, test), strict=True
+        )
+    ]
+    return {"title": results.title(test), "verdicts": verdicts, "rows": table(results, test)}
+
+
+def _overrides(plan: Plan) -> dict[str, list[str]]:
+    """Return norm -> the overrides that not all norms have; empty for scripts."""
+    if not hasattr(plan, "norm_overrides"):
+        return {}
+    size = plan.variants.words
+    found = {}
+    for norm in plan.norms:
+        words = iter(plan.norm_overrides(norm))
+        found[norm] = [" ".join(pair) for pair in zip(*[words] * size, strict=True)]
+    shared = set.intersection(*map(set, found.values()))
+    return {norm: [word for word in words if word not in shared] for norm, words in found.items()}
+
+
+def _environment(plan: Plan) -> dict[str, str]:
+    """Return what the runs ran on; where runs differ, each value with the number of its runs."""
+    found: dict[str, Counter[str]] = {"Python": Counter([platform.python_version()])}
+    for norm in plan.norms:
+        for seed in plan.seeds:
+            record = read(plan.folder(norm, seed)) or {}
+            settings = {name: record.get(key) for key, name in SETTINGS.items()}
+            for name, value in (record.get("versions", {}) | settings).items():
+                if value is not None:
+                    found.setdefault(name, Counter())[str(value)] += 1
+    return {name: _counted(values) for name, values in found.items()}
+
+
+def _counted(values: Counter[str]) -> str:
+    if len(values) == 1:
+        return next(iter(values))
+    return ", ".join(f"{value} ({count} run{'s' * (count > 1)})" for value, count in values.items())
+
+
+def _failure(plan: Plan, value: Value) -> Failure:
+    test = "" if value.test == OWN_TEST else value.test
+    log = runs.log_of(plan.folder(value.norm, value.seed, test))
+    lines = log.read_text("utf-8", errors="replace").splitlines() if log.is_file() else []
+    return Failure(value, log, "\n".join(lines[-TAIL:]))
+
+
+def _folders(plan: Plan, pattern: str) -> list[str]:
+    """Return the folders of the comparison with files that a pattern names."""
+    return sorted({str(path.parent) for path in plan.output.rglob(pattern)})

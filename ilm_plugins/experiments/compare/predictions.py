@@ -1,0 +1,167 @@
+"""What the detectors or segmenters of a comparison predict on a few test images, as pictures."""
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from ...checkpoints import load_weights, write_text
+from ...errors import one_line
+from ...frameworks.folders import last_checkpoint
+from ...frameworks.framework_config import Content
+from ..reports.style import OKABE_ITO
+from .comparison_plan import OWN_TEST, Plan
+from .results import Results
+
+#: Number of images, their longer side in pixels, and the score from which objects are drawn.
+COUNT, SIDE, SCORE = 6, 320, 0.5
+FILE = "predictions.json"
+
+
+class Predictions(NamedTuple):
+    """Columns of pictures of the same images: the photo, its annotation, and each norm's model."""
+
+    #: Title of a column -> data URIs of its pictures.
+    columns: dict[str, list[str]]
+    #: Class -> its colour, "#rrggbb", of the classes that a picture has.
+    classes: dict[str, str]
+    #: Whether objects are drawn, not classes of pixels.
+    has_objects: bool
+
+
+def predictions(plan: Plan, results: Results) -> Predictions | str | None:
+    """Return the pictures, None for scripts and other models, or in words why there are none.
+
+    Each norm's model is that of its first seed with a result. The pictures are kept in the folder
+    of the comparison until one of the models is another.
+    """
+    if not hasattr(plan, "variants"):  # a script of the user's own, whose models are unknown
+        return None
+    seeds = {norm: min(results.by_seed(norm, OWN_TEST), default=None) for norm in plan.norms}
+    runs = {norm: plan.folder(norm, seed) for norm, seed in seeds.items() if seed is not None}
+    try:
+        paths = {norm: last_checkpoint(folder) for norm, folder in runs.items()}
+        state = {norm: [path.name, path.stat().st_mtime_ns] for norm, path in paths.items()}
+        kept = plan.output / FILE
+        if kept.is_file() and (found := json.loads(kept.read_text("utf-8")))["of"] == state:
+            return Predictions(*found["drawn"])
+        drawn = _draw(plan, paths)
+    except Exception as error:  # such as too little memory; the report goes on
+        return f"{type(error).__name__}: {one_line(error)}"
+    if drawn is not None:
+        write_text(kept, json.dumps({"of": state, "drawn": drawn}))
+    return drawn
+
+
+def _draw(plan: Plan, paths: dict[str, Any]) -> Predictions | None:
+    images = [*plan.variants.opened.test_images(COUNT)] if paths else []
+    photos = [photo for photo, _ in images]
+    columns = {"annotation": [content for _, content in images]}
+    for norm, path in paths.items() if images else ():
+        # A machine that only submits the trainings may have no GPU.
+        opened = plan.open(norm, "cuda" if plan.num_gpus and torch.cuda.is_available() else "cpu")
+        inference = opened.inference()
+        load_weights(inference.model.eval(), path)
+        columns[norm] = [opened.content(inference.forward([photo])[0]) for photo in photos]
+    seen = {norm: contents for norm, contents in columns.items() if any(contents)}
+    if not {*seen} & {*paths}:
+        return None
+    names = plan.variants.opened.classes_of_test() or ()
+    return draw(photos, seen, names)
+
+
+def draw(
+    photos: Sequence[np.ndarray],
+    columns: dict[str, Sequence[Content | None]],
+    names: Sequence[str] = (),
+) -> Predictions:
+    """Draw photos (H, W, 3), and for each column what they contain; ``names`` are the classes'."""
+    contents = [content for column in columns.values() for content in column if content]
+    numbers = sorted({*(int(n) for content in contents for n in _numbers(content))})
+    names = [*names, *(f"class {n}" for n in range(len(names), max(numbers, default=-1) + 1))]
+    colours = _colours(names)
+    small = [_resized(Image.fromarray(photo)) for photo in photos]
+    drawn = {"photo": [_uri(photo) for photo in small]}
+    for title, column in columns.items():
+        drawn[title] = [
+            _uri(_picture(photo, content, whole.shape[1::-1], colours, names)) if content else ""
+            for photo, whole, content in zip(small, photos, column, strict=True)
+        ]
+    legend = {names[n]: "#{:02x}{:02x}{:02x}".format(*colours[n]) for n in numbers}
+    return Predictions(drawn, legend, any(content.boxes is not None for content in contents))
+
+
+def _numbers(content: Content) -> np.ndarray:
+    """Return the numbers of the classes that are drawn; 255 is no class."""
+    if content.classes is not None:
+        return np.setdiff1d(content.classes, [255])
+    return np.unique([content.labels[i] for i in _shown(content)])
+
+
+def _shown(content: Content) -> list[int]:
+    """Return the indices of the objects that are drawn."""
+    scores = content.scores
+    return [i for i in range(len(content.labels)) if scores is None or scores[i] >= SCORE]
+
+
+def _picture(
+    photo: Image.Image,
+    content: Content,
+    size: tuple[int, int],
+    colours: np.ndarray,
+    names: Sequence[str],
+) -> Image.Image:
+    """Draw classes in their colours, white for none, or objects over the photo.
+
+    ``size`` is the width and height, in pixels, of the photo before it was resized.
+    """
+    if content.classes is not None:
+        classes = np.where(content.classes < len(colours), content.classes, len(colours))
+        drawn = np.concatenate([colours, [[255] * 3]])[classes].astype(np.uint8)
+        return Image.fromarray(drawn).resize(photo.size, Image.Resampling.NEAREST)
+    photo, shown = photo.copy(), _shown(content)
+    for i in shown if content.masks is not None else ():
+        mask = Image.fromarray(np.uint8(content.masks[i] > 0) * 110)
+        colour = tuple(map(int, colours[content.labels[i]]))
+        photo.paste(colour, mask=mask.resize(photo.size, Image.Resampling.BILINEAR))
+    painter, font = ImageDraw.Draw(photo), ImageFont.load_default(12)
+    scale = np.tile(np.divide(photo.size, size), 2)
+    for i in shown:
+        colour = tuple(map(int, colours[content.labels[i]]))
+        left, top, right, bottom = content.boxes[i] * scale
+        painter.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=2)
+        text = names[content.labels[i]]
+        if content.scores is not None:
+            text += f" {content.scores[i]:.2f}"
+        place = (left + 2, max(0, top - 14))
+        painter.rectangle(painter.textbbox(place, text, font), fill=colour)
+        painter.text(place, text, "black" if sum(colour) > 330 else "white", font)
+    return photo
+
+
+def _resized(photo: Image.Image) -> Image.Image:
+    factor = SIDE / max(photo.size)
+    return photo.resize([max(1, round(side * factor)) for side in photo.size])
+
+
+def _colours(names: Sequence[str]) -> np.ndarray:
+    """Return a colour, red, green and blue in 0..255, for each class; a background is grey."""
+    known, hues = OKABE_ITO, len(names)
+    if hues > len(known):
+        known = mpl.colormaps["hsv"](np.linspace(0, 1, hues, endpoint=False))
+    colours = np.round(255 * mpl.colors.to_rgba_array(known)[:hues, :3]).astype(int)
+    colours[[name == "background" for name in names]] = 70
+    return colours
+
+
+def _uri(picture: Image.Image) -> str:
+    """Return a picture as a data URI of an image in WebP."""
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=75)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

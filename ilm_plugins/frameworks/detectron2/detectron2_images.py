@@ -1,0 +1,51 @@
+"""Test images of a config of detectron2, their annotations, and what a model sees in them."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.data.detection_utils import annotations_to_instances, read_image
+from omegaconf import DictConfig
+
+from ..framework_config import Content, spread
+from .detectron2_evaluation import test_sets
+
+
+def test_images(
+    cfg: CfgNode | DictConfig, count: int
+) -> Iterator[tuple[np.ndarray, Content | None]]:
+    """Yield ``count`` images of the first test set, (H, W, 3) RGB uint8, and their annotations."""
+    for name in test_sets(cfg)[:1]:
+        dataset = DatasetCatalog.get(name)
+        for i in spread(len(dataset), count):
+            image = read_image(dataset[i]["file_name"], "RGB")
+            yield image, annotation(dataset[i], image.shape[:2])
+
+
+def annotation(entry: dict, size: tuple[int, int]) -> Content | None:
+    """Return the annotation of a dataset's entry, if it has one."""
+    if "annotations" in entry:
+        objects = annotations_to_instances(entry["annotations"], size, mask_format="bitmask")
+        masks = objects.gt_masks.tensor.numpy() if objects.has("gt_masks") else None
+        return Content(
+            boxes=objects.gt_boxes.tensor.numpy(), labels=objects.gt_classes.numpy(), masks=masks
+        )
+    if "sem_seg_file_name" in entry:
+        return Content(classes=read_image(entry["sem_seg_file_name"]))
+    return None
+
+
+def content(output: dict) -> Content | None:
+    """Return the objects or the classes in a model's output for an image; None without both."""
+    if "instances" in output:
+        objects = output["instances"].to("cpu")
+        return Content(
+            boxes=objects.pred_boxes.tensor.numpy(),
+            labels=objects.pred_classes.numpy(),
+            scores=objects.scores.numpy(),
+            masks=objects.pred_masks.numpy() if objects.has("pred_masks") else None,
+        )
+    return (
+        Content(classes=output["sem_seg"].argmax(0).cpu().numpy()) if "sem_seg" in output else None
+    )

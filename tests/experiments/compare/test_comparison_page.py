@@ -1,0 +1,337 @@
+"""compare.html, from made-up runs: what it has, that it needs nothing else, and how wide it is."""
+
+import base64
+import html
+import io
+import json
+import math
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
+pytest.importorskip("jinja2", reason="needs the extra ilm_plugins[compare]")
+
+from ilm_plugins.experiments.compare import comparison_plot, predictions, runs
+from ilm_plugins.experiments.compare.comparison_page import page
+from ilm_plugins.experiments.compare.comparison_plan import Plan
+from ilm_plugins.experiments.compare.curves import POINTS, TOP, Curve, panel, panels
+from ilm_plugins.experiments.compare.results import OWN_TEST, Results, Value
+from ilm_plugins.frameworks import run_record
+from ilm_plugins.frameworks.framework_config import Content, spread
+
+#: Elements without an end.
+VOID = {"circle", "img", "meta", "path", "polyline", "rect"}
+#: A norm and a metric that would break a page if they were not escaped.
+BOLD, METRIC = 'ILMGN("<b>&", long=\'' + "x" * 60 + "')", "mIoU</h2>"
+NORMS = ["GN", BOLD, "EN"]
+COMMAND = f"python -m ilm_plugins compare my.py GN '{BOLD}' EN"
+
+
+@dataclass
+class Runs:
+    """Folders of runs, as those of a script: no config."""
+
+    output: Path
+    norms = NORMS
+    seeds = (0, 1, 2)
+    folder = Plan.folder
+
+
+def write_run(folder, norm, seed):
+    """Write the record and the log of a run; the last seed of EN diverges."""
+    diverges = (norm, seed) == ("EN", 2)
+    record = {
+        **{"framework": "mine", "device": "CPU" if seed else "H100", "commit": "0123abc"},
+        **{"versions": {"torch": "2.9"}, "unit": "iterations", "planned": 1000},
+        **{"run": 400 if diverges else 1000, "curve": [{"iterations": 500, METRIC: 30.0}]},
+    }
+    if diverges:
+        record = record | {"diverged": "<i>NaN</i>", "curve": []}
+    folder.mkdir(parents=True)
+    run_record.write(folder / run_record.FILE, record)
+    losses = [math.exp(-step / 300) for step in range(0, record["run"], 2)]
+    if diverges:
+        losses[-1] = 1e30
+    entries = [{"iteration": 2 * i + 1, "total_loss": loss} for i, loss in enumerate(losses)]
+    (folder / "metrics.json").write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory):
+    plan = Runs(tmp_path_factory.mktemp("made up"))
+    values = []
+    for i, norm in enumerate(NORMS):
+        for seed in plan.seeds:
+            write_run(plan.folder(norm, seed), norm, seed)
+            values.append(Value(norm, seed, OWN_TEST, METRIC, 40 + 2 * i + 0.1 * i * seed + seed))
+    reason = "diverged: <i>NaN</i>"
+    values[-1] = Value("EN", 2, OWN_TEST, METRIC, None, reason)
+    runs.log_of(plan.folder("EN", 2)).write_text("first\n" * 50 + "<script>last</script>\n")
+    found = Results(NORMS, values, METRIC, overrides_of_norm={"EN": ["lr=<1>"]})
+    comparison_plot.draw(found, plan.output / "compare.png")
+    return plan, found
+
+
+@pytest.fixture(scope="module")
+def written(made_up):
+    return page(*made_up, COMMAND)
+
+
+class Reader(HTMLParser):
+    """What a page has: its elements with their attributes, and its text; AssertionError if torn."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.elements, self.words = [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"line {self.getpos()[0]}"
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def find(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def read(written):
+    return Reader(written)
+
+
+def test_each_norm_has_a_verdict(read):
+    shown = [one["class"] for one in read.find("li") if "class" in one]
+    assert shown == ["better", "undecided"]
+    assert f"{BOLD} better better than GN by 2.1" in read.text
+    assert "as 2 of 3 learned with EN (seed 2: diverged)" in read.text
+
+
+@pytest.mark.parametrize("text", [BOLD, METRIC, COMMAND, "<i>NaN</i>", "<script>last</script>"])
+def test_texts_are_shown_as_they_are(read, text):
+    assert text in read.text
+    assert not {"b", "i", "script"} & {tag for tag, _ in read.elements}
+
+
+def test_the_page_needs_no_other_file(read, written):
+    assert not {"link", "script", "iframe", "object", "use"} & {tag for tag, _ in read.elements}
+    sources = [one["src"] for one in read.find("img")]
+    assert sources
+    assert all(source.startswith("data:image/") for source in sources)
+    assert "@import" not in written
+    assert {*re.findall(r"url\((.)", written)} <= {"#"}
+
+
+def test_all_pictures_have_a_text(read):
+    assert all(one["alt"] for one in read.find("img"))
+    plots = [one for one in read.find("svg") if "aria-hidden" not in one]
+    assert [one["aria-label"].partition(" by ")[0] for one in plots] == ["loss", METRIC]
+
+
+def test_each_run_has_a_line(read):
+    """Nine of the loss, from logs; of the metric, which no log has, those of the records."""
+    shown = [one["class"].split()[0] for one in read.find("polyline")]
+    assert len(shown) == 9 + 8
+    groups = [one["class"] for one in read.find("g")]
+    assert groups == ["n0"] * 3 + ["n1"] * 3 + ["n2"] * 3 + ["n0"] * 3 + ["n1"] * 3 + ["n2"] * 2
+    assert max(len(one["points"].split()) for one in read.find("polyline")) == POINTS
+
+
+def test_a_run_that_diverged_is_named(read):
+    assert read.text.count("EN, seed 2 (diverged)") == 1
+
+
+def test_a_failed_run_has_the_end_of_its_log(read):
+    assert len(read.find("details")) == 1
+    assert read.text.count("first") == 19
+
+
+def test_values_that_differ_between_runs_are_counted(read):
+    assert "device H100 (3 runs), CPU (6 runs) " in read.text
+    assert "torch 2.9 " in read.text
+
+
+def test_logs_of_tensorboard_are_named(made_up):
+    plan, found = made_up
+    assert "TensorBoard: no run has a log" in Reader(page(plan, found, "")).text
+    file = plan.folder("EN", 0) / "events.out.tfevents.1"
+    file.touch()
+    shown = Reader(page(plan, found, "")).text
+    file.unlink()
+    assert f"tensorboard --logdir '{plan.output}' shows the logs of 1 folder" in shown
+
+
+def test_without_any_run_the_page_says_so(tmp_path):
+    values = [Value(norm, 0, OWN_TEST, "mIoU", None, "not run") for norm in NORMS]
+    text = Reader(page(Runs(tmp_path), Results(NORMS, values, "mIoU"), "")).text
+    assert "No run has logged a loss or mIoU" in text
+    assert "GN, seed 0: not run" in text
+
+
+# ---- curves
+
+
+@pytest.mark.parametrize(
+    "unit, number", [("iterations", 9), ("epochs", 2)], ids=["a short training", "epochs"]
+)
+def test_the_record_has_the_curve_where_it_has_more_iterations(tmp_path, unit, number):
+    plan = Runs(tmp_path)
+    (folder := plan.folder("GN", 0)).mkdir(parents=True)
+    curve = [{unit: i, "total_loss": 1 / i} for i in range(1, 10)]
+    run_record.write(folder / run_record.FILE, {"unit": unit, "planned": 9, "curve": curve})
+    lines = [json.dumps({"iteration": i, "total_loss": 1.0}) for i in (19, 39)]
+    (folder / "metrics.json").write_text("\n".join(lines))
+    ((line,),) = [one.lines for one in panels(plan, Results(NORMS, [], "mIoU"))]
+    assert len(line.curve.values) == number
+
+
+def heights(one):
+    return [float(point.partition(",")[2]) for point in one.points.split()]
+
+
+def test_larger_values_are_higher():
+    (line,) = panel("mIoU", [Curve(0, "", {1: 10.0, 2: 15.0, 3: 30.0})]).lines
+    first, second, third = heights(line)
+    assert first > second > third
+    assert (first - second) / (first - third) == pytest.approx(0.25, abs=0.01)
+
+
+def test_an_axis_of_large_quotients_is_logarithmic():
+    (line,) = panel("loss", [Curve(0, "", {1: 100.0, 2: 10.0, 3: 1.0})]).lines
+    first, second, third = heights(line)
+    assert second - first == pytest.approx(third - second, abs=0.2)
+
+
+def test_a_run_that_diverged_leaves_the_scale_to_the_others():
+    learned = Curve(0, "", {1: 2.0, 2: 1.0})
+    diverged = Curve(1, "", {1: 2.0, 2: 1e30}, diverged=True)
+    alone, both = panel("loss", [learned]), panel("loss", [learned, diverged])
+    assert both.lines[0].points == alone.lines[0].points
+    assert heights(both.lines[1])[-1] < 0
+    assert both.lines[1].end[1] == TOP
+
+
+@pytest.mark.parametrize("values", [{1: 0.0}, {1: 2.0, 2: 2.0}, {0: -1.0}])
+def test_equal_values_have_a_scale(values):
+    shown = panel("loss", [Curve(0, "", values)])
+    assert len(shown.y_ticks) > 1
+    assert len(shown.lines[0].points.split()) == len(values)
+
+
+# ---- pictures
+
+
+def pixels(uri):
+    image = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+    return np.array(image.convert("RGB")).astype(int)
+
+
+PHOTO = np.zeros((40, 80, 3), np.uint8)
+
+
+def test_pictures_keep_their_shape_and_are_small():
+    drawn = predictions.draw([PHOTO], {"GN": [Content(classes=np.zeros((40, 80), int))]})
+    assert pixels(drawn.columns["photo"][0]).shape == (160, 320, 3)
+    assert pixels(drawn.columns["GN"][0]).shape == (160, 320, 3)
+
+
+def test_the_legend_names_the_classes_that_are_there_by_their_colour():
+    classes = np.full((40, 80), 1)
+    classes[:, :40] = 255
+    names = ["sky", "road", "tree"]
+    drawn = predictions.draw([PHOTO], {"GN": [Content(classes=classes)]}, names)
+    (colour,) = drawn.classes.values()
+    found = pixels(drawn.columns["GN"][0])
+    assert [*drawn.classes] == ["road"]
+    assert found[80, 240] == pytest.approx([*bytes.fromhex(colour[1:])], abs=6)
+    assert found[80, 80] == pytest.approx([255] * 3, abs=6)
+
+
+def test_thirty_classes_have_thirty_colours():
+    content = Content(classes=np.arange(30).reshape(5, 6))
+    drawn = predictions.draw([PHOTO], {"GN": [content]}, [f"class {i}" for i in range(30)])
+    assert len({*drawn.classes.values()}) == 30
+
+
+def test_objects_are_drawn_from_a_score_on():
+    content = Content(
+        boxes=np.array([[40.0, 10, 70, 30], [5, 10, 35, 30]]),
+        labels=np.array([0, 1]),
+        scores=np.array([0.9, 0.4]),
+        masks=np.stack([np.arange(80) >= 40, np.arange(80) < 40])[:, None].repeat(40, axis=1),
+    )
+    drawn = predictions.draw([PHOTO], {"GN": [content]}, ["cat", "dog"])
+    found = pixels(drawn.columns["GN"][0]).sum(axis=2)
+    assert [*drawn.classes] == ["cat"]
+    assert found[80, 240] > 100  # within the mask of the first
+    assert found[80, 160] > 2 * found[80, 240]  # the left side of its box
+    assert found[:, :140].max() < 40  # nothing of the second
+
+
+@pytest.mark.parametrize(
+    "length, count, places",
+    [(100, 3, [24, 49, 74]), (2, 6, [0, 1]), (0, 6, []), (7, 6, [0, 1, 2, 3, 4, 5])],
+)
+def test_images_are_spread_over_the_test_set(length, count, places):
+    assert spread(length, count) == places
+
+
+# ---- a browser
+
+#: Shows a page in frames; then its title has, for each, the widths of its content and of itself.
+FRAMES = """<!DOCTYPE html><title></title>{frames}<script>
+addEventListener("load", () => {{
+  document.title = [...document.querySelectorAll("iframe")].map(frame => {{
+    const root = frame.contentDocument.documentElement;
+    const torn = [...frame.contentDocument.images].filter(image => !image.naturalWidth).length;
+    return [root.scrollWidth, root.clientWidth, torn].join();
+  }}).join(" ");
+}});
+</script>"""
+FRAME = '<iframe style="width: {}px; height: 900px; border: 0" srcdoc="{}"></iframe>'
+
+
+@pytest.mark.wide
+def test_a_browser_shows_the_page_without_scrolling_to_the_side(written, tmp_path):
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    if browser is None:
+        pytest.skip("needs a browser: apt-get install chromium")
+    widths = 1280, 390
+    frames = "".join(FRAME.format(width, html.escape(written)) for width in widths)
+    (tmp_path / "frames.html").write_text(FRAMES.format(frames=frames))
+    options = (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--virtual-time-budget=10000",
+    )
+    command = [browser, *options, f"--user-data-dir={tmp_path}/profile", "--dump-dom"]
+    done = subprocess.run(
+        [*command, f"file://{tmp_path}/frames.html"], capture_output=True, text=True, timeout=120
+    )
+    title = re.search("<title>(.*?)</title>", done.stdout)[1]
+    found = [tuple(map(int, frame.split(","))) for frame in title.split()]
+    assert found == [(width, width, 0) for width in widths]
