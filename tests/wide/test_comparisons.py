@@ -30,7 +30,7 @@ RUNS = [Path("out", name, "seed0") for name in ("GN-num_groups=4", "EN-reduction
 #: Long enough to be stopped in the middle; a data loader with a process of its own, and nothing
 #: random in a step, as random numbers are not those of an unbroken training after a stop.
 LONG = (
-    "train_cfg.max_iters=12",
+    "train_cfg.max_iters=60",
     "model.decode_head.dropout_ratio=0",
     "train_dataloader.num_workers=1",
 )
@@ -225,6 +225,7 @@ def test_a_stopped_comparison_cancels_its_jobs_and_continues_here(config, slurm)
 
 
 def test_submitits_local_executor_requeues_a_run(config, monkeypatch):
+    monkeypatch.setattr(tasks, "PAUSE", 0.02)
     task = Task("a", 0, Step(training(config, "a"), Path("a")))
     jobs = []
 
