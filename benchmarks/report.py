@@ -180,7 +180,7 @@ def compiled(results: dict) -> str:
 
 
 def activations(results: dict) -> str:
-    """Return the table of activations in one pass: both passes over those of the pairs."""
+    """Return the table of layers that apply an activation: their time over the pairs' time."""
     rows = [
         {
             "layer / plain": f"{row['layer']} / {row['baseline']}",

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def checked_models(plan: Plan) -> dict[str, ModelSummary]:
-    """Print what a config's comparison compares; UserError for mistakes in it."""
+    """Print the places and the norms of a config's models; UserError for mistakes in it."""
     plan.register_datasets()
     print("keys that get the norm:")
     print(*(f"  {key}  {norm}" for key, norm in plan.places.items()), sep="\n")

@@ -1,9 +1,9 @@
 """A norm and the modules that run after it, or whose computation the norm does itself."""
 
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
-from torch.fx import Proxy
+from torch.fx import Proxy, Tracer
 
 
 class NormWithActivation(nn.Sequential):
@@ -24,8 +24,8 @@ class FusedActivation(nn.Identity):
 
     def forward(self, x: Any) -> Any:
         if isinstance(x, Proxy):  # torch.fx keeps the node, which feature extractors ask for
-            name = x.tracer.path_of_module(self)  # type: ignore[attr-defined]
-            return x.tracer.create_proxy("call_module", name, (x,), {})
+            tracer = cast(Tracer, x.tracer)
+            return tracer.create_proxy("call_module", tracer.path_of_module(self), (x,), {})
         return x
 
     def extra_repr(self) -> str:

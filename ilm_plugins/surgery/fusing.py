@@ -148,10 +148,11 @@ class Fused:
     """
 
     unfused: type[nn.Module]
+    forward: Callable[..., Any]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         _, _, *state = tuple(super().__reduce_ex__(protocol))
-        return _new_fused, (self.unfused, type(self).forward), *state  # type: ignore[attr-defined]
+        return _new_fused, (self.unfused, type(self).forward), *state
 
 
 @cache
@@ -231,7 +232,7 @@ def _activation(original: Any) -> Activation | None:
     if "forward" in vars(original):
         return None
     if cls is nn.LeakyReLU:
-        return Activation("leaky_relu", float(original.negative_slope))  # type: ignore[arg-type]
+        return Activation("leaky_relu", float(vars(original)["negative_slope"]))
     tables = (framework.activations for framework in FRAMEWORKS.values())
     names = (_CLASSES.get(cls), *(table.get(path_of(cls)) for table in tables))
     return next((Activation(name) for name in names if name), None)
@@ -270,7 +271,7 @@ def _apply(found: _Found, activation: Activation) -> None:
 def _set(module: nn.Module, name: str, value: Any) -> None:
     """Replace an attribute, a submodule or not, by another one; submodules keep their order."""
     if isinstance(value, nn.Module) and name in module._modules:
-        value.train(module._modules[name].training)  # type: ignore[union-attr]
+        value.train(module.get_submodule(name).training)
         module._modules[name] = value
     else:
         delattr(module, name)

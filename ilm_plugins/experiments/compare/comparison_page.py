@@ -19,7 +19,7 @@ from .results import ROUNDS, Results, Value
 
 #: Number of the last lines of a failed run's output.
 TAIL = 20
-#: Settings of a run's record -> what the page calls them.
+#: Setting in a run's record -> its name in the page.
 SETTINGS = {
     "device": "device",
     "processes": "processes",
@@ -95,7 +95,7 @@ def _overrides(plan: Plan) -> dict[str, list[str]]:
 
 
 def _environment(plan: Plan) -> dict[str, str]:
-    """Return what the runs ran on; where runs differ, each value with the number of its runs."""
+    """Return versions, device and settings; of values that differ, the number of runs of each."""
     found: dict[str, Counter[str]] = {"Python": Counter([platform.python_version()])}
     for norm in plan.norms:
         for seed in plan.seeds:

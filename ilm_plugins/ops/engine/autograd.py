@@ -115,8 +115,9 @@ def adaptive_norm(
             "number that divides the channels"
         )
     kernels = kernels_for(x, num_groups, (*tensors, *updated[:2]))
+    # Below, only the reference and a plan add a residual; elsewhere torch does, before activating.
+    own = activation if residual is None else None
     if kernels is None:
-        own = activation if residual is None else None
         if outputs := operators.adaptive_norm(x, num_groups, network, tensors, running, own):
             y, mean, var = outputs
             return y if residual is None else activate(y, activation, residual), mean, var
@@ -135,8 +136,7 @@ def adaptive_norm(
                     kept.clear()
                 kept[key] = plan
             return _by_kernels(x, eps, rescale, plan, tensors, updated, residual), None, None
-    of_passes = activation if residual is None else None
-    passes = RescalePasses(kernels, x.shape[1], num_groups, eps, rescale, of_passes)
+    passes = RescalePasses(kernels, x.shape[1], num_groups, eps, rescale, own)
     given = copy_buffers(tensors)
     with _without_autocast(x.device.type):
         y, mean, var = _apply(passes, x, *given) if is_recording() else passes.forward(x, given)[0]
@@ -172,17 +172,14 @@ def _by_kernels(
 
         return plan.call_with_copies(again, x, tensors, running)
     if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
-        return plan.forward(x := dense(x), tensors, running, _residual_as(x, residual))[0]
+        x = dense(x)
+        residual = None if residual is None else in_layout_of(x, residual)
+        return plan.forward(x, tensors, running, residual)[0]
     first = plan.network.num_parameters
     call = plan, eps, rescale, tensors[first:], running
     if residual is not None:
         return _apply_residual(call, x, residual, *tensors[:first])
     return _apply_plan(call, x, *tensors[:first])
-
-
-def _residual_as(x: Tensor, residual: Tensor | None) -> Tensor | None:
-    """Return the residual in the layout of a dense x."""
-    return None if residual is None else in_layout_of(x, residual)
 
 
 def is_recording() -> bool:
