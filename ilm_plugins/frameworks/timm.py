@@ -1,7 +1,7 @@
 """timm: this package's layers as ``norm_layer``, by name or class; timm's norms with activation."""
 
 from collections.abc import Iterable, Iterator
-from functools import cache, partial
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any, ClassVar
@@ -11,8 +11,6 @@ from torch import nn
 from ..errors import warn_once
 from ..foreign_norms import FRAMEWORKS, Framework, with_tensors
 from ..layers import NORMS
-from ..layers.base import AdaptiveNorm
-from ..layers.options import automatic
 from ..layers.renamed import with_older_keys
 from ..surgery.containers import IN_TURN, RESIDUAL, followed
 from ..surgery.fusing import with_activation
@@ -29,10 +27,10 @@ def add_norms(_module: ModuleType) -> None:
     for message in (line for key, layer in NORMS.items() for line in conflicts(key, layer)):
         warn_once(message)
     for key, layer in with_older_keys(NORMS).items():
-        build = _with_activation(_following_widths(layer))
+        build = _with_activation(layer)
         joined._NORM_ACT_REQUIRES_ARG.add(build)
         if _timm_key(key) not in of_timm:
-            norms._NORM_MAP.setdefault(_timm_key(key), _following_widths(layer))
+            norms._NORM_MAP.setdefault(_timm_key(key), layer)
             joined._NORM_ACT_MAP.setdefault(_timm_key(key), build)
         if layer.__name__.lower() not in joined_by_class:
             joined._NORM_TO_NORM_ACT_MAP.setdefault(layer.__name__.lower(), build)
@@ -68,11 +66,6 @@ def _names_of_timm() -> tuple[frozenset[str], frozenset[str]]:
 
 def _timm_key(key: str) -> str:
     return key.lower().replace("_", "")
-
-
-def _following_widths(layer: type[nn.Module]) -> partial:
-    defaults = automatic(layer) if issubclass(layer, AdaptiveNorm) else {}
-    return partial(layer, **defaults)
 
 
 def _with_activation(norm):

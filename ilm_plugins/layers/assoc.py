@@ -27,7 +27,8 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
     and the variance beta, unlike in :class:`~ilm_plugins.ILMGroupNorm`.
 
     Args:
-        num_key_groups: N; 32 in the paper, None for as many as channels (Table 4, second row).
+        num_key_groups: N; 32 in the paper and by default, or less where 32 does not divide C; None
+            for as many as channels (Table 4, second row).
         combine: how omega and beta are computed from the decoded vector WE, the activation a and
             the learned B, the four forms of Table 5: "a(WE)", "a(WE+B)", "a(WE)*B", "a(WE)+B".
 
@@ -43,10 +44,10 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
     def __init__(
         self,
         num_channels: int,
-        num_groups: int | str = 32,
+        num_groups: int | str = "auto",
         eps: float = 1e-5,
         *,
-        num_key_groups: int | str | None = 32,
+        num_key_groups: int | str | None = "auto",
         combine: str = "a(WE)+B",
         hidden: int | None = None,
         init: str = "default",

@@ -65,7 +65,8 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
     frameworks that set a norm's weight to 1 and its bias to 0 leave the pairs alone.
 
     Args:
-        num_groups: groups of the standardization.
+        num_groups: groups of the standardization; by default 32, or less where 32 does not divide
+            C.
         num_affine: K; in the four norms of the authors' box head 10, 10, 20 and 20.
         init: "default": W normally distributed around 1, B around 0, with a deviation of 0.1; A and
             b as in nn.Linear. "identity": A and b are zero, so that all attentions are 1/2; the
@@ -82,7 +83,7 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
     def __init__(
         self,
         num_channels: int,
-        num_groups: int | str = 32,
+        num_groups: int | str = "auto",
         eps: float = 1e-5,
         *,
         num_affine: int = 10,

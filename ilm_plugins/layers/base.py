@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, cast
 
@@ -48,11 +49,12 @@ class AdaptiveNorm(nn.GroupNorm):
         eps: added to each variance, above 0 and at most 1.
         device, dtype: of the parameters and buffers, as in nn.GroupNorm.
 
-    All layers take these arguments. Options that must divide C, such as ``num_groups``, also take
-    "auto": the greatest common divisor of C and the default, which fits every width.
+    All layers take these arguments. Options that must divide C, such as ``num_groups``, are "auto"
+    by default: the paper's number where it divides C, else the greatest common divisor of both,
+    which the layer's ``repr`` marks.
 
     Raises:
-        ValueError: an option is unknown or invalid, or does not divide C.
+        ValueError: an option is unknown or invalid, or a given number does not divide C.
     """
 
     #: Number of channel groups whose moments ``rescale`` receives; divides the number of channels.
@@ -67,7 +69,7 @@ class AdaptiveNorm(nn.GroupNorm):
     named: ClassVar[Any] = None
     #: A method that returns what operators of compiled models take in place of ``network``.
     describe = operators.describe
-    #: Options that must divide the number of channels -> the most that "auto" stands for.
+    #: Options that must divide the number of channels -> the paper's number, "auto"'s largest.
     fits_width: Mapping[str, int] = {"num_groups": 32}
     #: Whether :func:`freeze` has frozen the layer.
     frozen: bool = False
@@ -271,12 +273,24 @@ class AdaptiveNorm(nn.GroupNorm):
                 state_dict[prefix + name] = state_dict.pop(prefix + older)
         super()._load_from_state_dict(state_dict, prefix, *args, **options)
 
+    def unused_options(self) -> list[str]:
+        """Return options that have no effect beside the layer's others."""
+        return []
+
     def extra_repr(self) -> str:
-        """Return the constructor's arguments, without device, dtype and flags that are False."""
+        """Return the constructor's arguments that have an effect, without device and dtype.
+
+        A note marks each number that is smaller than the paper's to divide the width.
+        """
         values = {name: getattr(self, name, False) for name in parameters_of(type(self))}
         if self.fused_activation is not None:
             values["fused_activation"] = self.fused_activation.name
-        return ", ".join(f"{name}={v!r}" for name, v in values.items() if v is not False)
+        shown = {name: repr(value) for name, value in values.items() if value is not False}
+        for name, most in self.fits_width.items():
+            if name in shown and values[name] == math.gcd(most, self.num_channels) < most:
+                shown[name] += f" ({most} does not divide {self.num_channels})"
+        unused = self.unused_options()
+        return ", ".join(f"{name}={text}" for name, text in shown.items() if name not in unused)
 
     def check_input(self, x: Tensor) -> None:
         if x.dim() < 2 or x.size(1) != self.num_channels:

@@ -55,7 +55,8 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
 
     Args:
         reduction: r, a divisor of C (Table 8): 32 for ResNet-50, 16 for BN-Inception, 8 for
-            ShuffleNetV2 x0.5; unused by "no_conv".
+            ShuffleNetV2 x0.5; by default 32, or less where 32 does not divide C; unused by
+            "no_conv".
         expansion: pi (Table 7); unused by "mlp".
         ratio_net: "conv"; or, of Table 9, "no_conv" (b: correlates the normalized means themselves)
             or "mlp" (a: C -> C/r -> K on the spatial means).
@@ -77,13 +78,13 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         eps: float = 1e-5,
         momentum: float = 0.1,
         *,
-        reduction: int | str = 32,
+        reduction: int | str = "auto",
         expansion: int = 50,
         ratio_net: str = "conv",
         activation: str = "tanh",
         shared_affine: bool = False,
         normalizers: Sequence[str] = ("IN", "LN", "BN"),
-        num_groups: int | str = 32,
+        num_groups: int | str = "auto",
         sync: bool | distributed.ProcessGroup = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -146,6 +147,10 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         mean, var = moments(x, self.moment_groups)
         t = self.named(*cast(self.rescale_tensors(), mean.dtype))
         return self._ratios(mean, self._normalize_means(mean, var, t)[1], t)
+
+    def unused_options(self) -> list[str]:
+        unused = {"no_conv": ["reduction"], "mlp": ["expansion"]}.get(self.ratio_net, [])
+        return [*super().unused_options(), *unused]
 
     def network_flops(self) -> int:
         maps = self.expand.weight.numel() + self.ratio.weight.numel()

@@ -26,8 +26,9 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
     checkpoint loads.
 
     Args:
-        key_group_size: channels in a key group, C / N; 16 in the paper, 1 for pix2pix and for the
-            "Instance Normalization" strategy of its Table 8.
+        key_group_size: channels in a key group, C / N; 16 in the paper and by default, or less
+            where 16 does not divide C; 1 for pix2pix and for the "Instance Normalization" strategy
+            of its Table 8.
         activations: for (mean, variance), the switch of Table 7; each a key of
             ``ilm_plugins.layers.projection.ACTIVATIONS``.
 
@@ -49,10 +50,10 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
     def __init__(
         self,
         num_channels: int,
-        num_groups: int | str = 32,
+        num_groups: int | str = "auto",
         eps: float = 1e-5,
         *,
-        key_group_size: int | str = 16,
+        key_group_size: int | str = "auto",
         activations: tuple[str, str] = ("tanh", "sigmoid"),
         hidden: int | None = None,
         init: str = "default",
@@ -100,7 +101,7 @@ class _ILMOfFixedGroups(ILMGroupNorm, nn.GroupNorm):
         num_channels: int,
         eps: float = 1e-5,
         *,
-        key_group_size: int | str = 16,
+        key_group_size: int | str = "auto",
         activations: tuple[str, str] = ("tanh", "sigmoid"),
         hidden: int | None = None,
         init: str = "default",

@@ -54,7 +54,8 @@ class MixtureNorm(AdaptiveNorm):
     Args:
         momentum: weight of the newest batch in the running statistics; 0 keeps them as they are.
         normalizers: K of "IN", "LN", "BN", "GN", in the order of the parameters' rows.
-        num_groups: groups of "GN"; unused without "GN".
+        num_groups: groups of "GN", by default 32, or less where 32 does not divide C; unused
+            without "GN".
         sync: True to compute BN's statistics in training over all processes of the default group;
             a process group to compute them over that group. Unused without "BN".
     """
@@ -70,7 +71,7 @@ class MixtureNorm(AdaptiveNorm):
         momentum: float = 0.1,
         *,
         normalizers: Sequence[str] = ("IN", "LN", "BN"),
-        num_groups: int | str = 32,
+        num_groups: int | str = "auto",
         sync: bool | distributed.ProcessGroup = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -100,6 +101,10 @@ class MixtureNorm(AdaptiveNorm):
             values = torch.full((num_channels,), initial, device=device, dtype=dtype)
             self.register_buffer(name, values if "BN" in normalizers else None)
         self.register_ratios(self.weight.new_ones(len(normalizers)))
+
+    def unused_options(self) -> list[str]:
+        unused = {"num_groups": "GN", "momentum": "BN"}
+        return [option for option, one in unused.items() if one not in self.normalizers]
 
     def register_ratios(self, logits: Tensor) -> None:
         """Register the ratios' logits (K) with these initial values; EN's network has none."""

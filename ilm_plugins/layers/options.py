@@ -62,9 +62,10 @@ def check_fraction(layer: str, option: str, value: float) -> float:
 def fit_width(layer: type[Any], num_channels: int, **options: int | str) -> tuple[int, ...]:
     """Return options that must divide the number of channels, with numbers in place of "auto"."""
     check_positive(layer.__name__, "num_channels", num_channels)
-    to_fit = {o for o, value in options.items() if isinstance(value, str) and value == "auto"}
-    values = options | {o: math.gcd(layer.fits_width[o], num_channels) for o in to_fit}
-    for option, value in values.items():
+    found = []
+    for option, value in options.items():
+        if isinstance(value, str) and value == "auto":
+            value = math.gcd(layer.fits_width[option], num_channels)
         check(
             isinstance(value, numbers.Integral),
             f"{layer.__name__}: {option}={value!r} is a {type(value).__name__}; set an integer, or "
@@ -73,21 +74,14 @@ def fit_width(layer: type[Any], num_channels: int, **options: int | str) -> tupl
         if not _divides(value, num_channels):
             # Most networks have other widths, too, multiples of 32 or of 8.
             common = math.gcd(8 if num_channels % 32 else 32, num_channels)
-            settable = parameters_of(layer).keys() - to_fit | {option}
-            unfit = [o for o in values if o in settable and not _divides(values[o], common)]
-            to_auto = " and ".join(f'{o}="auto"' for o in unfit)
-            to_common = " and ".join(f"{o}={math.gcd(layer.fits_width[o], common)}" for o in unfit)
             raise OptionError(
                 f"{layer.__name__}: {option}={value!r} does not divide "
-                f"num_channels={num_channels}; set {to_auto} to follow each width, or {to_common} "
-                f"for widths that are multiples of {common}"
+                f'num_channels={num_channels}; set {option}="auto" to follow each width, or '
+                f"{option}={math.gcd(layer.fits_width[option], common)} for widths that are "
+                f"multiples of {common}"
             )
-    return tuple(map(int, values.values()))
-
-
-def automatic(layer: type[Any]) -> dict[str, str]:
-    """Return {option: "auto"} for all options of a layer that must divide its width."""
-    return {o: "auto" for o in parameters_of(layer) if o in layer.fits_width}
+        found.append(int(value))
+    return tuple(found)
 
 
 def _divides(value: Any, number: int) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import printable
 from ..layers import NORMS, OptionError
-from ..layers.options import automatic, check, check_choice, check_known, parameters_of
+from ..layers.options import check, check_choice, check_known, parameters_of
 from ..layers.renamed import by_current_names, current_name
 from .norms import LAYERS
 from .rules import sources_for
@@ -141,9 +141,8 @@ def source_norm(to: str, replacing: str | None, options: Mapping[str, Any]) -> S
     if options.get("init", "identity") != "identity":
         raise OptionError(f"init={options['init']!r}: a converted layer has init='identity'")
     fixed = {"init": "identity"} if "init" in parameters else {}
-    defaults = {} if source is default else automatic(layer)
     of_norm = [o for o in source.options if o in parameters]
-    return Swap(to, source, of_norm, {**defaults, **options, **fixed})
+    return Swap(to, source, of_norm, {**options, **fixed})
 
 
 def check_absent(options: Mapping, *of_norm: str) -> None:

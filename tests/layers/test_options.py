@@ -136,10 +136,35 @@ def test_a_width_of_0_is_refused(key):
         NORMS[key](0)
 
 
-def test_a_refused_width_has_a_hint_for_widths_that_would_not_fit_either():
-    """16, the size of key groups, divides 48, but not 24."""
-    with pytest.raises(OptionError, match="num_groups=8 and key_group_size=8 for widths"):
-        NORMS["ILMGN"](48)
+@pytest.mark.parametrize("key", AUTOMATIC)
+def test_options_follow_the_width_by_default(key):
+    """As in MobileNet, EfficientNet or DeepLabV3+, whose widths are no multiples of 32."""
+    layer = NORMS[key]
+    normalizers = {"normalizers": ("IN", "GN")} if issubclass(layer, MixtureNorm) else {}
+    for channels in (24, 48, 304):
+        built = layer(channels, **normalizers)
+        found = {option: getattr(built, option) for option in AUTOMATIC[key]}
+        assert found == {o: math.gcd(most, channels) for o, most in AUTOMATIC[key].items()}
+
+
+def test_the_repr_marks_a_number_that_is_smaller_than_the_papers():
+    assert "reduction=16 (32 does not divide 48)" in repr(NORMS["EN"](48))
+    assert "does not divide" not in repr(NORMS["EN"](64)) + repr(NORMS["EN"](64, reduction=16))
+
+
+@pytest.mark.parametrize(
+    "options, unused",
+    [
+        ({}, "num_groups"),
+        ({"normalizers": ("IN", "LN")}, "momentum"),
+        ({"ratio_net": "no_conv"}, "reduction"),
+        ({"ratio_net": "mlp"}, "expansion"),
+    ],
+)
+def test_the_repr_leaves_out_options_without_effect(options, unused):
+    shown = NORMS["EN"](64, **options).extra_repr()
+    assert f"{unused}=" not in shown
+    assert f"{unused}=" in NORMS["EN"](64, normalizers=("BN", "GN")).extra_repr()
 
 
 # ---- names, shapes, initial values

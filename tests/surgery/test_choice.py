@@ -74,7 +74,6 @@ LEFT = [
     (nn.InstanceNorm2d(32, track_running_stats=True), "ILMIN", "with track_running_stats"),
     (nn.BatchNorm2d(32, track_running_stats=False), "EN", "without running"),
     (type("FrozenBatchNorm2d", (nn.Module,), {})(), "EN", "Norm2d, but EN replaces BatchNorm"),
-    (nn.GroupNorm(4, 24), "ILMGN", "key_group_size=16 does not divide num_channels=24"),
     (nn.GroupNorm(4, 32), "ILMLN", "num_groups=4, where the layer has 1"),
     (ILMGroupNorm(32), "ILMGN", "is ILMGroupNorm, already a layer of this package"),
     (PARAMETRIZED, "ILMGN", "remove_parametrizations"),
@@ -95,6 +94,11 @@ def test_what_cannot_be_swapped_is_left_with_the_reason(module, to, words):
 def test_a_tensor_that_a_hook_caches_is_no_weight():
     (plain := GN4(32)).last_input = torch.ones(2)
     assert surgery.convert(plain, "ILMGN")[1].converted
+
+
+def test_an_option_that_does_not_divide_the_width_leaves_a_norm_with_the_reason():
+    _, report = surgery.convert(nn.GroupNorm(4, 24), "ILMGN", key_group_size=16)
+    assert "key_group_size=16 does not divide num_channels=24" in report.left[""]
 
 
 def test_options_reach_the_layers():

@@ -121,7 +121,7 @@ def test_sn_becomes_ssn_with_the_same_outputs(normalizers, training):
 
 def test_no_option_of_sn_is_lost_on_the_way_to_ssn():
     """A new option reaches the SSN, or is refused; one that is no number needs a value here."""
-    given = {"normalizers": ("BN", "GN")}
+    given = {"normalizers": ("BN", "GN"), "num_groups": 16}
     defaults = {name: p.default for name, p in inspect.signature(SwitchNorm).parameters.items()}
     for name, default in defaults.items():
         if isinstance(default, bool | int | float):
