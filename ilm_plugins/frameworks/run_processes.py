@@ -15,6 +15,7 @@ from torch import distributed
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ..errors import UserError, one_line
 from .run_options import Processes
@@ -73,9 +74,15 @@ def work(main: Main, on_cpu: bool) -> None:
 
 
 def leave_group() -> None:
-    # Models in reference cycles keep the group alive, and its threads may abort the interpreter.
-    gc.collect()
+    """End the workers of data loaders, and leave the process group, if there is one."""
+    for one in gc.get_objects():
+        # In a reference cycle, as of a Runner, the collector would wait five seconds for each.
+        if issubclass(type(one), _MultiProcessingDataLoaderIter):
+            one._shutdown_workers()
     if distributed.is_initialized():
+        # Models in reference cycles keep the group alive, and its threads may abort the
+        # interpreter.
+        gc.collect()
         distributed.barrier()
         distributed.destroy_process_group()
 

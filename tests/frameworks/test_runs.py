@@ -1,5 +1,6 @@
 """Parts of a run that both frameworks share: processes, the lock, the record, the config."""
 
+import gc
 import json
 import os
 import shlex
@@ -15,6 +16,7 @@ from unittest.mock import Mock
 
 import pytest
 from filelock import FileLock
+from torch.utils.data import DataLoader
 
 import fresh
 import workers
@@ -573,3 +575,19 @@ def test_options_of_processes_are_told_from_others():
     given = {"num_gpus": 2, "num_machines": 3, "machine_rank": 1, "dist_url": "tcp://a:1"}
     options = RunOptions.of_command("a.py", overrides=("b=1",), num_processes=1, amp=True, **given)
     assert options == RunOptions("a.py", ("b=1",), Processes(num_processes=1, **given), amp=True)
+
+
+class Trainer:
+    """Keeps the iterator of a loader, and itself in a reference cycle, as MMEngine's Runner."""
+
+    def __init__(self):
+        self.batches = iter(DataLoader(range(100), num_workers=2))
+        self.hook = self
+
+
+def test_workers_of_data_loaders_end_by_themselves_with_the_training():
+    """The garbage collector would wait five seconds for each, then terminate it."""
+    workers = Trainer().batches._workers
+    run_processes.leave_group()
+    gc.collect()
+    assert [worker.exitcode for worker in workers] == [0, 0]
