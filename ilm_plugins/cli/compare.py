@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
 def checked_models(plan: Plan) -> dict[str, ModelSummary]:
     """Print the places and the norms of a config's models; UserError for mistakes in it."""
     plan.register_datasets()
+    plan.variants.check_training()
+    plan.variants.check_test()
     print("keys that get the norm:")
     print(*(f"  {key}  {norm}" for key, norm in plan.places.items()), sep="\n")
     if plan.unconverted:

@@ -18,6 +18,8 @@ def run(options: RunOptions) -> None:
         opened = open_config(path, options.overrides, device, options.amp)
         found = variants(opened)
         found.check_test()
+        if not options.eval_only:
+            found.check_training()
         folder = found.folder
         # Before the framework's own code changes the config.
         record = RunRecord(folder, options, opened.framework, found.digest_of_test())

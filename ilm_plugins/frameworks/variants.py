@@ -111,6 +111,9 @@ class Variants:
     def check_test(self) -> None:
         """Raise UserError if the command ``train`` cannot do the config's test."""
 
+    def check_training(self) -> None:
+        """Raise UserError if the config's training has settings of another kind of training."""
+
     def main_metric(self) -> str | None:
         """Return the metric by which the config chooses its best checkpoint, or None."""
         return None

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 import torch
@@ -10,11 +10,13 @@ from torch import nn
 
 from ...checkpoints import write_text
 from ...errors import OPERATORS, UserError, broken_import, one_line
+from ...frameworks.run_processes import available_gpus
 from ...frameworks.variants import AS_IS
 from ...layers.registry import norm_key
 from ...surgery.norms import count_norms
 from .comparison_plan import Plan
 from .results import ROUNDS, ModelSummary
+from .starts import in_own_process
 
 
 def build_models(plan: Plan) -> dict[str, ModelSummary]:
@@ -75,20 +77,27 @@ def find_twin(norm: str, kinds: Mapping[str, list[type]]) -> str | None:
     return None
 
 
-def measured_steps(plan: Plan) -> dict[str, dict[str, float]]:
+def measured_steps(plan: Plan, is_trained: bool) -> dict[str, dict[str, float]]:
     """Return the time of each norm's training step, measured again if the norms have changed.
 
-    Empty if a step fails, as where the models of all norms together need more memory than there is.
+    A step that fails is a UserError if ``is_trained``, because the trainings would fail, too.
+    Otherwise the result is empty, as after a loss of NaN, or where this machine lacks the GPU.
     """
     path = plan.output / "steps.json"
     if path.is_file():
         steps = json.loads(path.read_text(encoding="utf-8"))
         if steps.keys() == {*plan.norms}:
             return steps
+    if plan.num_gpus and not available_gpus():
+        print("the cost of a step is not measured: this machine has no GPU")
+        return {}
+    print("a training step of each norm ...")
     try:
-        steps = measure_steps(plan)
-    except Exception as error:  # such as a loss of NaN, or too little memory; the report goes on
-        print(f"the cost of a step was not measured: {type(error).__name__}: {error}")
+        steps = in_own_process(measure_steps, plan) if plan.num_gpus else measure_steps(plan)
+    except (FloatingPointError, UserError) as error:
+        if is_trained and isinstance(error, UserError):
+            raise
+        print(f"the cost of a step was not measured: {one_line(error)}")
         return {}
     write_text(path, json.dumps(steps, indent=1))
     return steps
@@ -97,20 +106,53 @@ def measured_steps(plan: Plan) -> dict[str, dict[str, float]]:
 def measure_steps(plan: Plan) -> dict[str, dict[str, float]]:
     """Return norm -> median "seconds" of a step and, on a GPU, its peak "memory" in bytes.
 
-    One more step of each norm comes first, to warm up.
+    UserError if the step of a norm fails.
     """
-    steps = {norm: plan.open(norm).training_step(max(1, plan.num_gpus)) for norm in plan.norms}
-    rounds: dict[str, list[tuple[float, int]]] = {norm: [] for norm in plan.norms}
-    for _ in range(1 + ROUNDS):
+    try:
+        return _measured_in_turn(plan, plan.norms)
+    except torch.OutOfMemoryError:
+        pass  # behind this statement, as the error holds the models
+    found = {}
+    for norm in plan.norms:
+        torch.cuda.empty_cache()
+        try:
+            found |= _measured_in_turn(plan, [norm])
+        except torch.OutOfMemoryError as error:
+            raise _failed(plan, norm, error) from None
+    return found
+
+
+def _measured_in_turn(plan: Plan, norms: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Measure the steps of norms in turn, after one of each that warms up."""
+    on_gpu, rounds = plan.num_gpus > 0, dict[str, list[tuple[float, int]]]()
+    steps: dict[str, Callable[[], None]] = {}
+    for norm in norms:
+        try:
+            steps[norm] = plan.open(norm).training_step(max(1, plan.num_gpus))
+            _measure(steps[norm], on_gpu)
+        except (torch.OutOfMemoryError, FloatingPointError, UserError):
+            raise
+        except Exception as error:  # of the framework's or the user's own code and data
+            raise _failed(plan, norm, error) from error
+        rounds[norm] = []
+    for _ in range(ROUNDS):
         for norm, step in steps.items():
-            rounds[norm].append(_measure(step, plan.num_gpus > 0))
+            rounds[norm].append(_measure(step, on_gpu))
     measured = {}
     for norm, measurements in rounds.items():
-        seconds, memory = zip(*measurements[1:], strict=True)
+        seconds, memory = zip(*measurements, strict=True)
         measured[norm] = {"seconds": median(seconds)}
-        if plan.num_gpus:
+        if on_gpu:
             measured[norm]["memory"] = max(memory)
     return measured
+
+
+def _failed(plan: Plan, norm: str, error: Exception) -> UserError:
+    return UserError(
+        f"{norm}: a training step fails with {type(error).__name__}: {one_line(error)}; nothing "
+        "was trained; correct the config or its data, give a smaller batch, or leave out the norm; "
+        f"this command shows more: {plan.shown(norm, plan.seeds[0])}"
+    )
 
 
 def _measure(step: Callable[[], None], on_gpu: bool) -> tuple[float, int]:

@@ -9,7 +9,7 @@ from ...frameworks.run_processes import available_gpus
 from . import runs, starts
 from .compared_models import measured_steps
 from .comparison_page import page
-from .comparison_plan import AnyPlan
+from .comparison_plan import AnyPlan, Plan
 from .comparison_plot import draw
 from .comparison_report import csv_of, markdown
 from .executors import Execution
@@ -38,13 +38,21 @@ def compare(
             described = starts.in_own_process(starts.write_starts, here, state)
         elif state is not None:
             described = starts.write_starts(here, state)
+        # Before the first training: a step that fails ends the comparison now.
+        steps = {}
+        if isinstance(here, Plan):
+            steps = measured_steps(here, is_trained=not runs.have_ended(here))
         plan.prepare()
         runs.run_all(plan, execution)
-        return report(plan, models, command, described)
+        return report(plan, models, command, described, steps)
 
 
 def report(
-    plan: AnyPlan, models: dict[str, ModelSummary], command: str, described: dict[str, str]
+    plan: AnyPlan,
+    models: dict[str, ModelSummary],
+    command: str,
+    described: dict[str, str],
+    steps: dict[str, dict[str, float]],
 ) -> Results:
     """Write the files of the report on all runs; return the results."""
     values = runs.collect(plan)
@@ -60,8 +68,7 @@ def report(
         starts=described,
         unconverted=plan.unconverted,
         models=models,
-        # Without a result, reading the training set may fail here, too.
-        steps=measured_steps(plan) if models and has_result else {},
+        steps=steps,
         overrides_of_norm=plan.overrides_of_norm,
     )
     write_text(plan.output / "compare.md", markdown(results, command))

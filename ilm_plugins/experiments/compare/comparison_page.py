@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 
 from ...frameworks.run_record import read
 from . import curves, runs
-from .comparison_plan import OWN_TEST, Plan
+from .comparison_plan import OWN_TEST, AnyPlan, Plan
 from .comparison_report import cost_table, sentences, table, warning_of_unconverted
 from .predictions import SCORE, predictions
 from .results import ROUNDS, Results, Value
@@ -40,7 +40,7 @@ class Failure(NamedTuple):
     tail: str
 
 
-def page(plan: Plan, results: Results, command: str) -> str:
+def page(plan: AnyPlan, results: Results, command: str) -> str:
     """Return compare.html, with the picture compare.png if there is one."""
     picture = plan.output / "compare.png"
     template = files(__package__).joinpath("comparison_page.html.jinja").read_text("utf-8")
@@ -81,9 +81,9 @@ def _of_test(results: Results, test: str) -> dict[str, Any]:
     return {"title": results.title(test), "verdicts": verdicts, "rows": table(results, test)}
 
 
-def _overrides(plan: Plan) -> dict[str, list[str]]:
+def _overrides(plan: AnyPlan) -> dict[str, list[str]]:
     """Return norm -> the overrides that not all norms have; empty for scripts."""
-    if not hasattr(plan, "norm_overrides"):
+    if not isinstance(plan, Plan):
         return {}
     size = plan.variants.words
     found = {}
@@ -94,7 +94,7 @@ def _overrides(plan: Plan) -> dict[str, list[str]]:
     return {norm: [word for word in words if word not in shared] for norm, words in found.items()}
 
 
-def _environment(plan: Plan) -> dict[str, str]:
+def _environment(plan: AnyPlan) -> dict[str, str]:
     """Return versions, device and settings; of values that differ, the number of runs of each."""
     found: dict[str, Counter[str]] = {"Python": Counter([platform.python_version()])}
     for norm in plan.norms:
@@ -113,13 +113,13 @@ def _counted(values: Counter[str]) -> str:
     return ", ".join(f"{value} ({count} run{'s' * (count > 1)})" for value, count in values.items())
 
 
-def _failure(plan: Plan, value: Value) -> Failure:
+def _failure(plan: AnyPlan, value: Value) -> Failure:
     test = "" if value.test == OWN_TEST else value.test
     log = runs.log_of(plan.folder(value.norm, value.seed, test))
     lines = log.read_text("utf-8", errors="replace").splitlines() if log.is_file() else []
     return Failure(value, log, "\n".join(lines[-TAIL:]))
 
 
-def _folders(plan: Plan, pattern: str) -> list[str]:
+def _folders(plan: AnyPlan, pattern: str) -> list[str]:
     """Return the folders of the comparison with files that a pattern names."""
     return sorted({str(path.parent) for path in plan.output.rglob(pattern)})

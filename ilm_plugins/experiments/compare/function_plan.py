@@ -55,7 +55,7 @@ class FunctionPlan(AnyPlan):
             for seed, norm in (bar := tqdm(todo)):
                 bar.set_description(f"{norm}, seed {seed}")
                 self._run(norm, seed)
-            results = comparison.report(self, {}, command, {})
+            results = comparison.report(self, {}, command, {}, {})
         return results, comparison_report.markdown(results, command)
 
     def _run(self, norm: str, seed: int) -> None:

@@ -16,7 +16,7 @@ from ...errors import one_line
 from ...frameworks.folders import last_checkpoint
 from ...frameworks.framework_config import Content
 from ..reports.style import OKABE_ITO
-from .comparison_plan import OWN_TEST, Plan
+from .comparison_plan import OWN_TEST, AnyPlan, Plan
 from .results import Results
 
 #: Number of images, their longer side in pixels, and the score from which objects are drawn.
@@ -35,13 +35,13 @@ class Predictions(NamedTuple):
     has_objects: bool
 
 
-def predictions(plan: Plan, results: Results) -> Predictions | str | None:
+def predictions(plan: AnyPlan, results: Results) -> Predictions | str | None:
     """Return the pictures, None for scripts and other models, or in words why there are none.
 
     Each norm's model is that of its first seed with a result. The pictures are kept in the folder
     of the comparison until one of the models is another.
     """
-    if not hasattr(plan, "variants"):  # a script of the user's own, whose models are unknown
+    if not isinstance(plan, Plan):  # a script of the user's own, whose models are unknown
         return None
     seeds = {norm: min(results.by_seed(norm, OWN_TEST), default=None) for norm in plan.norms}
     runs = {norm: plan.folder(norm, seed) for norm, seed in seeds.items() if seed is not None}

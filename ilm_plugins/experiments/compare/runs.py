@@ -40,6 +40,12 @@ def is_complete(folder: Path) -> bool:
     return run_record.is_complete(read(folder))
 
 
+def have_ended(plan: AnyPlan) -> bool:
+    """Return whether no run of a comparison is to be trained."""
+    folders = [plan.folder(norm, seed) for norm in plan.norms for seed in plan.seeds]
+    return all(is_complete(folder) or has_diverged(folder) for folder in folders)
+
+
 def metrics(plan: AnyPlan, norm: str, seed: int, test: str = "") -> dict[str, float]:
     """Return the metrics of a run by a test; empty if there are none yet."""
     record = read(plan.folder(norm, seed, test)) or {}

@@ -20,6 +20,7 @@ from ...frameworks.framework_checkpoints import read_checkpoint
 from ...frameworks.parent import end_with_parent
 from ...layers import SwitchNorm
 from ...surgery.norms import is_norm, named_norms
+from ...trust import loading
 from .comparison_plan import Plan
 
 #: Batches of the training set that measure the mixtures' running statistics.
@@ -55,7 +56,14 @@ def in_own_process(function: Callable[..., Any], plan: Plan, *args: Any) -> Any:
     fresh = replace(plan)  # without the open configs, which cannot be sent
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, end_with_parent, (os.getpid(),)) as pool:
-        return pool.submit(function, fresh, *args).result()
+        return pool.submit(_call, function, fresh, *args).result()
+
+
+def _call(function: Callable[..., Any], plan: Plan, *args: Any) -> Any:
+    """Call a function in a new process, which knows neither datasets nor --unsafe."""
+    with loading(plan.unsafe):
+        plan.register_datasets()
+        return function(plan, *args)
 
 
 def write_starts(plan: Plan, state: Mapping[str, Any]) -> dict[str, str]:

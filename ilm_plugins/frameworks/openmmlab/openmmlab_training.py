@@ -1,5 +1,6 @@
 """Training and evaluation of MMEngine's configs by its Runner, on GPUs and on the CPU."""
 
+import inspect
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -13,8 +14,8 @@ from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import RUNNERS, init_default_scope
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.registry import LOOPS, RUNNERS, init_default_scope
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import Tensor, distributed, nn
 
 from ... import checkpoints
@@ -48,6 +49,8 @@ TTA_PACKING = {
 #: Metrics of pycocotools, which are -1 where nothing was measured: no objects of a size, or an AP
 #: by 100 detections that the evaluator's ``proposal_nums`` lacks.
 OF_COCO = re.compile(r"_mAP|(^|[/_])AR(_[sml])?@")
+#: Arguments of a training loop that the Runner gives.
+OF_THE_RUNNER = "runner", "dataloader"
 #: What to do about a loss that is NaN.
 SLOWER = "try a smaller learning rate"
 
@@ -85,6 +88,29 @@ def run(cfg: Config, record: RunRecord) -> None:
         runner.test()
     else:
         runner.train()
+
+
+def check_loop(cfg: Config) -> None:
+    """Raise UserError if the loop of ``train_cfg`` does not take its settings, or lacks one."""
+    given = dict(cfg.get("train_cfg") or {})
+    kind, by_epoch = given.pop("type", None), given.pop("by_epoch", None)
+    if (kind is None) == (by_epoch is None):
+        raise UserError(
+            f"train_cfg is {cfg.get('train_cfg')}; give it either type, such as "
+            "'IterBasedTrainLoop', or by_epoch"
+        )
+    if kind is None:
+        kind = EpochBasedTrainLoop if by_epoch else IterBasedTrainLoop
+    loop = LOOPS.get(kind) if isinstance(kind, str) else kind
+    if loop is None:
+        raise UserError(f"train_cfg.type {kind!r} is an unknown loop; correct the name")
+    try:
+        inspect.signature(loop).bind(runner=None, dataloader=None, **given)
+    except TypeError as error:
+        takes = [name for name in inspect.signature(loop).parameters if name not in OF_THE_RUNNER]
+        raise UserError(
+            f"train_cfg: {loop.__name__} {error}; it takes {', '.join(takes)}"
+        ) from error
 
 
 def augment_test(cfg: Config) -> None:

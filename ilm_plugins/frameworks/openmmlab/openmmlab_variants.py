@@ -30,6 +30,12 @@ class MMEngineVariants(Variants):
     def names_weights(self, key: str) -> bool:
         return super().names_weights(key) or bool(re.search(r"\.(pretrained|init_cfg)\b", key))
 
+    def check_training(self) -> None:
+        from .openmmlab_training import check_loop  # imports MMEngine
+
+        if "runner_type" not in self.config:  # a Runner of one's own may have other loops
+            check_loop(self.config)
+
     def main_metric(self) -> str | None:
         best = self.settings().get("default_hooks.checkpoint.save_best")
         return best if isinstance(best, str) and best != "auto" else None

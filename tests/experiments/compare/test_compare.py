@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import signal
+import weakref
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
 
 import torch
+from detectron2 import model_zoo
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from mmengine.evaluator import BaseMetric
@@ -32,7 +34,15 @@ from ilm_plugins.experiments.compare.results import Results, Value
 from ilm_plugins.frameworks import open_config, run_record
 from ilm_plugins.frameworks.folders import last_checkpoint
 from ilm_plugins.frameworks.variants import variants
-from runs import LAZY, SHAPES, SMALL, train_until_killed, write_mmengine_config
+from runs import (
+    LAZY,
+    SHAPES,
+    SMALL,
+    documented_comparison,
+    train_until_killed,
+    words_of_comparison,
+    write_mmengine_config,
+)
 from swaps import randomized
 
 #: A norm that fits the small segmenter, and the baseline.
@@ -685,7 +695,90 @@ def test_a_reason_of_several_lines_becomes_one(tmp_path):
     assert reason == "Loss became infinite or NaN at iteration=2! loss_dict = {}"
 
 
-def test_a_step_that_fails_leaves_the_results(config, started, patched):
+def test_a_norm_whose_step_fails_ends_the_comparison_before_the_first_training(
+    config, started, capsys
+):
+    started.clear()
+    assert compare(config, GN, "BN1d") == 2  # it is built, but takes no maps
+    message = "BN1d: a training step fails with ValueError: expected 2D or 3D input (got 4D input)"
+    assert message in capsys.readouterr().err
+    assert not started
+
+
+def test_steps_are_measured_before_the_first_training(config, started, monkeypatch):
+    before = []
+    monkeypatch.setattr(runs, "run_all", lambda *_: before.append(Path("out/steps.json").exists()))
+    compare(config, GN, EN)
+    assert before == [True]
+    steps = json.loads(Path("out/steps.json").read_text())
+    assert all(steps[norm]["seconds"] > 0 for norm in (GN, EN))
+
+
+class SmallGPU:
+    """A plan whose models need a GPU's whole memory, which one norm's model exceeds."""
+
+    num_gpus, seeds = 0, [0]
+
+    def __init__(self, *norms):
+        self.norms, self.held = norms, set()
+
+    def open(self, norm):
+        self.norm = norm
+        return self
+
+    def training_step(self, processes):
+        model = torch.nn.Identity()
+        self.held.add(id(model))
+        weakref.finalize(model, self.held.discard, id(model))
+
+        def step(model=model, norm=self.norm):
+            if len(self.held) > 1 or norm == "large":
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        return step
+
+    def shown(self, norm, seed):
+        return f"train {norm} {seed}"
+
+
+def test_models_that_do_not_fit_together_are_measured_alone():
+    assert compared_models.measure_steps(SmallGPU("GN", "EN")).keys() == {"GN", "EN"}
+
+
+def test_a_norm_that_does_not_fit_alone_is_named():
+    with pytest.raises(UserError, match="large: a training step fails with OutOfMemoryError: CUDA"):
+        compared_models.measure_steps(SmallGPU("GN", "large"))
+
+
+@pytest.mark.wide
+def test_an_unsafe_config_is_measured_in_a_process_of_its_own(datasets, tmp_path):
+    """As on a GPU; the process must know --unsafe and the datasets."""
+    plain = "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
+    overrides = [*SMALL, "MODEL.RETINANET.NUM_CLASSES", "4", "DATASETS.TRAIN", "('shapes_train',)"]
+    plan = Plan(
+        model_zoo.get_config_file(plain),
+        ["BN"],
+        [0],
+        tmp_path,
+        ["MODEL.FPN.NORM"],
+        overrides=overrides,
+        unsafe=True,
+    )
+    steps = starts.in_own_process(compared_models.measure_steps, plan)
+    assert steps["BN"]["seconds"] > 0
+
+
+def test_a_training_loop_that_lacks_a_setting_ends_the_comparison(config, started, capsys):
+    started.clear()
+    assert compare(config, GN, EN, "train_cfg.max_epochs=2") == 2
+    assert (
+        "train_cfg: IterBasedTrainLoop got an unexpected keyword argument 'max_epochs'; it takes "
+        "max_iters, val_begin, val_interval"
+    ) in capsys.readouterr().err
+    assert not started
+
+
+def test_a_step_that_diverges_leaves_the_results(config, started, patched):
     def fail(plan):
         raise FloatingPointError("Loss became infinite or NaN")  # as of detectron2
 
@@ -833,6 +926,31 @@ def test_a_yaml_config_is_compared(started, datasets, tmp_path, monkeypatch):
     table = frame().query("metric == 'bbox/AP'")
     assert list(table["norm"]) == ["GN", "GN", "ILMGN", "ILMGN"]
     assert list(table["seed"]) == [0, 1, 0, 1]
+
+
+@pytest.mark.wide
+def test_the_documented_comparison_of_detectron2(started, datasets, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = open_config(str(SHAPES), [*SMALL, "SOLVER.MAX_ITER", "2"]).config
+    Path("my_mask_rcnn.yaml").write_text(config.dump())
+    assert main(words_of_comparison(documented_comparison("detectron2")["sh"])) == 0
+    found = frame().query("metric == 'bbox/AP'")
+    assert list(found["norm"]) == ["GN", "ILMGN", "ILMGN(init='identity')"]
+    assert "data:image/webp" in Path("out/compare.html").read_text()
+
+
+@pytest.mark.wide
+def test_the_documented_comparison_of_mmseg(config, started):
+    Path("fcn.py").rename("my_fcn.py")
+    Path("my_fcn_dusk.py").write_text(DUSK.format("my_fcn.py"))
+    words = variants(open_config("my_fcn.py")).with_norm("BN")
+    model = open_config("my_fcn.py", words).build_model()
+    torch.save({"state_dict": model.backbone.state_dict()}, "resnet50_bn.pth")
+    assert main(words_of_comparison(documented_comparison("OpenMMLab")["sh"])) == 0
+    found = frame().query("metric == 'mIoU'")
+    assert {*found["norm"]} == {"SyncBN", "EN(sync=True)", "SN(sync=True)"}
+    assert {*found["test"]} == {"test", "dusk"}
+    assert "data:image/webp" in Path("out/compare.html").read_text()
 
 
 @pytest.mark.wide

@@ -4,8 +4,6 @@ timm's train.py and torchvision's references are in no package; stand-ins have t
 write what they write.
 """
 
-import re
-import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -18,52 +16,43 @@ pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
 
 from fresh import PROGRAMS
 from ilm_plugins.__main__ import main
+from runs import documented_comparison, words_of_comparison
 
 pytestmark = pytest.mark.wide
 
 
-@pytest.fixture
-def section(root, tmp_path, monkeypatch):
-    """A function from a title of docs/compare.md to the blocks of its section, by language."""
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
-    page = (root / "docs" / "compare.md").read_text("utf-8")
-
-    def find(title):
-        text = re.split(r"^##", page.partition(f"## {title}\n")[2], maxsplit=1, flags=re.M)[0]
-        return dict(re.findall(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.M))
-
-    return find
 
 
 def compared(command):
     """Run a command as documented, but with one seed; return its results."""
-    assert "--seeds 0 1 2" in command
-    words = shlex.split(command.replace("--seeds 0 1 2", "--seeds 0").replace("\\\n", " "))
-    assert words[:4] == ["python", "-m", "ilm_plugins", "compare"]
-    status = main([*words[3:], "--num-gpus", "0", "--output", "out"])
+    status = main(words_of_comparison(command))
     logs = [path.read_text()[-2000:] for path in Path("out").glob("*/*.log")]
     assert status == 0, logs
+    assert Path("out/compare.html").stat().st_size > 10_000
     found = pd.read_csv("out/compare.csv")
     assert found["failure"].isna().all(), logs
     return found
 
 
-def test_timm(section):
+def test_timm():
     pytest.importorskip("timm", reason="needs timm")
     shutil.copy(PROGRAMS / "train_like_timm.py", "train.py")
-    found = compared(section("timm")["sh"])
+    found = compared(documented_comparison("timm")["sh"])
     assert found["metric"].to_list() == ["eval_top1"] * 2
     files = [f"out/{norm}/seed0/run/summary.csv" for norm in found["norm"]]
     losses = [pd.read_csv(file)["eval_loss"] for file in files]
     assert not losses[0].equals(losses[1])  # as timm knows the norm
 
 
-def test_torchvision(section):
+def test_torchvision():
     pytest.importorskip("torchvision", reason="needs torchvision")
     shutil.copy(PROGRAMS / "train_like_torchvision.py", "train.py")
-    Path("train_norm.py").write_text(section("torchvision's references")["python"])
-    found = compared(section("torchvision's references")["sh"])
+    Path("train_norm.py").write_text(documented_comparison("torchvision's references")["python"])
+    found = compared(documented_comparison("torchvision's references")["sh"])
     last = [
         float(Path("out", norm, "seed0", "log.txt").read_text().split("Acc@1")[-1].split()[0])
         for norm in ("BN", "EN")
@@ -71,30 +60,30 @@ def test_torchvision(section):
     assert found["value"].to_list() == last
 
 
-def test_lightning(section):
+def test_lightning():
     pytest.importorskip("lightning", reason="needs lightning")
     shutil.copy(PROGRAMS / "train_by_lightning.py", "train.py")
-    found = compared(section("Lightning")["sh"])
+    found = compared(documented_comparison("Lightning")["sh"])
     files = [f"out/{norm}/seed0/lightning_logs/version_0/metrics.csv" for norm in ("BN", "EN")]
     last = [pd.read_csv(file)["val_acc"].dropna().iloc[-1] for file in files]
     assert found["value"].to_list() == last
 
 
-def test_transformers(section):
+def test_transformers():
     for package in ("transformers", "accelerate"):
         pytest.importorskip(package, reason=f"needs {package}")
     shutil.copy(PROGRAMS / "train_by_transformers.py", "train.py")
-    assert compared(section("Transformers")["sh"])["value"].between(0, 1).all()
+    assert compared(documented_comparison("Transformers")["sh"])["value"].between(0, 1).all()
 
 
 SMALL = '"epochs": 1, "imgsz": 64, "workers": 0, "device": "cpu", "plots": False'
 
 
-def test_ultralytics(section, tmp_path, monkeypatch):
+def test_ultralytics(tmp_path, monkeypatch):
     pytest.importorskip("ultralytics", reason="needs ultralytics")
     monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
     monkeypatch.setenv("YOLO_OFFLINE", "true")
-    script = section("Ultralytics")["python"]
+    script = documented_comparison("Ultralytics")["python"]
     assert '"epochs": 100' in script
     Path("train_yolo.py").write_text(script.replace('"epochs": 100', SMALL))
     for part in ("images", "labels"):
@@ -105,7 +94,7 @@ def test_ultralytics(section, tmp_path, monkeypatch):
     Path("my_data.yaml").write_text(
         f"path: {tmp_path / 'data'}\ntrain: images\nval: images\nnames: [box]\n"
     )
-    found = compared(section("Ultralytics")["sh"])
+    found = compared(documented_comparison("Ultralytics")["sh"])
     assert found["metric"].to_list() == ["metrics/mAP50-95(B)"] * 2
     files = [f"out/{norm}/seed0/run/results.csv" for norm in found["norm"]]
     losses = [pd.read_csv(file)["val/box_loss"] for file in files]
