@@ -12,14 +12,13 @@ from torch import nn
 
 from ilm_plugins import NORMS as layers
 from ilm_plugins import surgery
-from ilm_plugins.layers.options import automatic
 
 from . import measure
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "detectron2"
 
 NORMS = {"GN": lambda c: nn.GroupNorm(math.gcd(32, c), c), "BN": nn.BatchNorm2d}
-NORMS |= {key: partial(layers[key], **automatic(layers[key])) for key in ("ILMGN", "SN", "EN")}
+NORMS |= {key: layers[key] for key in ("ILMGN", "SN", "EN")}
 #: Ends the name of a norm that applies the activation itself.
 FUSED = ", fused"
 #: Model -> (norm, baseline) to compare.

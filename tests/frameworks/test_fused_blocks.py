@@ -362,7 +362,7 @@ def test_timms_norms_with_an_activation_are_fused_at_once(key):
 def test_conversion_of_timms_norms_fuses_at_once_and_keeps_names():
     model = module_of("timm").create_model("test_efficientnet", num_classes=2).double()
     trained(model)
-    converted, _ = surgery.convert(copy.deepcopy(model), "EN", reduction="auto")
+    converted, _ = surgery.convert(copy.deepcopy(model), "EN")
     assert any(getattr(m, "fused_activation", None) for m in converted.modules())
     assert {"conv_stem.weight", "bn1.0.weight"} <= converted.state_dict().keys()
     x = double(2, 3, 32, 32)

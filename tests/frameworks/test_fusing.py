@@ -9,7 +9,6 @@ from torch import nn
 from cases import MIXTURES
 from close import assert_equal
 from ilm_plugins import NORMS, surgery
-from ilm_plugins.layers.options import automatic
 
 
 class Convolution(nn.Module):
@@ -44,7 +43,7 @@ def test_yolos_way_finds_no_running_var(key):
 def test_timms_reparameterize_model_finds_no_running_var(key, name):
     timm = pytest.importorskip("timm", reason="needs timm")
     model = timm.create_model(name, num_classes=7).eval()
-    model, _ = surgery.convert(model, key, **automatic(NORMS[key]))
+    model, _ = surgery.convert(model, key)
     with pytest.raises(AttributeError, match="running_var"):
         timm.utils.reparameterize_model(model)
 
@@ -53,7 +52,7 @@ def test_timms_reparameterize_model_finds_no_running_var(key, name):
 @pytest.mark.parametrize("key", MIXTURES)
 def test_mmpretrains_switch_to_deploy_finds_no_running_var(key, backbone, arch):
     models = pytest.importorskip("mmpretrain.models", reason="needs mmpretrain")
-    model, _ = surgery.convert(getattr(models, backbone)(arch), key, **automatic(NORMS[key]))
+    model, _ = surgery.convert(getattr(models, backbone)(arch), key)
     model.eval()
     with pytest.raises(AttributeError, match="running_var"):
         model.switch_to_deploy()

@@ -8,7 +8,6 @@ from torch import nn
 
 from close import assert_equal
 from ilm_plugins import NORMS, surgery
-from ilm_plugins.layers.options import automatic
 from ilm_plugins.surgery.norms import KEYS
 
 
@@ -37,7 +36,7 @@ def test_torchvisions_feature_extractor_needs_no_leaf_modules(key):
 def test_timms_feature_extractor_needs_no_leaf_modules(key):
     timm = pytest.importorskip("timm", reason="needs timm")
     model = timm.create_model("test_resnet", num_classes=2)
-    options = {"replacing": "BN", **automatic(NORMS[key])}
+    options = {"replacing": "BN"}
     model, _ = surgery.convert(model, key, **options)
     extract = timm.models._features_fx.create_feature_extractor(model.eval(), ["layer1"])
     stages = model.conv1, model.bn1, model.act1, model.maxpool, model.layer1

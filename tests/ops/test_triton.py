@@ -39,7 +39,6 @@ from cases import (
 )
 from close import ROUNDINGS, assert_close, assert_equal
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
-from ilm_plugins.layers.options import automatic
 from ilm_plugins.layers.projection import ACTIVATIONS
 from ilm_plugins.ops.engine import operators
 from ilm_plugins.ops.engine.activation import FUNCTIONS, Activation
@@ -1012,7 +1011,7 @@ def test_maps_at_odd_addresses_spill_nothing(driver, dtype):
 @pytest.mark.parametrize("width", [wide(WIDTHS[-1]), *map(long, WIDTHS[:-1])])
 @pytest.mark.parametrize("name", NORMS)
 def test_networks_of_any_width_spill_nothing(driver, width, name):
-    layer = NORMS[name](width, **automatic(NORMS[name]))
+    layer = NORMS[name](width)
     for one in chain(*launches(layer, (2, width, 14, 14))[0]):
         compile_ahead(one)
 

@@ -17,7 +17,6 @@ from torch.utils._pytree import tree_leaves
 from close import EQUAL, assert_close
 from ilm_plugins import NORMS, surgery
 from ilm_plugins.layers.base import AdaptiveNorm
-from ilm_plugins.layers.options import automatic
 from swaps import double, randomized
 
 RECORD = Path(__file__).parents[2] / "docs" / "families.json"
@@ -36,7 +35,7 @@ SET = [
 ]
 #: mmcv's keys of the norms that a ``norm_cfg`` of one of the layers replaces.
 PLAIN = {"BN", "SyncBN", "GN", "IN"}
-AUTO = {"EN": {"reduction": "auto"}, "ILMGN": {"key_group_size": "auto"}, "SN": {}, "AN": {}}
+KEYS = "EN", "ILMGN", "SN", "AN"
 
 
 @pytest.mark.long
@@ -50,20 +49,18 @@ def test_a_family_keeps_its_outputs_there_and_back_and_trains(library, name):
     with torch.no_grad():  # some models keep results, which deepcopy refuses if they have a graph
         for key in ("EN", "ILMGN"):  # of BatchNorm and of GroupNorm
             expected = outputs(run, model, x)
-            options = {"fuse_activations": True, **AUTO[key]}
-            changed, report = surgery.convert(copy.deepcopy(model), key, **options)
+            changed, report = surgery.convert(copy.deepcopy(model), key, fuse_activations=True)
             assert_close(outputs(run, changed, x), expected, EQUAL)
             was = {name: type(model.get_submodule(name)) for name in report.converted}
             if flat := [name for name, cls in was.items() if cls is nn.BatchNorm1d]:  # LeViT
                 changed, _ = surgery.revert(changed, match=flat, dims=1)
             assert_close(outputs(run, surgery.revert(changed)[0], x), expected, EQUAL)
             found += len(report.converted)
-    for key in AUTO:  # the others have the same options and input
+    for key in KEYS:  # the others have the same options and input
         if found:
-            trained, _ = surgery.convert(copy.deepcopy(model), key, replacing="BN", **AUTO[key])
+            trained, _ = surgery.convert(copy.deepcopy(model), key, replacing="BN")
         else:  # ConvNeXt has LayerNorm, which conversion leaves
-            layer = partial(NORMS[key], **automatic(NORMS[key]))
-            trained = build(library, name, norm_layer=layer)[0].double()
+            trained = build(library, name, norm_layer=NORMS[key])[0].double()
         layers = [m for m in trained.modules() if isinstance(m, AdaptiveNorm)]
         reached = watch_gradients(layers)
         sum(leaf.square().mean() for leaf in outputs(run, trained.train(), x)).backward()

@@ -24,7 +24,6 @@ from close import assert_equal
 from fresh import spawn
 from ilm_plugins import NORMS, ExemplarNorm, SwitchNorm, surgery
 from ilm_plugins.frameworks.openmmlab import openmmlab_norms as norms
-from ilm_plugins.layers.options import automatic
 from workers import free_port
 
 
@@ -74,7 +73,7 @@ def test_initializers_of_group_norm_reach_the_affine_parameters(key):
 def test_a_residual_that_starts_at_zero_leaves_the_networks_alone(key):
     """mmseg's and mmdet's ResNets, without init_cfg, set each block's last norm to 0."""
     backbones = pytest.importorskip("mmdet.models.backbones", reason="needs OpenMMLab")
-    cfg = {"type": key, **automatic(NORMS[key])}
+    cfg = {"type": key}
     one = {"num_stages": 1, "strides": (1,), "dilations": (1,), "out_indices": (0,)}
     model = backbones.ResNet(18, **one, norm_cfg=cfg)
     before = copy.deepcopy(model.state_dict())
@@ -107,7 +106,7 @@ def stepped(key, frozen_stages, norm_eval):
     """A ResNet after a step; its layers by name, and its tensors from before the step."""
     resnet = pytest.importorskip("mmdet.models.backbones", reason="needs mmdet").ResNet
     options = {"frozen_stages": frozen_stages, "norm_eval": norm_eval}
-    model = resnet(18, norm_cfg={"type": key, **automatic(NORMS[key])}, **options)
+    model = resnet(18, norm_cfg={"type": key}, **options)
     model.train()
     sgd = {"type": "SGD", "lr": 0.1, "weight_decay": 0.01}
     wrapper = build_optim_wrapper(model, {"optimizer": sgd})
