@@ -5,7 +5,6 @@ import importlib
 import inspect
 import json
 import re
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -77,9 +76,9 @@ def test_a_family_keeps_as_many_plain_norms_as_its_record_says(library, name, wo
     """With the norm at every part that accepts it; LayerNorm is of tokens."""
     pytest.importorskip(library, reason=f"needs {library}'s models")
     if words.startswith("norm_layer"):
-        model = build(library, name, norm_layer=partial(NORMS["EN"], **AUTO["EN"]))[0]
+        model = build(library, name, norm_layer=NORMS["EN"])[0]
     else:
-        model = build(library, name, norm_cfg={"type": "EN", **AUTO["EN"]})[0]
+        model = build(library, name, norm_cfg={"type": "EN"})[0]
     layers = [m for m in model.modules() if isinstance(m, AdaptiveNorm)]
     norms = [m for m in model.modules() if isinstance(m, _NormBase | nn.GroupNorm)]
     left = re.search(r"leaves (\d+)", words)
