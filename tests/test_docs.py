@@ -19,10 +19,9 @@ import ilm_plugins
 import runs
 import workers
 from close import assert_close
-from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm
+from ilm_plugins import NORMS, ILMGroupNorm
 from ilm_plugins.cli import parsers
 from ilm_plugins.experiments.data.shapes import write_shapes
-from ilm_plugins.frameworks import open_config
 from ilm_plugins.layers.base import AdaptiveNorm
 
 ROOT = Path(__file__).parents[1]
@@ -250,28 +249,6 @@ def test_the_job_script_of_slurm_trains_on_two_nodes(tmp_path, datasets):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((tmp_path / "out" / "record.json").read_text())["processes"] == 2
-
-
-@pytest.fixture(scope="module")
-def readmes_model(tmp_path_factory):
-    """The model of README's yaml, on top of a shipped config."""
-    pytest.importorskip("detectron2", reason="needs detectron2")
-    path = tmp_path_factory.mktemp("readme") / "readme.yaml"
-    base = ROOT / "configs/detectron2/shapes/mask_rcnn_R_18_FPN_gn.yaml"
-    path.write_text(f"_BASE_: {base}\n{block(README, 'yaml')}")
-    return open_config(str(path)).build_model()
-
-
-def test_readmes_yaml_sets_the_norm_of_the_box_head(readmes_model):
-    box_head = readmes_model.roi_heads.box_head
-    assert [type(conv.norm) for conv in box_head.conv_norm_relus] == [ILMGroupNorm] * 4
-    assert len(box_head.fcs) == 1
-
-
-def test_readmes_yaml_sets_the_norm_of_the_fpn(readmes_model):
-    norm = readmes_model.backbone.fpn_output2.norm
-    assert type(norm) is ExemplarNorm
-    assert norm.reduction == 16
 
 
 @pytest.fixture(scope="module")
