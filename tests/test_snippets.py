@@ -93,9 +93,8 @@ def test_the_box_head_of_a_stock_detector_is_converted_as_the_page_says(tmp_path
     assert found == [{ILMGroupNorm}, set()]
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", pytest.param("docs/openmmlab.md", marks=pytest.mark.wide)]
-)
+@pytest.mark.wide
+@pytest.mark.parametrize("page", ["README.md", "docs/openmmlab.md"])
 @pytest.mark.parametrize("stock_config", SEGMENTERS)
 def test_a_stock_segmenter_gets_en_everywhere(page, stock_config, tmp_path):
     mmseg = pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
