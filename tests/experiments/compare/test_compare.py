@@ -674,6 +674,13 @@ def test_a_run_without_its_checkpoint_is_a_row(compared, tmp_path):
     assert "last_checkpoint does not exist" in runs.failure(plan, GN, 0, "dusk")
 
 
+def test_a_run_that_failed_without_a_log_is_told_from_one_that_was_not_started(config, tmp_path):
+    """As in the process of the command, by the executor debug."""
+    plan = Plan(config, [GN], [0, 1], tmp_path)
+    plan.folder(GN, 0).mkdir(parents=True)
+    assert [runs.failure(plan, GN, seed) for seed in plan.seeds] == ["failed", "not run"]
+
+
 def test_a_log_that_is_cut_within_a_character_is_read(config, tmp_path):
     plan = Plan(config, [GN], [0], tmp_path)
     path = tasks.log_of(plan.folder(GN, 0))
