@@ -16,11 +16,13 @@ def options(root):
     """(layer's key, option) -> (default, meaning) of the table in docs/layers.md."""
     page = (root / "docs" / "layers.md").read_text("utf-8")
     table = page.partition("<!-- options: all -->")[2].partition("<!-- end -->")[0]
-    found = {}
+    found, keys = {}, []
     for line in table.strip().splitlines()[2:]:
-        names, keys, default, meaning = line.strip("| ").split(" | ")
-        for key in NORMS if keys == "all" else keys.split(", "):
-            for name in re.findall(r"\w+", names):
+        shown, meaning = re.fullmatch(r"\| (.*?) \| (.*) \|", line).groups()
+        if layers := re.fullmatch(r"\*\*(.*)\*\*", shown):
+            keys = NORMS if layers[1] == "all layers" else layers[1].split(", ")
+        for key in keys:
+            for name, default in re.findall(r"`(\w+)=([^`]+`[\w ]*)", shown):
                 found[key, name] = default, meaning
     return found
 
@@ -42,7 +44,7 @@ def test_every_option_has_a_meaning(options):
 @pytest.mark.parametrize("width", [64, 48, 20])
 def test_a_default_that_follows_the_width_has_its_largest_number_in_the_table(options, width):
     shown = {
-        (key, name): math.gcd(int(default.split()[0]), width)
+        (key, name): math.gcd(int(default.split("`")[0]), width)
         for (key, name), (default, meaning) in options.items()
         if default.endswith(" or less") and not meaning.startswith("groups of `")  # unused
     }

@@ -4,7 +4,7 @@ import inspect
 import re
 from collections.abc import Iterator
 
-from ilm_plugins.experiments.reports.table import of_dicts
+from ilm_plugins.experiments.reports.table import markdown
 from ilm_plugins.layers import NORMS
 from ilm_plugins.layers.options import parameters_of
 
@@ -12,45 +12,40 @@ from .docstrings import first_sentence
 
 #: The names of an entry of Args, and its text.
 ARGUMENT = re.compile(r"^    (\w+(?:, \w+)*): (.*(?:\n {8}.*)*)", re.MULTILINE)
-#: Said in the column of the defaults.
+#: Shown beside the name.
 DEFAULT = re.compile(r"; by default [^;.]*")
 #: A value of an option, in quotes.
 VALUE = re.compile(r'"[^\s"]+"')
 
 
 def table() -> list[str]:
-    """Return a table with a row for each option and each of its meanings."""
-    layers: dict[tuple[str, str, str], list[str]] = {}
+    """Return a table of the options, by the layers that have them with the same meaning."""
+    layers: dict[tuple[str, str], list[str]] = {}
     for key, layer in NORMS.items():
-        for row in options(layer):
-            layers.setdefault(row, []).append(key)
-    rows = [
-        {
-            "option": names,
-            "layers": "all" if len(keys) == len(NORMS) else ", ".join(keys),
-            "default": default,
-            "meaning": meaning,
-        }
-        for (names, default, meaning), keys in layers.items()
-    ]
+        for option in options(layer):
+            layers.setdefault(option, []).append(key)
     # What all layers have comes last.
-    return of_dicts(sorted(rows, key=lambda row: row["layers"] == "all"))
+    groups = sorted(dict.fromkeys(map(tuple, layers.values())), key=lambda g: len(g) == len(NORMS))
+    rows = []
+    for group in groups:
+        rows.append((f"**{'all layers' if len(group) == len(NORMS) else ', '.join(group)}**", ""))
+        rows += [option for option, keys in layers.items() if tuple(keys) == group]
+    return markdown(("option and default", "meaning"), rows)
 
 
-def options(layer: type) -> Iterator[tuple[str, str, str]]:
-    """Yield names, default and meaning of a layer's options; two with one meaning are together."""
+def options(layer: type) -> Iterator[tuple[str, str]]:
+    """Yield name=default and meaning of a layer's options; two with one meaning are together."""
     parameters = dict(list(parameters_of(layer).items())[2:])  # without self and num_channels
     described = arguments(layer)
     for names in dict.fromkeys(described[name][0] for name in parameters):
-        shown = ", ".join(f"`{name}`" for name in names)
-        yield shown, default(layer, names[0], parameters[names[0]]), described[names[0]][1]
+        shown = [with_default(layer, name, parameters[name].default) for name in names]
+        yield ", ".join(shown), described[names[0]][1]
 
 
-def default(layer: type, name: str, parameter: inspect.Parameter) -> str:
-    if parameter.default == "auto":
-        return f"{layer.fits_width[name]} or less"  # type: ignore[attr-defined]
-    text = repr(parameter.default)
-    return f"`{text}`".replace("'", '"')
+def with_default(layer: type, name: str, default: object) -> str:
+    if default == "auto":
+        return f"`{name}={layer.fits_width[name]}` or less"  # type: ignore[attr-defined]
+    return f"`{name}={default!r}`".replace("'", '"').replace("e-0", "e-")
 
 
 def arguments(layer: type) -> dict[str, tuple[tuple[str, ...], str]]:

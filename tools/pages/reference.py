@@ -97,13 +97,13 @@ def table(section: str) -> list[str]:
     """Return a table of a section's public names: their sources and the docstrings' first lines."""
     rows = []
     for module, names in SECTIONS[section].items():
-        rows.append((f"**`{module}`**", summary(import_module(module))))
+        rows.append(("", f"**`{module}`**: {summary(import_module(module))}"))
         for name, members in names.items():
             found = getattr(import_module(module), name)
             rows.append((f"[`{name}`](../{source(name, found)})", summary(found, name)))
             for member in filter(None, members.strip("*").split(", ")):
-                rows.append((f"`{name}.{member}`", summary(getattr(found, member))))
-    return markdown(("name", "first line"), rows)
+                rows.append((f"`.{member}`", summary(getattr(found, member))))
+    return markdown(("name", "what it is"), rows)
 
 
 def source(name: str, found: object) -> str:
