@@ -1,13 +1,22 @@
-"""The documentation site: ``make docs``."""
+"""The documentation site: ``make docs``.
+
+Pages are plain Markdown, as GitHub shows it. The site has README, CHANGELOG.md and CONTRIBUTING.md
+in place of the pages that link to them, and whole docstrings in place of their first lines.
+"""
 
 import inspect
 import re
+import sys
+from pathlib import Path
 
 from docutils import nodes
 from latex2mathml import converter
 from sphinx.util.inspect import stringify_signature
 
 import ilm_plugins
+
+sys.path.append(str(Path(__file__).parents[1] / "tools"))
+from pages import reference
 
 project = "ilm_plugins"
 release = version = ilm_plugins.__version__
@@ -33,6 +42,40 @@ autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 # Frameworks that the documented modules may import, and a reader's environment may lack.
 autodoc_mock_imports = ["mmengine", "mmcv"]
+
+README = """# ilm_plugins
+
+```{include} ../README.md
+:start-after: "<!-- site -->"
+:end-before: "## Demo and tests"
+:relative-images:
+:relative-docs: docs/
+```
+"""
+FILE = """```{{include}} ../{}
+:relative-images:
+:relative-docs: docs/
+```
+"""
+
+
+def fill_page(app, name, source):
+    """Fill the pages that are lists or links on GitHub."""
+    if name == "index":
+        source[0] = README + "".join(toctrees(source[0]))
+    elif name in ("changelog", "contributing"):
+        source[0] = FILE.format(f"{name.upper()}.md")
+    elif name == "api":
+        source[0] = reference.on_site(source[0])
+
+
+def toctrees(index):
+    """Yield a directive for each section of the index, of the pages that the section links to."""
+    for section in index.split("\n## ")[1:]:
+        caption, links = section.split("\n", 1)
+        pages = re.findall(r"^- \[.*?\]\((?:\.\./)?(.*?)\.md\)", links, re.MULTILINE)
+        names = [page.lower() for page in pages]
+        yield "\n".join(["```{toctree}", f":caption: {caption}", ":hidden:", *names, "```", ""])
 
 
 def escape_shapes(app, what, name, obj, options, lines):
@@ -73,6 +116,7 @@ def let_code_break(app, page, template, context, doctree):
 
 
 def setup(app):
+    app.connect("source-read", fill_page)
     app.connect("autodoc-process-docstring", escape_shapes)
     app.connect("autodoc-process-signature", show_options)
     app.connect("html-page-context", let_code_break)

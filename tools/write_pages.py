@@ -13,6 +13,8 @@ the lines between a marker and ``<!-- end -->`` are written again:
     <!-- contrast: TABLE -->    low contrast: answers, means, or what was found afterwards
     <!-- rates: NAME -->        mIoU of the comparisons NAME-rateR, by norm and learning rate R
     <!-- batches: NAME -->      box AP of the comparisons NAME-batchN, by norm and images a step
+    <!-- options: all -->       the layers' options, from signatures and docstrings
+    <!-- names: SECTION -->     public names of the API reference, with the docstrings' first lines
 
 ``configs/metafile.yml`` gets the papers' configs and figures from papers.json.
 """
@@ -25,7 +27,7 @@ from pathlib import Path
 from ilm_plugins.experiments.papers import paper_plots, paper_record, paper_report, published
 from ilm_plugins.experiments.papers.paper_report import Groups
 from ilm_plugins.experiments.reports.table import of_dicts
-from pages import batches, daylight, metafile, questions, study
+from pages import batches, daylight, metafile, options, questions, reference, study
 from pages.comparisons import COMPARISONS, ROOT, by_seed, by_setting
 
 RECORDS = ROOT / "reports" / "records"
@@ -74,6 +76,8 @@ KINDS: dict[str, Callable[[str, Groups], list[str]]] = {
     "contrast": lambda name, groups: CONTRAST[name](COMPARISONS),
     "rates": rates,
     "batches": lambda name, groups: batches.markdown(batches.detectors(name, groups)),
+    "options": lambda name, groups: options.table(),
+    "names": lambda name, groups: reference.table(name),
 }
 #: A part of a page: start marker, kind, name, end marker.
 PART = re.compile(rf"(<!-- ({'|'.join(KINDS)}): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -27,8 +27,8 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
     and the variance beta, unlike in :class:`~ilm_plugins.ILMGroupNorm`.
 
     Args:
-        num_key_groups: N; 32 in the paper and by default, or less where 32 does not divide C; None
-            for as many as channels (Table 4, second row).
+        num_key_groups: N, the number of key groups; by default 32, or less where 32 does not divide
+            C; None for as many as channels (Table 4, second row).
         combine: how omega and beta are computed from the decoded vector WE, the activation a and
             the learned B, the four forms of Table 5: "a(WE)", "a(WE+B)", "a(WE)*B", "a(WE)+B".
 

@@ -67,11 +67,12 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
     Args:
         num_groups: groups of the standardization; by default 32, or less where 32 does not divide
             C.
-        num_affine: K; in the four norms of the authors' box head 10, 10, 20 and 20.
-        init: "default": W normally distributed around 1, B around 0, with a deviation of 0.1; A and
-            b as in nn.Linear. "identity": A and b are zero, so that all attentions are 1/2; the
-            pairs are chosen so that they then mix to a scale of 1 and a shift of 0. The layer
-            starts as the GroupNorm that it replaces, whichever weight and bias are loaded.
+        num_affine: K, the number of pairs; in the four norms of the authors' box head 10, 10, 20
+            and 20.
+        init: "default" (W normally distributed around 1, B around 0, with a deviation of 0.1; A and
+            b as in nn.Linear) or "identity": the layer starts as the GroupNorm that it replaces,
+            whichever weight and bias are loaded. A and b are then zero, so that all attentions are
+            1/2; the pairs are chosen so that they mix to a scale of 1 and a shift of 0.
 
     For the other options see :class:`~ilm_plugins.layers.base.AdaptiveNorm`.
     """

@@ -29,7 +29,8 @@ class AutoencoderNorm(AdaptiveNorm):
 
     Args:
         num_groups: groups of the standardization.
-        hidden: M, by default ``max(2, N // 16)``, which gives the papers' parameter counts.
+        hidden: M, the number of values that the encoder returns; None is ``max(2, N // 16)``, which
+            gives the papers' parameter counts.
         init: "default" (as nn.Linear, and as in the authors' code), "normal" (as the papers say)
             or "identity": zero decoders and an ``omega_offset`` of 1/2, so that the layer starts as
             exactly the norm that it replaces, whichever weight and bias are loaded. This exists for

@@ -54,10 +54,11 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
     "no_conv" have no ``reduce``. Buffer, beside the mixtures': ``num_batches_tracked``.
 
     Args:
-        reduction: r, a divisor of C (Table 8): 32 for ResNet-50, 16 for BN-Inception, 8 for
-            ShuffleNetV2 x0.5; by default 32, or less where 32 does not divide C; unused by
-            "no_conv".
-        expansion: pi (Table 7); unused by "mlp".
+        reduction: r, how many channels the network of the ratios reduces to one (Table 8): 32 for
+            ResNet-50, 16 for BN-Inception, 8 for ShuffleNetV2 x0.5; by default 32, or less where 32
+            does not divide C; unused by "no_conv".
+        expansion: pi; the first linear map of that network returns pi*K values (Table 7); unused by
+            "mlp".
         ratio_net: "conv"; or, of Table 9, "no_conv" (b: correlates the normalized means themselves)
             or "mlp" (a: C -> C/r -> K on the spatial means).
         activation: "tanh" or "relu" (Table 9, c) between the two linear maps.

@@ -26,11 +26,11 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
     checkpoint loads.
 
     Args:
-        key_group_size: channels in a key group, C / N; 16 in the paper and by default, or less
-            where 16 does not divide C; 1 for pix2pix and for the "Instance Normalization" strategy
-            of its Table 8.
-        activations: for (mean, variance), the switch of Table 7; each a key of
-            ``ilm_plugins.layers.projection.ACTIVATIONS``.
+        key_group_size: channels in a key group, C / N; by default 16, or less where 16 does not
+            divide C; 1 for pix2pix and for the "Instance Normalization" strategy of the paper's
+            Table 8.
+        activations: of what is decoded from (mean, variance), the switch of Table 7; each "tanh",
+            "sigmoid", "relu", "leaky_relu", "relu6" or "identity".
 
     For the other parameters and options see
     :class:`~ilm_plugins.layers.autoencoder.AutoencoderNorm`.

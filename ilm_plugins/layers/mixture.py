@@ -53,8 +53,9 @@ class MixtureNorm(AdaptiveNorm):
 
     Args:
         momentum: weight of the newest batch in the running statistics; 0 keeps them as they are.
-        normalizers: K of "IN", "LN", "BN", "GN", in the order of the parameters' rows.
-        num_groups: groups of "GN", by default 32, or less where 32 does not divide C; unused
+        normalizers: the K normalizers to mix, of "IN", "LN", "BN" and "GN", in the order of the
+            parameters' rows.
+        num_groups: groups of "GN"; by default 32, or less where 32 does not divide C; unused
             without "GN".
         sync: True to compute BN's statistics in training over all processes of the default group;
             a process group to compute them over that group. Unused without "BN".
