@@ -20,7 +20,7 @@ from .paper_record import Record
 from .published import Cell, Table
 
 #: Columns that stand above the table if they are the same for all runs.
-OF_RUNS = ("run", "seeds", "trained", "device", "commit")
+OF_RUNS = ("run", "seeds", "trained", "device", "hours", "commit")
 #: A table of more measures has a column for each of them.
 IN_ONE_CELL = 2
 HEAD = """\
@@ -130,10 +130,10 @@ def rows_run(papers: Iterable[str], groups: Groups) -> list[str]:
         for table in _tables_of(paper):
             if table.cells and _was_run(table, groups):
                 link = _link(table.id, groups)
-                rows.append((link, table.number, table.title, _count(table, groups)))
+                rows.append((link, f"{table.number}: {table.title}", _count(table, groups)))
         if count := len(_not_run(paper, groups)):
             missing.append(f"[{count} of {published.papers()[paper].name}]({paper}.md#not-run)")
-    lines = markdown(("", "", "", "rows run"), rows) if rows else []
+    lines = markdown(("", "", "rows run"), rows) if rows else []
     if missing:
         lines += ["", f"Tables and figures that were not run: {', '.join(missing)}."]
     return lines
@@ -290,13 +290,12 @@ def _wide_rows(table: Table, cell: Cell, groups: Groups) -> list[Row]:
             full.append(row)
             less = _less(table, group, cell.paper)
             if any(map(_is_known, less)):
-                full.append({"": cell.name, "run": "ours - paper", **_by_measure(table, less)})
+                full.append({"": f"{cell.name}, ours - paper", **_by_measure(table, less)})
         else:
-            changed.append(row)
+            changed.append(row | {"": f"{cell.name}, ours"})
     if full or changed:
-        paper = ", ".join(filter(None, ["paper", cell.says]))
-        texts = _by_measure(table, _texts(table, cell.paper))
-        full.insert(0, {"": cell.name, "run": paper, **texts})
+        name = ", ".join(filter(None, [cell.name, "paper", cell.says]))
+        full.insert(0, {"": name, **_by_measure(table, _texts(table, cell.paper))})
     return [*full, *changed]
 
 
@@ -334,20 +333,20 @@ def _result(table: Table, group: list[Record]) -> list[str]:
 
 
 def _details(group: list[Record]) -> Row:
-    """Return the texts of a group's columns of seeds, training, device and commit."""
+    """Return the texts of a group's columns from the seeds on."""
     commits = _distinct(r["commit"] for r in group)
     if "run" not in group[0]:  # computed
-        return {"seeds": "", "trained": "", "device": "", "commit": commits}
+        return {"seeds": "", "trained": "", "device": "", "hours": "", "commit": commits}
     length = _distinct(f"{r['run']} of {r['recipe']} {r['unit']}" for r in group)
     if not group[0]["recipe"]:
         length = "test"
     if group[0]["jpeg"]:
         length = f"{length}, on re-encoded JPEG"
-    hours = mean(r["seconds"] for r in group) / 3600
     return {
         "seeds": _distinct(r["seed"] for r in group),
         "trained": length,
-        "device": f"{_distinct(r['device'] for r in group)}, {hours:.2f} h",
+        "device": _distinct(r["device"] for r in group),
+        "hours": f"{mean(r['seconds'] for r in group) / 3600:.2f}",
         "commit": commits,
     }
 
