@@ -5,7 +5,7 @@ the lines between a marker and ``<!-- end -->`` are written again:
 
     <!-- file: PATH -->         a file, as a block of code
     <!-- table: ID -->          a table of the records
-    <!-- rows: PAPER -->        how many rows of a paper's tables were run
+    <!-- rows: papers -->       how many rows of the papers' tables were run
     <!-- differences: all -->   the study's differences from the plain norm
     <!-- answers: FOLDER -->    answers by the comparisons in a folder below reports/
     <!-- summary: FOLDER -->    how many of both are above or below 0, by norm
@@ -68,7 +68,7 @@ CONTRAST = {
 KINDS: dict[str, Callable[[str, Groups], list[str]]] = {
     "file": file,
     "table": lambda name, groups: study.table(published.find_table(name), groups),
-    "rows": paper_report.rows_run,
+    "rows": lambda name, groups: paper_report.rows_run(PAPERS, groups),
     "differences": lambda name, groups: study.differences(groups),
     "answers": lambda name, groups: questions.markdown(ROOT / "reports" / name),
     "summary": lambda name, groups: study.summary(ROOT / "reports" / name, groups),

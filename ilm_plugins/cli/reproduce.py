@@ -29,9 +29,10 @@ def list_(args: argparse.Namespace) -> None:
         print(textwrap.fill(f"Figures of them: {', '.join(figures)}", 80, break_on_hyphens=False))
         return
     table = published.find_table(args.table)
-    print(f"{table.id}  {published.papers()[table.paper]}, {table.number}: {table.title}")
+    paper = published.papers()[table.paper]
+    print(f"{table.id}  {paper.title}, {paper.source}, {table.number}: {table.title}")
     shown = table.shows and f"data of {', '.join(table.shows)}"
-    lines = [table.note, table.command, shown, " / ".join(table.measures)]
+    lines = [paper.url, table.note, table.command, shown, " / ".join(table.measures)]
     width = max(map(len, table.cells), default=0)
     for cell in table.cells.values():
         source = "computed"

@@ -53,9 +53,12 @@ def test_openmmlabs_tools_get_each_model_by_a_name_of_its_own(listed):
 
 def test_openmmlabs_tools_list_the_papers_configs(listed):
     """tests/test_docs.py compares the file with what tools/write_pages.py writes."""
-    collections = {one["Name"]: one["Paper"]["Title"] for one in listed["Collections"]}
+    collections = {one["Name"]: one["Paper"] for one in listed["Collections"]}
     for model, cell in zip(listed["Models"], metafile.models(), strict=True):
-        (result,), title = model["Results"], collections[model["In Collection"]]
+        (result,), paper = (
+            model["Results"],
+            published.papers()[published.tables()[cell.table].paper],
+        )
         assert model["Config"] == cell.config
-        assert published.papers()[published.tables()[cell.table].paper].startswith(f"{title},")
+        assert collections[model["In Collection"]] == {"Title": paper.title, "URL": paper.url}
         assert {*result["Metrics"].values()} <= {*cell.paper}

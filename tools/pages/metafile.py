@@ -24,16 +24,15 @@ DATASETS = {
     "imagenet": "ImageNet",
     "webvision": "WebVision",
 }
-#: Paper -> the name of its collection, as the file's head has it.
-COLLECTIONS = {"ilm": "ILM Norm", "assoc": "AssocNorm", "en": "Exemplar Normalization"}
 #: Another reading of the figure of RMSE.
 LEFT_OUT = {"RMSE of RGB vectors"}
 
 
 def metafile(text: str) -> str:
-    """Return the file's text with the models of papers.json in place of its own."""
-    head, begin, _ = text.partition("\nModels:\n")
-    return head + begin + "".join(map(_model, models()))
+    """Return the file's text with the papers and models of papers.json in place of its own."""
+    head, begin, _ = text.partition("\nCollections:\n")
+    papers = dict.fromkeys(published.tables()[cell.table].paper for cell in models())
+    return "".join([head, begin, *map(_collection, papers), "Models:\n", *map(_model, models())])
 
 
 def models() -> list[Cell]:
@@ -44,6 +43,12 @@ def models() -> list[Cell]:
         if of_mmengine and not cell.overrides and not cell.tests and any(cell.paper):
             cells.setdefault(cell.config, cell)
     return [*cells.values()]
+
+
+def _collection(paper: str) -> str:
+    found = published.papers()[paper]
+    paper = f'{{Title: {found.title}, URL: "{found.url}"}}'
+    return f"  - {{Name: {found.name}, Paper: {paper}}}\n"
 
 
 def _model(cell: Cell) -> str:
@@ -59,7 +64,7 @@ def _model(cell: Cell) -> str:
     result = f"Task: {TASKS[framework]}, Dataset: {dataset}, Metrics: {{{figures}}}"
     return f"""\
   - Name: {"_".join(below)}
-    In Collection: {COLLECTIONS[table.paper]}
+    In Collection: {published.papers()[table.paper].name}
     Config: {cell.config}
     Results: [{{{result}}}]
 """

@@ -19,18 +19,20 @@ from . import paper_record, published
 from .paper_record import Record
 from .published import Cell, Table
 
-LAST = ("seeds", "trained", "device", "commit")
-COLUMNS = ("", "run", "paper", "ours", "ours - paper", *LAST)
-STUDY = ("", "result", "difference [95 % interval]", *LAST[:2])
+#: Columns that stand above the table if they are the same for all runs.
+OF_RUNS = ("run", "seeds", "trained", "device", "hours", "commit")
+#: A table of more measures has a column for each of them.
+IN_ONE_CELL = 2
 HEAD = """\
 `python -m ilm_plugins reproduce report` wrote these pages from the [records](records) of
 `reproduce run TABLE ROW`. A paper's figure and a result are in one row only if the run followed the
 full recipe; a run that is shorter, on fewer images or otherwise changed has its own row, whose
-label lists the changes. The column "trained" says if images of CIFAR were re-encoded as JPEG.
-With several seeds, a result is the mean, ± the standard deviation. Records from before commits were
-recorded have "-" as commit.
+label lists the changes. "trained" says if images of CIFAR were re-encoded as JPEG. With several
+seeds, a result is the mean, ± the standard deviation.
 """
 
+#: Column -> text.
+Row = dict[str, str]
 Groups = defaultdict[str, list[list[Record]]]
 
 
@@ -116,155 +118,237 @@ def differences(
 
 
 def index(groups: Groups) -> str:
-    """Return the Markdown of README.md: all tables, and how many rows of each were run."""
-    lines = ["# Reproduction", "", HEAD]
-    for paper, title in published.papers().items():
-        lines += [f"## [{title}]({paper}.md)", "", *rows_run(paper, groups), ""]
-    return "\n".join(lines)
+    """Return the Markdown of README.md: how many rows of each table were run, and what was not."""
+    return "\n".join(["# Reproduction", "", HEAD, *rows_run(published.papers(), groups), ""])
 
 
-def rows_run(paper: str, groups: Groups) -> list[str]:
-    """Return the Markdown of a table of a paper's tables, and how many rows of each were run."""
-    rows = []
-    for table in _tables_of(paper):
-        if table.cells:
-            count = _count_cells(table, groups)
-        elif table.command:
-            count = f"[command]({paper}.md#{table.id})"
-        else:
-            count = _source(table) or "-"
-        rows.append((table.number, table.title, count))
-    return markdown(("", "", "rows run"), rows)
+def rows_run(papers: Iterable[str], groups: Groups) -> list[str]:
+    """Return the Markdown of a table of how many rows were run, and a line of what was not."""
+    rows: list[tuple[str, ...]] = []
+    missing = []
+    for paper in papers:
+        for table in _tables_of(paper):
+            if table.cells and _was_run(table, groups):
+                link = _link(table.id, groups)
+                rows.append((link, f"{table.number}: {table.title}", _count(table, groups)))
+        if count := len(_not_run(paper, groups)):
+            missing.append(f"[{count} of {published.papers()[paper].name}]({paper}.md#not-run)")
+    lines = markdown(("", "", "rows run"), rows) if rows else []
+    if missing:
+        lines += ["", f"Tables and figures that were not run: {', '.join(missing)}."]
+    return lines
 
 
 def _tables_of(paper: str) -> list[Table]:
     return [table for table in published.tables().values() if table.paper == paper]
 
 
-def _count_cells(table: Table, groups: Groups) -> str:
+def _was_run(table: Table, groups: Groups) -> bool:
+    """Whether a row of a table, or of the tables that a figure shows, has a record."""
+    parts = [table, *(published.tables()[key] for key in table.shows)]
+    return any(groups[cell.canonical.id] for part in parts for cell in part.cells.values())
+
+
+def _not_run(paper: str, groups: Groups) -> list[Table]:
+    """Return the tables and figures without any run; drawings are neither run nor missing."""
+    return [
+        table
+        for table in _tables_of(paper)
+        if (table.cells or table.shows or table.command) and not _was_run(table, groups)
+    ]
+
+
+def _count(table: Table, groups: Groups) -> str:
     """Describe how many of a table's rows were run in full, and how many only with changes."""
     runs = (groups[cell.canonical.id] for cell in table.cells.values())
     states = [any(paper_record.is_full(group[0]) for group in found) for found in runs if found]
     full, changed = states.count(True), states.count(False)
-    if not full and not changed:
-        return f"not run ({len(table.cells)})"
     text = f"{full} of {len(table.cells)}"
     return f"{text}, {changed} shortened or otherwise changed" if changed else text
 
 
-def _source(table: Table) -> str:
-    """Return a figure's command, or links to the tables that it shows, if any."""
-    if table.command:
-        return f"`{table.command}`"
-    links = ", ".join(f"[{key}]({key.split('-')[0]}.md#{key})" for key in table.shows)
-    return links and f"data of {links}"
-
-
 def page(paper: str, groups: Groups, folder: Path) -> str:
-    """Return the Markdown of a paper's page, which shows the plots in a folder.
-
-    Drawings, which have neither rows nor a command, are left out.
-    """
-    lines = [f"# {published.papers()[paper]}", ""]
+    """Return the Markdown of a paper's page: what was run or drawn, and a line of what was not."""
+    entry = published.papers()[paper]
+    title = f"[{entry.title}]({entry.url})" if entry.url else entry.title
+    lines = [f"# {title}, {entry.source}", ""]
     for table in _tables_of(paper):
-        if not (table.cells or table.note or _source(table)):
+        is_drawn = (folder / f"{table.id}.png").is_file()
+        if not is_drawn and not _was_run(table, groups):
             continue
         lines += [f"## {table.id}", "", f"{table.number}. {table.title}.", ""]
+        if table.cells:
+            lines += [*table_lines(table, groups), ""]
+        elif table.shows:
+            lines += [f"Data of {', '.join(_link(key, groups) for key in table.shows)}.", ""]
         if table.note:
             lines += [table.note, ""]
-        if table.cells:
-            lines += table_lines(table, groups)
-        elif source := _source(table):
-            lines.append(source)
-        lines.append("")
-        if (folder / f"{table.id}.png").is_file():
+        if is_drawn:
             what = f"Training curves of {table.id}" if table.cells else table.title
             lines += [f"![{what}]({table.id}.png)", ""]
+    if missing := _not_run(paper, groups):
+        listed = "; ".join(f"{t.id} ({t.number}: {t.title})" for t in missing)
+        how = "`reproduce list ID` prints rows, configs, the paper's figures, and what we assume."
+        lines += ["## Not run", "", f"{listed}. {how}", ""]
     return "\n".join(lines)
 
 
-def table_lines(table: Table, groups: Groups) -> list[str]:
-    """Return the Markdown of a table: header, rows of each row's runs, reference scores.
+def _link(key: str, groups: Groups) -> str:
+    table = published.tables()[key]
+    return f"[{key}]({table.paper}.md#{key})" if _was_run(table, groups) else key
 
-    Only full recipes stand beside the paper's figures; other groups of runs have rows of their own.
-    Rows without any run share one line.
+
+def table_lines(table: Table, groups: Groups) -> list[str]:
+    """Return the Markdown of a table: measures, rows of each row's runs, reference scores.
+
+    Rows without any run share one line. A column without any text is left out, and of a paper's
+    table one whose text is the same for all runs, which then stands above the table.
     """
-    columns, rows, missing = STUDY if table.paper == "study" else COLUMNS, [], 0
-    references: dict[str, dict[str, float]] = {}
+    is_study, is_wide = table.paper == "study", len(table.measures) > IN_ONE_CELL
+    rows_of = _study_rows if is_study else _wide_rows if is_wide else _rows
+    rows: list[Row] = []
+    missing, references = 0, {}
     for cell in table.cells.values():
-        paper = figures(table, cell.paper) if any(v is not None for v in cell.paper) else ""
-        paper = ", ".join(filter(None, [paper, cell.says]))
-        full, changed = [], []
-        for group in groups[cell.canonical.id]:
-            is_full = paper_record.is_full(group[0])
-            if table.paper == "study":
-                row = _study_row(table, group, cell, groups)
-            elif is_full:
-                row = _group_row(table, group, cell.name, paper, _less(table, group, cell.paper))
-            else:
-                row = _group_row(table, group, f"{cell.name}, ours")
-            (full if is_full else changed).append(row)
+        found = groups[cell.canonical.id]
+        rows += rows_of(table, cell, groups)
+        missing += not found
+        for group in found:
             references |= group[0].get("references", {})
-        if changed and not full and table.paper != "study":
-            full = [[cell.name, "not run in full", paper]]
-        if not full and not changed:
-            missing += 1
-        rows += [*full, *changed]
+    listed = f"`reproduce list {table.id}` has the paper's figures."
+    if missing == len(table.cells):
+        return [f"No row was run. {listed}"]
     for what, values in references.items():
-        constant = figures(table, [values.get(name) for name in table.measures])
-        empty = [""] * (columns.index("result" if columns is STUDY else "ours") - 1)
-        rows.append([f"{what}, to compare", *empty, constant])
+        constant = _texts(table, [values.get(name) for name in table.measures])
+        row = {"result" if is_study else "ours": " / ".join(constant)}
+        if rows_of is _wide_rows:
+            row = _by_measure(table, constant)
+        rows.append({"": f"{what}, to compare", **row})
     described = [f"{name} ({published.measures()[name].described})" for name in table.measures]
-    lines = [f"{' / '.join(described)}.", "", *markdown(columns, rows)]
+    above = f"{' / '.join(described)}."
+    alike = {} if is_study else _alike(rows)
+    if said := [text if name == "run" else f"{name} {text}" for name, text in alike.items()]:
+        above += f" All runs: {'; '.join(said)}."
+    columns = [
+        name
+        for name in dict.fromkeys(name for row in rows for name in row)
+        if name not in alike and any(_is_known(row.get(name, "")) for row in rows)
+    ]
+    lines = [above, "", *markdown(columns, (_trimmed(row, columns) for row in rows))]
     if missing:
-        listed = f"`reproduce list {table.id}` has the paper's figures."
-        if missing == len(table.cells):
-            return [f"No row was run. {listed}"]
         lines += ["", f"Rows not run: {missing} of {len(table.cells)}. {listed}"]
     return lines
 
 
-def _group_row(
-    table: Table, group: list[Record], name: str, paper: str = "", difference: str = ""
-) -> list[str]:
-    """Return the row of a group of runs; ``paper`` and ``difference`` are texts of columns."""
-    result, *last = _group_texts(table, group)
-    return [name, paper_record.label(group[0]), paper, result, difference, *last]
+def _is_known(text: str) -> bool:
+    return bool(text.strip("-/ "))
 
 
-def _study_row(table: Table, group: list[Record], cell: Cell, groups: Groups) -> list[str]:
-    """Return the row of a group of the study's runs, with differences from the plain norm."""
-    label = paper_record.label(group[0])
-    name = cell.name if paper_record.is_full(group[0]) else f"{cell.name}, {label}"
-    result, seeds, length, *_ = _group_texts(table, group)
-    return [name, result, _compared(table, group, cell, groups), seeds, length]
+def _alike(rows: list[Row]) -> Row:
+    """Return the columns that are the same for all runs, and not empty."""
+    texts = {name: {row[name] for row in rows if name in row} for name in OF_RUNS}
+    same = {name: found.pop() for name, found in texts.items() if len(found) == 1}
+    return {name: text for name, text in same.items() if _is_known(text)}
 
 
-def _group_texts(table: Table, group: list[Record]) -> list[str]:
-    """Return a group's result, and the texts of the columns LAST."""
+def _trimmed(row: Row, columns: Sequence[str]) -> list[str]:
+    """Return a row's texts without the empty ones at its end."""
+    texts = [row.get(name, "") for name in columns]
+    while not texts[-1]:
+        texts.pop()
+    return texts
+
+
+def _rows(table: Table, cell: Cell, groups: Groups) -> list[Row]:
+    """Return the rows of a row's runs; full recipes stand beside the paper's figures."""
+    known = any(value is not None for value in cell.paper)
+    paper = ", ".join(filter(None, [known and figures(table, cell.paper), cell.says]))
+    full: list[Row] = []
+    changed: list[Row] = []
+    for group in groups[cell.canonical.id]:
+        row = {"": cell.name, "run": paper_record.label(group[0]), "paper": paper}
+        row["ours"] = " / ".join(_result(table, group))
+        row["ours - paper"] = " / ".join(_less(table, group, cell.paper))
+        row |= _details(group)
+        if paper_record.is_full(group[0]):
+            full.append(row)
+        else:
+            changed.append(row | {"": f"{cell.name}, ours", "paper": "", "ours - paper": ""})
+    if changed and not full:
+        full = [{"": cell.name, "run": "not run in full", "paper": paper}]
+    return [*full, *changed]
+
+
+def _wide_rows(table: Table, cell: Cell, groups: Groups) -> list[Row]:
+    """Return the paper's row, and below it those of a row's runs, with a column each measure."""
+    full: list[Row] = []
+    changed: list[Row] = []
+    for group in groups[cell.canonical.id]:
+        label = paper_record.label(group[0])
+        row = {"": cell.name, "run": label, **_by_measure(table, _result(table, group))}
+        row |= _details(group)
+        if paper_record.is_full(group[0]):
+            full.append(row)
+            less = _less(table, group, cell.paper)
+            if any(map(_is_known, less)):
+                full.append({"": f"{cell.name}, ours - paper", **_by_measure(table, less)})
+        else:
+            changed.append(row | {"": f"{cell.name}, ours"})
+    if full or changed:
+        name = ", ".join(filter(None, [cell.name, "paper", cell.says]))
+        full.insert(0, {"": name, **_by_measure(table, _texts(table, cell.paper))})
+    return [*full, *changed]
+
+
+def _by_measure(table: Table, texts: Sequence[str]) -> Row:
+    """Return measure -> text; "did not learn" stands in the first column alone."""
+    return dict(zip(table.measures, texts, strict=False))
+
+
+def _study_rows(table: Table, cell: Cell, groups: Groups) -> list[Row]:
+    """Return the rows of a row of the study, with differences from the plain norm."""
+    full: list[Row] = []
+    changed: list[Row] = []
+    for group in groups[cell.canonical.id]:
+        row = {"": cell.name, "result": " / ".join(_result(table, group))}
+        row["difference [95 % interval]"] = _compared(table, group, cell, groups)
+        details = _details(group)
+        row |= {name: details[name] for name in ("seeds", "trained")}
+        if paper_record.is_full(group[0]):
+            full.append(row)
+        else:
+            changed.append(row | {"": f"{cell.name}, {paper_record.label(group[0])}"})
+    return [*full, *changed]
+
+
+def _result(table: Table, group: list[Record]) -> list[str]:
+    """Return a group's result for each measure, or that it did not learn."""
     measures = zip(table.measures, table.decimals, strict=True)
-    result = " / ".join(spread(_by_seed(group, name).values(), n) for name, n in measures)
+    texts = [spread(_by_seed(group, name).values(), n) for name, n in measures]
     learned = sum(map(paper_record.learned, group))
     if not learned:
-        result = "did not learn"
-    if 0 < learned < len(group):
-        result = f"{learned} of {len(group)} learned: {result}"
+        return ["did not learn"]
+    if learned < len(group):
+        texts[0] = f"{learned} of {len(group)} learned: {texts[0]}"
+    return texts
+
+
+def _details(group: list[Record]) -> Row:
+    """Return the texts of a group's columns from the seeds on."""
     commits = _distinct(r["commit"] for r in group)
     if "run" not in group[0]:  # computed
-        return [result, "", "", "", commits]
+        return {"seeds": "", "trained": "", "device": "", "hours": "", "commit": commits}
     length = _distinct(f"{r['run']} of {r['recipe']} {r['unit']}" for r in group)
     if not group[0]["recipe"]:
         length = "test"
     if group[0]["jpeg"]:
         length = f"{length}, on re-encoded JPEG"
-    hours = mean(r["seconds"] for r in group) / 3600
-    return [
-        result,
-        _distinct(r["seed"] for r in group),
-        length,
-        f"{_distinct(r['device'] for r in group)}, {hours:.2f} h",
-        commits,
-    ]
+    return {
+        "seeds": _distinct(r["seed"] for r in group),
+        "trained": length,
+        "device": _distinct(r["device"] for r in group),
+        "hours": f"{mean(r['seconds'] for r in group) / 3600:.2f}",
+        "commit": commits,
+    }
 
 
 def _by_seed(group: list[Record], measure: str) -> dict[int | None, float]:
@@ -273,14 +357,14 @@ def _by_seed(group: list[Record], measure: str) -> dict[int | None, float]:
     return {r.get("seed"): r["figures"][measure] for r in learned if measure in r["figures"]}
 
 
-def _less(table: Table, group: list[Record], given: Sequence[float | None]) -> str:
+def _less(table: Table, group: list[Record], given: Sequence[float | None]) -> list[str]:
     """Return the differences of a group's means from published figures that are comparable."""
     differences = []
     for measure, theirs in zip(table.measures, given, strict=True):
         values = _by_seed(group, measure).values()
         known = values and theirs is not None and published.measures()[measure].comparable
         differences.append(mean(values) - theirs if known else None)
-    return figures(table, differences, sign="+")
+    return _texts(table, differences, sign="+")
 
 
 def _compared(table: Table, group: list[Record], cell: Cell, groups: Groups) -> str:
@@ -309,10 +393,14 @@ def _distinct(values: Iterable[Any]) -> str:
     return ", ".join(dict.fromkeys(str(value) for value in values if value is not None)) or "-"
 
 
-def figures(table: Table, values: Sequence[float | None], sign: str = "") -> str:
+def figures(table: Table, values: Sequence[float | None]) -> str:
     """Format a number, or "-" for None, for each of a table's measures, separated by " / "."""
+    return " / ".join(_texts(table, values))
+
+
+def _texts(table: Table, values: Sequence[float | None], sign: str = "") -> list[str]:
     # Adding 0 turns a rounded -0.0 into 0.0.
-    return " / ".join(
+    return [
         "-" if value is None else f"{round(value, n) + 0:{sign}.{n}f}"
         for value, n in zip(values, table.decimals, strict=True)
-    )
+    ]

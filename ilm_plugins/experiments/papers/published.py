@@ -35,6 +35,17 @@ LIST = "python -m ilm_plugins reproduce list"
 
 
 @dataclass(frozen=True)
+class Paper:
+    """A paper, or this project's study, which has no URL."""
+
+    name: str
+    title: str
+    #: Where it appeared.
+    source: str
+    url: str = ""
+
+
+@dataclass(frozen=True)
 class Measure:
     """One column of a table, and how to compute it from the metrics of a framework."""
 
@@ -168,9 +179,11 @@ def _papers_file() -> dict:
 
 
 @cache
-def papers() -> dict[str, str]:
-    """Return key of each paper -> its title and source."""
-    return {key: f"{p['title']}, {p['source']}" for key, p in _papers_file()["papers"].items()}
+def papers() -> dict[str, Paper]:
+    return {
+        key: Paper(**{name: text for name, text in paper.items() if name != "tables"})
+        for key, paper in _papers_file()["papers"].items()
+    }
 
 
 @cache

@@ -1,5 +1,6 @@
 """Records of runs: their labels, and the reports that are made of them."""
 
+from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -72,34 +73,65 @@ def test_whatever_differs_from_the_recipe_is_in_the_label(options, label):
 def test_only_a_full_recipe_stands_beside_the_papers_figure(tmp_path):
     page = reported(tmp_path, recorded(metrics={"": {"accuracy/top1": 92.0}}), recorded(**SHORT))
     assert rows(page, "ResNet20/EN") == [
-        "| ResNet20/EN | full recipe | 92.41 | 92.00 | -0.41 | 0 | 165 of 165 epochs | CPU, Xeon, "
-        "1.00 h | 0123456789ab |",
-        "| ResNet20/EN, ours | shortened: 9 of 165 epochs |  | 90.00 |  | 0 | 9 of 165 epochs | "
-        "CPU, Xeon, 1.00 h | 0123456789ab |",
+        "| ResNet20/EN | full recipe | 92.41 | 92.00 | -0.41 | 165 of 165 epochs |",
+        "| ResNet20/EN, ours | shortened: 9 of 165 epochs |  | 90.00 |  | 9 of 165 epochs |",
     ]
+    alike = "All runs: seeds 0; device CPU, Xeon; hours 1.00; commit 0123456789ab."
+    assert f"top-1 (%, higher is better). {alike}" in page
     index = (tmp_path / "README.md").read_text()
-    assert "| CIFAR-10 and CIFAR-100, batch 128, 165 epochs | 1 of 18 |" in index
+    assert "CIFAR-10 and CIFAR-100, batch 128, 165 epochs | 1 of 18 |" in index
 
 
 def test_rows_that_were_not_run_are_one_line_a_table(tmp_path):
-    reported(tmp_path, recorded())
-    pages = {name: (tmp_path / f"{name}.md").read_text() for name in ("en", "ilm")}
-    assert not rows(pages["en"], "ResNet20/BN")
-    assert "Rows not run: 17 of 18. `reproduce list en-5`" in pages["en"]
-    section = pages["ilm"].partition("## ilm-1")[2].partition("## ilm-2")[0]
-    assert "No row was run. `reproduce list ilm-1`" in section
-    assert "|" not in section
+    page = reported(tmp_path, recorded())
+    assert not rows(page, "ResNet20/BN")
+    assert "Rows not run: 17 of 18. `reproduce list en-5`" in page
 
 
-def test_drawings_have_no_section(tmp_path):
-    reported(tmp_path, recorded())
-    assert "ilm-fig2" not in (tmp_path / "ilm.md").read_text()
+def test_tables_and_figures_that_were_not_run_are_one_line_a_page(tmp_path):
+    page = reported(tmp_path, recorded())
+    sections = [line for line in page.splitlines() if line.startswith("## ")]
+    assert sections == ["## en-5", "## en-fig3", "## Not run"]  # Figure 3 shows Table 5
+    line, end = page.partition("## Not run\n\n")[2].split("\n", 1)
+    assert not end
+    listed = [text.split(" (")[0] for text in line.split("; ")]
+    others = published.tables().keys() - {"en-5", "en-fig3", "en-fig2", "en-fig1b"}  # drawings
+    assert sorted(listed) == sorted(key for key in others if key.startswith("en-"))
+
+
+def test_the_index_counts_what_was_run_and_what_was_not(tmp_path):
+    index = reported(tmp_path, recorded(), page="README.md")
+    assert rows(index, "[") == [
+        "| [en-5](en.md#en-5) | Table 5: CIFAR-10 and CIFAR-100, batch 128, 165 epochs | 1 of 18 |"
+    ]
+    assert "[16 of Exemplar Normalization](en.md#not-run)" in index
+
+
+def test_a_page_begins_with_a_link_to_the_paper(tmp_path):
+    page = reported(tmp_path, recorded(), page="ilm.md")
+    title = "[Instance-Level Meta Normalization](https://arxiv.org/abs/1904.03516)"
+    assert page.startswith(f"# {title}, CVPR 2019\n")
+
+
+@pytest.mark.parametrize(
+    "cell", ["assoc-4 ResNet-18, 32 key groups", "en-5 ResNet20/EN", "ilm-6 IN / IN"]
+)
+def test_no_column_of_a_table_is_empty(cell, root, tmp_path):
+    name = str(published.find_cell(cell).folder).replace("/", "-")
+    (path, *_) = (root / "reports" / "records").glob(f"{name}*.json")
+    page = reported(tmp_path, paper_record.read(path), page=f"{cell.split('-')[0]}.md")
+    head, _, *body = ([*line.split("|")[1:-1]] for line in page.splitlines() if line[:1] == "|")
+    columns = zip_longest(head, *body, fillvalue="")
+    assert all(any(text.strip(" -/") for text in column) for _, *column in columns)
+    assert not {"commit", "seeds"} & {name.strip() for name in head}
 
 
 def test_seeds_of_one_setting_are_a_mean_with_its_deviation(tmp_path):
     found = [recorded(seed=i, metrics={"": {"accuracy/top1": 90.0 + i}}) for i in range(3)]
-    (row,) = rows(reported(tmp_path, *found), "ResNet20/EN")
-    assert "| 91.00 ± 1.00 | -1.41 | 0, 1, 2 |" in row
+    page = reported(tmp_path, *found)
+    (row,) = rows(page, "ResNet20/EN")
+    assert row.endswith("| 91.00 ± 1.00 | -1.41 |")
+    assert "All runs: full recipe; seeds 0, 1, 2; trained" in page
 
 
 def test_runs_on_re_encoded_images_have_a_row(tmp_path):
@@ -119,13 +151,27 @@ TRANSLATION = {"rmse": 60.0, "l1": 47.0, "mean_image/l1": 45.0}
 def test_a_trivial_prediction_has_a_row_to_compare(tmp_path):
     found = recorded("ilm-6 IN / IN", metrics={"": TRANSLATION})
     (row,) = rows(reported(tmp_path, found, page="ilm.md"), "mean training")
-    assert "to compare |  |  | - / - / - / - / 45.00 |" in row
+    assert "to compare | - | - | - | - | 45.00 |" in row
+
+
+def test_a_table_of_many_measures_has_a_column_for_each(tmp_path):
+    found = recorded("ilm-6 IN / IN", metrics={"": TRANSLATION})
+    assert rows(reported(tmp_path, found, page="ilm.md"), "IN / IN") == [
+        "| IN / IN, paper | 108.17 | 108.17 | 0.441 | 0.372 | - |",
+        "| IN / IN | 60.00 | 103.92 | - | - | 47.00 |",
+    ]
+
+
+def test_differences_from_many_figures_of_the_paper_are_a_row(tmp_path):
+    metrics = {"bbox/AP": 40.0, "bbox/AP50": 60.0, "segm/AP": 35.0}
+    found = recorded("ilm-5 GN, batch 16", metrics={"": metrics})
+    (row,) = rows(reported(tmp_path, found, page="ilm.md"), "GN, batch 16, ours - paper")
+    assert row == "| GN, batch 16, ours - paper | +0.90 | -0.33 | - | +0.23 | - | - |"
 
 
 def test_a_measure_that_the_paper_does_not_define_has_no_difference(tmp_path):
     found = recorded("ilm-6 IN / IN", metrics={"": TRANSLATION})
-    (row,) = rows(reported(tmp_path, found, page="ilm.md"), "IN / IN | full")
-    assert "| 60.00 / 103.92 / - / - / 47.00 | - / - / - / - / - |" in row
+    assert not rows(reported(tmp_path, found, page="ilm.md"), "IN / IN, ours - paper")
 
 
 def test_the_studys_norms_are_compared_with_the_norm_that_they_replace(tmp_path):
@@ -244,7 +290,7 @@ def test_plots_of_differences_are_cut_off_at_wide_intervals():
 def test_a_run_without_a_useful_result_did_not_learn(options, tmp_path):
     run = recorded("ilm-7 (relu, relu)", **options, curve=[])
     (row,) = rows(reported(tmp_path, run, page="ilm.md"), "(relu, relu)")
-    assert row.startswith("| (relu, relu) | full recipe | did not converge | did not learn |")
+    assert row.startswith("| (relu, relu) | did not converge | did not learn |")
 
 
 def box_head(norm: str, seed: int, ap: float) -> dict:
@@ -278,7 +324,7 @@ def test_the_command_reports_the_runs_in_its_folder(tmp_path, capsys):
     assert [path.name for path in (out / "records").iterdir()] == ["ilm-1-GN-seed0.json"]
     # It is in every table with its config.
     (row, *_) = rows((out / "assoc.md").read_text(), "GN")
-    assert "full recipe | 7.02 | 10.00" in row
+    assert row.startswith("| GN | 7.02 | 10.00 |")
     assert (out / "assoc-1.png").is_file()
 
 
