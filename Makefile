@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
-.PHONY: help docs demo bench gpu test test-wide coverage lint format sanitize install install-test \
+.PHONY: help docs notebook demo bench gpu test test-wide coverage lint format sanitize install install-test \
 	install-detectron2 install-openmmlab install-mathjax clean
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make test-wide           more tests: mmcv's compiled operators, the site, exports, torchrun"
 	@echo "make sanitize            random cases of the C++ kernels with sanitizers, for ten minutes"
 	@echo "make docs                the documentation site, in output/site"
+	@echo "make notebook            execute docs/tutorial.ipynb, and save its outputs"
 	@echo "make coverage            the lines and branches that the test suite runs"
 	@echo "make install-detectron2  detectron2 into VENV (default: .venv), by a pinned wheel"
 	@echo "make install-openmmlab   mmcv, mmdet, mmseg and mmpretrain into VENV, likewise"
@@ -159,6 +160,9 @@ $(NODE)/node_modules/mathjax/package.json:
 
 docs: $(VENV)/.docs install
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs output/site
+
+notebook: install-test
+	$(BIN)/python tools/run_notebook.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

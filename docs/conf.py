@@ -26,6 +26,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
+exclude_patterns = ["output"]  # of the notebook, run in its folder
 html_theme = "furo"
 html_title = f"ilm_plugins {release}"
 html_static_path = ["_static"]
