@@ -93,6 +93,7 @@ def words_of_comparison(command: str) -> list[str]:
     """Return the arguments of a documented command, on the CPU and with one seed."""
     words = shlex.split(command.replace("--seeds 0 1 2", "--seeds 0").replace("\\\n", " "))
     assert words[:4] == ["python", "-m", "ilm_plugins", "compare"]
+    assert "--seeds" not in words or words[words.index("--seeds") + 2].startswith("--")
     return [*words[3:], "--num-gpus", "0", "--output", "out"]
 
 

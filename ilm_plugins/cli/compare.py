@@ -16,6 +16,7 @@ from ..experiments.compare.results import ModelSummary
 from ..experiments.compare.script_metric import EXAMPLE, ScriptMetric
 from ..experiments.compare.script_plan import ScriptPlan
 from ..frameworks.run_processes import available_gpus
+from ..frameworks.variants import variants
 from . import exit_on_sigterm
 
 
@@ -45,8 +46,9 @@ def run(args: argparse.Namespace) -> int:
 def checked_models(plan: Plan) -> dict[str, ModelSummary]:
     """Print the places and the norms of a config's models; UserError for mistakes in it."""
     plan.register_datasets()
-    plan.variants.check_training()
     plan.variants.check_test()
+    for opened in (plan.variants.opened, *map(plan.open, plan.overrides_of_norm)):
+        variants(opened).check_training()
     print("keys that get the norm:")
     print(*(f"  {key}  {norm}" for key, norm in plan.places.items()), sep="\n")
     if plan.unconverted:

@@ -78,7 +78,9 @@ def leave_group() -> None:
     for one in gc.get_objects():
         # In a reference cycle, as of a Runner, the collector would wait five seconds for each.
         if issubclass(type(one), _MultiProcessingDataLoaderIter):
-            one._shutdown_workers()
+            workers = getattr(one, "_workers", None)  # absent if one has not started
+            if workers and workers[0]._parent_pid == os.getpid():
+                one._shutdown_workers()
     if distributed.is_initialized():
         # Models in reference cycles keep the group alive, and its threads may abort the
         # interpreter.

@@ -75,7 +75,7 @@ def convert(
     fuse_activations: bool = False,
     **options,
 ) -> tuple[nn.Module, Report]:
-    """Replace a model's norms, in place, by layers that start as the same functions.
+    """Replace a model's norms, in place; the report says where a layer changes the outputs.
 
     With ``replacing``, and from BatchNorm to SN or SSN, outputs change: weights are kept, and the
     model must be trained further. The layers keep weights, statistics, eps, number of groups,
@@ -127,7 +127,7 @@ def convert(
 
 
 def revert(model: nn.Module, *, match: Match = None, dims: int = 2) -> tuple[nn.Module, Report]:
-    """Replace a model's layers from this package, in place, by plain norms that compute the same.
+    """Replace a model's layers from this package, in place, where a plain norm computes the same.
 
     A layer that computes anything else than a plain norm stays, with the reason in the report. The
     levels of detectron2's RetinaNet, timm's norms, and MMEngine's BatchNorm of any dimensions get

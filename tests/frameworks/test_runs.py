@@ -587,7 +587,9 @@ class Trainer:
 
 def test_workers_of_data_loaders_end_by_themselves_with_the_training():
     """The garbage collector would wait five seconds for each, then terminate it."""
-    workers = Trainer().batches._workers
+    trainer = Trainer()
+    workers = trainer.batches._workers
     run_processes.leave_group()
+    del trainer
     gc.collect()
     assert [worker.exitcode for worker in workers] == [0, 0]

@@ -19,12 +19,16 @@ from ilm_plugins.layers.mixture import MixtureNorm
 def test_numbers_of_numpy_become_plain_ones(key):
     """torch.compile makes a tensor of a number of numpy."""
     kinds = {int: numpy.int64, float: numpy.float64, bool: numpy.bool_}
-    parameters = inspect.signature(NORMS[key]).parameters.items()
+    parameters = inspect.signature(NORMS[key]).parameters
     defaults = {
         name: kinds[type(p.default)](p.default)
-        for name, p in parameters
+        for name, p in parameters.items()
         if type(p.default) in kinds
     }
+    fitted = {o: numpy.int64(most) for o, most in NORMS[key].fits_width.items()}
+    defaults |= {option: most for option, most in fitted.items() if option in parameters}
+    if "normalizers" in parameters:
+        defaults["normalizers"] = ("BN", "GN")
     defaults.pop("sync", None)  # it may be a group of processes
     options = vars(NORMS[key](numpy.int64(64), **defaults)).values()
     assert not [value for value in options if isinstance(value, numpy.generic)]

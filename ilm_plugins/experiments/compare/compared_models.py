@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from statistics import median
 
 import torch
@@ -80,8 +81,9 @@ def find_twin(norm: str, kinds: Mapping[str, list[type]]) -> str | None:
 def measured_steps(plan: Plan, is_trained: bool) -> dict[str, dict[str, float]]:
     """Return the time of each norm's training step, measured again if the norms have changed.
 
-    A step that fails is a UserError if ``is_trained``, because the trainings would fail, too.
-    Otherwise the result is empty, as after a loss of NaN, or where this machine lacks the GPU.
+    A norm whose step fails is a UserError if ``is_trained``, because its trainings would fail, too.
+    The result is empty if nothing can be told of the trainings: after a loss of NaN, where the
+    first norm's step needs a whole training around it, or where this machine lacks the GPU.
     """
     path = plan.output / "steps.json"
     if path.is_file():
@@ -94,7 +96,7 @@ def measured_steps(plan: Plan, is_trained: bool) -> dict[str, dict[str, float]]:
     print("a training step of each norm ...")
     try:
         steps = in_own_process(measure_steps, plan) if plan.num_gpus else measure_steps(plan)
-    except (FloatingPointError, UserError) as error:
+    except (FloatingPointError, NotMeasuredError, UserError) as error:
         if is_trained and isinstance(error, UserError):
             raise
         print(f"the cost of a step was not measured: {one_line(error)}")
@@ -103,21 +105,25 @@ def measured_steps(plan: Plan, is_trained: bool) -> dict[str, dict[str, float]]:
     return steps
 
 
+class NotMeasuredError(Exception):
+    """A step failed, but trainings may run: a hook or other processes may belong to it."""
+
+
 def measure_steps(plan: Plan) -> dict[str, dict[str, float]]:
     """Return norm -> median "seconds" of a step and, on a GPU, its peak "memory" in bytes.
 
-    UserError if the step of a norm fails.
+    UserError if a norm's step needs too much memory, or fails unlike the first norm's.
     """
     try:
         return _measured_in_turn(plan, plan.norms)
-    except torch.OutOfMemoryError:
+    except torch.cuda.OutOfMemoryError:
         pass  # behind this statement, as the error holds the models
     found = {}
     for norm in plan.norms:
         torch.cuda.empty_cache()
         try:
             found |= _measured_in_turn(plan, [norm])
-        except torch.OutOfMemoryError as error:
+        except torch.cuda.OutOfMemoryError as error:
             raise _failed(plan, norm, error) from None
     return found
 
@@ -127,17 +133,14 @@ def _measured_in_turn(plan: Plan, norms: Sequence[str]) -> dict[str, dict[str, f
     on_gpu, rounds = plan.num_gpus > 0, dict[str, list[tuple[float, int]]]()
     steps: dict[str, Callable[[], None]] = {}
     for norm in norms:
-        try:
+        with _explaining(plan, norm):
             steps[norm] = plan.open(norm).training_step(max(1, plan.num_gpus))
             _measure(steps[norm], on_gpu)
-        except (torch.OutOfMemoryError, FloatingPointError, UserError):
-            raise
-        except Exception as error:  # of the framework's or the user's own code and data
-            raise _failed(plan, norm, error) from error
         rounds[norm] = []
     for _ in range(ROUNDS):
         for norm, step in steps.items():
-            rounds[norm].append(_measure(step, on_gpu))
+            with _explaining(plan, norm):
+                rounds[norm].append(_measure(step, on_gpu))
     measured = {}
     for norm, measurements in rounds.items():
         seconds, memory = zip(*measurements, strict=True)
@@ -147,11 +150,24 @@ def _measured_in_turn(plan: Plan, norms: Sequence[str]) -> dict[str, dict[str, f
     return measured
 
 
+@contextmanager
+def _explaining(plan: Plan, norm: str) -> Iterator[None]:
+    """Name the norm in the error of a step, and tell errors of the norm from others."""
+    try:
+        yield
+    except (torch.cuda.OutOfMemoryError, FloatingPointError, UserError):
+        raise
+    except Exception as error:  # of the framework's or the user's own code and data
+        if norm == plan.norms[0] or plan.num_gpus > 1:
+            raise NotMeasuredError(f"{norm}: {type(error).__name__}: {error}") from error
+        raise _failed(plan, norm, error) from error
+
+
 def _failed(plan: Plan, norm: str, error: Exception) -> UserError:
     return UserError(
-        f"{norm}: a training step fails with {type(error).__name__}: {one_line(error)}; nothing "
-        "was trained; correct the config or its data, give a smaller batch, or leave out the norm; "
-        f"this command shows more: {plan.shown(norm, plan.seeds[0])}"
+        f"{norm}: a training step fails with {type(error).__name__}: {one_line(error)}; no run was "
+        "started; correct the config, give a smaller batch, or leave out the norm; this command "
+        f"shows more: {plan.shown(norm, plan.seeds[0])}"
     )
 
 

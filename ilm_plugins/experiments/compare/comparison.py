@@ -40,8 +40,8 @@ def compare(
             described = starts.write_starts(here, state)
         # Before the first training: a step that fails ends the comparison now.
         steps = {}
-        if isinstance(here, Plan):
-            steps = measured_steps(here, is_trained=not runs.have_ended(here))
+        if isinstance(plan, Plan):
+            steps = measured_steps(plan, is_trained=not runs.have_ended(plan))
         plan.prepare()
         runs.run_all(plan, execution)
         return report(plan, models, command, described, steps)

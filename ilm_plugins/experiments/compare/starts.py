@@ -4,6 +4,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -56,7 +57,13 @@ def in_own_process(function: Callable[..., Any], plan: Plan, *args: Any) -> Any:
     fresh = replace(plan)  # without the open configs, which cannot be sent
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, end_with_parent, (os.getpid(),)) as pool:
-        return pool.submit(_call, function, fresh, *args).result()
+        try:
+            return pool.submit(_call, function, fresh, *args).result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process that builds the models was killed, perhaps for want of memory; give a "
+                "smaller batch, or free memory"
+            ) from error
 
 
 def _call(function: Callable[..., Any], plan: Plan, *args: Any) -> Any:

@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook, Hook
+from mmengine.logging import MessageHub
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import LOOPS, RUNNERS, init_default_scope
@@ -92,7 +93,7 @@ def run(cfg: Config, record: RunRecord) -> None:
 
 def check_loop(cfg: Config) -> None:
     """Raise UserError if the loop of ``train_cfg`` does not take its settings, or lacks one."""
-    given = dict(cfg.get("train_cfg") or {})
+    given = {k: v for k, v in (cfg.get("train_cfg") or {}).items() if k not in OF_THE_RUNNER}
     kind, by_epoch = given.pop("type", None), given.pop("by_epoch", None)
     if (kind is None) == (by_epoch is None):
         raise UserError(
@@ -101,11 +102,13 @@ def check_loop(cfg: Config) -> None:
         )
     if kind is None:
         kind = EpochBasedTrainLoop if by_epoch else IterBasedTrainLoop
-    loop = LOOPS.get(kind) if isinstance(kind, str) else kind
+    scope = given.pop("_scope_", cfg.get("default_scope"))
+    with LOOPS.switch_scope_and_registry(scope) as registry:
+        loop = registry.get(kind) if isinstance(kind, str) else kind
     if loop is None:
         raise UserError(f"train_cfg.type {kind!r} is an unknown loop; correct the name")
     try:
-        inspect.signature(loop).bind(runner=None, dataloader=None, **given)
+        inspect.signature(loop).bind(**dict.fromkeys(OF_THE_RUNNER), **given)
     except TypeError as error:
         takes = [name for name in inspect.signature(loop).parameters if name not in OF_THE_RUNNER]
         raise UserError(
@@ -320,5 +323,8 @@ def training_step(cfg: Config, processes: int = 1) -> Callable[[], None]:
     model = build_model(cfg).to(get_device())
     model = (model if get_device() != "cpu" else revert_sync_batchnorm(model)).train()
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    # A Runner says how far a training is, which some of mmdet's models read.
+    begin = {"epoch": 0, "iter": 0, "max_epochs": 1, "max_iters": 1}
+    MessageHub.get_current_instance().update_info_dict(begin)
     batch = next(training_batches(cfg, processes))
     return lambda: model.train_step(batch, wrapper)

@@ -678,7 +678,8 @@ def test_a_run_that_failed_without_a_log_is_told_from_one_that_was_not_started(c
     """As in the process of the command, by the executor debug."""
     plan = Plan(config, [GN], [0, 1], tmp_path)
     plan.folder(GN, 0).mkdir(parents=True)
-    assert [runs.failure(plan, GN, seed) for seed in plan.seeds] == ["failed", "not run"]
+    found = [runs.failure(plan, GN, seed) for seed in plan.seeds]
+    assert found == ["failed or was stopped", "not run"]
 
 
 def test_a_log_that_is_cut_within_a_character_is_read(config, tmp_path):
@@ -740,12 +741,29 @@ class SmallGPU:
 
         def step(model=model, norm=self.norm):
             if len(self.held) > 1 or norm == "large":
-                raise torch.OutOfMemoryError("CUDA out of memory")
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
         return step
 
     def shown(self, norm, seed):
         return f"train {norm} {seed}"
+
+
+def test_steps_of_a_gpu_are_not_measured_where_there_is_none(config, tmp_path, monkeypatch, capsys):
+    """As on a machine that submits jobs."""
+    monkeypatch.setattr(runs, "run_all", lambda *_: None)
+    plan = Plan(config, [GN, EN], [0], tmp_path / "out", num_gpus=1)
+    comparison.compare(plan, compared_models.build_models(plan), "", Execution())
+    assert "a step is not measured: this machine has no GPU" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "steps.json").exists()
+
+
+def test_a_step_that_fails_with_the_first_norm_ends_nothing(config, started, capsys):
+    """A hook, or other processes, may belong to the step, as in self-supervised training."""
+    started.clear()
+    compare(config, GN, EN, "optim_wrapper.optimizer.type=Unknown")
+    assert "the cost of a step was not measured: " in capsys.readouterr().out
+    assert started
 
 
 def test_models_that_do_not_fit_together_are_measured_alone():
@@ -773,6 +791,11 @@ def test_an_unsafe_config_is_measured_in_a_process_of_its_own(datasets, tmp_path
     )
     steps = starts.in_own_process(compared_models.measure_steps, plan)
     assert steps["BN"]["seconds"] > 0
+
+
+def test_the_training_loop_of_one_norms_overrides_is_checked(config, started, capsys):
+    assert compare(config, GN, EN, "--for", EN, "train_cfg.max_epochs=2") == 2
+    assert "IterBasedTrainLoop got an unexpected keyword argument" in capsys.readouterr().err
 
 
 def test_a_training_loop_that_lacks_a_setting_ends_the_comparison(config, started, capsys):
