@@ -29,7 +29,7 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
         key_group_size: channels in a key group, C / N; by default 16, or less where 16 does not
             divide C; 1 for pix2pix and for the "Instance Normalization" strategy of the paper's
             Table 8.
-        activations: of what is decoded from (mean, variance), the switch of Table 7; each "tanh",
+        activations: of the values decoded from (mean, variance), a switch of Table 7; each "tanh",
             "sigmoid", "relu", "leaky_relu", "relu6" or "identity".
 
     For the other parameters and options see
