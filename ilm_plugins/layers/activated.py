@@ -9,6 +9,16 @@ from torch.fx import Proxy, Tracer
 class NormWithActivation(nn.Sequential):
     """A norm, then dropout and activation, in place of one of timm's norms that has both inside."""
 
+    # Models of timm initialize them, as CSPNet does.
+
+    @property
+    def weight(self) -> nn.Parameter:
+        return cast(nn.Parameter, self[0].weight)
+
+    @property
+    def bias(self) -> nn.Parameter:
+        return cast(nn.Parameter, self[0].bias)
+
 
 class FusedActivation(nn.Identity):
     """Stands in place of an activation that the norm before it applies.

@@ -51,7 +51,7 @@ def test_options_reach_the_layer():
     assert timm.layers.get_norm_layer("ilmgn")(24, num_groups=4).num_groups == 4
 
 
-@pytest.mark.parametrize("name", ["resnet18", "regnetx_002", "efficientnet_b0"])
+@pytest.mark.parametrize("name", ["resnet18", "regnetx_002", "efficientnet_b0", "cspdarknet53"])
 @pytest.mark.parametrize("norm_layer", ["ilmgn", ILMGroupNorm])
 def test_models_train_without_batchnorm(name, norm_layer):
     model = timm.create_model(name, norm_layer=norm_layer, num_classes=2)
