@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from types import SimpleNamespace
+from uuid import uuid4
 
 import pytest
 import torch
@@ -11,7 +12,10 @@ import torch
 pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 
 from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
 from mmengine.registry import DATA_SAMPLERS, HOOKS
+from mmengine.runner import IterBasedTrainLoop
+from mmseg import registry
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
@@ -19,7 +23,8 @@ from torch import nn
 from close import assert_close
 from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import read
-from ilm_plugins.frameworks import run_record
+from ilm_plugins.errors import UserError
+from ilm_plugins.frameworks import open_config, run_record
 from ilm_plugins.frameworks.folders import last_checkpoint
 from ilm_plugins.frameworks.lock import lock
 from ilm_plugins.frameworks.openmmlab.openmmlab_checkpoints import (
@@ -27,7 +32,7 @@ from ilm_plugins.frameworks.openmmlab.openmmlab_checkpoints import (
     latest,
     use_safe_checkpoints,
 )
-from ilm_plugins.frameworks.openmmlab.openmmlab_training import StopAtNaN, numbers
+from ilm_plugins.frameworks.openmmlab.openmmlab_training import StopAtNaN, check_loop, numbers
 from runs import mmengine_command as command
 from runs import train_until_killed
 
@@ -349,3 +354,19 @@ def test_infinite_weights_end_a_run_before_they_are_saved(runner):
     runner.model.bias.data[1] = torch.inf
     with pytest.raises(FloatingPointError, match="weights became infinite or NaN at iteration 4"):
         StopAtNaN().before_save_checkpoint(runner, {})
+
+
+def test_a_loop_of_the_configs_own_package_is_known(config):
+    registry.LOOPS.register_module(name="OwnLoop", module=IterBasedTrainLoop, force=True)
+    words = ["train_cfg.type=OwnLoop"]
+    check_loop(open_config(str(config), words).config)  # raises no error
+    with pytest.raises(UserError, match="unexpected keyword argument 'max_epochs'"):
+        check_loop(open_config(str(config), [*words, "train_cfg.max_epochs=1"]).config)
+
+
+def test_a_single_step_knows_how_far_a_training_is(config):
+    """Some models of mmdet compute with it."""
+    MessageHub.get_instance(uuid4().hex)  # of its own, without what earlier trainings wrote
+    open_config(str(config)).training_step()
+    found = MessageHub.get_current_instance()
+    assert [found.get_info(name) for name in ("epoch", "iter")] == [0, 0]
