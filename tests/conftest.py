@@ -8,6 +8,7 @@ import random
 import resource
 import runpy
 import shutil
+import signal
 import sys
 import tempfile
 import zlib
@@ -20,6 +21,10 @@ import pytest
 # Before torch is imported, and for all processes that tests start: pytest-xdist starts a worker for
 # each core, and more threads than cores take turns.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell starts commands in the background with SIGINT ignored, which their processes inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 STAND_INS = Path(__file__).parent / "stand_ins"
