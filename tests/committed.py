@@ -1,8 +1,13 @@
-"""Made-up records of comparisons, as those below reports/."""
+"""Made-up results, as those below reports/."""
 
-from ilm_plugins.frameworks.run_record import write
+from pages.results import OWN_TEST, Results, Run
 
 
-def run(folder, seed, metrics, test="", **options):
-    found = {"seed": seed, "run": 10, "planned": 10, "metrics": {"": metrics}, **options}
-    write(folder / f"seed{seed}" / test / "record.json", found)
+def run(results: Results, comparison, norm, seed, values, test=OWN_TEST, **options) -> Results:
+    """Add a run's values by a test: metric -> value."""
+    runs = results.setdefault(comparison, {}).setdefault(norm, [])
+    found = next((run for run in runs if run.seed == seed and not options), None)
+    if found is None:
+        runs.append(found := Run(seed, **options))
+    found.values[test] |= values
+    return results

@@ -63,15 +63,17 @@ def test_the_sample_of_a_comparison_is_what_compare_writes_of_its_records():
     pytest.importorskip("statsmodels", reason="needs the extra ilm_plugins[compare]")
     from ilm_plugins.experiments.compare.comparison_report import markdown
     from ilm_plugins.experiments.compare.results import OWN_TEST, Results, Value
+    from pages.results import by_seed, load
 
-    metric, values = "bbox/AP", []
-    for path in sorted((ROOT / "reports" / "records").glob("study-box-*ILMGN-seed*.json")):
-        for norm in ("GN", "ILMGN"):
-            record = json.loads(path.with_name(path.name.replace("ILMGN", norm)).read_text())
-            value = record["metrics"][""][metric]
-            values.append(Value(norm, record["seed"], OWN_TEST, metric, value))
+    values = [
+        Value(norm, seed, OWN_TEST, "bbox/AP", value)
+        for norm in ("GN", "ILMGN")
+        for seed, value in by_seed(
+            load(), "study-box", f"BCCD box head/{norm}", metric="box AP"
+        ).items()
+    ]
     shown = block(ROOT / "docs" / "compare.md", "text", "minus GN")
-    results = Results(["GN", "ILMGN"], values, metric, margin=1)
+    results = Results(["GN", "ILMGN"], values, "bbox/AP", margin=1)
     assert f"\n\n{shown}\n" in markdown(results, "compare")
 
 

@@ -134,7 +134,7 @@ def reproduce(argv: Sequence[str]) -> Namespace:
         "reproduce list en-5",
         "reproduce run en-5 ResNet20/EN --miniature --num-gpus 0",
     )
-    commands = p.add_subparsers(required=True, metavar="list | run | report", dest="action")
+    commands = p.add_subparsers(required=True, metavar="list | run", dest="action")
     listing = commands.add_parser("list", help="the tables, or one table's rows")
     listing.add_argument("table", nargs="?", help="such as en-5")
 
@@ -158,12 +158,7 @@ def reproduce(argv: Sequence[str]) -> Namespace:
     add("--num-gpus", type=int, metavar="N", help="GPUs of each run; 0 for the CPU")
     add("--data", type=_user_path, metavar="DIR", help="the images; default: the config's folder")
     add("--unsafe", action="store_true", help="run code that checkpoints and yaml configs hold")
-
-    reporting = commands.add_parser("report", help="write tables and plots of runs")
-    what = "add the runs to DIR/records, and write DIR again; default: WORK_DIR/reports"
-    reporting.add_argument("--output", type=_user_path, metavar="DIR", help=what)
-    for each in (running, reporting):
-        each.add_argument("--work-dir", type=_user_path, default=Options.work_dir, metavar="DIR")
+    add("--work-dir", type=_user_path, default=Options.work_dir, metavar="DIR")
     overrides = [argument for argument in argv if OVERRIDE.match(argument)]
     others = [argument for argument in argv if not OVERRIDE.match(argument)]
     return p.parse_args(others, Namespace(overrides=overrides))

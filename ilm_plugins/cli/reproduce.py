@@ -1,4 +1,4 @@
-"""The command ``reproduce``: list, run and report the papers' tables and figures."""
+"""The command ``reproduce``: list and run the papers' tables and figures."""
 
 import argparse
 import shlex
@@ -6,7 +6,7 @@ import textwrap
 from dataclasses import fields
 
 from ..configs import SCHEME
-from ..experiments.papers import paper_record, paper_report, published
+from ..experiments.papers import published
 from ..experiments.papers.paper_runs import run_all
 from ..experiments.papers.reproduce_options import Options
 from ..frameworks.folders import make_folder
@@ -14,7 +14,7 @@ from . import exit_on_sigterm
 
 
 def run(args: argparse.Namespace) -> int | None:
-    return {"list": list_, "run": train, "report": write_report}[args.action](args)
+    return {"list": list_, "run": train}[args.action](args)
 
 
 def list_(args: argparse.Namespace) -> None:
@@ -39,7 +39,7 @@ def list_(args: argparse.Namespace) -> None:
         if cell.config:
             name = SCHEME + cell.config.removeprefix("configs/")
             source = shlex.join([name, *filter(None, [cell.norm]), *cell.overrides])
-        text = paper_report.figures(table, cell.paper)
+        text = " / ".join(table.texts(cell.paper))
         if cell.says and not any(cell.paper):
             text = cell.says
         lines.append(f"{cell.name:{width}}  {text:17}  {source}")
@@ -53,12 +53,3 @@ def train(args: argparse.Namespace) -> int:
     make_folder(args.work_dir)
     options = Options(**{f.name: getattr(args, f.name) for f in fields(Options)})
     return run_all(published.find(args.table, args.row), options)
-
-
-def write_report(args: argparse.Namespace) -> None:
-    """Add the records of runs to a folder of records, write its report, and print the paths."""
-    folder = args.output or args.work_dir / "reports"
-    make_folder(folder)
-    records = folder / "records"
-    paper_record.collect_all(args.work_dir, records)
-    print(*paper_report.write(records), sep="\n")

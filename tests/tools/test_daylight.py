@@ -10,26 +10,26 @@ BN, EN = [30.0, 31.0, 32.5, 33.0], [38.0, 41.5, 40.0, 42.0]
 
 
 @pytest.fixture
-def folder(tmp_path):
+def results():
+    made = {}
     for comparison in daylight.FRESH:
         for seed, (bn, en) in enumerate(zip(BN, EN, strict=True)):
             for norm, value in (("BN", bn), ("EN", en)):
-                to = tmp_path / comparison / norm
-                run(to, seed, {"mIoU": value + 5})
+                run(made, comparison, norm, seed, {"mIoU": value + 5})
                 for test in ("dusk", "contrast0.5", "contrast0.25"):
-                    run(to, seed, {"mIoU": value}, test)
+                    run(made, comparison, norm, seed, {"mIoU": value}, test)
             for test in ("contrast0.5", "contrast0.25"):
-                again = tmp_path / comparison / "BN"
-                run(again, seed, {"mIoU": bn + 6 + seed / 4}, test + daylight.REESTIMATED)
-    return tmp_path
+                again = test + daylight.REESTIMATED
+                run(made, comparison, "BN", seed, {"mIoU": bn + 6 + seed / 4}, again)
+    return made
 
 
 def cells(line):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_the_answers_are_corrected_over_the_four_tests(folder):
-    *_, half, day, again, _ = map(cells, daylight.answers(folder))
+def test_the_answers_are_corrected_over_the_four_tests(results):
+    *_, half, day, again, _ = map(cells, daylight.answers(results))
     p = scipy.stats.ttest_rel(EN, BN).pvalue
     assert half[:4] == ["1. half the contrast", "31.6", "40.4", "+8.8"]
     assert float(half[5]) == pytest.approx(4 * p, abs=5e-4)
@@ -38,22 +38,21 @@ def test_the_answers_are_corrected_over_the_four_tests(folder):
     assert again[3] == "+2.4"
 
 
-def test_a_table_of_means_has_rows_of_reestimated_statistics(folder):
-    rows = [cells(line) for line in daylight.means(folder)[2:]]
+def test_a_table_of_means_has_rows_of_reestimated_statistics(results):
+    rows = [cells(line) for line in daylight.means(results)[2:]]
     assert rows[1] == ["usual", "BN, test images' statistics", "4", "-", "-", "38.0", "38.0"]
 
 
-def test_questions_without_runs_have_none(tmp_path):
-    *_, last = zip(*map(cells, daylight.answers(tmp_path)[2:]), strict=True)
+def test_questions_without_runs_have_none():
+    *_, last = zip(*map(cells, daylight.answers({})[2:]), strict=True)
     assert last == ("0",) * 4
 
 
-def test_what_was_found_afterwards_leaves_out_what_was_tested(folder, tmp_path):
+def test_what_was_found_afterwards_leaves_out_what_was_tested(results):
     for norm, values in (("GN", BN), ("ILMGN", EN)):
         for seed, value in enumerate(values):
-            to = tmp_path / "daylight" / norm
-            run(to, seed, {"mIoU": value})
+            run(results, "daylight", norm, seed, {"mIoU": value})
             for test in ("gamma0.5", "gamma0.7"):
-                run(to, seed, {"mIoU": value}, test)
-    found = daylight.afterwards(tmp_path)[2:]
+                run(results, "daylight", norm, seed, {"mIoU": value}, test)
+    found = daylight.afterwards(results)[2:]
     assert [cells(line)[:2] for line in found] == [["darker, gamma .7", "ILMGN - GN"]]

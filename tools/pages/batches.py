@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 
-from ilm_plugins.experiments.papers import paper_record, published
-from ilm_plugins.experiments.papers.paper_report import Groups
+from ilm_plugins.experiments.papers import published
 from ilm_plugins.experiments.reports.interval import interval, paired_interval, spread
 from ilm_plugins.experiments.reports.table import of_dicts
-from ilm_plugins.frameworks.run_record import PLAIN
 
-from .comparisons import by_seed, by_setting
+from . import papers
+from .results import Results, by_seed, by_setting
 
 #: Plain norm -> the norm that replaces it.
 PAIRS = {"BN": "EN", "GN": "ILMGN"}
@@ -18,22 +17,19 @@ METRIC = "bbox/AP"
 Values = Mapping[int, float]
 
 
-def detectors(name: str, groups: Groups) -> dict[int, dict[str, Values]]:
+def detectors(name: str, results: Results) -> dict[int, dict[str, Values]]:
     """Return images a step -> norm -> values: of comparisons, and of the study's batches of 4."""
     norms = {norm for pair in PAIRS.items() for norm in pair}
     found = {
-        int(images): {norm: by_seed(folder / norm, metric=METRIC) for norm in norms}
-        for images, folder in by_setting(f"{name}-batch").items()
+        int(images): {norm: by_seed(results, comparison, norm, metric=METRIC) for norm in norms}
+        for images, comparison in by_setting(results, f"{name}-batch").items()
     }
+    table = published.find_table("study-all")
     found[4] = {
-        cell.norm_name: {
-            run["seed"]: run["metrics"][PLAIN][METRIC]
-            for run in group
-            if paper_record.learned(run) and METRIC in run["metrics"].get(PLAIN, {})
-        }
-        for cell in published.find_table("study-all").cells.values()
-        for group in groups[cell.canonical.id]
-        if paper_record.is_full(group[0])
+        cell.norm_name: papers.values(group, table, table.measures[0])
+        for cell in table.cells.values()
+        for group in papers.groups(results, cell)
+        if group[0].is_full
     }
     return found
 

@@ -1,20 +1,12 @@
-"""The committed runs of comparisons: their values by seed, and differences as cells of tables.
-
-A comparison's records lie where the command ``compare`` writes them, in COMPARISON/NORM/seedN; a
-norm's folder is called by its key alone.
-"""
+"""Pairs of norms of the committed comparisons, and differences as cells of tables."""
 
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
-from ilm_plugins.experiments.compare.results import OWN_TEST
 from ilm_plugins.experiments.reports.interval import Difference, ends, holm, paired, signed
-from ilm_plugins.frameworks.run_record import PLAIN, is_complete, read
 
-ROOT = Path(__file__).parents[2]
-COMPARISONS = ROOT / "reports" / "comparisons"
+from .results import Results, by_seed
 
 
 class Pair(NamedTuple):
@@ -34,32 +26,17 @@ class Pair(NamedTuple):
         return [mean(one[seed] for seed in seeds) if seeds else float("nan") for one in self]
 
 
-def pair(comparison: Path, norms: tuple[str, str], test: str, metric: str = "mIoU") -> Pair:
+def pair(
+    results: Results, comparison: str, norms: tuple[str, str], test: str, metric: str = "mIoU"
+) -> Pair:
     """Return the values of two norms of a comparison, the plain norm first."""
-    return Pair(*(by_seed(comparison / norm, test, metric) for norm in norms))
+    return Pair(*(by_seed(results, comparison, norm, test, metric) for norm in norms))
 
 
 def corrected(rows: Sequence[tuple]) -> list[tuple]:
     """Return rows that end with a difference or None, with p corrected for all rows together."""
     differences = holm([row[-1] for row in rows])
     return [(*row[:-1], one) for row, one in zip(rows, differences, strict=True)]
-
-
-def by_seed(runs: Path, test: str = OWN_TEST, metric: str = "mIoU") -> dict[int, float]:
-    """Return seed -> metric by a test of the complete runs in a norm's folder."""
-    below = "" if test == OWN_TEST else test
-    values = {}
-    for run in sorted(runs.glob("seed*")):
-        training, tested = read(run), read(run / below)
-        if is_complete(training) and tested and metric in tested["metrics"].get(PLAIN, {}):
-            values[training["seed"]] = tested["metrics"][PLAIN][metric]
-    return values
-
-
-def by_setting(begin: str) -> dict[float, Path]:
-    """Return number -> folder of the comparisons that are named ``begin`` and a number, sorted."""
-    folders = {float(f.name.removeprefix(begin)): f for f in COMPARISONS.glob(f"{begin}*")}
-    return dict(sorted(folders.items()))
 
 
 def mean_cell(values: Collection[float]) -> str:

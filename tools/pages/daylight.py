@@ -5,13 +5,13 @@ The differences on low contrast were found afterwards; fresh seeds answered ques
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from ilm_plugins.experiments.compare.results import OWN_TEST
 from ilm_plugins.experiments.reports.interval import ALPHA, Difference, one_sided
 from ilm_plugins.experiments.reports.table import markdown, of_dicts
 
-from .comparisons import Pair, by_seed, corrected, difference_cells, mean_cell, pair
+from .comparisons import Pair, corrected, difference_cells, mean_cell, pair
+from .results import Results, by_seed
 
 #: Name of a test -> what its images are.
 CONDITIONS = {
@@ -59,26 +59,28 @@ AFTERWARDS = {
 TESTED = ("daylight", "ILMGN", "GN", "gamma0.5")
 
 
-def conditions(folder: Path) -> list[str]:
+def conditions(results: Results, comparison: str) -> list[str]:
     """Return a table of mean mIoU: conditions by norms, each with its number of seeds."""
     norms = [norm for plain, others in PAIRS.items() for norm in (plain, *others)]
-    counts = {norm: len(by_seed(folder / norm)) for norm in norms}
+    counts = {norm: len(by_seed(results, comparison, norm)) for norm in norms}
     norms = [norm for norm in norms if counts[norm]]
     if not norms:
         return ["No model has been tested yet."]
     rows = [["seeds", *(str(counts[norm]) for norm in norms)]]
     for test, title in CONDITIONS.items():
-        rows.append([title, *(mean_cell(by_seed(folder / n, test).values()) for n in norms)])
+        rows.append(
+            [title, *(mean_cell(by_seed(results, comparison, n, test).values()) for n in norms)]
+        )
     return markdown(("mIoU", *(norm.replace("-", " ") for norm in norms)), rows)
 
 
-def panels(folder: Path) -> dict[str, list[tuple[str, Difference]]]:
+def panels(results: Results) -> dict[str, list[tuple[str, Difference]]]:
     """Return pair of norms -> conditions with two seeds or more, and the difference."""
     pairs = {}
     for plain, norm in ((plain, norm) for plain, others in PAIRS.items() for norm in others):
         rows = []
         for test, title in CONDITIONS.items():
-            difference = pair(folder, (plain, norm), test).difference
+            difference = pair(results, "daylight", (plain, norm), test).difference
             if difference and difference.has_interval:
                 rows.append((title, difference))
         if rows:
@@ -86,12 +88,12 @@ def panels(folder: Path) -> dict[str, list[tuple[str, Difference]]]:
     return pairs
 
 
-def answers(folder: Path) -> list[str]:
+def answers(results: Results) -> list[str]:
     """Return the table of the questions that were stated before the runs."""
     found = []
     for question, (*tests, is_equivalence) in QUESTIONS.items():
         norms = zip(("BN", "EN"), tests, strict=True)
-        one = Pair(*(by_seed(folder / STRONG / norm, test) for norm, test in norms))
+        one = Pair(*(by_seed(results, STRONG, norm, test) for norm, test in norms))
         difference = one.difference
         if is_equivalence and difference is not None and difference.has_interval:
             p = max(one_sided(one.ours, one.plain, MARGIN))
@@ -108,13 +110,13 @@ def answers(folder: Path) -> list[str]:
     return markdown(("question", "BN", "EN", "EN - BN", *columns[1:]), rows)
 
 
-def means(folder: Path) -> list[str]:
+def means(results: Results) -> list[str]:
     """Return mean mIoU by distortion in training, norm and kind of test images."""
     rows = []
     for comparison, title in FRESH.items():
         for norm, end in (("BN", ""), ("BN", REESTIMATED), ("EN", "")):
             values = {
-                kind: by_seed(folder / comparison / norm, test + end).values()
+                kind: by_seed(results, comparison, norm, test + end).values()
                 for kind, test in TESTS.items()
             }
             row = {"contrast in training": title}
@@ -124,11 +126,11 @@ def means(folder: Path) -> list[str]:
     return of_dicts(rows)
 
 
-def afterwards(folder: Path) -> list[str]:
+def afterwards(results: Results) -> list[str]:
     """Return the differences on altered images that are significant by Holm's rule over all."""
     columns = "difference", "95 % interval", "p, corrected"
     rows = []
-    for test, norms, difference in corrected([*_on_altered_images(folder)]):
+    for test, norms, difference in corrected([*_on_altered_images(results)]):
         if difference is not None and difference.p < ALPHA:
             p = f"{difference.p:.4f}" if difference.p >= 1e-4 else "< 0.0001"
             cells = difference_cells(difference) | {"p, corrected": p}
@@ -136,7 +138,7 @@ def afterwards(folder: Path) -> list[str]:
     return markdown(("test images", "norms", *columns), rows)
 
 
-def _on_altered_images(folder: Path) -> Iterator[tuple[str, str, Difference | None]]:
+def _on_altered_images(results: Results) -> Iterator[tuple[str, str, Difference | None]]:
     """Yield test, norms and difference of all pairs on altered images that were not tested."""
     for comparison, pairs in AFTERWARDS.items():
         start = ", converted" if comparison.endswith("converted") else ""
@@ -144,5 +146,5 @@ def _on_altered_images(folder: Path) -> Iterator[tuple[str, str, Difference | No
             for test in CONDITIONS:
                 if test in (OWN_TEST, "dusk") or (comparison, norm, plain, test) == TESTED:
                     continue
-                difference = pair(folder / comparison, (plain, norm), test).difference
+                difference = pair(results, comparison, (plain, norm), test).difference
                 yield test, f"{norm.replace('-', ' ')} - {plain}{start}", difference

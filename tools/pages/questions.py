@@ -11,6 +11,7 @@ from ilm_plugins.experiments.reports.interval import Difference
 from ilm_plugins.experiments.reports.table import of_dicts
 
 from .comparisons import Pair, corrected, difference_cells, pair
+from .results import Results
 
 
 @cache
@@ -18,7 +19,7 @@ def questions() -> list[dict]:
     return json.loads(Path(__file__).with_name("questions.json").read_text(encoding="utf-8"))
 
 
-def answers(folder: Path) -> list[tuple[str, list[str], Pair, Difference | None]]:
+def answers(results: Results) -> list[tuple[str, list[str], Pair, Difference | None]]:
     """Return task, norms, values and the corrected difference of each question.
 
     The difference is None if its runs are missing.
@@ -27,14 +28,14 @@ def answers(folder: Path) -> list[tuple[str, list[str], Pair, Difference | None]
     for question in questions():
         comparison, test, metric = (question[key] for key in ("comparison", "test", "metric"))
         for norms in question["pairs"]:
-            values = pair(folder / comparison, norms, test, metric)
+            values = pair(results, comparison, norms, test, metric)
             found.append((question["task"], norms, values, values.difference))
     return corrected(found)
 
 
-def markdown(folder: Path) -> list[str]:
+def markdown(results: Results) -> list[str]:
     """Return a table of the answers, and how many differences have no runs yet."""
-    every, rows = answers(folder), []
+    every, rows = answers(results), []
     for task, norms, values, difference in every:
         if difference:
             cells = (f"{norm} {mean:.1f}" for norm, mean in zip(norms, values.means, strict=True))

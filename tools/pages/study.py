@@ -3,27 +3,26 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from itertools import chain
-from pathlib import Path
 
 from ilm_plugins import configs
 from ilm_plugins.experiments.compare.comparison_plan import shown
-from ilm_plugins.experiments.papers import paper_record, paper_report, published
-from ilm_plugins.experiments.papers.paper_report import Groups
+from ilm_plugins.experiments.papers import published
 from ilm_plugins.experiments.papers.published import Table
 from ilm_plugins.experiments.reports.interval import ALPHA, Difference, signed
 from ilm_plugins.experiments.reports.table import of_dicts
 
-from . import questions
+from . import papers, questions
 from .comparisons import corrected, difference_cells
+from .results import Results
 
 
-def table(entry: Table, groups: Groups) -> list[str]:
+def table(entry: Table, results: Results) -> list[str]:
     """Return a table of the records, below the command that trains all of its rows."""
-    rows = [groups[cell.canonical.id] for cell in entry.cells.values()]
-    seeds = sorted({run["seed"] for group in chain.from_iterable(rows) for run in group})
+    rows = [papers.groups(results, cell) for cell in entry.cells.values()]
+    seeds = sorted({run.seed for group in chain.from_iterable(rows) for run in group})
     command = comparison(entry, seeds)
     lines = [f"`{command}` trains these rows.", ""] if command else []
-    return [*lines, *paper_report.table_lines(entry, groups)]
+    return [*lines, *papers.table_lines(entry, results)]
 
 
 def comparison(entry: Table, seeds: Iterable[int]) -> str:
@@ -39,24 +38,24 @@ def comparison(entry: Table, seeds: Iterable[int]) -> str:
     return shown(["compare", config, *norms, *at, "--seeds", *map(str, seeds), *output])
 
 
-def differences(groups: Groups) -> list[str]:
+def differences(results: Results) -> list[str]:
     """Return the table of all differences of the study from the plain norm."""
     rows = []
-    for entry, norms, group, difference in _differences(groups):
+    for entry, norms, group, difference in _differences(results):
         row = {"task": entry.task, "measure": entry.measures[0], "norms": norms}
         row |= difference_cells(difference)
-        if failed := len(group) - sum(map(paper_record.learned, group)):
+        if failed := len(group) - sum(papers.learned(run, entry) for run in group):
             row["seeds"] += f" ({failed} more did not learn)"
         rows.append(row)
     return of_dicts(rows)
 
 
-def summary(folder: Path, groups: Groups) -> list[str]:
+def summary(results: Results) -> list[str]:
     """Return the range of the differences by norms, and how many intervals exclude 0."""
     by_norms = defaultdict(list)
-    for _, norms, _, difference in _differences(groups):
+    for _, norms, _, difference in _differences(results):
         by_norms[norms].append(difference)
-    for _, (plain, norm), _, difference in questions.answers(folder):
+    for _, (plain, norm), _, difference in questions.answers(results):
         if difference:
             by_norms[f"{norm} - {plain}"].append(difference)
     rows = []
@@ -74,12 +73,12 @@ def summary(folder: Path, groups: Groups) -> list[str]:
     return of_dicts(rows)
 
 
-def _differences(groups: Groups) -> list[tuple[Table, str, list, Difference]]:
+def _differences(results: Results) -> list[tuple[Table, str, list, Difference]]:
     """Return table, norms, group and corrected difference of each row of the study's tables."""
     compared = [
         (entry, norms, group, difference)
         for entry in published.tables().values()
         if entry.task
-        for norms, _, group, difference in paper_report.differences(entry, groups)
+        for norms, group, difference in papers.differences(entry, results)
     ]
     return corrected(compared)

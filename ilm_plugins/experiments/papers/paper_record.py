@@ -13,12 +13,10 @@
 A computed row has only table, cell, figures, versions and commit.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from ...frameworks.run_record import FILE, write
 from ...frameworks.variants import Recipe
 from . import published
 from .published import Cell
@@ -106,11 +104,6 @@ def label(record: Record) -> str:
     return ", ".join(texts) or "full recipe"
 
 
-def is_full(record: Record) -> bool:
-    """Whether a result may stand beside the paper's."""
-    return label(record) in ("full recipe", "computed")
-
-
 def learned(record: Record) -> bool:
     """Whether a run's loss stayed finite, and its first figure is one of a model that learned."""
     table = published.tables()[record["table"]]
@@ -126,28 +119,3 @@ def learned(record: Record) -> bool:
 
 def read(path: Path) -> Record:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def collect(record: Record, folder: Path) -> Path:
-    """Save a record in a folder of records, in place of an earlier one of the same settings.
-
-    A record of a longer part of the same run stays.
-    """
-    parts = [record["table"], published.tables()[record["table"]].cells[record["cell"]].folder.name]
-    if "run" in record:
-        parts.append(f"seed{record['seed']}")
-    if record.get("differences") or record.get("changes"):
-        settings = json.dumps([record["differences"], record["changes"], record["jpeg"]])
-        parts.append(hashlib.sha256(settings.encode()).hexdigest()[:8])
-    path = folder / f"{'-'.join(parts)}.json"
-    if not path.is_file() or read(path).get("run", 0) <= record.get("run", 0):
-        write(path, record)
-    return path
-
-
-def collect_all(runs: Path, folder: Path) -> None:
-    """Save the records of all runs below a folder in a folder of records."""
-    for path in sorted(runs.rglob(FILE)):
-        record = read(path)
-        if "table" in record:  # a training that was killed lacks it until it goes on
-            collect(record, folder)

@@ -21,6 +21,7 @@ A figure of the papers has cells of its own, or ``shows`` the curves of tables, 
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -153,6 +154,14 @@ class Table:
             others = 2 if measures()[name].unit else 3
             decimals.append(max((len(str(v).partition(".")[2]) for v in given), default=others))
         return decimals
+
+    def texts(self, numbers: Iterable[float | None], sign: str = "") -> list[str]:
+        """Format a number, or "-" for None, for each of the measures."""
+        # Adding 0 turns a rounded -0.0 into 0.0.
+        return [
+            "-" if number is None else f"{round(number, n) + 0:{sign}.{n}f}"
+            for number, n in zip(numbers, self.decimals, strict=True)
+        ]
 
     def logged(self) -> dict[str, str]:
         """Return the metrics of all measures, as frameworks log them -> label of an axis."""
