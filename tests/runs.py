@@ -13,11 +13,16 @@ from pathlib import Path
 from uuid import uuid4
 
 from ilm_plugins import __main__ as commands
-from ilm_plugins.experiments.papers.miniature import SMALL_DETECTRON2
 from workers import start_by
 
 SHAPES = Path(__file__).parents[1] / "configs/detectron2/shapes/mask_rcnn_R_18_FPN_ilmgn.yaml"
-SMALL = [*SMALL_DETECTRON2, "SOLVER.BASE_LR", "0.01", "SOLVER.WARMUP_ITERS", "0"]
+#: detectron2: two images of 64 x 64 a batch, no loader processes, random weights.
+SMALL = [
+    *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MAX_SIZE_TRAIN", "64"),
+    *("INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "64"),
+    *("SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0", "MODEL.WEIGHTS", ""),
+]
+SMALL += ["SOLVER.BASE_LR", "0.01", "SOLVER.WARMUP_ITERS", "0"]
 SMALL += ["TEST.DETECTIONS_PER_IMAGE", "10", "MODEL.FPN.NORM", "SSN"]
 NO_TEST = ["DATASETS.TEST", "()"]
 #: A detectron2 LazyConfig.

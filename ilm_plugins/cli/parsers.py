@@ -132,7 +132,7 @@ def reproduce(argv: Sequence[str]) -> Namespace:
     p = new_parser(
         "The papers' tables and figures, run here.",
         "reproduce list en-5",
-        "reproduce run en-5 ResNet20/EN --miniature --num-gpus 0",
+        "reproduce run en-5 ResNet20/EN --seeds 0 1 2 --num-gpus 1",
     )
     commands = p.add_subparsers(required=True, metavar="list | run", dest="action")
     listing = commands.add_parser("list", help="the tables, or one table's rows")
@@ -142,7 +142,7 @@ def reproduce(argv: Sequence[str]) -> Namespace:
         "run",
         help="train and test a table's rows, or continue them",
         usage="%(prog)s TABLE [ROW] [options] [KEY=VALUE ...]",
-        epilog="Runs are in WORK_DIR/TABLE/ROW/seedN, each with its record.json. "
+        epilog="Rows of one config are a comparison in WORK_DIR/CONFIG, as by compare. "
         "Arguments KEY=VALUE at the end are overrides of the config.",
     )
     add = running.add_argument
@@ -150,8 +150,6 @@ def reproduce(argv: Sequence[str]) -> Namespace:
     add("row", nargs="?", help="such as ResNet20/EN; default: all")
     add("--seeds", type=int, nargs="+", default=Options.seeds, metavar="SEED")
     shorter = running.add_mutually_exclusive_group()
-    what = "train two epochs or iterations, on a few generated images"
-    shorter.add_argument("--miniature", action="store_true", help=what)
     what = "train for N, with the schedule scaled to it; the result's label says so"
     for unit in ("epochs", "iterations"):
         shorter.add_argument(f"--{unit}", type=_positive, metavar="N", help=what)
@@ -161,7 +159,8 @@ def reproduce(argv: Sequence[str]) -> Namespace:
     add("--work-dir", type=_user_path, default=Options.work_dir, metavar="DIR")
     overrides = [argument for argument in argv if OVERRIDE.match(argument)]
     others = [argument for argument in argv if not OVERRIDE.match(argument)]
-    return p.parse_args(others, Namespace(overrides=overrides))
+    given = Namespace(overrides=overrides, executor="local", argv=[*argv][1:])
+    return p.parse_args(others, given)
 
 
 def compare(argv: Sequence[str]) -> Namespace:

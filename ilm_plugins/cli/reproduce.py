@@ -6,11 +6,16 @@ import textwrap
 from dataclasses import fields
 
 from ..configs import SCHEME
-from ..experiments.papers import published
-from ..experiments.papers.paper_runs import run_all
+from ..errors import UserError
+from ..experiments.compare.comparison import compare
+from ..experiments.compare.comparison_plan import shown
+from ..experiments.compare.executors import Execution
+from ..experiments.papers import computed, published
+from ..experiments.papers.paper_runs import comparisons, obstacle
 from ..experiments.papers.reproduce_options import Options
 from ..frameworks.folders import make_folder
 from . import exit_on_sigterm
+from .compare import checked_models, gpus_of
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -47,9 +52,27 @@ def list_(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> int:
+    """Compute or train rows; print their figures, and return the exit status."""
     exit_on_sigterm()
-    if args.miniature:
-        args.work_dir /= "miniature"
+    args.num_gpus = gpus_of(args)
     make_folder(args.work_dir)
     options = Options(**{f.name: getattr(args, f.name) for f in fields(Options)})
-    return run_all(published.find(args.table, args.row), options)
+    lines, trained, obstacles = [], [], []
+    for cell in published.find(args.table, args.row):
+        if cell.config is None:
+            lines.append(computed.line(cell))
+        elif reason := obstacle(cell, options):
+            obstacles.append(reason)
+        else:
+            trained.append(cell)
+    if obstacles and not trained:
+        raise UserError(obstacles[0])
+    status = 0
+    for comparison in [*comparisons(trained, options)]:
+        models = checked_models(comparison.plan)
+        command = shown(["reproduce", *args.argv])
+        results = compare(comparison.plan, models, command, Execution())
+        lines += comparison.lines()
+        status |= not results.main
+    print(*lines, *(f"not run: {reason}" for reason in obstacles), sep="\n")
+    return int(status)

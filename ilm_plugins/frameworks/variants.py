@@ -1,7 +1,7 @@
 """Variants of a config: with another norm, seed, folder, length, data or weights.
 
 ``override``, ``overrides``, ``norm`` and ``with_norm`` return words for the command ``train``.
-``change``, ``shorten``, ``start_from`` and ``read_from`` change the config, which ``save`` writes.
+``shorten`` and ``read_from`` change the config, which ``save`` writes.
 What differs between the frameworks is in
 ``detectron2_variants`` and ``openmmlab_variants``, which import neither of them.
 """
@@ -73,7 +73,7 @@ class Variants:
         return dict(_flat(self.contents()))
 
     def settings(self) -> dict[str, Any]:
-        """Return key -> value of all settings, as at the first call, or the first after ``change``.
+        """Return key -> value of all settings, as at the first call.
 
         Keys have dots, elements of lists their number.
         """
@@ -205,21 +205,6 @@ class Variants:
             f"{self.opened.path} is a LazyConfig, which cannot be shortened or saved; give a yaml "
             "config or one of MMEngine"
         )
-
-    def change(self, **values: Any) -> None:
-        """Set a run's ``seed``, ``folder`` and ``weights``."""
-        for name, value in values.items():
-            *parents, last = self.keys[name].split(".")
-            node = self.config
-            for parent in parents:
-                node.setdefault(parent, {})  # a ConfigDict stores a copy, but returns the {}
-                node = node[parent]
-            node[last] = value
-        vars(self).pop("_settings", None)
-
-    def start_from(self, checkpoint: str) -> None:
-        """Start a training from the checkpoint of another row."""
-        self.change(weights=checkpoint)
 
     def read_from(self, data: Path) -> bool:
         """Read the images from a folder; return whether they are CIFAR's, re-encoded as JPEG."""

@@ -118,7 +118,7 @@ def test_a_mistake_ends_a_command_with_one_line_that_says_what_it_needs(words, p
     "command",
     [
         "make-shapes --root FILE",
-        "reproduce run en-5 --miniature --num-gpus 0 --work-dir FILE",
+        "reproduce run en-5 --num-gpus 0 --work-dir FILE",
     ],
 )
 def test_a_file_in_place_of_an_output_folder_ends_a_command_with_one_line(

@@ -28,13 +28,6 @@ def test_a_folder_keeps_its_name(opened, path):
     assert variants(again).settings()[found.keys["folder"]] == path
 
 
-def test_settings_follow_a_change(opened):
-    found = variants(opened)
-    assert found.settings()
-    found.change(seed=3)
-    assert found.settings()[found.keys["seed"]] == 3
-
-
 @pytest.mark.parametrize("opened", ["lazy"], indirect=True)
 def test_a_lazy_config_is_not_shortened_or_saved(opened, tmp_path):
     found = variants(opened)

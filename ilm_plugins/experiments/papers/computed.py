@@ -33,6 +33,14 @@ def compute(cell: Cell) -> dict[str, float]:
     return dict(zip(table.measures, FUNCTIONS[table.compute](**cell.of), strict=True))
 
 
+def line(cell: Cell) -> str:
+    """Return a line of a row's figures, beside the paper's."""
+    table = tables()[cell.table]
+    both = zip(table.texts(compute(cell).values()), table.texts(cell.paper), strict=True)
+    texts = (f"{n} {our} (paper {p})" for n, (our, p) in zip(table.measures, both, strict=True))
+    return f"{cell.id}: {', '.join(texts)}; computed"
+
+
 def parameter_increment(depth: int, layer: str, **options: Any) -> tuple[float]:
     """Return the percentage of parameters that a norm adds to torchvision's ResNet with BN."""
     try:

@@ -20,7 +20,6 @@ A figure of the papers has cells of its own, or ``shows`` the curves of tables, 
 """
 
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
@@ -99,11 +98,6 @@ class Cell:
     def norm_name(self) -> str:
         """The part after "TASK/" in the name of a row of the study."""
         return self.name.partition("/")[2]
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the row's runs, relative to the folder of all runs."""
-        return Path(self.table, re.sub(r"[^\w.+]+", "-", self.name).strip("-"))
 
     @property
     def canonical(self) -> "Cell":

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .published import Cell
-
 
 @dataclass(frozen=True)
 class Options:
@@ -15,11 +13,7 @@ class Options:
     epochs: int | None = None
     iterations: int | None = None
     num_gpus: int | None = None
-    miniature: bool = False
     data: Path | None = None
     work_dir: Path = Path("output/reproduce")
     overrides: Sequence[str] = ()
     unsafe: bool = False
-
-    def folder(self, cell: Cell, seed: int) -> Path:
-        return self.work_dir / cell.folder / f"seed{seed}"

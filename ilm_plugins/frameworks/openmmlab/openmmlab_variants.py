@@ -120,10 +120,6 @@ class MMEngineVariants(Variants):
             for key in keys & set(scheduler):
                 scheduler[key] = scaled(scheduler[key])
 
-    def start_from(self, checkpoint: str) -> None:
-        # The checkpoint is of a whole classifier; a segmenter takes only its backbone.
-        self.config.model.backbone.init_cfg.update(checkpoint=checkpoint, prefix="backbone.")
-
     def loaders(self) -> dict[str, tuple[Any, Any]]:
         """Return "train", "val" and "test" -> the loader and the evaluator."""
         return {

@@ -1,31 +1,27 @@
-"""Runs of rows: the configs that the command train is given, and what becomes of its records."""
+"""Rows of the papers as comparisons: their configs, plans and results."""
 
-import subprocess
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS, init_default_scope
 
 from ilm_plugins.__main__ import main
-from ilm_plugins.experiments.papers import paper_record, published
-from ilm_plugins.experiments.papers import paper_runs as running
-from ilm_plugins.frameworks.variants import as_words
+from ilm_plugins.errors import UserError
+from ilm_plugins.experiments.papers import published
+from ilm_plugins.experiments.papers.paper_runs import comparisons, differences, open_row
+from ilm_plugins.experiments.papers.reproduce_options import Options
 
 CIFAR, ADE, COCO = "en-5 ResNet20/EN", "en-6 ADE20K/EN", "ilm-5 GN, batch 2, mmdet"
 
 
 def opened(cell):
-    return running.open_row(published.find_cell(cell))
-
-
-def run(work_dir, *words):
-    options = "--num-gpus", "0", "--work-dir", str(work_dir)
-    return main(["reproduce", "run", *words[:2], *options, *words[2:]])
+    row = published.find_cell(cell)
+    return open_row(row.config, row.overrides)
 
 
 def test_a_shortened_training_has_the_same_schedule():
@@ -85,201 +81,86 @@ def test_images_come_from_the_users_folder_in_their_own_colours(root, tmp_path):
     assert webvision.config.train_dataloader.dataset.dataset.data_root == str(tmp_path)
     file = str(tmp_path / "annotations" / "instances_val2017.json")
     assert coco.config.val_evaluator.ann_file == file
-    with pytest.raises(running.UserError, match="nowhere"):
+    with pytest.raises(UserError, match="nowhere"):
         opened(CIFAR).read_from(Path("nowhere"))
 
 
-def test_a_seed_is_set_in_a_config_without_one(tmp_path):
-    row = opened("en-6 ADE20K/SyncBN")
-    row.config.pop("randomness", None)
-    row.change(seed=3)
-    assert Config.fromfile(row.save(tmp_path / "seed3")).randomness == {"seed": 3}
-
-
-def test_detectron2_has_its_own_arguments(tmp_path):
-    pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
-    row, overrides = opened("ilm-5 GN, batch 2"), ["SOLVER.BASE_LR=0.1", "OUTPUT_DIR=x"]
-    words = as_words(row.opened.path, overrides)
-    assert words == ["SOLVER.BASE_LR", "0.1", "OUTPUT_DIR", "x"]
-    assert running.parsed(overrides) == {"SOLVER.BASE_LR": 0.1, "OUTPUT_DIR": "x"}
-    recipe = row.recipe(published.images())
-    assert (recipe.length, recipe.unit, recipe.batch) == (90000, "iterations", 2)
-    row.change(folder=str(tmp_path / "seed3"), seed=3)
-    row.shorten(900)
-    text = row.save(tmp_path / "seed3").read_text()
-    assert "MAX_ITER: 900\n" in text
-    assert "SEED: 3\n" in text
-    assert f"OUTPUT_DIR: {tmp_path}" in text
-    assert row.config.SOLVER.STEPS == (600, 800)
-    tuned = opened("study-tune BCCD fine-tuned/ILMGN")
-    tuned.start_from("model_final.pth")
-    assert tuned.config.MODEL.WEIGHTS == "model_final.pth"
-    assert tuned.recipe(published.images()).images == 292
-
-
 @pytest.fixture
-def trainings(monkeypatch):
-    """Calls of a stand-in for the command train, which ends ``missing`` epochs early."""
-    calls = type("Calls", (list,), {"missing": 0})()
+def planned(tmp_path):
+    """Return the comparisons of rows, by the options of ``reproduce run``."""
 
-    def call(command, env, check):
-        (*_, option, config, gpus, number), words = command[:8], command[8:]
-        assert (option, gpus, number) == ("--config-file", "--num-gpus", "0")
-        assert check
-        cfg, calls.data = Config.fromfile(config), env.get("DETECTRON2_DATASETS")
-        calls.append((cfg, words))
-        folder = Path(cfg.work_dir)
-        found = {"batch": 128, "images": 50000, "unit": "epochs", "planned": 0, "run": 0}
-        found = running.read(folder) or {**found, "metrics": {}}
-        if "--eval-only" in words:
-            metrics = {"accuracy/top1": 90.0, "mIoU": 40.0}
-            found["metrics"]["tta" if "--tta" in words else ""] = metrics
-        else:
-            length = cfg.train_cfg.get("max_epochs") or cfg.train_cfg.max_iters
-            found |= {"planned": length, "run": length - calls.missing}
-        running.write(folder / "record.json", found)
-        (folder / "last_checkpoint").write_text("/elsewhere/epoch_9.pth")
-        if calls.missing:
-            raise subprocess.CalledProcessError(1, "train")
+    def plan(table, row=None, **options):
+        options = Options(num_gpus=0, work_dir=tmp_path, **options)
+        return [*comparisons(published.find(table, row), options)]
 
-    monkeypatch.setattr(running, "subprocess", SimpleNamespace(**{**vars(subprocess), "run": call}))
-    return calls
+    return plan
 
 
-SHORT = "en-5", "ResNet20/EN", "--epochs", "12", "--seeds", "3", "x.y=1"
+def test_rows_that_differ_in_their_norm_are_one_comparison(planned):
+    (study,) = planned("study-box", seeds=(0, 1))
+    assert study.plan.norms == ("as-is", "ILMGN", "AN")
+    assert study.plan.at == ("MODEL.ROI_BOX_HEAD.NORM",)
+    assert [cell.name.partition("/")[2] for cell in study.cells.values()] == ["GN", "ILMGN", "AN"]
 
 
-def test_a_row_is_trained_by_its_settings(trainings, tmp_path):
-    assert run(tmp_path, *SHORT) == 0
-    cfg, arguments = trainings[0]
-    assert arguments == ["--resume", "x.y=1"]
-    assert (cfg.randomness.seed, cfg.train_cfg.max_epochs) == (3, 12)
-    assert cfg.work_dir == str(tmp_path / "en-5" / "ResNet20-EN" / "seed3")
+def test_a_run_has_the_length_and_the_overrides_of_the_command(planned):
+    (one,) = planned("en-5", "ResNet20/EN", epochs=12, overrides=("x.y=1",))
+    assert Config.fromfile(one.plan.config).train_cfg.max_epochs == 12
+    assert one.plan.overrides == ["x.y=1"]
 
 
-def test_a_row_is_tested_after_its_training(trainings, tmp_path):
-    assert run(tmp_path, *SHORT) == 0
-    (_, (_, arguments)) = trainings
-    assert arguments[:2] == ["--eval-only", "--resume"]
+def test_a_length_in_the_other_unit_is_refused(planned):
+    with pytest.raises(UserError, match="counts iterations; give --iterations N"):
+        planned("study-seg", epochs=2)
 
 
-def test_a_complete_row_is_not_run_again(trainings, tmp_path, capsys):
-    for _ in range(2):
-        assert run(tmp_path, *SHORT) == 0
-        assert "top-1 90 (shortened: 12 of 165 epochs, changed: x.y=1)" in capsys.readouterr().out
-    assert len(trainings) == 2  # a training and a test
+def test_rows_of_other_rows_checkpoints_say_what_to_give(planned, tmp_path, capsys):
+    words = "--num-gpus", "0", "--work-dir", str(tmp_path)
+    assert main(["reproduce", "run", "en-6", "ADE20K/EN", *words]) == 2
+    key = "model.backbone.init_cfg.checkpoint"
+    assert f"starts from the checkpoint of en-6 backbone/EN; give {key}=" in capsys.readouterr().err
+    assert main(["reproduce", "run", "en-4", "ImageNet -> WebVision/EN", *words]) == 2
+    assert "only tests the model of en-2 ResNet50/EN; run that row" in capsys.readouterr().err
+    (one,) = planned("en-6", "ADE20K/EN", overrides=(f"{key}=mine.pth",))
+    assert one.plan.overrides == [f"{key}=mine.pth"]
+
+
+RECORD = {"planned": 165, "unit": "epochs", "images": 50000, "test images": 10000, "batch": 128}
 
 
 @pytest.mark.parametrize(
-    "changed", [[*SHORT[:-1], "x.y=2"], [*SHORT[:2], *SHORT[4:]]], ids=["override", "length"]
+    "changed, overrides, label",
+    [
+        ({}, (), "full recipe"),
+        ({"planned": 9}, (), "shortened: 9 of 165 epochs"),
+        ({"planned": 200}, (), "lengthened: 200 of 165 epochs"),
+        ({"batch": 64}, (), "batches of 64, not 128"),
+        ({"images": 384}, (), "384 of 50000 images"),
+        ({"test images": 112}, (), "tested on 112 of 10000 images"),
+        ({}, ("a.b=1",), "changed: a.b=1"),
+    ],
 )
-def test_a_row_that_was_begun_keeps_its_settings(trainings, tmp_path, capsys, changed):
-    assert run(tmp_path, *SHORT) == 0
-    assert run(tmp_path, *changed) == 2
-    assert "begun with other settings: {'x.y': 1}, 12 epochs" in capsys.readouterr().err
-
-
-def test_a_failed_run_does_not_end_the_others(trainings, tmp_path):
-    trainings.missing = 5
-    assert run(tmp_path, "ilm-1", "GN", "--seeds", "0", "1") == 1
-    assert len(trainings) == 2
-
-
-def test_a_failed_run_has_a_record(trainings, tmp_path):
-    trainings.missing = 5
-    assert run(tmp_path, "ilm-1", "GN") == 1
-    found = paper_record.read(tmp_path / "ilm-1" / "GN" / "seed0" / "record.json")
-    assert paper_record.label(found).startswith("unfinished: 345 of 350 epochs")
-
-
-def test_a_failed_run_goes_on(trainings, tmp_path, capsys):
-    trainings.missing = 5
-    assert run(tmp_path, "ilm-1", "GN") == 1
-    trainings.missing = 0
-    assert run(tmp_path, "ilm-1", "GN") == 0
-    assert "error 10 (batches of 128, not 64)" in capsys.readouterr().out
-
-
-def test_an_unfinished_checkpoint_is_not_tested_by_another_row(trainings, tmp_path):
-    trainings.missing = 5
-    assert run(tmp_path, "en-2", "ResNet50/EN") == 1
-    assert run(tmp_path, "en-4", "ImageNet -> WebVision/EN") == 2
-
-
-def test_a_row_names_the_row_that_it_starts_from(trainings, tmp_path, capsys):
-    assert run(tmp_path, "en-6", "ADE20K/EN") == 2
-    assert "reproduce run en-6 'backbone/EN' first" in capsys.readouterr().err
-
-
-@pytest.fixture
-def backbone(trainings, tmp_path):
-    """The checkpoint of a backbone that was trained for 2 of 100 epochs."""
-    assert run(tmp_path, "en-6", "backbone/EN", "--epochs", "2") == 0
-    trainings.clear()
-    return tmp_path / "en-6" / "backbone-EN" / "seed0" / "epoch_9.pth"
-
-
-def test_a_length_in_the_other_unit_is_refused(backbone, tmp_path, capsys):
-    assert run(tmp_path, "en-6", "ADE20K/EN", "--epochs", "2") == 2
-    assert "counts iterations; give --iterations" in capsys.readouterr().err
-
-
-def test_a_row_starts_from_another_rows_backbone(trainings, backbone, tmp_path):
-    assert run(tmp_path, "en-6", "ADE20K/EN") == 0
-    init = trainings[0][0].model.backbone.init_cfg
-    assert (init.checkpoint, init.prefix) == (str(backbone), "backbone.")
-
-
-def test_a_label_says_how_the_backbone_was_trained(backbone, tmp_path, capsys):
-    assert run(tmp_path, "en-6", "ADE20K/EN") == 0
-    assert "from en-6 backbone/EN (shortened: 2 of 100 epochs" in capsys.readouterr().out
-
-
-def test_a_backbone_may_be_the_users(trainings, tmp_path):
-    assert run(tmp_path, "en-6", "ADE20K/EN", f"{running.PRETRAINED}mine.pth") == 0
-
-
-def test_a_row_with_two_tests_has_both(trainings, backbone, tmp_path):
-    assert run(tmp_path, "en-6", "ADE20K/EN") == 0
-    plain = ["--eval-only", "--resume"]
-    assert [arguments for _, arguments in trainings[1:]] == [plain, [*plain, "--tta"]]
-
-
-def test_a_row_that_only_tests_takes_another_rows_checkpoint(trainings, tmp_path):
-    assert run(tmp_path, "en-2", "ResNet50/EN") == 0
-    assert run(tmp_path, "en-4", "ImageNet -> WebVision/EN") == 0
-    cfg, arguments = trainings[-1]
-    assert arguments == ["--eval-only"]
-    assert cfg.load_from == str(tmp_path / "en-2" / "ResNet50-EN" / "seed0" / "epoch_9.pth")
-
-
-@pytest.mark.parametrize("cell", [CIFAR, ADE, COCO, "ilm-6 IN / IN"])
-def test_a_miniature_reads_small_generated_images(cell, trainings, tmp_path):
-    assert run(tmp_path, *cell.split(" ", 1), "--miniature", "--unsafe") == 0
-    (cfg, words), *_ = trainings
-    assert words == ["--unsafe", "--resume"]
-    assert 2 in cfg.train_cfg.values()
-    assert trainings.data == str(tmp_path / "miniature" / "data")
-    init_default_scope(cfg.default_scope)
-    for loader in ("train_dataloader", "val_dataloader"):
-        item = DATASETS.build(cfg[loader].dataset)[0]
-        assert max(item.get("inputs", item.get("input")).shape) <= 64
+def test_whatever_differs_from_the_recipe_is_in_the_label(changed, overrides, label):
+    recipe = opened(CIFAR).recipe(published.images())
+    assert differences(RECORD | changed, recipe, overrides) == label
+    jpeg = replace(recipe, jpeg=True)
+    assert differences(RECORD, jpeg, ()) == "images re-encoded as JPEG"
 
 
 @pytest.mark.wide
-@pytest.mark.parametrize(
-    "cell, package, figures",
-    [
-        (CIFAR, "mmpretrain", {"top-1"}),
-        ("ilm-5 ILM+GN, batch 2", "detectron2", {"box AP", "mask AP"}),
-    ],
-)
-def test_each_frameworks_miniature_gives_the_figures_of_its_table(cell, package, figures, tmp_path):
-    pytest.importorskip(package, reason=f"needs {package}")
-    assert run(tmp_path, *cell.split(" ", 1), "--miniature") == 0
-    (path,) = tmp_path.rglob("record.json")
-    found = paper_record.read(path)
-    assert found["figures"].keys() >= figures
-    assert found["curve"]
-    assert found["run"] == 2
-    assert paper_record.label(found).startswith("miniature, shortened: 2 of ")
+def test_a_row_is_trained_and_shown_beside_the_papers_figure(tmp_path, capsys):
+    for split in ("train", "test"):
+        for i, name in enumerate(("cat", "dog")):
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            for number in range(4):
+                color = (60 * i + 30 * number, 40, 200)
+                path = tmp_path / "images" / split / name / f"{number}.png"
+                Image.new("RGB", (32, 32), color).save(path)
+    words = "reproduce", "run", "en-5", "ResNet20/EN", "--epochs", "1", "--num-gpus", "0"
+    folders = "--data", str(tmp_path / "images"), "--work-dir", str(tmp_path / "runs")
+    small = "train_dataloader.batch_size=4", "train_dataloader.drop_last=False"
+    assert main([*words, *folders, *small]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("en-5 ResNet20/EN: top-1 ")
+    assert "(paper 92.41); shortened: 1 of 165 epochs, 8 of 50000 images" in last
+    assert [*(tmp_path / "runs").rglob("compare.html")]
