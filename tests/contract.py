@@ -238,6 +238,24 @@ def test_fixed_parameters_do_not_fix_running_statistics(norm):
         assert not torch.equal(getattr(layer, name), before[name]), name
 
 
+@every_backend
+def test_a_fixed_parameter_has_no_gradient_and_changes_no_other(norm, training, backend):
+    """Each alone is fixed, and each alone is trained, without a gradient of x."""
+    layer, x, dy = random(norm, torch.float64).train(training), small().double(), small(seed=2)
+    names = [name for name, _ in layer.named_parameters()]
+    expected = dict(zip(["x", *names], results(layer, x, dy.double(), backend)[1:], strict=True))
+    for trained in [{"x", *names} - {name} for name in names] + [{name} for name in names]:
+        twin, leaf = copy.deepcopy(layer), x.clone().requires_grad_("x" in trained)
+        for name, parameter in twin.named_parameters():
+            parameter.requires_grad_(name in trained)
+        with use_backend(backend):
+            twin(leaf).backward(dy.double())
+        found = {name: p.grad for name, p in [("x", leaf), *twin.named_parameters()]}
+        assert {name for name in found if found[name] is not None} == trained
+        for name in trained:
+            assert_close(found[name], expected[name], EQUAL, name=name)
+
+
 # ---- backends, dtypes, layouts
 
 
