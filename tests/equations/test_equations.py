@@ -21,7 +21,15 @@ from cases import (
     results,
 )
 from close import EQUAL, assert_close, assert_equal
-from ilm_plugins import NORMS, AttentiveNorm, SparseSwitchNorm, freeze, set_radius, surgery
+from ilm_plugins import (
+    NORMS,
+    AttentiveNorm,
+    SparseSwitchNorm,
+    freeze,
+    set_radius,
+    surgery,
+    use_backend,
+)
 from ilm_plugins.layers.mixture import RUNNING
 from ilm_plugins.layers.sparse import sparsestmax
 
@@ -114,18 +122,21 @@ def test_rescaling_is_what_the_transcription_rescales_by(name):
     assert omega.shape == (2, CHANNELS)
 
 
+@every_backend
 @pytest.mark.parametrize("name", MIXTURES)
-def test_running_statistics_are_those_of_batch_norm(name):
+def test_running_statistics_are_those_of_batch_norm(name, backend):
+    """Of batches that have two values of a channel, too."""
     layer = CASES[name][0](momentum=0.3).double()
     reference = nn.BatchNorm2d(CHANNELS, momentum=0.3).double()
     transcribed = layer.running_mean.clone(), layer.running_variance.clone()
-    for seed in range(3):
-        x = inputs(4, CHANNELS, 3, 5, seed=seed)
-        layer(x)
+    for seed, (n, h, w) in enumerate(((4, 3, 5), (1, 2, 1), (2, 1, 1))):
+        x = inputs(n, CHANNELS, h, w, seed=seed)
+        with use_backend(backend):
+            layer(x)
         reference(x)
         transcribed = transcription.running_update(*transcribed, x, 0.3)
-    for expected in (transcribed, [reference.running_mean, reference.running_var]):
-        assert_close((layer.running_mean, layer.running_variance), expected)
+        for expected in (transcribed, [reference.running_mean, reference.running_var]):
+            assert_close((layer.running_mean, layer.running_variance), expected)
 
 
 @every_backend
@@ -139,10 +150,12 @@ def test_each_update_of_running_statistics_is_a_version(name, backend):
     assert all(t._version > version for t, version in zip(moving, before, strict=True))
 
 
-def test_exemplar_norm_counts_batches():
+@every_backend
+def test_exemplar_norm_counts_batches(backend):
     layer = CASES["EN"][0]().double()
     for _ in range(3):
-        layer(inputs(4, CHANNELS, 3, 5))
+        with use_backend(backend):
+            layer(inputs(4, CHANNELS, 3, 5))
     assert layer.num_batches_tracked == 3
 
 
