@@ -50,17 +50,18 @@ def test_a_layer_equals_its_transcription(name, training):
         assert_close(found, wanted, 10 * EQUAL, 1)  # activations and ratios multiply roundings
 
 
-def without_variance():
-    """A map in which channels and an image are constant, and one of zeros."""
+def of_small_variances():
+    """Maps in which channels and an image are constant, of zeros, and of variances below eps."""
     x = inputs(2, CHANNELS, 3)
+    tiny = 1e-3 * x
     x[:, :6] = x[0] = 2
-    return x, torch.zeros_like(x)
+    return x, torch.zeros_like(x), tiny
 
 
 @modes(CASES)
-def test_where_the_variance_is_0_a_layer_equals_its_transcription(name, training):
+def test_where_variances_are_0_or_tiny_a_layer_equals_its_transcription(name, training):
     make, transcribed = CASES[name]
-    for x in without_variance():
+    for x in of_small_variances():
         layer, dy = randomized(make).train(training), inputs(*x.shape, seed=2)
         variables = [x.requires_grad_(), *layer.parameters()]
         expected = transcribed(layer, x)
@@ -205,6 +206,19 @@ def test_statistics_of_the_batch_replace_running_ones_that_are_none(name, backen
         layer.num_batches_tracked = None
     for training in (True, False):
         assert_equal(results(layer.train(training), x, dy, backend), expected)
+
+
+@every_backend
+def test_attentions_that_reach_0_or_1_have_no_gradient(backend):
+    """As at the corners of torch's ReLU6."""
+    layer, x, dy = randomized(CASES["AN"][0]), *(inputs(2, CHANNELS, 3, seed=s) for s in (1, 2))
+    layer.attention.weight.data.zero_()
+    layer.attention.bias.data.copy_(double(-3, 3, 0))
+    names = ["y", "x", *dict(layer.named_parameters())]
+    found = dict(zip(names, results(layer, x, dy, backend), strict=True))
+    for name in ("attention.weight", "attention.bias"):
+        assert not found[name][:2].any()
+        assert found[name][2].all()
 
 
 @pytest.mark.parametrize("num_affine", [1, 2, 10, 20])

@@ -268,6 +268,22 @@ def test_large_means(layout, path):
     check_layer(layer, 1000 + make_map(2, 8, 6, 6, layout=layout), 128)
 
 
+EACH_NETWORK = [
+    ("ILMGN", "one-read"),
+    *((name, "streaming") for name in ("ILMGN", "EN", "SN", "SSN", "AN")),
+]
+each_network = pytest.mark.parametrize("name, path", EACH_NETWORK, indirect=["path"])
+
+
+@runs
+@each_network
+def test_a_variance_of_0(name, path):
+    """Of groups of channels in all images, and of one whole image."""
+    x = make_map(3, 32, 3, 3)
+    x[:, :20] = x[0] = 0
+    check_layer(build(name, 32), x)
+
+
 OF_EACH_MIXTURE = [
     *(((2, 12, 4, 4), {"mean": 1000, "training": training}) for training in (True, False)),
     *(
@@ -385,11 +401,7 @@ def test_gradients_have_the_same_bits_where_x_needs_none(name, options, path):
 
 
 @runs
-@pytest.mark.parametrize(
-    "name, path",
-    [("ILMGN", "one-read"), *((name, "streaming") for name in ("ILMGN", "EN", "SN", "SSN", "AN"))],
-    indirect=["path"],
-)
+@each_network
 def test_fixed_parameters_change_no_other_gradient(name, path):
     """Every second one, and all others."""
     layer, x = build(name, 32), make_map(2, 32, 3, 3)
