@@ -238,6 +238,28 @@ def test_fixed_parameters_do_not_fix_running_statistics(norm):
         assert not torch.equal(getattr(layer, name), before[name]), name
 
 
+#: The backends of C++ and of torch's operations, and the reference.
+each_way = pytest.mark.parametrize("find", [backends.find_kernels, lambda x: plain, lambda x: None])
+
+
+@each_way
+def test_a_fixed_parameter_has_no_gradient_and_changes_no_other(norm, training, find, monkeypatch):
+    """Each alone is fixed, and each alone is trained, without a gradient of x."""
+    monkeypatch.setattr(backends, "find_kernels", find)
+    layer, x, dy = random(norm).double().train(training), small().double(), small(seed=2).double()
+    names = [name for name, _ in layer.named_parameters()]
+    expected = dict(zip(["x", *names], results(layer, x, dy)[1:], strict=True))
+    for trained in [{"x", *names} - {name} for name in names] + [{name} for name in names]:
+        twin, leaf = copy.deepcopy(layer), x.clone().requires_grad_("x" in trained)
+        for name, parameter in twin.named_parameters():
+            parameter.requires_grad_(name in trained)
+        twin(leaf).backward(dy)
+        found = {name: p.grad for name, p in [("x", leaf), *twin.named_parameters()]}
+        assert {name for name in found if found[name] is not None} == trained
+        for name in trained:
+            assert_close(found[name], expected[name], EQUAL, name=name)
+
+
 # ---- backends, dtypes, layouts
 
 
@@ -437,7 +459,7 @@ def test_the_host_never_waits_for_a_result(norm, backend):
         layer(x).sum().backward()
 
 
-@pytest.mark.parametrize("find", [backends.find_kernels, lambda x: plain, lambda x: None])
+@each_way
 def test_buffers_may_change_before_the_backward_pass(norm, training, find, monkeypatch):
     """DistributedDataParallel broadcasts them at each forward pass; training moves them."""
     monkeypatch.setattr(backends, "find_kernels", find)

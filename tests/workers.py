@@ -283,6 +283,26 @@ def within_groups(rank):
         assert_close(*found, DOUBLE)
 
 
+def maps_of_different_sizes(rank):
+    """Every value of a channel has the same weight, whatever the sizes of the processes' maps."""
+
+    def in_a_row(x):
+        return x.transpose(0, 1).flatten(1).unsqueeze(0)
+
+    maps = images(2, 16, 4), images(3, 16, 2) + 1
+    sizes = [in_a_row(x).shape[2] for x in maps]
+    for key, options in SYNCHRONIZED.items():
+        options = {"normalizers": ("BN",), **options}
+        layer, alone = (NORMS[key](16, sync=s, **options).double() for s in (True, False))
+        mine, joined = maps[rank].clone(), torch.cat([*map(in_a_row, maps)], 2)
+        y, expected = layer(mine.requires_grad_()), alone(joined.requires_grad_())
+        y.pow(3).sum().backward(), expected.pow(3).sum().backward()
+        found, wanted = torch.cat((y, mine.grad)), torch.cat((expected, joined.grad))
+        halves = map(in_a_row, found.chunk(2))
+        assert_close(torch.cat([*halves]), wanted.split(sizes, 2)[rank], DOUBLE)
+        assert_close(dict(layer.named_buffers()), dict(alone.named_buffers()), DOUBLE)
+
+
 def averaged_by_mmdets_hook(rank):
     """The running statistics that SyncNormHook, of YOLOX's configs, averages before validations."""
     from mmdet.engine.hooks import SyncNormHook

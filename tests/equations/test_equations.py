@@ -8,9 +8,29 @@ import torch
 from torch import nn
 
 import transcription
-from cases import CASES, CHANNELS, MIXTURES, exemplar_with_ratios, inputs, modes, randomized
+from cases import (
+    BACKENDS,
+    CASES,
+    CHANNELS,
+    MIXTURES,
+    every_backend,
+    exemplar_with_ratios,
+    inputs,
+    modes,
+    randomized,
+    results,
+)
 from close import EQUAL, assert_close, assert_equal
-from ilm_plugins import NORMS, AttentiveNorm, SparseSwitchNorm, freeze, set_radius, surgery
+from ilm_plugins import (
+    NORMS,
+    AttentiveNorm,
+    SparseSwitchNorm,
+    freeze,
+    set_radius,
+    surgery,
+    use_backend,
+)
+from ilm_plugins.layers.mixture import RUNNING
 from ilm_plugins.layers.sparse import sparsestmax
 
 SHAPES = [(3, CHANNELS), (3, CHANNELS, 5), (2, CHANNELS, 4, 3), (2, CHANNELS, 2, 3, 2)]
@@ -28,6 +48,28 @@ def test_a_layer_equals_its_transcription(name, training):
         found = torch.autograd.grad(actual, variables, seed)
         wanted = torch.autograd.grad(expected, variables, seed, materialize_grads=True)
         assert_close(found, wanted, 10 * EQUAL, 1)  # activations and ratios multiply roundings
+
+
+def of_small_variances():
+    """Maps in which channels and an image are constant, of zeros, and of variances below eps."""
+    x = inputs(2, CHANNELS, 3)
+    tiny = 1e-3 * x
+    x[:, :6] = x[0] = 2
+    return x, torch.zeros_like(x), tiny
+
+
+@modes(CASES)
+def test_where_variances_are_0_or_tiny_a_layer_equals_its_transcription(name, training):
+    make, transcribed = CASES[name]
+    for x in of_small_variances():
+        layer, dy = randomized(make).train(training), inputs(*x.shape, seed=2)
+        variables = [x.requires_grad_(), *layer.parameters()]
+        expected = transcribed(layer, x)
+        wanted = torch.autograd.grad(expected, variables, dy, materialize_grads=True)
+        for backend in BACKENDS:
+            y, *found = results(copy.deepcopy(layer), x, dy, backend)
+            assert_close(y, expected, EQUAL, name=backend)
+            assert_close(found, wanted, 10 * EQUAL, 1, backend)
 
 
 @modes(NORMS)
@@ -81,33 +123,40 @@ def test_rescaling_is_what_the_transcription_rescales_by(name):
     assert omega.shape == (2, CHANNELS)
 
 
+@every_backend
 @pytest.mark.parametrize("name", MIXTURES)
-def test_running_statistics_are_those_of_batch_norm(name):
+def test_running_statistics_are_those_of_batch_norm(name, backend):
+    """Of batches that have two values of a channel, too."""
     layer = CASES[name][0](momentum=0.3).double()
     reference = nn.BatchNorm2d(CHANNELS, momentum=0.3).double()
     transcribed = layer.running_mean.clone(), layer.running_variance.clone()
-    for seed in range(3):
-        x = inputs(4, CHANNELS, 3, 5, seed=seed)
-        layer(x)
+    for seed, (n, h, w) in enumerate(((4, 3, 5), (1, 2, 1), (2, 1, 1))):
+        x = inputs(n, CHANNELS, h, w, seed=seed)
+        with use_backend(backend):
+            layer(x)
         reference(x)
         transcribed = transcription.running_update(*transcribed, x, 0.3)
-    for expected in (transcribed, [reference.running_mean, reference.running_var]):
-        assert_close((layer.running_mean, layer.running_variance), expected)
+        for expected in (transcribed, [reference.running_mean, reference.running_var]):
+            assert_close((layer.running_mean, layer.running_variance), expected)
 
 
+@every_backend
 @pytest.mark.parametrize("name", MIXTURES)
-def test_each_update_of_running_statistics_is_a_version(name):
+def test_each_update_of_running_statistics_is_a_version(name, backend):
     """By which autograd refuses graphs of older values."""
     layer = CASES[name][0]().double()
-    before = layer.running_variance._version
-    layer(inputs(4, CHANNELS, 3, 5))
-    assert layer.running_variance._version > before
+    moving = [t for name, t in layer.named_buffers() if name in (*RUNNING, "num_batches_tracked")]
+    before = [t._version for t in moving]
+    results(layer, *[inputs(4, CHANNELS, 3, 5)] * 2, backend)
+    assert all(t._version > version for t, version in zip(moving, before, strict=True))
 
 
-def test_exemplar_norm_counts_batches():
+@every_backend
+def test_exemplar_norm_counts_batches(backend):
     layer = CASES["EN"][0]().double()
     for _ in range(3):
-        layer(inputs(4, CHANNELS, 3, 5))
+        with use_backend(backend):
+            layer(inputs(4, CHANNELS, 3, 5))
     assert layer.num_batches_tracked == 3
 
 
@@ -146,14 +195,30 @@ def test_identity_is_exact_whatever_the_size_of_the_weights(name, size):
     assert_close(x.grad, exact.grad, 256, scale=size)
 
 
+@every_backend
 @pytest.mark.parametrize("name", MIXTURES)
-def test_statistics_of_the_batch_replace_running_ones_that_are_none(name):
+def test_statistics_of_the_batch_replace_running_ones_that_are_none(name, backend):
     """In both modes, as in BatchNorm; for test-time adaptation."""
-    layer, x = CASES[name][0](), inputs(4, CHANNELS, 3, 5, dtype=torch.float32)
-    expected = layer(x)
+    layer, x, dy = randomized(CASES[name][0]), *(inputs(4, CHANNELS, 3, seed=s) for s in (1, 2))
+    expected = results(layer, x, dy, backend)
     layer.running_mean = layer.running_variance = None
+    if name == "EN":
+        layer.num_batches_tracked = None
     for training in (True, False):
-        assert_equal(layer.train(training)(x), expected)
+        assert_equal(results(layer.train(training), x, dy, backend), expected)
+
+
+@every_backend
+def test_attentions_that_reach_0_or_1_have_no_gradient(backend):
+    """As at the corners of torch's ReLU6."""
+    layer, x, dy = randomized(CASES["AN"][0]), *(inputs(2, CHANNELS, 3, seed=s) for s in (1, 2))
+    layer.attention.weight.data.zero_()
+    layer.attention.bias.data.copy_(double(-3, 3, 0))
+    names = ["y", "x", *dict(layer.named_parameters())]
+    found = dict(zip(names, results(layer, x, dy, backend), strict=True))
+    for name in ("attention.weight", "attention.bias"):
+        assert not found[name][:2].any()
+        assert found[name][2].all()
 
 
 @pytest.mark.parametrize("num_affine", [1, 2, 10, 20])

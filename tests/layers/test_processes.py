@@ -48,7 +48,11 @@ def test_a_synchronized_step_is_that_of_one_process_with_the_whole_batch(shares)
 @pytest.mark.parametrize(
     "size, names",
     [
-        (2, "gradients_on_one_process recomputed silent_layers untraceable within_groups"),
+        (
+            2,
+            "gradients_on_one_process maps_of_different_sizes recomputed silent_layers untraceable "
+            "within_groups",
+        ),
         wide(4, "within_groups"),
     ],
 )

@@ -3,10 +3,11 @@
 import copy
 
 import pytest
+import torch
 from torch import nn
 
 from cases import MIXTURES, every_backend, inputs, randomized
-from close import assert_equal
+from close import assert_close, assert_equal
 from ilm_plugins import NORMS, use_backend
 from ilm_plugins.layers import OptionError
 from ilm_plugins.layers.mixture import RUNNING
@@ -38,3 +39,27 @@ def test_a_momentum_of_none_is_refused_when_the_layer_runs(key, backend, trainin
     layer.momentum = None
     with use_backend(backend), pytest.raises(OptionError, match=r"call surgery\.recalibrate"):
         layer(inputs(2, C, 4, 5))
+
+
+@every_mixture
+@every_backend
+def test_a_momentum_of_0_keeps_the_statistics_whatever_the_batch(key, backend):
+    layer, x = NORMS[key](C, momentum=0.0), inputs(2, C, 4, 5)
+    before = copy.deepcopy(dict(layer.named_buffers()))
+    x[0] = torch.inf
+    with use_backend(backend):
+        layer(x)
+    assert_equal(dict(layer.named_buffers()), before)
+
+
+@every_mixture
+@every_backend
+def test_a_momentum_of_1_replaces_the_statistics_however_large_they_were(key, backend):
+    layer, x = NORMS[key](C, momentum=1.0), inputs(2, C, 4, 5, dtype=torch.float32)
+    layer.running_mean.fill_(1e8)
+    layer.running_variance.fill_(1e8)
+    with use_backend(backend):
+        layer(x)
+    positions = 0, 2, 3
+    found = layer.running_mean, layer.running_variance
+    assert_close(found, (x.double().mean(positions), x.double().var(positions)), 64)

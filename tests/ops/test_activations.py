@@ -1,6 +1,7 @@
 """Layers that apply an activation, and add a residual before it, in the kernels' own passes."""
 
 import copy
+import itertools
 import pickle
 
 import pytest
@@ -10,7 +11,17 @@ from torch.autograd import forward_ad
 
 import cases
 from benchmarks.measure import saved_bytes
-from cases import CASES, CHANNELS, FUSED, PATHS, every_backend, inputs, layouts, randomized
+from cases import (
+    CASES,
+    CHANNELS,
+    FUSED,
+    PATHS,
+    channels_last,
+    every_backend,
+    inputs,
+    layouts,
+    randomized,
+)
 from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import NORMS, use_backend
 from ilm_plugins.ops import coarsen
@@ -221,6 +232,36 @@ def test_zeros_infinite_values_and_nan_are_what_torch_makes_of_them(dtype, lengt
             # bfloat16's composition rounds twice.
             rounding = 16 * torch.finfo(dtype).eps
             assert torch.allclose(actual, expected, rounding, rounding, equal_nan=True)
+
+
+CORNERS = torch.tensor([-3.0, 0.0, 3.0, 6.0], dtype=torch.float64)
+#: Each corner, and the nearest numbers below and above it: a value for each channel.
+AT_CORNERS = torch.cat([CORNERS, *(CORNERS.nextafter(CORNERS + d) for d in (-1, 1))])
+
+
+def shifted_to(values, name):
+    """A random layer that turns a map of zeros into a value for each channel."""
+    layer = randomized(CASES[name][0])
+    with torch.no_grad():
+        rows = layer.bias
+        if name == "AN":  # by pairs, with attentions of 1
+            layer.attention.weight.zero_()
+            layer.attention.bias.fill_(3)
+            rows.zero_()
+            rows = layer.pairs.bias
+        rows.zero_().view(-1, CHANNELS)[0] = values
+    return layer
+
+
+@of_each
+@of_each_norm
+def test_at_its_corners_an_activation_has_torchs_value_and_slope(name, activation):
+    """In whole vectors, and in the remaining values of a row."""
+    layer = shifted_to(AT_CORNERS, name)
+    for length, layout in itertools.product((3, 19), (torch.Tensor.contiguous, channels_last)):
+        x = layout(torch.zeros(2, CHANNELS, length, dtype=torch.float64))
+        assert_equal(copy.deepcopy(layer)(x), AT_CORNERS.view(-1, 1).expand_as(x))
+        assert_equal_to_the_composition(layer, activation, x)
 
 
 @cases.needs_kernels

@@ -10,7 +10,16 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import jvp, vmap
 
-from cases import MIXTURES, channels_last, inputs, needs_kernels, randomized, results, wide
+from cases import (
+    MIXTURES,
+    PATHS,
+    channels_last,
+    inputs,
+    needs_kernels,
+    randomized,
+    results,
+    wide,
+)
 from close import assert_close, assert_equal
 from ilm_plugins import NORMS, freeze, use_backend
 from ilm_plugins.ops.engine import operators
@@ -65,6 +74,38 @@ def test_one_operator_computes_the_bits_of_the_layer_for_any_size_in_three_graph
     assert sorted(graphs) == [[], ["forward"], ["forward"]]  # the first is that of an empty batch
     freeze(module)(x), freeze(layer)(x)
     assert_equal(list(module.buffers()), list(layer.buffers()))
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_a_single_value_of_each_channel_moves_no_running_statistics(name):
+    """It has no variance. A larger batch comes first, as in the last step of an epoch."""
+    layer = build(name)
+    module, _ = recorded(copy.deepcopy(layer), dynamic=True)
+    for shape in ((2, C, 3, 4), (1, C, 1, 1)):
+        x, before = inputs(*shape, dtype=torch.float32), [b.clone() for b in layer.buffers()]
+        (found, buffers), (expected, others) = after(module, x), after(layer, x)
+        assert_close(found, expected)
+        assert_equal(buffers, others)
+    assert_equal(buffers, before)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_fixed_parameters_have_no_gradient_and_change_no_other(name):
+    """Every second parameter, without a gradient of x; and all others, with one."""
+    layer, x = build(name), inputs(2, C, 3, 4, dtype=torch.float32)
+    names, expected = ["x", *dict(layer.named_parameters())], results(layer, x, x)[1:]
+    for first in (0, 1):
+        twin, leaf = copy.deepcopy(layer), x.clone()
+        variables = [leaf, *twin.parameters()]
+        for variable in variables[1 - first :: 2]:
+            variable.requires_grad_(False)
+        variables[first].requires_grad_()
+        run, graphs = recorded(twin)
+        run(leaf).backward(x)
+        found = {name: v.grad for name, v in zip(names, variables, strict=True)}
+        assert all(found[name] is None for name in names[1 - first :: 2])
+        assert_equal([found[name] for name in names[first::2]], expected[first::2])
+        assert graphs == [["forward"]]
 
 
 @pytest.mark.parametrize(

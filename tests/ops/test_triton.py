@@ -28,6 +28,7 @@ from cases import (
     CASES,
     CHANNELS,
     DESCRIBED,
+    MIXTURES,
     assert_exact,
     channels_last,
     inputs,
@@ -39,6 +40,7 @@ from cases import (
 )
 from close import ROUNDINGS, assert_close, assert_equal
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
+from ilm_plugins.layers.mixture import RUNNING
 from ilm_plugins.layers.projection import ACTIVATIONS
 from ilm_plugins.ops.engine import operators
 from ilm_plugins.ops.engine.activation import FUNCTIONS, Activation
@@ -266,6 +268,22 @@ def test_large_means(layout, path):
     check_layer(layer, 1000 + make_map(2, 8, 6, 6, layout=layout), 128)
 
 
+EACH_NETWORK = [
+    ("ILMGN", "one-read"),
+    *((name, "streaming") for name in ("ILMGN", "EN", "SN", "SSN", "AN")),
+]
+each_network = pytest.mark.parametrize("name, path", EACH_NETWORK, indirect=["path"])
+
+
+@runs
+@each_network
+def test_a_variance_of_0(name, path):
+    """Of groups of channels in all images, and of one whole image."""
+    x = make_map(3, 32, 3, 3)
+    x[:, :20] = x[0] = 0
+    check_layer(build(name, 32), x)
+
+
 OF_EACH_MIXTURE = [
     *(((2, 12, 4, 4), {"mean": 1000, "training": training}) for training in (True, False)),
     *(
@@ -383,6 +401,21 @@ def test_gradients_have_the_same_bits_where_x_needs_none(name, options, path):
 
 
 @runs
+@each_network
+def test_fixed_parameters_change_no_other_gradient(name, path):
+    """Every second one, and all others."""
+    layer, x = build(name, 32), make_map(2, 32, 3, 3)
+    _, _, *expected = results(layer, x, x, "triton")
+    for first in (0, 1):
+        layer.requires_grad_(False)
+        trained = [*layer.parameters()][first::2]
+        for parameter in trained:
+            parameter.requires_grad_()
+        with use_backend("triton"):
+            assert_equal([*torch.autograd.grad(layer(x), trained, x)], expected[first::2])
+
+
+@runs
 @layouts
 @paths("one-read", wide("streaming"))
 def test_a_channels_gradients_have_no_rounding_errors_of_its_neighbours(layout, path):
@@ -472,6 +505,18 @@ def test_running_statistics_of_any_strides_move():
     with use_backend("triton"):
         assert_equal(layer(x), apart(x))
     assert_equal(*([getattr(each, name) for name in names] for each in (layer, apart)))
+
+
+@runs
+@pytest.mark.parametrize("name", MIXTURES)
+def test_each_update_of_running_statistics_is_a_version(name):
+    """By which autograd refuses graphs of older values."""
+    layer, x = build(name, 8), make_map(2, 8, 3, 3)
+    moving = [t for name, t in layer.named_buffers() if name in (*RUNNING, "num_batches_tracked")]
+    before = [t._version for t in moving]
+    with use_backend("triton"):
+        layer(x)
+    assert all(t._version > version for t, version in zip(moving, before, strict=True))
 
 
 @runs
