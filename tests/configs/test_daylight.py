@@ -12,6 +12,7 @@ from mmseg.datasets.transforms import PhotoMetricDistortion
 from mmengine_configs import DAYLIGHT, ROOT, load
 
 BASE = "fcn_r18-d8"
+FOLDERS = "mmseg/camvid_folds"
 #: Another training, tested on the same images.
 STRONG = "strong_contrast"
 CONDITIONS = sorted({p.stem for p in (ROOT / "configs" / DAYLIGHT).glob("*.py")} - {BASE, STRONG})
@@ -100,3 +101,35 @@ def test_an_altered_test_has_the_strength_of_its_name(name):
         assert change.pop("kernel_size") == 8 * int(number) + 1
     assert change == ALTERED[kind](float(number))
     assert images(after) == images(before)
+
+
+FOLDS = sorted({p.stem for p in (ROOT / "configs" / FOLDERS).glob("*.py")})
+
+
+@pytest.mark.parametrize("name", FOLDS)
+def test_no_image_of_a_folds_test_trains(name):
+    cfg = load(f"{FOLDERS}/{name}.py")
+    trained, tested = (images(cfg[f"{one}_dataloader"].dataset) for one in ("train", "test"))
+    assert not {*trained} & {*tested}
+    fold = name.partition("_")[0]
+    assert len(tested) == {"0016E5": 305, "0006R0": 101, "standardized": 124}[fold]
+    if fold != "standardized":
+        assert len(trained) + len(tested) == 101 + 305 + 171
+
+
+@pytest.mark.parametrize("name", [name for name in FOLDS if "standardized" in name])
+def test_a_standardized_fold_differs_in_its_inputs_alone(name):
+    plain = f"{DAYLIGHT}/dusk" if name.endswith("dusk") else f"{FOLDERS}/{name}"
+    ours, theirs = load(f"{FOLDERS}/{name}.py"), load(f"{plain.replace('_standardized', '')}.py")
+    loaders = ("test",) if name.endswith("dusk") else ("train", "val", "test")
+    for one in loaders:
+        parts = zip(*(c[f"{one}_dataloader"].dataset.datasets for c in (ours, theirs)), strict=True)
+        for standardized, other in parts:
+            (step,) = (s for s in standardized.pipeline if s not in other.pipeline)
+            assert step == standardized.pipeline[-2] == {"type": "StandardizeImage"}
+            assert images(standardized) == images(other)
+    assert ours.model.data_preprocessor["mean"] is None
+    for cfg in (ours, theirs):
+        cfg.model.data_preprocessor.update(mean=None, std=None)
+    assert ours.model == theirs.model
+    assert ours.optim_wrapper == theirs.optim_wrapper
