@@ -618,15 +618,3 @@ def test_several_backward_passes_at_once_are_those_one_by_one(norm):
     (together,) = torch.autograd.grad(y, x, dy, is_grads_batched=True, retain_graph=True)
     apart = [torch.autograd.grad(y, x, one, retain_graph=True)[0] for one in dy]
     assert_close(together, torch.stack(apart), EQUAL)
-
-
-def test_gradients_do_not_depend_on_which_other_parameters_are_fixed(norm):
-    layer, x = random(norm, torch.float64), small().double()
-    trained, fixed = list(layer.parameters())[::2], list(layer.parameters())[1::2]
-    found = []
-    for parameter in fixed:
-        parameter.requires_grad_(False)
-    for backend in BACKENDS:
-        with use_backend(backend):
-            found.append(torch.autograd.grad(layer(x).square().sum(), trained))
-    assert_close(*found, EQUAL)
