@@ -75,7 +75,7 @@ def _of_test(results: Results, test: str) -> dict[str, Any]:
     verdicts = [
         (norm, verdict.word, text.removeprefix(f"{norm}: "))
         for (norm, verdict), text in zip(
-            results.verdicts(test).items(), sentences(results, test), strict=True
+            results.verdicts[test].items(), sentences(results, test), strict=True
         )
     ]
     return {"title": results.title(test), "verdicts": verdicts, "rows": table(results, test)}
