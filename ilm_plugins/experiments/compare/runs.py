@@ -65,7 +65,7 @@ def failure(plan: AnyPlan, norm: str, seed: int, test: str = "") -> str | None:
     if metrics(plan, norm, seed, test):
         return None
     log = log_of(plan.folder(norm, seed, test))
-    if not log.is_file():  # as of the executor "debug", which shows the output
+    if not log.is_file():  # as of a training function that was stopped
         return "failed or was stopped" if folder.exists() else "not run"
     text = log.read_text(encoding="utf-8", errors="replace")  # a kill may cut a character
     lines = [line for line in text.splitlines() if line.strip()]

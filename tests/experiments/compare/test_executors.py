@@ -76,17 +76,14 @@ def test_runs_begin_in_the_order_of_the_comparison(fakes):
     assert {entry["folder"] for entry in begun[:2]} == {"a", "b"}
 
 
-@pytest.mark.parametrize("executor", ["local", "debug"])
-def test_a_run_that_fails_does_not_end_others(fakes, executor, monkeypatch):
-    monkeypatch.setattr(executors, "run_here", lambda words: tasks.start(words, None, {}).wait())
-    run(fakes("a", status=1) + fakes("b"), executor=executor)
+def test_a_run_that_fails_does_not_end_others(fakes):
+    run(fakes("a", status=1) + fakes("b"))
     assert [run_record.is_complete(run_record.read(name)) for name in "ab"] == [False, True]
 
 
-def test_only_what_is_missing_is_run_by_another_executor(fakes, monkeypatch):
-    monkeypatch.setattr(executors, "run_here", lambda words: tasks.start(words, None, {}).wait())
+def test_only_what_is_missing_is_run_again(fakes):
     run(fakes("a", "b"), jobs=2)
-    run(fakes("a", "b", "c"), executor="debug")
+    run(fakes("a", "b", "c"))
     assert sorted(entry["folder"] for entry in journal()) == ["a", "b", "c"]
 
 
@@ -160,23 +157,9 @@ def test_the_bar_has_the_sum_of_all_runs(fakes):
     assert shown[0] == "b, seed 0; c, seed 0; d, seed 0; 2 more: "
 
 
-@pytest.mark.filterwarnings("ignore:.ilm_plugins.__main__. found:RuntimeWarning")  # imported here
-def test_debug_runs_in_this_process(tmp_path, capsys):
-    step = Step(["make-shapes", "--num-training", "nine"], tmp_path)
-    run([Task("a", 0, step)], executor="debug")
-    assert "--num-training: invalid int value" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"slurm": ["partition=gpu"]}, "--slurm is for --executor slurm; give both, or none"),
-        ({"executor": "debug", "jobs": 2}, "--executor debug has one run at a time; leave out"),
-    ],
-)
-def test_options_that_contradict_each_other_are_refused(options, message):
-    with pytest.raises(UserError, match=message):
-        Execution(**options).check(0)
+def test_options_of_slurm_need_its_executor():
+    with pytest.raises(UserError, match="--slurm is for --executor slurm; give both, or none"):
+        Execution(slurm=["partition=gpu"]).check(0)
 
 
 @pytest.mark.parametrize(
