@@ -82,9 +82,10 @@ def _recorded(record: dict[str, Any]) -> dict[str, dict[int, float]]:
     """Return name -> step -> value of all numbers of a record's curve."""
     found: dict[str, dict[int, float]] = {}
     for point in record.get("curve", ()):
+        step = point.get(record.get("unit"))
         for name, value in point.items():
-            if value is not None:
-                found.setdefault(name, {})[point[record["unit"]]] = value
+            if isinstance(value, int | float) and isinstance(step, int):
+                found.setdefault(name, {})[step] = value
     return found
 
 

@@ -42,14 +42,14 @@ def is_complete(folder: Path) -> bool:
 
 def have_ended(plan: AnyPlan) -> bool:
     """Return whether no run of a comparison is to be trained."""
-    folders = [plan.folder(norm, seed) for norm in plan.norms for seed in plan.seeds]
-    return all(is_complete(folder) or has_diverged(folder) for folder in folders)
+    return all(is_complete(folder) or has_diverged(folder) for folder in plan.folders)
 
 
 def metrics(plan: AnyPlan, norm: str, seed: int, test: str = "") -> dict[str, float]:
     """Return the metrics of a run by a test; empty if there are none yet."""
     record = read(plan.folder(norm, seed, test)) or {}
-    return record.get("metrics", {}).get(PLAIN, {}) if is_complete(plan.folder(norm, seed)) else {}
+    found = record.get("metrics", {}).get(PLAIN, {}) if is_complete(plan.folder(norm, seed)) else {}
+    return {name: one for name, one in found.items() if isinstance(one, int | float | None)}
 
 
 def failure(plan: AnyPlan, norm: str, seed: int, test: str = "") -> str | None:

@@ -21,7 +21,7 @@ pytest.importorskip("jinja2", reason="needs the extra ilm_plugins[compare]")
 
 from ilm_plugins.experiments.compare import comparison_plot, predictions, runs
 from ilm_plugins.experiments.compare.comparison_page import page
-from ilm_plugins.experiments.compare.comparison_plan import Plan
+from ilm_plugins.experiments.compare.comparison_plan import AnyPlan
 from ilm_plugins.experiments.compare.curves import POINTS, TOP, Curve, panel, panels
 from ilm_plugins.experiments.compare.results import OWN_TEST, Results, Value
 from ilm_plugins.frameworks import run_record
@@ -36,13 +36,12 @@ COMMAND = f"python -m ilm_plugins compare my.py GN '{BOLD}' EN"
 
 
 @dataclass
-class Runs:
+class Runs(AnyPlan):
     """Folders of runs, as those of a script: no config."""
 
     output: Path
     norms = NORMS
     seeds = (0, 1, 2)
-    folder = Plan.folder
 
 
 def write_run(folder, norm, seed):
