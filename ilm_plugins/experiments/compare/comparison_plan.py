@@ -75,6 +75,10 @@ class AnyPlan:
         """Return a point of a metric, .01 of a fraction or a loss; None for an unknown unit."""
         return None if self.higher_is_better else 0.01
 
+    def curve(self, folder: Path) -> list[float]:
+        """Return the values of the metric that the user's own code wrote to the folder of a run."""
+        return []
+
     def prepare(self) -> None:
         """Do what comes before the runs, in the locked folder."""
 

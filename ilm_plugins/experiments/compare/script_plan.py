@@ -1,5 +1,6 @@
 """A comparison of norms in a training script of the user's own, given by its command line."""
 
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,6 +74,12 @@ class ScriptPlan(AnyPlan):
     @property
     def metric(self) -> str:
         return self.source.name
+
+    def curve(self, folder: Path) -> list[float]:
+        try:
+            return [value for value in self.source.values(folder) if math.isfinite(value)]
+        except UserError:  # a run without a result
+            return []
 
     def training(self, norm: str, seed: int) -> list[str]:
         """Return the arguments that run the script, or read its metric if it has ended."""
