@@ -2,7 +2,9 @@
 
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 pytest.importorskip("scipy", reason="needs scipy, of the extra ilm_plugins[compare]")
 
-from ilm_plugins.cli import parsers
+from ilm_plugins.cli import exit_on_sigterm, parsers
 from ilm_plugins.cli.compare import plan_of
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.compare import executors, slurm_jobs, tasks
@@ -99,6 +101,42 @@ def test_an_error_of_a_check_ends_the_other_runs(fakes):
     assert [entry["folder"] for entry in journal()] == ["a"]
 
 
+#: A command that takes a while to end after SIGTERM, as one that writes a checkpoint.
+SLOW_END = """
+import signal, sys, time
+def end(*_):
+    time.sleep(1)
+    open("ended", "w")
+    sys.exit(143)
+signal.signal(signal.SIGTERM, end)
+open("begun", "w")
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("execute", [lambda task: run([task]), Task.__call__], ids=["here", "job"])
+def test_sigterm_waits_for_the_processes_of_runs(fakes, execute, monkeypatch):
+    words = [sys.executable, "-S", "-c", SLOW_END]
+    monkeypatch.setattr(tasks, "command_line", lambda arguments: words)
+    before = signal.getsignal(signal.SIGTERM)
+    exit_on_sigterm()
+    try:
+        send = threading.Thread(target=terminate_this_process_when, args=[Path("begun")])
+        send.start()
+        with pytest.raises(SystemExit):
+            execute(*fakes("a"))
+        assert Path("ended").exists()
+    finally:
+        send.join()
+        signal.signal(signal.SIGTERM, before)
+
+
+def terminate_this_process_when(path):
+    while not path.exists():
+        time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 @pytest.mark.parametrize(
     "visible, expected",
     [
@@ -182,6 +220,17 @@ class TestSlurm:
     @pytest.fixture(autouse=True)
     def needs_submitit(self):
         pytest.importorskip("submitit", reason="needs submitit, of the extra ilm_plugins[cluster]")
+
+    def test_jobs_that_ended_since_are_not_waited_for(self, tmp_path, monkeypatch):
+        """The comparison was killed; one of its jobs failed afterwards, the other is running."""
+        states = "JobID|State|NodeList\n7_0|FAILED|\n7_1|RUNNING|\n"
+        for name, text in (("sacct", f"echo '{states}'"), ("srun", "")):
+            (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+            (tmp_path / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+        executor = slurm_jobs.submitit().AutoExecutor(tmp_path, cluster="slurm")
+        (tmp_path / "jobs.json").write_text('{"a, seed 0": "7_0", "b, seed 0": "7_1"}')
+        assert [*slurm_jobs.jobs_of(executor, tmp_path / "jobs.json")] == ["b, seed 0"]
 
     def test_options_have_plain_types(self):
         words = ["timeout_min=60", "constraint=a100", "exclusive=True", "setup=module load cuda"]

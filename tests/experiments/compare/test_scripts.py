@@ -304,6 +304,19 @@ def test_all_processes_of_a_script_end_with_its_run(started, ending):
     assert_gone([Path("children").read_text()])
 
 
+def test_a_run_waits_for_the_end_of_its_script(started):
+    """Which may write a checkpoint after SIGTERM."""
+    Path("train.py").write_text(
+        "import signal, sys, time\n"
+        "def end(*_):\n    time.sleep(1)\n    open('ended', 'w')\n    sys.exit(1)\n"
+        "signal.signal(signal.SIGTERM, end)\nopen('begun', 'w').write('x')\ntime.sleep(300)"
+    )
+    process = start("begun")
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(30) == 128 + signal.SIGTERM
+    assert Path("ended").exists()
+
+
 def test_a_script_ends_with_a_run_that_is_killed(started):
     Path("train.py").write_text(
         "import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(300)"
