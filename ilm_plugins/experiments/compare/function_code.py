@@ -5,7 +5,7 @@ import hashlib
 import inspect
 from collections.abc import Iterator, Mapping
 from functools import partial
-from types import CodeType, FunctionType, MethodType
+from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any
 
 #: Types of constants. Lists and other objects may change while the function runs.
@@ -60,6 +60,7 @@ def _parts(
             names = value.__globals__
             inner = [value.__code__, value.__defaults__]
             inner += sorted((value.__kwdefaults__ or {}).items())
-            inner += [cell.cell_contents for cell in value.__closure__ or ()]
+            full = (cell for cell in value.__closure__ or () if cell != CellType())
+            inner += [cell.cell_contents for cell in full]
     for one in inner:
         yield from _parts(one, module, names, seen)

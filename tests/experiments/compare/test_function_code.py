@@ -67,6 +67,15 @@ def test_what_a_function_closes_over_counts():
     assert digest_of(make(0.1)) != digest_of(make(0.2))
 
 
+def test_a_name_without_a_value_counts_as_none():
+    def train(norm, seed, folder):
+        return {"top1": later}
+
+    assert digest_of(train)
+    later = 1
+    assert digest_of(train)
+
+
 class Callable:
     def __init__(self, value):
         self.value = value
