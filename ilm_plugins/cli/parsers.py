@@ -203,8 +203,8 @@ def compare(argv: Sequence[str]) -> Namespace:
     add("--num-gpus", type=int, metavar="N", help="GPUs of each run; default: 1 if any")
     what = "runs at a time, each with GPUs or CPU cores of its own; default: 1"
     add("--jobs", type=_positive, default=1, metavar="N", help=what)
-    what = "this machine, Slurm's queue, or this process, for a debugger; default: local"
-    add("--executor", choices=("local", "slurm", "debug"), default="local", help=what)
+    what = "this machine, or Slurm's queue; default: local"
+    add("--executor", choices=("local", "slurm"), default="local", help=what)
     what = "with --executor slurm: submitit's options, such as partition=gpu timeout_min=600"
     add("--slurm", nargs="+", default=(), metavar="KEY=VALUE", help=what)
     what = "default: output/compare/ and the config's name"

@@ -4,6 +4,7 @@ import argparse
 
 from ..experiments.compare import script_run
 from ..experiments.compare.script_metric import ScriptMetric
+from ..frameworks.folders import disk_errors
 from . import exit_on_sigterm
 
 
@@ -11,4 +12,5 @@ def run(args: argparse.Namespace) -> int:
     """Run the script, and record its metric; return the script's exit status."""
     exit_on_sigterm()
     metric = ScriptMetric.of(args.metric)
-    return script_run.run(args.words, args.folder, metric, args.seed, args.num_gpus)
+    with disk_errors(args.folder):
+        return script_run.run(args.words, args.folder, metric, args.seed, args.num_gpus)

@@ -1,13 +1,15 @@
 """Output folders of commands, made and checked before the work."""
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 
 #: errno values of a disk that is full, read-only or broken.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
@@ -65,6 +67,17 @@ def disk_errors(folder: str | Path) -> Iterator[None]:
         if error.errno not in DISK:
             raise
         raise unwritable(folder, error) from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file of an output folder; UserError for a damaged file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it is no JSON object")
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({one_line(error)}); move it away") from error
+    return found
 
 
 def unwritable(folder: str | Path, error: OSError) -> UserError:

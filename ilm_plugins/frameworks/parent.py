@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import runpy
 import signal
 import sys
 from collections.abc import Sequence
@@ -19,19 +18,6 @@ def command_line(arguments: Sequence[str]) -> list[str]:
 def ending_with_us() -> dict[str, str]:
     """Return the environment of a command that ends when this process ends."""
     return {**os.environ, PARENT: str(os.getpid())}
-
-
-def run_here(arguments: Sequence[str]) -> None:
-    """Run a command of the package in this process, whatever its status; Ctrl-C is raised."""
-    argv = sys.argv
-    sys.argv = [argv[0], *arguments]
-    try:
-        runpy.run_module("ilm_plugins", run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        if end.code == 128 + signal.SIGINT:
-            raise KeyboardInterrupt from None
-    finally:
-        sys.argv = argv
 
 
 def end_with_parent(parent: int | None = None) -> None:

@@ -1,7 +1,7 @@
 """The numbers that detectron2 and MMEngine log during a training, by step."""
 
 import json
-import math
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -24,10 +24,13 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
                 entry = json.loads(line)
                 # detectron2 counts iterations from 0, and logs after them.
                 step = entry["step"] if "step" in entry else entry["iteration"] + 1
-            except (KeyError, TypeError, ValueError):  # such as a line that a kill has cut
+            # Such as a line that a kill has cut.
+            except (KeyError, TypeError, ValueError, RecursionError):
+                continue
+            if not isinstance(step, int):
                 continue
             for name, value in entry.items():
-                if isinstance(value, int | float) and math.isfinite(value):
+                if isinstance(value, int | float) and abs(value) <= sys.float_info.max:
                     values = found[name]
                     while values and next(reversed(values)) >= step:
                         values.popitem()

@@ -16,7 +16,7 @@ from typing import Any
 from ..checkpoints import write_text
 from ..errors import UserError, one_line
 from . import run_environment
-from .folders import is_last_checkpoint
+from .folders import is_last_checkpoint, read_object
 from .run_options import RunOptions
 
 FILE = "record.json"
@@ -28,6 +28,8 @@ OTHERS = "other evaluations"
 RESULTS = "metrics", "test images", "evaluation", "test settings"
 #: Key of a training's record while it evaluates.
 EVALUATES = "evaluates"
+#: Key -> the type of its value, where other parts rely on it.
+KINDS = {"planned": int, "run": int, "metrics": dict, "curve": list, "versions": dict}
 #: Name of a plain evaluation, and of one with test-time augmentation, in the record's "metrics".
 PLAIN, TTA = "", "tta"
 
@@ -188,7 +190,7 @@ def is_complete(record: dict[str, Any] | None) -> bool:
     """Return whether a training ran to its planned length, or to the end that its settings wish."""
     if not record or "diverged" in record:
         return False
-    return 0 < record.get("planned", 0) <= record["run"] or "stopped early" in record
+    return 0 < record.get("planned", 0) <= record.get("run", 0) or "stopped early" in record
 
 
 def _clocks() -> tuple[float, float]:
@@ -206,10 +208,11 @@ def _joined(separator: str, earlier: str | None, new: str | None) -> str | None:
 
 def _read(folder: str | Path) -> dict[str, Any]:
     path = Path(folder, FILE)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is no record of a run ({error}); move it away") from error
+    record = read_object(path)
+    for key, kind in KINDS.items():
+        if not isinstance(value := record.get(key, kind()), kind):
+            raise UserError(f"{path} is no record of a run ({key} is {value!r}); move it away")
+    return record
 
 
 def write(path: Path, record: dict[str, Any]) -> None:

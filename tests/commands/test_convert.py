@@ -19,6 +19,8 @@ from ilm_plugins import ExemplarNorm, ILMGroupNorm, SwitchNorm, surgery
 from ilm_plugins.checkpoints import PARTIAL, read, write
 from ilm_plugins.checkpoints.formats import FORMATS, Format
 from ilm_plugins.checkpoints.reading import read_metadata
+from ilm_plugins.cli.convert import fit
+from ilm_plugins.errors import UserError
 from ilm_plugins.trust import ALLOW_CODE
 from swaps import randomized
 from workers import Harmful
@@ -245,6 +247,18 @@ def test_a_mistake_is_refused_before_anything_is_written(tmp_path, model, capsys
     write(model.state_dict(), tmp_path / "in.pth")
     assert expected in refused(capsys, tmp_path / "in.pth", tmp_path / words[0], *words[1:])
     assert not (tmp_path / words[0]).exists()
+
+
+@pytest.mark.parametrize("part", [None, "detector", "detector.backbone"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_part_that_a_checkpoint_is_of_is_named_in_full(part, prefix):
+    body = nn.Sequential(nn.Conv2d(3, 32, 1), nn.GroupNorm(32, 32))
+    whole = nn.ModuleDict({"detector": nn.ModuleDict({"backbone": nn.ModuleDict({"body": body})})})
+    state = {prefix + name: tensor for name, tensor in body.state_dict().items()}
+    advice = r"but of its detector\.backbone\.body; give --part detector\.backbone\.body$"
+    with pytest.raises(UserError, match=advice):
+        fit(state, whole.get_submodule(part or ""), part, by_end=False)
+    fit(state, body, "detector.backbone.body", by_end=False)
 
 
 def test_an_output_that_links_to_no_folder_is_refused_before_the_work(tmp_path, model, capsys):

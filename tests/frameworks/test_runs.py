@@ -461,9 +461,10 @@ def test_an_evaluation_replaces_the_record_of_another_one(tmp_path):
     assert found["command"].endswith("load_from=b.pth")
 
 
-def test_a_damaged_record_is_named(tmp_path):
-    (tmp_path / "record.json").touch()
-    with pytest.raises(UserError, match=r"record\.json is no record of a run.*; move it away"):
+@pytest.mark.parametrize("text", ["", "[1]", '{"run": null}', '{"metrics": []}', "[" * 10**5])
+def test_a_damaged_record_is_named(tmp_path, text):
+    (tmp_path / "record.json").write_text(text)
+    with pytest.raises(UserError, match=r"record\.json is .*; move it away"):
         run_record.read(tmp_path)
 
 

@@ -7,7 +7,7 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import open_config
-from ilm_plugins.frameworks.variants import as_json, variants
+from ilm_plugins.frameworks.variants import as_json, as_words, variants
 from runs import LAZY, SHAPES, write_mmengine_config
 
 
@@ -39,6 +39,12 @@ def test_a_lazy_config_is_not_shortened_or_saved(opened, tmp_path):
 def test_the_last_weights_count(tmp_path, datasets):
     path = write_mmengine_config(tmp_path / "fcn.py", datasets)
     assert open_config(str(path), ["load_from=a.pth", "load_from=None"]).config.load_from is None
+
+
+def test_an_override_in_words_keeps_the_equals_signs_of_its_value():
+    overrides = ["MODEL.FPN.NORM=EN(reduction=8, eps=1e-3)"]
+    assert as_words("a.yaml", overrides) == ["MODEL.FPN.NORM", "EN(reduction=8, eps=1e-3)"]
+    assert as_words("a.py", overrides) == overrides
 
 
 def test_a_function_of_a_config_has_no_address():

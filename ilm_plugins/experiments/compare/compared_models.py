@@ -11,6 +11,7 @@ from torch import nn
 
 from ...checkpoints import write_text
 from ...errors import OPERATORS, UserError, broken_import, one_line
+from ...frameworks.folders import read_object
 from ...frameworks.run_processes import available_gpus
 from ...frameworks.variants import AS_IS
 from ...layers.registry import norm_key
@@ -87,7 +88,7 @@ def measured_steps(plan: Plan, is_trained: bool) -> dict[str, dict[str, float]]:
     """
     path = plan.output / "steps.json"
     if path.is_file():
-        steps = json.loads(path.read_text(encoding="utf-8"))
+        steps = read_object(path)
         if steps.keys() == {*plan.norms}:
             return steps
     if plan.num_gpus and not available_gpus():

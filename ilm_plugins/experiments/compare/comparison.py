@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ...checkpoints import write_text
-from ...frameworks.folders import make_folder
+from ...frameworks.folders import disk_errors
 from ...frameworks.lock import lock
 from ...frameworks.run_processes import available_gpus
 from . import runs, starts
@@ -24,13 +24,12 @@ def compare(
     ``models`` is what :func:`.compared_models.build_models` returns, empty for scripts; compare.md
     shows ``command``.
     """
-    make_folder(plan.output)
     state = None
     if plan.weights is not None:
         state = starts.read_weights(plan.weights)
         starts.check_fits(plan, state)
-    plan.check_settings()
-    with lock(plan.output):
+    with disk_errors(plan.output), lock(plan.output):
+        plan.check_settings()
         described = {}
         # A machine that submits jobs may have no GPU.
         here = plan if available_gpus() else replace(plan, num_gpus=0)

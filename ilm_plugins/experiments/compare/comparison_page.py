@@ -24,6 +24,7 @@ SETTINGS = {
     "device": "device",
     "processes": "processes",
     "commit": "commit",
+    "code": "code of the function",
     "amp": "mixed precision",
     "batch": "images of a step",
     "images": "training images",
@@ -75,7 +76,7 @@ def _of_test(results: Results, test: str) -> dict[str, Any]:
     verdicts = [
         (norm, verdict.word, text.removeprefix(f"{norm}: "))
         for (norm, verdict), text in zip(
-            results.verdicts(test).items(), sentences(results, test), strict=True
+            results.verdicts[test].items(), sentences(results, test), strict=True
         )
     ]
     return {"title": results.title(test), "verdicts": verdicts, "rows": table(results, test)}
@@ -97,13 +98,12 @@ def _overrides(plan: AnyPlan) -> dict[str, list[str]]:
 def _environment(plan: AnyPlan) -> dict[str, str]:
     """Return versions, device and settings; of values that differ, the number of runs of each."""
     found: dict[str, Counter[str]] = {"Python": Counter([platform.python_version()])}
-    for norm in plan.norms:
-        for seed in plan.seeds:
-            record = read(plan.folder(norm, seed)) or {}
-            settings = {name: record.get(key) for key, name in SETTINGS.items()}
-            for name, value in (record.get("versions", {}) | settings).items():
-                if value is not None:
-                    found.setdefault(name, Counter())[str(value)] += 1
+    for folder in plan.folders:
+        record = read(folder) or {}
+        settings = {name: record.get(key) for key, name in SETTINGS.items()}
+        for name, value in (record.get("versions", {}) | settings).items():
+            if value is not None:
+                found.setdefault(name, Counter())[str(value)] += 1
     return {name: _counted(values) for name, values in found.items()}
 
 

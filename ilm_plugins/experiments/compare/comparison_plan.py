@@ -16,6 +16,8 @@ from typing import Any
 from ...checkpoints import write_text
 from ...errors import UserError
 from ...frameworks import OpenConfig, framework_of, open_config
+from ...frameworks.folders import check_folder, read_object
+from ...frameworks.run_record import read
 from ...frameworks.variants import AS_IS, Variants, as_json, variants
 from ...layers.registry import norm_key
 from ..data.detectron2_datasets import register_datasets
@@ -56,6 +58,11 @@ class AnyPlan:
         if len({*self.seeds}) < len(self.seeds):
             raise UserError(f"--seeds {' '.join(map(str, self.seeds))}: give each seed once")
 
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of all runs."""
+        return [self.folder(norm, seed) for seed in self.seeds for norm in self.norms]
+
     def folder(self, norm: str, seed: int, test: str = "") -> Path:
         """Return the folder of a run, or of its evaluation by a further test."""
         return self.output / folder_name(norm) / f"seed{seed}" / test
@@ -68,6 +75,10 @@ class AnyPlan:
         """Return a point of a metric, .01 of a fraction or a loss; None for an unknown unit."""
         return None if self.higher_is_better else 0.01
 
+    def curve(self, folder: Path) -> list[float]:
+        """Return the values of the metric that the user's own code wrote to the folder of a run."""
+        return []
+
     def prepare(self) -> None:
         """Do what comes before the runs, in the locked folder."""
 
@@ -75,11 +86,18 @@ class AnyPlan:
         """Raise UserError if runs have ended, but none with a result that can be read."""
 
     def check_settings(self) -> None:
-        """Save the settings; raise UserError, which names one, if the folder has other settings."""
+        """Save the settings in the locked folder of the comparison.
+
+        UserError if the folder has other settings, or if a record is damaged.
+        """
+        for folder in self.folders:
+            check_folder(folder)
+            for test in ("", *self.tests):
+                read(folder / test)
         settings = as_json(self._settings())
         path = self.output / SETTINGS
         if path.is_file():
-            earlier = json.loads(path.read_text(encoding="utf-8"))
+            earlier = read_object(path)
             # A norm or a test may be added, or left out this time; earlier releases wrote no
             # digest.
             not_compared = {
@@ -286,8 +304,9 @@ def _first_difference(
         if key in not_compared or before == now:
             continue
         if isinstance(before, dict) and isinstance(now, dict):
-            inner, *values = _first_difference(before, now)
-            return f"{key}: {inner}", *values
+            if inner := _first_difference(before, now):
+                return f"{key}: {inner[0]}", *inner[1:]
+            continue
         return key, before, now
     return None
 

@@ -37,7 +37,7 @@ def draw(results: Results, path: Path) -> None:
         name = results.title(test)
         left.set(xlabel=name, ylabel="", ylim=(len(norms) - 0.5, -0.5))
         left.set_yticks(range(len(norms)), [_label(results, norm, test) for norm in norms])
-        differences = results.differences(test)
+        differences = results.differences[test]
         failed = [norm for norm in norms if results.failed_seeds(norm, test)]
         hollow = norms if norms[0] in failed else failed
         style.draw_intervals(right, [*differences.items()], COLOUR, hollow)

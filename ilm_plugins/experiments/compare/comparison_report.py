@@ -74,7 +74,7 @@ def warning_of_unconverted(file: str) -> str:
 def table(results: Results, test: str) -> list[dict[str, str]]:
     """Return a row for each norm: mean, deviation, difference from the baseline, p, verdict."""
     baseline, rows, digits = results.norms[0], [], decimals(results)
-    differences, verdicts = results.differences(test), results.verdicts(test)
+    differences, verdicts = results.differences[test], results.verdicts[test]
     for norm in results.norms:
         row = {"norm": norm, "seeds": results.seeds_of(norm, test)}
         values = results.by_seed(norm, test).values()
@@ -97,8 +97,8 @@ def decimals(results: Results) -> int:
 def sentences(results: Results, test: str) -> list[str]:
     """Return a text for each norm but the baseline: better, worse or what else its seeds tell."""
     digits, texts = decimals(results), []
-    verdicts = results.verdicts(test)
-    for norm, difference in results.differences(test).items():
+    verdicts = results.verdicts[test]
+    for norm, difference in results.differences[test].items():
         if difference is None:
             texts.append(f"{norm}: no seed has a result of both norms.")
         elif failed := failed_runs(results, norm, test):

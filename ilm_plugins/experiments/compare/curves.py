@@ -55,7 +55,7 @@ def panels(plan: Plan, results: Results) -> list[Panel]:
     """Return a panel of the loss and one of the main metric, if runs have logged them.
 
     The values come from the framework's logs, or from a run's record, which has more in a short
-    training that counts iterations.
+    training that counts iterations. A script's metric has several values if its file does.
     """
     quantities = {"loss": LOSSES, results.metric: (results.metric,)}
     curves: dict[str, list[Curve]] = {name: [] for name in quantities}
@@ -63,16 +63,19 @@ def panels(plan: Plan, results: Results) -> list[Panel]:
         for seed in plan.seeds:
             record = read(plan.folder(norm, seed)) or {}
             logged, recorded = scalars(plan.folder(norm, seed)), _recorded(record)
+            own = plan.curve(plan.folder(norm, seed))
             for name in recorded:
                 is_denser = len(recorded[name]) > len(logged.get(name, ()))
                 if name not in logged or (is_denser and record["unit"] == "iterations"):
                     logged[name] = recorded[name]
             for quantity, names in quantities.items():
                 values = next((logged[name] for name in names if name in logged), None)
+                unit = record.get("unit", "iterations")
+                if values and max(values) > record.get("planned", 0):
+                    unit = "iterations"  # MMEngine logs losses of epochs by iteration
+                if quantity == results.metric and len(own) > 1:
+                    values, unit = dict(enumerate(own, 1)), "values"
                 if values:
-                    unit = record.get("unit", "iterations")
-                    if max(values) > record.get("planned", 0):
-                        unit = "iterations"  # MMEngine logs losses of epochs by iteration
                     one = Curve(i, f"{norm}, seed {seed}", values, unit, "diverged" in record)
                     curves[quantity].append(one)
     return [panel(name, found) for name, found in curves.items() if found]
@@ -82,9 +85,10 @@ def _recorded(record: dict[str, Any]) -> dict[str, dict[int, float]]:
     """Return name -> step -> value of all numbers of a record's curve."""
     found: dict[str, dict[int, float]] = {}
     for point in record.get("curve", ()):
+        step = point.get(record.get("unit"))
         for name, value in point.items():
-            if value is not None:
-                found.setdefault(name, {})[point[record["unit"]]] = value
+            if isinstance(value, int | float) and isinstance(step, int):
+                found.setdefault(name, {})[step] = value
     return found
 
 

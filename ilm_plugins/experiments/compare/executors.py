@@ -1,4 +1,4 @@
-"""Where the runs of a comparison are executed: on this machine, in this process, on a cluster."""
+"""Where the runs of a comparison are executed: on this machine, or on a cluster."""
 
 import os
 import sys
@@ -11,7 +11,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ...errors import UserError
-from ...frameworks.parent import run_here
 from ...frameworks.run_processes import available_gpus
 from . import slurm_jobs, tasks
 from .tasks import Run, Task, threads
@@ -27,7 +26,7 @@ NAMED = 3
 class Execution:
     """How a comparison executes its runs."""
 
-    #: "local", "debug" or "slurm".
+    #: "local" or "slurm".
     executor: str = "local"
     #: The largest number of runs at a time.
     jobs: int = 1
@@ -38,8 +37,6 @@ class Execution:
         """Raise UserError for options that contradict each other, this machine or submitit."""
         if self.slurm and self.executor != "slurm":
             raise UserError("--slurm is for --executor slurm; give both, or none")
-        if self.executor == "debug" and self.jobs > 1:
-            raise UserError(f"--executor debug has one run at a time; leave out --jobs {self.jobs}")
         if self.executor == "slurm":
             slurm_jobs.check(self.slurm, self.jobs, num_gpus)
         else:
@@ -61,9 +58,6 @@ class Execution:
                 f"{output} has jobs on a cluster; give --executor slurm, or cancel them and remove "
                 f"{ids}"
             )
-        if self.executor == "debug":
-            run_in_this_process(todo, check)
-            return
         slots = [{**threads(self.jobs), **gpus} for gpus in gpus_of_jobs(self.jobs, num_gpus)]
         with Progress(todo, check) as progress:
             run_locally(todo, slots, progress)
@@ -134,15 +128,6 @@ def run_locally(
             run.terminate()
         for run in running:
             run.wait()
-
-
-def run_in_this_process(todo: Sequence[Task], check: Callable[[Task], None]) -> None:
-    """Run tasks one after the other in this process, for a debugger, with their output."""
-    for task in todo:
-        print(f"{task.name}:")
-        for step in task.missing():
-            run_here(step.arguments)
-            check(task)
 
 
 def gpus_of_jobs(jobs: int, num_gpus: int) -> list[dict[str, str]]:

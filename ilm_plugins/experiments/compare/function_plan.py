@@ -1,7 +1,5 @@
 """The runs of a training function of the user's own, one after the other in this process."""
 
-import hashlib
-import inspect
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -13,12 +11,13 @@ from typing import Any
 from tqdm import tqdm
 
 from ...errors import UserError, one_line
-from ...frameworks.folders import make_folder
+from ...frameworks.folders import disk_errors
 from ...frameworks.lock import lock
 from ...frameworks.run_processes import available_gpus
 from ...frameworks.run_record import PLAIN, read
 from . import comparison, comparison_report
 from .comparison_plan import OWN_TEST, AnyPlan
+from .function_code import digest_of
 from .function_runs import Train
 from .results import Results, Value, main_metric
 from .runs import is_complete, log_of, metrics
@@ -42,16 +41,10 @@ class FunctionPlan(AnyPlan):
 
     def compare(self, command: str) -> tuple[Results, str]:
         """Make the runs without a result; return the results, and the report that was written."""
-        make_folder(self.output)
-        self.check_settings()
-        with lock(self.output):
+        with disk_errors(self.output), lock(self.output):
+            self.check_settings()
+            self._tell_other_code()
             todo = [(seed, norm) for seed in self.seeds for norm in self.norms]
-            changed = [
-                f"{norm}, seed {seed}" for seed, norm in todo if self._is_changed(norm, seed)
-            ]
-            if changed:
-                one = f"{self.name} has changed since it made the runs {'; '.join(changed)}"
-                tqdm.write(f"{one}: they are kept; give another output to make them again")
             for seed, norm in (bar := tqdm(todo)):
                 bar.set_description(f"{norm}, seed {seed}")
                 self._run(norm, seed)
@@ -70,7 +63,7 @@ class FunctionPlan(AnyPlan):
     def _train(self, norm: str, seed: int, folder: Path) -> None:
         call = f"{self.name}({norm!r}, {seed}, {str(folder)!r})"
         gpus = min(1, available_gpus())
-        record = new_record(call, "function", seed, gpus) | {"source": self._source}
+        record = new_record(call, "function", seed, gpus) | {"code": self._code}
         save(folder, record)
         begun = time.monotonic()
         try:
@@ -83,19 +76,18 @@ class FunctionPlan(AnyPlan):
         seconds = time.monotonic() - begun
         save(folder, record | {"run": 1, "seconds": seconds, "metrics": {PLAIN: found}})
 
-    def _is_changed(self, norm: str, seed: int) -> bool:
-        """Return whether a recorded run was made by other source code of the function."""
-        folder = self.folder(norm, seed)
-        made = (read(folder) or {}).get("source") if is_complete(folder) else None
-        return None not in (made, self._source) and made != self._source
+    def _tell_other_code(self) -> None:
+        """Print which recorded runs were made by other code of the function."""
+        complete = filter(is_complete, self.folders)
+        if made := [str(one) for one in complete if read(one).get("code") != self._code]:
+            tqdm.write(
+                f"{self.name}: {len(made)} runs recorded earlier by other code are kept; to make "
+                f"them again, remove {', '.join(made)}, or give another output"
+            )
 
     @cached_property
-    def _source(self) -> str | None:
-        """The SHA-256 of the function's source code, or None where Python does not find it."""
-        try:
-            return hashlib.sha256(inspect.getsource(self.train).encode()).hexdigest()
-        except (OSError, TypeError):
-            return None
+    def _code(self) -> str:
+        return digest_of(self.train)
 
     @property
     def name(self) -> str:

@@ -71,7 +71,8 @@ def compare(
         norms: names that ``train`` knows, such as "BN" and "EN"; the first is the baseline.
         seeds: each norm is trained with each seed.
         output: the comparison's folder; by default ``output/compare/`` and the function's name.
-            Recorded runs are kept, with a warning, if the function's code has changed.
+            Recorded runs are kept, with a message, if the code of the function, or what it uses
+            from its module, has changed.
         metric: the metric to compare; by default the first.
         higher_is_better: False for a metric such as a loss.
         margin: also say which norms are equivalent to the baseline within so many points; a point

@@ -114,11 +114,20 @@ class Results:
         ours = self.by_seed(norm, test)
         return all(ours[seed] == plain[seed] for seed in ours if seed in plain)
 
-    def differences(self, test: str) -> dict[str, Difference | None]:
-        """Return each norm's difference from the baseline, p corrected over the norms.
+    @cached_property
+    def differences(self) -> dict[str, dict[str, Difference | None]]:
+        """Test -> norm -> its difference from the baseline, p corrected over the norms.
 
         If a run of either norm failed there is no test, as the seeds left may be the lucky ones.
         """
+        return {test: self._differences(test) for test in self.tests}
+
+    @cached_property
+    def verdicts(self) -> dict[str, dict[str, Verdict]]:
+        """Test -> norm, but the baseline -> what its seeds tell; "undecided" without a test."""
+        return {test: self._verdicts(test) for test in self.tests}
+
+    def _differences(self, test: str) -> dict[str, Difference | None]:
         baseline, *others = self.norms
         plain = self.by_seed(baseline, test)
         found = []
@@ -130,9 +139,8 @@ class Results:
             found.append(difference)
         return dict(zip(others, holm(found), strict=True))
 
-    def verdicts(self, test: str) -> dict[str, Verdict]:
-        """Return what the seeds of each norm but the baseline tell; "undecided" without a test."""
-        differences = self.differences(test)
+    def _verdicts(self, test: str) -> dict[str, Verdict]:
+        differences = self.differences[test]
         no_worse, equivalent = [], []
         for norm, difference in differences.items():
             above = below = float("nan")

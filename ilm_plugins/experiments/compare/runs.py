@@ -42,14 +42,14 @@ def is_complete(folder: Path) -> bool:
 
 def have_ended(plan: AnyPlan) -> bool:
     """Return whether no run of a comparison is to be trained."""
-    folders = [plan.folder(norm, seed) for norm in plan.norms for seed in plan.seeds]
-    return all(is_complete(folder) or has_diverged(folder) for folder in folders)
+    return all(is_complete(folder) or has_diverged(folder) for folder in plan.folders)
 
 
 def metrics(plan: AnyPlan, norm: str, seed: int, test: str = "") -> dict[str, float]:
     """Return the metrics of a run by a test; empty if there are none yet."""
     record = read(plan.folder(norm, seed, test)) or {}
-    return record.get("metrics", {}).get(PLAIN, {}) if is_complete(plan.folder(norm, seed)) else {}
+    found = record.get("metrics", {}).get(PLAIN, {}) if is_complete(plan.folder(norm, seed)) else {}
+    return {name: one for name, one in found.items() if isinstance(one, int | float | None)}
 
 
 def failure(plan: AnyPlan, norm: str, seed: int, test: str = "") -> str | None:
@@ -65,7 +65,7 @@ def failure(plan: AnyPlan, norm: str, seed: int, test: str = "") -> str | None:
     if metrics(plan, norm, seed, test):
         return None
     log = log_of(plan.folder(norm, seed, test))
-    if not log.is_file():  # as of the executor "debug", which shows the output
+    if not log.is_file():  # as of a training function that was stopped
         return "failed or was stopped" if folder.exists() else "not run"
     text = log.read_text(encoding="utf-8", errors="replace")  # a kill may cut a character
     lines = [line for line in text.splitlines() if line.strip()]

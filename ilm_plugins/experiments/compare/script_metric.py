@@ -3,6 +3,7 @@
 import csv
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +35,16 @@ class ScriptMetric:
         name, _, file = rest.rpartition(":")
         if not (name and file):
             raise UserError(f"--metric {text!r}: expected NAME:FILE[:RULE], such as {EXAMPLE}")
+        try:
+            [*Path(os.devnull).glob(file)]  # only whether pathlib takes the pattern
+            is_below = ".." not in Path(file).parts
+        except (ValueError, NotImplementedError, IndexError):
+            is_below = False
+        if not is_below:
+            raise UserError(
+                f"--metric {text!r}: FILE is {file!r}; give the name or the pattern of a file in "
+                "{output}, such as results.json or **/metrics.csv"
+            )
         return cls(name, file, rule)
 
     def __str__(self) -> str:
@@ -41,20 +52,23 @@ class ScriptMetric:
 
     def read(self, folder: Path) -> float:
         """Return the metric of the run in a folder; UserError if it has none."""
-        path = self._find(folder)
-        try:
-            found = [*self._values(path)]
-        except (ValueError, UnicodeDecodeError, csv.Error) as error:
-            raise self._error(f"{path} cannot be read ({error})") from error
-        try:
-            values = [_number(value) for value in found]
-        except (TypeError, ValueError):
-            bad = next(value for value in found if not _is_number(value))
-            raise self._error(f"{path} has {bad!r}, which is not a number") from None
-        if not values:
-            raise self._error(f"{path} has no value of {self.name!r}")
+        values = self.values(folder)
         finite = [value for value in values if not isnan(value)]
         return RULES[self.rule](finite if finite and self.rule != "last" else values)
+
+    def values(self, folder: Path) -> list[float]:
+        """Return all values of the metric of the run in a folder; UserError if it has none."""
+        path: Path | str = folder
+        try:
+            path = self._find(folder)
+            found = [*self._values(path)]
+        except (ValueError, csv.Error, OSError, RecursionError) as error:
+            raise self._error(f"{path} cannot be read ({error})") from error
+        if bad := [value for value in found if not _is_number(value)]:
+            raise self._error(f"{path} has {repr(bad[0])[:80]}, which is not a number")
+        if not found:
+            raise self._error(f"{path} has no value of {self.name!r}")
+        return [_number(value) for value in found]
 
     def _find(self, folder: Path) -> Path:
         """Return the newest file of the pattern: a script that resumes may write one each time."""
@@ -72,7 +86,11 @@ class ScriptMetric:
                 columns = [name.strip() for name in rows.fieldnames or ()]
                 self._check(columns, path)
                 rows.fieldnames = columns
-                yield from (row[self.name] for row in rows if (row[self.name] or "").strip())
+                for row in rows:
+                    if any(cell.strip() for cell in row.get(None, ())):  # as of a decimal comma
+                        raise ValueError(f"line {rows.line_num} has more cells than the header")
+                    if (row[self.name] or "").strip():
+                        yield row[self.name]
             return
         text = path.read_text(encoding="utf-8", errors="replace")
         if path.suffix in (".json", ".jsonl", ".ndjson"):
@@ -83,8 +101,15 @@ class ScriptMetric:
             yield from values
             return
         name = r"\s+".join(map(re.escape, self.name.split()))
-        number = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf))(?![\w.])"
-        yield from re.findall(rf"(?<![\w@/.-]){name}['\"]?[\s:=]+{number}", text)
+        number = r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf))"
+        # Digits behind a comma or another separator, which are not to be cut off.
+        more = r"([,'_\u2019\u00a0\u202f]\d\S*)?"
+        pattern = rf"(?<![\w@/.-]){name}['\"]?[\s:=]+{number}{more}(?![\w.])"
+        for match in re.finditer(pattern, text):
+            if match[2]:
+                line = 1 + text.count("\n", 0, match.start(1))
+                raise ValueError(f"line {line}: {match[0]!r} has a number unlike 1234.5")
+            yield match[1]
 
     def _check(self, names: list[str], path: Path) -> None:
         if self.name not in names:
@@ -138,7 +163,7 @@ def _number(value: Any) -> float:
 def _is_number(value: Any) -> bool:
     try:
         _number(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return True
 

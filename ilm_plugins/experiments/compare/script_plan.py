@@ -1,7 +1,8 @@
 """A comparison of norms in a training script of the user's own, given by its command line."""
 
+import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,12 +72,14 @@ class ScriptPlan(AnyPlan):
         ]
 
     @property
-    def _folders(self) -> Iterator[Path]:
-        return (self.folder(norm, seed) for seed in self.seeds for norm in self.norms)
-
-    @property
     def metric(self) -> str:
         return self.source.name
+
+    def curve(self, folder: Path) -> list[float]:
+        try:
+            return [value for value in self.source.values(folder) if math.isfinite(value)]
+        except UserError:  # a run without a result
+            return []
 
     def training(self, norm: str, seed: int) -> list[str]:
         """Return the arguments that run the script, or read its metric if it has ended."""
@@ -93,7 +96,7 @@ class ScriptPlan(AnyPlan):
 
         UserError if a run that has another lacks this one.
         """
-        for folder in self._folders:
+        for folder in self.folders:
             record = run_record.read(folder) or {}
             is_complete = run_record.is_complete(record)
             if record.get(ENDED) and not (is_complete and record["metric"] == str(self.source)):
@@ -109,7 +112,7 @@ class ScriptPlan(AnyPlan):
     def check_found(self) -> None:
         """Raise UserError if scripts have ended well, but none with the metric."""
         ended = None
-        for folder in self._folders:
+        for folder in self.folders:
             record = run_record.read(folder) or {}
             if run_record.is_complete(record):
                 return

@@ -104,26 +104,34 @@ def call(words: Sequence[str], printed: Path) -> int:
     except OSError as error:
         raise UserError(f"--command: {words[0]!r} cannot be run ({error.strerror})") from error
     # In a thread: a process that a script leaves behind may hold the pipe open.
-    copying = threading.Thread(target=_copy, args=(process.stdout, printed), daemon=True)
+    errors: list[OSError] = []
+    arguments = process.stdout, printed, errors
+    copying = threading.Thread(target=_copy, args=arguments, daemon=True)
     copying.start()
     try:
         status = process.wait()
     finally:
         _end(process)
     copying.join(timeout=PATIENCE)
+    if errors:
+        raise errors[0]
     if status < 0:
         print(f"ended by {signal.Signals(-status).name}")
         return 128 - status
     return status
 
 
-def _copy(source: Any, printed: Path) -> None:
-    # Closed also on a full disk, so that the script does not wait for ever.
-    with source, printed.open("wb", buffering=0) as file:
-        while part := source.read1(2**16):
-            file.write(part)
-            sys.stdout.buffer.write(part)
-            sys.stdout.flush()
+def _copy(source: Any, printed: Path, errors: list[OSError]) -> None:
+    try:
+        # Closed also on a full disk, so that the script does not wait for ever.
+        with source, printed.open("wb") as file:
+            while part := source.read1(2**16):
+                file.write(part)
+                file.flush()
+                sys.stdout.buffer.write(part)
+                sys.stdout.flush()
+    except OSError as error:
+        errors.append(error)
 
 
 def _end(process: subprocess.Popen) -> None:

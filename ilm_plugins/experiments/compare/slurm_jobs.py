@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...checkpoints import write_text
 from ...errors import UserError, missing, one_line
+from ...frameworks.folders import read_object
 from . import tasks
 from .tasks import Task
 
@@ -116,7 +117,7 @@ def jobs_of(executor: "Executor", ids: Path) -> dict[str, "Job"]:
     if not ids.is_file():
         return {}
     job_class = getattr(executor, "_executor", executor).job_class
-    earlier = json.loads(ids.read_text(encoding="utf-8"))
+    earlier = read_object(ids)
     jobs = {name: job_class(ids.parent, number) for name, number in earlier.items()}
     return {name: job for name, job in jobs.items() if not job.done(force_check=True)}
 

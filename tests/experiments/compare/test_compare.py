@@ -675,7 +675,7 @@ def test_a_run_without_its_checkpoint_is_a_row(compared, tmp_path):
 
 
 def test_a_run_that_failed_without_a_log_is_told_from_one_that_was_not_started(config, tmp_path):
-    """As in the process of the command, by the executor debug."""
+    """As after Ctrl-C in a training function."""
     plan = Plan(config, [GN], [0, 1], tmp_path)
     plan.folder(GN, 0).mkdir(parents=True)
     found = [runs.failure(plan, GN, seed) for seed in plan.seeds]

@@ -21,9 +21,11 @@ pytest.importorskip("jinja2", reason="needs the extra ilm_plugins[compare]")
 
 from ilm_plugins.experiments.compare import comparison_plot, predictions, runs
 from ilm_plugins.experiments.compare.comparison_page import page
-from ilm_plugins.experiments.compare.comparison_plan import Plan
+from ilm_plugins.experiments.compare.comparison_plan import AnyPlan
 from ilm_plugins.experiments.compare.curves import POINTS, TOP, Curve, panel, panels
 from ilm_plugins.experiments.compare.results import OWN_TEST, Results, Value
+from ilm_plugins.experiments.compare.script_metric import ScriptMetric
+from ilm_plugins.experiments.compare.script_plan import ScriptPlan
 from ilm_plugins.frameworks import run_record
 from ilm_plugins.frameworks.framework_config import Content, spread
 
@@ -36,13 +38,12 @@ COMMAND = f"python -m ilm_plugins compare my.py GN '{BOLD}' EN"
 
 
 @dataclass
-class Runs:
+class Runs(AnyPlan):
     """Folders of runs, as those of a script: no config."""
 
     output: Path
     norms = NORMS
     seeds = (0, 1, 2)
-    folder = Plan.folder
 
 
 def write_run(folder, norm, seed):
@@ -205,6 +206,35 @@ def test_the_record_has_the_curve_where_it_has_more_iterations(tmp_path, unit, n
     (folder / "metrics.json").write_text("\n".join(lines))
     ((line,),) = [one.lines for one in panels(plan, Results(NORMS, [], "mIoU"))]
     assert len(line.curve.values) == number
+
+
+def test_a_loss_by_iteration_in_a_training_by_epochs_has_iterations(tmp_path):
+    """As MMEngine logs it; the metric is logged by epoch."""
+    plan = Runs(tmp_path)
+    (logs := plan.folder("GN", 0) / "1" / "vis_data").mkdir(parents=True)
+    record = {"unit": "epochs", "planned": 2, "run": 2}
+    run_record.write(plan.folder("GN", 0) / run_record.FILE, record)
+    lines = [json.dumps({"loss": 1 / i, "step": 10 * i}) for i in (1, 2)]
+    lines += [json.dumps({"mIoU": i, "step": i}) for i in (1, 2)]
+    (logs / "scalars.json").write_text("\n".join(lines))
+    found = panels(plan, Results(NORMS, [], "mIoU"))
+    assert [(one.name, one.unit) for one in found] == [("loss", "iterations"), ("mIoU", "epochs")]
+
+
+def test_the_values_of_a_scripts_metric_are_a_curve(tmp_path):
+    metric = ScriptMetric.of("val_acc:metrics.csv:max")
+    plan = ScriptPlan("train {norm} {output}", ["BN", "EN"], [0], tmp_path, metric)
+    text = "epoch,train_loss,val_acc\n0,2,\n0,,.5\n1,1,\n1,,nan\n2,,.7\n"
+    for norm, content in (("BN", text), ("EN", "val_acc\n.6\n")):
+        plan.folder(norm, 0).mkdir(parents=True)
+        (plan.folder(norm, 0) / "metrics.csv").write_text(content)
+    (found,) = panels(plan, Results(["BN", "EN"], [], "val_acc"))
+    (line,) = found.lines  # one value of EN is no curve
+    assert (found.unit, line.curve.title, line.curve.values) == (
+        "values",
+        "BN, seed 0",
+        {1: 0.5, 2: 0.7},
+    )
 
 
 def heights(one):

@@ -2,7 +2,9 @@
 
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 pytest.importorskip("scipy", reason="needs scipy, of the extra ilm_plugins[compare]")
 
-from ilm_plugins.cli import parsers
+from ilm_plugins.cli import exit_on_sigterm, parsers
 from ilm_plugins.cli.compare import plan_of
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.compare import executors, slurm_jobs, tasks
@@ -76,17 +78,14 @@ def test_runs_begin_in_the_order_of_the_comparison(fakes):
     assert {entry["folder"] for entry in begun[:2]} == {"a", "b"}
 
 
-@pytest.mark.parametrize("executor", ["local", "debug"])
-def test_a_run_that_fails_does_not_end_others(fakes, executor, monkeypatch):
-    monkeypatch.setattr(executors, "run_here", lambda words: tasks.start(words, None, {}).wait())
-    run(fakes("a", status=1) + fakes("b"), executor=executor)
+def test_a_run_that_fails_does_not_end_others(fakes):
+    run(fakes("a", status=1) + fakes("b"))
     assert [run_record.is_complete(run_record.read(name)) for name in "ab"] == [False, True]
 
 
-def test_only_what_is_missing_is_run_by_another_executor(fakes, monkeypatch):
-    monkeypatch.setattr(executors, "run_here", lambda words: tasks.start(words, None, {}).wait())
+def test_only_what_is_missing_is_run_again(fakes):
     run(fakes("a", "b"), jobs=2)
-    run(fakes("a", "b", "c"), executor="debug")
+    run(fakes("a", "b", "c"))
     assert sorted(entry["folder"] for entry in journal()) == ["a", "b", "c"]
 
 
@@ -100,6 +99,42 @@ def test_an_error_of_a_check_ends_the_other_runs(fakes):
         run(fakes("a") + fakes("b", seconds=60), jobs=2, check=check)
     assert time.monotonic() - begin < 30
     assert [entry["folder"] for entry in journal()] == ["a"]
+
+
+#: A command that takes a while to end after SIGTERM, as one that writes a checkpoint.
+SLOW_END = """
+import signal, sys, time
+def end(*_):
+    time.sleep(1)
+    open("ended", "w")
+    sys.exit(143)
+signal.signal(signal.SIGTERM, end)
+open("begun", "w")
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("execute", [lambda task: run([task]), Task.__call__], ids=["here", "job"])
+def test_sigterm_waits_for_the_processes_of_runs(fakes, execute, monkeypatch):
+    words = [sys.executable, "-S", "-c", SLOW_END]
+    monkeypatch.setattr(tasks, "command_line", lambda arguments: words)
+    before = signal.getsignal(signal.SIGTERM)
+    exit_on_sigterm()
+    try:
+        send = threading.Thread(target=terminate_this_process_when, args=[Path("begun")])
+        send.start()
+        with pytest.raises(SystemExit):
+            execute(*fakes("a"))
+        assert Path("ended").exists()
+    finally:
+        send.join()
+        signal.signal(signal.SIGTERM, before)
+
+
+def terminate_this_process_when(path):
+    while not path.exists():
+        time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.parametrize(
@@ -160,23 +195,9 @@ def test_the_bar_has_the_sum_of_all_runs(fakes):
     assert shown[0] == "b, seed 0; c, seed 0; d, seed 0; 2 more: "
 
 
-@pytest.mark.filterwarnings("ignore:.ilm_plugins.__main__. found:RuntimeWarning")  # imported here
-def test_debug_runs_in_this_process(tmp_path, capsys):
-    step = Step(["make-shapes", "--num-training", "nine"], tmp_path)
-    run([Task("a", 0, step)], executor="debug")
-    assert "--num-training: invalid int value" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"slurm": ["partition=gpu"]}, "--slurm is for --executor slurm; give both, or none"),
-        ({"executor": "debug", "jobs": 2}, "--executor debug has one run at a time; leave out"),
-    ],
-)
-def test_options_that_contradict_each_other_are_refused(options, message):
-    with pytest.raises(UserError, match=message):
-        Execution(**options).check(0)
+def test_options_of_slurm_need_its_executor():
+    with pytest.raises(UserError, match="--slurm is for --executor slurm; give both, or none"):
+        Execution(slurm=["partition=gpu"]).check(0)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +220,17 @@ class TestSlurm:
     @pytest.fixture(autouse=True)
     def needs_submitit(self):
         pytest.importorskip("submitit", reason="needs submitit, of the extra ilm_plugins[cluster]")
+
+    def test_jobs_that_ended_since_are_not_waited_for(self, tmp_path, monkeypatch):
+        """The comparison was killed; one of its jobs failed afterwards, the other is running."""
+        states = "JobID|State|NodeList\n7_0|FAILED|\n7_1|RUNNING|\n"
+        for name, text in (("sacct", f"echo '{states}'"), ("srun", "")):
+            (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+            (tmp_path / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+        executor = slurm_jobs.submitit().AutoExecutor(tmp_path, cluster="slurm")
+        (tmp_path / "jobs.json").write_text('{"a, seed 0": "7_0", "b, seed 0": "7_1"}')
+        assert [*slurm_jobs.jobs_of(executor, tmp_path / "jobs.json")] == ["b, seed 0"]
 
     def test_options_have_plain_types(self):
         words = ["timeout_min=60", "constraint=a100", "exclusive=True", "setup=module load cuda"]

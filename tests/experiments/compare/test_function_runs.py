@@ -1,5 +1,6 @@
 """ilm_plugins.compare: norms in a training function of a user's own, as in a notebook."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
 import fresh
 import ilm_plugins
 from ilm_plugins.errors import UserError
-from ilm_plugins.frameworks import run_record
+from ilm_plugins.frameworks import lock, run_record
 
 VALUES = {"BN": [70, 70.1, 70.2], "EN": [72.5, 72.6, 72.9]}
 
@@ -114,15 +115,70 @@ def test_runs_of_a_function_that_has_changed_are_named(trained, capsys):
         return {"top1": 1}
 
     ilm_plugins.compare(train, ["BN", "EN"], output="out")
+    ilm_plugins.compare(train, ["BN", "EN"], output="out")
+    assert "recorded" not in capsys.readouterr().out
 
     def train(norm, seed, folder):
         return {"top1": 2}
 
     ilm_plugins.compare(train, ["BN", "EN", "GN"], output="out")
-    words = "train has changed since it made the runs BN, seed 0; EN, seed 0: they are kept; give"
-    assert words in capsys.readouterr().out
+    words = "train: 2 runs recorded earlier by other code are kept; to make them again, remove "
+    assert words + "out/BN/seed0, out/EN/seed0, or give" in capsys.readouterr().out
+    assert "code of the function" in Path("out/compare.html").read_text()
     ilm_plugins.compare(train, ["GN"], output="out")
-    assert "changed" not in capsys.readouterr().out
+    assert "recorded" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "file, text",
+    [
+        ("compare.json", "{"),
+        ("compare.json", "[]"),
+        ("EN/seed1/record.json", '{"run": 1, "planned": null}'),
+        ("EN/seed1", "a file"),
+    ],
+)
+def test_a_damaged_folder_is_told_before_the_runs(trained, file, text):
+    compare(trained, seeds=(0,))
+    trained.clear()
+    Path("out", file).parent.mkdir(exist_ok=True, parents=True)
+    Path("out", file).write_text(text)
+    with pytest.raises(UserError, match=f"out/{file}'? (is|cannot be written to)"):
+        compare(trained, seeds=(0, 1))
+    assert not trained
+
+
+@pytest.mark.parametrize(
+    "lines", ['{"step": null, "loss": 1}\n' * 2, '{"step": "5", "loss": 1}\n{"step": 6, "loss": 1}']
+)
+def test_odd_lines_in_a_log_are_skipped(trained, lines):
+    def train(norm, seed, folder):
+        (folder / "metrics.json").write_text(lines)
+        return {"top1": 1}
+
+    ilm_plugins.compare(train, ["BN"], output="out")
+    assert Path("out/compare.html").is_file()
+
+
+def test_a_comparison_that_is_refused_leaves_the_settings(trained, monkeypatch):
+    """Its settings are compared and written in the lock."""
+    monkeypatch.setattr(lock, "PATIENCE", 0)
+
+    def train(norm, seed, folder):
+        with pytest.raises(UserError, match="in use by another training"):
+            compare(trained)
+        return {"top1": 1}
+
+    train.__qualname__ = "another"
+    ilm_plugins.compare(train, ["BN"], output="out")
+    assert json.loads(Path("out/compare.json").read_text()) == {"train": "another"}
+
+
+def test_a_full_disk_is_told_in_one_line(trained, small_files):
+    compare(trained, seeds=(0,))
+    message = r"'out' cannot be written to \(File too large\)"
+    with small_files(10), pytest.raises(UserError, match=message):
+        compare(trained, seeds=(0, 1))
 
 
 def test_the_folder_is_named_by_the_function(trained):

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import time
 
 import pytest
 
@@ -46,6 +47,7 @@ Test:  Acc@1 30.500 Acc@5 70.000
         ("log.txt", PRINTED, "loss:log.txt:min", 0.125),
         ("log.txt", PRINTED, "acc1:log.txt:last", 40),
         ("log.txt", "{'eval_accuracy': 0.5}", "eval_accuracy:log.txt", 0.5),
+        ("log.txt", "{'top1': 71.5,'top5': 9}", "top1:log.txt", 71.5),
         ("log.txt", "Accuracy of the network: 93 %", "Accuracy of the network:log.txt", 93),
     ],
 )
@@ -69,6 +71,53 @@ def test_a_file_without_the_metric_is_named(tmp_path, content, message):
     with pytest.raises(UserError, match=r"--metric top1:results\.json:last: ") as caught:
         ScriptMetric.of("top1:results.json").read(tmp_path)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "number", ["71,5", "1,234.5", "1.234,5", "1,234,567", "1'234", "1_234.5", "1\u202f234", "7,5e1"]
+)
+def test_a_number_with_a_comma_or_separators_is_told_with_its_line(tmp_path, number):
+    (tmp_path / "log.txt").write_text(f"top1: 2.5\ntop1: {number} %\n", encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        ScriptMetric.of("top1:log.txt").read(tmp_path)
+    shown = repr(f"top1: {number}")
+    assert f"line 2: {shown} has a number unlike 1234.5" in str(caught.value)
+
+
+def test_a_decimal_comma_in_a_csv_is_told_with_its_line(tmp_path):
+    (tmp_path / "metrics.csv").write_text("top1,epoch\n71.5,1,\n72,5,2\n")
+    with pytest.raises(UserError, match="line 3 has more cells than the header"):
+        ScriptMetric.of("top1:metrics.csv").read(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["/out/r.json", "**r.json", ".", "../r.json", "a/../../r.json"])
+def test_a_file_that_is_not_below_the_runs_folder_is_refused(file):
+    with pytest.raises(UserError, match="give the name or the pattern of a file in "):
+        ScriptMetric.of(f"top1:{file}")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("[" * 100_000, "r.json cannot be read (maximum recursion depth"),
+        ('{"top1": 1' + "0" * 400 + "}", "r.json has 1000"),
+        ('{"top1":' * 900 + "1" + "}" * 900, "r.json has "),
+    ],
+    ids=["deep", "huge", "nested"],
+)
+def test_a_damaged_file_is_told(tmp_path, text, message):
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(UserError) as caught:
+        ScriptMetric.of("top1:r.json").read(tmp_path)
+    assert message in str(caught.value)
+
+
+def test_a_long_run_of_digits_takes_linear_time(tmp_path):
+    """30,000 digits take milliseconds; in quadratic time they would take minutes."""
+    (tmp_path / "log.txt").write_text(f"top1: {'1' * 30_000}x top1: 3")
+    begun = time.process_time()
+    assert ScriptMetric.of("top1:log.txt").read(tmp_path) == 3
+    assert time.process_time() - begun < 5
 
 
 def test_a_column_without_a_value_is_named(tmp_path):

@@ -171,6 +171,21 @@ def test_what_a_script_prints_is_a_file_of_its_folder(started):
     assert run_record.read("out/BN/seed0")["metrics"] == {"": {"Acc@1": 13.5}}
 
 
+def test_a_full_disk_is_told_in_one_line(started, small_files, capsys):
+    with small_files(10):
+        assert compare("BN", "EN") == 2
+    assert "'out' cannot be written to (File too large)" in capsys.readouterr().err
+    assert not started
+
+
+def test_a_full_disk_is_told_by_a_run(started, small_files, capfd):
+    Path("train.py").write_text("print('long ' * 10_000)")
+    with small_files(20_000):
+        assert run(plan()) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "seed0' cannot be written to (File too large)" in line
+
+
 def test_a_value_of_nan_is_a_failure(started):
     Path("train.py").write_text(TRAIN.replace('"top1": value', '"top1": float("nan")'))
     for norm in ("BN", "EN"):
@@ -287,6 +302,19 @@ def test_all_processes_of_a_script_end_with_its_run(started, ending):
     os.kill(process.pid, ending)
     assert process.wait(30) == 128 + ending
     assert_gone([Path("children").read_text()])
+
+
+def test_a_run_waits_for_the_end_of_its_script(started):
+    """Which may write a checkpoint after SIGTERM."""
+    Path("train.py").write_text(
+        "import signal, sys, time\n"
+        "def end(*_):\n    time.sleep(1)\n    open('ended', 'w')\n    sys.exit(1)\n"
+        "signal.signal(signal.SIGTERM, end)\nopen('begun', 'w').write('x')\ntime.sleep(300)"
+    )
+    process = start("begun")
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(30) == 128 + signal.SIGTERM
+    assert Path("ended").exists()
 
 
 def test_a_script_ends_with_a_run_that_is_killed(started):

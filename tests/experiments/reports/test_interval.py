@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("statsmodels", reason="needs the extra ilm_plugins[compare]")
 
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from ilm_plugins.experiments.reports import interval
 from ilm_plugins.experiments.reports.interval import Difference, holm, one_sided, paired
@@ -169,12 +170,11 @@ def test_what_has_no_interval_has_no_test(values):
     assert all(map(math.isnan, one_sided(values, baseline, 1.0)))
 
 
-def test_holms_p_is_that_of_the_step_down_rule():
-    ps = np.random.default_rng(0).uniform(0, 0.2, 12)
-    expected = [
-        max(min(1, (12 - i) * p) for i, p in enumerate(sorted(ps)) if p <= one) for one in ps
-    ]
-    assert [one.p for one in holm([difference(p) for p in ps])] == pytest.approx(expected)
+@pytest.mark.parametrize("count", [1, 2, 12])
+def test_holms_p_is_that_of_statsmodels(count):
+    for rounded in np.random.default_rng(count).uniform(0, 0.6, (50, count)).round(2):  # with ties
+        expected = multipletests(rounded, method="holm")[1]
+        assert [one.p for one in holm([difference(p) for p in rounded])] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 4, 5, 8, 50, 10_000])
