@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import nullcontext
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -125,6 +126,25 @@ def test_a_mistake_on_the_command_line_is_named(options, words, tmp_path, monkey
     (tmp_path / "config.py").write_text("import detectron2")
     with pytest.raises(UserError, match=words):
         train.start(RunOptions.of_command(str(tmp_path / "config.py"), **options))
+
+
+@pytest.mark.parametrize(
+    "environment, is_refused",
+    [
+        ({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}, True),  # torchrun, accelerate
+        ({"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}, False),  # torchrun of one process
+        ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "a"}, False),  # a job of Kubeflow
+        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}, False),
+    ],
+)
+def test_only_processes_of_another_launcher_are_refused(environment, is_refused, monkeypatch):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    words = "torchrun, started 2 processes; start one a machine, without it, and give --num-gpus"
+    with pytest.raises(UserError, match=words) if is_refused else nullcontext():
+        run_processes.check_processes(Processes(num_processes=2))
 
 
 def test_a_run_on_the_cpu_hides_gpus_before_it_imports_a_framework(monkeypatch):
