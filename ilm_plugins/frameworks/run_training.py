@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 
+from ..errors import writing_to
 from ..trust import loading
 from .folders import make_folder
 from .framework_config import module_for, open_config
@@ -28,7 +29,7 @@ def run(options: RunOptions) -> None:
             make_folder(folder)
             training.run(opened.config, record)
             return
-        with lock(folder) if is_rank_zero() else nullcontext():
+        with writing_to(folder), lock(folder) if is_rank_zero() else nullcontext():
             try:
                 training.run(opened.config, record)
             except FloatingPointError as error:  # of a loss of NaN

@@ -202,16 +202,19 @@ def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(config, tmp_path):
     assert run_record.read(tmp_path)["diverged"] == str(error.value)
 
 
-def test_a_run_whose_last_checkpoint_cannot_be_written_is_not_complete(
-    config, tmp_path, monkeypatch
+@pytest.mark.parametrize("size, name", [(6_000, ""), (100_000, "/iter_1.pth")])
+def test_a_full_disk_ends_a_training_with_one_line(
+    config, tmp_path, capsys, small_files, monkeypatch, size, name
 ):
-    def put(files, obj, filepath):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(AtomicFiles, "put", put)
-    with pytest.raises(OSError, match="No space left"):
-        main(command(config, out=tmp_path, opts=["train_cfg.max_iters=2"]))
-    assert run_record.read(tmp_path)["run"] < 2
+    """Already for the log of a training, or for its checkpoint."""
+    monkeypatch.setattr("logging.raiseExceptions", True)  # restored afterwards
+    with small_files(size):
+        assert main(command(config, out=tmp_path / "out", opts=["train_cfg.max_iters=1"])) == 2
+    error = capsys.readouterr().err
+    words = f"error: {tmp_path}/out{name} cannot be written to (File too large); free space, then "
+    assert words + "the same command with --resume continues" in error
+    assert "Traceback" not in error
+    assert not name or run_record.read(tmp_path / "out")["run"] == 0
 
 
 def test_a_training_that_stops_early_says_so_and_has_a_checkpoint(config, tmp_path):
