@@ -1,7 +1,8 @@
 """Read detectron2's configs, yaml and LazyConfigs, and build what they describe."""
 
+import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +24,13 @@ from ..framework_config import Inference, check_overrides, norm_settings, unknow
 #: detectron2's own keys of norms, which are nowhere to be read.
 KEYS = "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"
 
+#: Keys of a LazyConfig's ``train`` that a training reads; detectron2's default_setup reads the last
+#: two.
+TRAIN = (
+    *("output_dir", "init_checkpoint", "max_iter", "amp", "ddp", "checkpointer", "eval_period"),
+    *("log_period", "device", "seed", "cudnn_benchmark"),
+)
+
 
 def load_config(
     path: str, overrides: Sequence[str] = (), device: str | None = None, amp: bool = False
@@ -31,6 +39,13 @@ def load_config(
     if path.endswith(".py"):
         cfg = LazyConfig.load(path)
         check_overrides(overrides, OmegaConf.to_container(cfg, resolve=False))
+        for override in overrides:
+            key = re.match(r"\+*train\.(\w+)", override)
+            if key and key[1] not in TRAIN:
+                raise UserError(
+                    f"override {override!r}: the command train does not read train.{key[1]}; leave "
+                    f"it out, or give one of {', '.join(TRAIN)}"
+                )
         with explaining_overrides(overrides, "KEY=VALUE"):
             cfg = LazyConfig.apply_overrides(cfg, list(overrides))
         if device is not None:
@@ -64,6 +79,15 @@ def explaining_overrides(overrides: Sequence[str], form: str) -> Iterator[None]:
         raise UserError(
             f"overrides {shlex.join(overrides)}: {reason}; give {form}, with a key of the config"
         ) from error
+
+
+def unread(settings: DictConfig) -> list[str]:
+    """Return the keys of a LazyConfig's ``train`` that a training does not read, unless off."""
+
+    def is_on(value: Any) -> bool:
+        return bool(value.get("enabled", True) if isinstance(value, Mapping) else value)
+
+    return [key for key, value in settings.items() if key not in TRAIN and is_on(value)]
 
 
 def build_model(cfg: CfgNode | DictConfig) -> nn.Module:
