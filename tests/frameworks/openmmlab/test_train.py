@@ -133,6 +133,40 @@ def test_two_processes_that_are_killed_resume_with_their_optimizer(config, launc
     assert not weight.is_contiguous()
 
 
+def test_a_training_is_not_resumed_with_other_norms(config, trained, tmp_path, capsys):
+    shutil.copytree(trained, tmp_path / "out")
+    opts = ["model.decode_head.norm_cfg.num_groups=2", "train_cfg.max_iters=5"]
+    assert main(command(config, "--resume", out=tmp_path / "out", opts=opts)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "others: model.decode_head.norm_cfg.num_groups was 4 and is 2; give" in line
+
+
+@pytest.mark.parametrize("by_epoch", [False, pytest.param(True, marks=pytest.mark.wide)])
+def test_a_longer_training_resumes_with_the_schedule_of_its_config(config, tmp_path, by_epoch):
+    """MMEngine restores the settings of the schedule, by which the rate would stay at 0."""
+    loop = "by_epoch=True, max_epochs=2" if by_epoch else "type='IterBasedTrainLoop', max_iters=2"
+    text = (
+        f"_base_ = {str(config)!r}\ntrain_cfg = dict(_delete_=True, {loop})\n"
+        "train_dataloader = dict(sampler=dict(type='DefaultSampler'))\n"
+        f"param_scheduler = dict(_delete_=True, type='LinearLR', start_factor=1, end_factor=0, by_epoch={by_epoch},\n"
+        "    begin=0, end=3)\n"
+        f"default_hooks = dict(checkpoint=dict(by_epoch={by_epoch}, interval=1))\n"
+    )
+    if not by_epoch:
+        text = text.replace("DefaultSampler", "InfiniteSampler")
+    (tmp_path / "linear.py").write_text(text)
+    first = command(tmp_path / "linear.py", out=tmp_path / "out")
+    assert main(first) == 0
+    end = "train_cfg.max_epochs=4" if by_epoch else "train_cfg.max_iters=4"
+    opts = [end, "param_scheduler.end=9"]
+    assert main(command(tmp_path / "linear.py", "--resume", out=tmp_path / "out", opts=opts)) == 0
+    *_, log = sorted(tmp_path.glob("out/*/vis_data/scalars.json"))
+    rates = [entry["lr"] for entry in map(json.loads, log.open()) if "lr" in entry]
+    per_step = 2 if by_epoch else 1
+    expected = [0.01 * (1 - step / 8) for step in (2, 3) for _ in range(per_step)]
+    assert rates == pytest.approx(expected, rel=1e-6)
+
+
 def test_resuming_without_a_checkpoint_starts_from_load_from(
     config, trained, tmp_path, monkeypatch
 ):
