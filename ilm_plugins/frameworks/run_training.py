@@ -23,7 +23,9 @@ def run(options: RunOptions) -> None:
             found.check_training()
         folder = found.folder
         # Before the framework's own code changes the config.
-        record = RunRecord(folder, options, opened.framework, found.digest_of_test())
+        of_test, norms = found.digest_of_test(), found.settings_of_norms()
+        record = RunRecord(folder, options, opened.framework, of_test, norms)
+        record.check_norms()
         training = module_for(opened.framework, "training", path)
         if options.eval_only:
             make_folder(folder)

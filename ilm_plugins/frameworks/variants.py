@@ -102,6 +102,13 @@ class Variants:
         text = json.dumps(as_json(self.settings_of_results()), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def settings_of_norms(self) -> dict[str, Any]:
+        """Return the settings of the model's norms, as a JSON file keeps them."""
+        return as_json({k: v for k, v in self.settings().items() if self.is_of_norm(k) and v})
+
+    def is_of_norm(self, key: str) -> bool:
+        return key.rpartition(".")[2] in self.norm_names
+
     def names_weights(self, key: str) -> bool:
         return key == self.keys["weights"]
 

@@ -210,11 +210,35 @@ def test_a_run_with_a_file_for_an_output_folder_ends_in_one_line(
         train.start(RunOptions(str(config), overrides, eval_only=eval_only))
 
 
-def begin(folder, options=None, test_settings=None, **settings):
+def begin(folder, options=None, test_settings=None, norms=None, **settings):
     """Begin a run of three epochs, and return its record, which has no metrics yet."""
-    record = RunRecord(folder, options or RunOptions("a.py"), "openmmlab", test_settings)
+    options = options or RunOptions("a.py")
+    record = RunRecord(folder, options, "openmmlab", test_settings, norms)
     record.start(**{"unit": "epochs", "planned": 3, "batch": 4, "images": 8, "seed": 1, **settings})
     return record
+
+
+NORMS = {"model.norm_cfg.type": "GN", "model.norm_cfg.num_groups": 32}
+
+
+@pytest.mark.parametrize(
+    "now, change",
+    [
+        (NORMS | {"model.norm_cfg.num_groups": 16}, "num_groups was 32 and is 16"),
+        (NORMS | {"model.norm_cfg.type": "EN"}, "type was 'GN' and is 'EN'"),
+        (NORMS | {"model.norm_cfg.sync": True}, "sync was None and is True"),
+        (None, "type was 'GN' and is None"),
+    ],
+)
+def test_a_training_is_not_resumed_with_other_norms(tmp_path, now, change):
+    begin(tmp_path, norms=NORMS)
+    other = RunRecord(tmp_path, RunOptions("a.py", resume=True), "openmmlab", norms=now)
+    other.check_norms()  # without a checkpoint, it starts from the beginning
+    (tmp_path / "last_checkpoint").touch()
+    with pytest.raises(UserError, match=rf"--resume: the norms of .* are others: .*{change}"):
+        other.check_norms()
+    RunRecord(tmp_path, RunOptions("a.py"), "openmmlab", norms=now).check_norms()
+    RunRecord(tmp_path, RunOptions("a.py", resume=True), "openmmlab", norms=NORMS).check_norms()
 
 
 @pytest.fixture
