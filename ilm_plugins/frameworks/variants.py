@@ -70,7 +70,7 @@ class Variants:
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
-        return dict(_flat(self.contents()))
+        return dict(flat(self.contents()))
 
     def settings(self) -> dict[str, Any]:
         """Return key -> value of all settings, as at the first call, or the first after ``change``.
@@ -263,10 +263,10 @@ def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(settings, default=lambda value: ADDRESS.sub("", str(value))))
 
 
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in enumerate(node) if _is_nested(node) else node.items():
         if isinstance(value, Mapping) or _is_nested(value):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 

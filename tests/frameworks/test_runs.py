@@ -615,6 +615,35 @@ def test_a_config_file_that_cannot_be_read_is_named(tmp_path, name, words):
             read(path)
 
 
+WRONG_CONFIGS = {
+    "type.yaml": ("SOLVER: {MAX_ITER: many}", r"Type mismatch .* for config key: SOLVER.MAX_ITER"),
+    "section.yaml": ("SOLVER: 3", r"Type mismatch .{,330} for config key: SOLVER;"),
+    "key.yaml": ("SOLVER: {MAXITER: 3}", "Non-existent config key: SOLVER.MAXITER"),
+    "syntax.yaml": ("SOLVER: {MAX_ITER: 3", "while parsing a flow mapping .* line 1"),
+    "list.yaml": ("- SOLVER", "'list' object"),
+    "base.yaml": ("_BASE_: none.yaml", "none.yaml"),
+    "lazy.py": ("import detectron2\nmodel = train = absent", "in line 2: name 'absent' is not"),
+    "module.py": ("import detectron2, absent\nmodel = 1", "absent.*; install the package"),
+    "mm.py": ("default_scope = absent\nmodel = 1", "name 'absent' is not defined"),
+    "mm_base.py": ("_base_ = 'none.py'\nmodel = 1", "none.py"),
+    "mm_merge.py": ("_base_ = 'ilm_plugins::pix2pix/facades_in_in.py'\noptimizer=3\n"
+    "model = dict(lambda_l1=dict(a=1))", "lambda_l1=.* cannot inherit"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG_CONFIGS)
+def test_a_wrong_value_in_a_config_is_one_line(tmp_path, monkeypatch, name):
+    for module in ("detectron2", "mmengine"):
+        pytest.importorskip(module, reason=f"needs {module}")
+    text, words = WRONG_CONFIGS[name]
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text(text)
+    with pytest.raises(UserError, match=words) as error:
+        frameworks.open_config(name)
+    assert "\n" not in str(error.value)
+    assert name in str(error.value)
+
+
 def test_options_of_processes_are_told_from_others():
     given = {"num_gpus": 2, "num_machines": 3, "machine_rank": 1, "dist_url": "tcp://a:1"}
     options = RunOptions.of_command("a.py", overrides=("b=1",), num_processes=1, amp=True, **given)

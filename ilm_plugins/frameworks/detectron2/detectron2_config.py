@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,17 +19,11 @@ from yaml.constructor import ConstructorError
 from ...errors import UserError
 from ...layers import NORMS
 from ...trust import code_is_allowed
-from ..framework_config import Inference, check_overrides, norm_settings, unknown_norm
+from ..framework_config import Inference, check_overrides, norm_settings, reading, unknown_norm
+from .detectron2_variants import TRAIN
 
 #: detectron2's own keys of norms, which are nowhere to be read.
 KEYS = "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"
-
-#: Keys of a LazyConfig's ``train`` that a training reads; detectron2's default_setup reads the last
-#: two.
-TRAIN = (
-    *("output_dir", "init_checkpoint", "max_iter", "amp", "ddp", "checkpointer", "eval_period"),
-    *("log_period", "device", "seed", "cudnn_benchmark"),
-)
 
 
 def load_config(
@@ -37,7 +31,8 @@ def load_config(
 ) -> CfgNode | DictConfig:
     """Read a config with overrides; a yaml runs code only within ``loading(unsafe=True)``."""
     if path.endswith(".py"):
-        cfg = LazyConfig.load(path)
+        with reading(path):
+            cfg = LazyConfig.load(path)
         check_overrides(overrides, OmegaConf.to_container(cfg, resolve=False))
         for override in overrides:
             key = re.match(r"\+*train\.(\w+)", override)
@@ -54,13 +49,14 @@ def load_config(
             OmegaConf.update(cfg, "train.amp.enabled", True)
         return cfg
     cfg = get_cfg()
-    try:
-        cfg.merge_from_file(path, allow_unsafe=code_is_allowed())
-    except ConstructorError as error:
-        raise UserError(
-            f"{path}: {error.problem} {error.problem_mark}: it may run code; read the file, and if "
-            "you trust it, give --unsafe"
-        ) from error
+    with reading(path):
+        try:
+            cfg.merge_from_file(path, allow_unsafe=code_is_allowed())
+        except ConstructorError as error:
+            raise UserError(
+                f"{path}: {error.problem} {error.problem_mark}: it may run code; read the file, "
+                "and if you trust it, give --unsafe"
+            ) from error
     with explaining_overrides(overrides, "KEY VALUE"):
         cfg.merge_from_list(list(overrides))
     if device is not None:
@@ -79,15 +75,6 @@ def explaining_overrides(overrides: Sequence[str], form: str) -> Iterator[None]:
         raise UserError(
             f"overrides {shlex.join(overrides)}: {reason}; give {form}, with a key of the config"
         ) from error
-
-
-def unread(settings: DictConfig) -> list[str]:
-    """Return the keys of a LazyConfig's ``train`` that a training does not read, unless off."""
-
-    def is_on(value: Any) -> bool:
-        return bool(value.get("enabled", True) if isinstance(value, Mapping) else value)
-
-    return [key for key, value in settings.items() if key not in TRAIN and is_on(value)]
 
 
 def build_model(cfg: CfgNode | DictConfig) -> nn.Module:

@@ -24,7 +24,8 @@ from .. import run_record
 from ..run_options import Processes
 from ..run_record import RunRecord
 from .detectron2_checkpoints import Checkpointer
-from .detectron2_config import build_model, explaining_norms, unread
+from .detectron2_config import build_model, explaining_norms
+from .detectron2_variants import unread
 from .radius import RadiusHook
 
 #: Metadata ``evaluator_type`` of a dataset -> its evaluators, as in train_net.py of detectron2 and

@@ -53,6 +53,8 @@ TTA_PACKING = {
 OF_COCO = re.compile(r"_mAP|(^|[/_])AR(_[sml])?@")
 #: Arguments of a training loop that the Runner gives.
 OF_THE_RUNNER = "runner", "dataloader"
+#: Arguments of a training loop that are integers.
+LENGTHS = {"max_epochs", "max_iters", "val_interval"}
 #: Entries of a scheduler's state that change from step to step.
 PROGRESS = {"base_values", "last_step", "_global_step", "_last_value"}
 #: What to do about a loss that is NaN.
@@ -112,6 +114,10 @@ def check_loop(cfg: Config) -> None:
         raise UserError(f"train_cfg.type {kind!r} is an unknown loop; correct the name")
     try:
         inspect.signature(loop).bind(**dict.fromkeys(OF_THE_RUNNER), **given)
+        for name in LENGTHS & {*given}:
+            int(given[name])
+    except ValueError as error:
+        raise UserError(f"train_cfg.{name} is {given[name]!r}; give an integer") from error
     except TypeError as error:
         takes = [name for name in inspect.signature(loop).parameters if name not in OF_THE_RUNNER]
         raise UserError(

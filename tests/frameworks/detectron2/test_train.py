@@ -179,6 +179,18 @@ def test_an_override_that_no_training_reads_is_refused(tmp_path, override):
         command_line.start(lazy_options(tmp_path, override, code=UNREAD))
 
 
+@pytest.mark.parametrize(
+    "code, words",
+    [
+        ("train.max_iter = 'many'", "train.max_iter is 'many', expected an integer"),
+        ("del train['ddp']", "train.ddp is missing"),
+    ],
+)
+def test_a_wrong_setting_of_a_lazy_configs_train_is_one_line(tmp_path, code, words):
+    with pytest.raises(UserError, match=words):
+        command_line.start(lazy_options(tmp_path, code=code))
+
+
 def test_a_lazy_config_is_resumed(resumed):
     out, _ = resumed
     assert last(out)["iteration"] == 2
