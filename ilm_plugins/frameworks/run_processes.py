@@ -126,8 +126,8 @@ def check_processes(processes: Processes) -> None:
     started = int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
     if started > 1:
         raise UserError(
-            f"another launcher, such as torchrun, started {started} processes; start one a machine, "
-            "without it, and give --num-gpus or --num-processes, and --num-machines"
+            f"another launcher, such as torchrun, started {started} processes; start one a "
+            "machine, without it, and give --num-gpus or --num-processes, and --num-machines"
         )
     available = available_gpus()
     if not 0 <= processes.num_gpus <= available:

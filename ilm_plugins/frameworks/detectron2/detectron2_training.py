@@ -131,7 +131,7 @@ def train_lazy(cfg: DictConfig, record: RunRecord) -> None:
     if keys := unread(settings):
         names = ", ".join(f"train.{key}" for key in keys)
         logging.getLogger("detectron2").warning(
-            f"{names}: the command train does not read these keys of the config; they have no effect"
+            f"{names}: the command train does not read these keys; they have no effect"
         )
     plain = build_model(cfg).to(settings.device)
     model = create_ddp_model(plain, **settings.ddp)

@@ -70,7 +70,7 @@ def load_config(
             places = [key for key in keys if key.endswith(f".{name}")]
             where = f"give {', '.join(places)}" if places else "give the keys that have its value"
             raise UserError(
-                f"override {word!r}: {name} is a variable of the config, which has been read; {where}"
+                f"override {word!r}: {name} is a variable of the config, without effect; {where}"
             )
     cfg.merge_from_dict({**parsed.options, **_paths(overrides)})
     if cfg.get("work_dir") is None:

@@ -102,6 +102,30 @@ def test_an_error_of_a_check_ends_the_other_runs(fakes):
     assert [entry["folder"] for entry in journal()] == ["a"]
 
 
+#: A run that takes a while to end after SIGTERM.
+SLOW = """
+import pathlib, signal, sys, time
+def end(*_):
+    time.sleep(0.5)
+    pathlib.Path("ended").touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, end)
+pathlib.Path("began").touch()
+time.sleep(60)
+"""
+
+
+def test_runs_that_are_ended_are_waited_for(fakes, monkeypatch):
+    def check(task):
+        if Path("began").exists():
+            raise SystemExit(143)  # as at SIGTERM
+
+    monkeypatch.setattr(tasks, "command_line", lambda words: [sys.executable, "-S", "-c", SLOW])
+    with pytest.raises(SystemExit):
+        run(fakes("a"), check=check)
+    assert Path("ended").exists()
+
+
 @pytest.mark.parametrize(
     "visible, expected",
     [

@@ -28,7 +28,6 @@ from ilm_plugins.frameworks import open_config, run_record
 from ilm_plugins.frameworks.folders import last_checkpoint
 from ilm_plugins.frameworks.lock import lock
 from ilm_plugins.frameworks.openmmlab.openmmlab_checkpoints import (
-    AtomicFiles,
     latest,
     use_safe_checkpoints,
 )
@@ -148,8 +147,8 @@ def test_a_longer_training_resumes_with_the_schedule_of_its_config(config, tmp_p
     text = (
         f"_base_ = {str(config)!r}\ntrain_cfg = dict(_delete_=True, {loop})\n"
         "train_dataloader = dict(sampler=dict(type='DefaultSampler'))\n"
-        f"param_scheduler = dict(_delete_=True, type='LinearLR', start_factor=1, end_factor=0, by_epoch={by_epoch},\n"
-        "    begin=0, end=3)\n"
+        "param_scheduler = dict(_delete_=True, type='LinearLR', start_factor=1, end_factor=0,\n"
+        f"    begin=0, end=3, by_epoch={by_epoch})\n"
         f"default_hooks = dict(checkpoint=dict(by_epoch={by_epoch}, interval=1))\n"
     )
     if not by_epoch:
