@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from .cli import parsers
-from .errors import OPERATORS, UserError, missing
+from .errors import DISK, OPERATORS, UserError, missing
 from .frameworks.parent import end_with_parent
 from .trust import loading
 
@@ -38,7 +38,7 @@ CONTINUING = {
 def main(argv: Sequence[str]) -> int:
     """Run a command, the first argument; without one, print versions, keys and commands.
 
-    Ctrl-C ends it with one line, and status 130.
+    Ctrl-C ends it with one line, and status 130; a full or broken disk with one line, and status 2.
     """
     is_internal = bool(argv) and argv[0] in INTERNAL
     chosen = argv[0] if is_internal else parser().parse_args(argv[:1]).command
@@ -48,6 +48,12 @@ def main(argv: Sequence[str]) -> int:
         words = filter(None, ["stopped", CONTINUING.get(chosen)])
         print(f"\n{Path(sys.argv[0]).name}: {'; '.join(words)}", file=sys.stderr)
         return 128 + signal.SIGINT
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        again = CONTINUING.get(chosen, "repeat the command")
+        place = error.filename or "the output"
+        return fail(f"{place} cannot be written to ({error.strerror}); free space, then {again}")
 
 
 def run(chosen: str | None, argv: Sequence[str]) -> int:

@@ -3,8 +3,11 @@
 Every part of the package may raise them; nothing here imports the package.
 """
 
+import errno
 import functools
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -20,6 +23,26 @@ class OptionError(UserError, ValueError):
 
 class CheckpointError(UserError):
     """A checkpoint is missing, unreadable or does not fit a model."""
+
+
+#: errno values of a disk that is full, read-only or broken.
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+
+
+@contextmanager
+def writing_to(path: object) -> Iterator[None]:
+    """Give an OSError in the block the name of the file or folder, if it has none."""
+    # torch cannot end its archive after an error of the disk or a signal: its second error, a
+    # RuntimeError, hides the first one.
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if isinstance(cause, OSError) and cause.filename is None:
+            cause.filename = str(path)
+        if isinstance(cause, OSError | KeyboardInterrupt | SystemExit):
+            raise cause from None
+        raise
 
 
 #: Import name of a package that only some parts need -> the extra that installs it.

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import UserError
+from ..errors import UserError, writing_to
 from .formats import format_of
 
 try:
@@ -93,7 +93,7 @@ def _partial(path: Path, mode: str, **options) -> Iterator[IO]:
     _remove_stale(path.parent, name)
     partial = path.with_name(f"{name}.{threading.get_native_id()}{PARTIAL}")
     try:
-        with _open_locked(partial, mode, **options) as file:
+        with writing_to(path), _open_locked(partial, mode, **options) as file:
             yield file
     finally:
         partial.unlink(missing_ok=True)  # after a kill, _remove_stale or remove_partial removes it

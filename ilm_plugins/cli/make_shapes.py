@@ -4,12 +4,14 @@ import argparse
 
 from tqdm import tqdm
 
+from ..errors import writing_to
 from ..experiments.data.shapes import write_shapes
 from ..frameworks.folders import make_folder
 
 
 def run(args: argparse.Namespace) -> None:
     make_folder(args.root)
-    folder = write_shapes(**vars(args), progress=tqdm)
+    with writing_to(args.root):
+        folder = write_shapes(**vars(args), progress=tqdm)
     counts = f"{args.num_training} training and {args.num_validation} validation images"
     print(f"{folder}: {counts}")

@@ -2,9 +2,9 @@
 
 import argparse
 
+from ..errors import writing_to
 from ..experiments.compare import script_run
 from ..experiments.compare.script_metric import ScriptMetric
-from ..frameworks.folders import disk_errors
 from . import exit_on_sigterm
 
 
@@ -12,5 +12,5 @@ def run(args: argparse.Namespace) -> int:
     """Run the script, and record its metric; return the script's exit status."""
     exit_on_sigterm()
     metric = ScriptMetric.of(args.metric)
-    with disk_errors(args.folder):
+    with writing_to(args.folder):
         return script_run.run(args.words, args.folder, metric, args.seed, args.num_gpus)

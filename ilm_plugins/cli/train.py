@@ -1,6 +1,7 @@
 """The command ``train``: train or evaluate a config of detectron2 or OpenMMLab."""
 
 import argparse
+import logging
 import os
 from dataclasses import replace
 from functools import partial
@@ -42,6 +43,8 @@ def start(options: RunOptions) -> None:
 
 def train_in_process(options: RunOptions) -> None:
     """Train or evaluate in one process of a run, which knows the datasets of the experiments."""
+    # On a full disk, each line of the log would print a traceback before the command's error.
+    logging.raiseExceptions = False
     if framework_of(options.config_file) == "detectron2":
         register_datasets()
     run_training(options)

@@ -9,10 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, one_line
-
-#: errno values of a disk that is full, read-only or broken.
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+from ..errors import UserError, one_line, writing_to
 
 
 def make_folder(folder: str | Path) -> None:
@@ -48,7 +45,7 @@ def filling(folder: Path) -> Iterator[None]:
     existed = folder.exists()
     make_folder(folder)
     try:
-        with disk_errors(folder):
+        with writing_to(folder):
             yield
     except BaseException:
         for path in folder.iterdir():
@@ -56,17 +53,6 @@ def filling(folder: Path) -> Iterator[None]:
         if not existed:
             folder.rmdir()
         raise
-
-
-@contextmanager
-def disk_errors(folder: str | Path) -> Iterator[None]:
-    """Raise UserError if the block fails because the disk of an output folder is full or broken."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK:
-            raise
-        raise unwritable(folder, error) from error
 
 
 def read_object(path: Path) -> dict[str, Any]:

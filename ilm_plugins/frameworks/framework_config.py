@@ -4,7 +4,9 @@ import difflib
 import importlib.util
 import re
 import symtable
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .. import configs
-from ..errors import UserError, missing
+from ..errors import DISK, OPERATORS, UserError, broken_import, missing, one_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -180,6 +182,33 @@ def check_is_config(path: str) -> None:
             f"config file {path!r} is no config of detectron2 or MMEngine, but other code; give a "
             "config, or in your own script give the norm as norm_layer, or call surgery.convert"
         )
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Replace the error of a framework that reads a config by a UserError, with its line of code.
+
+    An OSError of the disk, and the lack of mmcv's operators, are raised as they are.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except ImportError as error:
+        if error.name == OPERATORS:
+            raise
+        raise broken_import(path, error) from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK:
+            raise
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == path]
+        where = f" in line {lines[-1]}" if lines else ""
+        reason = one_line(error.args[0] if isinstance(error, KeyError) else error)
+        if len(reason) > 300:  # a type mismatch of yacs may show a whole section of the config
+            reason = f"{reason[:150]} ... {reason[-150:]}"
+        kind = type(error).__name__
+        raise UserError(f"config file {path!r}: {kind}{where}: {reason}; correct it") from error
 
 
 def norm_settings(config: Mapping | Sequence, name: str = "") -> Iterator[tuple[str, str]]:

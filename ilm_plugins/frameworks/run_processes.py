@@ -122,6 +122,13 @@ def available_gpus() -> int:
 
 def check_processes(processes: Processes) -> None:
     """Raise UserError unless the numbers of GPUs, processes and machines fit together."""
+    # torchrun and the like set both for each process; clusters set only WORLD_SIZE, or neither.
+    started = int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
+    if started > 1:
+        raise UserError(
+            f"another launcher, such as torchrun, started {started} processes; start one a "
+            "machine, without it, and give --num-gpus or --num-processes, and --num-machines"
+        )
     available = available_gpus()
     if not 0 <= processes.num_gpus <= available:
         choice = f"0 to {available}" if available else "0, the CPU"

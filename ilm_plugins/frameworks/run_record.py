@@ -48,8 +48,26 @@ class RunRecord:
     framework: str
     #: :meth:`.Variants.digest_of_test` of the config.
     test_settings: str | None = None
+    #: :meth:`.Variants.settings_of_norms` of the config.
+    norms: dict[str, Any] | None = None
     #: The clocks when the last point of the curve was written.
     last_point: tuple[float, float] | None = None
+
+    def check_norms(self) -> None:
+        """Raise UserError if a run would continue a training of other norms."""
+        before, now = (read(self.folder) or {}).get("norms"), self.norms or {}
+        if not (self.options.resume and before and Path(self.folder, "last_checkpoint").is_file()):
+            return
+        changes = [
+            f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
+            for key in dict.fromkeys([*before, *now])
+            if before.get(key) != now.get(key)
+        ]
+        if changes:
+            raise UserError(
+                f"--resume: the norms of {self.folder} are others: {', '.join(changes[:3])}; give "
+                "the norms of its training, or another folder"
+            )
 
     def start(
         self,
@@ -102,6 +120,8 @@ class RunRecord:
             record |= {key: kept[key] for key in RESULTS if key in kept}
         elif planned and self.test_settings is not None:
             record["test settings"] = self.test_settings
+        if planned:
+            record["norms"] = self.norms
         self._write(record)
         self.last_point = _clocks()
 

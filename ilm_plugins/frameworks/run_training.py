@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 
+from ..errors import writing_to
 from ..trust import loading
 from .folders import make_folder
 from .framework_config import module_for, open_config
@@ -22,13 +23,15 @@ def run(options: RunOptions) -> None:
             found.check_training()
         folder = found.folder
         # Before the framework's own code changes the config.
-        record = RunRecord(folder, options, opened.framework, found.digest_of_test())
+        of_test, norms = found.digest_of_test(), found.settings_of_norms()
+        record = RunRecord(folder, options, opened.framework, of_test, norms)
+        record.check_norms()
         training = module_for(opened.framework, "training", path)
         if options.eval_only:
             make_folder(folder)
             training.run(opened.config, record)
             return
-        with lock(folder) if is_rank_zero() else nullcontext():
+        with writing_to(folder), lock(folder) if is_rank_zero() else nullcontext():
             try:
                 training.run(opened.config, record)
             except FloatingPointError as error:  # of a loss of NaN

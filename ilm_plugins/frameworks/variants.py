@@ -70,7 +70,7 @@ class Variants:
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
-        return dict(_flat(self.contents()))
+        return dict(flat(self.contents()))
 
     def settings(self) -> dict[str, Any]:
         """Return key -> value of all settings, as at the first call.
@@ -101,6 +101,13 @@ class Variants:
         """Return a digest of all settings that change the results of a trained model."""
         text = json.dumps(as_json(self.settings_of_results()), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def settings_of_norms(self) -> dict[str, Any]:
+        """Return the settings of the model's norms, as a JSON file keeps them."""
+        return as_json({k: v for k, v in self.settings().items() if self.is_of_norm(k) and v})
+
+    def is_of_norm(self, key: str) -> bool:
+        return key.rpartition(".")[2] in self.norm_names
 
     def names_weights(self, key: str) -> bool:
         return key == self.keys["weights"]
@@ -241,10 +248,10 @@ def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(settings, default=lambda value: ADDRESS.sub("", str(value))))
 
 
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in enumerate(node) if _is_nested(node) else node.items():
         if isinstance(value, Mapping) or _is_nested(value):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 

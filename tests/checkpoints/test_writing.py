@@ -1,5 +1,6 @@
 """Writing files: what a failed or killed write leaves."""
 
+import io
 import os
 import signal
 import sys
@@ -98,6 +99,26 @@ def test_a_failed_write_leaves_what_was_there(old):
         file.write(bytes(1 // 0))
     assert old.read_text() == "old"
     assert [path.name for path in old.parent.iterdir()] == ["c.pth"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit(143), OSError(28, "full")])
+def test_torch_hides_no_interrupt_and_no_error_of_the_disk(old, error):
+    """Whoever calls torch.save, as detectron2's checkpointer; its own error is of its archive."""
+
+    class Failing(io.RawIOBase):
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, data):
+            if self.file.tell() > 1000:
+                raise error
+            return self.file.write(data)
+
+    kind = error if isinstance(error, type) else type(error)
+    with pytest.raises(kind) as raised, replacing(old) as file:
+        torch.save({str(i): torch.eye(9) for i in range(9)}, Failing(file))
+    assert getattr(raised.value, "filename", str(old)) == str(old)
+    assert [*old.parent.iterdir()] == [old]
 
 
 def test_a_write_to_a_link_replaces_what_it_leads_to(old, tmp_path):

@@ -132,6 +132,14 @@ def test_a_file_in_place_of_an_output_folder_ends_a_command_with_one_line(
     assert str(tmp_path / "file") in line
 
 
+def test_a_full_disk_ends_make_shapes_with_one_line(tmp_path, capsys, small_files):
+    pytest.importorskip("PIL", reason="make-shapes needs PIL")
+    with small_files(200):
+        assert commands.main(["make-shapes", "--root", str(tmp_path)]) == 2
+    assert f"{tmp_path} cannot be written to (File too large)" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.fixture(scope="module")
 def printed():
     """The lines that the package prints by itself, by their first words."""

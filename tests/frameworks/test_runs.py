@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import nullcontext
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -127,6 +128,25 @@ def test_a_mistake_on_the_command_line_is_named(options, words, tmp_path, monkey
         train.start(RunOptions.of_command(str(tmp_path / "config.py"), **options))
 
 
+@pytest.mark.parametrize(
+    "environment, is_refused",
+    [
+        ({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}, True),  # torchrun, accelerate
+        ({"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}, False),  # torchrun of one process
+        ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "a"}, False),  # a job of Kubeflow
+        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}, False),
+    ],
+)
+def test_only_processes_of_another_launcher_are_refused(environment, is_refused, monkeypatch):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    words = "torchrun, started 2 processes; start one a machine, without it, and give --num-gpus"
+    with pytest.raises(UserError, match=words) if is_refused else nullcontext():
+        run_processes.check_processes(Processes(num_processes=2))
+
+
 def test_a_run_on_the_cpu_hides_gpus_before_it_imports_a_framework(monkeypatch):
     gpus, seen = "CUDA_VISIBLE_DEVICES", []
     monkeypatch.setenv(gpus, "0")
@@ -190,11 +210,35 @@ def test_a_run_with_a_file_for_an_output_folder_ends_in_one_line(
         train.start(RunOptions(str(config), overrides, eval_only=eval_only))
 
 
-def begin(folder, options=None, test_settings=None, **settings):
+def begin(folder, options=None, test_settings=None, norms=None, **settings):
     """Begin a run of three epochs, and return its record, which has no metrics yet."""
-    record = RunRecord(folder, options or RunOptions("a.py"), "openmmlab", test_settings)
+    options = options or RunOptions("a.py")
+    record = RunRecord(folder, options, "openmmlab", test_settings, norms)
     record.start(**{"unit": "epochs", "planned": 3, "batch": 4, "images": 8, "seed": 1, **settings})
     return record
+
+
+NORMS = {"model.norm_cfg.type": "GN", "model.norm_cfg.num_groups": 32}
+
+
+@pytest.mark.parametrize(
+    "now, change",
+    [
+        (NORMS | {"model.norm_cfg.num_groups": 16}, "num_groups was 32 and is 16"),
+        (NORMS | {"model.norm_cfg.type": "EN"}, "type was 'GN' and is 'EN'"),
+        (NORMS | {"model.norm_cfg.sync": True}, "sync was None and is True"),
+        (None, "type was 'GN' and is None"),
+    ],
+)
+def test_a_training_is_not_resumed_with_other_norms(tmp_path, now, change):
+    begin(tmp_path, norms=NORMS)
+    other = RunRecord(tmp_path, RunOptions("a.py", resume=True), "openmmlab", norms=now)
+    other.check_norms()  # without a checkpoint, it starts from the beginning
+    (tmp_path / "last_checkpoint").touch()
+    with pytest.raises(UserError, match=rf"--resume: the norms of .* are others: .*{change}"):
+        other.check_norms()
+    RunRecord(tmp_path, RunOptions("a.py"), "openmmlab", norms=now).check_norms()
+    RunRecord(tmp_path, RunOptions("a.py", resume=True), "openmmlab", norms=NORMS).check_norms()
 
 
 @pytest.fixture
@@ -570,6 +614,35 @@ def test_a_config_file_that_cannot_be_read_is_named(tmp_path, name, words):
     for read in (frameworks.open_config, lambda path: train.start(RunOptions(path))):
         with pytest.raises(UserError, match=f"config file '{path}' {words}"):
             read(path)
+
+
+WRONG_CONFIGS = {
+    "type.yaml": ("SOLVER: {MAX_ITER: many}", r"Type mismatch .* for config key: SOLVER.MAX_ITER"),
+    "section.yaml": ("SOLVER: 3", r"Type mismatch .{,330} for config key: SOLVER;"),
+    "key.yaml": ("SOLVER: {MAXITER: 3}", "Non-existent config key: SOLVER.MAXITER"),
+    "syntax.yaml": ("SOLVER: {MAX_ITER: 3", "while parsing a flow mapping .* line 1"),
+    "list.yaml": ("- SOLVER", "'list' object"),
+    "base.yaml": ("_BASE_: none.yaml", "none.yaml"),
+    "lazy.py": ("import detectron2\nmodel = train = absent", "in line 2: name 'absent' is not"),
+    "module.py": ("import detectron2, absent\nmodel = 1", "absent.*; install the package"),
+    "mm.py": ("default_scope = absent\nmodel = 1", "name 'absent' is not defined"),
+    "mm_base.py": ("_base_ = 'none.py'\nmodel = 1", "none.py"),
+    "mm_merge.py": ("_base_ = 'ilm_plugins::pix2pix/facades_in_in.py'\noptimizer=3\n"
+    "model = dict(lambda_l1=dict(a=1))", "lambda_l1=.* cannot inherit"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG_CONFIGS)
+def test_a_wrong_value_in_a_config_is_one_line(tmp_path, monkeypatch, name):
+    for module in ("detectron2", "mmengine"):
+        pytest.importorskip(module, reason=f"needs {module}")
+    text, words = WRONG_CONFIGS[name]
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text(text)
+    with pytest.raises(UserError, match=words) as error:
+        frameworks.open_config(name)
+    assert "\n" not in str(error.value)
+    assert name in str(error.value)
 
 
 def test_options_of_processes_are_told_from_others():

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ...checkpoints import write_text
-from ...frameworks.folders import disk_errors
+from ...errors import writing_to
 from ...frameworks.lock import lock
 from ...frameworks.run_processes import available_gpus
 from . import runs, starts
@@ -28,7 +28,7 @@ def compare(
     if plan.weights is not None:
         state = starts.read_weights(plan.weights)
         starts.check_fits(plan, state)
-    with disk_errors(plan.output), lock(plan.output):
+    with writing_to(plan.output), lock(plan.output):
         plan.check_settings()
         described = {}
         # A machine that submits jobs may have no GPU.

@@ -10,8 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ...errors import UserError, one_line
-from ...frameworks.folders import disk_errors
+from ...errors import UserError, one_line, writing_to
 from ...frameworks.lock import lock
 from ...frameworks.run_processes import available_gpus
 from ...frameworks.run_record import PLAIN, read
@@ -41,7 +40,7 @@ class FunctionPlan(AnyPlan):
 
     def compare(self, command: str) -> tuple[Results, str]:
         """Make the runs without a result; return the results, and the report that was written."""
-        with disk_errors(self.output), lock(self.output):
+        with writing_to(self.output), lock(self.output):
             self.check_settings()
             self._tell_other_code()
             todo = [(seed, norm) for seed in self.seeds for norm in self.norms]

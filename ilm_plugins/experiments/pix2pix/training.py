@@ -14,6 +14,7 @@ from mmengine.registry import DATASETS, HOOKS, METRICS, OPTIM_WRAPPER_CONSTRUCTO
 from PIL import Image
 from torch import Tensor, nn
 
+from ...checkpoints import replacing
 from ...errors import UserError
 from .metrics import measures
 from .pairs import PairedImages
@@ -136,4 +137,5 @@ def to_image(pixels: Tensor) -> Image.Image:
 
 def write(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
+    with replacing(path) as file:
+        image.save(file, format="PNG")

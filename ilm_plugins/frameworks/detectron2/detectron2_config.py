@@ -1,5 +1,6 @@
 """Read detectron2's configs, yaml and LazyConfigs, and build what they describe."""
 
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ from yaml.constructor import ConstructorError
 from ...errors import UserError
 from ...layers import NORMS
 from ...trust import code_is_allowed
-from ..framework_config import Inference, check_overrides, norm_settings, unknown_norm
+from ..framework_config import Inference, check_overrides, norm_settings, reading, unknown_norm
+from .detectron2_variants import TRAIN
 
 #: detectron2's own keys of norms, which are nowhere to be read.
 KEYS = "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"
@@ -29,8 +31,16 @@ def load_config(
 ) -> CfgNode | DictConfig:
     """Read a config with overrides; a yaml runs code only within ``loading(unsafe=True)``."""
     if path.endswith(".py"):
-        cfg = LazyConfig.load(path)
+        with reading(path):
+            cfg = LazyConfig.load(path)
         check_overrides(overrides, OmegaConf.to_container(cfg, resolve=False))
+        for override in overrides:
+            key = re.match(r"\+*train\.(\w+)", override)
+            if key and key[1] not in TRAIN:
+                raise UserError(
+                    f"override {override!r}: the command train does not read train.{key[1]}; leave "
+                    f"it out, or give one of {', '.join(TRAIN)}"
+                )
         with explaining_overrides(overrides, "KEY=VALUE"):
             cfg = LazyConfig.apply_overrides(cfg, list(overrides))
         if device is not None:
@@ -39,13 +49,14 @@ def load_config(
             OmegaConf.update(cfg, "train.amp.enabled", True)
         return cfg
     cfg = get_cfg()
-    try:
-        cfg.merge_from_file(path, allow_unsafe=code_is_allowed())
-    except ConstructorError as error:
-        raise UserError(
-            f"{path}: {error.problem} {error.problem_mark}: it may run code; read the file, and if "
-            "you trust it, give --unsafe"
-        ) from error
+    with reading(path):
+        try:
+            cfg.merge_from_file(path, allow_unsafe=code_is_allowed())
+        except ConstructorError as error:
+            raise UserError(
+                f"{path}: {error.problem} {error.problem_mark}: it may run code; read the file, "
+                "and if you trust it, give --unsafe"
+            ) from error
     with explaining_overrides(overrides, "KEY VALUE"):
         cfg.merge_from_list(list(overrides))
     if device is not None:

@@ -25,6 +25,7 @@ from ..run_options import Processes
 from ..run_record import RunRecord
 from .detectron2_checkpoints import Checkpointer
 from .detectron2_config import build_model, explaining_norms
+from .detectron2_variants import unread
 from .radius import RadiusHook
 
 #: Metadata ``evaluator_type`` of a dataset -> its evaluators, as in train_net.py of detectron2 and
@@ -127,6 +128,11 @@ class Trainer(engine.DefaultTrainer):
 def train_lazy(cfg: DictConfig, record: RunRecord) -> None:
     """Train the model of a LazyConfig, as detectron2's lazyconfig_train_net.py does."""
     settings, options, writes = cfg.train, record.options, comm.is_main_process()
+    if keys := unread(settings):
+        names = ", ".join(f"train.{key}" for key in keys)
+        logging.getLogger("detectron2").warning(
+            f"{names}: the command train does not read these keys; they have no effect"
+        )
     plain = build_model(cfg).to(settings.device)
     model = create_ddp_model(plain, **settings.ddp)
     trainer = simple_trainer(cfg, plain, model, instantiate(cfg.dataloader.train))

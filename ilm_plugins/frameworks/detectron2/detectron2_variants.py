@@ -8,6 +8,15 @@ from ...errors import UserError
 from ..framework_config import OpenConfig
 from ..variants import ADDRESS, Recipe, Variants
 
+#: Keys of a LazyConfig's ``train`` that a training reads; detectron2's default_setup reads the last
+#: two, which may be missing.
+TRAIN = (
+    *("output_dir", "init_checkpoint", "max_iter", "amp", "ddp", "checkpointer", "eval_period"),
+    *("log_period", "device", "seed", "cudnn_benchmark"),
+)
+#: Those that count iterations.
+COUNTS = {"max_iter", "eval_period", "log_period"}
+
 
 class YamlVariants(Variants):
     """Variants of a yaml config, whose overrides are words KEY VALUE."""
@@ -62,6 +71,17 @@ class LazyVariants(Variants):
     norm_names, example = ("norm", "conv_norm"), "model.roi_heads.box_head.conv_norm"
     test_set: ClassVar = ("dataloader.test", "dataloader.evaluator")
 
+    def check_test(self) -> None:
+        train = self.contents().get("train", {})
+        for key in TRAIN[:-2]:
+            is_wrong = key in COUNTS and not isinstance(train.get(key, 0), int)
+            if is_wrong or key not in train:
+                what = f"is {train[key]!r}, expected an integer" if is_wrong else "is missing"
+                raise UserError(
+                    f"train.{key} {what}; correct it, or begin with the train of detectron2's "
+                    "model_zoo.get_config('common/train.py')"
+                )
+
     def contents(self) -> Mapping[str, Any]:
         from omegaconf import OmegaConf
 
@@ -83,6 +103,15 @@ class LazyVariants(Variants):
 
     def save(self, folder: Path) -> Path:
         raise self._lazy()
+
+
+def unread(settings: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a LazyConfig's ``train`` that a training does not read, unless off."""
+
+    def is_on(value: Any) -> bool:
+        return bool(value.get("enabled", True) if isinstance(value, Mapping) else value)
+
+    return [key for key, value in settings.items() if key not in TRAIN and is_on(value)]
 
 
 def variants(opened: OpenConfig) -> Variants:

@@ -16,15 +16,17 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from torch import nn
 
-from ...errors import OPERATORS, UserError, broken_import, missing
+from ...errors import OPERATORS, UserError, missing
 from ...layers import NORMS
 from ..framework_config import (
     Inference,
     check_overrides,
     installed,
     norm_settings,
+    reading,
     unknown_norm,
 )
+from ..variants import flat
 from .openmmlab_checkpoints import use_safe_checkpoints
 from .openmmlab_norms import MMCVS_KEYS
 
@@ -48,12 +50,8 @@ def load_config(
     wrong = [word for word in overrides if "=" not in word]
     if wrong:
         raise UserError(f"override {wrong[0]!r} of {path} is not KEY=VALUE; give it as one word")
-    try:
+    with reading(path):
         cfg, parsed = Config.fromfile(path), Namespace()
-    except ImportError as error:
-        if error.name == OPERATORS:
-            raise
-        raise broken_import(path, error) from error
     scope = cfg.get("default_scope")
     for package in ("mmcv", scope) if scope in SCOPES else ():
         # Otherwise MMEngine says that a model or a norm is not in a registry.
@@ -62,9 +60,18 @@ def load_config(
     if scope == "mmdet" and not installed(OPERATORS):
         raise missing(path, OPERATORS)  # mmdet's import would fail, after a minute
     DictAction([], "options")(None, parsed, overrides)
-    of_runner = inspect.signature(Runner.__init__).parameters
-    # A Runner of one's own may read other keys.
-    check_overrides(overrides, cfg, [*of_runner, *BESIDE_RUNNER], strict="runner_type" not in cfg)
+    read = [*inspect.signature(Runner.__init__).parameters, *BESIDE_RUNNER]
+    strict = "runner_type" not in cfg  # a Runner of one's own may read other keys
+    check_overrides(overrides, cfg, read, strict)
+    for word in overrides if strict else ():
+        name = word.partition("=")[0].partition(".")[0]
+        if name not in read:
+            keys = (key for key, _ in flat(cfg) if key.partition(".")[0] in read)
+            places = [key for key in keys if key.endswith(f".{name}")]
+            where = f"give {', '.join(places)}" if places else "give the keys that have its value"
+            raise UserError(
+                f"override {word!r}: {name} is a variable of the config, without effect; {where}"
+            )
     cfg.merge_from_dict({**parsed.options, **_paths(overrides)})
     if cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("work_dirs", Path(path).stem))

@@ -3,6 +3,7 @@
 import inspect
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from numbers import Real
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import CheckpointHook, Hook, ParamSchedulerHook
 from mmengine.logging import MessageHub
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
@@ -52,6 +53,10 @@ TTA_PACKING = {
 OF_COCO = re.compile(r"_mAP|(^|[/_])AR(_[sml])?@")
 #: Arguments of a training loop that the Runner gives.
 OF_THE_RUNNER = "runner", "dataloader"
+#: Arguments of a training loop that are integers.
+LENGTHS = {"max_epochs", "max_iters", "val_interval"}
+#: Entries of a scheduler's state that change from step to step.
+PROGRESS = {"base_values", "last_step", "_global_step", "_last_value"}
 #: What to do about a loss that is NaN.
 SLOWER = "try a smaller learning rate"
 
@@ -109,6 +114,10 @@ def check_loop(cfg: Config) -> None:
         raise UserError(f"train_cfg.type {kind!r} is an unknown loop; correct the name")
     try:
         inspect.signature(loop).bind(**dict.fromkeys(OF_THE_RUNNER), **given)
+        for name in LENGTHS & {*given}:
+            int(given[name])
+    except ValueError as error:
+        raise UserError(f"train_cfg.{name} is {given[name]!r}; give an integer") from error
     except TypeError as error:
         takes = [name for name in inspect.signature(loop).parameters if name not in OF_THE_RUNNER]
         raise UserError(
@@ -172,7 +181,47 @@ class PluginRunner(Runner):
             model = model.module
         state = checkpoints.unwrap_state(checkpoint.get("state_dict", checkpoint), model)
         checkpoints.check_fits(filename, model, checkpoints.find_absent(state, model))
+        self.resumed_schedules = schedules(checkpoint.get("param_schedulers"))
         return checkpoint
+
+    def resume(self, filename: str, *args, **options) -> None:
+        """Resume from a checkpoint; the schedules are the config's, from their first step on."""
+        # MMEngine restores the checkpoint's settings of a schedule: after its end, a longer
+        # training would go on with a learning rate of 0.
+        planned = schedules(self.param_schedulers)
+        super().resume(filename, *args, **options)
+        if self.resumed_schedules == planned or not planned:
+            return
+        for scheduler in each_scheduler(self.param_schedulers):
+            name = scheduler.param_name
+            for group in scheduler.optimizer.param_groups:
+                group[name] = group.get(f"initial_{name}", group[name])
+        self.param_schedulers = self.build_param_scheduler(self.cfg.param_scheduler)
+        steps, of_epoch = ParamSchedulerHook(), self.epoch and self.iter // self.epoch
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of steps before the optimizer's first one
+            for done in range(1, self.iter + 1):
+                steps.after_train_iter(self, 0)
+                if of_epoch and done % of_epoch == 0:
+                    steps.after_train_epoch(self)
+        self.logger.info("the config's schedule, param_scheduler, replaces the checkpoint's")
+
+
+def each_scheduler(found: list | dict[str, list] | None) -> Iterator[Any]:
+    """Yield the schedulers of a Runner, or their states, which several optimizers have by name."""
+    for schedulers in found.values() if isinstance(found, dict) else [found or []]:
+        yield from schedulers
+
+
+def schedules(found: list | dict[str, list] | None) -> list[dict[str, Any]]:
+    """Return the settings of the schedulers of a Runner or a checkpoint, without their progress.
+
+    The list is empty if a scheduler depends on the metrics of validations.
+    """
+    states = [s if isinstance(s, dict) else s.state_dict() for s in each_scheduler(found)]
+    if any("num_bad_epochs" in state for state in states):
+        return []
+    return [{k: v for k, v in state.items() if k not in PROGRESS} for state in states]
 
 
 class StopAtNaN(Hook):

@@ -27,6 +27,9 @@ class MMEngineVariants(Variants):
     def contents(self) -> Mapping[str, Any]:
         return self.config.to_dict()
 
+    def is_of_norm(self, key: str) -> bool:
+        return key.startswith("model.") and ".norm_cfg." in key
+
     def names_weights(self, key: str) -> bool:
         return super().names_weights(key) or bool(re.search(r"\.(pretrained|init_cfg)\b", key))
 

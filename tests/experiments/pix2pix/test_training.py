@@ -348,6 +348,17 @@ def test_translation_into_a_file_is_refused(translate, tmp_path, capsys):
     assert "cannot be written to (it is a file)" in capsys.readouterr().err
 
 
+def test_a_full_disk_ends_a_translation_with_one_line_and_leaves_no_part_of_an_image(
+    translate, tmp_path, capsys, small_files
+):
+    save(tmp_path / "in" / "a.png", 64, 64)
+    with small_files(200):
+        assert translate(tmp_path / "in", tmp_path / "out") == 2
+    words = f"{tmp_path / 'out' / 'a.png'} cannot be written to (File too large); free space, then "
+    assert words + "repeat the command" in capsys.readouterr().err
+    assert not [*(tmp_path / "out").iterdir()]
+
+
 def test_a_test_removes_only_what_an_earlier_one_wrote(tmp_path):
     for name in ("output/old.png", "output/mine.png"):
         (tmp_path / "test" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from unittest.mock import Mock
 
 import pytest
@@ -78,6 +79,12 @@ def test_a_killed_training_goes_on_where_it_stopped(trained):
     assert not torch.equal(after["model"][encode], before["model"][encode])
 
 
+def test_a_training_is_not_resumed_with_other_norms(trained):
+    words = r"others: MODEL\.FPN\.NORM was 'SSN' and is 'SSN\(eps=1e-3\)'; give the norms"
+    with pytest.raises(UserError, match=words):
+        train(trained[0], "MODEL.FPN.NORM", "SSN(eps=1e-3)", resume=True)
+
+
 def test_a_run_writes_its_record(trained):
     folder, before = trained
     found, total = run_record.read(folder), before["iteration"] + 2
@@ -121,6 +128,14 @@ def test_evaluation_finds_what_the_training_found(trained, tmp_path, capfd):
     assert found[0] == found[1]
 
 
+#: Settings that other training scripts of LazyConfigs read; the last one is off.
+UNREAD = """
+train.clip_grad = dict(enabled=True, params=dict(max_norm=1.0))
+train.steps_of_gradients = 2
+train.model_ema = dict(enabled=False)
+"""
+
+
 def lazy_options(folder, *overrides, code="", **more):
     """The options of a LazyConfig in a folder, where its output is in "out"; code is added."""
     (folder / "lazy.py").write_text(LAZY + code)
@@ -135,7 +150,8 @@ def resumed(datasets, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "create_ddp_model", lambda model, **o: ddp.update(o) or model)
         patch.setattr(run_record, "POINTS", 1)
-        first = lazy_options(folder, "train.ddp.find_unused_parameters=True", resume=True)
+        overrides = ("train.ddp.find_unused_parameters=True",)
+        first = lazy_options(folder, *overrides, code=UNREAD, resume=True)
         command_line.start(first)
         ddp_of_first = dict(ddp)
         command_line.start(lazy_options(folder, "train.max_iter=3", resume=True))
@@ -149,6 +165,30 @@ def logged(out):
 def test_options_of_ddp_are_a_lazy_configs(resumed):
     _, ddp = resumed
     assert ddp["find_unused_parameters"]
+
+
+def test_keys_of_a_lazy_config_that_no_training_reads_are_named(resumed):
+    (line,) = [line for line in (resumed[0] / "log.txt").open() if "does not read" in line]
+    assert "WARNING: train.clip_grad, train.steps_of_gradients: the command train" in line
+
+
+@pytest.mark.parametrize("override", ["train.clip_grad.enabled=True", "+train.steps=2"])
+def test_an_override_that_no_training_reads_is_refused(tmp_path, override):
+    key = override.split("=")[0].lstrip("+").removesuffix(".enabled")
+    with pytest.raises(UserError, match=rf"does not read {key}; leave it out, or give one of out"):
+        command_line.start(lazy_options(tmp_path, override, code=UNREAD))
+
+
+@pytest.mark.parametrize(
+    "code, words",
+    [
+        ("train.max_iter = 'many'", "train.max_iter is 'many', expected an integer"),
+        ("del train['ddp']", "train.ddp is missing"),
+    ],
+)
+def test_a_wrong_setting_of_a_lazy_configs_train_is_one_line(tmp_path, code, words):
+    with pytest.raises(UserError, match=words):
+        command_line.start(lazy_options(tmp_path, code=code))
 
 
 def test_a_lazy_config_is_resumed(resumed):
@@ -174,6 +214,12 @@ def test_the_radius_of_a_resumed_training_goes_on(resumed):
 def test_a_lazy_configs_record_has_its_images(resumed):
     out, _ = resumed
     assert run_record.read(out)["images"] == 8
+
+
+def test_a_lazy_config_is_not_resumed_with_other_norms(resumed, tmp_path):
+    shutil.copytree(resumed[0], tmp_path / "out")
+    with pytest.raises(UserError, match=r"others: model\.backbone\.norm was 'SSN' and is 'EN'"):
+        command_line.start(lazy_options(tmp_path, "model.backbone.norm=EN", resume=True))
 
 
 def test_a_lazy_config_is_evaluated_after_training(resumed):

@@ -267,3 +267,11 @@ def test_a_package_that_a_config_needs_is_named_if_it_is_missing(package, tmp_pa
     monkeypatch.setattr(configs, "installed", lambda name: name != package)
     with pytest.raises(UserError, match=f"fcn.py needs {package}: .*pip install onedl-mm"):
         configs.load_config(str(path))
+
+
+def test_an_override_of_a_variable_names_the_keys_that_have_an_effect():
+    words = (
+        r"data_root is a variable .* give train_dataloader\.dataset\.data_root, val_dataloader\."
+    )
+    with pytest.raises(UserError, match=words):
+        open_config("ilm_plugins://pix2pix/facades_in_in.py", ["data_root=elsewhere"])

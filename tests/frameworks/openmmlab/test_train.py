@@ -28,7 +28,6 @@ from ilm_plugins.frameworks import open_config, run_record
 from ilm_plugins.frameworks.folders import last_checkpoint
 from ilm_plugins.frameworks.lock import lock
 from ilm_plugins.frameworks.openmmlab.openmmlab_checkpoints import (
-    AtomicFiles,
     latest,
     use_safe_checkpoints,
 )
@@ -133,6 +132,40 @@ def test_two_processes_that_are_killed_resume_with_their_optimizer(config, launc
     assert not weight.is_contiguous()
 
 
+def test_a_training_is_not_resumed_with_other_norms(config, trained, tmp_path, capsys):
+    shutil.copytree(trained, tmp_path / "out")
+    opts = ["model.decode_head.norm_cfg.num_groups=2", "train_cfg.max_iters=5"]
+    assert main(command(config, "--resume", out=tmp_path / "out", opts=opts)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "others: model.decode_head.norm_cfg.num_groups was 4 and is 2; give" in line
+
+
+@pytest.mark.parametrize("by_epoch", [False, pytest.param(True, marks=pytest.mark.wide)])
+def test_a_longer_training_resumes_with_the_schedule_of_its_config(config, tmp_path, by_epoch):
+    """MMEngine restores the settings of the schedule, by which the rate would stay at 0."""
+    loop = "by_epoch=True, max_epochs=2" if by_epoch else "type='IterBasedTrainLoop', max_iters=2"
+    text = (
+        f"_base_ = {str(config)!r}\ntrain_cfg = dict(_delete_=True, {loop})\n"
+        "train_dataloader = dict(sampler=dict(type='DefaultSampler'))\n"
+        "param_scheduler = dict(_delete_=True, type='LinearLR', start_factor=1, end_factor=0,\n"
+        f"    begin=0, end=3, by_epoch={by_epoch})\n"
+        f"default_hooks = dict(checkpoint=dict(by_epoch={by_epoch}, interval=1))\n"
+    )
+    if not by_epoch:
+        text = text.replace("DefaultSampler", "InfiniteSampler")
+    (tmp_path / "linear.py").write_text(text)
+    first = command(tmp_path / "linear.py", out=tmp_path / "out")
+    assert main(first) == 0
+    end = "train_cfg.max_epochs=4" if by_epoch else "train_cfg.max_iters=4"
+    opts = [end, "param_scheduler.end=9"]
+    assert main(command(tmp_path / "linear.py", "--resume", out=tmp_path / "out", opts=opts)) == 0
+    *_, log = sorted(tmp_path.glob("out/*/vis_data/scalars.json"))
+    rates = [entry["lr"] for entry in map(json.loads, log.open()) if "lr" in entry]
+    per_step = 2 if by_epoch else 1
+    expected = [0.01 * (1 - step / 8) for step in (2, 3) for _ in range(per_step)]
+    assert rates == pytest.approx(expected, rel=1e-6)
+
+
 def test_resuming_without_a_checkpoint_starts_from_load_from(
     config, trained, tmp_path, monkeypatch
 ):
@@ -177,6 +210,8 @@ def test_evaluations_are_recorded_beside_the_training(config, trained, tmp_path,
         (["--tta"], "give --eval-only"),
         (["train_cfg.max_epochs=3"], "IterBasedTrainLoop got an unexpected keyword argument"),
         (["train_cfg.type=MyLoop"], "train_cfg.type 'MyLoop' is an unknown loop"),
+        (["train_cfg.max_iters=many"], "train_cfg.max_iters is 'many'; give an integer"),
+        (["dataset.data_root=a"], "dataset is a variable .*; give the keys that have its value"),
         (["train_cfg.by_epoch=True"], "train_cfg is .*; give it either type, .*, or by_epoch"),
         (["model.decode_head.norm_cfg.type=ILMNG"], "'ILMNG', an unknown norm; near ones are ILM"),
         (["load_from=/nowhere/none.pth"], "none.pth' does not exist"),
@@ -202,16 +237,19 @@ def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(config, tmp_path):
     assert run_record.read(tmp_path)["diverged"] == str(error.value)
 
 
-def test_a_run_whose_last_checkpoint_cannot_be_written_is_not_complete(
-    config, tmp_path, monkeypatch
+@pytest.mark.parametrize("size, name", [(6_000, ""), (100_000, "/iter_1.pth")])
+def test_a_full_disk_ends_a_training_with_one_line(
+    config, tmp_path, capsys, small_files, monkeypatch, size, name
 ):
-    def put(files, obj, filepath):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(AtomicFiles, "put", put)
-    with pytest.raises(OSError, match="No space left"):
-        main(command(config, out=tmp_path, opts=["train_cfg.max_iters=2"]))
-    assert run_record.read(tmp_path)["run"] < 2
+    """Already for the log of a training, or for its checkpoint."""
+    monkeypatch.setattr("logging.raiseExceptions", True)  # restored afterwards
+    with small_files(size):
+        assert main(command(config, out=tmp_path / "out", opts=["train_cfg.max_iters=1"])) == 2
+    error = capsys.readouterr().err
+    words = f"error: {tmp_path}/out{name} cannot be written to (File too large); free space, then "
+    assert words + "the same command with --resume continues" in error
+    assert "Traceback" not in error
+    assert not name or run_record.read(tmp_path / "out")["run"] == 0
 
 
 def test_a_training_that_stops_early_says_so_and_has_a_checkpoint(config, tmp_path):
