@@ -3,8 +3,12 @@
 Every part of the package may raise them; nothing here imports the package.
 """
 
+import errno
 import functools
 import warnings
+
+#: errno values of a disk that is full, read-only or broken.
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 class UserError(Exception):

@@ -3,13 +3,14 @@
 import os
 import re
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import UserError
+from ..errors import DISK, UserError
 from .formats import format_of
 
 try:
@@ -37,7 +38,10 @@ def write(
 
 @contextmanager
 def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[IO]:
-    """Open a temporary file, which replaces ``path`` once the block ends and the disk has it."""
+    """Open a temporary file, which replaces ``path`` once the block ends and the disk has it.
+
+    UserError if the disk is full, read-only or broken, or ``path`` is a folder, device or pipe.
+    """
     path = Path(os.path.realpath(path))
     with _partial(path, mode, **options) as file:
         yield file
@@ -88,6 +92,8 @@ def create(files: Mapping[Path, Callable[[IO], Any]]) -> None:
 @contextmanager
 def _partial(path: Path, mode: str, **options) -> Iterator[IO]:
     """Open a locked temporary file beside ``path``; it is removed unless it was renamed."""
+    check_regular(path)
+    earlier = sys.exc_info()[1]  # handled by the caller
     # Shortened, because the ending could make a long name too long for the file system.
     name = path.name[:200]
     _remove_stale(path.parent, name)
@@ -95,8 +101,29 @@ def _partial(path: Path, mode: str, **options) -> Iterator[IO]:
     try:
         with _open_locked(partial, mode, **options) as file:
             yield file
+    except (RuntimeError, OSError) as error:
+        # After Ctrl-C or an error of the disk, torch.save cannot end its archive: its own error
+        # then hides the first one.
+        first: BaseException = error
+        while isinstance(first, RuntimeError) and first.__context__ not in (None, earlier):
+            first = first.__context__
+        if isinstance(first, OSError) and (first.errno in DISK or first.filename == str(partial)):
+            raise UserError(
+                f"{str(path)!r} cannot be written ({first.strerror}); free space, or give another "
+                "folder"
+            ) from first
+        if isinstance(first, OSError | KeyboardInterrupt | SystemExit) and first is not error:
+            raise first from None
+        raise
     finally:
         partial.unlink(missing_ok=True)  # after a kill, _remove_stale or remove_partial removes it
+
+
+def check_regular(path: str | os.PathLike) -> None:
+    """Raise UserError if a path leads to a folder, a device or a pipe, which no file replaces."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        kind = "a folder" if os.path.isdir(path) else "a device or a pipe"
+        raise UserError(f"{os.fspath(path)!r} is {kind}; give a file")
 
 
 def _open_locked(partial: Path, mode: str, **options) -> IO:

@@ -14,7 +14,7 @@ from ..checkpoints.rewriting import check_target, rewrite
 from ..checkpoints.state import complete_names
 from ..errors import UserError, printable
 from ..frameworks import open_config
-from ..frameworks.folders import check_folder, disk_errors
+from ..frameworks.folders import check_folder
 from ..frameworks.framework_checkpoints import read_checkpoint
 from ..frameworks.openmmlab import NAME_STAYS
 from ..layers import parse_norm
@@ -38,8 +38,7 @@ def run(args: argparse.Namespace) -> None:
     check_whole(args.input, state)
     state, report = change(state, bool(entry and contents.get("matching_heuristics")))
     check_report(args.input, report, entry == "state_dict" and "meta" in contents)
-    with disk_errors(args.output.parent):
-        dropped = rewrite(args.input, contents, entry, state, args.output, args.overwrite)
+    dropped = rewrite(args.input, contents, entry, state, args.output, args.overwrite)
     print(report.names() if args.names else report)
     if dropped:
         print(f"not copied: {', '.join(map(printable, dropped))}")

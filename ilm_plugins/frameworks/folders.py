@@ -7,10 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import UserError
-
-#: errno values of a disk that is full, read-only or broken.
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+from ..errors import DISK, UserError
 
 
 def make_folder(folder: str | Path) -> None:

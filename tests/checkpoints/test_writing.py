@@ -100,6 +100,82 @@ def test_a_failed_write_leaves_what_was_there(old):
     assert [path.name for path in old.parent.iterdir()] == ["c.pth"]
 
 
+def test_a_full_disk_is_told_and_leaves_what_was_there(old, small_files):
+    with small_files(100), pytest.raises(UserError, match=r"c.pth' cannot be written \(File too"):
+        write({"weight": torch.zeros(1000)}, old)
+    assert old.read_text() == "old"
+    assert [*old.parent.iterdir()] == [old]
+
+
+class Interrupted:
+    """A file on which an exception is raised while torch.save writes to it."""
+
+    def __init__(self, file, error):
+        self.file, self.error, self.calls = file, error, 0
+
+    def write(self, data):
+        self.calls += 1
+        if self.calls == 5:
+            raise self.error
+        return self.file.write(data)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143)], ids=repr)
+def test_an_interrupt_of_torch_save_is_raised_and_leaves_what_was_there(old, error):
+    """torch.save raises another error, because it cannot end its archive."""
+    with pytest.raises(type(error)) as caught, replacing(old) as file:
+        torch.save({str(i): torch.ones(8) for i in range(9)}, Interrupted(file, error))
+    assert caught.value is error
+    assert old.read_text() == "old"
+    assert [*old.parent.iterdir()] == [old]
+
+
+def test_an_error_of_a_write_after_an_interrupt_is_raised(old):
+    """As where a training saves its last state after Ctrl-C."""
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        with pytest.raises(RuntimeError, match="of the write"), replacing(old):
+            raise RuntimeError("of the write")  # noqa: B904
+
+
+def test_the_disk_has_a_file_before_it_gets_its_name(old, tmp_path, monkeypatch):
+    """Else a power cut may leave an empty file in place of the old one."""
+    calls = []
+
+    def record(name):
+        call = getattr(os, name)
+
+        def recorded(*args):
+            state = os.fstat(args[0]) if name == "fsync" else os.stat(args[0])
+            calls.append((name, state.st_ino, state.st_size))
+            return call(*args)
+
+        monkeypatch.setattr(os, name, recorded)
+
+    record("fsync"), record("replace")
+    with replacing(old) as file:
+        file.write(b"new contents")
+    create({tmp_path / "other": lambda file: file.write(b"another")})
+    (_, first, _), _, (_, second, _), _ = calls
+    assert calls == [
+        *(("fsync", first, 12), ("replace", first, 12)),
+        *(("fsync", second, 7), ("replace", second, 7)),
+    ]
+
+
+@pytest.mark.parametrize("through_a_link", [False, True])
+def test_no_file_replaces_a_pipe_or_a_device(tmp_path, through_a_link):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    if through_a_link:
+        (tmp_path / "link").symlink_to(path)
+        path = tmp_path / "link"
+    with pytest.raises(UserError, match="pipe' is a device or a pipe; give a file"):
+        write({}, path)
+    assert path.is_fifo()
+
+
 def test_a_write_to_a_link_replaces_what_it_leads_to(old, tmp_path):
     link = tmp_path / "link"
     link.symlink_to(old)

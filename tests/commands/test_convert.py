@@ -282,6 +282,14 @@ def test_an_output_that_is_a_folder_is_refused_before_the_work(tmp_path, model, 
     assert "is a folder; give a file" in refused(capsys, *words)
 
 
+def test_an_output_that_leads_to_a_pipe_is_refused(path, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "out.pth").symlink_to("pipe")
+    error = refused(capsys, path, tmp_path / "out.pth", *LAST, "--overwrite")
+    assert "is a device or a pipe; give a file" in error
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def named(name, norm):
     """The state dict of a model with one norm of this name."""
     return {f"backbone.layer1.0.{name}.{key}": t for key, t in norm.state_dict().items()}
@@ -449,7 +457,7 @@ def test_characters_in_an_error_that_move_the_cursor_are_escaped(tmp_path, capsy
 def test_a_full_disk_is_told_and_leaves_no_output(path, tmp_path, capsys, small_files):
     with small_files(1000):
         error = refused(capsys, path, tmp_path / "out.pkl", *LAST)
-    assert "cannot be written to (File too large)" in error
+    assert "out.pkl' cannot be written (File too large); free space" in error
     assert [*tmp_path.iterdir()] == [path]
 
 

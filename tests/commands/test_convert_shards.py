@@ -173,7 +173,7 @@ def test_a_full_disk_leaves_no_shard(index, tmp_path, capsys, small_files):
     assert first < second // 2
     with small_files(second // 2):
         error = refused(capsys, index, tmp_path / "out" / index.name, "--to", "EN")
-    assert "cannot be written to (File too large)" in error
+    assert "cannot be written (File too large)" in error
     assert not files(tmp_path / "out")
 
 

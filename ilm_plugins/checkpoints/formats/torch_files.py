@@ -62,13 +62,7 @@ def _check(path: Path) -> None:
 
 
 def _write(contents: Any, metadata: Mapping[str, str], file: IO) -> None:
-    try:
-        torch.save(contents, file)
-    except RuntimeError as error:
-        # After an error of the disk, torch cannot end its archive: the second error hides it.
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise
+    torch.save(contents, file)
 
 
 FORMAT = Format((".pth", ".pt", ".bin", ".ckpt", ".tar"), read, _write, entries=True, shard=".bin")
