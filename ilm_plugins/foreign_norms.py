@@ -1,9 +1,10 @@
 """What :mod:`ilm_plugins.frameworks` tells surgery about norms; surgery knows no framework.
 
-``ilm_plugins.frameworks`` fills all tables but EXACT. A framework's entry in :data:`FRAMEWORKS` is
-added when the framework is imported. Nothing here imports torch.
+``ilm_plugins.frameworks`` fills all tables but EXACT, and adds to BESIDE. A framework's entry in
+:data:`FRAMEWORKS` is added when the framework is imported. Nothing here imports torch.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +23,9 @@ EXACT = {
     r"timm\.layers\.norm_act\.GroupNormAct": "GN",
     r"(timm\.layers\.norm|torchvision\.models\.convnext)\.LayerNorm2d": "LN",
 }
+#: Patterns of the names of tensors in a norm that change nothing of its normalization, such as the
+#: counters of thop.
+BESIDE = {r"(.*\.|)total_(ops|params)"}
 #: Patterns of the names, in a state dict, of norms with running statistics for each level.
 LEVELED: set[str] = set()
 #: Each returns other names that a norm of a model may have in a state dict.
@@ -103,6 +107,11 @@ class Framework:
 
 #: Name of a framework -> its modules.
 FRAMEWORKS: dict[str, Framework] = {}
+
+
+def is_beside(name: str) -> bool:
+    """Return whether a norm's tensor, by its name in the norm, is not of the normalization."""
+    return any(re.fullmatch(pattern, name) for pattern in BESIDE)
 
 
 def path_of(cls: type | FunctionType) -> str:

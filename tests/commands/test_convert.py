@@ -387,6 +387,29 @@ def test_a_norm_of_tensors_that_no_layer_has_is_told(tmp_path, capsys, state, ex
     assert expected in refused(capsys, tmp_path / "in.pth", tmp_path / "out.pth", "--to", "EN")
 
 
+DTYPES = sorted({v for v in vars(torch).values() if isinstance(v, torch.dtype)}, key=str)
+
+
+@pytest.mark.parametrize("name", ["1.weight", "1.running_var"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_dtype_is_converted_or_told(tmp_path, capsys, name, dtype):
+    try:
+        torch.save(of_batchnorm(**{name: torch.ones(32).to(dtype)}), tmp_path / "in.pth")
+    except (RuntimeError, NotImplementedError):
+        pytest.skip("torch makes no such tensor")
+    status = run(tmp_path / "in.pth", tmp_path / "out.pth", "--to", "EN")
+    error = capsys.readouterr().err
+    assert (status, error.count("\n")) in ((0, 0), (2, 1))
+    assert status == 0 or f"{dtype}" in error
+
+
+def test_a_tensor_on_the_meta_device_beside_others_is_told(tmp_path, capsys):
+    state = of_batchnorm(**{"1.running_var": torch.ones(32, device="meta")})
+    torch.save(state, tmp_path / "in.pth")
+    error = refused(capsys, tmp_path / "in.pth", tmp_path / "out.pth", "--to", "EN")
+    assert "its running_var is on the meta device, without values" in error
+
+
 @pytest.mark.parametrize(
     "contents",
     [
