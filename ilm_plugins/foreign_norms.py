@@ -16,12 +16,19 @@ if TYPE_CHECKING:
 EXACT = {
     # FrozenBatchNorm2d, DetrFrozenBatchNorm2d and the like compute BatchNorm from buffers, with an
     # eps of 1e-5 if they have none.
-    r"(detectron2|timm|torchvision|transformers)\..*FrozenBatchNorm(Act)?2d": "BN",
+    r"(detectron2|mmdet|timm|torchvision|transformers)\..*FrozenBatchNorm(Act)?2d": "BN",
     r"mmengine\.model\.utils\._BatchNormXd": "BN",
     r"mmengine\.utils\.dl_utils\.parrots_wrapper\.SyncBatchNorm": "BN",
     r"timm\.layers\.norm_act\.(BatchNormAct2d|SyncBatchNormAct)": "BN",
-    r"timm\.layers\.norm_act\.GroupNormAct": "GN",
+    r"timm\.layers\.norm\.GroupNorm1?": "GN",
+    r"timm\.layers\.norm_act\.GroupNorm1?Act": "GN",
+    r"transformers\..*\.PoolFormerGroupNorm": "GN",
     r"(timm\.layers\.norm|torchvision\.models\.convnext)\.LayerNorm2d": "LN",
+    r"timm\.layers\.norm\.LayerNorm(2dFp32|Exp2d)": "LN",
+    r"timm\.layers\.norm_act\.LayerNormAct2d(Fp32)?": "LN",
+    r"detectron2\.layers\.batch_norm\.LayerNorm": "LN",
+    r"mmseg\.models\.utils\.san_layers\.LayerNorm2d": "LN",
+    r"transformers\..*\.(VitDetLayerNorm|(Eomt|Videomt)LayerNorm2d)": "LN",
 }
 #: Patterns of the names of tensors in a norm that change nothing of its normalization, such as the
 #: counters of thop.

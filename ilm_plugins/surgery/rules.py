@@ -55,7 +55,12 @@ PLAIN = {source.kind_in_state for source in SOURCES.values()}
 
 
 def _layout_of(layer: Any) -> tuple[set[str], set[str]]:
-    """Return the names of tensors that all layers of a class have, and that only some have."""
+    """Return the names of tensors that all layers of a class have, and that only some have.
+
+    Without a network, they are the tensors of its ``initial_values``.
+    """
+    if layer.network is None:
+        return {*layer.initial_values}, set()
     running = MIXTURES_RUNNING if set(BATCH) & {*layer.network.tensors} else set()
     needed = {*layer.network.tensors} - running - layer.network.optional.keys()
     others = running | layer.network.optional.keys() | layer.initial_values.keys()
@@ -169,7 +174,7 @@ def adapt(source: State, kind: str, layer: nn.Module) -> dict[str, Tensor]:
     refuse(needed, f"it has no {' and no '.join(sorted(needed))}, which {name} needs")
     new = {**wanted, **made}
     for key in AFFINE & new.keys() - wanted.keys():
-        refuse(not _is_identity(key, new[key]), f"it has a {key}, which {name} lacks")
+        refuse(not is_identity(key, new[key]), f"it has a {key}, which {name} lacks")
     for key, tensor in wanted.items():
         shape, expected = tuple(new[key].shape), tuple(tensor.shape)
         refuse(shape != expected, f"{key} has shape {shape}, shape {expected} in the layer")
@@ -196,7 +201,7 @@ def name_variance(state: State, wanted: State) -> State:
     return state
 
 
-def _is_identity(key: str, value: Tensor) -> bool:
+def is_identity(key: str, value: Tensor) -> bool:
     """Return whether a weight is 1, or a bias 0, up to the rounding of AN's maps."""
     if value.is_meta:
         return False

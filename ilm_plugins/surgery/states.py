@@ -10,7 +10,7 @@ from ..checkpoints.state import copy_state, find_absent, unwrap_state
 from ..foreign_norms import BESIDE, NAME_REMARKS, OTHER_NAMES
 from ..layers import OptionError
 from . import norms, rules
-from .common import Match, Report, matches, report_of_match, source_norm
+from .common import Match, Report, matches, report_of_match, source_norm, warn_of_nothing
 from .norms import parts_of
 from .rules import NotConvertible, State, chosen_by, refuse
 from .sources import SOURCES, UNTOLD
@@ -98,9 +98,10 @@ def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor
         tensors = norm.levels[0]
         source = rules.plain_norm_of(norm.kind, chosen_by(tensors))
         c, dtype = _channels(tensors), _dtype(tensors)
-        if source.has_statistics:
-            return nn.BatchNorm2d(c, dtype=dtype)
-        return nn.GroupNorm(1, c, dtype=dtype)
+        if source.name == "GN":
+            return nn.GroupNorm(1, c, dtype=dtype)
+        norm = nn.BatchNorm2d if source.name == "BN" else nn.InstanceNorm2d
+        return norm(c, affine=True, dtype=dtype)
 
     return _rewrite(state, match, build, skip=rules.PLAIN)
 
@@ -179,6 +180,7 @@ def _rewrite(
                 report.note(remark_on(name, isinstance(layer, nn.GroupNorm)), name)
     if report.converted:
         report.notes[_NOT_STORED] = []
+    warn_of_nothing(report)
     return state, report
 
 
