@@ -108,8 +108,8 @@ def convert(
         types: an exact class to replace, or several, instead of the plain norms of torch and the
             frameworks; each must derive from such a norm and compute the same.
         replacing: "BN" to replace BatchNorm by an ILM layer, AssocNorm or AN, or "LN" to replace
-            LayerNorm2d of timm and torchvision by an ILM layer or AssocNorm, with its weight, bias
-            and eps; groups and key groups are "auto" by default.
+            the LayerNorms of maps of timm, torchvision and detectron2 by an ILM layer or AssocNorm,
+            with weight, bias and eps; groups and key groups are "auto" by default.
         fuse_activations: True to have the new layers apply the activations that follow them, see
             :func:`fuse_activations`; the report's notes say which do, and why others do not.
         options: of the layer, such as ``hidden=3``.
