@@ -5,6 +5,7 @@ Every part of the package may raise them; nothing here imports the package.
 
 import errno
 import functools
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,12 +33,14 @@ DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 @contextmanager
 def writing_to(path: object) -> Iterator[None]:
     """Give an OSError in the block the name of the file or folder, if it has none."""
-    # torch cannot end its archive after an error of the disk or a signal: its second error, a
-    # RuntimeError, hides the first one.
+    earlier = sys.exc_info()[1]
     try:
         yield
     except (OSError, RuntimeError) as error:
-        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        # torch cannot end its archive after an error of the disk or a signal: its second error, a
+        # RuntimeError, hides the first one. What the caller handles is no cause.
+        is_second = isinstance(error, RuntimeError) and error.__context__ is not earlier
+        cause = error.__context__ if is_second else error
         if isinstance(cause, OSError) and cause.filename is None:
             cause.filename = str(path)
         if isinstance(cause, OSError | KeyboardInterrupt | SystemExit):

@@ -1,9 +1,10 @@
 """What :mod:`ilm_plugins.frameworks` tells surgery about norms; surgery knows no framework.
 
-``ilm_plugins.frameworks`` fills all tables but EXACT. A framework's entry in :data:`FRAMEWORKS` is
-added when the framework is imported. Nothing here imports torch.
+``ilm_plugins.frameworks`` fills all tables but EXACT, and adds to BESIDE. A framework's entry in
+:data:`FRAMEWORKS` is added when the framework is imported. Nothing here imports torch.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,13 +16,23 @@ if TYPE_CHECKING:
 EXACT = {
     # FrozenBatchNorm2d, DetrFrozenBatchNorm2d and the like compute BatchNorm from buffers, with an
     # eps of 1e-5 if they have none.
-    r"(detectron2|timm|torchvision|transformers)\..*FrozenBatchNorm(Act)?2d": "BN",
+    r"(detectron2|mmdet|timm|torchvision|transformers)\..*FrozenBatchNorm(Act)?2d": "BN",
     r"mmengine\.model\.utils\._BatchNormXd": "BN",
     r"mmengine\.utils\.dl_utils\.parrots_wrapper\.SyncBatchNorm": "BN",
     r"timm\.layers\.norm_act\.(BatchNormAct2d|SyncBatchNormAct)": "BN",
-    r"timm\.layers\.norm_act\.GroupNormAct": "GN",
+    r"timm\.layers\.norm\.GroupNorm1?": "GN",
+    r"timm\.layers\.norm_act\.GroupNorm1?Act": "GN",
+    r"transformers\..*\.PoolFormerGroupNorm": "GN",
     r"(timm\.layers\.norm|torchvision\.models\.convnext)\.LayerNorm2d": "LN",
+    r"timm\.layers\.norm\.LayerNorm(2dFp32|Exp2d)": "LN",
+    r"timm\.layers\.norm_act\.LayerNormAct2d(Fp32)?": "LN",
+    r"detectron2\.layers\.batch_norm\.LayerNorm": "LN",
+    r"mmseg\.models\.utils\.san_layers\.LayerNorm2d": "LN",
+    r"transformers\..*\.(VitDetLayerNorm|(Eomt|Videomt)LayerNorm2d)": "LN",
 }
+#: Patterns of the names of tensors in a norm that change nothing of its normalization, such as the
+#: counters of thop.
+BESIDE = {r"(.*\.|)total_(ops|params)"}
 #: Patterns of the names, in a state dict, of norms with running statistics for each level.
 LEVELED: set[str] = set()
 #: Each returns other names that a norm of a model may have in a state dict.
@@ -103,6 +114,11 @@ class Framework:
 
 #: Name of a framework -> its modules.
 FRAMEWORKS: dict[str, Framework] = {}
+
+
+def is_beside(name: str) -> bool:
+    """Return whether a norm's tensor, by its name in the norm, is not of the normalization."""
+    return any(re.fullmatch(pattern, name) for pattern in BESIDE)
 
 
 def path_of(cls: type | FunctionType) -> str:

@@ -12,7 +12,7 @@ from ..errors import UserError
 from .formats import FORMATS, format_of
 from .reading import read_metadata
 from .shards import INDEX, is_index, paths_of_shards, without_index, write_shards
-from .writing import create, write
+from .writing import check_regular, create, write
 
 #: Entries beside the state dict by which detectron2 reads a checkpoint; they are copied.
 COPIED = ("__author__", "matching_heuristics")
@@ -30,6 +30,7 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
         shards = dict.fromkeys(row.shard + INDEX for row in FORMATS.values() if row.shard)
         endings = " or ".join(shards) if is_index(target) else ", ".join(FORMATS)
         raise UserError(f"{shown} must end with {endings}")
+    check_regular(target)
     if exists and source.exists() and target.samefile(source):
         raise UserError(f"{shown} is INPUT; give another file")
     if exists and not overwrite and not is_index(target):
@@ -37,8 +38,6 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
     # Of a link, the target is replaced.
     if not Path(os.path.realpath(target)).parent.is_dir():
         raise UserError(f"{shown} is not in a folder that exists; create it first")
-    if target.is_dir():
-        raise UserError(f"{shown} is a folder; give a file")
     if is_index(target):
         if not is_index(source):
             raise UserError(f"{shown} is an index, INPUT is none; give a file as OUTPUT")

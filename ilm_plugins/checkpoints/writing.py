@@ -37,7 +37,10 @@ def write(
 
 @contextmanager
 def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[IO]:
-    """Open a temporary file, which replaces ``path`` once the block ends and the disk has it."""
+    """Open a temporary file, which replaces ``path`` once the block ends and the disk has it.
+
+    UserError if the disk is full, read-only or broken, or ``path`` is a folder, device or pipe.
+    """
     path = Path(os.path.realpath(path))
     with _partial(path, mode, **options) as file:
         yield file
@@ -88,6 +91,7 @@ def create(files: Mapping[Path, Callable[[IO], Any]]) -> None:
 @contextmanager
 def _partial(path: Path, mode: str, **options) -> Iterator[IO]:
     """Open a locked temporary file beside ``path``; it is removed unless it was renamed."""
+    check_regular(path)
     # Shortened, because the ending could make a long name too long for the file system.
     name = path.name[:200]
     _remove_stale(path.parent, name)
@@ -97,6 +101,13 @@ def _partial(path: Path, mode: str, **options) -> Iterator[IO]:
             yield file
     finally:
         partial.unlink(missing_ok=True)  # after a kill, _remove_stale or remove_partial removes it
+
+
+def check_regular(path: str | os.PathLike) -> None:
+    """Raise UserError if a path leads to a folder, a device or a pipe, which no file replaces."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        kind = "a folder" if os.path.isdir(path) else "a device or a pipe"
+        raise UserError(f"{os.fspath(path)!r} is {kind}; give a file")
 
 
 def _open_locked(partial: Path, mode: str, **options) -> IO:

@@ -43,6 +43,8 @@ HOOKS = {
 
 #: The head of detectron2's RetinaNet.
 foreign_norms.LEVELED.add(r"(.*\.|)(cls|bbox)_subnet\.\d+")
+#: What timm's norms run after the normalization.
+foreign_norms.BESIDE.add(r"(drop|act)\..+")
 foreign_norms.OTHER_NAMES.append(names_by_type)
 foreign_norms.NAME_REMARKS.append(remark_on_name)
 

@@ -115,11 +115,12 @@ class Activations(Framework):
 
     def join_activation(self, norm: Any, after: Iterable[nn.Module]) -> nn.Module | None:
         classes = import_module("timm.layers.norm_act")
-        channels, eps = norm.weight.numel(), norm.eps
         if type(norm) is nn.BatchNorm2d:
-            new = classes.BatchNormAct2d(channels, eps, norm.momentum, apply_act=False)
+            options = norm.num_features, norm.eps, norm.momentum, norm.affine
+            new = classes.BatchNormAct2d(*options, apply_act=False)
         elif type(norm) is nn.GroupNorm:
-            new = classes.GroupNormAct(channels, norm.num_groups, eps, apply_act=False)
+            options = norm.num_channels, norm.num_groups, norm.eps, norm.affine
+            new = classes.GroupNormAct(*options, apply_act=False)
         else:
             return None
         *drop, new.act = after

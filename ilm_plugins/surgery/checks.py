@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from types import MethodType
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 from torch import Tensor, jit, nn
@@ -85,6 +85,28 @@ def check_not_held(
         name = f"{type(module).__name__}.{attribute}"
         reason = f"{name} also refers to the norm: remove this reference, then convert the model"
         refuse(module not in inside, reason)
+
+
+def names_in(code: CodeType) -> set[str]:
+    """Return the attributes and global names in a function's code, and in functions within."""
+    inner = [names_in(value) for value in code.co_consts if isinstance(value, CodeType)]
+    return {*code.co_names}.union(*inner)
+
+
+def check_not_read(around: nn.Module, attribute: str) -> None:
+    """Raise NotConvertible if the forward of a module reads BatchNorm's statistics of its norm.
+
+    It may do so in methods that it calls, as torch's ConvBn for quantization-aware training.
+    """
+    cls, names, known = type(around), {"forward"}, set[str]()
+    while names:
+        name = names.pop()
+        known.add(name)
+        method = getattr(cls, name, None)
+        used = names_in(method.__code__) if isinstance(method, FunctionType) else set()
+        is_read = attribute in used and not used.isdisjoint(("running_mean", "running_var"))
+        refuse(is_read, f"{cls.__name__}.{name} reads its running statistics, which layers lack")
+        names |= used - known
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -1,6 +1,7 @@
 """Shared by conversions and analysis: selection by name, reports, evaluation mode, inputs."""
 
 import sys
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -102,6 +103,13 @@ def report_of_match(match: Match, names: Iterable[str]) -> Report:
         if not any(matches(name, pattern) for name in names):
             report.note("pattern of match that fits no norm", pattern)
     return report
+
+
+def warn_of_nothing(report: Report) -> None:
+    """Warn the caller of a conversion that changed nothing, and may not read the report."""
+    if not report.converted:
+        reasons = "; ".join(dict.fromkeys(report.left.values())) or "there are no norms"
+        warnings.warn(f"nothing was converted: {reasons}", stacklevel=3)
 
 
 def _patterns(match: Match) -> Sequence[str]:

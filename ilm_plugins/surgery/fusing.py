@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from operator import attrgetter
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from ..foreign_norms import FRAMEWORKS, Place, path_of
 from ..layers.activated import FusedActivation, NormWithActivation
 from ..layers.base import AdaptiveNorm
 from ..ops.engine.activation import Activation
-from .checks import check_not_held, check_plain_modules, has_hooks, holders_of
+from .checks import check_not_held, check_plain_modules, has_hooks, holders_of, names_in
 from .common import Match, Report, matches, report_of_match
 from .containers import IN_TURN
 from .norms import LAYERS
@@ -188,16 +188,10 @@ def _places(module: nn.Module) -> Iterable[Place]:
     container = next((table[owner] for table in tables if owner in table), None)
     if container is None or "forward" in vars(module):
         return ()
-    if container.calls and not _names(forward.__code__) <= container.calls:
+    if container.calls and not names_in(forward.__code__) <= container.calls:
         return ()
     is_known = all(path_of(getattr(cls, m)) == f"{owner}.{m}" for m in container.methods)
     return container.places(module) if is_known else ()
-
-
-def _names(code: CodeType) -> set[str]:
-    """Return the attributes and global names in a function's code, and in functions within."""
-    inner = [_names(value) for value in code.co_consts if isinstance(value, CodeType)]
-    return {*code.co_names}.union(*inner)
 
 
 def _get(module: Any, name: str) -> Any:

@@ -20,7 +20,14 @@ from ..layers.mixture import MixtureNorm
 from ..layers.options import check_choice
 from ..ops import Switch
 from . import norms
-from .checks import TENSORS, check_not_held, check_plain_modules, holders_of, modules_of
+from .checks import (
+    TENSORS,
+    check_not_held,
+    check_not_read,
+    check_plain_modules,
+    holders_of,
+    modules_of,
+)
 from .common import (
     Match,
     Report,
@@ -30,10 +37,12 @@ from .common import (
     matches,
     report_of_match,
     source_norm,
+    warn_of_nothing,
 )
 from .fusing import fuse, unfuse, with_activation
 from .norms import modules_after, parts_of
 from .rules import (
+    AFFINE,
     LAYOUTS,
     NotConvertible,
     State,
@@ -42,6 +51,8 @@ from .rules import (
     chosen_by,
     find_rule,
     hint,
+    is_identity,
+    plain_norm_of,
     refuse,
     remark,
     remark_on_values,
@@ -97,8 +108,8 @@ def convert(
         types: an exact class to replace, or several, instead of the plain norms of torch and the
             frameworks; each must derive from such a norm and compute the same.
         replacing: "BN" to replace BatchNorm by an ILM layer, AssocNorm or AN, or "LN" to replace
-            LayerNorm2d of timm and torchvision by an ILM layer or AssocNorm, with its weight, bias
-            and eps; groups and key groups are "auto" by default.
+            the LayerNorms of maps of timm, torchvision and detectron2 by an ILM layer or AssocNorm,
+            with weight, bias and eps; groups and key groups are "auto" by default.
         fuse_activations: True to have the new layers apply the activations that follow them, see
             :func:`fuse_activations`; the report's notes say which do, and why others do not.
         options: of the layer, such as ``hidden=3``.
@@ -121,6 +132,7 @@ def convert(
         return _layer_for(old, like, swap)
 
     model, report = _replace(model, match, norms.may_be_norm, build)
+    warn_of_nothing(report)
     if fuse_activations:
         _fuse_converted(model, report)
     return model, report
@@ -129,7 +141,8 @@ def convert(
 def revert(model: nn.Module, *, match: Match = None, dims: int = 2) -> tuple[nn.Module, Report]:
     """Replace a model's layers from this package, in place, where a plain norm computes the same.
 
-    A layer that computes anything else than a plain norm stays, with the reason in the report. The
+    A layer that computes anything else than a plain norm stays, with the reason in the report. A
+    norm that had no weight or bias has none again, while these are 1 and 0. The
     levels of detectron2's RetinaNet, timm's norms, and MMEngine's BatchNorm of any dimensions get
     the classes and names of their framework. First, all activations that :func:`fuse_activations`
     has fused are put back, also of layers that stay. If an error is raised, the model computes the
@@ -148,7 +161,9 @@ def revert(model: nn.Module, *, match: Match = None, dims: int = 2) -> tuple[nn.
     check_choice("revert", "dims", dims, (1, 2, 3))
     check_match(match, (name for name, _ in norms.named_norms(model, _is_layer)))
     unfuse(model)
-    return _replace(model, match, _is_layer, partial(_plain_for, dims=dims))
+    model, report = _replace(model, match, _is_layer, partial(_plain_for, dims=dims))
+    warn_of_nothing(report)
+    return model, report
 
 
 def _is_layer(module: nn.Module) -> bool:
@@ -188,6 +203,9 @@ def _replace(
             is_compiled = any(name.rpartition(".")[2] == "_orig_mod" for name in old_names)
             refuse(is_compiled, _COMPILED)
             check_not_held(old, holders)
+            for name in old_names:
+                above, _, attribute = name.rpartition(".")
+                check_not_read(model.get_submodule(above), attribute)
             like = _factory_options(model, old_names[0])
             built = [build(norm, like) for norm in parts.norms]
             _check_untied(old, owners)
@@ -353,6 +371,8 @@ def _layer_for(old: Any, like: dict, swap: Swap) -> nn.Module:
         differs = name != "sync" and value not in (None, given)
         refuse(differs, f"{name}={value!r}, where the layer has {given!r}")
     _take_tensors(old, new, state)
+    if lacked := getattr(old, "lacked", None) or sorted(AFFINE - state.keys()):
+        vars(new)["lacked"] = lacked
     if applied := getattr(old, "fused_activation", None):
         new.fused_activation = applied
     if not (after := modules_after(old)):
@@ -382,9 +402,12 @@ def _plain_for(old: Any, like: dict, dims: int) -> nn.Module:
     state, c = dict(old.state_dict(keep_vars=True)), old.num_channels
     check_complete(state, norms.kind_of_module(old))
     chosen = chosen_by(state, getattr(old, "normalizers", ()))
-    if isinstance(old, ILMInstanceNorm) or chosen == "IN":
+    plain = plain_norm_of(
+        norms.kind_of_module(old), "IN" if isinstance(old, ILMInstanceNorm) else chosen
+    ).name
+    if plain == "IN":
         new = getattr(nn, f"InstanceNorm{dims}d")(c, old.eps, affine=True, **like)
-    elif isinstance(old, MixtureNorm) and chosen not in ("LN", "GN"):
+    elif plain == "BN":
         new = getattr(nn, f"BatchNorm{dims}d")(c, old.eps, old.momentum, **like)
         if state["weight"].dim() == 2:
             # The rule expects BN's row to be the last.
@@ -394,6 +417,11 @@ def _plain_for(old: Any, like: dict, dims: int) -> nn.Module:
         groups = 1 if chosen == "LN" else old.num_groups
         new = nn.GroupNorm(groups, c, old.eps, **like)
     _take_tensors(old, new, state)
+    lacked = getattr(old, "lacked", ())
+    if all(is_identity(name, getattr(new, name)) for name in lacked):
+        for name in lacked:
+            setattr(new, name, None)
+        new.affine = new.weight is not None
     replaced = getattr(old, "replaced", "")
     made = (framework.as_replaced(new, replaced) for framework in FRAMEWORKS.values())
     return next(filter(None, made), new)

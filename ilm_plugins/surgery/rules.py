@@ -4,12 +4,14 @@ import copy
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
+from ..foreign_norms import is_beside
 from ..layers import AttentiveNorm, ExemplarNorm, SparseSwitchNorm, SwitchNorm
 from ..layers.attentive import balanced
 from ..layers.autoencoder import AutoencoderNorm
@@ -41,12 +43,24 @@ _ATTENTION = "attention.weight", "attention.bias"
 _PAIRS = "pairs.weight", "pairs.bias"
 _RELEASED_ATTENTION = "attention_weights.attention.0.weight", "attention_weights.attention.0.bias"
 
+_HALVES = {torch.float16, torch.bfloat16}
+#: Dtypes of tensors that are converted; counters and flags may be integers.
+_DTYPES = {
+    *(*_HALVES, torch.float32, torch.float64),
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+}
+
 #: Kinds of plain norms in a state dict.
 PLAIN = {source.kind_in_state for source in SOURCES.values()}
 
 
 def _layout_of(layer: Any) -> tuple[set[str], set[str]]:
-    """Return the names of tensors that all layers of a class have, and that only some have."""
+    """Return the names of tensors that all layers of a class have, and that only some have.
+
+    Without a network, they are the tensors of its ``initial_values``.
+    """
+    if layer.network is None:
+        return {*layer.initial_values}, set()
     running = MIXTURES_RUNNING if set(BATCH) & {*layer.network.tensors} else set()
     needed = {*layer.network.tensors} - running - layer.network.optional.keys()
     others = running | layer.network.optional.keys() | layer.initial_values.keys()
@@ -84,13 +98,30 @@ def kind_of(state: State) -> str | None:
     return None
 
 
+def nearest_kind(state: State) -> tuple[str | None, list[str]]:
+    """Return the kind of a norm with further tensors, and their names; (None, []) for no norm.
+
+    A weight and a bias alone are of a norm only beside tensors of their own module.
+    """
+    is_leaf = not any("." in key for key in state)
+    layouts = {UNTOLD: (AFFINE, AFFINE)} if is_leaf else {}
+    layouts |= {kind: layout for kind, layout in LAYOUTS.items() if kind != UNTOLD}
+    by_size = sorted(layouts.values(), key=lambda layout: len(layout[0]))
+    for needed, allowed in by_size[::-1]:
+        part = {key: tensor for key, tensor in state.items() if key in needed | allowed}
+        if needed <= part.keys() and (kind := kind_of(part)):
+            return kind, sorted(state.keys() - part.keys())
+    return None, []
+
+
 def check_values(source: State) -> None:
     """Raise NotConvertible if tensors are sparse, or of a dtype in which no layer computes."""
+    has_values = not all(tensor.is_meta for tensor in source.values())
     for key, tensor in source.items():
         refuse(tensor.layout != torch.strided, f"its {key} is {tensor.layout}; make it dense first")
-        is_float8 = tensor.is_floating_point() and tensor.itemsize == 1
+        refuse(has_values and tensor.is_meta, f"its {key} is on the meta device, without values")
         refuse(
-            is_float8 or tensor.is_complex(),
+            tensor.dtype not in _DTYPES,
             f"its {key} is {tensor.dtype}; convert it to float32 first",
         )
 
@@ -115,7 +146,10 @@ def check_complete(source: State, kind: str) -> None:
 
 @torch.no_grad()
 def adapt(source: State, kind: str, layer: nn.Module) -> dict[str, Tensor]:
-    """Return a layer's state dict, made from a norm's, or raise NotConvertible."""
+    """Return a layer's state dict, made from a norm's, or raise NotConvertible.
+
+    Values of 16 bits are converted in float32, and rounded once to the layer's dtype.
+    """
     name = type(layer).__name__
     rule = find_rule(kind, type(layer))
     on_meta = kind_of_module(layer) in SOURCES and any(t.is_meta for t in source.values())
@@ -123,24 +157,40 @@ def adapt(source: State, kind: str, layer: nn.Module) -> dict[str, Tensor]:
     check_values(source)
     if rule.source in SOURCES:
         source = {**_identity_map(source, layer), **source}
+    wide = {k: t.float() if t.dtype in _HALVES else t for k, t in source.items()}
     device = next((tensor.device for tensor in source.values()), None)
     is_on_meta = any(tensor.is_meta for tensor in layer.state_dict().values())
     if device is not None and device.type != "meta" and is_on_meta:
         layer = copy.deepcopy(layer).to_empty(device=device)
         # FrozenBatchNorm2d has no parameters to initialize.
         getattr(layer, "reset_parameters", lambda: None)()
-    wanted = {key: tensor.detach().clone() for key, tensor in layer.state_dict().items()}
-    made = name_variance(rule.function(source, layer), wanted)
+    tensors = layer.state_dict().items()
+    wanted = {key: tensor.detach().clone() for key, tensor in tensors if not is_beside(key)}
+    exact = rule.function(wide, layer).items()
+    rounded = {key: _rounded(value, key, wide, source, wanted) for key, value in exact}
+    made = name_variance(rounded, wanted)
     # The layer's own are initial values, with which it would compute something else.
     needed = (AFFINE | MIXTURES_RUNNING) & wanted.keys() - made.keys()
     refuse(needed, f"it has no {' and no '.join(sorted(needed))}, which {name} needs")
     new = {**wanted, **made}
     for key in AFFINE & new.keys() - wanted.keys():
-        refuse(not _is_identity(key, new[key]), f"it has a {key}, which {name} lacks")
+        refuse(not is_identity(key, new[key]), f"it has a {key}, which {name} lacks")
     for key, tensor in wanted.items():
         shape, expected = tuple(new[key].shape), tuple(tensor.shape)
         refuse(shape != expected, f"{key} has shape {shape}, shape {expected} in the layer")
     return {key: new[key].to(device or new[key].device) for key in wanted}
+
+
+def _rounded(value: Tensor, key: str, wide: State, source: State, wanted: State) -> Tensor:
+    """Return a converted value in the dtype of its tensor in the norm, or in the layer's if wider.
+
+    Args:
+        wide: the norm's tensors, in which values of 16 bits are float32.
+    """
+    if value is wide.get(key):
+        return source[key]
+    dtypes = [state[key].dtype for state in (source, wanted) if key in state]
+    return value.to(reduce(torch.promote_types, dtypes)) if dtypes else value
 
 
 def name_variance(state: State, wanted: State) -> State:
@@ -151,7 +201,7 @@ def name_variance(state: State, wanted: State) -> State:
     return state
 
 
-def _is_identity(key: str, value: Tensor) -> bool:
+def is_identity(key: str, value: Tensor) -> bool:
     """Return whether a weight is 1, or a bias 0, up to the rounding of AN's maps."""
     if value.is_meta:
         return False
@@ -199,8 +249,7 @@ def _an_to_gn(source: State, layer: nn.Module) -> State:
     refuse(source["attention.weight"].any(), reason)
     attentions = nn.functional.hardsigmoid(source["attention.bias"].double())
     scale, shift = (attentions @ source[name].double() for name in _PAIRS)
-    weight, bias = source["weight"] * scale, source["bias"] * scale + shift
-    return {"weight": weight.to(source["weight"]), "bias": bias.to(source["bias"])}
+    return {"weight": source["weight"] * scale, "bias": source["bias"] * scale + shift}
 
 
 def _released_to_an(source: State, layer: AttentiveNorm) -> State:
@@ -399,6 +448,19 @@ def find_rule(kind: str, target: type[nn.Module]) -> Rule:
         if kind in kinds and name in rule.targets:
             return rule
     raise NotConvertible(f"{kind} does not become {target.__name__}")
+
+
+def plain_norm_of(kind: str, chosen: str | None = None) -> Source:
+    """Return the plain norm to which a rule leads back; NotConvertible if there is none.
+
+    Args:
+        chosen: the one of several, by default the first.
+    """
+    names = [t for rule in RULES if rule.source == kind for t in rule.targets if t in SOURCES]
+    refuse(not names, f"{kind} does not become a plain norm")
+    name = "GN" if chosen == "LN" else chosen or names[0]
+    refuse(name not in names, f"its ratios are fixed on {name}, to which no rule leads")
+    return SOURCES[name]
 
 
 def remark(kind: str, layer: Any) -> str | None:

@@ -1,14 +1,16 @@
 """Convert the norms of a state dict."""
 
+import re
 from collections.abc import Callable, Container, Iterator, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from ..checkpoints.state import copy_state, find_absent, unwrap_state
-from ..foreign_norms import NAME_REMARKS, OTHER_NAMES
+from ..foreign_norms import BESIDE, NAME_REMARKS, OTHER_NAMES
 from ..layers import OptionError
 from . import norms, rules
-from .common import Match, Report, matches, report_of_match, source_norm
+from .common import Match, Report, matches, report_of_match, source_norm, warn_of_nothing
 from .norms import parts_of
 from .rules import NotConvertible, State, chosen_by, refuse
 from .sources import SOURCES, UNTOLD
@@ -21,6 +23,11 @@ _NOT_STORED = (
 _MADE_UP = (
     "without {} in the state dict: a weight is then 1, a bias 0; if they are in another file, "
     "convert all files together"
+)
+#: Why a norm with further tensors stays.
+_BESIDE = (
+    "it has {} beside the tensors of {}, and may compute something else; if it does not, remove "
+    "these entries"
 )
 
 
@@ -64,10 +71,8 @@ def convert_state(
         lacking = rules.AFFINE - tensors.keys() if kind == UNTOLD else ()
         advice = "convert the model, or fit the state dict to a model"
         refuse(lacking, f"it has no {', '.join(lacking)}, and may be no norm; {advice}")
-        floating = (t.dtype for t in tensors.values() if t.is_floating_point())
-        dtype = next((dtype for dtype in floating if dtype.itemsize > 1), None)  # not float8
         stored = {"num_affine": len(tensors["weight_"])} if kind == "released AN" else {}
-        return layer(_channels(tensors), **defaults | stored | swap.options, dtype=dtype)
+        return layer(_channels(tensors), **defaults | stored | swap.options, dtype=_dtype(tensors))
 
     return _rewrite(state, match, build, source.name)
 
@@ -90,11 +95,13 @@ def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor
 
     def build(norm: StoredNorm) -> nn.Module:
         """Return the plain norm for a layer's tensors; its eps and groups do not matter."""
-        kind, tensors = norm.kind, norm.levels[0]
-        c = _channels(tensors)
-        if kind in ("ILM", "released ILM", "AN") or chosen_by(tensors) not in (None, "BN"):
-            return nn.GroupNorm(1, c)
-        return nn.BatchNorm2d(c)
+        tensors = norm.levels[0]
+        source = rules.plain_norm_of(norm.kind, chosen_by(tensors))
+        c, dtype = _channels(tensors), _dtype(tensors)
+        if source.name == "GN":
+            return nn.GroupNorm(1, c, dtype=dtype)
+        norm = nn.BatchNorm2d if source.name == "BN" else nn.InstanceNorm2d
+        return norm(c, affine=True, dtype=dtype)
 
     return _rewrite(state, match, build, skip=rules.PLAIN)
 
@@ -137,7 +144,9 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
         if not is_same and chosen not in (None, _normalizer_of(layer)):
             report.left[source] = f"its ratios are fixed on {chosen}, which {layer} is not"
         else:
-            _convert_norm(state, report, source, norm, name, _always(layer), count)
+            converted = _convert_norm(state, report, source, norm, name, _always(layer), count)
+            if converted is not None and name != source:
+                _move_beside(state, source, name, model)
     for key, tensor in state.items():
         if key not in wanted:
             report.left[str(key)] = "the model has nothing of this name"
@@ -171,6 +180,7 @@ def _rewrite(
                 report.note(remark_on(name, isinstance(layer, nn.GroupNorm)), name)
     if report.converted:
         report.notes[_NOT_STORED] = []
+    warn_of_nothing(report)
     return state, report
 
 
@@ -209,6 +219,9 @@ def _convert_norm(
     try:
         layer = build(norm)
         is_same = norm.kind == norms.kind_in_state(layer)
+        if norm.beside and is_same and name == source:
+            return layer
+        refuse(norm.beside, _BESIDE.format(", ".join(norm.beside), norm.kind))
         if is_same:
             levels = [rules.name_variance(level, layer.state_dict()) for level in norm.levels]
         else:
@@ -237,6 +250,26 @@ def _convert_norm(
     return layer
 
 
+def _move_beside(state: dict, source: str, name: str, model: nn.Module) -> None:
+    """Give the tensors of a norm's activation the names that they have in a model.
+
+    timm has the activation in the norm, a converted model beside the layer.
+    """
+    norm = model.get_submodule(name)
+    if name == f"{source}.0":
+        around, beside = source, "|".join(BESIDE)
+        *_, activation = model.get_submodule(around)._modules
+    elif source == f"{name}.0" and (after := norms.modules_after(norm)):
+        around, beside = name, r"[1-9]\d*\..+"
+        activation = next(child for child, m in norm.named_children() if m is after[-1])
+    else:
+        return
+    for key in [key for key in state if isinstance(key, str)]:
+        found = re.fullmatch(rf"{re.escape(around)}\.({beside})", key)
+        if found and (leaf := found[1].partition(".")[2]):
+            state[join(around, activation, leaf)] = state.pop(key)
+
+
 def _names(name: str, stored: Mapping[str, StoredNorm]) -> Iterator[str]:
     """Yield a norm's name, then other names that it may have in a state dict."""
     yield name
@@ -246,6 +279,12 @@ def _names(name: str, stored: Mapping[str, StoredNorm]) -> Iterator[str]:
         yield f"{name}.0"  # after conversion
     for other_names in OTHER_NAMES:
         yield from other_names(name)
+
+
+def _dtype(tensors: State) -> torch.dtype | None:
+    """Return the dtype of the first tensor in which a layer can compute."""
+    floating = (t.dtype for t in tensors.values() if t.is_floating_point())
+    return next((dtype for dtype in floating if dtype.itemsize > 1), None)  # not float8
 
 
 def _channels(state: State) -> int:

@@ -1,5 +1,6 @@
 """Find the norms in a state dict, and name their tensors as a model does."""
 
+import re
 from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -11,13 +12,17 @@ from torch import Tensor, nn
 
 from ..checkpoints.shards import INDEX, names_around
 from ..errors import UserError
+from ..foreign_norms import is_beside
 from ..layers.mixture import VARIANCE
 from .norms import is_named_as_pyramid, kind_of_module
-from .rules import AFFINE, BN_RUNNING, LAYOUTS, State, kind_of, refuse
+from .rules import AFFINE, BN_RUNNING, LAYOUTS, State, kind_of, nearest_kind, refuse
 from .sources import UNTOLD
 
 #: Kinds that have running statistics for each level of a pyramid.
 _MIXTURES = {"EN", "SN", "SSN"}
+
+
+_OTHERWISE = re.compile(r"^(?:parametrizations\.)?(\w+)(?:_orig|\.original\d?)$")
 
 
 @dataclass
@@ -28,12 +33,14 @@ class StoredNorm:
         kind: what :func:`.rules.kind_of` tells of its tensors.
         levels: its tensors, once for each level of a pyramid; what the levels share is in each.
         entries: its entries in the state dict.
+        beside: names of further tensors in it, which no norm of its kind has.
         is_pyramid: whether it has running statistics for each level, of which there may be one.
     """
 
     kind: str
     levels: Sequence[State]
     entries: State
+    beside: Sequence[str] = ()
     is_pyramid: bool = False
 
 
@@ -52,15 +59,22 @@ def find_norms(
     """
     named = {k: t for k, t in state.items() if isinstance(k, str) and isinstance(t, Tensor)}
     stored, levels_of_pyramids = {}, set()
-    for name, tensors in _modules(named).items():
-        entries = {join(name, key): tensor for key, tensor in tensors.items()}
+    for name, within in _modules(named).items():
+        # Pruning and parametrizations keep a tensor under another name.
+        keys = {_OTHERWISE.sub(r"\1", key): key for key in within if not is_beside(key)}
+        tensors = {key: within[own] for key, own in keys.items()}
         is_known = name in pyramids or is_named_as_pyramid(name)
         is_taken = any(join(name, key) in taken for key in AFFINE)
         levels = [] if is_taken else _find_levels(tensors, is_known)
-        kind = kind_of(levels[0] if levels else tensors)
+        kind, beside = kind_of(levels[0] if levels else tensors), list[str]()
+        if kind is None:
+            kind, beside = nearest_kind(tensors)
         if kind is None:
             continue
-        stored[name] = StoredNorm(kind, levels or [tensors], entries, is_pyramid=bool(levels))
+        own = {key: tensor for key, tensor in tensors.items() if key not in beside}
+        beside += [keys[key] for key in own if keys[key] != key]
+        entries = {join(name, key): tensor for key, tensor in own.items()}
+        stored[name] = StoredNorm(kind, levels or [own], entries, beside, is_pyramid=bool(levels))
         levels_of_pyramids |= {join(name, str(i)) for i in range(len(levels))}
     return {name: norm for name, norm in stored.items() if name not in levels_of_pyramids}
 

@@ -121,6 +121,52 @@ def test_torch_hides_no_interrupt_and_no_error_of_the_disk(old, error):
     assert [*old.parent.iterdir()] == [old]
 
 
+def test_an_error_of_a_write_after_an_interrupt_is_raised(old):
+    """As where a training saves its last state after Ctrl-C."""
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        with pytest.raises(RuntimeError, match="of the write"), replacing(old):
+            raise RuntimeError("of the write")  # noqa: B904
+
+
+def test_the_disk_has_a_file_before_it_gets_its_name(old, tmp_path, monkeypatch):
+    """Else a power cut may leave an empty file in place of the old one."""
+    calls = []
+
+    def record(name):
+        call = getattr(os, name)
+
+        def recorded(*args):
+            state = os.fstat(args[0]) if name == "fsync" else os.stat(args[0])
+            calls.append((name, state.st_ino, state.st_size))
+            return call(*args)
+
+        monkeypatch.setattr(os, name, recorded)
+
+    record("fsync"), record("replace")
+    with replacing(old) as file:
+        file.write(b"new contents")
+    create({tmp_path / "other": lambda file: file.write(b"another")})
+    (_, first, _), _, (_, second, _), _ = calls
+    assert calls == [
+        *(("fsync", first, 12), ("replace", first, 12)),
+        *(("fsync", second, 7), ("replace", second, 7)),
+    ]
+
+
+@pytest.mark.parametrize("through_a_link", [False, True])
+def test_no_file_replaces_a_pipe_or_a_device(tmp_path, through_a_link):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    if through_a_link:
+        (tmp_path / "link").symlink_to(path)
+        path = tmp_path / "link"
+    with pytest.raises(UserError, match="pipe' is a device or a pipe; give a file"):
+        write({}, path)
+    assert path.is_fifo()
+
+
 def test_a_write_to_a_link_replaces_what_it_leads_to(old, tmp_path):
     link = tmp_path / "link"
     link.symlink_to(old)

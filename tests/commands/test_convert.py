@@ -296,6 +296,14 @@ def test_an_output_that_is_a_folder_is_refused_before_the_work(tmp_path, model, 
     assert "is a folder; give a file" in refused(capsys, *words)
 
 
+def test_an_output_that_leads_to_a_pipe_is_refused(path, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "out.pth").symlink_to("pipe")
+    error = refused(capsys, path, tmp_path / "out.pth", *LAST, "--overwrite")
+    assert "is a device or a pipe; give a file" in error
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def named(name, norm):
     """The state dict of a model with one norm of this name."""
     return {f"backbone.layer1.0.{name}.{key}": t for key, t in norm.state_dict().items()}
@@ -393,6 +401,29 @@ def test_a_norm_of_tensors_that_no_layer_has_is_told(tmp_path, capsys, state, ex
     assert expected in refused(capsys, tmp_path / "in.pth", tmp_path / "out.pth", "--to", "EN")
 
 
+DTYPES = sorted({v for v in vars(torch).values() if isinstance(v, torch.dtype)}, key=str)
+
+
+@pytest.mark.parametrize("name", ["1.weight", "1.running_var"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_dtype_is_converted_or_told(tmp_path, capsys, name, dtype):
+    try:
+        torch.save(of_batchnorm(**{name: torch.ones(32).to(dtype)}), tmp_path / "in.pth")
+    except (RuntimeError, NotImplementedError):
+        pytest.skip("torch makes no such tensor")
+    status = run(tmp_path / "in.pth", tmp_path / "out.pth", "--to", "EN")
+    error = capsys.readouterr().err
+    assert (status, error.count("\n")) in ((0, 0), (2, 1))
+    assert status == 0 or f"{dtype}" in error
+
+
+def test_a_tensor_on_the_meta_device_beside_others_is_told(tmp_path, capsys):
+    state = of_batchnorm(**{"1.running_var": torch.ones(32, device="meta")})
+    torch.save(state, tmp_path / "in.pth")
+    error = refused(capsys, tmp_path / "in.pth", tmp_path / "out.pth", "--to", "EN")
+    assert "its running_var is on the meta device, without values" in error
+
+
 @pytest.mark.parametrize(
     "contents",
     [
@@ -463,7 +494,7 @@ def test_characters_in_an_error_that_move_the_cursor_are_escaped(tmp_path, capsy
 def test_a_full_disk_is_told_and_leaves_no_output(path, tmp_path, capsys, small_files):
     with small_files(1000):
         error = refused(capsys, path, tmp_path / "out.pkl", *LAST)
-    assert "cannot be written to (File too large)" in error
+    assert "out.pkl cannot be written to (File too large); free space" in error
     assert [*tmp_path.iterdir()] == [path]
 
 

@@ -365,3 +365,60 @@ def test_what_is_named_like_a_norm_is_listed():
     assert report.left.keys() == {"0", "1.0.0"}
     assert "RMSNorm" in report.left["0"]
     assert report.converted.keys() == {"1.0.1"}
+
+
+@pytest.mark.parametrize("swap", [lambda m: surgery.convert(m, "ILMGN"), surgery.revert])
+@pytest.mark.parametrize(
+    "norm, reason", [(nn.BatchNorm2d(32), "BatchNorm"), (nn.ReLU(), "no norms")]
+)
+def test_a_conversion_of_nothing_warns(swap, norm, reason):
+    reason = "no norms" if swap is surgery.revert else reason
+    with pytest.warns(UserWarning, match=f"nothing was converted: .*{reason}"):
+        swap(nn.Sequential(norm))
+
+
+@pytest.mark.parametrize(
+    "swap", [lambda state: surgery.convert_state(state, "ILMGN"), surgery.revert_state]
+)
+def test_a_conversion_of_nothing_in_a_state_dict_warns(swap):
+    with pytest.warns(UserWarning, match="nothing was converted: "):
+        swap(nn.BatchNorm2d(32).state_dict())
+
+
+class Reads(nn.Module):
+    """A module that reads the statistics of one of its two norms, in a method of its forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.bn, self.other = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        return self.other(self.scaled(x))
+
+    def scaled(self, x):
+        return self.bn(x) * (self.bn.running_var + 1).view(1, -1, 1, 1)
+
+    def fuse(self):
+        return self.other.running_var
+
+
+def test_a_norm_whose_statistics_a_module_reads_stays():
+    model, report = surgery.convert(nn.Sequential(Reads()), "EN")
+    assert report.left == {"0.bn": "Reads.scaled reads its running statistics, which layers lack"}
+    assert report.converted.keys() == {"0.other"}
+    model(torch.randn(2, 8, 3, 3))
+
+
+@pytest.mark.parametrize("name", ["ConvBn2d", "ConvBnReLU3d", "LinearBn1d"])
+def test_torchs_modules_for_quantization_aware_training_stay(name):
+    qat, quantization = (
+        pytest.importorskip(f"torch.ao.{n}", reason="this torch has none")
+        for n in ("nn.intrinsic.qat", "quantization")
+    )
+    module = getattr(qat, name)
+    sizes = (3, 8) if name.startswith("Linear") else (3, 8, 1)
+    model = nn.Sequential(module(*sizes, qconfig=quantization.get_default_qat_qconfig()))
+    model, report = surgery.convert(model, "EN")
+    assert "reads its running statistics" in report.left["0.bn"]
+    shape = {"LinearBn1d": (4, 3), "ConvBnReLU3d": (2, 3, 4, 4, 4)}.get(name, (2, 3, 4, 4))
+    model(torch.randn(shape))

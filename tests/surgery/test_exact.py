@@ -124,8 +124,8 @@ STAY = [
     (own.ExemplarNorm(32), "more than BN"),
     (own.ExemplarNorm(32, shared_affine=True), "cannot compute BN"),
     (own.ExemplarNorm(32, normalizers=("IN", "LN")), "cannot compute BN"),
-    (own.SwitchNorm(32), "SN does not become BatchNorm2d"),
-    (Renamed(32, init="identity"), "Renamed does not become GroupNorm"),
+    (own.SwitchNorm(32), "SN does not become a plain norm"),
+    (Renamed(32, init="identity"), "Renamed does not become a plain norm"),
     (own.AssocNorm(32, combine="a(WE)*B"), "cannot compute a plain norm"),
 ]
 
@@ -167,3 +167,65 @@ def test_the_way_back_notes_that_statistics_move():
     layers = [surgery.convert(norm, "EN")[0] for norm in norms]
     assert [layer.sync for layer in layers] == [some, True]
     assert "no longer frozen" in str(surgery.revert(own.freeze(layers[1]))[1])
+
+
+def without(norm, *names):
+    """A norm without a weight or a bias, as later releases of torch build one."""
+    for name in names:
+        setattr(norm, name, None)
+    norm.affine = norm.weight is not None
+    return norm
+
+
+@pytest.mark.parametrize("lacking", [("bias",), ("weight",), ("weight", "bias")])
+@pytest.mark.parametrize(
+    "make, to",
+    [
+        (GN4, "ILMGN"),
+        (GN4, "AN"),
+        (nn.BatchNorm2d, "EN"),
+        (partial(nn.InstanceNorm2d, affine=True), "ILMIN"),
+    ],
+)
+class TestNormsWithoutWeightOrBias:
+    def test_they_come_back_without(self, make, to, lacking):
+        plain = randomized(Small(without(make(16), *lacking), make(32))).eval()
+        model, _ = surgery.revert(surgery.convert(copy.deepcopy(plain), to)[0])
+        assert_close(dict(model.state_dict()), dict(plain.state_dict()), 16)
+        x = double(2, 3, 9, 9)
+        assert_close(model.eval()(x), plain(x), EQUAL)
+
+    def test_they_come_back_with_what_was_trained(self, make, to, lacking):
+        plain = randomized(Small(without(make(16), *lacking), make(32))).eval()
+        x = double(2, 3, 9, 9)
+        layers, _ = surgery.convert(plain, to)
+        for name in lacking:
+            values = getattr(layers.stem[1], name).data
+            values[..., :] = torch.linspace(0.5, 2, 16)
+        expected = layers(x)
+        model, _ = surgery.revert(layers)
+        assert {*lacking} <= dict(model.stem[1].named_parameters()).keys()
+        assert_close(model.eval()(x), expected, EQUAL)
+
+
+def test_a_dead_channel_keeps_its_outputs():
+    """Its running variance is 0, so that its weight is divided by the root of eps alone."""
+    plain = randomized(nn.BatchNorm2d(32)).double().eval()
+    plain.running_var[3] = 0
+    x = double(2, 32, 5, 5)
+    x[:, 3] = plain.running_mean[3]
+    x[0, 3, 0, 0] += 1e-3
+    layer, _ = surgery.convert(copy.deepcopy(plain), "EN")
+    state, _ = surgery.convert_state(plain.state_dict(), "EN")
+    assert state["running_variance"][3] == 0
+    assert_close(layer(x), plain(x), EQUAL)
+    assert_close(surgery.revert(layer)[0].eval()(x), plain(x), EQUAL)
+
+
+@pytest.mark.parametrize("make, to", [(GN4, "ILMGN"), (nn.BatchNorm2d, "EN")])
+@pytest.mark.parametrize("fixed", ["weight", "bias"])
+def test_what_is_fixed_is_fixed_on_the_way_back(make, to, fixed):
+    plain = make(32)
+    getattr(plain, fixed).requires_grad_(False)
+    back, _ = surgery.revert(surgery.convert(plain, to)[0])
+    assert [name for name, p in back.named_parameters() if not p.requires_grad] == [fixed]

@@ -99,6 +99,24 @@ def test_after_an_error_all_statistics_are_as_before():
     assert torch.equal(model[0].running_mean, torch.full((4,), 0.25))
 
 
+def test_an_interrupt_leaves_statistics_momenta_modes_and_hooks_as_before():
+    model = nn.Sequential(SwitchNorm(4, momentum=0.3), nn.Dropout(), ExemplarNorm(4).eval())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+
+    def batches():
+        yield torch.randn(8, 4, 3, 3)
+        yield torch.randn(8, 4, 3, 3)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        surgery.recalibrate(model, batches())
+    assert [module.training for module in model.modules()] == modes
+    assert [model[0].momentum, model[2].momentum] == [0.3, 0.1]
+    assert not any(module._forward_pre_hooks for module in model)
+    assert_equal(dict(model.state_dict()), before)
+
+
 @pytest.mark.parametrize("size, value", [(2, 0.0), (3, math.nan)])
 def test_batches_that_change_nothing_are_not_counted(size, value):
     """After an error, and where a layer gets NaN."""

@@ -6,9 +6,11 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
+from torch.nn.utils.parametrizations import weight_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from close import EQUAL, assert_close
+from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import (
     NORMS,
     AttentiveNorm,
@@ -113,6 +115,55 @@ def test_a_weight_with_a_bias_alone_is_converted_only_if_named():
 def test_a_weight_with_a_bias_alone_becomes_no_layer_that_replaces_batchnorm():
     _, report = surgery.convert_state(small().state_dict(), "EN", match="*")
     assert report.left["stem.1"] == "GN or IN does not become ExemplarNorm"
+
+
+@pytest.mark.parametrize("to", KINDS)
+def test_counters_within_norms_change_nothing(to):
+    """As thop adds them to each module."""
+    make, _, _, options = KINDS[to]
+    plain = small(make)
+    counters = {f"{name}.total_ops": torch.zeros(1) for name, _ in plain.named_modules() if name}
+    state, report = surgery.convert_state(
+        {**plain.state_dict(), **counters}, to, match=BOTH, **options
+    )
+    assert [*report.converted] == BOTH
+    assert counters.keys() <= state.keys()
+    back, _ = surgery.revert_state(state)
+    assert_close(dict(back), {**plain.state_dict(), **counters}, 16)
+
+
+def pruned(norm):
+    prune.identity(norm, "weight")
+    return norm
+
+
+def with_gate(norm):
+    norm.gate = nn.Parameter(torch.ones(32))
+    return norm
+
+
+@pytest.mark.parametrize("make", [nn.BatchNorm2d, partial(nn.GroupNorm, 4), SwitchNorm])
+@pytest.mark.parametrize(
+    "change, names",
+    [
+        (pruned, "weight_mask, weight_orig"),
+        (with_gate, "gate"),
+        (lambda norm: weight_norm(norm, dim=None), "parametrizations.weight.original"),
+    ],
+)
+def test_a_norm_with_further_tensors_is_named(make, change, names):
+    before = Block("0", change(make(32))).state_dict()
+    to = {nn.BatchNorm2d: "EN", SwitchNorm: "SSN"}.get(make, "ILMGN")
+    state, report = surgery.convert_state(before, to, match="0")
+    assert f"it has {names}" in report.left["0"]
+    assert_equal(dict(state), dict(before))
+
+
+def test_a_norm_with_further_tensors_fits_a_model_of_its_kind():
+    state = Block("0", with_gate(nn.BatchNorm2d(32))).state_dict()
+    fitted, report = surgery.fit_state(state, Block("0", nn.BatchNorm2d(32)))
+    assert_equal(dict(fitted), dict(state))
+    assert report.left == {"0.gate": "the model has nothing of this name"}
 
 
 def test_names_that_fit_no_norm_of_a_state_dict_are_refused():

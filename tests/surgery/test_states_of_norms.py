@@ -273,6 +273,35 @@ def test_the_report_tells_that_16_bits_round_ens_weight(dtype):
     assert all("in 16 bits" in str(report) for report in reports)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_16_bit_ratios_are_rounded_once(dtype):
+    """SSN's ratios are the softmax of SN's logits; ones of 16 bits would not sum to 1."""
+    plain = SwitchNorm(C).to(dtype)
+    nn.init.uniform_(plain.mean_weight, -2, 2)
+    exact = plain.mean_weight.detach().double().softmax(0).float().to(dtype)
+    state, _ = surgery.convert_state(Block("0", plain).to(dtype).state_dict(), "SSN")
+    assert_equal(state["0.mean_weight"], exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_16_bit_state_dict_is_not_rounded_for_a_float32_model(dtype):
+    plain = randomized(nn.BatchNorm2d(C)).to(dtype)
+    state = {f"0.{name}": tensor for name, tensor in plain.state_dict().items()}
+    fitted, report = surgery.fit_state(state, nn.Sequential(ExemplarNorm(C)))
+    assert_equal(fitted["0.weight"][-1], 3 * plain.weight.detach().float())
+    assert "in 16 bits" not in str(report)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_way_back_from_16_bits_is_rounded_once(dtype):
+    """EN's biases are added in float32."""
+    layer = surgery.convert(randomized(nn.BatchNorm2d(C)), "EN")[0].to(dtype)
+    nn.init.normal_(layer.bias)
+    exact = layer.bias.detach().float().sum(0).to(dtype)
+    assert_equal(surgery.revert_state(layer.state_dict())[0]["bias"], exact)
+    assert_equal(surgery.revert(layer)[0].bias.detach(), exact)
+
+
 def test_a_norm_with_float32_statistics_in_a_16_bit_model_keeps_both_dtypes():
     plain = nn.BatchNorm2d(C).eval()
     plain.weight.data, plain.bias.data = plain.weight.data.half(), plain.bias.data.half()
@@ -334,8 +363,20 @@ class TestTimmsNorms:
         layers, _ = surgery.convert(copy.deepcopy(plain), to)
         state, report = surgery.fit_state(layers.state_dict(), plain)
         assert [*report.converted] == ["0", "1", "2"]
-        names = [name for name in plain.state_dict() if ".act." not in name]
-        assert_close([state[name] for name in names], [plain.state_dict()[n] for n in names], 16)
+        assert_close(dict(state), dict(plain.state_dict()), 16)
+
+    @pytest.mark.parametrize("within", ["state of timm", "converted state"])
+    def test_a_state_dict_of_timm_fits_a_model_of_layers(self, make, to, options, within):
+        plain, x = blocks(make, **options), double(2, C, 5, 5)
+        nn.init.uniform_(plain[0].act.weight)
+        layers, _ = surgery.convert(blocks(make, **options), to)
+        state = plain.state_dict()
+        if within == "converted state":
+            state, report = surgery.convert_state(state, to, match=["0", "1", "2"], **options)
+            assert [*report.converted] == ["0", "1", "2"]
+        state, _ = surgery.fit_state(state, layers)
+        layers.load_state_dict(state)
+        assert_close(layers(x), plain(x), EQUAL)
 
 
 def test_mmengines_batchnorm_of_any_dimensions_comes_back():

@@ -85,9 +85,14 @@ def write_starts(plan: Plan, state: Mapping[str, Any]) -> dict[str, str]:
         names = fitted.keys()
         if baseline is None:
             baseline, batches = model, list(islice(opened.training_batches(), BATCHES))
+            taken = names
         else:
+            tensors = baseline.state_dict()
+            of_file, _ = fit({name: tensors[name] for name in taken}, model)
+            reasons = [reason for name, reason in report.left.items() if name not in state]
+            check_starts(norm, model, of_file.keys() - names, reasons)
             # Tensors that the file lacks are random; here they are the same for all norms.
-            fitted = surgery.fit_state(baseline.state_dict(), model)[0] | fitted
+            fitted = fit(tensors, model)[0] | fitted
         model.load_state_dict(fitted, strict=False)
         differences = compare_norms(opened, baseline, model, batches[0])
         # EN starts with BatchNorm's outputs and statistics. The baseline differs from the file if
@@ -102,6 +107,26 @@ def write_starts(plan: Plan, state: Mapping[str, Any]) -> dict[str, str]:
             plan.start(norm).parent.mkdir(parents=True, exist_ok=True)
             write_start(opened, names, model, plan.start(norm))
     return described
+
+
+def check_starts(
+    norm: str, model: nn.Module, lacking: Iterable[str], reasons: Iterable[str]
+) -> None:
+    """Raise UserError if the baseline has norms from the file that another norm's model lacks.
+
+    Args:
+        lacking: names of the model's tensors.
+        reasons: why norms of the file are not converted.
+    """
+    keys = [key for key in lacking if not key.endswith(COUNTER)]
+    names = [name for name, _ in named_norms(model, is_norm)]
+    names = [name for name in names if any(key.startswith(f"{name}.") for key in keys)]
+    if names:
+        listed = ", ".join(names[:3] + ["..."] * (len(names) > 3))
+        raise UserError(
+            f"--weights: the file's norms become no {norm} at {listed} "
+            f"({'; '.join(dict.fromkeys(reasons))}); correct the file, or leave {norm} out"
+        )
 
 
 def describe(differences: list[float | None] | None) -> str:

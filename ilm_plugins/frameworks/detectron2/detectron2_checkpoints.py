@@ -12,7 +12,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 
 from ... import checkpoints
-from ...checkpoints.state import as_tensor
+from ...checkpoints.state import as_tensor, copy_state
 from ...errors import CheckpointError
 from ...layers.base import AdaptiveNorm
 from ...layers.mixture import BN_VARIANCE, VARIANCE
@@ -61,8 +61,8 @@ class Checkpointer(DetectionCheckpointer):
         """Load weights; warn of another norm's weights; CheckpointError if none fits the model."""
         by_suffix = checkpoint.get("matching_heuristics", False)
         checkpoints.check_loadable(self._path, checkpoint["model"])
-        if by_suffix:
-            checkpoint["model"] = name_variances(checkpoint["model"], self.model.state_dict())
+        state = checkpoints.unwrap_state(checkpoint["model"], self.model)
+        checkpoint["model"] = name_variances(state, self.model.state_dict())
         incompatible = super()._load_model(checkpoint)
         other_shape = [name for name, *_ in incompatible.incorrect_shapes]
         absent = [*incompatible.missing_keys, *other_shape]
@@ -107,19 +107,19 @@ class Checkpointer(DetectionCheckpointer):
 
 
 def name_variances(state: Mapping[str, Any], wanted: Iterable[str]) -> dict[str, Any]:
-    """Give running variances the names of a model's mixtures; detectron2's heuristics match them.
+    """Give running variances the names of a model's mixtures, by which detectron2 matches them.
 
     Args:
         state: names -> tensors; a name may be the end of the model's name, as for detectron2.
         wanted: the names in the model.
     """
-    ours = [f".{name}" for name in wanted if name.endswith(VARIANCE)]
-
-    def rename(name: str) -> str:
+    names, renamed = {*wanted}, copy_state(state)
+    ours = [f".{name}" for name in names if name.endswith(VARIANCE)]
+    for name in state.keys() - names:
         newer = name.replace(BN_VARIANCE, VARIANCE)
-        return newer if any(full_name.endswith(f".{newer}") for full_name in ours) else name
-
-    return {rename(name): tensor for name, tensor in state.items()}
+        if newer != name and any(whole.endswith(f".{newer}") for whole in ours):
+            renamed[newer] = renamed.pop(name)
+    return renamed
 
 
 def rename_caffe2(blobs: Mapping[str, Any]) -> dict[str, Any]:

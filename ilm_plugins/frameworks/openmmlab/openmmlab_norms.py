@@ -101,7 +101,7 @@ class Modules(Framework):
         if path != "mmengine.model.utils._BatchNormXd" or not isinstance(norm, _BatchNorm):
             return None
         general = getattr(import_module(module), name)
-        return with_tensors(general(norm.num_features, norm.eps, norm.momentum), norm)
+        return with_tensors(general(norm.num_features, norm.eps, norm.momentum, norm.affine), norm)
 
     def finish(self, model: nn.Module) -> None:
         """Have each ConvModule choose again whether it fuses its convolution with BN."""

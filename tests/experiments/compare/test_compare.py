@@ -915,6 +915,19 @@ def test_starts_are_the_same_in_a_process_of_their_own(config, tmp_path):
     assert found == starts.write_starts(plans[1], state) == {"BN": "the same", EN: "the same"}
 
 
+def test_norms_of_the_file_that_a_start_would_lack_are_refused(config, tmp_path):
+    """Else the report compares what no run starts from."""
+    words = variants(open_config(config)).norm("model.backbone.norm_cfg", "BN")
+    model = open_config(config, words).build_model()
+    gate = {"backbone.bn1.gate": torch.ones(1)}
+    torch.save({"state_dict": {**model.state_dict(), **gate}}, "bn.pth")
+    place = ["model.backbone.norm_cfg"]
+    plan = Plan(config, ["BN", EN], [0], tmp_path / "out", place, Path("bn.pth"))
+    state = starts.read_weights(Path("bn.pth"))
+    with pytest.raises(UserError, match=r"become no EN.* at backbone.gn1 \(it has gate beside"):
+        starts.write_starts(plan, state)
+
+
 def test_starts_are_written_where_there_is_no_gpu(config, tmp_path, monkeypatch):
     """As on a machine that submits jobs to others with GPUs."""
     monkeypatch.setattr(runs, "run_all", lambda *_: None)

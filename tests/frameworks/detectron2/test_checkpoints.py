@@ -10,7 +10,7 @@ from detectron2.modeling.backbone.resnet import BasicBlock
 from torch import nn
 
 from close import assert_close, assert_equal
-from ilm_plugins import ILMGroupNorm, SwitchNorm
+from ilm_plugins import ExemplarNorm, ILMGroupNorm, SwitchNorm
 from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import CheckpointError, write
 from ilm_plugins.frameworks import open_config
@@ -301,3 +301,21 @@ def test_heuristics_find_the_running_variances_of_older_versions(tmp_path):
     with loading():
         Checkpointer(model).load(str(tmp_path / "m.pkl"))
     assert_close(model.state_dict(), trained.state_dict())
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("make", [nn.BatchNorm2d, ExemplarNorm, SwitchNorm])
+def test_a_batchnorm_of_another_width_is_skipped_with_every_norm(tmp_path, make, prefix):
+    def model(norm, width):
+        return nn.Sequential(nn.Conv2d(3, 32, 1), norm(32), nn.Conv2d(32, width, 1), norm(width))
+
+    plain = model(nn.BatchNorm2d, 32)
+    for norm in plain[1::2]:
+        nn.init.constant_(norm.running_var, 2)
+    state = {f"{prefix}{name}": tensor for name, tensor in plain.state_dict().items()}
+    torch.save({"model": state}, tmp_path / "bn.pth")
+    ours = model(make, 64)
+    Checkpointer(ours, str(tmp_path)).load(str(tmp_path / "bn.pth"))
+    variance = "running_var" if make is nn.BatchNorm2d else "running_variance"
+    found = [getattr(norm, variance).unique().tolist() for norm in ours[1::2]]
+    assert found == [[2.0], [1.0]]

@@ -202,3 +202,13 @@ def test_other_distributions_of_mmcv(packages, tmp_path):
     for first in ("ilm_plugins", "mmcv.cnn"):
         done = fresh.run_program("mmcv_models.py", first, env=environment)
         assert done.stdout.startswith(str(tmp_path))
+
+
+def test_syncnormhook_gets_only_statistics_that_there_are():
+    """Layers without BN have none; test-time adaptation sets them to None."""
+    hooks = pytest.importorskip("mmdet.engine.hooks.sync_norm_hook", reason="needs mmdet")
+    names = {"whole": {}, "without_bn": {"normalizers": ("IN", "LN")}, "set_to_none": {}}
+    model = nn.ModuleDict({name: SwitchNorm(8, **options) for name, options in names.items()})
+    model["set_to_none"].running_mean = model["set_to_none"].running_variance = None
+    states = hooks.get_norm_states(model)
+    assert states.keys() == {"whole.running_mean", "whole.running_variance"}

@@ -1,0 +1,80 @@
+"""Norms of frameworks that equal torch's: each is converted as the norm that it equals."""
+
+from importlib import import_module
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from close import EQUAL, assert_close, assert_equal
+from ilm_plugins import surgery
+from ilm_plugins.surgery.sources import exact_source_of
+from swaps import double, randomized
+
+C = 32
+VITDET = "models.vitdet.modeling_vitdet.VitDetLayerNorm"
+EOMT = "models.eomt.modeling_eomt.EomtLayerNorm2d"
+GROUP_NORMS = {
+    "timm.layers.norm.GroupNorm": {"num_groups": 8},
+    "timm.layers.norm.GroupNorm1": {},
+    "timm.layers.norm_act.GroupNormAct": {"num_groups": 8, "apply_act": False},
+    "timm.layers.norm_act.GroupNorm1Act": {"apply_act": False},
+    "transformers.models.poolformer.modeling_poolformer.PoolFormerGroupNorm": {},
+}
+LAYER_NORMS = {
+    "timm.layers.norm.LayerNorm2d": {},
+    "timm.layers.norm.LayerNorm2dFp32": {},
+    "timm.layers.norm.LayerNormExp2d": {},
+    "timm.layers.norm_act.LayerNormAct2d": {"apply_act": False},
+    "timm.layers.norm_act.LayerNormAct2dFp32": {"apply_act": False},
+    "torchvision.models.convnext.LayerNorm2d": {},
+    "detectron2.layers.batch_norm.LayerNorm": {},
+    "mmseg.models.utils.san_layers.LayerNorm2d": {},
+    f"transformers.{VITDET}": {},
+    f"transformers.{EOMT}": {},
+}
+
+
+def build(path, **options):
+    module, _, name = path.rpartition(".")
+    pytest.importorskip(module.partition(".")[0], reason="the class is of this package")
+    return randomized(getattr(import_module(module), name)(C, **options))
+
+
+@pytest.mark.parametrize("path", GROUP_NORMS)
+def test_it_equals_groupnorm_bit_for_bit_and_is_converted(path):
+    norm, x = build(path, **GROUP_NORMS[path]).eval(), torch.randn(2, C, 5, 5)
+    plain = nn.GroupNorm(GROUP_NORMS[path].get("num_groups", 1), C)
+    plain.load_state_dict(norm.state_dict())
+    assert_equal(norm(x), plain(x))
+    layer, report = surgery.convert(norm.double(), "ILMGN")
+    assert report.converted.keys() == {""}
+    assert_close(layer(x.double()), plain.double()(x.double()), EQUAL)
+
+
+@pytest.mark.parametrize("path", LAYER_NORMS)
+def test_it_equals_layernorm_of_the_channels_and_is_converted(path):
+    norm, x = build(path, **LAYER_NORMS[path]).eval(), torch.randn(2, C, 5, 5)
+    weight, bias = norm.weight.detach().clone(), norm.bias.detach().clone()
+    assert exact_source_of(type(norm)).name == "LN"
+    last = functional.layer_norm(x.movedim(1, -1), (C,), weight, bias, norm.eps)
+    assert_close(norm(x), last.movedim(-1, 1), 64)
+    layer, report = surgery.convert(norm, "ILMGN", replacing="LN")
+    assert report.converted.keys() == {""}
+    assert_equal([layer.weight.detach(), layer.bias.detach()], [weight, bias])
+
+
+def test_the_frozen_batchnorm_of_mmdet_becomes_en_with_the_same_outputs():
+    wrappers = pytest.importorskip("mmdet.models.layers.brick_wrappers", reason="needs mmdet")
+    norm, x = randomized(wrappers.FrozenBatchNorm2d(C)).double().eval(), double(2, C, 5, 5)
+    layer, _ = surgery.convert(norm, "EN")
+    assert layer.frozen
+    assert_close(layer.eval()(x), norm(x), EQUAL)
+
+
+def test_a_model_of_timm_with_groupnorm_is_converted_whole():
+    timm = pytest.importorskip("timm", reason="needs timm")
+    model = timm.create_model("resnet50_gn", num_classes=2)
+    _, report = surgery.convert(model, "ILMGN")
+    assert (len(report.converted), len(report.left)) == (53, 0)
