@@ -274,7 +274,7 @@ def test_a_test_with_classes_in_another_order_is_refused(config, capsys):
 def test_a_yaml_test_with_classes_in_another_order_is_refused(tmp_path):
     for name, classes in (("cats_test", ["cat", "dog"]), ("dogs_test", ["dog", "cat"])):
         DatasetCatalog.register(name, list)
-        MetadataCatalog.get(name).thing_classes = classes
+        MetadataCatalog.get(name).set(thing_classes=classes, evaluator_type="coco")
         (tmp_path / name).write_text(f"_BASE_: {SHAPES}\nDATASETS: {{TEST: [{name}]}}\n")
         (tmp_path / name).rename(tmp_path / f"{name}.yaml")
     config, other = (str(tmp_path / f"{name}_test.yaml") for name in ("cats", "dogs"))
