@@ -133,6 +133,13 @@ def test_a_dataset_that_is_not_registered_is_refused(command, own, capsys):
     assert "'my_test' of DATASETS.TEST is not registered; give --dataset my_test JSON" in message
 
 
+def test_a_config_without_the_datasets_that_are_given_is_refused(own, capsys):
+    """Which would train on another dataset."""
+    sets = "DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "('shapes_val',)"
+    message = refusal(capsys, *COMPARE, *DATASETS, *sets)
+    assert "DATASETS.TRAIN is ('shapes_train',), but --dataset gives my_train, my_test" in message
+
+
 def test_a_further_test_on_a_dataset_that_is_not_registered_is_refused(own, capsys):
     Path("other.yaml").write_text(YAML.replace("my_test", "dusk"))
     message = refusal(capsys, *COMPARE, *DATASETS, "--test", "dusk", "other.yaml")
@@ -142,7 +149,7 @@ def test_a_further_test_on_a_dataset_that_is_not_registered_is_refused(own, caps
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (["MODEL.MASK_ON", "True"], "without 'segmentation', which MODEL.MASK_ON needs"),
+        (["MODEL.MASK_ON", "True"], "without 'segmentation', which MODEL.MASK_ON needs (without"),
         (["MODEL.META_ARCHITECTURE", "RetinaNet"], "give MODEL.RETINANET.NUM_CLASSES 3"),
     ],
 )
@@ -162,13 +169,13 @@ def test_a_name_of_another_dataset_is_refused(own, capsys):
     [
         ([], "", "'my_test' of dataloader.test.dataset.names is not registered"),
         (DATASETS[4:], "", "'my_train' of dataloader.train.dataset.names is not registered"),
-        (DATASETS, "model.roi_heads.mask_head = None", "give model.roi_heads.num_classes=3"),
-        (DATASETS, "model.roi_heads.num_classes = 3", "'segmentation', which model.roi_heads.mask"),
+        (DATASETS, "model.roi_heads.mask_in_features = None", "give model.roi_heads.num_classes=3"),
+        (DATASETS, "model.roi_heads.num_classes = 3", "'segmentation', which model.roi_heads"),
     ],
 )
 def test_the_datasets_of_a_lazy_config_are_checked_likewise(words, code, message, own, capsys):
     sets = [f'dataloader.{name[3:]}.dataset.names = "{name}"' for name in NAMES]
-    code = code or "model.roi_heads.mask_head = None\nmodel.roi_heads.num_classes = 3"
+    code = code or "model.roi_heads.mask_in_features = None\nmodel.roi_heads.num_classes = 3"
     Path("lazy.py").write_text("\n".join([LAZY, *sets, code]))
     words = "train", "--config-file", "lazy.py", "--num-gpus", "0", *words
     assert message in refusal(capsys, *words)

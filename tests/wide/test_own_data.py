@@ -86,8 +86,7 @@ def test_a_process_that_measures_steps_knows_the_datasets(own):
 
 def test_all_processes_of_a_lazy_config_know_datasets_and_imports(own):
     sets = 'dataloader.train.dataset.names, dataloader.test.dataset.names = "my_train", "my_test"'
-    model = "model.roi_heads.num_classes = 3\ndel model.roi_heads['mask_head']\n"
-    model += "del model.roi_heads['mask_in_features'], model.roi_heads['mask_pooler']\n"
+    model = "model.roi_heads.num_classes = 3\nmodel.roi_heads.mask_in_features = None\n"
     model += "from my_norm import MINE\nmodel.backbone.norm = MINE\n"
     Path("lazy.py").write_text(f"{LAZY}\n{sets}\n{model}")
     Path("code").mkdir()

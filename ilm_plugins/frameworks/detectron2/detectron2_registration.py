@@ -71,7 +71,7 @@ def check_dataset(name: str, setting: str, needed: Mapping[str, str]) -> list[st
     """Return the classes of a dataset if it comes from ``--dataset``.
 
     UserError if the dataset, which ``setting`` names, is not registered, or its annotations lack a
-    key; ``needed`` is key -> what needs it.
+    key; ``needed`` is key -> what needs it, in words.
     """
     if name not in DatasetCatalog:
         raise UserError(
@@ -83,7 +83,7 @@ def check_dataset(name: str, setting: str, needed: Mapping[str, str]) -> list[st
     for key, what in needed.items():
         if key not in KEYS[name]:
             raise UserError(
-                f"dataset {name!r} has annotations without {key!r}, which {what} needs; add it to "
-                "the json, or change the model"
+                f"dataset {name!r} has annotations without {key!r}, which {what}; add it to its "
+                "json"
             )
     return MetadataCatalog.get(name).thing_classes

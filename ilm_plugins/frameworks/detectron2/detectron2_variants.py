@@ -28,15 +28,22 @@ class Detectron2Variants(Variants):
         """Return the keys of the model's number of classes."""
         raise NotImplementedError
 
-    def mask_key(self) -> str | None:
-        """Return the key by which the model predicts masks, if it does."""
+    def needs_masks(self) -> str | None:
+        """Return in words what of the config needs masks, if anything does."""
         raise NotImplementedError
 
     def check_test(self) -> None:
-        self._classes(self.test_sets, {"area": "the evaluation", "iscrowd": "the evaluation"})
+        self._classes(self.test_sets, dict.fromkeys(("area", "iscrowd"), "the test needs"))
 
     def check_training(self) -> None:
+        from .detectron2_registration import KEYS
+
         found = {**self._classes(self.training_sets), **self._classes(self.test_sets)}
+        if KEYS and not found and (names := self.settings().get(self.training_sets)):
+            raise UserError(
+                f"{self.training_sets} is {names!r}, but --dataset gives {', '.join(KEYS)}; name "
+                "the same datasets in both"
+            )
         for (name, ours), (other, theirs) in pairwise(found.items()):
             for i, (one, another) in enumerate(zip_longest(ours, theirs)):
                 if one != another:
@@ -52,9 +59,9 @@ class Detectron2Variants(Variants):
         """
         from .detectron2_registration import check_dataset
 
-        needed = {"bbox": "a detector", **(needed or {})}
-        if key := self.mask_key():
-            needed["segmentation"] = key
+        needed = {"bbox": "a detector needs", **(needed or {})}
+        if what := self.needs_masks():
+            needed["segmentation"] = what
         names = self.settings().get(setting) or ()
         names = [names] if isinstance(names, str) else names
         found = {name: check_dataset(name, setting, needed) for name in names}
@@ -97,8 +104,9 @@ class YamlVariants(Detectron2Variants):
         model = self.config.MODEL.META_ARCHITECTURE
         return [CLASSES[model]] if model in CLASSES else []
 
-    def mask_key(self) -> str | None:
-        return "MODEL.MASK_ON" if self.config.MODEL.MASK_ON else None
+    def needs_masks(self) -> str | None:
+        wish = "MODEL.MASK_ON needs (without masks, give MODEL.MASK_ON False)"
+        return wish if self.config.MODEL.MASK_ON else None
 
     def override(self, key: str, value: Any) -> list[str]:
         return [key, str(value)]
@@ -140,9 +148,10 @@ class LazyVariants(Detectron2Variants):
         keys = "model.roi_heads.num_classes", "model.num_classes"
         return [key for key in keys if key in self.settings()]
 
-    def mask_key(self) -> str | None:
-        key = "model.roi_heads.mask_head"
-        return key if any(one.startswith(f"{key}.") for one in self.settings()) else None
+    def needs_masks(self) -> str | None:
+        key = "model.roi_heads.mask_in_features"
+        wish = f"{key} needs (without masks, give {key}=null)"
+        return wish if self.settings().get(key) else None
 
     def contents(self) -> Mapping[str, Any]:
         from omegaconf import OmegaConf

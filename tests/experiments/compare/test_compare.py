@@ -1002,6 +1002,7 @@ def test_a_lazy_config_is_compared(started, datasets, tmp_path, monkeypatch):
         ("c.py GN EN --for EN lr=1 --for GN lr=2 --seeds 0 a=1", "a=1"),
         ("c.py GN EN --output lr=0.1 --weights a=1.pth --test A.B c=1.py a=1", "a=1"),
         ("c.py GN EN --margin 1 --seeds 0 a=1", "a=1"),
+        ("c.py GN EN --dataset A.B b=1.json c=1 --import d=1.py a=1", "a=1"),
     ],
 )
 def test_overrides_are_told_from_norms_and_places(words, overrides):
