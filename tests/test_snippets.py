@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import ilm_plugins
+from close import assert_close
 from ilm_plugins import ExemplarNorm, ILMGroupNorm
 from ilm_plugins.frameworks import open_config
 from ilm_plugins.layers.base import AdaptiveNorm
@@ -79,6 +80,24 @@ def test_the_yaml_to_fine_tune_starts_the_box_head_as_its_group_norm(tmp_path):
     model = model_of(tmp_path, text.replace(path, stock(MASK_RCNN_GN)))
     assert {norm.init for norm in model.modules() if isinstance(norm, ILMGroupNorm)} == {"identity"}
     assert kinds(model) == kinds(model.roi_heads.box_head) == {ILMGroupNorm}
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_detector_is_exported_as_the_page_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = '_BASE_: "ilm_plugins://bccd/faster_rcnn_R_18_FPN.yaml"\nMODEL: {FPN: {NORM: "ILMGN"}}'
+    model, folder = model_of(tmp_path, text), tmp_path / "output" / "gn"
+    (tmp_path / "mine.yaml").rename("my_detector.yaml")
+    folder.mkdir(parents=True)
+    torch.save({"model": model.state_dict()}, folder / "model_final.pth")
+    names = {}
+    exec(snippet("docs/detectron2.md", "python", "TracingAdapter"), names)
+    image = torch.rand(3, 200, 300) * 255
+    with torch.no_grad():
+        (found,) = names["adapter"].outputs_schema(torch.jit.load("my_detector.ts")(image))
+        (expected,) = model.eval().inference([{"image": image}], do_postprocess=False)
+    assert len(found) == len(expected) > 0
+    assert_close(found.scores, expected.scores, 2**12)
 
 
 @pytest.mark.wide

@@ -10,6 +10,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..checkpoints import load_weights
+from ..configs import resolve
 from ..errors import UserError
 from ..experiments.analysis.collect import collect_ratios, collect_rescaling
 from ..experiments.analysis.dynamics import write_dynamics
@@ -17,6 +18,7 @@ from ..experiments.analysis.tables import Report, write_ratios, write_rescaling
 from ..experiments.data.images import open_images
 from ..frameworks import open_config
 from ..frameworks.folders import check_new, filling
+from ..frameworks.registrations import Registrations
 from ..frameworks.run_environment import commit
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.mixture import MixtureNorm
@@ -28,6 +30,7 @@ def run(args: argparse.Namespace) -> None:
     """Run each checkpoint on the images; write tables and pictures, and print their summary."""
     exit_on_sigterm()  # so that no part of the output stays
     check_new(args.output)
+    Registrations.of_options(args.imports, args.datasets).register(resolve(args.config_file))
     opened = open_config(args.config_file, args.opts, args.device)
     steps = sort_by_step(args.checkpoint) if args.measure == "dynamics" else {0: args.checkpoint[0]}
     images = open_images(args.images, args.limit, args.classes)

@@ -15,6 +15,7 @@ from ..experiments.compare.executors import Execution
 from ..experiments.compare.results import ModelSummary
 from ..experiments.compare.script_metric import EXAMPLE, ScriptMetric
 from ..experiments.compare.script_plan import ScriptPlan
+from ..frameworks.registrations import Registrations
 from ..frameworks.run_processes import available_gpus
 from ..frameworks.variants import variants
 from . import exit_on_sigterm
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
 def checked_models(plan: Plan) -> dict[str, ModelSummary]:
     """Print the places and the norms of a config's models; UserError for mistakes in it."""
-    plan.register_datasets()
+    plan.register()
     plan.variants.check_test()
     for opened in (plan.variants.opened, *map(plan.open, plan.overrides_of_norm)):
         variants(opened).check_training()
@@ -100,6 +101,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     names = "norms", "seeds", "output", "at", "weights", "metric", "margin", "overrides", "unsafe"
     return Plan(
         config=resolve(args.config),
+        registrations=Registrations.of_options(args.imports, args.datasets),
         tests={name: resolve(config) for name, config in args.test},
         overrides_of_norm=dict(overrides_of_norm),
         num_gpus=gpus,

@@ -13,11 +13,13 @@ from .. import surgery
 from ..checkpoints import find_part, find_state, unwrap_state
 from ..checkpoints.rewriting import check_target, rewrite
 from ..checkpoints.state import complete_names
+from ..configs import resolve
 from ..errors import UserError, printable
 from ..frameworks import open_config
 from ..frameworks.folders import check_folder
 from ..frameworks.framework_checkpoints import read_checkpoint
 from ..frameworks.openmmlab import NAME_STAYS
+from ..frameworks.registrations import Registrations
 from ..layers import parse_norm
 from ..surgery.common import source_norm
 from ..surgery.stored import check_whole
@@ -52,6 +54,8 @@ def conversion(args: argparse.Namespace) -> Change:
     """Return the conversion that the options ask for; the model of --config-file is built now."""
     for given, option, needed, other in (
         (args.overrides, " ".join(args.overrides), args.config_file, "--config-file"),
+        (args.imports, "--import", args.config_file, "--config-file"),
+        (args.datasets, "--dataset", args.config_file, "--config-file"),
         (args.part, f"--part {args.part}", args.config_file, "--config-file"),
         (args.replacing, f"--replacing {args.replacing}", args.to, "--to"),
         (args.match, "--match", not args.config_file, "--to or --revert"),
@@ -59,6 +63,7 @@ def conversion(args: argparse.Namespace) -> Change:
         if given and not needed:
             raise UserError(f"{option} needs {other}; give that, too, or leave it out")
     if args.config_file is not None:
+        Registrations.of_options(args.imports, args.datasets).register(resolve(args.config_file))
         model = open_config(args.config_file, args.overrides).build_model()
         parts = dict(model.named_modules())
         if (args.part or "") not in parts:

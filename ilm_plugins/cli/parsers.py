@@ -7,7 +7,7 @@ import argparse
 import os
 import re
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..experiments.papers.reproduce_options import Options
@@ -24,8 +24,8 @@ MEASURES = {
 #: An override KEY=VALUE.
 OVERRIDE = re.compile(r"\w+(\.\w+)*=")
 #: Option of ``compare`` -> its number of values, which may look like overrides.
-VALUES = {"--for": 2, "--test": 2} | dict.fromkeys(
-    ("--command", "--weights", "--metric", "--margin", "--num-gpus", "--output"), 1
+VALUES = {"--dataset": 3, "--for": 2, "--test": 2} | dict.fromkeys(
+    ("--command", "--import", "--weights", "--metric", "--margin", "--num-gpus", "--output"), 1
 )
 #: A key of a yaml config.
 YAML_KEY = re.compile(r"[A-Z0-9_]+(\.[A-Z0-9_]+)+")
@@ -43,6 +43,7 @@ def train(argv: Sequence[str]) -> Namespace:
     add = p.add_argument
     what = "a path, or ilm_plugins://NAME for one of this package's configs"
     add("--config-file", required=True, metavar="FILE", help=what)
+    _add_registrations(add)
     what = "GPUs a machine, 0 for the CPU; default: 1 if any"
     add("--num-gpus", type=int, metavar="N", help=what)
     what = "processes a machine over gloo, with --num-gpus 0"
@@ -80,6 +81,7 @@ def convert(argv: Sequence[str]) -> Namespace:
     what = "ILMGN, EN or another key of ilm_plugins.NORMS; options as in 'EN(reduction=16)'"
     to("--to", metavar="NORM", help=what)
     to("--revert", action="store_true", help="to the plain norms, where a layer still computes one")
+    _add_registrations(add)
     what = "with --to and --revert: names of norms, * for any characters; can be given again"
     add("--match", action="append", metavar="PATTERN", help=what)
     what = "with --to: the plain norm to replace, such as BN by ILMGN; outputs then change"
@@ -106,6 +108,7 @@ def analyze(argv: Sequence[str]) -> Namespace:
         add = commands.add_parser(name, help=shown, description=shown).add_argument
         add("images", help="a folder of class folders, or a flat folder")
         add("--config-file", required=True, metavar="FILE")
+        _add_registrations(add)
         several = name == "dynamics"
         what = "in the order of the last number in their names" if several else None
         number = "+" if several else 1
@@ -181,6 +184,7 @@ def compare(argv: Sequence[str]) -> Namespace:
     add("config", metavar="CONFIG", help="of detectron2 or MMEngine, as for the command train")
     what = "a norm such as EN, GN or 'ILMGN(hidden=3)'; as-is: the config's own norms"
     add("norms", nargs="+", metavar="NORM", help=what)
+    _add_registrations(add)
     what = "config keys that get the norm; default: all keys of norms"
     add("--at", nargs="+", default=(), metavar="KEY", help=what)
     add("--seeds", type=int, nargs="+", default=(0,), metavar="SEED", help="default: 0")
@@ -191,7 +195,7 @@ def compare(argv: Sequence[str]) -> Namespace:
     what = "overrides for one norm, such as its learning rate, as one argument; can be given again"
     pair = {"nargs": 2, "metavar": ("NORM", "OVERRIDES")}
     add("--for", action="append", default=[], dest="overrides_of_norm", help=what, **pair)
-    what = "a training script's command, with {norm}, {seed} and {output}, in place of CONFIG"
+    what = "a script's command, with {norm}, {seed} and {output}, in place of CONFIG"
     add("--command", metavar="COMMAND", help=what)
     what = "to compare; default: save_best, mIoU or the first. With --command, NAME:FILE[:RULE]: "
     what += "a FILE in {output} (.json, .jsonl, .csv, text); RULE last, max or min"
@@ -205,7 +209,7 @@ def compare(argv: Sequence[str]) -> Namespace:
     add("--jobs", type=_positive, default=1, metavar="N", help=what)
     what = "this machine, or Slurm's queue; default: local"
     add("--executor", choices=("local", "slurm"), default="local", help=what)
-    what = "with --executor slurm: submitit's options, such as partition=gpu timeout_min=600"
+    what = "submitit's options for Slurm, such as partition=gpu timeout_min=600"
     add("--slurm", nargs="+", default=(), metavar="KEY=VALUE", help=what)
     what = "default: output/compare/ and the config's name"
     add("--output", type=_user_path, metavar="DIR", help=what)
@@ -218,6 +222,7 @@ def compare(argv: Sequence[str]) -> Namespace:
     name = args.config
     if args.command is not None:
         of_configs = {name: f"--{name}" for name in ("at", "weights", "test", "unsafe")}
+        of_configs |= {"datasets": "--dataset", "imports": "--import"}
         of_configs |= {"overrides_of_norm": "--for", "overrides": " ".join(overrides)}
         if wrong := [shown for name, shown in of_configs.items() if getattr(args, name)]:
             p.error(f"{wrong[0]} is for a CONFIG; write it into --command, or leave it out")
@@ -317,6 +322,16 @@ def new_parser(description: str, *examples: str) -> argparse.ArgumentParser:
         epilog="\n".join(["example:", *(f"  python -m ilm_plugins {line}" for line in examples)]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def _add_registrations(add: Callable[..., object]) -> None:
+    """Add the options of :class:`.Registrations` to a parser."""
+    what = "run your own code before the config is read; can be given again"
+    form = {"action": "append", "default": []}
+    add("--import", dest="imports", metavar="FILE|MODULE", help=what, **form)
+    what = "register a json of COCO instances in detectron2; can be given again"
+    three = "NAME", "JSON", "IMAGES"
+    add("--dataset", dest="datasets", nargs=3, metavar=three, help=what, **form)
 
 
 def _user_path(text: str) -> Path:

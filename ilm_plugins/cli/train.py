@@ -11,6 +11,7 @@ from ..errors import UserError
 from ..experiments.data.detectron2_datasets import register_datasets
 from ..frameworks import framework_of
 from ..frameworks.framework_config import module_for
+from ..frameworks.registrations import Registrations
 from ..frameworks.run_options import RunOptions
 from ..frameworks.run_processes import available_gpus, check_processes, launch
 from ..frameworks.run_training import run as run_training
@@ -19,7 +20,9 @@ from ..frameworks.run_training import run as run_training
 def run(args: argparse.Namespace) -> None:
     if args.num_gpus is None:
         args.num_gpus = min(1, available_gpus())
-    start(RunOptions.of_command(**{**vars(args), "overrides": tuple(args.overrides)}))
+    given = {**vars(args), "overrides": tuple(args.overrides)}
+    registrations = Registrations.of_options(given.pop("imports"), given.pop("datasets"))
+    start(RunOptions.of_command(**given, registrations=registrations))
 
 
 def start(options: RunOptions) -> None:
@@ -42,9 +45,10 @@ def start(options: RunOptions) -> None:
 
 
 def train_in_process(options: RunOptions) -> None:
-    """Train or evaluate in one process of a run, which knows the datasets of the experiments."""
+    """Train or evaluate in one process of a run, which knows all datasets and imports."""
     # On a full disk, each line of the log would print a traceback before the command's error.
     logging.raiseExceptions = False
     if framework_of(options.config_file) == "detectron2":
         register_datasets()
+    options.registrations.register(options.config_file)
     run_training(options)

@@ -4,6 +4,8 @@ import shlex
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from .registrations import Registrations
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -43,6 +45,7 @@ class RunOptions:
     tta: bool = False
     amp: bool = False
     unsafe: bool = False
+    registrations: Registrations = field(default_factory=Registrations)
 
     @classmethod
     def of_command(cls, config_file: str, **given: Any) -> "RunOptions":
@@ -61,7 +64,8 @@ class RunOptions:
         default = vars(Processes()) | vars(RunOptions(""))
         # Always with the number of GPUs, whose default depends on the machine.
         words = ["--config-file", self.config_file, "--num-gpus", str(self.processes.num_gpus)]
-        in_place = "config_file", "num_gpus", "processes", "overrides"
+        words += self.registrations.words()
+        in_place = "config_file", "num_gpus", "processes", "overrides", "registrations"
         # Of a cluster, not of the run: another port is no other evaluation.
         not_recorded = "dist_url", "machine_rank"
         for name, value in given.items():

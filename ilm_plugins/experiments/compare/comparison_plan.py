@@ -17,6 +17,7 @@ from ...checkpoints import write_text
 from ...errors import UserError
 from ...frameworks import OpenConfig, framework_of, open_config
 from ...frameworks.folders import check_folder, read_object
+from ...frameworks.registrations import Registrations
 from ...frameworks.run_record import read
 from ...frameworks.variants import AS_IS, Variants, as_json, variants
 from ...layers.registry import norm_key
@@ -98,12 +99,12 @@ class AnyPlan:
         path = self.output / SETTINGS
         if path.is_file():
             earlier = read_object(path)
-            # A norm or a test may be added, or left out this time; earlier releases wrote no
-            # digest.
+            # A norm or a test, and its dataset, may be added, or left out this time; earlier
+            # releases wrote no digest.
             not_compared = {
                 key
                 for key in earlier.keys() ^ settings.keys()
-                if key.startswith(("--for ", "--test ")) or key == DIGEST
+                if key.startswith(("--for ", "--test ", "--dataset ", "--import ")) or key == DIGEST
             }
             if found := _first_difference(earlier, settings, not_compared):
                 key, before, now = found
@@ -136,6 +137,7 @@ class Plan(AnyPlan):
     higher_is_better: bool = True
     num_gpus: int = 0
     overrides: Sequence[str] = ()
+    registrations: Registrations = field(default_factory=Registrations)
     #: Whether checkpoints and yaml configs may run code.
     unsafe: bool = False
 
@@ -149,10 +151,11 @@ class Plan(AnyPlan):
             if name == OWN_TEST:
                 raise UserError(f"--test {name!r} is the config's own test; give another name")
 
-    def register_datasets(self) -> None:
-        """Have detectron2 know the datasets of the experiments, in this process."""
+    def register(self) -> None:
+        """Have this process know all datasets and imports."""
         if framework_of(self.config) == "detectron2":
             register_datasets()
+        self.registrations.register(self.config)
 
     @cached_property
     def variants(self) -> Variants:
@@ -216,6 +219,7 @@ class Plan(AnyPlan):
         self, config: str, norm: str, flags: Sequence[str], values: dict[str, Any]
     ) -> list[str]:
         options = ["--config-file", config, "--num-gpus", str(self.num_gpus), *flags]
+        options += self.registrations.words()
         if self.unsafe:
             options.append("--unsafe")
         overrides = self.overrides if config == self.config else self.overrides_of_tests
@@ -248,6 +252,7 @@ class Plan(AnyPlan):
         replaced = [] if AS_IS in self.norms else [*self.places]
         for name, other in self.variants_of_tests.items():
             self.variants.check_same_model(other, name, replaced)
+            other.check_test()
             self._check_same_classes(other, name)
 
     def _check_same_classes(self, other: Variants, name: str) -> None:
@@ -285,6 +290,7 @@ class Plan(AnyPlan):
         options = {"--at": sorted(self.places), "--weights": self.weights, "--gpus": self.num_gpus}
         if self.weights is not None:
             options[DIGEST] = hashlib.sha256(self.weights.read_bytes()).hexdigest()
+        options |= self.registrations.settings()
         for norm in self.norms:
             options[f"--for {norm}"] = list(self.overrides_of_norm.get(norm, ()))
         keys_of_run = {*self.variants.keys.values()} - {self.variants.keys["weights"]}

@@ -67,15 +67,15 @@ def in_own_process(function: Callable[..., Any], plan: Plan, *args: Any) -> Any:
 
 
 def _call(function: Callable[..., Any], plan: Plan, *args: Any) -> Any:
-    """Call a function in a new process, which knows neither datasets nor --unsafe."""
+    """Call a function in a new process, which knows neither datasets, imports nor --unsafe."""
     with loading(plan.unsafe):
-        plan.register_datasets()
+        plan.register()
         return function(plan, *args)
 
 
 def write_starts(plan: Plan, state: Mapping[str, Any]) -> dict[str, str]:
     """Write the checkpoint of each norm, unless it exists; return how its outputs differ."""
-    plan.register_datasets()
+    plan.register()
     baseline, batches, described = None, None, {}
     for norm in plan.norms:
         opened = plan.open(norm)

@@ -251,9 +251,6 @@ class Evaluation:
     def __init__(self, cfg: CfgNode | DictConfig, model: nn.Module) -> None:
         # Not wrapped for several processes, which may have different numbers of images.
         self.cfg, self.model = cfg, model
-        if isinstance(cfg, CfgNode):
-            for name in cfg.DATASETS.TEST:
-                check_evaluator(name)  # before a training, not at its end
         self.results: dict[str, Any] = {}
         #: Number of the test images of the last evaluation.
         self.images: int | None = None
@@ -282,10 +279,8 @@ class Evaluation:
 
 
 def check_evaluator(name: str) -> None:
-    """Raise UserError unless a dataset is registered with one of the known evaluator types."""
+    """Raise UserError unless a dataset has one of the known evaluator types."""
     kind = data.MetadataCatalog.get(name).get("evaluator_type")
-    if kind is None and name not in data.DatasetCatalog:
-        raise UserError(f"dataset {name!r} of DATASETS.TEST is not registered; register it")
     if kind not in EVALUATORS:
         raise UserError(
             f"dataset {name!r} has the evaluator_type {kind!r}; register it with one of "
@@ -295,7 +290,6 @@ def check_evaluator(name: str) -> None:
 
 def build_evaluator(name: str, folder: str) -> evaluation.DatasetEvaluators:
     """The evaluators of a registered dataset; ``output_dir``, where taken, is a subfolder."""
-    check_evaluator(name)
     evaluators = []
     for build in EVALUATORS[data.MetadataCatalog.get(name).evaluator_type]:
         writes = "output_dir" in inspect.signature(build).parameters

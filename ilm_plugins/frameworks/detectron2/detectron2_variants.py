@@ -1,6 +1,7 @@
 """Variants of detectron2's yaml configs and LazyConfigs."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,15 +17,81 @@ TRAIN = (
 )
 #: Those that count iterations.
 COUNTS = {"max_iter", "eval_period", "log_period"}
+#: META_ARCHITECTURE of a yaml -> the key of its number of classes.
+CLASSES = {
+    "GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",
+    "PanopticFPN": "MODEL.ROI_HEADS.NUM_CLASSES",
+    "RetinaNet": "MODEL.RETINANET.NUM_CLASSES",
+}
 
 
-class YamlVariants(Variants):
+class Detectron2Variants(Variants):
+    """What both kinds of config have: datasets by name, and a number of classes."""
+
+    #: Keys of the names of the training sets and of the test sets.
+    training_sets: ClassVar[str]
+    test_sets: ClassVar[str]
+
+    def class_keys(self) -> list[str]:
+        """Return the keys of the model's number of classes."""
+        raise NotImplementedError
+
+    def needs_masks(self) -> str | None:
+        """Return in words what of the config needs masks, if anything does."""
+        raise NotImplementedError
+
+    def check_test(self) -> None:
+        self._classes(self.test_sets, dict.fromkeys(("area", "iscrowd"), "the test needs"))
+
+    def check_training(self) -> None:
+        from .detectron2_registration import KEYS
+
+        found = {**self._classes(self.training_sets), **self._classes(self.test_sets)}
+        if KEYS and not found and (names := self.settings().get(self.training_sets)):
+            raise UserError(
+                f"{self.training_sets} is {names!r}, but --dataset gives {', '.join(KEYS)}; name "
+                "the same datasets in both"
+            )
+        for (name, ours), (other, theirs) in pairwise(found.items()):
+            for i, (one, another) in enumerate(zip_longest(ours, theirs)):
+                if one != another:
+                    raise UserError(
+                        f"class {i} of dataset {other!r} is {another!r}, of {name!r} {one!r}; give "
+                        "both jsons the same categories"
+                    )
+
+    def _classes(self, setting: str, needed: Mapping[str, str] | None = None) -> dict[str, list]:
+        """Return name -> classes of the datasets of a setting that come from ``--dataset``.
+
+        UserError for datasets that are not registered, or whose json does not fit the model.
+        """
+        from .detectron2_registration import check_dataset
+
+        needed = {"bbox": "a detector needs", **(needed or {})}
+        if what := self.needs_masks():
+            needed["segmentation"] = what
+        names = self.settings().get(setting) or ()
+        names = [names] if isinstance(names, str) else names
+        found = {name: check_dataset(name, setting, needed) for name in names}
+        found = {name: classes for name, classes in found.items() if classes is not None}
+        for name, classes in found.items():
+            for key in self.class_keys():
+                if (number := self.settings()[key]) != len(classes):
+                    raise UserError(
+                        f"{key} is {number}, but dataset {name!r} has {len(classes)} classes; give "
+                        f"{' '.join(self.override(key, len(classes)))}"
+                    )
+        return found
+
+
+class YamlVariants(Detectron2Variants):
     """Variants of a yaml config, whose overrides are words KEY VALUE."""
 
     keys: ClassVar = {"seed": "SEED", "folder": "OUTPUT_DIR", "weights": "MODEL.WEIGHTS"}
     model, beside = "MODEL", ("MODEL.WEIGHTS", "MODEL.DEVICE")
     norm_names, example = ("NORM",), "MODEL.ROI_BOX_HEAD.NORM"
-    test_set: ClassVar = ("DATASETS.TEST",)
+    training_sets, test_sets = "DATASETS.TRAIN", "DATASETS.TEST"
+    test_set: ClassVar = (test_sets,)
     of_test: ClassVar = (
         *("DATASETS.PROPOSAL_FILES_TEST", "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST"),
         *("INPUT.FORMAT", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"),
@@ -35,6 +102,19 @@ class YamlVariants(Variants):
     def check_test(self) -> None:
         if self.config.TEST.AUG.ENABLED:
             raise UserError("TEST.AUG.ENABLED: train has no test-time augmentation; set it False")
+        super().check_test()
+        from .detectron2_training import check_evaluator
+
+        for name in self.config.DATASETS.TEST:
+            check_evaluator(name)
+
+    def class_keys(self) -> list[str]:
+        model = self.config.MODEL.META_ARCHITECTURE
+        return [CLASSES[model]] if model in CLASSES else []
+
+    def needs_masks(self) -> str | None:
+        wish = "MODEL.MASK_ON needs (without masks, give MODEL.MASK_ON False)"
+        return wish if self.config.MODEL.MASK_ON else None
 
     def override(self, key: str, value: Any) -> list[str]:
         return [key, str(value)]
@@ -60,7 +140,7 @@ class YamlVariants(Variants):
         solver.MAX_ITER = length
 
 
-class LazyVariants(Variants):
+class LazyVariants(Detectron2Variants):
     """Variants of a LazyConfig."""
 
     keys: ClassVar = {
@@ -69,6 +149,7 @@ class LazyVariants(Variants):
         "weights": "train.init_checkpoint",
     }
     norm_names, example = ("norm", "conv_norm"), "model.roi_heads.box_head.conv_norm"
+    training_sets, test_sets = "dataloader.train.dataset.names", "dataloader.test.dataset.names"
     test_set: ClassVar = ("dataloader.test", "dataloader.evaluator")
 
     def check_test(self) -> None:
@@ -81,6 +162,16 @@ class LazyVariants(Variants):
                     f"train.{key} {what}; correct it, or begin with the train of detectron2's "
                     "model_zoo.get_config('common/train.py')"
                 )
+        super().check_test()
+
+    def class_keys(self) -> list[str]:
+        keys = "model.roi_heads.num_classes", "model.num_classes"
+        return [key for key in keys if key in self.settings()]
+
+    def needs_masks(self) -> str | None:
+        key = "model.roi_heads.mask_in_features"
+        wish = f"{key} needs (without masks, give {key}=null)"
+        return wish if self.settings().get(key) else None
 
     def contents(self) -> Mapping[str, Any]:
         from omegaconf import OmegaConf

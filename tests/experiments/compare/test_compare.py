@@ -274,7 +274,7 @@ def test_a_test_with_classes_in_another_order_is_refused(config, capsys):
 def test_a_yaml_test_with_classes_in_another_order_is_refused(tmp_path):
     for name, classes in (("cats_test", ["cat", "dog"]), ("dogs_test", ["dog", "cat"])):
         DatasetCatalog.register(name, list)
-        MetadataCatalog.get(name).thing_classes = classes
+        MetadataCatalog.get(name).set(thing_classes=classes, evaluator_type="coco")
         (tmp_path / name).write_text(f"_BASE_: {SHAPES}\nDATASETS: {{TEST: [{name}]}}\n")
         (tmp_path / name).rename(tmp_path / f"{name}.yaml")
     config, other = (str(tmp_path / f"{name}_test.yaml") for name in ("cats", "dogs"))
@@ -1015,6 +1015,7 @@ def test_a_lazy_config_is_compared(started, datasets, tmp_path, monkeypatch):
         ("c.py GN EN --for EN lr=1 --for GN lr=2 --seeds 0 a=1", "a=1"),
         ("c.py GN EN --output lr=0.1 --weights a=1.pth --test A.B c=1.py a=1", "a=1"),
         ("c.py GN EN --margin 1 --seeds 0 a=1", "a=1"),
+        ("c.py GN EN --dataset A.B b=1.json c=1 --import d=1.py a=1", "a=1"),
     ],
 )
 def test_overrides_are_told_from_norms_and_places(words, overrides):

@@ -1,0 +1,118 @@
+"""What a user adds to a command: code of his own to run, and datasets to register."""
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from .framework_config import framework_of, module_for
+
+
+@dataclass(frozen=True)
+class Registrations:
+    """The options ``--import`` and ``--dataset``, which each process of a command obeys."""
+
+    #: Absolute paths of .py files, and names of modules.
+    imports: tuple[str, ...] = ()
+    #: A name, and the absolute paths of a json of COCO instances and of the folder of its images.
+    datasets: tuple[tuple[str, str, str], ...] = ()
+
+    @classmethod
+    def of_options(
+        cls, imports: Sequence[str], datasets: Sequence[tuple[str, str, str]]
+    ) -> "Registrations":
+        """Return the registrations of a command line, with absolute paths."""
+        paths = [os.path.abspath(one) if one.endswith(".py") else one for one in imports]
+        return cls(
+            tuple(paths),
+            tuple((name, *map(os.path.abspath, files)) for name, *files in datasets),
+        )
+
+    def words(self) -> list[str]:
+        """Return the options for another command line."""
+        options = [["--import", one] for one in self.imports]
+        options += [["--dataset", *one] for one in self.datasets]
+        return [word for option in options for word in option]
+
+    def settings(self) -> dict[str, Any]:
+        """Return option -> value, as compare.json has them; a digest tells if a json changes."""
+        found: dict[str, Any] = {f"--import {one}": True for one in self.imports}
+        for name, json, images in self.datasets:
+            digest = hashlib.sha256(Path(json).read_bytes()).hexdigest()
+            found[f"--dataset {name}"] = {"json": json, "SHA-256": digest, "images": images}
+        return found
+
+    def register(self, config: str) -> None:
+        """Run the imports, and register the datasets for a config that is read afterwards.
+
+        What this process has done already is not done again. UserError says what cannot work.
+        """
+        if self.datasets and framework_of(config) != "detectron2":
+            raise UserError(
+                f"--dataset {self.datasets[0][0]} is for detectron2; in OpenMMLab, set data_root "
+                "and ann_file of the config's datasets"
+            )
+        for one in self.imports:
+            run_file(Path(one)) if one.endswith(".py") else run_module(one)
+        for dataset in self.datasets:
+            module_for("detectron2", "registration", config).register_coco(*dataset)
+
+
+def run_module(name: str) -> None:
+    """Import a module; UserError if Python does not find it. Errors of its own code pass."""
+    try:
+        with explaining_syntax(name):
+            importlib.import_module(name)
+    except (ModuleNotFoundError, TypeError, ValueError) as error:
+        # Of the name itself, such as "a", "..a" or "", but not of a module that it imports.
+        found = getattr(error, "name", None)
+        if not re.fullmatch(r"\w+(\.\w+)*", name) or (found and f"{name}.".startswith(f"{found}.")):
+            raise UserError(
+                f"--import {name}: Python finds no such module; give the path of a .py file, or a "
+                "module of an installed package or of this folder"
+            ) from error
+        raise
+
+
+def run_file(path: Path) -> None:
+    """Run a file once, as the module of its name; its folder is on the path, as a script's is."""
+    if not path.is_file():
+        raise UserError(f"--import {path}: there is no such file; give the path of a .py file")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    # By its own name, so that ``import`` in other code finds this module, and pickle its classes.
+    name = re.sub(r"\W", "_", path.stem)
+    other = importlib.util.find_spec(name)
+    if other is not None and not (other.origin and Path(other.origin).resolve() == path.resolve()):
+        raise UserError(
+            f"--import {path}: there is another module {name} ({other.origin}); rename the file"
+        )
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        with explaining_syntax(path):
+            spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+
+
+@contextmanager
+def explaining_syntax(what: str | Path) -> Iterator[None]:
+    """Replace an error of syntax, in a file or one that it imports, by a UserError."""
+    try:
+        yield
+    except SyntaxError as error:
+        raise UserError(
+            f"--import {what}: {error.msg} in {error.filename}, line {error.lineno}; correct it"
+        ) from error

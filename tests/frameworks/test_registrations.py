@@ -1,0 +1,297 @@
+"""A user's own code and datasets: the options --import and --dataset of the commands."""
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
+pytest.importorskip("PIL", reason="needs Pillow, of the extra ilm_plugins[data]")
+
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from ilm_plugins import checkpoints
+from ilm_plugins.__main__ import main
+from ilm_plugins.cli import parsers
+from ilm_plugins.cli.compare import plan_of
+from ilm_plugins.errors import UserError
+from ilm_plugins.frameworks.detectron2 import detectron2_registration
+from ilm_plugins.frameworks.registrations import Registrations
+from ilm_plugins.frameworks.run_options import RunOptions
+from runs import LAZY
+
+YAML = """
+_BASE_: "ilm_plugins://bccd/faster_rcnn_R_18_FPN.yaml"
+DATASETS:
+  TRAIN: ("my_train",)
+  TEST: ("my_test",)
+"""
+NAMES = "my_train", "my_test"
+DATASETS = [word for name in NAMES for word in ("--dataset", name, f"{name}.json", "images")]
+COMPARE = "compare", "mine.yaml", "GN", "ILMGN", "--num-gpus", "0", "--dry-run"
+
+
+def coco():
+    """A json of two images with an object each."""
+    box = {"bbox": [2, 3, 20, 10], "area": 200, "iscrowd": 0}
+    image = {"width": 40, "height": 30}
+    return {
+        "images": [{"id": i, "file_name": f"{i}.png", **image} for i in (1, 2)],
+        "annotations": [{"id": i, "image_id": i, "category_id": i, **box} for i in (1, 2)],
+        "categories": [{"id": i, "name": name} for i, name in enumerate("abc", 1)],
+    }
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A current folder with a yaml and a LazyConfig, and the user's two jsons and images."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(detectron2_registration, "KEYS", {})
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    modules = {*sys.modules}
+    Path("mine.yaml").write_text(YAML)
+    Path("images").mkdir()
+    for i in (1, 2):
+        Image.new("RGB", (40, 30)).save(f"images/{i}.png")
+    for name in NAMES:
+        Path(f"{name}.json").write_text(json.dumps(coco()))
+    yield
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        for name in NAMES:
+            catalog.pop(name, None)
+    for name in {*sys.modules} - modules:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", None)):
+            del sys.modules[name]
+
+
+def refusal(capsys, *words):
+    """Return the one line with which a command ends."""
+    assert main([*words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def change(name="my_test", **entries):
+    Path(f"{name}.json").write_text(json.dumps({**coco(), **entries}))
+
+
+def without(key):
+    change(**{"annotations": [{k: v for k, v in coco()["annotations"][0].items() if k != key}]})
+
+
+#: What is wrong with json or images -> how to make it so, and words of the message.
+FAULTS = {
+    "no json": (lambda: Path("my_test.json").unlink(), r"there is no file '\S+/my_test.json'"),
+    "no JSON": (lambda: Path("my_test.json").write_text("{"), "my_test.json' is no json of COCO"),
+    "a list": (lambda: Path("my_test.json").write_text("[]"), "my_test.json' is no json of COCO"),
+    "no images": (lambda: change(images=[]), "it has no images"),
+    "no annotations": (lambda: change(annotations=[]), "its images have no annotations"),
+    "no categories": (lambda: change(categories=[]), "my_test.json' is no json of COCO"),
+    "another category": (
+        lambda: change(categories=coco()["categories"][1:]),
+        "category_id=1 but this id does not exist in 'categories'",
+    ),
+    "one name twice": (
+        lambda: change(categories=[{"id": i, "name": "cell"} for i in (1, 2)]),
+        "several categories have the name or id of 'cell'",
+    ),
+    "one id twice": (
+        lambda: change(categories=[*coco()["categories"], {"id": 3, "name": "d"}]),
+        "several categories have the name or id of 'd'",
+    ),
+    "other classes": (
+        lambda: change(categories=[{"id": i, "name": n} for i, n in enumerate("acb", 1)]),
+        "class 1 of dataset 'my_test' is 'c', of 'my_train' 'b'",
+    ),
+    "fewer classes": (
+        lambda: change(categories=coco()["categories"][:2]),
+        "NUM_CLASSES is 3, but dataset 'my_test' has 2 classes; give MODEL.ROI_HEADS.NUM_CLASSES 2",
+    ),
+    "no boxes": (lambda: without("bbox"), "annotations without 'bbox'"),
+    "no area": (lambda: without("area"), "annotations without 'area'"),
+    "an image less": (lambda: Path("images/2.png").unlink(), r"'\S+/images/2.png' of .* not exist"),
+    "no folder": (lambda: Path("images").rename("photos"), r"there is no folder '\S+/images'"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_dataset_that_cannot_work_is_refused_before_the_runs(fault, own, capsys):
+    spoil, message = FAULTS[fault]
+    spoil()
+    assert re.search(message, refusal(capsys, *COMPARE, *DATASETS))
+    assert not Path("output").exists()
+
+
+@pytest.mark.parametrize("command", [COMPARE, ("train", "--config-file", "mine.yaml")])
+def test_a_dataset_that_is_not_registered_is_refused(command, own, capsys):
+    message = refusal(capsys, *command, *DATASETS[:4])
+    assert "'my_test' of DATASETS.TEST is not registered; give --dataset my_test JSON" in message
+
+
+def test_a_config_without_the_datasets_that_are_given_is_refused(own, capsys):
+    """Which would train on another dataset."""
+    sets = "DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "('shapes_val',)"
+    message = refusal(capsys, *COMPARE, *DATASETS, *sets)
+    assert "DATASETS.TRAIN is ('shapes_train',), but --dataset gives my_train, my_test" in message
+
+
+def test_a_further_test_on_a_dataset_that_is_not_registered_is_refused(own, capsys):
+    Path("other.yaml").write_text(YAML.replace("my_test", "dusk"))
+    message = refusal(capsys, *COMPARE, *DATASETS, "--test", "dusk", "other.yaml")
+    assert "'dusk' of DATASETS.TEST is not registered" in message
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["MODEL.MASK_ON", "True"], "without 'segmentation', which MODEL.MASK_ON needs (without"),
+        (["MODEL.META_ARCHITECTURE", "RetinaNet"], "give MODEL.RETINANET.NUM_CLASSES 3"),
+    ],
+)
+def test_a_model_that_does_not_fit_the_json_is_refused(overrides, message, own, capsys):
+    words = "train", "--config-file", "mine.yaml", "--num-gpus", "0"
+    assert message in refusal(capsys, *words, *DATASETS, *overrides)
+
+
+def test_a_name_of_another_dataset_is_refused(own, capsys):
+    words = "--dataset", "coco_2017_val", "my_test.json", "images"
+    message = refusal(capsys, *COMPARE, *DATASETS, *words)
+    assert re.search(r"coco_2017_val: this name is registered already, by \S+2017.json", message)
+
+
+@pytest.mark.parametrize(
+    "words, code, message",
+    [
+        ([], "", "'my_test' of dataloader.test.dataset.names is not registered"),
+        (DATASETS[4:], "", "'my_train' of dataloader.train.dataset.names is not registered"),
+        (DATASETS, "model.roi_heads.mask_in_features = None", "give model.roi_heads.num_classes=3"),
+        (DATASETS, "model.roi_heads.num_classes = 3", "'segmentation', which model.roi_heads"),
+    ],
+)
+def test_the_datasets_of_a_lazy_config_are_checked_likewise(words, code, message, own, capsys):
+    sets = [f'dataloader.{name[3:]}.dataset.names = "{name}"' for name in NAMES]
+    code = code or "model.roi_heads.mask_in_features = None\nmodel.roi_heads.num_classes = 3"
+    Path("lazy.py").write_text("\n".join([LAZY, *sets, code]))
+    words = "train", "--config-file", "lazy.py", "--num-gpus", "0", *words
+    assert message in refusal(capsys, *words)
+
+
+IMPORTS = {
+    "none.py": (None, "there is no such file"),
+    "wrong.py": ("x = (", r"never closed in \S+/wrong.py, line 1"),
+    "json.py": ("", "there is another module json"),
+    "not_there": (None, "Python finds no such module"),
+    "os.not_there": (None, "Python finds no such module"),
+    "a folder/file": (None, "Python finds no such module"),
+}
+
+
+@pytest.mark.parametrize("name", IMPORTS)
+def test_an_import_that_does_not_exist_or_cannot_be_read_is_refused(name, own, capsys):
+    code, message = IMPORTS[name]
+    if code is not None:
+        Path(name).write_text(code)
+    assert re.search(message, refusal(capsys, *COMPARE, "--import", name))
+
+
+def test_an_error_of_ones_own_code_keeps_its_traceback(own):
+    Path("mine.py").write_text("def register():\n    return 1 / 0\nregister()")
+    with pytest.raises(ZeroDivisionError) as found:
+        main([*COMPARE, "--import", "mine.py"])
+    assert found.traceback[-1].name == "register"
+
+
+#: A config that says what ran before.
+SAYS_SO = """
+from detectron2.config import LazyCall
+from ilm_plugins.errors import UserError
+model = None
+raise UserError("so far " + open("ran").read())
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train --num-gpus 0 --config-file says.py",
+        "compare says.py GN EN --num-gpus 0",
+        "convert a.pth b.pth --config-file says.py",
+        "analyze ratios images --checkpoint a.pth --output out --config-file says.py",
+    ],
+)
+def test_imports_run_once_before_the_config_is_read(command, own, capsys):
+    Path("mine.py").write_text('open("ran", "a").write("mine ")')
+    Path("other.py").write_text('import mine; open("ran", "a").write("other")')
+    Path("says.py").write_text(SAYS_SO)
+    checkpoints.write({}, Path("a.pth"))
+    words = "--import", "mine.py", "--import", "other.py"
+    assert refusal(capsys, *command.split(), *words).endswith("so far mine other")
+
+
+def test_an_import_registers_a_model_of_openmmlab(own):
+    pytest.importorskip("mmengine", reason="needs OpenMMLab: make install-openmmlab")
+    Path("own_net.py").write_text(
+        "from mmengine.registry import MODELS\nfrom torch import nn\nimport ilm_plugins\n"
+        "@MODELS.register_module()\nclass OwnNet(nn.Module):\n    def __init__(self):\n"
+        "        super().__init__()\n        self.norm = ilm_plugins.ILMGroupNorm(32)\n"
+    )
+    Path("net.py").write_text('model = dict(type="OwnNet")')
+    checkpoints.write(
+        {"state_dict": {f"norm.{k}": torch.ones(32) for k in ("weight", "bias")}}, Path("gn.pth")
+    )
+    words = "convert", "gn.pth", "ilmgn.pth", "--config-file", "net.py", "--import", "own_net.py"
+    assert main([*words]) == 0
+    assert "norm.encode.weight" in checkpoints.read(Path("ilmgn.pth"))["state_dict"]
+
+
+def test_dataset_is_refused_for_openmmlab(own, capsys):
+    Path("net.py").write_text('model = dict(type="Net")')
+    message = refusal(capsys, "compare", "net.py", "GN", "EN", "--num-gpus", "0", *DATASETS)
+    assert "in OpenMMLab, set data_root and ann_file" in message
+
+
+@pytest.mark.parametrize("option", [DATASETS[:4], ["--import", "mine.py"]])
+def test_conversions_by_a_key_refuse_the_options(option, own, capsys):
+    checkpoints.write({}, Path("a.pth"))
+    message = refusal(capsys, "convert", "a.pth", "b.pth", "--to", "ILMGN", *option)
+    assert f"{option[0]} needs --config-file" in message
+
+
+def plan(*words):
+    return plan_of(parsers.compare([*COMPARE[1:-1], *words, "--output", "out"]))
+
+
+def test_runs_get_the_same_options_with_absolute_paths(own):
+    found = plan("--import", "mine.py", "--import", "json", *DATASETS)
+    words = ["--import", str(Path("mine.py").absolute()), "--import", "json"]
+    for name in NAMES:
+        words += [
+            "--dataset",
+            name,
+            *map(str, (Path(f"{name}.json").absolute(), Path("images").absolute())),
+        ]
+    for run in (found.training("GN", 0), found.evaluation("GN", 0, "", Path("a.pth"))):
+        assert shlex.join(words) in shlex.join(run)
+
+
+def test_a_record_has_the_options_in_its_command():
+    given = Registrations.of_options(["/mine.py"], [("a b", "/c.json", "/d")])
+    command = RunOptions("a.yaml", registrations=given).command()
+    args = parsers.train(shlex.split(command)[4:])
+    assert Registrations.of_options(args.imports, args.datasets) == given
+
+
+def test_a_comparison_is_not_continued_on_another_json(own):
+    Path("out").mkdir()
+    plan(*DATASETS).check_settings()
+    plan().check_settings()  # of a run that is complete
+    settings = json.loads(Path("out/compare.json").read_text())
+    assert settings["--dataset my_train"]["images"] == str(Path("images").absolute())
+    change("my_train", info={})
+    with pytest.raises(UserError, match="begun with --dataset my_train: SHA-256 = "):
+        plan(*DATASETS).check_settings()
