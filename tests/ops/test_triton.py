@@ -508,6 +508,17 @@ def test_running_statistics_of_any_strides_move():
 
 
 @runs
+def test_a_momentum_of_1_replaces_the_statistics_however_large_they_were():
+    layer, x = build("SN", 8, momentum=1.0), make_map(2, 8, 3, 3)
+    layer.running_mean.fill_(1e8)
+    layer.running_variance.fill_(1e8)
+    with use_backend("triton"):
+        layer(x)
+    exact = x.double().transpose(0, 1).flatten(1)
+    assert_close((layer.running_mean, layer.running_variance), (exact.mean(1), exact.var(1)), 64)
+
+
+@runs
 @pytest.mark.parametrize("name", MIXTURES)
 def test_each_update_of_running_statistics_is_a_version(name):
     """By which autograd refuses graphs of older values."""
