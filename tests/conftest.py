@@ -134,23 +134,6 @@ def datasets():
     return DATASETS
 
 
-@pytest.fixture
-def unrendered(monkeypatch):
-    """Draw figures, but save their titles: for tests that read tables and summaries."""
-    from seaborn import axisgrid
-
-    from ilm_plugins.experiments.analysis import plots
-
-    def save(grid, path, title):
-        plots.pyplot.close(grid.figure)
-        path.write_text(title)
-
-    monkeypatch.setattr(plots, "save", save)
-    # Layouts draw all figures several times.
-    monkeypatch.setattr(axisgrid.Grid, "tight_layout", lambda self, **_: self)
-    monkeypatch.setattr(axisgrid, "_draw_figure", lambda figure: None)
-
-
 @pytest.fixture(scope="session")
 def launcher(request):
     """The process that runs commands on request, see :class:`runs.Launcher`."""

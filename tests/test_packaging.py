@@ -79,7 +79,7 @@ def test_the_wheel_needs_torch_and_wrapt_alone(plain):
 @pytest.mark.parametrize("package, extra", errors.EXTRAS.items())
 def test_an_extra_has_what_a_message_says_that_it_installs(plain, package, extra):
     *_, lines = plain
-    name = {"PIL": "pillow", "sklearn": "scikit-learn"}.get(package, package)
+    name = {"PIL": "pillow"}.get(package, package)
     assert any(re.search(rf": {name}\b.* \"{extra}\"$", line) for line in requirements(lines))
 
 

@@ -15,11 +15,9 @@ from ..frameworks.run_options import Processes
 
 #: Subcommand of ``analyze`` -> its description.
 MEASURES = {
-    "ratios": "EN's, SN's and SSN's ratios by layer, class and image, and a map of the images",
+    "ratios": "EN's, SN's and SSN's ratios by layer, class and image",
     "omega": "how far omega and beta of ILM and AssocNorm are from B_omega and B_beta, by layer, "
-    "key group, class and image, and a map of the images",
-    "dynamics": "EN's, SN's and SSN's ratios over the checkpoints of a training, as in Figs. 1a "
-    "and 5 to 8 of the EN paper",
+    "key group, class and image",
 }
 #: An override KEY=VALUE.
 OVERRIDE = re.compile(r"\w+(\.\w+)*=")
@@ -98,7 +96,7 @@ def convert(argv: Sequence[str]) -> Namespace:
 def analyze(argv: Sequence[str]) -> Namespace:
     """The subcommand becomes ``measure``."""
     p = new_parser(
-        "See what adaptive layers have learned: tables (CSV), pictures (PNG), summary.",
+        "See what adaptive layers have learned: tables (CSV) and a summary.",
         "analyze ratios IMAGES \\\n"
         "    --config-file ilm_plugins://mmpretrain/en/resnet50_imagenet_en.py \\\n"
         "    --checkpoint epoch_100.pth --output output/ratios",
@@ -109,10 +107,7 @@ def analyze(argv: Sequence[str]) -> Namespace:
         add("images", help="a folder of class folders, or a flat folder")
         add("--config-file", required=True, metavar="FILE")
         _add_registrations(add)
-        several = name == "dynamics"
-        what = "in the order of the last number in their names" if several else None
-        number = "+" if several else 1
-        add("--checkpoint", required=True, nargs=number, metavar="FILE", help=what)
+        add("--checkpoint", required=True, metavar="FILE")
         add("--output", required=True, type=_user_path, metavar="DIR", help="new or empty")
         what = "names of layers, * for any characters; can be given again"
         add("--match", action="append", metavar="PATTERN", help=what)
@@ -120,8 +115,6 @@ def analyze(argv: Sequence[str]) -> Namespace:
         add("--limit", type=_positive, metavar="N", help="only N images, evenly spread over all")
         what = "default: of the config's test_dataloader; in detectron2 1"
         add("--batch-size", type=_positive, metavar="N", help=what)
-        what = "how images are mapped; tsne is slow"
-        add("--embedding", choices=("pca", "tsne"), default="pca", help=what)
         add("--device", help="default: cuda if there is a GPU, else cpu")
         what = "run code that a checkpoint or a yaml config holds"
         add("--unsafe", action="store_true", help=what)

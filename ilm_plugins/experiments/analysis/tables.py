@@ -1,12 +1,11 @@
-"""Write reports on the ratios, or omega and beta, of adaptive layers: CSV tables, PNGs, a summary.
+"""Write reports on the ratios, or omega and beta, of adaptive layers: CSV tables and a summary.
 
-:func:`write_ratios` and :func:`write_rescaling` write files under the prefix ``ratios`` or
-``rescaling``: by_layer, by_class, by_image and map (CSV and PNG), rescaling_by_group.csv,
-rescaling_spread.png in place of by_layer.png, and ``summary.txt``. A *quantity* is a normalizer's
-ratio, or omega - B_omega or beta - B_beta. A ratio is one number for an image, and its distance
-from a mean is the difference. Omega and beta have one value for each key group: their number for an
-image, like a distance, is the root mean square over key groups of the difference from the mean of
-all images.
+:func:`write_ratios` and :func:`write_rescaling` write tables under the prefix ``ratios`` or
+``rescaling``, by_layer, by_class and by_image, rescaling_by_group and ``summary.txt``. A *quantity*
+is a normalizer's ratio, or omega - B_omega or beta - B_beta. A ratio is one number for an image,
+and its distance from a mean is the difference. Omega and beta have one value for each key group:
+their number for an image, like a distance, is the root mean square over key groups of the
+difference from the mean of all images.
 """
 
 from collections.abc import Mapping
@@ -14,33 +13,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 
 from ..data.images import Images
-from . import plots
 from .collect import Ratios, Rescaling
-
-#: Maximum number of images in PREFIX_by_image.png.
-SHOWN = 6
 
 
 @dataclass(frozen=True)
 class Report:
-    """A folder for a report; ``subject`` is the title, ``embedding`` is "pca" or "tsne"."""
+    """A folder for a report; ``subject`` is the title."""
 
     folder: Path
     images: Images
     subject: str
-    embedding: str = "pca"
 
-    def table(self, name: str, frame: pd.DataFrame, index: bool = True) -> None:
+    def table(self, name: str, frame: pd.DataFrame) -> None:
         path = self.folder / f"{name}.csv"
         # Names of files may be no Unicode.
-        frame.to_csv(path, float_format="%.6g", index=index, errors="backslashreplace")
-
-    def picture(self, name: str, grid: plots.Grid, title: str) -> None:
-        plots.save(grid, self.folder / f"{name}.png", f"{title}\n{self.subject}")
+        frame.to_csv(path, float_format="%.6g", errors="backslashreplace")
 
     def summary(self, *lines: str) -> str:
         """Write the subject and lines to ``summary.txt``; return them as one text."""
@@ -72,10 +61,6 @@ def write_ratios(report: Report, ratios: Mapping[str, Ratios]) -> str:
     }
     table["share"] = pd.concat(shares)  # by name: the table may have another order
     report.table("ratios_by_layer", table)
-    share = table["share"].rename("value").reset_index().assign(panel="share")
-    drawn = pd.concat((long(frame).assign(panel="ratio"), share))
-    grid = plots.by_layer(drawn, "normalizer")
-    report.picture("ratios_by_layer", grid, "Ratios by layer, mean and standard deviation; shares")
     lines = [
         f"mean |lambda - 1/K| over layers: {distances(frame).mean():.4f}",
         "a share is the mean ratio times the mean |weight| of the normalizer, over their sum",
@@ -104,11 +89,6 @@ def write_rescaling(report: Report, layers: Mapping[str, Rescaling]) -> str:
     groups = _statistics(frame, "layer", "parameter", "key_group")
     report.table("rescaling_by_group", groups)
     centered = frame - frame.mean()
-    spread = long(centered)
-    spread["parameter"] += ", less the mean of the images"
-    grid = plots.boxes(pd.concat((long(frame), spread), ignore_index=True), "parameter")
-    title = "Rescaling of images by layer: quartiles, and 5th to 95th percentile"
-    report.picture("rescaling_spread", grid, title)
     table["deviation"] = frame.var(ddof=0).groupby(["layer", "parameter"], sort=False).mean() ** 0.5
     numbers, means = _rms(centered), _rms(centered.groupby("class").mean())
     return report.summary(
@@ -128,10 +108,6 @@ def _write_images(
     table = numbers.set_axis([f"{layer}/{q}" for layer, q in numbers.columns], axis=1)
     table.insert(0, "distance", far)
     report.table(f"{prefix}_by_image", table)
-    shown = far.reset_index(drop=True).nlargest(SHOWN).index
-    pixels = {images.names[i]: images[i] for i in shown}
-    grid = plots.by_layer(long(numbers.iloc[shown]), quantity, pixels)
-    report.picture(f"{prefix}_by_image", grid, "Images far from the mean")
     lines = [
         f"standard deviation between images, mean over layers: {deviation(frame):.4f}",
         f"farthest from the mean of all images: {far.idxmax()[0]}, {far.max():.4f}",
@@ -140,16 +116,8 @@ def _write_images(
         table = _statistics(frame, "layer", "class", quantity)
         table.insert(0, "distance", means.unstack().reorder_levels(table.index.names))
         report.table(f"{prefix}_by_class", table)
-        grid = plots.heat_maps(table.reset_index(), quantity)
-        title = f"{prefix.capitalize()}: distance of class means from the mean"
-        report.picture(f"{prefix}_by_class", grid, title)
         share = share_between_classes(points)
         lines.append(f"share of the variance between images that lies between classes: {share:.3f}")
-    if len(points) > 2:
-        embedded = embed(points, report.embedding)
-        report.table(f"{prefix}_map", embedded)
-        title = f"Images by their {prefix} in all layers ({report.embedding})"
-        report.picture(f"{prefix}_map", plots.scatter(embedded.reset_index()), title)
     return lines
 
 
@@ -197,12 +165,3 @@ def share_between_classes(points: pd.DataFrame) -> float:
     total = ((points - points.mean()) ** 2).to_numpy().sum()
     within = ((points - points.groupby("class").transform("mean")) ** 2).to_numpy().sum()
     return float(1 - within / total) if total > 0 else 0.0
-
-
-def embed(points: pd.DataFrame, method: str = "pca") -> pd.DataFrame:
-    """Map points to columns x and y, by "pca" or "tsne" (van der Maaten and Hinton, JMLR 2008)."""
-    if not points.to_numpy().any():
-        return pd.DataFrame(0.0, points.index, ["x", "y"])
-    tsne = TSNE(init="pca", perplexity=min(30.0, (len(points) - 1) / 3), random_state=0)
-    estimator = {"pca": PCA(2, svd_solver="full"), "tsne": tsne}[method]
-    return pd.DataFrame(estimator.fit_transform(points.to_numpy()), points.index, ["x", "y"])

@@ -1,13 +1,11 @@
 """The list of the papers' tables: complete, and in agreement with records."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 
 from ilm_plugins.__main__ import main
-from ilm_plugins.cli import parsers
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.papers import computed, published
 from pages.results import load
@@ -38,10 +36,6 @@ def test_every_rows_figures_can_be_had():
             assert table.note, "no word of what is assumed"
         for other in filter(None, (cell.tests, cell.starts_from)):
             assert published.find_cell(other).config
-    for command in (table.command for table in TABLES.values() if table.command):
-        words = shlex.split(command)
-        assert words[:4] == ["python", "-m", "ilm_plugins", "analyze"]
-        parsers.analyze(words[4:])
 
 
 @pytest.mark.parametrize(
