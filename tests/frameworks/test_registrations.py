@@ -206,6 +206,13 @@ def test_an_error_of_ones_own_code_keeps_its_traceback(own):
     assert found.traceback[-1].name == "register"
 
 
+def test_a_package_that_ones_own_module_lacks_is_no_wrong_import(own):
+    sys.path.insert(0, str(Path.cwd()))
+    Path("lacks_one.py").write_text("import not_there")
+    with pytest.raises(ModuleNotFoundError, match="not_there"):
+        main([*COMPARE, "--import", "lacks_one"])
+
+
 #: A config that says what ran before.
 SAYS_SO = """
 from detectron2.config import LazyCall
@@ -229,7 +236,7 @@ def test_imports_run_once_before_the_config_is_read(command, own, capsys):
     Path("other.py").write_text('import mine; open("ran", "a").write("other")')
     Path("says.py").write_text(SAYS_SO)
     checkpoints.write({}, Path("a.pth"))
-    words = "--import", "mine.py", "--import", "other.py"
+    words = "--import", "mine.py", "--import", "other.py", "--import", "mine.py"
     assert refusal(capsys, *command.split(), *words).endswith("so far mine other")
 
 
