@@ -100,8 +100,8 @@ def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor
         c, dtype = _channels(tensors), _dtype(tensors)
         if source.name == "GN":
             return nn.GroupNorm(1, c, dtype=dtype)
-        norm = nn.BatchNorm2d if source.name == "BN" else nn.InstanceNorm2d
-        return norm(c, affine=True, dtype=dtype)
+        plain = nn.BatchNorm2d if source.name == "BN" else nn.InstanceNorm2d
+        return plain(c, affine=True, dtype=dtype)
 
     return _rewrite(state, match, build, skip=rules.PLAIN)
 
