@@ -218,11 +218,18 @@ class Variants:
         return False  # detectron2 has the variable DETECTRON2_DATASETS for the folder
 
     def save(self, folder: Path) -> Path:
-        """Write the config to a file beside a run's folder, and return its path."""
-        path = folder.with_name(folder.name + Path(self.opened.path).suffix)
+        """Write the config to a file beside a run's folder; UserError if it has another one."""
         from ..checkpoints import write_text  # imports torch
 
-        write_text(path, self.config.dump())
+        path, text = (
+            folder.with_name(folder.name + Path(self.opened.path).suffix),
+            self.config.dump(),
+        )
+        if path.is_file() and path.read_text(encoding="utf-8") != text:
+            raise UserError(
+                f"{path} was begun with other settings; give the same, or another folder"
+            )
+        write_text(path, text)
         return path
 
 

@@ -109,6 +109,13 @@ def test_a_run_has_the_length_and_the_overrides_of_the_command(planned):
     assert one.plan.overrides == ["x.y=1"]
 
 
+def test_a_run_that_was_begun_keeps_its_length(planned):
+    planned("en-5", "ResNet20/EN", epochs=12)
+    planned("en-5", "ResNet20/EN", epochs=12)
+    with pytest.raises(UserError, match="begun with other settings"):
+        planned("en-5", "ResNet20/EN", epochs=13)
+
+
 def test_a_length_in_the_other_unit_is_refused(planned):
     with pytest.raises(UserError, match="counts iterations; give --iterations N"):
         planned("study-seg", epochs=2)
