@@ -98,8 +98,8 @@ def analyze(argv: Sequence[str]) -> Namespace:
     p = new_parser(
         "See what adaptive layers have learned: tables (CSV) and a summary.",
         "analyze ratios IMAGES \\\n"
-        "    --config-file ilm_plugins://mmpretrain/en/resnet50_imagenet_en.py \\\n"
-        "    --checkpoint epoch_100.pth --output output/ratios",
+        "    --config-file ilm_plugins://mmseg/fcn_r50-d8_ade20k_en.py \\\n"
+        "    --checkpoint iter_100000.pth --output output/ratios",
     )
     commands = p.add_subparsers(required=True, metavar="COMMAND", dest="measure")
     for name, shown in MEASURES.items():

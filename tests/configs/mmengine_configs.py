@@ -22,7 +22,7 @@ INITIALIZATIONS = [name for name in vars(nn.init) if name.endswith("_") and name
 #: A folder of configs that test one training under many conditions.
 DAYLIGHT = "mmseg/camvid_daylight"
 #: Folders of configs whose norms are arguments; base files have none.
-OTHERS = {"_base_", "camvid_daylight", "camvid", "study"}
+OTHERS = {"_base_", "camvid_daylight", "camvid_folds", "camvid", "study"}
 _skeletons = {}
 
 
@@ -209,6 +209,7 @@ def of_model(cfg: Config, model: nn.Module) -> dict:
         conv = next(m for m in stem.modules() if isinstance(m, nn.Conv2d))
         return {
             "classes": model.head.num_classes,
+            "depth": cfg.model.backbone.get("depth"),
             "first scale": 0.0 if getattr(backbone, "zero_init_residual", False) else 1.0,
             "pooled stem": any(isinstance(m, nn.MaxPool2d) for m in backbone.modules()),
             "stem": [conv.kernel_size[0], conv.stride[0], conv.padding[0]],

@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from fnmatch import fnmatch
-from functools import cache
 
 import pytest
 
@@ -24,13 +23,20 @@ from torch import nn
 from cases import wide
 from ilm_plugins import NORMS
 from ilm_plugins.experiments.papers import published
-from ilm_plugins.frameworks.openmmlab.openmmlab_config import build_model, load_config
+from ilm_plugins.experiments.papers.paper_runs import open_row
+from ilm_plugins.frameworks.openmmlab.openmmlab_config import build_model
+from ilm_plugins.layers import parse_call
 from mmengine_configs import configs, described, load, norms, skeleton
 from recipe import recipe
 
-FRAMEWORKS = "mmpretrain", "mmdet", "mmseg"
-ALL = [f"{framework}/{config}" for framework in FRAMEWORKS for config in configs(framework)]
-#: The last word of a config's name -> the class of its norms.
+ALL = [f"{framework}/{config}" for framework in ("mmdet", "mmseg") for config in configs(framework)]
+#: The rows of the papers' tables that train or test a classifier.
+ROWS = [
+    cell
+    for cell in published.cells()
+    if (cell.config or "").startswith(("configs/mmpretrain/en/", "configs/mmpretrain/ilm/"))
+]
+#: The last word of a config's name, or the norm of a row -> the class of its norms.
 CLASSES = {key.lower(): layer for key, layer in NORMS.items()} | {
     **{"bn": nn.BatchNorm2d, "syncbn": SyncBatchNorm, "in": nn.InstanceNorm2d},
     **{"gn": nn.GroupNorm, "ln": nn.GroupNorm},  # with one group, which the recipe tells
@@ -38,7 +44,7 @@ CLASSES = {key.lower(): layer for key, layer in NORMS.items()} | {
 #: Names of files -> how many norms the parts of the model have.
 PLACES = {
     "mmpretrain/*/*resnet50_*": {"backbone": 53},
-    "mmpretrain/*/resnet101_*": {"backbone": 104},
+    "mmpretrain/ilm/resnet101_*": {"backbone": 104},
     "mmpretrain/en/shufflenet*": {"backbone": 56},
     "mmpretrain/en/bn-inception*": {"backbone": 69},
     **{f"mmpretrain/en/resnet{n}_*": {"backbone": n - 1} for n in (20, 56, 110)},
@@ -48,13 +54,13 @@ PLACES = {
     "mmdet/mask*": {"backbone": 53, "neck": 8, "roi_head": 8},
     "mmdet/shapes/*": {"backbone": 20, "neck": 8, "roi_head": 6},
 }
-#: Of each kind of model one, which takes a training step.
+#: Of each kind of model one, a row or a file, which takes a training step.
 KINDS = (
-    "mmpretrain/ilm/resnet101_cifar10_ilmgn.py",
-    "mmpretrain/en/shufflenetv2-x0.5_imagenet_ssn.py",
+    "ilm-1 ILM+GN",
+    "en-2 ShuffleNetV2 x0.5/SSN",
     "mmseg/fcn_r50-d8_ade20k_en.py",
-    wide("mmpretrain/en/aaresnet50_imagenet_bn.py"),
-    wide("mmpretrain/en/bn-inception_webvision_sn.py"),
+    wide("en-2 ResNet50/AANet"),
+    wide("en-3 Inception v2/SN"),
     wide("mmdet/mask-rcnn_r50_fpn_gn_batch2_ilmgn.py"),
     wide("mmseg/deeplabv3_r50-d8_cityscapes_sn.py"),
 )
@@ -68,80 +74,86 @@ def by_base():
     return [pytest.param(variants, id=base) for base, variants in found.items()]
 
 
-@cache
-def of_file(config):
-    return described(load(config))
-
-
-@cache
-def overridden(config, *overrides):
-    """A description of ResNet-50 for a config of ResNet-101, which has the same blocks."""
-    return described(load_config(config, (*overrides, "model.backbone.depth=50")))
+def check(config, cfg, kind, expected):
+    """Compare norms and settings of a config below configs/ with those that are expected."""
+    kind, model = CLASSES[kind], skeleton(cfg)
+    found = {part: type(layer) for part, layer in norms(model).items()}
+    # In mmdet the box head varies, and all other norms are GN.
+    box = {n: found.pop(n) for n in [*found] if n.startswith("roi_head.bbox_head.")}
+    if cfg.default_scope == "mmdet":
+        assert set(box.values()) == {kind}
+        assert len(box) == 4
+        kind = nn.GroupNorm
+    assert set(found.values()) == {kind}
+    (places,) = (count for files, count in PLACES.items() if fnmatch(config, files))
+    assert Counter(part.split(".")[0] for part in norms(model)) == places
+    assert all(layer.affine for layer in norms(model).values())
+    built = described(cfg)
+    assert {word: built.get(word) for word in expected} == expected
+    # Where iterations are counted, MMEngine would log all validations at the epoch 0.
+    by_epoch = cfg.get("log_processor", {}).get("by_epoch", True)
+    assert cfg.default_hooks.logger.get("log_metric_by_epoch", True) == by_epoch
+    assert cfg.default_hooks.checkpoint.get("by_epoch", True) == by_epoch
 
 
 @pytest.mark.parametrize("variants", by_base())
 def test_variants_of_a_base_are_the_papers(variants):
     for config in variants:
-        framework, name = config.split("/", 1)
-        cfg, kind = load(config), CLASSES[config.removesuffix(".py").rsplit("_", 1)[1]]
-        model = skeleton(cfg)
-        found = {part: type(layer) for part, layer in norms(model).items()}
-        # In mmdet the box head varies, and all other norms are GN.
-        box = {n: found.pop(n) for n in [*found] if n.startswith("roi_head.bbox_head.")}
-        if framework == "mmdet":
-            assert set(box.values()) == {kind}
-            assert len(box) == 4
-        assert set(found.values()) == {nn.GroupNorm if framework == "mmdet" else kind}, config
-        (expected,) = (count for files, count in PLACES.items() if fnmatch(config, files))
-        assert Counter(part.split(".")[0] for part in norms(model)) == expected
-        assert all(layer.affine for layer in norms(model).values())
-        is_demonstration = "/shapes/" in config
-        expected = {} if is_demonstration else recipe(framework, name)
-        assert len(expected) >= 14 or is_demonstration
-        assert {word: of_file(config).get(word) for word in expected} == expected, config
-        # Where iterations are counted, MMEngine would log all validations at the epoch 0.
-        by_epoch = cfg.get("log_processor", {}).get("by_epoch", True)
-        assert cfg.default_hooks.logger.get("log_metric_by_epoch", True) == by_epoch
-        assert cfg.default_hooks.checkpoint.get("by_epoch", True) == by_epoch
+        expected = {} if "/shapes/" in config else recipe(*config.split("/", 1))
+        assert len(expected) >= 14 or "/shapes/" in config
+        check(config, load(config), config.removesuffix(".py").rsplit("_", 1)[1], expected)
 
 
 def number(name):
-    """The one with which a cell's name ends: "r 16"."""
-    return int(name.rsplit(" ", 1)[1])
+    """The one with which a row's name ends: "r 16"; or None."""
+    last = name.rsplit(" ", 1)[-1]
+    return int(last) if last.isdigit() else None
 
 
-#: Table -> what a cell of an ablation changes in the words of recipes, by the cell's name.
+#: Table -> the norm of rows whose name has none; the name of a row -> its norm.
+OF_TABLE = {
+    **dict.fromkeys(("ilm-7", "ilm-fig4"), "ILM+GN"),
+    **dict.fromkeys(("assoc-5", "assoc-fig5"), "AssocNorm"),
+    **dict.fromkeys(("en-7", "en-8", "en-9"), "EN"),
+}
+OTHER_NAMES = {"GN": "GN", "SN": "SN", **dict.fromkeys(("SENet", "AANet", "SyncBN"), "BN")}
+#: Table -> what a row's name says in the words of recipes.
 CHANGES = {
     "ilm-4": lambda name: {"batch": number(name), "images a GPU": number(name)},
-    "ilm-7": lambda name: {"activations": name.strip("()").split(", ")},
-    "ilm-fig4": lambda name: {"key group size": 1},
+    "ilm-7": lambda name: {} if name == "GN" else {"activations": name.strip("()").split(", ")},
+    "ilm-fig4": lambda name: {"key group size": 1} if name.endswith("IN") else {},
     # One for each channel, so that their number is not the same in all layers.
-    "assoc-fig5": lambda name: {"key groups": None},
+    "assoc-fig5": lambda name: {"key groups": None} if name.endswith("IN") else {},
     "assoc-5": lambda name: {"combine": name},
+    "en-5": lambda name: {
+        "classes": 100 if name.startswith("CIFAR-100") else 10,
+        "depth": int(name.partition("/")[0].rpartition("ResNet")[2]),
+    },
     # "EN 4.4: 8 GPU with 32 images per GPU to pre-train"; the rate is that of He et al., 3.4.
     "en-6": lambda name: {"batch": 256, "learning rate": 0.1},
     "en-7": lambda name: {"expansion": number(name)},
     "en-8": lambda name: {"reduction": number(name)},
-    "en-9": {
+    "en-9": lambda name: {
+        "EN": {},
         # With 1/32 of the channels in its hidden layer, which is EN's reduction (Section 4.5).
         "2-layer MLP": {"ratio network": ["mlp", "tanh"]},
         "w/o convolution": {"ratio network": ["no_conv", "tanh"]},
         "ReLU": {"ratio network": ["conv", "relu"]},
         "single gamma, beta": {"single affine": True},
-    }.get,
+    }[name],
 }
 CHANGES["assoc-3"] = CHANGES["ilm-4"]
 
 
-@pytest.mark.parametrize("table", CHANGES)
-def test_an_ablation_changes_what_its_name_says_and_nothing_else(table, root):
-    cells = [cell for cell in published.tables()[table].cells.values() if cell.overrides]
-    assert cells
-    for cell in cells:
-        config = str(root / cell.config)
-        before, after = overridden(config), overridden(config, *cell.overrides)
-        changed = {k: after.get(k) for k in before | after if before.get(k) != after.get(k)}
-        assert changed == CHANGES[table](cell.name), cell.id
+@pytest.mark.parametrize("cell", ROWS, ids=lambda cell: cell.id)
+def test_a_row_is_the_papers(cell):
+    config = cell.config.removeprefix("configs/")
+    norm = cell.norm_name or cell.name.partition(", ")[0]
+    norm = OTHER_NAMES.get(norm, OF_TABLE.get(cell.table, norm))
+    changes = CHANGES.get(cell.table, lambda name: {})(cell.name)
+    expected = recipe("mmpretrain", f"{config.partition('/')[2]} {norm}") | changes
+    assert len(expected) >= 14
+    check(config, open_row(cell).config, norm.replace("+", "").lower(), expected)
 
 
 @pytest.mark.parametrize("config", [c for c in ALL if "-test_" in c or "_test-dev_" in c])
@@ -157,20 +169,23 @@ def test_a_config_for_a_server_differs_from_its_base_in_the_test_alone(config):
 
 
 def test_backbones_of_segmenters_start_from_the_rows_that_train_them():
-    rows = {name.lower(): row for name, row in published.tables()["en-6"].cells.items()}
+    rows, begin = published.tables()["en-6"].cells, "resnet50_imagenet"
+    rows = {name.lower(): row for name, row in rows.items()}
     for config in configs("mmseg"):
         norm = config.removesuffix(".py").rsplit("_", 1)[1]
         init = load(f"mmseg/{config}").model.backbone.get("init_cfg")
-        name = f"resnet50_imagenet_{norm.removeprefix('sync')}.py"
         if init is not None:
-            assert rows[f"backbone/{norm}"].config == f"configs/mmpretrain/en/{name}"
-            trained = name.replace("imagenet", "imagenet_8xb32").replace(".py", ".pth")
-            assert init.checkpoint == f"checkpoints/{trained}"
+            row = rows[f"backbone/{norm}"]
+            assert row.config == f"configs/mmpretrain/en/{begin}.py"
+            kind = norm.removeprefix("sync")
+            assert parse_call(row.norm or "BN")[0].lower() == kind
+            assert init.checkpoint == f"checkpoints/{begin}_8xb32_{kind}.pth"
 
 
 @pytest.mark.parametrize("config", KINDS)
 def test_it_takes_a_training_step(config):
-    cfg = load(config)
+    is_file = config.endswith(".py")
+    cfg = load(config) if is_file else open_row(published.find_cell(config)).config
     cfg.model.backbone.init_cfg = None
     if cfg.model.backbone.get("depth") == 101:
         cfg.model.backbone.depth = 50  # of the same blocks

@@ -36,11 +36,12 @@ def metafile(text: str) -> str:
 
 
 def models() -> list[Cell]:
-    """Return the first row of each MMEngine config that trains to figures of a paper."""
+    """Return the first row of each MMEngine config that trains, as it is, to a paper's figures."""
     cells: dict[str, Cell] = {}
     for cell in published.cells():
         of_mmengine = cell.config and cell.config.endswith(".py")
-        if of_mmengine and not cell.overrides and not cell.tests and any(cell.paper):
+        is_changed = cell.norm or cell.overrides
+        if of_mmengine and not is_changed and not cell.tests and any(cell.paper):
             cells.setdefault(cell.config, cell)
     return [*cells.values()]
 

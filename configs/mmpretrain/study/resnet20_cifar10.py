@@ -2,8 +2,7 @@
 # are arguments, such as
 # compare ilm_plugins://mmpretrain/study/resnet20_cifar10.py BN "GN(num_groups=8)".
 # ResNet-20 has 16 channels: the study's norms have 8 groups, and ILMGN key groups of 4 channels.
-_base_ = "../en/_base_/resnet20_cifar10.py"
-model = dict(backbone=dict(norm_cfg=dict(type="BN")))
+_base_ = "../en/resnet20_cifar10.py"
 train_dataloader = dict(num_workers=0, persistent_workers=False)
 val_dataloader = dict(batch_size=100, num_workers=0, persistent_workers=False)
 test_dataloader = val_dataloader

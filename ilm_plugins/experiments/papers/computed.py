@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from ...errors import missing
-from ...frameworks import open_config
 from ...layers import NORMS
 from ..analysis import complexity
-from .published import ROOT, Cell, tables
+from .paper_runs import open_row
+from .published import Cell, find_cell, tables
 
 #: Channels of the layer of EN's Table 1.
 CHANNELS = 64
@@ -62,9 +62,9 @@ def layer_cost(layer: str) -> tuple[int, float]:
     return complexity.parameters(small), math.log2(twice / once)
 
 
-def cost(config: str) -> tuple[float, float]:
-    """Return a config's parameters in millions, and its 1e9 multiply-adds at 224 x 224 pixels."""
-    model = open_config(str(ROOT / config)).build_model()
+def cost(row: str) -> tuple[float, float]:
+    """Return a row's parameters in millions, and its 1e9 multiply-adds at 224 x 224 pixels."""
+    model = open_row(find_cell(row)).opened.build_model()
     operations = complexity.flops(model, torch.zeros(1, 3, 224, 224))
     return complexity.parameters(model) / 1e6, operations / 1e9
 

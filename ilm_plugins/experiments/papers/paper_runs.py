@@ -61,7 +61,7 @@ def comparisons(cells: Iterable[Cell], options: Options) -> Iterator[PaperCompar
         key = cell.config, tuple(cell.at), tuple(cell.overrides)
         groups[key][cell.norm or AS_IS] = cell
     for (config, at, overrides), rows in groups.items():
-        row = open_row(config, overrides)
+        row = _open(config, overrides)
         recipe = row.recipe(published.images())
         if options.data:
             recipe.jpeg = row.read_from(options.data)
@@ -99,8 +99,17 @@ def obstacle(cell: Cell, options: Options) -> str | None:
     return None
 
 
-def open_row(config: str, overrides: Iterable[str] = ()) -> Variants:
-    """Open the config of rows; UserError if its framework is not installed."""
+def open_row(cell: Cell) -> Variants:
+    """Open the config of a row, with its norm; UserError if its framework is not installed."""
+    row = _open(cell.config, cell.overrides)
+    if not cell.norm:
+        return row
+    path = str(published.ROOT / cell.config)
+    overrides = [*as_words(path, cell.overrides), *row.with_norm(cell.norm, cell.at)]
+    return variants(open_config(path, overrides))
+
+
+def _open(config: str, overrides: Iterable[str]) -> Variants:
     path = str(published.ROOT / config)
     return variants(open_config(path, as_words(path, overrides)))
 

@@ -20,8 +20,7 @@ CIFAR, ADE, COCO = "en-5 ResNet20/EN", "en-6 ADE20K/EN", "ilm-5 GN, batch 2, mmd
 
 
 def opened(cell):
-    row = published.find_cell(cell)
-    return open_row(row.config, row.overrides)
+    return open_row(published.find_cell(cell))
 
 
 def test_a_shortened_training_has_the_same_schedule():

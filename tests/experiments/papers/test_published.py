@@ -87,7 +87,7 @@ def test_the_list_of_a_table_has_figure_and_config_of_each_row(capsys):
     assert main(["reproduce", "list", "en-5"]) == 0
     (line,) = [one for one in capsys.readouterr().out.splitlines() if one.startswith("ResNet20/EN")]
     assert "92.41" in line
-    assert "ilm_plugins://mmpretrain/en/resnet20_cifar10_en.py" in line
+    assert line.endswith("ilm_plugins://mmpretrain/en/resnet20_cifar10.py 'EN(reduction=8)'")
 
 
 def test_the_list_of_a_table_has_the_norm_of_each_row(capsys):

@@ -22,7 +22,7 @@ from ilm_plugins.frameworks.openmmlab import openmmlab_training as training
 from ilm_plugins.frameworks.run_options import RunOptions
 from ilm_plugins.frameworks.run_record import RunRecord
 
-RESNET20 = "ilm_plugins://mmpretrain/en/resnet20_cifar10_en.py"
+RESNET20 = "ilm_plugins://mmpretrain/en/resnet20_cifar10.py"
 MASK_RCNN = "ilm_plugins://mmdet/shapes/mask-rcnn_r18_fpn_gn_shapes_ilmgn.py"
 IMAGES = [np.random.default_rng(i).integers(256, size=(32, 32, 3), dtype=np.uint8) for i in (0, 1)]
 
@@ -88,7 +88,7 @@ def test_a_classifier_of_a_wrapped_dataset_gets_rgb():
     data = opened.config.test_dataloader
     data.dataset = {"type": "RepeatDataset", "times": 1, "dataset": data.dataset}
     found = opened.inference()
-    assert found.name == "resnet20_cifar10_en"
+    assert found.name == "resnet20_cifar10"
     assert found.batch_size == 7
     assert found.preprocessing == "the config's test pipeline, PackInputs"
     mean, std = (125.307, 122.961, 113.8575), (51.5865, 50.847, 51.255)

@@ -1,7 +1,7 @@
 # ResNet of 16, 32 and 64 channels; a config gives its depth, 20, 56 or 110.
 model = dict(
     type="ImageClassifier",
-    backbone=dict(type="CifarResNet", depth=20),
+    backbone=dict(type="CifarResNet", depth=20, norm_cfg=dict(type="BN")),
     neck=dict(type="GlobalAveragePooling"),
     head=dict(
         type="LinearClsHead",

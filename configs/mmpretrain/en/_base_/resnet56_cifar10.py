@@ -1,2 +1,0 @@
-_base_ = "resnet20_cifar10.py"
-model = dict(backbone=dict(depth=56))

@@ -1,2 +1,0 @@
-_base_ = "resnet50_imagenet.py"
-model = dict(backbone=dict(type="SEResNet"))

@@ -1,3 +1,0 @@
-# EN paper, Table 2, ResNet50, BN (ImageNet).
-_base_ = "_base_/resnet50_imagenet.py"
-model = dict(backbone=dict(norm_cfg=dict(type="BN")))

@@ -1,3 +1,0 @@
-# EN paper, Table 5, ResNet56, BN (CIFAR-100).
-_base_ = "_base_/resnet56_cifar100.py"
-model = dict(backbone=dict(norm_cfg=dict(type="BN")))

@@ -1,3 +1,0 @@
-# EN paper, Table 5, ResNet56, EN (CIFAR-10).
-_base_ = "_base_/resnet56_cifar10.py"
-model = dict(backbone=dict(norm_cfg=dict(type="EN", reduction=8)))

@@ -1,3 +1,0 @@
-# EN paper, Table 2, SENet (ImageNet): Hu et al., CVPR 2018, in the recipe of the other rows.
-_base_ = "_base_/seresnet50_imagenet.py"
-model = dict(backbone=dict(norm_cfg=dict(type="BN")))

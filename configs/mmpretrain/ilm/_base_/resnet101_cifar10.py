@@ -1,7 +1,0 @@
-_base_ = [
-    "../../_base_/models/resnet101_cifar.py",
-    "../../_base_/datasets/cifar10.py",
-    "schedule_cifar.py",
-    "../../_base_/runtime.py",
-]
-train_dataloader = dict(batch_size=64)

@@ -1,8 +1,0 @@
-_base_ = [
-    "../../_base_/models/resnet101_cifar.py",
-    "../../_base_/datasets/cifar100.py",
-    "schedule_cifar.py",
-    "../../_base_/runtime.py",
-]
-train_dataloader = dict(batch_size=64)
-model = dict(head=dict(num_classes=100))

@@ -1,3 +1,0 @@
-# ILM paper, Table 1, ILM+GN (CIFAR-10).
-_base_ = "_base_/resnet101_cifar10.py"
-model = dict(backbone=dict(norm_cfg=dict(type="ILMGN")))

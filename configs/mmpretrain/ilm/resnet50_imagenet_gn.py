@@ -1,3 +1,0 @@
-# ILM paper, Table 3, GN (ImageNet).
-_base_ = "_base_/resnet50_imagenet.py"
-model = dict(backbone=dict(norm_cfg=dict(type="GN", num_groups=32)))
