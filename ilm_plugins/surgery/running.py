@@ -39,7 +39,7 @@ def recalibrate(
 
     Raises:
         OptionError: no layer has running statistics, there are no batches, or the model is compiled
-            by torch 2.4 or 2.5. After any error, all statistics are as before.
+            by torch 2.5. After any error, all statistics are as before.
     """
     layers = {
         layer: name
