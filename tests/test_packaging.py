@@ -81,7 +81,7 @@ def test_a_torch_older_than_pip_would_install_is_refused_in_one_line(plain):
     code = "import sys, torch; torch.__version__ = type(torch.__version__)('2.4.1+cu124')"
     code += "; from ilm_plugins.__main__ import main; sys.exit(main([]))"
     found = run(sys.executable, "-c", code, fails=True)
-    message = f"got torch 2.4.1+cu124, expected {oldest} or newer; upgrade torch"
+    message = f"got torch 2.4.1+cu124, expected {oldest} or newer; upgrade it"
     assert found == f"-c: error: ilm_plugins: {message}\n"
 
 

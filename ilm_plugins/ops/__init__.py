@@ -38,8 +38,8 @@ __all__ = [
 ]
 
 #: As in pyproject.toml.
-OLDEST_TORCH = "2.5"
+OLDEST_TORCH = "2.6"
 if torch.__version__ < OLDEST_TORCH:
     raise UserError(
-        f"ilm_plugins: got torch {torch.__version__}, expected {OLDEST_TORCH} or newer; upgrade torch"
+        f"ilm_plugins: got torch {torch.__version__}, expected {OLDEST_TORCH} or newer; upgrade it"
     )
