@@ -17,8 +17,8 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
-.PHONY: help docs notebook demo bench gpu test test-wide coverage lint format sanitize install install-test \
-	install-detectron2 install-openmmlab install-mathjax clean
+.PHONY: help docs notebook demo bench gpu test test-wide test-versions test-oldest test-newest coverage lint \
+	format sanitize install install-test install-detectron2 install-openmmlab install-mathjax clean
 
 help:
 	@echo "make demo                train a small Mask R-CNN with an ILM+GN box head, and show it"
@@ -26,6 +26,7 @@ help:
 	@echo "make gpu                 the tests that need a GPU, and the benchmark on it; needs no network"
 	@echo "make test                lint and the everyday tests"
 	@echo "make test-wide           more tests: mmcv's compiled operators, the site, exports, torchrun"
+	@echo "make test-versions       the oldest and the newest torch, in .venv-oldest and .venv-newest"
 	@echo "make sanitize            random cases of the C++ kernels with sanitizers, for ten minutes"
 	@echo "make docs                the documentation site, in output/site"
 	@echo "make notebook            execute docs/tutorial.ipynb, and save its outputs"
@@ -49,6 +50,25 @@ test: install-test lint install-detectron2 $(MMCV)
 
 test-wide: install-test install-detectron2 $(VENV)/.mmcv-compiled $(if $(shell command -v npm),install-mathjax)
 	PYTHONPATH="$(COMPILED)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTEST) -m "wide and not long" --durations 10
+
+# The oldest torch that pyproject.toml promises, and the newest on pip's index, with the frameworks.
+test-versions: test-oldest test-newest
+test-oldest: TORCH = torch==$(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+test-newest: TORCH = torch
+test-oldest test-newest: test-%:
+	$(MAKE) VENV=.venv-$* .venv-$*/.build
+	.venv-$*/bin/pip install --progress-bar off --upgrade "$(TORCH)" -r requirements/versions.txt
+	$(MAKE) VENV=.venv-$* install-detectron2 .venv-$*/.mmcv-lite
+	.venv-$*/bin/pip install --no-deps --no-build-isolation -e .
+	.venv-$*/bin/pip install --progress-bar off --upgrade --target .venv-$*/transformers transformers
+	.venv-$*/bin/python -m pytest -n 2 --dist loadfile -m "not wide and not long" tests/equations \
+		tests/layers tests/contract.py tests/surgery tests/ops/test_compile.py $(TRAININGS)
+	PYTHONPATH=.venv-$*/transformers .venv-$*/bin/python -m pytest tests/frameworks/test_transformers.py
+
+# One of each framework; transformers, with which mmpretrain does not import, stands apart.
+TRAININGS = tests/frameworks/test_timm.py \
+	tests/frameworks/detectron2/test_train.py::test_a_run_writes_its_record \
+	tests/frameworks/openmmlab/test_train.py::test_a_training_leaves_its_record
 
 coverage: install-test install-detectron2 $(VENV)/.mmcv-compiled
 	PYTHONPATH="$(COMPILED)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTEST) -m "not long" --cov
@@ -165,4 +185,4 @@ notebook: install-test
 	$(BIN)/python tools/run_notebook.py
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest .venv-newest build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -76,6 +76,15 @@ def test_the_wheel_needs_torch_and_wrapt_alone(plain):
     assert {line.split()[1].rstrip("<>=.0123456789") for line in hard} == {"torch", "wrapt"}
 
 
+def test_a_torch_older_than_pip_would_install_is_refused_in_one_line(plain):
+    ((oldest,),) = (re.findall(r"torch>=(.*)", line) for line in requirements(plain[-1])[:1])
+    code = "import sys, torch; torch.__version__ = type(torch.__version__)('2.4.1+cu124')"
+    code += "; from ilm_plugins.__main__ import main; sys.exit(main([]))"
+    found = run(sys.executable, "-c", code, fails=True)
+    message = f"got torch 2.4.1+cu124, expected {oldest} or newer; upgrade it"
+    assert found == f"-c: error: ilm_plugins: {message}\n"
+
+
 @pytest.mark.parametrize("package, extra", errors.EXTRAS.items())
 def test_an_extra_has_what_a_message_says_that_it_installs(plain, package, extra):
     *_, lines = plain

@@ -1,4 +1,4 @@
-"""Integration with detectron2, OpenMMLab and timm; code specific to a framework is only in here."""
+"""Integration with detectron2, OpenMMLab and others; code specific to one is only in here."""
 
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,7 @@ HOOKS = {
     "mmpose.engine.hooks.sync_norm_hook": "openmmlab.openmmlab_norms:share_statistics",
     "timm.layers": "timm:add_norms",
     "torchvision.models": "torchvision:add_containers",
+    "transformers.modeling_utils": "transformers:initialize_layers",
 }
 
 #: The head of detectron2's RetinaNet.

@@ -7,7 +7,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from .registry import NORMS
 
-#: torch's norms, and the classes from which other packages derive theirs; RMSNorm from torch 2.4.
+#: torch's norms, and the classes from which other packages derive theirs.
 NORM_CLASSES = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, _NormBase)
 
 

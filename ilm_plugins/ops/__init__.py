@@ -3,6 +3,9 @@
 It standardizes x by moments of channel groups, and rescales it by a function of these moments.
 """
 
+import torch
+
+from ..errors import UserError
 from .engine import cpu
 from .engine.activation import Activation
 from .engine.autograd import adaptive_norm
@@ -33,3 +36,10 @@ __all__ = [
     "restandardize",
     "use_backend",
 ]
+
+#: As in pyproject.toml.
+OLDEST_TORCH = "2.6"
+if torch.__version__ < OLDEST_TORCH:
+    raise UserError(
+        f"ilm_plugins: got torch {torch.__version__}, expected {OLDEST_TORCH} or newer; upgrade it"
+    )

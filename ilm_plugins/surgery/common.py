@@ -159,15 +159,11 @@ def check_absent(options: Mapping, *of_norm: str) -> None:
         raise OptionError(f"{given} comes from each norm; leave it out")
 
 
-def _uncompiled(model: nn.Module) -> AbstractContextManager:
-    """Return a context in which torch.compile has no effect; OptionError if torch has none."""
+def _uncompiled() -> AbstractContextManager:
+    """Return a context in which torch.compile has no effect."""
     if "torch._dynamo" not in sys.modules:  # nothing is compiled, and the import takes seconds
         return nullcontext()
-    if hasattr(torch.compiler, "set_stance"):
-        return torch.compiler.set_stance("force_eager")
-    is_compiled = any(hasattr(m, "_orig_mod") or m._compiled_call_impl for m in model.modules())
-    check(not is_compiled, "a compiled model needs torch 2.6 here; give the model uncompiled")
-    return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 @contextmanager
@@ -179,7 +175,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with _uncompiled(model):
+        with _uncompiled():
             yield
     finally:
         for module, training in modes.items():

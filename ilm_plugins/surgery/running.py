@@ -38,8 +38,8 @@ def recalibrate(
         values of a channel, or got infinite or NaN values.
 
     Raises:
-        OptionError: no layer has running statistics, there are no batches, or the model is compiled
-            by torch 2.4 or 2.5. After any error, all statistics are as before.
+        OptionError: no layer has running statistics, or there are no batches. After any error, all
+            statistics are as before.
     """
     layers = {
         layer: name

@@ -152,7 +152,7 @@ def write_tar(path):
 
 
 @pytest.mark.parametrize("kind, write", [("ScriptModule", write_script), ("TarFile", write_tar)])
-def test_a_format_that_older_torch_runs_is_refused(tmp_path, kind, write):
+def test_a_format_that_may_run_code_is_refused(tmp_path, kind, write):
     write(tmp_path / "c.pth")
     with pytest.raises(CheckpointError, match=f"{kind}, which may run code"):
         read(tmp_path / "c.pth")

@@ -61,8 +61,8 @@ def test_an_older_entry_replaces_the_models_own_in_a_merged_state_dict(key):
 
 def test_a_distributed_checkpoint_is_loaded_under_its_names(key, tmp_path):
     trained, model = make(key), nn.Sequential(nn.Conv2d(3, C, 1), NORMS[key](C)).double()
-    dcp.save(older(trained.state_dict()), checkpoint_id=tmp_path, no_dist=True)
-    dcp.load(older(model.state_dict()), checkpoint_id=tmp_path, no_dist=True)
+    dcp.save(older(trained.state_dict()), checkpoint_id=tmp_path)
+    dcp.load(older(model.state_dict()), checkpoint_id=tmp_path)
     assert_equal(model.state_dict(), trained.state_dict())
 
 

@@ -32,8 +32,6 @@ def test_gradients_are_those_of_one_process(shares):
 @pytest.mark.parametrize("kind", SHARDED)
 def test_gradients_of_shards_are_those_of_one_process(kind):
     """With unequal and empty shares of the batch."""
-    if "fully_shard" in kind and not hasattr(distributed.fsdp, "fully_shard"):
-        pytest.skip("torch.distributed.fsdp.fully_shard is public from torch 2.6 on")
     shares = (3, 3), (5, 1), (4, 0)
     spawn(workers.sharded_gradients, (2, free_port(), kind, shares), nprocs=2)
 

@@ -212,12 +212,3 @@ def test_a_compiled_model_is_compiled_afterwards(compiled):
     assert not graphs
     run(double(4, 3, 8, 8))
     assert graphs
-
-
-def test_an_old_torch_is_asked_for_the_uncompiled_model(compiled, monkeypatch):
-    run = compiled(mixtures())
-    run(double(4, 3, 8, 8))
-    monkeypatch.delattr(torch.compiler, "set_stance")
-    with pytest.raises(OptionError, match=r"torch 2\.6"):
-        surgery.recalibrate(run, [double(4, 3, 8, 8)])
-    assert all(module.training for module in run.modules())

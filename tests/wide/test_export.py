@@ -81,7 +81,7 @@ def by_openvino(model, x):
 
 def by_export(model, x):
     program = torch.export.export(model, (x,), dynamic_shapes=any_size())
-    if VERSION < (2, 11):  # 2.4 cannot save quotients of sizes
+    if VERSION < (2, 11):  # some cannot save quotients of sizes
         return program.module()
     file = io.BytesIO()
     torch.export.save(program, file)

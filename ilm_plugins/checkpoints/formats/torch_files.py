@@ -39,7 +39,7 @@ def read(path: Path, unsafe: bool) -> Any:
 
 def _check(path: Path) -> None:
     """Raise UnpicklingError for a file that torch cannot load safely even with weights_only."""
-    # torch before 2.6 runs the code in a tar and in TorchScript.
+    # torch refuses a tar and TorchScript, too, but not in a line that says why.
     if tarfile.is_tarfile(path):
         raise refused("tarfile.TarFile")
     # torch does not compare quantized tensors with their memory, and may read them while it loads.

@@ -43,9 +43,7 @@ def adaptive_norm(
     # Centered values are scaled, because scale * x + shift cancels where the mean is large.
     y = torch.addcmul(per_channel(shift, x), per_channel(scale, x), centered)
     y = activate(y, activation, residual)
-    # torch 2.4 exports a `to` without effect as an alias, and rejects an in-place activation on it.
-    (y,) = cast([y], x.dtype)
-    return y, mean.detach(), var.detach()
+    return y.to(x.dtype), mean.detach(), var.detach()
 
 
 def activate(y: Tensor, activation: Activation | None, residual: Tensor | None) -> Tensor:
@@ -77,7 +75,7 @@ def _group_mean(x: Tensor, num_groups: int) -> Tensor:
     """Return the means (N, G') of groups over channels and positions; zeros for an empty x."""
     # The mean of an empty map is NaN, and would reach the parameters' gradients; its sum is 0. Not
     # the number of images, which an exporter may not know.
-    # `> 0`, because torch 2.4 recompiles for each size if the number itself is the condition.
+    # `> 0`, because torch 2.6 recompiles for each size if the number itself is the condition.
     positions = math.prod(x.shape[2:])  # torch.Size.numel would fix the sizes in a graph
     average = torch.mean if positions > 0 else torch.sum
     if x.dim() > 2:
