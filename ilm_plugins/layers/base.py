@@ -167,12 +167,11 @@ class AdaptiveNorm(nn.GroupNorm):
             return cast(Tracer, x.tracer).call_module(self, self._record, args, options)
         return super().__call__(*args, **options)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None, activate: bool = True) -> Tensor:
+    def forward(self, x: Tensor, *, activate: bool = True) -> Tensor:
         """Normalize x (N, C, *); the output has x's shape, dtype and memory layout.
 
         Args:
             x: (N, C, *).
-            residual: added to the normalized x, before the activation if the layer has one.
             activate: False to leave out the layer's ``fused_activation``.
 
         Raises:
@@ -182,12 +181,11 @@ class AdaptiveNorm(nn.GroupNorm):
                 or a tensor of the layer is None.
         """
         if isinstance(x, Proxy):  # torch.fx traces a layer alone by its forward
-            return self._record(x, residual, activate)
+            return self._record(x, activate)
         self.check_input(x)
         activation = self.fused_activation if activate else None
-        if residual is None and activation is None:  # a subclass may override it for these
-            return self.normalize(x)
-        return self.normalize(x, residual, activation)
+        # A subclass may override ``normalize`` without an activation.
+        return self.normalize(x) if activation is None else self.normalize(x, activation)
 
     def __prepare_scriptable__(self) -> None:
         """Raise RuntimeError; torch.jit.script calls this for each module of a model."""
@@ -196,16 +194,14 @@ class AdaptiveNorm(nn.GroupNorm):
             "torch.jit.trace(layer, example)"
         )
 
-    def normalize(
-        self, x: Tensor, residual: Tensor | None = None, activation: Activation | None = None
-    ) -> Tensor:
-        """Return the normalized x, whose shape and dtype were checked; or what follows, if given.
+    def normalize(self, x: Tensor, activation: Activation | None = None) -> Tensor:
+        """Return the normalized x, whose shape and dtype were checked, or its activation.
 
         A subclass that applies a function to the result overrides it, and keeps its base's kernels.
         """
-        return self._normalize_by_moments(x, residual, activation)[0]
+        return self._normalize_by_moments(x, activation)[0]
 
-    def _record(self, x: Proxy, residual: Any = None, activate: bool = True) -> Any:
+    def _record(self, x: Proxy, activate: bool = True) -> Any:
         """Record a call of the layer as one node, as torch.fx does for the modules of torch."""
         tracer = cast(Tracer, x.tracer)
         name = tracer.path_of_module(self)
@@ -214,16 +210,11 @@ class AdaptiveNorm(nn.GroupNorm):
                 f"torch.fx cannot trace {type(self).__name__} alone; trace a module around it, "
                 "such as torch.nn.Sequential(layer)"
             )
-        maps = (x,) if residual is None else (x, residual)
         options = {} if activate else {"activate": False}
-        return tracer.create_proxy("call_module", name, maps, options)
+        return tracer.create_proxy("call_module", name, (x,), options)
 
     def _normalize_by_moments(
-        self,
-        x: Tensor,
-        residual: Tensor | None = None,
-        activation: Activation | None = None,
-        running: tuple = (),
+        self, x: Tensor, activation: Activation | None = None, running: tuple = ()
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the normalized x, and its means and variances, as :func:`ops.adaptive_norm`."""
         groups, tensors = self.moment_groups, self.rescale_tensors()
@@ -237,7 +228,6 @@ class AdaptiveNorm(nn.GroupNorm):
             running=running,
             plans=self.kept_plans,
             activation=activation,
-            residual=residual,
         )
 
     def kept_plans(self) -> dict:

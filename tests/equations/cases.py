@@ -228,12 +228,12 @@ def wide(*values):
     return pytest.param(*values, marks=pytest.mark.wide)
 
 
-def results(layer, x, dy, backend=None, *residual):
-    """The output, and the gradients of x, of a residual and of all parameters, under a backend."""
-    maps = [t.detach().requires_grad_() for t in (x, *residual)]
+def results(layer, x, dy, backend=None):
+    """The output, and the gradients of x and of all parameters, under a backend."""
+    x = x.detach().requires_grad_()
     with use_backend(backend) if backend else nullcontext():
-        y = layer(*maps)
-        return [y.detach(), *torch.autograd.grad(y, [*maps, *layer.parameters()], dy)]
+        y = layer(x)
+        return [y.detach(), *torch.autograd.grad(y, [x, *layer.parameters()], dy)]
 
 
 #: Every activation that the layers apply themselves, and where its slope jumps.
@@ -246,12 +246,12 @@ FUSED = {
 }
 
 
-def without_jumps(layer, x, dy, *residual):
+def without_jumps(layer, x, dy):
     """dy, but 0 where rounding chooses the slope of the layer's activation."""
     twin = copy.deepcopy(layer).double()
     twin.fused_activation = None
     with torch.no_grad(), use_backend("reference"):
-        z = twin(x.double(), *(t.double() for t in residual))
+        z = twin(x.double())
     near = 1e-3 * z.abs().max() + 6 * torch.finfo(x.dtype).eps
     is_near = [(z - jump).abs() < near for jump in FUSED[layer.fused_activation]]
     return dy.masked_fill(torch.stack(is_near).any(0), 0) if is_near else dy
@@ -285,7 +285,7 @@ def assert_kernels_equal_the_reference(layer, x, dy):
             assert_close(values[name], exact[name], 10 * EQUAL, scale, f"{name} by {by}")
 
 
-def assert_exact(layer, x, dy, backend, roundings=ROUNDINGS, residual=()):
+def assert_exact(layer, x, dy, backend, roundings=ROUNDINGS):
     """Compare results with the reference's in float64, by roundings of the terms of all sums.
 
     The C++ kernels run for each instruction set.
@@ -296,26 +296,25 @@ def assert_exact(layer, x, dy, backend, roundings=ROUNDINGS, residual=()):
     """
     twin, h, signs = copy.deepcopy(layer).double(), 2**-20, torch.Generator().manual_seed(0)
     double = copy.deepcopy(twin)
-    maps = [t.double().clone() for t in (x, dy, *residual)]
-    exact = results(double, *maps[:2], "reference", *maps[2:])
+    maps = [t.double().clone() for t in (x, dy)]
+    exact = results(double, *maps, "reference")
     operands = [*maps, *twin.parameters(), *twin.buffers()]
     for tensor in filter(torch.is_floating_point, operands):
         sign = 2 * torch.randint(2, tensor.shape, generator=signs).to(tensor.device) - 1
         tensor.detach().mul_(1 + h * sign)
-    moved = results(twin, *maps[:2], "reference", *maps[2:])
+    moved = results(twin, *maps, "reference")
     terms = (dy.double() * exact[0]).norm().item()
-    of_maps = ["y", "dx", "d_residual"][: 2 + len(residual)]
-    names = [*of_maps, *(name for name, _ in layer.named_parameters())]
+    names = ["y", "dx", *(name for name, _ in layer.named_parameters())]
     for instructions in INSTRUCTION_SETS if backend == "cpu" else [None]:
         own = copy.deepcopy(layer)
         with compiled_for(instructions) if instructions else nullcontext():
-            found = results(own, x, dy, backend, *residual)
+            found = results(own, x, dy, backend)
         by = instructions or backend
         assert_close(dict(own.named_buffers()), dict(double.named_buffers()), name=by)
         for name, actual, expected, other in zip(names, found, exact, moved, strict=True):
             # A gradient may vanish as a difference of equal terms, which then do not change it.
             scale = max((other - expected).abs().max().item() / h, 2**-20)
-            if name not in of_maps:
+            if name not in ("y", "dx"):
                 scale = max(scale, terms)
             assert_close(actual, expected, roundings, scale, f"{name} by {by}")
         if x.is_contiguous() or x.movedim(1, -1).is_contiguous():

@@ -320,54 +320,44 @@ EACH_ACTIVATION = *map(Activation, FUNCTIONS), *(Activation("leaky_relu", s) for
 
 
 def activated():
-    """Each activation by each path, with and without a residual; in the wide tests, in each layout.
-
-    Everyday, the layout alternates.
-    """
+    """Each activation by each path; in the wide tests, in each layout. Everyday, it alternates."""
     paths = ("ILMGN", SMALL, "one-read"), ("EN", {}, "small-tiles")
-    for path, adds_residual in product(paths, (False, True)):
-        able = [a for a in EACH_ACTIVATION if a.takes_residual or not adds_residual]
-        for (i, activation), layout in product(enumerate(able), LAYOUTS):
-            case = *path, adds_residual, layout, activation
-            yield case if LAYOUTS[i % 2] is layout else wide(*case)
+    for path, (i, activation), layout in product(paths, enumerate(EACH_ACTIVATION), LAYOUTS):
+        case = *path, layout, activation
+        yield case if LAYOUTS[i % 2] is layout else wide(*case)
 
 
 @runs
 @pytest.mark.parametrize(
-    "name, options, path, adds_residual, layout, activation",
+    "name, options, path, layout, activation",
     [*activated()],
     indirect=["path"],
     ids=lambda value: value.name if isinstance(value, Activation) else None,
 )
-def test_activations(name, options, path, adds_residual, layout, activation, monkeypatch):
+def test_activations(name, options, path, layout, activation, monkeypatch):
     monkeypatch.setattr(kernels.one_read, "TILE", 32)  # of some of the positions
-    x, dy, residual = (make_map(2, 8, 3, 7, layout=layout, seed=seed) for seed in (1, 2, 3))
-    block = Block(build(name, 8, **options), activation, residual if adds_residual else None)
+    x, dy = (make_map(2, 8, 3, 7, layout=layout, seed=seed) for seed in (1, 2))
+    block = Block(build(name, 8, **options), activation)
     assert_exact(block, x, apart_from_corners(block, x, dy), "triton")
 
 
 @runs
-@pytest.mark.parametrize("adds_residual", [False, True])
 @pytest.mark.parametrize("name", ["ILMIN", "AN", "SSN", "EN-mlp"])
-def test_networks_before_an_activation(name, adds_residual):
+def test_networks_before_an_activation(name):
     layer = randomized(CASES[name][0], torch.float32).to(DEVICE).eval()
-    x, residual = make_map(2, CHANNELS, 3, 5), make_map(2, CHANNELS, 3, 5, seed=3)
-    block = Block(layer, Activation("relu"), residual if adds_residual else None)
+    x = make_map(2, CHANNELS, 3, 5)
+    block = Block(layer, Activation("relu"))
     dy = apart_from_corners(block, x, make_map(*x.shape, seed=2))
     assert_exact(block, x, dy, "triton")
 
 
 @runs
 @pytest.mark.parametrize("name, options", [("ILMGN", SMALL), ("EN", {})], ids=["ILMGN", "EN"])
-@pytest.mark.parametrize("adds_residual", [False, True])
-def test_an_activation_saves_no_map_but_x_and_with_a_residual_y(name, options, adds_residual):
-    x, residual = make_map(2, 16, 32, 16), make_map(2, 16, 32, 16, seed=3)
-    layer = build(name, 16, **options)
-    block = Block(layer, Activation("relu"), residual if adds_residual else None)
+def test_an_activation_saves_no_map_but_x(name, options):
+    x, block = make_map(2, 16, 32, 16), Block(build(name, 16, **options), Activation("relu"))
     with use_backend("triton"):
         saved = saved_bytes(block, block, x.requires_grad_())
-    maps = 1 + adds_residual
-    assert maps <= saved / x.nbytes < maps + 0.1
+    assert 1 <= saved / x.nbytes < 1.1
 
 
 # ---- what holds of all networks
@@ -830,13 +820,9 @@ def test_maps_that_are_read_once_have_one_launch_a_pass(instances):
 @compiles
 @pytest.mark.parametrize("name, launched", [("ILMGN", 1), ("EN", 3)])
 def test_an_activation_adds_no_launch(name, launched):
-    shape = 2, 256, 7, 7
-    passes, operations = launches(Block(NORMS[name](256), Activation("silu")), shape)
+    block = Block(NORMS[name](256), Activation("silu"))
+    passes, operations = launches(block, (2, 256, 7, 7))
     assert (list(map(len, passes)), operations) == ([launched] * 2, [[], []])
-    with_residual = Block(NORMS[name](256), Activation("relu"), torch.empty(shape))
-    passes, operations = launches(with_residual, shape)
-    assert list(map(len, passes)) == [launched] * 2
-    assert operations == [[], ["threshold_backward.default"]]
 
 
 def compile_ahead(found):
@@ -880,9 +866,8 @@ def test_kernels_of_autoencoders_compile(driver, shape, count, layout, dtype):
 
 
 with_activation = [
-    (Activation("silu"), False),
-    (Activation("relu"), True),
-    *(wide(Activation(name, 0.01), False) for name in FUNCTIONS if name != "silu"),
+    Activation("silu"),
+    *(wide(Activation(name, 0.01)) for name in FUNCTIONS if name != "silu"),
 ]
 
 
@@ -890,12 +875,10 @@ with_activation = [
 @pytest.mark.parametrize("driver", [90, *map(wide, (80, 100))], indirect=True)
 @pytest.mark.parametrize("shape", [STREAMED, READ_ONCE], ids=["streaming", "one-read"])
 @pytest.mark.parametrize("layout", [torch.Tensor.contiguous, wide(channels_last)])
-@pytest.mark.parametrize("activation, adds_residual", with_activation)
-def test_kernels_with_an_activation_compile(driver, shape, layout, activation, adds_residual):
-    residual = layout(torch.empty(shape)) if adds_residual else None
-    block = Block(ILMGroupNorm(256), activation, residual)
-    passes, _ = launches(block, shape, layout=layout)
-    for one in passes[0] if adds_residual else chain(*passes):
+@pytest.mark.parametrize("activation", with_activation)
+def test_kernels_with_an_activation_compile(driver, shape, layout, activation):
+    passes, _ = launches(Block(ILMGroupNorm(256), activation), shape, layout=layout)
+    for one in chain(*passes):
         compile_ahead(one)
 
 
@@ -994,17 +977,6 @@ def test_a_launch_again_has_arguments_of_the_kinds_that_its_kernel_was_compiled_
                         leaf = map.detach().requires_grad_(needs)
                         for _ in range(2):
                             layer(leaf).sum().backward()
-
-
-@compiles
-@pytest.mark.parametrize("name", ["ILMGN", "EN"])
-def test_a_residual_at_any_address_is_added_by_the_same_launch(name):
-    layer, whole = NORMS[name](64), torch.randn(2 * 64 * 49 + 1)
-    layer.fused_activation = Activation("relu")
-    with launching(lambda kernel, *arguments, **_: Compiled(arguments)):
-        for residual in (whole[:-1], whole[1:]):
-            x = torch.randn(2, 64, 7, 7, requires_grad=True)
-            layer(x, residual.view(x.shape)).sum().backward()
 
 
 def without_count(layer):

@@ -31,9 +31,8 @@ class Plan:
     #: The dtype of the statistics, and their number.
     statistics_dtype: torch.dtype
     num_statistics: int
-    #: What kernels apply after the affine map, and whether they add a residual before.
+    #: What kernels apply after the affine map.
     activation: Activation | None = None
-    adds_residual: bool = False
 
     def __init__(
         self,
@@ -119,9 +118,7 @@ class Plan:
                 old.copy_(new)
         return result
 
-    def forward(
-        self, x: Tensor, tensors: Tensors, running: Tensors, residual: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, tensors: Tensors, running: Tensors) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
     def backward(

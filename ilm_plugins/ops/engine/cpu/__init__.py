@@ -116,14 +116,13 @@ def find_plan(
     tensors: Tensors,
     running: Tensors,
     activation: Activation | None = None,
-    adds_residual: bool = False,
 ) -> "Plan | None":
     """Return the plan for x; see engine/plain.py."""
     if not runs(network, x, num_groups):
         return None
     uses_batch = network.mixes_batch and tensors[-1] is None
     map = x.shape, x.dtype, becomes_contiguous(x)
-    return _plan(network, num_groups, *map, uses_batch, activation, adds_residual)
+    return _plan(network, num_groups, *map, uses_batch, activation)
 
 
 class Plan(plans.Plan):
@@ -138,21 +137,15 @@ class Plan(plans.Plan):
         is_contiguous: bool,
         uses_batch: bool,
         activation: Activation | None,
-        adds_residual: bool,
     ) -> None:
         self.statistics_dtype = DTYPES[dtype][0]
         dtype_of_tensors = self.statistics_dtype
         super().__init__(network, num_groups, shape[1], dtype_of_tensors, -1, 1, is_contiguous)
-        self.activation, self.adds_residual = activation, adds_residual
+        self.activation = activation
         self.description = _description(network, shape[1], num_groups)
-        of_backward = None if adds_residual else activation
-        self.first_kept = 2 * shape[0] * (num_groups + (shape[1] if of_backward else 0))
+        self.first_kept = 2 * shape[0] * (num_groups + (shape[1] if activation else 0))
         self.num_statistics = self.first_kept + self.description.kept
-        map = shape, num_groups, dtype, is_contiguous
-        self.heads = {
-            "forward": _head(*map, activation),
-            "backward": _head(*map, of_backward),
-        }
+        self.head = _head(shape, num_groups, dtype, is_contiguous, activation)
         self.num_channels = shape[1]
         self.functions = _functions(dtype)
         #: Whether BN takes the batch's moments, so that the tensors of its own are None.
@@ -160,15 +153,13 @@ class Plan(plans.Plan):
         #: Whether a channel has an unbiased variance, by which running statistics are updated.
         self.updates = shape.numel() > shape[1]
 
-    def forward(
-        self, x: Tensor, tensors: Tensors, running: Tensors, residual: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, tensors: Tensors, running: Tensors) -> tuple[Tensor, Tensor]:
         sort, updated = self.description.sort, running[:2]
         y = torch.empty_like(x)
         statistics = x.new_empty(self.num_statistics, dtype=self.statistics_dtype)
         # Running statistics are updated in place. A mixture without them passes four times None.
         given = *sort(tensors), *updated, *updated, *[None] * 4
-        self.call("forward", x, (x, y, statistics, residual, *given))
+        self.call("forward", x, (x, y, statistics, None, *given))
         if running:
             increment_version(updated)
             if self.updates:
@@ -200,8 +191,7 @@ class Plan(plans.Plan):
 
     def call(self, name: str, x: Tensor, tensors: Tensors) -> None:
         function, fields = self.functions[name], self.description.fields
-        head = self.heads[name]
-        _run(name, function, x, (*head, *_threads(), *_fields(fields), *_addresses(tensors)))
+        _run(name, function, x, (*self.head, *_threads(), *_fields(fields), *_addresses(tensors)))
 
 
 @functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal

@@ -253,7 +253,7 @@ int run_backward(Job<Real> job, const Layer &layer)
     return sums.error;
 }
 
-// Addresses: x, y or dx, statistics, the residual or dy; then the network's tensors. After them, in
+// Addresses: x, y or dx, statistics, dy or null; then the network's tensors. After them, in
 // the forward pass: BN's running mean and variance, and where to put them after the batch, all null
 // if they do not move. In the backward pass, where it only matters whether a buffer is null: the
 // tensors' gradients; dx and gradients that are not needed are null.
@@ -262,14 +262,12 @@ template <class Net> int run_network(const Call &call, bool is_backward)
     Net net;
     Job<Real> job =
         start(call.map, call.address<void>(0), call.address<void>(3), call.address<void>(1));
-    if (!is_backward)
-        job.residual = job.dy;
     int64_t group_values = call.map.instances * call.map.groups;
     // The moments; scale and shift, if an activation needs them; copies of the network's buffers.
     Real *statistics = call.address<Real>(2);
     job.mean = statistics, job.var = statistics + group_values;
     statistics += 2 * group_values;
-    if (call.map.activation && !job.residual) {
+    if (call.map.activation) {
         int64_t size = call.map.instances * call.map.channels;
         job.kept_scale = statistics, job.kept_shift = statistics + size;
         statistics += 2 * size;
