@@ -69,6 +69,11 @@ class AdaptiveNorm(nn.GroupNorm):
     named: ClassVar[Any] = None
     #: A method that returns what operators of compiled models take in place of ``network``.
     describe = operators.describe
+    #: Option -> its value in the paper's equations. Kernels compute these equations only; with
+    #: another value, ``rescale`` computes the layer.
+    papers_form: Mapping[str, object] = {}
+    #: Names of tensors that a layer of some options lacks.
+    optional_tensors: frozenset[str] = frozenset()
     #: Options that must divide the number of channels -> the paper's number, "auto"'s largest.
     fits_width: Mapping[str, int] = {"num_groups": 32}
     #: Whether :func:`freeze` has frozen the layer.
@@ -114,21 +119,33 @@ class AdaptiveNorm(nn.GroupNorm):
         """Return (child or "", name) of each tensor but BN's statistics; None for an absent one."""
         places = self.__dict__.get("_kept_places")
         if places is None:
-            network = self.as_network()
-            names = [name for name in network.tensors if name not in BATCH]
-            pairs = (None if n in network.absent else n.rpartition(".")[::2] for n in names)
+            if self._described_by is None:
+                name = type(self).__name__
+                raise NotImplementedError(
+                    f"{name} has no network, so it must define rescale_tensors"
+                )
+            names = [name for name in self._described_by.tensors if name not in BATCH]
+            pairs = (n.rpartition(".")[::2] if self._has(n) else None for n in names)
             places = self.__dict__["_kept_places"] = tuple(pairs)
         return places
 
     # As ``operators.describe``: Dynamo neither traces it nor guards on what it keeps.
     _places._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
-    def as_network(self) -> Network:
-        """Return the layer's options as a description of its network, or of a base's."""
-        if self._described_by is None:
-            name = type(self).__name__
-            raise NotImplementedError(f"{name} has no network, so it must define rescale_tensors")
-        return self._described_by.of(self)
+    def _has(self, name: str) -> bool:
+        child = name.rpartition(".")[0]
+        return name not in self.optional_tensors or child in self._modules
+
+    @property
+    def has_papers_form(self) -> bool:
+        """Whether the layer computes the paper's equations, not a variant from its tables."""
+        return all(getattr(self, option) == value for option, value in self.papers_form.items())
+
+    def as_network(self) -> Network | None:
+        """Return the layer's options as kernels take them; None if only ``rescale`` computes it."""
+        if self.network is None or not self.has_papers_form:
+            return None
+        return self.network.of(self)
 
     def network_flops(self) -> int:
         """Return the multiply-adds of ``rescale``'s linear maps for one instance."""
@@ -224,7 +241,7 @@ class AdaptiveNorm(nn.GroupNorm):
             self.eps,
             self.rescale,
             *tensors,
-            network=None if self.network is None else self.as_network,
+            network=self.as_network,
             running=running,
             plans=self.kept_plans,
             activation=activation,

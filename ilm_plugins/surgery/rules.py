@@ -48,8 +48,8 @@ PLAIN = {source.kind_in_state for source in SOURCES.values()}
 def _layout_of(layer: Any) -> tuple[set[str], set[str]]:
     """Return the names of tensors that all layers of a class have, and that only some have."""
     running = MIXTURES_RUNNING if set(BATCH) & {*layer.network.tensors} else set()
-    needed = {*layer.network.tensors} - running - layer.network.optional.keys()
-    others = running | layer.network.optional.keys() | layer.initial_values.keys()
+    needed = {*layer.network.tensors} - running - layer.optional_tensors
+    others = running | layer.optional_tensors | layer.initial_values.keys()
     return needed, others - needed
 
 

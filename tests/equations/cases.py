@@ -5,7 +5,7 @@ import inspect
 import os
 from contextlib import nullcontext
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from unittest import mock
 
 import pytest
@@ -153,6 +153,9 @@ for pair in [*pairwise([*ACTIVATIONS, "tanh"])][1:]:
 for combine in ("a(WE)", "a(WE+B)", "a(WE)*B"):
     CASES[f"AssocNorm-{combine}"] = (partial(assoc, combine=combine), by_assoc)
 
+#: Cases that kernels compute whole: all but the variants of the papers' tables.
+IN_KERNELS = [name for name, (make, _) in CASES.items() if make().as_network() is not None]
+
 #: Cases that are evaluated, too: their running statistics make that another computation.
 WITH_RUNNING = ["EN", "EN-GN", "EN-mlp", "SN", "SSN"]
 
@@ -167,6 +170,11 @@ def modes(names):
 def drawn_options(r, name, channels):
     """All options of a layer, by the names in its signature, drawn by a random.Random."""
     divisors = [d for d in range(1, channels + 1) if channels % d == 0]
+
+    def mostly(usual, *others):  # kernels compute only the usual form
+        return usual if r.random() < 0.75 else r.choice(others)
+
+    pairs = [*product(sorted(ACTIVATIONS), repeat=2)]
     values = {
         "eps": lambda: r.choice([1e-5, 1e-3, 0.1]),
         "num_groups": lambda: r.choice(divisors),
@@ -175,14 +183,14 @@ def drawn_options(r, name, channels):
         "num_affine": lambda: r.randint(1, 20),
         "hidden": lambda: r.randint(1, 20),
         "num_key_groups": lambda: r.choice(divisors),
-        "combine": lambda: r.choice(sorted(COMBINE)),
+        "combine": lambda: mostly("a(WE)+B", *sorted(COMBINE)),
         "key_group_size": lambda: r.choice(divisors),
-        "activations": lambda: tuple(r.choices(sorted(ACTIVATIONS), k=2)),
+        "activations": lambda: mostly(("tanh", "sigmoid"), *pairs),
         "reduction": lambda: r.choice(divisors),
         "expansion": lambda: r.randint(1, 16),
-        "ratio_net": lambda: r.choice(RATIO_NETS),
-        "activation": lambda: r.choice(RATIO_ACTIVATIONS),
-        "shared_affine": lambda: r.random() < 0.5,
+        "ratio_net": lambda: mostly(*RATIO_NETS),
+        "activation": lambda: mostly(*RATIO_ACTIVATIONS),
+        "shared_affine": lambda: mostly(False, True),
     }
     taken = inspect.signature(NORMS[name]).parameters
     return {option: draw() for option, draw in values.items() if option in taken}

@@ -33,7 +33,7 @@ def adaptive_norm(
     eps: float,
     rescale: Rescale,
     *tensors: Tensor | None,
-    network: Callable[[], Network] | None = None,
+    network: Callable[[], Network | None] | None = None,
     running: tuple[Tensor, Tensor, float] | tuple[Tensor, Tensor, float, Tensor] | tuple[()] = (),
     plans: Callable[[], dict[tuple, Plan]] | None = None,
     activation: Activation | None = None,
@@ -67,7 +67,8 @@ def adaptive_norm(
             backward pass can be derived from its vector-Jacobian product.
         tensors: parameters and buffers of ``rescale``, or None; handed over in the moments' dtype,
             at least float32.
-        network: returns the description of ``rescale`` for kernels that compute it; or None.
+        network: returns the description of ``rescale`` for kernels that compute it, or None; or is
+            None.
         running: BN's running mean and variance, their momentum, and the number of batches, if it is
             counted; empty unless the batch updates them.
         plans: returns a dict, which keeps the plans of kernels for further calls as long as
@@ -115,8 +116,9 @@ def adaptive_norm(
             return reference.adaptive_norm(
                 x, num_groups, eps, rescale, *copies, activation=activation
             )
-    if network is not None:
-        plan = kernels.find_plan(x, num_groups, network(), tensors, updated, activation)
+    description = None if network is None else network()
+    if description is not None:
+        plan = kernels.find_plan(x, num_groups, description, tensors, updated, activation)
         # Kernels that compute the network have no gradients of buffers.
         if plan is not None and not (is_recording() and plan.has_trained_buffers(tensors)):
             if kept is not None:
@@ -127,7 +129,8 @@ def adaptive_norm(
     passes = RescalePasses(kernels, x.shape[1], num_groups, eps, rescale, activation)
     given = copy_buffers(tensors)
     with _without_autocast(x.device.type):
-        return _apply(passes, x, *given) if is_recording() else passes.forward(x, given)[0]
+        y, mean, var = _apply(passes, x, *given) if is_recording() else passes.forward(x, given)[0]
+    return y, mean, var
 
 
 def _by_kernels(

@@ -96,8 +96,9 @@ def describe(layer: Any, device: torch.device, dtype: torch.dtype) -> tuple | No
     x = torch.empty(1, layer.num_channels, 2, device=device, dtype=dtype)
     network, kernels = layer.as_network(), backends.find_kernels(x)
     if (
+        network is None
         # `is_exporting` is a constant, True, in Dynamo before torch 2.14 (PyTorch issue 176347).
-        torch.compiler._is_exporting_flag
+        or torch.compiler._is_exporting_flag
         # In forward mode, operators would have a tangent of zero.
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
@@ -107,7 +108,7 @@ def describe(layer: Any, device: torch.device, dtype: torch.dtype) -> tuple | No
     ):
         return None
     key = json.dumps((type(network).__name__, *network), default=lambda number: number.item())
-    names = network._fields
+    names = *network._fields, *layer.papers_form
     return key, network.num_parameters, network.mixes_batch, names, *read(layer, names)
 
 

@@ -50,8 +50,7 @@ class Plan:
         #: Sizes of the tensors, and of BN's running statistics; and which may be None.
         sizes = network.sizes(channels)
         self.sizes = [*(sizes[name] for name in network.tensors), channels, channels]
-        optional = *network.absent, *BATCH
-        self.optional = [name in optional for name in (*network.tensors, *BATCH)]
+        self.optional = [name in BATCH for name in (*network.tensors, *BATCH)]
 
     def __deepcopy__(self, memo: dict) -> "Plan":
         return self

@@ -210,8 +210,7 @@ class Plan(plans.Plan):
         kind = dy.data_ptr() & 15, x.data_ptr() & 15, *needs
         plan = self.backward_plans.get(kind)
         if plan is None:
-            needs_all = all(needs) and all(t is not None for t in parameters)
-            plan = _Backward(self, not any(kind[:2]), any(needs[1:]), needs_all)
+            plan = _Backward(self, not any(kind[:2]), any(needs[1:]), all(needs))
             self.backward_plans[kind] = plan
         pointers = self.pointers(*parameters, *self.no_buffers, statistics)
         stream = current_stream(self.index)
@@ -220,7 +219,7 @@ class Plan(plans.Plan):
             d_x, *gradients = map(torch.empty_like, (x, *parameters))
         else:
             d_x, *gradients = [
-                torch.empty_like(t) if need and t is not None else None
+                torch.empty_like(t) if need else None
                 for t, need in zip((x, *parameters), needs, strict=True)
             ]
         counts = counters(self.index, stream) if plan.counts else None

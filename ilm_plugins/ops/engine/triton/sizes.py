@@ -87,7 +87,7 @@ def _find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | Non
     parameters, gradients = [], 0
     for name in network.parameters:
         stored = of_gradients[name]
-        parameters.append((gradients, stored, sizes[name] // max(1, stored)))
+        parameters.append((gradients, stored, sizes[name] // stored))
         gradients += stored
     to: Any = namedtuple("To", (*fields_of(network.parameters), "batch"))  # type: ignore[misc]
     gradients_to = to._make([*(offset for offset, _, _ in parameters), gradients])

@@ -11,6 +11,7 @@
 #include "../../engine/cpu/activations.hpp"
 #include "../../engine/cpu/gradients.hpp"
 #include "../../engine/cpu/groups.hpp"
+#include "../../engine/cpu/options.hpp"
 
 namespace {
 
@@ -71,7 +72,7 @@ template <class T> struct Attentive {
         for (int64_t k = 0; k < num_affine; k++) {
             Real logit =
                 dot(attention.values + k * channels, features, channels) + attention_bias.values[k];
-            attentions[k] = activate(Activation::relu6, logit + 3, &slopes[k]) / 6;
+            attentions[k] = relu6(logit + 3, &slopes[k]) / 6;
             slopes[k] /= 6;
         }
     }

@@ -9,8 +9,6 @@ class _Options(NamedTuple):
     hidden: int  #: M
     eps: float
     mean_drives: str  #: "beta" or "omega", what the mean predicts; the variance predicts the other
-    activations: tuple[str, str]  #: for (mean, variance)
-    combine: str  #: of AssocNorm's Table 5; "a(WE)+B" is ILM Norm's
 
 
 class Autoencoder(_Options, Network):
