@@ -10,11 +10,19 @@ import torch
 from torch import Tensor, distributed
 from torch.nn.utils import parametrize
 
-from ..ops import Activation, SharedBatch, adaptive_norm, coarsen, duplicate, over_batch, pool
+from ..ops import (
+    NORMALIZERS,
+    Activation,
+    SharedBatch,
+    adaptive_norm,
+    coarsen,
+    duplicate,
+    over_batch,
+    pool,
+)
 from .base import KEPT, AdaptiveNorm
 from .options import check, check_choice, check_eps, check_fraction, check_positive, fit_width
 
-NORMALIZERS = ("IN", "LN", "BN", "GN")
 #: Names of the running variance in a mixture; and in BatchNorm and mixtures of older versions.
 VARIANCE, BN_VARIANCE = "running_variance", "running_var"
 #: Attributes that a copy makes anew.

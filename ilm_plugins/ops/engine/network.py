@@ -1,7 +1,7 @@
 """What kernels are told of a network: its options, and its tensors by name."""
 
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -31,8 +31,10 @@ class Network:
     tensors: ClassVar[tuple[str, ...]]
     #: The class of a named tuple of all tensors.
     named: ClassVar[Callable[..., Any]]
-    #: Class name -> kind of network, of those that kernels compute.
-    kinds: ClassVar[dict[str, type["Network"]]] = {}
+    #: Option whose values are names -> the names, in the order of the enum in cpu.hpp.
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {}
+    #: Class name -> class, of the networks that kernels compute, in the order of networks.hpp.
+    by_name: ClassVar[dict[str, type["Network"]]] = {}
 
     def __init_subclass__(cls) -> None:
         cls.num_parameters = len(cls.parameters)
@@ -43,6 +45,11 @@ class Network:
     def mixes_batch(self) -> bool:
         """Whether the batch's moments are the last tensors, which kernels compute if None."""
         return False
+
+    @classmethod
+    def has_kernels(cls) -> bool:
+        """Return whether this is one of the networks that kernels compute, not a user's own."""
+        return cls.by_name.get(cls.__name__) is cls
 
     @classmethod
     def of(cls, layer: Any) -> "Network":

@@ -131,7 +131,7 @@ def _kernels(x: Tensor) -> ModuleType:
 @functools.cache
 def _network(key: str) -> Network:
     kind, *fields = json.loads(key)
-    return Network.kinds[kind](*(tuple(f) if isinstance(f, list) else f for f in fields))
+    return Network.by_name[kind](*(tuple(f) if isinstance(f, list) else f for f in fields))
 
 
 def _forward(x, num_groups, network, tensors, present, running, activation, slope):

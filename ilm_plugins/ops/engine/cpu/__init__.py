@@ -4,8 +4,8 @@ The library depends on neither torch nor Python: ctypes passes the addresses of 
 function by which torch runs loops in its threads. So one library works with every version of torch
 and Python.
 
-Functions, networks and their options are passed by name: the library reports its names, which must
-equal the names in ops/networks/*/spec.py.
+A network is passed as its number, its options as numbers, and its tensors, in the order of
+ops/networks/*/spec.py.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ import sys
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -103,7 +103,7 @@ def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset
 
 
 def runs(network: Network, x: Tensor, num_groups: int) -> bool:
-    return type(network) in library.layouts()
+    return network.has_kernels()
 
 
 # ---- a whole network in one call
@@ -154,11 +154,11 @@ class Plan(plans.Plan):
         self.updates = shape.numel() > shape[1]
 
     def forward(self, x: Tensor, tensors: Tensors, running: Tensors) -> tuple[Tensor, Tensor]:
-        sort, updated = self.description.sort, running[:2]
+        updated = running[:2]
         y = torch.empty_like(x)
         statistics = x.new_empty(self.num_statistics, dtype=self.statistics_dtype)
         # Running statistics are updated in place. A mixture without them passes four times None.
-        given = *sort(tensors), *updated, *updated, *[None] * 4
+        given = *tensors, *updated, *updated, *[None] * 4
         self.call("forward", x, (x, y, statistics, None, *given))
         if running:
             increment_version(updated)
@@ -170,7 +170,6 @@ class Plan(plans.Plan):
     def backward(
         self, dy: Tensor, x: Tensor, statistics: Tensor, parameters: Tensors, needs: Sequence[bool]
     ) -> list[Tensor | None]:
-        sort = self.description.sort
         gradients = [
             torch.empty_like(t) if need else None
             for t, need in zip((x, *parameters), needs, strict=True)
@@ -180,7 +179,7 @@ class Plan(plans.Plan):
         names = self.network.buffers
         buffers = [None if self.uses_batch and n in BATCH else statistics for n in names]
         nowhere = [None] * len(buffers)
-        given = *sort((*parameters, *buffers)), *sort((*gradients[1:], *nowhere))
+        given = *parameters, *buffers, *gradients[1:], *nowhere
         self.call("backward", x, (x, gradients[0], statistics, dy, *given))
         return gradients
 
@@ -207,11 +206,6 @@ class Description(NamedTuple):
 
     fields: array  #: its number and options, as Reader in options.hpp takes them
     kept: int  #: values in its buffers
-    order: list[int] | None  #: see library.Layout
-
-    def sort(self, tensors: Tensors) -> Tensors:
-        """Return a description's tensors in the library's order."""
-        return tensors if self.order is None else [tensors[i] for i in self.order]
 
 
 def _pair(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
@@ -222,28 +216,24 @@ def _pair(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
 @functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal
 def _description(network: Network, channels: int, num_groups: int) -> Description:
     network.check(channels, num_groups)
+    fields, kept = array("d", [[*Network.by_name].index(type(network).__name__)]), 0
+    for option in network._fields:  # type: ignore[attr-defined]
+        choices = network.choices.get(option, ())
+        fields.extend(_numbers(option, getattr(network, option), choices))
     sizes = network.sizes(channels)
-    buffers, kept = {}, 0
     for name in network.buffers:
-        buffers[name] = kept, sizes[name]
+        fields.extend((kept, sizes[name]))  # its place among the kept statistics, its size
         kept += sizes[name]
-    number, members, order = library.layouts()[type(network)]
-    fields = array("d", [number])
-    for name, kind, choices in members:
-        if kind == "option":
-            fields.extend(_numbers(name, getattr(network, name), choices))
-        elif kind == "buffer":
-            fields.extend(buffers[name])  # its place among the kept statistics, its size
-    return Description(fields, kept, order)
+    return Description(fields, kept)
 
 
-def _numbers(name: str, value: object, choices: dict[str, int]) -> list[float]:
-    """Return an option as numbers, a tuple after its length."""
+def _numbers(option: str, value: Any, choices: Sequence[str]) -> list[float]:
+    """Return an option as numbers, a tuple after its length, a name by its place in choices."""
     if isinstance(value, tuple):
-        return [len(value), *(n for v in value for n in _numbers(name, v, choices))]
+        return [len(value), *(n for v in value for n in _numbers(option, v, choices))]
     if choices and value not in choices:
-        raise RuntimeError(f"the kernels know no {name}={value!r}, only {', '.join(choices)}")
-    return [choices[value] if choices else value]
+        raise RuntimeError(f"the kernels know no {option}={value!r}, only {', '.join(choices)}")
+    return [choices.index(value) if choices else value]
 
 
 def _call(name: str, x: Tensor, num_groups: int, tensors: Tensors) -> None:

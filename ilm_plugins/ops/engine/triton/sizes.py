@@ -78,7 +78,7 @@ def find_sizes(network: Any, channels: int, num_groups: int) -> Sizes | None:
 
 @functools.lru_cache(maxsize=None, typed=True)  # named tuples of two classes may be equal
 def _find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | None:
-    if Network.kinds.get(type(network).__name__) is not type(network):  # a user's own
+    if not network.has_kernels():
         return None
     network.check(channels, num_groups)
     if channels > MAX_CHANNELS or not rescale_of(network).computes(network, channels):

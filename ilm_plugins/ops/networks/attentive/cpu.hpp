@@ -17,7 +17,6 @@ namespace {
 
 template <class T> struct Attentive {
     using Real = T;
-    static constexpr const char *name = "Attentive"; // in spec.py
     static constexpr bool is_mixture = false;
 
     int64_t num_groups = 1, num_affine = 1; // G, K
@@ -26,16 +25,8 @@ template <class T> struct Attentive {
 
     template <class Visitor> void members(Visitor &visit)
     {
-        visit("num_groups", num_groups);
-        visit("eps", eps);
-        visit("num_affine", num_affine);
-        visit("feature_eps", feature_eps);
-        visit("weight", weight);
-        visit("bias", bias);
-        visit("attention.weight", attention);
-        visit("attention.bias", attention_bias);
-        visit("pairs.weight", pair_weight);
-        visit("pairs.bias", pair_bias);
+        visit_each(visit, num_groups, eps, num_affine, feature_eps);
+        visit_each(visit, weight, bias, attention, attention_bias, pair_weight, pair_bias);
     }
 
     // What the gradients of the tensors are computed from, of an instance.

@@ -18,11 +18,8 @@ namespace {
 // What the mean drives.
 enum class Driven { omega, beta };
 
-constexpr const char *names_of(Driven) { return "omega beta"; }
-
 template <class T> struct Autoencoder {
     using Real = T;
-    static constexpr const char *name = "Autoencoder"; // in spec.py
     static constexpr bool is_mixture = false;
 
     int64_t num_groups = 1;                 // of the standardization
@@ -34,17 +31,8 @@ template <class T> struct Autoencoder {
 
     template <class Visitor> void members(Visitor &visit)
     {
-        visit("num_groups", num_groups);
-        visit("num_key_groups", num_key_groups);
-        visit("hidden", hidden);
-        visit("eps", eps);
-        visit("mean_drives", mean_drives);
-        visit("weight", weight);
-        visit("bias", bias);
-        visit("encode.weight", encode);
-        visit("decode_mean.weight", decode_mean);
-        visit("decode_var.weight", decode_var);
-        visit("omega_offset", omega_offset);
+        visit_each(visit, num_groups, num_key_groups, hidden, eps, mean_drives);
+        visit_each(visit, weight, bias, encode, decode_mean, decode_var, omega_offset);
     }
 
     // The values between the linear maps, and their gradients: of the mean, then of the variance.

@@ -1,4 +1,4 @@
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from ...engine.network import Network
 
@@ -17,6 +17,7 @@ class Autoencoder(_Options, Network):
     __slots__ = ()
     parameters = "weight", "bias", "encode.weight", "decode_mean.weight", "decode_var.weight"
     buffers = ("omega_offset",)
+    choices: ClassVar = {"mean_drives": ("omega", "beta")}
 
     def sizes(self, channels: int) -> dict[str, int]:
         matrix = self.hidden * self.num_key_groups

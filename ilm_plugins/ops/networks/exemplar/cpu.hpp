@@ -15,7 +15,6 @@ namespace {
 
 template <class T> struct Exemplar {
     using Real = T;
-    static constexpr const char *name = "Exemplar"; // in spec.py
     static constexpr bool is_mixture = true;
 
     Mixture<Real> mixture;
@@ -25,15 +24,8 @@ template <class T> struct Exemplar {
     template <class Visitor> void members(Visitor &visit)
     {
         mixture.options(visit);
-        visit("hidden", hidden);
-        visit("reduction", reduction);
-        visit("weight", weight);
-        visit("bias", bias);
-        visit("reduce.weight", reduce);
-        visit("expand.weight", expand_weight);
-        visit("expand.bias", expand_bias);
-        visit("ratio.weight", ratio);
-        visit("ratio.bias", ratio_bias);
+        visit_each(visit, hidden, reduction);
+        visit_each(visit, weight, bias, reduce, expand_weight, expand_bias, ratio, ratio_bias);
         mixture.buffers(visit);
     }
 

@@ -8,9 +8,9 @@ class _Options(NamedTuple):
     normalizers: tuple[str, ...]
     num_groups: int  #: of "GN"
     eps: float
+    momentum: float  #: of the running statistics
     hidden: int  #: values between the two linear maps
     reduction: int  #: r
-    momentum: float  #: of the running statistics
 
 
 class Exemplar(Mixture, _Options, Network):
