@@ -3,7 +3,7 @@
 import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial, wraps
+from functools import partial
 from importlib import import_module
 
 import pytest
@@ -90,30 +90,6 @@ def test_a_resnet_blocks_norms_apply_its_activations(make, block, options, numbe
     assert_fuses(make(block, **options), double(2, 128, 6, 6), number)
 
 
-@pytest.mark.parametrize("block, number", [("BasicBlock", 2), ("BottleneckBlock", 3)])
-def test_a_block_of_detectron2_with_a_shortcut(block, number):
-    resnet = module_of("detectron2.modeling.backbone.resnet")
-    options = {"bottleneck_channels": 32} if number == 3 else {}
-    model = getattr(resnet, block)(32, 64, norm="ILMGN", stride=2, **options)
-    assert_fuses(model, double(2, 32, 6, 6), number)
-
-
-@pytest.mark.filterwarnings(
-    "ignore:.*use_reentrant:UserWarning", "ignore:.*use_reentrant:FutureWarning"
-)
-@pytest.mark.parametrize("package", ["mmdet", "mmseg"])
-def test_checkpointing_of_activations_stays(package):
-    model = trained(mmdets("Bottleneck", package, with_cp=True)).double()
-    plain = copy.deepcopy(model)
-    plain.with_cp = False
-    assert_fuses(model, double(2, 128, 6, 6), 3)
-    surgery.fuse_activations(model)
-    calls = []
-    model.conv1.register_forward_hook(lambda *_: calls.append(1))
-    model(double(2, 128, 6, 6).requires_grad_()).sum().backward()
-    assert len(calls) == 2
-
-
 def test_plugins_of_blocks_stay_where_they_are():
     plugin = {"cfg": {"type": "ContextBlock", "ratio": 0.25}, "position": "after_conv2"}
     model = mmdets("Bottleneck", plugins=[plugin])
@@ -128,35 +104,6 @@ def test_a_subclass_with_a_forward_of_its_own_is_left_alone():
 
     report = assert_fuses(Gated(128, 32, norm_layer=ILMGroupNorm), double(2, 128, 6, 6), 0)
     assert len(report.left) == 3
-
-
-def test_a_subclass_that_inherits_the_forward_is_known():
-    cls = module_of("mmdet.models.backbones.resnext").Bottleneck
-    assert_fuses(cls(128, 32, 2, 64, norm_cfg=NORM), double(2, 128, 6, 6), 3)
-
-
-def other_code(block, x):
-    return block.relu(block.bn1(block.conv1(x)) + block.gate)
-
-
-def test_other_code_under_the_name_of_a_known_forward_is_left_alone(monkeypatch):
-    """That of another version of the library, and a decorated forward."""
-    model = torchvisions("BasicBlock")
-    cls, known = type(model), type(model).forward
-    other_code.__module__, other_code.__qualname__ = known.__module__, known.__qualname__
-    for forward in (other_code, wraps(known)(lambda block, x: -known(block, x))):
-        monkeypatch.setattr(cls, "forward", forward)
-        assert not surgery.fuse_activations(model).converted
-    monkeypatch.setattr(cls, "forward", known)
-    assert len(surgery.fuse_activations(model).converted) == 2
-
-
-def test_one_plain_norm_keeps_a_shared_activation():
-    model = torchvisions("Bottleneck")
-    model.bn2 = nn.BatchNorm2d(32)
-    report = assert_fuses(model, double(2, 128, 6, 6), 0)
-    reason = "bn2, whose activation is the same: BatchNorm2d cannot apply it"
-    assert report.left == {"bn1": reason, "bn3": reason}
 
 
 @pytest.mark.parametrize("activation", [functional.relu, functional.relu_, functional.silu])
@@ -268,29 +215,6 @@ def test_timms_own_activations(name):
     activations = module_of("timm.layers.activations")
     model = nn.Sequential(ILMGroupNorm(32), getattr(activations, name)(inplace=True))
     assert_fuses(model, double(2, 32, 6, 6), 1)
-
-
-@pytest.mark.parametrize("clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
-def test_copies_and_pickles_of_fused_blocks(clone):
-    model, x = trained(torchvisions("Bottleneck")).double(), double(2, 128, 6, 6)
-    expected, before = model(x), repr(model)
-    surgery.fuse_activations(model)
-    copied = clone(model)
-    assert type(copied) is type(model)
-    assert isinstance(copied, module_of("torchvision.models.resnet").Bottleneck)
-    assert_close(copied(x), expected, EQUAL)
-    surgery.fusing.unfuse(copied)
-    assert repr(copied) == before
-
-
-def test_the_shortcut_of_another_dtype_is_added_as_before():
-    model, x = torchvisions("Bottleneck"), torch.randn(2, 128, 6, 6)
-    with torch.autocast("cpu", torch.bfloat16):
-        expected = model(x)
-        surgery.fuse_activations(model)
-        actual = model(x)
-    assert actual.dtype == expected.dtype
-    assert_close(actual, expected)
 
 
 # ---- whole models
