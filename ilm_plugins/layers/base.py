@@ -68,7 +68,7 @@ class AdaptiveNorm(nn.GroupNorm):
     #: Makes a named tuple, with ``_`` for ``.``, of that network's tensors.
     named: ClassVar[Any] = None
     #: A method that returns what operators of compiled models take in place of ``network``.
-    describe = operators.describe
+    network_for_operators = operators.network_for_operators
     #: Option -> its value in the paper's equations. Kernels compute these equations only; with
     #: another value, ``rescale`` computes the layer.
     papers_form: Mapping[str, object] = {}
@@ -129,7 +129,7 @@ class AdaptiveNorm(nn.GroupNorm):
             places = self.__dict__["_kept_places"] = tuple(pairs)
         return places
 
-    # As ``operators.describe``: Dynamo neither traces it nor guards on what it keeps.
+    # As ``network_for_operators``: Dynamo neither traces it nor guards on what it keeps.
     _places._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def _has(self, name: str) -> bool:

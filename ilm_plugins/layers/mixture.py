@@ -10,16 +10,8 @@ import torch
 from torch import Tensor, distributed
 from torch.nn.utils import parametrize
 
-from ..ops import (
-    NORMALIZERS,
-    Activation,
-    SharedBatch,
-    adaptive_norm,
-    coarsen,
-    duplicate,
-    over_batch,
-    pool,
-)
+from ..ops import Activation, SharedBatch, adaptive_norm, coarsen, duplicate, over_batch, pool
+from ..ops.networks import NORMALIZERS
 from .base import KEPT, AdaptiveNorm
 from .options import check, check_choice, check_eps, check_fraction, check_positive, fit_width
 

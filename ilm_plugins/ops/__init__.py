@@ -11,10 +11,9 @@ from .engine.moments import coarsen, duplicate, over_batch, pool, restandardize
 from .engine.network import Network
 from .engine.reference import cast, moments
 from .engine.shared_batch import SharedBatch
-from .networks import NORMALIZERS, Attentive, Autoencoder, Exemplar, SparseSwitch, Switch
+from .networks import Attentive, Autoencoder, Exemplar, SparseSwitch, Switch
 
 __all__ = [
-    "NORMALIZERS",
     "Activation",
     "Attentive",
     "Autoencoder",

@@ -61,7 +61,7 @@ import triton.language as tl  # noqa: E402
 from triton.runtime.interpreter import InterpretedFunction  # noqa: E402
 
 from ilm_plugins.ops.engine import triton as kernels  # noqa: E402
-from ilm_plugins.ops.engine.triton import between, devices, launch, vectors  # noqa: E402
+from ilm_plugins.ops.engine.triton import devices, launch, network_alone, vectors  # noqa: E402
 from ilm_plugins.ops.engine.triton.map_activations import activation_of, gradient_of  # noqa: E402
 
 
@@ -620,7 +620,7 @@ def test_a_compiled_layer_has_the_gradient_of_the_bias_alone(name, left_to_the_c
 @pytest.mark.parametrize("name", ["ILMGN", "SN"])
 def test_the_operators_between_passes_are_what_torch_asks_of_them(name):
     layer, mean, var = build(name, 32), make_map(3, 32), make_map(3, 32, seed=2).square()
-    key, *_ = layer.describe(mean.device, mean.dtype)
+    key, *_ = layer.network_for_operators(mean.device, mean.dtype)
     mean, var = (t[:, : layer.moment_groups].contiguous() for t in (mean, var))
     tensors = list(layer.rescale_tensors())
     if tensors[-1] is None:
@@ -630,11 +630,11 @@ def test_the_operators_between_passes_are_what_torch_asks_of_them(name):
     arguments = mean.requires_grad_(), var.requires_grad_(), 32, key, tensors, present
     operators_of_torch = torch.ops.ilm_plugins
     with use_backend("triton"):
-        torch.library.opcheck(operators_of_torch.between.default, arguments)
+        torch.library.opcheck(operators_of_torch.network.default, arguments)
         d_scale, d_shift = make_map(3, 32), make_map(3, 32, seed=2)
         fixed = [t.detach() for t in tensors]
         arguments = d_scale, d_shift, mean.detach(), var.detach(), key, fixed, present, needs
-        torch.library.opcheck(operators_of_torch.between_backward.default, arguments)
+        torch.library.opcheck(operators_of_torch.network_backward.default, arguments)
 
 
 # ---- what needs no kernel
@@ -905,8 +905,8 @@ def test_the_kernels_between_passes_compile(driver, name, channels):
     network, needs = layer.as_network(), [True] * len(tensors)
     with pytest.MonkeyPatch.context() as patch, Operations() as counted:
         patch.setattr(triton.JITFunction, "run", run)
-        scale, shift = between.forward(mean, var, layer.num_channels, network, tensors)
-        between.backward(scale, shift, mean, var, network, tensors, needs)
+        scale, shift = network_alone.forward(mean, var, layer.num_channels, network, tensors)
+        network_alone.backward(scale, shift, mean, var, network, tensors, needs)
     assert (len(found), counted.names) == (2, ["new_zeros.default"])
     for one in found:
         compile_ahead(one)

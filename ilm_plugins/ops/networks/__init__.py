@@ -7,7 +7,7 @@ from ..engine.network import Network
 from .attentive.spec import Attentive
 from .autoencoder.spec import Autoencoder
 from .exemplar.spec import Exemplar
-from .mixture.spec import NORMALIZERS
+from .mixed_normalizers import NORMALIZERS
 from .switch.spec import SparseSwitch, Switch
 
 __all__ = ["NORMALIZERS", "Attentive", "Autoencoder", "Exemplar", "SparseSwitch", "Switch"]

@@ -5,8 +5,8 @@
 //     off_k = mean - mean_k,  var_k                                               (K, C)
 #pragma once
 
-#include "../../engine/cpu/job.hpp"
-#include "../../engine/cpu/options.hpp"
+#include "../engine/cpu/job.hpp"
+#include "../engine/cpu/options.hpp"
 
 namespace {
 

@@ -1,5 +1,5 @@
 // Exemplar Normalization, of one instance; see layers/exemplar.py. With off_k and var_k of
-// mixture/cpu.hpp:
+// mixed_normalizers.hpp:
 //
 //     rstd_k = 1 / sqrt(var_k + eps),  u_k = off_k * rstd_k                        (K, C)
 //     z_k    = sums of runs of reduce * u_k                                        (K, C / r)
@@ -9,7 +9,7 @@
 
 #include "../../engine/cpu/activations.hpp"
 #include "../../engine/cpu/gradients.hpp"
-#include "../mixture/cpu.hpp"
+#include "../mixed_normalizers.hpp"
 
 namespace {
 

@@ -13,7 +13,7 @@ import triton.language as tl
 from ...engine.triton import vectors as v
 from ...engine.triton.devices import padded
 from ...engine.triton.sizes import Rescale
-from ..mixture import triton as mixture
+from .. import mixed_normalizers_triton as mixture
 
 #: Most elements of a matrix, with padding.
 MAX_MATRIX = 4096

@@ -1,6 +1,6 @@
 // Switchable Normalization and sparse SN, of one instance; see layers/switchable.py and
-// layers/sparse.py. With off_k and var_k of mixture/cpu.hpp, and ratios that depend on parameters
-// alone:
+// layers/sparse.py. With off_k and var_k of mixed_normalizers.hpp, and ratios that depend on
+// parameters alone:
 //
 //     scale = weight / sqrt(sum of var_ratios_k var_k + eps)
 //     shift = scale * sum of mean_ratios_k off_k + bias
@@ -9,7 +9,7 @@
 #pragma once
 
 #include "../../engine/cpu/gradients.hpp"
-#include "../mixture/cpu.hpp"
+#include "../mixed_normalizers.hpp"
 #include "sparsestmax.hpp"
 
 namespace {
