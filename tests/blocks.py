@@ -1,4 +1,4 @@
-"""A layer, a residual and an activation in one module, as blocks of networks have them."""
+"""A layer and an activation in one module, as blocks of networks have them."""
 
 import copy
 
@@ -9,22 +9,21 @@ from ilm_plugins import use_backend
 
 
 class Block(nn.Module):
-    """An activation of a layer's output and a residual; torch composes them in float64."""
+    """An activation of a layer's output; torch composes them in float64."""
 
-    def __init__(self, layer, activation, residual=None):
+    def __init__(self, layer, activation):
         super().__init__()
         self.layer, self.activation = layer, activation
-        self.residual = None if residual is None else nn.Parameter(residual)
 
     def forward(self, x):
         if x.dtype == torch.float64:
             return self.activation(self.before_activation(x))
         self.layer.fused_activation = self.activation
-        return self.layer(x) if self.residual is None else self.layer(x, self.residual)
+        return self.layer(x)
 
     def before_activation(self, x):
         self.layer.fused_activation = None
-        return self.layer(x) if self.residual is None else self.layer(x) + self.residual
+        return self.layer(x)
 
 
 def apart_from_corners(block, x, dy, radius=1e-4):

@@ -41,8 +41,6 @@ class AutoencoderNorm(AdaptiveNorm):
     omega_offset: Tensor
     #: "beta" or "omega": what the mean predicts; the variance predicts the other.
     mean_drives: str
-    #: Name of the option that selects a variant, and its value for the paper's equations.
-    papers_form: tuple[str, object]
 
     def __init__(
         self,
@@ -70,7 +68,7 @@ class AutoencoderNorm(AdaptiveNorm):
         self.init = init
         self.activations = activations
         self.combine = combine
-        option, value = self.papers_form
+        ((option, value),) = self.papers_form.items()
         check(
             init != "identity" or self.has_papers_form,
             f"{name}: init='identity' does not exist for {option}={getattr(self, option)!r}; "
@@ -89,12 +87,6 @@ class AutoencoderNorm(AdaptiveNorm):
         offset = 0.5 if init == "identity" else 0.0
         self.initial_values = {**self.initial_values, "omega_offset": offset}
         self.register_buffer("omega_offset", torch.full((), offset, **factory))
-
-    @property
-    def has_papers_form(self) -> bool:
-        """Whether the layer computes the paper's equations, not a variant from its tables."""
-        option, value = self.papers_form
-        return getattr(self, option) == value
 
     def rescaling(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the omega and beta (N, C) that rescale the standardized instances of x (Eq. 2).

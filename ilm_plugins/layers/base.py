@@ -68,7 +68,12 @@ class AdaptiveNorm(nn.GroupNorm):
     #: Makes a named tuple, with ``_`` for ``.``, of that network's tensors.
     named: ClassVar[Any] = None
     #: A method that returns what operators of compiled models take in place of ``network``.
-    describe = operators.describe
+    network_for_operators = operators.network_for_operators
+    #: Option -> its value in the paper's equations. Kernels compute these equations only; with
+    #: another value, ``rescale`` computes the layer.
+    papers_form: Mapping[str, object] = {}
+    #: Names of tensors that a layer of some options lacks.
+    optional_tensors: frozenset[str] = frozenset()
     #: Options that must divide the number of channels -> the paper's number, "auto"'s largest.
     fits_width: Mapping[str, int] = {"num_groups": 32}
     #: Whether :func:`freeze` has frozen the layer.
@@ -114,21 +119,33 @@ class AdaptiveNorm(nn.GroupNorm):
         """Return (child or "", name) of each tensor but BN's statistics; None for an absent one."""
         places = self.__dict__.get("_kept_places")
         if places is None:
-            network = self.as_network()
-            names = [name for name in network.tensors if name not in BATCH]
-            pairs = (None if n in network.absent else n.rpartition(".")[::2] for n in names)
+            if self._described_by is None:
+                name = type(self).__name__
+                raise NotImplementedError(
+                    f"{name} has no network, so it must define rescale_tensors"
+                )
+            names = [name for name in self._described_by.tensors if name not in BATCH]
+            pairs = (n.rpartition(".")[::2] if self._has(n) else None for n in names)
             places = self.__dict__["_kept_places"] = tuple(pairs)
         return places
 
-    # As ``operators.describe``: Dynamo neither traces it nor guards on what it keeps.
+    # As ``network_for_operators``: Dynamo neither traces it nor guards on what it keeps.
     _places._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
-    def as_network(self) -> Network:
-        """Return the layer's options as a description of its network, or of a base's."""
-        if self._described_by is None:
-            name = type(self).__name__
-            raise NotImplementedError(f"{name} has no network, so it must define rescale_tensors")
-        return self._described_by.of(self)
+    def _has(self, name: str) -> bool:
+        child = name.rpartition(".")[0]
+        return name not in self.optional_tensors or child in self._modules
+
+    @property
+    def has_papers_form(self) -> bool:
+        """Whether the layer computes the paper's equations, not a variant from its tables."""
+        return all(getattr(self, option) == value for option, value in self.papers_form.items())
+
+    def as_network(self) -> Network | None:
+        """Return the layer's options as kernels take them; None if only ``rescale`` computes it."""
+        if self.network is None or not self.has_papers_form:
+            return None
+        return self.network.of(self)
 
     def network_flops(self) -> int:
         """Return the multiply-adds of ``rescale``'s linear maps for one instance."""
@@ -167,12 +184,11 @@ class AdaptiveNorm(nn.GroupNorm):
             return cast(Tracer, x.tracer).call_module(self, self._record, args, options)
         return super().__call__(*args, **options)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None, activate: bool = True) -> Tensor:
+    def forward(self, x: Tensor, *, activate: bool = True) -> Tensor:
         """Normalize x (N, C, *); the output has x's shape, dtype and memory layout.
 
         Args:
             x: (N, C, *).
-            residual: added to the normalized x, before the activation if the layer has one.
             activate: False to leave out the layer's ``fused_activation``.
 
         Raises:
@@ -182,12 +198,11 @@ class AdaptiveNorm(nn.GroupNorm):
                 or a tensor of the layer is None.
         """
         if isinstance(x, Proxy):  # torch.fx traces a layer alone by its forward
-            return self._record(x, residual, activate)
+            return self._record(x, activate)
         self.check_input(x)
         activation = self.fused_activation if activate else None
-        if residual is None and activation is None:  # a subclass may override it for these
-            return self.normalize(x)
-        return self.normalize(x, residual, activation)
+        # A subclass may override ``normalize`` without an activation.
+        return self.normalize(x) if activation is None else self.normalize(x, activation)
 
     def __prepare_scriptable__(self) -> None:
         """Raise RuntimeError; torch.jit.script calls this for each module of a model."""
@@ -196,16 +211,14 @@ class AdaptiveNorm(nn.GroupNorm):
             "torch.jit.trace(layer, example)"
         )
 
-    def normalize(
-        self, x: Tensor, residual: Tensor | None = None, activation: Activation | None = None
-    ) -> Tensor:
-        """Return the normalized x, whose shape and dtype were checked; or what follows, if given.
+    def normalize(self, x: Tensor, activation: Activation | None = None) -> Tensor:
+        """Return the normalized x, whose shape and dtype were checked, or its activation.
 
         A subclass that applies a function to the result overrides it, and keeps its base's kernels.
         """
-        return self._normalize_by_moments(x, residual, activation)[0]
+        return self._normalize_by_moments(x, activation)[0]
 
-    def _record(self, x: Proxy, residual: Any = None, activate: bool = True) -> Any:
+    def _record(self, x: Proxy, activate: bool = True) -> Any:
         """Record a call of the layer as one node, as torch.fx does for the modules of torch."""
         tracer = cast(Tracer, x.tracer)
         name = tracer.path_of_module(self)
@@ -214,16 +227,11 @@ class AdaptiveNorm(nn.GroupNorm):
                 f"torch.fx cannot trace {type(self).__name__} alone; trace a module around it, "
                 "such as torch.nn.Sequential(layer)"
             )
-        maps = (x,) if residual is None else (x, residual)
         options = {} if activate else {"activate": False}
-        return tracer.create_proxy("call_module", name, maps, options)
+        return tracer.create_proxy("call_module", name, (x,), options)
 
     def _normalize_by_moments(
-        self,
-        x: Tensor,
-        residual: Tensor | None = None,
-        activation: Activation | None = None,
-        running: tuple = (),
+        self, x: Tensor, activation: Activation | None = None, running: tuple = ()
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the normalized x, and its means and variances, as :func:`ops.adaptive_norm`."""
         groups, tensors = self.moment_groups, self.rescale_tensors()
@@ -233,11 +241,10 @@ class AdaptiveNorm(nn.GroupNorm):
             self.eps,
             self.rescale,
             *tensors,
-            network=None if self.network is None else self.as_network,
+            network=self.as_network,
             running=running,
             plans=self.kept_plans,
             activation=activation,
-            residual=residual,
         )
 
     def kept_plans(self) -> dict:

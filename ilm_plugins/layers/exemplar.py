@@ -69,6 +69,12 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
     """
 
     network = Exemplar
+    papers_form: Mapping[str, object] = {
+        "ratio_net": "conv",
+        "activation": "tanh",
+        "shared_affine": False,
+    }
+    optional_tensors = frozenset({"reduce.weight"})
     fits_width: Mapping[str, int] = {"num_groups": 32, "reduction": 32}
     num_batches_tracked: Tensor | None
     initial_values: Mapping[str, float] = {**MixtureNorm.initial_values, "num_batches_tracked": 0}

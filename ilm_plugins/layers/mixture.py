@@ -11,10 +11,10 @@ from torch import Tensor, distributed
 from torch.nn.utils import parametrize
 
 from ..ops import Activation, SharedBatch, adaptive_norm, coarsen, duplicate, over_batch, pool
+from ..ops.networks import NORMALIZERS
 from .base import KEPT, AdaptiveNorm
 from .options import check, check_choice, check_eps, check_fraction, check_positive, fit_width
 
-NORMALIZERS = ("IN", "LN", "BN", "GN")
 #: Names of the running variance in a mixture; and in BatchNorm and mixtures of older versions.
 VARIANCE, BN_VARIANCE = "running_variance", "running_var"
 #: Attributes that a copy makes anew.
@@ -148,17 +148,15 @@ class MixtureNorm(AdaptiveNorm):
         copied.__setstate__(copy.deepcopy(state, memo))
         return copied
 
-    def normalize(
-        self, x: Tensor, residual: Tensor | None = None, activation: Activation | None = None
-    ) -> Tensor:
+    def normalize(self, x: Tensor, activation: Activation | None = None) -> Tensor:
         if self.momentum is None:  # as somebody has set it later
             check_momentum(type(self).__name__, None)
         if self.synchronizes:
-            return self._forward_synchronized(x, residual, activation)
+            return self._forward_synchronized(x, activation)
         if not self.updates_running_stats:
-            return self._normalize_by_moments(x, residual, activation)[0]
+            return self._normalize_by_moments(x, activation)[0]
         y, mean, var = self._normalize_by_moments(
-            x, residual, activation, (*self._stored_statistics(), self.momentum, *self._counter())
+            x, activation, (*self._stored_statistics(), self.momentum, *self._counter())
         )
         if mean is not None and var is not None:  # else kernels have updated the statistics
             self.update_running_stats(mean, var, count=x.numel() // x.shape[1])
@@ -170,9 +168,7 @@ class MixtureNorm(AdaptiveNorm):
         return () if tracked is None else (tracked,)
 
     @torch._disable_dynamo  # as torch.compiler.disable, which imports the compiler at once
-    def _forward_synchronized(
-        self, x: Tensor, residual: Tensor | None, activation: Activation | None
-    ) -> Tensor:
+    def _forward_synchronized(self, x: Tensor, activation: Activation | None) -> Tensor:
         """Normalize x by the batch statistics of all processes; each must call it."""
         batch = SharedBatch(x, self._process_group)
 
@@ -187,7 +183,6 @@ class MixtureNorm(AdaptiveNorm):
             rescale,
             *self.rescale_tensors(),
             activation=activation,
-            residual=residual,
         )
         if self.updates_running_stats:
             mean, var = batch.mean.unsqueeze(0), batch.var.unsqueeze(0)

@@ -209,9 +209,7 @@ def _check_activation(found: _Found, parents: Mapping[nn.Module, int]) -> Activa
     name = getattr(original, "__name__", type(original).__name__)
     if activation is None:
         raise NotConvertible(f"{name} follows it, and no activation that layers apply")
-    refuse(
-        place.adds and not activation.takes_residual, f"{name} follows the addition of a shortcut"
-    )
+    refuse(place.adds, f"{name} follows the addition of a shortcut")
     if isinstance(original, nn.Module):
         refuse(parents[original] > 1, "several modules have its activation")
         refuse(has_hooks(original), "its activation has hooks")

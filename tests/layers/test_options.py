@@ -9,8 +9,9 @@ import numpy
 import pytest
 import torch
 
-from cases import MIXTURES
-from ilm_plugins import NORMS
+from cases import CASES, MIXTURES, inputs, randomized
+from close import EQUAL, assert_close
+from ilm_plugins import NORMS, use_backend
 from ilm_plugins.layers import OptionError, parse_norm
 from ilm_plugins.layers.mixture import MixtureNorm
 
@@ -357,3 +358,24 @@ def test_options_of_a_base_reach_it(norm):
     layer = norm(64, **given)
     assert layer.weight.dtype == given.pop("dtype")
     assert {name: getattr(layer, name) for name in given} == given
+
+
+@pytest.mark.parametrize(
+    "name, option, value",
+    [
+        ("ILMGN", "activations", ("relu", "tanh")),
+        ("AssocNorm", "combine", "a(WE)*B"),
+        ("EN", "activation", "relu"),
+    ],
+)
+def test_a_variant_that_is_set_on_a_layer_that_has_run_is_computed(name, option, value):
+    """Kernels know only the papers' equations."""
+    layer, x = randomized(CASES[name][0]).eval(), inputs(2, 12, 5)
+    before = layer(x)
+    assert layer.as_network() is not None
+    setattr(layer, option, value)
+    assert layer.as_network() is None
+    with use_backend("reference"):
+        expected = layer(x)
+    assert (expected - before).abs().max() > 1e-3
+    assert_close(layer(x), expected, EQUAL)

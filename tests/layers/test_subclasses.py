@@ -112,7 +112,7 @@ class ScaledAutoencoder(AutoencoderNorm):
     """A norm of a user's own on the auto-encoder: omega and beta are what is decoded."""
 
     mean_drives = "beta"
-    papers_form = ("combine", "plain")
+    papers_form = {"combine": "plain"}  # noqa: RUF012
 
     def __init__(self, num_channels):
         super().__init__(num_channels, 4, 8, 1e-5, ("identity", "identity"), "plain")

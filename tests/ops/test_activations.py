@@ -1,4 +1,4 @@
-"""Layers that apply an activation, and add a residual before it, in the kernels' own passes."""
+"""Layers that apply an activation in the kernels' own passes."""
 
 import copy
 import itertools
@@ -31,7 +31,6 @@ from ilm_plugins.ops.engine.activation import Activation
 RELU, SILU = Activation("relu"), Activation("silu")
 of_each = pytest.mark.parametrize("activation", FUSED, ids=lambda a: a.name)
 of_each_norm = pytest.mark.parametrize("name", NORMS)
-adding = pytest.mark.parametrize("adds", [False, True], ids=["", "residual"])
 
 
 def fused(layer, activation):
@@ -42,28 +41,25 @@ def fused(layer, activation):
 
 
 class Composed(nn.Module):
-    """A layer, the addition of a residual in place and an activation, one after the other."""
+    """A layer and an activation, one after the other."""
 
     def __init__(self, layer, activation):
         super().__init__()
         self.layer, self.activation = layer, activation
 
-    def forward(self, x, *residual):
-        y = self.layer(x)
-        for other in residual:
-            y = y.clone().add_(other)
-        return self.activation(y)
+    def forward(self, x):
+        return self.activation(self.layer(x))
 
 
-def assert_equal_to_the_composition(layer, activation, x, *residual, backend=None):
+def assert_equal_to_the_composition(layer, activation, x, backend=None):
     """Compare all results and buffers in float64, for each instruction set."""
     dy = inputs(*x.shape, seed=5)
     composed = Composed(copy.deepcopy(layer), activation)
-    expected = cases.results(composed, x, dy, "reference", *residual)
+    expected = cases.results(composed, x, dy, "reference")
     for instructions in cases.INSTRUCTION_SETS:
         own = fused(layer, activation)
         with cases.compiled_for(instructions):
-            assert_close(cases.results(own, x, dy, backend, *residual), expected, 10 * EQUAL)
+            assert_close(cases.results(own, x, dy, backend), expected, 10 * EQUAL)
         assert_close(dict(own.named_buffers()), dict(composed.layer.named_buffers()))
 
 
@@ -71,63 +67,48 @@ def assert_equal_to_the_composition(layer, activation, x, *residual, backend=Non
 
 
 @layouts
-@adding
 @of_each
 @of_each_norm
-def test_a_fused_activation_equals_the_composition(name, activation, adds, layout):
+def test_a_fused_activation_equals_the_composition(name, activation, layout):
     """Maps of whole vectors and a rest, in one block and in several."""
     for shape in ((3, CHANNELS, 5, 7), (2, CHANNELS, 17, 31), (1, CHANNELS, 8200)):
         layer = randomized(CASES[name][0])
-        residual = [layout(inputs(*shape, seed=3))] if adds else []
-        assert_equal_to_the_composition(layer, activation, layout(inputs(*shape)), *residual)
+        assert_equal_to_the_composition(layer, activation, layout(inputs(*shape)))
 
 
 @every_backend
-@adding
 @pytest.mark.parametrize("name", cases.WITH_RUNNING)
-def test_with_running_statistics_it_does_too(name, adds, backend):
+def test_with_running_statistics_it_does_too(name, backend):
     layer, shape = randomized(CASES[name][0]).eval(), (3, CHANNELS, 5, 7)
     for activation in (RELU, SILU):
-        residual = [inputs(*shape, seed=3)] if adds else []
-        assert_equal_to_the_composition(
-            layer, activation, inputs(*shape), *residual, backend=backend
-        )
+        assert_equal_to_the_composition(layer, activation, inputs(*shape), backend)
 
 
-@pytest.mark.parametrize(
-    "activation, adds",
-    [*((a, False) for a in FUSED), *((a, True) for a in FUSED if a.takes_residual)],
-    ids=lambda value: value.name if isinstance(value, Activation) else "residual" * value,
-)
+@of_each
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", PATHS)
-def test_fused_kernels_are_as_exact_as_their_dtype(name, dtype, activation, adds):
+def test_fused_kernels_are_as_exact_as_their_dtype(name, dtype, activation):
     layer, shape = (
         fused(randomized(CASES[name][0], torch.float32), activation),
         (2, CHANNELS, 17, 19),
     )
-    x, dy, residual = (inputs(*shape, dtype=dtype, seed=seed) for seed in (1, 5, 3))
+    x, dy = (inputs(*shape, dtype=dtype, seed=seed) for seed in (1, 5))
     for layout in (torch.Tensor.contiguous, cases.channels_last):
-        maps = [layout(t) for t in ((x, residual) if adds else (x,))]
-        clear = cases.without_jumps(layer, maps[0], dy, *maps[1:])
-        cases.assert_exact(layer, maps[0], clear, cases.KERNELS, residual=maps[1:])
+        clear = cases.without_jumps(layer, layout(x), dy)
+        cases.assert_exact(layer, layout(x), clear, cases.KERNELS)
 
 
-@adding
 @of_each
 @of_each_norm
-def test_second_derivatives_are_those_of_the_first(name, activation, adds):
+def test_second_derivatives_are_those_of_the_first(name, activation):
     layer = fused(randomized(CASES[name][0]), activation)
-    shape = 2, CHANNELS, 2
-    maps = [inputs(*shape, seed=s).requires_grad_() for s in (1, 3)[: 1 + adds]]
-    variables = [*maps, *layer.parameters()]
+    variables = [inputs(2, CHANNELS, 2).requires_grad_(), *layer.parameters()]
     names, buffers = [n for n, _ in layer.named_parameters()], dict(layer.named_buffers())
 
-    def function(*values):
-        given, parameters = values[: len(maps)], values[len(maps) :]
+    def function(x, *parameters):
         state = dict(zip(names, parameters, strict=True))
         copies = {n: b.clone() for n, b in buffers.items()}
-        return torch.func.functional_call(layer, (state, copies), given)
+        return torch.func.functional_call(layer, (state, copies), x)
 
     assert torch.autograd.gradgradcheck(function, variables, fast_mode=True)
 
@@ -140,15 +121,12 @@ class OfItsOwn(NORMS["ILMGN"]):
         return 2 * scale, shift + coarsen(mean, var, 1)[0]
 
 
-@adding
 @of_each
-def test_layers_without_kernels_for_their_network_apply_it_too(activation, adds, monkeypatch):
-    shape = 3, CHANNELS, 5, 7
+def test_layers_without_kernels_for_their_network_apply_it_too(activation, monkeypatch):
     layer = randomized(lambda: OfItsOwn(CHANNELS, 4, key_group_size=3))
-    residual = [inputs(*shape, seed=3)] if adds else []
-    assert_equal_to_the_composition(layer, activation, inputs(*shape), *residual)
+    assert_equal_to_the_composition(layer, activation, inputs(3, CHANNELS, 5, 7))
     monkeypatch.setattr(backends, "find_kernels", lambda x: plain)
-    assert_equal_to_the_composition(layer, activation, inputs(*shape), *residual)
+    assert_equal_to_the_composition(layer, activation, inputs(3, CHANNELS, 5, 7))
 
 
 @every_backend
@@ -157,25 +135,7 @@ def test_layers_without_kernels_for_their_network_apply_it_too(activation, adds,
 )
 def test_maps_of_one_value_and_of_none_have_the_activation(shape, backend):
     layer = randomized(CASES["ILMGN"][0])
-    for residual in ([], [inputs(*shape, seed=3)]):
-        args = inputs(*shape), *residual
-        assert_equal_to_the_composition(layer, RELU, *args, backend=backend)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda r: r.float(),
-        lambda r: r[:, :, :1, :1],
-        lambda r: r[:1].expand(3, -1, -1, -1),
-        lambda r: r.transpose(2, 3).contiguous().transpose(2, 3),
-        cases.channels_last,
-    ],
-    ids=["float32", "(N, C, 1, 1)", "expanded", "transposed", "channels last"],
-)
-def test_any_residual_is_added_as_torch_adds_it(change):
-    x, residual = inputs(3, CHANNELS, 5, 7), change(inputs(3, CHANNELS, 5, 7, seed=3))
-    assert_equal_to_the_composition(randomized(CASES["EN"][0]), RELU, x, residual)
+    assert_equal_to_the_composition(layer, RELU, inputs(*shape), backend)
 
 
 @pytest.mark.parametrize("slope", [-0.5, 0.0])
@@ -184,18 +144,10 @@ def test_a_slope_that_is_not_positive_is_leaky_relus_too(slope):
     assert_equal_to_the_composition(layer, Activation("leaky_relu", slope), x)
 
 
-def test_a_residual_without_an_activation_is_added():
-    layer, x = randomized(CASES["EN"][0]), inputs(3, CHANNELS, 5, 7)
-    expected = copy.deepcopy(layer)(x) + x
-    assert_equal(layer(x, x), expected)
-
-
-@adding
-def test_under_autocast_it_does_what_the_composition_does(adds):
+def test_under_autocast_it_does_what_the_composition_does():
     layer, x = randomized(CASES["ILMGN"][0], torch.float32), inputs(2, CHANNELS, 8, 8).bfloat16()
-    maps = [x, inputs(2, CHANNELS, 8, 8, seed=3).float()][: 1 + adds]
     with torch.autocast("cpu", torch.bfloat16):
-        actual, expected = (f(*maps) for f in (fused(layer, RELU), Composed(layer, RELU)))
+        actual, expected = (f(x) for f in (fused(layer, RELU), Composed(layer, RELU)))
     assert actual.dtype == expected.dtype
     assert_close(actual.float(), expected.float(), 2**16)
 
@@ -289,49 +241,33 @@ def test_nothing_beside_x_is_saved_for_an_activation(name, layout):
         assert saved_bytes(own, own, x) <= alone + 2 * 4 * 2 * CHANNELS
 
 
-def test_with_a_residual_the_output_is_saved_which_the_next_layer_saves_too():
-    layer = fused(randomized(CASES["ILMGN"][0], torch.float32), RELU)
-    x, residual = (inputs(2, CHANNELS, 64, 64, seed=s).float().requires_grad_() for s in (1, 3))
-    alone = saved_bytes(layer, lambda x: layer(x, residual), x)
-    after = saved_bytes(layer, lambda x: layer(x, residual) * residual, x)
-    assert alone < 2.1 * x.nbytes
-    assert after == alone + residual.nbytes
-
-
-@adding
 @of_each
-def test_no_input_is_changed(activation, adds):
+def test_no_input_is_changed(activation):
     layer = fused(randomized(CASES["ILMGN"][0]), activation)
-    maps = [inputs(2, CHANNELS, 5, 7, seed=s).requires_grad_() for s in (1, 3)[: 1 + adds]]
-    before = [t.detach().clone() for t in maps]
-    layer(*maps).sum().backward()
-    assert_equal([t.detach() for t in maps], before)
-    assert [t._version for t in maps] == [0] * len(maps)
+    x = inputs(2, CHANNELS, 5, 7).requires_grad_()
+    before = x.detach().clone()
+    layer(x).sum().backward()
+    assert_equal(x.detach(), before)
+    assert x._version == 0
 
 
-def test_a_change_of_the_output_is_an_error_where_it_was_saved():
-    """As with torch's ReLU; without a residual, nothing is read that could change."""
-    layer, x = (
-        fused(randomized(CASES["ILMGN"][0]), RELU),
-        inputs(2, CHANNELS, 5, 7).requires_grad_(),
-    )
-    layer(x).mul_(2).sum().backward()
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        layer(x, x).mul_(2).sum().backward()
+def test_a_change_of_the_output_is_allowed():
+    """Unlike torch's ReLU, the backward pass reads nothing that could change."""
+    layer = fused(randomized(CASES["ILMGN"][0]), RELU)
+    layer(inputs(2, CHANNELS, 5, 7).requires_grad_()).mul_(2).sum().backward()
 
 
-@pytest.mark.parametrize("needed", ["x", "residual", "parameters"])
+@pytest.mark.parametrize("needed", ["x", "parameters"])
 def test_only_gradients_that_are_needed_are_computed(needed):
     layer = fused(randomized(CASES["ILMGN"][0]), RELU)
-    x, residual = inputs(2, CHANNELS, 5, 7), inputs(2, CHANNELS, 5, 7, seed=3)
-    dy, inner = inputs(2, CHANNELS, 5, 7, seed=5), [*layer.parameters()]
-    expected = cases.results(layer, x, dy, None, residual)[1:]
-    of = {"x": [x], "residual": [residual], "parameters": inner}
+    x, dy = inputs(2, CHANNELS, 5, 7), inputs(2, CHANNELS, 5, 7, seed=5)
+    _, *expected = cases.results(layer, x, dy)
+    of = {"x": [x], "parameters": [*layer.parameters()]}
     layer.requires_grad_(needed == "parameters")
     for tensor in of[needed]:
         tensor.requires_grad_()
-    found = torch.autograd.grad(layer(x, residual), of[needed], dy)
-    wanted = {"x": expected[:1], "residual": expected[1:2], "parameters": expected[2:]}
+    found = torch.autograd.grad(layer(x), of[needed], dy)
+    wanted = {"x": expected[:1], "parameters": expected[1:]}
     assert_equal([*found], [*wanted[needed]])
 
 
@@ -362,18 +298,14 @@ def test_copies_and_pickles_apply_it_and_state_dicts_do_not_tell_it():
 # ---- torch's transformations
 
 
-@adding
 @of_each
-def test_a_compiled_layer_applies_it(activation, adds):
+def test_a_compiled_layer_applies_it(activation):
     torch.compiler.reset()
-    layer = randomized(CASES["EN"][0])
-    maps = [inputs(2, CHANNELS, 5, 7, seed=s) for s in (1, 3)[: 1 + adds]]
+    layer, x = randomized(CASES["EN"][0]), inputs(2, CHANNELS, 5, 7).requires_grad_()
     dy, own = inputs(2, CHANNELS, 5, 7, seed=5), fused(layer, activation)
-    compiled = torch.compile(own, backend="aot_eager", fullgraph=True)
-    x, *residual = (t.requires_grad_() for t in maps)
-    y = compiled(x, *residual)
-    found = [y.detach(), *torch.autograd.grad(y, [*maps, *own.parameters()], dy)]
-    expected = cases.results(Composed(layer, activation), maps[0], dy, None, *maps[1:])
+    y = torch.compile(own, backend="aot_eager", fullgraph=True)(x)
+    found = [y.detach(), *torch.autograd.grad(y, [x, *own.parameters()], dy)]
+    expected = cases.results(Composed(layer, activation), x, dy)
     assert_close(found, expected, 10 * EQUAL)
 
 
@@ -382,7 +314,7 @@ def test_forward_mode_and_per_sample_gradients_go_through_it():
     own, composed = fused(layer, SILU), Composed(layer, SILU)
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(x, inputs(*x.shape, seed=3))
-        tangents = [forward_ad.unpack_dual(f(dual, x)).tangent for f in (own, composed)]
+        tangents = [forward_ad.unpack_dual(f(dual)).tangent for f in (own, composed)]
     assert_close(*tangents)
 
     def loss(x, function):
@@ -394,24 +326,10 @@ def test_forward_mode_and_per_sample_gradients_go_through_it():
     assert_close(*found)
 
 
-class Block(nn.Module):
-    def __init__(self, layer):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x):
-        return self.layer(input=self.layer(x, x), residual=x)
-
-
-def test_a_traced_graph_keeps_the_residual():
-    block, x = Block(fused(randomized(CASES["ILMGN"][0]), RELU)), inputs(2, CHANNELS, 5, 7)
-    assert_equal(torch.fx.symbolic_trace(block)(x), block(x))
-
-
 def test_an_exported_program_applies_it():
     own, x = fused(randomized(CASES["ILMGN"][0]), SILU).eval(), inputs(2, CHANNELS, 5, 7)
-    program = torch.export.export(own, (x, x)).module()
-    assert_close(program(x, x), own(x, x))
+    program = torch.export.export(own, (x,)).module()
+    assert_close(program(x), own(x))
 
 
 def test_threads_do_not_change_its_bits():

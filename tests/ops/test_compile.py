@@ -118,7 +118,7 @@ def test_fixed_parameters_have_no_gradient_and_change_no_other(name):
 def test_operators_are_what_torch_asks_of_them(name, layout, dtype, activation):
     layer, x = build(name, dtype=dtype), layout(inputs(3, C, 4, 5, dtype=dtype))
     tensors, groups = layer.rescale_tensors(), layer.moment_groups
-    key, *_ = layer.describe(x.device, dtype)
+    key, *_ = layer.network_for_operators(x.device, dtype)
     present = [t is not None for t in tensors]
     tensors = [t.detach().clone() for t in tensors if t is not None]
     needs = [True, *(t.is_floating_point() and t.dim() > 0 for t in tensors)]

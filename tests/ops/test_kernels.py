@@ -1,11 +1,10 @@
-"""The compiled library: its sources, its symbols, its names, and what it writes to."""
+"""The compiled library: its sources, its symbols, its options, and what it writes to."""
 
 import os
 import shutil
 import subprocess
 import sys
 from array import array
-from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -13,11 +12,10 @@ import torch
 
 import fresh
 import fuzz
-from cases import inputs, needs_kernels
-from close import assert_equal
+from cases import needs_kernels
 from ilm_plugins import NORMS
 from ilm_plugins.cli import environment
-from ilm_plugins.ops import Attentive, Network, cpu
+from ilm_plugins.ops import cpu
 from ilm_plugins.ops.engine.cpu import library
 
 CPU, FOLDER = Path(cpu.__file__).parent, library.FOLDER
@@ -59,64 +57,14 @@ def test_no_function_can_be_that_of_another_instruction_set():
     assert not [name for name in of_cpp if "_GLOBAL__N_" not in name]
 
 
-# ---- names
-
-
-def described_as(monkeypatch, name, options, tensors):
-    """Another description than Attentive in Python; and what the library takes then."""
-    monkeypatch.setattr(Network, "kinds", Network.kinds.copy())
-
-    class Described(namedtuple(name, options), Network):
-        parameters = tensors
-
-        def sizes(self, channels):
-            return Attentive(**self._asdict()).sizes(channels)
-
-    Described.__name__ = name
-    Network.kinds[name] = Described
-    return Described, library.layouts.__wrapped__()
-
-
-@needs_kernels
-def test_names_that_one_side_lacks_are_an_error_that_names_them(monkeypatch):
-    options, tensors = Attentive._fields, Attentive.tensors
-    renamed = ["epsilon" if name == "eps" else name for name in options]
-    with pytest.raises(RuntimeError) as raised:
-        described_as(monkeypatch, "Attentive", renamed, (*tensors[:-1], "pairs"))
-    of_python = "the option 'epsilon' of Attentive, the parameter 'pairs' of Attentive"
-    of_library = "the option 'eps' of Attentive, the parameter 'pairs.bias' of Attentive"
-    assert f"the kernels lack {of_python}; Python lacks {of_library}" in str(raised.value)
-
-
-@needs_kernels
-def test_a_network_that_the_library_lacks_is_an_error_that_names_it(monkeypatch):
-    message = "differ: the kernels lack the network 'Other'; use the same names"
-    with pytest.raises(RuntimeError, match=message):
-        described_as(monkeypatch, "Other", Attentive._fields, Attentive.tensors)
-
-
-@needs_kernels
-def test_the_order_of_names_does_not_matter(monkeypatch):
-    layer, x = NORMS["AN"](12, 4), inputs(2, 12, 5, dtype=torch.float32)
-    network, tensors, needs = layer.as_network(), layer.rescale_tensors(), [True] * 7
-    plan = cpu.find_plan(x, 12, network, tensors, ())
-    y, statistics = plan.forward(x, tensors, ())
-    gradients = plan.backward(x, x, statistics, tensors, needs)
-    reverse = Attentive._fields[::-1], Attentive.tensors[::-1]
-    opposite, found = described_as(monkeypatch, "Attentive", *reverse)
-    monkeypatch.setattr(library, "layouts", lambda: found)
-    network, tensors = opposite(**network._asdict()), tensors[::-1]
-    plan = cpu.find_plan(x, 12, network, tensors, ())
-    assert_equal(plan.forward(x, tensors, ()), (y, statistics))
-    of_x, *others = plan.backward(x, x, statistics, tensors, needs)
-    assert_equal([of_x, *others[::-1]], gradients)
+# ---- options
 
 
 @needs_kernels
 def test_a_choice_that_the_library_lacks_is_refused():
     layer = NORMS["EN"](8, reduction=2)
-    network = layer.as_network()._replace(activation="gelu")
-    message = "the kernels know no activation='gelu', only tanh, sigmoid"
+    network = layer.as_network()._replace(normalizers=("IN", "PN"))
+    message = "the kernels know no normalizers='PN', only IN, LN, BN, GN"
     with pytest.raises(RuntimeError, match=message):
         cpu.find_plan(torch.ones(2, 8, 3), 8, network, layer.rescale_tensors(), ())
 
@@ -142,11 +90,9 @@ def other_sources(monkeypatch, tmp_path):
         copied.parent.mkdir(exist_ok=True, parents=True)
         shutil.copy(path, copied)
     monkeypatch.setattr(library, "FOLDER", tmp_path)
-    for cached in (cpu.load_problem, library.layouts):
-        cached.cache_clear()
+    cpu.load_problem.cache_clear()
     yield tmp_path
-    for cached in (cpu.load_problem, library.layouts):
-        cached.cache_clear()
+    cpu.load_problem.cache_clear()
 
 
 @needs_kernels

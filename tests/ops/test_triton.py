@@ -28,6 +28,7 @@ from cases import (
     CASES,
     CHANNELS,
     DESCRIBED,
+    IN_KERNELS,
     MIXTURES,
     assert_exact,
     channels_last,
@@ -60,9 +61,8 @@ import triton.language as tl  # noqa: E402
 from triton.runtime.interpreter import InterpretedFunction  # noqa: E402
 
 from ilm_plugins.ops.engine import triton as kernels  # noqa: E402
-from ilm_plugins.ops.engine.triton import between, devices, launch  # noqa: E402
+from ilm_plugins.ops.engine.triton import devices, launch, network_alone, vectors  # noqa: E402
 from ilm_plugins.ops.engine.triton.map_activations import activation_of, gradient_of  # noqa: E402
-from ilm_plugins.ops.engine.triton.vectors import activate  # noqa: E402
 
 
 def long(*values):
@@ -98,9 +98,9 @@ def test_a_kernel_that_cannot_run_says_why(monkeypatch):
 
 
 @triton.jit
-def _activate_kernel(x_ptr, y_ptr, slope_ptr, NAME: tl.constexpr, SIZE: tl.constexpr):
+def _activate_kernel(x_ptr, y_ptr, slope_ptr, FUNCTION: tl.constexpr, SIZE: tl.constexpr):
     i = tl.arange(0, SIZE)
-    y, slope = activate(tl.load(x_ptr + i), NAME)
+    y, slope = FUNCTION(tl.load(x_ptr + i))
     tl.store(y_ptr + i, y)
     tl.store(slope_ptr + i, slope)
 
@@ -120,11 +120,11 @@ def test_a_maximum_drops_nan_where_the_kernels_are_tested():
 
 
 @runs
-@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("name", ["tanh", "sigmoid", "relu6"])
 def test_derivatives_are_exact_where_an_activation_saturates_or_has_a_corner(name):
     x = torch.arange(-32, 32, device=DEVICE) / 2
     y, slope = torch.empty_like(x), torch.empty_like(x)
-    _activate_kernel[(1,)](x, y, slope, name, 64)
+    _activate_kernel[(1,)](x, y, slope, getattr(vectors, name), 64)
     exact = x.double().requires_grad_()
     expected = ACTIVATIONS[name](exact)
     (expected_slope,) = torch.autograd.grad(expected.sum(), exact)
@@ -239,7 +239,7 @@ def test_splits(dtype, layout, path):
 
 
 @runs
-@modes(n for n in CASES if n.partition("-")[0] in DESCRIBED and n != "EN-mlp")
+@modes(IN_KERNELS)
 def test_networks(name, training):
     """Of 12 channels, which no program has without padding."""
     layer = randomized(CASES[name][0], torch.float32).to(DEVICE).train(training)
@@ -300,7 +300,7 @@ OF_EACH_MIXTURE = [
     "name, shape, options",
     [
         *((name, *case) for name in ("EN", "SN") for case in OF_EACH_MIXTURE),
-        ("EN", (1, 24, 3, 5), {"shared_affine": True, "reduction": 1}),
+        ("EN", (1, 24, 3, 5), {"reduction": 1}),
     ],
     ids=str,
 )
@@ -320,54 +320,44 @@ EACH_ACTIVATION = *map(Activation, FUNCTIONS), *(Activation("leaky_relu", s) for
 
 
 def activated():
-    """Each activation by each path, with and without a residual; in the wide tests, in each layout.
-
-    Everyday, the layout alternates.
-    """
+    """Each activation by each path; in the wide tests, in each layout. Everyday, it alternates."""
     paths = ("ILMGN", SMALL, "one-read"), ("EN", {}, "small-tiles")
-    for path, adds_residual in product(paths, (False, True)):
-        able = [a for a in EACH_ACTIVATION if a.takes_residual or not adds_residual]
-        for (i, activation), layout in product(enumerate(able), LAYOUTS):
-            case = *path, adds_residual, layout, activation
-            yield case if LAYOUTS[i % 2] is layout else wide(*case)
+    for path, (i, activation), layout in product(paths, enumerate(EACH_ACTIVATION), LAYOUTS):
+        case = *path, layout, activation
+        yield case if LAYOUTS[i % 2] is layout else wide(*case)
 
 
 @runs
 @pytest.mark.parametrize(
-    "name, options, path, adds_residual, layout, activation",
+    "name, options, path, layout, activation",
     [*activated()],
     indirect=["path"],
     ids=lambda value: value.name if isinstance(value, Activation) else None,
 )
-def test_activations(name, options, path, adds_residual, layout, activation, monkeypatch):
+def test_activations(name, options, path, layout, activation, monkeypatch):
     monkeypatch.setattr(kernels.one_read, "TILE", 32)  # of some of the positions
-    x, dy, residual = (make_map(2, 8, 3, 7, layout=layout, seed=seed) for seed in (1, 2, 3))
-    block = Block(build(name, 8, **options), activation, residual if adds_residual else None)
+    x, dy = (make_map(2, 8, 3, 7, layout=layout, seed=seed) for seed in (1, 2))
+    block = Block(build(name, 8, **options), activation)
     assert_exact(block, x, apart_from_corners(block, x, dy), "triton")
 
 
 @runs
-@pytest.mark.parametrize("adds_residual", [False, True])
 @pytest.mark.parametrize("name", ["ILMIN", "AN", "SSN", "EN-mlp"])
-def test_networks_before_an_activation(name, adds_residual):
+def test_networks_before_an_activation(name):
     layer = randomized(CASES[name][0], torch.float32).to(DEVICE).eval()
-    x, residual = make_map(2, CHANNELS, 3, 5), make_map(2, CHANNELS, 3, 5, seed=3)
-    block = Block(layer, Activation("relu"), residual if adds_residual else None)
+    x = make_map(2, CHANNELS, 3, 5)
+    block = Block(layer, Activation("relu"))
     dy = apart_from_corners(block, x, make_map(*x.shape, seed=2))
     assert_exact(block, x, dy, "triton")
 
 
 @runs
 @pytest.mark.parametrize("name, options", [("ILMGN", SMALL), ("EN", {})], ids=["ILMGN", "EN"])
-@pytest.mark.parametrize("adds_residual", [False, True])
-def test_an_activation_saves_no_map_but_x_and_with_a_residual_y(name, options, adds_residual):
-    x, residual = make_map(2, 16, 32, 16), make_map(2, 16, 32, 16, seed=3)
-    layer = build(name, 16, **options)
-    block = Block(layer, Activation("relu"), residual if adds_residual else None)
+def test_an_activation_saves_no_map_but_x(name, options):
+    x, block = make_map(2, 16, 32, 16), Block(build(name, 16, **options), Activation("relu"))
     with use_backend("triton"):
         saved = saved_bytes(block, block, x.requires_grad_())
-    maps = 1 + adds_residual
-    assert maps <= saved / x.nbytes < maps + 0.1
+    assert 1 <= saved / x.nbytes < 1.1
 
 
 # ---- what holds of all networks
@@ -490,7 +480,7 @@ LAYERS = list(product(("ILMGN", "ILMIN", "AN", "EN", "EN-mlp", "SN", "SSN"), LAY
 def test_layers(name, dtype, layout, path):
     layer = randomized(CASES[name][0], torch.float32).to(DEVICE)
     x = make_map(2, CHANNELS, 5, 7, layout=layout, dtype=dtype)
-    assert kernels.runs(layer.as_network(), x, layer.moment_groups) == (name != "EN-mlp")
+    assert (layer.as_network() is None) == (name == "EN-mlp")
     assert_exact(layer, x, make_map(*x.shape, dtype=dtype, seed=2), "triton")
     x = make_map(2, CHANNELS, 6, 4).transpose(2, 3)  # neither layout
     assert_exact(layer, x, x, "triton")
@@ -641,7 +631,7 @@ def test_a_compiled_layer_has_the_gradient_of_the_bias_alone(name, left_to_the_c
 @pytest.mark.parametrize("name", ["ILMGN", "SN"])
 def test_the_operators_between_passes_are_what_torch_asks_of_them(name):
     layer, mean, var = build(name, 32), make_map(3, 32), make_map(3, 32, seed=2).square()
-    key, *_ = layer.describe(mean.device, mean.dtype)
+    key, *_ = layer.network_for_operators(mean.device, mean.dtype)
     mean, var = (t[:, : layer.moment_groups].contiguous() for t in (mean, var))
     tensors = list(layer.rescale_tensors())
     if tensors[-1] is None:
@@ -651,11 +641,11 @@ def test_the_operators_between_passes_are_what_torch_asks_of_them(name):
     arguments = mean.requires_grad_(), var.requires_grad_(), 32, key, tensors, present
     operators_of_torch = torch.ops.ilm_plugins
     with use_backend("triton"):
-        torch.library.opcheck(operators_of_torch.between.default, arguments)
+        torch.library.opcheck(operators_of_torch.network.default, arguments)
         d_scale, d_shift = make_map(3, 32), make_map(3, 32, seed=2)
         fixed = [t.detach() for t in tensors]
         arguments = d_scale, d_shift, mean.detach(), var.detach(), key, fixed, present, needs
-        torch.library.opcheck(operators_of_torch.between_backward.default, arguments)
+        torch.library.opcheck(operators_of_torch.network_backward.default, arguments)
 
 
 # ---- what needs no kernel
@@ -682,7 +672,6 @@ def test_gpus_that_lack_bfloat16(monkeypatch):
         ("ILMGN", 8192, {}, False),
         ("EN", 600, {"reduction": 12}, True),
         ("EN", 24, {"reduction": 8, "normalizers": ("IN", "BN"), "expansion": 100}, True),
-        ("EN", 64, {"ratio_net": "mlp"}, False),
         ("EN", 64, {"expansion": 400}, False),
     ],
     ids=str,
@@ -841,13 +830,9 @@ def test_maps_that_are_read_once_have_one_launch_a_pass(instances):
 @compiles
 @pytest.mark.parametrize("name, launched", [("ILMGN", 1), ("EN", 3)])
 def test_an_activation_adds_no_launch(name, launched):
-    shape = 2, 256, 7, 7
-    passes, operations = launches(Block(NORMS[name](256), Activation("silu")), shape)
+    block = Block(NORMS[name](256), Activation("silu"))
+    passes, operations = launches(block, (2, 256, 7, 7))
     assert (list(map(len, passes)), operations) == ([launched] * 2, [[], []])
-    with_residual = Block(NORMS[name](256), Activation("relu"), torch.empty(shape))
-    passes, operations = launches(with_residual, shape)
-    assert list(map(len, passes)) == [launched] * 2
-    assert operations == [[], ["threshold_backward.default"]]
 
 
 def compile_ahead(found):
@@ -891,9 +876,8 @@ def test_kernels_of_autoencoders_compile(driver, shape, count, layout, dtype):
 
 
 with_activation = [
-    (Activation("silu"), False),
-    (Activation("relu"), True),
-    *(wide(Activation(name, 0.01), False) for name in FUNCTIONS if name != "silu"),
+    Activation("silu"),
+    *(wide(Activation(name, 0.01)) for name in FUNCTIONS if name != "silu"),
 ]
 
 
@@ -901,12 +885,10 @@ with_activation = [
 @pytest.mark.parametrize("driver", [90, *map(wide, (80, 100))], indirect=True)
 @pytest.mark.parametrize("shape", [STREAMED, READ_ONCE], ids=["streaming", "one-read"])
 @pytest.mark.parametrize("layout", [torch.Tensor.contiguous, wide(channels_last)])
-@pytest.mark.parametrize("activation, adds_residual", with_activation)
-def test_kernels_with_an_activation_compile(driver, shape, layout, activation, adds_residual):
-    residual = layout(torch.empty(shape)) if adds_residual else None
-    block = Block(ILMGroupNorm(256), activation, residual)
-    passes, _ = launches(block, shape, layout=layout)
-    for one in passes[0] if adds_residual else chain(*passes):
+@pytest.mark.parametrize("activation", with_activation)
+def test_kernels_with_an_activation_compile(driver, shape, layout, activation):
+    passes, _ = launches(Block(ILMGroupNorm(256), activation), shape, layout=layout)
+    for one in chain(*passes):
         compile_ahead(one)
 
 
@@ -934,8 +916,8 @@ def test_the_kernels_between_passes_compile(driver, name, channels):
     network, needs = layer.as_network(), [True] * len(tensors)
     with pytest.MonkeyPatch.context() as patch, Operations() as counted:
         patch.setattr(triton.JITFunction, "run", run)
-        scale, shift = between.forward(mean, var, layer.num_channels, network, tensors)
-        between.backward(scale, shift, mean, var, network, tensors, needs)
+        scale, shift = network_alone.forward(mean, var, layer.num_channels, network, tensors)
+        network_alone.backward(scale, shift, mean, var, network, tensors, needs)
     assert (len(found), counted.names) == (2, ["new_zeros.default"])
     for one in found:
         compile_ahead(one)
@@ -1005,17 +987,6 @@ def test_a_launch_again_has_arguments_of_the_kinds_that_its_kernel_was_compiled_
                         leaf = map.detach().requires_grad_(needs)
                         for _ in range(2):
                             layer(leaf).sum().backward()
-
-
-@compiles
-@pytest.mark.parametrize("name", ["ILMGN", "EN"])
-def test_a_residual_at_any_address_is_added_by_the_same_launch(name):
-    layer, whole = NORMS[name](64), torch.randn(2 * 64 * 49 + 1)
-    layer.fused_activation = Activation("relu")
-    with launching(lambda kernel, *arguments, **_: Compiled(arguments)):
-        for residual in (whole[:-1], whole[1:]):
-            x = torch.randn(2, 64, 7, 7, requires_grad=True)
-            layer(x, residual.view(x.shape)).sum().backward()
 
 
 def without_count(layer):

@@ -14,9 +14,8 @@ class Activation(NamedTuple):
     """An activation that a layer applies to the normalized values, in the same pass.
 
     ``layer.fused_activation = Activation("silu")`` makes ``layer(x)`` the activation of the
-    normalized x; ``layer(x, residual)`` adds a residual before it. NaN, infinity and -0 become what
-    torch's function makes of them. :func:`ilm_plugins.surgery.fuse_activations` sets it for the
-    activations of a model.
+    normalized x. NaN, infinity and -0 become what torch's function makes of them.
+    :func:`ilm_plugins.surgery.fuse_activations` sets it for the activations of a model.
 
     Args:
         name: of torch's function: "relu", "relu6", "leaky_relu", "silu" or "hardswish".
@@ -31,7 +30,7 @@ class Activation(NamedTuple):
         return function(z, *self._options(), inplace=inplace)
 
     def gradient(self, dy: Tensor, z: Tensor) -> Tensor:
-        """Return the gradient of the input z; where :attr:`takes_residual`, z may be the result."""
+        """Return the gradient of the input z."""
         return FUNCTIONS[self.name][1](dy, z, *self._options())
 
     def _options(self) -> tuple[float, ...]:
@@ -40,11 +39,6 @@ class Activation(NamedTuple):
     @property
     def is_known(self) -> bool:
         return self.name in FUNCTIONS and isinstance(self.negative_slope, float | int)
-
-    @property
-    def takes_residual(self) -> bool:
-        """Whether kernels add a residual before it, as the gradient follows from the result."""
-        return self.name in ("relu", "relu6")
 
     @property
     def number(self) -> int:

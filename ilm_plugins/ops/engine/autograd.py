@@ -18,7 +18,7 @@ from .layouts import dense, in_layout, in_layout_of
 from .moments import duplicate
 from .network import Network, Tensors, check_tensors, with_none
 from .plans import Plan
-from .reference import Rescale, activate, cast
+from .reference import Rescale, cast
 
 #: The most plans that a layer keeps, one for each kind of input.
 MOST_PLANS = 64
@@ -33,11 +33,10 @@ def adaptive_norm(
     eps: float,
     rescale: Rescale,
     *tensors: Tensor | None,
-    network: Callable[[], Network] | None = None,
+    network: Callable[[], Network | None] | None = None,
     running: tuple[Tensor, Tensor, float] | tuple[Tensor, Tensor, float, Tensor] | tuple[()] = (),
     plans: Callable[[], dict[tuple, Plan]] | None = None,
     activation: Activation | None = None,
-    residual: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Standardize each instance's channel groups, and rescale by a function of their moments.
 
@@ -46,7 +45,7 @@ def adaptive_norm(
         mean, var    = moments(x, num_groups)                              (N, G')
         scale, shift = rescale(mean, var, *tensors)                        (N, C), both
         y            = scale * (x - mean) / sqrt(var + eps) + shift        (N, C, *)
-        y            = activation(y + residual), each if given
+        y            = activation(y), if given
 
     The backend that fits x computes it. x, ``tensors`` and the moments are saved for the backward
     pass. Here d stands for a gradient, m is the number of elements of a fine group and rstd is
@@ -68,13 +67,13 @@ def adaptive_norm(
             backward pass can be derived from its vector-Jacobian product.
         tensors: parameters and buffers of ``rescale``, or None; handed over in the moments' dtype,
             at least float32.
-        network: returns the description of ``rescale`` for kernels that compute it; or None.
+        network: returns the description of ``rescale`` for kernels that compute it, or None; or is
+            None.
         running: BN's running mean and variance, their momentum, and the number of batches, if it is
             counted; empty unless the batch updates them.
         plans: returns a dict, which keeps the plans of kernels for further calls as long as
             ``num_groups`` and the description of ``network`` stay the same; or None.
         activation: applied to the normalized values, by kernels in the same pass; or None.
-        residual: added before the activation, with the shape and dtype of x; or None.
 
     Returns:
         y (N, C, *) with the dtype and the layout of x; mean and var (N, G'), detached, or None and
@@ -85,11 +84,6 @@ def adaptive_norm(
             or has the wrong shape; or ``num_groups`` does not divide C.
         MemoryError: the C++ kernels lack memory for intermediate values.
     """
-    if residual is not None and not _is_added_by_kernels(residual, x, activation):
-        y, mean, var = adaptive_norm(
-            x, num_groups, eps, rescale, *tensors, network=network, running=running
-        )
-        return activate(y, activation, residual), mean, var
     updated = (*running[:2], *running[3:]) if running else ()
     kept = None if plans is None or is_traced(x, *tensors, *updated[:2]) else plans()
     if kept is not None:
@@ -103,56 +97,40 @@ def adaptive_norm(
             x.is_neg(),
             not x.data_ptr() & 15,
             bool(tensors) and tensors[-1] is None,
-            residual is None,
             activation,
         )
         plan = kept.get(key)
         if plan is not None and not plan.has_trained_buffers(tensors):
-            return _by_kernels(x, eps, rescale, plan, tensors, updated, residual), None, None
+            return _by_kernels(x, eps, rescale, plan, tensors, updated), None, None
     if num_groups < 1 or x.shape[1] % num_groups:
         raise RuntimeError(
             f"adaptive_norm: {x.shape[1]} channels do not consist of {num_groups} groups; give a "
             "number that divides the channels"
         )
     kernels = kernels_for(x, num_groups, (*tensors, *updated[:2]))
-    # Below, only the reference and a plan add a residual; elsewhere torch does, before activating.
-    own = activation if residual is None else None
     if kernels is None:
-        if outputs := operators.adaptive_norm(x, num_groups, network, tensors, running, own):
-            y, mean, var = outputs
-            return y if residual is None else activate(y, activation, residual), mean, var
+        if found := operators.adaptive_norm(x, num_groups, network, tensors, running, activation):
+            return found
         copies = copy_buffers(tensors)
         with nullcontext() if torch.compiler.is_compiling() else _without_autocast(x.device.type):
             return reference.adaptive_norm(
-                x, num_groups, eps, rescale, *copies, activation=activation, residual=residual
+                x, num_groups, eps, rescale, *copies, activation=activation
             )
-    if network is not None:
-        after = activation, residual is not None
-        plan = kernels.find_plan(x, num_groups, network(), tensors, updated, *after)
+    description = None if network is None else network()
+    if description is not None:
+        plan = kernels.find_plan(x, num_groups, description, tensors, updated, activation)
         # Kernels that compute the network have no gradients of buffers.
         if plan is not None and not (is_recording() and plan.has_trained_buffers(tensors)):
             if kept is not None:
                 if len(kept) >= MOST_PLANS:
                     kept.clear()
                 kept[key] = plan
-            return _by_kernels(x, eps, rescale, plan, tensors, updated, residual), None, None
-    passes = RescalePasses(kernels, x.shape[1], num_groups, eps, rescale, own)
+            return _by_kernels(x, eps, rescale, plan, tensors, updated), None, None
+    passes = RescalePasses(kernels, x.shape[1], num_groups, eps, rescale, activation)
     given = copy_buffers(tensors)
     with _without_autocast(x.device.type):
         y, mean, var = _apply(passes, x, *given) if is_recording() else passes.forward(x, given)[0]
-    return y if residual is None else activate(y, activation, residual), mean, var
-
-
-def _is_added_by_kernels(residual: Tensor, x: Tensor, activation: Activation | None) -> bool:
-    """Return whether kernels can add a residual to the normalized x before an activation."""
-    return (
-        activation is not None
-        and activation.takes_residual
-        and residual.shape == x.shape
-        and residual.dtype is x.dtype
-        and residual.device == x.device
-        and not is_traced(residual)
-    )
+    return y, mean, var
 
 
 def _by_kernels(
@@ -162,23 +140,18 @@ def _by_kernels(
     plan: Plan,
     tensors: Tensors,
     running: Tensors,
-    residual: Tensor | None,
 ) -> Tensor:
     """Return y by the plan of kernels that compute the network, too."""
     if not plan.takes((*tensors, *running[:2]) if running else tensors):
 
         def again(plan: Plan, tensors: Tensors, running: Tensors) -> Tensor:
-            return _by_kernels(x, eps, rescale, plan, tensors, running, residual)
+            return _by_kernels(x, eps, rescale, plan, tensors, running)
 
         return plan.call_with_copies(again, x, tensors, running)
     if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
-        x = dense(x)
-        residual = None if residual is None else in_layout_of(x, residual)
-        return plan.forward(x, tensors, running, residual)[0]
+        return plan.forward(dense(x), tensors, running)[0]
     first = plan.network.num_parameters
     call = plan, eps, rescale, tensors[first:], running
-    if residual is not None:
-        return _apply_residual(call, x, residual, *tensors[:first])
     return _apply_plan(call, x, *tensors[:first])
 
 
@@ -341,38 +314,6 @@ class _AdaptiveNormByKernels(Function):
         return None, *_backward_of(ctx, dy, x, statistics, parameters, needs)
 
 
-class _AdaptiveNormWithResidual(Function):
-    """The autograd function of a call whose kernels add a residual before the activation.
-
-    The output is saved, which the next convolution saves, too. It tells the gradient of the
-    activation's input, which is the residual's gradient.
-    """
-
-    @staticmethod
-    def forward(ctx, call: Call, x: Tensor, residual: Tensor, *parameters: Tensor | None) -> Tensor:
-        plan, _, _, buffers, running = call
-        dense_x = dense(x)
-        residual = in_layout_of(dense_x, residual)
-        y, statistics = plan.forward(dense_x, (*parameters, *buffers), running, residual)
-        ctx.call, ctx.parameters = call, parameters
-        ctx.save_for_backward(x, statistics, y, *parameters)
-        ctx.set_materialize_grads(False)
-        return y
-
-    @staticmethod
-    def backward(ctx, dy: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.compiler.is_dynamo_compiling():
-            return torch._disable_dynamo(_AdaptiveNormWithResidual.backward)(ctx, dy)
-        needs_x, needs_residual, *needs = ctx.needs_input_grad[1:]
-        if dy is None:
-            return None, None, None, *(None for _ in needs)
-        x, statistics, y, *parameters = ctx.saved_tensors
-        dz = ctx.call[0].activation.gradient(dy, y)
-        needs = needs_x, *needs
-        dx, *gradients = _backward_of(ctx, dz, x, statistics, parameters, needs)
-        return None, dx, dz if needs_residual else None, *gradients
-
-
 def _backward_of(
     ctx, dy: Tensor, x: Tensor, statistics: Tensor, parameters: Tensors, needs: Needs
 ) -> Tensors:
@@ -410,8 +351,7 @@ def _differentiable_backward_of(
     buffers = [None if given is None else t for given, t in zip(buffers, kept, strict=True)]
     needs = *needs, *(False for _ in buffers)
     with _without_autocast(dy.device.type):
-        activation = None if plan.adds_residual else plan.activation
-        options = plan.num_groups, eps, rescale, activation
+        options = plan.num_groups, eps, rescale, plan.activation
         gradients = differentiable_backward(options, dy, x, (*parameters, *buffers), needs)
     return gradients[: 1 + len(parameters)]
 
@@ -430,7 +370,6 @@ def _check_unpacked(tensor: Tensor, dtype: torch.dtype, size: int, dy: Tensor) -
 #: The C method below torch's ``apply``, whose Python code serves only torch.func.
 _apply = super(Function, _AdaptiveNorm).apply
 _apply_plan = super(Function, _AdaptiveNormByKernels).apply
-_apply_residual = super(Function, _AdaptiveNormWithResidual).apply
 
 
 def _without_autocast(device_type: str):

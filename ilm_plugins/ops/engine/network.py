@@ -31,10 +31,10 @@ class Network:
     tensors: ClassVar[tuple[str, ...]]
     #: The class of a named tuple of all tensors.
     named: ClassVar[Callable[..., Any]]
-    #: Tensor that some layers lack -> a function of a description, whether its layer lacks it.
-    optional: ClassVar[Mapping[str, Callable[[Any], bool]]] = {}
-    #: Class name -> kind of network, of those that kernels compute.
-    kinds: ClassVar[dict[str, type["Network"]]] = {}
+    #: Option whose values are names -> the names, in the order of the enum in cpu.hpp.
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {}
+    #: Class name -> class, of the networks that kernels compute, in the order of networks.hpp.
+    by_name: ClassVar[dict[str, type["Network"]]] = {}
 
     def __init_subclass__(cls) -> None:
         cls.num_parameters = len(cls.parameters)
@@ -42,14 +42,14 @@ class Network:
         cls.named = namedtuple(f"{cls.__name__}Tensors", fields_of(cls.tensors))  # type: ignore
 
     @property
-    def absent(self) -> tuple[str, ...]:
-        """Names of tensors that a layer of these options lacks; they are None."""
-        return tuple(name for name, lacks in self.optional.items() if lacks(self))
-
-    @property
     def mixes_batch(self) -> bool:
         """Whether the batch's moments are the last tensors, which kernels compute if None."""
         return False
+
+    @classmethod
+    def has_kernels(cls) -> bool:
+        """Return whether this is one of the networks that kernels compute, not a user's own."""
+        return cls.by_name.get(cls.__name__) is cls
 
     @classmethod
     def of(cls, layer: Any) -> "Network":
@@ -57,12 +57,12 @@ class Network:
         return cls(*(getattr(layer, name) for name in cls._fields))  # type: ignore[attr-defined]
 
     def sizes(self, channels: int) -> dict[str, int]:
-        """Return each tensor's number of values, also where a layer has None."""
+        """Return each tensor's number of values."""
         raise NotImplementedError
 
     def gradient_sizes(self, channels: int) -> dict[str, int]:
         """Return the size of each parameter's gradient, of one row if all rows have the same."""
-        sizes = self.sizes(channels) | dict.fromkeys(self.absent, 0)
+        sizes = self.sizes(channels)
         return {name: sizes[name] for name in self.parameters}
 
     def coarse_groups(self, channels: int) -> tuple[int, ...]:
@@ -99,7 +99,7 @@ def check_tensors(x: Tensor, network: Network, tensors: Tensors) -> None:
     sizes = dict.fromkeys(BATCH, channels) | network.sizes(channels)
     for name, tensor in zip((*network.tensors, *BATCH), tensors, strict=False):
         if tensor is None:
-            if name not in BATCH and name not in network.absent:
+            if name not in BATCH:
                 raise RuntimeError(
                     f"{name!r} of {type(network).__name__} is None, but kernels read it; give a "
                     "tensor"

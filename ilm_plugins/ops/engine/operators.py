@@ -39,7 +39,7 @@ def adaptive_norm(
     if not all(kind in backends.PLAIN for kind in types) or types[0] is Tensor:
         return None
     layer = network.__self__
-    described = layer.describe(x.device, x.dtype)
+    described = layer.network_for_operators(x.device, x.dtype)
     if described is None:
         return None
     key, num_parameters, mixes_batch, names, *options = described
@@ -48,7 +48,7 @@ def adaptive_norm(
     if read(layer, names) != options or any(buffer.requires_grad for buffer in buffers):
         return None
     if leaves_passes(x):
-        y, mean, var = _between_passes(x, num_groups, key, tensors, mixes_batch)
+        y, mean, var = _with_compiled_passes(x, num_groups, key, tensors, mixes_batch)
         return (y if activation is None else activation(y)), mean, var
     present, given = [t is not None for t in tensors], [t for t in tensors if t is not None]
     arguments = x, num_groups, key, given, present, running[:2]
@@ -70,7 +70,9 @@ def leaves_passes(x: Tensor) -> bool:
     return x.is_cuda
 
 
-def _between_passes(x: Tensor, num_groups: int, key: str, tensors: Tensors, mixes_batch: bool):
+def _with_compiled_passes(
+    x: Tensor, num_groups: int, key: str, tensors: Tensors, mixes_batch: bool
+):
     dtype = x.dtype
     x = x.to(torch.promote_types(dtype, torch.float32))
     positions = tuple(range(2, x.dim()))
@@ -86,18 +88,19 @@ def _between_passes(x: Tensor, num_groups: int, key: str, tensors: Tensors, mixe
     # The gradient of mean has that through x - mean already. The operator comes after, because the
     # compiler keeps for the backward pass, rather than repeats, what it finds after an operator.
     centered = x - per_channel(duplicate(mean.detach(), x.shape[1]), x)
-    scale, shift = torch.ops.ilm_plugins.between(mean, var, x.shape[1], key, given, present)
+    scale, shift = torch.ops.ilm_plugins.network(mean, var, x.shape[1], key, given, present)
     y = torch.addcmul(per_channel(shift, x), per_channel(scale, x), centered)
     return y.to(dtype), mean.detach(), var.detach()
 
 
-def describe(layer: Any, device: torch.device, dtype: torch.dtype) -> tuple | None:
+def network_for_operators(layer: Any, device: torch.device, dtype: torch.dtype) -> tuple | None:
     """Return a layer's network as a string, and its options; None if kernels do not compute it."""
     x = torch.empty(1, layer.num_channels, 2, device=device, dtype=dtype)
     network, kernels = layer.as_network(), backends.find_kernels(x)
     if (
+        network is None
         # `is_exporting` is a constant, True, in Dynamo before torch 2.14 (PyTorch issue 176347).
-        torch.compiler._is_exporting_flag
+        or torch.compiler._is_exporting_flag
         # In forward mode, operators would have a tangent of zero.
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
@@ -107,13 +110,13 @@ def describe(layer: Any, device: torch.device, dtype: torch.dtype) -> tuple | No
     ):
         return None
     key = json.dumps((type(network).__name__, *network), default=lambda number: number.item())
-    names = network._fields
+    names = *network._fields, *layer.papers_form
     return key, network.num_parameters, network.mixes_batch, names, *read(layer, names)
 
 
-# As torch.compiler.assume_constant_result does, which would import the compiler. Layers have
-# ``describe`` as a method, because Dynamo accepts no module as an argument of such a function.
-describe._dynamo_marked_constant = True  # type: ignore[attr-defined]
+# As torch.compiler.assume_constant_result does, which would import the compiler. It is a method of
+# layers, because Dynamo accepts no module as an argument of such a function.
+network_for_operators._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def read(layer: nn.Module, names: Sequence[str]) -> list:
@@ -130,7 +133,7 @@ def _kernels(x: Tensor) -> ModuleType:
 @functools.cache
 def _network(key: str) -> Network:
     kind, *fields = json.loads(key)
-    return Network.kinds[kind](*(tuple(f) if isinstance(f, list) else f for f in fields))
+    return Network.by_name[kind](*(tuple(f) if isinstance(f, list) else f for f in fields))
 
 
 def _forward(x, num_groups, network, tensors, present, running, activation, slope):
@@ -207,41 +210,43 @@ def _differentiate(ctx, dy, *_):
     return dx, None, None, gradients, None, [None] * ctx.num_running, None, None
 
 
-def _between(mean, var, channels, network, tensors, present):
-    from .triton import between
+def _network_alone(mean, var, channels, network, tensors, present):
+    from .triton import network_alone
 
-    return between.forward(mean, var, channels, _network(network), with_none(tensors, present))
+    return network_alone.forward(
+        mean, var, channels, _network(network), with_none(tensors, present)
+    )
 
 
-def _fake_between(mean, var, channels, network, tensors, present):
+def _fake_network(mean, var, channels, network, tensors, present):
     size = mean.shape[0], channels
     return mean.new_empty(size), mean.new_empty(size)
 
 
-def _between_backward(d_scale, d_shift, mean, var, network, tensors, present, needs):
-    from .triton import between
+def _network_alone_backward(d_scale, d_shift, mean, var, network, tensors, present, needs):
+    from .triton import network_alone
 
     given, needs = with_none(tensors, present), [bool(n) for n in with_none(needs, present)]
     arguments = d_scale, d_shift, mean, var, _network(network), given, needs
-    d_mean, d_var, gradients = between.backward(*arguments)
+    d_mean, d_var, gradients = network_alone.backward(*arguments)
     return [d_mean, d_var, *(d for d in gradients if d is not None)]
 
 
-def _fake_between_backward(d_scale, d_shift, mean, var, network, tensors, present, needs):
+def _fake_network_backward(d_scale, d_shift, mean, var, network, tensors, present, needs):
     needed = [t.new_empty(t.shape) for t, need in zip(tensors, needs, strict=True) if need]
     return [torch.empty_like(mean), torch.empty_like(var), *needed]
 
 
-def _save_between(ctx, inputs, output):
+def _save_network(ctx, inputs, output):
     mean, var, _, ctx.key, tensors, ctx.present = inputs
     ctx.save_for_backward(mean, var, *tensors)
 
 
-def _differentiate_between(ctx, d_scale, d_shift):
+def _differentiate_network(ctx, d_scale, d_shift):
     mean, var, *tensors = ctx.saved_tensors
     needs = [*ctx.needs_input_grad[4]]
     arguments = d_scale, d_shift, mean, var, ctx.key, tensors, ctx.present, needs
-    d_mean, d_var, *gradients = torch.ops.ilm_plugins.between_backward(*arguments)
+    d_mean, d_var, *gradients = torch.ops.ilm_plugins.network_backward(*arguments)
     return d_mean, d_var, None, None, with_none(gradients, needs), None
 
 
@@ -263,23 +268,23 @@ if HAS_OPERATORS:
     _library.define(f"forward(Tensor x, int num_groups, {_forward_ends}")
     _library.define(f"backward(Tensor dy, Tensor x, int num_groups, {_backward_ends}")
     _moments = "Tensor mean, Tensor var"
-    _library.define(f"between({_moments}, int channels, {_ends}) -> (Tensor, Tensor)")
+    _library.define(f"network({_moments}, int channels, {_ends}) -> (Tensor, Tensor)")
     _moments = f"Tensor d_scale, Tensor d_shift, {_moments}"
-    _library.define(f"between_backward({_moments}, {_ends}, bool[] needs) -> Tensor[]")
+    _library.define(f"network_backward({_moments}, {_ends}, bool[] needs) -> Tensor[]")
     for _device in ("CPU", "CUDA"):
         _library.impl("forward", _forward, _device)
         _library.impl("backward", _backward, _device)
-        _library.impl("between", _between, _device)
-        _library.impl("between_backward", _between_backward, _device)
+        _library.impl("network", _network_alone, _device)
+        _library.impl("network_backward", _network_alone_backward, _device)
     _names = "ilm_plugins::forward", "ilm_plugins::backward"
     library.register_fake(_names[0], _fake_forward, lib=_library)
     library.register_fake(_names[1], _fake_backward, lib=_library)
     library.register_autograd(_names[0], _differentiate, setup_context=_save, lib=_library)
     library.register_autograd(_names[1], _refuse, lib=_library)
-    _names = "ilm_plugins::between", "ilm_plugins::between_backward"
-    library.register_fake(_names[0], _fake_between, lib=_library)
-    library.register_fake(_names[1], _fake_between_backward, lib=_library)
+    _names = "ilm_plugins::network", "ilm_plugins::network_backward"
+    library.register_fake(_names[0], _fake_network, lib=_library)
+    library.register_fake(_names[1], _fake_network_backward, lib=_library)
     library.register_autograd(
-        _names[0], _differentiate_between, setup_context=_save_between, lib=_library
+        _names[0], _differentiate_network, setup_context=_save_network, lib=_library
     )
     library.register_autograd(_names[1], _refuse, lib=_library)

@@ -10,10 +10,9 @@ Results of x's shape have the dtype and layout of x.
 ``find_plan`` returns the passes of a network that kernels compute, whole; None where they do not.
 A plan is made once for a layer's options and an x's shape, dtype, layout and device. It has
 
-``forward(x, tensors, running, residual)``
-    returns y, after the residual's addition and the activation, and the statistics for the backward
-    pass; updates BN's ``running`` mean, variance and, if it is given, number of batches by the
-    batch's;
+``forward(x, tensors, running)``
+    returns y, after the activation, and the statistics for the backward pass; updates BN's
+    ``running`` mean, variance and, if it is given, number of batches by the batch's;
 ``backward(dy, x, statistics, parameters, needs)``
     returns the gradients of x and of each parameter, float32 or float64, or None where ``needs`` is
     false (gradients of parameters may be there all the same);
@@ -70,7 +69,6 @@ def find_plan(
     tensors: Tensors,
     running: Tensors,
     activation: Activation | None = None,
-    adds_residual: bool = False,
 ) -> None:
     """Return None: no kernels compute the network."""
 

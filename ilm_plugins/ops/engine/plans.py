@@ -31,9 +31,8 @@ class Plan:
     #: The dtype of the statistics, and their number.
     statistics_dtype: torch.dtype
     num_statistics: int
-    #: What kernels apply after the affine map, and whether they add a residual before.
+    #: What kernels apply after the affine map.
     activation: Activation | None = None
-    adds_residual: bool = False
 
     def __init__(
         self,
@@ -51,8 +50,7 @@ class Plan:
         #: Sizes of the tensors, and of BN's running statistics; and which may be None.
         sizes = network.sizes(channels)
         self.sizes = [*(sizes[name] for name in network.tensors), channels, channels]
-        optional = *network.absent, *BATCH
-        self.optional = [name in optional for name in (*network.tensors, *BATCH)]
+        self.optional = [name in BATCH for name in (*network.tensors, *BATCH)]
 
     def __deepcopy__(self, memo: dict) -> "Plan":
         return self
@@ -119,9 +117,7 @@ class Plan:
                 old.copy_(new)
         return result
 
-    def forward(
-        self, x: Tensor, tensors: Tensors, running: Tensors, residual: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, tensors: Tensors, running: Tensors) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
     def backward(

@@ -34,7 +34,6 @@ def adaptive_norm(
     rescale: Rescale,
     *tensors: Tensor | None,
     activation: Activation | None = None,
-    residual: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute :func:`.autograd.adaptive_norm` so that autograd can differentiate it twice."""
     mean, var, centered = _center(x, num_groups)
@@ -42,15 +41,9 @@ def adaptive_norm(
     scale = scale * duplicate((var + eps).rsqrt(), x.shape[1])
     # Centered values are scaled, because scale * x + shift cancels where the mean is large.
     y = torch.addcmul(per_channel(shift, x), per_channel(scale, x), centered)
-    y = activate(y, activation, residual)
+    if activation is not None:
+        y = activation(y)
     return y.to(x.dtype), mean.detach(), var.detach()
-
-
-def activate(y: Tensor, activation: Activation | None, residual: Tensor | None) -> Tensor:
-    """Return the activation of y + residual in y's dtype, each if given."""
-    if residual is not None:
-        (y,) = cast([y + residual], y.dtype)
-    return y if activation is None else activation(y)
 
 
 def cast(tensors: Iterable[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:

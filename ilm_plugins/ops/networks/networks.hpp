@@ -1,4 +1,4 @@
-// All networks.
+// All networks, in the order of __init__.py.
 #pragma once
 
 #include "attentive/cpu.hpp"
@@ -8,10 +8,10 @@
 
 namespace {
 
-template <class... Nets> struct Kinds { };
+template <class... Nets> struct TypeList { };
 
 template <class Real>
 using Networks =
-    Kinds<Autoencoder<Real>, Exemplar<Real>, Switch<Real>, SparseSwitch<Real>, Attentive<Real>>;
+    TypeList<Attentive<Real>, Autoencoder<Real>, Exemplar<Real>, SparseSwitch<Real>, Switch<Real>>;
 
 } // namespace

@@ -4,8 +4,8 @@ The library depends on neither torch nor Python: ctypes passes the addresses of 
 function by which torch runs loops in its threads. So one library works with every version of torch
 and Python.
 
-Functions, networks and their options are passed by name: the library reports its names, which must
-equal the names in ops/networks/*/spec.py.
+A network is passed as its number, its options as numbers, and its tensors, in the order of
+ops/networks/*/spec.py.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ import sys
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -103,7 +103,7 @@ def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset
 
 
 def runs(network: Network, x: Tensor, num_groups: int) -> bool:
-    return type(network) in library.layouts()
+    return network.has_kernels()
 
 
 # ---- a whole network in one call
@@ -116,14 +116,13 @@ def find_plan(
     tensors: Tensors,
     running: Tensors,
     activation: Activation | None = None,
-    adds_residual: bool = False,
 ) -> "Plan | None":
     """Return the plan for x; see engine/plain.py."""
     if not runs(network, x, num_groups):
         return None
     uses_batch = network.mixes_batch and tensors[-1] is None
     map = x.shape, x.dtype, becomes_contiguous(x)
-    return _plan(network, num_groups, *map, uses_batch, activation, adds_residual)
+    return _plan(network, num_groups, *map, uses_batch, activation)
 
 
 class Plan(plans.Plan):
@@ -138,21 +137,15 @@ class Plan(plans.Plan):
         is_contiguous: bool,
         uses_batch: bool,
         activation: Activation | None,
-        adds_residual: bool,
     ) -> None:
         self.statistics_dtype = DTYPES[dtype][0]
         dtype_of_tensors = self.statistics_dtype
         super().__init__(network, num_groups, shape[1], dtype_of_tensors, -1, 1, is_contiguous)
-        self.activation, self.adds_residual = activation, adds_residual
+        self.activation = activation
         self.description = _description(network, shape[1], num_groups)
-        of_backward = None if adds_residual else activation
-        self.first_kept = 2 * shape[0] * (num_groups + (shape[1] if of_backward else 0))
+        self.first_kept = 2 * shape[0] * (num_groups + (shape[1] if activation else 0))
         self.num_statistics = self.first_kept + self.description.kept
-        map = shape, num_groups, dtype, is_contiguous
-        self.heads = {
-            "forward": _head(*map, activation),
-            "backward": _head(*map, of_backward),
-        }
+        self.head = _head(shape, num_groups, dtype, is_contiguous, activation)
         self.num_channels = shape[1]
         self.functions = _functions(dtype)
         #: Whether BN takes the batch's moments, so that the tensors of its own are None.
@@ -160,15 +153,13 @@ class Plan(plans.Plan):
         #: Whether a channel has an unbiased variance, by which running statistics are updated.
         self.updates = shape.numel() > shape[1]
 
-    def forward(
-        self, x: Tensor, tensors: Tensors, running: Tensors, residual: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        sort, updated = self.description.sort, running[:2]
+    def forward(self, x: Tensor, tensors: Tensors, running: Tensors) -> tuple[Tensor, Tensor]:
+        updated = running[:2]
         y = torch.empty_like(x)
         statistics = x.new_empty(self.num_statistics, dtype=self.statistics_dtype)
         # Running statistics are updated in place. A mixture without them passes four times None.
-        given = *sort(tensors), *updated, *updated, *[None] * 4
-        self.call("forward", x, (x, y, statistics, residual, *given))
+        given = *tensors, *updated, *updated, *[None] * 4
+        self.call("forward", x, (x, y, statistics, None, *given))
         if running:
             increment_version(updated)
             if self.updates:
@@ -179,7 +170,6 @@ class Plan(plans.Plan):
     def backward(
         self, dy: Tensor, x: Tensor, statistics: Tensor, parameters: Tensors, needs: Sequence[bool]
     ) -> list[Tensor | None]:
-        sort = self.description.sort
         gradients = [
             torch.empty_like(t) if need else None
             for t, need in zip((x, *parameters), needs, strict=True)
@@ -189,7 +179,7 @@ class Plan(plans.Plan):
         names = self.network.buffers
         buffers = [None if self.uses_batch and n in BATCH else statistics for n in names]
         nowhere = [None] * len(buffers)
-        given = *sort((*parameters, *buffers)), *sort((*gradients[1:], *nowhere))
+        given = *parameters, *buffers, *gradients[1:], *nowhere
         self.call("backward", x, (x, gradients[0], statistics, dy, *given))
         return gradients
 
@@ -200,8 +190,7 @@ class Plan(plans.Plan):
 
     def call(self, name: str, x: Tensor, tensors: Tensors) -> None:
         function, fields = self.functions[name], self.description.fields
-        head = self.heads[name]
-        _run(name, function, x, (*head, *_threads(), *_fields(fields), *_addresses(tensors)))
+        _run(name, function, x, (*self.head, *_threads(), *_fields(fields), *_addresses(tensors)))
 
 
 @functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal
@@ -217,11 +206,6 @@ class Description(NamedTuple):
 
     fields: array  #: its number and options, as Reader in options.hpp takes them
     kept: int  #: values in its buffers
-    order: list[int] | None  #: see library.Layout
-
-    def sort(self, tensors: Tensors) -> Tensors:
-        """Return a description's tensors in the library's order."""
-        return tensors if self.order is None else [tensors[i] for i in self.order]
 
 
 def _pair(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
@@ -232,28 +216,24 @@ def _pair(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
 @functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal
 def _description(network: Network, channels: int, num_groups: int) -> Description:
     network.check(channels, num_groups)
+    fields, kept = array("d", [[*Network.by_name].index(type(network).__name__)]), 0
+    for option in network._fields:  # type: ignore[attr-defined]
+        choices = network.choices.get(option, ())
+        fields.extend(_numbers(option, getattr(network, option), choices))
     sizes = network.sizes(channels)
-    buffers, kept = {}, 0
     for name in network.buffers:
-        buffers[name] = kept, sizes[name]
+        fields.extend((kept, sizes[name]))  # its place among the kept statistics, its size
         kept += sizes[name]
-    number, members, order = library.layouts()[type(network)]
-    fields = array("d", [number])
-    for name, kind, choices in members:
-        if kind == "option":
-            fields.extend(_numbers(name, getattr(network, name), choices))
-        elif kind == "buffer":
-            fields.extend(buffers[name])  # its place among the kept statistics, its size
-    return Description(fields, kept, order)
+    return Description(fields, kept)
 
 
-def _numbers(name: str, value: object, choices: dict[str, int]) -> list[float]:
-    """Return an option as numbers, a tuple after its length."""
+def _numbers(option: str, value: Any, choices: Sequence[str]) -> list[float]:
+    """Return an option as numbers, a tuple after its length, a name by its place in choices."""
     if isinstance(value, tuple):
-        return [len(value), *(n for v in value for n in _numbers(name, v, choices))]
+        return [len(value), *(n for v in value for n in _numbers(option, v, choices))]
     if choices and value not in choices:
-        raise RuntimeError(f"the kernels know no {name}={value!r}, only {', '.join(choices)}")
-    return [choices[value] if choices else value]
+        raise RuntimeError(f"the kernels know no {option}={value!r}, only {', '.join(choices)}")
+    return [choices.index(value) if choices else value]
 
 
 def _call(name: str, x: Tensor, num_groups: int, tensors: Tensors) -> None:

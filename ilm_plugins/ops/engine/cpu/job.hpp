@@ -57,7 +57,6 @@ template <class Real> struct Job {
     const Passes<Real> *passes;
     const void *network;      // the network whose steps are run; null without one
     const void *x, *dy;       // (N, C, *)
-    const void *residual;     // (N, C, *), added before the activation; or null
     void *y;                  // the output: y or dx
     bool streams;             // whether stores of y bypass the cache
     int64_t to_next;          // values of an instance, if the next one is prefetched; else 0

@@ -125,9 +125,9 @@ int dx(const Call &call)
 
 // Keeps copies of buffers for the backward pass, because they may change before that.
 struct Keeper {
-    template <class Option> void operator()(const char *, Option &) { }
+    template <class Option> void operator()(Option &) { }
 
-    void operator()(const char *, Buffer<Real> &buffer)
+    void operator()(Buffer<Real> &buffer)
     {
         if (buffer.given)
             copy(buffer.values, buffer.given, buffer.size);
@@ -253,7 +253,7 @@ int run_backward(Job<Real> job, const Layer &layer)
     return sums.error;
 }
 
-// Addresses: x, y or dx, statistics, the residual or dy; then the network's tensors. After them, in
+// Addresses: x, y or dx, statistics, dy or null; then the network's tensors. After them, in
 // the forward pass: BN's running mean and variance, and where to put them after the batch, all null
 // if they do not move. In the backward pass, where it only matters whether a buffer is null: the
 // tensors' gradients; dx and gradients that are not needed are null.
@@ -262,14 +262,12 @@ template <class Net> int run_network(const Call &call, bool is_backward)
     Net net;
     Job<Real> job =
         start(call.map, call.address<void>(0), call.address<void>(3), call.address<void>(1));
-    if (!is_backward)
-        job.residual = job.dy;
     int64_t group_values = call.map.instances * call.map.groups;
     // The moments; scale and shift, if an activation needs them; copies of the network's buffers.
     Real *statistics = call.address<Real>(2);
     job.mean = statistics, job.var = statistics + group_values;
     statistics += 2 * group_values;
-    if (call.map.activation && !job.residual) {
+    if (call.map.activation) {
         int64_t size = call.map.instances * call.map.channels;
         job.kept_scale = statistics, job.kept_shift = statistics + size;
         statistics += 2 * size;
@@ -288,53 +286,22 @@ template <class Net> int run_network(const Call &call, bool is_backward)
     return run_forward(job, layer_of(net), after);
 }
 
-// ---- the networks, by name
-
-struct Network {
-    const char *name; // of the class in its spec.py
-    int (*run)(const Call &call, bool is_backward);
-    void (*members)(Teller &teller);
-};
-
-template <class Net> [[gnu::cold]] void members_of(Teller &teller)
-{
-    Net net;
-    net.members(teller);
-}
+// ---- the networks, by number
 
 template <class> struct Table;
 
-template <class... Nets> struct Table<Kinds<Nets...>> {
-    static constexpr Network networks[] = {{Nets::name, run_network<Nets>, members_of<Nets>}...};
-    static constexpr int64_t count = sizeof...(Nets);
+template <class... Nets> struct Table<TypeList<Nets...>> {
+    static constexpr int (*run[])(const Call &, bool) = {run_network<Nets>...};
 };
 
-using All = Table<Networks<Real>>;
-
-// The functions of a call's network, whose number Python has from `tell`.
 int run_network(const Call &call, bool is_backward)
 {
-    return All::networks[int64_t(call.fields[0])].run(call, is_backward);
+    return Table<Networks<Real>>::run[int64_t(call.fields[0])](call, is_backward);
 }
 
 int forward(const Call &call) { return run_network(call, false); }
 
 int backward(const Call &call) { return run_network(call, true); }
-
-bool is(const char *name, const char *other) { return strcmp(name, other) == 0; }
-
-// A network's "network" name; a "name", its "kind" or its "choices" of a member. Null if there is
-// none.
-const char *tell(const char *what, int64_t network, int64_t member)
-{
-    if (network >= All::count)
-        return nullptr;
-    if (is(what, "network"))
-        return All::networks[network].name;
-    Teller teller(member);
-    All::networks[network].members(teller);
-    return is(what, "name") ? teller.name : is(what, "kind") ? teller.kind : teller.choices;
-}
 
 // ---- what Python finds in the library, by name
 
@@ -353,13 +320,16 @@ extern "C" __attribute__((visibility("default"))) const void *ILM_PLUGINS_FIND(c
         const char *name;
         const void *function;
     } functions[] = {
-        {"sources", address_of(sources)}, {"tell", address_of(tell)},
-        {"moments", address_of(moments)}, {"affine", address_of(affine)},
-        {"sums", address_of(sums)},       {"dx", address_of(dx)},
-        {"forward", address_of(forward)}, {"backward", address_of(backward)},
+        {"sources", address_of(sources)},
+        {"moments", address_of(moments)},
+        {"affine", address_of(affine)},
+        {"sums", address_of(sums)},
+        {"dx", address_of(dx)},
+        {"forward", address_of(forward)},
+        {"backward", address_of(backward)},
     };
     for (const auto &f : functions)
-        if (is(name, f.name))
+        if (strcmp(name, f.name) == 0)
             return f.function;
     return nullptr;
 }

@@ -26,8 +26,6 @@ template <> struct BitsOf<Vec<double>::Vector> {
 // What an activation may redefine.
 struct MapActivation {
     static constexpr bool reads_z = true;
-    // Whether the kernels add a residual before it: its gradient follows from its result.
-    static constexpr bool takes_residual = false;
     // For so few remaining values, a scalar loop is faster than one more vector.
     static constexpr int64_t few = 2;
 
@@ -44,7 +42,6 @@ template <class Real> struct NoActivation : MapActivation {
 
 template <class Real> struct Relu : MapActivation {
     using MapActivation::MapActivation;
-    static constexpr bool takes_residual = true;
 
     template <class Values> static Values of(Values z) { return z < Real(0) ? Values{} : z; }
 
@@ -56,7 +53,6 @@ template <class Real> struct Relu : MapActivation {
 
 template <class Real> struct Relu6 : MapActivation {
     using MapActivation::MapActivation;
-    static constexpr bool takes_residual = true;
 
     template <class Values> static Values of(Values z)
     {

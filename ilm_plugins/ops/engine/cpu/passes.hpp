@@ -279,7 +279,7 @@ void affine_of_rows(const Job<RealOf<T>> &job, int64_t instance, int64_t begin, 
         Block b = block_of(job, i);
         int64_t at = start_of(job, instance, b), c = instance * job.map->channels + b.channel;
         const T *x = static_cast<const T *>(job.x) + at;
-        T *first_y = static_cast<T *>(job.y), *y = first_y + at;
+        T *y = static_cast<T *>(job.y) + at;
         fetch_next(job, x, b.channels * b.positions);
         Real center = canonical_nan(mean[b.group]);
         for (int64_t k = 0; k < b.channels; k++, x += b.positions, y += b.positions) {
@@ -287,15 +287,6 @@ void affine_of_rows(const Job<RealOf<T>> &job, int64_t instance, int64_t begin, 
             auto formula = [=](auto values) {
                 return activation.of(affine_of(values, center, scale, shift));
             };
-            if constexpr (Activation::takes_residual)
-                if (job.residual) {
-                    const T *residual = static_cast<const T *>(job.residual) + (y - first_y);
-                    auto sum = [=](auto values, auto others) {
-                        return activation.of(affine_of(values, center, scale, shift) + others);
-                    };
-                    map_run<Activation>(y, b.positions, job.streams, sum, x, residual);
-                    continue;
-                }
             map_run<Activation>(y, b.positions, job.streams, formula, x);
         }
     }
@@ -567,20 +558,9 @@ void affine_of_positions(const Job<RealOf<T>> &job, int64_t instance, int64_t be
     const T *x = static_cast<const T *>(job.x) + first;
     T *y = static_cast<T *>(job.y) + first;
     const Activation activation(job.map->negative_slope);
-    auto normalized = [=](auto values, int64_t at, int64_t c) {
-        return affine_of(values.load(x + at), values.get(center + c), values.get(scale + c),
-                         values.get(shift + c));
-    };
-    if constexpr (Activation::takes_residual)
-        if (job.residual) {
-            const T *residual = static_cast<const T *>(job.residual) + first;
-            auto formula = [=](auto values, int64_t at, int64_t c) {
-                return activation.of(normalized(values, at, c) + values.load(residual + at));
-            };
-            return map_positions(y, positions_of(job, begin, end), channels, job.streams, formula);
-        }
     auto formula = [=](auto values, int64_t at, int64_t c) {
-        return activation.of(normalized(values, at, c));
+        return activation.of(affine_of(values.load(x + at), values.get(center + c),
+                                       values.get(scale + c), values.get(shift + c)));
     };
     map_positions(y, positions_of(job, begin, end), channels, job.streams, formula);
 }

@@ -11,9 +11,8 @@ computes BN's statistics of the batch, and updates the running statistics. With 
 instance that fits into the registers of one program, such as a detector's box head, is read once:
 the *one-read* kernels do all in one program.
 
-An activation, and a residual that is added before it, belong to the affine map and to the one-read
-kernel. The gradient of an activation's input takes scale and shift, which the forward pass keeps;
-with a residual it follows from y, so that torch computes it.
+An activation belongs to the affine map and to the one-read kernel. The gradient of its input takes
+scale and shift, which the forward pass keeps.
 
 Contiguous and channels-last maps are read and written without a copy. The host never waits for the
 device, and the order of additions is the same in each run.

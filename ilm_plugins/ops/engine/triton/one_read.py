@@ -70,7 +70,7 @@ def _sums_of_channels(dy_ptr, x_ptr, mean, chunks, SHAPE: tl.constexpr, CHANNELS
     do_not_specialize_on_alignment=["statistics_ptr"],
 )
 def one_read_kernel(
-    x_ptr, residual_ptr, y_ptr, statistics_ptr, t, moments, count, chunks,
+    x_ptr, y_ptr, statistics_ptr, t, moments, count, chunks,
     SHAPE: tl.constexpr, RESCALE: tl.constexpr, SIZES: tl.constexpr, ACTIVATION: tl.constexpr,
     KEEPS: tl.constexpr,
 ):  # fmt: skip
@@ -90,8 +90,6 @@ def one_read_kernel(
         store_coefficients(n, scale, shift, kept_scale(statistics_ptr, moments, SIZES), SIZES)
     y = _to_elements(scale, chunks, SHAPE) * x
     y += _to_elements(shift, chunks, SHAPE)
-    if residual_ptr is not None:
-        y += load(residual_ptr + start, offsets, inside)
     if ACTIVATION is not None:
         y = activation_of(y, ACTIVATION)
     tl.store(y_ptr + start + offsets, y.to(y_ptr.dtype.element_ty), mask=inside)

@@ -38,7 +38,6 @@ def find_plan(
     tensors: Tensors,
     running: Tensors,
     activation: Activation | None = None,
-    adds_residual: bool = False,
 ) -> "Plan | None":
     """Return the plan for x; see engine/plain.py."""
     uses_batch = tensors[-1] is None and network.mixes_batch
@@ -48,7 +47,7 @@ def find_plan(
         is_contiguous, is_aligned = becomes_contiguous(x), True
     map = x.shape, x.dtype, x.device, is_contiguous, is_aligned
     dtype = getattr(tensors[0], "dtype", torch.float32)  # a missing tensor raises later
-    return _plan(network, num_groups, map, dtype, uses_batch, activation, adds_residual)
+    return _plan(network, num_groups, map, dtype, uses_batch, activation)
 
 
 @functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal
@@ -90,14 +89,11 @@ class Plan(plans.Plan):
         dtype: torch.dtype,
         uses_batch: bool,
         activation: Activation | None,
-        adds_residual: bool,
     ) -> None:
         index = -1 if map.device.index is None else map.device.index
         super().__init__(network, num_groups, map.shape[1], dtype, index, 16, map.is_contiguous)
         self.map, self.uses_batch = map, uses_batch
-        self.activation, self.adds_residual = activation, adds_residual
-        #: The activation whose gradient the backward pass computes.
-        self.of_backward = None if adds_residual else activation
+        self.activation = activation
         self.statistics_dtype = torch.float32
         sizes = find_sizes(network, map.shape[1], num_groups)
         assert sizes is not None
@@ -105,7 +101,7 @@ class Plan(plans.Plan):
         self.n = map.shape[0]
         self.moments = self.n * num_groups
         self.shape = one_read.shape_for(map, sizes)
-        self.keeps, size = self.of_backward is not None, self.n * map.shape[1]
+        self.keeps, size = activation is not None, self.n * map.shape[1]
         #: Where scale and shift begin in the tensor that has them.
         first = sizes.kept + 2 * self.moments if self.keeps else 0
         self.coefficients_at = first, first + size
@@ -174,19 +170,15 @@ class Plan(plans.Plan):
             num_warps=tiling.warps,
         )
 
-    def forward(
-        self, x: Tensor, tensors: Tensors, running: Tensors, residual: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, tensors: Tensors, running: Tensors) -> tuple[Tensor, Tensor]:
         if self.runs_elsewhere():
             with torch.cuda.device(x.device):
-                return self.forward(x, tensors, running, residual)
-        if residual is not None:
-            residual = self.aligned(residual)
+                return self.forward(x, tensors, running)
         y = torch.empty_like(x)
         statistics = torch.empty(self.num_statistics, dtype=torch.float32, device=x.device)
         pointers, stream = self.pointers(*tensors, statistics), current_stream(self.index)
         if self.shape is not None:
-            self.launch(stream, x, residual, y, statistics, pointers)
+            self.launch(stream, x, y, statistics, pointers)
             return y, statistics
         counts = batch = None
         work = statistics.new_empty(self.num_work) if self.num_work else statistics
@@ -200,7 +192,7 @@ class Plan(plans.Plan):
         launch_moments(stream, x, work if self.is_pooled else statistics, counts, batch)
         self.launch_rescale(stream, statistics, work, pointers)
         coefficients = statistics if self.keeps else work
-        self.launch_affine(stream, x, residual, y, statistics, coefficients, coefficients)
+        self.launch_affine(stream, x, y, statistics, coefficients, coefficients)
         if running:
             increment_version(running)
         return y, statistics
@@ -218,8 +210,7 @@ class Plan(plans.Plan):
         kind = dy.data_ptr() & 15, x.data_ptr() & 15, *needs
         plan = self.backward_plans.get(kind)
         if plan is None:
-            needs_all = all(needs) and all(t is not None for t in parameters)
-            plan = _Backward(self, not any(kind[:2]), any(needs[1:]), needs_all)
+            plan = _Backward(self, not any(kind[:2]), any(needs[1:]), all(needs))
             self.backward_plans[kind] = plan
         pointers = self.pointers(*parameters, *self.no_buffers, statistics)
         stream = current_stream(self.index)
@@ -228,7 +219,7 @@ class Plan(plans.Plan):
             d_x, *gradients = map(torch.empty_like, (x, *parameters))
         else:
             d_x, *gradients = [
-                torch.empty_like(t) if need and t is not None else None
+                torch.empty_like(t) if need else None
                 for t, need in zip((x, *parameters), needs, strict=True)
             ]
         counts = counters(self.index, stream) if plan.counts else None
@@ -252,7 +243,7 @@ class Plan(plans.Plan):
     def for_copies(self) -> "Plan":
         if self.dtype is torch.float32:
             return self
-        options = self.uses_batch, self.activation, self.adds_residual
+        options = self.uses_batch, self.activation
         plan = _plan(self.network, self.num_groups, self.map, torch.float32, *options)
         assert plan is not None
         return plan
@@ -282,7 +273,7 @@ class _Backward:
             chunks = map.shape[1:].numel() // (shape.block_c * shape.vector)
             kernel, activation = one_read.one_read_vjp_kernel, []
             if plan.keeps:
-                kernel, activation = one_read.one_read_activation_vjp_kernel, [plan.of_backward]
+                kernel, activation = one_read.one_read_activation_vjp_kernel, [plan.activation]
                 shape, chunks = one_read.shape_of_rows(map), map.shape[2:].numel()
             arguments = (
                 *(moments, members, plan.count, chunks, shape, plan.rescale.function, sizes),
@@ -308,7 +299,7 @@ class _Backward:
             n * tiling.blocks * tiling.splits,
             (
                 *(sizes.kept, scale_at, shift_at, sums // 2, *tiling.extent, c // plan.num_groups),
-                *(tiling.splits, tiling.split_tiles, tiling.shape, plan.of_backward),
+                *(tiling.splits, tiling.split_tiles, tiling.shape, plan.activation),
             ),
             num_warps=tiling.warps,
             maxnreg=128,
@@ -332,7 +323,7 @@ class _Backward:
         batch = padded(batch_rows) if plan.uses_batch else 0
         arguments_of_dx = (
             *(*of_dx, batch_at, rows_at, step, batch_rows, sizes.gradients, n, adding),
-            *(*extent, tiling.shape, batch, sizes.parameters if adds else (), plan.of_backward),
+            *(*extent, tiling.shape, batch, sizes.parameters if adds else (), plan.activation),
         )
         tiles = n * tiling.blocks * tiling.tiles
         options = {"num_warps": tiling.warps}

@@ -78,7 +78,7 @@ def find_sizes(network: Any, channels: int, num_groups: int) -> Sizes | None:
 
 @functools.lru_cache(maxsize=None, typed=True)  # named tuples of two classes may be equal
 def _find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | None:
-    if Network.kinds.get(type(network).__name__) is not type(network):  # a user's own
+    if not network.has_kernels():
         return None
     network.check(channels, num_groups)
     if channels > MAX_CHANNELS or not rescale_of(network).computes(network, channels):
@@ -87,7 +87,7 @@ def _find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | Non
     parameters, gradients = [], 0
     for name in network.parameters:
         stored = of_gradients[name]
-        parameters.append((gradients, stored, sizes[name] // max(1, stored)))
+        parameters.append((gradients, stored, sizes[name] // stored))
         gradients += stored
     to: Any = namedtuple("To", (*fields_of(network.parameters), "batch"))  # type: ignore[misc]
     gradients_to = to._make([*(offset for offset, _, _ in parameters), gradients])

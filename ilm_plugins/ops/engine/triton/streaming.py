@@ -246,10 +246,10 @@ def _column(ptr, at, exists):
     do_not_specialize_on_alignment=["mean_ptr", "scale_ptr", "shift_ptr"],
 )
 def _affine_kernel(
-    x_ptr, residual_ptr, y_ptr, mean_ptr, scale_ptr, shift_ptr, mean_at, scale_at, shift_at,
+    x_ptr, y_ptr, mean_ptr, scale_ptr, shift_ptr, mean_at, scale_at, shift_at,
     rows, chunks, group_size, SHAPE: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
-    """y = scale * (x - mean) + shift; then add a residual, and apply an activation, if given."""
+    """y = scale * (x - mean) + shift, then its activation, if given."""
     mean_ptr += mean_at
     scale_ptr += scale_at
     shift_ptr += shift_at
@@ -258,8 +258,6 @@ def _affine_kernel(
     x = load(x_ptr + start, offsets, inside)
     mean = _column(mean_ptr, group, exists)
     y = _column(scale_ptr, c, exists) * (x - mean) + _column(shift_ptr, c, exists)
-    if residual_ptr is not None:
-        y += load(residual_ptr + start, offsets, inside)
     if ACTIVATION is not None:
         y = activation_of(y, ACTIVATION)
     tl.store(y_ptr + start + offsets, y.to(y_ptr.dtype.element_ty), mask=inside)
@@ -424,7 +422,7 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     y, tiling = torch.empty_like(x), Tiling.for_map(Map.of(x))
     values = (t.contiguous() for t in (mean, scale, shift))
     _affine_kernel[(len(x) * tiling.blocks * tiling.tiles,)](
-        x, None, y, *values, 0, 0, 0, *tiling.extent, x.shape[1] // mean.shape[1], tiling.shape,
+        x, y, *values, 0, 0, 0, *tiling.extent, x.shape[1] // mean.shape[1], tiling.shape,
         None, num_warps=tiling.warps,
     )  # fmt: skip
     return y

@@ -122,27 +122,27 @@ def rescale_groups(omega, beta, mean, var, SIZES: tl.constexpr, d_scale=None, d_
         return scale, d_scale * of_channels, d_mean, d_var
 
 
+# Activations; each returns its value and its derivative.
+
+
 @triton.jit
-def activate(x, NAME: tl.constexpr):
-    """Return the activation NAME of x, and its derivative."""
-    if NAME == "tanh":  # 1 - y * y would be mostly rounding error near |y| = 1
-        small = tl.exp(-2.0 * tl.abs(x))
-        inverse = divide(1.0, 1.0 + small)
-        y = (1.0 - small) * inverse
-        y = tl.where(x < 0, -y, y)
-        slope = 4.0 * small * inverse * inverse
-    elif NAME == "sigmoid":
-        small = tl.exp(-tl.abs(x))
-        y = divide(1.0, 1.0 + small)
-        slope = small * y * y
-        y = tl.where(x < 0, small * y, y)
-    elif NAME == "identity":
-        y = x
-        slope = tl.full(x.shape, 1.0, tl.float32)
-    else:
-        slope = tl.where(x > 0, 1.0, 0.01 if NAME == "leaky_relu" else 0.0)
-        y = tl.where(x < 0, 0.0, x) if NAME == "relu" else x * slope
-        if NAME == "relu6":
-            slope = tl.where(x < 6, slope, 0.0)
-            y = tl.where(x > 6, 6.0, y)
-    return y, slope
+def tanh(x):
+    # 1 - y * y would be mostly rounding error near |y| = 1.
+    small = tl.exp(-2.0 * tl.abs(x))
+    inverse = divide(1.0, 1.0 + small)
+    y = (1.0 - small) * inverse
+    return tl.where(x < 0, -y, y), 4.0 * small * inverse * inverse
+
+
+@triton.jit
+def sigmoid(x):
+    small = tl.exp(-tl.abs(x))
+    y = divide(1.0, 1.0 + small)
+    return tl.where(x < 0, small * y, y), small * y * y
+
+
+@triton.jit
+def relu6(x):
+    slope = tl.where(x > 0, 1.0, 0.0)
+    y = x * slope
+    return tl.where(x > 6, 6.0, y), tl.where(x < 6, slope, 0.0)

@@ -11,12 +11,12 @@
 #include "../../engine/cpu/activations.hpp"
 #include "../../engine/cpu/gradients.hpp"
 #include "../../engine/cpu/groups.hpp"
+#include "../../engine/cpu/options.hpp"
 
 namespace {
 
 template <class T> struct Attentive {
     using Real = T;
-    static constexpr const char *name = "Attentive"; // in spec.py
     static constexpr bool is_mixture = false;
 
     int64_t num_groups = 1, num_affine = 1; // G, K
@@ -25,16 +25,8 @@ template <class T> struct Attentive {
 
     template <class Visitor> void members(Visitor &visit)
     {
-        visit("num_groups", num_groups);
-        visit("eps", eps);
-        visit("num_affine", num_affine);
-        visit("feature_eps", feature_eps);
-        visit("weight", weight);
-        visit("bias", bias);
-        visit("attention.weight", attention);
-        visit("attention.bias", attention_bias);
-        visit("pairs.weight", pair_weight);
-        visit("pairs.bias", pair_bias);
+        visit_each(visit, num_groups, eps, num_affine, feature_eps);
+        visit_each(visit, weight, bias, attention, attention_bias, pair_weight, pair_bias);
     }
 
     // What the gradients of the tensors are computed from, of an instance.
@@ -71,7 +63,7 @@ template <class T> struct Attentive {
         for (int64_t k = 0; k < num_affine; k++) {
             Real logit =
                 dot(attention.values + k * channels, features, channels) + attention_bias.values[k];
-            attentions[k] = activate(Activation::relu6, logit + 3, &slopes[k]) / 6;
+            attentions[k] = relu6(logit + 3, &slopes[k]) / 6;
             slopes[k] /= 6;
         }
     }

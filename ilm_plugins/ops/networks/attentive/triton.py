@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from ...engine.triton.sizes import Rescale
-from ...engine.triton.vectors import activate, load, numbers, rescale_groups, total
+from ...engine.triton.vectors import load, numbers, relu6, rescale_groups, total
 
 
 @triton.jit
@@ -20,7 +20,7 @@ def _attend(k, features, t, SIZES: tl.constexpr):
     c += k * SIZES.channels
     attention = load(t.attention_weight, c, exists)
     logit = total(attention * features, SIZES.channels) + load(t.attention_bias, k, True)
-    a, slope = activate(logit + 3.0, "relu6")
+    a, slope = relu6(logit + 3.0)
     return (
         attention,
         load(t.pairs_weight, c, exists),

@@ -2,7 +2,8 @@
 //
 //     key_i     = mean or variance of the N key groups                    i = 0, 1
 //     hidden_i  = ReLU(W1 key_i),  decoded_i = W(2 + i) hidden_i
-//     omega     = combine(decoded_drives_omega, weight), beta likewise
+//     omega     = sigmoid(decoded) - omega_offset + weight
+//     beta      = tanh(decoded) + bias
 //
 // From omega and beta follow scale and shift: groups.hpp.
 #pragma once
@@ -10,48 +11,28 @@
 #include "../../engine/cpu/activations.hpp"
 #include "../../engine/cpu/gradients.hpp"
 #include "../../engine/cpu/groups.hpp"
+#include "../../engine/cpu/options.hpp"
 
 namespace {
 
 // What the mean drives.
 enum class Driven { omega, beta };
 
-constexpr const char *names_of(Driven) { return "omega beta"; }
-
-// a(WE), a(WE+B), a(WE)*B, a(WE)+B, where WE is decoded, and B is weight or bias.
-enum class Combine { plain, inside, times, plus };
-
-constexpr const char *names_of(Combine) { return "a(WE) a(WE+B) a(WE)*B a(WE)+B"; }
-
 template <class T> struct Autoencoder {
     using Real = T;
-    static constexpr const char *name = "Autoencoder"; // in spec.py
     static constexpr bool is_mixture = false;
 
     int64_t num_groups = 1;                 // of the standardization
     int64_t num_key_groups = 1, hidden = 1; // N, M
     double eps = 0;
     Driven mean_drives = Driven::beta;
-    List<Activation, 2> activations; // for mean and variance
-    Combine combine = Combine::plus;
     Parameter<Real> weight, bias, encode, decode_mean, decode_var;
     Buffer<Real> omega_offset;
 
     template <class Visitor> void members(Visitor &visit)
     {
-        visit("num_groups", num_groups);
-        visit("num_key_groups", num_key_groups);
-        visit("hidden", hidden);
-        visit("eps", eps);
-        visit("mean_drives", mean_drives);
-        visit("activations", activations);
-        visit("combine", combine);
-        visit("weight", weight);
-        visit("bias", bias);
-        visit("encode.weight", encode);
-        visit("decode_mean.weight", decode_mean);
-        visit("decode_var.weight", decode_var);
-        visit("omega_offset", omega_offset);
+        visit_each(visit, num_groups, num_key_groups, hidden, eps, mean_drives);
+        visit_each(visit, weight, bias, encode, decode_mean, decode_var, omega_offset);
     }
 
     // The values between the linear maps, and their gradients: of the mean, then of the variance.
@@ -82,15 +63,14 @@ template <class T> struct Autoencoder {
 
     // What both passes compute in a thread's memory.
     struct Scratch {
-        Real *decoded;         // (2, N)
-        Real *key_off;         // (G')
-        Real *slope, *b_slope; // (C) each
+        Real *decoded; // (2, N)
+        Real *key_off; // (G')
+        Real *slope;   // (C)
         Groups<Real> groups;
 
         Scratch(const Autoencoder &net, const Job<Real> &job, Arena<Real> &arena)
             : decoded(arena.take(2 * net.num_key_groups)), key_off(arena.take(job.map->groups)),
-              slope(arena.take(job.map->channels)), b_slope(arena.take(job.map->channels)),
-              groups(*job.map, net.num_groups, arena)
+              slope(arena.take(job.map->channels)), groups(*job.map, net.num_groups, arena)
         {
         }
     };
@@ -115,54 +95,34 @@ template <class T> struct Autoencoder {
         }
     }
 
-    // Compute omega or beta (C) from the decoded mean (0) or variance (1). `slope` is its
-    // derivative by the decoded value, `b_slope` by b, which is the layer's weight for omega and
-    // its bias for beta.
-    [[gnu::noinline]] void find(const Job<Real> &job, int i, const Real *decoded, const Real *b,
-                                Real offset, Real *__restrict value, Real *__restrict slope,
-                                Real *__restrict b_slope) const
+    // What drives omega, and what drives beta: the mean (0) or the variance (1).
+    int for_omega() const { return mean_drives == Driven::omega ? 0 : 1; }
+    int for_beta() const { return 1 - for_omega(); }
+
+    // Compute omega or beta (C) from the decoded values, and `b`, the layer's weight or bias;
+    // `slope` is its derivative by the decoded value.
+    [[gnu::noinline]] void find(const Job<Real> &job, const Real *decoded, const Real *b,
+                                Real offset, Real (*activation)(Real, Real *),
+                                Real *__restrict value, Real *__restrict slope) const
     {
         int64_t keys = num_key_groups, size = job.map->channels / keys;
-        Activation activation = activations.at[i];
-        decoded += i * keys;
         for (int64_t k = 0; k < keys; k++) {
-            Real derivative = 0, activated = 0;
-            if (combine != Combine::inside)
-                activated = activate(activation, decoded[k], &derivative) - offset;
-            int64_t c = k * size, end = c + size;
-            switch (combine) {
-            case Combine::inside:
-                for (; c < end; c++) {
-                    value[c] = activate(activation, decoded[k] + b[c], &derivative) - offset;
-                    slope[c] = b_slope[c] = derivative;
-                }
-                break;
-            case Combine::times:
-                for (; c < end; c++)
-                    value[c] = activated * b[c], slope[c] = derivative * b[c],
-                    b_slope[c] = activated;
-                break;
-            case Combine::plus:
-                for (; c < end; c++)
-                    value[c] = activated + b[c], slope[c] = derivative, b_slope[c] = 1;
-                break;
-            case Combine::plain:
-                for (; c < end; c++)
-                    value[c] = activated, slope[c] = derivative, b_slope[c] = 0;
-            }
+            Real derivative, activated = activation(decoded[k], &derivative) - offset;
+            for (int64_t c = k * size; c < (k + 1) * size; c++)
+                value[c] = activated + b[c], slope[c] = derivative;
         }
     }
 
     void find_omega(const Job<Real> &job, const Scratch &s, Real *omega) const
     {
-        int i = mean_drives == Driven::omega ? 0 : 1;
-        find(job, i, s.decoded, weight.values, *omega_offset.values, omega, s.slope, s.b_slope);
+        find(job, s.decoded + for_omega() * num_key_groups, weight.values, *omega_offset.values,
+             sigmoid<Real>, omega, s.slope);
     }
 
     void find_beta(const Job<Real> &job, const Scratch &s, Real *beta) const
     {
-        int i = mean_drives == Driven::beta ? 0 : 1;
-        find(job, i, s.decoded, bias.values, Real(0), beta, s.slope, s.b_slope);
+        find(job, s.decoded + for_beta() * num_key_groups, bias.values, Real(0), tanh<Real>, beta,
+             s.slope);
     }
 
     void forward(const Job<Real> &job, int64_t instance, Arena<Real> &scratch) const
@@ -195,21 +155,18 @@ template <class T> struct Autoencoder {
         pool_sums(job, instance);
         encode_and_decode(job, instance, code, s);
 
-        int omega = mean_drives == Driven::omega ? 0 : 1, beta = 1 - omega;
         find_beta(job, s, values);
-        for (int64_t c = 0; c < channels; c++) {
-            tape.d_bias[c] = d_shift[c] * s.b_slope[c];
+        copy(tape.d_bias, d_shift, channels);
+        for (int64_t c = 0; c < channels; c++)
             s.slope[c] *= d_shift[c];
-        }
-        fold(s.slope, channels, keys, code.d_decoded + beta * keys);
+        fold(s.slope, channels, keys, code.d_decoded + for_beta() * keys);
         find_omega(job, s, values);
         s.groups.find(job, instance, eps);
         s.groups.standardize_vjp(job, instance, values); // values: the gradient of omega
-        for (int64_t c = 0; c < channels; c++) {
-            tape.d_weight[c] = values[c] * s.b_slope[c];
+        copy(tape.d_weight, values, channels);
+        for (int64_t c = 0; c < channels; c++)
             s.slope[c] *= values[c];
-        }
-        fold(s.slope, channels, keys, code.d_decoded + omega * keys);
+        fold(s.slope, channels, keys, code.d_decoded + for_omega() * keys);
 
         clear(d_key, 2 * keys);
         for (int i = 0; i < 2; i++) {

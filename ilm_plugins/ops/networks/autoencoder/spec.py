@@ -1,4 +1,4 @@
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from ...engine.network import Network
 
@@ -9,8 +9,6 @@ class _Options(NamedTuple):
     hidden: int  #: M
     eps: float
     mean_drives: str  #: "beta" or "omega", what the mean predicts; the variance predicts the other
-    activations: tuple[str, str]  #: for (mean, variance)
-    combine: str  #: of AssocNorm's Table 5; "a(WE)+B" is ILM Norm's
 
 
 class Autoencoder(_Options, Network):
@@ -19,6 +17,7 @@ class Autoencoder(_Options, Network):
     __slots__ = ()
     parameters = "weight", "bias", "encode.weight", "decode_mean.weight", "decode_var.weight"
     buffers = ("omega_offset",)
+    choices: ClassVar = {"mean_drives": ("omega", "beta")}
 
     def sizes(self, channels: int) -> dict[str, int]:
         matrix = self.hidden * self.num_key_groups

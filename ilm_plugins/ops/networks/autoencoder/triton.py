@@ -16,21 +16,6 @@ MAX_ODD_CHANNELS = 2048
 
 
 @triton.jit
-def _combine(decoded, b, offset, ACTIVATION: tl.constexpr, COMBINE: tl.constexpr):
-    """AssocNorm's Table 5: return omega or beta, and its derivatives by ``decoded`` and by B."""
-    y, slope = v.activate(decoded + b if COMBINE == "a(WE+B)" else decoded, ACTIVATION)
-    y -= offset
-    if COMBINE == "a(WE)+B":
-        return y + b, slope, tl.full(b.shape, 1.0, tl.float32)
-    elif COMBINE == "a(WE+B)":
-        return y, slope, slope
-    elif COMBINE == "a(WE)*B":
-        return y * b, slope * b, y
-    else:
-        return y, slope, tl.zeros(b.shape, tl.float32)
-
-
-@triton.jit
 def _encode(m, key_mean, key_var, t, SIZES: tl.constexpr):
     """Return row m of W1, and Eq. 4's hidden value m of the mean and of the variance."""
     KEYS: tl.constexpr = SIZES.network.num_key_groups
@@ -61,11 +46,6 @@ def _decode_vjp(m, hidden, d_decoded, decode_ptr, gradient_ptr, SIZES: tl.conste
 def autoencoder(mean, var, t, SIZES: tl.constexpr, d_scale=None, d_shift=None, gradients_ptr=None):
     """Compute scale and shift (channels) from the moments (fine); see :class:`Rescale`."""
     MEAN_TO_BETA: tl.constexpr = SIZES.network.mean_drives == "beta"
-    OF_MEAN: tl.constexpr = SIZES.network.activations[0]
-    OF_VAR: tl.constexpr = SIZES.network.activations[1]
-    OF_OMEGA: tl.constexpr = OF_VAR if MEAN_TO_BETA else OF_MEAN
-    OF_BETA: tl.constexpr = OF_MEAN if MEAN_TO_BETA else OF_VAR
-    COMBINE: tl.constexpr = SIZES.network.combine
     C: tl.constexpr = SIZES.channels
     KEYS: tl.constexpr = SIZES.network.num_key_groups
     key_mean, key_var = v.coarsen(mean, var, SIZES.fine, KEYS)  # Eq. 3
@@ -81,25 +61,21 @@ def autoencoder(mean, var, t, SIZES: tl.constexpr, d_scale=None, d_shift=None, g
     else:
         for_omega, for_beta = from_mean, from_var
     c, exists = v.numbers(C)
-    bias = v.load(t.bias, c, exists)
-    beta, beta_slope, bias_slope = _combine(
-        v.spread(for_beta, KEYS, C), bias, 0.0, OF_BETA, COMBINE
-    )
+    beta, beta_slope = v.tanh(v.spread(for_beta, KEYS, C))
+    beta += v.load(t.bias, c, exists)
     if gradients_ptr is not None:  # before omega is computed, to take fewer registers at once
-        tl.store(gradients_ptr + SIZES.to.bias + c, d_shift * bias_slope, mask=exists)
+        tl.store(gradients_ptr + SIZES.to.bias + c, d_shift, mask=exists)
         d_for_beta = v.fold(d_shift * beta_slope, C, KEYS)
-    weight = v.load(t.weight, c, exists)
     offset = v.load(v.buffer(t.omega_offset, t, SIZES.at.omega_offset), 0, True)
-    omega, omega_slope, weight_slope = _combine(
-        v.spread(for_omega, KEYS, C), weight, offset, OF_OMEGA, COMBINE
-    )
+    omega, omega_slope = v.sigmoid(v.spread(for_omega, KEYS, C))
+    omega = omega - offset + v.load(t.weight, c, exists)
     if gradients_ptr is None:
         return v.rescale_groups(omega, beta, mean, var, SIZES)
     else:
         scale, d_omega, d_mean, d_var = v.rescale_groups(
             omega, beta, mean, var, SIZES, d_scale, d_shift
         )
-        tl.store(gradients_ptr + SIZES.to.weight + c, d_omega * weight_slope, mask=exists)
+        tl.store(gradients_ptr + SIZES.to.weight + c, d_omega, mask=exists)
         d_for_omega = v.fold(d_omega * omega_slope, C, KEYS)
         if MEAN_TO_BETA:
             d_from_mean, d_from_var = d_for_beta, d_for_omega

@@ -1,75 +1,45 @@
 // Exemplar Normalization, of one instance; see layers/exemplar.py. With off_k and var_k of
-// mixture/cpu.hpp:
+// mixed_normalizers.hpp:
 //
 //     rstd_k = 1 / sqrt(var_k + eps),  u_k = off_k * rstd_k                        (K, C)
 //     z_k    = sums of runs of reduce * u_k                                        (K, C / r)
-//     ratios = softmax(ratio act(expand (z z^T) + expand_bias) + ratio_bias)       (K)
+//     ratios = softmax(ratio tanh(expand (z z^T) + expand_bias) + ratio_bias)      (K)
 //     scale  = sum of ratios_k weight_k rstd_k,  shift = sum of ratios_k weight_k u_k + bias_k
 #pragma once
 
 #include "../../engine/cpu/activations.hpp"
 #include "../../engine/cpu/gradients.hpp"
-#include "../mixture/cpu.hpp"
+#include "../mixed_normalizers.hpp"
 
 namespace {
 
-enum class RatioNet { conv, no_conv, mlp };
-
-constexpr const char *names_of(RatioNet) { return "conv no_conv mlp"; }
-
 template <class T> struct Exemplar {
     using Real = T;
-    static constexpr const char *name = "Exemplar"; // in spec.py
     static constexpr bool is_mixture = true;
 
     Mixture<Real> mixture;
     int64_t hidden = 1, reduction = 1;
-    Activation activation = Activation::tanh;
-    RatioNet ratio_net = RatioNet::conv;
-    bool shared_affine = false;
     Parameter<Real> weight, bias, reduce, expand_weight, expand_bias, ratio, ratio_bias;
 
     template <class Visitor> void members(Visitor &visit)
     {
         mixture.options(visit);
-        visit("hidden", hidden);
-        visit("reduction", reduction);
-        visit("activation", activation);
-        visit("ratio_net", ratio_net);
-        visit("shared_affine", shared_affine);
-        visit("weight", weight);
-        visit("bias", bias);
-        visit("reduce.weight", reduce);
-        visit("expand.weight", expand_weight);
-        visit("expand.bias", expand_bias);
-        visit("ratio.weight", ratio);
-        visit("ratio.bias", ratio_bias);
+        visit_each(visit, hidden, reduction);
+        visit_each(visit, weight, bias, reduce, expand_weight, expand_bias, ratio, ratio_bias);
         mixture.buffers(visit);
     }
 
     int64_t count() const { return mixture.count(); } // K
 
     // The number of values of z for each normalizer.
-    int64_t width(int64_t channels) const
-    {
-        return ratio_net == RatioNet::conv ? channels / reduction : channels;
-    }
+    int64_t width(int64_t channels) const { return channels / reduction; }
 
-    // The number of inputs of the first linear map.
-    int64_t inputs(int64_t channels) const
-    {
-        return ratio_net == RatioNet::mlp ? channels : count() * count();
-    }
-
-    // The rows of weight and bias.
-    int64_t rows() const { return shared_affine ? 1 : count(); }
-
-    // The row (C) of weight for normalizer k.
-    int64_t row(int64_t k) const { return shared_affine ? 0 : k; }
+    // The number of inputs of the first linear map: z z^T.
+    int64_t inputs() const { return count() * count(); }
 
     // What the gradients of the tensors are computed from, of an instance.
     struct Tape {
-        Real *d_weight, *d_bias; // (K or 1, C), (C)
+        Real *d_weight, *d_bias; // (K, C), (C)
         Real *d_reduce;          // (C)
         Real *features;          // (inputs)
         Real *hidden, *d_hidden; // (H) each
@@ -79,10 +49,10 @@ template <class T> struct Exemplar {
         Tape(const Exemplar &net, const Job<Real> &job, Arena<Real> &arena)
         {
             int64_t channels = job.map->channels;
-            d_weight = arena.take(net.rows() * channels);
+            d_weight = arena.take(net.count() * channels);
             d_bias = arena.take(channels);
-            d_reduce = arena.take(net.ratio_net == RatioNet::conv ? channels : 0);
-            features = arena.take(net.inputs(channels));
+            d_reduce = arena.take(channels);
+            features = arena.take(net.inputs());
             d_hidden = arena.take(net.hidden);
             hidden = arena.take(net.hidden);
             d_logits = arena.take(net.count());
@@ -94,7 +64,7 @@ template <class T> struct Exemplar {
     struct Scratch {
         typename Mixture<Real>::Statistics statistics;
         Real *rstd;           // (K, C)
-        Real *z;              // (K, C / r), or (K, C) without `reduce`
+        Real *z;              // (K, C / r)
         Real *u;              // (C)
         Real *slope, *ratios; // (H), (K)
 
@@ -118,26 +88,20 @@ template <class T> struct Exemplar {
         mixture.find_statistics(job, instance, s.statistics);
         for (int64_t i = 0; i < count() * channels; i++)
             s.rstd[i] = 1 / std::sqrt(s.statistics.var[i] + Real(mixture.eps));
-        if (ratio_net == RatioNet::mlp) {
-            copy(features, job.mean + instance * channels, channels);
-        } else {
-            for (int64_t k = 0; k < count(); k++) {
-                const Real *off = s.statistics.off + k * channels, *rstd = s.rstd + k * channels;
-                for (int64_t c = 0; c < channels; c++)
-                    s.u[c] = off[c] * rstd[c] * (reduce.values ? reduce.values[c] : 1);
-                fold(s.u, channels, width, s.z + k * width);
-            }
-            for (int64_t i = 0; i < count(); i++)
-                for (int64_t j = 0; j < count(); j++)
-                    features[i * count() + j] = j < i
-                        ? features[j * count() + i]
-                        : dot(s.z + i * width, s.z + j * width, width);
+        for (int64_t k = 0; k < count(); k++) {
+            const Real *off = s.statistics.off + k * channels, *rstd = s.rstd + k * channels;
+            for (int64_t c = 0; c < channels; c++)
+                s.u[c] = off[c] * rstd[c] * reduce.values[c];
+            fold(s.u, channels, width, s.z + k * width);
         }
-        int64_t inputs = this->inputs(channels);
+        for (int64_t i = 0; i < count(); i++)
+            for (int64_t j = 0; j < count(); j++)
+                features[i * count() + j] = j < i ? features[j * count() + i]
+                                                  : dot(s.z + i * width, s.z + j * width, width);
         for (int64_t h = 0; h < hidden; h++) {
-            Real logit =
-                expand_bias.values[h] + dot(expand_weight.values + h * inputs, features, inputs);
-            activated[h] = activate(activation, logit, &s.slope[h]);
+            Real logit = expand_bias.values[h]
+                + dot(expand_weight.values + h * inputs(), features, inputs());
+            activated[h] = tanh(logit, &s.slope[h]);
         }
         for (int64_t k = 0; k < count(); k++)
             s.ratios[k] = ratio_bias.values[k] + dot(ratio.values + k * hidden, activated, hidden);
@@ -148,7 +112,7 @@ template <class T> struct Exemplar {
     {
         int64_t channels = job.map->channels;
         Scratch s(*this, job, scratch);
-        Real *features = scratch.take(inputs(channels)), *activated = scratch.take(hidden);
+        Real *features = scratch.take(inputs()), *activated = scratch.take(hidden);
         if (scratch.measures())
             return;
         Real *__restrict scale = job.scale + instance * channels;
@@ -159,7 +123,7 @@ template <class T> struct Exemplar {
         clear(scale, channels);
         clear(shift, channels);
         for (int64_t k = 0; k < count(); k++) {
-            const Real *of_k = weight.values + row(k) * channels, *rstd = s.rstd + k * channels;
+            const Real *of_k = weight.values + k * channels, *rstd = s.rstd + k * channels;
             const Real *off = s.statistics.off + k * channels;
             for (int64_t c = 0; c < channels; c++) {
                 Real gain = s.ratios[k] * of_k[c] * rstd[c];
@@ -167,16 +131,16 @@ template <class T> struct Exemplar {
                 shift[c] += gain * off[c];
             }
         }
-        for (int64_t k = 0; k < rows(); k++)
+        for (int64_t k = 0; k < count(); k++)
             add_scaled(shift, bias.values + k * channels, channels, Real(1));
     }
 
     void backward(const Job<Real> &job, int64_t instance, const Tape &tape,
                   Arena<Real> &scratch) const
     {
-        int64_t channels = job.map->channels, inputs = this->inputs(channels);
+        int64_t channels = job.map->channels;
         Scratch s(*this, job, scratch);
-        Real *products = scratch.take(channels), *d_features = scratch.take(inputs);
+        Real *products = scratch.take(channels), *d_features = scratch.take(inputs());
         Real *__restrict d_off = scratch.take(channels);
         Real *__restrict d_of_var = scratch.take(channels);
         Real *d_z = scratch.take(channels), *d_run = scratch.take(channels);
@@ -191,40 +155,35 @@ template <class T> struct Exemplar {
 
         Real *__restrict scale = job.scale + instance * channels;
         clear(scale, channels);
-        clear(tape.d_weight, rows() * channels);
         for (int64_t k = 0; k < count(); k++) {
-            const Real *of_k = weight.values + row(k) * channels, *rstd = s.rstd + k * channels;
+            const Real *of_k = weight.values + k * channels, *rstd = s.rstd + k * channels;
             const Real *off = s.statistics.off + k * channels;
-            Real *__restrict d_weight = tape.d_weight + row(k) * channels;
+            Real *__restrict d_weight = tape.d_weight + k * channels;
             Real of_ratio = s.ratios[k];
 #pragma GCC ivdep // The compiler would not check so many arrays for overlaps.
             for (int64_t c = 0; c < channels; c++) {
                 Real d_gain = (d_scale[c] + d_shift[c] * off[c]) * rstd[c];
                 scale[c] += of_ratio * of_k[c] * rstd[c];
-                d_weight[c] += of_ratio * d_gain;
+                d_weight[c] = of_ratio * d_gain;
                 products[c] = of_k[c] * d_gain;
             }
             fold(products, channels, int64_t(1), tape.d_logits + k);
         }
         softmax_vjp(s.ratios, tape.d_logits, count());
-        ratio_net_vjp(s, tape, inputs, d_features);
+        ratio_net_vjp(s, tape, d_features);
 
         clear(d_mean, channels);
         clear(d_var, channels);
-        if (ratio_net == RatioNet::mlp)
-            copy(d_mean, d_features, channels);
-        if (reduce.values)
-            clear(tape.d_reduce, channels);
+        clear(tape.d_reduce, channels);
         for (int64_t k = 0; k < count(); k++) {
-            const Real *of_k = weight.values + row(k) * channels, *rstd = s.rstd + k * channels;
+            const Real *of_k = weight.values + k * channels, *rstd = s.rstd + k * channels;
             const Real *off = s.statistics.off + k * channels;
             Real of_ratio = s.ratios[k];
             find_d_run(s, k, channels, d_features, d_z, d_run);
-            if (reduce.values)
-                for (int64_t c = 0; c < channels; c++) {
-                    tape.d_reduce[c] += d_run[c] * off[c] * rstd[c];
-                    d_run[c] *= reduce.values[c];
-                }
+            for (int64_t c = 0; c < channels; c++) {
+                tape.d_reduce[c] += d_run[c] * off[c] * rstd[c];
+                d_run[c] *= reduce.values[c];
+            }
 #pragma GCC ivdep
             for (int64_t c = 0; c < channels; c++) {
                 Real gain = of_ratio * of_k[c], r = rstd[c], d_u = d_shift[c] * gain + d_run[c];
@@ -237,15 +196,15 @@ template <class T> struct Exemplar {
     }
 
     // The vector-Jacobian product of the two linear maps, from d_logits.
-    void ratio_net_vjp(const Scratch &s, const Tape &tape, int64_t inputs, Real *d_features) const
+    void ratio_net_vjp(const Scratch &s, const Tape &tape, Real *d_features) const
     {
         clear(tape.d_hidden, hidden);
-        clear(d_features, inputs);
+        clear(d_features, inputs());
         for (int64_t k = 0; k < count(); k++)
             add_scaled(tape.d_hidden, ratio.values + k * hidden, hidden, tape.d_logits[k]);
         for (int64_t h = 0; h < hidden; h++) {
             tape.d_hidden[h] *= s.slope[h];
-            add_scaled(d_features, expand_weight.values + h * inputs, inputs, tape.d_hidden[h]);
+            add_scaled(d_features, expand_weight.values + h * inputs(), inputs(), tape.d_hidden[h]);
         }
     }
 
@@ -253,10 +212,6 @@ template <class T> struct Exemplar {
     void find_d_run(const Scratch &s, int64_t k, int64_t channels, const Real *d_features,
                     Real *d_z, Real *d_run) const
     {
-        if (ratio_net == RatioNet::mlp) {
-            clear(d_run, channels);
-            return;
-        }
         int64_t width = this->width(channels);
         clear(d_z, width);
         for (int64_t j = 0; j < count(); j++) { // z z^T has each product twice
@@ -269,13 +224,12 @@ template <class T> struct Exemplar {
     void gradients(const Job<Real> &job, const Tape &tape, Sums<Real> &sums) const
     {
         int64_t channels = job.map->channels;
-        sums.add(tape.d_weight, rows() * channels, weight.gradient);
+        sums.add(tape.d_weight, count() * channels, weight.gradient);
         sums.add(tape.d_bias, channels, bias.gradient);
-        for (int64_t k = 1; k < rows() && bias.gradient; k++)
+        for (int64_t k = 1; k < count() && bias.gradient; k++)
             copy(bias.gradient + k * channels, bias.gradient, channels);
         sums.add(tape.d_reduce, channels, reduce.gradient);
-        sums.add({{tape.d_hidden, tape.features}}, hidden, inputs(channels),
-                 expand_weight.gradient);
+        sums.add({{tape.d_hidden, tape.features}}, hidden, inputs(), expand_weight.gradient);
         sums.add(tape.d_hidden, hidden, expand_bias.gradient);
         sums.add({{tape.d_logits, tape.hidden}}, count(), hidden, ratio.gradient);
         sums.add(tape.d_logits, count(), ratio_bias.gradient);

@@ -3,7 +3,7 @@
 ::
 
     r_k = rsqrt(var_k + eps), u_k = (mean - mu_k) r_k, z_k = sums of runs of reduce * u_k
-    v = z z^T, ratios = softmax(ratio act(expand v + expand_bias) + ratio_bias)
+    v = z z^T, ratios = softmax(ratio tanh(expand v + expand_bias) + ratio_bias)
     scale = sum of ratios_k weight_k r_k, shift = sum of ratios_k weight_k u_k + bias_k
 """
 
@@ -13,7 +13,7 @@ import triton.language as tl
 from ...engine.triton import vectors as v
 from ...engine.triton.devices import padded
 from ...engine.triton.sizes import Rescale
-from ..mixture import triton as mixture
+from .. import mixed_normalizers_triton as mixture
 
 #: Most elements of a matrix, with padding.
 MAX_MATRIX = 4096
@@ -22,10 +22,9 @@ MAX_MATRIX = 4096
 @triton.jit
 def _reduced(mean, var, t, SIZES: tl.constexpr):
     """Return z (rows, runs), 0 in the padding."""
-    REDUCES: tl.constexpr = SIZES.network.ratio_net == "conv"
-    RUNS: tl.constexpr = SIZES.channels // (SIZES.network.reduction if REDUCES else 1)
+    RUNS: tl.constexpr = SIZES.channels // SIZES.network.reduction
     c, exists = v.numbers(SIZES.channels)
-    reduce = 1.0 if t.reduce_weight is None else v.load(t.reduce_weight, c, exists)
+    reduce = v.load(t.reduce_weight, c, exists)
     run, is_run = v.numbers(RUNS)
     row, _ = v.numbers(len(SIZES.network.normalizers))
     z = tl.zeros((row.shape[0], run.shape[0]), tl.float32)
@@ -55,15 +54,14 @@ def _ratio(SIZES: tl.constexpr):
 
 @triton.jit
 def _ratios(z, t, SIZES: tl.constexpr):
-    """Return the ratios (rows), and the activation's values and slopes (hidden), from z."""
-    ACTIVATION: tl.constexpr = SIZES.network.activation
+    """Return the ratios (rows), and tanh's values and slopes (hidden), from z."""
     h, exists = v.numbers(SIZES.network.hidden)
     hidden = v.load(t.expand_bias, h, exists)
     for j in tl.static_range(len(SIZES.network.normalizers)):
         v_j = tl.sum(z * mixture.row(z, j)[None, :], axis=1)
         at, real = _expand(j, SIZES)
         hidden += tl.sum(v.load(t.expand_weight, at, real) * v_j[None, :], axis=1)
-    hidden, slope = v.activate(hidden, ACTIVATION)
+    hidden, slope = v.tanh(hidden)
     at, real = _ratio(SIZES)
     row, is_row = v.numbers(len(SIZES.network.normalizers))
     logits = v.load(t.ratio_bias, row, is_row)
@@ -100,7 +98,7 @@ def _ratios_vjp(d_ratios, z, ratios, hidden, slope, t, gradients_ptr, SIZES: tl.
 @triton.jit
 def _weight(i: tl.constexpr, ptr, SIZES: tl.constexpr):
     c, exists = v.numbers(SIZES.channels)
-    return v.load(ptr, c if SIZES.network.shared_affine else i * SIZES.channels + c, exists)
+    return v.load(ptr, i * SIZES.channels + c, exists)
 
 
 @triton.jit
@@ -108,9 +106,7 @@ def exemplar(mean, var, t, SIZES: tl.constexpr, d_scale=None, d_shift=None, grad
     """Compute scale and shift (channels) from the moments (channels); see :class:`Rescale`."""
     K: tl.constexpr = len(SIZES.network.normalizers)
     C: tl.constexpr = SIZES.channels
-    REDUCES: tl.constexpr = SIZES.network.ratio_net == "conv"
-    RUNS: tl.constexpr = C // (SIZES.network.reduction if REDUCES else 1)
-    SHARED: tl.constexpr = SIZES.network.shared_affine
+    RUNS: tl.constexpr = C // SIZES.network.reduction
     c, exists = v.numbers(C)
     row, _ = v.numbers(K)
     z = _reduced(mean, var, t, SIZES)
@@ -118,7 +114,6 @@ def exemplar(mean, var, t, SIZES: tl.constexpr, d_scale=None, d_shift=None, grad
 
     scale = tl.zeros_like(mean)
     shift = tl.zeros_like(mean)
-    d_weight = tl.zeros_like(mean)
     d_ratios = tl.zeros_like(ratios)
     for i in tl.static_range(K):
         offset, of_var = mixture.statistics(i, mean, var, t, SIZES)
@@ -128,23 +123,18 @@ def exemplar(mean, var, t, SIZES: tl.constexpr, d_scale=None, d_shift=None, grad
         scale += ratio * weight * rstd
         if gradients_ptr is None:
             shift += ratio * weight * rstd * offset
-            if i == 0 or not SHARED:
-                shift += _weight(i, t.bias, SIZES)
+            shift += _weight(i, t.bias, SIZES)
         else:
             d_gain = (d_scale + d_shift * offset) * rstd
             d_ratios = tl.where(row == i, v.total(weight * d_gain, C), d_ratios)
-            d_weight += ratio * d_gain
-            if not SHARED:
-                tl.store(gradients_ptr + SIZES.to.weight + i * C + c, ratio * d_gain, mask=exists)
+            tl.store(gradients_ptr + SIZES.to.weight + i * C + c, ratio * d_gain, mask=exists)
     if gradients_ptr is None:
         return scale, shift
     else:
-        if SHARED:
-            tl.store(gradients_ptr + SIZES.to.weight + c, d_weight, mask=exists)
         tl.store(gradients_ptr + SIZES.to.bias + c, d_shift, mask=exists)
         d_z = _ratios_vjp(d_ratios, z, ratios, hidden, slope, t, gradients_ptr, SIZES)
 
-        reduce = 1.0 if t.reduce_weight is None else v.load(t.reduce_weight, c, exists)
+        reduce = v.load(t.reduce_weight, c, exists)
         d_reduce = tl.zeros_like(mean)
         d_mean = tl.zeros_like(mean)
         d_var = tl.zeros_like(mean)
@@ -161,14 +151,13 @@ def exemplar(mean, var, t, SIZES: tl.constexpr, d_scale=None, d_shift=None, grad
             )
             d_mean += more_mean
             d_var += more_var
-        if REDUCES:
-            tl.store(gradients_ptr + SIZES.to.reduce_weight + c, d_reduce, mask=exists)
+        tl.store(gradients_ptr + SIZES.to.reduce_weight + c, d_reduce, mask=exists)
         return scale, d_mean - scale * d_shift, d_var
 
 
 def _computes(network, channels: int) -> bool:
     matrix = padded(network.hidden) * padded(len(network.normalizers))
-    return matrix <= MAX_MATRIX and network.ratio_net != "mlp"
+    return matrix <= MAX_MATRIX
 
 
 RESCALE = Rescale(exemplar, _computes, lambda network, channels: max(channels, network.hidden))

@@ -1,6 +1,6 @@
 // Switchable Normalization and sparse SN, of one instance; see layers/switchable.py and
-// layers/sparse.py. With off_k and var_k of mixture/cpu.hpp, and ratios that depend on parameters
-// alone:
+// layers/sparse.py. With off_k and var_k of mixed_normalizers.hpp, and ratios that depend on
+// parameters alone:
 //
 //     scale = weight / sqrt(sum of var_ratios_k var_k + eps)
 //     shift = scale * sum of mean_ratios_k off_k + bias
@@ -9,7 +9,7 @@
 #pragma once
 
 #include "../../engine/cpu/gradients.hpp"
-#include "../mixture/cpu.hpp"
+#include "../mixed_normalizers.hpp"
 #include "sparsestmax.hpp"
 
 namespace {
@@ -27,15 +27,9 @@ template <class T> struct Switchable {
     template <class Visitor> void members(Visitor &visit)
     {
         mixture.options(visit);
-        visit("weight", weight);
-        visit("bias", bias);
-        visit("mean_weight", mean_weight);
-        visit("var_weight", var_weight);
-        if (is_sparse) {
-            visit("radius", radius);
-            visit("mean_fixed", mean_fixed);
-            visit("var_fixed", var_fixed);
-        }
+        visit_each(visit, weight, bias, mean_weight, var_weight);
+        if (is_sparse)
+            visit_each(visit, radius, mean_fixed, var_fixed);
         mixture.buffers(visit);
     }
 
@@ -220,12 +214,10 @@ template <class T> struct Switchable {
 };
 
 template <class Real> struct Switch : Switchable<Real> {
-    static constexpr const char *name = "Switch";
     Switch() : Switchable<Real>(false) { }
 };
 
 template <class Real> struct SparseSwitch : Switchable<Real> {
-    static constexpr const char *name = "SparseSwitch";
     SparseSwitch() : Switchable<Real>(true) { }
 };
 

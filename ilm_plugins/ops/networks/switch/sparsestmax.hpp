@@ -1,7 +1,7 @@
 // Sparsestmax: the ratios of sparse SN, from their logits; see layers/sparse.py.
 #pragma once
 
-#include "../mixture/cpu.hpp"
+#include "../mixed_normalizers.hpp"
 
 namespace {
 

@@ -1,7 +1,7 @@
 from typing import ClassVar, NamedTuple
 
 from ...engine.network import BATCH, Network
-from ..mixture.spec import Mixture
+from ..mixed_normalizers import Mixture
 
 
 class _Options(NamedTuple):

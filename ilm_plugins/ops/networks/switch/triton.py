@@ -11,7 +11,7 @@ import triton.language as tl
 
 from ...engine.triton import vectors as v
 from ...engine.triton.sizes import Rescale
-from ..mixture import triton as mixture
+from .. import mixed_normalizers_triton as mixture
 
 #: The least normal number. Triton takes constants below it as float64, and computes in that.
 TINY = tl.constexpr(2.0**-126)

@@ -5,14 +5,12 @@
 //     off_k = mean - mean_k,  var_k                                               (K, C)
 #pragma once
 
-#include "../../engine/cpu/job.hpp"
-#include "../../engine/cpu/options.hpp"
+#include "../engine/cpu/job.hpp"
+#include "../engine/cpu/options.hpp"
 
 namespace {
 
 enum class Normalizer { in, ln, bn, gn };
-
-constexpr const char *names_of(Normalizer) { return "IN LN BN GN"; }
 
 constexpr int64_t MAX_NORMALIZERS = 4;
 
@@ -26,16 +24,12 @@ template <class Real> struct Mixture {
 
     template <class Visitor> void options(Visitor &visit)
     {
-        visit("normalizers", normalizers);
-        visit("num_groups", num_groups);
-        visit("eps", eps);
-        visit("momentum", momentum);
+        visit_each(visit, normalizers, num_groups, eps, momentum);
     }
 
     template <class Visitor> void buffers(Visitor &visit)
     {
-        visit("running_mean", batch_mean);
-        visit("running_variance", batch_var);
+        visit_each(visit, batch_mean, batch_var);
     }
 
     int64_t count() const { return normalizers.count; } // K

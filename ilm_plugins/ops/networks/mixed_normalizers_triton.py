@@ -11,7 +11,7 @@ the network, and updates the running statistics; the kernel of dx adds the gradi
 import triton
 import triton.language as tl
 
-from ...engine.triton import vectors as v
+from ..engine.triton import vectors as v
 
 
 @triton.jit

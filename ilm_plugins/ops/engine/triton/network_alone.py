@@ -22,7 +22,7 @@ from .vectors import load, numbers
 
 
 @triton.jit
-def between_kernel(
+def network_kernel(
     mean_ptr, var_ptr, scale_ptr, shift_ptr, t, RESCALE: tl.constexpr, SIZES: tl.constexpr
 ):
     """Compute the scale of x - mean and the shift (N, C) from the moments (N, G')."""
@@ -37,7 +37,7 @@ def between_kernel(
 
 
 @triton.jit(do_not_specialize=["members"])
-def between_vjp_kernel(
+def network_vjp_kernel(
     d_scale_ptr, d_shift_ptr, mean_ptr, var_ptr, d_mean_ptr, d_var_ptr, work_ptr, counters_ptr, t,
     gradients, members, RESCALE: tl.constexpr, SIZES: tl.constexpr, PARAMETERS: tl.constexpr,
 ):  # fmt: skip
@@ -77,7 +77,7 @@ def forward(
     sizes, pointers = _prepare(mean, channels, network, tensors)
     scale, shift = (mean.new_empty((len(mean), sizes.channels)) for _ in range(2))
     mean, var = _ready(mean), _ready(var)
-    launch = _forward_launch(sizes, len(mean), mean.device, *_kinds(tensors))
+    launch = _forward_launch(sizes, len(mean), mean.device, *_dtypes(tensors))
     launch(current_stream(_index(mean)), mean, var, scale, shift, pointers)
     return scale, shift
 
@@ -106,8 +106,8 @@ def backward(
         places += map(network.tensors.index, BATCH)
     # Not counters that are kept: a pool of CUDA graphs would take their memory again.
     counts = mean.new_zeros(1 + divide_up(n, members), dtype=torch.int32)
-    kinds = mean.device, *needs, *_kinds(tensors)
-    launch = _backward_launch(sizes, n, members, of_tensors, *kinds)
+    dtypes = mean.device, *needs, *_dtypes(tensors)
+    launch = _backward_launch(sizes, n, members, of_tensors, *dtypes)
     launch(
         current_stream(_index(mean)), d_scale, d_shift, mean, var, d_mean, d_var, work, counts,
         pointers, tuple(gradients[i] for i in places),
@@ -132,18 +132,18 @@ def _index(mean: Tensor) -> int:
     return -1 if mean.device.index is None else mean.device.index
 
 
-def _kinds(tensors: Tensors) -> tuple[torch.dtype | None, ...]:
+def _dtypes(tensors: Tensors) -> tuple[torch.dtype | None, ...]:
     return tuple(None if t is None else t.dtype for t in tensors)
 
 
 @functools.lru_cache(maxsize=4096)
-def _forward_launch(sizes: Sizes, n: int, device: torch.device, *kinds) -> Launch:
+def _forward_launch(sizes: Sizes, n: int, device: torch.device, *dtypes) -> Launch:
     rescale = rescale_of(sizes.network)
-    return Launch(between_kernel, n, (rescale.function, sizes), **rescale.options(sizes))
+    return Launch(network_kernel, n, (rescale.function, sizes), **rescale.options(sizes))
 
 
 @functools.lru_cache(maxsize=4096)
-def _backward_launch(sizes: Sizes, n: int, members: int, of_tensors, *kinds) -> Launch:
+def _backward_launch(sizes: Sizes, n: int, members: int, of_tensors, *dtypes) -> Launch:
     rescale = rescale_of(sizes.network)
     arguments = members, rescale.function, sizes, of_tensors
-    return Launch(between_vjp_kernel, n, arguments, **rescale.options(sizes))
+    return Launch(network_vjp_kernel, n, arguments, **rescale.options(sizes))

@@ -1,1 +1,0 @@
-"""What the networks that mix normalizers have in common."""
