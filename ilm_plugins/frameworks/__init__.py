@@ -38,7 +38,6 @@ HOOKS = {
     "mmengine.runner": "openmmlab.openmmlab_radius:register_hook",
     "mmpose.engine.hooks.sync_norm_hook": "openmmlab.openmmlab_norms:share_statistics",
     "timm.layers": "timm:add_norms",
-    "torchvision.models": "torchvision:add_containers",
 }
 
 #: The head of detectron2's RetinaNet.

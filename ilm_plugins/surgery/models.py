@@ -221,7 +221,7 @@ def _replace(
         report.converted |= dict.fromkeys(old_names, classes)
         for loss in _losses(old, layer):
             report.note(loss, old_names[0])
-    # All are built, and their places found, before the first is swapped: an error leaves the model
+    # All are built, and their parents found, before the first is swapped: an error leaves the model
     # as it was, and a norm may be inside the activation of another one, which gets another name.
     for around, attribute, new in swaps:
         if attribute:
@@ -254,8 +254,8 @@ def _swaps(
             if joined := framework.join_activation(new, [*first][1:]):
                 names, new = [name.rpartition(".")[0] for name in names], joined
                 break
-    places = [name.rpartition(".") for name in names]
-    return [(model.get_submodule(above), attribute, new) for above, _, attribute in places]
+    paths = [name.rpartition(".") for name in names]
+    return [(model.get_submodule(above), attribute, new) for above, _, attribute in paths]
 
 
 def _check_untied(old: nn.Module, owners: Counter) -> None:

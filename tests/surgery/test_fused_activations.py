@@ -12,7 +12,6 @@ from torch.nn.utils import parametrize
 import ilm_plugins as own
 from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import NORMS, surgery
-from ilm_plugins.experiments.analysis.collect import collect_ratios
 from ilm_plugins.layers.activated import FusedActivation
 from ilm_plugins.ops.engine.activation import Activation
 from ilm_plugins.surgery.norms import KEYS
@@ -71,8 +70,8 @@ class Reading(nn.Module):
 class Own(own.ILMGroupNorm):
     """A user's norm, which applies a function to the result."""
 
-    def normalize(self, x, residual=None):
-        return super().normalize(x, residual).tanh()
+    def normalize(self, *args):
+        return super().normalize(*args).tanh()
 
 
 def test_a_subclass_that_keeps_the_forward_is_known():
@@ -260,24 +259,6 @@ def test_hooks_see_the_activations_output():
     assert seen[0].min() == 0
 
 
-class Residual(nn.Module):
-    """A block of which the layer gets the shortcut, as in ResNets."""
-
-    def __init__(self, norm):
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 32, 3, padding=1), norm
-        norm.fused_activation = Activation("relu")
-
-    def forward(self, x):
-        return self.norm(self.conv(x), residual=x.repeat(1, 11, 1, 1)[:, :32])
-
-
-def test_ratios_and_running_statistics_are_collected_of_layers_with_a_shortcut():
-    model, x = Residual(own.ExemplarNorm(32)), torch.randn(4, 3, 5, 5)
-    assert collect_ratios(model, [x])["norm"].values.shape == (4, 3)
-    assert [*surgery.recalibrate(model, [x]).converted] == ["norm"]
-
-
 def test_torch_fx_traces_fused_models():
     model = chain(trained(own.ILMGroupNorm(32)), nn.ReLU())
     surgery.fuse_activations(model)
@@ -294,20 +275,6 @@ class Reversed(nn.Sequential):
 def test_a_sequential_that_runs_its_children_in_another_order_is_left_alone():
     report = surgery.fuse_activations(Reversed(own.ILMGroupNorm(64), nn.SiLU()))
     assert not report.converted
-
-
-def test_a_block_whose_forward_is_replaced_later_stays_fused_as_a_whole():
-    resnet = pytest.importorskip("torchvision.models.resnet", reason="needs torchvision")
-    block = trained(resnet.BasicBlock(64, 64, norm_layer=own.ILMGroupNorm)).eval()
-    x = torch.randn(2, 64, 5, 5)
-    expected = block(x)
-    surgery.fuse_activations(block)
-    forward = block.forward
-    block.forward = lambda x: forward(x)
-    surgery.revert(block)
-    assert_close(block(x), expected)
-    del block.forward
-    assert_close(block(x), expected)
 
 
 @pytest.mark.parametrize(

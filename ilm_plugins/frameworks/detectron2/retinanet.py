@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from ...errors import OptionError
 from ...foreign_norms import Framework
 from ...layers.mixture import MixtureNorm
-from .detectron2_blocks import CONTAINERS
 
 
 class PerLevelNorm(nn.ModuleList):
@@ -89,13 +88,11 @@ def set_restart(head: nn.Module) -> None:
 
 
 class Heads(Framework):
-    """Norms of all levels as one norm, and back; and where layers may apply activations.
+    """Norms of all levels as one norm, and back.
 
     Args:
         joined_batchnorms: detectron2's class CycleBatchNormList.
     """
-
-    containers = CONTAINERS
 
     def __init__(self, joined_batchnorms: type) -> None:
         self.joined_batchnorms: Any = joined_batchnorms
