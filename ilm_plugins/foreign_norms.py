@@ -33,8 +33,8 @@ EXACT = {
 #: Patterns of the names of tensors in a norm that change nothing of its normalization, such as the
 #: counters of thop.
 BESIDE = {r"(.*\.|)total_(ops|params)"}
-#: Patterns of the names, in a state dict, of norms with running statistics for each level.
-LEVELED: set[str] = set()
+#: Dotted names of heads that run each of their norms over all levels of a pyramid.
+SHARED_HEADS: set[str] = set()
 #: Each returns other names that a norm of a model may have in a state dict.
 OTHER_NAMES: list[Callable[[str], Iterator[str]]] = []
 #: (name, becomes a GroupNorm) -> remark for the report, or None.
@@ -46,14 +46,6 @@ class Framework:
 
     The defaults are for a framework that has none.
     """
-
-    def levels(self, module: "nn.Module") -> list["nn.Module"]:
-        """Return the norms of a module that has one for each level of a pyramid; else []."""
-        return []
-
-    def join_levels(self, levels: list["nn.Module"]) -> "nn.Module":
-        """Return the module that has a norm for each level."""
-        raise NotImplementedError
 
     def modules_after(self, norm: "nn.Module") -> list["nn.Module"]:
         """Return the modules that a norm runs after the normalization."""

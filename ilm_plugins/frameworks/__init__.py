@@ -40,8 +40,7 @@ HOOKS = {
     "timm.layers": "timm:add_norms",
 }
 
-#: The head of detectron2's RetinaNet.
-foreign_norms.LEVELED.add(r"(.*\.|)(cls|bbox)_subnet\.\d+")
+foreign_norms.SHARED_HEADS.add("detectron2.modeling.meta_arch.retinanet.RetinaNetHead")
 #: What timm's norms run after the normalization.
 foreign_norms.BESIDE.add(r"(drop|act)\..+")
 foreign_norms.OTHER_NAMES.append(names_by_type)

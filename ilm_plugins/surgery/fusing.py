@@ -163,8 +163,9 @@ def with_activation(layer: nn.Module, *after: nn.Module) -> NormWithActivation:
 def _find_pairs(model: nn.Module) -> Iterator[_NormThenActivation]:
     """Yield the norms that an activation follows, fused or not, in modules of known classes."""
     for module in model.modules():
-        container = _container_of(module)
-        for norm, name in container.pairs(module) if container else ():
+        if (container := _container_of(module)) is None:
+            continue
+        for norm, name in container.pairs(module):
             activation = getattr(module, name)
             if activation is not None:
                 yield _NormThenActivation(
@@ -177,14 +178,14 @@ def _container_of(module: nn.Module) -> Container | None:
     cls = type(module)
     forward = getattr(cls, "forward", None)
     # A decorated function has the name of the one in it.
-    is_decorated = not isinstance(forward, FunctionType) or hasattr(forward, "__wrapped__")
-    if is_decorated or "forward" in vars(module):
+    if not isinstance(forward, FunctionType) or hasattr(forward, "__wrapped__"):
         return None
     owner = path_of(forward).removesuffix(".forward")
     container = CONTAINERS.get(owner)
-    methods = container.methods if container else ()
-    is_known = all(path_of(getattr(cls, name)) == f"{owner}.{name}" for name in methods)
-    return container if is_known else None
+    if container is None or "forward" in vars(module):
+        return None
+    is_own = all(path_of(getattr(cls, m)) == f"{owner}.{m}" for m in container.methods)
+    return container if is_own else None
 
 
 def _check_norm(norm: Any, parents: Mapping, holders: Mapping) -> None:

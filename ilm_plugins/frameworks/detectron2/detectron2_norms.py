@@ -15,11 +15,9 @@ from types import ModuleType
 import wrapt
 from torch import nn
 
-from ...foreign_norms import FRAMEWORKS
 from ...layers import NORMS, freeze, norm_key, parse_norm
 from ...layers.mixture import MixtureNorm
 from ...surgery.fusing import CONTAINERS, Container
-from .retinanet import Heads
 
 
 def extend_get_norm(module: ModuleType) -> None:
@@ -28,7 +26,6 @@ def extend_get_norm(module: ModuleType) -> None:
         _wrap_get_norm(module)
         name = "FrozenBatchNorm2d.convert_frozen_batchnorm"
         wrapt.wrap_function_wrapper(module, name, _freeze_mixtures)
-        FRAMEWORKS["detectron2"] = Heads(module.CycleBatchNormList)
         CONTAINERS["detectron2.layers.wrappers.Conv2d"] = Container(
             lambda convolution: [("norm", "activation")]
         )
