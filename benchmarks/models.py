@@ -24,10 +24,7 @@ FUSED = ", fused"
 #: Model -> (norm, baseline) to compare.
 PAIRS = {
     "Mask R-CNN": [("ILMGN", "GN")],
-    "ResNet-50": [
-        *(("ILMGN", "GN"), ("EN", "BN"), ("SN", "BN")),
-        *((f"{norm}{FUSED}", norm) for norm in ("ILMGN", "EN")),
-    ],
+    "ResNet-50": [("ILMGN", "GN"), ("EN", "BN"), ("SN", "BN")],
     "EfficientNet-B0": [
         *(("ILMGN", "GN"), ("EN", "BN")),
         *((f"{norm}{FUSED}", norm) for norm in ("ILMGN", "EN")),

@@ -5,9 +5,9 @@
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,45 +33,12 @@ EXACT = {
 #: Patterns of the names of tensors in a norm that change nothing of its normalization, such as the
 #: counters of thop.
 BESIDE = {r"(.*\.|)total_(ops|params)"}
-#: Patterns of the names, in a state dict, of norms with running statistics for each level.
-LEVELED: set[str] = set()
+#: Dotted names of heads that run each of their norms over all levels of a pyramid.
+SHARED_HEADS: set[str] = set()
 #: Each returns other names that a norm of a model may have in a state dict.
 OTHER_NAMES: list[Callable[[str], Iterator[str]]] = []
 #: (name, becomes a GroupNorm) -> remark for the report, or None.
 NAME_REMARKS: list[Callable[[str, bool], str | None]] = []
-
-
-class Place(NamedTuple):
-    """Where a module's forward applies an activation to nothing but the outputs of norms.
-
-    Attributes:
-        norms: names of the norms within the module.
-        activation: name of the activation; None if the forward calls torch's relu_.
-        forward: replaces the module's forward if the norms apply the activation; None if the
-            forward may stay.
-        adds: whether a shortcut is added to the last norm's output before the activation.
-        refusal: why the norms cannot apply the activation; "" if they can.
-    """
-
-    norms: list[str]
-    activation: str | None
-    forward: Callable[..., Any] | None = None
-    adds: bool = False
-    refusal: str = ""
-
-
-class Container(NamedTuple):
-    """A class of modules whose forward is known.
-
-    Attributes:
-        places: returns a module's places.
-        methods: their code must be the class's own, or inherited where the class inherits it.
-        calls: the only names in the code of forward; None if the code may have others.
-    """
-
-    places: Callable[[Any], Iterable[Place]]
-    methods: tuple[str, ...] = ("forward",)
-    calls: frozenset[str] | None = None
 
 
 class Framework:
@@ -79,19 +46,6 @@ class Framework:
 
     The defaults are for a framework that has none.
     """
-
-    #: Dotted name of the class that defines a forward -> what the forward does.
-    containers: Mapping[str, Container] = {}
-    #: Dotted name of a module's class -> the torch function that it computes exactly.
-    activations: Mapping[str, str] = {}
-
-    def levels(self, module: "nn.Module") -> list["nn.Module"]:
-        """Return the norms of a module that has one for each level of a pyramid; else []."""
-        return []
-
-    def join_levels(self, levels: list["nn.Module"]) -> "nn.Module":
-        """Return the module that has a norm for each level."""
-        raise NotImplementedError
 
     def modules_after(self, norm: "nn.Module") -> list["nn.Module"]:
         """Return the modules that a norm runs after the normalization."""

@@ -38,12 +38,10 @@ HOOKS = {
     "mmengine.runner": "openmmlab.openmmlab_radius:register_hook",
     "mmpose.engine.hooks.sync_norm_hook": "openmmlab.openmmlab_norms:share_statistics",
     "timm.layers": "timm:add_norms",
-    "torchvision.models": "torchvision:add_containers",
     "transformers.modeling_utils": "transformers:initialize_layers",
 }
 
-#: The head of detectron2's RetinaNet.
-foreign_norms.LEVELED.add(r"(.*\.|)(cls|bbox)_subnet\.\d+")
+foreign_norms.SHARED_HEADS.add("detectron2.modeling.meta_arch.retinanet.RetinaNetHead")
 #: What timm's norms run after the normalization.
 foreign_norms.BESIDE.add(r"(drop|act)\..+")
 foreign_norms.OTHER_NAMES.append(names_by_type)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib import import_module
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import nn
 
@@ -12,8 +12,14 @@ from ..errors import warn_once
 from ..foreign_norms import FRAMEWORKS, Framework, with_tensors
 from ..layers import NORMS
 from ..layers.renamed import with_older_keys
-from ..surgery.containers import IN_TURN, RESIDUAL, followed
-from ..surgery.fusing import with_activation
+from ..surgery.fusing import ACTIVATIONS, with_activation
+
+_ACTIVATIONS = {
+    "timm.layers.activations.Swish": "silu",
+    "timm.layers.activations.HardSwish": "hardswish",
+    "timm.layers.activations_me.SwishMe": "silu",
+    "timm.layers.activations_me.HardSwishMe": "hardswish",
+}
 
 
 def add_norms(_module: ModuleType) -> None:
@@ -21,7 +27,8 @@ def add_norms(_module: ModuleType) -> None:
 
     A key that timm has, be it only for a norm joined with its activation, stays timm's everywhere.
     """
-    FRAMEWORKS["timm"] = Activations()
+    FRAMEWORKS["timm"] = NormsWithActivation()
+    ACTIVATIONS.update(_ACTIVATIONS)
     norms, joined = _maps()
     of_timm, joined_by_class = _names_of_timm()
     for message in (line for key, layer in NORMS.items() for line in conflicts(key, layer)):
@@ -91,21 +98,8 @@ def _with_activation(norm):
     return build
 
 
-class Activations(Framework):
-    """timm's norms that run ``drop`` and ``act`` after the normalization, and its ResNets."""
-
-    containers: ClassVar = {
-        "timm.models._features.FeatureListNet": IN_TURN,
-        "timm.models.resnet.BasicBlock": RESIDUAL,
-        "timm.models.resnet.Bottleneck": RESIDUAL,
-        "timm.models.resnet.ResNet": followed("bn1", "act1", "forward_features"),
-    }
-    activations: ClassVar = {
-        "timm.layers.activations.Swish": "silu",
-        "timm.layers.activations.HardSwish": "hardswish",
-        "timm.layers.activations_me.SwishMe": "silu",
-        "timm.layers.activations_me.HardSwishMe": "hardswish",
-    }
+class NormsWithActivation(Framework):
+    """timm's norms that run ``drop`` and ``act`` after the normalization."""
 
     def modules_after(self, norm: nn.Module) -> list[nn.Module]:
         if not any(cls.__module__ == "timm.layers.norm_act" for cls in type(norm).__mro__):

@@ -9,6 +9,9 @@ from typing import Any
 from torch import Tensor, jit, nn
 from torch.nn.utils import parametrize
 
+from ..foreign_norms import SHARED_HEADS, path_of
+from ..layers import NORMS
+from ..layers.mixture import MixtureNorm
 from .norms import modules_after
 from .rules import refuse
 
@@ -85,6 +88,21 @@ def check_not_held(
         name = f"{type(module).__name__}.{attribute}"
         reason = f"{name} also refers to the norm: remove this reference, then convert the model"
         refuse(module not in inside, reason)
+
+
+def reason_of_levels() -> str:
+    """Return why a head whose levels share each norm can't have a norm with running statistics."""
+    able = ", ".join(key for key, layer in NORMS.items() if not issubclass(layer, MixtureNorm))
+    return (
+        "the levels of a pyramid share this head, and EN, SN and SSN would need running statistics "
+        f"for each: build it with one of {able}"
+    )
+
+
+def modules_of_shared_heads(model: nn.Module) -> set[nn.Module]:
+    """Return the modules in heads that run each of their norms over all levels of a pyramid."""
+    heads = (m for m in model.modules() if SHARED_HEADS.intersection(map(path_of, type(m).__mro__)))
+    return {module for head in heads for module in head.modules()}
 
 
 def names_in(code: CodeType) -> set[str]:

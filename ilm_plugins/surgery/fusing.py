@@ -2,9 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
-from functools import cache
-from operator import attrgetter
+from itertools import pairwise
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -12,22 +10,45 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..foreign_norms import FRAMEWORKS, Place, path_of
+from ..foreign_norms import path_of
 from ..layers.activated import FusedActivation, NormWithActivation
 from ..layers.base import AdaptiveNorm
 from ..ops.engine.activation import Activation
-from .checks import check_not_held, check_plain_modules, has_hooks, holders_of, names_in
+from .checks import check_not_held, check_plain_modules, has_hooks, holders_of
 from .common import Match, Report, matches, report_of_match
-from .containers import IN_TURN
 from .norms import LAYERS
 from .rules import NotConvertible, refuse
 
-#: Dotted name of the class that defines a forward -> what the forward does.
-_CONTAINERS = {
-    "torch.nn.modules.container.Sequential": IN_TURN._replace(methods=("forward", "__iter__"))
+
+class Container(NamedTuple):
+    """A class of modules whose forward runs an activation right after a norm, and only there.
+
+    Attributes:
+        pairs: returns the names of a module's norms, each with the name of its activation.
+        methods: their code must be the class's own, or inherited where the class inherits it.
+        guard: a forward pre-hook with keyword arguments for modules with a fused activation; it
+            refuses calls that ask for only one of norm and activation.
+    """
+
+    pairs: Callable[[Any], Iterable[tuple[str, str]]]
+    methods: tuple[str, ...] = ("forward",)
+    guard: Callable[..., None] | None = None
+
+
+#: Dotted name of the class that defines a forward -> what the forward does. Frameworks add theirs.
+CONTAINERS = {
+    "torch.nn.modules.container.Sequential": Container(
+        lambda module: pairwise(module._modules), ("forward", "__iter__")
+    )
 }
-#: Exact class of a module -> the torch function that it computes.
-_CLASSES = {nn.ReLU: "relu", nn.ReLU6: "relu6", nn.SiLU: "silu", nn.Hardswish: "hardswish"}
+#: Dotted name of a module's exact class -> the torch function that it computes. Frameworks add
+#: theirs.
+ACTIVATIONS = {
+    path_of(nn.ReLU): "relu",
+    path_of(nn.ReLU6): "relu6",
+    path_of(nn.SiLU): "silu",
+    path_of(nn.Hardswish): "hardswish",
+}
 _FUNCTIONS: dict[Callable, Activation] = {
     **dict.fromkeys((functional.relu, functional.relu_, torch.relu), Activation("relu")),
     functional.relu6: Activation("relu6"),
@@ -42,15 +63,14 @@ _UNKNOWN = "no activation follows it in a module whose forward is known"
 def fuse_activations(model: nn.Module, *, match: Match = None) -> Report:
     """Have this package's layers apply the activations that follow them, in place.
 
-    A fused layer computes norm and activation in one pass over its map, with the addition of a
-    ResNet block's shortcut between them. Outputs stay the same up to rounding, and the state dict
-    keeps its names; :func:`revert` leads back.
+    A fused layer computes norm and activation in one pass over its map. Outputs stay the same up to
+    rounding, and the state dict keeps its names; :func:`revert` leads back.
 
-    An activation is fused where a module with a known forward applies it only to outputs of layers:
-    in ``nn.Sequential`` and subclasses that keep its forward, detectron2's ``Conv2d``, mmcv's
-    ``ConvModule``, and the ResNets of torchvision, timm, detectron2, mmcv, mmdet, mmseg and
-    mmpretrain. It is ReLU, ReLU6, LeakyReLU, SiLU or Hardswish; after a shortcut, ReLU or
-    ReLU6. Layers with hooks, in several places, or of a subclass, stay as they are.
+    An activation is fused in ``nn.Sequential`` and subclasses that keep its forward, such as
+    torchvision's ``Conv2dNormActivation``, in detectron2's ``Conv2d``, and in mmcv's
+    ``ConvModule``. It is ReLU, ReLU6, LeakyReLU, SiLU or Hardswish. Everywhere else, activations
+    stay where they are, as in the blocks of ResNets. So do layers with hooks, in several places, or
+    of a subclass.
 
     Hooks of a fused layer see the activation's output. Fuse before you register hooks, compile the
     model, or wrap it for several processes.
@@ -73,18 +93,18 @@ def fuse_activations(model: nn.Module, *, match: Match = None) -> Report:
     return report
 
 
-class _Found(NamedTuple):
-    """A place in a model, with the norms and the activation there."""
+class _NormThenActivation(NamedTuple):
+    """A norm and the activation right after it, in a module of a known class."""
 
     module: Any
-    place: Place
-    norms: list[Any]
+    norm: Any
     activation: Any
+    #: The activation's name in the module.
+    name: str
+    guard: Callable[..., None] | None
 
     @property
     def is_fused(self) -> bool:
-        if self.place.activation is None:
-            return "unfused" in vars(type(self.module))
         return isinstance(self.activation, FusedActivation)
 
 
@@ -100,37 +120,36 @@ def fuse(
     children = (child for m in model.modules() for child in m._modules.values())
     parents = Counter(child for child in children if child is not None)
     holders = holders_of(model)
-    for found in [*_found(model)]:
-        if found.is_fused or not left.keys() & {*found.norms}:
+    for found in [*_find_pairs(model)]:
+        norm = found.norm
+        if found.is_fused or norm not in left:
             continue
         try:
-            for name, norm in zip(found.place.norms, found.norms, strict=True):
-                prefix = f"{name}, whose activation is the same: " if found.norms[1:] else ""
-                reason = _refusal(norm, left, parents, holders)
-                refuse(reason, f"{prefix}{reason}")
-            activation = _check_activation(found, parents)
+            _check_norm(norm, parents, holders)
+            activation = _check_activation(found.activation, parents)
         except NotConvertible as error:
-            left |= {norm: str(error) for norm in found.norms if norm in left}
+            left[norm] = str(error)
             continue
-        _apply(found, activation)
-        for norm in found.norms:
-            name = type(norm).__name__
-            fused[norm] = f"{name}, {activation.name} -> {name} that applies {activation.name}"
-            del left[norm]
+        norm.fused_activation = activation
+        _set(found.module, found.name, FusedActivation(found.activation))
+        if found.guard:
+            found.module.register_forward_pre_hook(found.guard, with_kwargs=True)
+        name = type(norm).__name__
+        fused[norm] = f"{name}, {activation.name} -> {name} that applies {activation.name}"
+        del left[norm]
     return fused, left
 
 
 def unfuse(model: nn.Module) -> None:
-    """Put all activations back that layers apply in the known modules of a model."""
-    for found in [*_found(model)]:
-        if found.is_fused:
-            for norm in found.norms:
-                if isinstance(norm, AdaptiveNorm):  # else somebody has replaced it
-                    norm.fused_activation = None
-            if found.place.activation:
-                _set(found.module, found.place.activation, found.activation.original)
-            if "unfused" in vars(type(found.module)):
-                found.module.__class__ = found.module.unfused
+    """Put all activations back that layers apply in modules of known classes."""
+    for module, norm, activation, name, guard in [*_find_pairs(model)]:
+        if not isinstance(activation, FusedActivation):
+            continue
+        if isinstance(norm, AdaptiveNorm):  # else somebody has replaced it
+            norm.fused_activation = None
+        _set(module, name, activation.original)
+        for key in [key for key, hook in module._forward_pre_hooks.items() if hook is guard]:
+            del module._forward_pre_hooks[key], module._forward_pre_hooks_with_kwargs[key]
 
 
 def with_activation(layer: nn.Module, *after: nn.Module) -> NormWithActivation:
@@ -141,75 +160,50 @@ def with_activation(layer: nn.Module, *after: nn.Module) -> NormWithActivation:
     return joined
 
 
-class Fused:
-    """In the class of a module whose forward leaves activations to norms.
-
-    ``unfused`` is the module's own class.
-    """
-
-    unfused: type[nn.Module]
-    forward: Callable[..., Any]
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        _, _, *state = tuple(super().__reduce_ex__(protocol))
-        return _new_fused, (self.unfused, type(self).forward), *state
-
-
-@cache
-def _fused_class(cls: Any, forward: Callable) -> Any:
-    return type(f"Fused{cls.__name__}", (Fused, cls), {"forward": forward, "unfused": cls})
-
-
-def _new_fused(cls: Any, forward: Callable) -> nn.Module:
-    """Return a module of a fused class, without attributes, for pickles and copies."""
-    fused = _fused_class(cls, forward)
-    return fused.__new__(fused)
-
-
-def _found(model: nn.Module) -> Iterator[_Found]:
-    """Yield the places of a model's known modules."""
+def _find_pairs(model: nn.Module) -> Iterator[_NormThenActivation]:
+    """Yield the norms that an activation follows, fused or not, in modules of known classes."""
     for module in model.modules():
-        for place in _places(module):
-            norms = [_get(module, name) for name in place.norms]
-            activation = _get(module, place.activation) if place.activation else functional.relu_
+        if (container := _container_of(module)) is None:
+            continue
+        for norm, name in container.pairs(module):
+            activation = getattr(module, name)
             if activation is not None:
-                yield _Found(module, place, norms, activation)
+                yield _NormThenActivation(
+                    module, getattr(module, norm), activation, name, container.guard
+                )
 
 
-def _places(module: nn.Module) -> Iterable[Place]:
-    """Return a module's places; none unless its forward is the known code."""
-    cls = module.unfused if isinstance(module, Fused) else type(module)
+def _container_of(module: nn.Module) -> Container | None:
+    """Return what a module's forward does; None unless it is the code of a known class."""
+    cls = type(module)
     forward = getattr(cls, "forward", None)
     # A decorated function has the name of the one in it.
     if not isinstance(forward, FunctionType) or hasattr(forward, "__wrapped__"):
-        return ()
+        return None
     owner = path_of(forward).removesuffix(".forward")
-    tables = [_CONTAINERS, *(framework.containers for framework in FRAMEWORKS.values())]
-    container = next((table[owner] for table in tables if owner in table), None)
+    container = CONTAINERS.get(owner)
     if container is None or "forward" in vars(module):
-        return ()
-    if container.calls and not names_in(forward.__code__) <= container.calls:
-        return ()
-    is_known = all(path_of(getattr(cls, m)) == f"{owner}.{m}" for m in container.methods)
-    return container.places(module) if is_known else ()
+        return None
+    is_own = all(path_of(getattr(cls, m)) == f"{owner}.{m}" for m in container.methods)
+    return container if is_own else None
 
 
-def _get(module: Any, name: str) -> Any:
-    """Return an attribute by its dotted name; None if it is absent."""
-    with suppress(AttributeError):
-        return attrgetter(name)(module)
-    return None
+def _check_norm(norm: Any, parents: Mapping, holders: Mapping) -> None:
+    """Raise NotConvertible if a layer cannot apply its activation."""
+    refuse(type(norm) not in LAYERS, f"{type(norm).__name__} cannot apply it")
+    refuse(norm.fused_activation, _APPLIES)
+    refuse(parents[norm] > 1, "several modules have the norm")
+    refuse(has_hooks(norm), "the norm has hooks")
+    check_plain_modules(norm)
+    check_not_held(norm, holders)
 
 
-def _check_activation(found: _Found, parents: Mapping[nn.Module, int]) -> Activation:
-    """Return the activation of a place; raise NotConvertible if layers cannot apply it."""
-    place, original = found.place, found.activation
-    refuse(place.refusal, place.refusal)
+def _check_activation(original: Any, parents: Mapping) -> Activation:
+    """Return the activation that follows a norm; raise NotConvertible if no layer can apply it."""
     activation = _activation(original)
     name = getattr(original, "__name__", type(original).__name__)
     if activation is None:
         raise NotConvertible(f"{name} follows it, and no activation that layers apply")
-    refuse(place.adds, f"{name} follows the addition of a shortcut")
     if isinstance(original, nn.Module):
         refuse(parents[original] > 1, "several modules have its activation")
         refuse(has_hooks(original), "its activation has hooks")
@@ -218,46 +212,14 @@ def _check_activation(found: _Found, parents: Mapping[nn.Module, int]) -> Activa
 
 def _activation(original: Any) -> Activation | None:
     """Return the activation that a module, by its exact class, or a function computes."""
-    cls = type(original)
     if not isinstance(original, nn.Module):
         return _FUNCTIONS.get(original)
     if "forward" in vars(original):
         return None
-    if cls is nn.LeakyReLU:
+    if type(original) is nn.LeakyReLU:
         return Activation("leaky_relu", float(vars(original)["negative_slope"]))
-    tables = (framework.activations for framework in FRAMEWORKS.values())
-    names = (_CLASSES.get(cls), *(table.get(path_of(cls)) for table in tables))
-    return next((Activation(name) for name in names if name), None)
-
-
-def _refusal(norm: Any, layers: Mapping, parents: Mapping, holders: Mapping) -> str | None:
-    """Return why a norm cannot apply its activation, or None."""
-    if type(norm) not in LAYERS:
-        return f"{type(norm).__name__} cannot apply it"
-    if norm not in layers:
-        return "it is not among the layers to fuse"
-    if norm.fused_activation:
-        return _APPLIES
-    if parents[norm] > 1:
-        return "several modules have the norm"
-    if has_hooks(norm):
-        return "the norm has hooks"
-    try:
-        check_plain_modules(norm)
-        check_not_held(norm, holders)
-    except NotConvertible as error:
-        return str(error)
-    return None
-
-
-def _apply(found: _Found, activation: Activation) -> None:
-    """Have the norms of a place apply its activation."""
-    for norm in found.norms:
-        norm.fused_activation = activation
-    if found.place.activation:
-        _set(found.module, found.place.activation, FusedActivation(found.activation))
-    if forward := found.place.forward:
-        found.module.__class__ = _fused_class(found.module.__class__, forward)
+    name = ACTIVATIONS.get(path_of(type(original)))
+    return Activation(name) if name else None
 
 
 def _set(module: nn.Module, name: str, value: Any) -> None:

@@ -27,6 +27,8 @@ from .checks import (
     check_plain_modules,
     holders_of,
     modules_of,
+    modules_of_shared_heads,
+    reason_of_levels,
 )
 from .common import (
     Match,
@@ -40,7 +42,7 @@ from .common import (
     warn_of_nothing,
 )
 from .fusing import fuse, unfuse, with_activation
-from .norms import modules_after, parts_of
+from .norms import modules_after
 from .rules import (
     AFFINE,
     LAYOUTS,
@@ -142,11 +144,10 @@ def revert(model: nn.Module, *, match: Match = None, dims: int = 2) -> tuple[nn.
     """Replace a model's layers from this package, in place, where a plain norm computes the same.
 
     A layer that computes anything else than a plain norm stays, with the reason in the report. A
-    norm that had no weight or bias has none again, while these are 1 and 0. The
-    levels of detectron2's RetinaNet, timm's norms, and MMEngine's BatchNorm of any dimensions get
-    the classes and names of their framework. First, all activations that :func:`fuse_activations`
-    has fused are put back, also of layers that stay. If an error is raised, the model computes the
-    same as before.
+    norm that had no weight or bias has none again, while these are 1 and 0. timm's norms, and
+    MMEngine's BatchNorm of any dimensions, get the classes and names of their framework. First, all
+    activations that :func:`fuse_activations` has fused are put back, also of layers that stay. If
+    an error is raised, the model computes the same as before.
 
     Args:
         model, match: see :func:`convert`.
@@ -193,11 +194,10 @@ def _replace(
         names[module].append(name)
     report = report_of_match(match, itertools.chain(*names.values()))
     owners = Counter(p for module in model.modules() for p in module.parameters(recurse=False))
-    holders = holders_of(model)
+    holders, shared = holders_of(model), modules_of_shared_heads(model)
     for old, old_names in names.items():
         if not any(matches(name, match) for name in old_names):
             continue
-        parts = parts_of(old)
         try:
             check_plain_modules(old)
             is_compiled = any(name.rpartition(".")[2] == "_orig_mod" for name in old_names)
@@ -207,9 +207,10 @@ def _replace(
                 above, _, attribute = name.rpartition(".")
                 check_not_read(model.get_submodule(above), attribute)
             like = _factory_options(model, old_names[0])
-            built = [build(norm, like) for norm in parts.norms]
+            is_shared = old in shared and norms.kind_of_module(old) == "BN"
+            refuse(is_shared, reason_of_levels())
+            new = build(old, like)
             _check_untied(old, owners)
-            new = parts.join(built)
         except (NotConvertible, OptionError) as error:
             report.left |= dict.fromkeys(old_names, str(error))
             continue
@@ -217,11 +218,11 @@ def _replace(
         new_swaps = _swaps(model, old_names, new)
         swaps += new_swaps
         made |= dict.fromkeys(old_names, new_swaps[0][2])
-        classes = f"{norms.class_of(old)} -> {norms.class_of(layer)}"
+        classes = f"{type(old).__name__} -> {type(layer).__name__}"
         report.converted |= dict.fromkeys(old_names, classes)
         for loss in _losses(old, layer):
             report.note(loss, old_names[0])
-    # All are built, and their places found, before the first is swapped: an error leaves the model
+    # All are built, and their parents found, before the first is swapped: an error leaves the model
     # as it was, and a norm may be inside the activation of another one, which gets another name.
     for around, attribute, new in swaps:
         if attribute:
@@ -254,8 +255,8 @@ def _swaps(
             if joined := framework.join_activation(new, [*first][1:]):
                 names, new = [name.rpartition(".")[0] for name in names], joined
                 break
-    places = [name.rpartition(".") for name in names]
-    return [(model.get_submodule(above), attribute, new) for above, _, attribute in places]
+    paths = [name.rpartition(".") for name in names]
+    return [(model.get_submodule(above), attribute, new) for above, _, attribute in paths]
 
 
 def _check_untied(old: nn.Module, owners: Counter) -> None:
@@ -301,27 +302,26 @@ def _check_replaceable(module: nn.Module, swap: Swap, types: frozenset[type] | N
 
 def _losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
     """Yield remarks on what a norm has, and the norm that replaces it lacks."""
-    old_norm, new_norm = (parts_of(norm).norms[0] for norm in (old, new))
-    if changes := remark(norms.kind_of_module(old_norm), new_norm):
+    if changes := remark(norms.kind_of_module(old), new):
         yield changes
-    back_to = norms.target_of(type(new_norm))
-    if back_to == "BN" and getattr(old_norm, "frozen", False):
+    back_to = norms.target_of(type(new))
+    if back_to == "BN" and getattr(old, "frozen", False):
         yield "no longer frozen: training uses batch statistics and updates the running ones"
-    if back_to == "BN" and getattr(old_norm, "sync", False):
+    if back_to == "BN" and getattr(old, "sync", False):
         yield _UNSYNCHRONIZED
-    if getattr(old_norm, "eps", None) == 0:
+    if getattr(old, "eps", None) == 0:
         yield f"eps=0 becomes {_EPS:g}, and the weight is scaled to match"
-    if isinstance(new_norm, MixtureNorm) and not getattr(old_norm, "track_running_stats", True):
+    if isinstance(new, MixtureNorm) and not getattr(old, "track_running_stats", True):
         yield _NOT_TRACKED
     if invalid := remark_on_values({**dict(old.named_parameters()), **dict(old.named_buffers())}):
         yield invalid
     if _has_hooks(old, new):
         yield "hooks of replaced modules and parameters do not run; register them again"
-    if added := ", ".join(_tensors_beside(old_norm)):
+    if added := ", ".join(_tensors_beside(old)):
         yield f"{added} inside the norm is no tensor of its class, and is removed"
     # torch's conversion to SyncBatchNorm replaces timm's norms so.
-    if not isinstance(old_norm, AdaptiveNorm) and not modules_after(old_norm):
-        idle = [name for name, m in old_norm.named_children() if not isinstance(m, nn.Identity)]
+    if not isinstance(old, AdaptiveNorm) and not modules_after(old):
+        idle = [name for name, m in old.named_children() if not isinstance(m, nn.Identity)]
         if idle:
             yield f"{', '.join(idle)} inside the norm does not run, and is removed"
 

@@ -3,12 +3,11 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from torch import nn
 
 from .. import layers
-from ..foreign_norms import FRAMEWORKS, LEVELED
+from ..foreign_norms import FRAMEWORKS
 from .sources import is_adaptive, source_of
 
 #: Layer -> the layout of its tensors, a key of :data:`.rules.LAYOUTS`. A subclass may compute
@@ -23,30 +22,6 @@ LAYERS: dict[type[nn.Module], str] = {
 }
 #: Layer -> its key in the rules: the first of its keys in NORMS.
 KEYS = {layers.NORMS[key]: key for key in reversed(layers.NORMS) if layers.NORMS[key] in LAYERS}
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The norms of a module: one for each level of a pyramid, or the module itself.
-
-    ``join`` makes a module of as many other norms.
-    """
-
-    norms: list[nn.Module]
-    join: Callable[[list[nn.Module]], nn.Module]
-    is_pyramid: bool = True
-
-
-def parts_of(module: nn.Module) -> Parts:
-    for framework in FRAMEWORKS.values():
-        if levels := framework.levels(module):
-            return Parts(levels, framework.join_levels)
-    return Parts([module], lambda norms: norms[0], is_pyramid=False)
-
-
-def is_named_as_pyramid(name: str) -> bool:
-    """Return whether a norm of a state dict has a name of norms of several levels."""
-    return any(re.fullmatch(pattern, name) for pattern in LEVELED)
 
 
 def modules_after(norm: nn.Module) -> list[nn.Module]:
@@ -101,29 +76,18 @@ def kind_in_state(module: nn.Module) -> str:
 def named_norms(
     model: nn.Module, among: Callable[[nn.Module], bool]
 ) -> Iterator[tuple[str, nn.Module]]:
-    """Yield name and module of norms. A pyramid is one norm; its levels are skipped.
-
-    A module under several names comes once for each.
-    """
-    pyramids = [module for module in model.modules() if parts_of(module).is_pyramid]
-    within = {level for module in pyramids for level in module.children()}
+    """Yield name and module of norms; a module under several names comes once for each."""
     for name, module in model.named_modules(remove_duplicate=False):
-        if module not in within and among(parts_of(module).norms[0]):
+        if among(module):
             yield name, module
 
 
 def count_norms(model: nn.Module) -> str:
     """Return the number of norms of each class, and behind layers of NORMS, of the plain ones."""
     norms = [module for _, module in named_norms(model, may_be_norm)]
-    text = ", ".join(f"{n} {name}" for name, n in Counter(map(class_of, norms)).most_common())
-    plain = sum(not is_adaptive(type(parts_of(norm).norms[0])) for norm in norms)
+    classes = Counter(type(norm).__name__ for norm in norms)
+    text = ", ".join(f"{n} {name}" for name, n in classes.most_common())
+    plain = sum(not is_adaptive(type(norm)) for norm in norms)
     if plain < len(norms):
         text += f" ({len(norms) - plain} adaptive, {plain} plain norms left)"
     return text or "none"
-
-
-def class_of(norm: nn.Module) -> str:
-    """Return the name of a norm's class, such as "BatchNorm2d" or "BatchNorm2d of each level"."""
-    parts = parts_of(norm)
-    name = type(parts.norms[0]).__name__
-    return f"{name} of each level" if parts.is_pyramid else name

@@ -127,7 +127,7 @@ def check_values(source: State) -> None:
 
 
 def remark_on_values(tensors: State) -> str | None:
-    """Return what is wrong with the values of a norm's tensors, of all levels; else None."""
+    """Return what is wrong with the values of a norm's tensors; else None."""
     if any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in tensors.values()):
         return None
     variances = (t for name, t in tensors.items() if name.endswith((BN_VARIANCE, VARIANCE)))

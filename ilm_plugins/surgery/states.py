@@ -10,11 +10,11 @@ from ..checkpoints.state import copy_state, find_absent, unwrap_state
 from ..foreign_norms import BESIDE, NAME_REMARKS, OTHER_NAMES
 from ..layers import OptionError
 from . import norms, rules
+from .checks import reason_of_levels
 from .common import Match, Report, matches, report_of_match, source_norm, warn_of_nothing
-from .norms import parts_of
 from .rules import NotConvertible, State, chosen_by, refuse
 from .sources import SOURCES, UNTOLD
-from .stored import StoredNorm, find_norms, join, place
+from .stored import StoredNorm, find_norms, is_of_level, join
 
 _NOT_STORED = (
     "a state dict has no eps, num_groups or normalizers; where a layer has others, outputs change"
@@ -42,7 +42,7 @@ def convert_state(
     norms, otherwise outputs change. A norm that cannot be converted stays; the report says why.
 
     Names stay, also where OpenMMLab or timm have another name for the new norm: see
-    :func:`fit_state`. In RetinaNet's head of detectron2, the names of levels follow the norm.
+    :func:`fit_state`.
 
     Args:
         state: names -> tensors; not changed.
@@ -60,7 +60,7 @@ def convert_state(
     defaults = {"num_groups": 1} if "num_groups" in swap.of_norm else {}
 
     def build(norm: StoredNorm) -> nn.Module:
-        kind, tensors = norm.kind, norm.levels[0]
+        kind, tensors = norm.kind, norm.tensors
         refuse(kind == layout, f"is {kind}, already a layer of this package")
         rules.find_rule(kind, layer)
         replaced = replacing or source.kind_in_state
@@ -95,7 +95,7 @@ def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor
 
     def build(norm: StoredNorm) -> nn.Module:
         """Return the plain norm for a layer's tensors; its eps and groups do not matter."""
-        tensors = norm.levels[0]
+        tensors = norm.tensors
         source = rules.plain_norm_of(norm.kind, chosen_by(tensors))
         c, dtype = _channels(tensors), _dtype(tensors)
         if source.name == "GN":
@@ -110,7 +110,7 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
     """Convert the norms of a state dict to the norms of a model.
 
     OpenMMLab names norms by their type: ``gn1`` of a model may be ``bn1`` in the state dict. timm's
-    norms with an activation, and the levels of detectron2's RetinaNet, get the model's names, too.
+    norms with an activation get the model's names, too.
 
     Args:
         state: names -> tensors, not changed; in the result, the prefixes "module." and "_orig_mod."
@@ -124,10 +124,7 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
     """
     state, wanted = unwrap_state(state, model), model.state_dict()
     model_norms = dict(norms.named_norms(model, norms.is_norm))
-    parts = {name: parts_of(module) for name, module in model_norms.items()}
-    pyramids = {name for name in parts if parts[name].is_pyramid}
-    norm_keys = {join(name, key) for name, m in model_norms.items() for key in m.state_dict()}
-    report, stored = Report(), find_norms(state, wanted.keys() - norm_keys, pyramids)
+    report, stored = Report(), find_norms(state)
     # A norm takes no tensors that another norm of the model has under its own name, or has taken.
     taken = {*model_norms}
     for name in model_norms:
@@ -136,15 +133,14 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
         if source is None:
             continue
         taken.add(source)
-        norm, levels = stored[source], parts[name].norms
-        layer, count = levels[0], len(levels) if name in pyramids else None
-        chosen, is_same = chosen_by(norm.levels[0]), norm.kind == norms.kind_in_state(layer)
+        norm, layer = stored[source], model_norms[name]
+        chosen, is_same = chosen_by(norm.tensors), norm.kind == norms.kind_in_state(layer)
         if is_same and source != name and norm.kind == UNTOLD:
             continue  # a weight and a bias alone may be of any norm
         if not is_same and chosen not in (None, _normalizer_of(layer)):
             report.left[source] = f"its ratios are fixed on {chosen}, which {layer} is not"
         else:
-            converted = _convert_norm(state, report, source, norm, name, _always(layer), count)
+            converted = _convert_norm(state, report, source, norm, name, _always(layer))
             if converted is not None and name != source:
                 _move_beside(state, source, name, model)
     for key, tensor in state.items():
@@ -174,8 +170,7 @@ def _rewrite(
     report = report_of_match(match, stored)
     for name, norm in stored.items():
         if matches(name, match) and norm.kind not in skip:
-            count = len(norm.levels) if norm.is_pyramid else None
-            layer = _convert_norm(state, report, name, norm, name, build, count, plain)
+            layer = _convert_norm(state, report, name, norm, name, build, plain)
             for remark_on in NAME_REMARKS if layer is not None else ():
                 report.note(remark_on(name, isinstance(layer, nn.GroupNorm)), name)
     if report.converted:
@@ -203,17 +198,15 @@ def _convert_norm(
     norm: StoredNorm,
     name: str,
     build: Callable[[StoredNorm], nn.Module],
-    count: int | None,
     plain: str | None = None,
 ) -> nn.Module | None:
     """Convert the norm ``source`` by ``build``, if it is of another kind; store it under ``name``.
 
     Args:
-        count: number of levels for which the new norm has statistics; None for any other norm.
         plain: what the norm is, if it is a plain norm.
 
     Returns:
-        The new norm, of one level; None if it cannot be converted.
+        The new norm; None if it cannot be converted.
     """
     kind = plain if plain and norm.kind in rules.PLAIN else norm.kind
     try:
@@ -222,30 +215,28 @@ def _convert_norm(
         if norm.beside and is_same and name == source:
             return layer
         refuse(norm.beside, _BESIDE.format(", ".join(norm.beside), norm.kind))
+        refuse(not is_same and is_of_level(state, source, norm), reason_of_levels())
         if is_same:
-            levels = [rules.name_variance(level, layer.state_dict()) for level in norm.levels]
+            tensors = rules.name_variance(norm.tensors, layer.state_dict())
         else:
-            levels = [rules.adapt(level, kind, layer) for level in norm.levels]
-            # They share what ``build`` has drawn at random, too.
-            shared = levels[0].keys() - layer._buffers.keys()
-            levels = [{**level, **{key: levels[0][key] for key in shared}} for level in levels]
-        placed = place(name, levels, layer, count)
+            tensors = rules.adapt(norm.tensors, kind, layer)
+        named = {join(name, key): tensor for key, tensor in tensors.items()}
     except (NotConvertible, OptionError) as error:
         report.left[source] = str(error)
         return None
-    if is_same and placed.keys() == norm.entries.keys():
+    if is_same and named.keys() == norm.entries.keys():
         return layer
     for key, tensor in norm.entries.items():
         if state.get(key) is tensor:
             del state[key]
-    state.update(placed)
+    state.update(named)
     if is_same:
         report.converted[name] = "renamed"
         return layer
     report.converted[name] = f"{norm.kind} -> {type(layer).__name__}"
     report.note(rules.remark(kind, layer), name)
     report.note(rules.remark_on_values(norm.entries), name)
-    if norm.kind == "BN" and (lacking := rules.AFFINE - norm.levels[0].keys()):
+    if norm.kind == "BN" and (lacking := rules.AFFINE - norm.tensors.keys()):
         report.note(_MADE_UP.format(" and ".join(sorted(lacking, reverse=True))), name)
     return layer
 

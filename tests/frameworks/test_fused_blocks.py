@@ -1,9 +1,8 @@
-"""Layers apply the activations of known modules of torchvision, timm, detectron2 and OpenMMLab."""
+"""Layers apply activations in timm's norms, detectron2's Conv2d and mmcv's ConvModule."""
 
 import copy
 import pickle
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import wraps
 from importlib import import_module
 
 import pytest
@@ -13,10 +12,12 @@ from torch import nn
 from torch.nn import functional
 
 from close import EQUAL, assert_close, assert_equal
-from ilm_plugins import ExemplarNorm, ILMGroupNorm, surgery
+from ilm_plugins import ILMGroupNorm, surgery
+from ilm_plugins.layers import OptionError
 from swaps import double
 
 NORM = {"type": "ILMGN"}
+NOTHING = "no activation follows it in a module whose forward is known"
 
 
 def module_of(name):
@@ -25,85 +26,66 @@ def module_of(name):
     return import_module(name)
 
 
-def torchvisions(block, **options):
-    cls = getattr(module_of("torchvision.models.resnet"), block)
-    return cls(128, 128 // cls.expansion, norm_layer=ILMGroupNorm, **options)
+def torchvisions():
+    return module_of("torchvision.models").resnet18(norm_layer=ILMGroupNorm, num_classes=2)
 
 
-def timms(block, **options):
-    cls = getattr(module_of("timm.models.resnet"), block)
-    return cls(128, 128 // cls.expansion, norm_layer=ILMGroupNorm, **options)
+def timms():
+    return module_of("timm").create_model("resnet18", norm_layer=ILMGroupNorm, num_classes=2)
 
 
-def mmdets(block, package="mmdet", **options):
-    cls = getattr(module_of(f"{package}.models.backbones.resnet"), block)
-    return cls(128, 128 // cls.expansion, norm_cfg=NORM, **options)
+def mmdets():
+    cls = module_of("mmdet.models.backbones.resnet").ResNet
+    return cls(18, norm_cfg=NORM, norm_eval=False, frozen_stages=-1)
 
 
-def mmpretrains(block, **options):
-    cls = getattr(module_of("mmpretrain.models.backbones.resnet"), block)
-    return cls(128, 128, norm_cfg=NORM, **options)
-
-
-def mmcvs(block, **options):
-    cls = getattr(module_of("mmcv.cnn.resnet"), block)
-    model = cls(128, 128 // cls.expansion, **options)
-    return surgery.convert(model, "ILMGN", replacing="BN")[0]
-
-
-def detectron2s(block, **options):
+def detectron2s():
     resnet = module_of("detectron2.modeling.backbone.resnet")
-    if block == "BottleneckBlock":
-        options = {"bottleneck_channels": 32, **options}
-    return getattr(resnet, block)(128, 128, norm="ILMGN", **options)
+    stages = resnet.ResNet.make_default_stages(18, norm="ILMGN")
+    return resnet.ResNet(resnet.BasicStem(norm="ILMGN"), stages)
 
 
-def shortcut():
-    return nn.Sequential(nn.Conv2d(128, 128, 1, bias=False), ILMGroupNorm(128))
+@pytest.mark.parametrize("build", [torchvisions, timms, mmdets, detectron2s])
+def test_a_resnets_layers_are_left_alone_and_listed(build):
+    model = build()
+    before = repr(model)
+    report = surgery.fuse_activations(model)
+    assert not report.converted
+    assert len(report.left) == 20
+    assert {*report.left.values()} == {NOTHING}
+    assert repr(model) == before
 
 
-BLOCKS = [
-    (torchvisions, "BasicBlock", {}, 0),
-    (torchvisions, "Bottleneck", {}, 0),
-    (torchvisions, "Bottleneck", {"downsample": shortcut}, 0),
-    (timms, "BasicBlock", {}, 1),
-    (timms, "Bottleneck", {"downsample": shortcut}, 2),
-    (timms, "Bottleneck", {"act_layer": nn.SiLU}, 2),  # the last one adds the shortcut
-    (timms, "Bottleneck", {"attn_layer": "se"}, 2),
-    (timms, "BasicBlock", {"drop_block": partial(nn.Dropout, 0.0)}, 0),
-    (mmdets, "BasicBlock", {}, 0),
-    (mmdets, "Bottleneck", {"downsample": shortcut}, 0),
-    (partial(mmdets, package="mmseg"), "Bottleneck", {}, 0),
-    (mmpretrains, "BasicBlock", {"downsample": shortcut}, 0),
-    (mmpretrains, "Bottleneck", {}, 0),
-    (mmpretrains, "Bottleneck", {"drop_path_rate": 1e-3}, 0),
-    (mmcvs, "BasicBlock", {}, 0),
-    (mmcvs, "Bottleneck", {"downsample": shortcut}, 0),
-    (detectron2s, "BasicBlock", {}, 0),
-    (detectron2s, "BottleneckBlock", {}, 0),
-]
+def test_torchvisions_convolution_with_norm_and_activation():
+    make = module_of("torchvision.ops").Conv2dNormActivation
+    model = make(3, 32, norm_layer=ILMGroupNorm, activation_layer=nn.SiLU)
+    assert_fuses(model, double(2, 3, 6, 6), 1)
 
 
-@pytest.mark.parametrize("make, block, options, number", BLOCKS)
-def test_a_resnet_blocks_norms_apply_its_activations(make, block, options, number):
-    options = {name: v() if v is shortcut else v for name, v in options.items()}
-    assert_fuses(make(block, **options), double(2, 128, 6, 6), number)
+def test_the_way_of_a_decorated_forward_is_not_known(monkeypatch):
+    cls = module_of("detectron2.layers").Conv2d
+    model, known = cls(3, 32, 3, norm=ILMGroupNorm(32), activation=nn.ReLU()), cls.forward
+    monkeypatch.setattr(cls, "forward", wraps(known)(lambda conv, x: -known(conv, x)))
+    assert surgery.fuse_activations(model).left == {"norm": NOTHING}
 
 
-def test_plugins_of_blocks_stay_where_they_are():
-    plugin = {"cfg": {"type": "ContextBlock", "ratio": 0.25}, "position": "after_conv2"}
-    model = mmdets("Bottleneck", plugins=[plugin])
-    report = assert_fuses(model, double(2, 128, 6, 6), 0)
-    assert {*report.left.values()} == {"the block has with_plugins"}
-
-
-def test_a_subclass_with_a_forward_of_its_own_is_left_alone():
-    class Gated(module_of("torchvision.models.resnet").Bottleneck):
+def test_the_way_of_a_subclass_with_a_forward_of_its_own_is_not_known():
+    class Gated(module_of("mmcv.cnn").ConvModule):
         def forward(self, x):
-            return self.bn1(self.conv1(x)).sigmoid().mean() * super().forward(x)
+            return self.bn_of(x).mean() * super().forward(x)
 
-    report = assert_fuses(Gated(128, 32, norm_layer=ILMGroupNorm), double(2, 128, 6, 6), 0)
-    assert len(report.left) == 3
+        def bn_of(self, x):
+            return self.norm(self.conv(x))
+
+    report = assert_fuses(Gated(32, 32, 3, norm_cfg=NORM), double(2, 32, 6, 6), 0)
+    assert [*report.left.values()] == [NOTHING]
+
+
+def test_a_subclass_that_inherits_the_forward_is_known():
+    class Named(module_of("mmcv.cnn").ConvModule):
+        pass
+
+    assert_fuses(Named(32, 32, 3, norm_cfg=NORM), double(2, 32, 6, 6), 1)
 
 
 @pytest.mark.parametrize("activation", [functional.relu, functional.relu_, functional.silu])
@@ -122,34 +104,6 @@ def test_detectron2s_convolution_takes_modules():
     norm = ILMGroupNorm(32)
     model = conv(3, 32, 3, bias=False, norm=norm, activation=nn.LeakyReLU())
     assert_fuses(model, double(2, 3, 6, 6), 1)
-
-
-def _own_forward(convolution):
-    forward = convolution.forward
-    convolution.forward = lambda x: forward(x) - 1
-
-
-@pytest.mark.parametrize("conv", ["conv1", "conv2", "conv3"])
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda conv: conv.register_forward_hook(lambda *_: None),
-        lambda conv: conv.register_full_backward_hook(lambda *_: None),
-        _own_forward,
-    ],
-    ids=["hook", "backward hook", "forward"],
-)
-def test_a_convolution_of_detectron2_with_hooks_or_its_own_forward_keeps_the_block(change, conv):
-    block = detectron2s("BottleneckBlock")
-    change(getattr(block, conv))
-    report = surgery.fuse_activations(block)
-    assert not report.converted
-    assert len(report.left) == 3
-
-
-def test_detectron2s_stem():
-    stem = module_of("detectron2.modeling.backbone.resnet").BasicStem(norm="ILMGN")
-    assert_fuses(stem, double(2, 3, 16, 16), 1)
 
 
 CONV_MODULES = [
@@ -172,42 +126,46 @@ def test_mmcvs_conv_module(act, options, number):
     assert_fuses(model, double(2, 32, 6, 6), number)
 
 
-def test_a_conv_module_leaves_out_what_a_call_says():
+@pytest.mark.parametrize("parts", [(False,), (True, False), (False, False)], ids=str)
+def test_a_fused_conv_module_refuses_a_call_without_norm_or_activation(parts):
     model = trained(module_of("mmcv.cnn").ConvModule(32, 32, 3, norm_cfg=NORM)).double()
-    fused, x = copy.deepcopy(model), double(2, 32, 6, 6)
-    surgery.fuse_activations(fused)
-    for options in ({"activate": False}, {"norm": False}, {"activate": False, "norm": False}, {}):
-        assert_close(fused(x, **options), model(x, **options), EQUAL)
+    x = double(2, 32, 6, 6)
+    expected, options = model(x, *parts), dict(zip(("activate", "norm"), parts, strict=False))
+    surgery.fuse_activations(model)
+    with pytest.raises(OptionError, match=r"without one of them; call surgery\.revert"):
+        model(x, *parts)
+    with pytest.raises(OptionError, match="without one of them"):
+        model(x, **options)
+    surgery.fusing.unfuse(model)
+    assert_equal(model(x, *parts), expected)
 
 
-class Calls(nn.Module):
-    def __init__(self, conv):
-        super().__init__()
-        self.conv = conv
-
-    def forward(self, x):
-        return self.conv(x, activate=False) + self.conv(x) + self.conv(x, norm=False)
-
-
-def test_a_call_of_a_conv_module_that_leaves_something_out_is_recorded():
+@pytest.mark.parametrize(
+    "run",
+    [
+        torch.fx.symbolic_trace,
+        lambda model: torch.compile(model, fullgraph=True, backend="eager"),
+        copy.deepcopy,
+        lambda model: pickle.loads(pickle.dumps(model)),
+    ],
+    ids=["fx", "compile", "copy", "pickle"],
+)
+def test_a_fused_conv_module_is_traced_and_copied(run):
     conv = module_of("mmcv.cnn").ConvModule(3, 64, 3, norm_cfg=NORM)
-    model, x = trained(Calls(conv)).eval(), torch.randn(2, 3, 8, 8)
+    model, x = trained(nn.Sequential(conv, nn.Identity())).eval(), torch.randn(2, 3, 8, 8)
     expected = model(x)
     surgery.fuse_activations(model)
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    for run in (model, torch.fx.symbolic_trace(model), compiled):
-        assert_close(run(x), expected)
+    assert_close(run(model)(x), expected)
 
 
-def test_calls_of_a_conv_module_in_threads_do_not_meet():
-    conv = module_of("mmcv.cnn").ConvModule(3, 64, 3, norm_cfg=NORM)
-    model, x = trained(conv).eval(), torch.randn(2, 3, 8, 8)
-    expected = [model(x, activate=activate) for activate in (False, True)]
+def test_a_copy_of_a_fused_conv_module_leads_back():
+    model = module_of("mmcv.cnn").ConvModule(3, 64, 3, norm_cfg=NORM)
+    before = repr(model)
     surgery.fuse_activations(model)
-    with ThreadPoolExecutor(4) as pool:
-        found = [*pool.map(lambda i: model(x, activate=bool(i % 2)), range(100))]
-    for i, y in enumerate(found):
-        assert_close(y, expected[i % 2])
+    copied = copy.deepcopy(model)
+    surgery.fusing.unfuse(copied)
+    assert repr(copied) == before
+    assert not copied._forward_pre_hooks
 
 
 @pytest.mark.parametrize("name", ["Swish", "HardSwish"])
@@ -215,61 +173,6 @@ def test_timms_own_activations(name):
     activations = module_of("timm.layers.activations")
     model = nn.Sequential(ILMGroupNorm(32), getattr(activations, name)(inplace=True))
     assert_fuses(model, double(2, 32, 6, 6), 1)
-
-
-# ---- whole models
-
-
-@pytest.fixture
-def resnet():
-    build = module_of("torchvision.models").resnet50
-    return trained(build(norm_layer=ExemplarNorm, num_classes=2)).double()
-
-
-def test_torchvisions_resnet(resnet):
-    assert_fuses(resnet, double(2, 3, 32, 32), 1)
-
-
-def test_torchvisions_detectors_run_the_children_of_their_backbone(resnet):
-    getter = module_of("torchvision.models._utils").IntermediateLayerGetter
-    backbone = getter(resnet, {"layer1": "a", "layer2": "b"})
-    assert_fuses(backbone, double(2, 3, 32, 32), 1)
-    assert_fuses(getter(resnet, {"bn1": "a", "layer1": "b"}), double(2, 3, 32, 32), 0)
-
-
-def test_torch_fx_traces_a_fused_resnet_and_keeps_the_names_of_its_nodes(resnet):
-    names = module_of("torchvision.models.feature_extraction")
-    resnet.eval()
-    before = {*names.get_graph_node_names(resnet)[1]}
-    surgery.fuse_activations(resnet)
-    assert {*names.get_graph_node_names(resnet)[1]} == before
-    traced, x = torch.fx.symbolic_trace(resnet), double(2, 3, 32, 32)
-    assert_equal(traced(x), resnet(x))
-
-
-def test_timms_resnet_and_its_features():
-    timm = module_of("timm")
-    model = timm.create_model("resnet50", norm_layer=ILMGroupNorm, num_classes=2)
-    assert_fuses(model, double(2, 3, 32, 32), 1 + 2 * 16)
-    model = timm.create_model("resnet18", norm_layer=ILMGroupNorm, features_only=True)
-    assert_fuses(model, double(2, 3, 32, 32), 1 + 8)
-
-
-def test_mmdets_resnet():
-    module_of("mmdet.models")
-    from mmdet.registry import MODELS
-
-    options = {"depth": 50, "norm_cfg": NORM, "norm_eval": False, "frozen_stages": -1}
-    model = MODELS.build({"type": "ResNet", **options})
-    assert_fuses(model, double(2, 3, 32, 32), 1)
-
-
-def test_detectron2s_resnet():
-    build = module_of("detectron2.modeling").build_backbone
-    cfg = module_of("detectron2.config").get_cfg()
-    cfg.MODEL.RESNETS.NORM, cfg.MODEL.DEVICE = "ILMGN", "cpu"
-    cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    assert_fuses(build(cfg), double(2, 3, 32, 32), 1)
 
 
 @pytest.mark.parametrize("key", ["ilmgn", ILMGroupNorm])

@@ -1,3 +1,3 @@
-"""detectron2: names of norms (`detectron2_norms`), RetinaNet's levels (`retinanet`), configs
+"""detectron2: names of norms (`detectron2_norms`), RetinaNet's head (`retinanet`), configs
 (`detectron2_config`), training (`detectron2_training`).
 """

@@ -15,10 +15,9 @@ from types import ModuleType
 import wrapt
 from torch import nn
 
-from ...foreign_norms import FRAMEWORKS
 from ...layers import NORMS, freeze, norm_key, parse_norm
 from ...layers.mixture import MixtureNorm
-from .retinanet import Heads
+from ...surgery.fusing import CONTAINERS, Container
 
 
 def extend_get_norm(module: ModuleType) -> None:
@@ -27,7 +26,9 @@ def extend_get_norm(module: ModuleType) -> None:
         _wrap_get_norm(module)
         name = "FrozenBatchNorm2d.convert_frozen_batchnorm"
         wrapt.wrap_function_wrapper(module, name, _freeze_mixtures)
-        FRAMEWORKS["detectron2"] = Heads(module.CycleBatchNormList)
+        CONTAINERS["detectron2.layers.wrappers.Conv2d"] = Container(
+            lambda convolution: [("norm", "activation")]
+        )
     get_norm = module._ilm_plugins_get_norm
     new = {key: _resolves(get_norm.__wrapped__, key) for key in NORMS if key not in get_norm.theirs}
     get_norm.theirs |= new

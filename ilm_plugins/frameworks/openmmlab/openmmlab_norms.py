@@ -8,18 +8,18 @@ import functools
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import wrapt
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...errors import warn_once
-from ...foreign_norms import FRAMEWORKS, Container, Framework, Place, path_of, with_tensors
+from ...errors import OptionError, warn_once
+from ...foreign_norms import FRAMEWORKS, Framework, path_of, with_tensors
 from ...layers import NORMS
 from ...layers.mixture import RUNNING, MixtureNorm
 from ...layers.renamed import with_older_keys
-from ...surgery.containers import RESIDUAL, followed
+from ...surgery.fusing import ACTIVATIONS, CONTAINERS, Container
 
 #: mmcv's module that registers its norms, and their keys, which must be free until then.
 MMCVS_NORMS = "mmcv.cnn.bricks.norm"
@@ -36,6 +36,11 @@ def register_layers(module: ModuleType) -> None:
     classes = with_older_keys(NORMS)
     register(registry, {key: cls for key, cls in classes.items() if key not in kept})
     FRAMEWORKS["openmmlab"] = Modules()
+    CONTAINERS["mmcv.cnn.bricks.conv_module.ConvModule"] = Container(
+        _pairs_of_conv_module, guard=_refuse_parts
+    )
+    ACTIVATIONS["mmcv.cnn.bricks.swish.Swish"] = "silu"
+    ACTIVATIONS["mmcv.cnn.bricks.hswish.HSwish"] = "hardswish"
 
 
 def register(registry, classes: Mapping[str, type] = NORMS) -> None:
@@ -54,47 +59,25 @@ def register(registry, classes: Mapping[str, type] = NORMS) -> None:
         )
 
 
-def _places_of_conv_module(module: Any) -> Iterator[Place]:
-    if module.with_norm and module.with_activation:
-        follows = module.order.index("act") == module.order.index("norm") + 1
-        refusal = "" if follows else f"the order is {', '.join(module.order)}"
-        yield Place([module.norm_name], "activate", _run_conv_module, refusal=refusal)
+def _pairs_of_conv_module(module: Any) -> Iterator[tuple[str, str]]:
+    """Yield the names of norm and activation if the activation follows the norm."""
+    is_next = module.order.index("act") == module.order.index("norm") + 1
+    if is_next and module.with_norm and module.with_activation:
+        yield module.norm_name, "activate"
 
 
-def _run_conv_module(module: Any, x: Tensor, activate: bool = True, norm: bool = True) -> Tensor:
-    """Run a ConvModule whose norm applies the activation, unless the call leaves one out."""
-    if activate and norm:
-        return module.unfused.forward(module, x)
-    for step in module.order:
-        if step == "conv":
-            x = module.conv(module.padding_layer(x) if module.with_explicit_padding else x)
-        elif step == "norm" and norm:
-            x = module.norm(x, activate=False)
-        elif step == "act" and activate:
-            x = module.norm.fused_activation(x)
-    return x
-
-
-_RESNETS = [f"{package}.models.backbones.resnet" for package in ("mmdet", "mmseg", "mmpretrain")]
+def _refuse_parts(module: Any, args: tuple, options: dict) -> None:
+    """Raise OptionError if a call of a ConvModule leaves norm or activation out."""
+    called = dict(zip(("x", "activate", "norm"), args, strict=False)) | options
+    if not (called.get("activate", True) and called.get("norm", True)):
+        raise OptionError(
+            "a ConvModule whose norm applies the activation was called without one of them; call "
+            "surgery.revert, or leave this module out of fusing by match"
+        )
 
 
 class Modules(Framework):
-    """MMEngine's BatchNorm of maps of any number of dimensions, mmcv's ConvModule, and ResNets."""
-
-    containers: ClassVar = {
-        "mmcv.cnn.bricks.conv_module.ConvModule": Container(_places_of_conv_module),
-        "mmcv.cnn.resnet.ResNet": followed("bn1", "relu"),
-        **{f"{module}.ResNet": followed("norm1", "relu") for module in _RESNETS},
-        **{
-            f"{module}.{block}": RESIDUAL
-            for module in (*_RESNETS, "mmcv.cnn.resnet")
-            for block in ("BasicBlock", "Bottleneck")
-        },
-    }
-    activations: ClassVar = {
-        "mmcv.cnn.bricks.swish.Swish": "silu",
-        "mmcv.cnn.bricks.hswish.HSwish": "hardswish",
-    }
+    """MMEngine's BatchNorm of maps of any number of dimensions, and mmcv's ConvModule."""
 
     def as_replaced(self, norm: Any, path: str) -> nn.Module | None:
         module, _, name = path.rpartition(".")

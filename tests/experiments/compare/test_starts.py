@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from ilm_plugins import surgery
 from ilm_plugins.experiments.compare.starts import are_same, compare_norms, describe
 
 #: As of frameworks: it runs a model on a batch.
@@ -67,20 +66,3 @@ def test_a_norm_that_is_called_by_keyword_is_compared():
             return self.norm(input=x)
 
     assert compared(Named(), Named()) == [0.0]
-
-
-@pytest.mark.parametrize("key, is_same", [("EN", True), ("SN", False)])
-def test_the_norms_of_levels_are_compared_level_by_level(key, is_same):
-    """RetinaNet's head has a BatchNorm for each level, with one weight and bias."""
-    batch_norm = pytest.importorskip(
-        "detectron2.layers.batch_norm", reason="needs detectron2: make install-detectron2"
-    )
-    plain = nn.Sequential(batch_norm.CycleBatchNormList(3, num_features=8))
-    for level, norm in enumerate(plain[0]):
-        nn.init.constant_(norm.running_mean, level)
-    nn.init.uniform_(plain[0].weight, 0.5, 1.5)
-    plain.eval()
-    other, _ = surgery.convert(copy.deepcopy(plain), key)
-    maps = torch.randn(3, 2, 8, 5, 5).double()
-    opened = SimpleNamespace(outputs=lambda model, batch: [model(x) for x in batch])
-    assert are_same(compare_norms(opened, plain.double(), other.double(), maps)) is is_same

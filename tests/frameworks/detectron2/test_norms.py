@@ -16,10 +16,10 @@ from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.solver import build_optimizer
 
 import fresh
-from cases import MIXTURES
+from cases import INDEPENDENT, MIXTURES
 from close import EQUAL, assert_close, assert_equal
-from ilm_plugins import NORMS, SwitchNorm, surgery
-from ilm_plugins.frameworks.detectron2.retinanet import PerLevelNorm
+from ilm_plugins import NORMS, surgery
+from ilm_plugins.layers import OptionError
 from swaps import randomized
 
 # ---- registration
@@ -77,6 +77,12 @@ def test_an_option_in_the_string_that_does_not_fit_is_refused():
 
 # ---- heads that are shared by the levels of a pyramid
 
+REASON = (
+    "the levels of a pyramid share this head, and EN, SN and SSN would need running statistics for "
+    f"each: build it with one of {', '.join(INDEPENDENT)}"
+)
+BN_IN_HEAD = {f"{subnet}.{i}" for subnet in ("cls_subnet", "bbox_subnet") for i in (1, 4)}
+
 
 def retinanet_head(norm, kind=RetinaNetHead):
     shapes = [ShapeSpec(channels=64)] * 3
@@ -84,35 +90,28 @@ def retinanet_head(norm, kind=RetinaNetHead):
     return kind(input_shape=shapes, num_classes=4, conv_dims=[64, 64], norm=norm, **options)
 
 
-def features(images=2):
-    return [i + (1 + i) * torch.randn(images, 64, 8 >> i, 8 >> i) for i in range(3)]
-
-
-def in_float64(given):
-    return [x.double() for x in given]
+@pytest.mark.parametrize("kind", [RetinaNetHead, FCOSHead])
+@pytest.mark.parametrize("key", MIXTURES)
+def test_a_shared_head_refuses_mixtures_and_says_which_layers_work(key, kind):
+    for norm in (key, NORMS[key]):
+        with pytest.raises(OptionError) as error:
+            retinanet_head(norm, kind)
+        assert str(error.value) == f"{kind.__name__} with {NORMS[key].__name__}: {REASON}"
 
 
 @pytest.mark.parametrize("kind", [RetinaNetHead, FCOSHead])
-@pytest.mark.parametrize("key", [*NORMS, "GN", ""])
-def test_only_mixtures_have_levels(key, kind):
+@pytest.mark.parametrize("key", [*INDEPENDENT, "EN(normalizers=('IN', 'LN'))"])
+def test_layers_without_running_statistics_work_in_a_shared_head(key, kind):
     head = retinanet_head(key, kind)
-    assert isinstance(head.cls_subnet[1], PerLevelNorm) == (key in MIXTURES)
-    assert len(head._forward_pre_hooks) == (key in MIXTURES)
+    for outputs in head([torch.randn(2, 64, 8 >> i, 8 >> i) for i in range(3)]):
+        assert all(output.isfinite().all() for output in outputs)
 
 
-def test_a_mixture_without_bn_has_no_levels():
-    assert type(retinanet_head("SN(normalizers=('IN', 'LN'))").cls_subnet[1]) is SwitchNorm
-
-
-@pytest.mark.parametrize("norm", ["EN(reduction=64)", "ILMGN(num_groups=64)"])
-def test_retinanets_trial_on_32_channels_does_not_limit_the_options_of_a_config(norm):
+def test_retinanets_trial_on_32_channels_does_not_limit_the_options_of_a_config():
     cfg = get_cfg()
-    cfg.MODEL.RETINANET.NORM = norm
+    cfg.MODEL.RETINANET.NORM = "ILMGN(num_groups=64)"
     head = RetinaNetHead(cfg, [ShapeSpec(channels=64, stride=8 << i) for i in range(5)])
-    layers = [m for m in (*head.cls_subnet, *head.bbox_subnet) if isinstance(m, PerLevelNorm)]
-    assert len(layers) == (8 if norm == "EN(reduction=64)" else 0)
-    for layer in layers:
-        assert [level.reduction for level in layer] == [64] * 5
+    assert head.cls_subnet[1].num_groups == 64
 
 
 def test_an_option_that_does_not_fit_retinanets_head_names_the_heads_width():
@@ -120,97 +119,48 @@ def test_an_option_that_does_not_fit_retinanets_head_names_the_heads_width():
         retinanet_head("ILMGN(num_groups=48)")
 
 
-@pytest.mark.parametrize("key", ["EN", "SN"])
-def test_levels_share_their_parameters(key):
-    layer = retinanet_head(key).cls_subnet[1]
-    assert len(list(layer.parameters())) == len(list(layer[0].parameters()))
-
-
-@pytest.mark.parametrize("key", ["EN", "SN"])
-def test_each_level_computes_as_a_layer_of_its_own_running_statistics(key):
-    layer = retinanet_head(key).double().cls_subnet[1]
-    separate = [type(layer[0])(64).double() for _ in range(3)]
-    given = in_float64(features())
-    for _ in range(2):
-        for x, alone in zip(given, separate, strict=True):
-            alone.load_state_dict({**alone.state_dict(), **dict(layer[0].named_parameters())})
-            assert_close(layer(x), alone(x))
-    for level, alone in zip(layer, separate, strict=True):
-        assert_close(dict(level.named_buffers()), dict(alone.named_buffers()))
-
-
-@pytest.mark.parametrize("key", ["EN", "SN"])
-def test_a_state_dict_has_the_statistics_of_each_level(key):
-    head, other = (retinanet_head(key).double() for _ in range(2))
-    given = in_float64(features())
-    head(given)
-    other.load_state_dict(head.state_dict())
-    assert_equal(other.eval()(given), head.eval()(given))
-
-
 @pytest.mark.parametrize("kind", [RetinaNetHead, FCOSHead])
-def test_levels_begin_anew_after_a_forward_pass_that_failed(kind):
-    head = retinanet_head("SN", kind).eval()
-    given = features()
-    expected = head(given)
-    with pytest.raises(RuntimeError, match="63 channels"):
-        head([given[0], torch.randn(2, 63, 4, 4), given[2]])
-    assert_equal(head(given), expected)
+@pytest.mark.parametrize("norm", ["BN", "FrozenBN", "naiveSyncBN"])
+@pytest.mark.parametrize("key", ["EN", "SN", "ILMGN"])
+def test_batchnorms_of_a_shared_head_stay_and_the_report_says_why(norm, key, kind):
+    model = nn.Sequential(nn.Conv2d(3, 64, 1), nn.BatchNorm2d(64), retinanet_head(norm, kind))
+    before = repr(model[2])
+    options = {} if key in MIXTURES else {"replacing": "BN"}
+    model, report = surgery.convert(model, key, **options)
+    assert [*report.converted] == ["1"]
+    assert {*report.left.values()} == {REASON}
+    levels = [f".{level}" for level in range(3)] if norm == "BN" else [""]
+    assert report.left.keys() == {f"2.{name}{level}" for name in BN_IN_HEAD for level in levels}
+    assert repr(model[2]) == before
 
 
-def test_a_head_with_levels_can_be_traced():
-    head = retinanet_head("SN").eval().requires_grad_(False)
-    for level, layer in enumerate(head.cls_subnet[1]):
-        layer.running_mean.fill_(level)
-
-    class Logits(nn.Module):
-        def forward(self, *given):
-            return tuple(head(list(given))[0])
-
-    traced, others = torch.jit.trace(Logits(), tuple(features()), check_trace=False), features(3)
-    assert_close(traced(*others), Logits()(*others))
-
-
-@pytest.mark.parametrize(
-    "key, kind", [("EN", RetinaNetHead), ("SSN", FCOSHead), ("ILMGN", FCOSHead)]
-)
-def test_a_head_of_batchnorm_becomes_what_the_key_builds(key, kind):
-    plain, built = (randomized(retinanet_head(n, kind)).double().eval() for n in ("BN", key))
-    head, report = surgery.convert(plain, key, replacing="BN")
-    subnets = "cls_subnet", "bbox_subnet"
-    assert report.converted.keys() == {f"{subnet}.{i}" for subnet in subnets for i in (1, 4)}
-    assert head.state_dict().keys() == built.state_dict().keys()
-    assert len([*head.parameters()]) == len([*built.parameters()])
-    assert len(head._forward_pre_hooks) == len(built._forward_pre_hooks)
-    built.load_state_dict(head.state_dict())
-    given = in_float64(features())
-    assert_close(built(given)[0], head(given)[0], EQUAL)
-
-
-@pytest.fixture
-def plain():
-    """RetinaNet's head with BN, random."""
-    return randomized(retinanet_head("BN")).double().eval()
-
-
-def test_a_head_of_en_computes_what_its_head_of_batchnorm_did(plain):
-    head, _ = surgery.convert(copy.deepcopy(plain), "EN")
-    given = in_float64(features())
+def test_groupnorms_of_a_shared_head_are_converted_and_back():
+    plain = randomized(retinanet_head("GN")).double().eval()
+    given = [torch.randn(2, 64, 8 >> i, 8 >> i).double() for i in range(3)]
+    head, report = surgery.convert(copy.deepcopy(plain), "ILMGN")
+    assert report.converted.keys() == BN_IN_HEAD
     assert_close(head(given)[0], plain(given)[0], EQUAL)
+    assert repr(surgery.revert(head)[0]) == repr(plain)
 
 
-def test_a_head_of_en_goes_back_to_batchnorm(plain):
-    head, _ = surgery.convert(copy.deepcopy(plain), "EN")
-    back, report = surgery.revert(head)
-    assert len(report.converted) == 4
-    given = in_float64(features())
-    assert_close(back(given)[0], plain(given)[0], EQUAL)
+@pytest.mark.parametrize("key", ["EN", "SN"])
+def test_a_state_dict_of_a_shared_head_of_batchnorm_stays(key):
+    state = nn.ModuleDict({"head": retinanet_head("BN"), "bn": nn.BatchNorm2d(64)}).state_dict()
+    converted, report = surgery.convert_state(state, key)
+    assert [*report.converted] == ["bn"]
+    assert report.left == {f"head.{n}.{level}": REASON for n in BN_IN_HEAD for level in range(3)}
+    assert_equal(
+        {k: t for k, t in converted.items() if k.startswith("head.")},
+        {k: t for k, t in state.items() if k.startswith("head.")},
+    )
 
 
-def test_a_state_dict_of_batchnorm_fits_a_head_of_en_as_the_converted_one(plain):
-    head, _ = surgery.convert(copy.deepcopy(plain), "EN")
-    state, _ = surgery.fit_state(plain.state_dict(), head)
-    assert_equal(dict(state), dict(head.state_dict()))
+def test_a_state_dict_of_a_shared_head_of_batchnorm_fits_the_same_head():
+    state = randomized(retinanet_head("BN")).state_dict()
+    fitted, report = surgery.fit_state(state, retinanet_head("BN"))
+    assert not report.left
+    assert not report.missing
+    assert_equal(dict(fitted), dict(state))
 
 
 # ---- backbones
