@@ -8,7 +8,7 @@
 
 namespace {
 
-// A tensor with a gradient. `values` is null if the layer lacks it, `gradient` if it is not needed.
+// A tensor with a gradient, which is null if it is not needed.
 template <class Real> struct Parameter {
     const Real *values = nullptr;
     Real *gradient = nullptr;
