@@ -17,9 +17,9 @@ from mmengine.runner import Runner
 from torch.optim.swa_utils import update_bn
 
 from ilm_plugins import checkpoints
-from ilm_plugins.experiments.compare.runs import command_line
 from ilm_plugins.frameworks import open_config, run_record
 from ilm_plugins.frameworks.folders import last_checkpoint
+from ilm_plugins.frameworks.parent import command_line
 
 
 def main() -> None:

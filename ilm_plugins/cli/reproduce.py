@@ -4,9 +4,11 @@ import argparse
 import shlex
 import textwrap
 from dataclasses import fields
+from functools import partial
 
 from ..configs import SCHEME
 from ..errors import UserError
+from ..experiments.compare import runs
 from ..experiments.compare.comparison import compare
 from ..experiments.compare.comparison_plan import shown
 from ..experiments.compare.executors import Execution
@@ -15,7 +17,7 @@ from ..experiments.papers.paper_runs import comparisons, obstacle
 from ..experiments.papers.reproduce_options import Options
 from ..frameworks.folders import make_folder
 from . import exit_on_sigterm
-from .compare import checked_models, gpus_of
+from .compare import gpus_of
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -69,9 +71,9 @@ def train(args: argparse.Namespace) -> int:
         raise UserError(obstacles[0])
     status = 0
     for comparison in [*comparisons(trained, options)]:
-        models = checked_models(comparison.plan)
-        command = shown(["reproduce", *args.argv])
-        results = compare(comparison.plan, models, command, Execution())
+        plan, command = comparison.plan, shown(["reproduce", *args.argv])
+        make_runs = partial(runs.run_all, execution=Execution())
+        results = compare(plan, plan.source.models(plan), command, make_runs)
         lines += comparison.lines()
         status |= not results.main
     print(*lines, *(f"not run: {reason}" for reason in obstacles), sep="\n")

@@ -3,7 +3,7 @@
 import argparse
 
 from ..errors import writing_to
-from ..experiments.compare import script_run
+from ..experiments.compare.command_source import run_script
 from ..experiments.compare.script_metric import ScriptMetric
 from . import exit_on_sigterm
 
@@ -13,4 +13,4 @@ def run(args: argparse.Namespace) -> int:
     exit_on_sigterm()
     metric = ScriptMetric.of(args.metric)
     with writing_to(args.folder):
-        return script_run.run(args.words, args.folder, metric, args.seed, args.num_gpus)
+        return run_script(args.words, args.folder, metric, args.seed, args.num_gpus)

@@ -18,9 +18,8 @@ pytest.importorskip("submitit", reason="needs submitit, of the extra ilm_plugins
 import submitit
 
 from ilm_plugins.experiments.compare import tasks
-from ilm_plugins.experiments.compare.executors import Progress
 from ilm_plugins.experiments.compare.slurm_jobs import run_by
-from ilm_plugins.experiments.compare.tasks import Step, Task
+from ilm_plugins.experiments.compare.tasks import Progress, Step, Task
 from ilm_plugins.frameworks import run_record
 from runs import mmengine_command, write_mmengine_config
 

@@ -79,8 +79,8 @@ def test_a_json_is_trained_on_and_compared_by_three_lines(own):
 
 def test_a_process_that_measures_steps_knows_the_datasets(own):
     words = f"my_detector.yaml GN ILMGN {DATA} --num-gpus 0"
-    args = parsers.compare(shlex.split(words))
-    measured = in_own_process(measure_steps, plan_of(args))
+    plan = plan_of(parsers.compare(shlex.split(words)))
+    measured = in_own_process(measure_steps, plan.source, dict.fromkeys(plan.norms, ""))
     assert measured.keys() == {"GN", "ILMGN"}
 
 

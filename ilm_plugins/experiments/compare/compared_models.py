@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -16,20 +17,20 @@ from ...frameworks.run_processes import available_gpus
 from ...frameworks.variants import AS_IS
 from ...layers.registry import norm_key
 from ...surgery.norms import count_norms
-from .comparison_plan import Plan
+from .compared_config import ComparedConfig
 from .results import ROUNDS, ModelSummary
 from .starts import in_own_process
 
 
-def build_models(plan: Plan) -> dict[str, ModelSummary]:
+def build_models(config: ComparedConfig, norms: Sequence[str]) -> dict[str, ModelSummary]:
     """Build the model of each norm; UserError names norms that cannot be built or have no place."""
     models, kinds, errors = {}, {}, []
-    for norm in plan.norms:
-        model, error = build_model(plan, norm)
+    for norm in norms:
+        model, error = build_model(config, norm)
         if model is None:
             # Before further norms: after an import that failed, they have errors of their own.
             if not errors:
-                check_own_model(plan, error)
+                check_own_model(config, error)
             errors.append(f"{norm}: {error}")
         else:
             count = sum(parameter.numel() for parameter in model.parameters())
@@ -38,35 +39,35 @@ def build_models(plan: Plan) -> dict[str, ModelSummary]:
             if twin := find_twin(norm, kinds):
                 errors.append(f"{norm}: the same model as with {twin}")
     if errors:
-        places = ", ".join(plan.places)
+        keys = ", ".join(config.own_norms)
         raise UserError(
-            f"these norms do not fit at {places}: {'; '.join(errors)}; leave them out, give them "
+            f"these norms do not fit at {keys}: {'; '.join(errors)}; leave them out, give them "
             "other options, or give another --at"
         )
     return models
 
 
-def build_model(plan: Plan, norm: str) -> tuple[nn.Module | None, str]:
+def build_model(config: ComparedConfig, norm: str) -> tuple[nn.Module | None, str]:
     """Return the model of a norm, or None and the error of one that cannot be built, in words."""
     try:
-        return plan.open(norm, "cpu").build_model(), ""
+        return config.open(norm, "cpu").build_model(), ""
     except ImportError as error:
         if error.name == OPERATORS:
             raise
-        raise broken_import(plan.config, error) from error
+        raise broken_import(config.config, error) from error
     # A norm that does not fit, or is unknown to the framework; other errors have other causes.
     except (UserError, ValueError, TypeError, KeyError, AssertionError) as error:
         return None, f"{type(error).__name__}: {one_line(error)}"
 
 
-def check_own_model(plan: Plan, error: str) -> None:
+def check_own_model(config: ComparedConfig, error: str) -> None:
     """Raise UserError with a norm's error if the config's own norms cannot be built, either."""
-    model, own_error = build_model(plan, AS_IS)
+    model, own_error = build_model(config, AS_IS)
     if model is None:
         own = "" if own_error == error else f" (with its own norms: {own_error})"
         raise UserError(
-            f"{plan.config}: the model cannot be built, whatever its norms: {error}{own}; correct "
-            "the config or the overrides"
+            f"{config.config}: the model cannot be built, whatever its norms: {error}{own}; "
+            "correct the config or the overrides"
         )
 
 
@@ -79,24 +80,28 @@ def find_twin(norm: str, kinds: Mapping[str, list[type]]) -> str | None:
     return None
 
 
-def measured_steps(plan: Plan, is_trained: bool) -> dict[str, dict[str, float]]:
-    """Return the time of each norm's training step, measured again if the norms have changed.
+def measured_steps(
+    config: ComparedConfig, commands: Mapping[str, str], path: Path, is_trained: bool
+) -> dict[str, dict[str, float]]:
+    """Return the time of each norm's training step, and keep it; measured again for other norms.
 
     A norm whose step fails is a UserError if ``is_trained``, because its trainings would fail, too.
     The result is empty if nothing can be told of the trainings: after a loss of NaN, where the
     first norm's step needs a whole training around it, or where this machine lacks the GPU.
     """
-    path = plan.output / "steps.json"
     if path.is_file():
         steps = read_object(path)
-        if steps.keys() == {*plan.norms}:
+        if steps.keys() == commands.keys():
             return steps
-    if plan.num_gpus and not available_gpus():
+    if config.num_gpus and not available_gpus():
         print("the cost of a step is not measured: this machine has no GPU")
         return {}
     print("a training step of each norm ...")
     try:
-        steps = in_own_process(measure_steps, plan) if plan.num_gpus else measure_steps(plan)
+        if config.num_gpus:
+            steps = in_own_process(measure_steps, config, commands)
+        else:
+            steps = measure_steps(config, commands)
     except (FloatingPointError, NotMeasuredError, UserError) as error:
         if is_trained and isinstance(error, UserError):
             raise
@@ -110,37 +115,44 @@ class NotMeasuredError(Exception):
     """A step failed, but trainings may run: a hook or other processes may belong to it."""
 
 
-def measure_steps(plan: Plan) -> dict[str, dict[str, float]]:
+def measure_steps(
+    config: ComparedConfig, commands: Mapping[str, str]
+) -> dict[str, dict[str, float]]:
     """Return norm -> median "seconds" of a step and, on a GPU, its peak "memory" in bytes.
 
-    UserError if a norm's step needs too much memory, or fails unlike the first norm's.
+    UserError if a norm's step needs too much memory, or fails unlike the first norm's, with the
+    norm's command from ``commands``.
     """
+    # The first norm, or other processes, may fail by a hook that a step alone lacks.
+    blamed = {} if config.num_gpus > 1 else dict([*commands.items()][1:])
     try:
-        return _measured_in_turn(plan, plan.norms)
+        return _measured_in_turn(config, [*commands], blamed)
     except torch.cuda.OutOfMemoryError:
         pass  # behind this statement, as the error holds the models
     found = {}
-    for norm in plan.norms:
+    for norm, command in commands.items():
         torch.cuda.empty_cache()
         try:
-            found |= _measured_in_turn(plan, [norm])
+            found |= _measured_in_turn(config, [norm], blamed)
         except torch.cuda.OutOfMemoryError as error:
-            raise _failed(plan, norm, error) from None
+            raise _failed(norm, error, command) from None
     return found
 
 
-def _measured_in_turn(plan: Plan, norms: Sequence[str]) -> dict[str, dict[str, float]]:
+def _measured_in_turn(
+    config: ComparedConfig, norms: Sequence[str], blamed: Mapping[str, str]
+) -> dict[str, dict[str, float]]:
     """Measure the steps of norms in turn, after one of each that warms up."""
-    on_gpu, rounds = plan.num_gpus > 0, dict[str, list[tuple[float, int]]]()
+    on_gpu, rounds = config.num_gpus > 0, dict[str, list[tuple[float, int]]]()
     steps: dict[str, Callable[[], None]] = {}
     for norm in norms:
-        with _explaining(plan, norm):
-            steps[norm] = plan.open(norm).training_step(max(1, plan.num_gpus))
+        with _explaining(norm, blamed):
+            steps[norm] = config.open(norm).training_step(max(1, config.num_gpus))
             _measure(steps[norm], on_gpu)
         rounds[norm] = []
     for _ in range(ROUNDS):
         for norm, step in steps.items():
-            with _explaining(plan, norm):
+            with _explaining(norm, blamed):
                 rounds[norm].append(_measure(step, on_gpu))
     measured = {}
     for norm, measurements in rounds.items():
@@ -152,23 +164,23 @@ def _measured_in_turn(plan: Plan, norms: Sequence[str]) -> dict[str, dict[str, f
 
 
 @contextmanager
-def _explaining(plan: Plan, norm: str) -> Iterator[None]:
-    """Name the norm in the error of a step, and tell errors of the norm from others."""
+def _explaining(norm: str, blamed: Mapping[str, str]) -> Iterator[None]:
+    """Name the norm in the error of a step; UserError for a norm whose command is in ``blamed``."""
     try:
         yield
     except (torch.cuda.OutOfMemoryError, FloatingPointError, UserError):
         raise
     except Exception as error:  # of the framework's or the user's own code and data
-        if norm == plan.norms[0] or plan.num_gpus > 1:
-            raise NotMeasuredError(f"{norm}: {type(error).__name__}: {error}") from error
-        raise _failed(plan, norm, error) from error
+        if norm in blamed:
+            raise _failed(norm, error, blamed[norm]) from error
+        raise NotMeasuredError(f"{norm}: {type(error).__name__}: {error}") from error
 
 
-def _failed(plan: Plan, norm: str, error: Exception) -> UserError:
+def _failed(norm: str, error: Exception, command: str) -> UserError:
     return UserError(
         f"{norm}: a training step fails with {type(error).__name__}: {one_line(error)}; no run was "
         "started; correct the config, give a smaller batch, or leave out the norm; this command "
-        f"shows more: {plan.shown(norm, plan.seeds[0])}"
+        f"shows more: {command}"
     )
 
 

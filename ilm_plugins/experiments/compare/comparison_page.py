@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, StrictUndefined
 
 from ...frameworks.run_record import read
-from . import curves, runs
-from .comparison_plan import OWN_TEST, AnyPlan, Plan
+from . import curves
+from .comparison_plan import Plan
 from .comparison_report import cost_table, sentences, table, warning_of_unconverted
-from .predictions import SCORE, predictions
-from .results import ROUNDS, Results, Value
+from .predictions import SCORE
+from .results import OWN_TEST, ROUNDS, Results, Value
+from .tasks import log_of
 
 #: Number of the last lines of a failed run's output.
 TAIL = 20
@@ -41,7 +42,7 @@ class Failure(NamedTuple):
     tail: str
 
 
-def page(plan: AnyPlan, results: Results, command: str) -> str:
+def page(plan: Plan, results: Results, command: str) -> str:
     """Return compare.html, with the picture compare.png if there is one."""
     picture = plan.output / "compare.png"
     template = files(__package__).joinpath("comparison_page.html.jinja").read_text("utf-8")
@@ -56,12 +57,12 @@ def page(plan: AnyPlan, results: Results, command: str) -> str:
         picture=base64.b64encode(picture.read_bytes()).decode() if results.main else "",
         panels=curves.panels(plan, results),
         plot=curves,
-        predictions=predictions(plan, results),
+        predictions=plan.source.predictions(_first_runs(plan, results), plan.output),
         score=SCORE,
         costs=cost_table(results),
         rounds=ROUNDS,
         warning=results.unconverted and warning_of_unconverted(results.unconverted),
-        overrides=_overrides(plan),
+        overrides=results.settings_of_norms,
         environment=_environment(plan),
         failures=[_failure(plan, value) for value in results.failures],
         output=plan.output,
@@ -82,20 +83,13 @@ def _of_test(results: Results, test: str) -> dict[str, Any]:
     return {"title": results.title(test), "verdicts": verdicts, "rows": table(results, test)}
 
 
-def _overrides(plan: AnyPlan) -> dict[str, list[str]]:
-    """Return norm -> the overrides that not all norms have; empty for scripts."""
-    if not isinstance(plan, Plan):
-        return {}
-    size = plan.variants.words
-    found = {}
-    for norm in plan.norms:
-        words = iter(plan.norm_overrides(norm))
-        found[norm] = [" ".join(pair) for pair in zip(*[words] * size, strict=True)]
-    shared = set.intersection(*map(set, found.values()))
-    return {norm: [word for word in words if word not in shared] for norm, words in found.items()}
+def _first_runs(plan: Plan, results: Results) -> dict[str, Path]:
+    """Return norm -> folder of its first seed with a result, for norms that have one."""
+    seeds = {norm: results.by_seed(norm, OWN_TEST) for norm in plan.norms}
+    return {norm: plan.folder(norm, min(found)) for norm, found in seeds.items() if found}
 
 
-def _environment(plan: AnyPlan) -> dict[str, str]:
+def _environment(plan: Plan) -> dict[str, str]:
     """Return versions, device and settings; of values that differ, the number of runs of each."""
     found: dict[str, Counter[str]] = {"Python": Counter([platform.python_version()])}
     for folder in plan.folders:
@@ -113,13 +107,13 @@ def _counted(values: Counter[str]) -> str:
     return ", ".join(f"{value} ({count} run{'s' * (count > 1)})" for value, count in values.items())
 
 
-def _failure(plan: AnyPlan, value: Value) -> Failure:
+def _failure(plan: Plan, value: Value) -> Failure:
     test = "" if value.test == OWN_TEST else value.test
-    log = runs.log_of(plan.folder(value.norm, value.seed, test))
+    log = log_of(plan.folder(value.norm, value.seed, test))
     lines = log.read_text("utf-8", errors="replace").splitlines() if log.is_file() else []
     return Failure(value, log, "\n".join(lines[-TAIL:]))
 
 
-def _folders(plan: AnyPlan, pattern: str) -> list[str]:
+def _folders(plan: Plan, pattern: str) -> list[str]:
     """Return the folders of the comparison with files that a pattern names."""
     return sorted({str(path.parent) for path in plan.output.rglob(pattern)})

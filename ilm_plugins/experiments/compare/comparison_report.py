@@ -116,7 +116,7 @@ def sentences(results: Results, test: str) -> list[str]:
             parts = (
                 _answer(difference, verdicts[norm], results),
                 _excluded(difference, results),
-                _power(difference, results),
+                _power(difference, verdicts[norm], results),
             )
             texts.append(f"{norm}: {' '.join(parts)}")
     return texts
@@ -167,15 +167,13 @@ def _excluded(difference: Difference, results: Results) -> str:
     return f"{most_of} are excluded (5 % each)."
 
 
-def _power(difference: Difference, results: Results) -> str:
+def _power(difference: Difference, verdict: Verdict, results: Results) -> str:
     """Return how probably the seeds show a difference of the margin, and how many seeds do."""
-    points = results.margin or 1.0
-    size = points * results.point
     text = (
-        f"{difference.seeds} seeds show a difference of {_size(results, points)} with "
-        f"probability {difference.power_of(size):.2f}"
+        f"{difference.seeds} seeds show a difference of {_size(results, results.visible_points)} "
+        f"with probability {verdict.power:.2f}"
     )
-    needed = difference.seeds_for(size)
+    needed = verdict.seeds_needed
     if needed is None or needed > difference.seeds:
         text += f", {needed or 'over 10,000'} seeds with {POWER:.2f}"
     return f"{text}."

@@ -42,7 +42,7 @@ class Line(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """The curves of one quantity; a tick is its place in pixels and its text."""
+    """The curves of one quantity; a tick is its position in pixels and its text."""
 
     name: str
     unit: str
@@ -61,9 +61,10 @@ def panels(plan: Plan, results: Results) -> list[Panel]:
     curves: dict[str, list[Curve]] = {name: [] for name in quantities}
     for i, norm in enumerate(plan.norms):
         for seed in plan.seeds:
-            record = read(plan.folder(norm, seed)) or {}
-            logged, recorded = scalars(plan.folder(norm, seed)), _recorded(record)
-            own = plan.curve(plan.folder(norm, seed))
+            folder = plan.folder(norm, seed)
+            record = read(folder) or {}
+            logged, recorded = scalars(folder), _recorded(record)
+            own = plan.source.curve(folder)
             for name in recorded:
                 is_denser = len(recorded[name]) > len(logged.get(name, ()))
                 if name not in logged or (is_denser and record["unit"] == "iterations"):
@@ -112,16 +113,16 @@ def panel(name: str, curves: Sequence[Curve]) -> Panel:
             value, first, end = (math.log(max(one, low / SPAN)) for one in ends)
         else:
             value, first, end = ends
-        place = BOTTOM - (BOTTOM - TOP) * (value - first) / (end - first)
-        return round(min(max(place, TOP - HEIGHT), 2 * HEIGHT), 1)
+        height = BOTTOM - (BOTTOM - TOP) * (value - first) / (end - first)
+        return round(min(max(height, TOP - HEIGHT), 2 * HEIGHT), 1)
 
     lines = []
     for curve in curves:
         steps = sorted(curve.values)
         kept = np.unique(np.linspace(0, len(steps) - 1, POINTS).round().astype(int))
-        places = [(x(steps[i]), y(curve.values[steps[i]])) for i in kept]
-        end = places[-1][0], min(max(places[-1][1], TOP), BOTTOM)
-        lines.append(Line(curve, " ".join(f"{a:g},{b:g}" for a, b in places), end))
+        points = [(x(steps[i]), y(curve.values[steps[i]])) for i in kept]
+        end = points[-1][0], min(max(points[-1][1], TOP), BOTTOM)
+        lines.append(Line(curve, " ".join(f"{a:g},{b:g}" for a, b in points), end))
     locator = LogLocator(subs=(1, 2, 5)) if logarithmic else MaxNLocator(5)
     heights = [tick for tick in locator.tick_values(low, high) if low <= tick <= high]
     widths = MaxNLocator(5, integer=True).tick_values(0, last)

@@ -1,25 +1,16 @@
 """Where the runs of a comparison are executed: on this machine, or on a cluster."""
 
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ...errors import UserError
 from ...frameworks.run_processes import available_gpus
 from . import slurm_jobs, tasks
-from .tasks import Run, Task, threads
-
-#: Least number of seconds between two updates of the progress bar.
-INTERVAL = 1.0 if sys.stderr.isatty() else 60.0
-BAR = "{desc} {percentage:.0f}% of {total} runs |{bar}| {elapsed}, {remaining} left"
-#: The number of tasks that the progress bar names.
-NAMED = 3
+from .tasks import Progress, RunningTask, Task, threads
 
 
 @dataclass(frozen=True)
@@ -51,7 +42,7 @@ class Execution:
         """
         if self.executor == "slurm":
             with Progress(todo, check) as progress:
-                slurm_jobs.run(todo, output, self, num_gpus, progress)
+                slurm_jobs.run(todo, output, self.slurm, self.jobs, num_gpus, progress)
             return
         if (ids := slurm_jobs.ids_of(output)).is_file():
             raise UserError(
@@ -63,45 +54,6 @@ class Execution:
             run_locally(todo, slots, progress)
 
 
-class Progress:
-    """One bar over all tasks: the sum of their parts, and which are running."""
-
-    def __init__(self, todo: Sequence[Task], check: Callable[[Task], None]) -> None:
-        self.bar = tqdm(total=len(todo), bar_format=BAR, mininterval=INTERVAL)
-        self._check = check
-        self._ended = 0
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, error: type | None, *_: object) -> None:
-        if error is None:
-            self._show(self.bar.total, "all runs")
-        self.bar.close()
-
-    def end(self, task: Task) -> None:
-        """Count a task as done, also if it failed."""
-        self._ended += 1
-        self._check(task)
-
-    def show(self, running: Sequence[Task], waiting: str = "") -> None:
-        """Show the tasks that are running, and what else waits."""
-        parts, names = [], []
-        for task in running:
-            self._check(task)
-            part, name = task.progress()
-            parts.append(part)
-            names.append(name)
-        more = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
-        texts = [*names[:NAMED], *more, *filter(None, [waiting])]
-        self._show(self._ended + sum(parts), "; ".join(texts))
-
-    def _show(self, done: float, text: str) -> None:
-        if self.bar.desc != (shown := f"{text}: "):
-            self.bar.set_description_str(shown)
-        self.bar.update(done - self.bar.n)
-
-
 def run_locally(
     todo: Sequence[Task], slots: Sequence[Mapping[str, str]], progress: Progress
 ) -> None:
@@ -110,11 +62,11 @@ def run_locally(
     A slot is the environment variables of a task's processes. All processes start in this thread:
     Linux ends them when it ends, even if it is killed.
     """
-    waiting, running, free = deque(todo), list[Run](), list(reversed(slots))
+    waiting, running, free = deque(todo), list[RunningTask](), list(reversed(slots))
     try:
         while waiting or running:
             while waiting and free:
-                running.append(Run(waiting.popleft(), free.pop()))
+                running.append(RunningTask(waiting.popleft(), free.pop()))
             ended = [run for run in running if run.has_ended()]
             for run in ended:
                 running.remove(run)

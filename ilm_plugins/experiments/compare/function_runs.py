@@ -5,7 +5,7 @@ Importing this module imports neither torch, scipy nor matplotlib; the first cal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 from ...errors import missing
 
 if TYPE_CHECKING:
+    from .function_source import Train
     from .results import Results, Value
-
-Train = Callable[[str, int, Path], Mapping[str, float]]
 
 
 @dataclass(frozen=True, repr=False)
@@ -93,14 +92,17 @@ def compare(
         ilm_plugins.compare(train, ["batchnorm2d", "en"], seeds=[0, 1, 2])
     """
     try:
-        from .function_plan import FunctionPlan
+        from . import comparison
+        from .comparison_plan import Plan
+        from .function_source import FunctionSource
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("ilm_plugins"):
             raise
         raise missing("ilm_plugins.compare", error, "compare") from None
     name = getattr(train, "__name__", type(train).__name__)
     folder = Path("output/compare", name) if output is None else Path(output)
-    plan = FunctionPlan(train, [*norms], [*seeds], folder, metric, margin, higher_is_better)
+    source = FunctionSource(train)
+    plan = Plan(source, [*norms], [*seeds], folder, metric, margin, higher_is_better)
     command = f"ilm_plugins.compare({name}, {[*norms]}, seeds={[*seeds]})"
-    results, report = plan.compare(command)
-    return Comparison(results, folder, report)
+    results = comparison.compare(plan, {}, command, source.make_runs)
+    return Comparison(results, folder, (folder / "compare.md").read_text("utf-8"))

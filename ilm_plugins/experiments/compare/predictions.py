@@ -3,8 +3,9 @@
 import base64
 import io
 import json
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -16,8 +17,7 @@ from ...errors import one_line
 from ...frameworks.folders import last_checkpoint
 from ...frameworks.framework_config import Content
 from ..reports.style import OKABE_ITO
-from .comparison_plan import OWN_TEST, AnyPlan, Plan
-from .results import Results
+from .compared_config import ComparedConfig
 
 #: Number of images, their longer side in pixels, and the score from which objects are drawn.
 COUNT, SIDE, SCORE = 6, 320, 0.5
@@ -35,23 +35,21 @@ class Predictions(NamedTuple):
     has_objects: bool
 
 
-def predictions(plan: AnyPlan, results: Results) -> Predictions | str | None:
-    """Return the pictures, None for scripts and other models, or in words why there are none.
+def predictions(
+    config: ComparedConfig, folders: Mapping[str, Path], output: Path
+) -> Predictions | str | None:
+    """Return the pictures by norm -> folder of its run; None for models that predict no objects.
 
-    Each norm's model is that of its first seed with a result. The pictures are kept in the folder
-    of the comparison until one of the models is another.
+    In words why the pictures cannot be drawn. They are kept in ``output`` until one of the models
+    is another.
     """
-    if not isinstance(plan, Plan):  # a script of the user's own, whose models are unknown
-        return None
-    seeds = {norm: min(results.by_seed(norm, OWN_TEST), default=None) for norm in plan.norms}
-    runs = {norm: plan.folder(norm, seed) for norm, seed in seeds.items() if seed is not None}
     try:
-        paths = {norm: last_checkpoint(folder) for norm, folder in runs.items()}
+        paths = {norm: last_checkpoint(folder) for norm, folder in folders.items()}
         state = {norm: [path.name, path.stat().st_mtime_ns] for norm, path in paths.items()}
-        kept = plan.output / FILE
+        kept = output / FILE
         if kept.is_file() and (found := json.loads(kept.read_text("utf-8")))["of"] == state:
             return Predictions(*found["drawn"])
-        drawn = _draw(plan, paths)
+        drawn = _draw(config, paths)
     except Exception as error:  # such as too little memory; the report goes on
         return f"{type(error).__name__}: {one_line(error)}"
     if drawn is not None:
@@ -59,20 +57,22 @@ def predictions(plan: AnyPlan, results: Results) -> Predictions | str | None:
     return drawn
 
 
-def _draw(plan: Plan, paths: dict[str, Any]) -> Predictions | None:
-    images = [*plan.variants.opened.test_images(COUNT)] if paths else []
+def _draw(config: ComparedConfig, paths: dict[str, Path]) -> Predictions | None:
+    own = config.variants.opened
+    images = [*own.test_images(COUNT)] if paths else []
     photos = [photo for photo, _ in images]
     columns = {"annotation": [content for _, content in images]}
     for norm, path in paths.items() if images else ():
         # A machine that only submits the trainings may have no GPU.
-        opened = plan.open(norm, "cuda" if plan.num_gpus and torch.cuda.is_available() else "cpu")
+        on_gpu = config.num_gpus and torch.cuda.is_available()
+        opened = config.open(norm, "cuda" if on_gpu else "cpu")
         inference = opened.inference()
         load_weights(inference.model.eval(), path)
         columns[norm] = [opened.content(inference.forward([photo])[0]) for photo in photos]
     seen = {norm: contents for norm, contents in columns.items() if any(contents)}
     if not {*seen} & {*paths}:
         return None
-    names = plan.variants.opened.classes_of_test() or ()
+    names = own.classes_of_test() or ()
     return draw(photos, seen, names)
 
 
@@ -139,9 +139,9 @@ def _picture(
         text = names[content.labels[i]]
         if content.scores is not None:
             text += f" {content.scores[i]:.2f}"
-        place = (left + 2, max(0, top - 14))
-        painter.rectangle(painter.textbbox(place, text, font), fill=colour)
-        painter.text(place, text, "black" if sum(colour) > 330 else "white", font)
+        corner = (left + 2, max(0, top - 14))
+        painter.rectangle(painter.textbbox(corner, text, font), fill=colour)
+        painter.text(corner, text, "black" if sum(colour) > 330 else "white", font)
     return photo
 
 

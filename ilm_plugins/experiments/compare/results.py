@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from ...errors import UserError
 from ..reports.interval import ALPHA, Difference, holm, one_sided, paired
-from .comparison_plan import OWN_TEST
 
+#: The name of the source's own test in tables.
+OWN_TEST = "test"
 #: The main metric where no run has a metric.
 NO_METRIC = "no metric"
 #: How many times the training step of each norm is measured.
@@ -36,6 +37,10 @@ class Verdict(NamedTuple):
     #: p of "no worse" and of "equivalent", each corrected over the norms; NaN without a test.
     p_no_worse: float
     p_equivalent: float
+    #: The probability that the seeds show a difference of the margin, or of a point.
+    power: float
+    #: How many seeds show it with probability .8; None without a test, or for too many.
+    seeds_needed: int | None
 
 
 class ModelSummary(NamedTuple):
@@ -66,8 +71,10 @@ class Results:
     models: dict[str, ModelSummary] = field(default_factory=dict)
     #: Norm -> "seconds" and "memory" of a training step.
     steps: dict[str, dict[str, float]] = field(default_factory=dict)
-    #: Norm -> overrides that only its runs have.
+    #: Norm -> overrides that only its runs have, by the user's wish.
     overrides_of_norm: dict[str, Sequence[str]] = field(default_factory=dict)
+    #: Norm -> all overrides that not all norms have; empty for code of the user's own.
+    settings_of_norms: dict[str, list[str]] = field(default_factory=dict)
 
     @cached_property
     def main(self) -> dict[tuple[str, str], dict[int, float]]:
@@ -113,6 +120,11 @@ class Results:
         plain = self.by_seed(self.norms[0], test)
         ours = self.by_seed(norm, test)
         return all(ours[seed] == plain[seed] for seed in ours if seed in plain)
+
+    @property
+    def visible_points(self) -> float:
+        """The points of the difference whose power is told."""
+        return self.margin or 1.0
 
     @cached_property
     def differences(self) -> dict[str, dict[str, Difference | None]]:
@@ -166,7 +178,11 @@ class Results:
             word = "equivalent"
         elif p_no_worse < ALPHA:
             word = "no worse"
-        return Verdict(word, p_no_worse, p_equivalent)
+        if difference is None or not difference.is_tested:
+            return Verdict(word, p_no_worse, p_equivalent, float("nan"), None)
+        size = self.visible_points * self.point
+        power, needed = difference.power_of(size), difference.seeds_for(size)
+        return Verdict(word, p_no_worse, p_equivalent, power, needed)
 
 
 def main_metric(values: Iterable[Value], wanted: str | None, best: str | None = None) -> str:

@@ -4,34 +4,34 @@ from pathlib import Path
 
 from ...frameworks import run_record
 from ...frameworks.run_record import PLAIN, read
-from .comparison_plan import OWN_TEST, AnyPlan
+from .comparison_plan import Plan
 from .executors import Execution
-from .results import Value, main_metric
+from .results import OWN_TEST, Value, main_metric
 from .tasks import CHECKPOINT, Step, Task, has_diverged, log_of
 
 
-def run_all(plan: AnyPlan, execution: Execution) -> None:
+def run_all(plan: Plan, execution: Execution) -> None:
     """Train and test all unfinished runs; a run that fails does not end the others.
 
     UserError if the first run that is tested lacks the metric to compare.
     """
 
     def check(task: Task) -> None:
-        plan.check_found()
+        plan.source.check_ended(plan.folders)
         if plan.metric:
             found = metrics(plan, task.norm, task.seed).items()
             main_metric([Value(task.norm, task.seed, "", *one) for one in found], plan.metric)
 
     tasks = [task_of(plan, norm, seed) for seed in plan.seeds for norm in plan.norms]
-    execution.run(tasks, plan.output, plan.num_gpus, check)
+    execution.run(tasks, plan.output, plan.source.num_gpus, check)
 
 
-def task_of(plan: AnyPlan, norm: str, seed: int) -> Task:
+def task_of(plan: Plan, norm: str, seed: int) -> Task:
     """Return the training of a run and its evaluations, by the config's own test and others."""
     folder = plan.folder(norm, seed)
     evaluations = [
         Step(plan.evaluation(norm, seed, test, folder / CHECKPOINT), plan.folder(norm, seed, test))
-        for test in ("", *plan.tests)
+        for test in plan.tests
     ]
     return Task(norm, seed, Step(plan.training(norm, seed), folder), evaluations)
 
@@ -40,19 +40,19 @@ def is_complete(folder: Path) -> bool:
     return run_record.is_complete(read(folder))
 
 
-def have_ended(plan: AnyPlan) -> bool:
+def have_ended(plan: Plan) -> bool:
     """Return whether no run of a comparison is to be trained."""
     return all(is_complete(folder) or has_diverged(folder) for folder in plan.folders)
 
 
-def metrics(plan: AnyPlan, norm: str, seed: int, test: str = "") -> dict[str, float]:
+def metrics(plan: Plan, norm: str, seed: int, test: str = "") -> dict[str, float]:
     """Return the metrics of a run by a test; empty if there are none yet."""
     record = read(plan.folder(norm, seed, test)) or {}
     found = record.get("metrics", {}).get(PLAIN, {}) if is_complete(plan.folder(norm, seed)) else {}
     return {name: one for name, one in found.items() if isinstance(one, int | float | None)}
 
 
-def failure(plan: AnyPlan, norm: str, seed: int, test: str = "") -> str | None:
+def failure(plan: Plan, norm: str, seed: int, test: str = "") -> str | None:
     """Return why a run has no result by a test; None if it has one.
 
     A further test of a run that is not complete has no reason of its own.
@@ -72,12 +72,12 @@ def failure(plan: AnyPlan, norm: str, seed: int, test: str = "") -> str | None:
     return f"failed: {lines[-1][:200] if lines else 'no output'}; see {log}"
 
 
-def collect(plan: AnyPlan) -> list[Value]:
+def collect(plan: Plan) -> list[Value]:
     """Return all metrics of all runs, and the failures."""
     values = []
     for norm in plan.norms:
         for seed in plan.seeds:
-            for test in ("", *plan.tests):
+            for test in plan.tests:
                 name = test or OWN_TEST
                 if (reason := failure(plan, norm, seed, test)) is not None:
                     values.append(Value(norm, seed, name, "", None, reason))

@@ -18,12 +18,10 @@ from ...checkpoints import write_text
 from ...errors import UserError, missing, one_line
 from ...frameworks.folders import read_object
 from . import tasks
-from .tasks import Task
+from .tasks import Progress, Task
 
 if TYPE_CHECKING:
     from submitit import Executor, Job
-
-    from .executors import Execution, Progress
 
 #: The folder of a comparison with the files of its jobs.
 JOBS = "jobs"
@@ -51,10 +49,15 @@ def check(words: Sequence[str], jobs: int, num_gpus: int) -> None:
 
 
 def run(
-    todo: Sequence[Task], output: Path, execution: "Execution", num_gpus: int, progress: "Progress"
+    todo: Sequence[Task],
+    output: Path,
+    words: Sequence[str],
+    jobs: int,
+    num_gpus: int,
+    progress: Progress,
 ) -> None:
-    """Run tasks as an array of Slurm jobs."""
-    options = slurm_options(execution.slurm, execution.jobs, num_gpus)
+    """Run tasks as an array of Slurm jobs, with options of submitit."""
+    options = slurm_options(words, jobs, num_gpus)
     variables = {}
     if num_gpus == 0 and "OMP_NUM_THREADS" not in os.environ:
         variables = {"OMP_NUM_THREADS": str(options["cpus_per_task"])}
@@ -64,7 +67,7 @@ def run(
     try:
         executor.update_parameters(**options)
     except (AttributeError, TypeError, ValueError) as error:  # of a value
-        raise UserError(f"--slurm {' '.join(execution.slurm)}: {one_line(error)}") from error
+        raise UserError(f"--slurm {' '.join(words)}: {one_line(error)}") from error
     todo = [replace(task, variables=variables) for task in todo]
     run_by(executor, todo, ids_of(output), progress)
 
@@ -74,7 +77,7 @@ def ids_of(output: Path) -> Path:
     return output / JOBS / "jobs.json"
 
 
-def run_by(executor: "Executor", todo: Sequence[Task], ids: Path, progress: "Progress") -> None:
+def run_by(executor: "Executor", todo: Sequence[Task], ids: Path, progress: Progress) -> None:
     """Run tasks by an executor of submitit; if this process is stopped, cancel the jobs.
 
     The file ``ids`` has the jobs: if this process is killed, the same command finds them.

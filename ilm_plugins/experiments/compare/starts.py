@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -22,7 +22,8 @@ from ...frameworks.parent import end_with_parent
 from ...layers import SwitchNorm
 from ...surgery.norms import is_norm, named_norms
 from ...trust import loading
-from .comparison_plan import Plan
+from .compared_config import ComparedConfig
+from .comparison_plan import folder_name
 
 #: Batches of the training set that measure the mixtures' running statistics.
 BATCHES = 32
@@ -40,21 +41,25 @@ def read_weights(path: Path) -> Mapping[str, Any]:
     return state
 
 
-def check_fits(plan: Plan, state: Mapping[str, Any]) -> None:
+def start_of(folder: Path) -> Path:
+    """Return the checkpoint from which the runs of a norm, which are in a folder, start."""
+    return folder / "weights.pth"
+
+
+def check_fits(path: Path, state: Mapping[str, Any], model: nn.Module) -> None:
     """Raise UserError if hardly any tensor of the file of --weights fits the model."""
-    model = plan.open(plan.norms[0], "cpu").build_model()
     fitted, _ = fit(state, model)
     counts = [sum(not k.endswith(COUNTER) for k in tensors) for tensors in (fitted, state)]
     if counts[0] < LEAST * min(counts[1], len([*model.parameters()])):
         raise UserError(
-            f"--weights {plan.weights}: only {counts[0]} of its {counts[1]} tensors fit the model; "
+            f"--weights {path}: only {counts[0]} of its {counts[1]} tensors fit the model; "
             "give a checkpoint of this model or of its backbone"
         )
 
 
-def in_own_process(function: Callable[..., Any], plan: Plan, *args: Any) -> Any:
+def in_own_process(function: Callable[..., Any], config: ComparedConfig, *args: Any) -> Any:
     """Call a function in a new process: one that has used a GPU keeps some of its memory."""
-    fresh = replace(plan)  # without the open configs, which cannot be sent
+    fresh = replace(config)  # without the open configs, which cannot be sent
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, end_with_parent, (os.getpid(),)) as pool:
         try:
@@ -66,19 +71,21 @@ def in_own_process(function: Callable[..., Any], plan: Plan, *args: Any) -> Any:
             ) from error
 
 
-def _call(function: Callable[..., Any], plan: Plan, *args: Any) -> Any:
+def _call(function: Callable[..., Any], config: ComparedConfig, *args: Any) -> Any:
     """Call a function in a new process, which knows neither datasets, imports nor --unsafe."""
-    with loading(plan.unsafe):
-        plan.register()
-        return function(plan, *args)
+    with loading(config.unsafe):
+        config.register()
+        return function(config, *args)
 
 
-def write_starts(plan: Plan, state: Mapping[str, Any]) -> dict[str, str]:
+def write_starts(
+    config: ComparedConfig, norms: Sequence[str], output: Path, state: Mapping[str, Any]
+) -> dict[str, str]:
     """Write the checkpoint of each norm, unless it exists; return how its outputs differ."""
-    plan.register()
+    config.register()
     baseline, batches, described = None, None, {}
-    for norm in plan.norms:
-        opened = plan.open(norm)
+    for norm in norms:
+        opened = config.open(norm)
         torch.manual_seed(0)
         model = opened.build_model()
         fitted, report = fit(state, model)
@@ -103,9 +110,9 @@ def write_starts(plan: Plan, state: Mapping[str, Any]) -> dict[str, str]:
             surgery.recalibrate(model, batches, partial(opened.outputs, model))
             differences = compare_norms(opened, baseline, model, batches[0])
         described[norm] = describe(differences)
-        if not plan.start(norm).exists():
-            plan.start(norm).parent.mkdir(parents=True, exist_ok=True)
-            write_start(opened, names, model, plan.start(norm))
+        if not (start := start_of(output / folder_name(norm))).exists():
+            start.parent.mkdir(parents=True, exist_ok=True)
+            write_start(opened, names, model, start)
     return described
 
 

@@ -1,16 +1,20 @@
-"""A task of a comparison: the commands of one norm and seed, one after the other."""
+"""A task of a comparison: the commands of one norm and seed, their processes and their records."""
 
 import os
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+from tqdm import tqdm
 
 from ...errors import UserError
-from ...frameworks.folders import last_checkpoint
+from ...frameworks import run_environment, run_record
+from ...frameworks.folders import last_checkpoint, make_folder
 from ...frameworks.parent import command_line, ending_with_us
 from ...frameworks.run_record import EVALUATES, PLAIN, is_complete, read
 
@@ -21,6 +25,11 @@ if TYPE_CHECKING:
 PAUSE = 1.0
 #: Seconds in which a cluster ends a job after its processes got a signal.
 GRACE = 60.0
+#: Least number of seconds between two updates of the progress bar.
+INTERVAL = 1.0 if sys.stderr.isatty() else 60.0
+BAR = "{desc} {percentage:.0f}% of {total} runs |{bar}| {elapsed}, {remaining} left"
+#: The number of tasks that the progress bar names.
+NAMED = 3
 #: The name of a run's last checkpoint in the arguments of its evaluations.
 CHECKPOINT = "LAST_CHECKPOINT"
 
@@ -75,14 +84,14 @@ class Task:
 
     def __call__(self) -> None:
         """Run the missing steps, as a job of a cluster."""
-        run = Run(self, self.variables)
+        running = RunningTask(self, self.variables)
         try:
-            while not run.has_ended():
+            while not running.has_ended():
                 time.sleep(PAUSE)
         finally:
-            run.terminate()
-            run.wait()
-        if run.was_stopped:
+            running.terminate()
+            running.wait()
+        if running.was_stopped:
             # Slurm signals all processes of a job; submitit's handler, in this process, requeues.
             time.sleep(GRACE)
 
@@ -93,7 +102,7 @@ class Task:
         return DelayedSubmission(self)
 
 
-class Run:
+class RunningTask:
     """A task's steps in processes, which start in the thread that asks if they have ended.
 
     A process ends with that thread, see :func:`.parent.end_with_parent`.
@@ -132,12 +141,75 @@ class Run:
             self._process.wait()
 
 
+class Progress:
+    """One bar over all tasks: the sum of their parts, and which are running."""
+
+    def __init__(self, todo: Sequence[Task], check: Callable[[Task], None]) -> None:
+        self.bar = tqdm(total=len(todo), bar_format=BAR, mininterval=INTERVAL)
+        self._check = check
+        self._ended = 0
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, error: type | None, *_: object) -> None:
+        if error is None:
+            self._show(self.bar.total, "all runs")
+        self.bar.close()
+
+    def end(self, task: Task) -> None:
+        """Count a task as done, also if it failed."""
+        self._ended += 1
+        self._check(task)
+
+    def show(self, running: Sequence[Task], waiting: str = "") -> None:
+        """Show the tasks that are running, and what else waits."""
+        parts, names = [], []
+        for task in running:
+            self._check(task)
+            part, name = task.progress()
+            parts.append(part)
+            names.append(name)
+        more = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
+        texts = [*names[:NAMED], *more, *filter(None, [waiting])]
+        self._show(self._ended + sum(parts), "; ".join(texts))
+
+    def _show(self, done: float, text: str) -> None:
+        if self.bar.desc != (shown := f"{text}: "):
+            self.bar.set_description_str(shown)
+        self.bar.update(done - self.bar.n)
+
+
 def start(arguments: Sequence[str], file: IO, variables: Mapping[str, str]) -> subprocess.Popen:
     """Start a command of the package, its output in a file."""
     options = {"stdout": file, "stderr": subprocess.STDOUT}
     return subprocess.Popen(
         command_line(arguments), env={**ending_with_us(), **variables}, **options
     )
+
+
+def new_record(command: str, framework: str, seed: int, num_gpus: int = 0) -> dict[str, Any]:
+    """Return the record of a run of the user's own code at its start: one training is planned."""
+    return {
+        "framework": framework,
+        "command": command,
+        "commit": run_environment.commit(),
+        "versions": run_environment.versions(),
+        "device": run_environment.device(num_gpus),
+        "seed": seed,
+        "unit": "trainings",
+        "planned": 1,
+        "run": 0,
+        "seconds": 0.0,
+        "curve": [],
+        "metrics": {},
+    }
+
+
+def save(folder: Path, record: dict[str, Any]) -> None:
+    """Write the record of a run of the user's own code."""
+    make_folder(folder)  # a script may have removed it
+    run_record.write(folder / run_record.FILE, record)
 
 
 def log_of(folder: Path) -> Path:

@@ -7,7 +7,7 @@ WORK_DIR/CONFIG.
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -17,6 +17,7 @@ from ...errors import UserError
 from ...frameworks import open_config, run_record
 from ...frameworks.variants import AS_IS, Recipe, Variants, as_words, variants
 from ..compare.comparison_plan import Plan
+from ..compare.config_source import ConfigSource
 from . import published
 from .published import Cell
 from .reproduce_options import Options
@@ -30,6 +31,7 @@ class PaperComparison:
     #: Norm of the comparison -> row.
     cells: Mapping[str, Cell]
     recipe: Recipe
+    overrides: Sequence[str]
 
     def lines(self) -> list[str]:
         """Return a line for each row: its figures, the paper's, and how its runs differ."""
@@ -49,7 +51,7 @@ class PaperComparison:
                 ours.append(fmean(known) if known else None)
             texts = zip(table.measures, table.texts(ours), table.texts(cell.paper), strict=True)
             figures = ", ".join(f"{name} {our} (paper {paper})" for name, our, paper in texts)
-            label = differences(records[0], self.recipe, self.plan.overrides)
+            label = differences(records[0], self.recipe, self.overrides)
             lines.append(f"{cell.id}: {figures}; {label}")
         return lines
 
@@ -72,17 +74,15 @@ def comparisons(cells: Iterable[Cell], options: Options) -> Iterator[PaperCompar
         name = "-".join([Path(config).stem, *overrides])
         folder = options.work_dir / re.sub(r"[^\w.=,+]+", "-", name)
         path = str(row.save(folder))
-        plan = Plan(
+        source = ConfigSource(
             config=path,
-            norms=tuple(rows),
-            seeds=options.seeds,
-            output=folder,
             at=at,
             overrides=as_words(path, options.overrides),
             num_gpus=options.num_gpus,
             unsafe=options.unsafe,
         )
-        yield PaperComparison(plan, rows, recipe)
+        plan = Plan(source, tuple(rows), options.seeds, output=folder)
+        yield PaperComparison(plan, rows, recipe, source.overrides)
 
 
 def obstacle(cell: Cell, options: Options) -> str | None:

@@ -27,10 +27,10 @@ from ilm_plugins.__main__ import main
 from ilm_plugins.cli import parsers
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.compare import compared_models, comparison, runs, starts, tasks
-from ilm_plugins.experiments.compare.comparison_plan import OWN_TEST, Plan
-from ilm_plugins.experiments.compare.executors import Execution, Progress
-from ilm_plugins.experiments.compare.predictions import predictions
-from ilm_plugins.experiments.compare.results import Results, Value
+from ilm_plugins.experiments.compare.comparison_plan import Plan
+from ilm_plugins.experiments.compare.config_source import ConfigSource
+from ilm_plugins.experiments.compare.executors import Execution
+from ilm_plugins.experiments.compare.tasks import Progress
 from ilm_plugins.frameworks import open_config, run_record
 from ilm_plugins.frameworks.folders import last_checkpoint
 from ilm_plugins.frameworks.variants import variants
@@ -100,6 +100,10 @@ def compare(config, *words):
     return main(["compare", config, *words, "--num-gpus", "0", "--output", "out", *overrides])
 
 
+def plan_of(config, norms, seeds, output, **options):
+    return Plan(ConfigSource(config, **options), norms, seeds, output)
+
+
 def frame():
     return pd.read_csv("out/compare.csv")
 
@@ -145,7 +149,7 @@ def test_each_model_is_tested_by_each_config(compared, test, images):
 def test_a_run_that_was_moved_is_tested_where_it_is_now(compared, started, tmp_path):
     """``last_checkpoint`` has the path that the checkpoint had before."""
     shutil.copytree("out", tmp_path / "out")
-    plan = Plan(compared, [GN], [0], tmp_path / "out", tests={"dusk": "dusk.py"})
+    plan = plan_of(compared, [GN], [0], tmp_path / "out", tests={"dusk": "dusk.py"})
     last = plan.folder(GN, 0) / "last_checkpoint"
     last.write_text(f"/elsewhere/{Path(last.read_text()).name}")
     shutil.rmtree(plan.folder(GN, 0, "dusk"))
@@ -161,28 +165,28 @@ def test_the_page_has_the_predictions_of_each_norm(compared):
         assert len(re.findall(rf'src="data:image/webp[^>]*: {re.escape(norm)}"', text)) == 4
 
 
-def found_results(norms):
-    values = [Value(norm, 0, OWN_TEST, "mIoU", 1.0) for norm in norms]
-    return Results(norms, values, "mIoU")
+def predictions(plan):
+    folders = {norm: plan.folder(norm, 0) for norm in plan.norms}
+    return plan.source.predictions(folders, plan.output)
 
 
 def test_predictions_are_drawn_again_only_for_another_model(compared, monkeypatch):
     def refuse(*_):
         raise AssertionError("a model was opened")
 
-    monkeypatch.setattr(Plan, "open", refuse)
-    plan = Plan(compared, [GN, EN], [0], Path("out").absolute())
+    monkeypatch.setattr(ConfigSource, "open", refuse)
+    plan = plan_of(compared, [GN, EN], [0], Path("out").absolute())
     shutil.copytree("out", (moved := replace(plan, output=plan.output.with_name("copy"))).output)
-    assert set(predictions(plan, found_results([GN, EN])).columns) >= {GN, EN}
+    assert set(predictions(plan).columns) >= {GN, EN}
     checkpoint = last_checkpoint(moved.folder(EN, 0))
     os.utime(checkpoint, (0, 0))
-    assert predictions(moved, found_results([GN, EN])) == "AssertionError: a model was opened"
+    assert predictions(moved) == "AssertionError: a model was opened"
     shutil.rmtree(moved.output)
 
 
 def test_without_a_checkpoint_the_page_has_the_reason(compared, tmp_path):
-    plan = Plan(compared, [GN], [0], tmp_path)
-    assert "last_checkpoint does not exist" in predictions(plan, found_results([GN]))
+    plan = plan_of(compared, [GN], [0], tmp_path)
+    assert "last_checkpoint does not exist" in predictions(plan)
 
 
 def test_finished_runs_are_skipped(compared, started):
@@ -279,7 +283,7 @@ def test_a_yaml_test_with_classes_in_another_order_is_refused(tmp_path):
         (tmp_path / name).rename(tmp_path / f"{name}.yaml")
     config, other = (str(tmp_path / f"{name}_test.yaml") for name in ("cats", "dogs"))
     with pytest.raises(UserError, match="class 0 of its test set is 'dog', expected 'cat'"):
-        Plan(config, ["GN"], [0], Path("out"), tests={"dogs": other}).check_tests()
+        ConfigSource(config, tests={"dogs": other}).check_tests(["GN"])
 
 
 @pytest.mark.parametrize(
@@ -343,9 +347,9 @@ class Accuracy(BaseMetric):
     ids=["proposals", "fast proposals", "metric_items", "a class", "occluded", "one's own"],
 )
 def test_a_metric_that_the_evaluator_has_is_not_refused(config, evaluator, metric):
-    plan = Plan(config, ["GN"], [0], Path("out"), metric=metric)
-    plan.variants.opened.config.test_evaluator = evaluator
-    plan.check_metric()
+    source = ConfigSource(config)
+    source.variants.opened.config.test_evaluator = evaluator
+    source.check_metric(metric)
 
 
 @pytest.mark.usefixtures("datasets")
@@ -357,9 +361,8 @@ def test_a_metric_that_the_evaluator_has_is_not_refused(config, evaluator, metri
     ],
 )
 def test_a_yaml_config_tells_its_metrics(name, is_known):
-    plan = Plan(str(SHAPES), ["GN"], [0], Path("out"), metric=name)
     with nullcontext() if is_known else pytest.raises(UserError, match=r"has bbox/AP\*, segm/AP"):
-        plan.check_metric()
+        ConfigSource(str(SHAPES)).check_metric(name)
 
 
 @pytest.mark.usefixtures("datasets")
@@ -381,7 +384,7 @@ def test_as_is_needs_a_test_of_its_own_norm(config):
     norm = "norm_cfg=dict(_delete_=True, type='SN')"
     Path("sn.py").write_text(f"_base_ = {config!r}\nmodel = dict(backbone=dict({norm}))\n")
     with pytest.raises(UserError, match=r"its model\.backbone\.norm_cfg\.type is 'SN', expected"):
-        Plan(config, ["as-is", EN], [0], Path("out"), tests={"sn": "sn.py"}).check_tests()
+        ConfigSource(config, tests={"sn": "sn.py"}).check_tests(["as-is", EN])
 
 
 @pytest.mark.parametrize(
@@ -570,8 +573,7 @@ def test_overrides_for_a_norm_that_is_not_compared_are_refused(config, capsys):
 def test_a_folder_keeps_the_overrides_for_a_norm(config, tmp_path, norms, rate, is_allowed):
     def plan(norms, rate):
         overrides = {EN: [f"optim_wrapper.optimizer.lr={rate}"]} if rate else {}
-        options = {"config": config, "norms": norms, "overrides_of_norm": overrides}
-        return Plan(**options, seeds=[0], output=tmp_path / "out")
+        return plan_of(config, norms, [0], tmp_path / "out", overrides_of_norm=overrides)
 
     plan([GN, EN], 0.5).check_settings()
     with nullcontext() if is_allowed else pytest.raises(UserError, match="was begun with --for EN"):
@@ -610,17 +612,18 @@ def test_an_output_that_is_a_file_is_refused(config, capsys):
 
 
 def test_weights_that_have_changed_are_named(config, tmp_path):
-    plan = Plan(config, [GN], [0], tmp_path / "out", weights=tmp_path / "gn.pth")
-    plan.weights.write_bytes(b"1")
+    weights = tmp_path / "gn.pth"
+    plan = plan_of(config, [GN], [0], tmp_path / "out", weights=weights)
+    weights.write_bytes(b"1")
     plan.check_settings()
-    plan.weights.write_bytes(b"2")
+    weights.write_bytes(b"2")
     with pytest.raises(UserError, match="was begun with --weights, SHA-256 = "):
         plan.check_settings()
 
 
 def test_a_further_test_keeps_its_own_test_set(config):
     words = ["test_dataloader.dataset.data_root=mine", "train_cfg.max_iters=2"]
-    plan = Plan(config, [GN], [0], Path("out"), tests={"dusk": "dusk.py"}, overrides=words)
+    plan = plan_of(config, [GN], [0], Path("out"), tests={"dusk": "dusk.py"}, overrides=words)
     assert {*words} <= {*plan.evaluation(GN, 0, "", Path("a.pth"))}
     assert {*words} & {*plan.evaluation(GN, 0, "dusk", Path("a.pth"))} == {words[1]}
 
@@ -631,7 +634,7 @@ def test_unsafe_is_passed_on(config, capsys):
 
 
 def test_ctrl_c_tells_how_to_continue(config, monkeypatch, capsys):
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runs, "run_all", interrupt)
@@ -645,14 +648,14 @@ def test_an_unknown_metric_ends_a_comparison_after_its_first_test(compared, star
     """The config does not tell the names of the metrics of a class of its own."""
     started.clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Plan, "check_metric", lambda plan: None)
+        patch.setattr(ConfigSource, "check_metric", lambda *_: None)
         assert compare(compared, GN, "SN", "--metric", "mine", *TEST) == 2
     assert "--metric 'mine': the runs have aAcc, mIoU, mAcc" in capsys.readouterr().err
     assert not started
 
 
 def test_the_bar_says_that_a_run_evaluates(config, tmp_path):
-    plan, shown = Plan(config, [GN], [0], tmp_path), []
+    plan, shown = plan_of(config, [GN], [0], tmp_path), []
     task = runs.task_of(plan, GN, 0)
     with Progress([task], lambda task: None) as progress:
         progress.bar.set_description_str = lambda text: shown.append(text)
@@ -666,7 +669,7 @@ def test_the_bar_says_that_a_run_evaluates(config, tmp_path):
 
 def test_a_run_without_its_checkpoint_is_a_row(compared, tmp_path):
     shutil.copytree("out", tmp_path / "out")
-    plan = Plan(compared, [GN], [0], tmp_path / "out", tests={"dusk": "dusk.py"})
+    plan = plan_of(compared, [GN], [0], tmp_path / "out", tests={"dusk": "dusk.py"})
     (plan.folder(GN, 0) / "last_checkpoint").unlink()
     shutil.rmtree(plan.folder(GN, 0, "dusk"))
     plan.folder(GN, 0, "dusk.log").unlink()
@@ -676,14 +679,14 @@ def test_a_run_without_its_checkpoint_is_a_row(compared, tmp_path):
 
 def test_a_run_that_failed_without_a_log_is_told_from_one_that_was_not_started(config, tmp_path):
     """As after Ctrl-C in a training function."""
-    plan = Plan(config, [GN], [0, 1], tmp_path)
+    plan = plan_of(config, [GN], [0, 1], tmp_path)
     plan.folder(GN, 0).mkdir(parents=True)
     found = [runs.failure(plan, GN, seed) for seed in plan.seeds]
     assert found == ["failed or was stopped", "not run"]
 
 
 def test_a_log_that_is_cut_within_a_character_is_read(config, tmp_path):
-    plan = Plan(config, [GN], [0], tmp_path)
+    plan = plan_of(config, [GN], [0], tmp_path)
     path = tasks.log_of(plan.folder(GN, 0))
     path.parent.mkdir(parents=True)
     path.write_bytes(b"no memory \xc3")
@@ -715,7 +718,8 @@ def test_a_norm_whose_step_fails_ends_the_comparison_before_the_first_training(
 
 def test_steps_are_measured_before_the_first_training(config, started, monkeypatch):
     before = []
-    monkeypatch.setattr(runs, "run_all", lambda *_: before.append(Path("out/steps.json").exists()))
+    there = Path("out/steps.json").exists
+    monkeypatch.setattr(runs, "run_all", lambda *_, **__: before.append(there()))
     compare(config, GN, EN)
     assert before == [True]
     steps = json.loads(Path("out/steps.json").read_text())
@@ -723,12 +727,12 @@ def test_steps_are_measured_before_the_first_training(config, started, monkeypat
 
 
 class SmallGPU:
-    """A plan whose models need a GPU's whole memory, which one norm's model exceeds."""
+    """A config whose models need a GPU's whole memory, which one norm's model exceeds."""
 
-    num_gpus, seeds = 0, [0]
+    num_gpus = 0
 
-    def __init__(self, *norms):
-        self.norms, self.held = norms, set()
+    def __init__(self):
+        self.held = set()
 
     def open(self, norm):
         self.norm = norm
@@ -745,15 +749,11 @@ class SmallGPU:
 
         return step
 
-    def shown(self, norm, seed):
-        return f"train {norm} {seed}"
 
-
-def test_steps_of_a_gpu_are_not_measured_where_there_is_none(config, tmp_path, monkeypatch, capsys):
+def test_steps_of_a_gpu_are_not_measured_where_there_is_none(config, tmp_path, capsys):
     """As on a machine that submits jobs."""
-    monkeypatch.setattr(runs, "run_all", lambda *_: None)
-    plan = Plan(config, [GN, EN], [0], tmp_path / "out", num_gpus=1)
-    comparison.compare(plan, compared_models.build_models(plan), "", Execution())
+    plan = plan_of(config, [GN, EN], [0], tmp_path / "out", num_gpus=1)
+    comparison.compare(plan, plan.source.models(plan), "", lambda plan: None)
     assert "a step is not measured: this machine has no GPU" in capsys.readouterr().out
     assert not (tmp_path / "out" / "steps.json").exists()
 
@@ -767,29 +767,23 @@ def test_a_step_that_fails_with_the_first_norm_ends_nothing(config, started, cap
 
 
 def test_models_that_do_not_fit_together_are_measured_alone():
-    assert compared_models.measure_steps(SmallGPU("GN", "EN")).keys() == {"GN", "EN"}
+    assert compared_models.measure_steps(SmallGPU(), {"GN": "", "EN": ""}).keys() == {"GN", "EN"}
 
 
 def test_a_norm_that_does_not_fit_alone_is_named():
-    with pytest.raises(UserError, match="large: a training step fails with OutOfMemoryError: CUDA"):
-        compared_models.measure_steps(SmallGPU("GN", "large"))
+    words = "large: a training step fails with OutOfMemoryError: CUDA.* shows more: train large"
+    with pytest.raises(UserError, match=words):
+        compared_models.measure_steps(SmallGPU(), {"GN": "train GN", "large": "train large"})
 
 
 @pytest.mark.wide
-def test_an_unsafe_config_is_measured_in_a_process_of_its_own(datasets, tmp_path):
+def test_an_unsafe_config_is_measured_in_a_process_of_its_own(datasets):
     """As on a GPU; the process must know --unsafe and the datasets."""
     plain = "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
     overrides = [*SMALL, "MODEL.RETINANET.NUM_CLASSES", "4", "DATASETS.TRAIN", "('shapes_train',)"]
-    plan = Plan(
-        model_zoo.get_config_file(plain),
-        ["BN"],
-        [0],
-        tmp_path,
-        ["MODEL.FPN.NORM"],
-        overrides=overrides,
-        unsafe=True,
-    )
-    steps = starts.in_own_process(compared_models.measure_steps, plan)
+    config = model_zoo.get_config_file(plain)
+    source = ConfigSource(config, ["MODEL.FPN.NORM"], overrides, unsafe=True)
+    steps = starts.in_own_process(compared_models.measure_steps, source, {"BN": ""})
     assert steps["BN"]["seconds"] > 0
 
 
@@ -809,7 +803,7 @@ def test_a_training_loop_that_lacks_a_setting_ends_the_comparison(config, starte
 
 
 def test_a_step_that_diverges_leaves_the_results(config, started, patched):
-    def fail(plan):
+    def fail(*_):
         raise FloatingPointError("Loss became infinite or NaN")  # as of detectron2
 
     with pytest.MonkeyPatch.context() as patch:
@@ -848,26 +842,26 @@ def test_weights_start_each_norm_as_the_converted_model(config, started):
 def heads(datasets, tmp_path_factory):
     """How the norms of a detector's box head differ at the start, and the folder of the starts."""
     folder = tmp_path_factory.mktemp("heads")
-    place, weights = "MODEL.ROI_BOX_HEAD.NORM", folder / "bn.pth"
+    key, weights = "MODEL.ROI_BOX_HEAD.NORM", folder / "bn.pth"
     norms = ["BN", EN, "SN"]
-    plan = Plan(str(SHAPES), norms, [0], folder, [place], weights, overrides=SMALL)
-    torch.save({"model": plan.open("BN").build_model().state_dict()}, weights)
+    source = ConfigSource(str(SHAPES), [key], SMALL, weights=weights)
+    torch.save({"model": source.open("BN").build_model().state_dict()}, weights)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(starts, "BATCHES", 1)
-        return starts.write_starts(plan, starts.read_weights(weights)), folder
+        return starts.write_starts(source, norms, folder, source.start_state), folder
 
 
 @pytest.fixture(scope="module")
 def switched(datasets, tmp_path_factory):
     """The starts of SN, the baseline, and BN, and the state of the file of a BN model."""
     folder = tmp_path_factory.mktemp("switched")
-    place, weights = "MODEL.ROI_BOX_HEAD.NORM", folder / "bn.pth"
-    plan = Plan(str(SHAPES), ["SN", "BN"], [0], folder, [place], weights, overrides=SMALL)
-    state = randomized(plan.open("BN").build_model()).state_dict()
+    key, weights = "MODEL.ROI_BOX_HEAD.NORM", folder / "bn.pth"
+    source = ConfigSource(str(SHAPES), [key], SMALL, weights=weights)
+    state = randomized(source.open("BN").build_model()).state_dict()
     torch.save({"model": state}, weights)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(starts, "BATCHES", 1)
-        starts.write_starts(plan, starts.read_weights(weights))
+        starts.write_starts(source, ["SN", "BN"], folder, source.start_state)
     found = {norm: torch.load(folder / norm / "weights.pth")["model"] for norm in ("SN", "BN")}
     return found, state
 
@@ -908,11 +902,11 @@ def test_starts_are_the_same_in_a_process_of_their_own(config, tmp_path):
     """As on a GPU, whose memory the process gives back."""
     words = variants(open_config(config)).norm("model.backbone.norm_cfg", "BN")
     torch.save({"state_dict": open_config(config, words).build_model().state_dict()}, "bn.pth")
-    place = ["model.backbone.norm_cfg"]
-    plans = [Plan(config, ["BN", EN], [0], tmp_path / name, place, Path("bn.pth")) for name in "ab"]
-    state = starts.read_weights(Path("bn.pth"))
-    found = starts.in_own_process(starts.write_starts, plans[0], state)
-    assert found == starts.write_starts(plans[1], state) == {"BN": "the same", EN: "the same"}
+    source = ConfigSource(config, ["model.backbone.norm_cfg"])
+    norms, state = ["BN", EN], starts.read_weights(Path("bn.pth"))
+    found = starts.in_own_process(starts.write_starts, source, norms, tmp_path / "a", state)
+    assert found == starts.write_starts(source, norms, tmp_path / "b", state)
+    assert found == {"BN": "the same", EN: "the same"}
 
 
 def test_norms_of_the_file_that_a_start_would_lack_are_refused(config, tmp_path):
@@ -921,22 +915,20 @@ def test_norms_of_the_file_that_a_start_would_lack_are_refused(config, tmp_path)
     model = open_config(config, words).build_model()
     gate = {"backbone.bn1.gate": torch.ones(1)}
     torch.save({"state_dict": {**model.state_dict(), **gate}}, "bn.pth")
-    place = ["model.backbone.norm_cfg"]
-    plan = Plan(config, ["BN", EN], [0], tmp_path / "out", place, Path("bn.pth"))
+    source = ConfigSource(config, ["model.backbone.norm_cfg"])
     state = starts.read_weights(Path("bn.pth"))
     with pytest.raises(UserError, match=r"become no EN.* at backbone.gn1 \(it has gate beside"):
-        starts.write_starts(plan, state)
+        starts.write_starts(source, ["BN", EN], tmp_path / "out", state)
 
 
-def test_starts_are_written_where_there_is_no_gpu(config, tmp_path, monkeypatch):
+def test_starts_are_written_where_there_is_no_gpu(config, tmp_path):
     """As on a machine that submits jobs to others with GPUs."""
-    monkeypatch.setattr(runs, "run_all", lambda *_: None)
     words = variants(open_config(config)).norm("model.backbone.norm_cfg", "BN")
     torch.save({"state_dict": open_config(config, words).build_model().state_dict()}, "bn.pth")
-    place = ["model.backbone.norm_cfg"]
-    plan = Plan(config, ["BN", EN], [0], tmp_path / "out", place, Path("bn.pth"), num_gpus=1)
-    comparison.compare(plan, compared_models.build_models(plan), "", Execution())
-    assert plan.start(EN).is_file()
+    options = {"at": ["model.backbone.norm_cfg"], "weights": Path("bn.pth"), "num_gpus": 1}
+    plan = plan_of(config, ["BN", EN], [0], tmp_path / "out", **options)
+    comparison.compare(plan, plan.source.models(plan), "", lambda plan: None)
+    assert (tmp_path / "out/EN-reduction=8/weights.pth").is_file()
 
 
 @pytest.mark.wide
@@ -951,7 +943,7 @@ def test_weights_may_be_a_backbones(config, started):
 
 @pytest.mark.wide
 def test_a_killed_run_is_continued(config, started, launcher):
-    plan = Plan(config, [GN], [0], Path("out"))
+    plan = plan_of(config, [GN], [0], Path("out"))
     folder = plan.folder(GN, 0)
     folder.parent.mkdir(parents=True)
     train_until_killed(launcher, plan.training(GN, 0), folder / "iter_2.pth")

@@ -8,9 +8,7 @@ import math
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,13 +17,13 @@ from PIL import Image
 pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
 pytest.importorskip("jinja2", reason="needs the extra ilm_plugins[compare]")
 
-from ilm_plugins.experiments.compare import comparison_plot, predictions, runs
+from ilm_plugins.experiments.compare import comparison_plot, predictions, tasks
+from ilm_plugins.experiments.compare.command_source import CommandSource
 from ilm_plugins.experiments.compare.comparison_page import page
-from ilm_plugins.experiments.compare.comparison_plan import AnyPlan
+from ilm_plugins.experiments.compare.comparison_plan import Plan, Source
 from ilm_plugins.experiments.compare.curves import POINTS, TOP, Curve, panel, panels
 from ilm_plugins.experiments.compare.results import OWN_TEST, Results, Value
 from ilm_plugins.experiments.compare.script_metric import ScriptMetric
-from ilm_plugins.experiments.compare.script_plan import ScriptPlan
 from ilm_plugins.frameworks import run_record
 from ilm_plugins.frameworks.framework_config import Content, spread
 
@@ -37,13 +35,9 @@ NORMS = ["GN", BOLD, "EN"]
 COMMAND = f"python -m ilm_plugins compare my.py GN '{BOLD}' EN"
 
 
-@dataclass
-class Runs(AnyPlan):
-    """Folders of runs, as those of a script: no config."""
-
-    output: Path
-    norms = NORMS
-    seeds = (0, 1, 2)
+def plan_of(output):
+    """Return the plan of runs whose models are unknown, as a script's."""
+    return Plan(Source(), NORMS, [0, 1, 2], output)
 
 
 def write_run(folder, norm, seed):
@@ -67,7 +61,7 @@ def write_run(folder, norm, seed):
 
 @pytest.fixture(scope="module")
 def made_up(tmp_path_factory):
-    plan = Runs(tmp_path_factory.mktemp("made up"))
+    plan = plan_of(tmp_path_factory.mktemp("made up"))
     values = []
     for i, norm in enumerate(NORMS):
         for seed in plan.seeds:
@@ -75,7 +69,7 @@ def made_up(tmp_path_factory):
             values.append(Value(norm, seed, OWN_TEST, METRIC, 40 + 2 * i + 0.1 * i * seed + seed))
     reason = "diverged: <i>NaN</i>"
     values[-1] = Value("EN", 2, OWN_TEST, METRIC, None, reason)
-    runs.log_of(plan.folder("EN", 2)).write_text("first\n" * 50 + "<script>last</script>\n")
+    tasks.log_of(plan.folder("EN", 2)).write_text("first\n" * 50 + "<script>last</script>\n")
     found = Results(NORMS, values, METRIC, overrides_of_norm={"EN": ["lr=<1>"]})
     comparison_plot.draw(found, plan.output / "compare.png")
     return plan, found
@@ -186,7 +180,7 @@ def test_logs_of_tensorboard_are_named(made_up):
 
 def test_without_any_run_the_page_says_so(tmp_path):
     values = [Value(norm, 0, OWN_TEST, "mIoU", None, "not run") for norm in NORMS]
-    text = Reader(page(Runs(tmp_path), Results(NORMS, values, "mIoU"), "")).text
+    text = Reader(page(plan_of(tmp_path), Results(NORMS, values, "mIoU"), "")).text
     assert "No run has logged a loss or mIoU" in text
     assert "GN, seed 0: not run" in text
 
@@ -198,7 +192,7 @@ def test_without_any_run_the_page_says_so(tmp_path):
     "unit, number", [("iterations", 9), ("epochs", 2)], ids=["a short training", "epochs"]
 )
 def test_the_record_has_the_curve_where_it_has_more_iterations(tmp_path, unit, number):
-    plan = Runs(tmp_path)
+    plan = plan_of(tmp_path)
     (folder := plan.folder("GN", 0)).mkdir(parents=True)
     curve = [{unit: i, "total_loss": 1 / i} for i in range(1, 10)]
     run_record.write(folder / run_record.FILE, {"unit": unit, "planned": 9, "curve": curve})
@@ -210,7 +204,7 @@ def test_the_record_has_the_curve_where_it_has_more_iterations(tmp_path, unit, n
 
 def test_a_loss_by_iteration_in_a_training_by_epochs_has_iterations(tmp_path):
     """As MMEngine logs it; the metric is logged by epoch."""
-    plan = Runs(tmp_path)
+    plan = plan_of(tmp_path)
     (logs := plan.folder("GN", 0) / "1" / "vis_data").mkdir(parents=True)
     record = {"unit": "epochs", "planned": 2, "run": 2}
     run_record.write(plan.folder("GN", 0) / run_record.FILE, record)
@@ -223,7 +217,8 @@ def test_a_loss_by_iteration_in_a_training_by_epochs_has_iterations(tmp_path):
 
 def test_the_values_of_a_scripts_metric_are_a_curve(tmp_path):
     metric = ScriptMetric.of("val_acc:metrics.csv:max")
-    plan = ScriptPlan("train {norm} {output}", ["BN", "EN"], [0], tmp_path, metric)
+    source = CommandSource("train {norm} {output}", metric)
+    plan = Plan(source, ["BN", "EN"], [0], tmp_path)
     text = "epoch,train_loss,val_acc\n0,2,\n0,,.5\n1,1,\n1,,nan\n2,,.7\n"
     for norm, content in (("BN", text), ("EN", "val_acc\n.6\n")):
         plan.folder(norm, 0).mkdir(parents=True)

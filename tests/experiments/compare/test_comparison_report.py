@@ -14,6 +14,7 @@ pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.compare import comparison_plot, comparison_report, runs
 from ilm_plugins.experiments.compare.comparison_plan import Plan
+from ilm_plugins.experiments.compare.config_source import ConfigSource
 from ilm_plugins.experiments.compare.results import (
     OWN_TEST,
     ModelSummary,
@@ -66,12 +67,20 @@ def test_each_further_test_has_a_table():
 
 
 @pytest.mark.parametrize("norm", ["GN", "SN", "EN", "ILMGN"])
-def test_the_page_of_the_studys_records_has_scipys_interval(root, norm):
+def test_the_page_of_the_studys_results_has_scipys_interval(root, norm):
     values = []
-    for path in sorted((root / "reports" / "records").glob("study-seg-*.json")):
-        found = json.loads(path.read_text())
-        norm_of_run, figure = found["cell"].partition("/")[2], found["figures"]["mIoU"]
-        values.append(Value(norm_of_run, found["seed"], OWN_TEST, "mIoU", figure))
+    with (root / "reports" / "study.csv").open(newline="") as file:
+        values = [
+            Value(
+                row["norm"].partition("/")[2],
+                int(row["seed"]),
+                OWN_TEST,
+                "mIoU",
+                float(row["value"]),
+            )
+            for row in csv.DictReader(file)
+            if row["comparison"] == "study-seg" and row["metric"] == "mIoU"
+        ]
     study = Results(["BN", "GN", "SN", "EN", "ILMGN"], values, "mIoU")
     ours, plain = ([v.value for v in values if v.norm == name] for name in (norm, "BN"))
     expected = scipy.stats.ttest_rel(ours, plain)
@@ -480,7 +489,8 @@ def test_steps_are_explained_only_where_they_were_measured():
 def test_forty_runs_are_read_and_reported_within_five_seconds(tmp_path):
     """Of the process's own time: reading the records, all tables and texts, and the picture."""
     norms, seeds = [f"N{i}" for i in range(8)], range(5)
-    plan = Plan("fcn.py", norms, seeds, tmp_path, tests={"dusk": "dusk.py"})
+    source = ConfigSource("fcn.py", tests={"dusk": "dusk.py"})
+    plan = Plan(source, norms, seeds, tmp_path)
     generator = np.random.default_rng(0)
     curve = [{"run": i, "loss": 1 / (i + 1)} for i in range(100)]
     for norm in norms:

@@ -16,8 +16,8 @@ from ilm_plugins.cli import exit_on_sigterm, parsers
 from ilm_plugins.cli.compare import plan_of
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.compare import executors, slurm_jobs, tasks
-from ilm_plugins.experiments.compare.executors import Execution, Progress
-from ilm_plugins.experiments.compare.tasks import Step, Task
+from ilm_plugins.experiments.compare.executors import Execution
+from ilm_plugins.experiments.compare.tasks import Progress, Step, Task
 from ilm_plugins.frameworks import run_record
 
 #: A command "train FOLDER SECONDS STATUS" which takes two steps, and adds its times to a journal.

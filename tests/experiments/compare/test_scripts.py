@@ -17,9 +17,10 @@ from ilm_plugins.__main__ import main
 from ilm_plugins.cli import parsers
 from ilm_plugins.cli.compare import plan_of
 from ilm_plugins.errors import UserError
-from ilm_plugins.experiments.compare import runs, script_run, tasks
+from ilm_plugins.experiments.compare import command_source, runs, tasks
+from ilm_plugins.experiments.compare.command_source import CommandSource
+from ilm_plugins.experiments.compare.comparison_plan import Plan
 from ilm_plugins.experiments.compare.script_metric import ScriptMetric
-from ilm_plugins.experiments.compare.script_plan import ScriptPlan
 from ilm_plugins.frameworks import run_record
 from ilm_plugins.frameworks.parent import command_line
 from runs import assert_gone
@@ -61,7 +62,11 @@ def compare(*words, metric="top1:results.json", command=COMMAND):
 
 
 def plan(norms=("BN",), seeds=(0,), metric="top1:results.json", command=COMMAND):
-    return ScriptPlan(command, norms, seeds, Path("out"), ScriptMetric.of(metric))
+    return Plan(CommandSource(command, ScriptMetric.of(metric)), norms, seeds, Path("out"))
+
+
+def prepare(made):
+    made.source.prepare(made)
 
 
 def run(made, norm="BN", seed=0):
@@ -142,9 +147,9 @@ def test_another_metric_of_finished_runs_is_read(started):
 def test_the_value_is_kept_when_the_scripts_files_are_removed(started):
     run(plan())
     Path("out/BN/seed0/results.json").unlink()
-    plan().prepare()
+    prepare(plan())
     with pytest.raises(UserError, match=r"has no file 'results\.json'"):
-        plan(metric="loss:results.json").prepare()
+        prepare(plan(metric="loss:results.json"))
     assert run_record.read("out/BN/seed0")["metrics"] == {"": {"top1": 70}}
     assert runs.is_complete(Path("out/BN/seed0"))
 
@@ -155,7 +160,7 @@ def test_a_script_that_writes_no_metric_is_a_failure_of_its_run(started, capsys)
     run(plan(("BN", "EN")), "EN")
     assert "out/EN/seed0 has no file 'results.json'; it has " in capsys.readouterr().err
     assert not runs.is_complete(Path("out/EN/seed0"))
-    plan(("BN", "EN")).check_found()  # as BN has one, others go on
+    plan().source.check_ended(plan(("BN", "EN")).folders)  # as BN has one, others go on
 
 
 def test_a_script_may_remove_its_folder(started):
@@ -198,7 +203,8 @@ def test_a_value_of_nan_is_a_failure(started):
 def test_words_are_split_as_a_shell_does_and_run_without_one():
     made = plan(command="sh -c 'echo $1 {{}}' \"a b\" k={norm} {seed} {output}")
     words = ["sh", "-c", "echo $1 {}", "a b", "k=E N; ls", "3", os.path.abspath("out/E-N-ls/seed3")]
-    assert made.words("E N; ls", 3) == words
+    training = made.training("E N; ls", 3)
+    assert training[training.index("--") + 1 :] == words
 
 
 @pytest.mark.parametrize(
@@ -226,7 +232,7 @@ def test_a_mistake_in_a_command_is_named(command, message):
 
 
 def test_one_seed_needs_no_placeholder():
-    assert plan(command="train {norm} {output}").words("BN", 0)[:2] == ["train", "BN"]
+    assert plan(command="train {norm} {output}").shown("BN", 0).startswith("train BN ")
 
 
 @pytest.mark.parametrize(
@@ -334,7 +340,7 @@ def test_a_script_that_is_killed_says_so(started, capfd):
 
 
 def test_a_process_that_a_script_leaves_behind_does_not_hold_its_run(started, monkeypatch):
-    monkeypatch.setattr(script_run, "PATIENCE", 0.1)
+    monkeypatch.setattr(command_source, "PATIENCE", 0.1)
     Path("train.py").write_text(
         "import subprocess, sys\nleft = subprocess.Popen(['sleep', '60'])\n"
         f"open('left', 'w').write(str(left.pid)){TRAIN}"

@@ -98,14 +98,14 @@ def planned(tmp_path):
 def test_rows_that_differ_in_their_norm_are_one_comparison(planned):
     (study,) = planned("study-box", seeds=(0, 1))
     assert study.plan.norms == ("as-is", "ILMGN", "AN")
-    assert study.plan.at == ("MODEL.ROI_BOX_HEAD.NORM",)
+    assert study.plan.source.at == ("MODEL.ROI_BOX_HEAD.NORM",)
     assert [cell.name.partition("/")[2] for cell in study.cells.values()] == ["GN", "ILMGN", "AN"]
 
 
 def test_a_run_has_the_length_and_the_overrides_of_the_command(planned):
     (one,) = planned("en-5", "ResNet20/EN", epochs=12, overrides=("x.y=1",))
-    assert Config.fromfile(one.plan.config).train_cfg.max_epochs == 12
-    assert one.plan.overrides == ["x.y=1"]
+    assert Config.fromfile(one.plan.source.config).train_cfg.max_epochs == 12
+    assert one.overrides == ["x.y=1"]
 
 
 def test_a_run_that_was_begun_keeps_its_length(planned):
@@ -128,7 +128,7 @@ def test_rows_of_other_rows_checkpoints_say_what_to_give(planned, tmp_path, caps
     assert main(["reproduce", "run", "en-4", "ImageNet -> WebVision/EN", *words]) == 2
     assert "only tests the model of en-2 ResNet50/EN; run that row" in capsys.readouterr().err
     (one,) = planned("en-6", "ADE20K/EN", overrides=(f"{key}=mine.pth",))
-    assert one.plan.overrides == [f"{key}=mine.pth"]
+    assert one.overrides == [f"{key}=mine.pth"]
 
 
 RECORD = {"planned": 165, "unit": "epochs", "images": 50000, "test images": 10000, "batch": 128}

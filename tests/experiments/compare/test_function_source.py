@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ilm_plugins.experiments.compare.function_code import digest_of
+from ilm_plugins.experiments.compare.function_source import digest_of
 
 CELLS = """
 RATE, unused = 0.1, 1

@@ -1,0 +1,72 @@
+"""A config in which each compared norm takes the place of the config's own norms."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from ...errors import UserError
+from ...frameworks import OpenConfig, framework_of, open_config
+from ...frameworks.registrations import Registrations
+from ...frameworks.variants import Variants, variants
+from ..data.detectron2_datasets import register_datasets
+
+
+@dataclass(frozen=True)
+class ComparedConfig:
+    """A config, and how it is opened with a norm."""
+
+    config: str
+    #: Keys that get the norm; empty for each key where the config names a norm.
+    at: Sequence[str] = ()
+    overrides: Sequence[str] = ()
+    #: Norm -> overrides that only its runs have.
+    overrides_of_norm: dict[str, Sequence[str]] = field(default_factory=dict)
+    num_gpus: int = 0
+    registrations: Registrations = field(default_factory=Registrations)
+    #: Whether checkpoints and yaml configs may run code.
+    unsafe: bool = False
+
+    def register(self) -> None:
+        """Have this process know all datasets and imports."""
+        if framework_of(self.config) == "detectron2":
+            register_datasets()
+        self.registrations.register(self.config)
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.num_gpus else "cpu"
+
+    @cached_property
+    def variants(self) -> Variants:
+        return variants(open_config(self.config, self.overrides, self.device))
+
+    @cached_property
+    def own_norms(self) -> dict[str, str]:
+        """Each key that gets the norm -> the config's own norm; UserError if there is no key."""
+        found = self.variants.places()
+        if self.at:
+            norms = self.variants.norms()
+            found = {key: norms.get(key, "none") for key in self.at}
+        if not found:
+            example = self.variants.example
+            raise UserError(f"{self.config} names no norm; give a place, such as --at {example}")
+        return found
+
+    def norm_overrides(self, norm: str) -> list[str]:
+        """Return the overrides that give a norm to all keys, and its own overrides."""
+        replacing = self.variants.with_norm(norm, self.own_norms)
+        return [*replacing, *self.overrides_of_norm.get(norm, ())]
+
+    def open(self, norm: str, device: str | None = None) -> OpenConfig:
+        """Open the config with a norm, by default for the device of the runs."""
+        overrides = [*self.overrides, *self.norm_overrides(norm)]
+        return open_config(self.config, overrides, device or self.device)
+
+    def settings_of_norms(self, norms: Sequence[str]) -> dict[str, list[str]]:
+        """Return norm -> the overrides that not all norms have."""
+        size, found = self.variants.words, {}
+        for norm in norms:
+            words = iter(self.norm_overrides(norm))
+            found[norm] = [" ".join(pair) for pair in zip(*[words] * size, strict=True)]
+        shared = set.intersection(*map(set, found.values()))
+        return {norm: [one for one in words if one not in shared] for norm, words in found.items()}

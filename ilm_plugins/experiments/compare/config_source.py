@@ -1,0 +1,198 @@
+"""The runs of a config with several norms: commands ``train``, and what is checked before them."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from functools import cached_property
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from ...errors import UserError
+from ...frameworks import open_config
+from ...frameworks.run_processes import available_gpus
+from ...frameworks.variants import AS_IS, Variants, variants
+from ...layers.registry import norm_key
+from . import compared_models, predictions, runs, starts
+from .compared_config import ComparedConfig
+from .comparison_plan import DIGEST, Plan, Source, folder_name
+from .comparison_report import warning_of_unconverted
+from .results import OWN_TEST, ModelSummary
+
+
+@dataclass(frozen=True)
+class ConfigSource(ComparedConfig, Source):
+    """A config whose norms are compared."""
+
+    #: A checkpoint from which all runs start, each converted to its norm.
+    weights: Path | None = None
+    #: Name of a further test -> the config whose test set it uses.
+    tests: dict[str, str] = field(default_factory=dict)
+
+    def check(self, plan: Plan) -> None:
+        if unknown := [norm for norm in self.overrides_of_norm if norm not in plan.norms]:
+            raise UserError(f"--for {unknown[0]!r}: give one of {', '.join(plan.norms)}")
+        for name in self.tests:
+            if folder_name(name) != name or not re.search(r"\w", name):
+                raise UserError(f"--test {name!r}: give a name of letters and digits")
+            if name == OWN_TEST:
+                raise UserError(f"--test {name!r} is the config's own test; give another name")
+
+    def models(self, plan: Plan) -> dict[str, ModelSummary]:
+        """Print the keys and the norms of all models; UserError for mistakes in the config."""
+        self.register()
+        self.variants.check_test()
+        for opened in (self.variants.opened, *map(self.open, self.overrides_of_norm)):
+            variants(opened).check_training()
+        print("keys that get the norm:")
+        print(*(f"  {key}  {norm}" for key, norm in self.own_norms.items()), sep="\n")
+        if file := self.unconverted(plan.norms):
+            print(warning_of_unconverted(file))
+        models = compared_models.build_models(self, plan.norms)
+        if self.start_state is not None:
+            model = self.open(plan.norms[0], "cpu").build_model()
+            starts.check_fits(self.weights, self.start_state, model)
+        print("norms of the models:")
+        print(*(f"  {norm}: {model.norms}" for norm, model in models.items()), sep="\n")
+        self.check_folders()
+        self.check_tests(plan.norms)
+        self.check_metric(plan.metric)
+        return models
+
+    def settings(self, plan: Plan) -> dict[str, Any]:
+        """Return the options and the settings of the config."""
+        options = {
+            "--at": sorted(self.own_norms),
+            "--weights": self.weights,
+            "--gpus": self.num_gpus,
+        }
+        if self.weights is not None:
+            options[DIGEST] = hashlib.sha256(self.weights.read_bytes()).hexdigest()
+        options |= self.registrations.settings()
+        for norm in plan.norms:
+            options[f"--for {norm}"] = list(self.overrides_of_norm.get(norm, ()))
+        keys_of_run = {*self.variants.keys.values()} - {self.variants.keys["weights"]}
+        config = self.variants.settings()
+        options |= {k: v for k, v in config.items() if k not in keys_of_run}
+        for name, other in self.variants_of_tests.items():
+            options[f"--test {name}"] = other.settings_of_test()
+        return options
+
+    @cached_property
+    def start_state(self) -> Mapping[str, Any] | None:
+        """The state dict of the file of --weights."""
+        return None if self.weights is None else starts.read_weights(self.weights)
+
+    def prepare(self, plan: Plan) -> dict[str, Any]:
+        """Write each norm's start, and measure its training step, as one that fails ends it all."""
+        # A machine that submits jobs may have no GPU.
+        here = self if available_gpus() else replace(self, num_gpus=0)
+        described = {}
+        if self.start_state is not None:
+            args = here, plan.norms, plan.output, self.start_state
+            call = starts.in_own_process if here.num_gpus else lambda function, *a: function(*a)
+            described = call(starts.write_starts, *args)
+        commands = {norm: plan.shown(norm, plan.seeds[0]) for norm in plan.norms}
+        file, is_trained = plan.output / "steps.json", not runs.have_ended(plan)
+        return {
+            "starts": described,
+            "steps": compared_models.measured_steps(self, commands, file, is_trained),
+            "unconverted": self.unconverted(plan.norms),
+            "overrides_of_norm": self.overrides_of_norm,
+            "settings_of_norms": self.settings_of_norms(plan.norms),
+        }
+
+    def unconverted(self, norms: Sequence[str]) -> str | None:
+        """Return the file that the config loads into norms of ours without --weights, or None."""
+        if self.weights is not None or not any(map(norm_key, norms)):
+            return None
+        return self.variants.pretrained(self.own_norms)
+
+    def training(self, norm: str, seed: int, folder: Path) -> list[str]:
+        values = {"seed": seed, "folder": folder}
+        if self.weights is not None:
+            values["weights"] = starts.start_of(folder.parent)
+        return self._train(self.config, norm, ["--resume"], values)
+
+    def evaluation(
+        self, norm: str, seed: int, test: str, folder: Path, checkpoint: Path
+    ) -> list[str]:
+        values = {"folder": folder, "weights": checkpoint}
+        return self._train(self.tests.get(test, self.config), norm, ["--eval-only"], values)
+
+    def _train(
+        self, config: str, norm: str, flags: Sequence[str], values: dict[str, Any]
+    ) -> list[str]:
+        options = ["--config-file", config, "--num-gpus", str(self.num_gpus), *flags]
+        options += self.registrations.words()
+        if self.unsafe:
+            options.append("--unsafe")
+        overrides = self.overrides if config == self.config else self.overrides_of_tests
+        values = self.variants.overrides(**values)
+        return ["train", *options, *overrides, *self.norm_overrides(norm), *values]
+
+    @property
+    def overrides_of_tests(self) -> list[str]:
+        """The overrides for further tests, without the overrides of the config's own test set."""
+        return self.variants.without_test_set(self.overrides)
+
+    @cached_property
+    def variants_of_tests(self) -> dict[str, Variants]:
+        """Name of each further test -> the variants of its config."""
+        overrides = self.overrides_of_tests
+        return {
+            name: variants(open_config(config, overrides, self.device))
+            for name, config in self.tests.items()
+        }
+
+    def check_folders(self) -> None:
+        """Raise UserError if the config would have all runs write to one folder."""
+        key = self.variants.shared_folder
+        if folder := self.variants.settings().get(key):
+            raise UserError(f"{key} = {folder!r}: all runs would write to it; remove it")
+
+    def check_tests(self, norms: Sequence[str]) -> None:
+        """Raise UserError unless the configs of further tests have the same model."""
+        # Each norm is given to the keys of a test's config, too, but as-is is given to none.
+        replaced = [] if AS_IS in norms else [*self.own_norms]
+        for name, other in self.variants_of_tests.items():
+            self.variants.check_same_model(other, name, replaced)
+            other.check_test()
+            self._check_same_classes(other, name)
+
+    def _check_same_classes(self, other: Variants, name: str) -> None:
+        """Raise UserError if both test sets are known to have other classes, or another order."""
+        ours, theirs = (one.opened.classes_of_test() for one in (self.variants, other))
+        if ours is None or theirs is None or ours == theirs:
+            return
+        pairs = enumerate(zip_longest(ours, theirs))
+        i, (expected, found) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+        raise UserError(
+            f"--test {name}: class {i} of its test set is {found!r}, expected {expected!r}; give a "
+            "config whose metainfo or dataset has the same classes in the same order"
+        )
+
+    def check_metric(self, metric: str | None) -> None:
+        """Raise UserError if the config tells that its test does not have the wanted metric."""
+        names = self.variants.opened.metric_names()
+        if metric is None or names is None:
+            return
+        endings = names
+        # MMEngine's prefixes are free, detectron2's are tasks.
+        if "/" not in metric or self.variants.opened.framework != "detectron2":
+            endings = [name.rpartition("/")[2] for name in names]
+        if not any(fnmatchcase(f"/{metric}", f"*/{ending}") for ending in endings):
+            raise UserError(f"--metric {metric!r}: the test has {', '.join(names)}; give one")
+
+    def best_metric(self) -> str | None:
+        return self.variants.main_metric()
+
+    def point(self, plan: Plan, metric: str) -> float | None:
+        return self.variants.opened.point(metric)
+
+    def predictions(
+        self, folders: Mapping[str, Path], output: Path
+    ) -> predictions.Predictions | str | None:
+        return predictions.predictions(self, folders, output)

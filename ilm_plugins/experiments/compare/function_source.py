@@ -1,0 +1,149 @@
+"""A training function of the user's own, whose runs are made one after the other in this process.
+
+A digest of its code tells if the function has changed since it made a run.
+"""
+
+import dis
+import hashlib
+import inspect
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from types import CellType, CodeType, FunctionType, MethodType
+from typing import Any
+
+from tqdm import tqdm
+
+from ...errors import UserError, one_line
+from ...frameworks.run_processes import available_gpus
+from ...frameworks.run_record import PLAIN, read
+from .comparison_plan import Plan, Source
+from .results import OWN_TEST, Value, main_metric
+from .runs import is_complete, metrics
+from .tasks import new_record, open_log, save
+
+Train = Callable[[str, int, Path], Mapping[str, float]]
+#: Types of constants. Lists and other objects may change while the function runs.
+CONSTANTS = bool, int, float, complex, str, bytes, type(None)
+
+
+@dataclass(frozen=True)
+class FunctionSource(Source):
+    """A function that trains one model."""
+
+    train: Train
+
+    @property
+    def name(self) -> str:
+        return getattr(self.train, "__qualname__", type(self.train).__qualname__)
+
+    @cached_property
+    def _code(self) -> str:
+        return digest_of(self.train)
+
+    def settings(self, plan: Plan) -> dict[str, Any]:
+        return {"train": self.name}
+
+    def prepare(self, plan: Plan) -> dict[str, Any]:
+        """Print which recorded runs were made by other code of the function."""
+        complete = filter(is_complete, plan.folders)
+        if made := [str(one) for one in complete if read(one).get("code") != self._code]:
+            tqdm.write(
+                f"{self.name}: {len(made)} runs recorded earlier by other code are kept; to make "
+                f"them again, remove {', '.join(made)}, or give another output"
+            )
+        return {}
+
+    def make_runs(self, plan: Plan) -> None:
+        """Make the runs without a result; UserError if a run lacks the metric to compare."""
+        todo = [(seed, norm) for seed in plan.seeds for norm in plan.norms]
+        for seed, norm in (bar := tqdm(todo)):
+            bar.set_description(f"{norm}, seed {seed}")
+            if not is_complete(folder := plan.folder(norm, seed)):
+                self._train(norm, seed, folder)
+            if plan.metric is not None:
+                found = metrics(plan, norm, seed).items()
+                main_metric([Value(norm, seed, OWN_TEST, *one) for one in found], plan.metric)
+
+    def _train(self, norm: str, seed: int, folder: Path) -> None:
+        call = f"{self.name}({norm!r}, {seed}, {str(folder)!r})"
+        gpus = min(1, available_gpus())
+        record = new_record(call, "function", seed, gpus) | {"code": self._code}
+        save(folder, record)
+        begun = time.monotonic()
+        try:
+            found = _numbers(self.train(norm, seed, folder))
+        except Exception as error:  # of the user's code: a reason for this run, the others go on
+            with open_log(folder) as file:
+                traceback.print_exception(error, file=file)
+            tqdm.write(f"{norm}, seed {seed} failed: {type(error).__name__}: {one_line(error)}")
+            return
+        seconds = time.monotonic() - begun
+        save(folder, record | {"run": 1, "seconds": seconds, "metrics": {PLAIN: found}})
+
+
+def _numbers(found: Any) -> dict[str, float]:
+    """Return what a training function returned, as numbers; UserError for anything else."""
+    try:
+        if not (isinstance(found, Mapping) and found):
+            raise TypeError
+        return {str(name): float(value) for name, value in found.items()}
+    except (TypeError, ValueError):
+        raise UserError(f"the function returned {found!r}; return a dict of numbers") from None
+
+
+def digest_of(function: Any) -> str:
+    """Return 12 digits of the SHA-256 of a function's bytecode and what it uses of its module.
+
+    This includes the functions, classes, numbers and texts that other cells of a notebook define.
+    Comments do not count. Each version of Python has its own bytecode.
+    """
+    known = isinstance(function, partial | FunctionType | MethodType)
+    parts = _parts(function if known else type(function), None, {}, set())
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def _parts(
+    value: Any, module: str | None, names: Mapping[str, Any], seen: set[int]
+) -> Iterator[str]:
+    """Yield the parts of a value that code of ``module``, with the globals ``names``, uses."""
+    inner: list[Any] = []
+    if isinstance(value, CONSTANTS):
+        yield repr(value)
+    elif isinstance(value, frozenset):
+        yield repr(sorted(map(repr, value)))  # the set's order is another one in each process
+    elif isinstance(value, tuple):
+        inner = [*value]
+    elif isinstance(value, partial):
+        inner = [value.func, *value.args, *sorted(value.keywords.items())]
+    elif isinstance(value, MethodType | staticmethod | classmethod):
+        inner = [value.__func__]
+    elif isinstance(value, property):
+        inner = [value.fget]
+    elif isinstance(value, CodeType):
+        yield value.co_code.hex()
+        yield repr(value.co_names)
+        loads = ("LOAD_GLOBAL", "LOAD_NAME")
+        used = {one.argval for one in dis.get_instructions(value) if one.opname in loads}
+        inner = [*value.co_consts, *(names.get(name) for name in sorted(used))]
+    elif isinstance(value, FunctionType | type):
+        value = inspect.unwrap(value)
+        if id(value) in seen or value.__module__ != (module or value.__module__):
+            return
+        seen.add(id(value))
+        module = value.__module__
+        if isinstance(value, type):
+            items = sorted(vars(value).items())
+            inner = [one for name, one in items if not name.startswith("__") or callable(one)]
+            inner += value.__bases__
+        else:
+            names = value.__globals__
+            inner = [value.__code__, value.__defaults__]
+            inner += sorted((value.__kwdefaults__ or {}).items())
+            full = (cell for cell in value.__closure__ or () if cell != CellType())
+            inner += [cell.cell_contents for cell in full]
+    for one in inner:
+        yield from _parts(one, module, names, seen)
