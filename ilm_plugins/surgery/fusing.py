@@ -142,14 +142,15 @@ def fuse(
 
 def unfuse(model: nn.Module) -> None:
     """Put all activations back that layers apply in modules of known classes."""
-    for module, norm, activation, name, guard in [*_find_pairs(model)]:
-        if not isinstance(activation, FusedActivation):
+    for found in [*_find_pairs(model)]:
+        if not found.is_fused:
             continue
-        if isinstance(norm, AdaptiveNorm):  # else somebody has replaced it
-            norm.fused_activation = None
-        _set(module, name, activation.original)
-        for key in [key for key, hook in module._forward_pre_hooks.items() if hook is guard]:
-            del module._forward_pre_hooks[key], module._forward_pre_hooks_with_kwargs[key]
+        if isinstance(found.norm, AdaptiveNorm):  # else somebody has replaced it
+            found.norm.fused_activation = None
+        _set(found.module, found.name, found.activation.original)
+        hooks = found.module._forward_pre_hooks
+        for key in [key for key, hook in hooks.items() if hook is found.guard]:
+            del hooks[key], found.module._forward_pre_hooks_with_kwargs[key]
 
 
 def with_activation(layer: nn.Module, *after: nn.Module) -> NormWithActivation:
