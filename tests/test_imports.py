@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,16 @@ def test_rooms_import_only_lower_rooms():
 def test_experiments_import_only_lower_experiments():
     files = [p for p in (PACKAGE / "experiments").rglob("*.py") if p.parent.name != "experiments"]
     assert not upwards(files, EXPERIMENTS, 1)
+
+
+def test_no_modules_of_compare_import_each_other():
+    """Not for types, either."""
+    begin = "experiments.compare."
+    graph = {
+        path.stem: {m.removeprefix(begin) for m in imported(path) if m.startswith(begin)}
+        for path in (PACKAGE / "experiments" / "compare").glob("*.py")
+    }
+    TopologicalSorter(graph).prepare()  # CycleError names a circle
 
 
 @pytest.mark.parametrize(

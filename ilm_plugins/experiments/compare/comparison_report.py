@@ -5,7 +5,13 @@ import io
 
 from ..reports.interval import ALPHA, POWER, Difference, ends, interval, signed, spread
 from ..reports.table import of_dicts
-from .results import OWN_TEST, ROUNDS, Results, Value, Verdict
+from .results import OWN_TEST, ROUNDS, Results, Verdict
+
+#: Columns of compare.csv.
+COLUMNS = (
+    *("norm", "seed", "test", "metric", "value", "seconds", "commit", "processor"),
+    "failure",
+)
 
 
 def markdown(results: Results, command: str) -> str:
@@ -57,7 +63,9 @@ def markdown(results: Results, command: str) -> str:
 def csv_of(results: Results) -> str:
     """Return the table compare.csv: a row for each run, test and metric."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([Value._fields, *results.values])
+    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    table.writerows(value._asdict() for value in results.values)
     return text.getvalue()
 
 

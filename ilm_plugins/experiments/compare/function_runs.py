@@ -37,7 +37,7 @@ class Comparison:
 
     @property
     def values(self) -> Sequence[Value]:
-        """Norm, seed, test, metric, value and failure, for each run and metric."""
+        """The rows of compare.csv: norm, seed, test, metric, value, failure, seconds and more."""
         return self.results.values
 
     def __repr__(self) -> str:

@@ -21,8 +21,7 @@ from ...errors import UserError, one_line
 from ...frameworks.run_processes import available_gpus
 from ...frameworks.run_record import PLAIN, read
 from .comparison_plan import Plan, Source
-from .results import OWN_TEST, Value, main_metric
-from .runs import is_complete, metrics
+from .runs import check_metric, is_complete
 from .tasks import new_record, open_log, save
 
 Train = Callable[[str, int, Path], Mapping[str, float]]
@@ -64,9 +63,7 @@ class FunctionSource(Source):
             bar.set_description(f"{norm}, seed {seed}")
             if not is_complete(folder := plan.folder(norm, seed)):
                 self._train(norm, seed, folder)
-            if plan.metric is not None:
-                found = metrics(plan, norm, seed).items()
-                main_metric([Value(norm, seed, OWN_TEST, *one) for one in found], plan.metric)
+            check_metric(plan, norm, seed)
 
     def _train(self, norm: str, seed: int, folder: Path) -> None:
         call = f"{self.name}({norm!r}, {seed}, {str(folder)!r})"

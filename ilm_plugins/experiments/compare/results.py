@@ -27,6 +27,10 @@ class Value(NamedTuple):
     metric: str
     value: float | None
     failure: str | None = None
+    #: Of the training, and where and by which commit it was made; None where no record tells.
+    seconds: float | None = None
+    commit: str | None = None
+    processor: str | None = None
 
 
 class Verdict(NamedTuple):

@@ -18,9 +18,7 @@ def run_all(plan: Plan, execution: Execution) -> None:
 
     def check(task: Task) -> None:
         plan.source.check_ended(plan.folders)
-        if plan.metric:
-            found = metrics(plan, task.norm, task.seed).items()
-            main_metric([Value(task.norm, task.seed, "", *one) for one in found], plan.metric)
+        check_metric(plan, task.norm, task.seed)
 
     tasks = [task_of(plan, norm, seed) for seed in plan.seeds for norm in plan.norms]
     execution.run(tasks, plan.output, plan.source.num_gpus, check)
@@ -52,6 +50,13 @@ def metrics(plan: Plan, norm: str, seed: int, test: str = "") -> dict[str, float
     return {name: one for name, one in found.items() if isinstance(one, int | float | None)}
 
 
+def check_metric(plan: Plan, norm: str, seed: int) -> None:
+    """Raise UserError if a run has metrics, but not the plan's."""
+    found = metrics(plan, norm, seed).items()
+    if plan.metric is not None:
+        main_metric([Value(norm, seed, OWN_TEST, *one) for one in found], plan.metric)
+
+
 def failure(plan: Plan, norm: str, seed: int, test: str = "") -> str | None:
     """Return why a run has no result by a test; None if it has one.
 
@@ -77,10 +82,12 @@ def collect(plan: Plan) -> list[Value]:
     values = []
     for norm in plan.norms:
         for seed in plan.seeds:
+            record = read(plan.folder(norm, seed)) or {}
+            made = record.get("seconds"), record.get("commit"), record.get("device")
             for test in plan.tests:
-                name = test or OWN_TEST
+                run = norm, seed, test or OWN_TEST
                 if (reason := failure(plan, norm, seed, test)) is not None:
-                    values.append(Value(norm, seed, name, "", None, reason))
+                    values.append(Value(*run, "", None, reason, *made))
                 found = metrics(plan, norm, seed, test).items()
-                values += [Value(norm, seed, name, *one) for one in found]
+                values += [Value(*run, *one, None, *made) for one in found]
     return values

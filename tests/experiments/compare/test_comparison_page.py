@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 import subprocess
+from collections import Counter
 from html.parser import HTMLParser
 
 import numpy as np
@@ -17,13 +18,20 @@ from PIL import Image
 pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
 pytest.importorskip("jinja2", reason="needs the extra ilm_plugins[compare]")
 
-from ilm_plugins.experiments.compare import comparison_plot, predictions, tasks
+from ilm_plugins.experiments.compare import (
+    comparison_plot,
+    comparison_report,
+    predictions,
+    results,
+    tasks,
+)
 from ilm_plugins.experiments.compare.command_source import CommandSource
 from ilm_plugins.experiments.compare.comparison_page import page
 from ilm_plugins.experiments.compare.comparison_plan import Plan, Source
 from ilm_plugins.experiments.compare.curves import POINTS, TOP, Curve, panel, panels
 from ilm_plugins.experiments.compare.results import OWN_TEST, Results, Value
 from ilm_plugins.experiments.compare.script_metric import ScriptMetric
+from ilm_plugins.experiments.reports import interval
 from ilm_plugins.frameworks import run_record
 from ilm_plugins.frameworks.framework_config import Content, spread
 
@@ -115,6 +123,30 @@ class Reader(HTMLParser):
 @pytest.fixture(scope="module")
 def read(written):
     return Reader(written)
+
+
+def test_all_files_of_a_report_read_the_same_statistics(made_up, tmp_path, monkeypatch):
+    """Of each test, p is corrected three times, and the seeds are counted once for each norm."""
+    plan, found = made_up
+    values = [value._replace(test=test) for value in found.values for test in (OWN_TEST, "dusk")]
+    twice, calls = Results(NORMS, values, METRIC, margin=1), Counter()
+
+    def counted(owner, name):
+        function = getattr(owner, name)
+
+        def count(*args):
+            calls[name] += 1
+            return function(*args)
+
+        monkeypatch.setattr(owner, name, count)
+
+    counted(results, "holm")
+    counted(interval.Difference, "seeds_for")
+    comparison_plot.draw(twice, tmp_path / "compare.png")
+    comparison_report.markdown(twice, COMMAND)
+    comparison_report.csv_of(twice)
+    page(plan, twice, COMMAND)
+    assert calls == {"holm": 2 * 3, "seeds_for": 2}
 
 
 def test_each_norm_has_a_verdict(read):

@@ -346,9 +346,10 @@ def test_weights_that_no_norm_converts_are_in_the_report():
 
 def test_the_csv_has_a_row_for_each_run_test_and_metric():
     head, *rows = csv.reader(comparison_report.csv_of(results(failures=FAILED)).splitlines())
-    assert head == ["norm", "seed", "test", "metric", "value", "failure"]
-    assert rows[0] == ["GN", "0", "test", "mIoU", "40.0", ""]
-    assert rows[-1] == ["ILMGN", "4", "test", "", "", "diverged: NaN"]
+    made = ["seconds", "commit", "processor"]
+    assert head == ["norm", "seed", "test", "metric", "value", *made, "failure"]
+    assert rows[0] == ["GN", "0", "test", "mIoU", "40.0", "", "", "", ""]
+    assert rows[-1] == ["ILMGN", "4", "test", "", "", "", "", "", "diverged: NaN"]
     assert len(rows) == 2 * 3 * 3 * 2 + len(FAILED)
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
@@ -88,6 +89,9 @@ def test_a_script_is_compared(started, capsys):
     record = run_record.read("out/EN/seed0")
     assert (record["seed"], record["metrics"]) == (0, {"": {"top1": 72.5}})
     assert Path("out/EN/seed0.log").read_text().endswith("learning\n")
+    row = pd.read_csv("out/compare.csv").iloc[3]
+    expected = ["EN", 0, "test", "top1", 72.5]
+    assert [*row[:8]] == [*expected, *(record[key] for key in ("seconds", "commit", "device"))]
 
 
 def test_scripts_run_at_the_same_time(started):
