@@ -162,8 +162,7 @@ class RunRecord:
         record, options = _read(self.folder), self.options
         is_beside = options.eval_only and record["planned"] > 0
         is_last = options.resume or is_last_checkpoint(weights or "", self.folder)
-        # Records of older versions do not tell their test.
-        is_own_test = record.get("test settings") in (None, self.test_settings)
+        is_own_test = record.get("test settings") == self.test_settings
         if is_beside and not (is_last and is_own_test):
             entry = {"command": options.command(), "metrics": metrics, "test images": images}
             record[OTHERS] = [*record.get(OTHERS, []), entry]

@@ -223,7 +223,7 @@ def _convert_norm(
             return layer
         refuse(norm.beside, _BESIDE.format(", ".join(norm.beside), norm.kind))
         if is_same:
-            levels = [rules.name_variance(level, layer.state_dict()) for level in norm.levels]
+            levels = norm.levels
         else:
             levels = [rules.adapt(level, kind, layer) for level in norm.levels]
             # They share what ``build`` has drawn at random, too.

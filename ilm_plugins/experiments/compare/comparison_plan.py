@@ -99,12 +99,11 @@ class AnyPlan:
         path = self.output / SETTINGS
         if path.is_file():
             earlier = read_object(path)
-            # A norm or a test, and its dataset, may be added, or left out this time; earlier
-            # releases wrote no digest.
+            # A norm or a test, and its dataset, may be added, or left out this time.
             not_compared = {
                 key
                 for key in earlier.keys() ^ settings.keys()
-                if key.startswith(("--for ", "--test ", "--dataset ", "--import ")) or key == DIGEST
+                if key.startswith(("--for ", "--test ", "--dataset ", "--import "))
             }
             if found := _first_difference(earlier, settings, not_compared):
                 key, before, now = found

@@ -55,11 +55,6 @@ def strictly(model, state):
     return model
 
 
-def older(state):
-    """The same state dict, with the name that older versions gave to the running variance."""
-    return {name.replace("running_variance", "running_var"): t for name, t in state.items()}
-
-
 @pytest.fixture(scope="module")
 def plain():
     return head("BN")
@@ -84,9 +79,8 @@ def fixed(normalizer):
 # ---- state dicts
 
 
-@pytest.mark.parametrize("spell", [dict, older], ids=["current", "older"])
-def test_a_state_dict_of_en_leads_back_to_the_names_of_bn(plain, en, spell):
-    state, report = surgery.revert_state(spell(en.state_dict()))
+def test_a_state_dict_of_en_leads_back_to_the_names_of_bn(plain, en):
+    state, report = surgery.revert_state(en.state_dict())
     assert [*report.converted] == NORMS
     assert not report.left
     assert_close(dict(state), dict(plain.state_dict()), THERE_AND_BACK)
@@ -189,9 +183,8 @@ def test_norms_of_a_list_that_share_nothing_stay_apart():
 # ---- state dicts and a model
 
 
-@pytest.mark.parametrize("spell", [dict, older], ids=["current", "older"])
-def test_a_state_dict_of_en_fits_a_model_of_bn(plain, en, spell):
-    state, report = surgery.fit_state(spell(en.state_dict()), head("BN"))
+def test_a_state_dict_of_en_fits_a_model_of_bn(plain, en):
+    state, report = surgery.fit_state(en.state_dict(), head("BN"))
     assert [*report.converted] == NORMS
     assert not report.left
     assert not report.missing
