@@ -2,8 +2,8 @@
 
 from ..errors import CheckpointError
 from .formats import format_of
+from .pickled import accept_data
 from .reading import read
-from .safe_globals import accept_data
 from .state import (
     check_fits,
     check_loadable,

@@ -2,21 +2,16 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Container, Mapping, Sequence, Set
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.shards import INDEX, names_around
-from ..errors import UserError
 from ..foreign_norms import is_beside
-from ..layers.mixture import VARIANCE
 from .norms import is_named_as_pyramid, kind_of_module
-from .rules import AFFINE, BN_RUNNING, LAYOUTS, State, kind_of, nearest_kind, refuse
-from .sources import UNTOLD
+from .rules import AFFINE, State, kind_of, nearest_kind, refuse
 
 #: Kinds that have running statistics for each level of a pyramid.
 _MIXTURES = {"EN", "SN", "SSN"}
@@ -145,38 +140,3 @@ def place(
         for i, level in enumerate(levels)
         for key, tensor in level.items()
     }
-
-
-def check_whole(path: Path, state: Mapping[str, Any]) -> None:
-    """Raise UserError if a file is a shard whose norms have tensors in other shards."""
-    whole = names_around(path)
-    if whole is None:
-        return
-    names = {name for name in state if isinstance(name, str)}
-    if missing := _find_cut(names, whole):
-        listed = ", ".join([*missing[:8], *(["..."] if missing[8:] else [])])
-        raise UserError(
-            f"INPUT {str(path)!r} is one shard of a checkpoint, and cuts norms, which lack "
-            f"{listed}; give the index of all shards (*{INDEX}) as INPUT"
-        )
-
-
-def _find_cut(names: Set[str], whole: Set[str]) -> list[str]:
-    """Return the names of tensors that norms of one shard have in other shards.
-
-    The names of all shards' tensors may be unknown; ``whole`` is then empty.
-    """
-    if not whole:  # a BatchNorm is known by its running statistics, and may lack weight and bias
-        running = {name.rpartition(".")[::2] for name in names}
-        bns = {module for module, key in running if key in BN_RUNNING} - {
-            module for module, key in running if key == VARIANCE
-        }
-        return sorted({join(bn, key) for bn in bns for key in BN_RUNNING | AFFINE} - names)
-    layouts = [layout for kind, layout in LAYOUTS.items() if kind != UNTOLD]
-    cut = set()
-    for module, tensors in _modules(dict.fromkeys(whole)).items():
-        keys = tensors.keys()
-        if any(needed <= keys <= needed | allowed for needed, allowed in layouts):
-            norm = {join(module, key) for key in keys}
-            cut |= norm - names if norm & names else set()
-    return sorted(cut)
