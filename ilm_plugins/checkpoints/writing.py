@@ -1,19 +1,19 @@
-"""Write files whole or not at all: after a failure or a kill the earlier file is still there."""
+"""Write checkpoints, new ones or a converted copy of another file."""
 
 import os
-import re
-import shutil
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from ..errors import UserError, writing_to
-from .formats import format_of
+from torch import Tensor
 
-#: Suffix of a file while it is being written, after its own name and the thread's number.
-PARTIAL = ".ilm_plugins-partial"
+from ..errors import UserError
+from ..files import check_regular, replacing
+from .formats import FORMATS, format_of
+from .reading import read_metadata
+
+#: Entries beside the state dict by which detectron2 reads a checkpoint; they are copied.
+COPIED = ("__author__", "matching_heuristics")
 
 
 def write(
@@ -30,62 +30,57 @@ def write(
         format_of(path).write(contents, metadata or {}, file)
 
 
-@contextmanager
-def replacing(
-    path: str | os.PathLike, mode: str = "wb", *, new: bool = False, **options
-) -> Iterator[IO]:
-    """Open a temporary file, which becomes ``path`` once the block ends and the disk has it.
+def check_target(source: Path, target: Path, overwrite: bool) -> None:
+    """Raise UserError unless OUTPUT can be written.
 
-    UserError if ``path`` is a folder, device or pipe, or ``new`` and it exists by then.
+    It must not be INPUT, or exist without --overwrite; its ending must be known, and its folder
+    exist.
     """
-    path = Path(os.path.realpath(path))
-    check_regular(path)
-    # Shortened, because the ending could make a long name too long for the file system.
-    partial = path.with_name(f"{path.name[:200]}.{threading.get_native_id()}{PARTIAL}")
-    try:
-        with writing_to(path):
-            with partial.open(mode, **options) as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            if new:
-                _reserve(path)
-            elif path.is_file():
-                shutil.copymode(path, partial)
-            os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)  # after a kill, remove_partial removes it
+    exists, shown = os.path.exists(target), f"OUTPUT {str(target)!r}"
+    if target.suffix.lower() not in FORMATS:
+        raise UserError(f"{shown} must end with {', '.join(FORMATS)}")
+    check_regular(target)
+    if exists and source.exists() and target.samefile(source):
+        raise UserError(f"{shown} is INPUT; give another file")
+    if exists and not overwrite:
+        raise UserError(f"{shown} exists; add --overwrite to replace it")
+    # Of a link, the target is replaced.
+    if not Path(os.path.realpath(target)).parent.is_dir():
+        raise UserError(f"{shown} is not in a folder that exists; create it first")
 
 
-def _reserve(path: Path) -> None:
-    """Make an empty file; UserError if the file exists."""
-    try:
-        path.touch(exist_ok=False)
-    except FileExistsError as error:
-        raise UserError(f"{str(path)!r} exists by now; give another name") from error
+def rewrite(
+    source: Path,
+    contents: Any,
+    entry: str | None,
+    state: dict[str, Any],
+    target: Path,
+    overwrite: bool = False,
+) -> list[str]:
+    """Write a converted state dict to a new checkpoint; return the names of dropped entries.
 
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file as a whole, in its folder, which is made if it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        file.write(text.encode())
-
-
-def check_regular(path: str | os.PathLike) -> None:
-    """Raise UserError if a path leads to a folder, a device or a pipe, which no file replaces."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        kind = "a folder" if os.path.isdir(path) else "a device or a pipe"
-        raise UserError(f"{os.fspath(path)!r} is {kind}; give a file")
-
-
-def remove_partial(folder: str | os.PathLike, name: str | None = None) -> None:
-    """Remove the temporary files that killed processes left in a folder, or only those of a name.
-
-    Nothing else may write to these files then.
+    Args:
+        source: the file from which ``contents`` were read.
+        entry: key of the state dict in ``contents``; None if ``contents`` is the state dict.
+        target: the new file, as :func:`check_target` allows it.
     """
-    start = ".+" if name is None else re.escape(name[:200])
-    form = re.compile(rf"{start}\.\d+{re.escape(PARTIAL)}", re.DOTALL)
-    for path in Path(folder).iterdir():
-        if form.fullmatch(path.name) and path.is_file():
-            path.unlink(missing_ok=True)
+    row, metadata = format_of(target), read_metadata(source)
+    beside = {} if entry is None else {k: v for k, v in contents.items() if k != entry}
+    kept = {}
+    if row.entries:
+        kept = {key: beside[key] for key in COPIED if key in beside}
+        meta = beside.get("meta")
+        if isinstance(meta, Mapping) and "dataset_meta" in meta:  # MMEngine's names of classes
+            kept["meta"] = {"dataset_meta": meta["dataset_meta"]}
+        if row.as_zoo:  # without an author, detectron2 would read it as a file of Caffe2
+            contents = {"__author__": "ilm_plugins", **kept, "model": dict(state)}
+        else:
+            contents = state if entry is None else {**kept, entry: state}
+    else:
+        beside |= {name: value for name, value in state.items() if not isinstance(value, Tensor)}
+        contents = {str(name): v for name, v in state.items() if isinstance(v, Tensor)}
+    if row.metadata is None:
+        beside |= metadata
+    with replacing(target, new=not overwrite) as file:
+        row.write(contents, metadata, file)
+    return [key for key in beside if key not in kept]

@@ -10,13 +10,13 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from .. import surgery
-from ..checkpoints import find_part, find_state, remove_partial, unwrap_state
-from ..checkpoints.rewriting import check_target, rewrite
+from ..checkpoints import find_part, find_state, unwrap_state
 from ..checkpoints.state import complete_names
+from ..checkpoints.writing import check_target, rewrite
 from ..configs import resolve
 from ..errors import UserError, printable
+from ..files import check_folder, remove_partial
 from ..frameworks import open_config
-from ..frameworks.folders import check_folder
 from ..frameworks.framework_checkpoints import read_checkpoint
 from ..frameworks.openmmlab import NAME_STAYS
 from ..frameworks.registrations import Registrations

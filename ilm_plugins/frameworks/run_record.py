@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints import write_text
 from ..errors import UserError, one_line
+from ..files import read_object, write_text
 from . import run_environment
-from .folders import is_last_checkpoint, read_object
+from .framework_checkpoints import is_last_checkpoint
 from .run_options import RunOptions
 
 FILE = "record.json"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..errors import UserError
+from ..files import write_text
 from .framework_config import OpenConfig, our_module
 
 #: The norm that stands for the config's own norms.
@@ -220,8 +221,6 @@ class Variants:
     def save(self, folder: Path) -> Path:
         """Write the config to a file beside a run's folder, and return its path."""
         path = folder.with_name(folder.name + Path(self.opened.path).suffix)
-        from ..checkpoints import write_text  # imports torch
-
         write_text(path, self.config.dump())
         return path
 

@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from ...checkpoints import write_text
 from ...errors import writing_to
-from ...frameworks.lock import lock
+from ...files import lock, write_text
 from ...frameworks.run_processes import available_gpus
 from . import runs, starts
 from .compared_models import measured_steps

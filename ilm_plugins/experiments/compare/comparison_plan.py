@@ -13,10 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ...checkpoints import write_text
 from ...errors import UserError
+from ...files import check_folder, read_object, write_text
 from ...frameworks import OpenConfig, framework_of, open_config
-from ...frameworks.folders import check_folder, read_object
 from ...frameworks.registrations import Registrations
 from ...frameworks.run_record import read
 from ...frameworks.variants import AS_IS, Variants, as_json, variants

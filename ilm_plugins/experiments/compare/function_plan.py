@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ...errors import UserError, one_line, writing_to
-from ...frameworks.lock import lock
+from ...files import lock
 from ...frameworks.run_processes import available_gpus
 from ...frameworks.run_record import PLAIN, read
 from . import comparison, comparison_report

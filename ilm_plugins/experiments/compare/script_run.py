@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
+from ...files import make_folder
 from ...frameworks import run_environment, run_record
-from ...frameworks.folders import make_folder
 from ...frameworks.parent import end_with_parent
 from ...frameworks.run_record import PLAIN
 from .script_metric import ScriptMetric

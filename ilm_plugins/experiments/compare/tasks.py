@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from ...errors import UserError
-from ...frameworks.folders import last_checkpoint
+from ...frameworks.framework_checkpoints import last_checkpoint
 from ...frameworks.parent import command_line, ending_with_us
 from ...frameworks.run_record import EVALUATES, PLAIN, is_complete, read
 

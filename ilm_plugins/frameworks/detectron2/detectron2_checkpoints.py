@@ -11,7 +11,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 
-from ... import checkpoints
+from ... import checkpoints, files
 from ...checkpoints.state import as_tensor
 from ...errors import CheckpointError
 from ...layers.base import AdaptiveNorm
@@ -133,5 +133,5 @@ class AtomicFiles:
 
     def open(self, path: str, mode: str = "r", **options) -> AbstractContextManager[IO]:
         if "w" in mode and not urlparse(path).scheme:
-            return checkpoints.replacing(path, mode, **options)
+            return files.replacing(path, mode, **options)
         return self._manager.open(path, mode, **options)
