@@ -41,7 +41,8 @@ def writing_to(path: object) -> Iterator[None]:
         # RuntimeError, hides the first one. What the caller handles is no cause.
         is_second = isinstance(error, RuntimeError) and error.__context__ is not earlier
         cause = error.__context__ if is_second else error
-        if isinstance(cause, OSError) and cause.filename is None:
+        # One without a number would lose its text.
+        if isinstance(cause, OSError) and cause.errno is not None and cause.filename is None:
             cause.filename = str(path)
         if isinstance(cause, OSError | KeyboardInterrupt | SystemExit):
             raise cause from None

@@ -2,8 +2,8 @@
 
 from ..errors import CheckpointError
 from .formats import format_of
+from .pickled import accept_data
 from .reading import read
-from .safe_globals import accept_data
 from .state import (
     check_fits,
     check_loadable,
@@ -14,10 +14,9 @@ from .state import (
     read_named,
     unwrap_state,
 )
-from .writing import PARTIAL, remove_partial, replacing, write, write_text
+from .writing import write
 
 __all__ = [
-    "PARTIAL",
     "CheckpointError",
     "accept_data",
     "check_fits",
@@ -29,9 +28,6 @@ __all__ = [
     "load_weights",
     "read",
     "read_named",
-    "remove_partial",
-    "replacing",
     "unwrap_state",
     "write",
-    "write_text",
 ]

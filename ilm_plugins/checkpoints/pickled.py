@@ -1,28 +1,35 @@
-"""Rebuild numpy's arrays from pickles, without running numpy's own unpickling.
+"""Unpickle data alone: numbers, text, containers, arrays of numpy and MMEngine's logs.
 
 numpy trusts the state of a pickled dtype: a dtype with fields of objects, and flags that deny
 them, makes numpy follow an array's bytes as pointers. So each name of numpy in a file stands for a
-function of this module. A dtype and an array become plain descriptions; :func:`rebuild` replaces
-these by arrays, whose sizes are checked and whose dtype is one of a few.
+function of this module, which checks the name of the dtype and the number of bytes.
 """
 
 import math
 import pickle
 import re
+import sys
 from collections import OrderedDict
-from collections.abc import Callable
-from types import ModuleType
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
 from ..errors import missing
 
+try:
+    import numpy
+    from numpy import ndarray
+except ImportError:  # only checkpoints with arrays need it
+    numpy, ndarray = None, object  # type: ignore[assignment, misc]
+
 #: Names of numbers and of text of a fixed length: dtypes without objects, fields or shape.
 PLAIN_DTYPE = re.compile(r"b1|[iuf][1248]|f1[26]|c(8|16|24|32)|[SU][1-9]\d*")
-#: Values that :func:`rebuild` leaves as they are.
-ATOMS = (int, float, complex, str, bytes, type(None))
+#: The module of MMEngine's logs.
+LOGS = "mmengine.logging.history_buffer"
 
 
 def refused(what: str) -> pickle.UnpicklingError:
@@ -35,24 +42,13 @@ def check(condition: object, problem: str) -> None:
         raise pickle.UnpicklingError(problem)
 
 
-def _numpy() -> ModuleType:
-    try:
-        import numpy
-    except ImportError as error:
-        raise missing("a checkpoint with arrays", error) from error
-    return numpy
-
-
 class Dtype:
-    """A pickled dtype, such as 'f4', and its byte order."""
-
-    # Keys of dicts are not rebuilt.
-    __hash__ = None  # type: ignore[assignment]
+    """A dtype in a file, such as "f4", and its byte order."""
 
     def __init__(self, name: str, *flags: object) -> None:
         if not isinstance(name, str) or not PLAIN_DTYPE.fullmatch(name):
             raise refused(f"numpy.dtype({name!r:.30})".replace(" ", ""))
-        self.name, self.order = name, "="
+        self.name, self.order = name, cast(Any, "=")
 
     def __setstate__(self, state: tuple) -> None:
         _, order, subarray, names, fields, *_ = state
@@ -60,30 +56,38 @@ class Dtype:
         check(plain and order in ("<", ">", "=", "|"), f"a dtype {self.name!r} with parts")
         self.order = order
 
-    def build(self) -> Any:
-        return _numpy().dtype(self.name).newbyteorder(self.order)
 
+class Array(ndarray):
+    """An array in a file, which first makes it without contents; elsewhere pickled as numpy's."""
 
-class Array:
-    """A pickled array; a file first names it, and later gives its shape, dtype and bytes."""
+    is_whole = False
 
-    __hash__ = None  # type: ignore[assignment]
-    value = None
+    def __new__(cls, *given: object) -> "Array":
+        check(not given, "an array that is not pickled as numpy does")
+        if numpy is None:
+            raise missing("a checkpoint with arrays", "numpy")
+        return super().__new__(cls, 0)
 
     def __setstate__(self, state: tuple) -> None:
+        # Once: a tensor may share the array's memory by then, which numpy would free.
+        check(not self.is_whole, "an array that gets its contents twice")
         *_, shape, dtype, fortran, data = state
-        self.value = _array(data, dtype, shape, "F" if fortran else "C")
+        checked = _array(data, dtype, shape, "F" if fortran else "C")
+        super().__setstate__(checked.__reduce__()[2])
+        self.is_whole = True
 
-    def build(self) -> Any:
-        check(self.value is not None, "an array without contents")
-        return self.value
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.view(numpy.ndarray).__reduce_ex__(protocol)
+
+
+Array.__name__ = "ndarray"  # in messages
 
 
 def _array(
     data: bytes | bytearray | str,
     dtype: Dtype,
     shape: tuple[int, ...],
-    order: str,
+    order: Any,
     axes: tuple[int, ...] | None = None,
 ) -> Any:
     """Return a new array, in the machine's byte order, from the bytes that numpy pickles."""
@@ -95,10 +99,12 @@ def _array(
     check(axes is None or isinstance(axes, tuple), "an array whose axes are no tuple")
     sizes = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
     check(sizes, "an array whose shape is no tuple of sizes")
-    plain = dtype.build()
+    if numpy is None:
+        raise missing("a checkpoint with arrays", "numpy")
+    plain = numpy.dtype(dtype.name).newbyteorder(dtype.order)
     fits = math.prod(shape) * plain.itemsize == len(data)
     check(fits, f"an array of {len(data)} bytes that do not fit its shape")
-    array = _numpy().frombuffer(data, plain).reshape(shape, order="C" if order == "K" else order)
+    array = numpy.frombuffer(data, plain).reshape(shape, order="C" if order == "K" else order)
     array = array if axes is None else array.transpose(axes)
     return array.astype(plain.newbyteorder("="))  # a copy, which can be written to
 
@@ -113,13 +119,13 @@ def _scalar(dtype: Dtype, data: bytes | str) -> Any:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """Return bytes that an older protocol wrote as text in latin1."""
+    """Return bytes that protocols before 3 write as text in latin1."""
     check(encoding == "latin1", "bytes that are text in another encoding than latin1")
     return str.encode(text, "latin1")
 
 
 def _no_bytes() -> bytes:
-    """Return empty bytes, which older protocols write as a call; a size as argument is refused."""
+    """Return empty bytes, which protocols before 3 write as a call; a size is refused."""
     return b""
 
 
@@ -139,7 +145,7 @@ for _core in ("numpy.core", "numpy._core"):  # before and since numpy 2
 
 
 class DataUnpickler(pickle._Unpickler):
-    """Unpickles numbers, strings, containers and descriptions of arrays; refuses all else.
+    """Unpickles numbers, text, containers and arrays; refuses all else.
 
     It is Python's own unpickler written in Python. The unpickler written in C sets attributes of
     any object, a class included, and allocates a memo of the size that a file gives.
@@ -159,7 +165,7 @@ class DataUnpickler(pickle._Unpickler):
         raise refused(f"copyreg.extension({code})")
 
     def load_build(self) -> None:
-        """Give a description its state, and an OrderedDict torch's versions of modules."""
+        """Give an array or a dtype its state, and an OrderedDict torch's versions of modules."""
         state = self.stack.pop()
         target = self.stack[-1]
         if isinstance(target, Array | Dtype):
@@ -173,40 +179,100 @@ class DataUnpickler(pickle._Unpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
 
-def rebuild(contents: Any, seen: dict[int, tuple[Any, Any]] | None = None) -> Any:
-    """Return a file's contents with arrays in place of descriptions; UnpicklingError if unsound.
+class HistoryBuffer:
+    """MMEngine's log of values; it becomes one of MMEngine's class where MMEngine is imported."""
 
-    Containers are changed in place; their keys stay. ``seen`` maps the id of a visited value to the
-    value and its result.
+    __module__ = LOGS
+
+    def __init__(self, *args: object) -> None:
+        check(False, "a log that is not pickled as MMEngine does")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        histories = {name: state[name] for name in ("_log_history", "_count_history")}
+        whole = all(isinstance(h, Array) and h.is_whole for h in histories.values())
+        check(whole and type(state["max_length"]) is int, "a log without arrays and a length")
+        # Functions in the state are left out: MMEngine would give them to all logs.
+        state = {"max_length": state["max_length"]}
+        state |= {name: history.view(ndarray) for name, history in histories.items()}
+        if LOGS in sys.modules:
+            self.__class__ = sys.modules[LOGS].HistoryBuffer
+            self.__setstate__(state)
+        else:
+            vars(self).update(state)
+
+
+def _statistic(owner: type, name: str) -> None:
+    """Replace a method that a pickled log names; getattr itself could reach any code."""
+    if owner is not HistoryBuffer or name.startswith("_"):
+        raise pickle.UnpicklingError("Unsupported global builtins.getattr")
+
+
+def _named(name: str, function: Callable) -> Callable:
+    """Return a function that torch accepts under a name in a pickle."""
+    named: Any = partial(function)
+    named.__module__, _, named.__name__ = name.rpartition(".")
+    named.__qualname__ = named.__name__
+    return named
+
+
+#: What torch.load accepts beside torch's own names. Not as pairs with names, which need torch 2.6.
+SAFE: list[Any] = [Array, Dtype, HistoryBuffer, _named("builtins.getattr", _statistic)]
+SAFE += [_named(*pair) for pair in FUNCTIONS.items()]
+
+
+def accept_data() -> None:
+    """Have torch.load accept arrays and MMEngine's logs, also in place of numpy's own functions."""
+    names = {*map(_name_of, SAFE)}
+    others = [g for g in torch.serialization.get_safe_globals() if _name_of(g) not in names]
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals([*others, *SAFE])
+
+
+@contextmanager
+def accepting_data() -> Iterator[None]:
+    """Call :func:`accept_data` for a block; what was accepted before is accepted after it."""
+    before = torch.serialization.get_safe_globals()
+    accept_data()
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+def _name_of(accepted: Any) -> str:
+    """Return the name in a pickle that an entry of torch's list accepts."""
+    if isinstance(accepted, tuple):
+        return accepted[1]
+    return f"{accepted.__module__}.{accepted.__qualname__}"
+
+
+def check_contents(contents: Any) -> None:
+    """Raise UnpicklingError for unsound arrays and tensors; remove attributes of other packages.
+
+    An attribute such as __array_interface__ has an address that numpy would read from.
     """
-    if isinstance(contents, ATOMS) or callable(contents):
-        return contents
-    seen = {} if seen is None else seen
-    if id(contents) in seen:
-        return seen[id(contents)][1]
-    result = contents.build() if isinstance(contents, Array | Dtype) else contents
-    seen[id(contents)] = contents, result  # before its items, which may contain it
-    if type(contents) is tuple:
-        result = tuple(rebuild(item, seen) for item in contents)
-        seen[id(contents)] = contents, result
-    elif isinstance(contents, list):
-        contents[:] = [rebuild(item, seen) for item in contents]
-    elif isinstance(contents, dict):
-        rebuild([*contents], seen)
-        for key, item in contents.items():
-            contents[key] = rebuild(item, seen)  # not update, by which a Counter counts
-    elif isinstance(contents, set):
-        rebuild([*contents], seen)
-    elif isinstance(contents, Tensor):
-        check_tensor(contents)
-    if not isinstance(contents, Array | Dtype):
-        attributes = getattr(contents, "__dict__", {})
+    waiting, seen = [contents], set[int]()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen or callable(value):
+            continue
+        seen.add(id(value))
+        if isinstance(value, Array):
+            check(value.is_whole, "an array without contents")
+            continue
+        if isinstance(value, Tensor):
+            check_tensor(value)
+        elif isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list | tuple | set | frozenset):
+            waiting += value
+        attributes = getattr(value, "__dict__", {})
         for name in [name for name in attributes if name.startswith("__")]:
-            del attributes[name]  # such as __array_interface__, see load_build
+            del attributes[name]
         if "_metadata" in attributes and not _are_versions(attributes["_metadata"]):
             del attributes["_metadata"]
-        attributes.update([(name, rebuild(item, seen)) for name, item in attributes.items()])
-    return result
+        waiting += attributes.values()
 
 
 def _are_versions(metadata: Any) -> bool:

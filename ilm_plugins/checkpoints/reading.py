@@ -3,15 +3,13 @@
 import os
 import re
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, UserError
 from ..trust import code_is_allowed, loading
 from .formats import format_of
-from .pickled import rebuild
-from .shards import is_index, read_index
+from .pickled import check_contents
 
 #: One file is read at a time: what torch.load accepts is a setting of the process.
 LOCK = threading.RLock()
@@ -21,9 +19,8 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
     """Return the contents of a checkpoint, with tensors on the CPU; numpy's arrays stay arrays.
 
     Args:
-        path: a file of torch, of any name; a ``.pkl`` of detectron2 or Caffe2; a
-            ``.safetensors``; or the index of several shards (``.index.json``), which are read
-            together.
+        path: a file of torch, of any name; a ``.pkl`` of detectron2 or Caffe2; or a
+            ``.safetensors``.
         unsafe: run the code that the file holds. Otherwise such a file is refused, whatever
             ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` says.
 
@@ -32,14 +29,19 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
         UserError: the package safetensors or numpy is missing.
     """
     path = Path(path).expanduser()
-    if is_index(path):
-        return _read_shards(path, unsafe)
+    if path.name.lower().endswith(".index.json"):
+        raise CheckpointError(
+            f"{str(path)!r} is the index of several files; read each by torch.load or "
+            "safetensors.torch.load_file, and give one file with all their tensors"
+        )
     try:
         with LOCK:
             unsafe = unsafe or code_is_allowed()
             with loading(unsafe):
                 contents = format_of(path).read(path, unsafe)
-        return contents if unsafe else rebuild(contents)
+        if not unsafe:
+            check_contents(contents)
+        return contents
     except UserError:
         raise
     except FileNotFoundError as error:
@@ -49,31 +51,9 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
         raise CheckpointError(f"checkpoint {str(path)!r} cannot be read: {reason}") from error
 
 
-def _read_shards(path: Path, unsafe: bool) -> dict[str, Any]:
-    """Return the tensors of all shards of an index, each from the shard that the index names."""
-    (weight_map, _), state = read_index(path), dict[str, Any]()
-    for shard in dict.fromkeys(weight_map.values()):
-        contents = read(path.with_name(shard), unsafe)
-        if not isinstance(contents, Mapping):
-            raise CheckpointError(
-                f"shard {str(path.with_name(shard))!r} holds a {type(contents).__name__}, expected "
-                "tensors by name; give an index of shards of a model"
-            )
-        state |= {n: value for n, value in contents.items() if weight_map.get(n, shard) == shard}
-    if absent := [name for name in weight_map if name not in state]:
-        raise CheckpointError(
-            f"index {str(path)!r} names {len(absent)} tensors that its shards lack, such as "
-            f"{absent[0]!r}; get all files of the checkpoint again"
-        )
-    return state
-
-
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:
-    """Return the texts of a ``.safetensors``, or of all shards of an index; {} for other files."""
+    """Return the texts of a ``.safetensors``; {} for other files."""
     path = Path(path).expanduser()
-    if is_index(path):
-        shards = dict.fromkeys(read_index(path)[0].values())
-        return {k: v for s in shards for k, v in read_metadata(path.with_name(s)).items()}
     metadata = format_of(path).metadata
     return metadata(path) if metadata else {}
 

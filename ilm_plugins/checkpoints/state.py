@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from ..errors import CheckpointError
-from ..layers.mixture import BN_VARIANCE, VARIANCE
 from .reading import read
 
 #: Keys under which frameworks store the state dict; a checkpoint without them must itself be one.
@@ -150,14 +149,8 @@ def complete_names(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]
 
 def find_absent(state: Mapping[str, Any], model: nn.Module) -> list[str]:
     """Return the names of a model's tensors that a state dict lacks or has in another shape."""
-    required = _required(model)
-    return [name for name, tensor in required.items() if _shape(state, name) != tensor.shape]
-
-
-def _shape(state: Mapping[str, Any], name: str) -> torch.Size | None:
-    """Return the shape of an entry that has this name, or had it in older versions; else None."""
-    entry = state.get(name, state.get(name.replace(VARIANCE, BN_VARIANCE)))
-    return getattr(entry, "shape", None)
+    required = _required(model).items()
+    return [name for name, t in required if getattr(state.get(name), "shape", None) != t.shape]
 
 
 def check_fits(path: str | os.PathLike, model: nn.Module, absent: Iterable[str]) -> None:

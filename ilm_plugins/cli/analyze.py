@@ -12,8 +12,8 @@ from ..configs import resolve
 from ..experiments.analysis.collect import collect_ratios, collect_rescaling
 from ..experiments.analysis.tables import Report, write_ratios, write_rescaling
 from ..experiments.data.images import open_images
+from ..files import check_new, filling
 from ..frameworks import open_config
-from ..frameworks.folders import check_new, filling
 from ..frameworks.registrations import Registrations
 from ..frameworks.run_environment import commit
 from ..layers.autoencoder import AutoencoderNorm

@@ -11,18 +11,17 @@ from torch import Tensor, nn
 
 from .. import surgery
 from ..checkpoints import find_part, find_state, unwrap_state
-from ..checkpoints.rewriting import check_target, rewrite
 from ..checkpoints.state import complete_names
+from ..checkpoints.writing import check_target, rewrite
 from ..configs import resolve
 from ..errors import UserError, printable
+from ..files import check_folder, remove_partial
 from ..frameworks import open_config
-from ..frameworks.folders import check_folder
 from ..frameworks.framework_checkpoints import read_checkpoint
 from ..frameworks.openmmlab import NAME_STAYS
 from ..frameworks.registrations import Registrations
 from ..layers import parse_norm
 from ..surgery.common import source_norm
-from ..surgery.stored import check_whole
 from . import exit_on_sigterm
 
 #: Converts a state dict: returns the new state dict and a report on its norms. The second argument
@@ -34,11 +33,12 @@ def run(args: argparse.Namespace) -> None:
     """Convert INPUT to OUTPUT and print what changed; UserError if no norm was converted."""
     exit_on_sigterm()  # so that a partial file is removed
     check_target(args.input, args.output, args.overwrite)
-    check_folder(Path(os.path.realpath(args.output)).parent)
+    output = Path(os.path.realpath(args.output))
+    check_folder(output.parent)
+    remove_partial(output.parent, output.name)
     change = conversion(args)
     contents = read_checkpoint(args.input)
     entry, state = find_state(contents, args.input)
-    check_whole(args.input, state)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of what check_report refuses
         state, report = change(state, bool(entry and contents.get("matching_heuristics")))

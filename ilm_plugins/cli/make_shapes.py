@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 from ..errors import writing_to
 from ..experiments.data.shapes import write_shapes
-from ..frameworks.folders import make_folder
+from ..files import make_folder
 
 
 def run(args: argparse.Namespace) -> None:

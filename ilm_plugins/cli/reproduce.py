@@ -15,7 +15,7 @@ from ..experiments.compare.executors import Execution
 from ..experiments.papers import computed, published
 from ..experiments.papers.paper_runs import comparisons, obstacle
 from ..experiments.papers.reproduce_options import Options
-from ..frameworks.folders import make_folder
+from ..files import make_folder
 from . import exit_on_sigterm
 from .compare import gpus_of
 

@@ -9,8 +9,8 @@ from ..checkpoints import load_weights
 from ..errors import UserError
 from ..experiments.data.images import read_image
 from ..experiments.pix2pix.pairs import crop_half, image_files
+from ..files import check_folder
 from ..frameworks import open_config
-from ..frameworks.folders import check_folder
 
 
 def run(args: argparse.Namespace) -> None:

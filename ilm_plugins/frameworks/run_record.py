@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints import write_text
 from ..errors import UserError, one_line
+from ..files import read_object, write_text
 from . import run_environment
-from .folders import is_last_checkpoint, read_object
+from .framework_checkpoints import is_last_checkpoint
 from .run_options import RunOptions
 
 FILE = "record.json"
@@ -162,8 +162,7 @@ class RunRecord:
         record, options = _read(self.folder), self.options
         is_beside = options.eval_only and record["planned"] > 0
         is_last = options.resume or is_last_checkpoint(weights or "", self.folder)
-        # Records of older versions do not tell their test.
-        is_own_test = record.get("test settings") in (None, self.test_settings)
+        is_own_test = record.get("test settings") == self.test_settings
         if is_beside and not (is_last and is_own_test):
             entry = {"command": options.command(), "metrics": metrics, "test images": images}
             record[OTHERS] = [*record.get(OTHERS, []), entry]

@@ -3,10 +3,9 @@
 from contextlib import nullcontext
 
 from ..errors import writing_to
+from ..files import lock, make_folder
 from ..trust import loading
-from .folders import make_folder
 from .framework_config import module_for, open_config
-from .lock import lock
 from .run_options import RunOptions
 from .run_record import RunRecord, diverged, is_rank_zero
 from .variants import variants

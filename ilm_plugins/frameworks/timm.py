@@ -11,7 +11,6 @@ from torch import nn
 from ..errors import warn_once
 from ..foreign_norms import FRAMEWORKS, Framework, with_tensors
 from ..layers import NORMS
-from ..layers.renamed import with_older_keys
 from ..surgery.fusing import ACTIVATIONS, with_activation
 
 _ACTIVATIONS = {
@@ -33,7 +32,7 @@ def add_norms(_module: ModuleType) -> None:
     of_timm, joined_by_class = _names_of_timm()
     for message in (line for key, layer in NORMS.items() for line in conflicts(key, layer)):
         warn_once(message)
-    for key, layer in with_older_keys(NORMS).items():
+    for key, layer in NORMS.items():
         build = _with_activation(layer)
         joined._NORM_ACT_REQUIRES_ARG.add(build)
         if _timm_key(key) not in of_timm:

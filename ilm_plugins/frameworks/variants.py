@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..errors import UserError
+from ..files import write_text
 from .framework_config import OpenConfig, our_module
 
 #: The norm that stands for the config's own norms.
@@ -219,8 +220,6 @@ class Variants:
 
     def save(self, folder: Path) -> Path:
         """Write the config to a file beside a run's folder; UserError if it has another one."""
-        from ..checkpoints import write_text  # imports torch
-
         path, text = (
             folder.with_name(folder.name + Path(self.opened.path).suffix),
             self.config.dump(),

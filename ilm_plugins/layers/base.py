@@ -15,7 +15,6 @@ from ..ops.engine.activation import FUNCTIONS
 from ..ops.engine.network import BATCH
 from .children import Places, tensors_of
 from .options import check, check_known, parameters_of
-from .renamed import RENAMED, by_current_names
 
 #: Modules whose initializers would overwrite the weights of a norm's sub-networks.
 INITIALIZERS = {"mmengine.model.weight_init", "mmcv.cnn.utils.weight_init"}
@@ -273,13 +272,6 @@ class AdaptiveNorm(nn.GroupNorm):
         state = super().__getstate__()
         return {name: value for name, value in state.items() if name not in KEPT}
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **options) -> None:
-        for older, name in RENAMED.items():
-            if prefix + older in state_dict and hasattr(self, name):
-                # It replaces an entry of today's name, an initial one in a dict merged of both.
-                state_dict[prefix + name] = state_dict.pop(prefix + older)
-        super()._load_from_state_dict(state_dict, prefix, *args, **options)
-
     def unused_options(self) -> list[str]:
         """Return options that have no effect beside the layer's others."""
         return []
@@ -326,7 +318,7 @@ def check_activation(layer: str, value: Any) -> None:
 
 
 def _checking(init: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a constructor: it accepts older names of options, and raises OptionError for unknown."""
+    """Wrap a constructor, which then raises OptionError for unknown options."""
     parameters = inspect.signature(init).parameters
 
     # Frameworks construct layers from configs: a misspelt option gets our message instead of
@@ -334,7 +326,6 @@ def _checking(init: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(init)
     def construct(self, /, *args, **options) -> None:
         name = type(self).__name__
-        options = by_current_names(options, parameters)
         check_known(name, options, parameters)
         by_position = [*parameters][1 : 1 + len(args)]
         is_given_twice = "num_channels" in by_position and "num_channels" in options

@@ -15,7 +15,7 @@ from ..ops.networks import NORMALIZERS
 from .base import KEPT, AdaptiveNorm
 from .options import check, check_choice, check_eps, check_fraction, check_positive, fit_width
 
-#: Names of the running variance in a mixture; and in BatchNorm and mixtures of older versions.
+#: Names of the running variance in a mixture, and in BatchNorm.
 VARIANCE, BN_VARIANCE = "running_variance", "running_var"
 #: Attributes that a copy makes anew.
 NOT_COPIED = {"_compiled_call_impl", *KEPT}
@@ -47,7 +47,7 @@ class MixtureNorm(AdaptiveNorm):
     Buffers: ``running_mean``, ``running_variance`` (C), None without BN. If they are set to None,
     the batch's statistics are used in evaluation, too, as in BatchNorm. The variance is not named
     as in BatchNorm, because other packages would take the layer for one, and fuse it into a
-    convolution. State dicts of older versions, in which it is ``running_var``, load.
+    convolution.
 
     For the other arguments see :class:`~ilm_plugins.layers.base.AdaptiveNorm`.
 

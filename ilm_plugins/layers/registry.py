@@ -11,7 +11,6 @@ from .assoc import AssocNorm
 from .attentive import AttentiveNorm
 from .exemplar import ExemplarNorm
 from .ilm import ILMGroupNorm, ILMInstanceNorm, ILMLayerNorm
-from .renamed import RENAMED, current_name
 from .sparse import SparseSwitchNorm
 from .switchable import SwitchNorm
 
@@ -44,7 +43,7 @@ def parse_call(norm: str) -> tuple[str, dict[str, Any]]:
         OptionError: the string has another form.
     """
     if norm.strip().isidentifier():
-        return current_name(norm.strip(), NORMS), {}
+        return norm.strip(), {}
     try:
         call = ast.parse(norm.strip(), mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
@@ -52,7 +51,7 @@ def parse_call(norm: str) -> tuple[str, dict[str, Any]]:
         options = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
         if len(options) < len(call.keywords):  # ``**`` has no name, and a name may come twice
             raise SyntaxError
-        return current_name(call.func.id, NORMS), options
+        return call.func.id, options
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         key = norm_key(norm) or "EN"
         raise OptionError(
@@ -62,9 +61,7 @@ def parse_call(norm: str) -> tuple[str, dict[str, Any]]:
 
 
 def norm_key(norm: str) -> str | None:
-    """Return the key of :data:`NORMS` that a NORM string begins with, today's; or None."""
+    """Return the key of :data:`NORMS` that a NORM string begins with, or None."""
     # A space, bracket or punctuation mark may follow, for parse_norm to report: not "ENx".
     match = re.match(r"\s*(\w+)(?![^\s()\[\]{}:=,;])", norm)
-    if match is None:
-        return None
-    return next((key for key in (match[1], RENAMED.get(match[1])) if key in NORMS), None)
+    return match[1] if match and match[1] in NORMS else None

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from ..errors import printable
 from ..layers import NORMS, OptionError
 from ..layers.options import check, check_choice, check_known, parameters_of
-from ..layers.renamed import by_current_names, current_name
 from .norms import LAYERS
 from .rules import sources_for
 from .sources import Source
@@ -134,7 +133,6 @@ class Swap(NamedTuple):
 
 def source_norm(to: str, replacing: str | None, options: Mapping[str, Any]) -> Swap:
     """Return the conversion to a layer; OptionError if an argument is unknown."""
-    to = current_name(to, NORMS)
     keys = [key for key, layer in NORMS.items() if layer in LAYERS]
     check(to in keys, f"{to!r} is no norm to convert to; give one of {', '.join(keys)}")
     layer = NORMS[to]
@@ -143,7 +141,6 @@ def source_norm(to: str, replacing: str | None, options: Mapping[str, Any]) -> S
     check_choice("convert", "replacing", replacing or default.name, choices)
     source = choices[replacing or default.name]
     parameters = parameters_of(layer)
-    options = by_current_names(options, parameters)
     check_known(layer.__name__, options, parameters)
     check_absent(options, "num_channels", "device", "dtype")
     if options.get("init", "identity") != "identity":

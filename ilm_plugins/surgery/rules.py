@@ -36,7 +36,7 @@ def refuse(wrong: object, reason: str) -> None:
 #: The weight and bias of a norm.
 AFFINE = {"weight", "bias"}
 BN_RUNNING = {"running_mean", BN_VARIANCE}
-#: The variance of a mixture of an older version has BatchNorm's name.
+#: The variance of the papers' released SN and SSN has BatchNorm's name.
 MIXTURES_RUNNING = {*BN_RUNNING, VARIANCE}
 _DECODERS = ("decode_mean.weight", "decode_var.weight")
 _ATTENTION = "attention.weight", "attention.bias"

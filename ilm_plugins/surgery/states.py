@@ -216,10 +216,7 @@ def _convert_norm(
             return layer
         refuse(norm.beside, _BESIDE.format(", ".join(norm.beside), norm.kind))
         refuse(not is_same and is_of_level(state, source, norm), reason_of_levels())
-        if is_same:
-            tensors = rules.name_variance(norm.tensors, layer.state_dict())
-        else:
-            tensors = rules.adapt(norm.tensors, kind, layer)
+        tensors = norm.tensors if is_same else rules.adapt(norm.tensors, kind, layer)
         named = {join(name, key): tensor for key, tensor in tensors.items()}
     except (NotConvertible, OptionError) as error:
         report.left[source] = str(error)

@@ -2,19 +2,14 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ..checkpoints.shards import INDEX, names_around
-from ..errors import UserError
 from ..foreign_norms import is_beside
-from ..layers.mixture import VARIANCE
-from .rules import AFFINE, BN_RUNNING, LAYOUTS, State, kind_of, nearest_kind
-from .sources import UNTOLD
+from .rules import AFFINE, State, kind_of, nearest_kind
 
 _OTHERWISE = re.compile(r"^(?:parametrizations\.)?(\w+)(?:_orig|\.original\d?)$")
 
@@ -76,38 +71,3 @@ def _modules(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         for i in range(len(parts)):
             modules[".".join(parts[:i])][".".join(parts[i:])] = value
     return modules
-
-
-def check_whole(path: Path, state: Mapping[str, Any]) -> None:
-    """Raise UserError if a file is a shard whose norms have tensors in other shards."""
-    whole = names_around(path)
-    if whole is None:
-        return
-    names = {name for name in state if isinstance(name, str)}
-    if missing := _find_cut(names, whole):
-        listed = ", ".join([*missing[:8], *(["..."] if missing[8:] else [])])
-        raise UserError(
-            f"INPUT {str(path)!r} is one shard of a checkpoint, and cuts norms, which lack "
-            f"{listed}; give the index of all shards (*{INDEX}) as INPUT"
-        )
-
-
-def _find_cut(names: Set[str], whole: Set[str]) -> list[str]:
-    """Return the names of tensors that norms of one shard have in other shards.
-
-    The names of all shards' tensors may be unknown; ``whole`` is then empty.
-    """
-    if not whole:  # a BatchNorm is known by its running statistics, and may lack weight and bias
-        running = {name.rpartition(".")[::2] for name in names}
-        bns = {module for module, key in running if key in BN_RUNNING} - {
-            module for module, key in running if key == VARIANCE
-        }
-        return sorted({join(bn, key) for bn in bns for key in BN_RUNNING | AFFINE} - names)
-    layouts = [layout for kind, layout in LAYOUTS.items() if kind != UNTOLD]
-    cut = set()
-    for module, tensors in _modules(dict.fromkeys(whole)).items():
-        keys = tensors.keys()
-        if any(needed <= keys <= needed | allowed for needed, allowed in layouts):
-            norm = {join(module, key) for key in keys}
-            cut |= norm - names if norm & names else set()
-    return sorted(cut)

@@ -20,7 +20,7 @@ import torch
 
 import fresh
 from ilm_plugins.checkpoints import CheckpointError, read
-from ilm_plugins.checkpoints.pickled import rebuild
+from ilm_plugins.checkpoints.pickled import check_contents
 from workers import Built
 
 RECONSTRUCT = np.zeros(1).__reduce__()[0]
@@ -166,7 +166,7 @@ def larger_than_its_storage():
 )
 def test_tensors_beyond_their_memory_are_refused(around):
     with pytest.raises(pickle.UnpicklingError, match="larger than its storage"):
-        rebuild({"x": around(larger_than_its_storage())})
+        check_contents({"x": around(larger_than_its_storage())})
 
 
 @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")  # torch's own code uses it
@@ -246,6 +246,15 @@ def test_classes_keep_their_attributes(tmp_path):
         read(tmp_path / "c.pkl")
     path = save(np.ones(2), tmp_path / "good.pkl")
     assert read(path).tolist() == [1, 1]
+
+
+def test_an_array_that_gets_its_contents_twice_is_refused(tmp_path):
+    """numpy would free memory that a tensor of the file may share by then."""
+    whole, state = plain(16), (1, (16,), np.dtype("u1"), False, bytes(16))
+    content = pickle.dumps(whole, 2)[:-1] + pickle.dumps(state, 2)[2:-1] + pickle.BUILD + b"."
+    (tmp_path / "c.pkl").write_bytes(content)
+    with pytest.raises(CheckpointError, match="contents twice"):
+        read(tmp_path / "c.pkl")
 
 
 def test_what_another_unpickler_has_found_is_refused(tmp_path):

@@ -184,6 +184,11 @@ def test_arrays_can_be_written_to(tmp_path, suffix, protocol):
     assert array.sum() == 6
 
 
+def test_arrays_are_saved_as_numpys(tmp_path):
+    array = read(save([np.arange(3)], tmp_path / "c.pth"))[0]
+    assert type(pickle.loads(pickle.dumps(array))) is np.ndarray
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".pkl"])
 def test_arrays_keep_their_place_in_containers(tmp_path, suffix):
     array = np.arange(3)
@@ -205,12 +210,6 @@ def test_a_list_that_holds_itself_is_read(tmp_path, suffix):
     found = read(save({"itself": itself}, tmp_path / f"c{suffix}"))["itself"]
     assert found[0][0] is found
     assert found[0][1].tolist() == [0, 1, 2]
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
-def test_a_dtype_of_numpy_is_data(tmp_path, suffix):
-    dtype = np.arange(3).dtype
-    assert read(save({"dtype": dtype}, tmp_path / f"c{suffix}"))["dtype"] == dtype
 
 
 class Own:
@@ -350,6 +349,13 @@ def test_a_truncated_or_foreign_file_is_named_in_one_line(path, change):
         read(path)
     assert str(path) in str(told.value)
     assert "\n" not in str(told.value)
+
+
+def test_an_index_of_several_files_is_refused_with_the_way_to_merge_them(tmp_path):
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
+    with pytest.raises(CheckpointError, match=r"index of several files; read each by .*load_file"):
+        read(path)
 
 
 def test_a_pointer_of_git_lfs_is_told_from_a_checkpoint(path):

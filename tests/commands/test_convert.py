@@ -18,11 +18,12 @@ from torch import nn
 import fresh
 from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import ExemplarNorm, ILMGroupNorm, SwitchNorm, surgery
-from ilm_plugins.checkpoints import PARTIAL, read, write
+from ilm_plugins.checkpoints import read, write
 from ilm_plugins.checkpoints.formats import FORMATS, Format
 from ilm_plugins.checkpoints.reading import read_metadata
 from ilm_plugins.cli.convert import fit
 from ilm_plugins.errors import UserError
+from ilm_plugins.files import PARTIAL
 from ilm_plugins.trust import ALLOW_CODE
 from swaps import randomized
 from workers import Harmful

@@ -23,12 +23,10 @@ import fresh
 import workers
 from ilm_plugins import frameworks
 from ilm_plugins.__main__ import main
-from ilm_plugins.checkpoints import PARTIAL
 from ilm_plugins.cli import train
 from ilm_plugins.errors import UserError
+from ilm_plugins.files import PARTIAL, lock, make_folder
 from ilm_plugins.frameworks import run_environment, run_processes, run_record
-from ilm_plugins.frameworks.folders import make_folder
-from ilm_plugins.frameworks.lock import lock
 from ilm_plugins.frameworks.run_options import Processes, RunOptions
 from ilm_plugins.frameworks.run_record import RunRecord
 from runs import SHAPES, assert_gone
@@ -157,7 +155,7 @@ def test_a_run_on_the_cpu_hides_gpus_before_it_imports_a_framework(monkeypatch):
 
 
 def test_one_training_at_a_time_writes_to_a_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr("ilm_plugins.frameworks.lock.PATIENCE", 0.1)
+    monkeypatch.setattr("ilm_plugins.files.PATIENCE", 0.1)
     folder = tmp_path / "runs" / "new"
     with lock(folder), pytest.raises(UserError, match="in use"), lock(folder):
         pass

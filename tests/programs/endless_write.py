@@ -2,7 +2,7 @@
 
 import sys
 
-from ilm_plugins.checkpoints import replacing
+from ilm_plugins.files import replacing
 
 with replacing(sys.argv[1]) as file:
     while True:

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from ilm_plugins.checkpoints import PARTIAL, read
+from ilm_plugins.checkpoints import read
+from ilm_plugins.files import PARTIAL
 from runs import NO_TEST, SHAPES, SMALL, mmengine_command, write_mmengine_config
 
 

@@ -41,4 +41,4 @@ def _write(contents: Mapping[str, Tensor], metadata: Mapping[str, str], file: IO
     file.write(_package().save(tensors, {**metadata, "format": "pt"}))
 
 
-FORMAT = Format((".safetensors",), _read, _write, metadata=_read_metadata, shard=".safetensors")
+FORMAT = Format((".safetensors",), _read, _write, metadata=_read_metadata)

@@ -10,16 +10,13 @@ from typing import IO, Any
 
 import torch
 
-from ..pickled import refused
-from ..safe_globals import accepting_data
+from ..pickled import accepting_data, refused
 from . import Format
 
 #: What torch.save writes first: a zip archive; before torch 1.6, a number as a pickle.
 BEGINNINGS = b"PK\x03\x04", pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
 #: The function that makes quantized tensors in files of torch.
 QUANTIZED = "_rebuild_qtensor"
-#: Most bytes before a file's contents in a zip archive: numbers, its name, further fields.
-MAX_HEADER = 30 + 2 * 65535
 
 
 def is_of_torch(path: Path) -> bool:
@@ -43,21 +40,19 @@ def _check(path: Path) -> None:
     if tarfile.is_tarfile(path):
         raise refused("tarfile.TarFile")
     # torch does not compare quantized tensors with their memory, and may read them while it loads.
-    name, is_mentioned, spans = QUANTIZED.encode(), False, [(0, path.stat().st_size)]
+    name = QUANTIZED.encode()
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        is_mentioned = content.find(name) >= 0
         # torch reads no zip that follows an older format's bytes.
         if content[:4] == BEGINNINGS[0] and zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if any(entry.endswith("/constants.pkl") for entry in archive.namelist()):
                     raise refused("torch.jit.ScriptModule")
-                # torch ignores the case of this name.
-                pickles = [f for f in archive.infolist() if f.filename.lower().endswith("data.pkl")]
-                # torch itself compresses no file, and may leave out checksums, which zipfile
-                # compares.
-                compressed = (f for f in pickles if f.compress_type != zipfile.ZIP_STORED)
-                is_mentioned = any(name in archive.read(entry) for entry in compressed)
-            spans = [(f.header_offset, f.header_offset + MAX_HEADER + f.file_size) for f in pickles]
-        if is_mentioned or any(content.find(name, *span) >= 0 for span in spans):
+                # torch itself compresses no file; it ignores the case of the pickle's name.
+                packed = (f for f in archive.infolist() if f.compress_type != zipfile.ZIP_STORED)
+                pickles = (f for f in packed if f.filename.lower().endswith("data.pkl"))
+                is_mentioned |= any(name in archive.read(entry) for entry in pickles)
+        if is_mentioned:
             raise refused(f"torch._utils.{QUANTIZED}")
 
 
@@ -65,4 +60,4 @@ def _write(contents: Any, metadata: Mapping[str, str], file: IO) -> None:
     torch.save(contents, file)
 
 
-FORMAT = Format((".pth", ".pt", ".bin", ".ckpt", ".tar"), read, _write, entries=True, shard=".bin")
+FORMAT = Format((".pth", ".pt", ".bin", ".ckpt", ".tar"), read, _write, entries=True)

@@ -10,9 +10,8 @@ from statistics import median
 import torch
 from torch import nn
 
-from ...checkpoints import write_text
 from ...errors import OPERATORS, UserError, broken_import, one_line
-from ...frameworks.folders import read_object
+from ...files import read_object, write_text
 from ...frameworks.run_processes import available_gpus
 from ...frameworks.variants import AS_IS
 from ...layers.registry import norm_key

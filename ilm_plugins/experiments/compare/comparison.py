@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from ...checkpoints import write_text
 from ...errors import writing_to
-from ...frameworks.lock import lock
+from ...files import lock, write_text
 from . import runs
 from .comparison_page import page
 from .comparison_plan import Plan

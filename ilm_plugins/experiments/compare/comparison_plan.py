@@ -9,9 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ...checkpoints import write_text
 from ...errors import UserError
-from ...frameworks.folders import check_folder, read_object
+from ...files import check_folder, read_object, write_text
 from ...frameworks.run_record import read
 from ...frameworks.variants import as_json
 from .results import ModelSummary
@@ -144,12 +143,11 @@ class Plan:
         path = self.output / SETTINGS
         if path.is_file():
             earlier = read_object(path)
-            # A norm or a test, and its dataset, may be added, or left out this time; earlier
-            # releases wrote no digest.
+            # A norm or a test, and its dataset, may be added, or left out this time.
             not_compared = {
                 key
                 for key in earlier.keys() ^ settings.keys()
-                if key.startswith(("--for ", "--test ", "--dataset ", "--import ")) or key == DIGEST
+                if key.startswith(("--for ", "--test ", "--dataset ", "--import "))
             }
             if found := _first_difference(earlier, settings, not_compared):
                 key, before, now = found

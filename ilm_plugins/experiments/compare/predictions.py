@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from ...checkpoints import load_weights, write_text
+from ...checkpoints import load_weights
 from ...errors import one_line
-from ...frameworks.folders import last_checkpoint
+from ...files import write_text
+from ...frameworks.framework_checkpoints import last_checkpoint
 from ...frameworks.framework_config import Content
 from ..reports.style import OKABE_ITO
 from .compared_config import ComparedConfig

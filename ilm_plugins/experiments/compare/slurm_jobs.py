@@ -14,9 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ...checkpoints import write_text
 from ...errors import UserError, missing, one_line
-from ...frameworks.folders import read_object
+from ...files import read_object, write_text
 from . import tasks
 from .tasks import Progress, Task
 

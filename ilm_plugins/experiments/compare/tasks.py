@@ -13,8 +13,9 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from tqdm import tqdm
 
 from ...errors import UserError
+from ...files import make_folder
 from ...frameworks import run_environment, run_record
-from ...frameworks.folders import last_checkpoint, make_folder
+from ...frameworks.framework_checkpoints import last_checkpoint
 from ...frameworks.parent import command_line, ending_with_us
 from ...frameworks.run_record import EVALUATES, PLAIN, is_complete, read
 

@@ -8,7 +8,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ...checkpoints import replacing
+from ...files import replacing
 
 if TYPE_CHECKING:
     from .interval import Difference  # imports scipy

@@ -1,7 +1,7 @@
 """detectron2's checkpoints: read without running the code in them, written whole or not at all."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
@@ -11,11 +11,10 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 
-from ... import checkpoints
-from ...checkpoints.state import as_tensor, copy_state
+from ... import checkpoints, files
+from ...checkpoints.state import as_tensor
 from ...errors import CheckpointError
 from ...layers.base import AdaptiveNorm
-from ...layers.mixture import BN_VARIANCE, VARIANCE
 from ..run_processes import check_same_start
 
 
@@ -61,8 +60,7 @@ class Checkpointer(DetectionCheckpointer):
         """Load weights; warn of another norm's weights; CheckpointError if none fits the model."""
         by_suffix = checkpoint.get("matching_heuristics", False)
         checkpoints.check_loadable(self._path, checkpoint["model"])
-        state = checkpoints.unwrap_state(checkpoint["model"], self.model)
-        checkpoint["model"] = name_variances(state, self.model.state_dict())
+        checkpoint["model"] = checkpoints.unwrap_state(checkpoint["model"], self.model)
         incompatible = super()._load_model(checkpoint)
         other_shape = [name for name, *_ in incompatible.incorrect_shapes]
         absent = [*incompatible.missing_keys, *other_shape]
@@ -106,22 +104,6 @@ class Checkpointer(DetectionCheckpointer):
             )
 
 
-def name_variances(state: Mapping[str, Any], wanted: Iterable[str]) -> dict[str, Any]:
-    """Give running variances the names of a model's mixtures, by which detectron2 matches them.
-
-    Args:
-        state: names -> tensors; a name may be the end of the model's name, as for detectron2.
-        wanted: the names in the model.
-    """
-    names, renamed = {*wanted}, copy_state(state)
-    ours = [f".{name}" for name in names if name.endswith(VARIANCE)]
-    for name in state.keys() - names:
-        newer = name.replace(BN_VARIANCE, VARIANCE)
-        if newer != name and any(whole.endswith(f".{newer}") for whole in ours):
-            renamed[newer] = renamed.pop(name)
-    return renamed
-
-
 def rename_caffe2(blobs: Mapping[str, Any]) -> dict[str, Any]:
     """Return contents for Caffe2's weights, with detectron2's names and complete BatchNorms.
 
@@ -151,5 +133,5 @@ class AtomicFiles:
 
     def open(self, path: str, mode: str = "r", **options) -> AbstractContextManager[IO]:
         if "w" in mode and not urlparse(path).scheme:
-            return checkpoints.replacing(path, mode, **options)
+            return files.replacing(path, mode, **options)
         return self._manager.open(path, mode, **options)

@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
-from ... import checkpoints
+from ... import checkpoints, files
 
 
 def use_safe_checkpoints() -> None:
@@ -64,7 +64,7 @@ class AtomicFiles(LocalBackend):
     def put(self, obj: bytes, filepath: str | os.PathLike) -> None:
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with checkpoints.replacing(path) as file:
+        with files.replacing(path) as file:
             file.write(obj)
         # Only a checkpoint replaces a checkpoint; other files may be written meanwhile.
         while path.suffix == ".pth" and self.outdated:

@@ -18,7 +18,6 @@ from ...errors import OptionError, warn_once
 from ...foreign_norms import FRAMEWORKS, Framework, path_of, with_tensors
 from ...layers import NORMS
 from ...layers.mixture import RUNNING, MixtureNorm
-from ...layers.renamed import with_older_keys
 from ...surgery.fusing import ACTIVATIONS, CONTAINERS, Container
 
 #: mmcv's module that registers its norms, and their keys, which must be free until then.
@@ -33,8 +32,7 @@ def register_layers(module: ModuleType) -> None:
     """Make the keys of :data:`ilm_plugins.NORMS` valid in every ``norm_cfg``."""
     registry = module.MODELS if hasattr(module, "MODELS") else module.NORM_LAYERS
     kept = () if module.__name__ == MMCVS_NORMS else MMCVS_KEYS
-    classes = with_older_keys(NORMS)
-    register(registry, {key: cls for key, cls in classes.items() if key not in kept})
+    register(registry, {key: cls for key, cls in NORMS.items() if key not in kept})
     FRAMEWORKS["openmmlab"] = Modules()
     CONTAINERS["mmcv.cnn.bricks.conv_module.ConvModule"] = Container(
         _pairs_of_conv_module, guard=_refuse_parts

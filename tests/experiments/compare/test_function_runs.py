@@ -12,8 +12,9 @@ pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
 
 import fresh
 import ilm_plugins
+from ilm_plugins import files
 from ilm_plugins.errors import UserError
-from ilm_plugins.frameworks import lock, run_record
+from ilm_plugins.frameworks import run_record
 
 VALUES = {"BN": [70, 70.1, 70.2], "EN": [72.5, 72.6, 72.9]}
 
@@ -162,7 +163,7 @@ def test_odd_lines_in_a_log_are_skipped(trained, lines):
 
 def test_a_comparison_that_is_refused_leaves_the_settings(trained, monkeypatch):
     """Its settings are compared and written in the lock."""
-    monkeypatch.setattr(lock, "PATIENCE", 0)
+    monkeypatch.setattr(files, "PATIENCE", 0)
 
     def train(norm, seed, folder):
         with pytest.raises(UserError, match="in use by another training"):

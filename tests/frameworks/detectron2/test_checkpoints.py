@@ -291,18 +291,6 @@ def test_a_killed_save_or_one_of_infinite_weights_leaves_the_last_checkpoint(tmp
     assert Checkpointer(model, str(tmp_path)).resume_or_load("", resume=True)["iteration"] == 1
 
 
-def test_heuristics_find_the_running_variances_of_older_versions(tmp_path):
-    """Their names end those of the model, but with BatchNorm's name of the variance."""
-    trained, model = (torch.nn.ModuleDict({"backbone": SwitchNorm(32)}) for _ in range(2))
-    state = randomized(trained).backbone.state_dict()
-    state["running_var"] = state.pop("running_variance")
-    contents = {"model": {name: tensor.numpy() for name, tensor in state.items()}}
-    write(contents | {"__author__": "ilm_plugins", "matching_heuristics": True}, tmp_path / "m.pkl")
-    with loading():
-        Checkpointer(model).load(str(tmp_path / "m.pkl"))
-    assert_close(model.state_dict(), trained.state_dict())
-
-
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("make", [nn.BatchNorm2d, ExemplarNorm, SwitchNorm])
 def test_a_batchnorm_of_another_width_is_skipped_with_every_norm(tmp_path, make, prefix):
@@ -311,11 +299,9 @@ def test_a_batchnorm_of_another_width_is_skipped_with_every_norm(tmp_path, make,
 
     plain = model(nn.BatchNorm2d, 32)
     for norm in plain[1::2]:
-        nn.init.constant_(norm.running_var, 2)
+        nn.init.constant_(norm.running_mean, 2)
     state = {f"{prefix}{name}": tensor for name, tensor in plain.state_dict().items()}
     torch.save({"model": state}, tmp_path / "bn.pth")
     ours = model(make, 64)
     Checkpointer(ours, str(tmp_path)).load(str(tmp_path / "bn.pth"))
-    variance = "running_var" if make is nn.BatchNorm2d else "running_variance"
-    found = [getattr(norm, variance).unique().tolist() for norm in ours[1::2]]
-    assert found == [[2.0], [1.0]]
+    assert [norm.running_mean.unique().tolist() for norm in ours[1::2]] == [[2.0], [0.0]]

@@ -17,9 +17,9 @@ from close import assert_close
 from ilm_plugins import checkpoints
 from ilm_plugins.cli import train as command_line
 from ilm_plugins.errors import CheckpointError, UserError
+from ilm_plugins.files import lock
 from ilm_plugins.frameworks import run_record
 from ilm_plugins.frameworks.detectron2 import detectron2_training as training
-from ilm_plugins.frameworks.lock import lock
 from ilm_plugins.frameworks.run_options import RunOptions
 from ilm_plugins.frameworks.run_record import RunRecord
 from runs import LAZY, NO_TEST, SHAPES, SMALL, train_until_killed
@@ -298,14 +298,14 @@ def test_test_time_augmentation_is_refused(tmp_path):
 
 
 def test_a_folder_in_use_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("ilm_plugins.frameworks.lock.PATIENCE", 0)
+    monkeypatch.setattr("ilm_plugins.files.PATIENCE", 0)
     with lock(tmp_path), pytest.raises(UserError, match="in use"):
         train(tmp_path)
 
 
 def test_a_folder_is_free_after_an_error_that_is_kept(tmp_path, monkeypatch):
     """As a notebook keeps an error, with the frames of its traceback."""
-    monkeypatch.setattr("ilm_plugins.frameworks.lock.PATIENCE", 0)
+    monkeypatch.setattr("ilm_plugins.files.PATIENCE", 0)
     with pytest.raises(ValueError) as kept, lock(tmp_path):
         raise ValueError
     with lock(tmp_path):

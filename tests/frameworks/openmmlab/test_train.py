@@ -24,9 +24,9 @@ from close import assert_close
 from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import read
 from ilm_plugins.errors import UserError
+from ilm_plugins.files import lock
 from ilm_plugins.frameworks import open_config, run_record
-from ilm_plugins.frameworks.folders import last_checkpoint
-from ilm_plugins.frameworks.lock import lock
+from ilm_plugins.frameworks.framework_checkpoints import last_checkpoint
 from ilm_plugins.frameworks.openmmlab.openmmlab_checkpoints import (
     latest,
     use_safe_checkpoints,
@@ -181,7 +181,7 @@ def test_resuming_without_a_checkpoint_starts_from_load_from(
 
 
 def test_evaluations_are_recorded_beside_the_training(config, trained, tmp_path, monkeypatch):
-    monkeypatch.setattr("ilm_plugins.frameworks.lock.PATIENCE", 0)
+    monkeypatch.setattr("ilm_plugins.files.PATIENCE", 0)
     out = shutil.copytree(trained, tmp_path / "out")
     opts = ["train_dataloader.dataset.data_root=/nowhere"]  # an evaluation needs none
     for options in ([], ["--tta"]):

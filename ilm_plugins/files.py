@@ -1,0 +1,164 @@
+"""Write files whole or not at all; make, check, fill and lock folders."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from filelock import FileLock, Timeout
+
+from .errors import UserError, one_line, writing_to
+
+#: Suffix of a file while it is being written, after its own name and the thread's number.
+PARTIAL = ".ilm_plugins-partial"
+#: Seconds to wait for the data loader processes of a killed training, which hold its lock.
+PATIENCE = 10
+
+
+@contextmanager
+def replacing(
+    path: str | os.PathLike, mode: str = "wb", *, new: bool = False, **options
+) -> Iterator[IO]:
+    """Open a temporary file, which becomes ``path`` once the block ends and the disk has it.
+
+    UserError if ``path`` is a folder, device or pipe, or ``new`` and it exists by then.
+    """
+    path = Path(os.path.realpath(path))
+    check_regular(path)
+    # Shortened, because the ending could make a long name too long for the file system.
+    partial = path.with_name(f"{path.name[:200]}.{threading.get_native_id()}{PARTIAL}")
+    try:
+        with writing_to(path):
+            with partial.open(mode, **options) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if new:
+                _reserve(path)
+            elif path.is_file():
+                shutil.copymode(path, partial)
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)  # after a kill, remove_partial removes it
+
+
+def _reserve(path: Path) -> None:
+    """Make an empty file; UserError if the file exists."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError as error:
+        raise UserError(f"{str(path)!r} exists by now; give another name") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as a whole, in its folder, which is made if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def check_regular(path: str | os.PathLike) -> None:
+    """Raise UserError if a path leads to a folder, a device or a pipe, which no file replaces."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        kind = "a folder" if os.path.isdir(path) else "a device or a pipe"
+        raise UserError(f"{os.fspath(path)!r} is {kind}; give a file")
+
+
+def remove_partial(folder: str | os.PathLike, name: str | None = None) -> None:
+    """Remove the temporary files that killed processes left in a folder, or only those of a name.
+
+    Nothing else may write to these files then.
+    """
+    start = ".+" if name is None else re.escape(name[:200])
+    form = re.compile(rf"{start}\.\d+{re.escape(PARTIAL)}", re.DOTALL)
+    for path in Path(folder).iterdir():
+        if form.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def make_folder(folder: str | Path) -> None:
+    """Make an output folder if it is missing; UserError if files cannot be written to it."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    check_folder(folder)
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raise UserError if an output folder cannot be written to, or made where it is missing."""
+    folder = Path(folder).absolute()
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        raise unwritable(folder, FileExistsError())
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise unwritable(folder, PermissionError(errno.EACCES, "it is read-only"))
+
+
+def check_new(folder: Path) -> None:
+    """Raise UserError unless an output folder is empty, or can be made."""
+    check_folder(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"output folder {str(folder)!r} is not empty; give a new one")
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[None]:
+    """Make a new output folder; if the block fails, all in it is removed."""
+    check_new(folder)
+    existed = folder.exists()
+    make_folder(folder)
+    try:
+        with writing_to(folder):
+            yield
+    except BaseException:
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        if not existed:
+            folder.rmdir()
+        raise
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file of an output folder; UserError for a damaged file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it is no JSON object")
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({one_line(error)}); move it away") from error
+    return found
+
+
+def unwritable(folder: str | Path, error: OSError) -> UserError:
+    reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+    return UserError(
+        f"output folder {str(folder)!r} cannot be written to ({reason}); set another folder"
+    )
+
+
+@contextmanager
+def lock(folder: str | Path) -> Iterator[None]:
+    """Lock and clean up an output folder, made if missing; UserError if another training has it."""
+    make_folder(folder)
+    held = FileLock(Path(folder, ".lock"))
+    try:
+        held.acquire(timeout=PATIENCE)
+    except Timeout:
+        raise UserError(
+            f"output folder {str(folder)!r} is in use by another training; wait for it, or set "
+            "another folder"
+        ) from None
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    try:
+        remove_partial(folder)
+        yield
+    finally:
+        held.release()

@@ -1,0 +1,180 @@
+"""Writing files: what a failed or killed write leaves."""
+
+import io
+import os
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+import fresh
+from ilm_plugins.checkpoints import write
+from ilm_plugins.errors import UserError
+from ilm_plugins.files import PARTIAL, remove_partial, replacing
+
+
+def test_a_file_may_have_the_longest_name(tmp_path):
+    path = tmp_path / f"{'c' * 251}.pth"
+    write({"weight": torch.eye(2)}, path)
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_file_keeps_its_mode(old):
+    old.chmod(0o600)
+    write({}, old)
+    assert old.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A file that says old, alone in its folder."""
+    path = tmp_path / "c.pth"
+    path.write_text("old")
+    return path
+
+
+def test_a_failed_write_leaves_what_was_there(old):
+    with pytest.raises(ZeroDivisionError), replacing(old) as file:
+        file.write(bytes(1 // 0))
+    assert old.read_text() == "old"
+    assert [path.name for path in old.parent.iterdir()] == ["c.pth"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit(143), OSError(28, "full")])
+def test_torch_hides_no_interrupt_and_no_error_of_the_disk(old, error):
+    """Whoever calls torch.save, as detectron2's checkpointer; its own error is of its archive."""
+
+    class Failing(io.RawIOBase):
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, data):
+            if self.file.tell() > 1000:
+                raise error
+            return self.file.write(data)
+
+    kind = error if isinstance(error, type) else type(error)
+    with pytest.raises(kind) as raised, replacing(old) as file:
+        torch.save({str(i): torch.eye(9) for i in range(9)}, Failing(file))
+    assert getattr(raised.value, "filename", str(old)) == str(old)
+    assert [*old.parent.iterdir()] == [old]
+
+
+def test_an_error_of_a_write_after_an_interrupt_is_raised(old):
+    """As where a training saves its last state after Ctrl-C."""
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        with pytest.raises(RuntimeError, match="of the write"), replacing(old):
+            raise RuntimeError("of the write")  # noqa: B904
+
+
+def test_the_disk_has_a_file_before_it_gets_its_name(old, monkeypatch):
+    """Else a power cut may leave an empty file in place of the old one."""
+    calls = []
+
+    def record(name):
+        call = getattr(os, name)
+
+        def recorded(*args):
+            state = os.fstat(args[0]) if name == "fsync" else os.stat(args[0])
+            calls.append((name, state.st_ino, state.st_size))
+            return call(*args)
+
+        monkeypatch.setattr(os, name, recorded)
+
+    record("fsync"), record("replace")
+    with replacing(old) as file:
+        file.write(b"new contents")
+    (_, first, _), _ = calls
+    assert calls == [("fsync", first, 12), ("replace", first, 12)]
+
+
+@pytest.mark.parametrize("through_a_link", [False, True])
+def test_no_file_replaces_a_pipe_or_a_device(tmp_path, through_a_link):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    if through_a_link:
+        (tmp_path / "link").symlink_to(path)
+        path = tmp_path / "link"
+    with pytest.raises(UserError, match="pipe' is a device or a pipe; give a file"):
+        write({}, path)
+    assert path.is_fifo()
+
+
+def test_a_write_to_a_link_replaces_what_it_leads_to(old, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(old)
+    with replacing(link, "w") as file:
+        file.write("new")
+    assert old.read_text() == "new"
+    assert link.is_symlink()
+
+
+@pytest.fixture
+def partial(old):
+    """The partial file of a process that was killed while it replaced the old one."""
+    with open(os.devnull, "w") as nowhere:
+        command = [sys.executable, fresh.PROGRAMS / "endless_write.py", old]
+        writer = fresh.Process(command, stdout=nowhere, stderr=nowhere)
+    path = old.parent / f"c.pth.{writer.pid}{PARTIAL}"
+    while not (path.exists() and path.stat().st_size):
+        time.sleep(0.01)
+        assert writer.poll() is None
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.wait()
+    return path
+
+
+def test_a_kill_while_a_file_is_written_leaves_the_old_one(old, partial):
+    assert partial.stat().st_size > 0
+    assert old.read_text() == "old"
+
+
+def test_the_partial_file_of_a_killed_process_is_removed(old, partial):
+    remove_partial(old.parent)
+    assert not partial.exists()
+    assert old.exists()
+
+
+def test_the_partial_file_of_a_name_is_removed_and_no_other(old, partial):
+    remove_partial(old.parent, "b.pth")
+    assert partial.exists()
+    remove_partial(old.parent, old.name)
+    assert [*old.parent.iterdir()] == [old]
+
+
+def test_two_threads_write_one_file_at_a_time_each_as_a_whole(old):
+    with replacing(old, "w") as file:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(write, {}, old).result()
+        file.write("last")
+    assert old.read_text() == "last"
+    assert [*old.parent.iterdir()] == [old]
+
+
+def test_a_new_file_replaces_no_file_that_appeared_meanwhile(old):
+    with (
+        pytest.raises(UserError, match="exists by now; give another name"),
+        replacing(old, "w", new=True) as file,
+    ):
+        file.write("another's")
+    assert old.read_text() == "old"
+    assert [*old.parent.iterdir()] == [old]
+
+
+@pytest.mark.parametrize("name", ["film.iso.partial", "film.iso.12.partial", f"film.iso{PARTIAL}"])
+def test_files_of_others_are_not_removed(tmp_path, name):
+    (tmp_path / name).touch()
+    remove_partial(tmp_path)
+    assert (tmp_path / name).exists()
+
+
+def test_a_folder_with_the_name_of_a_partial_file_is_not_removed(tmp_path):
+    folder = tmp_path / f"folder.12{PARTIAL}"
+    folder.mkdir()
+    remove_partial(tmp_path)
+    assert folder.exists()
