@@ -47,7 +47,7 @@ class MixtureNorm(AdaptiveNorm):
     Buffers: ``running_mean``, ``running_variance`` (C), None without BN. If they are set to None,
     the batch's statistics are used in evaluation, too, as in BatchNorm. The variance is not named
     as in BatchNorm, because other packages would take the layer for one, and fuse it into a
-    convolution.
+    convolution; BatchNorm's name loads, too.
 
     For the other arguments see :class:`~ilm_plugins.layers.base.AdaptiveNorm`.
 
@@ -137,6 +137,12 @@ class MixtureNorm(AdaptiveNorm):
     @property
     def _process_group(self) -> distributed.ProcessGroup | None:
         return None if isinstance(self.sync, bool) else self.sync
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **options) -> None:
+        # BatchNorm's variance comes with its mean.
+        if prefix + BN_VARIANCE in state_dict and hasattr(self, VARIANCE):
+            state_dict.setdefault(prefix + VARIANCE, state_dict.pop(prefix + BN_VARIANCE))
+        super()._load_from_state_dict(state_dict, prefix, *args, **options)
 
     def __deepcopy__(self, memo: dict) -> "MixtureNorm":
         memo[id(self.sync)] = self.sync  # A process group cannot be copied.

@@ -63,3 +63,13 @@ def test_a_momentum_of_1_replaces_the_statistics_however_large_they_were(key, ba
     positions = 0, 2, 3
     found = layer.running_mean, layer.running_variance
     assert_close(found, (x.double().mean(positions), x.double().var(positions)), 64)
+
+
+@every_mixture
+def test_batch_norms_variance_comes_with_its_mean(key):
+    plain = randomized(lambda: nn.BatchNorm2d(C)).train()
+    plain(inputs(2, C, 4, 5))
+    layer = NORMS[key](C)
+    running = {name: t for name, t in plain.state_dict().items() if name.startswith("running")}
+    layer.load_state_dict(running, strict=False)
+    assert_equal([getattr(layer, name) for name in RUNNING], [*running.values()])

@@ -1,7 +1,7 @@
 """detectron2's checkpoints: read without running the code in them, written whole or not at all."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
@@ -12,9 +12,10 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 
 from ... import checkpoints, files
-from ...checkpoints.state import as_tensor
+from ...checkpoints.state import as_tensor, copy_state
 from ...errors import CheckpointError
 from ...layers.base import AdaptiveNorm
+from ...layers.mixture import BN_VARIANCE, VARIANCE
 from ..run_processes import check_same_start
 
 
@@ -60,7 +61,8 @@ class Checkpointer(DetectionCheckpointer):
         """Load weights; warn of another norm's weights; CheckpointError if none fits the model."""
         by_suffix = checkpoint.get("matching_heuristics", False)
         checkpoints.check_loadable(self._path, checkpoint["model"])
-        checkpoint["model"] = checkpoints.unwrap_state(checkpoint["model"], self.model)
+        state = checkpoints.unwrap_state(checkpoint["model"], self.model)
+        checkpoint["model"] = name_variances(state, self.model.state_dict())
         incompatible = super()._load_model(checkpoint)
         other_shape = [name for name, *_ in incompatible.incorrect_shapes]
         absent = [*incompatible.missing_keys, *other_shape]
@@ -102,6 +104,22 @@ class Checkpointer(DetectionCheckpointer):
                 f"{plain[0]}, whose networks or ratios keep initial values, so that outputs "
                 f"change: for ILM layers, AssocNorm and AN, {convert}, or set init='identity'"
             )
+
+
+def name_variances(state: Mapping[str, Any], wanted: Iterable[str]) -> dict[str, Any]:
+    """Give BatchNorm's variances the names of a model's mixtures, by which detectron2 matches them.
+
+    Args:
+        state: names -> tensors; a name may be the end of the model's name, as for detectron2.
+        wanted: the names in the model.
+    """
+    names, renamed = {*wanted}, copy_state(state)
+    ours = [f".{name}" for name in names if name.endswith(VARIANCE)]
+    for name in state.keys() - names:
+        newer = name.replace(BN_VARIANCE, VARIANCE)
+        if newer != name and any(whole.endswith(f".{newer}") for whole in ours):
+            renamed[newer] = renamed.pop(name)
+    return renamed
 
 
 def rename_caffe2(blobs: Mapping[str, Any]) -> dict[str, Any]:
