@@ -66,8 +66,7 @@ def train(argv: Sequence[str]) -> Namespace:
 def convert(argv: Sequence[str]) -> Namespace:
     p = new_parser(
         "Convert the norms of a checkpoint: .pth of torch, detectron2 or MMEngine,\n"
-        ".pkl of detectron2's model zoo or Caffe2, .safetensors, or the index of\n"
-        "several shards (.index.json).",
+        ".pkl of detectron2's model zoo or Caffe2, or .safetensors.",
         "convert gn.pth ilmgn.pth --to ILMGN --match 'roi_heads.box_head.*'",
     )
     add = p.add_argument

@@ -19,7 +19,7 @@ from .stored import StoredNorm, find_norms, is_of_level, join
 _NOT_STORED = (
     "a state dict has no eps, num_groups or normalizers; where a layer has others, outputs change"
 )
-#: Remark on BatchNorms without a weight or a bias, as a shard of a checkpoint may have them.
+#: Remark on BatchNorms without a weight or a bias, as one of a checkpoint's files may have them.
 _MADE_UP = (
     "without {} in the state dict: a weight is then 1, a bias 0; if they are in another file, "
     "convert all files together"
