@@ -69,7 +69,7 @@ def test_a_momentum_of_1_replaces_the_statistics_however_large_they_were(key, ba
 def test_batch_norms_variance_comes_with_its_mean(key):
     plain = randomized(lambda: nn.BatchNorm2d(C)).train()
     plain(inputs(2, C, 4, 5))
-    layer = NORMS[key](C)
+    layer = NORMS[key](C).double()
     running = {name: t for name, t in plain.state_dict().items() if name.startswith("running")}
     layer.load_state_dict(running, strict=False)
     assert_equal([getattr(layer, name) for name in RUNNING], [*running.values()])
