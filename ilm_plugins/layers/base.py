@@ -183,12 +183,11 @@ class AdaptiveNorm(nn.GroupNorm):
             return cast(Tracer, x.tracer).call_module(self, self._record, args, options)
         return super().__call__(*args, **options)
 
-    def forward(self, x: Tensor, *, activate: bool = True) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Normalize x (N, C, *); the output has x's shape, dtype and memory layout.
 
         Args:
             x: (N, C, *).
-            activate: False to leave out the layer's ``fused_activation``.
 
         Raises:
             ValueError: x has fewer than two dimensions, the wrong number of channels, or no
@@ -197,9 +196,9 @@ class AdaptiveNorm(nn.GroupNorm):
                 or a tensor of the layer is None.
         """
         if isinstance(x, Proxy):  # torch.fx traces a layer alone by its forward
-            return self._record(x, activate)
+            return self._record(x)
         self.check_input(x)
-        activation = self.fused_activation if activate else None
+        activation = self.fused_activation
         # A subclass may override ``normalize`` without an activation.
         return self.normalize(x) if activation is None else self.normalize(x, activation)
 
@@ -217,7 +216,7 @@ class AdaptiveNorm(nn.GroupNorm):
         """
         return self._normalize_by_moments(x, activation)[0]
 
-    def _record(self, x: Proxy, activate: bool = True) -> Any:
+    def _record(self, x: Proxy) -> Any:
         """Record a call of the layer as one node, as torch.fx does for the modules of torch."""
         tracer = cast(Tracer, x.tracer)
         name = tracer.path_of_module(self)
@@ -226,8 +225,7 @@ class AdaptiveNorm(nn.GroupNorm):
                 f"torch.fx cannot trace {type(self).__name__} alone; trace a module around it, "
                 "such as torch.nn.Sequential(layer)"
             )
-        options = {} if activate else {"activate": False}
-        return tracer.create_proxy("call_module", name, (x,), options)
+        return tracer.create_proxy("call_module", name, (x,), {})
 
     def _normalize_by_moments(
         self, x: Tensor, activation: Activation | None = None, running: tuple = ()

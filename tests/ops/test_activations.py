@@ -280,13 +280,6 @@ def test_a_layer_that_has_run_applies_what_is_set_later():
         assert_close(layer(x), expected)
 
 
-def test_a_call_may_leave_it_out():
-    layer, x = fused(randomized(CASES["EN"][0]).eval(), RELU), inputs(2, CHANNELS, 5, 7)
-    for activate in (True, False, True):
-        z = fused(layer, None)(x)
-        assert_equal(layer(x, activate=activate), RELU(z) if activate else z)
-
-
 def test_copies_and_pickles_apply_it_and_state_dicts_do_not_tell_it():
     layer, x = fused(randomized(CASES["ILMGN"][0]), RELU), inputs(2, CHANNELS, 5, 7)
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):

@@ -206,9 +206,9 @@ def test_gradients_of_buffers_are_the_references():
     "name, options",
     [
         ("AN", {"num_groups": np.int64(8), "num_affine": np.int64(4)}),
-        ("ILMGN", {"activations": ("relu", "tanh"), "hidden": np.int64(4)}),
+        ("ILMGN", {"key_group_size": np.int64(8), "hidden": np.int64(4)}),
         ("SN", {"normalizers": ("LN", "IN", "BN")}),
-        ("EN", {"activation": "relu", "reduction": np.int64(8)}),
+        ("EN", {"expansion": np.int64(20), "reduction": np.int64(8)}),
     ],
 )
 def test_layers_of_different_or_changed_options_share_no_graph(name, options):
