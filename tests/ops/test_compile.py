@@ -206,9 +206,9 @@ def test_gradients_of_buffers_are_the_references():
     "name, options",
     [
         ("AN", {"num_groups": np.int64(8), "num_affine": np.int64(4)}),
-        ("ILMGN", {"activations": ("relu", "tanh"), "hidden": np.int64(4)}),
+        ("ILMGN", {"num_groups": 8, "hidden": np.int64(4)}),
         ("SN", {"normalizers": ("LN", "IN", "BN")}),
-        ("EN", {"activation": "relu", "reduction": np.int64(8)}),
+        ("EN", {"expansion": 7, "reduction": np.int64(8)}),
     ],
 )
 def test_layers_of_different_or_changed_options_share_no_graph(name, options):
@@ -220,6 +220,16 @@ def test_layers_of_different_or_changed_options_share_no_graph(name, options):
         twin = copy.deepcopy(layers[i])
         assert_equal([run(layers[i], x), *layers[i].buffers()], [twin(x), *twin.buffers()])
     assert graphs == [["forward"]] * (4 if name in MIXTURES else 3)
+
+
+def test_a_variant_that_is_set_later_is_compiled_without_kernels():
+    layer, x = randomized(partial(NORMS["EN"], C), torch.float32).eval(), inputs(2, C, 3, 4)
+    run, graphs = recorded(layer)
+    before = run(x.float())
+    layer.activation = "relu"
+    assert_close(run(x.float()), layer(x.float()), 64)
+    assert (run(x.float()) - before).abs().max() > 1e-3
+    assert graphs == [["forward"], []]
 
 
 # ---- whole models

@@ -469,10 +469,9 @@ def test_denormals_of_float16_are_read_where_arithmetic_flushes_them():
 
 
 @needs_kernels
-@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
-def test_decoders_have_exact_gradients_where_their_activation_saturates(activation):
-    """1 - y * y and y * (1 - y) are mostly rounding error there."""
-    layer = NORMS["ILMGN"](64, activations=(activation, activation))
+def test_decoders_have_exact_gradients_where_their_activations_saturate():
+    """1 - y * y of tanh and y * (1 - y) of the sigmoid are mostly rounding error there."""
+    layer = NORMS["ILMGN"](64)
     keys = torch.linspace(-3, 3, 4).unsqueeze(1)
     for name, values in (("encode", 0.25), ("decode_mean", keys), ("decode_var", keys)):
         getattr(layer, name).weight.detach()[:] = values
@@ -631,8 +630,7 @@ def test_one_warning_says_that_kernels_are_missing(without_library, monkeypatch,
     assert "installed without a C++ compiler" in cpu.load_problem()
     cpu.load_problem.cache_clear()
     library.LIBRARY.write_bytes(b"of another machine")
-    for cached in ("_load", "layouts"):
-        monkeypatch.setattr(library, cached, getattr(library, cached).__wrapped__)
+    monkeypatch.setattr(library, "_load", library._load.__wrapped__)
     with pytest.warns(UserWarning, match="kernels cannot be loaded"):
         layer(x)
 
