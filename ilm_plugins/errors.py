@@ -38,7 +38,7 @@ def writing_to(path: object) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         # torch cannot end its archive after an error of the disk or a signal: its second error, a
-        # RuntimeError, hides the first one. What the caller handles is no cause.
+        # RuntimeError, hides the first one. An error that the caller is handling is no cause.
         is_second = isinstance(error, RuntimeError) and error.__context__ is not earlier
         cause = error.__context__ if is_second else error
         # One without a number would lose its text.

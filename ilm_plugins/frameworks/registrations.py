@@ -1,4 +1,4 @@
-"""What a user adds to a command: code of his own to run, and datasets to register."""
+"""The options --import and --dataset: a user's own code to run, and datasets to register."""
 
 import hashlib
 import importlib

@@ -27,7 +27,7 @@ from .comparison_plan import Plan, Source
 from .script_metric import ScriptMetric
 from .tasks import new_record, open_log, save
 
-#: What the script printed, in the run's folder.
+#: The file of the script's output, in the run's folder.
 PRINTED = "log.txt"
 #: Key of the record of a script that has ended with status 0.
 ENDED = "script ended"

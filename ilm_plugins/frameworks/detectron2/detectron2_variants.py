@@ -37,7 +37,7 @@ class Detectron2Variants(Variants):
         raise NotImplementedError
 
     def needs_masks(self) -> str | None:
-        """Return in words what of the config needs masks, if anything does."""
+        """Name the setting that needs masks, or None."""
         raise NotImplementedError
 
     def check_test(self) -> None:
