@@ -28,6 +28,7 @@ from ilm_plugins.experiments.reports.table import of_dicts
 from pages import (
     batches,
     daylight,
+    folds,
     metafile,
     options,
     papers,
@@ -71,6 +72,8 @@ CONTRAST = {
     "afterwards": daylight.afterwards,
     "answers": daylight.answers,
     "means": daylight.means,
+    "folds": folds.answers,
+    "folds-means": folds.means,
 }
 #: Kind of a part -> the function that returns its lines.
 KINDS: dict[str, Callable[[str, Results], list[str]]] = {

@@ -1,0 +1,55 @@
+"""The answers on standardized inputs, from made-up records."""
+
+import pytest
+import scipy.stats
+
+from committed import run
+from pages import folds
+from pages.daylight import TESTS
+
+BN = [38.0, 39.0, 40.5]
+EN = [40.0, 42.5, 42.0]
+
+
+@pytest.fixture
+def results():
+    """Three seeds; the two folds are 4 points apart, and a fourth seed has one fold only."""
+    made = {}
+    for comparison, shift in zip(folds.FOLDS.values(), (2, -2), strict=True):
+        for end in ("", "-standardized"):
+            for norm, values in (("BN", BN), ("EN", EN)):
+                for seed, value in enumerate(values):
+                    for test in TESTS.values():
+                        run(made, comparison + end, norm, seed, {"mIoU": value + shift}, test)
+    for test in TESTS.values():
+        run(made, folds.FOLDS["0016E5"], "EN", 3, {"mIoU": 90.0}, test)
+    return made
+
+
+def rows(lines):
+    heads, _, *rest = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    return [dict(zip(heads, row, strict=True)) for row in rest]
+
+
+def test_the_unit_is_a_seeds_mean_over_the_folds(results):
+    run(results, folds.FOLDS["0016E5"], "EN", 0, {"mIoU": 52.0}, "contrast0.5")  # was 42
+    half, *_ = rows(folds.answers(results))
+    assert (half["difference"], half["0016E5"], half["0006R0"]) == ("+4.0", "+5.7", "+2.3")
+
+
+def test_p_is_corrected_over_the_three_questions(results):
+    p = scipy.stats.ttest_rel(EN, BN).pvalue
+    for row in rows(folds.answers(results)):
+        assert float(row["p, corrected"]) == pytest.approx(3 * p, abs=5e-4)
+
+
+def test_a_seed_counts_when_all_its_models_and_tests_have_run(results):
+    assert {row["seeds"] for row in rows(folds.answers(results))} == {"3 of 6"}
+    assert rows(folds.means(results))[2]["day"] == "41.5"  # without 90
+
+
+def test_equivalence_is_tested_for_two_questions(results):
+    half, day, dusk = (row["p, within 1.5"] for row in rows(folds.answers(results)))
+    p = scipy.stats.ttest_rel([a - 1.5 for a in EN], BN, alternative="less").pvalue
+    assert float(half) == float(day) == pytest.approx(p, abs=5e-4)
+    assert dusk == "-"
