@@ -55,17 +55,27 @@ README = """# ilm_plugins
 """
 FILE = """```{{include}} ../{}
 :relative-images:
-:relative-docs: docs/
+:relative-docs: {}
 ```
 """
+#: Page of the site -> the file elsewhere that it shows, and how the links in it to docs/ begin.
+FILES = {
+    "changelog": ("CHANGELOG.md", "docs/"),
+    "contributing": ("CONTRIBUTING.md", "docs/"),
+    "results": ("reports/README.md", "../docs/"),
+    "measuring": ("benchmarks/README.md", "../docs/"),
+}
 
 
 def fill_page(app, name, source):
-    """Fill the pages that are lists or links on GitHub."""
+    """Fill the pages that are lists or links on GitHub; let links stay on the site."""
+    if name in FILES:
+        source[0] = FILE.format(*FILES[name])
+        return
+    for page, (file, _) in FILES.items():
+        source[0] = source[0].replace(f"](../{file}", f"]({page}.md")
     if name == "index":
         source[0] = README + "".join(toctrees(source[0]))
-    elif name in ("changelog", "contributing"):
-        source[0] = FILE.format(f"{name.upper()}.md")
     elif name == "api":
         source[0] = reference.on_site(source[0])
 
@@ -74,8 +84,7 @@ def toctrees(index):
     """Yield a directive for each section of the index, of the pages that the section links to."""
     for section in index.split("\n## ")[1:]:
         caption, links = section.split("\n", 1)
-        pages = re.findall(r"^- \[.*?\]\((?:\.\./)?(.*?)\.md\)", links, re.MULTILINE)
-        names = [page.lower() for page in pages]
+        names = re.findall(r"^- \[.*?\]\((.*?)\.md\)", links, re.MULTILINE)
         yield "\n".join(["```{toctree}", f":caption: {caption}", ":hidden:", *names, "```", ""])
 
 

@@ -10,7 +10,7 @@ from types import ModuleType
 
 from .cli import parsers
 from .errors import DISK, OPERATORS, UserError, missing
-from .frameworks.parent import end_with_parent
+from .parent_process import end_with_parent
 from .trust import loading
 
 #: Command -> the extra with the packages that it needs, and what it does.
@@ -18,8 +18,8 @@ COMMANDS = {
     "train": ("", "train or evaluate a config of detectron2 or OpenMMLab"),
     "compare": ("compare", "train with several norms, and say what differs"),
     "convert": ("data", "convert the norms of a checkpoint, and back"),
-    "analyze": ("analysis", "tables and pictures of what layers have learned"),
-    "reproduce": ("reproduction", "the papers' tables: list, run, report"),
+    "analyze": ("analysis", "tables of what layers have learned"),
+    "reproduce": ("reproduction", "the papers' tables: list, run"),
     "translate": ("pix2pix", "translate images by a trained pix2pix"),
     "make-shapes": ("data", "write the generated dataset shapes"),
     "demo": ("data", "train small detectors on shapes, and show what they find"),

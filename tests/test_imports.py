@@ -15,8 +15,8 @@ import ilm_plugins
 PACKAGE = Path(ilm_plugins.__file__).parent
 #: From the lowest room to the highest; a room imports only lower ones.
 ROOMS = [
-    *("version", "errors", "trust", "configs", "foreign_norms", "ops", "layers", "files"),
-    *("checkpoints", "surgery", "frameworks", "experiments", "cli"),
+    *("version", "errors", "trust", "configs", "parent_process", "foreign_norms", "ops", "layers"),
+    *("files", "checkpoints", "surgery", "frameworks", "experiments", "cli"),
 ]
 #: The rooms within experiments, likewise.
 EXPERIMENTS = ["reports", "data", "models", "pix2pix", "analysis", "compare", "papers"]

@@ -43,7 +43,7 @@ from pages.results import ROOT, Results, by_seed, by_setting
 #: Pages of the papers, with plots; the study is part of the page on the evidence.
 REPORTS = ROOT / "docs" / "reproduction"
 PAPERS = ("ilm", "assoc", "en")
-PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "reports" / "README.md", *ROOT.glob("docs/**/*.md")])
 FIGURES = ROOT / "docs" / "figures"
 METAFILE = ROOT / "configs" / "metafile.yml"
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".sh": "sh"}

@@ -149,7 +149,7 @@ def open_config(
 
 
 def our_module(framework: str, name: str) -> ModuleType:
-    """Import our "config", "variants", "training", "evaluation", "checkpoints" of a framework."""
+    """Import ``framework/framework_name.py``, such as our "training" of detectron2."""
     return import_module(f"{__package__}.{framework}.{framework}_{name}")
 
 

@@ -21,8 +21,8 @@ from typing import Any
 
 from ...errors import UserError
 from ...frameworks import run_record
-from ...frameworks.parent import end_with_parent
 from ...frameworks.run_record import PLAIN
+from ...parent_process import end_with_parent
 from .comparison_plan import Plan, Source
 from .script_metric import ScriptMetric
 from .tasks import new_record, open_log, save

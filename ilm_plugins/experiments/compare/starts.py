@@ -18,8 +18,8 @@ from ... import checkpoints, surgery
 from ...errors import UserError
 from ...frameworks import OpenConfig
 from ...frameworks.framework_checkpoints import read_checkpoint
-from ...frameworks.parent import end_with_parent
 from ...layers import SwitchNorm
+from ...parent_process import end_with_parent
 from ...surgery.norms import is_norm, named_norms
 from ...trust import loading
 from .compared_config import ComparedConfig

@@ -16,8 +16,8 @@ from ...errors import UserError
 from ...files import make_folder
 from ...frameworks import run_environment, run_record
 from ...frameworks.framework_checkpoints import last_checkpoint
-from ...frameworks.parent import command_line, ending_with_us
 from ...frameworks.run_record import EVALUATES, PLAIN, is_complete, read
+from ...parent_process import command_line, ending_with_us
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission

@@ -23,7 +23,7 @@ from ilm_plugins.experiments.compare.command_source import CommandSource
 from ilm_plugins.experiments.compare.comparison_plan import Plan
 from ilm_plugins.experiments.compare.script_metric import ScriptMetric
 from ilm_plugins.frameworks import run_record
-from ilm_plugins.frameworks.parent import command_line
+from ilm_plugins.parent_process import command_line
 from runs import assert_gone
 
 TRAIN = """
