@@ -40,8 +40,6 @@ from pages import (
 )
 from pages.results import ROOT, Results, by_seed, by_setting
 
-#: Pages of the papers, with plots; the study is part of the page on the evidence.
-REPORTS = ROOT / "docs" / "reproduction"
 PAPERS = ("ilm", "assoc", "en")
 PAGES = sorted([ROOT / "README.md", ROOT / "reports" / "README.md", *ROOT.glob("docs/**/*.md")])
 FIGURES = ROOT / "docs" / "figures"
@@ -104,14 +102,13 @@ def documented() -> dict[Path, str]:
 
     texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
     pages = {page: PART.sub(fill, text) for page, text in texts.items() if PART.search(text)}
-    pages[METAFILE] = metafile.metafile(METAFILE.read_text(encoding="utf-8"))
-    return pages | {REPORTS / f"{p}.md": papers.page(p, found, REPORTS) for p in PAPERS}
+    return pages | {METAFILE: metafile.metafile(METAFILE.read_text(encoding="utf-8"))}
 
 
 def main() -> None:
     found = results.load()
-    plots.save(plots.study(found), REPORTS / "study.png")
-    plots.save(plots.training(published.find_table("en-5"), found), REPORTS / "en-5.png")
+    plots.save(plots.study(found), FIGURES / "study.png")
+    plots.save(plots.training(published.find_table("en-5"), found), FIGURES / "en-5.png")
     plots.save(plots.differences(daylight.panels(found)), FIGURES / "daylight.png")
     for page, text in documented().items():
         page.write_text(text, encoding="utf-8")

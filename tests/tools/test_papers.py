@@ -1,6 +1,4 @@
-"""The papers' pages and plots, from made-up results."""
-
-from itertools import zip_longest
+"""The papers' tables and plots, from made-up results."""
 
 import pytest
 
@@ -21,77 +19,68 @@ def made(cell, values, seed=0, trained="165 of 165 epochs", results=None, **opti
     return run(made, table, name, seed, values, trained=trained, **WHERE, **options)
 
 
-def rows(results, page, begins, folder):
-    lines = papers.page(page, results, folder).splitlines()
+def rows(results, table, begins):
+    lines = papers.table_lines(published.find_table(table), results)
     return [line for line in lines if line.removeprefix("| ").startswith(begins)]
 
 
-def test_only_a_full_recipe_stands_beside_the_papers_figure(tmp_path):
+def test_only_a_full_recipe_stands_beside_the_papers_figure():
     results = made("en-5 ResNet20/EN", {"top-1": 92.0})
     made("en-5 ResNet20/EN", {"top-1": 90.0}, results=results, run=SHORT, trained="9 of 165 epochs")
-    assert rows(results, "en", "ResNet20/EN", tmp_path) == [
+    assert rows(results, "en-5", "ResNet20/EN") == [
         "| ResNet20/EN | full recipe | 92.41 | 92.00 | -0.41 | 165 of 165 epochs |",
         f"| ResNet20/EN, ours | {SHORT} |  | 90.00 |  | 9 of 165 epochs |",
     ]
     alike = "All runs: seeds 0; device CPU, Xeon; hours 1.00; commit 0123456789ab."
-    assert f"top-1 (%, higher is better). {alike}" in papers.page("en", results, tmp_path)
-    (counted,) = [line for line in papers.rows_run(["en"], results) if line.startswith("| [")]
+    assert rows(results, "en-5", "top-1") == [f"top-1 (%, higher is better). {alike}"]
+    (counted,) = [line for line in papers.rows_run(["en"], results) if line.startswith("| en-5")]
     assert counted.endswith("CIFAR-10 and CIFAR-100, batch 128, 165 epochs | 1 of 18 |")
 
 
-def test_rows_tables_and_figures_that_were_not_run_are_one_line(tmp_path):
-    page = papers.page("en", made("en-5 ResNet20/EN", {"top-1": 90.0}), tmp_path)
-    assert "ResNet20/BN" not in page
-    assert "Rows not run: 17 of 18. `reproduce list en-5`" in page
-    sections = [line for line in page.splitlines() if line.startswith("## ")]
-    assert sections == ["## en-5", "## en-fig3", "## Not run"]  # Figure 3 shows Table 5
-    line, end = page.partition("## Not run\n\n")[2].split("\n", 1)
-    assert not end
-    listed = [text.split(" (")[0] for text in line.split("; ")]
-    others = published.tables().keys() - {"en-5", "en-fig3", "en-fig2", "en-fig1b"}  # drawings
+def test_rows_tables_and_figures_that_were_not_run_are_one_line():
+    results = made("en-5 ResNet20/EN", {"top-1": 90.0})
+    assert not rows(results, "en-5", "ResNet20/BN")
+    (line,) = rows(results, "en-5", "Rows not run")
+    assert line.startswith("Rows not run: 17 of 18. `reproduce list en-5`")
+    counted, line = papers.rows_run(["en"], results)[-3::2]
+    assert counted.startswith("| en-5")
+    listed = line.removeprefix("Not run: of Exemplar Normalization ").removesuffix(".").split(", ")
+    # Figure 3 shows Table 5; the last two are drawings.
+    others = published.tables().keys() - {"en-5", "en-fig3", "en-fig2", "en-fig1b"}
     assert sorted(listed) == sorted(key for key in others if key.startswith("en-"))
 
 
-@pytest.mark.parametrize("paper", ["ilm", "assoc", "en"])
-def test_no_column_of_a_table_is_empty(paper, root):
-    page = papers.page(paper, load(), root / "docs" / "reproduction")
-    for part in page.split("## ")[1:]:
-        table = [[*one.split("|")[1:-1]] for one in part.splitlines() if one[:1] == "|"]
-        columns = zip_longest(*table[:1], *table[2:], fillvalue="")
-        assert all(any(text.strip(" -/") for text in column) for _, *column in columns)
-
-
-def test_seeds_of_one_setting_are_a_mean_with_its_deviation(tmp_path):
+def test_seeds_of_one_setting_are_a_mean_with_its_deviation():
     results = {}
     for seed in range(3):
         made("en-5 ResNet20/EN", {"top-1": 90.0 + seed}, seed, results=results)
-    (row,) = rows(results, "en", "ResNet20/EN", tmp_path)
+    (row,) = rows(results, "en-5", "ResNet20/EN")
     assert row.endswith("| 91.00 ± 1.00 | -1.41 |")
 
 
-def test_runs_on_re_encoded_images_have_a_row(tmp_path):
+def test_runs_on_re_encoded_images_have_a_row():
     results = made("en-5 ResNet20/EN", {"top-1": 90.0})
     jpeg = "165 of 165 epochs, on re-encoded JPEG"
     made("en-5 ResNet20/EN", {"top-1": 91.0}, 4, jpeg, results=results)
-    assert jpeg in rows(results, "en", "ResNet20/EN", tmp_path)[1]
+    assert jpeg in rows(results, "en-5", "ResNet20/EN")[1]
 
 
-def test_a_trivial_prediction_has_a_row_to_compare(tmp_path):
+def test_a_trivial_prediction_has_a_row_to_compare():
     results = made("ilm-6 IN / IN", {"RMSE": 60.0, "L1": 47.0})
     run(results, "ilm-6", "IN / IN", 0, {"L1": 45.0}, "mean training image")
-    (row,) = rows(results, "ilm", "mean training", tmp_path)
+    (row,) = rows(results, "ilm-6", "mean training")
     assert "to compare | - | - | - | - | 45.00 |" in row
 
 
-def test_differences_from_many_figures_of_the_paper_are_a_row(tmp_path):
+def test_differences_from_many_figures_of_the_paper_are_a_row():
     results = made("ilm-5 GN, batch 16", {"box AP": 40.0, "box AP50": 60.0, "mask AP": 35.0})
-    (row,) = rows(results, "ilm", "GN, batch 16, ours - paper", tmp_path)
+    (row,) = rows(results, "ilm-5", "GN, batch 16, ours - paper")
     assert row == "| GN, batch 16, ours - paper | +0.90 | -0.33 | - | +0.23 | - | - |"
 
 
-def test_a_measure_that_the_paper_does_not_define_has_no_difference(tmp_path):
+def test_a_measure_that_the_paper_does_not_define_has_no_difference():
     results = made("ilm-6 IN / IN", {"RMSE": 60.0, "L1": 47.0})
-    assert not rows(results, "ilm", "IN / IN, ours - paper", tmp_path)
+    assert not rows(results, "ilm-6", "IN / IN, ours - paper")
 
 
 def box_head(norm, figures):
@@ -103,15 +92,15 @@ def box_head(norm, figures):
     return results
 
 
-def test_a_run_at_chance_did_not_learn(tmp_path):
+def test_a_run_at_chance_did_not_learn():
     results = made("ilm-7 (relu, relu)", {"error": 89.5})
-    (row,) = rows(results, "ilm", "(relu, relu)", tmp_path)
+    (row,) = rows(results, "ilm-7", "(relu, relu)")
     assert row.startswith("| (relu, relu) | did not converge | did not learn |")
 
 
-def test_results_and_differences_are_of_the_seeds_that_learned(tmp_path):
+def test_results_and_differences_are_of_the_seeds_that_learned():
     """A mean of runs at 4 and at 50 describes neither."""
-    (row,) = rows(box_head("AN", (50.0, 4.0, 52.0)), "study", "BCCD box head/AN", tmp_path)
+    (row,) = rows(box_head("AN", (50.0, 4.0, 52.0)), "study-box", "BCCD box head/AN")
     assert "| 2 of 3 learned: 51.00 ± 1.41 / - |" in row
     # Differences -1 and -2: -1.5 ± 12.706 * .5.
     assert "| -1.50 [-7.85, +4.85] /" in row

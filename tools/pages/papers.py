@@ -1,4 +1,4 @@
-"""The pages of the papers: tables of what was reproduced, beside the published figures.
+"""Tables of what was reproduced of the papers, beside the published figures.
 
 ``results`` is, throughout, what :func:`.results.load` returns. The runs of a row form groups, which
 differ only in their seed.
@@ -6,7 +6,6 @@ differ only in their seed.
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -68,13 +67,12 @@ def rows_run(papers: Iterable[str], results: Results) -> list[str]:
     for paper in papers:
         for table in _tables_of(paper):
             if table.cells and _was_run(table, results):
-                link = _link(table.id, results)
-                rows.append((link, f"{table.number}: {table.title}", _count(table, results)))
-        if count := len(_not_run(paper, results)):
-            missing.append(f"[{count} of {published.papers()[paper].name}]({paper}.md#not-run)")
+                rows.append((table.id, f"{table.number}: {table.title}", _count(table, results)))
+        if keys := _not_run(paper, results):
+            missing.append(f"of {published.papers()[paper].name} {', '.join(keys)}")
     lines = markdown(("", "", "rows run"), rows) if rows else []
     if missing:
-        lines += ["", f"Tables and figures that were not run: {', '.join(missing)}."]
+        lines += ["", f"Not run: {'; '.join(missing)}."]
     return lines
 
 
@@ -88,10 +86,10 @@ def _was_run(table: Table, results: Results) -> bool:
     return any(groups(results, cell) for part in parts for cell in part.cells.values())
 
 
-def _not_run(paper: str, results: Results) -> list[Table]:
+def _not_run(paper: str, results: Results) -> list[str]:
     """Return the tables and figures without any run; drawings are neither run nor missing."""
     return [
-        table
+        table.id
         for table in _tables_of(paper)
         if (table.cells or table.shows or table.command) and not _was_run(table, results)
     ]
@@ -104,37 +102,6 @@ def _count(table: Table, results: Results) -> str:
     full, changed = states.count(True), states.count(False)
     text = f"{full} of {len(table.cells)}"
     return f"{text}, {changed} shortened or otherwise changed" if changed else text
-
-
-def page(paper: str, results: Results, folder: Path) -> str:
-    """Return the Markdown of a paper's page: what was run or drawn, and a line of what was not."""
-    entry = published.papers()[paper]
-    title = f"[{entry.title}]({entry.url})" if entry.url else entry.title
-    lines = [f"# {title}, {entry.source}", ""]
-    for table in _tables_of(paper):
-        is_drawn = (folder / f"{table.id}.png").is_file()
-        if not is_drawn and not _was_run(table, results):
-            continue
-        lines += [f"## {table.id}", "", f"{table.number}. {table.title}.", ""]
-        if table.cells:
-            lines += [*table_lines(table, results), ""]
-        elif table.shows:
-            lines += [f"Data of {', '.join(_link(key, results) for key in table.shows)}.", ""]
-        if table.note:
-            lines += [table.note, ""]
-        if is_drawn:
-            what = f"Training curves of {table.id}" if table.cells else table.title
-            lines += [f"![{what}]({table.id}.png)", ""]
-    if missing := _not_run(paper, results):
-        listed = "; ".join(f"{t.id} ({t.number}: {t.title})" for t in missing)
-        how = "`reproduce list ID` prints rows, configs, the paper's figures, and what we assume."
-        lines += ["## Not run", "", f"{listed}. {how}", ""]
-    return "\n".join(lines)
-
-
-def _link(key: str, results: Results) -> str:
-    table = published.tables()[key]
-    return f"[{key}]({table.paper}.md#{key})" if _was_run(table, results) else key
 
 
 def table_lines(table: Table, results: Results) -> list[str]:
