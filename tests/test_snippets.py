@@ -148,7 +148,7 @@ def test_a_config_of_the_package_is_a_base_as_the_page_says(name, tmp_path, monk
 def test_a_stock_model_of_timm_gets_our_norms(words):
     timm = pytest.importorskip("timm", reason="needs timm's models")
     names = {"timm": timm, "ilm_plugins": ilm_plugins}
-    exec(snippet("docs/interoperability.md", "python", words), names)
+    exec(snippet("docs/adopting.md", "python", words), names)
     assert len(kinds(names["model"])) == 1
     assert names["model"].eval()(torch.randn(1, 3, 64, 64)).isfinite().all()
 
