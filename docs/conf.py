@@ -1,22 +1,17 @@
 """The documentation site: ``make docs``.
 
 Pages are plain Markdown, as GitHub shows it. The site has README, CHANGELOG.md and CONTRIBUTING.md
-in place of the pages that link to them, and whole docstrings in place of their first lines.
+in place of the pages that link to them; the API (api.rst) is on the site alone.
 """
 
 import inspect
 import re
-import sys
-from pathlib import Path
 
 from docutils import nodes
 from latex2mathml import converter
 from sphinx.util.inspect import stringify_signature
 
 import ilm_plugins
-
-sys.path.append(str(Path(__file__).parents[1] / "tools"))
-from pages import reference
 
 project = "ilm_plugins"
 release = version = ilm_plugins.__version__
@@ -76,15 +71,13 @@ def fill_page(app, name, source):
         source[0] = source[0].replace(f"](../{file}", f"]({page}.md")
     if name == "index":
         source[0] = README + "".join(toctrees(source[0]))
-    elif name == "api":
-        source[0] = reference.on_site(source[0])
 
 
 def toctrees(index):
     """Yield a directive for each section of the index, of the pages that the section links to."""
     for section in index.split("\n## ")[1:]:
         caption, links = section.split("\n", 1)
-        names = re.findall(r"^- \[.*?\]\((.*?)\.md\)", links, re.MULTILINE)
+        names = re.findall(r"^- \[.*?\]\((.*?)\.(?:md|rst)\)", links, re.MULTILINE)
         yield "\n".join(["```{toctree}", f":caption: {caption}", ":hidden:", *names, "```", ""])
 
 

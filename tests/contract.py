@@ -81,7 +81,7 @@ def test_every_norm_is_in_every_place(root):
     from ilm_plugins.surgery.norms import LAYERS
     from ilm_plugins.surgery.rules import RULES
 
-    table, reference = ((root / "docs" / page).read_text() for page in ("layers.md", "api.md"))
+    table, reference = ((root / "docs" / page).read_text() for page in ("layers.md", "api.rst"))
     places = {
         "ilm_plugins.__all__": lambda key, norm: norm.__name__ in ilm_plugins.__all__,
         "tests/equations/cases.py": lambda key, norm: key in cases.CASES,
@@ -91,7 +91,7 @@ def test_every_norm_is_in_every_place(root):
         "docs/layers.md": lambda key, norm: re.search(
             rf"^\| `{key}` \|.*\| `{norm.__name__}` \|", table, re.MULTILINE
         ),
-        "docs/api.md": lambda key, norm: f"\n| [`{norm.__name__}`](" in reference,
+        "docs/api.rst": lambda key, norm: f"\n.. autoclass:: {norm.__name__}\n" in reference,
     }
     ours = {key: n for key, n in NORMS.items() if n.__module__.startswith("ilm_plugins.")}
     lacking = [(key, p) for p, has in places.items() for key in ours if not has(key, ours[key])]

@@ -14,7 +14,6 @@ marker and ``<!-- end -->`` are written again:
     <!-- rates: NAME -->        mIoU of the comparisons NAME-rateR, by norm and learning rate R
     <!-- batches: NAME -->      box AP of the comparisons NAME-batchN, by norm and images a step
     <!-- options: all -->       the layers' options, from signatures and docstrings
-    <!-- names: SECTION -->     public names of the API reference, with the docstrings' first lines
 
 ``configs/metafile.yml`` gets the papers' configs and figures from papers.json.
 """
@@ -34,7 +33,6 @@ from pages import (
     papers,
     plots,
     questions,
-    reference,
     results,
     study,
 )
@@ -86,7 +84,6 @@ KINDS: dict[str, Callable[[str, Results], list[str]]] = {
     "rates": rates,
     "batches": lambda name, found: batches.markdown(batches.detectors(name, found)),
     "options": lambda name, found: options.table(),
-    "names": lambda name, found: reference.table(name),
 }
 #: A part of a page: start marker, kind, name, end marker.
 PART = re.compile(rf"(<!-- ({'|'.join(KINDS)}): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -8,8 +8,6 @@ from ilm_plugins.experiments.reports.table import markdown
 from ilm_plugins.layers import NORMS
 from ilm_plugins.layers.options import parameters_of
 
-from .docstrings import first_sentence
-
 #: The names of an entry of Args, and its text.
 ARGUMENT = re.compile(r"^    (\w+(?:, \w+)*): (.*(?:\n {8}.*)*)", re.MULTILINE)
 #: Shown beside the name.
@@ -62,3 +60,10 @@ def arguments(layer: type) -> dict[str, tuple[tuple[str, ...], str]]:
             for name in names:
                 found.setdefault(name, (names, VALUE.sub(r"`\g<0>`", meaning)))
     return found
+
+
+def first_sentence(text: str) -> str:
+    """Return the first sentence of a docstring as Markdown in one line, without its full stop."""
+    text = re.split(r"\.\s+(?=[A-Z*`])|\.?\s*$|\.?\n\n", text, maxsplit=1)[0]
+    text = re.sub(r":\w+:`~?(?:[\w.]*\.)?([^`]+)`", r"`\1`", " ".join(text.split()))
+    return text.replace("``", "`")

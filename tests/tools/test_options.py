@@ -1,4 +1,4 @@
-"""The tables of options and of public names, and the site's directives in their place."""
+"""The table of options in docs/layers.md."""
 
 import inspect
 import math
@@ -7,8 +7,7 @@ import re
 import pytest
 
 from ilm_plugins import NORMS
-from pages import reference
-from pages.docstrings import first_sentence
+from pages.options import first_sentence
 
 
 @pytest.fixture
@@ -50,16 +49,6 @@ def test_a_default_that_follows_the_width_has_its_largest_number_in_the_table(op
     }
     assert ("EN", "reduction") in shown
     assert shown == {(key, name): getattr(NORMS[key](width), name) for key, name in shown}
-
-
-def test_the_site_documents_every_name_of_the_page(root):
-    page = (root / "docs" / "api.md").read_text("utf-8")
-    names = re.findall(r"^\| \[`(\w+)`\]", page, re.MULTILINE)
-    site = reference.on_site(page)
-    assert {*re.findall(r"^\.\. (?:auto|py:)(?:class|function|data):: (\w+)$", site, re.M)} == {
-        *names
-    }
-    assert "<!-- names" not in site
 
 
 @pytest.mark.parametrize(
