@@ -72,9 +72,10 @@ def test_the_sample_of_a_comparison_is_what_compare_writes_of_its_records():
             load(), "study-box", f"BCCD box head/{norm}", metric="box AP"
         ).items()
     ]
-    shown = block(ROOT / "docs" / "compare.md", "text", "minus GN")
     results = Results(["GN", "ILMGN"], values, "bbox/AP", margin=1)
-    assert f"\n\n{shown}\n" in markdown(results, "compare")
+    for page in (README, ROOT / "docs" / "compare.md"):
+        shown = block(page, "text", "minus GN")
+        assert f"\n\n{shown}\n" in markdown(results, "compare"), page.name
 
 
 def test_links_lead_somewhere():
@@ -161,12 +162,13 @@ def test_groups_of_optimizers_are_made_as_the_page_says():
     assert weight_decay[id(model[0].weight)] > 0
 
 
-def test_readmes_blocks_of_python_run():
+def test_readmes_blocks_of_python_run_and_print_what_is_shown(capsys):
     names = {}
     for package in ("timm", "torchvision"):
         pytest.importorskip(package, reason=f"needs {package}'s models")
     for text in blocks(README, "python"):
         exec(text, names)
+    assert capsys.readouterr().out == block(README, "text", "converted")
 
 
 @pytest.mark.parametrize("layer", [layer for layer in NORMS.values() if ">>>" in layer.__doc__])

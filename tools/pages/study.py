@@ -61,15 +61,13 @@ def summary(results: Results) -> list[str]:
     rows = []
     for norms, compared in by_norms.items():
         means = sorted(difference.mean for difference in compared)
-        row = {
-            "norms": norms,
-            "differences": len(compared),
-            "means": " to ".join(map(signed, dict.fromkeys((means[0], means[-1])))),
-            "intervals above 0": sum(difference.low > 0 for difference in compared),
-            "below 0": sum(difference.high < 0 for difference in compared),
-            "significant": sum(difference.p < ALPHA for difference in compared),
-        }
-        rows.append({column: str(cell) for column, cell in row.items()})
+        span = " to ".join(map(signed, dict.fromkeys((means[0], means[-1]))))
+        above = sum(difference.low > 0 for difference in compared)
+        below = sum(difference.high < 0 for difference in compared)
+        significant = sum(difference.p < ALPHA for difference in compared)
+        row = {"norms": norms, "differences: their means": f"{len(compared)}: {span}"}
+        row["intervals above 0, below 0, significant"] = f"{above}, {below}, {significant}"
+        rows.append(row)
     return of_dicts(rows)
 
 
