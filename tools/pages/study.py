@@ -60,13 +60,13 @@ def summary(results: Results) -> list[str]:
             by_norms[f"{norm} - {plain}"].append(difference)
     rows = []
     for norms, compared in by_norms.items():
-        means = sorted(difference.mean for difference in compared)
-        span = " to ".join(map(signed, dict.fromkeys((means[0], means[-1]))))
+        means = [signed(mean) for mean in sorted(difference.mean for difference in compared)]
+        span = f"with means of {means[0]} to {means[-1]}" if means[1:] else f"of {means[0]}"
         above = sum(difference.low > 0 for difference in compared)
         below = sum(difference.high < 0 for difference in compared)
         significant = sum(difference.p < ALPHA for difference in compared)
-        row = {"norms": norms, "differences: their means": f"{len(compared)}: {span}"}
-        row["intervals above 0, below 0, significant"] = f"{above}, {below}, {significant}"
+        row = {"norms": norms, "differences": f"{len(means)}, {span}"}
+        row["intervals"] = f"{above} above 0, {below} below, {significant} significant"
         rows.append(row)
     return of_dicts(rows)
 
