@@ -1,4 +1,4 @@
-"""Time the layers and whole models; print the tables, write them, their JSON and a plot."""
+"""Time the layers and whole models on the CPU; print and write the tables, JSON and a plot."""
 
 import argparse
 import sys
@@ -17,13 +17,13 @@ PARTS = ("layers", "activations", "compiled", "models")
 def main() -> None:
     """Run the benchmark of a command line, print and write its tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9, help="2 at least")
     names = list(layers.BASELINES)
     parser.add_argument("--layers", nargs="+", default=names, choices=names)
     parser.add_argument("--shapes", nargs="+", default=list(layers.SHAPES), choices=layers.SHAPES)
-    parser.add_argument("--settings", nargs="+", choices=layers.SETTINGS, help="of the layers")
+    settings = layers.SETTINGS_OF_CPU
+    parser.add_argument("--settings", nargs="+", default=settings, choices=settings)
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--output", type=Path, default=Path("output/benchmark"))
     args = parser.parse_args()
@@ -32,18 +32,12 @@ def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    device = torch.device(args.device)
-    possible = layers.SETTINGS_OF_CPU
-    if device.type == "cuda":
-        torch.cuda.set_device(device.index or 0)
-        torch.cuda.set_stream(torch.cuda.Stream())  # see measure.as_graph
-        possible = layers.SETTINGS_OF_CUDA
-    else:
-        warnings.filterwarnings("ignore", "ilm_plugins: plain torch operations run", UserWarning)
+    device = torch.device("cpu")
+    warnings.filterwarnings("ignore", "ilm_plugins: plain torch operations run", UserWarning)
     results = {"machine": measure.machine(device), "rounds": args.rounds}
     results |= {"layers": {}, "activations": {}, "compiled": [], "models": []}
     if "layers" in args.parts:
-        for name in args.settings or possible:
+        for name in args.settings:
             print(f"layers, {name}", file=sys.stderr)
             rows = layers.rows(device, name, args.rounds, args.shapes, args.layers)
             results["layers"][name] = list(rows)

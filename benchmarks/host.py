@@ -2,12 +2,12 @@
 
 ``python -m benchmarks.host`` measures each layer's forward and backward pass by the Triton backend,
 whose launches do nothing, beside GroupNorm's whole call on the CPU, on a map too small to matter.
-``--device cuda`` measures both on a GPU, with their launches.
+``--device cuda`` measures both on a GPU, with their launches, and profiles EN.
 """
 
 import argparse
+import cProfile
 import os
-import subprocess
 import sys
 import timeit
 from collections.abc import Callable, Iterator
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from . import measure, report
+from .steps import SYNC, SynchronizedEN, form_group
 
 SHAPE, SHAPE_OF_CUDA = (2, 64, 7, 7), (16, 64, 14, 14)
 #: Calls of one measurement.
@@ -34,17 +35,13 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.device(args.device)
     if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
-        environment = {**os.environ, "TRITON_INTERPRET": "1", "ILM_PLUGINS_BACKEND": "triton"}
-        raise SystemExit(
-            subprocess.call(
-                [sys.executable, "-m", "benchmarks.host", *sys.argv[1:]], env=environment
-            )
-        )
+        os.environ |= {"TRITON_INTERPRET": "1", "ILM_PLUGINS_BACKEND": "triton"}
+        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.host", *sys.argv[1:]])
     torch.set_num_threads(1)
     results = {"machine": measure.machine(device), "rounds": args.rounds}
     results["rows"] = list(rows(args.rounds, device))
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(report.to_json(results))
+    args.output.write_text(measure.to_json(results))
     print(report.host(results))
 
 
@@ -57,7 +54,8 @@ def rows(rounds: int, device: torch.device) -> Iterator[dict]:
     x = torch.randn(SHAPE_OF_CUDA if is_cuda else SHAPE, device=device, requires_grad=True)
     dy = torch.randn_like(x)
     norms: dict[str, nn.Module] = {"GroupNorm": nn.GroupNorm(32, x.shape[1])}
-    norms |= {name: make(x.shape[1]) for name, make in NORMS.items()}
+    form_group(device)
+    norms |= {name: make(x.shape[1]) for name, make in {**NORMS, SYNC: SynchronizedEN}.items()}
     norms = {name: norm.to(device) for name, norm in norms.items()}
 
     def passes(layer: nn.Module) -> Callable[[], None]:
@@ -76,7 +74,9 @@ def rows(rounds: int, device: torch.device) -> Iterator[dict]:
 
     runs = {name: passes(layer) for name, layer in norms.items()}
     times = measure.interleaved(runs, rounds, clock)
-    for name in NORMS:
+    if is_cuda:
+        cProfile.runctx("run()", {"run": runs["EN"]}, {}, sort="tottime")
+    for name in list(norms)[1:]:
         before = count_launches()
         y = norms[name](x)
         forward = count_launches() - before

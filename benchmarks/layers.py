@@ -1,19 +1,23 @@
 """Times and memory of each layer on feature maps, a row of results for a layer and a map.
 
 Each layer is compared with the plain norm that it replaces, and with itself unfused, as plain
-operations of torch.
+operations of torch. ``python -m benchmarks.layers MAP`` measures one map as a part of
+``benchmarks.gpu``: kernels are compiled beside other processes, then timed under their lock.
 """
 
+import argparse
 import copy
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 from unittest import mock
 
 import torch
+from filelock import FileLock
 from torch import nn
 
 from ilm_plugins import NORMS, use_backend
@@ -88,14 +92,13 @@ SETTINGS = {
     "float32": Setting(),
     "one thread": Setting(one_thread=True),
     "channels last": Setting(torch.channels_last),
-    "float16": Setting(dtype=torch.float16),
     "bfloat16": Setting(dtype=torch.bfloat16),
-    "channels last, float16": Setting(torch.channels_last, torch.float16),
     "channels last, bfloat16": Setting(torch.channels_last, torch.bfloat16),
     "without C": Setting(without_c=True),
 }
 SETTINGS_OF_CPU = ("float32", "one thread", "channels last", "bfloat16", "without C")
-SETTINGS_OF_CUDA = tuple(name for name in SETTINGS if name not in ("one thread", "without C"))
+SETTINGS_OF_CUDA = ("float32", "channels last, bfloat16")
+LAYERS_OF_CUDA = ("ILMGN", "EN", "SN", "AN")
 
 
 class Case(NamedTuple):
@@ -124,7 +127,7 @@ def by_operations(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def cases(shape: tuple[int, ...], device: torch.device, setting: Setting) -> dict[str, Case]:
-    """Build every layer, every layer unfused ("EN unfused"), the plain norms and, on CUDA, Liger's.
+    """Build every layer, every layer unfused ("EN unfused"), and the plain norms.
 
     All share one random input of ``shape`` (N, C, H, W) and one random output gradient.
     """
@@ -137,14 +140,6 @@ def cases(shape: tuple[int, ...], device: torch.device, setting: Setting) -> dic
         by_name[name] = Case(module, module, x, dy)
         if name in NORMS:
             by_name[f"{name} unfused"] = Case(module, partial(by_operations, module), x, dy)
-    if device.type == "cuda":
-        with suppress(Exception):  # a rival that fails must not stop the others
-            from liger_kernel.transformers.group_norm import LigerGroupNorm
-
-            module = LigerGroupNorm(shape[1], 32, eps=1e-5).to(device, setting.dtype)
-            liger = Case(module, module, x, dy)
-            liger.both()
-            by_name["Liger"] = liger
     return by_name
 
 
@@ -153,7 +148,7 @@ def rows(
 ) -> Iterator[dict]:
     """Measure each layer on each map in the setting ``name``: times, ratios and bytes.
 
-    On CUDA there are also times of replayed graphs, and against GroupNorm ratios to Liger's.
+    On CUDA there are also times of replayed graphs.
     """
     for shape_name in shapes:
         with SETTINGS[name].applied():
@@ -163,8 +158,6 @@ def rows(
                 rivals = {"baseline": plain}
                 if name == "float32":
                     rivals["unfused"] = by_name[f"{layer} unfused"]
-                if BASELINES[layer] == "GroupNorm" and "Liger" in by_name:
-                    rivals["Liger"] = by_name["Liger"]
                 row = _row(layer, shape_name, case, rivals, rounds)
                 pair = {"this": case, "baseline": plain}
                 row["saved bytes"] = {
@@ -246,3 +239,30 @@ def _against(run: measure.Run, others: dict, rounds: int, clock) -> dict:
         row[f"{who} seconds"] = median(times[who])
         row[f"over {who}"] = measure.ratio(times["this"], times[who])
     return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.layers", description=__doc__)
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    device, names, most = torch.device(args.device), LAYERS_OF_CUDA, 7
+    if device.type == "cuda":
+        torch.cuda.set_stream(torch.cuda.Stream())  # see measure.as_graph
+    else:
+        names, most = ("EN",), 2
+
+    def measured(rounds: int) -> dict[str, list[dict]]:
+        return {
+            setting: list(rows(device, setting, rounds, [args.shape], names))
+            for setting in SETTINGS_OF_CUDA
+        }
+
+    measured(2)
+    with FileLock(args.output.with_name("lock")):
+        args.output.write_text(measure.to_json({"rounds": most, "layers": measured(most)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,8 @@
 """Times in interleaved rounds, whose ratios cancel drift, and memory by torch's allocator."""
 
 import functools
+import json
+import re
 import statistics
 import timeit
 from collections.abc import Callable
@@ -41,6 +43,11 @@ def replayed(run: Run, times: int) -> float:
     end.record()
     torch.cuda.synchronize()
     return start.elapsed_time(end) / 1000 / times
+
+
+def clock(on: torch.device) -> Callable[[Run, int], float]:
+    """Return the function that times several calls on a device."""
+    return replayed if on.type == "cuda" else wall
 
 
 def device(run: Run) -> float:
@@ -96,6 +103,13 @@ def machine(on: torch.device) -> dict:
         "torch": torch.__version__,
         "commit": commit(),
     }
+
+
+def to_json(results: dict) -> str:
+    """Return results as JSON, rounded to four digits; innermost lists and dicts have a line."""
+    text = json.dumps(results)
+    text = json.dumps(json.loads(text, parse_float=lambda n: float(f"{float(n):.4g}")), indent=1)
+    return re.sub(r"\n {4,}", " ", text) + "\n"
 
 
 def saved_bytes(module: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> int:

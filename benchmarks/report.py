@@ -1,8 +1,9 @@
 """The benchmark's tables in Markdown, and its plot; the documentation shows the committed record.
 
 ``python -m benchmarks.report output/benchmark/benchmark.json`` makes these results, of all parts or
-of ``--parts activations models``, the record of the CPU or the GPU, and so
-output/benchmark/host.json; without a file, only the pages are written again.
+of ``--parts activations models``, the record of the CPU, and so output/benchmark/host.json;
+a folder of ``benchmarks.gpu`` becomes the record of the GPU. Without a file, only the pages are
+written again.
 """
 
 import json
@@ -15,6 +16,9 @@ import pandas as pd
 
 from ilm_plugins.experiments.reports.table import markdown as markdown_lines
 
+from . import measure
+from .layers import SHAPES
+
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "benchmarks" / "record.json"
 RECORD_OF_GPU = ROOT / "benchmarks" / "record_gpu.json"
@@ -23,10 +27,13 @@ RECORD_OF_ACTIVATIONS = ROOT / "benchmarks" / "record_activations.json"
 PAGES = tuple(ROOT / page for page in ("README.md", "docs/performance.md", "benchmarks/README.md"))
 #: A table in a page: start marker, name of the table, end marker.
 TABLE = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-#: Norm of a ResNet-50 on a GPU -> the plain norm in whose place it stands.
-STEP_BASELINES = {"BN": "BN", "GN": "GN", "ILMGN": "GN", "AN": "GN"} | dict.fromkeys(
-    ("EN", "SN", "SSN"), "BN"
-)
+#: Norm of a training step on a GPU, of a ResNet-50 unless stated -> what it is compared with.
+STEP_BASELINES = {
+    **{"BN": "BN", "GN": "GN", "ILMGN": "GN", "EN": "BN", "SN": "BN", "SSN": "BN", "AN": "GN"},
+    **{"EN, sync": "EN", "BN, again": "BN"},
+}
+for _norm in ("EfficientNet-B0, ILMGN", "EfficientNet-B0, EN"):
+    STEP_BASELINES |= dict.fromkeys((_norm, f"{_norm}, fused"), _norm)
 #: Number of maps that a pass must read or write: forward x and y; backward also dy, x and dx.
 MAPS_MOVED = {"forward": 2, "both": 5}
 
@@ -34,18 +41,11 @@ MAPS_MOVED = {"forward": 2, "both": 5}
 def write(results: dict, folder: Path) -> str:
     """Write benchmark.json, .md and .png to a folder; return the tables in Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "benchmark.json").write_text(to_json(results))
+    (folder / "benchmark.json").write_text(measure.to_json(results))
     (folder / "benchmark.md").write_text(everything(results) + "\n")
     if "float32" in results["layers"]:
         plot(results, folder / "benchmark.png")
     return everything(results)
-
-
-def to_json(results: dict) -> str:
-    """Return results as JSON, rounded to four digits; innermost lists and dicts have a line."""
-    text = json.dumps(results)
-    text = json.dumps(json.loads(text, parse_float=lambda n: float(f"{float(n):.4g}")), indent=1)
-    return re.sub(r"\n {4,}", " ", text) + "\n"
 
 
 def passes(results: dict) -> pd.DataFrame:
@@ -115,8 +115,6 @@ def means(results: dict) -> str:
         table["faster than unfused"] = (1 / faster).map("{:.1f} x".format)
         kept = 100 * (single.kept.max() - 1)
         table["kept for backward"] = (kept.round(1) + 0.0).map("{:+.1f} %".format)
-        if "over Liger" in frame:
-            table["both over Liger's"] = mean(single["over Liger"], "{:.2f}")
     table.loc["copying x"] = mean(frame[~left].groupby("column")["copy GB/s"], "({:.1f})")
     return markdown(table.reset_index())
 
@@ -207,32 +205,30 @@ def activations(results: dict) -> str:
 def steps(results: dict) -> str:
     rows = []
     for row in results["models"]:
-        name, cells = row["model"], {"s": row.get("missing")}
-        if "missing" not in row:
-            peak = row["peak bytes"][row["norm"]] / row["peak bytes"][row["baseline"]]
-            name += f", {row['norm']} / {row['baseline']}"
-            cells = {"s": f"{row['seconds']:.2f}", "over plain": text(row["over baseline"], 3)}
-            cells["peak memory"] = f"{peak:.2f}"
-        rows.append({"training step": name, **cells})
+        peak = row["peak bytes"][row["norm"]] / row["peak bytes"][row["baseline"]]
+        cells = {"training step": f"{row['model']}, {row['norm']} / {row['baseline']}"}
+        cells |= {"s": f"{row['seconds']:.2f}", "over plain": text(row["over baseline"], 3)}
+        rows.append({**cells, "peak memory": f"{peak:.2f}"})
     return markdown(pd.DataFrame(rows))
 
 
 def gpu_steps(results: dict) -> str:
     """Return the table of ResNet-50's step on a GPU: milliseconds, and over the plain norm's."""
     measured, commits = results["steps"], results.get("commits of steps", {})
-    norms = dict.fromkeys(norm for rows in measured.values() for norm in rows)
     rows = []
-    for norm in norms:
+    for norm, baseline in STEP_BASELINES.items():
+        if not any(norm in times for times in measured.values()):
+            continue
         cells = {}
         for name, times in measured.items():
             way = f"{name}, at {commits[name]}" if name in commits else name
-            row, plain = times.get(norm, {}), times.get(STEP_BASELINES[norm], {})
+            row, plain = times.get(norm, {}), times.get(baseline, {})
             cells[way] = f"{1e3 * row['seconds']:.1f}" if "seconds" in row else "-"
-            if norm not in STEP_BASELINES.values() and {"seconds"} <= row.keys() & plain.keys():
+            if norm != baseline and {"seconds"} <= row.keys() & plain.keys():
                 cells[way] += f" ({row['seconds'] / plain['seconds']:.2f})"
-        peak = measured["eager"].get(norm, {}).get("peak bytes")
+        peak = measured.get("eager", {}).get(norm, {}).get("peak bytes")
         cells["peak memory, eager"] = f"{peak / 2**30:.1f} GiB" if peak else "-"
-        over = "" if norm in STEP_BASELINES.values() else f" / {STEP_BASELINES[norm]}"
+        over = "" if norm == baseline else f" / {baseline}"
         rows.append({"step, ms (over plain)": f"{norm}{over}", **cells})
     return markdown(pd.DataFrame(rows))
 
@@ -249,6 +245,23 @@ def host(results: dict) -> str:
         for row in results["rows"]
     ]
     return f"{markdown(pd.DataFrame(rows))}\n\n{about(results)}"
+
+
+def collect(folder: Path) -> dict:
+    """Return the results in a folder of benchmarks.gpu as one benchmark's."""
+    results = {"machine": json.loads((folder / "machine.json").read_text()), "rounds": 0}
+    results |= {"layers": {}, "compiled": [], "models": [], "steps": {}}
+    files = [folder / f"layers, {shape}.json" for shape in SHAPES]
+    for file in filter(Path.exists, files):
+        found = json.loads(file.read_text())
+        results["rounds"] = found["rounds"]
+        for setting, measured in found["layers"].items():
+            results["layers"].setdefault(setting, []).extend(measured)
+    for file in sorted(folder.glob("step, *.json")):
+        found = json.loads(file.read_text())
+        row = {key: found[key] for key in ("seconds", "peak bytes")}
+        results["steps"].setdefault(found["way"], {})[found["norm"]] = row
+    return results
 
 
 def everything(results: dict) -> str:
@@ -304,9 +317,10 @@ def plot(results: dict, path: Path) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:]:
-        measured = json.loads(Path(sys.argv[1]).read_text())
+        path = Path(sys.argv[1])
+        measured = collect(path) if path.is_dir() else json.loads(path.read_text())
         if "rows" in measured:
-            RECORD_OF_HOST.write_text(to_json(measured))
+            RECORD_OF_HOST.write_text(measure.to_json(measured))
         else:
             is_cpu = measured["machine"]["device"] == "cpu"
             path, parts = RECORD_OF_GPU, ("layers", "steps")
@@ -314,9 +328,10 @@ if __name__ == "__main__":
                 path, parts = RECORD_OF_ACTIVATIONS, ("activations", "models")
             elif is_cpu:
                 path, parts = RECORD, ("layers", "compiled", "models")
-            if not all(measured[part] for part in parts):
+            maps = {row["shape name"] for rows in measured["layers"].values() for row in rows}
+            if not all(measured[part] for part in parts) or (maps and maps != {*SHAPES}):
                 sys.exit(f"error: {sys.argv[1]} lacks a part; measure them all on one machine")
-            path.write_text(to_json(measured))
+            path.write_text(measure.to_json(measured))
     for page, written in documented().items():
         page.write_text(written, "utf-8")
     plot(json.loads(RECORD.read_text()), ROOT / "docs" / "benchmark.png")

@@ -1,100 +1,126 @@
-"""ResNet-50's training step on a GPU with each norm: eager, compiled, or as a CUDA graph.
+"""A training step on a GPU with one norm, run in one way: python -m benchmarks.steps WAY NORM.
 
-``python -m benchmarks.steps WAY`` writes the times of one way as JSON; ``--device cpu --size 32
---batch 2`` tries it on any machine. Images are in channels last, under bfloat16 autocast.
+ResNet-50 or EfficientNet-B0 trains on 128 random images in channels last, under bfloat16 autocast.
+The first step, which compiles, runs beside other processes. The others wait for the lock of the
+result's folder, under which nothing else is timed. The result is written at once, and again with
+the kernels of a step. On the CPU, images are few and small, and Inductor compiles nothing.
 """
 
 import argparse
 import json
+from collections import defaultdict
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from statistics import median
-from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from filelock import FileLock
+from torch import distributed, nn
+from torch.profiler import ProfilerActivity, profile
 
-from ilm_plugins import NORMS, use_backend
-from ilm_plugins.ops.engine import operators
+from ilm_plugins import ExemplarNorm, surgery
 
-from . import measure
-from .report import STEP_BASELINES
+from . import measure, report
+from .models import FUSED, NORMS
 
-#: How a step runs. The last two replace the package's way to compile: the compiler writes the
-#: whole layer, or the whole layer is one operator.
-WAYS = ("eager", "graph", "compiled", "compiled, operations", "compiled, operator")
-#: Steps before the measured ones, in which kernels are compiled; and steps of a measurement.
-WARM_UP, STEPS = 4, 3
+WAYS = ("eager", "graph", "compiled", "compiled, reduce-overhead")
+#: Steps under the lock before the measured ones; steps of a measurement; measurements.
+WARM_UP, STEPS, ROUNDS = 4, 4, 6
+#: Parts of names in report.STEP_BASELINES.
+EFFICIENTNET, AGAIN, SYNC = "EfficientNet-B0, ", ", again", "EN, sync"
+
+
+class SynchronizedEN(ExemplarNorm):
+    """EN that communicates as in several processes, in a process group of one."""
+
+    synchronizes = True
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.steps", description=__doc__)
     parser.add_argument("way", choices=WAYS)
-    parser.add_argument("--norms", nargs="+", default=list(STEP_BASELINES), choices=STEP_BASELINES)
+    parser.add_argument("norm", choices=report.STEP_BASELINES)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--output", type=Path, default=Path("output/benchmark/steps.json"))
+    parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     device = torch.device(args.device)
-    is_cuda = device.type == "cuda"
-    if is_cuda:
+    if device.type == "cuda":
         # A graph's backward pass must not meet leaves of the default stream.
         torch.cuda.set_stream(torch.cuda.Stream())
-        torch.backends.cudnn.benchmark = True
-    x = torch.randn(args.batch, 3, args.size, args.size, device=device)
-    x = x.to(memory_format=torch.channels_last)
-    target = torch.randint(1000, (args.batch,), device=device)
-    runs, rows = {}, {}
-    for norm in args.norms:
-        try:
-            runs[norm] = make_step(norm, args.way, x, target)
-            rows[norm] = {"peak bytes": measure.peak_bytes(runs[norm], device)}
-        except Exception as error:  # one norm that fails does not end the others
-            runs.pop(norm, None)
-            rows[norm] = {"error": f"{type(error).__name__}: {error}"[:300]}
-    clock = measure.replayed if is_cuda else measure.wall
-    times = measure.interleaved(runs, args.rounds, lambda run: clock(run, STEPS))
-    for norm, seconds in times.items():
-        rows[norm]["seconds"] = median(seconds)
-    results = {"machine": measure.machine(device), "way": args.way, "batch": args.batch}
+    step = make_step(args.norm, args.way, device)
+    step()
+    result = {"machine": measure.machine(device), "way": args.way, "norm": args.norm}
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(results | {"norms": rows}, indent=1))
-    print(json.dumps(rows, indent=1))
+    with FileLock(args.output.with_name("lock")):
+        torch.backends.cudnn.benchmark = True  # only here, where nothing disturbs the choice
+        for _ in range(WARM_UP):
+            step()
+        result["peak bytes"] = measure.peak_bytes(step, device)
+        run = measure.as_graph(step) if args.way == "graph" else step
+        clock = measure.clock(device)
+        rounds = measure.interleaved({"": run}, ROUNDS, lambda run: clock(run, STEPS))[""]
+        result |= {"seconds": median(rounds), "rounds": rounds}
+        args.output.write_text(json.dumps(result))
+        print(json.dumps(result))
+        result["kernels"] = kernels(run, device)
+        args.output.write_text(json.dumps(result))
 
 
-def make_step(norm: str, way: str, x: Tensor, target: Tensor) -> Callable[[], object]:
-    """Return a training step of ResNet-50 with a norm, after WARM_UP steps."""
-    from torchvision.models import resnet50
+def make_step(name: str, way: str, device: torch.device) -> Callable[[], None]:
+    """Return a training step with a norm, a key of report.STEP_BASELINES."""
+    from torchvision import models
 
-    makes = {"BN": nn.BatchNorm2d, "GN": lambda channels: nn.GroupNorm(32, channels)}
+    is_cuda, norm = device.type == "cuda", name.removesuffix(FUSED).removesuffix(AGAIN)
+    build = models.resnet50
+    if norm.startswith(EFFICIENTNET):
+        build, norm = models.efficientnet_b0, norm.removeprefix(EFFICIENTNET)
+    if norm == SYNC:
+        form_group(device)
+    make = {**NORMS, SYNC: SynchronizedEN}[norm]
     torch.manual_seed(0)
-    model = resnet50(norm_layer={**makes, **NORMS}[norm]).to(x.device)
-    model = model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, fused=x.is_cuda)
-    is_graph, is_compiled = way == "graph", way.startswith("compiled")
-    function = torch.compile(model) if is_compiled else model
-    compiling: AbstractContextManager = nullcontext()
-    if way == "compiled, operations":
-        compiling = use_backend("reference")
-    elif way == "compiled, operator":
-        compiling = mock.patch.object(operators, "leaves_passes", lambda x: False)
+    model = build(norm_layer=make).to(device, memory_format=torch.channels_last)
+    if name.endswith(FUSED):
+        surgery.fuse_activations(model)
+    batch, size = (128, 224) if is_cuda else (2, 32)
+    x = torch.randn(batch, 3, size, size, device=device)
+    x = x.to(memory_format=torch.channels_last)
+    target = torch.randint(1000, (batch,), device=device)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, fused=is_cuda)
+    function = model
+    if way.startswith("compiled"):
+        backend, mode = "inductor" if is_cuda else "aot_eager", way.partition(", ")[2] or None
+        function = torch.compile(model, backend=backend, mode=mode)
 
     def step() -> None:
-        with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=not is_graph):
+        torch.compiler.cudagraph_mark_step_begin()
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, torch.bfloat16, cache_enabled=way != "graph"):
             loss = nn.functional.cross_entropy(function(x), target)
         loss.backward()
         optimizer.step()
-        if not is_graph:
-            optimizer.zero_grad(set_to_none=True)
 
-    with compiling:
-        for _ in range(WARM_UP):
-            step()
-            optimizer.zero_grad(set_to_none=True)
-    return measure.as_graph(step) if is_graph else step
+    return step
+
+
+def form_group(device: torch.device) -> None:
+    """Make this process a group of one."""
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    store = distributed.HashStore()
+    distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+
+
+def kernels(run: measure.Run, device: torch.device) -> dict[str, list[float]]:
+    """Return kernel -> microseconds of its launches in one step, in their order."""
+    kind = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
+    with profile(activities=[kind]) as record:
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+    times = defaultdict(list)
+    for event in sorted(record.events(), key=lambda event: event.time_range.start):
+        if event.device_type.name == kind.name:
+            times[event.name].append(event.time_range.elapsed_us())
+    return times
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def written(tmp_path_factory):
     """The folder that the command has written, and what it has printed."""
     folder, printed = tmp_path_factory.mktemp("benchmark"), io.StringIO()
     words = "--rounds 2 --shapes res5 --layers ILMGN EN SN --settings float32 --parts layers"
-    words = [*words.split(), "--device", "cpu", "--output", str(folder)]
+    words = [*words.split(), "--output", str(folder)]
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
         patch.setattr(layers, "SHAPES", dict.fromkeys(layers.SHAPES, (1, 32, 3, 3)))
         patch.setattr(torch, "set_num_threads", lambda number: None)
