@@ -22,7 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make demo                train a small Mask R-CNN with an ILM+GN box head, and show it"
-	@echo "make bench               time the layers and whole models; a table, JSON and a plot"
+	@echo "make bench               time the layers and whole models; tables and JSON"
 	@echo "make gpu                 the tests that need a GPU, and the benchmark on it; needs no network"
 	@echo "make test                lint and the everyday tests"
 	@echo "make test-wide           more tests: mmcv's compiled operators, the site, exports, torchrun"

@@ -1,4 +1,4 @@
-"""Time the layers and whole models on the CPU; print and write the tables, JSON and a plot."""
+"""Time the layers and whole models on the CPU; print and write the tables and JSON."""
 
 import argparse
 import sys

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from . import measure, report
-from .steps import SYNC, SynchronizedEN, form_group
+from .steps import SYNC, synchronized
 
 SHAPE, SHAPE_OF_CUDA = (2, 64, 7, 7), (16, 64, 14, 14)
 #: Calls of one measurement.
@@ -54,8 +54,7 @@ def rows(rounds: int, device: torch.device) -> Iterator[dict]:
     x = torch.randn(SHAPE_OF_CUDA if is_cuda else SHAPE, device=device, requires_grad=True)
     dy = torch.randn_like(x)
     norms: dict[str, nn.Module] = {"GroupNorm": nn.GroupNorm(32, x.shape[1])}
-    form_group(device)
-    norms |= {name: make(x.shape[1]) for name, make in {**NORMS, SYNC: SynchronizedEN}.items()}
+    norms |= {name: make(x.shape[1]) for name, make in {**NORMS, SYNC: synchronized()}.items()}
     norms = {name: norm.to(device) for name, norm in norms.items()}
 
     def passes(layer: nn.Module) -> Callable[[], None]:

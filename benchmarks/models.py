@@ -16,19 +16,16 @@ from . import measure
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "detectron2"
 
-NORMS = {"GN": lambda c: nn.GroupNorm(math.gcd(32, c), c), "BN": nn.BatchNorm2d}
-NORMS |= layers
+NORMS = {"GN": lambda c: nn.GroupNorm(math.gcd(32, c), c), "BN": nn.BatchNorm2d} | layers
 #: Ends the name of a norm that applies the activation itself.
 FUSED = ", fused"
 #: Model -> (norm, baseline) to compare.
 PAIRS = {
     "Mask R-CNN": [("ILMGN", "GN")],
     "ResNet-50": [("ILMGN", "GN"), ("EN", "BN"), ("SN", "BN")],
-    "EfficientNet-B0": [
-        *(("ILMGN", "GN"), ("EN", "BN")),
-        *((f"{norm}{FUSED}", norm) for norm in ("ILMGN", "EN")),
-    ],
+    "EfficientNet-B0": [("ILMGN", "GN"), ("EN", "BN")],
 }
+PAIRS["EfficientNet-B0"] += [(f"{norm}{FUSED}", norm) for norm in ("ILMGN", "EN")]
 
 
 def rows(device: torch.device, rounds: int) -> Iterator[dict]:

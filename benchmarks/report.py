@@ -1,4 +1,4 @@
-"""The benchmark's tables in Markdown, and its plot; the documentation shows the committed record.
+"""The benchmark's tables in Markdown, and its chart; the documentation shows the committed record.
 
 ``python -m benchmarks.report output/benchmark/benchmark.json`` makes these results, of all parts or
 of ``--parts activations models``, the record of the CPU, and so output/benchmark/host.json;
@@ -13,7 +13,10 @@ from pathlib import Path
 from statistics import geometric_mean
 
 import pandas as pd
+from matplotlib.figure import Figure
 
+from ilm_plugins.experiments.reports import style
+from ilm_plugins.experiments.reports.style import OKABE_ITO, styled
 from ilm_plugins.experiments.reports.table import markdown as markdown_lines
 
 from . import measure
@@ -24,7 +27,9 @@ RECORD = ROOT / "benchmarks" / "record.json"
 RECORD_OF_GPU = ROOT / "benchmarks" / "record_gpu.json"
 RECORD_OF_HOST = ROOT / "benchmarks" / "record_host.json"
 RECORD_OF_ACTIVATIONS = ROOT / "benchmarks" / "record_activations.json"
-PAGES = tuple(ROOT / page for page in ("README.md", "docs/performance.md", "benchmarks/README.md"))
+PAGES = tuple(ROOT / page for page in ("docs/performance.md", "benchmarks/README.md"))
+CHART = ROOT / "docs" / "figures" / "speed.png"
+CHARTED = ("float32", "bfloat16", "GPU, channels last, bfloat16")
 #: A table in a page: start marker, name of the table, end marker.
 TABLE = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 #: Norm of a training step on a GPU, of a ResNet-50 unless stated -> what it is compared with.
@@ -39,12 +44,10 @@ MAPS_MOVED = {"forward": 2, "both": 5}
 
 
 def write(results: dict, folder: Path) -> str:
-    """Write benchmark.json, .md and .png to a folder; return the tables in Markdown."""
+    """Write benchmark.json and .md to a folder; return the tables in Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "benchmark.json").write_text(measure.to_json(results))
     (folder / "benchmark.md").write_text(everything(results) + "\n")
-    if "float32" in results["layers"]:
-        plot(results, folder / "benchmark.png")
     return everything(results)
 
 
@@ -119,14 +122,18 @@ def means(results: dict) -> str:
     return markdown(table.reset_index())
 
 
+def compared(results: dict) -> pd.DataFrame:
+    """Return the rows of forward and backward, of the CPU's results and the GPU's record."""
+    frame, of_gpu = passes(results), passes(json.loads(RECORD_OF_GPU.read_text()))
+    of_gpu["setting"] = "GPU, " + of_gpu["setting"]
+    frame = pd.concat([frame[frame.setting != "without C"], of_gpu])
+    return frame[frame["pass"] == "both"]
+
+
 def short(results: dict) -> str:
     """Return the table of forward and backward over the plain norm, and the machines."""
     gpu = json.loads(RECORD_OF_GPU.read_text())
-    frame, of_gpu = passes(results), passes(gpu)
-    of_gpu["setting"] = "GPU, " + of_gpu["setting"]
-    frame = pd.concat([frame[frame.setting != "without C"], of_gpu])
-    frame = frame[frame["pass"] == "both"]
-    ratios = frame.groupby(["layer / plain", "setting"], sort=False)["over baseline"]
+    ratios = compared(results).groupby(["layer / plain", "setting"], sort=False)["over baseline"]
     table = mean(ratios, "{:.2f}").unstack(sort=False).fillna("-").reset_index()
     return f"{markdown(table)}\n\n{about(results)} GPU: {about(gpu)}"
 
@@ -273,7 +280,6 @@ def everything(results: dict) -> str:
 
 #: Name of a table in the pages -> its function, and the record that it shows.
 TABLES = {f.__name__: (f, RECORD) for f in (about, means, short, maps, without_c, compiled, steps)}
-TABLES |= {f"gpu_{f.__name__}": (f, RECORD_OF_GPU) for f in (about, means)}
 TABLES |= {"gpu": (everything, RECORD_OF_GPU), "gpu_steps": (gpu_steps, RECORD_OF_GPU)}
 TABLES |= {"host": (host, RECORD_OF_HOST)}
 TABLES |= {"activations": (activations, RECORD_OF_ACTIVATIONS)}
@@ -290,29 +296,29 @@ def documented() -> dict[Path, str]:
     return {page: TABLE.sub(fill, page.read_text("utf-8")) for page in PAGES}
 
 
-def plot(results: dict, path: Path) -> None:
-    """Plot each layer's forward and backward time over its plain norm's on each map, as PNG."""
-    import seaborn as sns
-
-    frame = passes(results)
-    frame = frame[(frame.setting == "float32") & (frame["pass"] == "both")]
-    over = frame["over baseline"]
-    fused, unfused = "fused: kernels", "unfused: torch operations"
-    frame = frame.assign(map=frame["shape name"])
-    frame = frame.assign(**{fused: over, unfused: over / frame["over unfused"]})
-    times = frame.melt(["layer / plain", "map"], [fused, unfused], "computed", "time")
-    options = {"col": "layer / plain", "col_wrap": 3, "height": 2.6, "aspect": 1.2, "s": 45}
-    options |= {"hue": "computed", "style": "computed", "facet_kws": {"legend_out": False}}
-    grid = sns.relplot(times, kind="scatter", x="map", y="time", **options)
-    ticks = (0.5, 1, 2, 5, 10, 20)
-    grid.set(yscale="log", yticks=ticks, yticklabels=ticks).refline(y=1, color="0.5")
-    grid.set_titles("{col_name}").set_axis_labels(
-        "map", "forward + backward\nover the plain norm's"
-    )
-    grid.tick_params("x", rotation=90)
-    # The ninth of nine panels is empty.
-    sns.move_legend(grid, "center", bbox_to_anchor=(0.85, 0.12), title="", frameon=False)
-    grid.savefig(path)
+@styled
+def chart(results: dict) -> Figure:
+    """Plot times over the plain norm's: a dot for each map, a bar for their geometric mean."""
+    frame, figure = compared(results), Figure(figsize=(5.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    names = list(dict.fromkeys(frame["layer / plain"]))
+    for i, setting in enumerate(CHARTED):
+        shown = frame[frame.setting == setting].groupby("layer / plain")["over baseline"]
+        options = {"color": OKABE_ITO[i], "linestyle": "none"}
+        for name, ratios in shown:
+            y = names.index(name) + 0.27 * (i - 1)
+            axes.plot(ratios, [y] * len(ratios), marker=".", alpha=0.6, **options)
+            axes.plot(geometric_mean(ratios), y, marker="|", markersize=11, mew=3, **options)
+        label = setting if setting.startswith("GPU") else f"CPU, {setting}"
+        axes.plot([], marker="|", markersize=11, mew=3, label=label, **options)
+    axes.axvline(1, color="0.5", linewidth=1)
+    axes.set(xscale="log", xlim=(0.15, 3), ylim=(len(names) - 0.5, -0.5))
+    axes.set_xticks([0.2, 0.5, 1, 2], labels=["0.2", "0.5", "1", "2"])
+    axes.set_xticks([], minor=True)
+    axes.set_yticks(range(len(names)), labels=names)
+    axes.set_xlabel("time of forward and backward / the plain norm's")
+    figure.legend(loc="outside upper center", ncols=3, fontsize="small")
+    return figure
 
 
 if __name__ == "__main__":
@@ -334,4 +340,4 @@ if __name__ == "__main__":
             path.write_text(measure.to_json(measured))
     for page, written in documented().items():
         page.write_text(written, "utf-8")
-    plot(json.loads(RECORD.read_text()), ROOT / "docs" / "benchmark.png")
+    style.save(chart(json.loads(RECORD.read_text())), CHART)

@@ -104,8 +104,20 @@ def test_the_command_prints_the_tables_that_it_writes(written):
     assert (folder / "benchmark.md").read_text() == printed
 
 
-def test_the_command_writes_a_plot(written):
-    assert (written[0] / "benchmark.png").stat().st_size > 10_000
+def test_the_bars_of_the_chart_are_the_means_of_the_table():
+    record = json.loads(report.RECORD.read_text())
+    (axes,) = report.chart(record).axes
+    bars = [
+        line.get_xdata()[0]
+        for line in axes.lines
+        if line.get_marker() == "|" and line.get_xdata().size
+    ]
+    header, _, *rows = (
+        line.split(" | ") for line in report.short(record).split("\n\n")[0].splitlines()
+    )
+    columns = [i for i, name in enumerate(header) if name.strip("| ") in report.CHARTED]
+    cells = [row[i].strip("| ") for row in rows for i in columns]
+    assert sorted(f"{bar:.2f}" for bar in bars) == sorted(cell for cell in cells if cell != "-")
 
 
 def test_documentation_has_the_tables_of_the_record():
