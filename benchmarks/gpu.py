@@ -108,14 +108,13 @@ def parts(output: Path, rehearse: bool) -> Iterator[Part]:
     sanitizer = shutil.which("compute-sanitizer", path=f"{os.environ['PATH']}:/usr/local/cuda/bin")
     for tool in ("memcheck", "racecheck"):
         if sanitizer:
-            yield Part(tool, (sanitizer, "--tool", tool, *passes), 40)
+            yield Part(tool, (sanitizer, "--tool", tool, *passes), 60)
         elif rehearse:
-            yield Part(f"{tool}, without it", passes, 40)
-    data = output / "noise"
+            yield Part(f"{tool}, without it", passes, 60)
     config = "shapes_ilmin_in" if rehearse else "facades_ilmin_in"
-    write_pairs(data, 4 if rehearse else 200)
+    write_pairs(output / "noise", 4 if rehearse else 200)
     tool = ("tools/train_pix2pix_as_graph.py", f"configs/pix2pix/{config}.py", "--epochs", "2")
-    words = ("--device", device, "--data", str(data), "--output", str(output))
+    words = ("--device", device, "--data", str(output / "noise"), "--output", str(output))
     yield Part("facades, 400 steps on noise", (sys.executable, *tool, *words), 90)
 
 
@@ -139,7 +138,8 @@ def run(output: Path, end: float, part: Part) -> None:
             return
         # In a session of its own, so that its workers end with it.
         options = {"stdout": file, "stderr": subprocess.STDOUT, "start_new_session": True}
-        process = subprocess.Popen(part.command, **options)
+        environment = {"PYTHONUNBUFFERED": "1", "TORCHINDUCTOR_COMPILE_THREADS": "2"}
+        process = subprocess.Popen(part.command, env={**os.environ, **environment}, **options)
         try:
             status = f"exit status {process.wait(min(part.limit, end - begin))}"
         except subprocess.TimeoutExpired:

@@ -19,7 +19,7 @@ ENDLESS = """
 import pathlib, subprocess, sys, time
 pathlib.Path("result.json").write_text("{}")
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-print(child.pid, flush=True)
+print(child.pid)
 time.sleep(600)
 """
 #: Writes when it began and when it ended to the file of its name.
