@@ -15,7 +15,6 @@ PARTS = ("layers", "activations", "compiled", "models")
 
 
 def main() -> None:
-    """Run the benchmark of a command line, print and write its tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9, help="2 at least")

@@ -138,8 +138,9 @@ def run(output: Path, end: float, part: Part) -> None:
             return
         # In a session of its own, so that its workers end with it.
         options = {"stdout": file, "stderr": subprocess.STDOUT, "start_new_session": True}
-        environment = {"PYTHONUNBUFFERED": "1", "TORCHINDUCTOR_COMPILE_THREADS": "2"}
-        process = subprocess.Popen(part.command, env={**os.environ, **environment}, **options)
+        path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])  # if not installed
+        added = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "TORCHINDUCTOR_COMPILE_THREADS": "2"}
+        process = subprocess.Popen(part.command, env={**os.environ, **added}, **options)
         try:
             status = f"exit status {process.wait(min(part.limit, end - begin))}"
         except subprocess.TimeoutExpired:
