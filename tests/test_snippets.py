@@ -113,8 +113,9 @@ def test_the_box_head_of_a_stock_detector_is_converted_as_the_page_says(tmp_path
 
 
 @pytest.mark.wide
-@pytest.mark.parametrize("page", ["README.md", "docs/openmmlab.md"])
-@pytest.mark.parametrize("stock_config", SEGMENTERS)
+@pytest.mark.parametrize(
+    "page, stock_config", zip(("README.md", "docs/openmmlab.md"), SEGMENTERS, strict=True)
+)
 def test_a_stock_segmenter_gets_en_everywhere(page, stock_config, tmp_path):
     mmseg = pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
     base = Path(mmseg.__file__).parent / ".mim" / "configs" / stock_config
