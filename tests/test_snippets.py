@@ -82,6 +82,7 @@ def test_the_yaml_to_fine_tune_starts_the_box_head_as_its_group_norm(tmp_path):
     assert kinds(model) == kinds(model.roi_heads.box_head) == {ILMGroupNorm}
 
 
+@pytest.mark.wide
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_detector_is_exported_as_the_page_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
