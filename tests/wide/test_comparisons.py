@@ -224,6 +224,7 @@ def test_a_stopped_comparison_cancels_its_jobs_and_continues_here(config, slurm)
     assert "resumed epoch: 0" in Path("a.log").read_text()
 
 
+@pytest.mark.long
 def test_submitits_local_executor_requeues_a_run(config, monkeypatch):
     monkeypatch.setattr(tasks, "PAUSE", 0.02)
     task = Task("a", 0, Step(training(config, "a"), Path("a")))
