@@ -82,6 +82,7 @@ def test_the_yaml_to_fine_tune_starts_the_box_head_as_its_group_norm(tmp_path):
     assert kinds(model) == kinds(model.roi_heads.box_head) == {ILMGroupNorm}
 
 
+@pytest.mark.wide
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_detector_is_exported_as_the_page_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -113,8 +114,9 @@ def test_the_box_head_of_a_stock_detector_is_converted_as_the_page_says(tmp_path
 
 
 @pytest.mark.wide
-@pytest.mark.parametrize("page", ["README.md", "docs/openmmlab.md"])
-@pytest.mark.parametrize("stock_config", SEGMENTERS)
+@pytest.mark.parametrize(
+    "page, stock_config", zip(("README.md", "docs/openmmlab.md"), SEGMENTERS, strict=True)
+)
 def test_a_stock_segmenter_gets_en_everywhere(page, stock_config, tmp_path):
     mmseg = pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
     base = Path(mmseg.__file__).parent / ".mim" / "configs" / stock_config

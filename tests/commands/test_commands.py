@@ -62,8 +62,7 @@ def test_options_are_parsed_without_any_package(word, status):
 @pytest.mark.parametrize("words", [[], ["convert", "a.pth", "b.pth", "--to", "EN"]])
 def test_an_unknown_backend_in_the_environment_ends_in_one_line(words):
     environment = {**os.environ, "ILM_PLUGINS_BACKEND": "CPU"}
-    command = [sys.executable, "-m", "ilm_plugins", *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = fresh.run([sys.executable, "-m", "ilm_plugins", *words], env=environment)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "ILM_PLUGINS_BACKEND='CPU' is unknown" in done.stderr
 

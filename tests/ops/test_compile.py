@@ -12,13 +12,11 @@ from torch.func import jvp, vmap
 
 from cases import (
     MIXTURES,
-    PATHS,
     channels_last,
     inputs,
     needs_kernels,
     randomized,
     results,
-    wide,
 )
 from close import assert_close, assert_equal
 from ilm_plugins import NORMS, freeze, use_backend
@@ -56,10 +54,7 @@ def after(module, x):
 
 @pytest.mark.parametrize(
     "name, training, layout",
-    [
-        *(("ILMGN", True, NCHW), ("EN", True, NHWC), ("EN", False, NCHW)),
-        *(("AN", True, NHWC), ("SN", True, NCHW), ("SN", False, NHWC)),
-    ],
+    [("ILMGN", True, NCHW), ("EN", True, NHWC), ("SN", False, NHWC)],
 )
 def test_one_operator_computes_the_bits_of_the_layer_for_any_size_in_three_graphs(
     name, training, layout
@@ -76,10 +71,9 @@ def test_one_operator_computes_the_bits_of_the_layer_for_any_size_in_three_graph
     assert_equal(list(module.buffers()), list(layer.buffers()))
 
 
-@pytest.mark.parametrize("name", MIXTURES)
-def test_a_single_value_of_each_channel_moves_no_running_statistics(name):
+def test_a_single_value_of_each_channel_moves_no_running_statistics():
     """It has no variance. A larger batch comes first, as in the last step of an epoch."""
-    layer = build(name)
+    layer = build("EN")
     module, _ = recorded(copy.deepcopy(layer), dynamic=True)
     for shape in ((2, C, 3, 4), (1, C, 1, 1)):
         x, before = inputs(*shape, dtype=torch.float32), [b.clone() for b in layer.buffers()]
@@ -89,7 +83,7 @@ def test_a_single_value_of_each_channel_moves_no_running_statistics(name):
     assert_equal(buffers, before)
 
 
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("name", ["ILMGN", "EN"])
 def test_fixed_parameters_have_no_gradient_and_change_no_other(name):
     """Every second parameter, without a gradient of x; and all others, with one."""
     layer, x = build(name), inputs(2, C, 3, 4, dtype=torch.float32)
@@ -110,10 +104,7 @@ def test_fixed_parameters_have_no_gradient_and_change_no_other(name):
 
 @pytest.mark.parametrize(
     "name, dtype, layout, activation",
-    [
-        *(("ILMGN", torch.float32, NCHW, None), ("EN", torch.bfloat16, NHWC, "silu")),
-        *(("SN", torch.float32, NHWC, None), ("AN", torch.bfloat16, NCHW, "leaky_relu")),
-    ],
+    [("ILMGN", torch.float32, NCHW, None), ("EN", torch.bfloat16, NHWC, "leaky_relu")],
 )
 def test_operators_are_what_torch_asks_of_them(name, layout, dtype, activation):
     layer, x = build(name, dtype=dtype), layout(inputs(3, C, 4, 5, dtype=dtype))
@@ -135,9 +126,8 @@ def test_operators_are_what_torch_asks_of_them(name, layout, dtype, activation):
     torch.library.opcheck(operator.backward.default, arguments)
 
 
-@pytest.mark.parametrize("name", ["EN", *map(wide, ("ILMGN", "SN", "AN"))])
-def test_what_transforms_or_exports_a_graph_sees_the_reference(name):
-    layer, x = build(name, training=False), inputs(2, C, 3, 4, dtype=torch.float32)
+def test_what_transforms_or_exports_a_graph_sees_the_reference():
+    layer, x = build("EN", training=False), inputs(2, C, 3, 4, dtype=torch.float32)
     for function in (
         lambda x: jvp(layer, (x,), (x + 1,))[1],
         lambda x: vmap(layer)(x.unsqueeze(1)),
@@ -154,9 +144,8 @@ def test_what_transforms_or_exports_a_graph_sees_the_reference(name):
         assert not any("ilm_plugins" in str(node.target) for node in nodes)
 
 
-@pytest.mark.parametrize("name", ["ILMGN", "EN"])
-def test_gradients_by_compiled_autograd_are_those_of_eager_autograd(name):
-    layer, x, dy = NORMS[name](64), *(torch.randn(2, 64, 3, 3) for _ in range(2))
+def test_gradients_by_compiled_autograd_are_those_of_eager_autograd():
+    layer, x, dy = NORMS["EN"](64), *(torch.randn(2, 64, 3, 3) for _ in range(2))
     expected = results(layer, x, dy)
     x.requires_grad_()
     compiler = partial(torch.compile, backend="aot_eager")
@@ -205,10 +194,8 @@ def test_gradients_of_buffers_are_the_references():
 @pytest.mark.parametrize(
     "name, options",
     [
-        ("AN", {"num_groups": np.int64(8), "num_affine": np.int64(4)}),
         ("ILMGN", {"key_group_size": np.int64(8), "hidden": np.int64(4)}),
         ("SN", {"normalizers": ("LN", "IN", "BN")}),
-        ("EN", {"expansion": np.int64(20), "reduction": np.int64(8)}),
     ],
 )
 def test_layers_of_different_or_changed_options_share_no_graph(name, options):
@@ -226,7 +213,7 @@ def test_layers_of_different_or_changed_options_share_no_graph(name, options):
 
 
 @pytest.mark.wide
-@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("name", ["ILMGN", "EN"])
 def test_a_model_compiles_into_three_graphs_for_any_batch(name):
     torchvision = pytest.importorskip("torchvision", reason="needs torchvision")
     torch.manual_seed(0)
@@ -255,7 +242,6 @@ class Distance(torch.nn.Module):
         return self.norm(x).mean() + (x.var((0, 2, 3)) - self.norm.running_variance).norm()
 
 
-@pytest.mark.parametrize("name", MIXTURES)
 @pytest.mark.parametrize(
     "record",
     [
@@ -265,6 +251,6 @@ class Distance(torch.nn.Module):
     ],
     ids=["compile", "export", "trace"],
 )
-def test_a_graph_may_read_the_running_variance(name, record):
-    model, x = Distance(build(name, training=False)), inputs(2, C, 3, 4, dtype=torch.float32)
+def test_a_graph_may_read_the_running_variance(record):
+    model, x = Distance(build("EN", training=False)), inputs(2, C, 3, 4, dtype=torch.float32)
     assert_close(record(model, x)(x), model(x))

@@ -1,16 +1,13 @@
 """The compiled library: its sources, its symbols, its options, and what it writes to."""
 
-import os
 import shutil
 import subprocess
-import sys
 from array import array
 from pathlib import Path
 
 import pytest
 import torch
 
-import fresh
 import fuzz
 from cases import needs_kernels
 from ilm_plugins import NORMS
@@ -159,18 +156,11 @@ def test_a_checked_build_finds_a_write_beside_an_array(tmp_path, statement, line
     assert (done.returncode == 0, found) == ((True, False) if line is None else (False, True))
 
 
-@needs_kernels
-@pytest.mark.parametrize("seed", [90211769, 31505], ids=["underflows", "vanishes"])
-def test_the_fuzzer_goes_on_where_a_gradient(seed):
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    fresh.run([*fuzz.COMMAND, f"--seed={seed}", "--cases=1"], check=True, env=env)
-
-
 @needs_compiler
 @pytest.mark.wide
 def test_sanitizers_find_nothing_in_random_cases():
     with fuzz.sanitized() as (path, env):
-        command = [*fuzz.COMMAND, "--seconds=60", f"--library={path}"]
+        command = [*fuzz.COMMAND, "--seconds=20", f"--library={path}"]
         done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
 

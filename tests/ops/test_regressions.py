@@ -317,7 +317,7 @@ def test_a_rescale_may_use_no_parameter_that_it_is_not_given():
 
 
 @layouts
-@of_each_kernel
+@pytest.mark.parametrize("name", ["ILMGN", "EN"])
 def test_bits_depend_neither_on_threads_nor_on_the_batch(name, layout, threads):
     """Of few large instances, many small ones, and a number that threads share unequally."""
     for shape in [(9, 64), (1, 64, 60, 50), (24, 1536, 3), (3, 64, 40, 41)]:

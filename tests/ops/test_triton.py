@@ -70,12 +70,18 @@ def long(*values):
     return pytest.param(*values, marks=pytest.mark.long)
 
 
+def named(value):
+    """The name of a parameter's value, in that of its test."""
+    return getattr(value, "__name__", str(value))
+
+
 def paths(*values):
     """Parametrize by the way through the kernels, see the fixture ``path``."""
     return pytest.mark.parametrize("path", values, indirect=True)
 
 
 DTYPES = torch.float32, torch.float16
+HALVES = torch.float16, torch.bfloat16
 LAYOUTS = torch.Tensor.contiguous, channels_last
 dtypes = pytest.mark.parametrize(
     "dtype", [torch.float32, wide(torch.float16), wide(torch.bfloat16)], ids=["f32", "f16", "bf16"]
@@ -316,25 +322,21 @@ def test_mixtures(name, shape, options, monkeypatch):
 # ---- an activation in the same passes
 
 SMALL = {"num_groups": 4, "key_group_size": 2, "hidden": 3}
-EACH_ACTIVATION = *map(Activation, FUNCTIONS), *(Activation("leaky_relu", s) for s in (0.1, -0.5))
-
-
-def activated():
-    """Each activation by each path; in the wide tests, in each layout. Everyday, it alternates."""
-    paths = ("ILMGN", SMALL, "one-read"), ("EN", {}, "small-tiles")
-    for path, (i, activation), layout in product(paths, enumerate(EACH_ACTIVATION), LAYOUTS):
-        case = *path, layout, activation
-        yield case if LAYOUTS[i % 2] is layout else wide(*case)
 
 
 @runs
+@layouts
 @pytest.mark.parametrize(
-    "name, options, path, layout, activation",
-    [*activated()],
+    "activation", [Activation("silu"), Activation("leaky_relu", -0.5)], ids=lambda a: a.name
+)
+@pytest.mark.parametrize(
+    "name, options, path",
+    [("ILMGN", SMALL, "one-read"), ("EN", {}, "small-tiles")],
     indirect=["path"],
-    ids=lambda value: value.name if isinstance(value, Activation) else None,
+    ids=["ILMGN", "EN"],
 )
 def test_activations(name, options, path, layout, activation, monkeypatch):
+    """Of z, and with a slope of its own; what others compute of a value is shown above."""
     monkeypatch.setattr(kernels.one_read, "TILE", 32)  # of some of the positions
     x, dy = (make_map(2, 8, 3, 7, layout=layout, seed=seed) for seed in (1, 2))
     block = Block(build(name, 8, **options), activation)
@@ -447,7 +449,7 @@ def test_squares_that_overflow_between_channels_or_images_give_zero_or_nan(norma
 
 TENSORS = [
     (name, tensor)
-    for name in ("ILMGN", "AssocNorm", "EN", "SN", "SSN", "AN")
+    for name in ("ILMGN", "EN", "SN", "SSN", "AN")
     for tensor, value in NORMS[name](32).state_dict().items()
     if value.is_floating_point()
 ]
@@ -468,16 +470,24 @@ def test_a_nan_in_a_tensor_reaches_every_result_that_it_reaches_in_the_reference
         assert a[e.isnan()].isnan().all(), key
 
 
-#: A layer whose network is not in the kernels, and some whose is, by layout.
-EVERYDAY = (("EN-mlp", channels_last), ("EN", torch.Tensor.contiguous), ("SN", channels_last))
-LAYERS = list(product(("ILMGN", "ILMIN", "AN", "EN", "EN-mlp", "SN", "SSN"), LAYOUTS))
+#: A layer whose network is not in the kernels, and some whose is.
+LAYERS = ("EN-mlp", channels_last), ("EN", torch.Tensor.contiguous), ("SN", channels_last)
+OTHERS = product(("ILMGN", "AN", "SSN"), LAYOUTS)
 
 
 @runs
-@dtypes
-@paths(wide("large-tiles"), "small-tiles")
-@pytest.mark.parametrize("name, layout", [p if p in EVERYDAY else wide(*p) for p in LAYERS])
-def test_layers(name, dtype, layout, path):
+@pytest.mark.parametrize(
+    "name, layout, dtype, path",
+    [
+        *((*layer, torch.float32, "small-tiles") for layer in LAYERS),
+        *(wide(*layer, torch.float32, "one-read") for layer in LAYERS),
+        *(wide(*layer, dtype, "small-tiles") for layer in LAYERS for dtype in HALVES),
+        *(wide(*layer, torch.float32, "small-tiles") for layer in OTHERS),
+    ],
+    indirect=["path"],
+    ids=named,
+)
+def test_layers(name, layout, dtype, path):
     layer = randomized(CASES[name][0], torch.float32).to(DEVICE)
     x = make_map(2, CHANNELS, 5, 7, layout=layout, dtype=dtype)
     assert (layer.as_network() is None) == (name == "EN-mlp")
@@ -570,8 +580,10 @@ def left_to_the_compiler(monkeypatch):
 
 
 @runs
-@pytest.mark.parametrize("name", ["ILMGN", "EN", *map(wide, ("SN", "SSN", "AN"))])
-@pytest.mark.parametrize("training", [True, wide(False)])
+@pytest.mark.parametrize(
+    "name, training",
+    [("EN", True), *(wide(name, True) for name in ("ILMGN", "SSN", "AN")), wide("EN", False)],
+)
 def test_a_compiled_layer_is_as_exact_of_any_size(name, training, left_to_the_compiler):
     """Of a few images, and of many in groups; running statistics and their count, too."""
     layer = build(name, 32, training=training)
@@ -588,7 +600,7 @@ def test_a_compiled_layer_is_as_exact_of_any_size(name, training, left_to_the_co
 
 
 @runs
-@pytest.mark.parametrize("name", ["ILMGN", "EN", "AN"])
+@pytest.mark.parametrize("name", ["EN", wide("ILMGN")])
 def test_a_compiled_model_keeps_as_many_maps_as_with_group_norm(name, left_to_the_compiler):
     """For its backward pass; of half floats that are computed in float32."""
 
@@ -860,11 +872,21 @@ def test_a_maximum_drops_nan_where_the_kernels_are_compiled(driver):
 STREAMED, READ_ONCE = (2, 256, 200, 304), (512, 256, 7, 7)
 
 
-@compiles
-@dtypes
-@pytest.mark.parametrize("layout", [torch.Tensor.contiguous, wide(channels_last)])
-@pytest.mark.parametrize(
+by_shape = pytest.mark.parametrize(
     "shape, count", [(STREAMED, 6), (READ_ONCE, 2)], ids=["streaming", "one-read"]
+)
+
+
+@compiles
+@by_shape
+@pytest.mark.parametrize(
+    "layout, dtype",
+    [
+        (torch.Tensor.contiguous, torch.float32),
+        wide(channels_last, torch.float32),
+        *(wide(torch.Tensor.contiguous, dtype) for dtype in HALVES),
+    ],
+    ids=named,
 )
 def test_kernels_of_autoencoders_compile(driver, shape, count, layout, dtype):
     passes, _ = launches(ILMGroupNorm(256), shape, dtype, layout)
@@ -876,20 +898,19 @@ def test_kernels_of_autoencoders_compile(driver, shape, count, layout, dtype):
 
 
 with_activation = [
-    Activation("silu"),
-    *(wide(Activation(name, 0.01)) for name in FUNCTIONS if name != "silu"),
+    (90, "silu", torch.Tensor.contiguous),
+    wide(90, "silu", channels_last),
+    *(wide(capability, "silu", torch.Tensor.contiguous) for capability in (80, 100)),
+    *(wide(90, name, torch.Tensor.contiguous) for name in FUNCTIONS if name != "silu"),
 ]
 
 
 @compiles
-@pytest.mark.parametrize("driver", [90, *map(wide, (80, 100))], indirect=True)
-@pytest.mark.parametrize("shape", [STREAMED, READ_ONCE], ids=["streaming", "one-read"])
-@pytest.mark.parametrize("layout", [torch.Tensor.contiguous, wide(channels_last)])
-@pytest.mark.parametrize("activation", with_activation)
-def test_kernels_with_an_activation_compile(driver, shape, layout, activation):
-    passes, _ = launches(Block(ILMGroupNorm(256), activation), shape, layout=layout)
-    for one in chain(*passes):
-        compile_ahead(one)
+@by_shape
+@pytest.mark.parametrize("driver, name, layout", with_activation, indirect=["driver"], ids=named)
+def test_kernels_with_an_activation_compile(driver, shape, count, name, layout):
+    passes, _ = launches(Block(ILMGroupNorm(256), Activation(name, 0.01)), shape, layout=layout)
+    assert len(dict(map(compile_ahead, chain(*passes)))) == count
 
 
 @compiles
@@ -902,8 +923,10 @@ def test_mixture_kernels_compile(driver, name, channels):
 
 
 @compiles
-@pytest.mark.parametrize("name", ["EN", *map(wide, ("ILMGN", "SSN", "AN"))])
-@pytest.mark.parametrize("channels", [256, wide(2048)])
+@pytest.mark.parametrize(
+    "name, channels",
+    [("EN", 256), wide("EN", 2048), *(wide(name, 256) for name in ("ILMGN", "SSN", "AN"))],
+)
 def test_the_kernels_between_passes_compile(driver, name, channels):
     layer, found = NORMS[name](channels), []
     mean, var = torch.zeros(20, layer.moment_groups), torch.ones(20, layer.moment_groups)
@@ -924,8 +947,16 @@ def test_the_kernels_between_passes_compile(driver, name, channels):
 
 
 @compiles
-@pytest.mark.parametrize("needed", ["x", "parameters", "bias", "x and bias"])
-@pytest.mark.parametrize("name, shape", [("EN", (56, 56)), ("ILMGN", (56, 56)), ("ILMGN", (7, 7))])
+@pytest.mark.parametrize(
+    "name, shape, needed",
+    [
+        ("EN", (56, 56), "parameters"),
+        ("ILMGN", (7, 7), "x"),
+        *(wide("EN", (56, 56), needed) for needed in ("x", "bias", "x and bias")),
+        *(wide("ILMGN", (7, 7), needed) for needed in ("parameters", "bias", "x and bias")),
+    ],
+    ids=str,
+)
 def test_kernels_compile_for_some_of_the_gradients(driver, name, shape, needed):
     layer = NORMS[name](64)
     if needed != "parameters":
@@ -1004,13 +1035,13 @@ WIDTHS = 24, 40, 72, 184, 600
 
 
 @compiles
-@pytest.mark.parametrize("width", [40, *(wide(width) for width in WIDTHS if width != 40)])
 @pytest.mark.parametrize(
-    "driver, dtype",
+    "driver, dtype, width",
     [
-        (90, torch.float16),
-        *(wide(capability, torch.float16) for capability in (80, 100)),
-        *(wide(90, dtype) for dtype in (torch.bfloat16, torch.float32)),
+        (90, torch.float16, 40),
+        *(wide(90, torch.float16, width) for width in WIDTHS if width != 40),
+        *(wide(capability, torch.float16, 40) for capability in (80, 100)),
+        *(wide(90, dtype, 40) for dtype in (torch.bfloat16, torch.float32)),
     ],
     indirect=["driver"],
     ids=str,
@@ -1078,14 +1109,14 @@ def bytes_moved(found):
     return sum(t.nbytes for t in set(flat) if isinstance(t, torch.Tensor))
 
 
-MAPS = list(product(("ILMGN", "EN", "SSN", "AN"), SHAPES.values(), DTYPES, LAYOUTS))
+MAPS = list(product(("ILMGN", "EN", "SSN", "AN"), SHAPES.values()))
 
 
 @compiles
 @pytest.mark.wide
 @pytest.mark.parametrize("driver", [90, *map(long, (80, 100))], indirect=True)
 def test_kernels_of_all_maps_fit_the_shared_memory(driver):
-    for name, shape, dtype, layout in MAPS:
+    for (name, shape), (dtype, layout) in product(MAPS, zip(DTYPES, LAYOUTS, strict=True)):
         passes, _ = launches(NORMS[name](shape[1]), shape, dtype, layout)
         for _, (_, compiled) in map(compile_ahead, chain(*passes)):
             assert compiled.metadata.shared <= 2**14, (name, shape, dtype)
@@ -1096,9 +1127,8 @@ def test_kernels_of_all_maps_fit_the_shared_memory(driver):
 @pytest.mark.parametrize("driver", [90, *map(long, (80, 100))], indirect=True)
 def test_kernels_of_all_maps_read_x_twice_at_most(driver):
     """The least of a pass is x and y, or dy, x and dx."""
-    for name, shape, dtype, layout in MAPS:
-        if dtype == torch.float32:
-            passes, _ = launches(NORMS[name](shape[1]), shape, dtype, layout)
-            forward, backward = (bytes_moved(found) / math.prod(shape) / 4 for found in passes)
-            assert forward / 2 <= 1.65, (name, shape)
-            assert backward / 3 <= 2, (name, shape)
+    for (name, shape), layout in product(MAPS, LAYOUTS):
+        passes, _ = launches(NORMS[name](shape[1]), shape, layout=layout)
+        forward, backward = (bytes_moved(found) / math.prod(shape) / 4 for found in passes)
+        assert forward / 2 <= 1.65, (name, shape)
+        assert backward / 3 <= 2, (name, shape)

@@ -39,7 +39,6 @@ from runs import (
     SHAPES,
     SMALL,
     documented_comparison,
-    train_until_killed,
     words_of_comparison,
     write_mmengine_config,
 )
@@ -932,38 +931,6 @@ def test_starts_are_written_where_there_is_no_gpu(config, tmp_path):
 
 
 @pytest.mark.wide
-def test_weights_may_be_a_backbones(config, started):
-    words = variants(open_config(config)).norm("model.backbone.norm_cfg", "BN")
-    backbone = open_config(config, words).build_model().backbone
-    torch.save(backbone.state_dict(), "backbone.pth")
-    compare(config, "BN", "SN", "--weights", "backbone.pth", "train_cfg.max_iters=1")
-    start = torch.load("out/SN/weights.pth")["state_dict"]
-    assert torch.equal(start["backbone.conv1.weight"], backbone.state_dict()["conv1.weight"])
-
-
-@pytest.mark.wide
-def test_a_killed_run_is_continued(config, started, launcher):
-    plan = plan_of(config, [GN], [0], Path("out"))
-    folder = plan.folder(GN, 0)
-    folder.parent.mkdir(parents=True)
-    train_until_killed(launcher, plan.training(GN, 0), folder / "iter_2.pth")
-    compare(config, GN)
-    assert run_record.read(folder)["run"] == 4
-    assert "resumed epoch: 0, iter: 2" in folder.with_name("seed0.log").read_text()
-
-
-@pytest.mark.wide
-def test_a_yaml_config_is_compared(started, datasets, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    place = "MODEL.ROI_BOX_HEAD.NORM"
-    words = ["--at", place, "--seeds", "0", "1", *SMALL, "SOLVER.MAX_ITER", "2"]
-    assert compare(str(SHAPES), "GN", "ILMGN", *words) == 0
-    table = frame().query("metric == 'bbox/AP'")
-    assert list(table["norm"]) == ["GN", "GN", "ILMGN", "ILMGN"]
-    assert list(table["seed"]) == [0, 1, 0, 1]
-
-
-@pytest.mark.wide
 def test_the_documented_comparison_of_detectron2(started, datasets, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = open_config(str(SHAPES), [*SMALL, "SOLVER.MAX_ITER", "2"]).config
@@ -984,6 +951,8 @@ def test_the_documented_comparison_of_mmseg(config, started):
     assert main(words_of_comparison(documented_comparison("OpenMMLab")["sh"])) == 0
     found = frame().query("metric == 'mIoU'")
     assert {*found["norm"]} == {"SyncBN", "EN(sync=True)", "SN(sync=True)"}
+    start = torch.load("out/SN-sync=True/weights.pth")["state_dict"]
+    assert torch.equal(start["backbone.conv1.weight"], model.backbone.state_dict()["conv1.weight"])
     assert {*found["test"]} == {"test", "dusk"}
     assert "data:image/webp" in Path("out/compare.html").read_text()
 

@@ -88,6 +88,16 @@ def test_an_object_has_the_digest_of_its_class():
     assert digest_of(Callable([1])) == digest_of(Callable([2])) != digest_of(Callable.__init__)
 
 
+def test_the_order_of_a_set_does_not_count():
+    """Which differs between processes for texts, and by the order in the source for these."""
+    found = [
+        digest(f"def train(x):\n    return x in {{{numbers}}}") for numbers in ("0, 8", "8, 0")
+    ]
+    assert [*frozenset((0, 8))] != [*frozenset((8, 0))]
+    assert found[0] == found[1]
+
+
+@pytest.mark.wide
 def test_the_digest_is_the_same_in_each_process(root):
     program = f"from {Path(__file__).stem} import CELLS, digest; print(digest(CELLS))"
     path = os.pathsep.join([str(root), str(Path(__file__).parent)])

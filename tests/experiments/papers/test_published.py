@@ -19,7 +19,8 @@ COMPUTED = {
     for cell in CELLS
     if TABLES[cell.table].compute and (kept := RESULTS.get(cell.table, {}).get(cell.name))
 }
-SLOW = re.compile(r"-cost |ResNet-(18|34|101|152)\b")
+#: Rows that differ from others in the depth or the kind of their model alone.
+ALIKE = re.compile(r"en-3-cost |ShuffleNet|ResNet-(34|101|152)\b")
 
 
 def test_every_rows_figures_can_be_had():
@@ -96,11 +97,14 @@ def test_the_list_of_a_table_has_the_norm_of_each_row(capsys):
     assert line.endswith("ilm_plugins://mmseg/camvid/fcn_r18-d8.py 'EN(reduction=16)'")
 
 
-@pytest.mark.parametrize(
-    "name",
-    # To count operations takes half a minute each; ResNets differ in their depth.
-    [pytest.param(k, marks=[pytest.mark.wide] * bool(SLOW.search(k))) for k in COMPUTED],
-)
+def marks(name):
+    """To count the operations of a model takes seconds."""
+    if ALIKE.search(name):
+        return pytest.mark.long
+    return pytest.mark.wide if "-cost " in name else ()
+
+
+@pytest.mark.parametrize("name", [pytest.param(k, marks=marks(k)) for k in COMPUTED])
 def test_kept_figures_are_those_computed_now(name):
     for package in ("torchvision", "fvcore", *["mmpretrain"] * ("cost" in name)):
         pytest.importorskip(package, reason=f"needs {package}")
