@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, cast
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Proxy, Tracer
 
@@ -15,6 +16,7 @@ from ..ops.engine.activation import FUNCTIONS
 from ..ops.engine.network import BATCH
 from .children import Places, tensors_of
 from .options import check, check_known, parameters_of
+from .random_state import drawing_apart
 
 #: Modules whose initializers would overwrite the weights of a norm's sub-networks.
 INITIALIZERS = {"mmengine.model.weight_init", "mmcv.cnn.utils.weight_init"}
@@ -151,15 +153,19 @@ class AdaptiveNorm(nn.GroupNorm):
         return 0
 
     def reset_parameters(self) -> None:
-        """Initialize child modules again, and the tensors named in :attr:`initial_values`."""
+        """Initialize child modules again, and the tensors named in :attr:`initial_values`.
+
+        As in the constructor, the state of torch's random generators stays as it is.
+        """
         # nn.GroupNorm's constructor calls this before a subclass has registered further tensors.
         for name, tensor in {**self._parameters, **self._buffers}.items():
             if tensor is not None and name in self.initial_values:
                 nn.init.constant_(tensor, self.initial_values[name])
         child: Any
-        for child in self.children():
-            if hasattr(child, "reset_parameters"):  # a parametrization may lack it
-                child.reset_parameters()
+        with drawing_apart(*{parameter.device for parameter in self.parameters()}):
+            for child in self.children():
+                if hasattr(child, "reset_parameters"):  # a parametrization may lack it
+                    child.reset_parameters()
 
     def apply(self, fn: Callable[[nn.Module], None]) -> "AdaptiveNorm":
         """Apply ``fn`` as nn.Module does, but OpenMMLab's initializers only to the layer."""
@@ -316,7 +322,7 @@ def check_activation(layer: str, value: Any) -> None:
 
 
 def _checking(init: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a constructor, which then raises OptionError for unknown options."""
+    """Wrap a constructor: unknown options are an OptionError, and its draws are its own."""
     parameters = inspect.signature(init).parameters
 
     # Frameworks construct layers from configs: a misspelt option gets our message instead of
@@ -328,7 +334,9 @@ def _checking(init: Callable[..., None]) -> Callable[..., None]:
         by_position = [*parameters][1 : 1 + len(args)]
         is_given_twice = "num_channels" in by_position and "num_channels" in options
         check(not is_given_twice, f"{name}: num_channels is the model's; leave it out")
-        init(self, *args, **options)
+        device = options.get("device")
+        with drawing_apart(torch.get_default_device() if device is None else torch.device(device)):
+            init(self, *args, **options)
 
     return construct
 

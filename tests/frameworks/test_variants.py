@@ -5,6 +5,9 @@ import pytest
 pytest.importorskip("mmengine", reason="needs OpenMMLab: make install-openmmlab")
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
 
+import torch
+from torch import nn
+
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.variants import as_json, as_words, variants
@@ -158,3 +161,20 @@ def test_a_function_that_makes_norms_is_a_place(tmp_path, datasets):
     places = variants(open_config(str(tmp_path / "lazy.py"))).places()
     assert places["model.roi_heads.box_head.conv_norm"] == "<lambda>"
     assert "print" in places["model.backbone.norm"]
+
+
+@pytest.mark.parametrize("norm", ["EN(reduction=8)", "ILMGN", "AN(num_groups=4)"])
+def test_all_but_the_norms_starts_equally_for_a_seed(opened, norm):
+    """Also after MMEngine's own initialization; then the data are drawn equally, too."""
+    found, models, states = variants(opened), [], []
+    for words in (found.with_norm("BN", found.places()), found.with_norm(norm, found.places())):
+        torch.manual_seed(5)
+        model = open_config(opened.path, words).build_model()
+        getattr(model, "init_weights", lambda: None)()
+        models.append(model)
+        states.append(torch.get_rng_state())
+    shared = [n for n, m in models[0].named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    plain, ours = ([model.get_submodule(n).weight for n in shared] for model in models)
+    assert len(shared) > 3
+    assert all(map(torch.equal, plain, ours))
+    assert torch.equal(*states)
