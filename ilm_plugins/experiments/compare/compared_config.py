@@ -8,6 +8,7 @@ from ...errors import UserError
 from ...frameworks import OpenConfig, framework_of, open_config
 from ...frameworks.registrations import Registrations
 from ...frameworks.variants import Variants, variants
+from ...layers.registry import norm_key
 from ..data.detectron2_datasets import register_datasets
 
 
@@ -42,8 +43,12 @@ class ComparedConfig:
 
     @cached_property
     def own_norms(self) -> dict[str, str]:
-        """Each key that gets the norm -> the config's own norm; UserError if there is no key."""
+        """Each key that gets the norm -> the config's own norm; UserError if there is no key.
+
+        By default the places of this package's layers, if the config has any, else all.
+        """
         found = self.variants.places()
+        found = {key: norm for key, norm in found.items() if norm_key(norm)} or found
         if self.at:
             norms = self.variants.norms()
             found = {key: norms.get(key, "none") for key in self.at}

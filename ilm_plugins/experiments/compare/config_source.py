@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import zip_longest
@@ -96,13 +97,34 @@ class ConfigSource(ComparedConfig, Source):
             described = call(starts.write_starts, *args)
         commands = {norm: plan.shown(norm, plan.seeds[0]) for norm in plan.norms}
         file, is_trained = plan.output / "steps.json", not runs.have_ended(plan)
+        steps = compared_models.measured_steps(self, commands, file, is_trained)
+        if steps and is_trained:
+            self._print_forecast(plan, steps)
         return {
             "starts": described,
-            "steps": compared_models.measured_steps(self, commands, file, is_trained),
+            "steps": steps,
             "unconverted": self.unconverted(plan.norms),
             "overrides_of_norm": self.overrides_of_norm,
             "settings_of_norms": self.settings_of_norms(plan.norms),
         }
+
+    def _print_forecast(self, plan: Plan, steps: Mapping[str, Mapping[str, float]]) -> None:
+        """Print how long the missing runs take by the measured steps, if the length is known."""
+        processes = max(1, self.num_gpus)
+        lengths = {norm: self.open(norm).planned_steps(processes) for norm in plan.norms}
+        if not all(lengths.values()):
+            return
+        seconds = {norm: steps[norm]["seconds"] * lengths[norm] for norm in plan.norms}
+        missing = {
+            norm: sum(not runs.has_ended(plan.folder(norm, seed)) for seed in plan.seeds)
+            for norm in plan.norms
+        }
+        total = sum(seconds[norm] * count for norm, count in missing.items())
+        each = ", ".join(f"{_time(seconds[norm])} with {norm}" for norm in plan.norms)
+        print(
+            f"forecast by these steps, without tests and loading: a run takes {each}; "
+            f"{sum(missing.values())} missing runs take {_time(total)}, divided by --jobs"
+        )
 
     def unconverted(self, norms: Sequence[str]) -> str | None:
         """Return the file that the config loads into norms of ours without --weights, or None."""
@@ -196,3 +218,8 @@ class ConfigSource(ComparedConfig, Source):
         self, folders: Mapping[str, Path], output: Path
     ) -> predictions.Predictions | str | None:
         return predictions.predictions(self, folders, output)
+
+
+def _time(seconds: float) -> str:
+    """Format a time as "1:02:03", or days before it."""
+    return str(timedelta(seconds=max(1, round(seconds))))

@@ -38,9 +38,14 @@ def is_complete(folder: Path) -> bool:
     return run_record.is_complete(read(folder))
 
 
+def has_ended(folder: Path) -> bool:
+    """Return whether a run is not to be trained."""
+    return is_complete(folder) or has_diverged(folder)
+
+
 def have_ended(plan: Plan) -> bool:
     """Return whether no run of a comparison is to be trained."""
-    return all(is_complete(folder) or has_diverged(folder) for folder in plan.folders)
+    return all(map(has_ended, plan.folders))
 
 
 def metrics(plan: Plan, norm: str, seed: int, test: str = "") -> dict[str, float]:

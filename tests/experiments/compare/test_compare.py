@@ -715,7 +715,7 @@ def test_a_norm_whose_step_fails_ends_the_comparison_before_the_first_training(
     assert not started
 
 
-def test_steps_are_measured_before_the_first_training(config, started, monkeypatch):
+def test_steps_are_measured_and_forecast_the_trainings(config, started, monkeypatch, capsys):
     before = []
     there = Path("out/steps.json").exists
     monkeypatch.setattr(runs, "run_all", lambda *_, **__: before.append(there()))
@@ -723,6 +723,16 @@ def test_steps_are_measured_before_the_first_training(config, started, monkeypat
     assert before == [True]
     steps = json.loads(Path("out/steps.json").read_text())
     assert all(steps[norm]["seconds"] > 0 for norm in (GN, EN))
+    (line,) = [one for one in capsys.readouterr().out.splitlines() if one.startswith("forecast")]
+    assert re.search(r"a run takes 0:\d\d:\d\d with GN.*; 2 missing runs take 0:\d\d:\d\d", line)
+
+
+def test_where_a_config_has_our_layers_they_are_compared_unless_at_names_others():
+    ours, plain = (("MODEL.ROI_BOX_HEAD.NORM", norm) for norm in ("ILMGN", "GN"))
+    assert ConfigSource(str(SHAPES), overrides=ours).own_norms == dict([ours])
+    assert len(ConfigSource(str(SHAPES), overrides=plain).own_norms) > 1
+    places = ("MODEL.FPN.NORM",)
+    assert [*ConfigSource(str(SHAPES), places, ours).own_norms] == [*places]
 
 
 class SmallGPU:
