@@ -51,7 +51,8 @@ def plan_of(args: argparse.Namespace) -> Plan:
     else:
         source = command_of(args)
         metric, higher = source.metric.name, higher and source.metric.rule != "min"
-    return Plan(source, args.norms, args.seeds, args.output, metric, args.margin, higher)
+    seeds, output, margin, unit = args.seeds, args.output, args.margin, args.unit
+    return Plan(source, args.norms, seeds, output, metric, margin, higher, unit)
 
 
 def command_of(args: argparse.Namespace) -> CommandSource:

@@ -1,6 +1,7 @@
 """A comparison from its plan to its results: the runs, and the files of the report."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ...errors import writing_to
@@ -10,7 +11,7 @@ from .comparison_page import page
 from .comparison_plan import Plan
 from .comparison_plot import draw
 from .comparison_report import csv_of, markdown
-from .results import ModelSummary, Results, complete, main_metric, point_of
+from .results import POINTS, ModelSummary, Results, complete, main_metric, point_of
 
 
 def compare(
@@ -35,11 +36,13 @@ def report(plan: Plan, command: str, **found: Any) -> Results:
         norms=plan.norms,
         values=complete(values, metric),
         metric=metric,
-        point=plan.source.point(plan, metric) or point_of(values, metric),
+        point=POINTS.get(plan.unit) or plan.source.point(plan, metric) or point_of(values, metric),
         margin=plan.margin,
         higher_is_better=plan.higher_is_better,
         **found,
     )
+    if any(one and one.is_tested for test in results.differences.values() for one in test.values()):
+        results = replace(results, readings=plan.note_reading())
     write_text(plan.output / "compare.md", markdown(results, command))
     write_text(plan.output / "compare.csv", csv_of(results))
     if results.main:

@@ -13,7 +13,13 @@ from jinja2 import Environment, StrictUndefined
 from ...frameworks.run_record import read
 from . import curves
 from .comparison_plan import Plan
-from .comparison_report import cost_table, sentences, table, warning_of_unconverted
+from .comparison_report import (
+    cost_table,
+    sentences,
+    table,
+    warning_of_readings,
+    warning_of_unconverted,
+)
 from .predictions import SCORE
 from .results import OWN_TEST, ROUNDS, Results, Value
 from .tasks import log_of
@@ -61,7 +67,7 @@ def page(plan: Plan, results: Results, command: str) -> str:
         score=SCORE,
         costs=cost_table(results),
         rounds=ROUNDS,
-        warning=results.unconverted and warning_of_unconverted(results.unconverted),
+        warnings=_warnings(results),
         overrides=results.settings_of_norms,
         environment=_environment(plan),
         failures=[_failure(plan, value) for value in results.failures],
@@ -72,6 +78,16 @@ def page(plan: Plan, results: Results, command: str) -> str:
     )
 
 
+def _warnings(results: Results) -> list[str]:
+    """Return what makes p or the start of the trainings unequal, for the top of the page."""
+    found = []
+    if results.unconverted:
+        found.append(warning_of_unconverted(results.unconverted))
+    if len(results.readings) > 1:
+        found.append(warning_of_readings(results.readings))
+    return found
+
+
 def _of_test(results: Results, test: str) -> dict[str, Any]:
     """Return the title, the verdicts and the table of a test."""
     verdicts = [
@@ -80,7 +96,9 @@ def _of_test(results: Results, test: str) -> dict[str, Any]:
             results.verdicts[test].items(), sentences(results, test), strict=True
         )
     ]
-    return {"title": results.title(test), "verdicts": verdicts, "rows": table(results, test)}
+    # Each verdict stands above the table.
+    rows = [{k: v for k, v in row.items() if k != "verdict"} for row in table(results, test)]
+    return {"title": results.title(test), "verdicts": verdicts, "rows": rows}
 
 
 def _first_runs(plan: Plan, results: Results) -> dict[str, Path]:

@@ -13,7 +13,7 @@ from ...errors import UserError
 from ...files import check_folder, read_object, write_text
 from ...frameworks.run_record import read
 from ...frameworks.variants import as_json
-from .results import ModelSummary
+from .results import POINTS, ModelSummary
 
 if TYPE_CHECKING:
     from .predictions import Predictions
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SETTINGS = "compare.json"
 #: The setting that tells if the file of --weights has changed.
 DIGEST = "--weights, SHA-256"
+#: The entry of that file that has the seeds of each reading, beside the settings.
+READINGS = "read at --seeds"
 
 
 class Source:
@@ -96,6 +98,8 @@ class Plan:
     #: Points of the metric within which the report calls norms equivalent.
     margin: float | None = None
     higher_is_better: bool = True
+    #: "percent" or "fraction"; None for the unit that the source or the values tell.
+    unit: str | None = None
 
     def __post_init__(self) -> None:
         names = [folder_name(norm) for norm in self.norms]
@@ -104,6 +108,8 @@ class Plan:
                 raise UserError(f"norm {norm!r} is given twice; give each norm once")
         if len({*self.seeds}) < len(self.seeds):
             raise UserError(f"--seeds {' '.join(map(str, self.seeds))}: give each seed once")
+        if self.unit is not None and self.unit not in POINTS:
+            raise UserError(f"unit {self.unit!r}: give one of {', '.join(POINTS)}")
         self.source.check(self)
 
     @property
@@ -147,7 +153,7 @@ class Plan:
             not_compared = {
                 key
                 for key in earlier.keys() ^ settings.keys()
-                if key.startswith(("--for ", "--test ", "--dataset ", "--import "))
+                if key.startswith(("--for ", "--test ", "--dataset ", "--import ", READINGS))
             }
             if found := _first_difference(earlier, settings, not_compared):
                 key, before, now = found
@@ -157,6 +163,17 @@ class Plan:
                 )
             settings = earlier | settings
         write_text(path, json.dumps(settings, indent=1))
+
+    def note_reading(self) -> list[int]:
+        """Note in the locked folder that a p of these seeds is read.
+
+        Return the numbers of seeds of all readings, this one last; fresh seeds begin anew.
+        """
+        path, seeds = self.output / SETTINGS, sorted(self.seeds)
+        settings = read_object(path)
+        earlier = [one for one in settings.get(READINGS, []) if one != seeds]
+        write_text(path, json.dumps({**settings, READINGS: [*earlier, seeds]}, indent=1))
+        return [*(len(one) for one in earlier if {*one} & {*seeds}), len(seeds)]
 
 
 def _first_difference(

@@ -46,6 +46,6 @@ def draw(results: Results, path: Path) -> None:
 
 
 def _label(results: Results, norm: str, test: str) -> str:
-    """Return a norm, and below it the seeds whose runs failed."""
+    """Return a norm, and below it the seeds whose runs have no result."""
     failed = ", ".join(map(str, results.failed_seeds(norm, test)))
-    return f"{norm}\nfailed: seed {failed}" if failed else norm
+    return f"{norm}\nno result: seed {failed}" if failed else norm

@@ -2,8 +2,22 @@
 
 import csv
 import io
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from statistics import fmean
 
-from ..reports.interval import ALPHA, POWER, Difference, ends, interval, signed, spread
+from ..reports.interval import (
+    ALPHA,
+    POWER,
+    Difference,
+    ends,
+    failure_rate,
+    false_positives,
+    interval,
+    p_value,
+    signed,
+    spread,
+)
 from ..reports.table import of_dicts
 from .results import OWN_TEST, ROUNDS, Results, Verdict
 
@@ -23,6 +37,8 @@ def markdown(results: Results, command: str) -> str:
         f"Written by `{command}`.",
         "",
     ]
+    if len(results.readings) > 1:
+        lines += [warning_of_readings(results.readings), ""]
     for test in results.tests:
         lines += [f"## {results.title(test)}", "", *of_dicts(table(results, test), aligned=True)]
         lines += ["", *(f"- {text}" for text in sentences(results, test)), ""]
@@ -43,7 +59,7 @@ def markdown(results: Results, command: str) -> str:
     if results.unconverted:
         lines += ["## At the start", "", warning_of_unconverted(results.unconverted), ""]
     if results.failures:
-        lines += ["## Without a result", ""]
+        lines += ["## No result", ""]
         for value in results.failures:
             test = "" if value.test == OWN_TEST else f", {value.test}"
             lines.append(f"- {value.norm}, seed {value.seed}{test}: {value.failure}")
@@ -79,6 +95,19 @@ def warning_of_unconverted(file: str) -> str:
     )
 
 
+def warning_of_readings(readings: Sequence[int]) -> str:
+    """Return what readings at several numbers of seeds do to p, and how to plan without them."""
+    *earlier, now = map(str, readings)
+    share = false_positives(readings)
+    return (
+        f"This comparison was read before, at {' and '.join(earlier)} seeds, and now at {now}. A "
+        f"norm that is equal to the first has a p below {ALPHA} at one of these readings in "
+        f"{share:.0%} of all comparisons, not in {ALPHA:.0%}: p holds for one reading at a number "
+        "of seeds that was chosen before. Give all --seeds of the plan from the start, or test by "
+        "fresh seeds alone."
+    )
+
+
 def table(results: Results, test: str) -> list[dict[str, str]]:
     """Return a row for each norm: mean, deviation, difference from the baseline, p, verdict."""
     baseline, rows, digits = results.norms[0], [], decimals(results)
@@ -90,9 +119,10 @@ def table(results: Results, test: str) -> list[dict[str, str]]:
         difference = differences.get(norm)
         row[f"minus {baseline} [95 %]"] = interval(difference, digits) if difference else ""
         is_tested = difference is not None and difference.is_tested
-        row["p"] = f"{difference.p:.3f}" if is_tested else ""
-        row["not excluded"] = ends(*difference.left, digits) if is_tested else ""
-        row["verdict"] = verdicts[norm].word if norm in verdicts else ""
+        row["p"] = p_value(difference.p).removeprefix("= ") if is_tested else ""
+        is_told = is_tested and not nothing_told(results, norm, test)
+        row["not excluded"] = ends(*difference.left, digits) if is_told else ""
+        row["verdict"] = label(verdicts[norm]) if norm in verdicts else ""
         rows.append(row)
     return rows
 
@@ -102,8 +132,14 @@ def decimals(results: Results) -> int:
     return 3 if results.point < 1 else 1
 
 
+def label(verdict: Verdict) -> str:
+    """Return the word of a verdict, and that a seen difference is within the margin."""
+    is_small = verdict.word in ("better", "worse") and verdict.p_equivalent < ALPHA
+    return f"{verdict.word}, within the margin" if is_small else verdict.word
+
+
 def sentences(results: Results, test: str) -> list[str]:
-    """Return a text for each norm but the baseline: better, worse or what else its seeds tell."""
+    """Return a text for each norm but the baseline: what its seeds tell, beside the verdict."""
     digits, texts = decimals(results), []
     verdicts = results.verdicts[test]
     for norm, difference in results.differences[test].items():
@@ -111,7 +147,7 @@ def sentences(results: Results, test: str) -> list[str]:
             texts.append(f"{norm}: no seed has a result of both norms.")
         elif failed := failed_runs(results, norm, test):
             left = f"The other seeds differ by {interval(difference, digits)}"
-            texts.append(f"{norm}: undecided, as {failed}. {left}.")
+            texts.append(f"{norm}: no test, as {failed}. {left}.")
         elif difference.seeds == 1:
             texts.append(f"{norm}: one seed shows nothing; give more --seeds.")
         elif results.are_equal(norm, test):
@@ -120,70 +156,111 @@ def sentences(results: Results, test: str) -> list[str]:
         elif not difference.has_interval:
             same = f"all seeds have the same difference, {signed(difference.mean, digits)}"
             texts.append(f"{norm}: {same}, so its spread is unknown; give more --seeds.")
+        elif reason := nothing_told(results, norm, test):
+            p = p_value(difference.p)
+            texts.append(f"{norm}: these seeds tell nothing yet (p {p}): {reason}.")
         else:
             parts = (
                 _answer(difference, verdicts[norm], results),
-                _excluded(difference, results),
+                _excluded(results, norm, test),
                 _power(difference, verdicts[norm], results),
             )
-            texts.append(f"{norm}: {' '.join(parts)}")
+            texts.append(f"{norm}: {' '.join(filter(None, parts))}")
     return texts
 
 
 def failed_runs(results: Results, norm: str, test: str) -> str:
-    """Return how many runs of the baseline and of a norm learned, if some failed, and reasons."""
+    """Return how many runs of the baseline and of a norm have no result, and why, if some have."""
+    failed = {one: results.failed_seeds(one, test) for one in (results.norms[0], norm)}
     texts = []
-    for one in (results.norms[0], norm):
-        failed = results.failed_seeds(one, test).items()
-        reasons = "; ".join(f"seed {seed}: {text.partition(':')[0]}" for seed, text in failed)
-        if failed:
-            texts.append(f"{results.seeds_of(one, test)} with {one} ({reasons})")
-    return ", ".join(texts)
+    for one, reasons in failed.items():
+        runs = len(reasons) + len(results.by_seed(one, test))
+        causes = "; ".join(f"seed {k}: {text.partition(':')[0]}" for k, text in reasons.items())
+        low, high = failure_rate(len(reasons), runs)
+        rate = f"95 % interval of the rate: {low:.0%} to {high:.0%}"
+        about = f"{causes}; {rate}" if causes else rate
+        texts.append(f"{len(reasons)} of {runs} runs with {one} have no result ({about})")
+    return ", ".join(texts) if any(failed.values()) else ""
+
+
+def nothing_told(results: Results, norm: str, test: str) -> str:
+    """Return why the seeds tell nothing yet of a norm that has a p, or "" if they tell anything."""
+    difference = results.differences[test][norm]
+    if results.verdicts[test][norm].word != "undecided" or difference is None:
+        return ""
+    largest = results.largest
+    values = [v for one in (results.norms[0], norm) for v in results.by_seed(one, test).values()]
+    if largest is not None and max(values) < results.point:
+        below = f"all values are below {_size(results, 1)} of {largest:g}"
+        return f"{below}, as of models that have not learned; train longer, or check the training"
+    if difference.seeds == 2:
+        return "two differences do not tell how seeds vary; give five or more --seeds"
+    if not [*_limits(results, norm, test)]:
+        return f"the interval is wider than what {results.metric} can be; give more --seeds"
+    return ""
 
 
 def _answer(difference: Difference, verdict: Verdict, results: Results) -> str:
-    """Return the verdict with its p, and whether the norms are equivalent within the margin."""
+    """Return what is seen with its p, and whether the norms are equivalent within the margin."""
     baseline, word = results.norms[0], verdict.word
-    by = f"by {abs(difference.mean):.{decimals(results)}f} (p = {difference.p:.3f})"
+    by = f"by {abs(difference.mean):.{decimals(results)}f} (p {p_value(difference.p)})"
     text = {
-        "undecided": f"undecided (p = {difference.p:.3f})",
+        "undecided": f"no difference is seen (p {p_value(difference.p)})",
         "equivalent": f"equivalent to {baseline}",
         "no worse": f"no worse than {baseline}",
     }.get(word, f"{word} than {baseline} {by}")
     if results.margin is not None:
         within = f" within {_size(results, results.margin)}"
         if word == "no worse":
-            text, within = f"{text}{within} (p = {verdict.p_no_worse:.3f})", ""
+            text, within = f"{text}{within} (p {p_value(verdict.p_no_worse)})", ""
         if word != "equivalent":
-            shown = "" if verdict.p_equivalent < ALPHA else "not shown to be "
+            shown = "but " if verdict.p_equivalent < ALPHA else "not shown to be "
             text += f", {shown}equivalent"
-        text += f"{within} (p = {verdict.p_equivalent:.3f})"
+        text += f"{within} (p {p_value(verdict.p_equivalent)})"
     return f"{text}."
 
 
-def _excluded(difference: Difference, results: Results) -> str:
+def _excluded(results: Results, norm: str, test: str) -> str:
     """Return which losses and gains two one-sided tests at 5 % exclude."""
     digits = decimals(results)
-    low, high = difference.left
-    loss, gain = (-low, high) if results.higher_is_better else (high, -low)
-    most = [(name, f"{abs(end):.{digits}f}") for name, end in (("loss", loss), ("gain", gain))]
-    if loss < 0 or gain < 0:
-        (name, largest), (_, least) = most if gain < 0 else most[::-1]
-        return f"A {name} of less than {least} or more than {largest} is excluded (5 % each)."
-    (_, loss), (_, gain) = most
-    most_of = f"A loss of more than {loss} and a gain of more than {gain}"
-    return f"{most_of} are excluded (5 % each)."
+    limits = {name: f"{abs(end):.{digits}f}" for name, end in _limits(results, norm, test)}
+    low, high = results.differences[test][norm].left
+    if low > 0 or high < 0:
+        name = "gain" if (low > 0) == results.higher_is_better else "loss"
+        least, largest = sorted((abs(low), abs(high)))
+        text = f"A {name} of less than {least:.{digits}f}"
+        if name in limits:
+            text += f" or more than {largest:.{digits}f}"
+        return f"{text} is excluded (5 % each)."
+    text = " and ".join(f"a {name} of more than {limit}" for name, limit in limits.items())
+    excluded = "are excluded (5 % each)" if len(limits) > 1 else "is excluded (5 %)"
+    return f"{text[0].upper()}{text[1:]} {excluded}."
+
+
+def _limits(results: Results, norm: str, test: str) -> Iterator[tuple[str, float]]:
+    """Yield "loss" and "gain" with the largest that is not excluded, if the metric can have it."""
+    low, high = results.differences[test][norm].left
+    largest, plain = results.largest, fmean(results.by_seed(results.norms[0], test).values())
+    if not results.higher_is_better:
+        yield from (("loss", high), ("gain", low))
+        return
+    if largest is None or low > -plain:
+        yield "loss", low
+    if largest is None or high < largest - plain:
+        yield "gain", high
 
 
 def _power(difference: Difference, verdict: Verdict, results: Results) -> str:
     """Return how probably the seeds show a difference of the margin, and how many seeds do."""
+    least, most = (f"{power:.2f}" for power in verdict.powers)
     text = (
         f"{difference.seeds} seeds show a difference of {_size(results, results.visible_points)} "
-        f"with probability {verdict.power:.2f}"
+        f"with probability {least if least == most else f'{least} to {most}'}"
     )
     needed = verdict.seeds_needed
     if needed is None or needed > difference.seeds:
-        text += f", {needed or 'over 10,000'} seeds with {POWER:.2f}"
+        count = f"at least {needed}" if needed else "more than 10,000"
+        text += f"; plan {count} seeds for {POWER:.2f}"
     return f"{text}."
 
 
@@ -195,11 +272,12 @@ def _size(results: Results, points: float) -> str:
 
 
 def cost_table(results: Results) -> list[dict[str, str]]:
-    """Return a row for each norm: parameters, time of a step over the baseline's, memory."""
+    """Return a row for each norm: parameters, a step's time and memory, a training's wall time."""
     rows = []
-    for norm, model in results.models.items():
-        row = {"norm": norm, "norms of the model": model.norms}
-        row["parameters"] = f"{model.parameters:,}"
+    for norm in results.norms:
+        row = {}
+        if model := results.models.get(norm):
+            row = {"norms of the model": model.norms, "parameters": f"{model.parameters:,}"}
         if norm in results.steps and results.norms[0] in results.steps:
             seconds = results.steps[norm]["seconds"]
             ratio = seconds / results.steps[results.norms[0]]["seconds"]
@@ -207,5 +285,8 @@ def cost_table(results: Results) -> list[dict[str, str]]:
             row[f"by {results.norms[0]}'s"] = f"{ratio:.2f}"
             if "memory" in results.steps[norm]:
                 row["peak memory of a step"] = f"{results.steps[norm]['memory'] / 2**20:,.0f} MiB"
-        rows.append(row)
-    return rows
+        runs = {v.seed: v.seconds for v in results.values if v.norm == norm and not v.failure}
+        if seconds := [one for one in runs.values() if one]:
+            row["wall time of a run"] = str(timedelta(seconds=round(fmean(seconds))))
+        rows.append({"norm": norm, **row})
+    return rows if any(len(row) > 1 for row in rows) else []

@@ -56,6 +56,7 @@ def compare(
     metric: str | None = None,
     higher_is_better: bool = True,
     margin: float | None = None,
+    unit: str | None = None,
 ) -> Comparison:
     """Train with several norms and seeds, and compare them with the first norm.
 
@@ -76,10 +77,11 @@ def compare(
         higher_is_better: False for a metric such as a loss.
         margin: also say which norms are equivalent to the baseline within so many points; a point
             is 1, or .01 of a fraction or where a lower metric is better.
+        unit: of the metric, "percent" or "fraction"; by default a fraction if no value is above 1.
 
     Raises:
-        UserError: a norm or a seed is given twice, a run lacks the metric, the folder is in use or
-            has runs of another function, or a package is missing.
+        UserError: a norm or a seed is given twice, ``unit`` is another word, a run lacks the
+            metric, the folder is in use or has runs of another function, or a package is missing.
 
     Example::
 
@@ -102,7 +104,7 @@ def compare(
     name = getattr(train, "__name__", type(train).__name__)
     folder = Path("output/compare", name) if output is None else Path(output)
     source = FunctionSource(train)
-    plan = Plan(source, [*norms], [*seeds], folder, metric, margin, higher_is_better)
+    plan = Plan(source, [*norms], [*seeds], folder, metric, margin, higher_is_better, unit)
     command = f"ilm_plugins.compare({name}, {[*norms]}, seeds={[*seeds]})"
     results = comparison.compare(plan, {}, command, source.make_runs)
     return Comparison(results, folder, (folder / "compare.md").read_text("utf-8"))

@@ -14,6 +14,8 @@ from ..reports.interval import ALPHA, Difference, holm, one_sided, paired
 OWN_TEST = "test"
 #: The main metric where no run has a metric.
 NO_METRIC = "no metric"
+#: Unit of the metric -> a point.
+POINTS = {"percent": 1.0, "fraction": 0.01}
 #: How many times the training step of each norm is measured.
 ROUNDS = 7
 
@@ -41,8 +43,9 @@ class Verdict(NamedTuple):
     #: p of "no worse" and of "equivalent", each corrected over the norms; NaN without a test.
     p_no_worse: float
     p_equivalent: float
-    #: The probability that the seeds show a difference of the margin, or of a point.
-    power: float
+    #: The least and the most probability, by the deviation's own interval, that the seeds show a
+    #: difference of the margin, or of a point.
+    powers: tuple[float, float]
     #: How many seeds show it with probability .8; None without a test, or for too many.
     seeds_needed: int | None
 
@@ -67,6 +70,8 @@ class Results:
     #: Points of the main metric within which a norm counts as equivalent to the baseline.
     margin: float | None = None
     higher_is_better: bool = True
+    #: The numbers of seeds at which the comparison was read, this reading included.
+    readings: Sequence[int] = ()
     #: Norm -> how its model differs from the baseline's before training; empty without --weights.
     starts: dict[str, str] = field(default_factory=dict)
     #: The file from which norms start unconverted, if there is one.
@@ -115,9 +120,17 @@ class Results:
         }
 
     def seeds_of(self, norm: str, test: str) -> str:
-        """Return the number of a norm's runs, "3 of 5 learned" where some have no value."""
+        """Return the number of a norm's runs, "3 of 5" where two have no result."""
         found, failed = self.by_seed(norm, test), self.failed_seeds(norm, test)
-        return f"{len(found)} of {len(found) + len(failed)} learned" if failed else str(len(found))
+        return f"{len(found)} of {len(found) + len(failed)}" if failed else str(len(found))
+
+    @cached_property
+    def largest(self) -> float | None:
+        """The largest possible value of a percentage or a fraction; None for another metric."""
+        largest = 100 * self.point
+        values = [value for found in self.main.values() for value in found.values()]
+        is_share = self.higher_is_better and all(0 <= value <= largest for value in values)
+        return largest if is_share else None
 
     def are_equal(self, norm: str, test: str) -> bool:
         """Return whether a norm's runs have the baseline's values in all of their common seeds."""
@@ -183,10 +196,10 @@ class Results:
         elif p_no_worse < ALPHA:
             word = "no worse"
         if difference is None or not difference.is_tested:
-            return Verdict(word, p_no_worse, p_equivalent, float("nan"), None)
+            return Verdict(word, p_no_worse, p_equivalent, (float("nan"), float("nan")), None)
         size = self.visible_points * self.point
-        power, needed = difference.power_of(size), difference.seeds_for(size)
-        return Verdict(word, p_no_worse, p_equivalent, power, needed)
+        powers, needed = difference.powers_of(size), difference.seeds_for(size)
+        return Verdict(word, p_no_worse, p_equivalent, powers, needed)
 
 
 def main_metric(values: Iterable[Value], wanted: str | None, best: str | None = None) -> str:
@@ -227,7 +240,13 @@ def complete(values: Sequence[Value], metric: str) -> list[Value]:
     known = [v._replace(metric=metric) if v.failure else v for v in values]
     known = [v for v in known if v.failure or (v.value is not None and math.isfinite(v.value))]
     found = {(v.norm, v.seed, v.test) for v in known if v.metric == metric}
-    reason = f"{metric} is not a number, or was not measured"
-    if metric == NO_METRIC:
-        reason = "the evaluation gave no number"
-    return known + [Value(*run, metric, None, reason) for run in tested if run not in found]
+    with_metric = {(v.norm, v.seed, v.test) for v in values if v.metric == metric}
+    for run in tested:
+        if run not in found:
+            reason = f"{metric} was not measured"
+            if run in with_metric:
+                reason = f"{metric} is NaN or infinite"
+            elif metric == NO_METRIC:
+                reason = "nothing was measured"
+            known.append(Value(*run, metric, None, reason))
+    return known

@@ -48,28 +48,33 @@ class Difference:
         reach = float(stats.t.ppf(1 - ALPHA, self.seeds - 1)) * self.deviation / self.seeds**0.5
         return self.mean - reach, self.mean + reach
 
-    @property
-    def _test(self) -> dict[str, float | str]:
-        """The first, strictest step of Holm's correction for ``tests`` two-sided tests."""
-        # As one side: scipy has NaN for the other side of large differences, which adds less than
-        # .0001 to a power above .3, and which would be a difference of the wrong sign.
-        return {"alpha": ALPHA / self.tests / 2, "alternative": "larger"}
-
     def power_of(self, difference: float) -> float:
         """Return the probability that ``seeds`` seeds show a difference, and its sign.
 
-        The deviation is taken as known. p must pass the first step of Holm's correction.
+        The deviation is taken as known. p must pass the first, strictest step of Holm's correction.
         """
+        alpha = ALPHA / self.tests / 2
         effect = difference / self.deviation
-        return float(TTestPower().power(effect, self.seeds, **self._test))
+        limit = float(stats.t.isf(alpha, self.seeds - 1))
+        # As one side: the other side adds less than .0001 to a power above .3, and would be a
+        # difference of the wrong sign. For some effects far above the limit, scipy has NaN or 0.
+        if effect * self.seeds**0.5 > 9 * (limit + 1):
+            return 1.0
+        power = float(TTestPower().power(effect, self.seeds, alpha=alpha, alternative="larger"))
+        return 1.0 if np.isnan(power) else power
 
-    @property
-    def visible(self) -> float:
-        """The difference that ``seeds`` seeds of this deviation show with probability .8."""
-        if not self.deviation > 0:  # 0, or NaN
-            return self.deviation
-        effect = TTestPower().solve_power(nobs=self.seeds, power=POWER, **self._test)
-        return float(effect) * self.deviation
+    def powers_of(self, difference: float) -> tuple[float, float]:
+        """Return the power for the ends of the deviation's 95 % interval: the least, the most."""
+        freedom = self.seeds - 1
+        largest, smallest = (
+            self.deviation * float(freedom / stats.chi2.ppf(level, freedom)) ** 0.5
+            for level in (ALPHA / 2, 1 - ALPHA / 2)
+        )
+        least, most = (
+            replace(self, deviation=deviation).power_of(difference)
+            for deviation in (largest, smallest)
+        )
+        return least, most
 
     def seeds_for(self, difference: float) -> int | None:
         """Return how many seeds, at least 2, show a difference with probability .8.
@@ -80,8 +85,26 @@ class Difference:
         if not self.has_interval:
             return None
         counts = range(2, MOST_SEEDS + 1)
-        i = bisect_left(counts, True, key=lambda n: replace(self, seeds=n).visible <= difference)
+        i = bisect_left(
+            counts, POWER, key=lambda count: replace(self, seeds=count).power_of(difference)
+        )
         return counts[i] if i < len(counts) else None
+
+
+def false_positives(counts: Sequence[int]) -> float:
+    """Return how often equal norms have a p below .05 at one of several numbers of seeds.
+
+    The runs of a smaller number are among the runs of a larger number.
+    """
+    draws = np.random.default_rng(0).normal(size=(20_000, max(counts)))
+    ps = [stats.ttest_1samp(draws[:, :count], 0, axis=1).pvalue for count in counts]
+    return float((np.min(ps, axis=0) < ALPHA).mean())
+
+
+def failure_rate(failed: int, runs: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of the rate of failures, from 0 to 1."""
+    low, high = stats.binomtest(failed, runs).proportion_ci(1 - ALPHA, "wilson")
+    return float(low), float(high)
 
 
 def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
@@ -130,6 +153,11 @@ def holm(differences: Sequence[Difference | None]) -> list[Difference | None]:
         largest = max(largest, min(1.0, (len(tested) - step) * differences[i].p))
         corrected[i] = replace(differences[i], p=largest, tests=len(tested))
     return corrected
+
+
+def p_value(p: float) -> str:
+    """Format a p as "= 0.012"; a p that would round to 0.000 is "< 0.001"."""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def signed(value: float, decimals: int = 1) -> str:

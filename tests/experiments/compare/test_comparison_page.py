@@ -153,7 +153,7 @@ def test_each_norm_has_a_verdict(read):
     shown = [one["class"] for one in read.find("li") if "class" in one]
     assert shown == ["better", "undecided"]
     assert f"{BOLD} better better than GN by 2.1" in read.text
-    assert "as 2 of 3 learned with EN (seed 2: diverged)" in read.text
+    assert "1 of 3 runs with EN have no result (seed 2: diverged; 95 %" in read.text
 
 
 @pytest.mark.parametrize("text", [BOLD, METRIC, COMMAND, "<i>NaN</i>", "<script>last</script>"])

@@ -3,6 +3,7 @@
 import csv
 import gc
 import json
+import re
 import time
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import scipy.stats
 
 pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
+
+from statsmodels.stats.proportion import proportion_confint
 
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.compare import comparison_plot, comparison_report, runs
@@ -128,7 +131,9 @@ def test_a_seen_difference_is_better_or_worse(higher, side):
 def test_a_difference_that_is_not_seen_is_undecided():
     differences = np.subtract(VALUES[OWN_TEST]["EN"], VALUES[OWN_TEST]["GN"])
     p = scipy.stats.ttest_1samp(differences, 0).pvalue
-    assert words(results(), "EN").startswith(f"undecided (p = {p:.3f}). ")
+    assert words(results(), "EN").startswith(f"no difference is seen (p = {p:.3f}). ")
+    assert row(report(results()), "EN").split("|")[-2].strip() == "undecided"
+    assert "undecided" not in words(results(), "EN")
 
 
 @pytest.mark.parametrize("higher", [True, False])
@@ -146,17 +151,81 @@ def test_a_sure_gain_or_loss_has_two_limits(higher, name):
     assert f" A {name} of less than 0.9 or more than 1.3 is excluded (5 % each). " in text
 
 
-def test_the_power_is_of_holms_first_step():
-    """Simulated: two norms, so p must be below .025."""
-    draws = np.random.default_rng(0).normal(1, np.std([0.1, -0.5, 0.5], ddof=1), (200_000, 3))
-    power = (scipy.stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.025).mean()
-    text = f"3 seeds show a difference of 1 point with probability {power:.2f}, 6 seeds with 0.80."
-    assert words(results(), "EN").endswith(text)
+def test_the_power_is_a_range_by_the_deviations_interval():
+    """Simulated, by Holm's first step: of two norms, so p must be below .025."""
+    deviation = np.std([0.1, -0.5, 0.5], ddof=1)
+    draws = np.random.default_rng(0).normal(0, 1, (100_000, 3))
+    powers = []
+    for level in (0.025, 0.975):
+        end = deviation * (2 / scipy.stats.chi2.ppf(level, 2)) ** 0.5
+        ps = scipy.stats.ttest_1samp(1 + end * draws, 0, axis=1).pvalue
+        powers.append((ps < 0.025).mean())
+    found = results().verdicts[OWN_TEST]["EN"].powers
+    assert found == pytest.approx(powers, abs=0.01)
+    shown = "3 seeds show a difference of 1 point with probability {:.2f} to {:.2f}".format(*found)
+    assert words(results(), "EN").endswith(f"{shown}; plan at least 6 seeds for 0.80.")
 
 
 def test_the_power_is_of_the_margin():
     text = words(results(margin=2.5), "EN")
-    assert "3 seeds show a difference of 2.5 points with probability 0.84." in text
+    assert re.search(
+        r" 3 seeds show a difference of 2.5 points with probability \S+ to 1.00\.$", text
+    )
+
+
+def test_two_seeds_tell_nothing_yet_unless_they_decide():
+    found = results({OWN_TEST: {"GN": [50.0, 50.0], "EN": [49.4, 50.2]}})
+    text = words(found, "EN")
+    assert text.startswith("these seeds tell nothing yet (p = 0.705): two differences do not")
+    assert "excluded" not in text
+    assert row(report(found), "EN").split("|")[-3].strip() == ""
+    decided = results(seeds=2, margin=50)
+    assert words(decided, "EN").startswith("equivalent to GN within 50 points")
+
+
+def test_values_near_the_start_tell_nothing_yet():
+    values = {OWN_TEST: {"GN": [0.5, 0.3, 0.1], "EN": [0.4, 0.2, 0.3]}}
+    text = words(results(values), "EN")
+    assert "tell nothing yet" in text
+    assert "all values are below 1 point of 100, as of models that have not learned" in text
+    loss = words(results(values, higher_is_better=False), "EN")
+    assert "A loss of more than" in loss
+
+
+def test_an_interval_that_is_wider_than_the_metric_tells_nothing_yet():
+    values = {OWN_TEST: {"GN": [20.0, 90.0, 40.0], "EN": [90.0, 10.0, 60.0]}}
+    text = words(results(values), "EN")
+    assert "the interval is wider than what mIoU can be; give more --seeds" in text
+    assert "excluded" not in text
+
+
+def test_a_limit_that_the_metric_cannot_reach_is_left_out():
+    values = {OWN_TEST: {"GN": [99.0, 99.0, 99.1], "EN": [99.5, 95.0, 98.5]}}
+    text = words(results(values), "EN")
+    assert re.search(r"\. A loss of more than \S+ is excluded \(5 %\)\. ", text)
+
+
+def test_a_tiny_p_is_not_printed_as_zero():
+    values = {OWN_TEST: {"GN": [40.0, 41.5, 39.0], "EN": [41.0, 42.5001, 40.0]}}
+    page = report(results(values))
+    assert row(page, "EN").split("|")[5].strip() == "< 0.001"
+    assert "(p < 0.001)" in page
+    assert "0.000" not in page
+
+
+def test_a_reading_alone_has_no_warning():
+    assert "was read before" not in report(results(readings=[3]))
+
+
+@pytest.mark.parametrize(
+    "readings, before, share",
+    [([3, 5, 10], "3 and 5 seeds, and now at 10", 12), ([*range(2, 11)], "8 and 9 seeds", 20)],
+)
+def test_further_readings_say_what_they_do_to_p(readings, before, share):
+    text = report(results(readings=readings))
+    assert before in text
+    found = int(re.search(r"in (\d+)% of all comparisons, not in 5%", text)[1])
+    assert abs(found - share) <= 1
 
 
 def corrected_ps(margin, *alternatives):
@@ -202,12 +271,16 @@ def test_a_loss_within_the_margin_is_a_gain_where_lower_is_better():
 
 def test_a_margin_that_the_seeds_cannot_tell_leaves_a_norm_undecided():
     text = words(results(margin=0.1), "EN")
-    assert text.startswith("undecided (p = 0.919), not shown to be equivalent within 0.1 points ")
+    start = "no difference is seen (p = 0.919), not shown to be equivalent within 0.1 points "
+    assert text.startswith(start)
 
 
-def test_a_better_norm_may_be_equivalent_within_a_wide_margin():
-    text = words(results(margin=2.5), "ILMGN")
-    assert text.startswith("better than GN by 1.1 (p = 0.005), equivalent within 2.5 points (p = ")
+@pytest.mark.parametrize("higher, side", [(True, "better"), (False, "worse")])
+def test_a_seen_difference_within_the_margin_is_called_both(higher, side):
+    found = results(margin=2.5, higher_is_better=higher)
+    start = f"{side} than GN by 1.1 (p = 0.005), but equivalent within 2.5 points (p = "
+    assert words(found, "ILMGN").startswith(start)
+    assert row(report(found), "ILMGN").split("|")[-2].strip() == f"{side}, within the margin"
 
 
 def test_a_margin_of_a_fraction_is_in_hundredths():
@@ -275,14 +348,24 @@ FAILED = [Value("ILMGN", seed, OWN_TEST, "", None, "diverged: NaN") for seed in 
 def test_a_norm_is_not_called_better_where_a_run_failed(norm):
     failed = Value(norm, 3, OWN_TEST, "", None, "diverged: NaN")
     found = results(failures=[failed], margin=5)
-    text = f"undecided, as 3 of 4 learned with {norm} (seed 3: diverged). The other seeds differ by"
-    assert words(found, "ILMGN") == f"{text} +1.1 [+0.9, +1.3]."
+    text = words(found, "ILMGN")
+    assert text.startswith("no test, as ")
+    assert f"1 of 4 runs with {norm} have no result (seed 3: diverged; 95 % " in text
+    assert text.endswith(". The other seeds differ by +1.1 [+0.9, +1.3].")
     assert found.verdicts[OWN_TEST]["ILMGN"].word == "undecided"
+
+
+def test_the_rates_of_failures_have_intervals():
+    """Wilson's; they overlap far, so 2 of 5 against 0 of 3 says little."""
+    text = words(results(failures=FAILED), "ILMGN")
+    rates = [proportion_confint(*pair, method="wilson") for pair in ((0, 3), (2, 5))]
+    for low, high in rates:
+        assert f"95 % interval of the rate: {low:.0%} to {high:.0%})" in text
 
 
 def test_the_table_counts_the_runs_that_learned():
     cells = [c.strip() for c in row(report(results(failures=FAILED)), "ILMGN").split("|")][1:-1]
-    assert cells[1] == "3 of 5 learned"
+    assert cells[1] == "3 of 5"
     assert cells[-3:] == ["", "", "undecided"]
 
 
@@ -296,7 +379,7 @@ def test_a_run_that_failed_in_a_further_test_counts_in_the_configs_own():
     values = {**VALUES, "dusk": {**VALUES["dusk"], "EN": [10.0, 11.1]}}
     page = report(results(values, failures=[failed]))
     assert row(page, "EN").split("|")[2].strip() == "3"
-    assert row(page, "EN", "## mIoU, dusk").split("|")[2].strip() == "2 of 3 learned"
+    assert row(page, "EN", "## mIoU, dusk").split("|")[2].strip() == "2 of 3"
 
 
 def test_rows_of_the_main_metric_name_failed_runs():
@@ -322,6 +405,11 @@ def test_steps_are_shown_by_the_baselines():
     found = results(models=MODELS, steps=steps)
     cells = [cell.strip() for cell in row(report(found), "ILMGN", "## Cost").split("|")][1:-1]
     assert cells == ["ILMGN", "2 ILMGroupNorm", "1,016", "0.210 s", "1.05"]
+
+
+def test_the_wall_time_of_each_norms_runs_is_shown():
+    values = [Value("GN", seed, OWN_TEST, "mIoU", 40.0, seconds=80.0 + seed) for seed in (0, 20)]
+    assert "| GN     | 0:01:30" in report(Results(["GN", "EN"], values, "mIoU"))
 
 
 def test_memory_is_shown_where_it_was_measured():
@@ -414,7 +502,7 @@ def test_the_picture_shows_each_run(drawn):
 
 def test_the_picture_names_failed_seeds(drawn):
     labels = [label.get_text() for label in drawn(results(failures=FAILED)).get_yticklabels()]
-    assert labels == ["GN", "ILMGN\nfailed: seed 3, 4", "EN"]
+    assert labels == ["GN", "ILMGN\nno result: seed 3, 4", "EN"]
 
 
 def test_the_picture_connects_the_runs_of_a_seed(drawn):
@@ -455,13 +543,13 @@ def test_a_run_whose_metric_is_nan_is_a_failure():
     values += [Value("AN", 0, OWN_TEST, "AP", 44.0), Value("AN", 1, OWN_TEST, "AP", None)]
     (failed,) = Results(["GN", "AN"], complete(values, "AP"), "AP").failures
     assert (failed.norm, failed.seed) == ("AN", 1)
-    assert failed.failure == "AP is not a number, or was not measured"
+    assert failed.failure == "AP is NaN or infinite"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_value_that_is_not_finite_is_a_failure(value):
     (failed,) = complete([Value("GN", 0, OWN_TEST, "AP", value)], "AP")
-    assert (failed.value, failed.failure) == (None, "AP is not a number, or was not measured")
+    assert (failed.value, failed.failure) == (None, "AP is NaN or infinite")
 
 
 def test_a_run_that_failed_is_one_failure():
@@ -474,13 +562,19 @@ def test_a_metric_that_is_nan_in_all_runs_is_named():
     values = [Value(norm, 0, OWN_TEST, "bbox/AP", None) for norm in ("GN", "ILMGN")]
     metric = main_metric(values, None)
     page = report(Results(["GN", "ILMGN"], complete(values, metric), metric))
-    assert "- GN, seed 0: bbox/AP is not a number, or was not measured" in page
+    assert "- GN, seed 0: bbox/AP is NaN or infinite" in page
 
 
 def test_runs_without_any_metric_have_a_reason():
     values = [Value("GN", 0, OWN_TEST, "", None)]
     (failed,) = complete(values, main_metric(values, None))
-    assert failed.failure == "the evaluation gave no number"
+    assert failed.failure == "nothing was measured"
+
+
+def test_a_run_without_the_main_metric_is_not_measured():
+    values = [Value("GN", seed, OWN_TEST, "AP", 40.0) for seed in (0, 1)]
+    (failed,) = complete([*values, Value("GN", 2, OWN_TEST, "AR", 30.0)], "AP")[3:]
+    assert failed.failure == "AP was not measured"
 
 
 def test_steps_are_explained_only_where_they_were_measured():

@@ -68,6 +68,30 @@ def test_a_lower_metric_may_be_better(trained):
     assert "2.567" in sentence  # a loss has three decimals
 
 
+def test_the_unit_of_a_metric_may_be_given(trained):
+    assert "0.01" in repr(compare(trained, metric="loss", higher_is_better=False))
+    found = compare(trained, unit="percent", metric="loss", higher_is_better=False)
+    assert found.results.point == 1
+    with pytest.raises(UserError, match="unit 'points': give one of percent, fraction"):
+        compare(trained, unit="points")
+
+
+def test_readings_at_further_seeds_are_remembered_and_fresh_seeds_begin_anew(trained):
+    assert "was read before" not in repr(compare(trained, seeds=(0, 2)))
+    assert "was read before" not in repr(compare(trained, seeds=(2, 0), margin=1))
+    text = "was read before, at 2 seeds, and now at 3."
+    assert text in repr(compare(trained))
+    assert text in Path("out/compare.html").read_text()
+    assert text in repr(compare(trained, margin=1))
+
+    def train(norm, seed, folder):
+        return {"top1": seed + len(norm) * (seed % 3)}
+
+    first = ilm_plugins.compare(train, ["BN", "ILMGN"], [0, 1, 2], "fresh")
+    fresh = ilm_plugins.compare(train, ["BN", "ILMGN"], [3, 4, 5, 6], "fresh")
+    assert "read before" not in repr(first) + repr(fresh)
+
+
 def test_an_exception_is_a_failure_of_its_run(trained, capsys, monkeypatch):
     found = compare(trained, ("BN", "XN", "EN"), (0,))
     assert trained == [("BN", 0), ("XN", 0), ("EN", 0)]
