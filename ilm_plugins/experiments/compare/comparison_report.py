@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from statistics import fmean
 
@@ -158,12 +158,13 @@ def sentences(results: Results, test: str) -> list[str]:
             texts.append(f"{norm}: {same}, so its spread is unknown; give more --seeds.")
         elif reason := nothing_told(results, norm, test):
             p = p_value(difference.p)
-            texts.append(f"{norm}: these seeds tell nothing yet (p {p}): {reason}.")
+            texts.append(f"{norm}: these seeds tell nothing yet (p {p}). {reason}")
         else:
             parts = (
                 _answer(difference, verdicts[norm], results),
                 _excluded(results, norm, test),
                 _power(difference, verdicts[norm], results),
+                _near_the_start(results, norm, test),
             )
             texts.append(f"{norm}: {' '.join(filter(None, parts))}")
     return texts
@@ -188,16 +189,24 @@ def nothing_told(results: Results, norm: str, test: str) -> str:
     difference = results.differences[test][norm]
     if results.verdicts[test][norm].word != "undecided" or difference is None:
         return ""
-    largest = results.largest
-    values = [v for one in (results.norms[0], norm) for v in results.by_seed(one, test).values()]
-    if largest is not None and max(values) < results.point:
-        below = f"all values are below {_size(results, 1)} of {largest:g}"
-        return f"{below}, as of models that have not learned; train longer, or check the training"
+    if text := _near_the_start(results, norm, test):
+        return text
     if difference.seeds == 2:
-        return "two differences do not tell how seeds vary; give five or more --seeds"
-    if not [*_limits(results, norm, test)]:
-        return f"the interval is wider than what {results.metric} can be; give more --seeds"
+        return "Two differences do not tell how seeds vary; give five or more --seeds."
+    if not _limits(results, norm, test):
+        return f"The interval is wider than what {results.metric} can be; give more --seeds."
     return ""
+
+
+def _near_the_start(results: Results, norm: str, test: str) -> str:
+    """Return a warning if all values of a norm and the baseline are near zero, else ""."""
+    values = [v for one in (results.norms[0], norm) for v in results.by_seed(one, test).values()]
+    if results.largest is None or max(values) >= results.point:
+        return ""
+    return (
+        f"All values are below {_size(results, 1)} of {results.largest:g}, as of models that have "
+        "not learned; train longer, or check the training."
+    )
 
 
 def _answer(difference: Difference, verdict: Verdict, results: Results) -> str:
@@ -221,9 +230,9 @@ def _answer(difference: Difference, verdict: Verdict, results: Results) -> str:
 
 
 def _excluded(results: Results, norm: str, test: str) -> str:
-    """Return which losses and gains two one-sided tests at 5 % exclude."""
+    """Return which losses and gains two one-sided tests at 5 % exclude, "" if no possible ones."""
     digits = decimals(results)
-    limits = {name: f"{abs(end):.{digits}f}" for name, end in _limits(results, norm, test)}
+    limits = {n: f"{abs(v):.{digits}f}" for n, v in _limits(results, norm, test).items()}
     low, high = results.differences[test][norm].left
     if low > 0 or high < 0:
         name = "gain" if (low > 0) == results.higher_is_better else "loss"
@@ -232,22 +241,23 @@ def _excluded(results: Results, norm: str, test: str) -> str:
         if name in limits:
             text += f" or more than {largest:.{digits}f}"
         return f"{text} is excluded (5 % each)."
+    if not limits:
+        return ""
     text = " and ".join(f"a {name} of more than {limit}" for name, limit in limits.items())
     excluded = "are excluded (5 % each)" if len(limits) > 1 else "is excluded (5 %)"
     return f"{text[0].upper()}{text[1:]} {excluded}."
 
 
-def _limits(results: Results, norm: str, test: str) -> Iterator[tuple[str, float]]:
-    """Yield "loss" and "gain" with the largest that is not excluded, if the metric can have it."""
+def _limits(results: Results, norm: str, test: str) -> dict[str, float]:
+    """Return the largest "loss" and "gain" not excluded, without those that the metric can't be."""
     low, high = results.differences[test][norm].left
-    largest, plain = results.largest, fmean(results.by_seed(results.norms[0], test).values())
     if not results.higher_is_better:
-        yield from (("loss", high), ("gain", low))
-        return
-    if largest is None or low > -plain:
-        yield "loss", low
-    if largest is None or high < largest - plain:
-        yield "gain", high
+        return {"loss": high, "gain": low}
+    limits = {"loss": low, "gain": high}
+    if results.largest is not None:
+        plain = fmean(results.by_seed(results.norms[0], test).values())
+        return {n: v for n, v in limits.items() if -plain < v < results.largest - plain}
+    return limits
 
 
 def _power(difference: Difference, verdict: Verdict, results: Results) -> str:

@@ -176,7 +176,7 @@ def test_the_power_is_of_the_margin():
 def test_two_seeds_tell_nothing_yet_unless_they_decide():
     found = results({OWN_TEST: {"GN": [50.0, 50.0], "EN": [49.4, 50.2]}})
     text = words(found, "EN")
-    assert text.startswith("these seeds tell nothing yet (p = 0.705): two differences do not")
+    assert text.startswith("these seeds tell nothing yet (p = 0.705). Two differences do not")
     assert "excluded" not in text
     assert row(report(found), "EN").split("|")[-3].strip() == ""
     decided = results(seeds=2, margin=50)
@@ -187,7 +187,11 @@ def test_values_near_the_start_tell_nothing_yet():
     values = {OWN_TEST: {"GN": [0.5, 0.3, 0.1], "EN": [0.4, 0.2, 0.3]}}
     text = words(results(values), "EN")
     assert "tell nothing yet" in text
-    assert "all values are below 1 point of 100, as of models that have not learned" in text
+    warning = "All values are below 1 point of 100, as of models that have not learned;"
+    assert warning in text
+    equivalent = words(results(values, margin=5), "EN")
+    assert equivalent.startswith("equivalent to GN within 5 points")
+    assert warning in equivalent
     loss = words(results(values, higher_is_better=False), "EN")
     assert "A loss of more than" in loss
 
@@ -195,8 +199,9 @@ def test_values_near_the_start_tell_nothing_yet():
 def test_an_interval_that_is_wider_than_the_metric_tells_nothing_yet():
     values = {OWN_TEST: {"GN": [20.0, 90.0, 40.0], "EN": [90.0, 10.0, 60.0]}}
     text = words(results(values), "EN")
-    assert "the interval is wider than what mIoU can be; give more --seeds" in text
+    assert "The interval is wider than what mIoU can be; give more --seeds" in text
     assert "excluded" not in text
+    assert "excluded" not in words(results(values, margin=1000), "EN")  # equivalent within that
 
 
 def test_a_limit_that_the_metric_cannot_reach_is_left_out():
