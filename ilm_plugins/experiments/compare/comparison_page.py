@@ -13,13 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from ...frameworks.run_record import read
 from . import curves
 from .comparison_plan import Plan
-from .comparison_report import (
-    cost_table,
-    sentences,
-    table,
-    warning_of_readings,
-    warning_of_unconverted,
-)
+from .comparison_report import cost_table, sentences, table, warnings
 from .predictions import SCORE
 from .results import OWN_TEST, ROUNDS, Results, Value
 from .tasks import log_of
@@ -67,7 +61,7 @@ def page(plan: Plan, results: Results, command: str) -> str:
         score=SCORE,
         costs=cost_table(results),
         rounds=ROUNDS,
-        warnings=_warnings(results),
+        warnings=warnings(results),
         overrides=results.settings_of_norms,
         environment=_environment(plan),
         failures=[_failure(plan, value) for value in results.failures],
@@ -76,16 +70,6 @@ def page(plan: Plan, results: Results, command: str) -> str:
         wandb=_folders(plan, "wandb/*run-*"),
         own_test=OWN_TEST,
     )
-
-
-def _warnings(results: Results) -> list[str]:
-    """Return what makes p or the start of the trainings unequal, for the top of the page."""
-    found = []
-    if results.unconverted:
-        found.append(warning_of_unconverted(results.unconverted))
-    if len(results.readings) > 1:
-        found.append(warning_of_readings(results.readings))
-    return found
 
 
 def _of_test(results: Results, test: str) -> dict[str, Any]:

@@ -37,8 +37,8 @@ def markdown(results: Results, command: str) -> str:
         f"Written by `{command}`.",
         "",
     ]
-    if len(results.readings) > 1:
-        lines += [warning_of_readings(results.readings), ""]
+    for warning in warnings(results):
+        lines += [warning, ""]
     for test in results.tests:
         lines += [f"## {results.title(test)}", "", *of_dicts(table(results, test), aligned=True)]
         lines += ["", *(f"- {text}" for text in sentences(results, test)), ""]
@@ -56,8 +56,6 @@ def markdown(results: Results, command: str) -> str:
         lines += [f"- {norm}: {text}" for norm, text in results.starts.items()]
         how = "Before training, on one batch; each norm has the inputs of the baseline's norm."
         lines += ["", how, ""]
-    if results.unconverted:
-        lines += ["## At the start", "", warning_of_unconverted(results.unconverted), ""]
     if results.failures:
         lines += ["## No result", ""]
         for value in results.failures:
@@ -83,6 +81,16 @@ def csv_of(results: Results) -> str:
     table.writeheader()
     table.writerows(value._asdict() for value in results.values)
     return text.getvalue()
+
+
+def warnings(results: Results) -> list[str]:
+    """Return why the comparison as a whole may be unfair, or its p too small."""
+    found = []
+    if results.unconverted:
+        found.append(warning_of_unconverted(results.unconverted))
+    if len(results.readings) > 1:
+        found.append(warning_of_readings(results.readings))
+    return found
 
 
 def warning_of_unconverted(file: str) -> str:
