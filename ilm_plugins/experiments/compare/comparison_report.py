@@ -110,9 +110,9 @@ def warning_of_readings(readings: Sequence[int]) -> str:
     return (
         f"This comparison was read before, at {' and '.join(earlier)} seeds, and now at {now}. A "
         f"norm that is equal to the first has a p below {ALPHA} at one of these readings in "
-        f"{share:.0%} of all comparisons, not in {ALPHA:.0%}: p holds for one reading at a number "
-        "of seeds that was chosen before. Give all --seeds of the plan from the start, or test by "
-        "fresh seeds alone."
+        f"{_percent(share)} of all comparisons, not in {_percent(ALPHA)}: p holds for one reading, "
+        "at a number of seeds that was chosen before. Give all --seeds of the plan from the start, "
+        "or test by fresh seeds alone."
     )
 
 
@@ -182,11 +182,11 @@ def failed_runs(results: Results, norm: str, test: str) -> str:
     """Return how many runs of the baseline and of a norm have no result, and why, if some have."""
     failed = {one: results.failed_seeds(one, test) for one in (results.norms[0], norm)}
     texts = []
-    for one, reasons in failed.items():
+    for one, reasons in sorted(failed.items(), key=lambda pair: not pair[1]):
         runs = len(reasons) + len(results.by_seed(one, test))
         causes = "; ".join(f"seed {k}: {text.partition(':')[0]}" for k, text in reasons.items())
         low, high = failure_rate(len(reasons), runs)
-        rate = f"95 % interval of the rate: {low:.0%} to {high:.0%}"
+        rate = f"95 % interval of the rate: {_percent(low)} to {_percent(high)}"
         about = f"{causes}; {rate}" if causes else rate
         texts.append(f"{len(reasons)} of {runs} runs with {one} have no result ({about})")
     return ", ".join(texts) if any(failed.values()) else ""
@@ -280,6 +280,10 @@ def _power(difference: Difference, verdict: Verdict, results: Results) -> str:
         count = f"at least {needed}" if needed else "more than 10,000"
         text += f"; plan {count} seeds for {POWER:.2f}"
     return f"{text}."
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _size(results: Results, points: float) -> str:
