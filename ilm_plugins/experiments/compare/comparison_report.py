@@ -21,6 +21,8 @@ from ..reports.interval import (
 from ..reports.table import of_dicts
 from .results import OWN_TEST, ROUNDS, Results, Verdict
 
+#: Seconds from which on a run's wall time is reported.
+LONG = 60
 #: Columns of compare.csv.
 COLUMNS = (
     *("norm", "seed", "test", "metric", "value", "seconds", "commit", "processor"),
@@ -308,7 +310,8 @@ def cost_table(results: Results) -> list[dict[str, str]]:
             if "memory" in results.steps[norm]:
                 row["peak memory of a step"] = f"{results.steps[norm]['memory'] / 2**20:,.0f} MiB"
         runs = {v.seed: v.seconds for v in results.values if v.norm == norm and not v.failure}
-        if seconds := [one for one in runs.values() if one]:
-            row["wall time of a run"] = str(timedelta(seconds=round(fmean(seconds))))
+        seconds = fmean([one for one in runs.values() if one] or [0.0])
+        if seconds >= LONG:
+            row["wall time of a run"] = str(timedelta(seconds=round(seconds)))
         rows.append({"norm": norm, **row})
     return rows if any(len(row) > 1 for row in rows) else []

@@ -415,6 +415,8 @@ def test_steps_are_shown_by_the_baselines():
 def test_the_wall_time_of_each_norms_runs_is_shown():
     values = [Value("GN", seed, OWN_TEST, "mIoU", 40.0, seconds=80.0 + seed) for seed in (0, 20)]
     assert "| GN     | 0:01:30" in report(Results(["GN", "EN"], values, "mIoU"))
+    short = [value._replace(seconds=1.0) for value in values]
+    assert "wall time" not in report(Results(["GN", "EN"], short, "mIoU"))
 
 
 def test_memory_is_shown_where_it_was_measured():
