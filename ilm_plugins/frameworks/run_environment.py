@@ -5,6 +5,8 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -31,14 +33,18 @@ def processor() -> str:
     return match[1].strip() if match else platform.processor() or platform.machine()
 
 
-@cache  # all of an environment's packages are searched
 def versions() -> dict[str, str]:
-    # The distribution may have another name than the package, such as mmcv-lite.
-    names = importlib.metadata.packages_distributions()
-    frameworks = {
-        name: importlib.metadata.version(names[name][0]) for name in FRAMEWORKS if name in names
-    }
+    """Name -> version of this package, torch and the frameworks that this process has imported."""
+    names = _distributions()
+    imported = [name for name in FRAMEWORKS if name in sys.modules and name in names]
+    frameworks = {name: importlib.metadata.version(names[name][0]) for name in imported}
     return {"ilm_plugins": __version__, "torch": torch.__version__, **frameworks}
+
+
+@cache  # all of an environment's packages are searched
+def _distributions() -> Mapping[str, list[str]]:
+    """Package -> its distributions, which may have other names, such as mmcv-lite."""
+    return importlib.metadata.packages_distributions()
 
 
 def device(num_gpus: int) -> str:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
+from html import escape
 from typing import Any, NamedTuple
 
 import torch
@@ -52,9 +53,17 @@ class Report:
     def __str__(self) -> str:
         lines = []
         for title, names in self._sections():
-            shown = ", ".join(names[:SHOWN] + ["..."] * (len(names) > SHOWN))
-            lines.append(f"{title} ({len(names)}): {shown}" if names else title)
+            lines.append(f"{title} ({len(names)}): {self._first(names)}" if names else title)
         return "\n".join(lines) or "no norms"
+
+    def _repr_html_(self) -> str:
+        """A row for each kind, as a notebook shows it."""
+        rows = []
+        for title, names in self._sections():
+            cells = title, str(len(names) or ""), self._first(names)
+            rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
+        body = "".join(f"<tr>{row}</tr>" for row in rows or ["<td>no norms</td>"])
+        return f"<table>{body}</table>"
 
     def names(self) -> str:
         """Return the text with every name, one a line."""
@@ -63,6 +72,10 @@ class Report:
             lines.append(f"{title} ({len(names)}):" if names else title)
             lines += [f"    {name}" for name in names]
         return "\n".join(lines) or "no norms"
+
+    @staticmethod
+    def _first(names: list[str]) -> str:
+        return ", ".join(names[:SHOWN] + ["..."] * (len(names) > SHOWN))
 
     def _sections(self) -> Iterator[tuple[str, list[str]]]:
         """Yield titles, and the names below them as they are printed."""

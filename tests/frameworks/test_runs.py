@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from contextlib import nullcontext
 from dataclasses import fields
@@ -331,6 +332,13 @@ def test_seconds_before_the_kill_count(record):
 def test_a_record_has_the_environment(record):
     assert record["device"].startswith("CPU, ")
     assert record["versions"]["torch"]
+
+
+def test_a_record_has_the_frameworks_that_the_run_has_imported(monkeypatch):
+    pytest.importorskip("mmengine", reason="needs OpenMMLab: make install-openmmlab")
+    assert "mmengine" in run_environment.versions()
+    monkeypatch.delitem(sys.modules, "mmengine")
+    assert "mmengine" not in run_environment.versions()
 
 
 def test_a_record_has_the_seed(record):

@@ -1,6 +1,8 @@
 """Conversions that change the outputs: BatchNorm to SN and to layers of each image's statistics."""
 
+import html
 import inspect
+import re
 
 import pytest
 import torch
@@ -60,6 +62,16 @@ def test_a_batchnorm_without_weight_or_statistics_becomes_a_layer_that_is_traine
 def test_the_report_says_that_outputs_change(widths):
     _, report = widths
     assert OUTPUTS_CHANGE in str(report)
+
+
+def test_a_notebook_shows_the_report_as_a_table_with_a_row_for_each_kind(widths):
+    _, report = widths
+    rows = report._repr_html_().split("<tr>")[1:]
+    cells = [re.findall("<td[^>]*>(.*?)</td>", row) for row in rows]
+    assert cells[0] == ["converted, BatchNorm2d -&gt; ILMGroupNorm", "4", "0, 1, 2, ..."]
+    assert cells[1] == ["skipped, GroupNorm, but ILMGN replaces BatchNorm", "1", "4"]
+    assert html.unescape(cells[2][0]).startswith(f"note, {OUTPUTS_CHANGE}")
+    assert "no norms" in surgery.Report()._repr_html_()
 
 
 def test_an_option_that_is_given_takes_the_place_of_auto():

@@ -13,7 +13,8 @@ from jinja2 import Environment, StrictUndefined
 from ...frameworks.run_record import read
 from . import curves
 from .comparison_plan import Plan
-from .comparison_report import cost_table, sentences, table, warnings
+from .comparison_plot import draw_narrow, has_differences
+from .comparison_report import cost_table, label, nothing_told, sentences, table, warnings
 from .predictions import SCORE
 from .results import OWN_TEST, ROUNDS, Results, Value
 from .tasks import log_of
@@ -44,7 +45,10 @@ class Failure(NamedTuple):
 
 def page(plan: Plan, results: Results, command: str) -> str:
     """Return compare.html, with the picture compare.png if there is one."""
-    picture = plan.output / "compare.png"
+    pictures = {}
+    if results.main:
+        pictures["wide"] = _uri((plan.output / "compare.png").read_bytes())
+        pictures["narrow"] = _uri(draw_narrow(results))
     template = files(__package__).joinpath("comparison_page.html.jinja").read_text("utf-8")
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
@@ -54,7 +58,8 @@ def page(plan: Plan, results: Results, command: str) -> str:
         results=results,
         command=command,
         tests=[_of_test(results, test) for test in results.tests],
-        picture=base64.b64encode(picture.read_bytes()).decode() if results.main else "",
+        has_differences=has_differences(results),
+        pictures=pictures,
         panels=curves.panels(plan, results),
         plot=curves,
         predictions=plan.source.predictions(_first_runs(plan, results), plan.output),
@@ -75,7 +80,12 @@ def page(plan: Plan, results: Results, command: str) -> str:
 def _of_test(results: Results, test: str) -> dict[str, Any]:
     """Return the title, the verdicts and the table of a test."""
     verdicts = [
-        (norm, verdict.word, text.removeprefix(f"{norm}: "))
+        (
+            norm,
+            verdict.word,
+            text.removeprefix(f"{norm}: "),
+            next_step(results, norm) if test == results.tests[0] else "",
+        )
         for (norm, verdict), text in zip(
             results.verdicts[test].items(), sentences(results, test), strict=True
         )
@@ -83,6 +93,61 @@ def _of_test(results: Results, test: str) -> dict[str, Any]:
     # Each verdict stands above the table.
     rows = [{k: v for k, v in row.items() if k != "verdict"} for row in table(results, test)]
     return {"title": results.title(test), "verdicts": verdicts, "rows": rows}
+
+
+def next_step(results: Results, norm: str) -> str:
+    """Return what a reader may do now about a norm, by the first test."""
+    text = _next_step(results, norm)
+    words = {test: results.verdicts[test][norm].word for test in results.tests}
+    first = words.pop(results.tests[0])
+    others = [f"{word} by {test}" for test, word in words.items() if word != first]
+    return f"{text} But it is {', '.join(others)}." if others else text
+
+
+def _next_step(results: Results, norm: str) -> str:
+    test, baseline = results.tests[0], results.norms[0]
+    difference, verdict = results.differences[test][norm], results.verdicts[test][norm]
+    failed = [*results.failed_seeds(baseline, test).values()]
+    failed += results.failed_seeds(norm, test).values()
+    if any(reason.startswith("diverged") for reason in failed):
+        return "compare again with a lower learning rate, as runs diverged."
+    if failed:
+        return 'correct the cause below, in "No result", and give the same command again.'
+    if difference is None or not difference.is_tested:
+        if difference and difference.seeds > 1 and results.are_equal(norm, test):
+            return f"check that the training uses {norm}: all results are {baseline}'s."
+        return "compare with at least five seeds."
+    if nothing_told(results, norm, test):
+        return "compare with at least five seeds of whole trainings."
+    if len(results.readings) > 1:
+        return f"test {norm} by fresh seeds alone, as the warning above says."
+    if "within the margin" in label(verdict):
+        return "use either norm: they differ by less than the margin."
+    cost = "if its cost suits you"
+    if {baseline, norm} <= results.steps.keys():
+        ratio = results.steps[norm]["seconds"] / results.steps[baseline]["seconds"]
+        cost = f"whose training step takes {ratio:.2f} times {baseline}'s"
+    answers = {
+        "better": f"use {norm}, {cost}.",
+        "no worse": f"{baseline} may be replaced by {norm}, {cost}.",
+        "equivalent": "use either norm, such as the faster one.",
+        "worse": f"keep {baseline}, or compare again with a learning rate of {norm}'s own.",
+    }
+    if verdict.word in answers:
+        return answers[verdict.word]
+    needed, size = verdict.seeds_needed, f"{results.visible_points * results.point:g}"
+    if needed is None:
+        return f"keep {baseline}; no practicable number of seeds shows a difference of {size}."
+    if needed <= difference.seeds:
+        return f"keep {baseline}; a difference of {size} would probably have shown."
+    return (
+        f"keep {baseline}, or, if a difference of {size} matters to you, plan a new comparison of "
+        f"at least {needed} fresh seeds."
+    )
+
+
+def _uri(picture: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
 
 
 def _first_runs(plan: Plan, results: Results) -> dict[str, Path]:

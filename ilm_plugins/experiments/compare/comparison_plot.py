@@ -1,7 +1,10 @@
 """The picture of a comparison: every run as a point, and differences with their intervals."""
 
+import io
+import textwrap
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..reports import style
@@ -11,41 +14,82 @@ COLOUR = style.OKABE_ITO[4]
 #: How the line between runs of one seed looks, and a run without a result.
 PAIR = {"color": "0.7", "linewidth": 0.6, "zorder": 1}
 CROSS = {"color": style.OKABE_ITO[3], "ls": "", "marker": "x", "ms": 5, "in_layout": False}
+#: Inches, and characters in a line of a norm's label: of compare.png, and of a picture for phones.
+WIDTH, CHARACTERS = 9.0, 40
+NARROW_WIDTH, NARROW_CHARACTERS = 3.6, 16
 
 
 @style.styled
 def draw(results: Results, path: Path) -> None:
     """Write a PNG with a row for each test: values by norm, and differences from the baseline.
 
-    Lines connect the runs of one seed. Runs without a result are crosses at the worse edge.
+    Lines connect the runs of one seed. Runs without a result are crosses at the worse edge. Without
+    differences there is no plot of them.
     """
-    tests, norms = results.tests, list(results.norms)
-    figure = Figure((9, 0.9 + (0.7 + 0.4 * len(norms)) * len(tests)), layout="constrained")
-    axes = figure.subplots(len(tests), 2, squeeze=False)
-    for (left, right), test in zip(axes, tests, strict=True):
-        for seed in sorted({seed for norm in norms for seed in results.by_seed(norm, test)}):
-            runs = [(results.by_seed(norm, test).get(seed), i) for i, norm in enumerate(norms)]
-            left.plot(*zip(*(run for run in runs if run[0] is not None), strict=True), **PAIR)
-        for i, norm in enumerate(norms):
-            failed = len(results.failed_seeds(norm, test))
-            heights = [i + (k + 1) / (failed + 1) - 0.5 for k in range(failed)]
-            edge = 0.02 if results.higher_is_better else 0.98  # left of all values, or right
-            left.plot([edge] * failed, heights, transform=left.get_yaxis_transform(), **CROSS)
-            if values := [*results.by_seed(norm, test).values()]:
-                left.scatter(values, [i] * len(values), 25, COLOUR, alpha=0.6, linewidths=0)
-                left.plot(sum(values) / len(values), i, "|", color="black", markersize=16)
-        name = results.title(test)
-        left.set(xlabel=name, ylabel="", ylim=(len(norms) - 0.5, -0.5))
-        left.set_yticks(range(len(norms)), [_label(results, norm, test) for norm in norms])
-        differences = results.differences[test]
-        failed = [norm for norm in norms if results.failed_seeds(norm, test)]
-        hollow = norms if norms[0] in failed else failed
-        style.draw_intervals(right, [*differences.items()], COLOUR, hollow)
-        right.set_xlabel(f"{name}: minus {norms[0]}")
-    style.save(figure, path)
+    columns = 2 if has_differences(results) else 1
+    style.save(_figure(results, columns, WIDTH, CHARACTERS), path)
+
+
+@style.styled
+def draw_narrow(results: Results) -> bytes:
+    """Return a PNG of the same plots in one column."""
+    file = io.BytesIO()
+    figure = _figure(results, 1, NARROW_WIDTH, NARROW_CHARACTERS)
+    figure.savefig(file, format="png", dpi=200, metadata={"Software": None})
+    return file.getvalue()
+
+
+def has_differences(results: Results) -> bool:
+    """Return whether a norm has a seed in common with the baseline by any test."""
+    return any(one for test in results.tests for one in results.differences[test].values())
+
+
+def _figure(results: Results, columns: int, width: float, characters: int) -> Figure:
+    kinds = [_draw_runs, _draw_differences] if has_differences(results) else [_draw_runs]
+    plots = [(draw_one, test) for test in results.tests for draw_one in kinds]
+    rows = len(plots) // columns
+    height = 0.9 + (0.7 + 0.4 * len(results.norms)) * rows
+    figure = Figure((width, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for axis, (draw_one, test) in zip(axes, plots, strict=True):
+        draw_one(axis, results, test)
+        labels = [_wrapped(label.get_text(), characters) for label in axis.get_yticklabels()]
+        axis.set_yticks(axis.get_yticks(), labels)
+    return figure
+
+
+def _draw_runs(axis: Axes, results: Results, test: str) -> None:
+    norms = list(results.norms)
+    for seed in sorted({seed for norm in norms for seed in results.by_seed(norm, test)}):
+        runs = [(results.by_seed(norm, test).get(seed), i) for i, norm in enumerate(norms)]
+        axis.plot(*zip(*(run for run in runs if run[0] is not None), strict=True), **PAIR)
+    for i, norm in enumerate(norms):
+        failed = len(results.failed_seeds(norm, test))
+        heights = [i + (k + 1) / (failed + 1) - 0.5 for k in range(failed)]
+        edge = 0.02 if results.higher_is_better else 0.98  # left of all values, or right
+        axis.plot([edge] * failed, heights, transform=axis.get_yaxis_transform(), **CROSS)
+        if values := [*results.by_seed(norm, test).values()]:
+            axis.scatter(values, [i] * len(values), 25, COLOUR, alpha=0.6, linewidths=0)
+            axis.plot(sum(values) / len(values), i, "|", color="black", markersize=16)
+    axis.set(xlabel=results.title(test), ylabel="", ylim=(len(norms) - 0.5, -0.5))
+    axis.set_yticks(range(len(norms)), [_label(results, norm, test) for norm in norms])
+
+
+def _draw_differences(axis: Axes, results: Results, test: str) -> None:
+    """Draw intervals, hollow where runs of the norm or of the baseline failed."""
+    norms = list(results.norms)
+    failed = [norm for norm in norms if results.failed_seeds(norm, test)]
+    hollow = norms if norms[0] in failed else failed
+    style.draw_intervals(axis, [*results.differences[test].items()], COLOUR, hollow)
+    axis.set_xlabel(f"{results.title(test)}: minus {norms[0]}")
 
 
 def _label(results: Results, norm: str, test: str) -> str:
     """Return a norm, and below it the seeds whose runs have no result."""
     failed = ", ".join(map(str, results.failed_seeds(norm, test)))
     return f"{norm}\nno result: seed {failed}" if failed else norm
+
+
+def _wrapped(label: str, characters: int) -> str:
+    """Return a label with further breaks in its long lines."""
+    return "\n".join(textwrap.fill(line, characters) for line in label.split("\n"))

@@ -17,7 +17,7 @@ LOSSES = "total_loss", "loss"
 #: Most points of a line.
 POINTS = 200
 #: A panel's width and height, and the ends of its axes, in pixels of SVG.
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 300, 60, 545, 12, 255
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 300, 60, 525, 12, 255
 #: Quotient of the largest and the smallest loss from which the axis is logarithmic.
 SPAN = 10
 
@@ -77,6 +77,10 @@ def panels(plan: Plan, results: Results) -> list[Panel]:
                 if quantity == results.metric and len(own) > 1:
                     values, unit = dict(enumerate(own, 1)), "values"
                 if values:
+                    # detectron2 logs the test after the training one iteration behind its end.
+                    end = record.get("planned", 0)
+                    if unit == record.get("unit") and max(values) == end + 1:
+                        values = {min(step, end): value for step, value in values.items()}
                     one = Curve(i, f"{norm}, seed {seed}", values, unit, "diverged" in record)
                     curves[quantity].append(one)
     return [panel(name, found) for name, found in curves.items() if found]

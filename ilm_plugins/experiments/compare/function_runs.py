@@ -5,8 +5,10 @@ Importing this module imports neither torch, scipy nor matplotlib; the first cal
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """What :func:`ilm_plugins.compare` returns; a notebook shows it as the report."""
+    """What :func:`ilm_plugins.compare` returns; a notebook shows its table and its picture."""
 
     #: The values, and the paired differences from the first norm.
     results: Results
@@ -43,8 +45,20 @@ class Comparison:
     def __repr__(self) -> str:
         return self.report
 
-    def _repr_markdown_(self) -> str:
-        return self.report
+    def _repr_html_(self) -> str:
+        """The verdicts, the first test's table, the picture and a link to compare.html."""
+        import pandas as pd
+
+        from .comparison_report import sentences
+
+        texts = [escape(text) for text in sentences(self.results, self.results.tests[0])]
+        parts = [f"<p>{text}</p>" for text in texts]
+        parts.append(pd.DataFrame(self.table).to_html(index=False, border=0))
+        if self.results.main:
+            data = base64.b64encode((self.output / "compare.png").read_bytes()).decode()
+            parts.append(f'<img alt="all runs" src="data:image/png;base64,{data}">')
+        page = escape(str(self.output / "compare.html"))
+        return "\n".join([*parts, f'<p><a href="{page}">{page}</a></p>'])
 
 
 def compare(

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from ...errors import UserError, one_line
@@ -87,9 +88,14 @@ def _numbers(found: Any) -> dict[str, float]:
     try:
         if not (isinstance(found, Mapping) and found):
             raise TypeError
-        return {str(name): float(value) for name, value in found.items()}
+        return {str(name): float(_detached(value)) for name, value in found.items()}
     except (TypeError, ValueError):
         raise UserError(f"the function returned {found!r}; return a dict of numbers") from None
+
+
+def _detached(value: Any) -> Any:
+    """Return a number, such as a loss, without its gradient, of which float() would warn."""
+    return value.detach() if isinstance(value, torch.Tensor) else value
 
 
 def digest_of(function: Any) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import matplotlib as mpl
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ...checkpoints import load_weights
 from ...errors import one_line
@@ -21,14 +21,16 @@ from ..reports.style import OKABE_ITO
 from .compared_config import ComparedConfig
 
 #: Number of images, their longer side in pixels, and the score from which objects are drawn.
-COUNT, SIDE, SCORE = 6, 320, 0.5
+COUNT, SIDE, SCORE = 6, 640, 0.5
 FILE = "predictions.json"
+#: What stands in place of a picture without objects; of an annotation without any.
+NOTHING, NO_ANNOTATION = f"no object above {SCORE:g}", "no annotated object"
 
 
 class Predictions(NamedTuple):
-    """Columns of pictures of the same images: the photo, its annotation, and each norm's model."""
+    """Columns of pictures of the same images: each norm's model, the annotation, and the photo."""
 
-    #: Title of a column -> data URIs of its pictures.
+    #: Title of a column -> data URIs of its pictures, or why there is none; "" without a content.
     columns: dict[str, list[str]]
     #: Class -> its colour, "#rrggbb", of the classes that a picture has.
     classes: dict[str, str]
@@ -47,6 +49,7 @@ def predictions(
     try:
         paths = {norm: last_checkpoint(folder) for norm, folder in folders.items()}
         state = {norm: [path.name, path.stat().st_mtime_ns] for norm, path in paths.items()}
+        state["drawn as"] = ["norms first", SIDE]  # an earlier version's pictures are drawn again
         kept = output / FILE
         if kept.is_file() and (found := json.loads(kept.read_text("utf-8")))["of"] == state:
             return Predictions(*found["drawn"])
@@ -62,7 +65,7 @@ def _draw(config: ComparedConfig, paths: dict[str, Path]) -> Predictions | None:
     own = config.variants.opened
     images = [*own.test_images(COUNT)] if paths else []
     photos = [photo for photo, _ in images]
-    columns = {"annotation": [content for _, content in images]}
+    columns = {}
     for norm, path in paths.items() if images else ():
         # A machine that only submits the trainings may have no GPU.
         on_gpu = config.num_gpus and torch.cuda.is_available()
@@ -70,6 +73,7 @@ def _draw(config: ComparedConfig, paths: dict[str, Path]) -> Predictions | None:
         inference = opened.inference()
         load_weights(inference.model.eval(), path)
         columns[norm] = [opened.content(inference.forward([photo])[0]) for photo in photos]
+    columns["annotation"] = [content for _, content in images]
     seen = {norm: contents for norm, contents in columns.items() if any(contents)}
     if not {*seen} & {*paths}:
         return None
@@ -82,18 +86,24 @@ def draw(
     columns: dict[str, Sequence[Content | None]],
     names: Sequence[str] = (),
 ) -> Predictions:
-    """Draw photos (H, W, 3), and for each column what they contain; ``names`` are the classes'."""
+    """Draw what each column's contents find on photos (H, W, 3), and behind them the photos.
+
+    ``names`` are the classes'.
+    """
     contents = [content for column in columns.values() for content in column if content]
     numbers = sorted({*(int(n) for content in contents for n in _numbers(content))})
     names = [*names, *(f"class {n}" for n in range(len(names), max(numbers, default=-1) + 1))]
-    colours = _colours(names)
+    colours = np.full((len(names) + 1, 3), 255)  # the last, white, is of pixels without a class
+    colours[numbers] = _colours([names[n] for n in numbers])
     small = [_resized(Image.fromarray(photo)) for photo in photos]
-    drawn = {"photo": [_uri(photo) for photo in small]}
-    for title, column in columns.items():
-        drawn[title] = [
-            _uri(_picture(photo, content, whole.shape[1::-1], colours, names)) if content else ""
+    drawn = {
+        title: [
+            _shot(photo, content, whole.shape[1::-1], colours)
             for photo, whole, content in zip(small, photos, column, strict=True)
         ]
+        for title, column in columns.items()
+    }
+    drawn["photo"] = [_uri(photo) for photo in small]
     legend = {names[n]: "#{:02x}{:02x}{:02x}".format(*colours[n]) for n in numbers}
     return Predictions(drawn, legend, any(content.boxes is not None for content in contents))
 
@@ -111,38 +121,39 @@ def _shown(content: Content) -> list[int]:
     return [i for i in range(len(content.labels)) if scores is None or scores[i] >= SCORE]
 
 
+def _shot(
+    photo: Image.Image, content: Content | None, size: tuple[int, int], colours: np.ndarray
+) -> str:
+    """Return a picture as a data URI, or why there is none; "" without a content."""
+    if content is None:
+        return ""
+    if content.classes is None and not _shown(content):
+        return NO_ANNOTATION if content.scores is None else NOTHING
+    return _uri(_picture(photo, content, size, colours))
+
+
 def _picture(
-    photo: Image.Image,
-    content: Content,
-    size: tuple[int, int],
-    colours: np.ndarray,
-    names: Sequence[str],
+    photo: Image.Image, content: Content, size: tuple[int, int], colours: np.ndarray
 ) -> Image.Image:
     """Draw classes in their colours, white for none, or objects over the photo.
 
     ``size`` is the width and height, in pixels, of the photo before it was resized.
     """
     if content.classes is not None:
-        classes = np.where(content.classes < len(colours), content.classes, len(colours))
-        drawn = np.concatenate([colours, [[255] * 3]])[classes].astype(np.uint8)
+        classes = np.minimum(content.classes, len(colours) - 1)
+        drawn = colours[classes].astype(np.uint8)
         return Image.fromarray(drawn).resize(photo.size, Image.Resampling.NEAREST)
     photo, shown = photo.copy(), _shown(content)
     for i in shown if content.masks is not None else ():
         mask = Image.fromarray(np.uint8(content.masks[i] > 0) * 110)
         colour = tuple(map(int, colours[content.labels[i]]))
         photo.paste(colour, mask=mask.resize(photo.size, Image.Resampling.BILINEAR))
-    painter, font = ImageDraw.Draw(photo), ImageFont.load_default(12)
+    painter = ImageDraw.Draw(photo)
     scale = np.tile(np.divide(photo.size, size), 2)
     for i in shown:
         colour = tuple(map(int, colours[content.labels[i]]))
         left, top, right, bottom = content.boxes[i] * scale
-        painter.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=2)
-        text = names[content.labels[i]]
-        if content.scores is not None:
-            text += f" {content.scores[i]:.2f}"
-        corner = (left + 2, max(0, top - 14))
-        painter.rectangle(painter.textbbox(corner, text, font), fill=colour)
-        painter.text(corner, text, "black" if sum(colour) > 330 else "white", font)
+        painter.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=4)
     return photo
 
 

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -26,7 +27,7 @@ from ilm_plugins.experiments.compare import (
     tasks,
 )
 from ilm_plugins.experiments.compare.command_source import CommandSource
-from ilm_plugins.experiments.compare.comparison_page import page
+from ilm_plugins.experiments.compare.comparison_page import next_step, page
 from ilm_plugins.experiments.compare.comparison_plan import Plan, Source
 from ilm_plugins.experiments.compare.curves import POINTS, TOP, Curve, panel, panels
 from ilm_plugins.experiments.compare.results import OWN_TEST, Results, Value
@@ -36,7 +37,7 @@ from ilm_plugins.frameworks import run_record
 from ilm_plugins.frameworks.framework_config import Content, spread
 
 #: Elements without an end.
-VOID = {"circle", "img", "meta", "path", "polyline", "rect"}
+VOID = {"circle", "img", "meta", "path", "polyline", "rect", "source"}
 #: A norm and a metric that would break a page if they were not escaped.
 BOLD, METRIC = 'ILMGN("<b>&", long=\'' + "x" * 60 + "')", "mIoU</h2>"
 NORMS = ["GN", BOLD, "EN"]
@@ -152,7 +153,8 @@ def test_all_files_of_a_report_read_the_same_statistics(made_up, tmp_path, monke
 def test_each_norm_has_a_verdict(read):
     shown = [one["class"] for one in read.find("li") if "class" in one]
     assert shown == ["better", "undecided"]
-    assert f"{BOLD} better better than GN by 2.1" in read.text
+    assert f"{BOLD} better Next: use {BOLD}, if" in read.text
+    assert "suits you. better than GN by 2.1" in read.text
     assert "1 of 3 runs with EN have no result (seed 2: diverged; 95 %" in read.text
 
 
@@ -165,7 +167,8 @@ def test_texts_are_shown_as_they_are(read, text):
 def test_the_page_needs_no_other_file(read, written):
     assert not {"link", "script", "iframe", "object", "use"} & {tag for tag, _ in read.elements}
     sources = [one["src"] for one in read.find("img")]
-    assert sources
+    sources += [one["srcset"] for one in read.find("source")]
+    assert len(sources) == 2
     assert all(source.startswith("data:image/") for source in sources)
     assert "@import" not in written
     assert {*re.findall(r"url\((.)", written)} <= {"#"}
@@ -175,6 +178,62 @@ def test_all_pictures_have_a_text(read):
     assert all(one["alt"] for one in read.find("img"))
     plots = [one for one in read.find("svg") if "aria-hidden" not in one]
     assert [one["aria-label"].partition(" by ")[0] for one in plots] == ["loss", METRIC]
+
+
+def test_a_phone_gets_one_plot_above_the_other(read):
+    (wide,), (narrow,) = read.find("img"), read.find("source")
+    assert narrow["media"] == "(max-width: 700px)"
+    shapes = [pixels(uri).shape for uri in (wide["src"], narrow["srcset"])]
+    assert shapes[0][1] > 2 * shapes[0][0]
+    assert shapes[1][1] < shapes[1][0]
+
+
+def values_of(words, norms=("GN", "EN"), test=OWN_TEST):
+    """Return values from words such as "40 41", one text for each norm; a text of a failure."""
+    found = []
+    for norm, text in zip(norms, words, strict=True):
+        for seed, word in enumerate(text.split()):
+            known = word.replace(".", "").isdigit()
+            value = (float(word), None) if known else (None, word)
+            found.append(Value(norm, seed, test, "mIoU", *value))
+    return found
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        (("40 41 42", "45 46.1 47"), "use EN, whose training step takes 1.50 times GN's."),
+        (("45 46.1 47", "40 41 42"), "keep GN, or compare again with a learning rate of EN's own."),
+        (("40 41 42", "40 41.01 42"), "use either norm, such as the faster one."),
+        (("40 41 42", "40 41.4 42.9"), "GN may be replaced by EN"),
+        (("40 41 42", "44 39 43"), "plan a new comparison of at least "),
+        (("40", "45"), "compare with at least five seeds."),
+        (("40 41", "40 41"), "check that the training uses EN: all results are GN's."),
+        (("40 41", "40 failed"), 'correct the cause below, in "No result"'),
+        (("40 41", "40 diverged:NaN"), "compare again with a lower learning rate"),
+    ],
+    ids=["better", "worse", "equal", "no worse", "open", "a seed", "same", "failed", "diverged"],
+)
+def test_a_reader_is_told_what_to_do_next(values, expected):
+    steps = {"GN": {"seconds": 0.2}, "EN": {"seconds": 0.3}}
+    found = Results(["GN", "EN"], values_of(values), "mIoU", margin=0.5, steps=steps)
+    assert expected in next_step(found, "EN")
+
+
+def test_another_answer_by_further_images_is_told_with_what_to_do_next():
+    values = values_of(("40 41 42", "45 46.1 47"))
+    values += values_of(("40 41 42", "44 39 43"), test="dusk")
+    found = Results(["GN", "EN"], values, "mIoU")
+    assert next_step(found, "EN").endswith("if its cost suits you. But it is undecided by dusk.")
+
+
+def test_without_differences_there_is_no_plot_of_them(tmp_path, made_up):
+    plan, _ = made_up
+    found = Results(["GN"], values_of(["40 41"], ["GN"]), "mIoU")
+    comparison_plot.draw(found, plan.output / "compare.png")
+    read = Reader(page(plan, found, ""))
+    assert "minus GN" not in read.find("img")[0]["alt"] + read.text.partition("All runs")[2]
+    assert not comparison_plot.has_differences(found)
 
 
 def test_each_run_has_a_line(read):
@@ -191,7 +250,8 @@ def test_a_run_that_diverged_is_named(read):
 
 
 def test_a_failed_run_has_the_end_of_its_log(read):
-    assert len(read.find("details")) == 1
+    assert "How to read the table" in read.text
+    assert len(read.find("details")) == 2
     assert read.text.count("first") == 19
 
 
@@ -232,6 +292,17 @@ def test_the_record_has_the_curve_where_it_has_more_iterations(tmp_path, unit, n
     (folder / "metrics.json").write_text("\n".join(lines))
     ((line,),) = [one.lines for one in panels(plan, Results(NORMS, [], "mIoU"))]
     assert len(line.curve.values) == number
+
+
+def test_the_last_test_of_a_training_is_at_its_last_iteration(tmp_path):
+    """As detectron2 logs it: after the training it counts an iteration more."""
+    plan = plan_of(tmp_path)
+    (folder := plan.folder("GN", 0)).mkdir(parents=True)
+    run_record.write(folder / run_record.FILE, {"unit": "iterations", "planned": 40, "run": 40})
+    entries = [{"iteration": i, "mIoU": 10.0 * i} for i in (19, 40)]
+    (folder / "metrics.json").write_text("\n".join(map(json.dumps, entries)))
+    (found,) = panels(plan, Results(NORMS, [], "mIoU"))
+    assert [*found.lines[0].curve.values] == [20, 40]
 
 
 def test_a_loss_by_iteration_in_a_training_by_epochs_has_iterations(tmp_path):
@@ -310,8 +381,9 @@ PHOTO = np.zeros((40, 80, 3), np.uint8)
 
 def test_pictures_keep_their_shape_and_are_small():
     drawn = predictions.draw([PHOTO], {"GN": [Content(classes=np.zeros((40, 80), int))]})
-    assert pixels(drawn.columns["photo"][0]).shape == (160, 320, 3)
-    assert pixels(drawn.columns["GN"][0]).shape == (160, 320, 3)
+    assert [*drawn.columns] == ["GN", "photo"]
+    assert pixels(drawn.columns["photo"][0]).shape == (320, 640, 3)
+    assert pixels(drawn.columns["GN"][0]).shape == (320, 640, 3)
 
 
 def test_the_legend_names_the_classes_that_are_there_by_their_colour():
@@ -322,8 +394,8 @@ def test_the_legend_names_the_classes_that_are_there_by_their_colour():
     (colour,) = drawn.classes.values()
     found = pixels(drawn.columns["GN"][0])
     assert [*drawn.classes] == ["road"]
-    assert found[80, 240] == pytest.approx([*bytes.fromhex(colour[1:])], abs=6)
-    assert found[80, 80] == pytest.approx([255] * 3, abs=6)
+    assert found[160, 480] == pytest.approx([*bytes.fromhex(colour[1:])], abs=6)
+    assert found[160, 160] == pytest.approx([255] * 3, abs=6)
 
 
 def test_thirty_classes_have_thirty_colours():
@@ -342,9 +414,32 @@ def test_objects_are_drawn_from_a_score_on():
     drawn = predictions.draw([PHOTO], {"GN": [content]}, ["cat", "dog"])
     found = pixels(drawn.columns["GN"][0]).sum(axis=2)
     assert [*drawn.classes] == ["cat"]
-    assert found[80, 240] > 100  # within the mask of the first
-    assert found[80, 160] > 2 * found[80, 240]  # the left side of its box
-    assert found[:, :140].max() < 40  # nothing of the second
+    assert found[160, 480] > 100  # within the mask of the first
+    assert found[160, 320] > 2 * found[160, 480]  # the left side of its box
+    assert found[:, :280].max() < 40  # nothing of the second
+
+
+def test_a_detector_that_finds_nothing_says_so(made_up):
+    box = {"boxes": np.array([[5.0, 10, 35, 30]]), "labels": np.array([0])}
+    found, unsure = Content(**box), Content(**box, scores=np.array([0.4]))
+    empty = Content(boxes=np.zeros((0, 4)), labels=np.zeros(0, int))
+    columns = {"GN": [unsure, unsure], "annotation": [found, empty]}
+    drawn = predictions.draw([PHOTO, PHOTO], columns, ["cat"])
+    assert drawn.columns["GN"] == ["no object above 0.5"] * 2
+    assert drawn.columns["annotation"][1] == "no annotated object"
+
+    class Detectors(Source):
+        def predictions(self, folders, output):
+            return drawn
+
+    plan, results_of_runs = made_up
+    read = Reader(page(replace(plan, source=Detectors()), results_of_runs, ""))
+    assert read.text.count("no object above 0.5 GN") == 2
+    assert [one["alt"] for one in read.find("img")][1:] == [
+        "image 1: annotation",
+        "image 1: photo",
+        "image 2: photo",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -357,13 +452,16 @@ def test_images_are_spread_over_the_test_set(length, count, places):
 
 # ---- a browser
 
-#: Shows a page in frames; then its title has, for each, the widths of its content and of itself.
+#: Shows a page in frames; then its title has, for each, the widths of its content and of itself,
+#: the number of pictures that are torn, and of tables and pictures that it cuts.
 FRAMES = """<!DOCTYPE html><title></title>{frames}<script>
 addEventListener("load", () => {{
   document.title = [...document.querySelectorAll("iframe")].map(frame => {{
     const root = frame.contentDocument.documentElement;
     const torn = [...frame.contentDocument.images].filter(image => !image.naturalWidth).length;
-    return [root.scrollWidth, root.clientWidth, torn].join();
+    const parts = [...frame.contentDocument.querySelectorAll("img, svg, .scroll > *")];
+    const cut = parts.filter(part => part.getBoundingClientRect().right > root.clientWidth);
+    return [root.scrollWidth, root.clientWidth, torn, cut.length].join();
   }}).join(" ");
 }});
 </script>"""
@@ -375,7 +473,7 @@ def test_a_browser_shows_the_page_without_scrolling_to_the_side(written, tmp_pat
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
     if browser is None:
         pytest.skip("needs a browser: apt-get install chromium")
-    widths = 1280, 390
+    widths = 1280, 400
     frames = "".join(FRAME.format(width, html.escape(written)) for width in widths)
     (tmp_path / "frames.html").write_text(FRAMES.format(frames=frames))
     options = (
@@ -391,4 +489,4 @@ def test_a_browser_shows_the_page_without_scrolling_to_the_side(written, tmp_pat
     )
     title = re.search("<title>(.*?)</title>", done.stdout)[1]
     found = [tuple(map(int, frame.split(","))) for frame in title.split()]
-    assert found == [(width, width, 0) for width in widths]
+    assert found == [(width, width, 0, 0) for width in widths]

@@ -1,5 +1,6 @@
 """ilm_plugins.compare: norms in a training function of a user's own, as in a notebook."""
 
+import base64
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
 
@@ -45,13 +47,30 @@ def test_a_function_is_compared(trained):
     found = compare(trained)
     assert trained == [(norm, seed) for seed in (0, 1, 2) for norm in ("BN", "EN")]
     assert "+2.6 [+2.3, +2.9]" in repr(found)
-    assert found._repr_markdown_() == repr(found) == Path("out/compare.md").read_text()
+    assert repr(found) == Path("out/compare.md").read_text()
     assert pd.DataFrame(found.table)["top1"].to_list() == ["70.1 ± 0.1", "72.7 ± 0.2"]
     values = pd.DataFrame(found.values).query("norm == 'EN' and metric == 'loss'")["value"]
     assert values.to_list() == pytest.approx([27.5, 27.4, 27.1])
     assert Path("out/compare.png").is_file()
     record = run_record.read("out/EN/seed2")
     assert (record["seed"], record["metrics"][""]["top1"]) == (2, 72.9)
+
+
+def test_a_notebook_shows_verdicts_the_picture_and_a_link(trained):
+    shown = compare(trained, ("BN", "EN"), (0, 1, 2))._repr_html_()
+    assert "<p>EN: better than BN by 2.6" in shown
+    assert "<td>72.7 ± 0.2</td>" in shown
+    picture = base64.b64encode(Path("out/compare.png").read_bytes()).decode()
+    assert f'src="data:image/png;base64,{picture}"' in shown
+    assert '<a href="out/compare.html">' in shown
+    assert "<b>" not in compare(trained, ("BN", "<b>"), (0,))._repr_html_()
+
+
+def test_a_loss_with_a_gradient_is_a_number(trained, recwarn):
+    parameter = torch.ones(1, requires_grad=True)
+    found = ilm_plugins.compare(lambda *_: {"loss": parameter.sum()}, ["BN"], output="out")
+    assert found.values[0].value == 1.0
+    assert not [one for one in recwarn if "requires_grad" in str(one.message)]
 
 
 def test_recorded_runs_are_skipped(trained):
