@@ -2,8 +2,6 @@
 
 import multiprocessing
 import os
-import re
-import shlex
 import signal
 import sys
 import time
@@ -85,21 +83,6 @@ resize = [dict(type="Resize", scale_factor=s, keep_ratio=True) for s in (0.5, 1.
 transforms = [resize, [dict(type="LoadAnnotations")], [dict(type="PackSegInputs")]]
 tta_pipeline = [dict(type="LoadImageFromFile"), dict(type="TestTimeAug", transforms=transforms)]
 """
-
-
-def documented_comparison(title: str) -> dict[str, str]:
-    """Return the blocks of a section of docs/compare.md by language, such as "sh"."""
-    page = (Path(__file__).parents[1] / "docs" / "compare.md").read_text("utf-8")
-    text = re.split(r"^##", page.partition(f"## {title}\n")[2], maxsplit=1, flags=re.M)[0]
-    return dict(re.findall(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.M))
-
-
-def words_of_comparison(command: str) -> list[str]:
-    """Return the arguments of a documented command, on the CPU and with one seed."""
-    words = shlex.split(command.replace("--seeds 0 1 2", "--seeds 0").replace("\\\n", " "))
-    assert words[:4] == ["python", "-m", "ilm_plugins", "compare"]
-    assert "--seeds" not in words or words[words.index("--seeds") + 2].startswith("--")
-    return [*words[3:], "--num-gpus", "0", "--output", "out"]
 
 
 def write_mmengine_config(path: Path, datasets: Path) -> Path:

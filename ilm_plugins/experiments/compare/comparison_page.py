@@ -123,13 +123,13 @@ def _next_step(results: Results, norm: str) -> str:
         return f"test {norm} by fresh seeds alone, as the warning above says."
     if "within the margin" in label(verdict):
         return "use either norm: they differ by less than the margin."
-    cost = "if its cost suits you"
+    cost = ", if its cost suits you"
     if {baseline, norm} <= results.steps.keys():
         ratio = results.steps[norm]["seconds"] / results.steps[baseline]["seconds"]
-        cost = f"whose training step takes {ratio:.2f} times {baseline}'s"
+        cost = f"; its training step takes {ratio:.2f} of {baseline}'s time"
     answers = {
-        "better": f"use {norm}, {cost}.",
-        "no worse": f"{baseline} may be replaced by {norm}, {cost}.",
+        "better": f"use {norm} in place of {baseline}{cost}.",
+        "no worse": f"{norm} may replace {baseline}{cost}.",
         "equivalent": "use either norm, such as the faster one.",
         "worse": f"keep {baseline}, or compare again with a learning rate of {norm}'s own.",
     }

@@ -38,8 +38,6 @@ from runs import (
     LAZY,
     SHAPES,
     SMALL,
-    documented_comparison,
-    words_of_comparison,
     write_mmengine_config,
 )
 from swaps import randomized
@@ -158,8 +156,7 @@ def test_a_run_that_was_moved_is_tested_where_it_is_now(compared, started, tmp_p
 
 def test_the_page_has_the_predictions_of_each_norm(compared):
     text = Path("out/compare.html").read_text()
-    (head,) = re.findall(r'aria-label="Predictions".*?</thead>', text, re.DOTALL)
-    assert re.findall(r'<th scope="col">(.*?)</th>', head) == ["photo", "annotation", GN, EN]
+    assert re.findall(r'alt="image 1: (.*?)"', text) == [GN, EN, "annotation", "photo"]
     for norm in ("photo", "annotation", GN, EN):
         assert len(re.findall(rf'src="data:image/webp[^>]*: {re.escape(norm)}"', text)) == 4
 
@@ -941,26 +938,26 @@ def test_starts_are_written_where_there_is_no_gpu(config, tmp_path):
 
 
 @pytest.mark.wide
-def test_the_documented_comparison_of_detectron2(started, datasets, tmp_path, monkeypatch):
+def test_a_norm_is_compared_with_other_options_of_itself(started, datasets, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = open_config(str(SHAPES), [*SMALL, "SOLVER.MAX_ITER", "2"]).config
     Path("my_mask_rcnn.yaml").write_text(config.dump())
-    assert main(words_of_comparison(documented_comparison("detectron2")["sh"])) == 0
-    found = frame().query("metric == 'bbox/AP'")
-    assert list(found["norm"]) == ["GN", "ILMGN", "ILMGN(init='identity')"]
+    norms = ["GN", "ILMGN", "ILMGN(init='identity')"]
+    assert compare("my_mask_rcnn.yaml", *norms, "--at", "MODEL.ROI_BOX_HEAD.NORM") == 0
+    assert list(frame().query("metric == 'bbox/AP'")["norm"]) == norms
     assert "data:image/webp" in Path("out/compare.html").read_text()
 
 
 @pytest.mark.wide
-def test_the_documented_comparison_of_mmseg(config, started):
-    Path("fcn.py").rename("my_fcn.py")
-    Path("my_fcn_dusk.py").write_text(DUSK.format("my_fcn.py"))
-    words = variants(open_config("my_fcn.py")).with_norm("BN")
-    model = open_config("my_fcn.py", words).build_model()
+def test_synchronized_norms_start_from_weights_and_have_further_tests(config, started):
+    Path("dusk.py").write_text(DUSK.format("fcn.py"))
+    words = variants(open_config("fcn.py")).with_norm("BN")
+    model = open_config("fcn.py", words).build_model()
     torch.save({"state_dict": model.backbone.state_dict()}, "resnet50_bn.pth")
-    assert main(words_of_comparison(documented_comparison("OpenMMLab")["sh"])) == 0
+    norms = ["SyncBN", "EN(sync=True)", "SN(sync=True)"]
+    assert compare("fcn.py", *norms, "--weights", "resnet50_bn.pth", *TEST) == 0
     found = frame().query("metric == 'mIoU'")
-    assert {*found["norm"]} == {"SyncBN", "EN(sync=True)", "SN(sync=True)"}
+    assert {*found["norm"]} == {*norms}
     start = torch.load("out/SN-sync=True/weights.pth")["state_dict"]
     assert torch.equal(start["backbone.conv1.weight"], model.backbone.state_dict()["conv1.weight"])
     assert {*found["test"]} == {"test", "dusk"}

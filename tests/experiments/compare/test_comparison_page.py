@@ -153,7 +153,7 @@ def test_all_files_of_a_report_read_the_same_statistics(made_up, tmp_path, monke
 def test_each_norm_has_a_verdict(read):
     shown = [one["class"] for one in read.find("li") if "class" in one]
     assert shown == ["better", "undecided"]
-    assert f"{BOLD} better Next: use {BOLD}, if" in read.text
+    assert f"{BOLD} better Next: use {BOLD} in place of GN, if" in read.text
     assert "suits you. better than GN by 2.1" in read.text
     assert "1 of 3 runs with EN have no result (seed 2: diverged; 95 %" in read.text
 
@@ -202,10 +202,13 @@ def values_of(words, norms=("GN", "EN"), test=OWN_TEST):
 @pytest.mark.parametrize(
     "values, expected",
     [
-        (("40 41 42", "45 46.1 47"), "use EN, whose training step takes 1.50 times GN's."),
+        (
+            ("40 41 42", "45 46.1 47"),
+            "use EN in place of GN; its training step takes 1.50 of GN's time.",
+        ),
         (("45 46.1 47", "40 41 42"), "keep GN, or compare again with a learning rate of EN's own."),
         (("40 41 42", "40 41.01 42"), "use either norm, such as the faster one."),
-        (("40 41 42", "40 41.4 42.9"), "GN may be replaced by EN"),
+        (("40 41 42", "40 41.4 42.9"), "EN may replace GN; its"),
         (("40 41 42", "44 39 43"), "plan a new comparison of at least "),
         (("40", "45"), "compare with at least five seeds."),
         (("40 41", "40 41"), "check that the training uses EN: all results are GN's."),

@@ -1,9 +1,11 @@
-"""The comparisons of scripts that docs/compare.md shows, with the packages' own trainings.
+"""The comparisons in examples/, by the commands in their heads, with one seed and on the CPU.
 
 timm's train.py and torchvision's references are in no package; stand-ins have their options, and
 write what they write.
 """
 
+import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -16,8 +18,9 @@ pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
 
 from fresh import PROGRAMS
 from ilm_plugins.__main__ import main
-from runs import documented_comparison, words_of_comparison
+from ilm_plugins.experiments.data.shapes import write_shapes
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 pytestmark = pytest.mark.wide
 
 
@@ -25,11 +28,22 @@ pytestmark = pytest.mark.wide
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    Path("examples").symlink_to(EXAMPLES)
 
 
-def compared(command):
-    """Run a command as documented, but with one seed; return its results."""
-    status = main(words_of_comparison(command))
+def words_of(example):
+    """Return the words of the command in the head of an example."""
+    lines = [line.lstrip("# ") for line in (EXAMPLES / example).read_text("utf-8").splitlines()]
+    text = "\n".join(lines).partition("python -m ilm_plugins compare ")[2].partition("\n\n")[0]
+    text = text.partition('\n"""')[0].replace("\\\n", " ")
+    assert " --seeds 0 1 2" in text
+    return shlex.split(text.replace("--seeds 0 1 2", "--seeds 0"))
+
+
+def compared(words, *overrides):
+    """Run a comparison; return its results."""
+    status = main(["compare", *words, "--num-gpus", "0", "--output", "out", *overrides])
     logs = [path.read_text()[-2000:] for path in Path("out").glob("*/*.log")]
     assert status == 0, logs
     assert Path("out/compare.html").stat().st_size > 10_000
@@ -41,7 +55,8 @@ def compared(command):
 def test_timm():
     pytest.importorskip("timm", reason="needs timm")
     shutil.copy(PROGRAMS / "train_like_timm.py", "train.py")
-    found = compared(documented_comparison("timm")["sh"])
+    shutil.copy(EXAMPLES / "compare_timm.py", ".")
+    found = compared(words_of("compare_timm.py"))
     assert found["metric"].to_list() == ["eval_top1"] * 2
     files = [f"out/{norm}/seed0/run/summary.csv" for norm in found["norm"]]
     losses = [pd.read_csv(file)["eval_loss"] for file in files]
@@ -51,8 +66,8 @@ def test_timm():
 def test_torchvision():
     pytest.importorskip("torchvision", reason="needs torchvision")
     shutil.copy(PROGRAMS / "train_like_torchvision.py", "train.py")
-    Path("train_norm.py").write_text(documented_comparison("torchvision's references")["python"])
-    found = compared(documented_comparison("torchvision's references")["sh"])
+    shutil.copy(EXAMPLES / "compare_torchvision.py", ".")
+    found = compared(words_of("compare_torchvision.py"))
     last = [
         float(Path("out", norm, "seed0", "log.txt").read_text().split("Acc@1")[-1].split()[0])
         for norm in ("BN", "EN")
@@ -62,8 +77,7 @@ def test_torchvision():
 
 def test_lightning():
     pytest.importorskip("lightning", reason="needs lightning")
-    shutil.copy(PROGRAMS / "train_by_lightning.py", "train.py")
-    found = compared(documented_comparison("Lightning")["sh"])
+    found = compared(words_of("compare_lightning.py"))
     files = [f"out/{norm}/seed0/lightning_logs/version_0/metrics.csv" for norm in ("BN", "EN")]
     last = [pd.read_csv(file)["val_acc"].dropna().iloc[-1] for file in files]
     assert found["value"].to_list() == last
@@ -72,30 +86,46 @@ def test_lightning():
 def test_transformers():
     for package in ("transformers", "accelerate"):
         pytest.importorskip(package, reason=f"needs {package}")
-    shutil.copy(PROGRAMS / "train_by_transformers.py", "train.py")
-    assert compared(documented_comparison("Transformers")["sh"])["value"].between(0, 1).all()
-
-
-SMALL = '"epochs": 1, "imgsz": 64, "workers": 0, "device": "cpu", "plots": False'
+    assert compared(words_of("compare_transformers.py"))["value"].between(0, 1).all()
 
 
 def test_ultralytics(tmp_path, monkeypatch):
     pytest.importorskip("ultralytics", reason="needs ultralytics")
     monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
     monkeypatch.setenv("YOLO_OFFLINE", "true")
-    script = documented_comparison("Ultralytics")["python"]
-    assert '"epochs": 100' in script
-    Path("train_yolo.py").write_text(script.replace('"epochs": 100', SMALL))
     for part in ("images", "labels"):
         Path("data", part).mkdir(parents=True)
     for i in range(4):
         Image.new("RGB", (64, 64), (60 * i, 0, 0)).save(f"data/images/{i}.png")
         Path(f"data/labels/{i}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
-    Path("my_data.yaml").write_text(
+    Path("small.yaml").write_text(
         f"path: {tmp_path / 'data'}\ntrain: images\nval: images\nnames: [box]\n"
     )
-    found = compared(documented_comparison("Ultralytics")["sh"])
+    *words, command = words_of("compare_ultralytics.py")
+    small = "data=small.yaml epochs=1 imgsz=64 workers=0 device=cpu plots=False"
+    command, count = re.subn(r"data=coco8.yaml epochs=100", small, command)
+    assert count == 1
+    found = compared([*words, command])
     assert found["metric"].to_list() == ["metrics/mAP50-95(B)"] * 2
     files = [f"out/{norm}/seed0/run/results.csv" for norm in found["norm"]]
     losses = [pd.read_csv(file)["val/box_loss"] for file in files]
     assert not losses[0].equals(losses[1])  # as the script put the norm into the model
+
+
+def test_detectron2():
+    pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
+    write_shapes(Path("datasets"), num_training=4, num_validation=4, size=64)
+    short = ["SOLVER.MAX_ITER", "2", "SOLVER.WARMUP_ITERS", "0", "SOLVER.BASE_LR", "0.01"]
+    found = compared(words_of("compare_detectron2.yaml"), *short, "SOLVER.IMS_PER_BATCH", "2")
+    assert found.query("metric == 'bbox/AP'")["norm"].to_list() == ["GN", "ILMGN"]
+    assert "bbox/AP-circle" in set(found["metric"])
+
+
+def test_mmseg():
+    pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
+    write_shapes(Path("datasets"), num_training=4, num_validation=4, size=64)
+    short = ["train_cfg.max_iters=2", "train_cfg.val_interval=2", "train_dataloader.num_workers=0"]
+    short += [f"{part}_dataloader.persistent_workers=False" for part in ("train", "val", "test")]
+    short += [f"{part}_dataloader.num_workers=0" for part in ("val", "test")]
+    found = compared(words_of("compare_mmseg.py"), *short, "train_dataloader.batch_size=2")
+    assert found.query("metric == 'mIoU'")["norm"].to_list() == ["BN", "EN"]
