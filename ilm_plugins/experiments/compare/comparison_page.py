@@ -83,6 +83,7 @@ def _of_test(results: Results, test: str) -> dict[str, Any]:
         (
             norm,
             verdict.word,
+            label(verdict),
             text.removeprefix(f"{norm}: "),
             next_step(results, norm) if test == results.tests[0] else "",
         )

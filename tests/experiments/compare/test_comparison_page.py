@@ -210,12 +210,26 @@ def values_of(words, norms=("GN", "EN"), test=OWN_TEST):
         (("40 41 42", "40 41.01 42"), "use either norm, such as the faster one."),
         (("40 41 42", "40 41.4 42.9"), "EN may replace GN; its"),
         (("40 41 42", "44 39 43"), "plan a new comparison of at least "),
+        (("40 41 42", "40.2 41.21 42.2"), "use either norm: they differ by less than the margin."),
+        (("40 41", "44 39"), "compare with at least five seeds of whole trainings."),
         (("40", "45"), "compare with at least five seeds."),
         (("40 41", "40 41"), "check that the training uses EN: all results are GN's."),
         (("40 41", "40 failed"), 'correct the cause below, in "No result"'),
         (("40 41", "40 diverged:NaN"), "compare again with a lower learning rate"),
     ],
-    ids=["better", "worse", "equal", "no worse", "open", "a seed", "same", "failed", "diverged"],
+    ids=[
+        "better",
+        "worse",
+        "equal",
+        "no worse",
+        "open",
+        "within",
+        "two",
+        "a seed",
+        "same",
+        "failed",
+        "diverged",
+    ],
 )
 def test_a_reader_is_told_what_to_do_next(values, expected):
     steps = {"GN": {"seconds": 0.2}, "EN": {"seconds": 0.3}}
@@ -228,6 +242,12 @@ def test_another_answer_by_further_images_is_told_with_what_to_do_next():
     values += values_of(("40 41 42", "44 39 43"), test="dusk")
     found = Results(["GN", "EN"], values, "mIoU")
     assert next_step(found, "EN").endswith("if its cost suits you. But it is undecided by dusk.")
+
+
+def test_a_comparison_that_was_read_before_leads_to_fresh_seeds():
+    values = values_of(("40 41 42", "45 46.1 47"))
+    found = Results(["GN", "EN"], values, "mIoU", readings=(2, 3))
+    assert next_step(found, "EN").startswith("test EN by fresh seeds alone")
 
 
 def test_without_differences_there_is_no_plot_of_them(tmp_path, made_up):
