@@ -49,14 +49,18 @@ class Comparison:
         """The verdicts, the first test's table, the picture and a link to compare.html."""
         import pandas as pd
 
-        from .comparison_report import sentences
+        from .comparison_report import sentences, warning_of_readings
 
-        texts = [escape(text) for text in sentences(self.results, self.results.tests[0])]
-        parts = [f"<p>{text}</p>" for text in texts]
+        readings = self.results.readings
+        texts = [warning_of_readings(readings)] if len(readings) > 1 else []
+        texts += sentences(self.results, self.results.tests[0])
+        parts = [f"<p>{escape(text)}</p>" for text in texts]
         parts.append(pd.DataFrame(self.table).to_html(index=False, border=0))
         if self.results.main:
             data = base64.b64encode((self.output / "compare.png").read_bytes()).decode()
-            parts.append(f'<img alt="all runs" src="data:image/png;base64,{data}">')
+            parts.append(
+                f'<img alt="all runs" style="max-width: 100%" src="data:image/png;base64,{data}">'
+            )
         page = escape(str(self.output / "compare.html"))
         return "\n".join([*parts, f'<p><a href="{page}">{page}</a></p>'])
 

@@ -57,7 +57,9 @@ def test_a_function_is_compared(trained):
 
 
 def test_a_notebook_shows_verdicts_the_picture_and_a_link(trained):
-    shown = compare(trained, ("BN", "EN"), (0, 1, 2))._repr_html_()
+    assert "read before" not in compare(trained, seeds=(0, 2))._repr_html_()
+    shown = compare(trained)._repr_html_()
+    assert "<p>This comparison was read before, at 2 seeds" in shown
     assert "<p>EN: better than BN by 2.6" in shown
     assert "<td>72.7 ± 0.2</td>" in shown
     picture = base64.b64encode(Path("out/compare.png").read_bytes()).decode()
