@@ -946,6 +946,39 @@ def test_the_kernels_between_passes_compile(driver, name, channels):
         compile_ahead(one)
 
 
+def loops_with_sums(code):
+    """How many innermost loops of a kernel's code add up over threads, and wait for that."""
+    depth, loops, found = 0, [], 0
+    for line in code.splitlines():
+        if "scf.for" in line:
+            loops.append((depth, []))
+        if "tt.reduce" in line and loops:
+            loops[-1][1].append(line)
+        depth += line.count("{") - line.count("}")
+        if loops and depth == loops[-1][0] and "scf.for" not in line:
+            found += bool(loops.pop()[1])
+    return found
+
+
+@compiles
+@pytest.mark.parametrize(
+    "name, layout, activation, of_network",
+    [
+        ("EN", channels_last, None, 0),
+        ("ILMGN", torch.Tensor.contiguous, None, 2),
+        ("ILMGN", torch.Tensor.contiguous, Activation("silu"), 2),
+    ],
+    ids=["streaming", "one-read", "one-read-activation"],
+)
+def test_only_networks_add_up_over_threads_in_a_loop(driver, name, layout, activation, of_network):
+    """A sum of many rows that waits for all threads at each tile may take as long as a pass."""
+    shape = (20, 64, 56, 56) if name == "EN" else (20, 64, 7, 7)
+    passes, _ = launches(Block(NORMS[name](64), activation), shape, layout=layout)
+    for kernel, args, options in chain(*passes):
+        code = kernel.warmup(*args, **options).asm["ttir"]
+        assert loops_with_sums(code) <= of_network, kernel.__name__
+
+
 @compiles
 @pytest.mark.parametrize(
     "name, shape, needed",

@@ -182,18 +182,18 @@ def pool(
     ``split`` positions, a channel's last one the remainder of ``length``; ``count`` is their sum.
     """
     i = tl.arange(0, BLOCK)
-    pooled = tl.zeros(first.shape, tl.float32)
-    for start in range(0, run, BLOCK):
+    tile = tl.zeros((first.shape[0], BLOCK), tl.float32)
+    for start in tl.range(0, run, BLOCK, loop_unroll_factor=4):
         at, weight, inside = _run(first, exists, start + i, run, step, splits, split, length)
-        pooled += tl.sum(weight * load(mean_ptr, at, inside), axis=1)
-    pooled = divide(pooled, count)
-    pooled_var = tl.zeros(first.shape, tl.float32)
-    for start in range(0, run, BLOCK):
+        tile += weight * load(mean_ptr, at, inside)
+    pooled = divide(tl.sum(tile, axis=1), count)
+    tile = tl.zeros((first.shape[0], BLOCK), tl.float32)
+    for start in tl.range(0, run, BLOCK, loop_unroll_factor=2):
         at, weight, inside = _run(first, exists, start + i, run, step, splits, split, length)
         offset = load(mean_ptr, at, inside) - pooled[:, None]
         var = load(var_ptr, at, inside) + offset * offset
-        pooled_var += tl.sum(tl.where(inside, weight * var, 0.0), axis=1)
-    return pooled, finite(pooled_var / count)
+        tile += tl.where(inside, weight * var, 0.0)
+    return pooled, finite(tl.sum(tile, axis=1) / count)
 
 
 @triton.jit
