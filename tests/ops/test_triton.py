@@ -58,6 +58,8 @@ from interpreter import (
 skip_without_triton()
 import triton  # noqa: E402
 import triton.language as tl  # noqa: E402
+from triton.backends.nvidia.driver import CudaLauncher  # noqa: E402
+from triton.compiler.compiler import CompiledKernel, LazyDict  # noqa: E402
 from triton.runtime.interpreter import InterpretedFunction  # noqa: E402
 
 from ilm_plugins.ops.engine import triton as kernels  # noqa: E402
@@ -1013,11 +1015,17 @@ def kinds(arguments):
     ]
 
 
-class Compiled(triton.compiler.CompiledKernel):
+#: What Triton passes to profilers.
+TOLD = LazyDict, triton.knobs.HookChain
+
+
+class Compiled(CompiledKernel):
     """A kernel whose runner takes only arguments of the kinds that it was compiled for."""
 
     def __init__(self, arguments):
         self.kinds = kinds(arguments)
+        self._run = SimpleNamespace(global_scratch_size=1)  # so that the runner launches it
+        self.module = 1  # loaded
 
     def __getitem__(self, grid):
         _, _, _ = grid  # as Triton's runner
@@ -1051,6 +1059,43 @@ def test_a_launch_again_has_arguments_of_the_kinds_that_its_kernel_was_compiled_
                         leaf = map.detach().requires_grad_(needs)
                         for _ in range(2):
                             layer(leaf).sum().backward()
+
+
+@compiles
+def test_a_launch_again_calls_the_launcher_as_tritons_runner_does(monkeypatch):
+    """Without the hooks of profilers, and what Triton tells them; if there are hooks, with them."""
+    compiled, launcher = object.__new__(CompiledKernel), object.__new__(CudaLauncher)
+    of_memory = "global_scratch_size", "profile_scratch_size"
+    vars(launcher).update(
+        {
+            "launch_cooperative_grid": False,
+            "launch_pdl": True,
+            "num_ctas": 1,
+            "gsan_enabled": False,
+        },
+        **dict.fromkeys((*of_memory, "global_scratch_align", "profile_scratch_align"), 0),
+        **{"arg_annotations": "annotations", "kernel_signature": "signature"},
+    )
+    vars(compiled).update(
+        {"_run": launcher, "module": 1, "function": 2, "packed_metadata": (4, 5), "src": None},
+        name="kernel",
+    )
+    calls, hooks, grid = [], [], (6, 1, 1)
+    launcher.launch = lambda *arguments: calls.append(arguments)
+    monkeypatch.setattr(triton.knobs.runtime.launch_enter_hook, "calls", hooks)
+    again = launch._launcher(compiled, grid, ("last", 8))
+    again(7, ("first", None))
+    compiled[grid]("first", None, "last", 8, stream=7)
+    hooks.append(print)
+    again(7, ("first", None))
+    directly, by_runner, with_hooks = (
+        [type(a) if isinstance(a, TOLD) else a for a in call] for call in calls
+    )
+    assert with_hooks == by_runner
+    if launch.VERSION in launch.KNOWN:
+        assert directly == [None if a in TOLD else a for a in by_runner]
+    else:
+        assert directly == by_runner
 
 
 def without_count(layer):
