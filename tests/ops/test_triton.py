@@ -852,6 +852,7 @@ def test_an_activation_adds_no_launch(name, launched):
 def compile_ahead(found):
     """Compile a kernel; check its registers, its stack, where spilled ones go, and its types."""
     kernel, args, options = found
+    assert options["enable_fp_fusion"] is True
     compiled = kernel.warmup(*args, **options)
     folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     file = Path(os.environ["TRITON_CACHE_DIR"], "last.cubin")

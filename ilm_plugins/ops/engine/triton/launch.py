@@ -27,7 +27,8 @@ class Launch:
 
     def __init__(self, kernel: Any, programs: int, arguments: tuple, **options: int) -> None:
         self.kernel, self.grid, self.arguments = kernel, (programs, 1, 1), arguments
-        self.options = options
+        # Triton's default differs by version. Fused, a product is not rounded before it is added.
+        self.options = {"enable_fp_fusion": True, **options}
         self.again: Callable[[int | None, tuple], None] | None = None
 
     def __call__(self, stream: int | None, *arguments: Any) -> None:
