@@ -22,6 +22,7 @@ from blocks import Block, apart_from_corners
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import workers
 from benchmarks.layers import SHAPES
 from benchmarks.measure import saved_bytes
 from cases import (
@@ -40,6 +41,7 @@ from cases import (
     wide,
 )
 from close import ROUNDINGS, assert_close, assert_equal
+from fresh import spawn
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
 from ilm_plugins.layers.mixture import RUNNING
 from ilm_plugins.layers.projection import ACTIVATIONS
@@ -54,6 +56,7 @@ from interpreter import (
     skip_without_triton,
     without_gpu,
 )
+from workers import free_port
 
 skip_without_triton()
 import triton  # noqa: E402
@@ -568,6 +571,15 @@ def test_equal_channels_have_the_gradients_of_exact_means(name, channels):
     dy = make_map(*x.shape)
     exact = results(copy.deepcopy(layer).double(), x.double(), dy.double(), "reference")[1]
     assert_close(results(layer, x, dy, "triton")[1], exact, 64, exact.abs().max().item())
+
+
+@runs
+@pytest.mark.skipif(not INTERPRETED, reason="gloo sends memory of the CPU")
+@pytest.mark.parametrize("name", ["EN", *map(wide, ("SN", "SSN"))])
+def test_a_synchronized_step_by_kernels_is_that_of_one_process_with_the_whole_batch(name):
+    """Of unequal shares, an empty one, and so many images that a share has groups of them."""
+    shares = (2, 1), (0, 3), (20, 1)
+    spawn(workers.synchronized_by_triton, (2, free_port(), [name], shares), nprocs=2)
 
 
 # ---- the network alone, in models compiled for CUDA

@@ -38,6 +38,11 @@ class SharedBatch:
         mean, var = over_batch(mean, var)
         return _Pool.apply(self, mean.squeeze(0), var.squeeze(0), *others)
 
+    def exchange(self, moments: Tensor) -> None:
+        """Replace the moments (2, C) of this process's batch by those of all processes' batch."""
+        self.gather(*moments)
+        torch.stack((self.mean, self.var), out=moments)
+
     def gather(self, mean: Tensor, var: Tensor) -> None:
         """All-gather the moments (C) of each process's share; set mean, var and count of all."""
         local = torch.cat((mean.new_full((1,), self.local_count), mean, var))
@@ -50,6 +55,14 @@ class SharedBatch:
         self.mean = (shares * means).sum(0)
         # The law of total variance, see engine/moments.py.
         self.var = (shares * (variances + (means - self.mean).square())).sum(0)
+
+    def reduce(self, gradients: Tensor) -> Tensor:
+        """Return this process's share of the gradients (2, C) of all, from those of its instances.
+
+        The gradients are of the pooled moments.
+        """
+        distributed.all_reduce(gradients, group=self.group)
+        return gradients * (self.local_count / self.count.clamp(min=1))
 
 
 class _Pool(Function):
@@ -79,8 +92,6 @@ class _Pool(Function):
                 "nor several gradients at once; set sync=False"
             )
         batch, (mean,) = ctx.batch, ctx.saved_tensors
-        gradients = torch.stack((dmean, dvar))
-        distributed.all_reduce(gradients, group=batch.group)
-        dmean, dvar = gradients * (batch.local_count / batch.count.clamp(min=1))
+        dmean, dvar = batch.reduce(torch.stack((dmean, dvar)))
         dmean = torch.addcmul(dmean, dvar, mean - batch.mean, value=2)
         return None, dmean, dvar, *[None] * (len(ctx.needs_input_grad) - 3)
