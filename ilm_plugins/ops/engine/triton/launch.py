@@ -79,6 +79,7 @@ def _launcher(
         else:
             launch(*grid, stream, function, *before, (*arguments, *last))
 
+    before: tuple
     if VERSION == (3, 6):
         before = *options, *no_memory, *metadata
         return by_arguments

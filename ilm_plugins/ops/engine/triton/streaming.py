@@ -413,8 +413,8 @@ def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     block = min(padded(run), 1024)
     tile = min(padded(rows), 1024 // block), block
     count = float(run // tiling.splits * tiling.length)
-    arguments = rows, run, tiling.splits, tiling.split, tiling.length, count, *tile
-    Launch(pool_kernel, divide_up(rows, tile[0]), arguments)(None, of_splits, mean, var)
+    pooling = rows, run, tiling.splits, tiling.split, tiling.length, count, *tile
+    Launch(pool_kernel, divide_up(rows, tile[0]), pooling)(None, of_splits, mean, var)
     return mean, var
 
 
