@@ -60,9 +60,9 @@ def _launcher(
         or getattr(launcher, "gsan_enabled", False)
     ):
         return by_runner
-    # A profiler adds to these lists when it starts.
-    hooks = triton.knobs.runtime
-    enter, leave = hooks.launch_enter_hook.calls, hooks.launch_exit_hook.calls
+    # A profiler adds to these lists when it starts. In their place may be one hook, or None.
+    hooks = triton.knobs.runtime.launch_enter_hook, triton.knobs.runtime.launch_exit_hook
+    enter, leave = (getattr(hook, "calls", hook) for hook in hooks)
     launch, function, no_memory = launcher.launch, compiled.function, (None, None)
     options = launcher.launch_cooperative_grid, launcher.launch_pdl
     metadata = compiled.packed_metadata, None, None, None  # nothing for hooks
