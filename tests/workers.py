@@ -26,6 +26,7 @@ from ilm_plugins import NORMS, freeze, set_radius, use_backend
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import run_processes
 from ilm_plugins.frameworks.run_processes import leave_group
+from ilm_plugins.ops import Activation
 
 #: Roundings of models in float64, 1e-10 of the largest value.
 DOUBLE = 2**20
@@ -213,6 +214,33 @@ def synchronized(rank, size, port, shares, backends):
     for key, sizes, backend in itertools.product(SYNCHRONIZED, shares, backends):
         with use_backend(backend):
             check_synchronized(sizes, key)
+    leave_group()
+
+
+def synchronized_by_triton(rank, size, port, keys, shares):
+    """Layers of several activations by Triton's kernels, in its interpreter."""
+    import interpreter  # noqa: F401 (for Triton 3.6)
+
+    join(rank, size, port)
+    for key, sizes, activation in itertools.product(keys, shares, (None, Activation("silu"))):
+        batch, weights = images(sum(sizes), 16, 4), images(sum(sizes), 16, 4).flip(0)
+        layer, alone = sync_norm(key).float(), sync_norm(key, sync=False)
+        layer.fused_activation = alone.fused_activation = activation
+        mine, joined = batch.split(sizes)[rank].float().requires_grad_(), batch.requires_grad_()
+        with use_backend("triton" if sizes[rank] else "auto"):
+            y = layer(mine)
+            assert ("ByKernels" in type(y.grad_fn).__name__) == bool(sizes[rank])
+            y.backward(weights.split(sizes)[rank].float())
+        expected = alone(joined)
+        expected.backward(weights)
+        for parameter in layer.parameters():
+            dist.all_reduce(parameter.grad)
+        for name, a, e in (("y", y, expected), ("dx", mine.grad, joined.grad)):
+            assert_close(a, e.split(sizes)[rank], scale=e.abs().max().item(), name=name)
+        for name, gradient in own_gradients(alone).items():
+            assert_close(own_gradients(layer)[name], gradient, name=name)
+        for name, buffer in alone.named_buffers():
+            assert_close(dict(layer.named_buffers())[name], buffer, name=name)
     leave_group()
 
 

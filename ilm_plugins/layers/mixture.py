@@ -188,7 +188,10 @@ class MixtureNorm(AdaptiveNorm):
             self.eps,
             rescale,
             *self.rescale_tensors(),
+            network=self.as_network,
+            plans=self.kept_plans,
             activation=activation,
+            batch=batch,
         )
         if self.updates_running_stats:
             mean, var = batch.mean.unsqueeze(0), batch.var.unsqueeze(0)

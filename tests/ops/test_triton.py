@@ -22,6 +22,7 @@ from blocks import Block, apart_from_corners
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import workers
 from benchmarks.layers import SHAPES
 from benchmarks.measure import saved_bytes
 from cases import (
@@ -40,6 +41,7 @@ from cases import (
     wide,
 )
 from close import ROUNDINGS, assert_close, assert_equal
+from fresh import spawn
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
 from ilm_plugins.layers.mixture import RUNNING
 from ilm_plugins.layers.projection import ACTIVATIONS
@@ -54,10 +56,13 @@ from interpreter import (
     skip_without_triton,
     without_gpu,
 )
+from workers import free_port
 
 skip_without_triton()
 import triton  # noqa: E402
 import triton.language as tl  # noqa: E402
+from triton.backends.nvidia.driver import CudaLauncher  # noqa: E402
+from triton.compiler.compiler import CompiledKernel, LazyDict  # noqa: E402
 from triton.runtime.interpreter import InterpretedFunction  # noqa: E402
 
 from ilm_plugins.ops.engine import triton as kernels  # noqa: E402
@@ -568,6 +573,15 @@ def test_equal_channels_have_the_gradients_of_exact_means(name, channels):
     assert_close(results(layer, x, dy, "triton")[1], exact, 64, exact.abs().max().item())
 
 
+@runs
+@pytest.mark.skipif(not INTERPRETED, reason="gloo sends memory of the CPU")
+@pytest.mark.parametrize("name", ["EN", *map(wide, ("SN", "SSN"))])
+def test_a_synchronized_step_by_kernels_is_that_of_one_process_with_the_whole_batch(name):
+    """Of unequal shares, an empty one, and so many images that a share has groups of them."""
+    shares = (2, 1), (0, 3), (20, 1)
+    spawn(workers.synchronized_by_triton, (2, free_port(), [name], shares), nprocs=2)
+
+
 # ---- the network alone, in models compiled for CUDA
 
 
@@ -648,7 +662,7 @@ def test_the_operators_between_passes_are_what_torch_asks_of_them(name):
     tensors = list(layer.rescale_tensors())
     if tensors[-1] is None:
         tensors[-2:] = (t.mean(0).requires_grad_() for t in (mean, var))
-    present, needs = [True] * len(tensors), [t.requires_grad for t in tensors]
+    present = [True] * len(tensors)
     tensors = [t.detach().clone().requires_grad_(t.requires_grad) for t in tensors]
     arguments = mean.requires_grad_(), var.requires_grad_(), 32, key, tensors, present
     operators_of_torch = torch.ops.ilm_plugins
@@ -656,7 +670,7 @@ def test_the_operators_between_passes_are_what_torch_asks_of_them(name):
         torch.library.opcheck(operators_of_torch.network.default, arguments)
         d_scale, d_shift = make_map(3, 32), make_map(3, 32, seed=2)
         fixed = [t.detach() for t in tensors]
-        arguments = d_scale, d_shift, mean.detach(), var.detach(), key, fixed, present, needs
+        arguments = d_scale, d_shift, mean.detach(), var.detach(), key, fixed, present
         torch.library.opcheck(operators_of_torch.network_backward.default, arguments)
 
 
@@ -850,6 +864,7 @@ def test_an_activation_adds_no_launch(name, launched):
 def compile_ahead(found):
     """Compile a kernel; check its registers, its stack, where spilled ones go, and its types."""
     kernel, args, options = found
+    assert options["enable_fp_fusion"] is True
     compiled = kernel.warmup(*args, **options)
     folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     file = Path(os.environ["TRITON_CACHE_DIR"], "last.cubin")
@@ -936,14 +951,47 @@ def test_the_kernels_between_passes_compile(driver, name, channels):
         found.append((kernel, args, options))
 
     launch.counters(-1, None)  # made once
-    network, needs = layer.as_network(), [True] * len(tensors)
+    network = layer.as_network()
     with pytest.MonkeyPatch.context() as patch, Operations() as counted:
         patch.setattr(triton.JITFunction, "run", run)
         scale, shift = network_alone.forward(mean, var, layer.num_channels, network, tensors)
-        network_alone.backward(scale, shift, mean, var, network, tensors, needs)
-    assert (len(found), counted.names) == (2, ["new_zeros.default"])
+        network_alone.backward(scale, shift, mean, var, network, tensors)
+    assert (len(found), counted.names) == (2, [])
     for one in found:
         compile_ahead(one)
+
+
+def loops_with_sums(code):
+    """How many innermost loops of a kernel's code add up over threads, and wait for that."""
+    depth, loops, found = 0, [], 0
+    for line in code.splitlines():
+        if "scf.for" in line:
+            loops.append((depth, []))
+        if "tt.reduce" in line and loops:
+            loops[-1][1].append(line)
+        depth += line.count("{") - line.count("}")
+        if loops and depth == loops[-1][0] and "scf.for" not in line:
+            found += bool(loops.pop()[1])
+    return found
+
+
+@compiles
+@pytest.mark.parametrize(
+    "name, layout, activation, of_network",
+    [
+        ("EN", channels_last, None, 0),
+        ("ILMGN", torch.Tensor.contiguous, None, 2),
+        ("ILMGN", torch.Tensor.contiguous, Activation("silu"), 2),
+    ],
+    ids=["streaming", "one-read", "one-read-activation"],
+)
+def test_only_networks_add_up_over_threads_in_a_loop(driver, name, layout, activation, of_network):
+    """A sum of many rows that waits for all threads at each tile may take as long as a pass."""
+    shape = (20, 64, 56, 56) if name == "EN" else (20, 64, 7, 7)
+    passes, _ = launches(Block(NORMS[name](64), activation), shape, layout=layout)
+    for kernel, args, options in chain(*passes):
+        code = kernel.warmup(*args, **options).asm["ttir"]
+        assert loops_with_sums(code) <= of_network, kernel.__name__
 
 
 @compiles
@@ -980,11 +1028,17 @@ def kinds(arguments):
     ]
 
 
-class Compiled(triton.compiler.CompiledKernel):
+#: What Triton passes to profilers.
+TOLD = LazyDict, triton.knobs.HookChain
+
+
+class Compiled(CompiledKernel):
     """A kernel whose runner takes only arguments of the kinds that it was compiled for."""
 
     def __init__(self, arguments):
         self.kinds = kinds(arguments)
+        self._run = SimpleNamespace(global_scratch_size=1)  # so that the runner launches it
+        self.module = 1  # loaded
 
     def __getitem__(self, grid):
         _, _, _ = grid  # as Triton's runner
@@ -1018,6 +1072,43 @@ def test_a_launch_again_has_arguments_of_the_kinds_that_its_kernel_was_compiled_
                         leaf = map.detach().requires_grad_(needs)
                         for _ in range(2):
                             layer(leaf).sum().backward()
+
+
+@compiles
+def test_a_launch_again_calls_the_launcher_as_tritons_runner_does(monkeypatch):
+    """Without the hooks of profilers, and what Triton tells them; if there are hooks, with them."""
+    compiled, launcher = object.__new__(CompiledKernel), object.__new__(CudaLauncher)
+    of_memory = "global_scratch_size", "profile_scratch_size"
+    vars(launcher).update(
+        {
+            "launch_cooperative_grid": False,
+            "launch_pdl": True,
+            "num_ctas": 1,
+            "gsan_enabled": False,
+        },
+        **dict.fromkeys((*of_memory, "global_scratch_align", "profile_scratch_align"), 0),
+        **{"arg_annotations": "annotations", "kernel_signature": "signature"},
+    )
+    vars(compiled).update(
+        {"_run": launcher, "module": 1, "function": 2, "packed_metadata": (4, 5), "src": None},
+        name="kernel",
+    )
+    calls, hooks, grid = [], [], (6, 1, 1)
+    launcher.launch = lambda *arguments: calls.append(arguments)
+    monkeypatch.setattr(triton.knobs.runtime.launch_enter_hook, "calls", hooks)
+    again = launch._launcher(compiled, grid, ("last", 8))
+    again(7, ("first", None))
+    compiled[grid]("first", None, "last", 8, stream=7)
+    hooks.append(print)
+    again(7, ("first", None))
+    directly, by_runner, with_hooks = (
+        [type(a) if isinstance(a, TOLD) else a for a in call] for call in calls
+    )
+    assert with_hooks == by_runner
+    if launch.VERSION in launch.KNOWN:
+        assert directly == [None if a in TOLD else a for a in by_runner]
+    else:
+        assert directly == by_runner
 
 
 def without_count(layer):

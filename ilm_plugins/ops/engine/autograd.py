@@ -19,6 +19,7 @@ from .moments import duplicate
 from .network import Network, Tensors, check_tensors, with_none
 from .plans import Plan
 from .reference import Rescale, cast
+from .shared_batch import SharedBatch
 
 #: The most plans that a layer keeps, one for each kind of input.
 MOST_PLANS = 64
@@ -37,6 +38,7 @@ def adaptive_norm(
     running: tuple[Tensor, Tensor, float] | tuple[Tensor, Tensor, float, Tensor] | tuple[()] = (),
     plans: Callable[[], dict[tuple, Plan]] | None = None,
     activation: Activation | None = None,
+    batch: SharedBatch | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Standardize each instance's channel groups, and rescale by a function of their moments.
 
@@ -74,6 +76,7 @@ def adaptive_norm(
         plans: returns a dict, which keeps the plans of kernels for further calls as long as
             ``num_groups`` and the description of ``network`` stay the same; or None.
         activation: applied to the normalized values, by kernels in the same pass; or None.
+        batch: the batch of several processes, whose moments ``rescale`` takes for BN; or None.
 
     Returns:
         y (N, C, *) with the dtype and the layout of x; mean and var (N, G'), detached, or None and
@@ -100,6 +103,7 @@ def adaptive_norm(
             activation,
         )
         plan = kept.get(key)
+        plan = _of_batch(plan, batch)
         if plan is not None and not plan.has_trained_buffers(tensors):
             return _by_kernels(x, eps, rescale, plan, tensors, updated), None, None
     if num_groups < 1 or x.shape[1] % num_groups:
@@ -125,12 +129,18 @@ def adaptive_norm(
                 if len(kept) >= MOST_PLANS:
                     kept.clear()
                 kept[key] = plan
-            return _by_kernels(x, eps, rescale, plan, tensors, updated), None, None
+            plan = _of_batch(plan, batch)
+            if plan is not None:
+                return _by_kernels(x, eps, rescale, plan, tensors, updated), None, None
     passes = RescalePasses(kernels, x.shape[1], num_groups, eps, rescale, activation)
     given = copy_buffers(tensors)
     with _without_autocast(x.device.type):
         y, mean, var = _apply(passes, x, *given) if is_recording() else passes.forward(x, given)[0]
     return y, mean, var
+
+
+def _of_batch(plan: Plan | None, batch: SharedBatch | None) -> Plan | None:
+    return plan if plan is None or batch is None else plan.over(batch)
 
 
 def _by_kernels(

@@ -6,6 +6,7 @@ The compiler takes the layout of results from fake kernels. Tensor lists omit mi
 
 import functools
 import importlib
+import itertools
 import json
 from collections.abc import Sequence
 from types import ModuleType
@@ -19,7 +20,7 @@ from . import backends, cpu
 from .activation import Activation
 from .layouts import dense, in_layout_of
 from .moments import coarsen, duplicate, over_batch
-from .network import Network, Tensors, with_none
+from .network import BATCH, Network, Tensors, with_none
 from .reference import per_channel
 
 
@@ -223,18 +224,22 @@ def _fake_network(mean, var, channels, network, tensors, present):
     return mean.new_empty(size), mean.new_empty(size)
 
 
-def _network_alone_backward(d_scale, d_shift, mean, var, network, tensors, present, needs):
+def _network_alone_backward(d_scale, d_shift, mean, var, network, tensors, present):
     from .triton import network_alone
 
-    given, needs = with_none(tensors, present), [bool(n) for n in with_none(needs, present)]
-    arguments = d_scale, d_shift, mean, var, _network(network), given, needs
-    d_mean, d_var, gradients = network_alone.backward(*arguments)
-    return [d_mean, d_var, *(d for d in gradients if d is not None)]
+    given = with_none(tensors, present)
+    return network_alone.backward(d_scale, d_shift, mean, var, _network(network), given)
 
 
-def _fake_network_backward(d_scale, d_shift, mean, var, network, tensors, present, needs):
-    needed = [t.new_empty(t.shape) for t, need in zip(tensors, needs, strict=True) if need]
-    return [torch.empty_like(mean), torch.empty_like(var), *needed]
+def _fake_network_backward(d_scale, d_shift, mean, var, network, tensors, present):
+    row = sum(_row(_network(network), d_scale.shape[1]).values())
+    return torch.empty_like(mean), torch.empty_like(var), mean.new_empty((mean.shape[0], row))
+
+
+def _row(network: Network, channels: int) -> dict[str, int]:
+    """Return the sizes of an instance's gradients, see network_alone.backward, by tensor."""
+    batch = dict.fromkeys(BATCH, channels) if network.mixes_batch else {}
+    return network.gradient_sizes(channels) | batch
 
 
 def _save_network(ctx, inputs, output):
@@ -244,10 +249,25 @@ def _save_network(ctx, inputs, output):
 
 def _differentiate_network(ctx, d_scale, d_shift):
     mean, var, *tensors = ctx.saved_tensors
-    needs = [*ctx.needs_input_grad[4]]
-    arguments = d_scale, d_shift, mean, var, ctx.key, tensors, ctx.present, needs
-    d_mean, d_var, *gradients = torch.ops.ilm_plugins.network_backward(*arguments)
-    return d_mean, d_var, None, None, with_none(gradients, needs), None
+    arguments = d_scale, d_shift, mean, var, ctx.key, tensors, ctx.present
+    d_mean, d_var, rows = torch.ops.ilm_plugins.network_backward(*arguments)
+    # The compiler writes one sum for all tensors, of which each gradient is a view. In the kernel,
+    # the last program would add up the rows alone.
+    network = _network(ctx.key)
+    row = _row(network, d_scale.shape[1])
+    sums = dict(zip(row, rows.sum(0).split([*row.values()]), strict=True))
+    names = itertools.compress(network.tensors, ctx.present)
+    gradients = [
+        _gradient_of(tensor, sums[name]) if need else None
+        for tensor, name, need in zip(tensors, names, ctx.needs_input_grad[4], strict=True)
+    ]
+    return d_mean, d_var, None, None, gradients, None
+
+
+def _gradient_of(tensor: Tensor, values: Tensor) -> Tensor:
+    copies = tensor.numel() // values.numel()
+    values = values.to(tensor.dtype)
+    return (values if copies == 1 else values.repeat(copies)).view(tensor.shape)
 
 
 def _refuse(ctx, *_):
@@ -270,7 +290,7 @@ if HAS_OPERATORS:
     _moments = "Tensor mean, Tensor var"
     _library.define(f"network({_moments}, int channels, {_ends}) -> (Tensor, Tensor)")
     _moments = f"Tensor d_scale, Tensor d_shift, {_moments}"
-    _library.define(f"network_backward({_moments}, {_ends}, bool[] needs) -> Tensor[]")
+    _library.define(f"network_backward({_moments}, {_ends}) -> (Tensor, Tensor, Tensor)")
     for _device in ("CPU", "CUDA"):
         _library.impl("forward", _forward, _device)
         _library.impl("backward", _backward, _device)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .activation import Activation
 from .network import BATCH, Network, Tensors, check_tensors
+from .shared_batch import SharedBatch
 
 
 class Plan:
@@ -116,6 +117,10 @@ class Plan:
             if old is not new:
                 old.copy_(new)
         return result
+
+    def over(self, batch: SharedBatch) -> "Plan | None":
+        """Return the plan for a batch of several processes; None if kernels cannot wait for it."""
+        return None
 
     def forward(self, x: Tensor, tensors: Tensors, running: Tensors) -> tuple[Tensor, Tensor]:
         raise NotImplementedError

@@ -12,7 +12,8 @@ class SharedBatch:
     """The batch of all processes of a group (None: all), in one forward pass of one layer.
 
     Every process must call ``pool``, also with an empty batch, and run the backward pass. ``mean``,
-    ``var`` (C) and ``count``, the values of a channel, are set by the first ``pool``.
+    ``var`` (C), ``count``, the values of a channel, and ``share``, this process's part of them, are
+    set by the first ``pool``.
     """
 
     # Only moments are sent: one all-gather forward, one all-reduce backward.
@@ -20,6 +21,7 @@ class SharedBatch:
     mean: Tensor
     var: Tensor
     count: Tensor
+    share: Tensor
 
     def __init__(self, x: Tensor, group: distributed.ProcessGroup | None = None) -> None:
         if is_traced(x):
@@ -38,18 +40,34 @@ class SharedBatch:
         mean, var = over_batch(mean, var)
         return _Pool.apply(self, mean.squeeze(0), var.squeeze(0), *others)
 
+    def exchange(self, moments: Tensor) -> None:
+        """Replace the moments (2, C) of this process's batch by those of all processes' batch."""
+        self.gather(*moments)
+        torch.stack((self.mean, self.var), out=moments)
+
     def gather(self, mean: Tensor, var: Tensor) -> None:
         """All-gather the moments (C) of each process's share; set mean, var and count of all."""
         local = torch.cat((mean.new_full((1,), self.local_count), mean, var))
-        rows = [torch.empty_like(local) for _ in range(distributed.get_world_size(self.group))]
-        distributed.all_gather(rows, local, self.group)
-        counts, means, variances = torch.stack(rows).split((1, len(mean), len(mean)), dim=1)
+        size = distributed.get_world_size(self.group)
+        gathered = local.new_empty(size * len(local))  # a vector, which gloo asks for
+        distributed.all_gather_into_tensor(gathered, local, self.group)
+        rows = gathered.view(size, -1)
+        counts, means, variances = rows.split((1, len(mean), len(mean)), dim=1)
         self.is_gathered = True
         self.count = counts.sum()
         shares = counts / self.count.clamp(min=1)
+        self.share = shares[distributed.get_rank(self.group)]
         self.mean = (shares * means).sum(0)
         # The law of total variance, see engine/moments.py.
         self.var = (shares * (variances + (means - self.mean).square())).sum(0)
+
+    def reduce(self, gradients: Tensor) -> Tensor:
+        """Return this process's share of the gradients (2, C) of all, from those of its instances.
+
+        The gradients are of the pooled moments.
+        """
+        distributed.all_reduce(gradients, group=self.group)
+        return gradients * self.share
 
 
 class _Pool(Function):
@@ -79,8 +97,6 @@ class _Pool(Function):
                 "nor several gradients at once; set sync=False"
             )
         batch, (mean,) = ctx.batch, ctx.saved_tensors
-        gradients = torch.stack((dmean, dvar))
-        distributed.all_reduce(gradients, group=batch.group)
-        dmean, dvar = gradients * (batch.local_count / batch.count.clamp(min=1))
+        dmean, dvar = batch.reduce(torch.stack((dmean, dvar)))
         dmean = torch.addcmul(dmean, dvar, mean - batch.mean, value=2)
         return None, dmean, dvar, *[None] * (len(ctx.needs_input_grad) - 3)

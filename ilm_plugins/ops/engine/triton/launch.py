@@ -8,6 +8,9 @@ import torch
 import triton
 from torch import Tensor
 
+#: Triton's version, and those whose C function takes the arguments that :func:`_launcher` passes.
+VERSION = tuple(map(int, triton.__version__.split(".")[:2]))
+KNOWN = (3, 6), (3, 7), (3, 8), (3, 9)
 #: The most counters that one launch uses.
 COUNTERS = 8192
 
@@ -20,20 +23,68 @@ class Launch:
     in the same places.
     """
 
-    __slots__ = ("arguments", "grid", "kernel", "options", "runner")
+    __slots__ = ("again", "arguments", "grid", "kernel", "options")
 
     def __init__(self, kernel: Any, programs: int, arguments: tuple, **options: int) -> None:
         self.kernel, self.grid, self.arguments = kernel, (programs, 1, 1), arguments
-        self.options = options
-        self.runner: Callable | None = None
+        # Triton's default differs by version. Fused, a product is not rounded before it is added.
+        self.options = {"enable_fp_fusion": True, **options}
+        self.again: Callable[[int | None, tuple], None] | None = None
 
     def __call__(self, stream: int | None, *arguments: Any) -> None:
-        if self.runner is not None:
-            self.runner(*arguments, *self.arguments, stream=stream)
+        if self.again is not None:
+            self.again(stream, arguments)
             return
         compiled = self.kernel[self.grid](*arguments, *self.arguments, **self.options)
         if isinstance(compiled, triton.compiler.CompiledKernel):
-            self.runner = compiled[self.grid]
+            self.again = _launcher(compiled, self.grid, self.arguments)
+
+
+def _launcher(
+    compiled: Any, grid: tuple[int, int, int], last: tuple
+) -> Callable[[int | None, tuple], None]:
+    """Return a function of a stream and of all arguments but the last, which launches a kernel.
+
+    It calls the C function of Triton's launcher, because the Python code before that takes as long.
+    Triton's runner serves other versions, profilers' hooks, and kernels that a tool has changed.
+    """
+    runner, launcher = compiled[grid], compiled.run
+
+    def by_runner(stream: int | None, arguments: tuple) -> None:
+        runner(*arguments, *last, stream=stream)
+
+    if (
+        VERSION not in KNOWN
+        or launcher.global_scratch_size
+        or launcher.profile_scratch_size
+        or getattr(launcher, "gsan_enabled", False)
+    ):
+        return by_runner
+    # A profiler adds to these lists when it starts. In their place may be one hook, or None.
+    hooks = triton.knobs.runtime.launch_enter_hook, triton.knobs.runtime.launch_exit_hook
+    enter, leave = (getattr(hook, "calls", hook) for hook in hooks)
+    launch, function, no_memory = launcher.launch, compiled.function, (None, None)
+    options = launcher.launch_cooperative_grid, launcher.launch_pdl
+    metadata = compiled.packed_metadata, None, None, None  # nothing for hooks
+
+    def by_arguments(stream: int | None, arguments: tuple) -> None:
+        if enter or leave:
+            by_runner(stream, arguments)
+        else:
+            launch(*grid, stream, function, *before, *arguments, *last)
+
+    def by_tuple(stream: int | None, arguments: tuple) -> None:
+        if enter or leave:
+            by_runner(stream, arguments)
+        else:
+            launch(*grid, stream, function, *before, (*arguments, *last))
+
+    before: tuple
+    if VERSION == (3, 6):
+        before = *options, *no_memory, *metadata
+        return by_arguments
+    before = *options, *metadata, *no_memory, launcher.arg_annotations, launcher.kernel_signature
+    return by_tuple
 
 
 def current_stream(index: int) -> int | None:

@@ -5,18 +5,15 @@ are operations of torch there, and only the network is a kernel. See engine/oper
 """
 
 import functools
-from collections.abc import Sequence
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..network import BATCH, Network, Tensors, check_tensors
-from .devices import divide_up, on_device
+from ..network import Network, Tensors, check_tensors
+from .devices import on_device
 from .launch import Launch, current_stream
-from .plan import GROUPS, MEMBERS
-from .programs import sum_gradients
 from .sizes import Sizes, find_sizes, pointers_to, rescale_of
 from .vectors import load, numbers
 
@@ -36,12 +33,12 @@ def network_kernel(
     tl.store(shift_ptr + n * SIZES.channels + c, shift, mask=is_channel)
 
 
-@triton.jit(do_not_specialize=["members"])
+@triton.jit
 def network_vjp_kernel(
-    d_scale_ptr, d_shift_ptr, mean_ptr, var_ptr, d_mean_ptr, d_var_ptr, work_ptr, counters_ptr, t,
-    gradients, members, RESCALE: tl.constexpr, SIZES: tl.constexpr, PARAMETERS: tl.constexpr,
+    d_scale_ptr, d_shift_ptr, mean_ptr, var_ptr, d_mean_ptr, d_var_ptr, rows_ptr, t,
+    RESCALE: tl.constexpr, SIZES: tl.constexpr,
 ):  # fmt: skip
-    """Compute the gradients of the moments and of the tensors.
+    """Compute the gradients of the moments, and each instance's row of gradients of the tensors.
 
     The mean's gradient includes the path through x - mean.
     """
@@ -52,11 +49,10 @@ def network_vjp_kernel(
     d_shift = load(d_shift_ptr + n * SIZES.channels, c, is_channel)
     mean = load(mean_ptr + n * SIZES.fine, group, is_group)
     var = load(var_ptr + n * SIZES.fine, group, is_group)
-    row_ptr = work_ptr + n * SIZES.gradients
-    _, d_mean, d_var = RESCALE(mean, var, t, SIZES, d_scale, d_shift, row_ptr)
+    rows_ptr += n * SIZES.gradients
+    _, d_mean, d_var = RESCALE(mean, var, t, SIZES, d_scale, d_shift, rows_ptr)
     tl.store(d_mean_ptr + n * SIZES.fine + group, d_mean, mask=is_group)
     tl.store(d_var_ptr + n * SIZES.fine + group, d_var, mask=is_group)
-    sum_gradients(n, members, work_ptr, counters_ptr, gradients, SIZES.gradients, PARAMETERS)
 
 
 # ---- host
@@ -84,35 +80,21 @@ def forward(
 
 @on_device
 def backward(
-    d_scale: Tensor, d_shift: Tensor, mean: Tensor, var: Tensor, network: Network, tensors: Tensors,
-    needs: Sequence[bool],
-) -> tuple[Tensor, Tensor, list[Tensor | None]]:  # fmt: skip
-    """Return the gradients of mean and var, see the kernel, and of each tensor or None."""
+    d_scale: Tensor, d_shift: Tensor, mean: Tensor, var: Tensor, network: Network, tensors: Tensors
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of mean and var, see the kernel, and of the tensors, a row (N, *) each.
+
+    A row has the parameters' gradients, in the order and with the sizes of ``gradient_sizes``, then
+    those of BN's mean and variance, if the network mixes them.
+    """
     sizes, pointers = _prepare(mean, d_scale.shape[1], network, tensors)
-    n, first = len(mean), network.num_parameters
     d_scale, d_shift, mean, var = map(_ready, (d_scale, d_shift, mean, var))
     d_mean, d_var = torch.empty_like(mean), torch.empty_like(var)
-    members = max(MEMBERS, divide_up(n, GROUPS))
-    work = mean.new_empty((n + divide_up(n, members)) * sizes.gradients)
-    gradients = [
-        torch.empty_like(t, memory_format=torch.contiguous_format) if need else None
-        for t, need in zip(tensors, needs, strict=True)
-    ]
-    of_tensors = sizes.parameters
-    places = [*range(first)]
-    if network.mixes_batch:
-        at, c = sizes.to.batch, sizes.channels
-        of_tensors += (at, c, 1), (at + c, c, 1)
-        places += map(network.tensors.index, BATCH)
-    # Not counters that are kept: a pool of CUDA graphs would take their memory again.
-    counts = mean.new_zeros(1 + divide_up(n, members), dtype=torch.int32)
-    dtypes = mean.device, *needs, *_dtypes(tensors)
-    launch = _backward_launch(sizes, n, members, of_tensors, *dtypes)
-    launch(
-        current_stream(_index(mean)), d_scale, d_shift, mean, var, d_mean, d_var, work, counts,
-        pointers, tuple(gradients[i] for i in places),
-    )  # fmt: skip
-    return d_mean, d_var, gradients
+    rows = mean.new_empty((len(mean), sizes.gradients))
+    launch = _backward_launch(sizes, len(mean), mean.device, *_dtypes(tensors))
+    stream = current_stream(_index(mean))
+    launch(stream, d_scale, d_shift, mean, var, d_mean, d_var, rows, pointers)
+    return d_mean, d_var, rows
 
 
 def _prepare(mean: Tensor, channels: int, network: Network, tensors: Tensors):
@@ -143,7 +125,6 @@ def _forward_launch(sizes: Sizes, n: int, device: torch.device, *dtypes) -> Laun
 
 
 @functools.lru_cache(maxsize=4096)
-def _backward_launch(sizes: Sizes, n: int, members: int, of_tensors, *dtypes) -> Launch:
+def _backward_launch(sizes: Sizes, n: int, device: torch.device, *dtypes) -> Launch:
     rescale = rescale_of(sizes.network)
-    arguments = members, rescale.function, sizes, of_tensors
-    return Launch(network_vjp_kernel, n, arguments, **rescale.options(sizes))
+    return Launch(network_vjp_kernel, n, (rescale.function, sizes), **rescale.options(sizes))

@@ -167,13 +167,14 @@ def one_read_activation_vjp_kernel(
     scale = tl.load(scale_ptr)
     shift = tl.load(scale_ptr + tl.num_programs(0).to(tl.int64) * C)
     tile = dy_ptr, x_ptr, tl.load(mean_ptr + c // (C // SIZES.fine)), scale, shift, start
-    d_scale = tl.full((C,), 0.0, tl.float32)
-    d_shift = tl.full((C,), 0.0, tl.float32)
+    d_scale = tl.full((C, SHAPE.block_l), 0.0, tl.float32)
+    d_shift = tl.full((C, SHAPE.block_l), 0.0, tl.float32)
     for position in tl.range(0, length, SHAPE.block_l):
         dy, x, _, _ = _activation_vjp(*tile, position, length, SHAPE, ACTIVATION)
-        d_scale += tl.sum(dy * x, axis=1)
-        d_shift += tl.sum(dy, axis=1)
-    d_scale, d_shift = spread(d_scale, C, C), spread(d_shift, C, C)
+        d_scale += dy * x
+        d_shift += dy
+    d_scale = spread(tl.sum(d_scale, axis=1), C, C)
+    d_shift = spread(tl.sum(d_shift, axis=1), C, C)
     group = tl.arange(0, SIZES.fine)
     mean, var = tl.load(mean_ptr + group), tl.load(mean_ptr + moments + group)
     _, slope, offset = rescale_vjp(

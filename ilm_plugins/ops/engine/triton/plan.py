@@ -16,6 +16,7 @@ from .. import plans
 from ..activation import Activation
 from ..layouts import becomes_contiguous, is_dense
 from ..network import Network, Tensors
+from ..shared_batch import SharedBatch
 from . import one_read, rescaling, streaming
 from .devices import Map, divide_up, padded
 from .launch import Launch, counters, current_stream
@@ -76,10 +77,14 @@ class Plan(plans.Plan):
         scale and shift (N, C), if the statistics have none; mean and var (N, C, splits)
     work, backward
         two sums (N, C, splits); scale (N, C), slope and offset (N, G') of dx; the gradients of each
-        instance (N, ``gradients``); the sums of such rows over groups of instances
+        instance (N, ``gradients``); the sums of such rows over groups of instances, or gradients
+        (2, C) of the moments that processes share
 
     For a map that is read once, the backward work has only the last two.
     """
+
+    #: The batch of several processes, for one call.
+    batch: SharedBatch | None = None
 
     def __init__(
         self,
@@ -190,6 +195,9 @@ class Plan(plans.Plan):
         if launch_moments is None:
             launch_moments = self.launches_of_moments[kind] = self.plan_moments()
         launch_moments(stream, x, work if self.is_pooled else statistics, counts, batch)
+        if self.batch is not None:
+            at, size = self.of_network.at.running_mean, 2 * x.shape[1]
+            self.batch.exchange(statistics[at : at + size].view(2, -1))
         self.launch_rescale(stream, statistics, work, pointers)
         coefficients = statistics if self.keeps else work
         self.launch_affine(stream, x, y, statistics, coefficients, coefficients)
@@ -207,7 +215,7 @@ class Plan(plans.Plan):
             with torch.cuda.device(x.device):
                 return self.backward(dy, x, statistics, parameters, needs)
         # None and alignment select another compiled kernel.
-        kind = dy.data_ptr() & 15, x.data_ptr() & 15, *needs
+        kind = dy.data_ptr() & 15, x.data_ptr() & 15, self.batch is not None, *needs
         plan = self.backward_plans.get(kind)
         if plan is None:
             plan = _Backward(self, not any(kind[:2]), any(needs[1:]), all(needs))
@@ -228,6 +236,10 @@ class Plan(plans.Plan):
         else:
             plan.launch_sums(stream, dy, x, statistics, work)
             plan.launch_vjp(stream, statistics, work, counts, pointers)
+            if self.batch is not None:
+                rows = work[plan.rows].view(self.n, -1)
+                d_moments = rows[:, -2 * self.map.shape[1] :].sum(0).view(2, -1)
+                work[plan.of_batch] = self.batch.reduce(d_moments).flatten()
             launch_dx = plan.launch_gradients if d_x is None else plan.launch_dx
             scale = statistics if self.keeps else work
             values = statistics, scale, work, work, statistics, work, (*gradients,)
@@ -246,6 +258,11 @@ class Plan(plans.Plan):
         options = self.uses_batch, self.activation
         plan = _plan(self.network, self.num_groups, self.map, torch.float32, *options)
         assert plan is not None
+        return plan if self.batch is None else plan.over(self.batch)
+
+    def over(self, batch: SharedBatch) -> "Plan":
+        plan = object.__new__(Plan)
+        plan.__dict__.update(self.__dict__, batch=batch)
         return plan
 
     def buffers(self, statistics: Tensor) -> list[Tensor]:
@@ -287,12 +304,17 @@ class _Backward:
         rows_at = slope_at + 2 * moments
         self.num_work = rows_at + rows
         # Gradients of BN's moments: one row per instance; with many instances, one per group.
-        self.counts = plan.uses_batch and n > GROUPS
+        self.counts = plan.uses_batch and n > GROUPS and plan.batch is None
         batch_at, step, batch_rows = rows_at + sizes.gradients - 2 * c, sizes.gradients, n
         if self.counts:
             members = divide_up(n, GROUPS)
             batch_at, step, batch_rows = self.num_work, 2 * c, divide_up(n, members)
             self.num_work += batch_rows * 2 * c
+        if plan.batch is not None:  # one row, for all processes
+            batch_at, step, batch_rows = self.num_work, 2 * c, 1
+            self.num_work += 2 * c
+            self.rows = slice(rows_at, rows_at + rows)
+            self.of_batch = slice(batch_at, self.num_work)
         scale_at, shift_at = plan.coefficients_at if plan.keeps else (None, None)
         self.launch_sums = Launch(
             streaming._sums_kernel,

@@ -8,8 +8,9 @@ import triton.language as tl
 
 from .vectors import load
 
-#: Rows and columns of a tile of :func:`add_rows`.
-ROWS, COLUMNS = tl.constexpr(8), tl.constexpr(128)
+#: Rows of a tile of :func:`add_rows`; its columns where programs have different columns, and where
+#: one program has all: as many loads at once as its registers take.
+ROWS, COLUMNS, MOST_COLUMNS = tl.constexpr(8), tl.constexpr(128), tl.constexpr(512)
 
 
 @triton.jit
@@ -30,21 +31,22 @@ def is_last(counter_ptr, count):
 
 @triton.jit
 def add_rows(rows_ptr, step, rows, columns):
-    """Return the sums of columns, (COLUMNS) offsets, of rows that are ``step`` values apart."""
+    """Return the sums of columns, offsets in a row, of rows that are ``step`` values apart."""
     row = tl.arange(0, ROWS)
-    sums = tl.zeros((COLUMNS,), tl.float32)
+    # Added up after the loop: a sum across warps would wait for each tile.
+    tile = tl.zeros((ROWS, columns.shape[0]), tl.float32)
     for start in range(0, rows, ROWS):
         at = (start + row).to(tl.int64)[:, None] * step + columns[None, :]
         inside = (start + row < rows)[:, None] & (columns < step)[None, :]
-        sums += tl.sum(load(rows_ptr, at, inside), axis=0)
-    return sums
+        tile += load(rows_ptr, at, inside)
+    return tl.sum(tile, axis=0)
 
 
 @triton.jit
 def add_all(rows_ptr, step, rows, sums_ptr, SIZE: tl.constexpr):
     """Store the sums of the first SIZE columns of rows, in one program."""
-    for first in range(0, SIZE, COLUMNS):
-        columns = first + tl.arange(0, COLUMNS)
+    for first in range(0, SIZE, MOST_COLUMNS):
+        columns = first + tl.arange(0, MOST_COLUMNS)
         tl.store(sums_ptr + columns, add_rows(rows_ptr, step, rows, columns), mask=columns < SIZE)
 
 
@@ -53,8 +55,8 @@ def add_all_gradients(
     rows_ptr, step, rows, gradients, SIZE: tl.constexpr, PARAMETERS: tl.constexpr
 ):
     """Store the sums of rows to the gradients of the parameters, in one program."""
-    for first in range(0, SIZE, COLUMNS):
-        columns = first + tl.arange(0, COLUMNS)
+    for first in range(0, SIZE, MOST_COLUMNS):
+        columns = first + tl.arange(0, MOST_COLUMNS)
         store_gradients(gradients, columns, add_rows(rows_ptr, step, rows, columns), PARAMETERS)
 
 

@@ -109,14 +109,15 @@ def rescale_vjp_kernel(
         d_scale = load(first_ptr, c, is_channel)
         d_shift = load(first_ptr + shift_at, c, is_channel)
     else:
-        d_scale = tl.zeros(c.shape, tl.float32)
-        d_shift = tl.zeros(c.shape, tl.float32)
+        d_scale = tl.zeros((c.shape[0], BLOCK), tl.float32)
+        d_shift = tl.zeros((c.shape[0], BLOCK), tl.float32)
         for first in range(0, splits, BLOCK):
             split = first + tl.arange(0, BLOCK)
             exists = is_channel[:, None] & (split < splits)[None, :]
             at = c[:, None] * splits + split[None, :]
-            d_scale += tl.sum(load(first_ptr, at, exists), axis=1)
-            d_shift += tl.sum(load(first_ptr + shift_at, at, exists), axis=1)
+            d_scale += load(first_ptr, at, exists)
+            d_shift += load(first_ptr + shift_at, at, exists)
+        d_scale, d_shift = tl.sum(d_scale, axis=1), tl.sum(d_shift, axis=1)
     mean_ptr = statistics_ptr + SIZES.kept + n * SIZES.fine
     mean = load(mean_ptr, group, is_group)
     var = load(mean_ptr + moments, group, is_group)

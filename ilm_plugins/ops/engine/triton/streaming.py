@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .devices import Map, divide_up, multiprocessors, padded
+from .launch import Launch
 from .map_activations import activation_of, gradient_of
 from .programs import COLUMNS, add_rows, is_last, store_gradients
 from .vectors import divide, finite, load
@@ -182,18 +183,18 @@ def pool(
     ``split`` positions, a channel's last one the remainder of ``length``; ``count`` is their sum.
     """
     i = tl.arange(0, BLOCK)
-    pooled = tl.zeros(first.shape, tl.float32)
-    for start in range(0, run, BLOCK):
+    tile = tl.zeros((first.shape[0], BLOCK), tl.float32)
+    for start in tl.range(0, run, BLOCK, loop_unroll_factor=4):
         at, weight, inside = _run(first, exists, start + i, run, step, splits, split, length)
-        pooled += tl.sum(weight * load(mean_ptr, at, inside), axis=1)
-    pooled = divide(pooled, count)
-    pooled_var = tl.zeros(first.shape, tl.float32)
-    for start in range(0, run, BLOCK):
+        tile += weight * load(mean_ptr, at, inside)
+    pooled = divide(tl.sum(tile, axis=1), count)
+    tile = tl.zeros((first.shape[0], BLOCK), tl.float32)
+    for start in tl.range(0, run, BLOCK, loop_unroll_factor=2):
         at, weight, inside = _run(first, exists, start + i, run, step, splits, split, length)
         offset = load(mean_ptr, at, inside) - pooled[:, None]
         var = load(var_ptr, at, inside) + offset * offset
-        pooled_var += tl.sum(tl.where(inside, weight * var, 0.0), axis=1)
-    return pooled, finite(pooled_var / count)
+        tile += tl.where(inside, weight * var, 0.0)
+    return pooled, finite(tl.sum(tile, axis=1) / count)
 
 
 @triton.jit
@@ -402,29 +403,27 @@ def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     rows, run = n * num_groups, c // num_groups * tiling.splits
     mean, var = pooled = x.new_empty((2, n, num_groups), dtype=torch.float32)
     of_splits = pooled if run == 1 else x.new_empty(2 * rows * run, dtype=torch.float32)
-    _moments_kernel[(n * tiling.blocks * tiling.splits,)](
-        x, of_splits, None, None, 0, rows * run, 0, 0.0,
-        *tiling.extent, tiling.splits, tiling.split_tiles, tiling.shape,
-        num_warps=tiling.warps, maxnreg=80,
-    )  # fmt: skip
+    places, splits = (0, rows * run, 0, 0.0), (tiling.splits, tiling.split_tiles)
+    arguments = *places, *tiling.extent, *splits, tiling.shape
+    programs = n * tiling.blocks * tiling.splits
+    launch = Launch(_moments_kernel, programs, arguments, num_warps=tiling.warps, maxnreg=80)
+    launch(None, x, of_splits, None, None)
     if run == 1:
         return mean, var
     block = min(padded(run), 1024)
     tile = min(padded(rows), 1024 // block), block
     count = float(run // tiling.splits * tiling.length)
-    pool_kernel[(divide_up(rows, tile[0]),)](
-        of_splits, mean, var, rows, run, tiling.splits, tiling.split, tiling.length, count, *tile
-    )
+    pooling = rows, run, tiling.splits, tiling.split, tiling.length, count, *tile
+    Launch(pool_kernel, divide_up(rows, tile[0]), pooling)(None, of_splits, mean, var)
     return mean, var
 
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     y, tiling = torch.empty_like(x), Tiling.for_map(Map.of(x))
     values = (t.contiguous() for t in (mean, scale, shift))
-    _affine_kernel[(len(x) * tiling.blocks * tiling.tiles,)](
-        x, y, *values, 0, 0, 0, *tiling.extent, x.shape[1] // mean.shape[1], tiling.shape,
-        None, num_warps=tiling.warps,
-    )  # fmt: skip
+    arguments = 0, 0, 0, *tiling.extent, x.shape[1] // mean.shape[1], tiling.shape, None
+    programs = len(x) * tiling.blocks * tiling.tiles
+    Launch(_affine_kernel, programs, arguments, num_warps=tiling.warps)(None, x, y, *values)
     return y
 
 
@@ -433,11 +432,13 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     n, c = x.shape[:2]
     tiling = Tiling.for_map(Map.of(x, dy))
     of_splits = x.new_empty((2, n, c, tiling.splits), dtype=torch.float32)
-    _sums_kernel[(n * tiling.blocks * tiling.splits,)](
-        dy, x, mean, of_splits, 0, None, None, n * c * tiling.splits,
-        *tiling.extent, c // mean.shape[1], tiling.splits, tiling.split_tiles, tiling.shape,
-        None, num_warps=tiling.warps, maxnreg=128,
-    )  # fmt: skip
+    arguments = (
+        *(0, None, None, n * c * tiling.splits, *tiling.extent, c // mean.shape[1]),
+        *(tiling.splits, tiling.split_tiles, tiling.shape, None),
+    )
+    programs = n * tiling.blocks * tiling.splits
+    launch = Launch(_sums_kernel, programs, arguments, num_warps=tiling.warps, maxnreg=128)
+    launch(None, dy, x, mean, of_splits)
     products, gradients = of_splits.squeeze(3) if tiling.splits == 1 else of_splits.sum(3)
     return products, gradients
 
@@ -445,11 +446,13 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
 def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
     d_x, tiling = torch.empty_like(x), Tiling.for_map(Map.of(x, dy))
     values = (t.contiguous() for t in (mean, scale, slope, offset))
-    _dx_kernel[(len(x) * tiling.blocks * tiling.tiles,)](
-        dy, x, d_x, *values, None, None, None, 0, 0, None, *[0] * 10,
-        *tiling.extent, x.shape[1] // mean.shape[1], 1.0, tiling.shape, 0, (), None,
-        num_warps=tiling.warps,
-    )  # fmt: skip
+    arguments = (
+        *(0, 0, None, *[0] * 10, *tiling.extent, x.shape[1] // mean.shape[1], 1.0),
+        *(tiling.shape, 0, (), None),
+    )
+    programs = len(x) * tiling.blocks * tiling.tiles
+    launch = Launch(_dx_kernel, programs, arguments, num_warps=tiling.warps)
+    launch(None, dy, x, d_x, *values, None, None, None)
     return d_x
 
 
