@@ -14,7 +14,7 @@ from ..ops import Activation, Network, adaptive_norm
 from ..ops.engine import operators
 from ..ops.engine.activation import FUNCTIONS
 from ..ops.engine.network import BATCH
-from .children import Places, tensors_of
+from .children import TensorNames, tensors_of
 from .options import check, check_known, parameters_of
 from .random_state import drawing_apart
 
@@ -24,7 +24,7 @@ INITIALIZERS = {"mmengine.model.weight_init", "mmcv.cnn.utils.weight_init"}
 BESIDE_EQUATIONS = {"reset_parameters", "normalize"}
 
 #: Cached attributes, which are removed when any other attribute is set.
-KEPT = "_kept_plans", "_kept_places"
+KEPT = "_kept_plans", "_kept_names"
 
 
 class AdaptiveNorm(nn.GroupNorm):
@@ -114,12 +114,12 @@ class AdaptiveNorm(nn.GroupNorm):
 
         A layer with a :attr:`network` returns the network's tensors, and :attr:`named` names them.
         """
-        return tensors_of(self, self._places())
+        return tensors_of(self, self._tensor_names())
 
-    def _places(self) -> Places:
+    def _tensor_names(self) -> TensorNames:
         """Return (child or "", name) of each tensor but BN's statistics; None for an absent one."""
-        places = self.__dict__.get("_kept_places")
-        if places is None:
+        kept = self.__dict__.get("_kept_names")
+        if kept is None:
             if self._described_by is None:
                 name = type(self).__name__
                 raise NotImplementedError(
@@ -127,11 +127,11 @@ class AdaptiveNorm(nn.GroupNorm):
                 )
             names = [name for name in self._described_by.tensors if name not in BATCH]
             pairs = (n.rpartition(".")[::2] if self._has(n) else None for n in names)
-            places = self.__dict__["_kept_places"] = tuple(pairs)
-        return places
+            kept = self.__dict__["_kept_names"] = tuple(pairs)
+        return kept
 
     # As ``network_for_operators``: Dynamo neither traces it nor guards on what it keeps.
-    _places._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    _tensor_names._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def _has(self, name: str) -> bool:
         child = name.rpartition(".")[0]

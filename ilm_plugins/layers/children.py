@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 #: A child's name, or "", and a tensor's; None for a tensor that a layer lacks.
-Places = Sequence[tuple[str, str] | None]
+TensorNames = Sequence[tuple[str, str] | None]
 
 
 class Child(nn.Module):
@@ -29,8 +29,8 @@ class Fetched(NamedTuple):
     bias: Tensor | None
 
 
-def tensors_of(layer: Any, places: Places) -> tuple[Tensor | None, ...]:
-    """Return the tensors at places of a layer; None where a place is None.
+def tensors_of(layer: Any, names: TensorNames) -> tuple[Tensor | None, ...]:
+    """Return the tensors of a layer by their names; None where a name is None.
 
     Raises:
         RuntimeError: a tensor is None.
@@ -40,11 +40,11 @@ def tensors_of(layer: Any, places: Places) -> tuple[Tensor | None, ...]:
     # offloading). A call takes a microsecond, getattr half of one.
     own, buffers, children = layer._parameters, layer._buffers, layer._modules
     tensors: list[Tensor | None] = []
-    for place in places:
-        if place is None:
+    for full_name in names:
+        if full_name is None:
             tensors.append(None)
             continue
-        child, name = place
+        child, name = full_name
         if child:
             module = children[child]
             tensor = module._parameters.get(name)
@@ -55,26 +55,27 @@ def tensors_of(layer: Any, places: Places) -> tuple[Tensor | None, ...]:
             if tensor is None:
                 tensor = buffers.get(name)
         if tensor is None:
-            return _fetched(layer, places)
+            return _fetched(layer, names)
         tensors.append(tensor)
     return tuple(tensors)
 
 
-def _fetched(layer: Any, places: Places) -> tuple[Tensor | None, ...]:
+def _fetched(layer: Any, names: TensorNames) -> tuple[Tensor | None, ...]:
     """Return what :func:`tensors_of` does; each child is called once."""
-    children = {c: Fetched(*layer._modules[c]()) for c, _ in filter(None, places) if c}
+    children = {c: Fetched(*layer._modules[c]()) for c, _ in filter(None, names) if c}
     tensors: list[Tensor | None] = []
-    for place in places:
+    for full_name in names:
         tensor = None
-        if place is not None:
-            child, name = place
+        if full_name is not None:
+            child, name = full_name
             # getattr where it is parametrized, for example
             tensor = getattr(children[child], name) if child else getattr(layer, name)
             if tensor is None:  # a kernel would read it from the address 0
                 neutral = 0.0 if child else layer.initial_values.get(name, 0.0)
+                shown = ".".join(filter(None, full_name))
                 raise RuntimeError(
-                    f"{type(layer).__name__}: {'.'.join(filter(None, place))} is None, expected a "
-                    f"tensor; to do without it, keep it at {neutral:g}, with requires_grad=False"
+                    f"{type(layer).__name__}: {shown} is None, expected a tensor; to "
+                    f" do without it, keep it at {neutral:g}, with requires_grad=False"
                 )
         tensors.append(tensor)
     return tuple(tensors)

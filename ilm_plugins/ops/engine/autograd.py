@@ -17,7 +17,7 @@ from .backends import _backend, _default, is_traced, kernels_for
 from .layouts import dense, in_layout, in_layout_of
 from .moments import duplicate
 from .network import Network, Tensors, check_tensors, with_none
-from .plans import Plan
+from .plans import LayerPlan
 from .reference import Rescale, cast
 from .shared_batch import SharedBatch
 
@@ -36,7 +36,7 @@ def adaptive_norm(
     *tensors: Tensor | None,
     network: Callable[[], Network | None] | None = None,
     running: tuple[Tensor, Tensor, float] | tuple[Tensor, Tensor, float, Tensor] | tuple[()] = (),
-    plans: Callable[[], dict[tuple, Plan]] | None = None,
+    plans: Callable[[], dict[tuple, LayerPlan]] | None = None,
     activation: Activation | None = None,
     batch: SharedBatch | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -139,7 +139,7 @@ def adaptive_norm(
     return y, mean, var
 
 
-def _of_batch(plan: Plan | None, batch: SharedBatch | None) -> Plan | None:
+def _of_batch(plan: LayerPlan | None, batch: SharedBatch | None) -> LayerPlan | None:
     return plan if plan is None or batch is None else plan.over(batch)
 
 
@@ -147,14 +147,14 @@ def _by_kernels(
     x: Tensor,
     eps: float,
     rescale: Rescale,
-    plan: Plan,
+    plan: LayerPlan,
     tensors: Tensors,
     running: Tensors,
 ) -> Tensor:
     """Return y by the plan of kernels that compute the network, too."""
     if not plan.takes((*tensors, *running[:2]) if running else tensors):
 
-        def again(plan: Plan, tensors: Tensors, running: Tensors) -> Tensor:
+        def again(plan: LayerPlan, tensors: Tensors, running: Tensors) -> Tensor:
             return _by_kernels(x, eps, rescale, plan, tensors, running)
 
         return plan.call_with_copies(again, x, tensors, running)
@@ -297,7 +297,7 @@ class _AdaptiveNorm(Function):
 #: A call of a layer whose network is computed by kernels, too: their plan, see engine/plain.py; eps
 #: and ``rescale``, for second derivatives; the network's buffers; BN's statistics that the kernels
 #: update, or none.
-Call = tuple[Plan, float, Rescale, Tensors, Tensors]
+Call = tuple[LayerPlan, float, Rescale, Tensors, Tensors]
 
 
 class _AdaptiveNormByKernels(Function):

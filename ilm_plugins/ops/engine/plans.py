@@ -16,7 +16,7 @@ from .network import BATCH, Network, Tensors, check_tensors
 from .shared_batch import SharedBatch
 
 
-class Plan:
+class LayerPlan:
     """The checks of a plan, once for each call.
 
     Args:
@@ -53,7 +53,7 @@ class Plan:
         self.sizes = [*(sizes[name] for name in network.tensors), channels, channels]
         self.optional = [name in BATCH for name in (*network.tensors, *BATCH)]
 
-    def __deepcopy__(self, memo: dict) -> "Plan":
+    def __deepcopy__(self, memo: dict) -> "LayerPlan":
         return self
 
     def __reduce__(self) -> tuple:
@@ -95,7 +95,7 @@ class Plan:
     def aligned(self, tensor: Tensor) -> Tensor:
         return tensor.clone() if tensor.data_ptr() & (self.alignment - 1) else tensor
 
-    def for_copies(self) -> "Plan":
+    def for_copies(self) -> "LayerPlan":
         """Return the plan for copies of tensors that this plan does not take."""
         return self
 
@@ -118,7 +118,7 @@ class Plan:
                 old.copy_(new)
         return result
 
-    def over(self, batch: SharedBatch) -> "Plan | None":
+    def over(self, batch: SharedBatch) -> "LayerPlan | None":
         """Return the plan for a batch of several processes; None if kernels cannot wait for it."""
         return None
 

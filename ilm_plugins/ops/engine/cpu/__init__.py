@@ -116,7 +116,7 @@ def find_plan(
     tensors: Tensors,
     running: Tensors,
     activation: Activation | None = None,
-) -> "Plan | None":
+) -> "LayerPlan | None":
     """Return the plan for x; see engine/plain.py."""
     if not runs(network, x, num_groups):
         return None
@@ -125,7 +125,7 @@ def find_plan(
     return _plan(network, num_groups, *map, uses_batch, activation)
 
 
-class Plan(plans.Plan):
+class LayerPlan(plans.LayerPlan):
     """The passes of a layer for maps of one shape, dtype and layout; see engine/plain.py."""
 
     def __init__(
@@ -194,8 +194,8 @@ class Plan(plans.Plan):
 
 
 @functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal
-def _plan(*options) -> Plan:
-    return Plan(*options)
+def _plan(*options) -> LayerPlan:
+    return LayerPlan(*options)
 
 
 # ---- calls of the library

@@ -39,7 +39,7 @@ def find_plan(
     tensors: Tensors,
     running: Tensors,
     activation: Activation | None = None,
-) -> "Plan | None":
+) -> "LayerPlan | None":
     """Return the plan for x; see engine/plain.py."""
     uses_batch = tensors[-1] is None and network.mixes_batch
     is_contiguous = x.is_contiguous()
@@ -54,10 +54,10 @@ def find_plan(
 @functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal
 def _plan(
     network: Network, num_groups: int, map: tuple, dtype: torch.dtype, *options: Any
-) -> "Plan | None":
+) -> "LayerPlan | None":
     if find_sizes(network, map[0][1], num_groups) is None:
         return None
-    return Plan(network, num_groups, Map(*map), dtype, *options)
+    return LayerPlan(network, num_groups, Map(*map), dtype, *options)
 
 
 def forget() -> None:
@@ -65,7 +65,7 @@ def forget() -> None:
     _plan.cache_clear()
 
 
-class Plan(plans.Plan):
+class LayerPlan(plans.LayerPlan):
     """The passes of a layer for maps of one kind.
 
     Kernels find what they share by its place among values in float32:
@@ -252,7 +252,7 @@ class Plan(plans.Plan):
         """Return whether another GPU than the maps' is the current one."""
         return self.index >= 0 and torch.cuda.current_device() != self.index
 
-    def for_copies(self) -> "Plan":
+    def for_copies(self) -> "LayerPlan":
         if self.dtype is torch.float32:
             return self
         options = self.uses_batch, self.activation
@@ -260,8 +260,8 @@ class Plan(plans.Plan):
         assert plan is not None
         return plan if self.batch is None else plan.over(self.batch)
 
-    def over(self, batch: SharedBatch) -> "Plan":
-        plan = object.__new__(Plan)
+    def over(self, batch: SharedBatch) -> "LayerPlan":
+        plan = object.__new__(LayerPlan)
         plan.__dict__.update(self.__dict__, batch=batch)
         return plan
 
@@ -276,7 +276,7 @@ class _Backward:
     ``adds`` tells whether a parameter needs a gradient, ``needs_all`` whether x and all do.
     """
 
-    def __init__(self, plan: Plan, is_aligned: bool, adds: bool, needs_all: bool) -> None:
+    def __init__(self, plan: LayerPlan, is_aligned: bool, adds: bool, needs_all: bool) -> None:
         self.needs_all = needs_all
         map = plan.map._replace(is_aligned=is_aligned)
         n, c = map.shape[:2]

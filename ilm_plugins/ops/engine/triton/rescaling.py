@@ -1,6 +1,6 @@
 """The kernels that compute any network, and its gradients, with one program for each instance.
 
-The order of what they read and store is in :class:`.plan.Plan`.
+The order of what they read and store is in :class:`.plan.LayerPlan`.
 """
 
 import triton
