@@ -75,7 +75,7 @@ def _fetched(layer: Any, names: TensorNames) -> tuple[Tensor | None, ...]:
                 shown = ".".join(filter(None, full_name))
                 raise RuntimeError(
                     f"{type(layer).__name__}: {shown} is None, expected a tensor; to "
-                    f" do without it, keep it at {neutral:g}, with requires_grad=False"
+                    f"do without it, keep it at {neutral:g}, with requires_grad=False"
                 )
         tensors.append(tensor)
     return tuple(tensors)
