@@ -180,7 +180,7 @@ def compare(argv: Sequence[str]) -> Namespace:
     what = "config keys that get the norm; default: all keys of norms"
     add("--at", nargs="+", default=(), metavar="KEY", help=what)
     add("--seeds", type=int, nargs="+", default=(0,), metavar="SEED", help="default: 0")
-    what = "a checkpoint from which each norm starts, converted to it"
+    what = "a checkpoint that each norm starts from"
     add("--weights", type=_user_path, metavar="FILE", help=what)
     what = "test each model on the test set of another config, too; can be given again"
     add("--test", nargs=2, action="append", default=[], metavar=("NAME", "CONFIG"), help=what)
@@ -194,8 +194,8 @@ def compare(argv: Sequence[str]) -> Namespace:
     add("--metric", metavar="NAME", help=what)
     what = "as of a loss; the rule min implies it"
     add("--lower-is-better", action="store_true", help=what)
-    what = "of the metric; default: as the config's evaluator tells, else by the values"
-    add("--unit", choices=("percent", "fraction"), help=what)
+    what = "of the metric, percent or fraction; default: as its values tell"
+    add("--unit", choices=("percent", "fraction"), metavar="UNIT", help=what)
     what = "say which norms are equivalent to the first within M points, 1 or .01 of a fraction"
     add("--margin", type=_points, metavar="M", help=what)
     add("--num-gpus", type=int, metavar="N", help="GPUs of each run; default: 1 if any")

@@ -57,16 +57,18 @@ def answers(results: Results) -> list[str]:
         both = pair(models, test, FOLDS)
         p = max(one_sided(both.ours, both.plain, MARGIN)) if has_margin else math.nan
         row = {"question": question, "models": f"{models[1]} - {models[0]}"}
-        last = {f"p, within {MARGIN}": "-" if math.isnan(p) else f"{p:.3f}"}
+        last = {}
+        if len(seeds) > 1:  # one seed has no interval
+            last[f"p, within {MARGIN}"] = "-" if math.isnan(p) else f"{p:.3f}"
         for fold in FOLDS:
             one = pair(models, test, [fold]).difference
             last[fold] = "-" if one is None else difference_cells(one)["difference"]
         found.append((row, last, both.difference))
     rows = []
     for row, last, difference in corrected(found):
-        cells = dict.fromkeys(("difference", "95 % interval", "p, corrected"), "-")
-        if difference is not None:
-            cells = {name: difference_cells(difference)[name] for name in cells}
+        cells = {} if difference is None else difference_cells(difference)
+        kept = ("difference", "95 % interval", "p, corrected")
+        cells = {name: cells.get(name, "-") for name in (kept if len(seeds) > 1 else kept[:1])}
         rows.append(row | cells | last | {"seeds": f"{len(seeds)} of {PLANNED}"})
     return of_dicts(rows)
 
