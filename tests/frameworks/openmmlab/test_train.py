@@ -163,7 +163,8 @@ def test_a_longer_training_resumes_with_the_schedule_of_its_config(config, tmp_p
     rates = [entry["lr"] for entry in map(json.loads, log.open()) if "lr" in entry]
     per_step = 2 if by_epoch else 1
     expected = [0.01 * (1 - step / 8) for step in (2, 3) for _ in range(per_step)]
-    assert rates == pytest.approx(expected, rel=1e-6)
+    # MMEngine names a folder by the second: both trainings may have one log.
+    assert rates[-len(expected) :] == pytest.approx(expected, rel=1e-6)
 
 
 def test_resuming_without_a_checkpoint_starts_from_load_from(
