@@ -62,7 +62,8 @@ test-oldest test-newest: test-%:
 	.venv-$*/bin/pip install --no-deps --no-build-isolation -e .
 	.venv-$*/bin/pip install --progress-bar off --upgrade --target .venv-$*/transformers transformers
 	.venv-$*/bin/python -m pytest -n 2 --dist loadfile -m "not wide and not long" tests/equations \
-		tests/layers tests/contract.py tests/surgery tests/ops/test_compile.py $(TRAININGS)
+		tests/layers tests/contract.py tests/surgery tests/ops/test_compile.py tests/ops/test_triton.py \
+		$(TRAININGS)
 	PYTHONPATH=.venv-$*/transformers .venv-$*/bin/python -m pytest tests/frameworks/test_transformers.py
 
 # One of each framework; transformers, with which mmpretrain does not import, stands apart.
