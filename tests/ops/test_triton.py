@@ -1075,7 +1075,7 @@ def test_a_launch_again_has_arguments_of_the_kinds_that_its_kernel_was_compiled_
 
 
 @compiles
-def test_a_launch_again_calls_the_launcher_as_tritons_runner_does(monkeypatch):
+def test_a_launch_again_calls_the_launcher_as_tritons_runner_does(driver, monkeypatch):
     """Without the hooks of profilers, and what Triton tells them; if there are hooks, with them."""
     compiled, launcher = object.__new__(CompiledKernel), object.__new__(CudaLauncher)
     of_memory = "global_scratch_size", "profile_scratch_size"
