@@ -228,12 +228,14 @@ def _answer(difference: Difference, verdict: Verdict, results: Results) -> str:
         "equivalent": f"equivalent to {baseline}",
         "no worse": f"no worse than {baseline}",
     }.get(word, f"{word} than {baseline} {by}")
-    if results.margin is not None:
+    is_equivalent = results.margin is not None and verdict.p_equivalent < ALPHA
+    # Better or worse: that it is not shown to be equivalent would read as a doubt.
+    if results.margin is not None and (is_equivalent or word not in ("better", "worse")):
         within = f" within {_size(results, results.margin)}"
         if word == "no worse":
             text, within = f"{text}{within} (p {p_value(verdict.p_no_worse)})", ""
         if word != "equivalent":
-            shown = "but " if verdict.p_equivalent < ALPHA else "not shown to be "
+            shown = "but " if is_equivalent else "not shown to be "
             text += f", {shown}equivalent"
         text += f"{within} (p {p_value(verdict.p_equivalent)})"
     return f"{text}."
