@@ -77,7 +77,7 @@ def main() -> None:
         ]
     print(report.everything(report.collect(args.output)))
     for one in begun:
-        one.result()  # raises what the thread raised
+        one.result()  # raises an exception of the part's thread
 
 
 def machine(device: torch.device) -> dict:
