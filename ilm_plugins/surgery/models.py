@@ -60,7 +60,7 @@ from .rules import (
     remark,
     remark_on_values,
 )
-from .sources import exact_source_of, source_of
+from .sources import exact_source_of, num_channels, source_of
 
 _COMPILED = "torch.compile holds the norm itself: convert the model before you compile it"
 _NOT_TRACKED = (
@@ -367,7 +367,7 @@ def _layer_for(old: Any, like: dict, swap: Swap) -> nn.Module:
     if kept.get("eps") == 0:
         refuse(not mixes, _NEEDS_EPS)
         kept["eps"], state["weight"] = _EPS, _weight_at_eps(state)
-    channels = source.channels(old) if source else old.num_channels
+    channels = num_channels(old)
     new = swap.layer(channels, **kept | swap.options, **like)
     for name, value in {"num_groups": getattr(old, "num_groups", None), **kept}.items():
         given = getattr(new, name, None)

@@ -32,7 +32,6 @@ class Source:
         exact: torch's classes that compute exactly this norm; :data:`~..foreign_norms.EXACT` has
             those of frameworks.
         options: the options that a layer takes over, if its constructor has them.
-        channels: returns a module's number of channels.
         refusal: returns the reason why a layer of a class cannot replace a module; else None.
         has_statistics: whether its running statistics distinguish it in a state dict.
     """
@@ -41,7 +40,6 @@ class Source:
     base: type[nn.Module]
     exact: tuple[type[nn.Module], ...]
     options: tuple[str, ...]
-    channels: Callable[[Any], int]
     refusal: Callable[[Any, type[nn.Module]], str | None] = lambda norm, layer: None
     has_statistics: bool = False
 
@@ -53,6 +51,17 @@ class Source:
     def kind_in_state(self) -> str:
         """What its tensors alone tell."""
         return self.name if self.has_statistics else UNTOLD
+
+
+def num_channels(norm: Any) -> int:
+    """Return a plain norm's number of channels, by torch's attributes or the length of a tensor."""
+    for name in ("num_channels", "num_features"):
+        if hasattr(norm, name):
+            return getattr(norm, name)
+    if hasattr(norm, "normalized_shape"):
+        return norm.normalized_shape[0]
+    # FrozenBatchNorm2d of some packages has tensors alone.
+    return len(norm.weight if norm.weight is not None else norm.running_mean)
 
 
 def exact_source_of(cls: type[nn.Module]) -> Source | None:
@@ -116,14 +125,12 @@ SOURCES = {
             base=nn.GroupNorm,
             exact=(nn.GroupNorm,),
             options=("num_groups", "eps"),
-            channels=lambda norm: norm.num_channels,
         ),
         Source(
             name="IN",
             base=_InstanceNorm,
             exact=(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
             options=("eps",),
-            channels=lambda norm: norm.num_features,
             refusal=_instance_norm_refusal,
         ),
         Source(
@@ -131,8 +138,6 @@ SOURCES = {
             base=_BatchNorm,
             exact=(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
             options=("eps", "momentum"),
-            # FrozenBatchNorm2d of some packages has no num_features.
-            channels=lambda norm: getattr(norm, "num_features", None) or len(norm.running_mean),
             refusal=_batch_norm_refusal,
             has_statistics=True,
         ),
@@ -141,7 +146,6 @@ SOURCES = {
             base=nn.LayerNorm,
             exact=(),
             options=("eps",),
-            channels=lambda norm: norm.normalized_shape[0],
             refusal=_layer_norm_refusal,
         ),
     )
