@@ -1,5 +1,6 @@
 """Norms of frameworks that equal torch's: each is converted as the norm that it equals."""
 
+import re
 from importlib import import_module
 
 import pytest
@@ -9,6 +10,7 @@ from torch.nn import functional
 
 from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import surgery
+from ilm_plugins.foreign_norms import EXACT, path_of
 from ilm_plugins.surgery.sources import exact_source_of
 from swaps import double, randomized
 
@@ -78,3 +80,26 @@ def test_a_model_of_timm_with_groupnorm_is_converted_whole():
     model = timm.create_model("resnet50_gn", num_classes=2)
     _, report = surgery.convert(model, "ILMGN")
     assert (len(report.converted), len(report.left)) == (53, 0)
+
+
+class WidthlessNorm(nn.Module):
+    """GroupNorm of four groups, whose width is known by its weight alone."""
+
+    num_groups, eps = 4, 1e-3
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(C)), nn.Parameter(torch.zeros(C))
+
+    def forward(self, x):
+        return functional.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def test_a_class_with_other_attributes_needs_one_row(monkeypatch):
+    monkeypatch.setitem(EXACT, re.escape(path_of(WidthlessNorm)), "GN")
+    model = nn.Sequential(randomized(WidthlessNorm())).double()
+    x = double(2, C, 5, 5)
+    expected = model(x)
+    new, report = surgery.convert(model, "ILMGN")
+    assert not report.left
+    assert_close(new(x), expected, EQUAL)
