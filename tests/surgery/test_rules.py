@@ -60,7 +60,7 @@ class Standardized(nn.BatchNorm2d):
 def test_a_row_is_enough_to_refuse_a_norm_with_a_reason(monkeypatch):
     reason = "its convolution's weights are standardized, which the layer does not know"
     base, exact = nn.modules.batchnorm._BatchNorm, (Standardized,)
-    row = Source("WSBN", base, exact, (), lambda norm: norm.num_features, lambda *_: reason)
+    row = Source("WSBN", base, exact, (), lambda *_: reason)
     monkeypatch.setitem(SOURCES, row.name, row)
     _, report = surgery.convert(nn.Sequential(Standardized(32), nn.BatchNorm2d(32)), "EN")
     assert report.left == {"0": f"Standardized, but EN replaces BatchNorm; {reason}"}
