@@ -64,5 +64,5 @@ def brief(first: str, rows: Iterable[tuple[str, str, Difference | None]]) -> lis
         cells = difference_cells(difference)
         shown = f"{cells['difference']} [{cells['95 % interval']}]"
         row = {first: name, "norms": norms, "difference [95 % interval]": shown}
-        found.append(row | {"p, corrected": cells["p, corrected"]})
+        found.append(row | {"p": cells["p, corrected"]})
     return of_dicts(found)

@@ -41,8 +41,12 @@ MARGIN = 1.5
 QUESTIONS = {
     "1. half the contrast": ("contrast0.5", "contrast0.5", False),
     "2. by day, equivalent within 1.5": (OWN_TEST, OWN_TEST, True),
-    "3. half, BN, test images' statistics": (f"contrast0.5{REESTIMATED}", "contrast0.5", False),
-    "3. a quarter, BN, test images' statistics": (
+    "3. half, BN with the test images' statistics": (
+        f"contrast0.5{REESTIMATED}",
+        "contrast0.5",
+        False,
+    ),
+    "3. a quarter, BN with the test images' statistics": (
         f"contrast0.25{REESTIMATED}",
         "contrast0.25",
         False,
