@@ -299,7 +299,8 @@ def documented() -> dict[Path, str]:
 @styled
 def chart(results: dict) -> Figure:
     """Plot times over the plain norm's: a dot for each map, a bar for their geometric mean."""
-    frame, figure = compared(results), Figure(figsize=(5.2, 4.2), layout="constrained")
+    # No wider: a phone shows the whole chart, and must not shrink its labels.
+    frame, figure = compared(results), Figure(figsize=(3.6, 4.8), layout="constrained")
     axes = figure.subplots()
     names = list(dict.fromkeys(frame["layer / plain"]))
     for i, setting in enumerate(CHARTED):
@@ -315,9 +316,9 @@ def chart(results: dict) -> Figure:
     axes.set(xscale="log", xlim=(0.15, 3), ylim=(len(names) - 0.5, -0.5))
     axes.set_xticks([0.2, 0.5, 1, 2], labels=["0.2", "0.5", "1", "2"])
     axes.set_xticks([], minor=True)
-    axes.set_yticks(range(len(names)), labels=names)
-    axes.set_xlabel("time of forward and backward / the plain norm's")
-    figure.legend(loc="outside upper center", ncols=3, fontsize="small")
+    axes.set_yticks(range(len(names)), labels=[name.replace(" / ", " /\n") for name in names])
+    axes.set_xlabel("time of forward and backward,\nover the plain norm's")
+    figure.legend(loc="outside upper left", ncols=1)
     return figure
 
 

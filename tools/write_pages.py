@@ -7,7 +7,7 @@ marker and ``<!-- end -->`` are written again:
     <!-- table: ID -->          a table of the results
     <!-- rows: papers -->       how many rows of the papers' tables were run
     <!-- differences: all -->   the study's differences from the plain norm
-    <!-- answers: comparisons --> answers to the questions of questions.json
+    <!-- answers: TABLE -->     answers to the questions of questions.json: all columns, or short
     <!-- summary: comparisons --> how many of both are above or below 0, by norm
     <!-- conditions: NAME -->   mIoU of a comparison's models, by norm and kind of test images
     <!-- contrast: TABLE -->    low contrast: answers, means, or what was found afterwards
@@ -67,17 +67,19 @@ def rates(name: str, found: Results) -> list[str]:
 CONTRAST = {
     "afterwards": daylight.afterwards,
     "answers": daylight.answers,
+    "short-answers": daylight.short_answers,
     "means": daylight.means,
     "folds": folds.answers,
     "folds-means": folds.means,
 }
+ANSWERS = {"all": questions.markdown, "short": questions.short}
 #: Kind of a part -> the function that returns its lines.
 KINDS: dict[str, Callable[[str, Results], list[str]]] = {
     "file": file,
     "table": lambda name, found: study.table(published.find_table(name), found),
     "rows": lambda name, found: papers.rows_run(PAPERS, found),
     "differences": lambda name, found: study.differences(found),
-    "answers": lambda name, found: questions.markdown(found),
+    "answers": lambda name, found: ANSWERS[name](found),
     "summary": lambda name, found: study.summary(found),
     "conditions": lambda name, found: daylight.conditions(found, name),
     "contrast": lambda name, found: CONTRAST[name](found),

@@ -10,7 +10,7 @@ from ilm_plugins.experiments.compare.results import OWN_TEST
 from ilm_plugins.experiments.reports.interval import ALPHA, Difference, one_sided
 from ilm_plugins.experiments.reports.table import markdown, of_dicts
 
-from .comparisons import Pair, corrected, difference_cells, mean_cell, pair
+from .comparisons import Pair, brief, corrected, difference_cells, mean_cell, pair
 from .results import Results, by_seed
 
 #: Name of a test -> what its images are.
@@ -41,8 +41,12 @@ MARGIN = 1.5
 QUESTIONS = {
     "1. half the contrast": ("contrast0.5", "contrast0.5", False),
     "2. by day, equivalent within 1.5": (OWN_TEST, OWN_TEST, True),
-    "3. half, BN, test images' statistics": (f"contrast0.5{REESTIMATED}", "contrast0.5", False),
-    "3. a quarter, BN, test images' statistics": (
+    "3. half, BN with the test images' statistics": (
+        f"contrast0.5{REESTIMATED}",
+        "contrast0.5",
+        False,
+    ),
+    "3. a quarter, BN with the test images' statistics": (
         f"contrast0.25{REESTIMATED}",
         "contrast0.25",
         False,
@@ -90,6 +94,24 @@ def panels(results: Results) -> dict[str, list[tuple[str, Difference]]]:
 
 def answers(results: Results) -> list[str]:
     """Return the table of the questions that were stated before the runs."""
+    columns = "difference", "95 % interval", "p, corrected", "not excluded", "seeds"
+    rows = []
+    for question, one, difference in _answers(results):
+        row = [question, *"-" * 6, "0"]
+        if difference is not None:
+            cells = difference_cells(difference)
+            row = [question, *(f"{m:.1f}" for m in one.means), *(cells[name] for name in columns)]
+        rows.append(row)
+    return markdown(("question", "BN", "EN", "EN - BN", *columns[1:]), rows)
+
+
+def short_answers(results: Results) -> list[str]:
+    """Return the same questions with their differences and p."""
+    return brief("question", ((name, "EN - BN", found) for name, _, found in _answers(results)))
+
+
+def _answers(results: Results) -> list[tuple[str, Pair, Difference | None]]:
+    """Return question, values and the corrected difference of each question."""
     found = []
     for question, (*tests, is_equivalence) in QUESTIONS.items():
         norms = zip(("BN", "EN"), tests, strict=True)
@@ -99,15 +121,7 @@ def answers(results: Results) -> list[str]:
             p = max(one_sided(one.ours, one.plain, MARGIN))
             difference = replace(difference, p=p)
         found.append((question, one, difference))
-    columns = "difference", "95 % interval", "p, corrected", "not excluded", "seeds"
-    rows = []
-    for question, one, difference in corrected(found):
-        row = [question, *"-" * 6, "0"]
-        if difference is not None:
-            cells = difference_cells(difference)
-            row = [question, *(f"{m:.1f}" for m in one.means), *(cells[name] for name in columns)]
-        rows.append(row)
-    return markdown(("question", "BN", "EN", "EN - BN", *columns[1:]), rows)
+    return corrected(found)
 
 
 def means(results: Results) -> list[str]:

@@ -48,10 +48,10 @@ def training(table: Table, results: Results) -> Figure:
     labels = table.logged()
     logged = {name for *_, rows in lines for row in rows for name in row}
     names = ["loss", *sorted(logged & labels.keys())]
-    height = -(-len(names) // 2)
-    fig = Figure((9, 3 * height + 0.2 * len(lines)), layout="constrained")
-    axes = fig.subplots(height, min(2, len(names)), squeeze=False)
-    for axis, name in zip(axes.flat, names, strict=False):
+    # As narrow as labels allow: on a phone, wider figures are illegible.
+    fig = Figure((3.8, 2 * len(names) + 0.2 * len(lines)), layout="constrained")
+    axes = fig.subplots(len(names), sharex=True, squeeze=False).flat
+    for axis, name in zip(axes, names, strict=True):
         axis.set_prop_cycle(STYLES)
         for i, (cell, settings, rows) in enumerate(lines):
             means = pd.DataFrame(rows).groupby("epochs").mean()
@@ -60,14 +60,9 @@ def training(table: Table, results: Results) -> Figure:
             marks = {"markevery": (i * every // len(lines), every), "markersize": 4}
             label = cell if alike else f"{cell}, {settings}"
             axis.plot(curve.index, curve, label=label, **marks)
-            axis.set_xlabel("epochs")
-        axis.set_ylabel(labels.get(name, name))
-    for axis in list(axes.flat)[len(names) :]:
-        axis.set_axis_off()
-    fig.suptitle(f"{table.id}: {table.title}")
-    fig.legend(
-        *axes.flat[0].get_legend_handles_labels(), loc="outside lower center", handlelength=4
-    )
+        axis.set_title(labels.get(name, name))
+    axes[-1].set_xlabel("epochs")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", handlelength=4)
     return fig
 
 
