@@ -1,6 +1,6 @@
 """Compare norms in a training by Lightning; put your model and data in place of these:
 
-    python -m ilm_plugins compare BN EN --seeds 0 1 2 \
+    python -m ilm_plugins compare BN EN --seeds 0 1 2 3 4 \
         --metric "val_acc:lightning_logs/*/metrics.csv" \
         --command "python examples/compare_lightning.py {norm} {seed} {output}"
 """

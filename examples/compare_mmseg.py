@@ -2,7 +2,7 @@
 # order of the masks' numbers, in place of the generated ones:
 #
 #   python -m ilm_plugins make-shapes --root datasets
-#   python -m ilm_plugins compare examples/compare_mmseg.py BN EN --seeds 0 1 2
+#   python -m ilm_plugins compare examples/compare_mmseg.py BN EN --seeds 0 1 2 3 4
 #
 # For a segmenter of your own give its config as _base_. With several GPUs: SyncBN "EN(sync=True)".
 _base_ = "ilm_plugins::mmseg/shapes/fcn_r18-d8_shapes_bn.py"

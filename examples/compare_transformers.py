@@ -1,6 +1,6 @@
 """Compare norms in a training by the Trainer of transformers; put your model and data in:
 
-    python -m ilm_plugins compare BN EN --seeds 0 1 2 --metric eval_accuracy:eval_results.json \
+    python -m ilm_plugins compare BN EN --seeds 0 1 2 3 4 --metric eval_accuracy:eval_results.json \
         --command "python examples/compare_transformers.py {norm} {seed} {output}"
 """
 

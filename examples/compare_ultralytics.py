@@ -1,6 +1,6 @@
 """Compare norms in YOLO of Ultralytics, whose BatchNorms are converted:
 
-    python -m ilm_plugins compare BN EN --seeds 0 1 2 \
+    python -m ilm_plugins compare BN EN --seeds 0 1 2 3 4 \
         --metric "metrics/mAP50-95(B):run/results.csv" \
         --command "python examples/compare_ultralytics.py {norm} {seed} {output} \
         model=yolov8n.yaml data=coco8.yaml epochs=100"

@@ -37,8 +37,8 @@ def words_of(example):
     lines = [line.lstrip("# ") for line in (EXAMPLES / example).read_text("utf-8").splitlines()]
     text = "\n".join(lines).partition("python -m ilm_plugins compare ")[2].partition("\n\n")[0]
     text = text.partition('\n"""')[0].replace("\\\n", " ")
-    assert " --seeds 0 1 2" in text
-    return shlex.split(text.replace("--seeds 0 1 2", "--seeds 0"))
+    assert " --seeds 0 1 2 3 4" in text
+    return shlex.split(text.replace("--seeds 0 1 2 3 4", "--seeds 0"))
 
 
 def compared(words, *overrides):

@@ -67,7 +67,7 @@ def test_a_json_is_trained_on_and_compared_by_three_lines(own):
     pages = [(ROOT / name).read_text("utf-8") for name in ("README.md", "docs/detectron2.md")]
     (lines,) = {re.search(r"^data=\(--dataset .*?(?=^```$)", p, re.DOTALL | re.M)[0] for p in pages}
     assert len(lines.splitlines()) == 3
-    run(lines.replace("--seeds 0 1 2", "--seeds 0"))
+    run(lines.replace("--seeds 0 1 2 3 4", "--seeds 0"))
     folders = ["output/ilmgn", *(f"output/compare/my_detector/{n}/seed0" for n in ("GN", "ILMGN"))]
     for folder in folders:
         record = run_record.read(folder)
