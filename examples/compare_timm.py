@@ -1,7 +1,8 @@
 """Compare norms in timm's train.py: copy this file beside it, and give there
 
     python -m ilm_plugins compare batchnorm2d en --seeds 0 1 2 3 4 \
-        --metric eval_top1:run/summary.csv --command "python compare_timm.py --data-dir imagenet --model resnet50 \
+        --metric eval_top1:run/summary.csv \
+        --command "python compare_timm.py --data-dir imagenet --model resnet50 \
         --model-kwargs norm_layer={norm} --seed {seed} --output {output} --experiment run"
 """
 
