@@ -4,7 +4,6 @@ The record says that the script ``ended`` well before it has the metric, which c
 another ``--metric``, without another training.
 """
 
-import math
 import os
 import shlex
 import signal
@@ -31,6 +30,8 @@ from .tasks import new_record, open_log, save
 PRINTED = "log.txt"
 #: Key of the record of a script that has ended with status 0.
 ENDED = "script ended"
+#: Most values of a metric in a record's curve.
+POINTS = 200
 #: Seconds that a script has to end after SIGTERM.
 PATIENCE = 30
 #: Placeholder -> what it stands for.
@@ -81,12 +82,6 @@ class CommandSource(Source):
             for parts in self._template
         ]
 
-    def curve(self, folder: Path) -> list[float]:
-        try:
-            return [value for value in self.metric.values(folder) if math.isfinite(value)]
-        except UserError:  # a run without a result
-            return []
-
     def settings(self, plan: Plan) -> dict[str, Any]:
         return {"--command": self.command, "--gpus": self.num_gpus}
 
@@ -128,7 +123,7 @@ class CommandSource(Source):
             if record.get(ENDED) and record.get("metric") == str(self.metric):
                 ended = ended or folder
         if ended:
-            self.metric.read(ended)  # raises the reason
+            self.metric.values(ended)  # raises the reason
 
 
 def _part(text: str, name: str | None, form: str | None, conversion: str | None) -> Part:
@@ -163,12 +158,15 @@ def measure(folder: Path, metric: ScriptMetric) -> None:
     record = run_record.read(folder) or {}
     asked = {"metric": str(metric)}
     try:
-        value = metric.read(folder)
+        values = metric.values(folder)
     except UserError:
         if not run_record.is_complete(record):
             save(folder, record | asked)
         raise
-    save(folder, record | asked | {"run": 1, "metrics": {PLAIN: {metric.name: value}}})
+    kept = range(0, len(values), -(-len(values) // POINTS)) if len(values) > 1 else ()
+    curve = [{"values": 1 + i, metric.name: values[i]} for i in kept]
+    metrics = {PLAIN: {metric.name: metric.choose(values)}}
+    save(folder, record | asked | {"run": 1, "curve": curve, "metrics": metrics})
 
 
 def call(words: Sequence[str], printed: Path) -> int:

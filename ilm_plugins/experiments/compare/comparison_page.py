@@ -1,19 +1,21 @@
 """The page of a comparison, compare.html: one file that needs no network and no script."""
 
-import base64
 import platform
 import shlex
 from collections import Counter
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
 
 from ...frameworks.run_record import read
-from . import curves
+from ..reports.style import png, uri
+from . import comparison_plot, curves
 from .comparison_plan import Plan
-from .comparison_plot import draw_narrow, has_differences
+from .comparison_plot import NARROW, WIDE, has_differences
 from .comparison_report import cost_table, label, nothing_told, sentences, table, warnings
 from .predictions import SCORE
 from .results import OWN_TEST, ROUNDS, Results, Value
@@ -44,11 +46,8 @@ class Failure(NamedTuple):
 
 
 def page(plan: Plan, results: Results, command: str) -> str:
-    """Return compare.html, with the picture compare.png if there is one."""
-    pictures = {}
-    if results.main:
-        pictures["wide"] = _uri((plan.output / "compare.png").read_bytes())
-        pictures["narrow"] = _uri(draw_narrow(results))
+    """Return compare.html."""
+    found = curves.curves(plan, results)
     template = files(__package__).joinpath("comparison_page.html.jinja").read_text("utf-8")
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
@@ -59,9 +58,9 @@ def page(plan: Plan, results: Results, command: str) -> str:
         command=command,
         tests=[_of_test(results, test) for test in results.tests],
         has_differences=has_differences(results),
-        pictures=pictures,
-        panels=curves.panels(plan, results),
-        plot=curves,
+        runs=_pictures(comparison_plot.figure_of, results) if results.main else None,
+        curves=_pictures(curves.figure_of, found, results.norms) if found else None,
+        quantities=[*found],
         predictions=plan.source.predictions(_first_runs(plan, results), plan.output),
         score=SCORE,
         costs=cost_table(results),
@@ -147,8 +146,9 @@ def _next_step(results: Results, norm: str) -> str:
     )
 
 
-def _uri(picture: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+def _pictures(figure_of: Callable[..., Figure], *arguments: Any) -> list[str]:
+    """Return a figure as a wide picture and as one for phones."""
+    return [uri(png(figure_of(*arguments, layout)), "png") for layout in (WIDE, NARROW)]
 
 
 def _first_runs(plan: Plan, results: Results) -> dict[str, Path]:

@@ -77,10 +77,6 @@ class Source:
         """Return a point of a metric, .01 of a fraction or a loss; None for an unknown unit."""
         return None if plan.higher_is_better else 0.01
 
-    def curve(self, folder: Path) -> list[float]:
-        """Return the values of the metric that the user's own code wrote to the folder of a run."""
-        return []
-
     def predictions(self, folders: Mapping[str, Path], output: Path) -> "Predictions | str | None":
         """Return pictures of norm -> folder of a run; None for models that are unknown."""
         return None

@@ -5,7 +5,6 @@ Importing this module imports neither torch, scipy nor matplotlib; the first cal
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -49,6 +48,7 @@ class Comparison:
         """The verdicts, the first test's table, the picture and a link to compare.html."""
         import pandas as pd
 
+        from ..reports.style import uri
         from .comparison_report import sentences, warning_of_readings
 
         readings = self.results.readings
@@ -57,10 +57,8 @@ class Comparison:
         parts = [f"<p>{escape(text)}</p>" for text in texts]
         parts.append(pd.DataFrame(self.table).to_html(index=False, border=0))
         if self.results.main:
-            data = base64.b64encode((self.output / "compare.png").read_bytes()).decode()
-            parts.append(
-                f'<img alt="all runs" style="max-width: 100%" src="data:image/png;base64,{data}">'
-            )
+            source = uri((self.output / "compare.png").read_bytes(), "png")
+            parts.append(f'<img alt="all runs" style="max-width: 100%" src="{source}">')
         page = escape(str(self.output / "compare.html"))
         return "\n".join([*parts, f'<p><a href="{page}">{page}</a></p>'])
 

@@ -1,6 +1,5 @@
 """What the detectors or segmenters of a comparison predict on a few test images, as pictures."""
 
-import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from ...errors import one_line
 from ...files import write_text
 from ...frameworks.framework_checkpoints import last_checkpoint
 from ...frameworks.framework_config import Content
-from ..reports.style import OKABE_ITO
+from ..reports.style import OKABE_ITO, uri
 from .compared_config import ComparedConfig
 
 #: Number of images, their longer side in pixels, and the score from which objects are drawn.
@@ -176,4 +175,4 @@ def _uri(picture: Image.Image) -> str:
     """Return a picture as a data URI of an image in WebP."""
     file = io.BytesIO()
     picture.save(file, "WEBP", quality=75)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return uri(file.getvalue(), "webp")
