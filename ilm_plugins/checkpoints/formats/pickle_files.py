@@ -47,7 +47,7 @@ def _name_of(tensor: Tensor, contents: Any) -> str | None:
     return None
 
 
-def _write(contents: Any, metadata: Mapping[str, str], file: IO) -> None:
+def _write(contents: Any, file: IO) -> None:
     ArrayPickler(file, contents).dump(contents)
 
 
