@@ -15,7 +15,7 @@ from ...checkpoints import load_weights
 from ...errors import one_line
 from ...files import write_text
 from ...frameworks.framework_checkpoints import last_checkpoint
-from ...frameworks.framework_config import Content
+from ...frameworks.framework_images import Content
 from ..reports.style import OKABE_ITO, uri
 from .compared_config import ComparedConfig
 
@@ -48,7 +48,6 @@ def predictions(
     try:
         paths = {norm: last_checkpoint(folder) for norm, folder in folders.items()}
         state = {norm: [path.name, path.stat().st_mtime_ns] for norm, path in paths.items()}
-        state["drawn as"] = ["norms first", SIDE]  # an earlier version's pictures are drawn again
         kept = output / FILE
         if kept.is_file() and (found := json.loads(kept.read_text("utf-8")))["of"] == state:
             return Predictions(*found["drawn"])
