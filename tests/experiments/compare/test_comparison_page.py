@@ -24,10 +24,11 @@ from ilm_plugins.experiments.compare import (
     comparison_report,
     predictions,
     results,
-    tasks,
+    run_folders,
 )
+from ilm_plugins.experiments.compare.answers import answers
 from ilm_plugins.experiments.compare.command_source import CommandSource
-from ilm_plugins.experiments.compare.comparison_page import next_step, page
+from ilm_plugins.experiments.compare.comparison_page import page
 from ilm_plugins.experiments.compare.comparison_plan import Plan, Source
 from ilm_plugins.experiments.compare.curves import curves, figure_of
 from ilm_plugins.experiments.compare.results import OWN_TEST, Results, Value
@@ -78,8 +79,8 @@ def made_up(tmp_path_factory):
             values.append(Value(norm, seed, OWN_TEST, METRIC, 40 + 2 * i + 0.1 * i * seed + seed))
     reason = "diverged: <i>NaN</i>"
     values[-1] = Value("EN", 2, OWN_TEST, METRIC, None, reason)
-    tasks.log_of(plan.folder("EN", 2)).write_text("first\n" * 50 + "<script>last</script>\n")
-    found = Results(NORMS, values, METRIC, overrides_of_norm={"EN": ["lr=<1>"]})
+    run_folders.log_of(plan.folder("EN", 2)).write_text("first\n" * 50 + "<script>last</script>\n")
+    found = Results(NORMS, values, METRIC, settings_of_norms={"EN": ["lr=<1>"]})
     comparison_plot.draw(found, plan.output / "compare.png")
     return plan, found
 
@@ -199,6 +200,10 @@ def values_of(words, norms=("GN", "EN"), test=OWN_TEST):
     return found
 
 
+def next_step(found):
+    return answers(found, OWN_TEST)["EN"].next_step
+
+
 @pytest.mark.parametrize(
     "values, expected",
     [
@@ -234,20 +239,20 @@ def values_of(words, norms=("GN", "EN"), test=OWN_TEST):
 def test_a_reader_is_told_what_to_do_next(values, expected):
     steps = {"GN": {"seconds": 0.2}, "EN": {"seconds": 0.3}}
     found = Results(["GN", "EN"], values_of(values), "mIoU", margin=0.5, steps=steps)
-    assert expected in next_step(found, "EN")
+    assert expected in next_step(found)
 
 
 def test_another_answer_by_further_images_is_told_with_what_to_do_next():
     values = values_of(("40 41 42", "45 46.1 47"))
     values += values_of(("40 41 42", "44 39 43"), test="dusk")
     found = Results(["GN", "EN"], values, "mIoU")
-    assert next_step(found, "EN").endswith("if its cost suits you. But it is undecided by dusk.")
+    assert next_step(found).endswith("if its cost suits you. But it is undecided by dusk.")
 
 
 def test_a_comparison_that_was_read_before_leads_to_fresh_seeds():
     values = values_of(("40 41 42", "45 46.1 47"))
     found = Results(["GN", "EN"], values, "mIoU", readings=(2, 3))
-    assert next_step(found, "EN").startswith("test EN by fresh seeds alone")
+    assert next_step(found).startswith("test EN by fresh seeds alone")
 
 
 def test_without_differences_there_is_no_plot_of_them(tmp_path, made_up):
@@ -270,14 +275,8 @@ def test_values_that_differ_between_runs_are_counted(read):
     assert "torch 2.9 " in read.text
 
 
-def test_logs_of_tensorboard_are_named(made_up):
-    plan, found = made_up
-    assert "TensorBoard: no run has a log" in Reader(page(plan, found, "")).text
-    file = plan.folder("EN", 0) / "events.out.tfevents.1"
-    file.touch()
-    shown = Reader(page(plan, found, "")).text
-    file.unlink()
-    assert f"tensorboard --logdir '{plan.output}' shows the logs of 1 folder" in shown
+def test_logs_of_tensorboard_are_named(made_up, read):
+    assert f"tensorboard --logdir '{made_up[0].output}' shows the logs of TensorBoard" in read.text
 
 
 def test_without_any_run_the_page_says_so(tmp_path):

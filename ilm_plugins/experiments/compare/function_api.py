@@ -49,11 +49,11 @@ class Comparison:
         import pandas as pd
 
         from ..reports.style import uri
-        from .comparison_report import sentences, warning_of_readings
+        from .answers import answers, warnings
 
-        readings = self.results.readings
-        texts = [warning_of_readings(readings)] if len(readings) > 1 else []
-        texts += sentences(self.results, self.results.tests[0])
+        found = answers(self.results, self.results.tests[0])
+        texts = warnings(self.results)
+        texts += [f"{norm}: {answer.text}" for norm, answer in found.items()]
         parts = [f"<p>{escape(text)}</p>" for text in texts]
         parts.append(pd.DataFrame(self.table).to_html(index=False, border=0))
         if self.results.main:
@@ -122,5 +122,5 @@ def compare(
     source = FunctionSource(train)
     plan = Plan(source, [*norms], [*seeds], folder, metric, margin, higher_is_better, unit)
     command = f"ilm_plugins.compare({name}, {[*norms]}, seeds={[*seeds]})"
-    results = comparison.compare(plan, {}, command, source.make_runs)
+    results = comparison.compare(plan, command, source.make_runs)
     return Comparison(results, folder, (folder / "compare.md").read_text("utf-8"))
