@@ -32,7 +32,7 @@ class Format:
     as_zoo: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
 
 
-def cannot_hold(ending: str, tensor: Tensor, name: str) -> UserError:
+def cannot_hold(ending: str, tensor: Tensor, name: str = "a tensor") -> UserError:
     """Return the error for a tensor whose dtype or layout a format lacks."""
     kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
     return UserError(

@@ -1,6 +1,5 @@
 """A task of a comparison: the commands of one norm and seed, and their processes."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -187,15 +186,3 @@ def start(arguments: Sequence[str], file: IO, variables: Mapping[str, str]) -> s
     return subprocess.Popen(
         command_line(arguments), env={**ending_with_us(), **variables}, **options
     )
-
-
-def threads(jobs: int) -> dict[str, str]:
-    """Return the variable that gives each of several jobs its part of this machine's cores.
-
-    Empty if the user has set it, or if there is one job.
-    """
-    if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
-        return {}
-    known = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
-    return {"OMP_NUM_THREADS": str(max(1, cores // jobs))}
