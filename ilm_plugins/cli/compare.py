@@ -30,14 +30,14 @@ def run(args: argparse.Namespace) -> int:
     execution = Execution(args.executor, args.jobs, args.slurm)
     if not args.dry_run:
         execution.check(plan.source.num_gpus)
-    models = plan.source.models(plan)
     if args.dry_run:
+        plan.source.models(plan)
         for seed in plan.seeds:
             for norm in plan.norms:
                 print(plan.shown(norm, seed))
         return 0
     command = shown(["compare", *args.argv])
-    results = compare(plan, models, command, partial(runs.run_all, execution=execution))
+    results = compare(plan, command, partial(runs.run_all, execution=execution))
     print((plan.output / "compare.md").read_text("utf-8"))
     return 0 if results.main else 1
 

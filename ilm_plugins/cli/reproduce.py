@@ -73,7 +73,7 @@ def train(args: argparse.Namespace) -> int:
     for comparison in [*comparisons(trained, options)]:
         plan, command = comparison.plan, shown(["reproduce", *args.argv])
         make_runs = partial(runs.run_all, execution=Execution())
-        results = compare(plan, plan.source.models(plan), command, make_runs)
+        results = compare(plan, command, make_runs)
         lines += comparison.lines()
         status |= not results.main
     print(*lines, *(f"not run: {reason}" for reason in obstacles), sep="\n")

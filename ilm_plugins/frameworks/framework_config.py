@@ -19,6 +19,8 @@ from ..errors import DISK, OPERATORS, UserError, broken_import, missing, one_lin
 if TYPE_CHECKING:
     from torch import nn
 
+    from .framework_images import Content
+
 #: Code by which a config in Python is one of detectron2.
 DETECTRON2 = re.compile(
     r"^\s*(from\s+detectron2[\w.]*\s+import|import\s+detectron2)\b", re.MULTILINE
@@ -55,29 +57,6 @@ class Inference:
 
 
 @dataclass(frozen=True)
-class Content:
-    """What an image has by its annotation or by a model: a class for each pixel, or objects."""
-
-    #: (H, W), numbers of classes; other numbers are no class.
-    classes: Any = None
-    #: (N, 4), corners x0, y0, x1, y1 in pixels.
-    boxes: Any = None
-    #: (N), numbers of classes.
-    labels: Any = None
-    #: (N), 0..1; None for annotated objects.
-    scores: Any = None
-    #: (N, H, W); None for objects that only have boxes.
-    masks: Any = None
-
-
-def spread(length: int, count: int) -> list[int]:
-    """Return ``count`` places in a sequence, evenly spread without its ends, or all if fewer."""
-    if length <= count:
-        return [*range(length)]
-    return [(i + 1) * (length - 1) // (count + 1) for i in range(count)]
-
-
-@dataclass(frozen=True)
 class OpenConfig:
     """A config and its framework: "detectron2", or "openmmlab" for all of MMEngine's."""
 
@@ -94,11 +73,11 @@ class OpenConfig:
         """The model together with the preprocessing of the config's evaluation."""
         return self._module("config").inference(self.config, Path(self.path).stem, self.device)
 
-    def test_images(self, count: int) -> Iterator[tuple[Any, Content | None]]:
+    def test_images(self, count: int) -> Iterator[tuple[Any, "Content | None"]]:
         """Up to ``count`` test images (H, W, 3), RGB, uint8, and what their annotations say."""
         return self._module("images").test_images(self.config, count)
 
-    def content(self, output: Any) -> Content | None:
+    def content(self, output: Any) -> "Content | None":
         """What a detector's or a segmenter's output says of one image; None for other models."""
         return self._module("images").content(output)
 

@@ -18,6 +18,7 @@ from ..files import read_object, write_text
 from . import run_environment
 from .framework_checkpoints import is_last_checkpoint
 from .run_options import RunOptions
+from .variants import differences
 
 FILE = "record.json"
 #: Number of points of the curve of a training that counts iterations.
@@ -58,11 +59,7 @@ class RunRecord:
         before, now = (read(self.folder) or {}).get("norms"), self.norms or {}
         if not (self.options.resume and before and Path(self.folder, "last_checkpoint").is_file()):
             return
-        changes = [
-            f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
-            for key in dict.fromkeys([*before, *now])
-            if before.get(key) != now.get(key)
-        ]
+        changes = [f"{key} was {a!r} and is {b!r}" for key, a, b in differences(before, now)]
         if changes:
             raise UserError(
                 f"--resume: the norms of {self.folder} are others: {', '.join(changes[:3])}; give "

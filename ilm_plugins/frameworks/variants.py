@@ -132,15 +132,13 @@ class Variants:
 
     def check_same_model(self, other: "Variants", name: str, places: Sequence[str]) -> None:
         """Raise UserError unless both configs have one model, apart from the norms at places."""
-        ours, theirs = as_json(self.settings()), as_json(other.settings())
-        for key in dict.fromkeys([*ours, *theirs]):
+        both = as_json(self.settings()), as_json(other.settings())
+        for key, ours, theirs in differences(*both):
             is_norm = is_below(key, places)
-            if not key.startswith(f"{self.model}.") or key in self.beside or is_norm:
-                continue
-            if ours.get(key) != theirs.get(key):
+            if key.startswith(f"{self.model}.") and key not in self.beside and not is_norm:
                 raise UserError(
-                    f"--test {name}: its {key} is {theirs.get(key)!r}, expected "
-                    f"{ours.get(key)!r}; give a config of the same model"
+                    f"--test {name}: its {key} is {theirs!r}, expected {ours!r}; give a config of "
+                    "the same model"
                 )
 
     @property
@@ -246,6 +244,15 @@ def as_words(path: str, overrides: Iterable[str]) -> list[str]:
 
 def is_below(key: str, above: Iterable[str]) -> bool:
     return any(f"{key}.".startswith(f"{one}.") for one in above)
+
+
+def differences(
+    settings: Mapping[str, Any], others: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield each key with two values, and both; None for a missing one."""
+    for key in dict.fromkeys([*settings, *others]):
+        if (one := settings.get(key)) != (other := others.get(key)):
+            yield key, one, other
 
 
 def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ pytest.importorskip("submitit", reason="needs submitit, of the extra ilm_plugins
 
 import submitit
 
-from ilm_plugins.experiments.compare import tasks
+from ilm_plugins.experiments.compare import run_folders, tasks
 from ilm_plugins.experiments.compare.slurm_jobs import run_by
 from ilm_plugins.experiments.compare.tasks import Progress, Step, Task
 from ilm_plugins.frameworks import run_record
@@ -171,7 +171,7 @@ def test_a_killed_comparison_ends_its_processes_and_continues(config, unbroken):
     killed.assert_gone()
     assert not all(run_record.is_complete(run_record.read(folder)) for folder in RUNS)
     compare(config).wait()
-    assert any("resumed epoch: 0" in tasks.log_of(folder).read_text() for folder in RUNS)
+    assert any("resumed epoch: 0" in run_folders.log_of(folder).read_text() for folder in RUNS)
     assert results() == unbroken
 
 
@@ -197,7 +197,7 @@ def test_slurm_requeues_a_run_that_is_preempted(config, unbroken, slurm):
     assert "#SBATCH --partition=gpu" in script
     starts = [len((slurm / f"1001_{i}" / "starts").read_text().split()) for i in (0, 1)]
     assert starts == [1, 2]
-    assert "resumed epoch: 0" in tasks.log_of(RUNS[1]).read_text()
+    assert "resumed epoch: 0" in run_folders.log_of(RUNS[1]).read_text()
     assert results() == unbroken
 
 

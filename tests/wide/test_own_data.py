@@ -14,8 +14,8 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 
 from ilm_plugins.cli import parsers
 from ilm_plugins.cli.compare import plan_of
+from ilm_plugins.experiments.compare.compared_config import in_own_process
 from ilm_plugins.experiments.compare.compared_models import measure_steps
-from ilm_plugins.experiments.compare.starts import in_own_process
 from ilm_plugins.frameworks import run_record
 from runs import LAZY
 
@@ -80,7 +80,7 @@ def test_a_json_is_trained_on_and_compared_by_three_lines(own):
 def test_a_process_that_measures_steps_knows_the_datasets(own):
     words = f"my_detector.yaml GN ILMGN {DATA} --num-gpus 0"
     plan = plan_of(parsers.compare(shlex.split(words)))
-    measured = in_own_process(measure_steps, plan.source, dict.fromkeys(plan.norms, ""))
+    measured = in_own_process(measure_steps, plan.source, plan.norms)
     assert measured.keys() == {"GN", "ILMGN"}
 
 

@@ -25,30 +25,17 @@ def _read(path: Path, unsafe: bool) -> Any:
 class ArrayPickler(pickle.Pickler):
     """Pickles tensors as arrays; UserError if numpy lacks the dtype or layout."""
 
-    def __init__(self, file: IO, contents: Any) -> None:
-        super().__init__(file)
-        self.contents = contents
-
     def reducer_override(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return NotImplemented
         try:
             return value.numpy(force=True).__reduce__()
         except TypeError as error:
-            name = _name_of(value, self.contents) or "a tensor"
-            raise cannot_hold(".pkl", value, name) from error
+            raise cannot_hold(".pkl", value) from error
 
 
-def _name_of(tensor: Tensor, contents: Any) -> str | None:
-    """Return the key of a tensor in nested dicts, or None."""
-    for key, value in contents.items() if isinstance(contents, Mapping) else ():
-        if name := str(key) if value is tensor else _name_of(tensor, value):
-            return name
-    return None
-
-
-def _write(contents: Any, metadata: Mapping[str, str], file: IO) -> None:
-    ArrayPickler(file, contents).dump(contents)
+def _write(contents: Any, file: IO) -> None:
+    ArrayPickler(file).dump(contents)
 
 
 def as_zoo(contents: Mapping[str, Any]) -> Mapping[str, Any]:

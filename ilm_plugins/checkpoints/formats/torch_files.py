@@ -4,9 +4,8 @@ import mmap
 import pickle
 import tarfile
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -56,8 +55,4 @@ def _check(path: Path) -> None:
             raise refused(f"torch._utils.{QUANTIZED}")
 
 
-def _write(contents: Any, metadata: Mapping[str, str], file: IO) -> None:
-    torch.save(contents, file)
-
-
-FORMAT = Format((".pth", ".pt", ".bin", ".ckpt", ".tar"), read, _write, entries=True)
+FORMAT = Format((".pth", ".pt", ".bin", ".ckpt", ".tar"), read, torch.save, entries=True)

@@ -4,19 +4,17 @@ The record says that the script ``ended`` well before it has the metric, which c
 another ``--metric``, without another training.
 """
 
-import math
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from string import Formatter
 from typing import Any
 
 from ...errors import UserError
@@ -24,8 +22,8 @@ from ...frameworks import run_record
 from ...frameworks.run_record import PLAIN
 from ...parent_process import end_with_parent
 from .comparison_plan import Plan, Source
+from .run_folders import new_record, open_log, save
 from .script_metric import ScriptMetric
-from .tasks import new_record, open_log, save
 
 #: The file of the script's output, in the run's folder.
 PRINTED = "log.txt"
@@ -39,8 +37,6 @@ PLACEHOLDERS = {
     "seed": "the seed, as several --seeds are given",
     "output": "the folder to which the run writes",
 }
-#: A text, and the placeholder behind it.
-Part = tuple[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -52,40 +48,26 @@ class CommandSource(Source):
     num_gpus: int = 0
 
     def check(self, plan: Plan) -> None:
-        used = {name for parts in self._template for _, name in parts if name is not None}
-        if unknown := sorted(used.difference(PLACEHOLDERS)):
-            raise UserError(
-                f"--command: unknown placeholder {{{unknown[0]}}}; give {{norm}}, {{seed}} and "
-                "{output}, and {{ and }} for braces"
-            )
+        self.words(plan.norms[0], 0, plan.output)  # UserError for a mistake
         for name, what in PLACEHOLDERS.items():
-            if name not in used and (name != "seed" or len(plan.seeds) > 1):
+            if f"{{{name}}}" not in self.command and (name != "seed" or len(plan.seeds) > 1):
                 raise UserError(f"--command lacks {{{name}}}; write it for {what}")
 
-    @cached_property
-    def _template(self) -> list[list[Part]]:
-        """For each word of the command, its parts: a text and the placeholder behind it."""
+    def words(self, norm: str, seed: int, folder: Path) -> list[str]:
+        """Return the words of a run's command."""
+        values = {"norm": norm, "seed": seed, "output": folder.absolute()}
         try:
             words = shlex.split(self.command)
             if not words:
                 raise ValueError("it is empty")
-            return [[_part(*part) for part in Formatter().parse(word)] for word in words]
-        except ValueError as error:
+            return [word.format_map(values) for word in words]
+        except KeyError as error:
+            raise UserError(
+                f"--command: unknown placeholder {{{error.args[0]}}}; give {{norm}}, {{seed}} and "
+                "{output}, and {{ and }} for braces"
+            ) from error
+        except (AttributeError, LookupError, ValueError) as error:
             raise UserError(f"--command {self.command!r}: {error}; correct it") from error
-
-    def words(self, norm: str, seed: int, folder: Path) -> list[str]:
-        """Return the words of a run's command."""
-        values = {"norm": norm, "seed": str(seed), "output": str(folder.absolute())}
-        return [
-            "".join(text + (values[name] if name is not None else "") for text, name in parts)
-            for parts in self._template
-        ]
-
-    def curve(self, folder: Path) -> list[float]:
-        try:
-            return [value for value in self.metric.values(folder) if math.isfinite(value)]
-        except UserError:  # a run without a result
-            return []
 
     def settings(self, plan: Plan) -> dict[str, Any]:
         return {"--command": self.command, "--gpus": self.num_gpus}
@@ -128,12 +110,7 @@ class CommandSource(Source):
             if record.get(ENDED) and record.get("metric") == str(self.metric):
                 ended = ended or folder
         if ended:
-            self.metric.read(ended)  # raises the reason
-
-
-def _part(text: str, name: str | None, form: str | None, conversion: str | None) -> Part:
-    """Return a text and the placeholder behind it, with its format, which none may have."""
-    return text, name and name + (f"!{conversion}" if conversion else "") + (form and f":{form}")
+            self.metric.values(ended)  # raises the reason
 
 
 def run_script(
@@ -163,57 +140,43 @@ def measure(folder: Path, metric: ScriptMetric) -> None:
     record = run_record.read(folder) or {}
     asked = {"metric": str(metric)}
     try:
-        value = metric.read(folder)
+        values = metric.values(folder)
     except UserError:
         if not run_record.is_complete(record):
             save(folder, record | asked)
         raise
-    save(folder, record | asked | {"run": 1, "metrics": {PLAIN: {metric.name: value}}})
+    kept = range(0, len(values), -(-len(values) // run_record.POINTS)) if len(values) > 1 else ()
+    curve = [{"values": 1 + i, metric.name: values[i]} for i in kept]
+    metrics = {PLAIN: {metric.name: metric.choose(values)}}
+    save(folder, record | asked | {"run": 1, "curve": curve, "metrics": metrics})
 
 
 def call(words: Sequence[str], printed: Path) -> int:
-    """Run a command to its end, or end it with this process; print and keep what it prints."""
-    try:
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={"PYTHONUNBUFFERED": "1", **os.environ},  # what it printed before a kill, too
-            start_new_session=True,  # its own processes end with it
-            preexec_fn=partial(end_with_parent, os.getpid()),
-        )
-    except OSError as error:
-        raise UserError(f"--command: {words[0]!r} cannot be run ({error.strerror})") from error
-    # In a thread: a process that a script leaves behind may hold the pipe open.
-    errors: list[OSError] = []
-    arguments = process.stdout, printed, errors
-    copying = threading.Thread(target=_copy, args=arguments, daemon=True)
-    copying.start()
-    try:
-        status = process.wait()
-    finally:
-        _end(process)
-    copying.join(timeout=PATIENCE)
-    if errors:
-        raise errors[0]
+    """Run a command to its end, or end it with this process; keep what it prints, then print it."""
+    printed.unlink(missing_ok=True)
+    with printed.open("a+b") as file:  # where a process that is left adds, it goes to the end
+        try:
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={"PYTHONUNBUFFERED": "1", **os.environ},  # what it printed before a kill, too
+                start_new_session=True,  # its own processes end with it
+                preexec_fn=partial(end_with_parent, os.getpid()),
+            )
+        except OSError as error:
+            raise UserError(f"--command: {words[0]!r} cannot be run ({error.strerror})") from error
+        try:
+            status = process.wait()
+        finally:
+            _end(process)
+            file.seek(0)
+            shutil.copyfileobj(file, sys.stdout.buffer)
     if status < 0:
         print(f"ended by {signal.Signals(-status).name}")
         return 128 - status
     return status
-
-
-def _copy(source: Any, printed: Path, errors: list[OSError]) -> None:
-    try:
-        # Closed also on a full disk, so that the script does not wait for ever.
-        with source, printed.open("wb") as file:
-            while part := source.read1(2**16):
-                file.write(part)
-                file.flush()
-                sys.stdout.buffer.write(part)
-                sys.stdout.flush()
-    except OSError as error:
-        errors.append(error)
 
 
 def _end(process: subprocess.Popen) -> None:

@@ -1,14 +1,21 @@
 """A config in which each compared norm takes the place of the config's own norms."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from ...errors import UserError
 from ...frameworks import OpenConfig, framework_of, open_config
 from ...frameworks.registrations import Registrations
 from ...frameworks.variants import Variants, variants
 from ...layers.registry import norm_key
+from ...parent_process import end_with_parent
+from ...trust import loading
 from ..data.detectron2_datasets import register_datasets
 
 
@@ -75,3 +82,31 @@ class ComparedConfig:
             found[norm] = [" ".join(pair) for pair in zip(*[words] * size, strict=True)]
         shared = set.intersection(*map(set, found.values()))
         return {norm: [one for one in words if one not in shared] for norm, words in found.items()}
+
+
+def call_on_device(function: Callable[..., Any], config: ComparedConfig, *args: Any) -> Any:
+    """Call a function of a config, for a GPU in a new process, whose end frees its memory there."""
+    if config.num_gpus:
+        return in_own_process(function, config, *args)
+    return function(config, *args)
+
+
+def in_own_process(function: Callable[..., Any], config: ComparedConfig, *args: Any) -> Any:
+    """Call a function of a config, and what it takes, in a new process."""
+    fresh = replace(config)  # without the open configs, which cannot be sent
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, end_with_parent, (os.getpid(),)) as pool:
+        try:
+            return pool.submit(_call, function, fresh, *args).result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process that builds the models was killed, perhaps for want of memory; give a "
+                "smaller batch, or free memory"
+            ) from error
+
+
+def _call(function: Callable[..., Any], config: ComparedConfig, *args: Any) -> Any:
+    """Call a function in a new process, which knows neither datasets, imports nor --unsafe."""
+    with loading(config.unsafe):
+        config.register()
+        return function(config, *args)

@@ -16,9 +16,8 @@ from ...frameworks.run_processes import available_gpus
 from ...frameworks.variants import AS_IS
 from ...layers.registry import norm_key
 from ...surgery.norms import count_norms
-from .compared_config import ComparedConfig
+from .compared_config import ComparedConfig, call_on_device
 from .results import ROUNDS, ModelSummary
-from .starts import in_own_process
 
 
 def build_models(config: ComparedConfig, norms: Sequence[str]) -> dict[str, ModelSummary]:
@@ -84,9 +83,10 @@ def measured_steps(
 ) -> dict[str, dict[str, float]]:
     """Return the time of each norm's training step, and keep it; measured again for other norms.
 
-    A norm whose step fails is a UserError if ``is_trained``, because its trainings would fail, too.
-    The result is empty if nothing can be told of the trainings: after a loss of NaN, where the
-    first norm's step needs a whole training around it, or where this machine lacks the GPU.
+    A norm whose step fails is a UserError if ``is_trained``, because its trainings would fail, too;
+    ``commands`` is norm -> its command. The result is empty if nothing can be told of the
+    trainings: after a loss of NaN, where the first norm's step needs a whole training around it, or
+    where this machine lacks the GPU.
     """
     if path.is_file():
         steps = read_object(path)
@@ -97,11 +97,20 @@ def measured_steps(
         return {}
     print("a training step of each norm ...")
     try:
-        if config.num_gpus:
-            steps = in_own_process(measure_steps, config, commands)
-        else:
-            steps = measure_steps(config, commands)
-    except (FloatingPointError, NotMeasuredError, UserError) as error:
+        steps = call_on_device(measure_steps, config, [*commands])
+    except StepError as error:
+        norm, reason = error.args
+        # The first norm, or other processes, may fail by a hook that a step alone lacks.
+        is_certain = norm != next(iter(commands)) and config.num_gpus <= 1
+        if is_trained and (is_certain or isinstance(error, MemoryOfStepError)):
+            raise UserError(
+                f"{norm}: a training step fails with {reason}; no run was started; correct the "
+                "config, give a smaller batch, or leave out the norm; this command shows more: "
+                f"{commands[norm]}"
+            ) from error
+        print(f"the cost of a step was not measured: {norm}: {reason}")
+        return {}
+    except (FloatingPointError, UserError) as error:
         if is_trained and isinstance(error, UserError):
             raise
         print(f"the cost of a step was not measured: {one_line(error)}")
@@ -110,48 +119,39 @@ def measured_steps(
     return steps
 
 
-class NotMeasuredError(Exception):
-    """A step failed, but trainings may run: a hook or other processes may belong to it."""
+class StepError(Exception):
+    """A norm's step failed: the norm, and the error in words."""
 
 
-def measure_steps(
-    config: ComparedConfig, commands: Mapping[str, str]
-) -> dict[str, dict[str, float]]:
-    """Return norm -> median "seconds" of a step and, on a GPU, its peak "memory" in bytes.
+class MemoryOfStepError(StepError):
+    """The step needs more memory than the GPU has."""
 
-    UserError if a norm's step needs too much memory, or fails unlike the first norm's, with the
-    norm's command from ``commands``.
-    """
-    # The first norm, or other processes, may fail by a hook that a step alone lacks.
-    blamed = {} if config.num_gpus > 1 else dict([*commands.items()][1:])
+
+def measure_steps(config: ComparedConfig, norms: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return norm -> median "seconds" of a step and, on a GPU, its peak "memory" in bytes."""
     try:
-        return _measured_in_turn(config, [*commands], blamed)
-    except torch.cuda.OutOfMemoryError:
+        return _measured_in_turn(config, norms)
+    except MemoryOfStepError:
         pass  # behind this statement, as the error holds the models
     found = {}
-    for norm, command in commands.items():
+    for norm in norms:
         torch.cuda.empty_cache()
-        try:
-            found |= _measured_in_turn(config, [norm], blamed)
-        except torch.cuda.OutOfMemoryError as error:
-            raise _failed(norm, error, command) from None
+        found |= _measured_in_turn(config, [norm])
     return found
 
 
-def _measured_in_turn(
-    config: ComparedConfig, norms: Sequence[str], blamed: Mapping[str, str]
-) -> dict[str, dict[str, float]]:
+def _measured_in_turn(config: ComparedConfig, norms: Sequence[str]) -> dict[str, dict[str, float]]:
     """Measure the steps of norms in turn, after one of each that warms up."""
     on_gpu, rounds = config.num_gpus > 0, dict[str, list[tuple[float, int]]]()
     steps: dict[str, Callable[[], None]] = {}
     for norm in norms:
-        with _explaining(norm, blamed):
+        with _explaining(norm):
             steps[norm] = config.open(norm).training_step(max(1, config.num_gpus))
             _measure(steps[norm], on_gpu)
         rounds[norm] = []
     for _ in range(ROUNDS):
         for norm, step in steps.items():
-            with _explaining(norm, blamed):
+            with _explaining(norm):
                 rounds[norm].append(_measure(step, on_gpu))
     measured = {}
     for norm, measurements in rounds.items():
@@ -163,24 +163,16 @@ def _measured_in_turn(
 
 
 @contextmanager
-def _explaining(norm: str, blamed: Mapping[str, str]) -> Iterator[None]:
-    """Name the norm in the error of a step; UserError for a norm whose command is in ``blamed``."""
+def _explaining(norm: str) -> Iterator[None]:
+    """Raise StepError for an error of a norm's step."""
     try:
         yield
-    except (torch.cuda.OutOfMemoryError, FloatingPointError, UserError):
+    except (FloatingPointError, UserError):
         raise
     except Exception as error:  # of the framework's or the user's own code and data
-        if norm in blamed:
-            raise _failed(norm, error, blamed[norm]) from error
-        raise NotMeasuredError(f"{norm}: {type(error).__name__}: {error}") from error
-
-
-def _failed(norm: str, error: Exception, command: str) -> UserError:
-    return UserError(
-        f"{norm}: a training step fails with {type(error).__name__}: {one_line(error)}; no run was "
-        "started; correct the config, give a smaller batch, or leave out the norm; this command "
-        f"shows more: {command}"
-    )
+        is_memory = isinstance(error, torch.cuda.OutOfMemoryError)
+        kind = MemoryOfStepError if is_memory else StepError
+        raise kind(norm, f"{type(error).__name__}: {one_line(error)}") from error
 
 
 def _measure(step: Callable[[], None], on_gpu: bool) -> tuple[float, int]:

@@ -11,16 +11,15 @@ from .comparison_page import page
 from .comparison_plan import Plan
 from .comparison_plot import draw
 from .comparison_report import csv_of, markdown
-from .results import POINTS, ModelSummary, Results, complete, main_metric, point_of
+from .results import POINTS, Results, complete, main_metric, point_of
 
 
-def compare(
-    plan: Plan, models: dict[str, ModelSummary], command: str, make_runs: Callable[[Plan], None]
-) -> Results:
+def compare(plan: Plan, command: str, make_runs: Callable[[Plan], None]) -> Results:
     """Make the missing runs, and write compare.md, .csv, .png and .html; return the results.
 
-    ``models`` is what the source's method returned; compare.md shows ``command``.
+    The report shows ``command``.
     """
+    models = plan.source.models(plan)
     with writing_to(plan.output), lock(plan.output):
         plan.check_settings()
         found = plan.source.prepare(plan)

@@ -1,23 +1,26 @@
 """The page of a comparison, compare.html: one file that needs no network and no script."""
 
-import base64
 import platform
 import shlex
 from collections import Counter
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
 
 from ...frameworks.run_record import read
-from . import curves
+from ..reports.style import png, uri
+from . import comparison_plot, curves
+from .answers import answers, warnings
 from .comparison_plan import Plan
-from .comparison_plot import draw_narrow, has_differences
-from .comparison_report import cost_table, label, nothing_told, sentences, table, warnings
+from .comparison_plot import NARROW, WIDE, has_differences
+from .comparison_report import cost_table, table
 from .predictions import SCORE
 from .results import OWN_TEST, ROUNDS, Results, Value
-from .tasks import log_of
+from .run_folders import log_of
 
 #: Number of the last lines of a failed run's output.
 TAIL = 20
@@ -44,11 +47,8 @@ class Failure(NamedTuple):
 
 
 def page(plan: Plan, results: Results, command: str) -> str:
-    """Return compare.html, with the picture compare.png if there is one."""
-    pictures = {}
-    if results.main:
-        pictures["wide"] = _uri((plan.output / "compare.png").read_bytes())
-        pictures["narrow"] = _uri(draw_narrow(results))
+    """Return compare.html."""
+    found = curves.curves(plan, results)
     template = files(__package__).joinpath("comparison_page.html.jinja").read_text("utf-8")
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
@@ -59,9 +59,9 @@ def page(plan: Plan, results: Results, command: str) -> str:
         command=command,
         tests=[_of_test(results, test) for test in results.tests],
         has_differences=has_differences(results),
-        pictures=pictures,
-        panels=curves.panels(plan, results),
-        plot=curves,
+        runs=_pictures(comparison_plot.figure_of, results) if results.main else None,
+        curves=_pictures(curves.figure_of, found, results.norms) if found else None,
+        quantities=[*found],
         predictions=plan.source.predictions(_first_runs(plan, results), plan.output),
         score=SCORE,
         costs=cost_table(results),
@@ -71,84 +71,20 @@ def page(plan: Plan, results: Results, command: str) -> str:
         environment=_environment(plan),
         failures=[_failure(plan, value) for value in results.failures],
         output=plan.output,
-        tensorboard=_folders(plan, "events.out.tfevents.*"),
-        wandb=_folders(plan, "wandb/*run-*"),
         own_test=OWN_TEST,
     )
 
 
 def _of_test(results: Results, test: str) -> dict[str, Any]:
-    """Return the title, the verdicts and the table of a test."""
-    verdicts = [
-        (
-            norm,
-            verdict.word,
-            label(verdict),
-            text.removeprefix(f"{norm}: "),
-            next_step(results, norm) if test == results.tests[0] else "",
-        )
-        for (norm, verdict), text in zip(
-            results.verdicts[test].items(), sentences(results, test), strict=True
-        )
-    ]
+    """Return the title, the answers and the table of a test."""
     # Each verdict stands above the table.
     rows = [{k: v for k, v in row.items() if k != "verdict"} for row in table(results, test)]
-    return {"title": results.title(test), "verdicts": verdicts, "rows": rows}
+    return {"title": results.title(test), "answers": answers(results, test), "rows": rows}
 
 
-def next_step(results: Results, norm: str) -> str:
-    """Return what a reader may do now about a norm, by the first test."""
-    text = _next_step(results, norm)
-    words = {test: results.verdicts[test][norm].word for test in results.tests}
-    first = words.pop(results.tests[0])
-    others = [f"{word} by {test}" for test, word in words.items() if word != first]
-    return f"{text} But it is {', '.join(others)}." if others else text
-
-
-def _next_step(results: Results, norm: str) -> str:
-    test, baseline = results.tests[0], results.norms[0]
-    difference, verdict = results.differences[test][norm], results.verdicts[test][norm]
-    failed = [*results.failed_seeds(baseline, test).values()]
-    failed += results.failed_seeds(norm, test).values()
-    if any(reason.startswith("diverged") for reason in failed):
-        return "compare again with a lower learning rate, as runs diverged."
-    if failed:
-        return 'correct the cause below, in "No result", and give the same command again.'
-    if difference is None or not difference.is_tested:
-        if difference and difference.seeds > 1 and results.are_equal(norm, test):
-            return f"check that the training uses {norm}: all results are {baseline}'s."
-        return "compare with at least five seeds."
-    if nothing_told(results, norm, test):
-        return "compare with at least five seeds of whole trainings."
-    if len(results.readings) > 1:
-        return f"test {norm} by fresh seeds alone, as the warning above says."
-    if "within the margin" in label(verdict):
-        return "use either norm: they differ by less than the margin."
-    cost = ", if its cost suits you"
-    if {baseline, norm} <= results.steps.keys():
-        ratio = results.steps[norm]["seconds"] / results.steps[baseline]["seconds"]
-        cost = f"; its training step takes {ratio:.2f} of {baseline}'s time"
-    answers = {
-        "better": f"use {norm} in place of {baseline}{cost}.",
-        "no worse": f"{norm} may replace {baseline}{cost}.",
-        "equivalent": "use either norm, such as the faster one.",
-        "worse": f"keep {baseline}, or compare again with a learning rate of {norm}'s own.",
-    }
-    if verdict.word in answers:
-        return answers[verdict.word]
-    needed, size = verdict.seeds_needed, f"{results.visible_points * results.point:g}"
-    if needed is None:
-        return f"keep {baseline}; no practicable number of seeds shows a difference of {size}."
-    if needed <= difference.seeds:
-        return f"keep {baseline}; a difference of {size} would probably have shown."
-    return (
-        f"keep {baseline}, or, if a difference of {size} matters to you, plan a new comparison of "
-        f"at least {needed} fresh seeds."
-    )
-
-
-def _uri(picture: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+def _pictures(figure_of: Callable[..., Figure], *arguments: Any) -> list[str]:
+    """Return a figure as a wide picture and as one for phones."""
+    return [uri(png(figure_of(*arguments, layout)), "png") for layout in (WIDE, NARROW)]
 
 
 def _first_runs(plan: Plan, results: Results) -> dict[str, Path]:
@@ -180,8 +116,3 @@ def _failure(plan: Plan, value: Value) -> Failure:
     log = log_of(plan.folder(value.norm, value.seed, test))
     lines = log.read_text("utf-8", errors="replace").splitlines() if log.is_file() else []
     return Failure(value, log, "\n".join(lines[-TAIL:]))
-
-
-def _folders(plan: Plan, pattern: str) -> list[str]:
-    """Return the folders of the comparison with files that a pattern names."""
-    return sorted({str(path.parent) for path in plan.output.rglob(pattern)})

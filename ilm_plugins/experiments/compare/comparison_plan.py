@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import UserError
 from ...files import check_folder, read_object, write_text
 from ...frameworks.run_record import read
-from ...frameworks.variants import as_json
+from ...frameworks.variants import as_json, differences
 from .results import POINTS, ModelSummary
 
 if TYPE_CHECKING:
@@ -77,10 +77,6 @@ class Source:
         """Return a point of a metric, .01 of a fraction or a loss; None for an unknown unit."""
         return None if plan.higher_is_better else 0.01
 
-    def curve(self, folder: Path) -> list[float]:
-        """Return the values of the metric that the user's own code wrote to the folder of a run."""
-        return []
-
     def predictions(self, folders: Mapping[str, Path], output: Path) -> "Predictions | str | None":
         """Return pictures of norm -> folder of a run; None for models that are unknown."""
         return None
@@ -126,14 +122,8 @@ class Plan:
         """Return the folder of a run, or of its evaluation by a further test."""
         return self.output / folder_name(norm) / f"seed{seed}" / test
 
-    def training(self, norm: str, seed: int) -> list[str]:
-        return self.source.training(norm, seed, self.folder(norm, seed))
-
-    def evaluation(self, norm: str, seed: int, test: str, checkpoint: Path) -> list[str]:
-        folder = self.folder(norm, seed, test)
-        return self.source.evaluation(norm, seed, test, folder, checkpoint)
-
     def shown(self, norm: str, seed: int) -> str:
+        """Return the command line of a run for a shell."""
         return self.source.shown(norm, seed, self.folder(norm, seed))
 
     def check_settings(self) -> None:
@@ -149,14 +139,14 @@ class Plan:
         path = self.output / SETTINGS
         if path.is_file():
             earlier = read_object(path)
-            # A norm or a test, and its dataset, may be added, or left out this time.
-            not_compared = {
-                key
-                for key in earlier.keys() ^ settings.keys()
-                if key.startswith(("--for ", "--test ", "--dataset ", "--import ", READINGS))
-            }
-            if found := _first_difference(earlier, settings, not_compared):
-                key, before, now = found
+            for key, before, now in differences(earlier, settings):
+                # A norm or a test, and its dataset, may be added, or left out this time.
+                is_free = key.startswith(("--for ", "--test ", "--dataset ", "--import ", READINGS))
+                if is_free and not (key in earlier and key in settings):
+                    continue
+                if isinstance(before, dict) and isinstance(now, dict):
+                    inner, before, now = next(differences(before, now))
+                    key = f"{key}: {inner}"
                 raise UserError(
                     f"{self.output} was begun with {key} = {before!r}, not {now!r}; give the "
                     "same, or another --output"
@@ -174,22 +164,6 @@ class Plan:
         earlier = [one for one in settings.get(READINGS, []) if one != seeds]
         write_text(path, json.dumps({**settings, READINGS: [*earlier, seeds]}, indent=1))
         return [*(len(one) for one in earlier if {*one} & {*seeds}), len(seeds)]
-
-
-def _first_difference(
-    earlier: dict[str, Any], settings: dict[str, Any], not_compared: Collection[str] = ()
-) -> tuple[str, Any, Any] | None:
-    """Return a key with two values, and both; None for a missing one. None if all are equal."""
-    for key in dict.fromkeys([*earlier, *settings]):
-        before, now = earlier.get(key), settings.get(key)
-        if key in not_compared or before == now:
-            continue
-        if isinstance(before, dict) and isinstance(now, dict):
-            if inner := _first_difference(before, now):
-                return f"{key}: {inner[0]}", *inner[1:]
-            continue
-        return key, before, now
-    return None
 
 
 def folder_name(norm: str) -> str:

@@ -1,8 +1,8 @@
 """The picture of a comparison: every run as a point, and differences with their intervals."""
 
-import io
 import textwrap
 from pathlib import Path
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,29 +14,29 @@ COLOUR = style.OKABE_ITO[4]
 #: How the line between runs of one seed looks, and a run without a result.
 PAIR = {"color": "0.7", "linewidth": 0.6, "zorder": 1}
 CROSS = {"color": style.OKABE_ITO[3], "ls": "", "marker": "x", "ms": 5, "in_layout": False}
-#: Inches, and characters in a line of a norm's label: of compare.png, and of a picture for phones.
-WIDTH, CHARACTERS = 9.0, 40
-NARROW_WIDTH, NARROW_CHARACTERS = 3.6, 16
 
 
-@style.styled
+class Layout(NamedTuple):
+    """The width of a picture: plots beside each other, inches, pixels of an inch."""
+
+    columns: int
+    width: float
+    dpi: int
+    #: Characters in a line of a norm's label.
+    characters: int
+
+
+#: Of compare.png, and of a picture for phones.
+WIDE, NARROW = Layout(2, 9.0, 120, 40), Layout(1, 3.6, 200, 16)
+
+
 def draw(results: Results, path: Path) -> None:
     """Write a PNG with a row for each test: values by norm, and differences from the baseline.
 
     Lines connect the runs of one seed. Runs without a result are crosses at the worse edge. Without
     differences there is no plot of them.
     """
-    columns = 2 if has_differences(results) else 1
-    style.save(_figure(results, columns, WIDTH, CHARACTERS), path)
-
-
-@style.styled
-def draw_narrow(results: Results) -> bytes:
-    """Return a PNG of the same plots in one column."""
-    file = io.BytesIO()
-    figure = _figure(results, 1, NARROW_WIDTH, NARROW_CHARACTERS)
-    figure.savefig(file, format="png", dpi=200, metadata={"Software": None})
-    return file.getvalue()
+    style.save(figure_of(results, WIDE), path)
 
 
 def has_differences(results: Results) -> bool:
@@ -44,16 +44,19 @@ def has_differences(results: Results) -> bool:
     return any(one for test in results.tests for one in results.differences[test].values())
 
 
-def _figure(results: Results, columns: int, width: float, characters: int) -> Figure:
+@style.styled
+def figure_of(results: Results, layout: Layout) -> Figure:
+    """Return the figure of :func:`draw` in a layout."""
     kinds = [_draw_runs, _draw_differences] if has_differences(results) else [_draw_runs]
     plots = [(draw_one, test) for test in results.tests for draw_one in kinds]
+    columns = min(layout.columns, len(kinds))
     rows = len(plots) // columns
     height = 0.9 + (0.7 + 0.4 * len(results.norms)) * rows
-    figure = Figure((width, height), layout="constrained")
+    figure = Figure((layout.width, height), layout.dpi, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flat
     for axis, (draw_one, test) in zip(axes, plots, strict=True):
         draw_one(axis, results, test)
-        labels = [_wrapped(label.get_text(), characters) for label in axis.get_yticklabels()]
+        labels = [wrapped(label.get_text(), layout) for label in axis.get_yticklabels()]
         axis.set_yticks(axis.get_yticks(), labels)
     return figure
 
@@ -90,6 +93,6 @@ def _label(results: Results, norm: str, test: str) -> str:
     return f"{norm}\nno result: seed {failed}" if failed else norm
 
 
-def _wrapped(label: str, characters: int) -> str:
+def wrapped(label: str, layout: Layout) -> str:
     """Return a label with further breaks in its long lines."""
-    return "\n".join(textwrap.fill(line, characters) for line in label.split("\n"))
+    return "\n".join(textwrap.fill(line, layout.characters) for line in label.split("\n"))

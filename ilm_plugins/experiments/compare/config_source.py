@@ -16,11 +16,12 @@ from ...frameworks import open_config
 from ...frameworks.run_processes import available_gpus
 from ...frameworks.variants import AS_IS, Variants, variants
 from ...layers.registry import norm_key
-from . import compared_models, predictions, runs, starts
-from .compared_config import ComparedConfig
+from . import compared_models, predictions, starts
+from .answers import warning_of_unconverted
+from .compared_config import ComparedConfig, call_on_device
 from .comparison_plan import DIGEST, Plan, Source, folder_name
-from .comparison_report import warning_of_unconverted
 from .results import OWN_TEST, ModelSummary
+from .run_folders import has_ended
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,10 @@ class ConfigSource(ComparedConfig, Source):
         here = self if available_gpus() else replace(self, num_gpus=0)
         described = {}
         if self.start_state is not None:
-            args = here, plan.norms, plan.output, self.start_state
-            call = starts.in_own_process if here.num_gpus else lambda function, *a: function(*a)
-            described = call(starts.write_starts, *args)
+            args = plan.norms, plan.output, self.start_state
+            described = call_on_device(starts.write_starts, here, *args)
         commands = {norm: plan.shown(norm, plan.seeds[0]) for norm in plan.norms}
-        file, is_trained = plan.output / "steps.json", not runs.have_ended(plan)
+        file, is_trained = plan.output / "steps.json", not all(map(has_ended, plan.folders))
         steps = compared_models.measured_steps(self, commands, file, is_trained)
         if steps and is_trained:
             self._print_forecast(plan, steps)
@@ -104,7 +104,6 @@ class ConfigSource(ComparedConfig, Source):
             "starts": described,
             "steps": steps,
             "unconverted": self.unconverted(plan.norms),
-            "overrides_of_norm": self.overrides_of_norm,
             "settings_of_norms": self.settings_of_norms(plan.norms),
         }
 
@@ -116,7 +115,7 @@ class ConfigSource(ComparedConfig, Source):
             return
         seconds = {norm: steps[norm]["seconds"] * lengths[norm] for norm in plan.norms}
         missing = {
-            norm: sum(not runs.has_ended(plan.folder(norm, seed)) for seed in plan.seeds)
+            norm: sum(not has_ended(plan.folder(norm, seed)) for seed in plan.seeds)
             for norm in plan.norms
         }
         total = sum(seconds[norm] * count for norm, count in missing.items())

@@ -10,7 +10,7 @@ from pathlib import Path
 from ...errors import UserError
 from ...frameworks.run_processes import available_gpus
 from . import slurm_jobs, tasks
-from .tasks import Progress, RunningTask, Task, threads
+from .tasks import Progress, RunningTask, Task
 
 
 @dataclass(frozen=True)
@@ -108,3 +108,15 @@ def gpus_of_jobs(jobs: int, num_gpus: int) -> list[dict[str, str]]:
         {"CUDA_VISIBLE_DEVICES": ",".join(names[i * num_gpus : (i + 1) * num_gpus])}
         for i in range(jobs)
     ]
+
+
+def threads(jobs: int) -> dict[str, str]:
+    """Return the variable that gives each of several jobs its part of this machine's cores.
+
+    Empty if the user has set it, or if there is one job.
+    """
+    if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
+        return {}
+    known = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    return {"OMP_NUM_THREADS": str(max(1, cores // jobs))}

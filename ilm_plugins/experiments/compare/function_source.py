@@ -22,8 +22,8 @@ from ...errors import UserError, one_line
 from ...frameworks.run_processes import available_gpus
 from ...frameworks.run_record import PLAIN, read
 from .comparison_plan import Plan, Source
-from .runs import check_metric, is_complete
-from .tasks import new_record, open_log, save
+from .run_folders import is_complete, new_record, open_log, save
+from .runs import check_metric
 
 Train = Callable[[str, int, Path], Mapping[str, float]]
 #: Types of constants. Lists and other objects may change while the function runs.

@@ -1,6 +1,5 @@
 """What the detectors or segmenters of a comparison predict on a few test images, as pictures."""
 
-import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -16,8 +15,8 @@ from ...checkpoints import load_weights
 from ...errors import one_line
 from ...files import write_text
 from ...frameworks.framework_checkpoints import last_checkpoint
-from ...frameworks.framework_config import Content
-from ..reports.style import OKABE_ITO
+from ...frameworks.framework_images import Content
+from ..reports.style import OKABE_ITO, uri
 from .compared_config import ComparedConfig
 
 #: Number of images, their longer side in pixels, and the score from which objects are drawn.
@@ -49,7 +48,6 @@ def predictions(
     try:
         paths = {norm: last_checkpoint(folder) for norm, folder in folders.items()}
         state = {norm: [path.name, path.stat().st_mtime_ns] for norm, path in paths.items()}
-        state["drawn as"] = ["norms first", SIDE]  # an earlier version's pictures are drawn again
         kept = output / FILE
         if kept.is_file() and (found := json.loads(kept.read_text("utf-8")))["of"] == state:
             return Predictions(*found["drawn"])
@@ -176,4 +174,4 @@ def _uri(picture: Image.Image) -> str:
     """Return a picture as a data URI of an image in WebP."""
     file = io.BytesIO()
     picture.save(file, "WEBP", quality=75)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return uri(file.getvalue(), "webp")

@@ -80,8 +80,6 @@ class Results:
     models: dict[str, ModelSummary] = field(default_factory=dict)
     #: Norm -> "seconds" and "memory" of a training step.
     steps: dict[str, dict[str, float]] = field(default_factory=dict)
-    #: Norm -> overrides that only its runs have, by the user's wish.
-    overrides_of_norm: dict[str, Sequence[str]] = field(default_factory=dict)
     #: Norm -> all overrides that not all norms have; empty for code of the user's own.
     settings_of_norms: dict[str, list[str]] = field(default_factory=dict)
 

@@ -1,13 +1,11 @@
 """The runs of a comparison: what each has to do, and what came out."""
 
-from pathlib import Path
-
-from ...frameworks import run_record
-from ...frameworks.run_record import PLAIN, read
+from ...frameworks.run_record import read
 from .comparison_plan import Plan
 from .executors import Execution
 from .results import OWN_TEST, Value, main_metric
-from .tasks import CHECKPOINT, Step, Task, has_diverged, log_of
+from .run_folders import divergence, is_complete, log_of, metrics
+from .tasks import CHECKPOINT, Step, Task
 
 
 def run_all(plan: Plan, execution: Execution) -> None:
@@ -26,38 +24,24 @@ def run_all(plan: Plan, execution: Execution) -> None:
 
 def task_of(plan: Plan, norm: str, seed: int) -> Task:
     """Return the training of a run and its evaluations, by the config's own test and others."""
-    folder = plan.folder(norm, seed)
-    evaluations = [
-        Step(plan.evaluation(norm, seed, test, folder / CHECKPOINT), plan.folder(norm, seed, test))
-        for test in plan.tests
-    ]
-    return Task(norm, seed, Step(plan.training(norm, seed), folder), evaluations)
+    source, folder = plan.source, plan.folder(norm, seed)
+    evaluations = []
+    for test in plan.tests:
+        of_test = plan.folder(norm, seed, test)
+        words = source.evaluation(norm, seed, test, of_test, folder / CHECKPOINT)
+        evaluations.append(Step(words, of_test))
+    return Task(norm, seed, Step(source.training(norm, seed, folder), folder), evaluations)
 
 
-def is_complete(folder: Path) -> bool:
-    return run_record.is_complete(read(folder))
-
-
-def has_ended(folder: Path) -> bool:
-    """Return whether a run is not to be trained."""
-    return is_complete(folder) or has_diverged(folder)
-
-
-def have_ended(plan: Plan) -> bool:
-    """Return whether no run of a comparison is to be trained."""
-    return all(map(has_ended, plan.folders))
-
-
-def metrics(plan: Plan, norm: str, seed: int, test: str = "") -> dict[str, float]:
-    """Return the metrics of a run by a test; empty if there are none yet."""
-    record = read(plan.folder(norm, seed, test)) or {}
-    found = record.get("metrics", {}).get(PLAIN, {}) if is_complete(plan.folder(norm, seed)) else {}
-    return {name: one for name, one in found.items() if isinstance(one, int | float | None)}
+def metrics_of(plan: Plan, norm: str, seed: int, test: str = "") -> dict[str, float | None]:
+    """Return the metrics of a run by a test; empty unless its training is complete."""
+    is_known = is_complete(plan.folder(norm, seed))
+    return metrics(plan.folder(norm, seed, test)) if is_known else {}
 
 
 def check_metric(plan: Plan, norm: str, seed: int) -> None:
     """Raise UserError if a run has metrics, but not the plan's."""
-    found = metrics(plan, norm, seed).items()
+    found = metrics_of(plan, norm, seed).items()
     if plan.metric is not None:
         main_metric([Value(norm, seed, OWN_TEST, *one) for one in found], plan.metric)
 
@@ -70,9 +54,9 @@ def failure(plan: Plan, norm: str, seed: int, test: str = "") -> str | None:
     folder = plan.folder(norm, seed)
     if test and not is_complete(folder):
         return None
-    if has_diverged(folder):
-        return f"diverged: {read(folder)['diverged']}"
-    if metrics(plan, norm, seed, test):
+    if (reason := divergence(folder)) is not None:
+        return f"diverged: {reason}"
+    if metrics_of(plan, norm, seed, test):
         return None
     log = log_of(plan.folder(norm, seed, test))
     if not log.is_file():  # as of a training function that was stopped
@@ -93,6 +77,6 @@ def collect(plan: Plan) -> list[Value]:
                 run = norm, seed, test or OWN_TEST
                 if (reason := failure(plan, norm, seed, test)) is not None:
                     values.append(Value(*run, "", None, reason, *made))
-                found = metrics(plan, norm, seed, test).items()
+                found = metrics_of(plan, norm, seed, test).items()
                 values += [Value(*run, *one, None, *made) for one in found]
     return values

@@ -50,9 +50,8 @@ class ScriptMetric:
     def __str__(self) -> str:
         return f"{self.name}:{self.file}:{self.rule}"
 
-    def read(self, folder: Path) -> float:
-        """Return the metric of the run in a folder; UserError if it has none."""
-        values = self.values(folder)
+    def choose(self, values: list[float]) -> float:
+        """Return the value that counts, by the rule."""
         finite = [value for value in values if not isnan(value)]
         return RULES[self.rule](finite if finite and self.rule != "last" else values)
 
@@ -94,11 +93,10 @@ class ScriptMetric:
             return
         text = path.read_text(encoding="utf-8", errors="replace")
         if path.suffix in (".json", ".jsonl", ".ndjson"):
-            content = _json(text)
-            values = [*_entries(content, self.name)]
-            if not values:
-                self._check(_names(content), path)
-            yield from values
+            leaves = [*_leaves(_json(text))]
+            numbers = [name for name, one in leaves if name == self.name or _is_number(one)]
+            self._check(numbers, path)
+            yield from (one for name, one in leaves if name == self.name)
             return
         name = r"\s+".join(map(re.escape, self.name.split()))
         number = r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf))"
@@ -130,28 +128,16 @@ def _json(text: str) -> Any:
         return [json.loads(line) for line in lines]
 
 
-def _entries(value: Any, name: str) -> Iterator[Any]:
-    """Yield the values at a key, nested keys with dots between them, in all entries of lists."""
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each text, number or null with its keys, dots between them; lists have no keys."""
     if isinstance(value, list):
         for entry in value:
-            yield from _entries(entry, name)
+            yield from _leaves(entry, name)
     elif isinstance(value, dict):
         for key, inner in value.items():
-            if key == name:
-                yield from inner if isinstance(inner, list) else [inner]
-            elif name.startswith(f"{key}."):
-                yield from _entries(inner, name.removeprefix(f"{key}."))
-
-
-def _names(value: Any, prefix: str = "") -> list[str]:
-    """Return the keys of all numbers, nested keys with dots between them."""
-    if isinstance(value, dict):
-        found = [name for key, inner in value.items() for name in _names(inner, f"{prefix}{key}.")]
-    elif isinstance(value, list):
-        found = [name for entry in value for name in _names(entry, prefix)]
+            yield from _leaves(inner, f"{name}.{key}" if name else key)
     else:
-        found = [prefix[:-1]] if prefix and _is_number(value) else []
-    return list(dict.fromkeys(found))
+        yield name, value
 
 
 def _number(value: Any) -> float:
@@ -169,5 +155,5 @@ def _is_number(value: Any) -> bool:
 
 
 def _near(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0)
+    near = difflib.get_close_matches(name, dict.fromkeys(names), n=3, cutoff=0)
     return f"; it has {', '.join(near)}" if near else ""

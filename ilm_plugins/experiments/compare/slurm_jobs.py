@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import UserError, missing, one_line
 from ...files import read_object, write_text
 from . import tasks
+from .run_folders import log_of, open_log
 from .tasks import Progress, Task
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ JOBS = "jobs"
 TIMEOUTS = 20
 #: CPU cores of a job for each GPU; of a job on the CPU.
 CPUS = 4
+#: Options that submitit has for all kinds of clusters; the others are Slurm's.
+SHARED = "name", "timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node", "stderr_to_stdout"
 #: Options of submitit that are lists.
 LISTS = "setup", "teardown", "srun_args"
 #: Options of submitit that would give a task several processes, or that another option gives.
@@ -39,7 +41,12 @@ NOT_PASSED = {
 
 def check(words: Sequence[str], jobs: int, num_gpus: int) -> None:
     """Raise UserError for options that submitit lacks, or a machine without Slurm's commands."""
-    slurm_options(words, jobs, num_gpus)
+    options = slurm_options(words, jobs, num_gpus)
+    try:
+        submitit().AutoExecutor(JOBS, cluster="debug").update_parameters(**options)
+    except (AssertionError, NameError) as error:  # of a value's type, or of a name
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"--slurm {' '.join(words)}: {reason}; correct it") from error
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise UserError(
             "--executor slurm: this machine has no sbatch or srun; give the command on a machine "
@@ -63,10 +70,7 @@ def run(
     executor = submitit().AutoExecutor(
         output / JOBS, cluster="slurm", slurm_max_num_timeout=TIMEOUTS
     )
-    try:
-        executor.update_parameters(**options)
-    except (AttributeError, TypeError, ValueError) as error:  # of a value
-        raise UserError(f"--slurm {' '.join(words)}: {one_line(error)}") from error
+    executor.update_parameters(**options)
     todo = [replace(task, variables=variables) for task in todo]
     run_by(executor, todo, ids_of(output), progress)
 
@@ -100,7 +104,7 @@ def run_by(executor: "Executor", todo: Sequence[Task], ids: Path, progress: Prog
                 running.remove(task)
                 note_early_end(task, jobs[task.name])
                 progress.end(task)
-            begun = [task for task in running if tasks.log_of(task.training.folder).exists()]
+            begun = [task for task in running if log_of(task.training.folder).exists()]
             waiting = len(running) - len(begun)
             progress.show(begun, f"waiting jobs: {waiting}" if waiting else "")
             if running:
@@ -127,15 +131,12 @@ def jobs_of(executor: "Executor", ids: Path) -> dict[str, "Job"]:
 def note_early_end(task: Task, job: "Job") -> None:
     """Write to a task's log if its job ended before the task did."""
     if not job.paths.result_pickle.exists() or job.exception() is not None:
-        with tasks.open_log(task.training.folder) as file:
+        with open_log(task.training.folder) as file:
             print(f"job {job.job_id} ended early: {job.state}; see {job.paths.stderr}", file=file)
 
 
 def slurm_options(words: Sequence[str], jobs: int, num_gpus: int) -> dict[str, Any]:
-    """Return submitit's parameters by options KEY=VALUE; UserError names unknown ones."""
-    executors = submitit()
-    shared = executors.AutoExecutor._typed_parameters()
-    known = ({*shared} | executors.SlurmExecutor._valid_parameters()) - NOT_PASSED
+    """Return submitit's parameters by options KEY=VALUE; UserError for those of the comparison."""
     options = {
         "name": "ilm_plugins",
         "timeout_min": 240,
@@ -147,18 +148,11 @@ def slurm_options(words: Sequence[str], jobs: int, num_gpus: int) -> dict[str, A
     }
     for word in words:
         name, _, text = word.partition("=")
-        if name not in known:
-            near = get_close_matches(name, sorted(known), 3, 0.5) or sorted(known)
-            raise UserError(
-                f"--slurm {name}: these jobs have no such option; give {', '.join(near)}"
-            )
-        kind = shared.get(name, object)
-        value = text if kind is str else plain(text)
-        if not isinstance(value, (kind, int) if kind is float else kind):
-            raise UserError(f"--slurm {word}: {text!r} is no {kind.__name__}; give one")
-        if name in LISTS and isinstance(value, str):
-            value = [value]
-        options[name if name in shared else f"slurm_{name}"] = value
+        if name in NOT_PASSED:
+            others = "name, timeout_min, --num-gpus or --jobs"
+            raise UserError(f"--slurm {name}: these jobs have no such option; give {others}")
+        value = [text] if name in LISTS and not text.startswith("[") else plain(text)
+        options[name if name in SHARED else f"slurm_{name}"] = value
     return options
 
 

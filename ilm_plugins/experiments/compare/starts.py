@@ -1,11 +1,6 @@
 """The checkpoint from which a comparison's runs start, converted to each norm."""
 
-import multiprocessing
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,9 +14,7 @@ from ...errors import UserError
 from ...frameworks import OpenConfig
 from ...frameworks.framework_checkpoints import read_checkpoint
 from ...layers import SwitchNorm
-from ...parent_process import end_with_parent
 from ...surgery.norms import is_norm, named_norms
-from ...trust import loading
 from .compared_config import ComparedConfig
 from .comparison_plan import folder_name
 
@@ -55,27 +48,6 @@ def check_fits(path: Path, state: Mapping[str, Any], model: nn.Module) -> None:
             f"--weights {path}: only {counts[0]} of its {counts[1]} tensors fit the model; "
             "give a checkpoint of this model or of its backbone"
         )
-
-
-def in_own_process(function: Callable[..., Any], config: ComparedConfig, *args: Any) -> Any:
-    """Call a function in a new process: one that has used a GPU keeps some of its memory."""
-    fresh = replace(config)  # without the open configs, which cannot be sent
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, end_with_parent, (os.getpid(),)) as pool:
-        try:
-            return pool.submit(_call, function, fresh, *args).result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a process that builds the models was killed, perhaps for want of memory; give a "
-                "smaller batch, or free memory"
-            ) from error
-
-
-def _call(function: Callable[..., Any], config: ComparedConfig, *args: Any) -> Any:
-    """Call a function in a new process, which knows neither datasets, imports nor --unsafe."""
-    with loading(config.unsafe):
-        config.register()
-        return function(config, *args)
 
 
 def write_starts(
@@ -112,7 +84,11 @@ def write_starts(
         described[norm] = describe(differences)
         if not (start := start_of(output / folder_name(norm))).exists():
             start.parent.mkdir(parents=True, exist_ok=True)
-            write_start(opened, names, model, start)
+            # Without the random tensors that the file lacks.
+            tensors = model.state_dict()
+            kept = {name: tensors[name] for name in names}
+            entry = "model" if opened.framework == "detectron2" else "state_dict"
+            checkpoints.write({entry: kept}, start)
     return described
 
 
@@ -152,13 +128,6 @@ def describe(differences: list[float | None] | None) -> str:
 
 def are_same(differences: list[float | None] | None) -> bool:
     return differences is not None and all(d is not None and d <= SAME for d in differences)
-
-
-def write_start(opened: OpenConfig, names: Iterable[str], model: nn.Module, path: Path) -> None:
-    """Write tensors of a converted model, but not the random ones that the checkpoint lacks."""
-    tensors = model.state_dict()
-    kept = {name: tensors[name] for name in names}
-    checkpoints.write({"model" if opened.framework == "detectron2" else "state_dict": kept}, path)
 
 
 def fit(state: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], surgery.Report]:

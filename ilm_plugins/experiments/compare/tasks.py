@@ -1,6 +1,5 @@
-"""A task of a comparison: the commands of one norm and seed, their processes and their records."""
+"""A task of a comparison: the commands of one norm and seed, and their processes."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -8,16 +7,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from tqdm import tqdm
 
 from ...errors import UserError
-from ...files import make_folder
-from ...frameworks import run_environment, run_record
 from ...frameworks.framework_checkpoints import last_checkpoint
-from ...frameworks.run_record import EVALUATES, PLAIN, is_complete, read
+from ...frameworks.run_record import EVALUATES, read
 from ...parent_process import command_line, ending_with_us
+from .run_folders import has_ended, is_complete, metrics, open_log
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -61,12 +59,12 @@ class Task:
     def missing(self) -> Iterator[Step]:
         """Yield each step that the records call for; ask for the next when a step has ended."""
         folder = self.training.folder
-        if not (is_complete(read(folder)) or has_diverged(folder)):
+        if not has_ended(folder):
             yield self.training
-        if not is_complete(read(folder)):
+        if not is_complete(folder):
             return
         for step in self.evaluations:
-            if has_metrics(step.folder):
+            if metrics(step.folder):
                 continue
             try:
                 name = last_checkpoint(folder).name
@@ -78,9 +76,10 @@ class Task:
 
     def progress(self) -> tuple[float, str]:
         """Return the part of the training that is done, and the task's name and state."""
-        record = read(self.training.folder) or {}
+        folder = self.training.folder
+        record = read(folder) or {}
         part = min(1.0, record.get("run", 0) / max(1, record.get("planned", 1)))
-        evaluates = record.get(EVALUATES) or is_complete(record)
+        evaluates = record.get(EVALUATES) or is_complete(folder)
         return part, f"{self.name}, {EVALUATES}" if evaluates else self.name
 
     def __call__(self) -> None:
@@ -187,59 +186,3 @@ def start(arguments: Sequence[str], file: IO, variables: Mapping[str, str]) -> s
     return subprocess.Popen(
         command_line(arguments), env={**ending_with_us(), **variables}, **options
     )
-
-
-def new_record(command: str, framework: str, seed: int, num_gpus: int = 0) -> dict[str, Any]:
-    """Return the record of a run of the user's own code at its start: one training is planned."""
-    return {
-        "framework": framework,
-        "command": command,
-        "commit": run_environment.commit(),
-        "versions": run_environment.versions(),
-        "device": run_environment.device(num_gpus),
-        "seed": seed,
-        "unit": "trainings",
-        "planned": 1,
-        "run": 0,
-        "seconds": 0.0,
-        "curve": [],
-        "metrics": {},
-    }
-
-
-def save(folder: Path, record: dict[str, Any]) -> None:
-    """Write the record of a run of the user's own code."""
-    make_folder(folder)  # a script may have removed it
-    run_record.write(folder / run_record.FILE, record)
-
-
-def log_of(folder: Path) -> Path:
-    """Return the file with the output of a training or an evaluation."""
-    return folder.with_name(folder.name + ".log")
-
-
-def open_log(folder: Path) -> IO[str]:
-    """Open the log of a folder to add to it."""
-    log = log_of(folder)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    return log.open("a", encoding="utf-8")
-
-
-def has_diverged(folder: Path) -> bool:
-    return "diverged" in (read(folder) or {})
-
-
-def has_metrics(folder: Path) -> bool:
-    return bool((read(folder) or {}).get("metrics", {}).get(PLAIN))
-
-
-def threads(jobs: int) -> dict[str, str]:
-    """Return the variable that gives each of several jobs its part of this machine's cores.
-
-    Empty if the user has set it, or if there is one job.
-    """
-    if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
-        return {}
-    known = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
-    return {"OMP_NUM_THREADS": str(max(1, cores // jobs))}

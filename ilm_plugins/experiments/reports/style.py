@@ -1,5 +1,7 @@
 """The style of all plots: colours, fonts, and how intervals are drawn and pictures saved."""
 
+import base64
+import io
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,5 +57,18 @@ def draw_intervals(
 def save(figure: Figure, path: Path, **metadata: str) -> None:
     """Write a figure as PNG with metadata."""
     with replacing(path) as file:
-        # Without matplotlib's version in the metadata, equal records give equal bytes.
-        figure.savefig(file, format="png", metadata={"Software": None, **metadata})
+        file.write(png(figure, **metadata))
+
+
+@styled
+def png(figure: Figure, **metadata: str) -> bytes:
+    """Return a figure as PNG with metadata."""
+    file = io.BytesIO()
+    # Without matplotlib's version in the metadata, equal records give equal bytes.
+    figure.savefig(file, format="png", metadata={"Software": None, **metadata})
+    return file.getvalue()
+
+
+def uri(picture: bytes, kind: str) -> str:
+    """Return a picture of a kind such as "png" as the source of an image in a page."""
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"

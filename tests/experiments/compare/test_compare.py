@@ -26,7 +26,15 @@ from mmengine.evaluator import BaseMetric
 from ilm_plugins.__main__ import main
 from ilm_plugins.cli import parsers
 from ilm_plugins.errors import UserError
-from ilm_plugins.experiments.compare import compared_models, comparison, runs, starts, tasks
+from ilm_plugins.experiments.compare import (
+    compared_config,
+    compared_models,
+    comparison,
+    run_folders,
+    runs,
+    starts,
+    tasks,
+)
 from ilm_plugins.experiments.compare.comparison_plan import Plan
 from ilm_plugins.experiments.compare.config_source import ConfigSource
 from ilm_plugins.experiments.compare.executors import Execution
@@ -151,7 +159,7 @@ def test_a_run_that_was_moved_is_tested_where_it_is_now(compared, started, tmp_p
     last.write_text(f"/elsewhere/{Path(last.read_text()).name}")
     shutil.rmtree(plan.folder(GN, 0, "dusk"))
     runs.run_all(plan, Execution())
-    assert runs.metrics(plan, GN, 0, "dusk")
+    assert runs.metrics_of(plan, GN, 0, "dusk")
 
 
 def test_the_page_has_the_predictions_of_each_norm(compared):
@@ -617,11 +625,15 @@ def test_weights_that_have_changed_are_named(config, tmp_path):
         plan.check_settings()
 
 
+def evaluation(plan, test):
+    return plan.source.evaluation(GN, 0, test, plan.folder(GN, 0, test), Path("a.pth"))
+
+
 def test_a_further_test_keeps_its_own_test_set(config):
     words = ["test_dataloader.dataset.data_root=mine", "train_cfg.max_iters=2"]
     plan = plan_of(config, [GN], [0], Path("out"), tests={"dusk": "dusk.py"}, overrides=words)
-    assert {*words} <= {*plan.evaluation(GN, 0, "", Path("a.pth"))}
-    assert {*words} & {*plan.evaluation(GN, 0, "dusk", Path("a.pth"))} == {words[1]}
+    assert {*words} <= {*evaluation(plan, "")}
+    assert {*words} & {*evaluation(plan, "dusk")} == {words[1]}
 
 
 def test_unsafe_is_passed_on(config, capsys):
@@ -683,7 +695,7 @@ def test_a_run_that_failed_without_a_log_is_told_from_one_that_was_not_started(c
 
 def test_a_log_that_is_cut_within_a_character_is_read(config, tmp_path):
     plan = plan_of(config, [GN], [0], tmp_path)
-    path = tasks.log_of(plan.folder(GN, 0))
+    path = run_folders.log_of(plan.folder(GN, 0))
     path.parent.mkdir(parents=True)
     path.write_bytes(b"no memory \xc3")
     assert runs.failure(plan, GN, 0).startswith("failed: no memory")
@@ -692,7 +704,7 @@ def test_a_log_that_is_cut_within_a_character_is_read(config, tmp_path):
 def test_a_training_that_stops_early_is_complete(tmp_path):
     record = {"planned": 4, "run": 2, "stopped early": True}
     run_record.write(tmp_path / "record.json", record)
-    assert runs.is_complete(tmp_path)
+    assert run_folders.is_complete(tmp_path)
 
 
 def test_a_reason_of_several_lines_becomes_one(tmp_path):
@@ -759,7 +771,7 @@ class SmallGPU:
 def test_steps_of_a_gpu_are_not_measured_where_there_is_none(config, tmp_path, capsys):
     """As on a machine that submits jobs."""
     plan = plan_of(config, [GN, EN], [0], tmp_path / "out", num_gpus=1)
-    comparison.compare(plan, plan.source.models(plan), "", lambda plan: None)
+    comparison.compare(plan, "", lambda plan: None)
     assert "a step is not measured: this machine has no GPU" in capsys.readouterr().out
     assert not (tmp_path / "out" / "steps.json").exists()
 
@@ -773,13 +785,14 @@ def test_a_step_that_fails_with_the_first_norm_ends_nothing(config, started, cap
 
 
 def test_models_that_do_not_fit_together_are_measured_alone():
-    assert compared_models.measure_steps(SmallGPU(), {"GN": "", "EN": ""}).keys() == {"GN", "EN"}
+    assert compared_models.measure_steps(SmallGPU(), ["GN", "EN"]).keys() == {"GN", "EN"}
 
 
-def test_a_norm_that_does_not_fit_alone_is_named():
+def test_a_norm_that_does_not_fit_alone_is_named(tmp_path):
     words = "large: a training step fails with OutOfMemoryError: CUDA.* shows more: train large"
+    commands = {"large": "train large", "GN": "train GN"}
     with pytest.raises(UserError, match=words):
-        compared_models.measure_steps(SmallGPU(), {"GN": "train GN", "large": "train large"})
+        compared_models.measured_steps(SmallGPU(), commands, tmp_path / "steps.json", True)
 
 
 @pytest.mark.wide
@@ -789,7 +802,7 @@ def test_an_unsafe_config_is_measured_in_a_process_of_its_own(datasets):
     overrides = [*SMALL, "MODEL.RETINANET.NUM_CLASSES", "4", "DATASETS.TRAIN", "('shapes_train',)"]
     config = model_zoo.get_config_file(plain)
     source = ConfigSource(config, ["MODEL.FPN.NORM"], overrides, unsafe=True)
-    steps = starts.in_own_process(compared_models.measure_steps, source, {"BN": ""})
+    steps = compared_config.in_own_process(compared_models.measure_steps, source, ["BN"])
     assert steps["BN"]["seconds"] > 0
 
 
@@ -910,7 +923,9 @@ def test_starts_are_the_same_in_a_process_of_their_own(config, tmp_path):
     torch.save({"state_dict": open_config(config, words).build_model().state_dict()}, "bn.pth")
     source = ConfigSource(config, ["model.backbone.norm_cfg"])
     norms, state = ["BN", EN], starts.read_weights(Path("bn.pth"))
-    found = starts.in_own_process(starts.write_starts, source, norms, tmp_path / "a", state)
+    found = compared_config.in_own_process(
+        starts.write_starts, source, norms, tmp_path / "a", state
+    )
     assert found == starts.write_starts(source, norms, tmp_path / "b", state)
     assert found == {"BN": "the same", EN: "the same"}
 
@@ -933,7 +948,7 @@ def test_starts_are_written_where_there_is_no_gpu(config, tmp_path):
     torch.save({"state_dict": open_config(config, words).build_model().state_dict()}, "bn.pth")
     options = {"at": ["model.backbone.norm_cfg"], "weights": Path("bn.pth"), "num_gpus": 1}
     plan = plan_of(config, ["BN", EN], [0], tmp_path / "out", **options)
-    comparison.compare(plan, plan.source.models(plan), "", lambda plan: None)
+    comparison.compare(plan, "", lambda plan: None)
     assert (tmp_path / "out/EN-reduction=8/weights.pth").is_file()
 
 

@@ -425,11 +425,6 @@ def test_memory_is_shown_where_it_was_measured():
     assert "3 MiB" in row(report(found), "ILMGN", "## Cost")
 
 
-def test_overrides_for_a_norm_are_listed():
-    overrides = {"EN": ["SOLVER.BASE_LR", "0.1"]}
-    assert "- EN: `SOLVER.BASE_LR 0.1`" in report(results(overrides_of_norm=overrides))
-
-
 def test_how_models_differ_at_the_start_is_listed():
     assert "- EN: the same" in report(results(starts={"EN": "the same"}))
 

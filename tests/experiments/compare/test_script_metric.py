@@ -22,6 +22,11 @@ Test:  Acc@1 30.500 Acc@5 70.000
 """
 
 
+def read(text, folder):
+    metric = ScriptMetric.of(text)
+    return metric.choose(metric.values(folder))
+
+
 @pytest.mark.parametrize(
     "file, content, metric, value",
     [
@@ -54,7 +59,7 @@ Test:  Acc@1 30.500 Acc@5 70.000
 def test_a_metric_is_read(tmp_path, file, content, metric, value):
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).write_text(content)
-    assert ScriptMetric.of(metric).read(tmp_path) == value
+    assert read(metric, tmp_path) == value
 
 
 @pytest.mark.parametrize(
@@ -69,7 +74,7 @@ def test_a_metric_is_read(tmp_path, file, content, metric, value):
 def test_a_file_without_the_metric_is_named(tmp_path, content, message):
     (tmp_path / "results.json").write_text(content)
     with pytest.raises(UserError, match=r"--metric top1:results\.json:last: ") as caught:
-        ScriptMetric.of("top1:results.json").read(tmp_path)
+        read("top1:results.json", tmp_path)
     assert message in str(caught.value)
 
 
@@ -79,7 +84,7 @@ def test_a_file_without_the_metric_is_named(tmp_path, content, message):
 def test_a_number_with_a_comma_or_separators_is_told_with_its_line(tmp_path, number):
     (tmp_path / "log.txt").write_text(f"top1: 2.5\ntop1: {number} %\n", encoding="utf-8")
     with pytest.raises(UserError) as caught:
-        ScriptMetric.of("top1:log.txt").read(tmp_path)
+        read("top1:log.txt", tmp_path)
     shown = repr(f"top1: {number}")
     assert f"line 2: {shown} has a number unlike 1234.5" in str(caught.value)
 
@@ -87,7 +92,7 @@ def test_a_number_with_a_comma_or_separators_is_told_with_its_line(tmp_path, num
 def test_a_decimal_comma_in_a_csv_is_told_with_its_line(tmp_path):
     (tmp_path / "metrics.csv").write_text("top1,epoch\n71.5,1,\n72,5,2\n")
     with pytest.raises(UserError, match="line 3 has more cells than the header"):
-        ScriptMetric.of("top1:metrics.csv").read(tmp_path)
+        read("top1:metrics.csv", tmp_path)
 
 
 @pytest.mark.parametrize("file", ["/out/r.json", "**r.json", ".", "../r.json", "a/../../r.json"])
@@ -108,7 +113,7 @@ def test_a_file_that_is_not_below_the_runs_folder_is_refused(file):
 def test_a_damaged_file_is_told(tmp_path, text, message):
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(UserError) as caught:
-        ScriptMetric.of("top1:r.json").read(tmp_path)
+        read("top1:r.json", tmp_path)
     assert message in str(caught.value)
 
 
@@ -116,27 +121,27 @@ def test_a_long_run_of_digits_takes_linear_time(tmp_path):
     """30,000 digits take milliseconds; in quadratic time they would take minutes."""
     (tmp_path / "log.txt").write_text(f"top1: {'1' * 30_000}x top1: 3")
     begun = time.process_time()
-    assert ScriptMetric.of("top1:log.txt").read(tmp_path) == 3
+    assert read("top1:log.txt", tmp_path) == 3
     assert time.process_time() - begun < 5
 
 
 def test_a_column_without_a_value_is_named(tmp_path):
     (tmp_path / "metrics.csv").write_text("epoch,top1\n0,\n")
     with pytest.raises(UserError, match=r"metrics.csv has no value of 'top1'"):
-        ScriptMetric.of("top1:metrics.csv").read(tmp_path)
+        read("top1:metrics.csv", tmp_path)
 
 
 def test_a_column_that_a_csv_lacks_is_named_with_its_neighbours(tmp_path):
     (tmp_path / "summary.csv").write_text("epoch,eval_top1\n0,1\n")
     with pytest.raises(UserError, match=r"summary.csv has no 'top1'; it has eval_top1"):
-        ScriptMetric.of("top1:summary.csv").read(tmp_path)
+        read("top1:summary.csv", tmp_path)
 
 
 def test_a_missing_file_is_named_with_its_neighbours(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "summary.csv").touch()
     with pytest.raises(UserError, match=r"has no file 'summary.csv'; it has run/summary.csv"):
-        ScriptMetric.of("top1:summary.csv").read(tmp_path)
+        read("top1:summary.csv", tmp_path)
 
 
 @pytest.mark.parametrize("text", ["top1", "top1:", ":results.json", "top1:max"])
@@ -149,12 +154,12 @@ def test_the_newest_of_several_files_counts(tmp_path):
     for i, value in enumerate((3, 5, 4)):
         (tmp_path / f"{value}.json").write_text(f'{{"top1": {value}}}')
         os.utime(tmp_path / f"{value}.json", (i % 2, i % 2))
-    assert ScriptMetric.of("top1:*.json").read(tmp_path) == 5
+    assert read("top1:*.json", tmp_path) == 5
 
 
 @pytest.mark.parametrize("rule, value", [("max", 2), ("min", 1), ("last", None)])
 def test_only_the_last_value_may_be_nan(tmp_path, rule, value):
     """A training that diverges in the end may have been better before."""
     (tmp_path / "r.json").write_text('{"top1": [1, 2, NaN]}')
-    found = ScriptMetric.of(f"top1:r.json:{rule}").read(tmp_path)
+    found = read(f"top1:r.json:{rule}", tmp_path)
     assert (None if math.isnan(found) else found) == value

@@ -194,18 +194,6 @@ def test_a_damaged_folder_is_told_before_the_runs(trained, file, text):
     assert not trained
 
 
-@pytest.mark.parametrize(
-    "lines", ['{"step": null, "loss": 1}\n' * 2, '{"step": "5", "loss": 1}\n{"step": 6, "loss": 1}']
-)
-def test_odd_lines_in_a_log_are_skipped(trained, lines):
-    def train(norm, seed, folder):
-        (folder / "metrics.json").write_text(lines)
-        return {"top1": 1}
-
-    ilm_plugins.compare(train, ["BN"], output="out")
-    assert Path("out/compare.html").is_file()
-
-
 def test_a_comparison_that_is_refused_leaves_the_settings(trained, monkeypatch):
     """Its settings are compared and written in the lock."""
     monkeypatch.setattr(files, "PATIENCE", 0)

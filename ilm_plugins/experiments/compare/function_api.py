@@ -5,7 +5,6 @@ Importing this module imports neither torch, scipy nor matplotlib; the first cal
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -49,18 +48,17 @@ class Comparison:
         """The verdicts, the first test's table, the picture and a link to compare.html."""
         import pandas as pd
 
-        from .comparison_report import sentences, warning_of_readings
+        from ..reports.style import uri
+        from .answers import answers, warnings
 
-        readings = self.results.readings
-        texts = [warning_of_readings(readings)] if len(readings) > 1 else []
-        texts += sentences(self.results, self.results.tests[0])
+        found = answers(self.results, self.results.tests[0])
+        texts = warnings(self.results)
+        texts += [f"{norm}: {answer.text}" for norm, answer in found.items()]
         parts = [f"<p>{escape(text)}</p>" for text in texts]
         parts.append(pd.DataFrame(self.table).to_html(index=False, border=0))
         if self.results.main:
-            data = base64.b64encode((self.output / "compare.png").read_bytes()).decode()
-            parts.append(
-                f'<img alt="all runs" style="max-width: 100%" src="data:image/png;base64,{data}">'
-            )
+            source = uri((self.output / "compare.png").read_bytes(), "png")
+            parts.append(f'<img alt="all runs" style="max-width: 100%" src="{source}">')
         page = escape(str(self.output / "compare.html"))
         return "\n".join([*parts, f'<p><a href="{page}">{page}</a></p>'])
 
@@ -124,5 +122,5 @@ def compare(
     source = FunctionSource(train)
     plan = Plan(source, [*norms], [*seeds], folder, metric, margin, higher_is_better, unit)
     command = f"ilm_plugins.compare({name}, {[*norms]}, seeds={[*seeds]})"
-    results = comparison.compare(plan, {}, command, source.make_runs)
+    results = comparison.compare(plan, command, source.make_runs)
     return Comparison(results, folder, (folder / "compare.md").read_text("utf-8"))

@@ -1,0 +1,64 @@
+"""The folder of a run: the record of its training, and the log beside it."""
+
+from pathlib import Path
+from typing import IO, Any
+
+from ...files import make_folder
+from ...frameworks import run_environment, run_record
+from ...frameworks.run_record import PLAIN, read
+
+
+def is_complete(folder: Path) -> bool:
+    return run_record.is_complete(read(folder))
+
+
+def divergence(folder: Path) -> str | None:
+    """Return why the training diverged; None if it did not."""
+    return (read(folder) or {}).get("diverged")
+
+
+def has_ended(folder: Path) -> bool:
+    """Return whether a run is not to be trained."""
+    return is_complete(folder) or divergence(folder) is not None
+
+
+def metrics(folder: Path) -> dict[str, float | None]:
+    """Return the metrics of a run or an evaluation, None for NaN; empty if there are none yet."""
+    found = (read(folder) or {}).get("metrics", {}).get(PLAIN, {})
+    return {name: one for name, one in found.items() if isinstance(one, int | float | None)}
+
+
+def new_record(command: str, framework: str, seed: int, num_gpus: int = 0) -> dict[str, Any]:
+    """Return the record of a run of the user's own code at its start: one training is planned."""
+    return {
+        "framework": framework,
+        "command": command,
+        "commit": run_environment.commit(),
+        "versions": run_environment.versions(),
+        "device": run_environment.device(num_gpus),
+        "seed": seed,
+        "unit": "trainings",
+        "planned": 1,
+        "run": 0,
+        "seconds": 0.0,
+        "curve": [],
+        "metrics": {},
+    }
+
+
+def save(folder: Path, record: dict[str, Any]) -> None:
+    """Write the record of a run of the user's own code."""
+    make_folder(folder)  # a script may have removed it
+    run_record.write(folder / run_record.FILE, record)
+
+
+def log_of(folder: Path) -> Path:
+    """Return the file with the output of a training or an evaluation."""
+    return folder.with_name(folder.name + ".log")
+
+
+def open_log(folder: Path) -> IO[str]:
+    """Open the log of a folder to add to it."""
+    log = log_of(folder)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return log.open("a", encoding="utf-8")
