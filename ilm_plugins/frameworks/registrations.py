@@ -36,6 +36,10 @@ class Registrations:
             tuple((name, *map(os.path.abspath, files)) for name, *files in datasets),
         )
 
+    @property
+    def names(self) -> list[str]:
+        return [name for name, *_ in self.datasets]
+
     def words(self) -> list[str]:
         """Return the options for another command line."""
         options = [["--import", one] for one in self.imports]

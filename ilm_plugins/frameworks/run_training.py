@@ -19,7 +19,7 @@ def run(options: RunOptions) -> None:
         found = variants(opened)
         found.check_test()
         if not options.eval_only:
-            found.check_training()
+            found.check_training(options.registrations.names)
         folder = found.folder
         # Before the framework's own code changes the config.
         of_test, norms = found.digest_of_test(), found.settings_of_norms()

@@ -9,7 +9,7 @@ What differs between the frameworks is in
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -119,8 +119,8 @@ class Variants:
     def check_test(self) -> None:
         """Raise UserError if the command ``train`` cannot do the config's test."""
 
-    def check_training(self) -> None:
-        """Raise UserError if the config's training has settings of another kind of training."""
+    def check_training(self, given: Collection[str]) -> None:
+        """Raise UserError if the config's training ignores a setting or the ``--dataset`` given."""
 
     def main_metric(self) -> str | None:
         """Return the metric by which the config chooses its best checkpoint, or None."""

@@ -140,6 +140,12 @@ def test_a_config_without_the_datasets_that_are_given_is_refused(own, capsys):
     assert "DATASETS.TRAIN is ('shapes_train',), but --dataset gives my_train, my_test" in message
 
 
+def test_a_later_command_may_name_other_datasets(own, datasets, capsys):
+    assert main([*COMPARE, *DATASETS, "--dry-run"]) == 0
+    sets = "DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "('shapes_val',)"
+    assert main([*COMPARE, "--dry-run", *sets]) == 0
+
+
 def test_a_further_test_on_a_dataset_that_is_not_registered_is_refused(own, capsys):
     Path("other.yaml").write_text(YAML.replace("my_test", "dusk"))
     message = refusal(capsys, *COMPARE, *DATASETS, "--test", "dusk", "other.yaml")

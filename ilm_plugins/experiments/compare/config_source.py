@@ -47,7 +47,7 @@ class ConfigSource(ComparedConfig, Source):
         self.register()
         self.variants.check_test()
         for opened in (self.variants.opened, *map(self.open, self.overrides_of_norm)):
-            variants(opened).check_training()
+            variants(opened).check_training(self.registrations.names)
         print("keys that get the norm:")
         print(*(f"  {key}  {norm}" for key, norm in self.own_norms.items()), sep="\n")
         if file := self.unconverted(plan.norms):

@@ -1,6 +1,6 @@
 """Variants of detectron2's yaml configs and LazyConfigs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any, ClassVar
@@ -43,13 +43,12 @@ class Detectron2Variants(Variants):
     def check_test(self) -> None:
         self._classes(self.test_sets, dict.fromkeys(("area", "iscrowd"), "the test needs"))
 
-    def check_training(self) -> None:
-        from .detectron2_registration import KEYS
-
+    def check_training(self, given: Collection[str]) -> None:
         found = {**self._classes(self.training_sets), **self._classes(self.test_sets)}
-        if KEYS and not found and (names := self.settings().get(self.training_sets)):
+        is_unused = given and found.keys().isdisjoint(given)
+        if is_unused and (names := self.settings().get(self.training_sets)):
             raise UserError(
-                f"{self.training_sets} is {names!r}, but --dataset gives {', '.join(KEYS)}; name "
+                f"{self.training_sets} is {names!r}, but --dataset gives {', '.join(given)}; name "
                 "the same datasets in both"
             )
         for (name, ours), (other, theirs) in pairwise(found.items()):

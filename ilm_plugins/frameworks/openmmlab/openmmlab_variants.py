@@ -1,7 +1,7 @@
 """Variants of MMEngine's configs; a place is a ``norm_cfg``, which is replaced as a whole."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,7 +33,7 @@ class MMEngineVariants(Variants):
     def names_weights(self, key: str) -> bool:
         return super().names_weights(key) or bool(re.search(r"\.(pretrained|init_cfg)\b", key))
 
-    def check_training(self) -> None:
+    def check_training(self, given: Collection[str]) -> None:
         from .openmmlab_training import check_loop  # imports MMEngine
 
         if "runner_type" not in self.config:  # a Runner of one's own may have other loops
