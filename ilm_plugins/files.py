@@ -22,10 +22,12 @@ PATIENCE = 10
 
 
 @contextmanager
-def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[IO]:
+def replacing(
+    path: str | os.PathLike, mode: str = "wb", *, new: bool = False, **options
+) -> Iterator[IO]:
     """Open a temporary file, which becomes ``path`` once the block ends and the disk has it.
 
-    UserError if ``path`` is a folder, device or pipe.
+    UserError if ``path`` is a folder, device or pipe, or ``new`` and it exists by then.
     """
     path = Path(os.path.realpath(path))
     check_regular(path)
@@ -37,11 +39,21 @@ def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            if path.is_file():
+            if new:
+                _reserve(path)
+            elif path.is_file():
                 shutil.copymode(path, partial)
             os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)  # after a kill, remove_partial removes it
+
+
+def _reserve(path: Path) -> None:
+    """Make an empty file; UserError if the file exists."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError as error:
+        raise UserError(f"{str(path)!r} exists by now; give another name") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -156,6 +156,16 @@ def test_two_threads_write_one_file_at_a_time_each_as_a_whole(old):
     assert [*old.parent.iterdir()] == [old]
 
 
+def test_a_new_file_replaces_no_file_that_appeared_meanwhile(old):
+    with (
+        pytest.raises(UserError, match="exists by now; give another name"),
+        replacing(old, "w", new=True) as file,
+    ):
+        file.write("another's")
+    assert old.read_text() == "old"
+    assert [*old.parent.iterdir()] == [old]
+
+
 @pytest.mark.parametrize("name", ["film.iso.partial", "film.iso.12.partial", f"film.iso{PARTIAL}"])
 def test_files_of_others_are_not_removed(tmp_path, name):
     (tmp_path / name).touch()

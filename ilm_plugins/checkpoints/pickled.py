@@ -270,7 +270,19 @@ def check_contents(contents: Any) -> None:
         attributes = getattr(value, "__dict__", {})
         for name in [name for name in attributes if name.startswith("__")]:
             del attributes[name]
+        if "_metadata" in attributes and not _are_versions(attributes["_metadata"]):
+            del attributes["_metadata"]
         waiting += attributes.values()
+
+
+def _are_versions(metadata: Any) -> bool:
+    """Return whether a state dict's ``_metadata`` has a version for modules, as torch expects."""
+    return isinstance(metadata, dict) and all(
+        isinstance(name, str)
+        and isinstance(of, dict)
+        and isinstance(of.get("version", 1), int | None)
+        for name, of in metadata.items()
+    )
 
 
 def check_tensor(tensor: Tensor) -> None:

@@ -10,20 +10,24 @@ from torch import Tensor
 from ..errors import UserError
 from ..files import check_regular, replacing
 from .formats import FORMATS, format_of
+from .reading import read_metadata
 
 #: Entries beside the state dict by which detectron2 reads a checkpoint; they are copied.
 COPIED = ("__author__", "matching_heuristics")
 
 
-def write(contents: Any, path: str | os.PathLike) -> None:
+def write(
+    contents: Any, path: str | os.PathLike, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write a checkpoint in the format of its name, torch's if unknown.
 
-    For a ``.safetensors`` file, the contents must be a dict of tensors. In a ``.pkl``, tensors
-    become arrays of numpy, as in detectron2's model zoo; UserError if numpy lacks their dtype.
+    For a ``.safetensors`` file, the contents must be a dict of tensors, and ``metadata`` is stored
+    beside them; other formats ignore ``metadata``. In a ``.pkl``, tensors become arrays of numpy,
+    as in detectron2's model zoo; UserError if numpy lacks their dtype.
     """
     path = Path(path).expanduser()
     with replacing(path) as file:
-        format_of(path).write(contents, file)
+        format_of(path).write(contents, metadata or {}, file)
 
 
 def check_target(source: Path, target: Path, overwrite: bool) -> None:
@@ -46,18 +50,21 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
 
 
 def rewrite(
+    source: Path,
     contents: Any,
     entry: str | None,
     state: dict[str, Any],
     target: Path,
+    overwrite: bool = False,
 ) -> list[str]:
     """Write a converted state dict to a new checkpoint; return the names of dropped entries.
 
     Args:
+        source: the file from which ``contents`` were read.
         entry: key of the state dict in ``contents``; None if ``contents`` is the state dict.
         target: the new file, as :func:`check_target` allows it.
     """
-    row = format_of(target)
+    row, metadata = format_of(target), read_metadata(source)
     beside = {} if entry is None else {k: v for k, v in contents.items() if k != entry}
     kept = {}
     if row.entries:
@@ -72,6 +79,8 @@ def rewrite(
     else:
         beside |= {name: value for name, value in state.items() if not isinstance(value, Tensor)}
         contents = {str(name): v for name, v in state.items() if isinstance(v, Tensor)}
-    with replacing(target) as file:
-        row.write(contents, file)
+    if row.metadata is None:
+        beside |= metadata
+    with replacing(target, new=not overwrite) as file:
+        row.write(contents, metadata, file)
     return [key for key in beside if key not in kept]

@@ -20,6 +20,7 @@ from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import ExemplarNorm, ILMGroupNorm, SwitchNorm, surgery
 from ilm_plugins.checkpoints import read, write
 from ilm_plugins.checkpoints.formats import FORMATS, Format
+from ilm_plugins.checkpoints.reading import read_metadata
 from ilm_plugins.cli.convert import fit
 from ilm_plugins.errors import UserError
 from ilm_plugins.files import PARTIAL
@@ -88,7 +89,7 @@ def test_a_format_is_a_row_of_one_table(tmp_path, capsys, monkeypatch):
     row = Format(
         (".text",),
         read=lambda path, unsafe: {k: torch.tensor(v) for k, v in json.loads(path.read_text())},
-        write=lambda contents, file: file.write(
+        write=lambda contents, metadata, file: file.write(
             json.dumps([(name, tensor.tolist()) for name, tensor in contents.items()]).encode()
         ),
     )
@@ -274,6 +275,15 @@ def test_entries_that_a_safetensors_cannot_hold_are_named(tmp_path, model, capsy
     write({**model.state_dict(), "scaler._extra_state": {"scale": 2}}, tmp_path / "in.pth")
     assert run(tmp_path / "in.pth", tmp_path / "out.safetensors", *LAST) == 0
     assert "not copied: scaler._extra_state\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("target, lost", [("out.safetensors", ""), ("out.pth", "labels")])
+def test_texts_of_a_safetensors_are_kept_or_named(tmp_path, model, capsys, target, lost):
+    pytest.importorskip("safetensors", reason="its files need safetensors")
+    write(model.state_dict(), tmp_path / "in.safetensors", {"labels": "cat,dog"})
+    assert run(tmp_path / "in.safetensors", tmp_path / target, *LAST) == 0
+    assert capsys.readouterr().out.partition("not copied: ")[2].partition("\n")[0] == lost
+    assert read_metadata(tmp_path / target) == ({} if lost else {"labels": "cat,dog"})
 
 
 def test_a_meta_entry_that_is_no_mapping_is_dropped(tmp_path, model):

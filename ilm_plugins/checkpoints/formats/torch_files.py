@@ -4,8 +4,9 @@ import mmap
 import pickle
 import tarfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -55,4 +56,8 @@ def _check(path: Path) -> None:
             raise refused(f"torch._utils.{QUANTIZED}")
 
 
-FORMAT = Format((".pth", ".pt", ".bin", ".ckpt", ".tar"), read, torch.save, entries=True)
+def _write(contents: Any, metadata: Mapping[str, str], file: IO) -> None:
+    torch.save(contents, file)
+
+
+FORMAT = Format((".pth", ".pt", ".bin", ".ckpt", ".tar"), read, _write, entries=True)
