@@ -230,6 +230,8 @@ def synchronized_by_triton(rank, size, port, keys, shares):
         with use_backend("triton" if sizes[rank] else "auto"):
             y = layer(mine)
             assert ("ByKernels" in type(y.grad_fn).__name__) == bool(sizes[rank])
+            with pytest.raises(RuntimeError, match=r"\Async=True: [^\n]* sync=False\Z"):
+                torch.autograd.grad(y.sum(), layer.weight, create_graph=True)
             y.backward(weights.split(sizes)[rank].float())
         expected = alone(joined)
         expected.backward(weights)
@@ -246,7 +248,12 @@ def synchronized_by_triton(rank, size, port, keys, shares):
             allowed = ROUNDINGS + 4 * error.item() / unit(torch.float32)
             assert_close(own_gradients(layer)[name], gradient, allowed, name=name)
         for name, buffer in alone.named_buffers():
-            assert_close(dict(layer.named_buffers())[name], buffer, name=name)
+            found = dict(layer.named_buffers())[name]
+            assert_close(found, buffer, name=name)
+            if all(sizes):  # other backends pool an empty share's batch
+                first = found.clone()
+                dist.broadcast(first, 0)
+                assert_equal(found, first, name)
     leave_group()
 
 

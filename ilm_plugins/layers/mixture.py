@@ -157,14 +157,14 @@ class MixtureNorm(AdaptiveNorm):
     def normalize(self, x: Tensor, activation: Activation | None = None) -> Tensor:
         if self.momentum is None:  # as somebody has set it later
             check_momentum(type(self).__name__, None)
+        running: tuple = ()
+        if self.updates_running_stats:
+            running = *self._stored_statistics(), self.momentum, *self._counter()
         if self.synchronizes:
-            return self._forward_synchronized(x, activation)
-        if not self.updates_running_stats:
-            return self._normalize_by_moments(x, activation)[0]
-        y, mean, var = self._normalize_by_moments(
-            x, activation, (*self._stored_statistics(), self.momentum, *self._counter())
-        )
-        if mean is not None and var is not None:  # else kernels have updated the statistics
+            return self._forward_synchronized(x, activation, running)
+        y, mean, var = self._normalize_by_moments(x, activation, running)
+        # Kernels return None, and have updated the statistics.
+        if running and mean is not None and var is not None:
             self.update_running_stats(mean, var, count=x.numel() // x.shape[1])
         return y
 
@@ -174,7 +174,9 @@ class MixtureNorm(AdaptiveNorm):
         return () if tracked is None else (tracked,)
 
     @torch._disable_dynamo  # as torch.compiler.disable, which imports the compiler at once
-    def _forward_synchronized(self, x: Tensor, activation: Activation | None) -> Tensor:
+    def _forward_synchronized(
+        self, x: Tensor, activation: Activation | None, running: tuple
+    ) -> Tensor:
         """Normalize x by the batch statistics of all processes; each must call it."""
         batch = SharedBatch(x, self._process_group)
 
@@ -182,18 +184,19 @@ class MixtureNorm(AdaptiveNorm):
             *inputs, _, _ = tensors  # the last two stand for running statistics
             return self.rescale(mean, var, *inputs, *batch.pool(mean, var, *inputs))
 
-        y, _, _ = adaptive_norm(
+        y, mean, _ = adaptive_norm(
             x,
             self.moment_groups,
             self.eps,
             rescale,
             *self.rescale_tensors(),
             network=self.as_network,
+            running=running,
             plans=self.kept_plans,
             activation=activation,
             batch=batch,
         )
-        if self.updates_running_stats:
+        if running and mean is not None:
             mean, var = batch.mean.unsqueeze(0), batch.var.unsqueeze(0)
             self.update_running_stats(mean, var, batch.count)
         return y

@@ -19,7 +19,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from blocks import Block, apart_from_corners
-from torch import nn
+from torch import distributed, nn
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import workers
@@ -582,6 +583,35 @@ def test_a_synchronized_step_by_kernels_is_that_of_one_process_with_the_whole_ba
     spawn(workers.synchronized_by_triton, (2, free_port(), [name], shares), nprocs=2)
 
 
+@runs
+@pytest.mark.parametrize("counts", [(3,), (49, 0, 1), (2**20, 7, 0) * 4], ids=len)
+@pytest.mark.parametrize("channels", [5, 96])
+def test_batches_of_processes_are_pooled_as_one_batch(counts, channels):
+    """Of unequal and empty ones, at large means; running statistics and their count move, too."""
+    counts = torch.tensor(counts, dtype=torch.float32, device=DEVICE)
+    means, variances = 1000 + make_map(len(counts), channels), make_map(len(counts), channels) ** 2
+    means[counts == 0] = variances[counts == 0] = 0
+    shares = (counts.double() / counts.double().sum())[:, None]
+    mean = (shares * means).sum(0)
+    var = (shares * (variances + (means.double() - mean) ** 2)).sum(0)
+    total = counts.double().sum(0, keepdim=True)
+    expected = {
+        **{"means": mean, "variances": var, "count": total, "running_mean": 900 + mean / 10},
+        **{"running_variance": 0.9 + var / 10 * total / (total - 1), "tracked": torch.tensor([8])},
+    }
+
+    statistics = torch.zeros(2 * channels + 4, device=DEVICE)
+    running = torch.full((channels,), 1000.0), torch.ones(channels), torch.tensor(7)
+    batch = kernels.plan.Batch(statistics, *(t.to(DEVICE) for t in running))
+    batches = torch.cat((means, variances, counts[:, None]), 1)
+    block, at = devices.padded(len(counts)), 3
+    kernels.streaming.pool_batches_kernel[(devices.divide_up(channels, 32),)](
+        batches, batch, at, 0.1, channels, len(counts), 32, block
+    )
+    found = *statistics[at:].split((channels, channels, 1)), *batch[1:3], batch.tracked[None]
+    assert_close(dict(zip(expected, found, strict=True)), expected)
+
+
 # ---- the network alone, in models compiled for CUDA
 
 
@@ -788,6 +818,26 @@ def test_a_pass_has_three_launches_and_no_operation_of_torch(name, channels):
     for training, shape in product((True, False), ((2, 128, 128), (20, 64, 64))):
         passes, operations = launches(layer.train(training), (shape[0], channels, *shape[1:]))
         assert (list(map(len, passes)), operations) == ([3, 3], [[], []])
+
+
+@pytest.fixture
+def two_processes():
+    """A group of two processes without the second, in which a collective call does nothing."""
+    distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    yield
+    distributed.destroy_process_group()
+
+
+@compiles
+@pytest.mark.parametrize("name, instances", [("EN", 2), *(wide(name, 20) for name in MIXTURES)])
+def test_a_synchronized_layer_has_one_launch_more(driver, two_processes, name, instances):
+    """And beside the two collective calls no operation of torch."""
+    layer = NORMS[name](96, sync=True)
+    passes, operations = launches(layer, (instances, 96, 64, 64))
+    assert list(map(len, passes)) == [4, 3]
+    assert operations == [["_allgather_base_.default"], ["allreduce_.default"]]
+    for one in chain(*passes):
+        compile_ahead(one)
 
 
 @pytest.fixture

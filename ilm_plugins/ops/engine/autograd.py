@@ -19,7 +19,7 @@ from .moments import duplicate
 from .network import Network, Tensors, check_tensors, with_none
 from .plans import LayerPlan
 from .reference import Rescale, cast
-from .shared_batch import SharedBatch
+from .shared_batch import SharedBatch, no_second_derivatives
 
 #: The most plans that a layer keeps, one for each kind of input.
 MOST_PLANS = 64
@@ -101,9 +101,9 @@ def adaptive_norm(
             not x.data_ptr() & 15,
             bool(tensors) and tensors[-1] is None,
             activation,
+            None if batch is None else batch.processes,
         )
         plan = kept.get(key)
-        plan = _of_batch(plan, batch)
         if plan is not None and not plan.has_trained_buffers(tensors):
             return _by_kernels(x, eps, rescale, plan, tensors, updated), None, None
     if num_groups < 1 or x.shape[1] % num_groups:
@@ -123,24 +123,20 @@ def adaptive_norm(
     description = None if network is None else network()
     if description is not None:
         plan = kernels.find_plan(x, num_groups, description, tensors, updated, activation)
+        if plan is not None and batch is not None:
+            plan = plan.over(batch.processes)
         # Kernels that compute the network have no gradients of buffers.
         if plan is not None and not (is_recording() and plan.has_trained_buffers(tensors)):
             if kept is not None:
                 if len(kept) >= MOST_PLANS:
                     kept.clear()
                 kept[key] = plan
-            plan = _of_batch(plan, batch)
-            if plan is not None:
-                return _by_kernels(x, eps, rescale, plan, tensors, updated), None, None
+            return _by_kernels(x, eps, rescale, plan, tensors, updated), None, None
     passes = RescalePasses(kernels, x.shape[1], num_groups, eps, rescale, activation)
     given = copy_buffers(tensors)
     with _without_autocast(x.device.type):
         y, mean, var = _apply(passes, x, *given) if is_recording() else passes.forward(x, given)[0]
     return y, mean, var
-
-
-def _of_batch(plan: LayerPlan | None, batch: SharedBatch | None) -> LayerPlan | None:
-    return plan if plan is None or batch is None else plan.over(batch)
 
 
 def _by_kernels(
@@ -331,6 +327,8 @@ def _backward_of(
     plan = ctx.call[0]
     # This branch serves second derivatives, and several gradients at once (vmap).
     if torch.is_grad_enabled() or is_traced(dy):
+        if plan.processes is not None:
+            raise no_second_derivatives()
         return _differentiable_backward_of(ctx.call, dy, x, statistics, parameters, needs)
     if (
         x.dtype is not dy.dtype

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .activation import Activation
 from .network import BATCH, Network, Tensors, check_tensors
-from .shared_batch import SharedBatch
+from .shared_batch import Processes
 
 
 class LayerPlan:
@@ -34,6 +34,8 @@ class LayerPlan:
     num_statistics: int
     #: What kernels apply after the affine map.
     activation: Activation | None = None
+    #: The processes that share the batch, if there are several.
+    processes: Processes | None = None
 
     def __init__(
         self,
@@ -118,8 +120,8 @@ class LayerPlan:
                 old.copy_(new)
         return result
 
-    def over(self, batch: SharedBatch) -> "LayerPlan | None":
-        """Return the plan for a batch of several processes; None if kernels cannot wait for it."""
+    def over(self, processes: Processes) -> "LayerPlan | None":
+        """Return the plan for a batch of these processes; None if kernels cannot wait for them."""
         return None
 
     def forward(self, x: Tensor, tensors: Tensors, running: Tensors) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ A pass is a few allocations and at most three launches.
 """
 
 import functools
-from collections import namedtuple
+from collections import defaultdict, namedtuple
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +16,7 @@ from .. import plans
 from ..activation import Activation
 from ..layouts import becomes_contiguous, is_dense
 from ..network import Network, Tensors
-from ..shared_batch import SharedBatch
+from ..shared_batch import Processes
 from . import one_read, rescaling, streaming
 from .devices import Map, divide_up, padded
 from .launch import Launch, counters, current_stream
@@ -71,20 +71,17 @@ class LayerPlan(plans.LayerPlan):
     Kernels find what they share by its place among values in float32:
 
     statistics
-        copies of the network's buffers (``kept``); mean and var (N, G'); scale and shift (N, C), if
-        an activation's gradient needs them
+        copies of the network's buffers, and behind BN's moments of the batch the number of values
+        that a channel has there (``kept``); mean and var (N, G'); scale and shift (N, C), if an
+        activation's gradient needs them
     work, forward
         scale and shift (N, C), if the statistics have none; mean and var (N, C, splits)
     work, backward
         two sums (N, C, splits); scale (N, C), slope and offset (N, G') of dx; the gradients of each
-        instance (N, ``gradients``); the sums of such rows over groups of instances, or gradients
-        (2, C) of the moments that processes share
+        instance (N, ``gradients``); the sums of such rows over groups of instances
 
     For a map that is read once, the backward work has only the last two.
     """
-
-    #: The batch of several processes, for one call.
-    batch: SharedBatch | None = None
 
     def __init__(
         self,
@@ -113,8 +110,11 @@ class LayerPlan(plans.LayerPlan):
         self.num_statistics = sizes.kept + 2 * (self.moments + self.keeps * size)
         self.pointers = pointers_to(network)
         self.rescale = rescale_of(network)
+        first = sizes.at.running_mean if uses_batch else 0
+        #: Where the statistics have the batch's means, variances, and number of values.
+        self.of_batch = slice(first, first + 2 * map.shape[1] + 1)
         self.no_buffers = (None,) * len(sizes.buffers)
-        #: Values of one channel group, and of a channel of the batch.
+        #: Values of one channel group.
         self.count = float(map.shape[1:].numel() // num_groups)
         if self.shape is not None:
             self.plan_one_read(self.shape)
@@ -145,10 +145,9 @@ class LayerPlan(plans.LayerPlan):
         if self.is_pooled:
             mean_at = self.num_work
             self.num_work += 2 * self.moments * run
-        batch_at = sizes.at.running_mean if self.uses_batch else 0
-        momentum = float(getattr(self.network, "momentum", 0.0))
-        first = mean_at, self.moments * run, batch_at, momentum
-        self.plan_moments = functools.partial(
+        of_batch = self.of_batch.start, float(getattr(self.network, "momentum", 0.0))
+        first = mean_at, self.moments * run, *of_batch
+        plan_moments = functools.partial(
             Launch,
             streaming._moments_kernel,
             n * tiling.blocks * tiling.splits,
@@ -156,8 +155,9 @@ class LayerPlan(plans.LayerPlan):
             num_warps=tiling.warps,
             maxnreg=80,
         )
-        #: Which running statistics are updated -> launch.
-        self.launches_of_moments: dict[tuple, Launch] = {}
+        #: Which running statistics are updated -> launch; pooling, also how many processes.
+        self.launches_of_moments: dict[tuple, Launch] = defaultdict(plan_moments)
+        self.launches_of_pooling: dict[tuple, Launch] = {}
         block = pooled_at_once(run, self.num_groups) if run > 1 else 0
         pooling = run, tiling.splits, tiling.split, tiling.length, self.count
         constants = self.rescale.function, sizes, block, self.keeps
@@ -190,20 +190,35 @@ class LayerPlan(plans.LayerPlan):
         if self.uses_batch:
             counts = counters(self.index, stream)
             batch = Batch(statistics, *running, *(None,) * (3 - len(running)))
+        moments = work if self.is_pooled else statistics
         kind = len(running), running[2].dtype if len(running) > 2 else None
-        launch_moments = self.launches_of_moments.get(kind)
-        if launch_moments is None:
-            launch_moments = self.launches_of_moments[kind] = self.plan_moments()
-        launch_moments(stream, x, work if self.is_pooled else statistics, counts, batch)
-        if self.batch is not None:
-            at, size = self.of_network.at.running_mean, 2 * x.shape[1]
-            self.batch.exchange(statistics[at : at + size].view(2, -1))
+        if self.processes is None:
+            self.launches_of_moments[kind](stream, x, moments, counts, batch)
+        else:  # the running statistics follow the batch of all processes
+            alone = Batch(statistics, None, None, None)
+            self.launches_of_moments[0, None](stream, x, moments, counts, alone)
+            batches = self.processes.gather(statistics[self.of_batch])
+            self.launch_of_pooling(len(batches), kind)(stream, batches, batch)
         self.launch_rescale(stream, statistics, work, pointers)
         coefficients = statistics if self.keeps else work
         self.launch_affine(stream, x, y, statistics, coefficients, coefficients)
         if running:
             increment_version(running)
         return y, statistics
+
+    def launch_of_pooling(self, processes: int, kind: tuple) -> Launch:
+        """Return the launch that pools the batches of processes."""
+        found = self.launches_of_pooling.get((processes, kind))
+        if found is None:
+            channels, block = self.map.shape[1], padded(processes)
+            block_c = min(padded(channels), max(1, streaming.BATCH_TILE.value // block))
+            momentum = float(self.network.momentum)  # type: ignore[attr-defined]
+            found = self.launches_of_pooling[processes, kind] = Launch(
+                streaming.pool_batches_kernel,
+                divide_up(channels, block_c),
+                (self.of_batch.start, momentum, channels, processes, block_c, block),
+            )
+        return found
 
     # ---- backward
 
@@ -215,7 +230,7 @@ class LayerPlan(plans.LayerPlan):
             with torch.cuda.device(x.device):
                 return self.backward(dy, x, statistics, parameters, needs)
         # None and alignment select another compiled kernel.
-        kind = dy.data_ptr() & 15, x.data_ptr() & 15, self.batch is not None, *needs
+        kind = dy.data_ptr() & 15, x.data_ptr() & 15, self.processes is not None, *needs
         plan = self.backward_plans.get(kind)
         if plan is None:
             plan = _Backward(self, not any(kind[:2]), any(needs[1:]), all(needs))
@@ -236,10 +251,8 @@ class LayerPlan(plans.LayerPlan):
         else:
             plan.launch_sums(stream, dy, x, statistics, work)
             plan.launch_vjp(stream, statistics, work, counts, pointers)
-            if self.batch is not None:
-                rows = work[plan.rows].view(self.n, -1)
-                d_moments = rows[:, -2 * self.map.shape[1] :].sum(0).view(2, -1)
-                work[plan.of_batch] = self.batch.reduce(d_moments).flatten()
+            if self.processes is not None:
+                self.processes.add_up(work[plan.of_batch])
             launch_dx = plan.launch_gradients if d_x is None else plan.launch_dx
             scale = statistics if self.keeps else work
             values = statistics, scale, work, work, statistics, work, (*gradients,)
@@ -258,11 +271,11 @@ class LayerPlan(plans.LayerPlan):
         options = self.uses_batch, self.activation
         plan = _plan(self.network, self.num_groups, self.map, torch.float32, *options)
         assert plan is not None
-        return plan if self.batch is None else plan.over(self.batch)
+        return plan if self.processes is None else plan.over(self.processes)
 
-    def over(self, batch: SharedBatch) -> "LayerPlan":
+    def over(self, processes: Processes) -> "LayerPlan":
         plan = object.__new__(LayerPlan)
-        plan.__dict__.update(self.__dict__, batch=batch)
+        plan.__dict__.update(self.__dict__, processes=processes)
         return plan
 
     def buffers(self, statistics: Tensor) -> list[Tensor]:
@@ -303,18 +316,17 @@ class _Backward:
         slope_at = sums + n * c
         rows_at = slope_at + 2 * moments
         self.num_work = rows_at + rows
-        # Gradients of BN's moments: one row per instance; with many instances, one per group.
-        self.counts = plan.uses_batch and n > GROUPS and plan.batch is None
+        # Gradients of BN's moments: one row per instance; with many instances, one per group; one
+        # row if several processes add them up.
+        is_shared = plan.processes is not None
+        self.counts = plan.uses_batch and (n > GROUPS or is_shared)
         batch_at, step, batch_rows = rows_at + sizes.gradients - 2 * c, sizes.gradients, n
         if self.counts:
-            members = divide_up(n, GROUPS)
+            members = n if is_shared else divide_up(n, GROUPS)
             batch_at, step, batch_rows = self.num_work, 2 * c, divide_up(n, members)
             self.num_work += batch_rows * 2 * c
-        if plan.batch is not None:  # one row, for all processes
-            batch_at, step, batch_rows = self.num_work, 2 * c, 1
-            self.num_work += 2 * c
-            self.rows = slice(rows_at, rows_at + rows)
-            self.of_batch = slice(batch_at, self.num_work)
+        #: Where the work has the sums that processes add up.
+        self.of_batch = slice(batch_at, self.num_work)
         scale_at, shift_at = plan.coefficients_at if plan.keeps else (None, None)
         self.launch_sums = Launch(
             streaming._sums_kernel,
@@ -335,13 +347,12 @@ class _Backward:
             (moments, *places, tiling.splits, members, plan.count, *constants),
             **plan.rescale.options(sizes),
         )
-        batch_mean_at = sizes.at.running_mean if plan.uses_batch else 0
         scale_at = scale_at if plan.keeps else sums
-        of_dx = sizes.kept, scale_at, shift_at, batch_mean_at, slope_at, slope_at + moments
+        of_dx = sizes.kept, scale_at, shift_at, plan.of_batch.start, slope_at, slope_at + moments
         # The first programs of dx add the columns of the gradients of parameters.
         last_at, last_size, _ = sizes.parameters[-1]
         adding = divide_up(last_at + last_size, COLUMNS.value) if adds else 0
-        extent = *tiling.extent, c // plan.num_groups, map.shape.numel() / c
+        extent = *tiling.extent, c // plan.num_groups
         batch = padded(batch_rows) if plan.uses_batch else 0
         arguments_of_dx = (
             *(*of_dx, batch_at, rows_at, step, batch_rows, sizes.gradients, n, adding),

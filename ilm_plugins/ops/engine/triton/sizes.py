@@ -22,7 +22,7 @@ class Sizes(NamedTuple):
     fine: int  #: groups whose moments the network takes
     buffers: tuple[tuple[int, int, int], ...]  #: place, offset among the kept, and size of each
     at: Any  #: offset of each buffer among the kept values, by name
-    kept: int  #: number of values in all buffers
+    kept: int  #: number of values in all buffers, with the count of BN's batch behind them
     gradients: int  #: values that a kernel stores of each instance's gradients
     to: Any  #: offset of each parameter's gradient in these, by name; of the batch's moments
     #: Offset and size of each parameter's gradient, and how many copies the parameter has.
@@ -105,7 +105,7 @@ def _find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | Non
         fine=num_groups,
         buffers=tuple(buffers),
         at=at(*(offset for _, offset, _ in buffers)),
-        kept=kept,
+        kept=kept + network.mixes_batch,
         gradients=gradients,
         to=gradients_to,
         parameters=tuple(parameters),

@@ -134,28 +134,47 @@ def _moments_kernel(
         block = _block(tl.program_id(0), blocks, splits, SHAPE)
         run = tl.num_programs(0) // blocks
         if is_last(counters_ptr + block, run):
-            _batch(
-                moments_ptr, batch, var_at, batch_at, momentum, c, block, run, splits,
-                split_length, channels, length, SHAPE.block_c,
+            exists = c < channels
+            values = (run // splits).to(tl.float32) * length
+            of_batch = pool(
+                moments_ptr, moments_ptr + var_at, c * splits, exists,
+                run, channels * splits, splits, split_length, length, values,
+                max(1, BATCH_TILE // SHAPE.block_c),
             )  # fmt: skip
+            _store_batch(batch, batch_at, momentum, c, exists, channels, block, *of_batch, values)
+
+
+@triton.jit(do_not_specialize=["batch_at", "channels", "batches"])
+def pool_batches_kernel(
+    batches_ptr, batch, batch_at, momentum, channels, batches,
+    BLOCK_C: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Pool the statistics of several processes' batches, a row each as :func:`_store_batch` has."""
+    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    exists = c < channels
+    step = 2 * channels + 1
+    counts_ptr = batches_ptr + 2 * channels
+    row = tl.arange(0, BLOCK)
+    count = tl.sum(load(counts_ptr, row * step, row < batches), axis=0)
+    of_all = pool(
+        batches_ptr, batches_ptr + channels, c, exists,
+        batches, step, 1, 1, 1, count, BLOCK, counts_ptr,
+    )  # fmt: skip
+    block = tl.program_id(0)
+    _store_batch(batch, batch_at, momentum, c, exists, channels, block, *of_all, count)
 
 
 @triton.jit
-def _batch(
-    moments_ptr, batch, var_at, batch_at, momentum, c, block, run, splits,
-    split_length, channels, length, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    """Store the batch's statistics of channels c, and update running statistics, if there are."""
-    exists = c < channels
-    count = (run // splits).to(tl.float32) * length
-    mean, var = pool(
-        moments_ptr, moments_ptr + var_at, c * splits, exists,
-        run, channels * splits, splits, split_length, length, count,
-        max(1, BATCH_TILE // BLOCK_C),
-    )  # fmt: skip
-    batch_ptr = batch.statistics + batch_at + c
-    tl.store(batch_ptr, mean, mask=exists)
-    tl.store(batch_ptr + channels, var, mask=exists)
+def _store_batch(batch, batch_at, momentum, c, exists, channels, block, mean, var, count):
+    """Store the batch's statistics of channels c, and update running statistics, if there are.
+
+    They are the means and the variances of all channels, and ``count``, the values of a channel.
+    """
+    batch_ptr = batch.statistics + batch_at
+    tl.store(batch_ptr + c, mean, mask=exists)
+    tl.store(batch_ptr + channels + c, var, mask=exists)
+    if block == 0:
+        tl.store(batch_ptr + 2 * channels, count)
     if batch.running_mean is not None:  # noqa: SIM102 (a constant, and a number on the device)
         if count > 1:  # a single value has no unbiased variance
             _update_running(batch.running_mean, c, exists, mean, momentum)
@@ -175,22 +194,28 @@ def _update_running(ptr, row, exists, pooled, momentum):
 
 @triton.jit
 def pool(
-    mean_ptr, var_ptr, first, exists, run, step, splits, split, length, count, BLOCK: tl.constexpr
-):
+    mean_ptr, var_ptr, first, exists, run, step, splits, split, length, count, BLOCK: tl.constexpr,
+    counts_ptr=None,
+):  # fmt: skip
     """Pool a run of moments for each offset in ``first``: means and biased variances.
 
     Values of one channel's splits are neighbours, values of the next are ``step`` away. A split has
     ``split`` positions, a channel's last one the remainder of ``length``; ``count`` is their sum.
+    With ``counts_ptr``, the numbers of positions are there instead, ``step`` apart, for one split.
     """
     i = tl.arange(0, BLOCK)
     tile = tl.zeros((first.shape[0], BLOCK), tl.float32)
     for start in tl.range(0, run, BLOCK, loop_unroll_factor=4):
-        at, weight, inside = _run(first, exists, start + i, run, step, splits, split, length)
+        at, weight, inside = _run(
+            first, exists, start + i, run, step, splits, split, length, counts_ptr
+        )
         tile += weight * load(mean_ptr, at, inside)
     pooled = divide(tl.sum(tile, axis=1), count)
     tile = tl.zeros((first.shape[0], BLOCK), tl.float32)
     for start in tl.range(0, run, BLOCK, loop_unroll_factor=2):
-        at, weight, inside = _run(first, exists, start + i, run, step, splits, split, length)
+        at, weight, inside = _run(
+            first, exists, start + i, run, step, splits, split, length, counts_ptr
+        )
         offset = load(mean_ptr, at, inside) - pooled[:, None]
         var = load(var_ptr, at, inside) + offset * offset
         tile += tl.where(inside, weight * var, 0.0)
@@ -198,12 +223,15 @@ def pool(
 
 
 @triton.jit
-def _run(first, exists, i, run, step, splits, split, length):
+def _run(first, exists, i, run, step, splits, split, length, counts_ptr):
     """Return the offsets, weights and mask of values i of the runs, see :func:`pool`."""
     at = first.to(tl.int64)[:, None] + (i // splits).to(tl.int64)[None, :] * step
     at += (i % splits)[None, :]
-    weight = tl.minimum(split, length - i % splits * split).to(tl.float32)[None, :]
-    return at, weight, exists[:, None] & (i < run)[None, :]
+    if counts_ptr is None:
+        weight = tl.minimum(split, length - i % splits * split).to(tl.float32)
+    else:
+        weight = load(counts_ptr, i * step, i < run)
+    return at, weight[None, :], exists[:, None] & (i < run)[None, :]
 
 
 @triton.jit(do_not_specialize=["rows", "run", "splits", "split", "length"])
@@ -331,7 +359,7 @@ def _dx_kernel(
     # Where each begins, from its pointer on; the shift in scale_ptr, the last two in work_ptr.
     mean_at, scale_at, shift_at, batch_mean_at, slope_at, offset_at, batch_at, rows_at,
     batch_step, batch_rows, step, instances, adding,
-    rows, chunks, group_size, count, SHAPE: tl.constexpr, BATCH: tl.constexpr,
+    rows, chunks, group_size, SHAPE: tl.constexpr, BATCH: tl.constexpr,
     PARAMETERS: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     """Compute dx; the first ``adding`` programs add the instances' gradients of the parameters.
@@ -345,7 +373,7 @@ def _dx_kernel(
         offset_ptr + offset_at,
     )  # fmt: skip
     batch = (batch_mean_ptr + batch_mean_at, work_ptr + batch_at) if BATCH else (None, None)
-    sizes = batch_step, batch_rows, channels, length, group_size, count
+    sizes = batch_step, batch_rows, channels, length, group_size
     # Without PARAMETERS there are no gradients of parameters, only x's.
     if len(PARAMETERS) == 0:
         _dx_tile(*values, *batch, *sizes, SHAPE, BATCH, ACTIVATION)
@@ -360,7 +388,7 @@ def _dx_kernel(
 @triton.jit
 def _dx_tile(
     dy_ptr, x_ptr, dx_ptr, mean_ptr, scale_ptr, shift_ptr, slope_ptr, offset_ptr, batch_mean_ptr,
-    d_batch_ptr, batch_step, batch_rows, channels, length, group_size, count,
+    d_batch_ptr, batch_step, batch_rows, channels, length, group_size,
     SHAPE: tl.constexpr, BATCH: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     """dx = scale * dy + slope * (x - mean) + offset, and the part through the batch's moments.
@@ -381,6 +409,7 @@ def _dx_tile(
         is_row = exists[:, None] & (row < batch_rows)
         d_mean = tl.sum(load(d_batch_ptr, at, is_row), axis=1)[:, None]
         d_var = tl.sum(load(d_batch_ptr + channels, at, is_row), axis=1)[:, None]
+        count = tl.load(batch_mean_ptr + 2 * channels)
         of_var = d_var * (2.0 / count)
         offset += d_mean / count
         offset += of_var * (mean - _column(batch_mean_ptr, channel, exists))
@@ -447,7 +476,7 @@ def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset
     d_x, tiling = torch.empty_like(x), Tiling.for_map(Map.of(x, dy))
     values = (t.contiguous() for t in (mean, scale, slope, offset))
     arguments = (
-        *(0, 0, None, *[0] * 10, *tiling.extent, x.shape[1] // mean.shape[1], 1.0),
+        *(0, 0, None, *[0] * 10, *tiling.extent, x.shape[1] // mean.shape[1]),
         *(tiling.shape, 0, (), None),
     )
     programs = len(x) * tiling.blocks * tiling.tiles
