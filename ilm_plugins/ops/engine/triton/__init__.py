@@ -7,7 +7,8 @@ For a map of any size, the *streaming* kernels read x twice forward, and x and d
 
 The kernel between the passes over x has a program for each instance; a torch function takes its
 place for a network that the kernels lack. The last program of the first kernel that reads a channel
-computes BN's statistics of the batch, and updates the running statistics. With a small network, an
+computes BN's statistics of the batch, and updates the running statistics; if several processes
+share the batch, a kernel of its own does so once theirs are gathered. With a small network, an
 instance that fits into the registers of one program, such as a detector's box head, is read once:
 the *one-read* kernels do all in one program.
 

@@ -1,6 +1,6 @@
 """The launches of a layer for inputs of one shape, dtype, layout and device.
 
-A pass is a few allocations and at most three launches.
+A pass is a few allocations and at most three launches; four forward, if processes share a batch.
 """
 
 import functools
