@@ -280,7 +280,8 @@ def plan(*words):
 
 
 def test_runs_get_the_same_options_with_absolute_paths(own):
-    found = plan("--import", "mine.py", "--import", "json", *DATASETS)
+    source = plan("--import", "mine.py", "--import", "json", *DATASETS).source
+    run, checkpoint = ("GN", 0), Path("a.pth")
     words = ["--import", str(Path("mine.py").absolute()), "--import", "json"]
     for name in NAMES:
         words += [
@@ -288,8 +289,9 @@ def test_runs_get_the_same_options_with_absolute_paths(own):
             name,
             *map(str, (Path(f"{name}.json").absolute(), Path("images").absolute())),
         ]
-    for run in (found.training("GN", 0), found.evaluation("GN", 0, "", Path("a.pth"))):
-        assert shlex.join(words) in shlex.join(run)
+    evaluation = source.evaluation(*run, "", Path("out"), checkpoint)
+    for command in (source.training(*run, Path("out")), evaluation):
+        assert shlex.join(words) in shlex.join(command)
 
 
 def test_a_record_has_the_options_in_its_command():
