@@ -32,8 +32,7 @@ def markdown(results: Results, command: str) -> str:
         lines += [warning, ""]
     for test in results.tests:
         lines += [f"## {results.title(test)}", "", *of_dicts(table(results, test), aligned=True)]
-        found = answers(results, test).items()
-        lines += ["", *(f"- {norm}: {answer.text}" for norm, answer in found), ""]
+        lines += ["", *(f"- {sentence}" for sentence in sentences(results, test)), ""]
     if costs := cost_table(results):
         lines += ["## Cost", "", *of_dicts(costs, aligned=True)]
         turns = f"A step is the median of {ROUNDS} in turn with the other norms' steps."
@@ -59,6 +58,11 @@ def markdown(results: Results, command: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def sentences(results: Results, test: str) -> list[str]:
+    """Return what the seeds tell about each norm but the baseline."""
+    return [f"{norm}: {answer.text}" for norm, answer in answers(results, test).items()]
 
 
 def csv_of(results: Results) -> str:
