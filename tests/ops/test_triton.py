@@ -12,7 +12,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain, cycle, product
+from itertools import chain, product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -912,10 +912,6 @@ def test_an_activation_adds_no_launch(name, launched):
     assert (list(map(len, passes)), operations) == ([launched] * 2, [[], []])
 
 
-#: Kernel -> bytes that Triton 3.9 and later spill in each thread; earlier versions spill none.
-SPILLED = {"one_read_vjp_kernel": 24} if TorchVersion(triton.__version__) >= (3, 9) else {}
-
-
 def compile_ahead(found):
     """Compile a kernel; check its registers, its stack, where spilled ones go, and its types."""
     kernel, args, options = found
@@ -929,7 +925,7 @@ def compile_ahead(found):
     registers, stack = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("REG", "STACK"))
     name = compiled.metadata.name
     assert registers <= 128, (name, registers, stack)
-    assert stack <= SPILLED.get(name, 0), (name, registers, stack)
+    assert stack == 0, (name, registers, stack)
     assert "f64" not in compiled.asm["ttgir"], f"{name} computes in float64"
     return name, (registers, compiled)
 
@@ -959,7 +955,11 @@ by_shape = pytest.mark.parametrize(
     ],
     ids=named,
 )
-def test_kernels_of_autoencoders_compile(driver, shape, count, layout, dtype):
+def test_kernels_of_autoencoders_compile(request, driver, shape, count, layout, dtype):
+    spilled = shape == READ_ONCE and dtype == torch.float32 and layout is torch.Tensor.contiguous
+    if spilled and TorchVersion(triton.__version__) >= (3, 9):
+        reason = "Triton 3.9 spills 24 bytes of one_read_vjp_kernel, see benchmarks/README.md"
+        request.applymarker(pytest.mark.xfail(raises=AssertionError, strict=True, reason=reason))
     passes, _ = launches(ILMGroupNorm(256), shape, dtype, layout)
     code = dict(map(compile_ahead, chain(*passes)))
     assert len(code) == count, code.keys()
@@ -1263,9 +1263,7 @@ MAPS = list(product(("ILMGN", "EN", "SSN", "AN"), SHAPES.values()))
 @pytest.mark.wide
 @pytest.mark.parametrize("driver", [90, *map(long, (80, 100))], indirect=True)
 def test_kernels_of_all_maps_fit_the_shared_memory(driver):
-    """The two kinds of dtype and layout take turns from map to map."""
-    kinds = cycle(zip(DTYPES, LAYOUTS, strict=True))
-    for (name, shape), (dtype, layout) in zip(MAPS, kinds, strict=False):
+    for (name, shape), (dtype, layout) in product(MAPS, zip(DTYPES, LAYOUTS, strict=True)):
         passes, _ = launches(NORMS[name](shape[1]), shape, dtype, layout)
         for _, (_, compiled) in map(compile_ahead, chain(*passes)):
             assert compiled.metadata.shared <= 2**14, (name, shape, dtype)

@@ -2,14 +2,14 @@
 
 A comparison goes through these files, from its plan to its report:
 
-- plan: ``comparison_plan``, and what is trained, ``config_source`` (with ``compared_config``,
-  ``compared_models`` and ``starts``), ``command_source`` (with ``script_metric``) or
-  ``function_source``
+- plan: ``comparison_plan``; its source is a config (``config_source``, ``compared_config``,
+  ``compared_models``, ``starts``), a script (``command_source``, ``script_metric``) or a function
+  (``function_source``)
 - runs: ``runs``, their files in ``run_folders``, their processes in ``tasks``, ``executors`` and
   ``slurm_jobs``
 - results: numbers in ``results``, words in ``answers``
 - report: ``comparison_report`` for compare.md and .csv, ``comparison_plot`` for .png, and
   ``comparison_page`` for .html, with ``curves`` and ``predictions``
 
-``comparison`` leads through all of it, and ``function_api`` is its call in Python.
+``comparison`` calls them in this order, and ``function_api`` is its call in Python.
 """

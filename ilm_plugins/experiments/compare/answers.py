@@ -1,4 +1,4 @@
-"""What the seeds of a comparison tell about each norm, in words, and what a reader may do next."""
+"""The answer about each norm in words: a verdict, its reasons, and a reader's next step."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -23,13 +23,13 @@ MORE_SEEDS = "compare with at least five seeds."
 
 
 class Answer(NamedTuple):
-    """What the seeds tell about a norm by a test."""
+    """The answer of one test about one norm."""
 
     #: The word of the verdict, and its words in tables.
     word: str
     label: str
     text: str
-    #: What a reader may do now; "" by a further test.
+    #: The next step of a reader; "" for a further test.
     next_step: str
     #: Whether the seeds tell anything of the differences that are possible.
     is_told: bool

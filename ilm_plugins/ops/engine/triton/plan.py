@@ -113,6 +113,8 @@ class LayerPlan(plans.LayerPlan):
         first = sizes.at.running_mean if uses_batch else 0
         #: Where the statistics have the batch's means, variances, and number of values.
         self.of_batch = slice(first, first + 2 * map.shape[1] + 1)
+        #: Weight of the newest batch in running statistics.
+        self.momentum = float(getattr(network, "momentum", 0.0))
         self.no_buffers = (None,) * len(sizes.buffers)
         #: Values of one channel group.
         self.count = float(map.shape[1:].numel() // num_groups)
@@ -145,8 +147,7 @@ class LayerPlan(plans.LayerPlan):
         if self.is_pooled:
             mean_at = self.num_work
             self.num_work += 2 * self.moments * run
-        of_batch = self.of_batch.start, float(getattr(self.network, "momentum", 0.0))
-        first = mean_at, self.moments * run, *of_batch
+        first = mean_at, self.moments * run, self.of_batch.start, self.momentum
         plan_moments = functools.partial(
             Launch,
             streaming._moments_kernel,
@@ -155,8 +156,9 @@ class LayerPlan(plans.LayerPlan):
             num_warps=tiling.warps,
             maxnreg=80,
         )
-        #: Which running statistics are updated -> launch; pooling, also how many processes.
+        #: Which running statistics are updated -> launch.
         self.launches_of_moments: dict[tuple, Launch] = defaultdict(plan_moments)
+        #: The number of processes, and which running statistics are updated -> launch.
         self.launches_of_pooling: dict[tuple, Launch] = {}
         block = pooled_at_once(run, self.num_groups) if run > 1 else 0
         pooling = run, tiling.splits, tiling.split, tiling.length, self.count
@@ -212,11 +214,10 @@ class LayerPlan(plans.LayerPlan):
         if found is None:
             channels, block = self.map.shape[1], padded(processes)
             block_c = min(padded(channels), max(1, streaming.BATCH_TILE.value // block))
-            momentum = float(self.network.momentum)  # type: ignore[attr-defined]
             found = self.launches_of_pooling[processes, kind] = Launch(
                 streaming.pool_batches_kernel,
                 divide_up(channels, block_c),
-                (self.of_batch.start, momentum, channels, processes, block_c, block),
+                (self.of_batch.start, self.momentum, channels, processes, block_c, block),
             )
         return found
 
@@ -252,7 +253,7 @@ class LayerPlan(plans.LayerPlan):
             plan.launch_sums(stream, dy, x, statistics, work)
             plan.launch_vjp(stream, statistics, work, counts, pointers)
             if self.processes is not None:
-                self.processes.add_up(work[plan.of_batch])
+                self.processes.add_up(work[plan.shared_sums])
             launch_dx = plan.launch_gradients if d_x is None else plan.launch_dx
             scale = statistics if self.keeps else work
             values = statistics, scale, work, work, statistics, work, (*gradients,)
@@ -326,7 +327,7 @@ class _Backward:
             batch_at, step, batch_rows = self.num_work, 2 * c, divide_up(n, members)
             self.num_work += batch_rows * 2 * c
         #: Where the work has the sums that processes add up.
-        self.of_batch = slice(batch_at, self.num_work)
+        self.shared_sums = slice(batch_at, self.num_work)
         scale_at, shift_at = plan.coefficients_at if plan.keeps else (None, None)
         self.launch_sums = Launch(
             streaming._sums_kernel,
