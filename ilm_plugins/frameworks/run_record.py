@@ -91,13 +91,16 @@ class RunRecord:
         is_same = resumes and not options.eval_only and earlier.get("unit") == unit
         kept = earlier if is_same else {}
         device = run_environment.device(options.processes.num_gpus)
+        versions = run_environment.versions()
+        if self.framework != "detectron2":
+            versions.pop("detectron2", None)  # mmdet imports it if it is installed
         record = {
             "framework": self.framework,
             "config": options.config_file,
             "overrides": list(options.overrides),
             "command": options.command(),
             "commit": _joined(", ", kept.get("commit"), run_environment.commit()),
-            "versions": run_environment.versions(),
+            "versions": versions,
             "device": _joined(", then ", kept.get("device"), device),
             "processes": options.processes.world_size,
             "amp": options.amp,

@@ -1,11 +1,12 @@
 """The answer about each norm in words: a verdict, its reasons, and a reader's next step."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
 from ..reports.interval import (
     ALPHA,
+    MOST_SEEDS,
     POWER,
     Difference,
     failure_rate,
@@ -18,7 +19,7 @@ from .results import Results, Verdict
 
 #: The answer without a difference.
 NO_SEED = "no seed has a result of both norms."
-#: What to do next where the seeds are too few to tell anything.
+#: What to do next where no p is told.
 MORE_SEEDS = "compare with at least five seeds."
 
 
@@ -44,7 +45,7 @@ def answers(results: Results, test: str) -> dict[str, Answer]:
         words = {other: results.verdicts[other][norm].word for other in others}
         differ = [f"{word} by {other}" for other, word in words.items() if word != verdict.word]
         if test == first and differ:
-            after = f"{after} But it is {', '.join(differ)}."
+            after = f"{after} But {norm} is {', '.join(differ)}."
         after = after if test == first else ""
         found[norm] = Answer(verdict.word, label_of(verdict), text, after, is_told)
     return found
@@ -62,8 +63,12 @@ def _answer(results: Results, norm: str, test: str) -> tuple[str, str, bool]:
             left = f"The other seeds differ by {interval(difference, digits)}"
             text = f"no test, as {_failed_runs(results, norm, test)}. {left}."
         if any(reason.startswith("diverged") for reason in reasons):
-            return text, "compare again with a lower learning rate, as runs diverged.", False
-        after = 'correct the cause below, in "No result", and give the same command again.'
+            after = "compare again with a lower learning rate and another --output; runs diverged."
+            return text, after, False
+        after = (
+            'correct the cause below, in "No result", and give the same command again; of runs '
+            "that ended without an error, remove the folders first."
+        )
         return text, after, False
     if difference is None:
         return NO_SEED, MORE_SEEDS, False
@@ -79,22 +84,30 @@ def _answer(results: Results, norm: str, test: str) -> tuple[str, str, bool]:
         return f"{same}, so its spread is unknown; give more --seeds.", MORE_SEEDS, False
     if reason := _nothing_told(results, norm, test):
         text = f"these seeds tell nothing yet (p {p_value(difference.p)}). {reason}"
-        return text, "compare with at least five seeds of whole trainings.", False
+        return text, _next_step(results, norm, test), False
     parts = (
         _seen(difference, verdict, results),
         _excluded(results, norm, test),
-        _power(difference, verdict, results),
+        _power(difference, verdict, results) if verdict.word == "undecided" else "",
         _near_the_start(results, norm, test),
     )
-    text = " ".join(filter(None, parts))
-    return text, _next_step(results, norm, difference, verdict), True
+    return " ".join(filter(None, parts)), _next_step(results, norm, test), True
 
 
-def _next_step(results: Results, norm: str, difference: Difference, verdict: Verdict) -> str:
-    """Return what a reader may do now about a norm that has a test."""
+def _next_step(results: Results, norm: str, test: str) -> str:
+    """Return what a reader may do now about a norm that has a p."""
+    difference, verdict = results.differences[test][norm], results.verdicts[test][norm]
     baseline = results.norms[0]
+    if _near_the_start(results, norm, test):
+        return "train longer, or check the training."
     if len(results.readings) > 1:
         return f"test {norm} by fresh seeds alone, as the warning above says."
+    if difference.seeds == 2:
+        first = max(value.seed for value in results.values) + 1
+        fresh = " ".join(map(str, range(first, first + 5)))
+        return f"compare by five fresh seeds, such as --seeds {fresh}."
+    if _nothing_told(results, norm, test):
+        return "check why the runs differ so much."
     if "within the margin" in label_of(verdict):
         return "use either norm: they differ by less than the margin."
     cost = ", if its cost suits you"
@@ -112,11 +125,12 @@ def _next_step(results: Results, norm: str, difference: Difference, verdict: Ver
     needed, size = verdict.seeds_needed, f"{results.visible_points * results.point:g}"
     if needed is None:
         return f"keep {baseline}; no practicable number of seeds shows a difference of {size}."
-    if needed <= difference.seeds:
+    if verdict.powers[0] >= POWER:
         return f"keep {baseline}; a difference of {size} would probably have shown."
+    count = f"at least {needed}" if needed > difference.seeds else "more"
     return (
         f"keep {baseline}, or, if a difference of {size} matters to you, plan a new comparison of "
-        f"at least {needed} fresh seeds."
+        f"{count} fresh seeds."
     )
 
 
@@ -148,9 +162,9 @@ def _nothing_told(results: Results, norm: str, test: str) -> str:
     if text := _near_the_start(results, norm, test):
         return text
     if difference.seeds == 2:
-        return "Two differences do not tell how seeds vary; give five or more --seeds."
+        return "Two differences do not tell how seeds vary."
     if not _limits(results, norm, test):
-        return f"The interval is wider than what {results.metric} can be; give more --seeds."
+        return f"The interval is wider than what {results.metric} can be."
     return ""
 
 
@@ -192,13 +206,16 @@ def _excluded(results: Results, norm: str, test: str) -> str:
     digits = decimals(results)
     limits = {n: f"{abs(v):.{digits}f}" for n, v in _limits(results, norm, test).items()}
     low, high = results.differences[test][norm].left
-    if low > 0 or high < 0:
+    if results.verdicts[test][norm].word in ("better", "worse"):
         name = "gain" if (low > 0) == results.higher_is_better else "loss"
         least, largest = sorted((abs(low), abs(high)))
         text = f"A {name} of less than {least:.{digits}f}"
         if name in limits:
             text += f" or more than {largest:.{digits}f}"
         return f"{text} is excluded (5 % each)."
+    # Without correction, 0 may be excluded where p does not exclude it: that side is left out.
+    if low > 0 or high < 0:
+        limits.pop("loss" if (low > 0) == results.higher_is_better else "gain", None)
     if not limits:
         return ""
     text = " and ".join(f"a {name} of more than {limit}" for name, limit in limits.items())
@@ -227,7 +244,7 @@ def _power(difference: Difference, verdict: Verdict, results: Results) -> str:
     )
     needed = verdict.seeds_needed
     if needed is None or needed > difference.seeds:
-        count = f"at least {needed}" if needed else "more than 10,000"
+        count = f"at least {needed}" if needed else f"more than {MOST_SEEDS:,}"
         text += f"; plan {count} seeds for {POWER:.2f}"
     return f"{text}."
 
@@ -239,6 +256,9 @@ def warnings(results: Results) -> list[str]:
         found.append(warning_of_unconverted(results.unconverted))
     if len(results.readings) > 1:
         found.append(warning_of_readings(results.readings))
+    values = [value for of_seeds in results.main.values() for value in of_seeds.values()]
+    if results.higher_is_better and results.point < 1 < max(values, default=0):
+        found.append(f"{results.metric} has values above 1, so it is no fraction: --unit percent.")
     return found
 
 
@@ -252,9 +272,9 @@ def warning_of_unconverted(file: str) -> str:
     )
 
 
-def warning_of_readings(readings: Sequence[int]) -> str:
+def warning_of_readings(readings: Sequence[Collection[int]]) -> str:
     """Return what readings at several numbers of seeds do to p, and how to plan without them."""
-    *earlier, now = map(str, readings)
+    *earlier, now = (str(len(seeds)) for seeds in readings)
     share = false_positives(readings)
     return (
         f"This comparison was read before, at {' and '.join(earlier)} seeds, and now at {now}. A "

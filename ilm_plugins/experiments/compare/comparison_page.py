@@ -78,7 +78,9 @@ def page(plan: Plan, results: Results, command: str) -> str:
 def _of_test(results: Results, test: str) -> dict[str, Any]:
     """Return the title, the answers and the table of a test."""
     # Each verdict stands above the table.
-    rows = [{k: v for k, v in row.items() if k != "verdict"} for row in table(results, test)]
+    rows = table(results, test)
+    names = [name for name in rows[0] if name != "verdict" and any(row[name] for row in rows)]
+    rows = [{name: row[name] for name in names} for row in rows]
     return {"title": results.title(test), "answers": answers(results, test), "rows": rows}
 
 

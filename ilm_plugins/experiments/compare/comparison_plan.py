@@ -154,16 +154,16 @@ class Plan:
             settings = earlier | settings
         write_text(path, json.dumps(settings, indent=1))
 
-    def note_reading(self) -> list[int]:
+    def note_reading(self) -> list[list[int]]:
         """Note in the locked folder that a p of these seeds is read.
 
-        Return the numbers of seeds of all readings, this one last; fresh seeds begin anew.
+        Return the seeds of all readings, this one last; fresh seeds begin anew.
         """
         path, seeds = self.output / SETTINGS, sorted(self.seeds)
         settings = read_object(path)
         earlier = [one for one in settings.get(READINGS, []) if one != seeds]
         write_text(path, json.dumps({**settings, READINGS: [*earlier, seeds]}, indent=1))
-        return [*(len(one) for one in earlier if {*one} & {*seeds}), len(seeds)]
+        return [*(one for one in earlier if {*one} & {*seeds}), seeds]
 
 
 def folder_name(norm: str) -> str:

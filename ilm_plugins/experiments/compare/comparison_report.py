@@ -104,7 +104,7 @@ def cost_table(results: Results) -> list[dict[str, str]]:
             seconds = results.steps[norm]["seconds"]
             ratio = seconds / results.steps[results.norms[0]]["seconds"]
             row["step"] = f"{seconds:.3f} s"
-            row[f"by {results.norms[0]}'s"] = f"{ratio:.2f}"
+            row[f"times {results.norms[0]}'s"] = f"{ratio:.2f}"
             if "memory" in results.steps[norm]:
                 row["peak memory of a step"] = f"{results.steps[norm]['memory'] / 2**20:,.0f} MiB"
         runs = {v.seed: v.seconds for v in results.values if v.norm == norm and not v.failure}

@@ -32,7 +32,7 @@ class Curve(NamedTuple):
 
 
 def curves(plan: Plan, results: Results) -> dict[str, list[Curve]]:
-    """Return the curves of the loss and of the main metric, of each that a run has recorded."""
+    """Return the curves of the loss and of the main metric, where a run has several values."""
     quantities = {"loss": LOSSES, results.metric: (results.metric,)}
     found: dict[str, list[Curve]] = {name: [] for name in quantities}
     for i, norm in enumerate(plan.norms):
@@ -49,7 +49,7 @@ def curves(plan: Plan, results: Results) -> dict[str, list[Curve]]:
                 }
                 if values:
                     found[quantity].append(Curve(i, values, unit, "diverged" in record))
-    return {name: of_runs for name, of_runs in found.items() if of_runs}
+    return {name: runs for name, runs in found.items() if any(len(one.values) > 1 for one in runs)}
 
 
 @style.styled

@@ -46,6 +46,8 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """The verdicts, the first test's table, the picture and a link to compare.html."""
+        from urllib.parse import quote
+
         import pandas as pd
 
         from ..reports.style import uri
@@ -59,8 +61,8 @@ class Comparison:
         if self.results.main:
             source = uri((self.output / "compare.png").read_bytes(), "png")
             parts.append(f'<img alt="all runs" style="max-width: 100%" src="{source}">')
-        page = escape(str(self.output / "compare.html"))
-        return "\n".join([*parts, f'<p><a href="{page}">{page}</a></p>'])
+        page = str(self.output / "compare.html")
+        return "\n".join([*parts, f'<p><a href="{quote(page)}">{escape(page)}</a></p>'])
 
 
 def compare(

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -70,8 +70,8 @@ class Results:
     #: Points of the main metric within which a norm counts as equivalent to the baseline.
     margin: float | None = None
     higher_is_better: bool = True
-    #: The numbers of seeds at which the comparison was read, this reading included.
-    readings: Sequence[int] = ()
+    #: The seeds of each reading of the comparison, this one included.
+    readings: Sequence[Collection[int]] = ()
     #: Norm -> how its model differs from the baseline's before training; empty without --weights.
     starts: dict[str, str] = field(default_factory=dict)
     #: The file from which norms start unconverted, if there is one.

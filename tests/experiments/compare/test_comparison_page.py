@@ -31,7 +31,7 @@ from ilm_plugins.experiments.compare.command_source import CommandSource
 from ilm_plugins.experiments.compare.comparison_page import page
 from ilm_plugins.experiments.compare.comparison_plan import Plan, Source
 from ilm_plugins.experiments.compare.curves import curves, figure_of
-from ilm_plugins.experiments.compare.results import OWN_TEST, Results, Value
+from ilm_plugins.experiments.compare.results import OWN_TEST, ModelSummary, Results, Value
 from ilm_plugins.experiments.compare.script_metric import ScriptMetric
 from ilm_plugins.experiments.reports import interval
 from ilm_plugins.frameworks import run_record
@@ -64,7 +64,7 @@ def write_run(folder, norm, seed):
         record = record | {"diverged": "<i>NaN</i>"}
         curve[-1]["total_loss"] = 1e30
     else:
-        curve[50][METRIC] = 30.0
+        curve[50][METRIC] = curve[99][METRIC] = 30.0
     folder.mkdir(parents=True)
     run_record.write(folder / run_record.FILE, record | {"curve": curve})
 
@@ -80,7 +80,15 @@ def made_up(tmp_path_factory):
     reason = "diverged: <i>NaN</i>"
     values[-1] = Value("EN", 2, OWN_TEST, METRIC, None, reason)
     run_folders.log_of(plan.folder("EN", 2)).write_text("first\n" * 50 + "<script>last</script>\n")
-    found = Results(NORMS, values, METRIC, settings_of_norms={"EN": ["lr=<1>"]})
+    models = {norm: ModelSummary(44_123_456, f"53 {norm} (53 adaptive, 0 left)") for norm in NORMS}
+    found = Results(
+        NORMS,
+        [value._replace(seconds=5000.0) for value in values],
+        METRIC,
+        settings_of_norms={"EN": ["lr=<1>"]},
+        models=models,
+        steps={norm: {"seconds": 0.5, "memory": 12e9} for norm in NORMS},
+    )
     comparison_plot.draw(found, plan.output / "compare.png")
     return plan, found
 
@@ -154,8 +162,8 @@ def test_all_files_of_a_report_read_the_same_statistics(made_up, tmp_path, monke
 def test_each_norm_has_a_verdict(read):
     shown = [one["class"] for one in read.find("li") if "class" in one]
     assert shown == ["better", "undecided"]
-    assert f"{BOLD} better Next: use {BOLD} in place of GN, if" in read.text
-    assert "suits you. better than GN by 2.1" in read.text
+    assert f"{BOLD} better Next: use {BOLD} in place of GN; its training" in read.text
+    assert " step takes 1.00 of GN's time. better than GN by 2.1" in read.text
     assert "1 of 3 runs with EN have no result (seed 2: diverged; 95 %" in read.text
 
 
@@ -216,7 +224,14 @@ def next_step(found):
         (("40 41 42", "40 41.4 42.9"), "EN may replace GN; its"),
         (("40 41 42", "44 39 43"), "plan a new comparison of at least "),
         (("40 41 42", "40.2 41.21 42.2"), "use either norm: they differ by less than the margin."),
-        (("40 41", "44 39"), "compare with at least five seeds of whole trainings."),
+        (
+            ("40 41 42", "39.83 40.7 41.57"),
+            "matters to you, plan a new comparison of more fresh seeds.",
+        ),
+        (("40 41", "44 39"), "compare by five fresh seeds, such as --seeds 2 3 4 5 6."),
+        (("40 41", "45 46.1"), "compare by five fresh seeds, such as --seeds 2 3 4 5 6."),
+        (("20 90 40", "90 10 60"), "check why the runs differ so much."),
+        ((".1 .2 .1", ".4 .51 .4"), "train longer, or check the training."),
         (("40", "45"), "compare with at least five seeds."),
         (("40 41", "40 41"), "check that the training uses EN: all results are GN's."),
         (("40 41", "40 failed"), 'correct the cause below, in "No result"'),
@@ -229,7 +244,11 @@ def next_step(found):
         "no worse",
         "open",
         "within",
+        "powerless",
         "two",
+        "two, better",
+        "wide",
+        "start",
         "a seed",
         "same",
         "failed",
@@ -246,12 +265,12 @@ def test_another_answer_by_further_images_is_told_with_what_to_do_next():
     values = values_of(("40 41 42", "45 46.1 47"))
     values += values_of(("40 41 42", "44 39 43"), test="dusk")
     found = Results(["GN", "EN"], values, "mIoU")
-    assert next_step(found).endswith("if its cost suits you. But it is undecided by dusk.")
+    assert next_step(found).endswith("if its cost suits you. But EN is undecided by dusk.")
 
 
 def test_a_comparison_that_was_read_before_leads_to_fresh_seeds():
     values = values_of(("40 41 42", "45 46.1 47"))
-    found = Results(["GN", "EN"], values, "mIoU", readings=(2, 3))
+    found = Results(["GN", "EN"], values, "mIoU", readings=([0, 1], [0, 1, 2]))
     assert next_step(found).startswith("test EN by fresh seeds alone")
 
 
@@ -282,7 +301,7 @@ def test_logs_of_tensorboard_are_named(made_up, read):
 def test_without_any_run_the_page_says_so(tmp_path):
     values = [Value(norm, 0, OWN_TEST, "mIoU", None, "not run") for norm in NORMS]
     text = Reader(page(plan_of(tmp_path), Results(NORMS, values, "mIoU"), "")).text
-    assert "No run has recorded a loss or mIoU" in text
+    assert "No run has recorded several values of a loss or of mIoU" in text
     assert "GN, seed 0: not run" in text
 
 

@@ -148,7 +148,7 @@ def test_losses_and_gains_are_excluded_by_one_sided_tests(higher):
 @pytest.mark.parametrize("higher, name", [(True, "gain"), (False, "loss")])
 def test_a_sure_gain_or_loss_has_two_limits(higher, name):
     text = words(results(higher_is_better=higher), "ILMGN")
-    assert f" A {name} of less than 0.9 or more than 1.3 is excluded (5 % each). " in text
+    assert text.endswith(f" A {name} of less than 0.9 or more than 1.3 is excluded (5 % each).")
 
 
 def test_the_power_is_a_range_by_the_deviations_interval():
@@ -167,10 +167,23 @@ def test_the_power_is_a_range_by_the_deviations_interval():
 
 
 def test_the_power_is_of_the_margin():
-    text = words(results(margin=2.5), "EN")
+    text = words(results(margin=0.5), "EN")
     assert re.search(
-        r" 3 seeds show a difference of 2.5 points with probability \S+ to 1.00\.$", text
+        r" 3 seeds show a difference of 0.5 points with probability \S+ to \S+; plan at least", text
     )
+
+
+def test_the_power_is_told_only_where_nothing_is_decided():
+    assert "with probability" not in words(results(), "ILMGN")
+    assert "with probability" not in words(results(margin=2.5), "EN")
+
+
+def test_an_undecided_norm_has_no_gain_for_sure():
+    """With a p of .081, one test without correction excludes 0."""
+    values = {OWN_TEST: {"GN": [40.0, 41.0, 42.0], "EN": [40.4, 41.7, 43.2]}}
+    found = results(values)
+    assert found.differences[OWN_TEST]["EN"].left[0] > 0
+    assert " A gain of more than 1.4 is excluded (5 %). " in words(found, "EN")
 
 
 def test_two_seeds_tell_nothing_yet_unless_they_decide():
@@ -199,7 +212,7 @@ def test_values_near_the_start_tell_nothing_yet():
 def test_an_interval_that_is_wider_than_the_metric_tells_nothing_yet():
     values = {OWN_TEST: {"GN": [20.0, 90.0, 40.0], "EN": [90.0, 10.0, 60.0]}}
     text = words(results(values), "EN")
-    assert "The interval is wider than what mIoU can be; give more --seeds" in text
+    assert "The interval is wider than what mIoU can be." in text
     assert "excluded" not in text
     assert "excluded" not in words(results(values, margin=1000), "EN")  # equivalent within that
 
@@ -219,15 +232,15 @@ def test_a_tiny_p_is_not_printed_as_zero():
 
 
 def test_a_reading_alone_has_no_warning():
-    assert "was read before" not in report(results(readings=[3]))
+    assert "was read before" not in report(results(readings=[range(3)]))
 
 
 @pytest.mark.parametrize(
-    "readings, before, share",
+    "counts, before, share",
     [([3, 5, 10], "3 and 5 seeds, and now at 10", 12), ([*range(2, 11)], "8 and 9 seeds", 20)],
 )
-def test_further_readings_say_what_they_do_to_p(readings, before, share):
-    text = report(results(readings=readings))
+def test_further_readings_say_what_they_do_to_p(counts, before, share):
+    text = report(results(readings=[range(count) for count in counts]))
     assert before in text
     found = int(re.search(r"in (\d+) % of all comparisons, not in 5 %", text)[1])
     assert abs(found - share) <= 1
@@ -337,7 +350,14 @@ def test_fractions_have_points_of_a_hundredth():
 
 
 def test_percentages_below_1_have_points_of_1():
-    assert "seeds show a difference of 1 point with" in report(results(factor=0.01))
+    assert "All values are below 1 point of 100" in report(results(factor=0.01))
+
+
+def test_a_fraction_above_1_is_named():
+    text = "mIoU has values above 1, so it is no fraction: --unit percent."
+    assert text in report(results(point=0.01))
+    assert text not in report(results(factor=0.01, point=0.01))
+    assert text not in report(results(point=0.01, higher_is_better=False))
 
 
 @pytest.mark.parametrize("largest, point", [(1.0, 0.01), (1.5, 1.0)])
@@ -606,4 +626,4 @@ def test_forty_runs_are_read_and_reported_within_five_seconds(tmp_path):
     comparison_plot.draw(read, tmp_path / "compare.png")
     assert time.process_time() - started < 5
     assert len(read.main[norms[-1], "dusk"]) == 5
-    assert page.count("seeds show a difference") == 2 * 7
+    assert page.count(" is excluded (5 %") + page.count(" are excluded (5 %") == 2 * 7

@@ -195,9 +195,18 @@ def test_few_seeds_give_a_wide_range_of_power_and_many_a_narrow_one():
     assert many[1] - many[0] < 0.01
 
 
-@pytest.mark.parametrize("seeds, expected", [((5,), 0.05), ((3, 5, 10), 0.12)])
-def test_readings_at_several_numbers_of_seeds_add_false_positives(seeds, expected):
-    assert interval.false_positives(seeds) == pytest.approx(expected, abs=0.01)
+@pytest.mark.parametrize(
+    "readings, expected",
+    [
+        ([range(5)], 0.05),
+        ([range(3), range(5), range(10)], 0.12),
+        ([range(5), range(5)], 0.05),
+        ([range(5), range(5, 10)], 1 - 0.95**2),
+    ],
+    ids=["one", "more seeds", "again", "others"],
+)
+def test_readings_by_other_seeds_add_false_positives(readings, expected):
+    assert interval.false_positives(readings) == pytest.approx(expected, abs=0.01)
 
 
 def test_a_tiny_p_is_below_a_thousandth():
