@@ -55,7 +55,7 @@ class Comparison:
 
         found = answers(self.results, self.results.tests[0])
         texts = warnings(self.results)
-        texts += [f"{norm}: {answer.text}" for norm, answer in found.items()]
+        texts += [f"{norm}: {one.text} Next: {one.next_step}" for norm, one in found.items()]
         parts = [f"<p>{escape(text)}</p>" for text in texts]
         parts.append(pd.DataFrame(self.table).to_html(index=False, border=0))
         if self.results.main:

@@ -61,6 +61,7 @@ def test_a_notebook_shows_verdicts_the_picture_and_a_link(trained):
     shown = compare(trained)._repr_html_()
     assert "<p>This comparison was read before, at 2 seeds" in shown
     assert "<p>EN: better than BN by 2.6" in shown
+    assert "Next: test EN by fresh seeds alone" in shown
     assert "<td>72.7 ± 0.2</td>" in shown
     picture = base64.b64encode(Path("out/compare.png").read_bytes()).decode()
     assert f'src="data:image/png;base64,{picture}"' in shown
