@@ -341,6 +341,14 @@ def test_a_record_has_the_frameworks_that_the_run_has_imported(monkeypatch):
     assert "mmengine" not in run_environment.versions()
 
 
+def test_a_record_of_openmmlab_does_not_name_detectron2(tmp_path):
+    pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
+    for framework in ("openmmlab", "detectron2"):
+        RunRecord(tmp_path / framework, RunOptions("a.py"), framework).start()
+        found = run_record.read(tmp_path / framework)["versions"]
+        assert ("detectron2" in found) == (framework == "detectron2")
+
+
 def test_a_record_has_the_seed(record):
     assert record["seed"] == 1
 

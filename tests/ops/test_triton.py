@@ -912,8 +912,12 @@ def test_an_activation_adds_no_launch(name, launched):
     assert (list(map(len, passes)), operations) == ([launched] * 2, [[], []])
 
 
+class Spilled(AssertionError):
+    """A kernel keeps registers in memory, on its stack."""
+
+
 def compile_ahead(found):
-    """Compile a kernel; check its registers, its stack, where spilled ones go, and its types."""
+    """Compile a kernel; check its types, its registers and its stack."""
     kernel, args, options = found
     assert options["enable_fp_fusion"] is True
     compiled = kernel.warmup(*args, **options)
@@ -924,9 +928,10 @@ def compile_ahead(found):
     usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     registers, stack = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("REG", "STACK"))
     name = compiled.metadata.name
-    assert registers <= 128, (name, registers, stack)
-    assert stack == 0, (name, registers, stack)
     assert "f64" not in compiled.asm["ttgir"], f"{name} computes in float64"
+    assert registers <= 128, (name, registers, stack)
+    if stack:
+        raise Spilled(name, registers, stack)
     return name, (registers, compiled)
 
 
@@ -959,7 +964,7 @@ def test_kernels_of_autoencoders_compile(request, driver, shape, count, layout, 
     spilled = shape == READ_ONCE and dtype == torch.float32 and layout is torch.Tensor.contiguous
     if spilled and TorchVersion(triton.__version__) >= (3, 9):
         reason = "Triton 3.9 spills 24 bytes of one_read_vjp_kernel, see benchmarks/README.md"
-        request.applymarker(pytest.mark.xfail(raises=AssertionError, strict=True, reason=reason))
+        request.applymarker(pytest.mark.xfail(raises=Spilled, strict=True, reason=reason))
     passes, _ = launches(ILMGroupNorm(256), shape, dtype, layout)
     code = dict(map(compile_ahead, chain(*passes)))
     assert len(code) == count, code.keys()

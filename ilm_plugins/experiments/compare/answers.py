@@ -95,7 +95,7 @@ def _answer(results: Results, norm: str, test: str) -> tuple[str, str, bool]:
 
 
 def _next_step(results: Results, norm: str, test: str) -> str:
-    """Return what a reader may do now about a norm that has a p."""
+    """Return the next step of a reader about a norm that has a p-value."""
     difference, verdict = results.differences[test][norm], results.verdicts[test][norm]
     baseline = results.norms[0]
     if _near_the_start(results, norm, test):

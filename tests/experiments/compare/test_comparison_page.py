@@ -274,6 +274,21 @@ def test_a_comparison_that_was_read_before_leads_to_fresh_seeds():
     assert next_step(found).startswith("test EN by fresh seeds alone")
 
 
+def test_the_page_has_no_empty_column_and_no_curve_of_one_value(tmp_path):
+    found = Results(["GN", "EN"], values_of(("40 41", "44 39")), "mIoU")
+    plan = plan_of(tmp_path)
+    for norm in found.norms:
+        plan.folder(norm, 0).mkdir(parents=True)
+        curve = [{"iterations": i, "loss": 1.0 / i} for i in (1, 2)]
+        curve[-1]["mIoU"] = 40.0
+        run_record.write(plan.folder(norm, 0) / run_record.FILE, {"planned": 2, "curve": curve})
+    text = page(plan, found, COMMAND)
+    columns = re.findall('<th scope="col">(.*?)</th>', text)
+    assert columns == ["norm", "seeds", "mIoU", "minus GN [95 %]", "p"]
+    assert [*curves(plan, found)] == ["loss"]
+    assert "No run has recorded several values of mIoU" in Reader(text).text
+
+
 def test_without_differences_there_is_no_plot_of_them(tmp_path, made_up):
     plan, _ = made_up
     found = Results(["GN"], values_of(["40 41"], ["GN"]), "mIoU")

@@ -67,6 +67,8 @@ def test_a_notebook_shows_verdicts_the_picture_and_a_link(trained):
     assert f'src="data:image/png;base64,{picture}"' in shown
     assert '<a href="out/compare.html">' in shown
     assert "<b>" not in compare(trained, ("BN", "<b>"), (0,))._repr_html_()
+    other = ilm_plugins.compare(lambda *_: {"top1": 1.0}, ["BN"], output="a #1")
+    assert '<a href="a%20%231/compare.html">a #1/compare.html</a>' in other._repr_html_()
 
 
 def test_a_loss_with_a_gradient_is_a_number(trained, recwarn):
