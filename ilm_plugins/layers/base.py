@@ -16,7 +16,6 @@ from ..ops.engine.activation import FUNCTIONS
 from ..ops.engine.network import BATCH
 from .children import TensorNames, tensors_of
 from .options import check, check_known, parameters_of
-from .random_state import drawing_apart
 
 #: Modules whose initializers would overwrite the weights of a norm's sub-networks.
 INITIALIZERS = {"mmengine.model.weight_init", "mmcv.cnn.utils.weight_init"}
@@ -162,10 +161,9 @@ class AdaptiveNorm(nn.GroupNorm):
             if tensor is not None and name in self.initial_values:
                 nn.init.constant_(tensor, self.initial_values[name])
         child: Any
-        with drawing_apart(*{parameter.device for parameter in self.parameters()}):
-            for child in self.children():
-                if hasattr(child, "reset_parameters"):  # a parametrization may lack it
-                    child.reset_parameters()
+        for child in self.children():
+            if hasattr(child, "reset_parameters"):  # a parametrization may lack it
+                child.reset_parameters()
 
     def apply(self, fn: Callable[[nn.Module], None]) -> "AdaptiveNorm":
         """Apply ``fn`` as nn.Module does, but OpenMMLab's initializers only to the layer."""
@@ -322,7 +320,7 @@ def check_activation(layer: str, value: Any) -> None:
 
 
 def _checking(init: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a constructor: unknown options are an OptionError, and its draws are its own."""
+    """Wrap a constructor: unknown options are an OptionError."""
     parameters = inspect.signature(init).parameters
 
     # Frameworks construct layers from configs: a misspelt option gets our message instead of
@@ -334,9 +332,7 @@ def _checking(init: Callable[..., None]) -> Callable[..., None]:
         by_position = [*parameters][1 : 1 + len(args)]
         is_given_twice = "num_channels" in by_position and "num_channels" in options
         check(not is_given_twice, f"{name}: num_channels is the model's; leave it out")
-        device = options.get("device")
-        with drawing_apart(torch.get_default_device() if device is None else torch.device(device)):
-            init(self, *args, **options)
+        init(self, *args, **options)
 
     return construct
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .children import Child
+from .random_state import draw
 
 
 # It is not an nn.Linear, because frameworks re-initialize, quantize or adapt every nn.Linear they
@@ -36,10 +37,10 @@ class Projection(Child):
             if self.init == "zeros":
                 nn.init.zeros_(parameter)
             elif self.init == "normal":
-                nn.init.normal_(parameter)
+                draw(parameter, nn.init.normal_)
             else:
                 bound = 1 / math.sqrt(self.in_features)
-                nn.init.uniform_(parameter, -bound, bound)
+                draw(parameter, nn.init.uniform_, -bound, bound)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"

@@ -18,7 +18,6 @@ from ..layers.autoencoder import AutoencoderNorm
 from ..layers.base import AdaptiveNorm
 from ..layers.mixture import MixtureNorm
 from ..layers.options import check_choice
-from ..layers.random_state import drawing_apart
 from ..ops import Switch
 from . import norms
 from .checks import (
@@ -134,9 +133,7 @@ def convert(
         _check_replaceable(old, swap, types)
         return _layer_for(old, like, swap)
 
-    # All layers in one block, as without a draw between them equal layers would start the same.
-    with drawing_apart(*{parameter.device for parameter in model.parameters()}):
-        model, report = _replace(model, match, norms.may_be_norm, build)
+    model, report = _replace(model, match, norms.may_be_norm, build)
     warn_of_nothing(report)
     if fuse_activations:
         _fuse_converted(model, report)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from ..checkpoints.state import copy_state, find_absent, unwrap_state
 from ..foreign_norms import BESIDE, NAME_REMARKS, OTHER_NAMES
 from ..layers import OptionError
-from ..layers.random_state import drawing_apart
 from . import norms, rules
 from .checks import reason_of_levels
 from .common import Match, Report, matches, report_of_match, source_norm, warn_of_nothing
@@ -75,8 +74,7 @@ def convert_state(
         stored = {"num_affine": len(tensors["weight_"])} if kind == "released AN" else {}
         return layer(_channels(tensors), **defaults | stored | swap.options, dtype=_dtype(tensors))
 
-    with drawing_apart():  # as in convert
-        return _rewrite(state, match, build, source.name)
+    return _rewrite(state, match, build, source.name)
 
 
 def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor], Report]:
