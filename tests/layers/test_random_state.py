@@ -1,6 +1,8 @@
 """The layers draw their initial weights beside torch's random generators."""
 
 import copy
+import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -43,9 +45,17 @@ def test_a_seed_determines_the_layers_and_each_seed_gives_others(key):
 
 
 @pytest.mark.parametrize("key", DRAWING)
-def test_layers_behind_other_draws_start_with_other_networks(key):
-    first, second = built(NORMS[key])[1]
-    assert not any(map(torch.equal, networks(first), networks(second)))
+def test_layers_start_with_other_networks_behind_other_draws_and_in_a_row(key):
+    layers = [*built(NORMS[key])[1], NORMS[key](64), NORMS[key](64)]
+    for first, second in itertools.combinations(map(networks, layers), 2):
+        assert not any(map(torch.equal, first, second))
+
+
+def test_a_state_that_is_set_again_gives_the_same_layers():
+    state = torch.get_rng_state()
+    first = networks(NORMS["EN"](64))
+    torch.set_rng_state(state)
+    assert all(map(torch.equal, networks(NORMS["EN"](64)), first))
 
 
 def test_the_networks_of_one_layer_differ():
@@ -70,9 +80,31 @@ def test_layers_that_a_conversion_builds_differ():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_to_initialize_a_layer_again_draws_nothing_from_the_generator():
-    layer, state = NORMS["EN"](64), torch.get_rng_state()
-    layer.expand.weight.data.zero_()
+@pytest.mark.parametrize("key", DRAWING)
+def test_to_initialize_a_layer_or_its_network_again_leaves_the_generator(key):
+    layer, state = NORMS[key](64), torch.get_rng_state()
+    before = [weight.clone() for weight in networks(layer)]
     layer.reset_parameters()
-    assert layer.expand.weight.any()
+    assert not any(map(torch.equal, networks(layer), before))
+    before = [weight.clone() for weight in networks(layer)]
+    for child in layer.children():  # as fully_shard's users do on what was on the meta device
+        child.reset_parameters()
+    assert not any(map(torch.equal, networks(layer), before))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("key", NORMS)
+def test_a_layer_on_the_meta_device_leaves_the_generator(key):
+    state = torch.get_rng_state()
+    NORMS[key](64, device="meta").reset_parameters()
+    with torch.device("meta"):
+        NORMS[key](64)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_layers_built_in_four_threads_leave_the_generator_and_differ():
+    state = torch.get_rng_state()
+    with ThreadPoolExecutor(4) as threads:
+        layers = [*threads.map(NORMS["EN"], [64] * 100)]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len({tuple(layer.expand.weight.flatten().tolist()) for layer in layers}) == 100
