@@ -16,10 +16,10 @@ PACKAGE = Path(ilm_plugins.__file__).parent
 #: From the lowest room to the highest; a room imports only lower ones.
 ROOMS = [
     *("version", "errors", "trust", "configs", "parent_process", "foreign_norms", "ops", "layers"),
-    *("files", "checkpoints", "surgery", "frameworks", "experiments", "cli"),
+    *("files", "checkpoints", "surgery", "frameworks", "experiments", "pix2pix", "cli"),
 ]
 #: The rooms within experiments, likewise.
-EXPERIMENTS = ["reports", "data", "models", "pix2pix", "analysis", "compare", "papers"]
+EXPERIMENTS = ["reports", "data", "models", "analysis", "compare", "papers"]
 #: They put the package together.
 TOP = {"__init__.py", "__main__.py"}
 

@@ -20,9 +20,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from ilm_plugins.experiments.pix2pix import training
-from ilm_plugins.experiments.pix2pix.pairs import PairedImages
 from ilm_plugins.frameworks.run_environment import commit, versions
+from ilm_plugins.pix2pix import training
+from ilm_plugins.pix2pix.pairs import PairedImages
 
 #: Steps before the graph is captured, which train, too.
 WARM_UP = 3

@@ -8,9 +8,9 @@ from tqdm import tqdm
 from ..checkpoints import load_weights
 from ..errors import UserError
 from ..experiments.data.images import read_image
-from ..experiments.pix2pix.pairs import crop_half, image_files
 from ..files import check_folder
 from ..frameworks import open_config
+from ..pix2pix.pairs import crop_half, image_files
 
 
 def run(args: argparse.Namespace) -> None:
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
     if not hasattr(inference.model, "preprocess_images"):
         raise UserError(f"{args.config} has no model that translates images; give one of pix2pix")
     # It needs MMEngine, which open_config asks for.
-    from ..experiments.pix2pix.training import to_image, write
+    from ..pix2pix.training import to_image, write
 
     load_weights(inference.model, args.checkpoint)
     inference.model.eval()

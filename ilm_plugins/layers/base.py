@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, cast
 
-import torch
 from torch import Tensor, nn
 from torch.fx import Proxy, Tracer
 

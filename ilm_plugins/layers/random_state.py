@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 #: torch's functions that set the state of the CPU's generator, in ``torch`` and ``torch.random``.
 SETTING = "manual_seed", "set_rng_state"

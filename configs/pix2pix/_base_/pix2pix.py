@@ -6,8 +6,8 @@ the next 200 test; which 200 of the 400 the paper takes, it does not say.
 
 custom_imports = dict(
     imports=[
-        "ilm_plugins.experiments.pix2pix.translation_networks",
-        "ilm_plugins.experiments.pix2pix.training",
+        "ilm_plugins.pix2pix.translation_networks",
+        "ilm_plugins.pix2pix.training",
     ],
     allow_failed_imports=False,
 )

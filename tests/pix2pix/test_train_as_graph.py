@@ -12,7 +12,7 @@ from PIL import Image
 
 pytest.importorskip("mmengine", reason="needs OpenMMLab: make install-openmmlab")
 
-from ilm_plugins.experiments.pix2pix.pairs import jitter
+from ilm_plugins.pix2pix.pairs import jitter
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ... import checkpoints
+from .. import checkpoints
 
 #: A function of an output and its target, (3, H, W) each, to a number.
 Measure = Callable[[Tensor, Tensor], float]

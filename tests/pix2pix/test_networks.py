@@ -14,8 +14,8 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 
 from close import assert_close, assert_equal
 from ilm_plugins import ILMInstanceNorm
-from ilm_plugins.experiments.pix2pix import translation_networks as networks
 from ilm_plugins.layers import OptionError
+from ilm_plugins.pix2pix import translation_networks as networks
 
 IN = {"type": "IN", "affine": True}
 ILM = {"type": "ILMIN", "key_group_size": 1}

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from ...frameworks.openmmlab.openmmlab_norms import TORCH_NORMS
-from ...layers import OptionError
+from ..frameworks.openmmlab.openmmlab_norms import TORCH_NORMS
+from ..layers import OptionError
 from .pairs import to_tensor
 
 #: At batch size 1 the appendix's batch norm is instance norm, with scale and shift.

@@ -8,7 +8,7 @@ import torch
 
 from close import assert_close
 from ilm_plugins.errors import UserError
-from ilm_plugins.experiments.pix2pix import metrics
+from ilm_plugins.pix2pix import metrics
 from workers import Harmful
 
 

@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...errors import UserError
-from ..data.images import list_images, read_image
+from ..errors import UserError
+from ..experiments.data.images import list_images, read_image
 from .metrics import mean_image
 
 #: Which half is the input: "right-to-left" translates the right half into the left one.

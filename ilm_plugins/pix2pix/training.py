@@ -14,8 +14,8 @@ from mmengine.registry import DATASETS, HOOKS, METRICS, OPTIM_WRAPPER_CONSTRUCTO
 from PIL import Image
 from torch import Tensor, nn
 
-from ...errors import UserError
-from ...files import replacing
+from ..errors import UserError
+from ..files import replacing
 from .metrics import measures
 from .pairs import PairedImages
 
