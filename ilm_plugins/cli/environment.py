@@ -17,11 +17,30 @@ from ..ops import cpu
 from ..ops.engine.backends import VARIABLE
 from ..version import __version__
 
-#: Package -> where its configs name norms.
+
+def _by_detectron2(key: str) -> nn.Module:
+    from detectron2.layers import get_norm
+
+    return get_norm(key, 64)
+
+
+def _by_mmcv(key: str) -> nn.Module:
+    from mmcv.cnn import build_norm_layer
+
+    return build_norm_layer({"type": key}, 64)[1]
+
+
+def _by_mmengine(key: str) -> nn.Module:
+    from mmengine.registry import MODELS
+
+    return MODELS.build({"type": key, "num_channels": 64})
+
+
+#: Package -> where its configs name norms, and a function that builds the norm of a key.
 SETTINGS = {
-    "detectron2": "NORM in get_norm",
-    "mmcv": "type in norm_cfg",
-    "mmengine": "type in MODELS",
+    "detectron2": ("NORM in get_norm", _by_detectron2),
+    "mmcv": ("type in norm_cfg", _by_mmcv),
+    "mmengine": ("type in MODELS", _by_mmengine),
 }
 
 
@@ -70,24 +89,11 @@ def _describe_framework(package: str) -> str:
         if package == "mmdet" and not installed(OPERATORS):
             raise missing("mmdet", OPERATORS)
         if package in SETTINGS:
-            keys = [key for key, layer in NORMS.items() if type(_build(package, key)) is layer]
-            parts.append(f"{SETTINGS[package]}: {', '.join(keys)}")
+            place, build = SETTINGS[package]
+            keys = [key for key, layer in NORMS.items() if type(build(key)) is layer]
+            parts.append(f"{place}: {', '.join(keys)}")
     except Exception as error:  # incompatible packages may raise any exception
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         reason = kind + " ".join(str(error).split())
         parts.append(f"cannot be used: {reason}")
     return ", ".join(parts)
-
-
-def _build(package: str, key: str) -> nn.Module:
-    if package == "detectron2":
-        from detectron2.layers import get_norm
-
-        return get_norm(key, 64)
-    if package == "mmcv":
-        from mmcv.cnn import build_norm_layer
-
-        return build_norm_layer({"type": key}, 64)[1]
-    from mmengine.registry import MODELS
-
-    return MODELS.build({"type": key, "num_channels": 64})
