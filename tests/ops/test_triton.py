@@ -326,6 +326,13 @@ def test_mixtures(name, shape, options, monkeypatch):
     )
 
 
+@runs
+@pytest.mark.parametrize("name", [*MIXTURES, "ILMGN"])
+def test_the_gradients_of_images_whose_last_group_is_incomplete(name):
+    """Of 19 images, which mixtures add in groups of 2, and networks that read once, of 16."""
+    check_layer(build(name, 4), make_map(19, 4, 2, 3))
+
+
 # ---- an activation in the same passes
 
 SMALL = {"num_groups": 4, "key_group_size": 2, "hidden": 3}
@@ -1154,22 +1161,28 @@ def test_a_launch_again_calls_the_launcher_as_tritons_runner_does(driver, monkey
         {"_run": launcher, "module": 1, "function": 2, "packed_metadata": (4, 5), "src": None},
         name="kernel",
     )
-    calls, hooks, grid = [], [], (6, 1, 1)
+    calls, grid, runtime = [], (6, 1, 1), triton.knobs.runtime
     launcher.launch = lambda *arguments: calls.append(arguments)
-    monkeypatch.setattr(triton.knobs.runtime.launch_enter_hook, "calls", hooks)
+    monkeypatch.setattr(runtime.launch_enter_hook, "calls", [])
     again = launch._launcher(compiled, grid, ("last", 8))
-    again(7, ("first", None))
-    compiled[grid]("first", None, "last", 8, stream=7)
-    hooks.append(print)
-    again(7, ("first", None))
-    directly, by_runner, with_hooks = (
-        [type(a) if isinstance(a, TOLD) else a for a in call] for call in calls
-    )
-    assert with_hooks == by_runner
-    if launch.VERSION in launch.KNOWN:
-        assert directly == [None if a in TOLD else a for a in by_runner]
-    else:
-        assert directly == by_runner
+
+    def launched():
+        """What the launcher gets from a second launch, and from Triton's runner."""
+        again(7, ("first", None))
+        compiled[grid]("first", None, "last", 8, stream=7)
+        return ([type(a) if isinstance(a, TOLD) else a for a in call] for call in calls[-2:])
+
+    directly, by_runner = launched()
+    without_told = [None if a in TOLD else a for a in by_runner]
+    assert directly == (without_told if launch.VERSION in launch.KNOWN else by_runner)
+    runtime.launch_enter_hook.calls.append(print)
+    directly, by_runner = launched()
+    assert directly == by_runner
+    runtime.launch_enter_hook.calls.clear()
+    monkeypatch.setattr(runtime, "launch_enter_hook", print)  # in place of the list
+    directly, by_runner = launched()
+    assert directly == by_runner
+    assert print in directly
 
 
 def without_count(layer):

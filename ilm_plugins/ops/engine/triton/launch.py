@@ -60,21 +60,18 @@ def _launcher(
         or getattr(launcher, "gsan_enabled", False)
     ):
         return by_runner
-    # A profiler adds to these lists when it starts. In their place may be one hook, or None.
-    hooks = triton.knobs.runtime.launch_enter_hook, triton.knobs.runtime.launch_exit_hook
-    enter, leave = (getattr(hook, "calls", hook) for hook in hooks)
     launch, function, no_memory = launcher.launch, compiled.function, (None, None)
     options = launcher.launch_cooperative_grid, launcher.launch_pdl
     metadata = compiled.packed_metadata, None, None, None  # nothing for hooks
 
     def by_arguments(stream: int | None, arguments: tuple) -> None:
-        if enter or leave:
+        if has_hooks():
             by_runner(stream, arguments)
         else:
             launch(*grid, stream, function, *before, *arguments, *last)
 
     def by_tuple(stream: int | None, arguments: tuple) -> None:
-        if enter or leave:
+        if has_hooks():
             by_runner(stream, arguments)
         else:
             launch(*grid, stream, function, *before, (*arguments, *last))
@@ -85,6 +82,12 @@ def _launcher(
         return by_arguments
     before = *options, *metadata, *no_memory, launcher.arg_annotations, launcher.kernel_signature
     return by_tuple
+
+
+def has_hooks() -> bool:
+    """Return whether a profiler is told of launches, by a hook or by a list of some."""
+    enter, leave = triton.knobs.runtime.launch_enter_hook, triton.knobs.runtime.launch_exit_hook
+    return bool(getattr(enter, "calls", enter) or getattr(leave, "calls", leave))
 
 
 def current_stream(index: int) -> int | None:
