@@ -1,31 +1,18 @@
 """The layers, one file for each paper, and the keys by which frameworks' configs name them."""
 
-from ..errors import OptionError
-from .assoc import AssocNorm
-from .attentive import AttentiveNorm
-from .base import freeze
-from .exemplar import ExemplarNorm
-from .ilm import ILMGroupNorm, ILMInstanceNorm, ILMLayerNorm
-from .registry import NORMS, norm_key, parse_call, parse_norm
-from .sparse import SparseSwitchNorm, set_radius
-from .switchable import SwitchNorm
-from .weight_decay import parameter_groups
-
-__all__ = [
-    "NORMS",
-    "AssocNorm",
-    "AttentiveNorm",
-    "ExemplarNorm",
-    "ILMGroupNorm",
-    "ILMInstanceNorm",
-    "ILMLayerNorm",
-    "OptionError",
-    "SparseSwitchNorm",
-    "SwitchNorm",
-    "freeze",
-    "norm_key",
-    "parameter_groups",
-    "parse_call",
-    "parse_norm",
-    "set_radius",
-]
+from ..errors import OptionError as OptionError
+from .assoc import AssocNorm as AssocNorm
+from .attentive import AttentiveNorm as AttentiveNorm
+from .base import freeze as freeze
+from .exemplar import ExemplarNorm as ExemplarNorm
+from .ilm import ILMGroupNorm as ILMGroupNorm
+from .ilm import ILMInstanceNorm as ILMInstanceNorm
+from .ilm import ILMLayerNorm as ILMLayerNorm
+from .registry import NORMS as NORMS
+from .registry import norm_key as norm_key
+from .registry import parse_call as parse_call
+from .registry import parse_norm as parse_norm
+from .sparse import SparseSwitchNorm as SparseSwitchNorm
+from .sparse import set_radius as set_radius
+from .switchable import SwitchNorm as SwitchNorm
+from .weight_decay import parameter_groups as parameter_groups
