@@ -13,13 +13,14 @@ from torch.nn import Parameter
 
 from . import operators, reference
 from .activation import Activation
-from .backends import _backend, _default, is_traced, kernels_for
+from .backends import _backend, _default, kernels_for
 from .layouts import dense, in_layout, in_layout_of
 from .moments import duplicate
 from .network import Network, Tensors, check_tensors, with_none
 from .plans import LayerPlan
 from .reference import Rescale, cast
 from .shared_batch import SharedBatch, no_second_derivatives
+from .tracing import is_traced
 
 #: The most plans that a layer keeps, one for each kind of input.
 MOST_PLANS = 64

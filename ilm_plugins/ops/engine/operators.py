@@ -22,6 +22,7 @@ from .layouts import dense, in_layout_of
 from .moments import coarsen, duplicate, over_batch
 from .network import BATCH, Network, Tensors, with_none
 from .reference import per_channel
+from .tracing import PLAIN
 
 
 def adaptive_norm(
@@ -37,7 +38,7 @@ def adaptive_norm(
     if not backends.has_variances(x, num_groups):
         return None
     types = [type(t) for t in (tensors[0], x, *tensors, *running[:2])]
-    if not all(kind in backends.PLAIN for kind in types) or types[0] is Tensor:
+    if not all(kind in PLAIN for kind in types) or types[0] is Tensor:
         return None
     layer = network.__self__
     described = layer.network_for_operators(x.device, x.dtype)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, distributed
 from torch.autograd import Function
 
-from .backends import is_traced
 from .moments import over_batch
+from .tracing import is_traced
 
 
 class Processes(NamedTuple):
