@@ -11,6 +11,7 @@ marker and ``<!-- end -->`` are written again:
     <!-- summary: comparisons --> how many of both are above or below 0, by norm
     <!-- conditions: NAME -->   mIoU of a comparison's models, by norm and kind of test images
     <!-- contrast: TABLE -->    low contrast: answers, means, or what was found afterwards
+    <!-- ilm: TABLE -->         ILM and the norm that it builds on: answers, or learning rates
     <!-- rates: NAME -->        mIoU of the comparisons NAME-rateR, by norm and learning rate R
     <!-- batches: NAME -->      box AP of the comparisons NAME-batchN, by norm and images a step
     <!-- options: all -->       the layers' options, from signatures and docstrings
@@ -28,6 +29,7 @@ from pages import (
     batches,
     daylight,
     folds,
+    ilm,
     metafile,
     options,
     papers,
@@ -73,6 +75,7 @@ CONTRAST = {
     "folds-means": folds.means,
 }
 ANSWERS = {"all": questions.markdown, "short": questions.short}
+ILM = {"rates": ilm.rates, "answers": ilm.answers}
 #: Kind of a part -> the function that returns its lines.
 KINDS: dict[str, Callable[[str, Results], list[str]]] = {
     "file": file,
@@ -84,6 +87,7 @@ KINDS: dict[str, Callable[[str, Results], list[str]]] = {
     "conditions": lambda name, found: daylight.conditions(found, name),
     "contrast": lambda name, found: CONTRAST[name](found),
     "rates": rates,
+    "ilm": lambda name, found: ILM[name](found),
     "batches": lambda name, found: batches.markdown(batches.detectors(name, found)),
     "options": lambda name, found: options.table(),
 }
@@ -109,6 +113,8 @@ def main() -> None:
     plots.save(plots.study(found), FIGURES / "study.png")
     plots.save(plots.training(published.find_table("en-5"), found), FIGURES / "en-5.png")
     plots.save(plots.differences(daylight.panels(found)), FIGURES / "daylight.png")
+    if ilm.values(found, "BN"):
+        plots.save(ilm.points(found), FIGURES / "ilm_seeds.png")
     for page, text in documented().items():
         page.write_text(text, encoding="utf-8")
 

@@ -1,0 +1,86 @@
+"""ResNet-20 on CIFAR-10: does ILM add to the norm that it builds on?"""
+
+from statistics import mean
+
+from matplotlib.figure import Figure
+
+from ilm_plugins.experiments.compare.results import OWN_TEST
+from ilm_plugins.experiments.reports.style import OKABE_ITO, styled
+from ilm_plugins.experiments.reports.table import of_dicts
+
+from .comparisons import Pair, corrected, difference_cells
+from .results import Results, by_seed, by_setting
+
+COMPARISON = "ilm"
+PLANNED = 6
+#: Plain norm -> its ILM form; LN is GN of one group.
+PAIRS = {"GN": "ILMGN", "IN": "ILMIN", "LN": "ILMLN"}
+#: BN is a mark, which is not tested.
+ARMS = [*(norm for pair in PAIRS.items() for norm in pair), "BN"]
+METRIC, LOSS = "top-1", "training loss"
+
+
+def values(results: Results, norm: str, metric: str = METRIC) -> dict[int, float]:
+    """Return seed -> metric of an arm, of the seeds that all arms have, in their order."""
+    found = [by_seed(results, COMPARISON, arm, OWN_TEST, METRIC) for arm in ARMS]
+    seeds = sorted(set.intersection(*map(set, found)))
+    one = by_seed(results, COMPARISON, norm, OWN_TEST, metric)
+    return {seed: one[seed] for seed in seeds}
+
+
+def rates(results: Results) -> list[str]:
+    """Return top-1 on the held-out images by plain norm and learning rate."""
+    comparisons = by_setting(results, f"{COMPARISON}-rate")
+    rows = []
+    for norm in (*PAIRS, "BN"):
+        row = {"": norm}
+        for rate, comparison in comparisons.items():
+            found = by_seed(results, comparison, norm, OWN_TEST, METRIC).values()
+            row[f"{rate:g}"] = ", ".join(f"{value:.1f}" for value in found) or "-"
+        rows.append(row)
+    return of_dicts(rows)
+
+
+def answers(results: Results) -> list[str]:
+    """Return the table of the three tests, with loss and time beside them, and BN's mean."""
+    found = []
+    for plain, ours in PAIRS.items():
+        both = Pair(values(results, plain), values(results, ours))
+        if not both.plain:
+            return [f"No seed has all models yet (0 of {PLANNED})."]
+        losses = (mean(values(results, norm, LOSS).values()) for norm in (plain, ours))
+        times = [
+            mean(r.seconds for r in results[COMPARISON][norm] if r.seed in both.plain)
+            for norm in (plain, ours)
+        ]
+        means = (f"{norm} {m:.1f}" for norm, m in zip((plain, ours), both.means, strict=True))
+        row = dict(zip(("norm", "with ILM"), means, strict=True))
+        last = {
+            "training loss": " -> ".join(f"{loss:.3f}" for loss in losses),
+            "time": f"{times[1] / times[0]:.2f}",
+        }
+        found.append((row, last, both.difference))
+    rows = []
+    for row, last, difference in corrected(found):
+        cells = difference_cells(difference)
+        kept = {name: cells[name] for name in ("difference", "95 % interval", "p, corrected")}
+        rows.append(row | kept | last | {"seeds": f"{difference.seeds} of {PLANNED}"})
+    return [*of_dicts(rows), "", f"BN, not tested: {mean(values(results, 'BN').values()):.1f}."]
+
+
+@styled
+def points(results: Results) -> Figure:
+    """Plot each seed's top-1, of a norm and with ILM, joined by a line."""
+    fig = Figure((4, 3), layout="constrained")
+    axis = fig.subplots()
+    for i, pair in enumerate(PAIRS.items()):
+        both = [values(results, norm) for norm in pair]
+        for seed in both[0]:
+            ends = [one[seed] for one in both]
+            axis.plot([3 * i, 3 * i + 1], ends, "o-", color=OKABE_ITO[i], markersize=4)
+    last = 3 * len(PAIRS)
+    axis.plot([last] * len(both[0]), [*values(results, "BN").values()], "o", color="0.5", ms=4)
+    places = [3 * i + j for i in range(len(PAIRS)) for j in (0, 1)]
+    axis.set_xticks([*places, last], ARMS, rotation=45)
+    axis.set_ylabel("top-1, %; a point is a seed")
+    return fig
