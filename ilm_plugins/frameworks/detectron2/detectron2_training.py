@@ -258,6 +258,7 @@ class Evaluation:
     def __call__(self) -> dict[str, Any]:
         results, counts = {}, []
         for name, loader, evaluator in self._tests():
+            number_annotations(evaluator)
             results[name] = evaluation.inference_on_dataset(self.model, loader, evaluator)
             counts.append(count_images(loader))
             if comm.is_main_process():
@@ -272,7 +273,7 @@ class Evaluation:
         if isinstance(self.cfg, CfgNode):
             for name in self.cfg.DATASETS.TEST:
                 loader = data.build_detection_test_loader(self.cfg, name)
-                yield name, loader, build_evaluator(name, self.cfg.OUTPUT_DIR)
+                yield name, loader, build_evaluator(name, self.cfg)
         elif "evaluator" in self.cfg.dataloader:
             parts = self.cfg.dataloader
             yield "test", instantiate(parts.test), instantiate(parts.evaluator)
@@ -288,14 +289,27 @@ def check_evaluator(name: str) -> None:
         )
 
 
-def build_evaluator(name: str, folder: str) -> evaluation.DatasetEvaluators:
-    """The evaluators of a registered dataset; ``output_dir``, where taken, is a subfolder."""
+def build_evaluator(name: str, cfg: CfgNode) -> evaluation.DatasetEvaluators:
+    """The evaluators of a registered dataset, each with those of the options that it takes."""
+    options = {
+        "output_dir": f"{cfg.OUTPUT_DIR}/inference",
+        "kpt_oks_sigmas": cfg.TEST.KEYPOINT_OKS_SIGMAS,
+    }
     evaluators = []
     for build in EVALUATORS[data.MetadataCatalog.get(name).evaluator_type]:
-        writes = "output_dir" in inspect.signature(build).parameters
-        options = {"output_dir": f"{folder}/inference"} if writes else {}
-        evaluators.append(build(name, **options))
+        taken = options.keys() & inspect.signature(build).parameters
+        evaluators.append(build(name, **{key: options[key] for key in taken}))
     return evaluation.DatasetEvaluators(evaluators)
+
+
+def number_annotations(evaluator: Any) -> None:
+    """Number COCO's annotations from 1: pycocotools takes a match with id 0 for no match."""
+    for one in getattr(evaluator, "_evaluators", [evaluator]):
+        if isinstance(one, evaluation.COCOEvaluator):
+            coco = one._coco_api
+            coco.anns = dict(enumerate(coco.dataset.get("annotations", ()), 1))
+            for number, annotation in coco.anns.items():
+                annotation["id"] = number
 
 
 def create_ddp_model(model: nn.Module, **options) -> nn.Module:

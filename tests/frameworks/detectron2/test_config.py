@@ -1,5 +1,6 @@
 """detectron2's configs, data and hooks, without a training."""
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -8,13 +9,14 @@ import pytest
 import torch
 
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
-
 from detectron2.config import LazyCall, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
+from detectron2.data.datasets import register_coco_instances
 from detectron2.model_zoo import get_config_file
-from detectron2.structures import BoxMode
+from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils.file_io import PathManager
+from PIL import Image
 
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.data import detectron2_datasets, shapes
@@ -231,9 +233,59 @@ def test_an_unknown_evaluator_is_named_before_a_training(own_dataset, metadata, 
         variants(open_config(str(SHAPES), ["DATASETS.TEST", f"('{name}',)"])).check_test()
 
 
-def test_evaluators_get_a_folder_if_they_write_results(own_dataset, monkeypatch):
-    """As COCO's do, and Pascal VOC's do not."""
-    kinds = [lambda name, output_dir: (name, output_dir), lambda name: name]
+def test_evaluators_get_the_configs_options_that_they_take(own_dataset, monkeypatch):
+    kinds = [
+        lambda name, output_dir, kpt_oks_sigmas: (name, output_dir, kpt_oks_sigmas),
+        lambda name: name,
+    ]
     monkeypatch.setitem(training.EVALUATORS, "own", kinds)
-    found = training.build_evaluator(own_dataset(evaluator_type="own"), "out")
-    assert found._evaluators == [("own", "out/inference"), "own"]
+    words = ["OUTPUT_DIR", "out", "TEST.KEYPOINT_OKS_SIGMAS", "[0.5]"]
+    cfg = load_config(str(SHAPES), words)
+    found = training.build_evaluator(own_dataset(evaluator_type="own"), cfg)
+    assert found._evaluators == [("own", "out/inference", [0.5]), "own"]
+
+
+class KnowsTheBox(torch.nn.Module):
+    """A detector that finds the one object of each image, `box`."""
+
+    box = (5, 6, 20, 30)
+
+    def forward(self, inputs):
+        x, y, width, height = self.box
+        found = Instances(
+            (64, 64),
+            pred_boxes=Boxes(torch.tensor([[x, y, x + width, y + height]], dtype=torch.float)),
+            scores=torch.ones(1),
+            pred_classes=torch.zeros(1, dtype=torch.int64),
+        )
+        return [{"instances": found} for _ in inputs]
+
+
+@pytest.mark.parametrize("ids", [(0, 1, 2), ("a", "b", "c"), (7, 9, 8)], ids=str)
+@pytest.mark.parametrize("is_lazy", [False, True])
+def test_perfect_detections_have_an_ap_of_100_whatever_the_annotations_ids(ids, is_lazy, tmp_path):
+    """pycocotools itself would never count a box with the id 0."""
+    box = {"category_id": 1, "bbox": KnowsTheBox.box, "area": 600, "iscrowd": 0}
+    size = {"width": 64, "height": 64}
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.png", **size} for i in range(3)],
+        "annotations": [{"id": one, "image_id": i, **box} for i, one in enumerate(ids)],
+        "categories": [{"id": 1, "name": "cell"}],
+    }
+    (tmp_path / "cells.json").write_text(json.dumps(content))
+    for i in range(3):
+        Image.new("RGB", (64, 64)).save(tmp_path / f"{i}.png")
+    register_coco_instances("cells", {}, str(tmp_path / "cells.json"), str(tmp_path))
+    if is_lazy:
+        cfg = load_config(get_config_file("common/data/coco.py"))
+        cfg.dataloader.test.dataset.names = "cells"
+        cfg.dataloader.test.num_workers = 0
+        cfg.dataloader.evaluator.dataset_name = "cells"
+    else:
+        words = ["OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", "('cells',)"]
+        cfg = load_config(str(SHAPES), [*words, "DATALOADER.NUM_WORKERS", "0"])
+    try:
+        assert training.Evaluation(cfg, KnowsTheBox())()["bbox"]["AP"] == pytest.approx(100)
+    finally:
+        DatasetCatalog.remove("cells")
+        MetadataCatalog.remove("cells")
