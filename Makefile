@@ -54,13 +54,15 @@ test-wide: install-test install-detectron2 $(VENV)/.mmcv-compiled $(if $(shell c
 # The oldest torch that pyproject.toml promises, and the newest on pip's index, with the frameworks.
 test-versions: test-oldest test-newest
 test-oldest: TORCH = torch==$(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+test-oldest: OF_ITS_TIME = -c requirements/oldest.txt
 test-newest: TORCH = torch
 test-oldest test-newest: test-%:
 	$(MAKE) VENV=.venv-$* .venv-$*/.build
-	.venv-$*/bin/pip install --progress-bar off --upgrade "$(TORCH)" -r requirements/versions.txt
+	.venv-$*/bin/pip install --progress-bar off --upgrade "$(TORCH)" -r requirements/versions.txt $(OF_ITS_TIME)
 	$(MAKE) VENV=.venv-$* install-detectron2 .venv-$*/.mmcv-lite
 	.venv-$*/bin/pip install --no-deps --no-build-isolation -e .
-	.venv-$*/bin/pip install --progress-bar off --upgrade --target .venv-$*/transformers transformers
+	.venv-$*/bin/pip install --progress-bar off --upgrade --target .venv-$*/transformers transformers \
+		$(OF_ITS_TIME)
 	.venv-$*/bin/python -m pytest -n 2 --dist loadfile -m "not wide and not long" tests/equations \
 		tests/layers tests/contract.py tests/surgery tests/ops/test_compile.py tests/ops/test_triton.py \
 		$(TRAININGS)

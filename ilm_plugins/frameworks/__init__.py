@@ -1,10 +1,15 @@
 """Integration with detectron2, OpenMMLab and others; code specific to one is only in here."""
 
+import sys
+from functools import partial
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import wrapt
 
 from .. import foreign_norms
+from ..errors import one_line, warn_once
 from .framework_config import OpenConfig, framework_of, installed, open_config
 from .openmmlab import names_by_type, remark_on_name
 
@@ -37,7 +42,7 @@ HOOKS = {
     "mmengine.registry.root": "openmmlab.openmmlab_norms:register_layers",
     "mmengine.runner": "openmmlab.openmmlab_radius:register_hook",
     "mmpose.engine.hooks.sync_norm_hook": "openmmlab.openmmlab_norms:share_statistics",
-    "timm.layers": "timm:add_norms",
+    "timm": "timm:add_norms",
     "transformers.modeling_utils": "transformers:initialize_layers",
 }
 
@@ -51,7 +56,22 @@ foreign_norms.NAME_REMARKS.append(remark_on_name)
 def install_import_hooks() -> None:
     """Have every framework, once it is imported, know this package's layers and configs."""
     for module, function in HOOKS.items():
-        wrapt.register_post_import_hook(f"{__name__}.{function}", module)
+        wrapt.register_post_import_hook(partial(_extend, function), module)
+
+
+def _extend(function: str, module: ModuleType) -> None:
+    """Call our function; a release that it does not fit stays as it is, with a warning."""
+    file, _, name = function.partition(":")
+    try:
+        getattr(import_module(f".{file}", __name__), name)(module)
+    except Exception as error:
+        package = module.__name__.partition(".")[0]
+        version = getattr(sys.modules[package], "__version__", "of this version")
+        warn_once(
+            f"ilm_plugins does not fit {package} {version}, and leaves {module.__name__} as it is "
+            f"({type(error).__name__}: {one_line(error)}); give layers as classes, or install "
+            f"another {package}"
+        )
 
 
 def register(key: str, layer: "type[nn.Module]") -> None:

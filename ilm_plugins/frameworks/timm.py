@@ -39,7 +39,7 @@ def add_norms(_module: ModuleType) -> None:
             norms._NORM_MAP.setdefault(_timm_key(key), layer)
             joined._NORM_ACT_MAP.setdefault(_timm_key(key), build)
         if layer.__name__.lower() not in joined_by_class:
-            joined._NORM_TO_NORM_ACT_MAP.setdefault(layer.__name__.lower(), build)
+            _by_class().setdefault(layer.__name__.lower(), build)
 
 
 def conflicts(key: str, layer: type[nn.Module]) -> Iterator[str]:
@@ -67,7 +67,13 @@ def _names_of_timm() -> tuple[frozenset[str], frozenset[str]]:
     """All names of timm's norms, and the names of classes that timm joins with an activation."""
     norms, joined = _maps()
     names = frozenset(norms._NORM_MAP) | frozenset(joined._NORM_ACT_MAP)
-    return names, frozenset(joined._NORM_TO_NORM_ACT_MAP)
+    return names, frozenset(_by_class())
+
+
+def _by_class() -> dict[str, Any]:
+    """The norms joined with their activation, by their class; before 1.0.17, timm knows its own."""
+    norms, joined = _maps()
+    return getattr(joined, "_NORM_TO_NORM_ACT_MAP", {**norms._NORM_MAP})
 
 
 def _timm_key(key: str) -> str:

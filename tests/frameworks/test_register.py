@@ -80,6 +80,10 @@ def test_a_class_that_timm_would_replace_by_its_name_gives_a_warning(first):
     fresh.run_program("timm_key_taken.py", "Own", "LayerNorm2d", first)
 
 
+def test_a_release_that_is_not_fitted_is_imported_and_told_in_one_line(tmp_path):
+    fresh.run_program("unknown_releases.py", tmp_path)
+
+
 @pytest.mark.parametrize(
     "key, layer, message",
     [

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 import workers
+from close import assert_close
 from fresh import spawn
-from ilm_plugins import NORMS, ILMGroupNorm
+from ilm_plugins import NORMS, ILMGroupNorm, surgery
 from ilm_plugins.frameworks.timm import conflicts
 from workers import free_port
 
@@ -63,6 +64,16 @@ def test_models_train_without_batchnorm(name, norm_layer):
     norms = [module for module in modules if isinstance(module, ILMGroupNorm)]
     assert norms
     assert all(norm.encode.weight.grad is not None for norm in norms)
+
+
+def test_a_segmentation_model_on_timms_backbone_keeps_its_outputs_when_converted():
+    smp = pytest.importorskip("segmentation_models_pytorch", reason="needs smp")
+    model = smp.Unet("timm-regnetx_002", encoder_weights=None).double().eval()
+    image = torch.randn(1, 3, 32, 32, dtype=torch.float64)
+    expected = model(image)
+    converted, report = surgery.convert(model, "EN")
+    assert report.converted and not report.left
+    assert_close(converted(image), expected)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ class Model(transformers.PreTrainedModel):
         super().__init__(config)
         options = {"init": "identity"} if config.norm in WITH_IDENTITY else {}
         norm = NORMS.get(config.norm, partial(nn.GroupNorm, 32))
-        self.norm = norm(64, **options)
+        self.norm = norm(512, **options)
         self.post_init()
 
 
@@ -65,7 +65,7 @@ def test_loaded_tensors_are_kept_and_missing_ones_initialized(norm, start, tmp_p
 
 @pytest.mark.parametrize("norm", WITH_IDENTITY)
 def test_a_checkpoint_of_group_norm_gives_its_outputs(norm, tmp_path):
-    plain, x = Model(Config("GN")).norm, torch.randn(2, 64, 8, 8)
+    plain, x = Model(Config("GN")).norm, torch.randn(2, 512, 4, 4)
     nn.init.normal_(plain.weight)
     nn.init.normal_(plain.bias)
     state = {f"norm.{key}": value for key, value in plain.state_dict().items()}
