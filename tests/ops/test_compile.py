@@ -20,6 +20,7 @@ from cases import (
 )
 from close import assert_close, assert_equal
 from ilm_plugins import NORMS, freeze, use_backend
+from ilm_plugins.ops import adaptive_norm
 from ilm_plugins.ops.engine import operators
 
 C = 32
@@ -124,6 +125,24 @@ def test_operators_are_what_torch_asks_of_them(name, layout, dtype, activation):
     arguments = torch.ones_like(y), x.detach(), groups, statistics, key, fixed, present, needs
     arguments += activation, 0.1
     torch.library.opcheck(operator.backward.default, arguments)
+
+
+def test_a_function_describes_the_network_as_a_layers_method_does():
+    layer, x = build("ILMGN"), inputs(2, C, 3, 4, dtype=torch.float32)
+
+    def call(x):
+        arguments = x, layer.moment_groups, layer.eps, layer.rescale, *layer.rescale_tensors()
+        return adaptive_norm(*arguments, network=lambda: layer.as_network())[0]
+
+    run, _ = recorded(call)
+    assert_close(results_of(run, x), results_of(call, x))
+
+
+def results_of(function, x):
+    """The output of a function, and the gradient of x."""
+    leaf = x.clone().requires_grad_()
+    y = function(leaf)
+    return y.detach(), torch.autograd.grad(y, leaf, x)[0]
 
 
 def test_what_transforms_or_exports_a_graph_sees_the_reference():
