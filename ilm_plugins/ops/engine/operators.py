@@ -6,6 +6,7 @@ The compiler takes the layout of results from fake kernels. Tensor lists omit mi
 
 import functools
 import importlib
+import inspect
 import itertools
 import json
 from collections.abc import Sequence
@@ -40,9 +41,10 @@ def adaptive_norm(
     types = [type(t) for t in (tensors[0], x, *tensors, *running[:2])]
     if not all(kind in PLAIN for kind in types) or types[0] is Tensor:
         return None
-    layer = getattr(network, "__self__", None)
-    describe = getattr(layer, "network_for_operators", None)
-    described = describe and describe(x.device, x.dtype)
+    if not inspect.ismethod(network):  # but a function, which Dynamo traces
+        return None
+    layer = network.__self__
+    described = layer.network_for_operators(x.device, x.dtype)
     if described is None:
         return None
     key, num_parameters, mixes_batch, names, *options = described
