@@ -43,7 +43,7 @@ def adaptive_norm(
         return None
     if not inspect.ismethod(network):  # but a function, which Dynamo traces
         return None
-    layer = network.__self__
+    layer: Any = network.__self__
     described = layer.network_for_operators(x.device, x.dtype)
     if described is None:
         return None
