@@ -1,6 +1,7 @@
 """The snippets of README.md and the pages, on stock models of the frameworks."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import ilm_plugins
+import runs
 from close import assert_close
 from ilm_plugins import ExemplarNorm, ILMGroupNorm
 from ilm_plugins.frameworks import open_config
@@ -177,3 +179,56 @@ def test_networks_get_no_weight_decay_as_the_page_says():
     found = {name: decay[id(p)] for name, p in model.named_parameters()}
     assert found["1.encode.weight"] == found["1.decode_mean.weight"] == 0
     assert found["0.weight"] == 0.1
+
+
+def statistics_of(layer, run):
+    """Return a BatchNorm's inputs while ``run`` runs, and its statistics afterwards."""
+    inputs = []
+    with layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0].double())):
+        run()
+    assert len(inputs) == 3
+    return inputs, layer.running_mean.double(), layer.running_var.double()
+
+
+def assert_averaged(layer, run):
+    """Check that ``run`` averages the means and variances of a BatchNorm's batches."""
+    inputs, mean, var = statistics_of(layer, run)
+    means, variances = zip(*((x.mean((0, 2, 3)), x.var((0, 2, 3))) for x in inputs), strict=True)
+    torch.testing.assert_close(mean, torch.stack(means).mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(var, torch.stack(variances).mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_a_loader_of_images_and_labels_gives_batch_norm_its_statistics():
+    layer = nn.BatchNorm2d(3)
+    batches = [(5 + 2 * torch.randn(4, 3, 8, 8), torch.zeros(4)) for _ in range(3)]
+    code = snippet("docs/adopting.md", "python", "update_bn(loader, model)")
+    run = partial(exec, code, {"model": nn.Sequential(layer).eval(), "loader": batches})
+    assert_averaged(layer, run)
+    assert not layer.training
+
+
+def test_detectron2s_images_give_batch_norm_their_statistics_without_annotations():
+    pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
+    options = [*runs.SMALL, "MODEL.FPN.NORM", "BN", "MODEL.DEVICE", "cpu"]
+    model = open_config(str(runs.SHAPES), options).build_model()
+    layer = model.backbone.fpn_output2.norm
+    batches = [[{"image": 255 * torch.rand(3, 64, 64)} for _ in range(2)] for _ in range(3)]
+    code = snippet("docs/adopting.md", "python", "update_bn_stats")
+    run = partial(exec, code, {"model": model, "loader": batches})
+    inputs, mean, var = statistics_of(layer, run)
+    # fvcore's variance is that of all images together.
+    every = torch.cat(inputs)
+    torch.testing.assert_close(mean, every.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(var, every.var((0, 2, 3), correction=0), rtol=1e-4, atol=1e-5)
+    assert not any(module.training for module in model.modules())
+
+
+def test_mmsegs_batches_give_batch_norm_their_statistics():
+    pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
+    model = open_config("ilm_plugins://mmseg/shapes/fcn_r18-d8_shapes_bn.py", []).build_model()
+    layer = model.decode_head.convs[0].bn
+    images = [torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8) for _ in range(3)]
+    batches = [{"inputs": [*two], "data_samples": None} for two in images]
+    code = snippet("docs/adopting.md", "python", "data_preprocessor")
+    run = partial(exec, code, {"model": model.eval(), "loader": batches})
+    assert_averaged(layer, run)
