@@ -7,10 +7,10 @@ marker and ``<!-- end -->`` are written again:
     <!-- table: ID -->          a table of the results
     <!-- rows: papers -->       how many rows of the papers' tables were run
     <!-- differences: all -->   the study's differences from the plain norm
-    <!-- answers: TABLE -->     answers to the questions of questions.json: all columns, or short
+    <!-- answers: all -->       answers to the questions of questions.json
     <!-- summary: comparisons --> how many of both are above or below 0, by norm
     <!-- conditions: NAME -->   mIoU of a comparison's models, by norm and kind of test images
-    <!-- contrast: TABLE -->    low contrast: answers, means, or what was found afterwards
+    <!-- contrast: TABLE -->    low contrast and standardized inputs: a table of CONTRAST
     <!-- ilm: TABLE -->         ILM and the norm that it builds on: answers, or learning rates
     <!-- rates: NAME -->        mIoU of the comparisons NAME-rateR, by norm and learning rate R
     <!-- batches: NAME -->      box AP of the comparisons NAME-batchN, by norm and images a step
@@ -69,12 +69,11 @@ def rates(name: str, found: Results) -> list[str]:
 CONTRAST = {
     "afterwards": daylight.afterwards,
     "answers": daylight.answers,
-    "short-answers": daylight.short_answers,
     "means": daylight.means,
     "folds": folds.answers,
+    "folds-changes": folds.changes,
     "folds-means": folds.means,
 }
-ANSWERS = {"all": questions.markdown, "short": questions.short}
 ILM = {"rates": ilm.rates, "answers": ilm.answers}
 #: Kind of a part -> the function that returns its lines.
 KINDS: dict[str, Callable[[str, Results], list[str]]] = {
@@ -82,7 +81,7 @@ KINDS: dict[str, Callable[[str, Results], list[str]]] = {
     "table": lambda name, found: study.table(published.find_table(name), found),
     "rows": lambda name, found: papers.rows_run(PAPERS, found),
     "differences": lambda name, found: study.differences(found),
-    "answers": lambda name, found: ANSWERS[name](found),
+    "answers": lambda name, found: questions.markdown(found),
     "summary": lambda name, found: study.summary(found),
     "conditions": lambda name, found: daylight.conditions(found, name),
     "contrast": lambda name, found: CONTRAST[name](found),
@@ -113,6 +112,7 @@ def main() -> None:
     plots.save(plots.study(found), FIGURES / "study.png")
     plots.save(plots.training(published.find_table("en-5"), found), FIGURES / "en-5.png")
     plots.save(plots.differences(daylight.panels(found)), FIGURES / "daylight.png")
+    plots.save(plots.finding(folds.by_contrast(found)), FIGURES / "finding.png")
     if ilm.values(found, "BN"):
         plots.save(ilm.points(found), FIGURES / "ilm_seeds.png")
     for page, text in documented().items():

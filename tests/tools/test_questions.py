@@ -6,7 +6,7 @@ import scipy.stats
 
 from committed import run
 from pages import daylight
-from pages.questions import answers, markdown, questions, short
+from pages.questions import answers, markdown, questions
 
 DAY = {"BN": [40.0, 41.0, 42.5], "EN": [41.0, 42.5, 43.0], "SN": [40.5, 40.0, 43.5]}
 
@@ -53,12 +53,6 @@ def test_an_answer_has_both_means_and_the_difference(results):
     begin = "| CamVid by day | BN 41.2 | EN"
     (line,) = [line for line in markdown(results) if line.startswith(begin)]
     assert "| EN 42.2 | +1.0 | " in line
-
-
-def test_a_short_answer_has_the_difference_with_its_interval(results):
-    (line,) = [line for line in short(results) if line.startswith("| CamVid by day | EN - BN |")]
-    _, found = answer(results, "CamVid by day", "EN")
-    assert f"| +1.0 [{found.low:+.1f} to {found.high:+.1f}] | {found.p:.3f} |" in line
 
 
 def test_the_means_are_of_the_seeds_that_both_norms_have(results):

@@ -1,11 +1,10 @@
 """Pairs of norms of the committed comparisons, and differences as cells of tables."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from statistics import mean
 from typing import NamedTuple
 
 from ilm_plugins.experiments.reports.interval import Difference, ends, holm, paired, signed
-from ilm_plugins.experiments.reports.table import of_dicts
 
 from .results import Results, by_seed
 
@@ -53,16 +52,3 @@ def difference_cells(difference: Difference) -> dict[str, str]:
         cells = [interval, f"{difference.p:.3f}", left, f"{difference.power_of(1):.2f}"]
     texts = dict(zip(columns, cells, strict=True))
     return {"difference": signed(difference.mean), **texts, "seeds": str(difference.seeds)}
-
-
-def brief(first: str, rows: Iterable[tuple[str, str, Difference | None]]) -> list[str]:
-    """Return a table of name, norms, difference with interval, and p; ``first`` heads the names."""
-    found = []
-    for name, norms, difference in rows:
-        if difference is None:
-            continue
-        cells = difference_cells(difference)
-        shown = f"{cells['difference']} [{cells['95 % interval']}]"
-        row = {first: name, "norms": norms, "difference [95 % interval]": shown}
-        found.append(row | {"p": cells["p, corrected"]})
-    return of_dicts(found)

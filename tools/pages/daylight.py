@@ -10,7 +10,7 @@ from ilm_plugins.experiments.compare.results import OWN_TEST
 from ilm_plugins.experiments.reports.interval import ALPHA, Difference, one_sided
 from ilm_plugins.experiments.reports.table import markdown, of_dicts
 
-from .comparisons import Pair, brief, corrected, difference_cells, mean_cell, pair
+from .comparisons import Pair, corrected, difference_cells, mean_cell, pair
 from .results import Results, by_seed
 
 #: Name of a test -> what its images are.
@@ -103,11 +103,6 @@ def answers(results: Results) -> list[str]:
             row = [question, *(f"{m:.1f}" for m in one.means), *(cells[name] for name in columns)]
         rows.append(row)
     return markdown(("question", "BN", "EN", "EN - BN", *columns[1:]), rows)
-
-
-def short_answers(results: Results) -> list[str]:
-    """Return the same questions with their differences and p."""
-    return brief("question", ((name, "EN - BN", found) for name, _, found in _answers(results)))
 
 
 def _answers(results: Results) -> list[tuple[str, Pair, Difference | None]]:

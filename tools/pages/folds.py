@@ -5,22 +5,24 @@ from collections.abc import Iterable
 from statistics import mean
 
 from ilm_plugins.experiments.compare.results import OWN_TEST
-from ilm_plugins.experiments.reports.interval import one_sided
+from ilm_plugins.experiments.reports.interval import Difference, interval, one_sided
 from ilm_plugins.experiments.reports.table import of_dicts
 
 from .comparisons import Pair, corrected, difference_cells, mean_cell
 from .daylight import MARGIN, REESTIMATED, TESTS
 from .results import Results, by_seed
 
-#: Fold, by the sequence that tests -> the comparison without standardized inputs.
+#: Fold, by the sequence that does not train -> the comparison without standardized inputs.
 FOLDS = {"0016E5": "folds-0016E5", "0006R0": "folds-0006R0"}
 PLANNED = 6
-#: Model -> end of its comparisons' names, and its norm.
+ADAPTED = "BN, test images' statistics"
+#: Model -> end of its comparisons' names, its norm, and end of its tests' names.
 MODELS = {
-    "BN": ("", "BN"),
-    "BN standardized": ("-standardized", "BN"),
-    "EN": ("", "EN"),
-    "EN standardized": ("-standardized", "EN"),
+    "BN": ("", "BN", ""),
+    "BN standardized": ("-standardized", "BN", ""),
+    "EN": ("", "EN", ""),
+    "EN standardized": ("-standardized", "EN", ""),
+    ADAPTED: ("", "BN", REESTIMATED),
 }
 #: Question -> the plain model, the other one, the test, and whether equivalence stands beside it.
 QUESTIONS = {
@@ -28,12 +30,19 @@ QUESTIONS = {
     "2. by day": ("BN standardized", "EN standardized", OWN_TEST, True),
     "3. dusk": ("BN standardized", "EN standardized", "dusk", False),
 }
+#: The plain model and the other one, of differences that are description.
+CHANGES = (
+    ("BN", "BN standardized"),
+    ("BN", ADAPTED),
+    ("BN", "EN"),
+    (ADAPTED, "EN"),
+)
 
 
 def of_model(results: Results, model: str, test: str, folds: Iterable[str]) -> dict[int, float]:
     """Return seed -> mean mIoU over folds, of the seeds that all of them have."""
-    end, norm = MODELS[model]
-    found = [by_seed(results, FOLDS[fold] + end, norm, test) for fold in folds]
+    end, norm, test_end = MODELS[model]
+    found = [by_seed(results, FOLDS[fold] + end, norm, test + test_end) for fold in folds]
     seeds = set.intersection(*map(set, found))
     return {seed: mean(one[seed] for one in found) for seed in sorted(seeds)}
 
@@ -44,25 +53,28 @@ def complete(results: Results) -> set[int]:
     return set.intersection(*map(set, found))
 
 
+def compared(
+    results: Results, models: Iterable[str], test: str, folds: Iterable[str] = FOLDS
+) -> Pair:
+    """Return the values of two models over the complete seeds, the plain model first."""
+    seeds = complete(results)
+    values = (of_model(results, model, test, folds) for model in models)
+    return Pair(*({seed: one[seed] for seed in one.keys() & seeds} for one in values))
+
+
 def answers(results: Results) -> list[str]:
     """Return the table of the three questions, with each fold's difference beside them."""
     seeds = complete(results)
-
-    def pair(models: Iterable[str], test: str, folds: Iterable[str]) -> Pair:
-        values = (of_model(results, model, test, folds) for model in models)
-        return Pair(*({s: one[s] for s in one.keys() & seeds} for one in values))
-
     found = []
     for question, (*models, test, has_margin) in QUESTIONS.items():
-        both = pair(models, test, FOLDS)
+        both = compared(results, models, test)
         p = max(one_sided(both.ours, both.plain, MARGIN)) if has_margin else math.nan
         row = {"question": question, "models": f"{models[1]} - {models[0]}"}
         last = {}
         if len(seeds) > 1:  # one seed has no interval
             last[f"p, within {MARGIN}"] = "-" if math.isnan(p) else f"{p:.3f}"
         for fold in FOLDS:
-            one = pair(models, test, [fold]).difference
-            last[fold] = "-" if one is None else difference_cells(one)["difference"]
+            last[f"{fold} held out"] = cell(compared(results, models, test, [fold]).difference)
         found.append((row, last, both.difference))
     rows = []
     for row, last, difference in corrected(found):
@@ -73,14 +85,39 @@ def answers(results: Results) -> list[str]:
     return of_dicts(rows)
 
 
-def means(results: Results) -> list[str]:
-    """Return mean mIoU by model and kind of test images, over folds and complete seeds."""
-    seeds = complete(results)
+def cell(difference: Difference | None) -> str:
+    """Return a difference with its interval as a cell of a table."""
+    return "-" if difference is None else interval(difference)
+
+
+def changes(results: Results) -> list[str]:
+    """Return differences by kind of test images; by day for each fold, as they differ there."""
     rows = []
-    for model, end in (*((model, "") for model in MODELS), ("BN", REESTIMATED)):
-        row = {"model": f"{model}, test images' statistics" if end else model}
+    for plain, ours in CHANGES:
+        row = {"models": f"{ours} - {f'({plain})' if ',' in plain else plain}"}
+        for fold in FOLDS:
+            one = compared(results, (plain, ours), OWN_TEST, [fold])
+            row[f"day, {fold}"] = cell(one.difference)
         for kind, test in TESTS.items():
-            values = of_model(results, model, test + end, FOLDS)
-            row[kind] = mean_cell([values[seed] for seed in values.keys() & seeds])
+            if test != OWN_TEST:
+                row[kind] = cell(compared(results, (plain, ours), test).difference)
         rows.append(row)
     return of_dicts(rows)
+
+
+def means(results: Results) -> list[str]:
+    """Return mean mIoU by model and kind of test images, over folds and complete seeds."""
+    rows = []
+    for model, kinds in by_contrast(results).items():
+        rows.append({"model": model, **{kind: mean_cell(ones) for kind, ones in kinds.items()}})
+    return of_dicts(rows)
+
+
+def by_contrast(results: Results) -> dict[str, dict[str, list[float]]]:
+    """Return model -> kind of test images -> mIoU of the complete seeds, each over the folds."""
+    seeds = sorted(complete(results))
+    found = {}
+    for model in MODELS:
+        values = {kind: of_model(results, model, test, FOLDS) for kind, test in TESTS.items()}
+        found[model] = {kind: [one[seed] for seed in seeds] for kind, one in values.items()}
+    return found

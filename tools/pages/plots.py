@@ -1,6 +1,7 @@
 """Plots of the pages: differences between norms, and the curves of a table's trainings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import matplotlib as mpl
 import pandas as pd
@@ -12,7 +13,7 @@ from ilm_plugins.experiments.reports import style
 from ilm_plugins.experiments.reports.interval import Difference
 from ilm_plugins.experiments.reports.style import OKABE_ITO, styled
 
-from . import papers
+from . import folds, papers
 from .results import FOLDER, Results, curves
 
 save = style.save
@@ -22,6 +23,13 @@ STYLES = mpl.cycler(
 )
 #: The largest difference that is drawn, in points.
 LIMIT = 30
+#: Model -> label, its vertical alignment, colour and marker in the plot of the finding.
+FINDING = {
+    "BN": ("BN", "center", OKABE_ITO[7], "o"),
+    "BN standardized": ("BN, inputs\nstandardized", "bottom", OKABE_ITO[2], "s"),
+    folds.ADAPTED: ("BN, statistics\nof test images", "center", OKABE_ITO[4], "^"),
+    "EN": ("EN", "center", OKABE_ITO[3], "D"),
+}
 
 
 def study(results: Results) -> Figure:
@@ -85,4 +93,35 @@ def differences(panels: Mapping[str, list[tuple[str, Difference]]]) -> Figure:
         label += f", cut at {LIMIT}"
         axes[0].set_xlim(max(low - 1, -LIMIT), min(high + 1, LIMIT))
     axes[-1].set_xlabel(f"{label};\nright of 0, the first norm is better")
+    return fig
+
+
+@styled
+def finding(models: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """Plot the mIoU of models by day over the contrast, and at dusk: means, and seeds as dots."""
+    fig = Figure((4.8, 3.4), layout="constrained")
+    by_day, dusk = fig.subplots(ncols=2, sharey=True, width_ratios=(3.4, 1))
+    panels = {by_day: ("day", "half", "a quarter"), dusk: ("dusk",)}
+    for i, (model, (label, side, colour, marker)) in enumerate(FINDING.items()):
+        for axis, kinds in panels.items():
+            places = range(len(kinds)) if axis is by_day else [i]
+            for x, kind in zip(places, kinds, strict=True):
+                seeds = models[model][kind]
+                axis.scatter([x] * len(seeds), seeds, s=5, color=colour, alpha=0.4, lw=0)
+            means = [fmean(models[model][kind]) for kind in kinds]
+            axis.plot(places, means, color=colour, marker=marker, markersize=5)
+            if axis is by_day:
+                beside = {"xytext": (8, 0), "textcoords": "offset points", "va": side}
+                axis.annotate(label, (places[-1], means[-1]), color=colour, **beside)
+    low = "Low contrast: EN loses less than BN,\nBN with standardized inputs nothing."
+    dark = "Dusk: EN is lowest, test images' statistics highest."
+    fig.suptitle(f"{low}\n{dark}", fontsize=10)
+    by_day.set_xticks(range(3), ["unchanged", "half", "a quarter"])
+    by_day.set_xlim(-0.25, 3.25)
+    by_day.set_ylim(0, 45)
+    by_day.set_title("daytime, by contrast")
+    by_day.set_ylabel("mIoU")
+    dusk.set_xticks([])
+    dusk.set_xlim(-0.7, len(FINDING) - 0.3)
+    dusk.set_title("at dusk")
     return fig

@@ -10,7 +10,7 @@ from pathlib import Path
 from ilm_plugins.experiments.reports.interval import Difference
 from ilm_plugins.experiments.reports.table import of_dicts
 
-from .comparisons import Pair, brief, corrected, difference_cells, pair
+from .comparisons import Pair, corrected, difference_cells, pair
 from .results import Results
 
 
@@ -46,9 +46,3 @@ def markdown(results: Results) -> list[str]:
         lines += [""] if rows else []
         lines.append(f"Not measured yet: {missing} of {len(every)} differences.")
     return lines
-
-
-def short(results: Results) -> list[str]:
-    """Return the table of the answers without means, and without what a test cannot show."""
-    every = answers(results)
-    return brief("task", ((task, f"{norm} - {plain}", d) for task, (plain, norm), _, d in every))

@@ -41,7 +41,7 @@ def comparison(entry: Table, seeds: Iterable[int]) -> str:
 def differences(results: Results) -> list[str]:
     """Return the table of all differences of the study from the plain norm."""
     rows = []
-    for entry, norms, group, difference in _differences(results):
+    for entry, norms, group, difference in corrected(_differences(results)):
         row = {"task": entry.task, "measure": entry.measures[0], "norms": norms}
         row |= difference_cells(difference)
         if failed := len(group) - sum(papers.learned(run, entry) for run in group):
@@ -51,32 +51,35 @@ def differences(results: Results) -> list[str]:
 
 
 def summary(results: Results) -> list[str]:
-    """Return the range of the differences by norms, and how many intervals exclude 0."""
+    """Return by norms the range of the differences, and how many are above, below, significant."""
+    others = [(norms, difference) for _, norms, _, difference in _differences(results)]
+    planned = [
+        (f"{norm} - {plain}", values.difference)
+        for _, (plain, norm), values, _ in questions.answers(results)
+        if values.difference
+    ]
+    groups = corrected(others) + corrected(planned)
     by_norms = defaultdict(list)
-    for _, norms, _, difference in _differences(results):
-        by_norms[norms].append(difference)
-    for _, (plain, norm), _, difference in questions.answers(results):
-        if difference:
-            by_norms[f"{norm} - {plain}"].append(difference)
+    for (norms, one), (_, overall) in zip(groups, corrected(others + planned), strict=True):
+        by_norms[norms].append((one, overall.p < ALPHA))
     rows = []
     for norms, compared in by_norms.items():
-        means = [signed(mean) for mean in sorted(difference.mean for difference in compared)]
-        span = f"with means of {means[0]} to {means[-1]}" if means[1:] else f"of {means[0]}"
-        above = sum(difference.low > 0 for difference in compared)
-        below = sum(difference.high < 0 for difference in compared)
-        significant = sum(difference.p < ALPHA for difference in compared)
-        row = {"norms": norms, "differences": f"{len(means)}, {span}"}
-        row["intervals"] = f"{above} above 0, {below} below, {significant} significant"
+        means = [signed(mean) for mean in sorted(one.mean for one, _ in compared)]
+        row = {"norms": norms, "differences": str(len(means))}
+        row["means"] = " to ".join(dict.fromkeys((means[0], means[-1])))
+        row["intervals above 0"] = str(sum(one.low > 0 for one, _ in compared))
+        row["intervals below 0"] = str(sum(one.high < 0 for one, _ in compared))
+        row["significant in its group"] = str(sum(one.p < ALPHA for one, _ in compared))
+        row["significant over all"] = str(sum(is_found for _, is_found in compared))
         rows.append(row)
     return of_dicts(rows)
 
 
 def _differences(results: Results) -> list[tuple[Table, str, list, Difference]]:
-    """Return table, norms, group and corrected difference of each row of the study's tables."""
-    compared = [
+    """Return table, norms, group and difference of each row of the study's tables."""
+    return [
         (entry, norms, group, difference)
         for entry in published.tables().values()
         if entry.task
         for norms, group, difference in papers.differences(entry, results)
     ]
-    return corrected(compared)
