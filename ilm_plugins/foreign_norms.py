@@ -33,6 +33,8 @@ EXACT = {
 #: Patterns of the names of tensors in a norm that change nothing of its normalization, such as the
 #: counters of thop.
 BESIDE = {r"(.*\.|)total_(ops|params)"}
+#: Keys of NORMS that are another package's norm in a framework.
+TAKEN: set[str] = set()
 #: Dotted names of heads that run each of their norms over all levels of a pyramid.
 SHARED_HEADS: set[str] = set()
 #: Each returns other names that a norm of a model may have in a state dict.

@@ -9,12 +9,16 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ..errors import UserError, one_line
 from ..files import read_object, write_text
+from ..surgery.norms import count_norms
 from . import run_environment
 from .framework_checkpoints import is_last_checkpoint
 from .run_options import RunOptions
@@ -51,6 +55,8 @@ class RunRecord:
     test_settings: str | None = None
     #: :meth:`.Variants.settings_of_norms` of the config.
     norms: dict[str, Any] | None = None
+    #: :meth:`.Variants.describe_norms` of the config.
+    describe_norms: Callable[[nn.Module], str] = count_norms
     #: The clocks when the last point of the curve was written.
     last_point: tuple[float, float] | None = None
 

@@ -23,7 +23,7 @@ def run(options: RunOptions) -> None:
         folder = found.folder
         # Before the framework's own code changes the config.
         of_test, norms = found.digest_of_test(), found.settings_of_norms()
-        record = RunRecord(folder, options, opened.framework, of_test, norms)
+        record = RunRecord(folder, options, opened.framework, of_test, norms, found.describe_norms)
         record.check_norms()
         training = module_for(opened.framework, "training", path)
         if options.eval_only:

@@ -13,11 +13,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import UserError
 from ..files import write_text
 from .framework_config import OpenConfig, our_module
+
+if TYPE_CHECKING:
+    from torch import nn
 
 #: The norm that stands for the config's own norms.
 AS_IS = "as-is"
@@ -52,6 +55,8 @@ class Variants:
     #: Names of the settings that name a norm, and an example of the key of one.
     norm_names: ClassVar[tuple[str, ...]] = ()
     example: ClassVar[str]
+    #: Name of the setting that freezes a backbone's first stages, and the value that freezes none.
+    freezing: ClassVar[tuple[str, int]] = ("freeze_at", 0)
     #: Key of a folder for the checkpoints of all runs.
     shared_folder = ""
     #: Keys of the test set; keys below them are of it, too.
@@ -164,7 +169,7 @@ class Variants:
         kept = [i for i in starts if not self.is_of_test_set(overrides[i].partition("=")[0])]
         return [word for i in kept for word in overrides[i : i + self.words]]
 
-    def places(self) -> dict[str, str]:
+    def norms(self) -> dict[str, str]:
         """Return key -> norm of each place where the config names a norm."""
         return {
             key: norm
@@ -172,9 +177,62 @@ class Variants:
             if key.rpartition(".")[2] in self.norm_names and norm and isinstance(norm, str)
         }
 
-    def norms(self) -> dict[str, str]:
-        """Return key -> norm of all places, also where ``compare`` leaves the norm by default."""
-        return self.places()
+    def places(self) -> dict[str, str]:
+        """Return key -> norm of the places that get another norm by default."""
+        return {key: norm for key, norm in self.norms().items() if not self.why_kept(key, norm)}
+
+    def why_kept(self, key: str, norm: str) -> str:
+        """Say why a place keeps its norm by default; "" if it does not."""
+        from ..layers.registry import norm_key
+
+        if norm_key(norm):
+            return ""
+        if norm.startswith("Frozen"):
+            return "it is not trained"
+        name, of_none = self.freezing
+        for above in self.parts_above(key):
+            setting = f"{above}.{name}"
+            if (stages := self.settings().get(setting, of_none)) > of_none:
+                return f"{setting} = {stages} freezes norms"
+        return ""
+
+    def parts_above(self, key: str) -> list[str]:
+        """Return the keys of the parts that a key of a norm is in, the innermost first."""
+        names = key.split(".")
+        return [".".join(names[:end]) for end in range(len(names) - 1, 0, -1)]
+
+    def describe_norms(self, model: "nn.Module", asked: Collection[str] = ()) -> str:
+        """Return the numbers of a model's norms, and the keys whose part of the model lacks theirs.
+
+        UserError for a norm of this package that no layer has, and for a key of ``asked`` whose
+        part has none.
+        """
+        from ..foreign_norms import TAKEN
+        from ..layers.registry import NORMS, norm_key
+        from ..surgery.norms import count_norms, may_be_norm
+
+        parts, lacking = dict(model.named_modules()), []
+        count = count_norms(model)
+        for key, norm in self.norms().items():
+            ours = norm_key(norm)
+            if ours in TAKEN or (not ours and key not in asked):
+                continue
+            above = (part.partition(".")[2] for part in self.parts_above(key))
+            part = next(name for name in above if name in parts)
+
+            def has_it(module: "nn.Module", ours: str | None = ours) -> bool:
+                return isinstance(module, NORMS[ours]) if ours else may_be_norm(module)
+
+            if any(map(has_it, parts[part].modules())):
+                continue
+            if key in asked or not any(map(has_it, model.modules())):
+                raise UserError(
+                    f"{key} is {norm!r}, but no layer has this norm (norms of the model: {count}): "
+                    "the part of this key is not built (is a _BASE_ missing?), or has no norms, as "
+                    "a head of detectron2 with NUM_CONV 0; correct that, or remove the key"
+                )
+            lacking.append(key)
+        return f"{count}; none at {', '.join(lacking)}" if lacking else count
 
     def check_above(self, place: str) -> None:
         """Raise UserError if the config lacks the parent of a key."""
@@ -233,6 +291,11 @@ class Variants:
 def variants(opened: OpenConfig) -> Variants:
     """Return the variants of an open config."""
     return our_module(opened.framework, "variants").variants(opened)
+
+
+def print_norms(opened: OpenConfig, model: "nn.Module") -> None:
+    """Print the norms of a config's model; UserError if it lacks one of the config's."""
+    print(f"norms of the model: {variants(opened).describe_norms(model)}")
 
 
 def as_words(path: str, overrides: Iterable[str]) -> list[str]:

@@ -2,6 +2,8 @@
 
 import re
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -45,6 +47,8 @@ def config(tmp_path, monkeypatch):
     """A config, which opens as the network; a checkpoint lies beside it."""
 
     class Opened:
+        framework, config = "openmmlab", SimpleNamespace(to_dict=dict)
+
         def __init__(self, path, overrides, device):
             assert (path, device) == (str(tmp_path / "a.py"), "cpu" if overrides else None)
 

@@ -30,7 +30,7 @@ from ilm_plugins.files import PARTIAL, lock, make_folder
 from ilm_plugins.frameworks import run_environment, run_processes, run_record
 from ilm_plugins.frameworks.run_options import Processes, RunOptions
 from ilm_plugins.frameworks.run_record import RunRecord
-from runs import SHAPES, assert_gone
+from runs import SHAPES, assert_gone, write_mmengine_config
 
 
 def ranks(folder, count, seconds=120):
@@ -206,6 +206,27 @@ def test_a_run_with_a_file_for_an_output_folder_ends_in_one_line(
         pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # restored afterwards
     with pytest.raises(UserError, match=r"file' cannot be written to \(it is a file\)"):
+        train.start(RunOptions(str(config), overrides, eval_only=eval_only))
+
+
+@pytest.mark.parametrize("eval_only", [False, True], ids=["training", "evaluation"])
+@pytest.mark.parametrize("kind", ["yaml", "mmengine"])
+def test_a_run_of_a_norm_that_no_layer_has_is_refused(
+    tmp_path, monkeypatch, datasets, kind, eval_only
+):
+    config, overrides = SHAPES, ("MODEL.ROI_BOX_HEAD.NUM_CONV", "0", "OUTPUT_DIR", str(tmp_path))
+    if kind == "mmengine":
+        pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
+        config = write_mmengine_config(tmp_path / "fcn.py", datasets)
+        head = "num_convs=0", "concat_input=False", "channels=128", "norm_cfg.type=EN"
+        overrides = f"work_dir={tmp_path}", "load_from=a", *(f"model.decode_head.{o}" for o in head)
+        overrides += ("model.decode_head.norm_cfg._delete_=True",)
+    else:
+        pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # restored afterwards
+    with pytest.raises(
+        UserError, match=r"(ROI_BOX_HEAD\.NORM|decode_head\.norm_cfg) is '(ILMG|E)N'"
+    ):
         train.start(RunOptions(str(config), overrides, eval_only=eval_only))
 
 

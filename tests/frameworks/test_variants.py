@@ -1,5 +1,7 @@
 """Overrides that make variants of a config, and the settings that are compared."""
 
+import re
+
 import pytest
 
 pytest.importorskip("mmengine", reason="needs OpenMMLab: make install-openmmlab")
@@ -158,6 +160,85 @@ def test_norms_of_tokens_and_vectors_are_no_places(opened, kind):
     found = variants(open_config(opened.path, [f"{key}.type={kind}"]))
     assert key not in found.places()
     assert found.norms()[key] == kind
+
+
+#: Kind of config -> overrides by which the box head, or the decoder, has no layer of its ILMGN.
+WITHOUT_LAYER = {
+    "yaml": ["MODEL.ROI_BOX_HEAD.NUM_CONV", "0"],
+    "lazy": ["model.roi_heads.box_head.conv_dims=[]"],
+    "mmengine": [
+        *("model.decode_head.num_convs=0", "model.decode_head.concat_input=False"),
+        "model.decode_head.channels=128",
+    ],
+}
+#: The key that then has no effect, and another one.
+KEYS = {
+    "yaml": ("MODEL.ROI_BOX_HEAD.NORM", "MODEL.FPN.NORM"),
+    "lazy": ("model.roi_heads.box_head.conv_norm", "model.backbone.norm"),
+    "mmengine": ("model.decode_head.norm_cfg", "model.backbone.norm_cfg"),
+}
+
+
+@pytest.fixture
+def described(request, opened):
+    """Build a model whose ILMGN at the first key has no layer, with a norm at the second key."""
+    kind = request.node.callspec.params["opened"]
+
+    def describe(norm, asked=()):
+        words = [*WITHOUT_LAYER[kind], *variants(opened).norm(KEYS[kind][1], norm)]
+        found = open_config(opened.path, words)
+        return variants(found).describe_norms(found.build_model(), asked)
+
+    return *KEYS[kind], describe
+
+
+@pytest.mark.parametrize("opened", KEYS, indirect=True)
+def test_a_norm_that_a_config_names_and_no_layer_has_is_an_error(described):
+    key, _, describe = described
+    with pytest.raises(UserError, match=rf"^{key} is 'ILMGN.*no layer .* GroupNorm|BatchNorm2d"):
+        describe("GN(num_groups=4)" if "norm_cfg" in key else "GN")
+
+
+@pytest.mark.parametrize("opened", KEYS, indirect=True)
+def test_a_key_without_a_layer_is_told_if_other_layers_have_its_norm(described):
+    key, other, describe = described
+    assert re.fullmatch(rf"\d+ .*ILMGroupNorm.*; none at {key}", describe("ILMGN(num_groups=4)"))
+    with pytest.raises(UserError, match=rf"^{key} is 'ILMGN"):
+        describe("ILMGN(num_groups=4)", asked=[key])
+
+
+def test_a_detectron2_config_without_its_base_is_an_error(tmp_path):
+    (tmp_path / "my.yaml").write_text("MODEL: {FPN: {NORM: ILMGN}, DEVICE: cpu}")
+    opened = open_config(str(tmp_path / "my.yaml"))
+    with pytest.raises(UserError, match=r"^MODEL\.FPN\.NORM is 'ILMGN'.*is a _BASE_ missing"):
+        variants(opened).describe_norms(opened.build_model())
+
+
+RESNET, BN = "model.backbone.bottom_up", "model.backbone.norm_cfg.type=BN"
+#: Kind of config -> overrides, and the keys that keep their plain norm then.
+KEPT = [
+    ("yaml", ["MODEL.RESNETS.NORM", "FrozenBN"], ["MODEL.RESNETS.NORM"]),
+    ("yaml", ["MODEL.BACKBONE.FREEZE_AT", "2"], ["MODEL.RESNETS.NORM"]),
+    ("yaml", ["MODEL.RESNETS.NORM", "ILMGN", "MODEL.BACKBONE.FREEZE_AT", "2"], []),
+    ("lazy", [f"{RESNET}.freeze_at=1"], [f"{RESNET}.stages.norm", f"{RESNET}.stem.norm"]),
+    ("lazy", [f"{RESNET}.stem.norm=FrozenBN"], [f"{RESNET}.stem.norm"]),
+    ("mmengine", [BN, "model.backbone.frozen_stages=0"], ["model.backbone.norm_cfg"]),
+    ("mmengine", [BN, "model.backbone.norm_cfg.requires_grad=False"], ["model.backbone.norm_cfg"]),
+    ("mmengine", [BN, "model.backbone.norm_eval=True"], []),  # trains scale and shift
+]
+
+
+@pytest.mark.parametrize("opened, words, keys", KEPT, indirect=["opened"])
+def test_plain_norms_that_are_not_trained_keep_their_places(opened, words, keys):
+    found = variants(open_config(opened.path, words))
+    kept = found.norms().keys() - found.places().keys()
+    assert kept - {"MODEL.SEM_SEG_HEAD.NORM"} == {*keys}
+
+
+@pytest.mark.parametrize("model, is_kept", [("GeneralizedRCNN", True), ("PanopticFPN", False)])
+def test_a_semantic_head_that_is_not_built_keeps_its_norm(model, is_kept):
+    found = variants(open_config(str(SHAPES), ["MODEL.META_ARCHITECTURE", model]))
+    assert ("MODEL.SEM_SEG_HEAD.NORM" not in found.places()) == is_kept
 
 
 @pytest.mark.parametrize("opened", ["lazy"], indirect=True)

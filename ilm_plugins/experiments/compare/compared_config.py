@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
@@ -52,7 +52,8 @@ class ComparedConfig:
     def own_norms(self) -> dict[str, str]:
         """Each key that gets the norm -> the config's own norm; UserError if there is no key.
 
-        By default the places of this package's layers, if the config has any, else all.
+        By default the places of this package's layers, if the config has any, else all that are
+        trained.
         """
         found = self.variants.places()
         found = {key: norm for key, norm in found.items() if norm_key(norm)} or found
@@ -60,9 +61,21 @@ class ComparedConfig:
             norms = self.variants.norms()
             found = {key: norms.get(key, "none") for key in self.at}
         if not found:
-            example = self.variants.example
-            raise UserError(f"{self.config} names no norm; give a place, such as --at {example}")
+            kept = "".join(f"; {key} keeps {norm}" for key, norm in self.kept_norms(()).items())
+            raise UserError(
+                f"{self.config} names no norm to replace{kept}; give a place, such as --at "
+                f"{self.variants.example}"
+            )
         return found
+
+    def kept_norms(self, replaced: Collection[str]) -> dict[str, str]:
+        """Return each key that is not replaced -> the config's norm, and why it stays, in words."""
+        others = "--at names others" if self.at else "layers of ilm_plugins alone are replaced"
+        return {
+            key: f"{norm}: {self.variants.why_kept(key, norm) or others}"
+            for key, norm in self.variants.norms().items()
+            if key not in replaced
+        }
 
     def norm_overrides(self, norm: str) -> list[str]:
         """Return the overrides that give a norm to all keys, and its own overrides."""

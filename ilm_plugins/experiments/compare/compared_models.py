@@ -13,9 +13,7 @@ from torch import nn
 from ...errors import OPERATORS, UserError, broken_import, one_line
 from ...files import read_object, write_text
 from ...frameworks.run_processes import available_gpus
-from ...frameworks.variants import AS_IS
-from ...layers.registry import norm_key
-from ...surgery.norms import count_norms
+from ...frameworks.variants import AS_IS, variants
 from .compared_config import ComparedConfig, call_on_device
 from .results import ROUNDS, ModelSummary
 
@@ -24,15 +22,15 @@ def build_models(config: ComparedConfig, norms: Sequence[str]) -> dict[str, Mode
     """Build the model of each norm; UserError names norms that cannot be built or have no place."""
     models, kinds, errors = {}, {}, []
     for norm in norms:
-        model, error = build_model(config, norm)
+        model, described = build_model(config, norm)
         if model is None:
             # Before further norms: after an import that failed, they have errors of their own.
             if not errors:
-                check_own_model(config, error)
-            errors.append(f"{norm}: {error}")
+                check_own_model(config, described)
+            errors.append(f"{norm}: {described}")
         else:
             count = sum(parameter.numel() for parameter in model.parameters())
-            models[norm] = ModelSummary(count, count_norms(model))
+            models[norm] = ModelSummary(count, described)
             kinds[norm] = [type(module) for module in model.modules()]
             if twin := find_twin(norm, kinds):
                 errors.append(f"{norm}: the same model as with {twin}")
@@ -46,9 +44,11 @@ def build_models(config: ComparedConfig, norms: Sequence[str]) -> dict[str, Mode
 
 
 def build_model(config: ComparedConfig, norm: str) -> tuple[nn.Module | None, str]:
-    """Return the model of a norm, or None and the error of one that cannot be built, in words."""
+    """Return the model of a norm and its norms; None and the error if it cannot be built."""
     try:
-        return config.open(norm, "cpu").build_model(), ""
+        opened = config.open(norm, "cpu")
+        model = opened.build_model()
+        return model, variants(opened).describe_norms(model, config.at)
     except ImportError as error:
         if error.name == OPERATORS:
             raise
@@ -70,9 +70,13 @@ def check_own_model(config: ComparedConfig, error: str) -> None:
 
 
 def find_twin(norm: str, kinds: Mapping[str, list[type]]) -> str | None:
-    """Return an earlier norm whose model is of the same classes, though one of both is ours."""
+    """Return an earlier norm of another kind whose model is of the same classes."""
+
+    def kind(norm: str) -> str:
+        return "BN" if "BN" in norm else norm.partition("(")[0]  # on the CPU, SyncBN becomes BN
+
     for other in kinds:
-        may_be_equal = AS_IS in (norm, other) or norm_key(norm) == norm_key(other)
+        may_be_equal = AS_IS in (norm, other) or kind(norm) == kind(other)
         if not may_be_equal and kinds[other] == kinds[norm]:
             return other
     return None

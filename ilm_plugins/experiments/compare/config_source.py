@@ -48,8 +48,11 @@ class ConfigSource(ComparedConfig, Source):
         self.variants.check_test()
         for opened in (self.variants.opened, *map(self.open, self.overrides_of_norm)):
             variants(opened).check_training(self.registrations.names)
-        print("keys that get the norm:")
-        print(*(f"  {key}  {norm}" for key, norm in self.own_norms.items()), sep="\n")
+        kept = self.kept_norms(self.own_norms)
+        for what, norms in (("get the norm", self.own_norms), ("keep their norm", kept)):
+            if norms:
+                print(f"keys that {what}:")
+                print(*(f"  {key}  {norm}" for key, norm in norms.items()), sep="\n")
         if file := self.unconverted(plan.norms):
             print(warning_of_unconverted(file))
         models = compared_models.build_models(self, plan.norms)

@@ -15,6 +15,7 @@ from types import ModuleType
 import wrapt
 from torch import nn
 
+from ...foreign_norms import TAKEN
 from ...layers import NORMS, freeze, norm_key, parse_norm
 from ...layers.mixture import MixtureNorm
 from ...surgery.fusing import CONTAINERS, Container
@@ -33,6 +34,7 @@ def extend_get_norm(module: ModuleType) -> None:
     new = {key: _resolves(get_norm.__wrapped__, key) for key in NORMS if key not in get_norm.theirs}
     get_norm.theirs |= new
     taken = [key for key, theirs in new.items() if theirs]
+    TAKEN.update(taken)
     if taken:
         warnings.warn(
             f"detectron2's get_norm knows {', '.join(taken)} already; that meaning is kept, and "

@@ -19,7 +19,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch import distributed, nn
 
 from ...errors import UserError
-from ...surgery.norms import count_norms
 from .. import run_record
 from ..run_options import Processes
 from ..run_record import RunRecord
@@ -79,7 +78,7 @@ def join_group(processes: Processes) -> None:
 def evaluate(cfg: CfgNode | DictConfig, record: RunRecord) -> None:
     """Evaluate the config's weights, or with --resume the last checkpoint."""
     folder, options, lazy = record.folder, record.options, isinstance(cfg, DictConfig)
-    model = build_model(cfg).to(options.processes.device)
+    model = log_norms(build_model(cfg), record).to(options.processes.device)
     weights = cfg.train.init_checkpoint if lazy else cfg.MODEL.WEIGHTS
     checkpointer = Checkpointer(model, folder)
     if options.resume and not checkpointer.has_checkpoint():
@@ -98,6 +97,13 @@ def evaluate(cfg: CfgNode | DictConfig, record: RunRecord) -> None:
         evaluation.verify_results(cfg, results)
 
 
+def log_norms(model: nn.Module, record: RunRecord) -> nn.Module:
+    """Log the norms of a new model, and return it; UserError if it lacks one of the config's."""
+    norms = record.describe_norms(model)
+    logging.getLogger("detectron2").info(f"norms of the model: {norms}")
+    return model
+
+
 class Trainer(engine.DefaultTrainer):
     """detectron2's DefaultTrainer for yaml configs, also in several processes on the CPU."""
 
@@ -107,7 +113,7 @@ class Trainer(engine.DefaultTrainer):
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         with explaining_norms(cfg):
-            model = self.build_model(cfg)
+            model = log_norms(self.build_model(cfg), record)
         self.recording = RecordHook(cfg, record, Evaluation(cfg, model))
         wrapped = create_ddp_model(model, broadcast_buffers=False)
         self._trainer = simple_trainer(cfg, model, wrapped, self.build_train_loader(cfg))
@@ -133,7 +139,7 @@ def train_lazy(cfg: DictConfig, record: RunRecord) -> None:
         logging.getLogger("detectron2").warning(
             f"{names}: the command train does not read these keys; they have no effect"
         )
-    plain = build_model(cfg).to(settings.device)
+    plain = log_norms(build_model(cfg), record).to(settings.device)
     model = create_ddp_model(plain, **settings.ddp)
     trainer = simple_trainer(cfg, plain, model, instantiate(cfg.dataloader.train))
     recording = RecordHook(cfg, record, Evaluation(cfg, plain))
@@ -188,9 +194,6 @@ class RecordHook(engine.HookBase):
             self.seed = OmegaConf.select(cfg, "train.seed")
 
     def before_train(self) -> None:
-        if comm.is_main_process():
-            norms = count_norms(self.evaluation.model)
-            logging.getLogger("detectron2").info(f"norms of the model: {norms}")
         self.period = max(1, self.trainer.max_iter // run_record.POINTS)
         self.record.start(
             planned=self.trainer.max_iter,

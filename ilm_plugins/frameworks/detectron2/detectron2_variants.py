@@ -23,6 +23,17 @@ CLASSES = {
     "PanopticFPN": "MODEL.ROI_HEADS.NUM_CLASSES",
     "RetinaNet": "MODEL.RETINANET.NUM_CLASSES",
 }
+#: META_ARCHITECTUREs without the semantic head, which has a NORM by default.
+WITHOUT_SEM_SEG_HEAD = "GeneralizedRCNN", "ProposalNetwork", "RetinaNet"
+#: Section of a yaml that has a NORM -> the part of the model that it describes, as a key.
+PARTS = {
+    "MODEL.RESNETS": "model.backbone.bottom_up",
+    "MODEL.FPN": "model.backbone",
+    "MODEL.ROI_BOX_HEAD": "model.roi_heads.box_head",
+    "MODEL.ROI_MASK_HEAD": "model.roi_heads.mask_head",
+    "MODEL.RETINANET": "model.head",
+    "MODEL.SEM_SEG_HEAD": "model.sem_seg_head",
+}
 
 
 class Detectron2Variants(Variants):
@@ -89,6 +100,7 @@ class YamlVariants(Detectron2Variants):
     keys: ClassVar = {"seed": "SEED", "folder": "OUTPUT_DIR", "weights": "MODEL.WEIGHTS"}
     model, beside = "MODEL", ("MODEL.WEIGHTS", "MODEL.DEVICE")
     norm_names, example = ("NORM",), "MODEL.ROI_BOX_HEAD.NORM"
+    freezing: ClassVar = ("FREEZE_AT", 0)
     training_sets, test_sets = "DATASETS.TRAIN", "DATASETS.TEST"
     test_set: ClassVar = (test_sets,)
     of_test: ClassVar = (
@@ -117,6 +129,17 @@ class YamlVariants(Detectron2Variants):
 
     def override(self, key: str, value: Any) -> list[str]:
         return [key, str(value)]
+
+    def why_kept(self, key: str, norm: str) -> str:
+        model = self.config.MODEL.META_ARCHITECTURE
+        if key == "MODEL.SEM_SEG_HEAD.NORM" and model in WITHOUT_SEM_SEG_HEAD:
+            return f"{model} has no such head"
+        return super().why_kept(key, norm)
+
+    def parts_above(self, key: str) -> list[str]:
+        section = key.rpartition(".")[0]
+        frozen = ["MODEL.BACKBONE"] if section == "MODEL.RESNETS" else []
+        return [*frozen, *super().parts_above(f"{PARTS.get(section, 'model')}.norm")]
 
     def norm(self, place: str, norm: str) -> list[str]:
         if place not in self.settings():
@@ -182,14 +205,14 @@ class LazyVariants(Detectron2Variants):
         text = str(value).replace("\\", "\\\\").replace("'", "\\'")
         return [f"{key}={value}" if isinstance(value, int) else f"{key}='{text}'"]
 
-    def places(self) -> dict[str, str]:
+    def norms(self) -> dict[str, str]:
         # A norm may also be a function or a class, which is called with the number of channels.
         makers = {
             key: getattr(value, "__name__", ADDRESS.sub("", repr(value)))
             for key, value in self.settings().items()
             if key.rpartition(".")[2] in self.norm_names and callable(value)
         }
-        return {**super().places(), **makers}
+        return {**super().norms(), **makers}
 
     def save(self, folder: Path) -> Path:
         raise self._lazy()

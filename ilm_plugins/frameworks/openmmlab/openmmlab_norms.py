@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...errors import OptionError, warn_once
-from ...foreign_norms import FRAMEWORKS, Framework, path_of, with_tensors
+from ...foreign_norms import FRAMEWORKS, TAKEN, Framework, path_of, with_tensors
 from ...layers import NORMS
 from ...layers.mixture import RUNNING, MixtureNorm
 from ...surgery.fusing import ACTIVATIONS, CONTAINERS, Container
@@ -49,6 +49,7 @@ def register(registry, classes: Mapping[str, type] = NORMS) -> None:
         if present is None or path_of(present) == path_of(cls):  # the same, or it was reloaded
             registry.register_module(name=key, module=cls, force=True)
         else:
+            TAKEN.add(key)
             taken.append(f"{key} ({path_of(present)})")
     if taken:
         warn_once(

@@ -22,7 +22,6 @@ from torch import Tensor, distributed, nn
 
 from ... import checkpoints
 from ...errors import UserError
-from ...surgery.norms import count_norms
 from .. import run_record
 from ..run_processes import check_same_start
 from ..run_record import RunRecord
@@ -162,6 +161,14 @@ def join_cpu_processes(cfg: Config) -> None:
     cfg.sync_bn = None
 
 
+def unwrapped_model(runner: Runner) -> nn.Module:
+    """Return a Runner's model without its wrappers for several processes and for TTA."""
+    model = runner.model
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
 class PluginRunner(Runner):
     """MMEngine's Runner; reads ``channels_last`` from configs, refuses unfitting checkpoints."""
 
@@ -176,9 +183,7 @@ class PluginRunner(Runner):
     def load_checkpoint(self, filename: str, *args, **options) -> dict:
         """Load a checkpoint; raise CheckpointError if it has none of the model's tensors."""
         checkpoint = super().load_checkpoint(filename, *args, **options)
-        model = self.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
+        model = unwrapped_model(self)
         state = checkpoints.unwrap_state(checkpoint.get("state_dict", checkpoint), model)
         checkpoints.check_fits(filename, model, checkpoints.find_absent(state, model))
         self.resumed_schedules = schedules(checkpoint.get("param_schedulers"))
@@ -259,8 +264,11 @@ class RecordHook(Hook):
     def __init__(self, record: RunRecord, resumes: bool, weights: str | None) -> None:
         self.record, self.resumes, self.weights = record, resumes, weights
 
+    def before_run(self, runner) -> None:
+        norms = self.record.describe_norms(unwrapped_model(runner))
+        runner.logger.info(f"norms of the model: {norms}")
+
     def before_train(self, runner) -> None:
-        runner.logger.info(f"norms of the model: {count_norms(runner.model)}")
         loop, loader = runner.train_loop, runner.train_dataloader
         self.by_epoch = isinstance(loop, EpochBasedTrainLoop)
         planned = loop.max_epochs if self.by_epoch else loop.max_iters

@@ -20,6 +20,7 @@ class MMEngineVariants(Variants):
 
     keys: ClassVar = {"seed": "randomness.seed", "folder": "work_dir", "weights": "load_from"}
     example = "model.backbone.norm_cfg"
+    freezing: ClassVar = ("frozen_stages", -1)
     shared_folder = "default_hooks.checkpoint.out_dir"
     test_set: ClassVar = ("test_dataloader", "test_evaluator", "test_pipeline")
     of_test: ClassVar = ("test_cfg", "data_preprocessor")
@@ -56,8 +57,12 @@ class MMEngineVariants(Variants):
                 return value
         return None
 
-    def places(self) -> dict[str, str]:
-        return {key: norm for key, norm in self.norms().items() if norm not in NOT_OF_MAPS}
+    def why_kept(self, key: str, norm: str) -> str:
+        if norm in NOT_OF_MAPS:
+            return "its inputs are tokens or vectors"
+        if self.settings().get(f"{key}.requires_grad") is False:
+            return "it is not trained"
+        return super().why_kept(key, norm)
 
     def norms(self) -> dict[str, str]:
         return {

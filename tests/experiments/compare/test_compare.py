@@ -525,6 +525,32 @@ def test_a_norm_that_no_part_of_the_model_has_is_refused(datasets, tmp_path, mon
     assert f"these norms do not fit at {place}: ILMGN: the same model as with GN; " in told
 
 
+def test_frozen_norms_stay_and_the_plan_says_so(config, capsys):
+    part = "model.backbone.norm_cfg"
+    words = f"{part}._delete_=True", f"{part}.type=BN", "model.backbone.frozen_stages=1"
+    assert compare(config, GN, EN, "--dry-run", *words, "model.decode_head.norm_cfg.type=GN") == 0
+    printed = capsys.readouterr().out
+    reason = "BN: model.backbone.frozen_stages = 1 freezes norms"
+    assert f"keys that keep their norm:\n  model.backbone.norm_cfg  {reason}\n" in printed
+    assert "model.backbone.norm_cfg.type=EN" not in printed
+    assert f"  {EN}: 20 BatchNorm2d, 1 ExemplarNorm (1 adaptive, 20 plain norms left)" in printed
+
+
+def test_a_stock_detector_without_trained_norms_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    stock = model_zoo.get_config_file("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
+    assert compare(stock, "GN", "ILMGN", "--dry-run", "DATASETS.TEST", "()") == 2
+    told = capsys.readouterr().err
+    assert "MODEL.RESNETS.NORM keeps FrozenBN: it is not trained; give a place, such as --" in told
+
+
+def test_two_plain_norms_that_no_layer_has_are_refused(datasets, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    place = "--at", "MODEL.SEM_SEG_HEAD.NORM"
+    assert compare(str(SHAPES), "GN", "BN", *place, "--dry-run", *SMALL) == 2
+    assert "BN: the same model as with GN; " in capsys.readouterr().err
+
+
 def test_a_place_that_the_config_lacks_is_refused(config, started, capsys):
     assert compare(config, GN, "--at", "model.neck.norm_cfg") == 2
     words = "--at model.neck.norm_cfg: the config has no model.neck"
@@ -535,7 +561,7 @@ def test_a_norm_stands_only_where_at_says(config, capsys):
     compare(config, "SN", "--at", "model.decode_head.norm_cfg", "--dry-run")
     printed = capsys.readouterr().out
     assert "model.decode_head.norm_cfg.type=SN" in printed
-    assert "backbone.norm_cfg" not in printed
+    assert "backbone.norm_cfg.type" not in printed
 
 
 def test_the_norm_replaces_all_options_but_requires_grad(datasets, tmp_path):
