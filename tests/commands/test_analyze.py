@@ -1,7 +1,6 @@
 """The command analyze, on a small model and on a config, and its mistakes."""
 
 import re
-
 from types import SimpleNamespace
 
 import pytest
@@ -108,6 +107,11 @@ def test_ratios_are_those_of_the_checkpoint_for_each_image(analyzed, folder):
 
 def test_progress_counts_batches(analyzed):
     assert "3/3" in analyzed[2], "six images in twos"
+
+
+def test_the_norms_of_the_model_are_printed(analyzed):
+    norms = "2 ExemplarNorm, 1 ILMGroupNorm (3 adaptive, 0 plain norms left)"
+    assert f"norms of the model: {norms}\n" in analyzed[1]
 
 
 def test_the_summary_is_printed_below_its_subject(analyzed, folder):
