@@ -201,7 +201,7 @@ def test_a_norm_that_a_config_names_and_no_layer_has_is_an_error(described):
 
 @pytest.mark.parametrize("opened", KEYS, indirect=True)
 def test_a_key_without_a_layer_is_told_if_other_layers_have_its_norm(described):
-    key, other, describe = described
+    key, _, describe = described
     assert re.fullmatch(rf"\d+ .*ILMGroupNorm.*; none at {key}", describe("ILMGN(num_groups=4)"))
     with pytest.raises(UserError, match=rf"^{key} is 'ILMGN"):
         describe("ILMGN(num_groups=4)", asked=[key])

@@ -1,6 +1,7 @@
 """MMEngine's checkpoints: conversion for a config, code in them, and what a kill leaves."""
 
 import os
+import re
 import sys
 from contextlib import nullcontext
 
@@ -54,6 +55,7 @@ def test_batchnorm_is_found_under_the_name_of_its_type(segmenters, tmp_path, cap
     arguments = folder / "bn.pth", tmp_path / "en.pth", "--names", "--config-file", config
     assert convert(*arguments) == 0
     printed = capsys.readouterr().out
+    assert re.match(r"norms of the model: \d+ ExemplarNorm \(", printed)
     assert "skipped" not in printed
     assert "missing" not in printed
     assert "    backbone.layer1.0.gn1\n" in printed
