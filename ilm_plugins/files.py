@@ -27,9 +27,11 @@ def replacing(
 ) -> Iterator[IO]:
     """Open a temporary file, which becomes ``path`` once the block ends and the disk has it.
 
+    A link is replaced, not the file that it leads to: a folder may be somebody else's.
+
     UserError if ``path`` is a folder, device or pipe, or ``new`` and it exists by then.
     """
-    path = Path(os.path.realpath(path))
+    path = Path(path)
     check_regular(path)
     # Shortened, because the ending could make a long name too long for the file system.
     partial = path.with_name(f"{path.name[:200]}.{threading.get_native_id()}{PARTIAL}")
@@ -41,7 +43,7 @@ def replacing(
                 os.fsync(file.fileno())
             if new:
                 _reserve(path)
-            elif path.is_file():
+            elif path.is_file() and not path.is_symlink():
                 shutil.copymode(path, partial)
             os.replace(partial, path)
     finally:

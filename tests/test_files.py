@@ -100,18 +100,19 @@ def test_no_file_replaces_a_pipe_or_a_device(tmp_path, through_a_link):
     if through_a_link:
         (tmp_path / "link").symlink_to(path)
         path = tmp_path / "link"
-    with pytest.raises(UserError, match="pipe' is a device or a pipe; give a file"):
+    with pytest.raises(UserError, match="is a device or a pipe; give a file"):
         write({}, path)
     assert path.is_fifo()
 
 
-def test_a_write_to_a_link_replaces_what_it_leads_to(old, tmp_path):
+def test_a_link_is_replaced_and_what_it_leads_to_stays(old, tmp_path):
+    before = old.read_bytes()
     link = tmp_path / "link"
     link.symlink_to(old)
     with replacing(link, "w") as file:
         file.write("new")
-    assert old.read_text() == "new"
-    assert link.is_symlink()
+    assert (link.read_text(), link.is_symlink()) == ("new", False)
+    assert old.read_bytes() == before
 
 
 @pytest.fixture
