@@ -102,11 +102,11 @@ class ScriptMetric:
             self._check(numbers, path)
             yield from (one for name, one in leaves if name == self.name)
             return
-        name = r"\s+".join(map(re.escape, self.name.split()))
+        name = r"[^\S\n]+".join(map(re.escape, self.name.split()))
         number = r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf))"
         # Digits behind a comma or another separator, which are not to be cut off.
         more = r"([,'_\u2019\u00a0\u202f]\d\S*)?"
-        pattern = rf"(?<![\w@/.-]){name}['\"]?[\s:=]+{number}{more}(?![\w.])"
+        pattern = rf"(?<![\w@/.-]){name}['\"]?(?:[^\S\n]|[:=])+{number}{more}(?![\w.])"
         for match in re.finditer(pattern, text):
             if match[2]:
                 line = 1 + text.count("\n", 0, match.start(1))

@@ -78,6 +78,14 @@ def test_a_file_without_the_metric_is_named(tmp_path, content, message):
     assert message in str(caught.value)
 
 
+def test_a_number_of_the_next_line_is_no_value(tmp_path):
+    """As of a table, or where a line ends with the metric's name."""
+    text = "step\ttop1\n3\t70.5\nsaved the best top1\n2026-11-29 done\ntop1:\n5\n"
+    (tmp_path / "log.txt").write_text(text)
+    with pytest.raises(UserError, match=r"log\.txt has no value of 'top1'"):
+        read("top1:log.txt", tmp_path)
+
+
 @pytest.mark.parametrize(
     "number", ["71,5", "1,234.5", "1.234,5", "1,234,567", "1'234", "1_234.5", "1\u202f234", "7,5e1"]
 )
