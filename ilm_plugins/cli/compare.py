@@ -28,8 +28,7 @@ def run(args: argparse.Namespace) -> int:
     exit_on_sigterm()
     plan = plan_of(args)
     execution = Execution(args.executor, args.jobs, args.slurm)
-    if not args.dry_run:
-        execution.check(plan.source.num_gpus)
+    execution.check(plan.source.num_gpus, args.dry_run)
     if args.dry_run:
         plan.source.models(plan)
         for seed in plan.seeds:

@@ -24,13 +24,17 @@ class Execution:
     #: Options KEY=VALUE of submitit for Slurm.
     slurm: Sequence[str] = ()
 
-    def check(self, num_gpus: int) -> None:
-        """Raise UserError for options that contradict each other, this machine or submitit."""
+    def check(self, num_gpus: int, is_dry: bool = False) -> None:
+        """Raise UserError for options that contradict each other, submitit or this machine.
+
+        A dry run prints the options of a job instead, and may be on another machine.
+        """
         if self.slurm and self.executor != "slurm":
             raise UserError("--slurm is for --executor slurm; give both, or none")
         if self.executor == "slurm":
-            slurm_jobs.check(self.slurm, self.jobs, num_gpus)
-        else:
+            shown = slurm_jobs.check(self.slurm, self.jobs, num_gpus)
+            print(f"each job: {shown}") if is_dry else slurm_jobs.check_commands()
+        elif not is_dry:
             gpus_of_jobs(self.jobs, num_gpus)
 
     def run(

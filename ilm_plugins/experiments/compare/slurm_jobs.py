@@ -39,14 +39,21 @@ NOT_PASSED = {
 }
 
 
-def check(words: Sequence[str], jobs: int, num_gpus: int) -> None:
-    """Raise UserError for options that submitit lacks, or a machine without Slurm's commands."""
+def check(words: Sequence[str], jobs: int, num_gpus: int) -> str:
+    """Return a job's options in words; UserError for options that submitit lacks."""
     options = slurm_options(words, jobs, num_gpus)
     try:
         submitit().AutoExecutor(JOBS, cluster="debug").update_parameters(**options)
     except (AssertionError, NameError) as error:  # of a value's type, or of a name
         reason = str(error).partition("\n")[0]
         raise UserError(f"--slurm {' '.join(words)}: {reason}; correct it") from error
+    shown = {"partition": "by Slurm's default"}
+    shown |= {name.removeprefix("slurm_"): value for name, value in options.items()}
+    return ", ".join(f"{n} {shown[n]}" for n in sorted(shown) if n not in NOT_PASSED)
+
+
+def check_commands() -> None:
+    """Raise UserError for a machine without Slurm's commands."""
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise UserError(
             "--executor slurm: this machine has no sbatch or srun; give the command on a machine "

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("scipy", reason="needs scipy, of the extra ilm_plugins[compare]")
 
+from ilm_plugins.__main__ import main
 from ilm_plugins.cli import exit_on_sigterm, parsers
 from ilm_plugins.cli.compare import plan_of
 from ilm_plugins.errors import UserError
@@ -258,6 +259,19 @@ class TestSlurm:
     def test_an_option_that_jobs_cannot_have_is_named(self, word, message):
         with pytest.raises(UserError, match=message):
             Execution("slurm", slurm=[word]).check(0)
+
+    def test_a_dry_run_shows_a_jobs_options_without_slurm(self, monkeypatch, capsys):
+        monkeypatch.setenv("PATH", "/nowhere")
+        Execution("slurm", slurm=["partition=a100", "timeout_min=90"]).check(2, is_dry=True)
+        expected = {"partition a100", "timeout_min 90", "cpus_per_task 8", "gpus_per_node 2"}
+        shown = capsys.readouterr().out
+        assert expected <= {*shown.removeprefix("each job: ").strip().split(", ")}
+
+    def test_a_dry_run_names_a_wrong_option(self, capsys):
+        words = ["compare", "--command", "t {norm} {output}", "BN", "EN", "--metric", "a:b.json"]
+        words += ["--executor", "slurm", "--num-gpus", "0", "--dry-run", "--slurm", "qoss=a"]
+        assert main(words) == 2
+        assert "--slurm qoss=a: Unknown argument 'qoss'" in capsys.readouterr().err
 
     def test_a_machine_without_slurm_is_named(self, monkeypatch):
         monkeypatch.setenv("PATH", "/nowhere")
