@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from .code_digest import digest_of_files
 from .framework_config import framework_of, module_for
 
 
@@ -39,6 +40,11 @@ class Registrations:
     @property
     def names(self) -> list[str]:
         return [name for name, *_ in self.datasets]
+
+    @property
+    def code(self) -> str:
+        """A digest of the files of ``--import``."""
+        return digest_of_files(Path(one) for one in self.imports if one.endswith(".py"))
 
     def words(self) -> list[str]:
         """Return the options for another command line."""

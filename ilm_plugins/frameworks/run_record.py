@@ -33,8 +33,16 @@ OTHERS = "other evaluations"
 RESULTS = "metrics", "test images", "evaluation", "test settings"
 #: Key of a training's record while it evaluates.
 EVALUATES = "evaluates"
-#: Key -> the type of its value, where other parts rely on it.
-KINDS = {"planned": int, "run": int, "metrics": dict, "curve": list, "versions": dict}
+#: Key -> the type of its value, where other parts rely on it; of a list's and a dict's values, too.
+KINDS: dict[str, Any] = {
+    "planned": int,
+    "run": int,
+    "seconds": int | float | None,
+    "metrics": {"": {"": object}},
+    "curve": [{"": int | float | str | None}],
+    "versions": {"": object},
+    "code": str,
+}
 #: Name of a plain evaluation, and of one with test-time augmentation, in the record's "metrics".
 PLAIN, TTA = "", "tta"
 
@@ -106,6 +114,7 @@ class RunRecord:
             "overrides": list(options.overrides),
             "command": options.command(),
             "commit": _joined(", ", kept.get("commit"), run_environment.commit()),
+            "code": _joined(", ", kept.get("code"), options.registrations.code) or "",
             "versions": versions,
             "device": _joined(", then ", kept.get("device"), device),
             "processes": options.processes.world_size,
@@ -235,9 +244,19 @@ def _read(folder: str | Path) -> dict[str, Any]:
     path = Path(folder, FILE)
     record = read_object(path)
     for key, kind in KINDS.items():
-        if not isinstance(value := record.get(key, kind()), kind):
-            raise UserError(f"{path} is no record of a run ({key} is {value!r}); move it away")
+        if key in record and not _is_of(kind, value := record[key]):
+            shown = repr(value)[:80]
+            raise UserError(f"{path} is no record of a run ({key} is {shown}); move it away")
     return record
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    if isinstance(kind, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        (each,) = kind.values() if isinstance(kind, dict) else kind
+        return type(value) is type(kind) and all(_is_of(each, one) for one in inner)
+    is_huge = isinstance(value, int) and abs(value) > 2**1000  # no float
+    return isinstance(value, kind) and not is_huge
 
 
 def write(path: Path, record: dict[str, Any]) -> None:

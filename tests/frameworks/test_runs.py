@@ -540,7 +540,14 @@ def test_an_evaluation_replaces_the_record_of_another_one(tmp_path):
     assert found["command"].endswith("load_from=b.pth")
 
 
-@pytest.mark.parametrize("text", ["", "[1]", '{"run": null}', '{"metrics": []}', "[" * 10**5])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[1]", '{"run": null}', '{"metrics": []}', "[" * 10**5, '{"seconds": [[]]}'),
+        '{"metrics": {"": {"top1": 1' + "0" * 400 + "}}}",
+        '{"curve": [{"iterations": [1], "loss": 1.0}]}',
+    ],
+)
 def test_a_damaged_record_is_named(tmp_path, text):
     (tmp_path / "record.json").write_text(text)
     with pytest.raises(UserError, match=r"record\.json is .*; move it away"):

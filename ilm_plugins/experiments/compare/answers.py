@@ -254,6 +254,8 @@ def warnings(results: Results) -> list[str]:
     found = []
     if results.unconverted:
         found.append(warning_of_unconverted(results.unconverted))
+    if results.other_code:
+        found.append(f"{results.other_code}.")
     if len(results.readings) > 1:
         found.append(warning_of_readings(results.readings))
     values = [value for of_seeds in results.main.values() for value in of_seeds.values()]

@@ -5,6 +5,7 @@ another ``--metric``, without another training.
 """
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -19,6 +20,7 @@ from typing import Any
 
 from ...errors import UserError
 from ...frameworks import run_record
+from ...frameworks.code_digest import digest_of_files
 from ...frameworks.run_record import PLAIN
 from ...parent_process import end_with_parent
 from .comparison_plan import Plan, Source
@@ -29,6 +31,8 @@ from .script_metric import ScriptMetric
 PRINTED = "log.txt"
 #: Key of the record of a script that has ended with status 0.
 ENDED = "script ended"
+#: Bytes of a file that a command names for its data.
+LARGE = 10**6
 #: Seconds that a script has to end after SIGTERM.
 PATIENCE = 30
 #: Placeholder -> what it stands for.
@@ -78,6 +82,9 @@ class CommandSource(Source):
         words = self.words(norm, seed, folder)
         return ["run-script", *map(str, options), str(folder), "--", *words]
 
+    def code(self, norm: str, seed: int, folder: Path) -> str:
+        return code_of(self.words(norm, seed, folder), folder)
+
     def shown(self, norm: str, seed: int, folder: Path) -> str:
         return shlex.join(self.words(norm, seed, folder))
 
@@ -122,7 +129,7 @@ def run_script(
     """
     if not (run_record.read(folder) or {}).get(ENDED):
         begun, command = time.monotonic(), shlex.join(words)
-        record = new_record(command, "script", seed, num_gpus)
+        record = new_record(command, "script", code_of(words, folder), seed, num_gpus)
         save(folder, record)
         print(command, flush=True)
         if status := call(words, folder / PRINTED):
@@ -130,6 +137,21 @@ def run_script(
         save(folder, record | {ENDED: True, "seconds": time.monotonic() - begun})
     measure(folder, metric)
     return 0
+
+
+def code_of(words: Sequence[str], folder: Path) -> str:
+    """Return the digest of the files of code and settings that a command names, itself or by -m.
+
+    Large files, as of data, do not count, nor those of the run's own folder.
+    """
+    named = [part for word in words for part in (word, *re.split(r"[\s=;]+", word)) if part]
+    modules = [word.replace(".", "/") for word in named]
+    named += [f"{name}{end}" for name in modules for end in (".py", "/__main__.py")]
+    files = [Path(name) for name in named if os.path.isfile(name)]
+    own = folder.absolute()
+    return digest_of_files(
+        file for file in files if own not in file.absolute().parents and file.stat().st_size < LARGE
+    )
 
 
 def measure(folder: Path, metric: ScriptMetric) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from tqdm import tqdm
+
 from ...errors import writing_to
 from ...files import lock, write_text
 from . import runs
@@ -23,6 +25,8 @@ def compare(plan: Plan, command: str, make_runs: Callable[[Plan], None]) -> Resu
     with writing_to(plan.output), lock(plan.output):
         plan.check_settings()
         found = plan.source.prepare(plan)
+        if other := plan.other_code():
+            tqdm.write(other)
         make_runs(plan)
         return report(plan, command, models=models, **found)
 
@@ -37,6 +41,7 @@ def report(plan: Plan, command: str, **found: Any) -> Results:
         metric=metric,
         point=POINTS.get(plan.unit) or plan.source.point(plan, metric) or point_of(values, metric),
         margin=plan.margin,
+        other_code=plan.other_code(),
         higher_is_better=plan.higher_is_better,
         **found,
     )

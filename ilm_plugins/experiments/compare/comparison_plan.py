@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import UserError
 from ...files import check_folder, read_object, write_text
-from ...frameworks.run_record import read
+from ...frameworks.run_record import is_complete, read
 from ...frameworks.variants import as_json, differences
 from .results import POINTS, ModelSummary
 
@@ -65,6 +65,10 @@ class Source:
     def shown(self, norm: str, seed: int, folder: Path) -> str:
         """Return the command line of a run for a shell."""
         return shown(self.training(norm, seed, folder))
+
+    def code(self, norm: str, seed: int, folder: Path) -> str:
+        """Return the digest that the record of a run has if it was made by the present code."""
+        return ""
 
     def check_ended(self, folders: Sequence[Path]) -> None:
         """Raise UserError if runs have ended, but none with a result that can be read."""
@@ -126,6 +130,23 @@ class Plan:
         """Return the command line of a run for a shell."""
         return self.source.shown(norm, seed, self.folder(norm, seed))
 
+    def other_code(self) -> str | None:
+        """Return which runs other code has made, and what to do; None if there are none."""
+        made = []
+        for norm in self.norms:
+            for seed in self.seeds:
+                folder = self.folder(norm, seed)
+                code = (record := read(folder) or {}).get("code", "")
+                if is_complete(record) and code != self.source.code(norm, seed, folder):
+                    made.append(str(folder))
+        if not made:
+            return None
+        runs = "1 run is" if len(made) == 1 else f"{len(made)} runs are"
+        return (
+            f"{runs} of other code than the present one; to repeat what it changes, remove "
+            f"{', '.join(made)}, or give another output"
+        )
+
     def check_settings(self) -> None:
         """Save the settings in the locked folder of the comparison.
 
@@ -133,6 +154,8 @@ class Plan:
         """
         for folder in self.folders:
             check_folder(folder)
+            if self.output.resolve() not in folder.resolve().parents:
+                raise UserError(f"{folder} leads out of {self.output} by a link; remove the link")
             for test in self.tests:
                 read(folder / test)
         settings = as_json(self.source.settings(self))

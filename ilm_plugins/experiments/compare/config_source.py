@@ -134,6 +134,9 @@ class ConfigSource(ComparedConfig, Source):
             return None
         return self.variants.pretrained(self.own_norms)
 
+    def code(self, norm: str, seed: int, folder: Path) -> str:
+        return self.registrations.code
+
     def training(self, norm: str, seed: int, folder: Path) -> list[str]:
         values = {"seed": seed, "folder": folder}
         if self.weights is not None:

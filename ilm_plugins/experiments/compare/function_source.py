@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ...errors import UserError, one_line
 from ...frameworks.run_processes import available_gpus
-from ...frameworks.run_record import PLAIN, read
+from ...frameworks.run_record import PLAIN
 from .comparison_plan import Plan, Source
 from .run_folders import is_complete, new_record, open_log, save
 from .runs import check_metric
@@ -41,21 +41,14 @@ class FunctionSource(Source):
         return getattr(self.train, "__qualname__", type(self.train).__qualname__)
 
     @cached_property
-    def _code(self) -> str:
+    def _digest(self) -> str:
         return digest_of(self.train)
+
+    def code(self, norm: str, seed: int, folder: Path) -> str:
+        return self._digest
 
     def settings(self, plan: Plan) -> dict[str, Any]:
         return {"train": self.name}
-
-    def prepare(self, plan: Plan) -> dict[str, Any]:
-        """Print which recorded runs were made by other code of the function."""
-        complete = filter(is_complete, plan.folders)
-        if made := [str(one) for one in complete if read(one).get("code") != self._code]:
-            tqdm.write(
-                f"{self.name}: {len(made)} runs recorded earlier by other code are kept; to make "
-                f"them again, remove {', '.join(made)}, or give another output"
-            )
-        return {}
 
     def make_runs(self, plan: Plan) -> None:
         """Make the runs without a result; UserError if a run lacks the metric to compare."""
@@ -69,7 +62,7 @@ class FunctionSource(Source):
     def _train(self, norm: str, seed: int, folder: Path) -> None:
         call = f"{self.name}({norm!r}, {seed}, {str(folder)!r})"
         gpus = min(1, available_gpus())
-        record = new_record(call, "function", seed, gpus) | {"code": self._code}
+        record = new_record(call, "function", self._digest, seed, gpus)
         save(folder, record)
         begun = time.monotonic()
         try:

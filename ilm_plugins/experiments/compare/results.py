@@ -74,6 +74,8 @@ class Results:
     readings: Sequence[Collection[int]] = ()
     #: Norm -> how its model differs from the baseline's before training; empty without --weights.
     starts: dict[str, str] = field(default_factory=dict)
+    #: Which runs are of other code than the others, if there are any.
+    other_code: str | None = None
     #: The file from which norms start unconverted, if there is one.
     unconverted: str | None = None
     #: Norm -> its model's numbers of parameters and norms.

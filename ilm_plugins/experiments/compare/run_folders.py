@@ -28,12 +28,15 @@ def metrics(folder: Path) -> dict[str, float | None]:
     return {name: one for name, one in found.items() if isinstance(one, int | float | None)}
 
 
-def new_record(command: str, framework: str, seed: int, num_gpus: int = 0) -> dict[str, Any]:
+def new_record(
+    command: str, framework: str, code: str, seed: int, num_gpus: int = 0
+) -> dict[str, Any]:
     """Return the record of a run of the user's own code at its start: one training is planned."""
     return {
         "framework": framework,
         "command": command,
         "commit": run_environment.commit(),
+        "code": code,
         "versions": run_environment.versions(),
         "device": run_environment.device(num_gpus),
         "seed": seed,
@@ -61,4 +64,6 @@ def open_log(folder: Path) -> IO[str]:
     """Open the log of a folder to add to it."""
     log = log_of(folder)
     log.parent.mkdir(parents=True, exist_ok=True)
+    if log.is_symlink():  # as of somebody else's folder
+        log.unlink()
     return log.open("a", encoding="utf-8")

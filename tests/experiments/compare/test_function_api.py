@@ -166,17 +166,17 @@ def test_runs_of_a_function_that_has_changed_are_named(trained, capsys):
 
     ilm_plugins.compare(train, ["BN", "EN"], output="out")
     ilm_plugins.compare(train, ["BN", "EN"], output="out")
-    assert "recorded" not in capsys.readouterr().out
+    assert "other code" not in capsys.readouterr().out
 
     def train(norm, seed, folder):
         return {"top1": 2}
 
     ilm_plugins.compare(train, ["BN", "EN", "GN"], output="out")
-    words = "train: 2 runs recorded earlier by other code are kept; to make them again, remove "
+    words = "2 runs are of other code than the present one; to repeat what it changes, remove "
     assert words + "out/BN/seed0, out/EN/seed0, or give" in capsys.readouterr().out
     assert "code of the function" in Path("out/compare.html").read_text()
     ilm_plugins.compare(train, ["GN"], output="out")
-    assert "recorded" not in capsys.readouterr().out
+    assert "other code" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,57 @@ def test_a_changed_command_is_named(started, capsys):
     assert not started
 
 
+@pytest.mark.parametrize(
+    "edited", ["train.py", "model.py", "parts/blocks.py", "settings.yaml", "eval/__main__.py"]
+)
+def test_runs_of_edited_code_are_told_in_the_report(edited, started, capsys):
+    """Of the script, of modules beside it, of settings, of a module by -m."""
+    for path in ("parts", "eval"):
+        Path(path).mkdir()
+    Path("train.py").write_text("import model" + TRAIN.replace("norm, seed,", "norm, seed, *_,"))
+    Path("model.py").write_text("from parts import blocks")
+    for path in ("parts/blocks.py", "settings.yaml", "eval/__main__.py"):
+        Path(path).touch()
+    words = "{norm} {seed} -m eval --config=settings.yaml {output}"
+    command = f"{sys.executable} train.py {words}"
+    for seed in (0, 1, 2):
+        run(plan(command=command), "BN", seed)
+    with open(edited, "a") as file:
+        file.write("\n# other code")
+    assert compare("BN", "EN", "--seeds", "0", "1", "2", command=command) == 0
+    folders = "out/BN/seed0, out/BN/seed1, out/BN/seed2"
+    told = "3 runs are of other code than the present one; to repeat what it changes, remove "
+    for text in (capsys.readouterr().out, Path("out/compare.md").read_text()):
+        assert f"{told}{folders}, or give another output" in text
+
+
+def test_runs_of_the_same_code_are_not_told(started, capsys):
+    assert compare("BN", "EN") == 0
+    assert compare("BN", "EN") == 0
+    assert "other code" not in capsys.readouterr().out + Path("out/compare.md").read_text()
+
+
+def test_links_in_a_comparisons_folder_are_not_written_through(started, tmp_path):
+    Path("out/EN/seed0").mkdir(parents=True)
+    links = ["compare.md", "compare.csv", "compare.png", "compare.html"]
+    links += ["EN/seed0.log", "EN/seed0/record.json", "EN/seed0/log.txt"]
+    for i, name in enumerate(links):
+        Path(f"kept{i}").write_text("{}")
+        Path("out", name).symlink_to(tmp_path / f"kept{i}")
+    assert compare("BN", "EN") == 0
+    assert [Path(f"kept{i}").read_text() for i in range(len(links))] == ["{}"] * len(links)
+
+
+def test_a_run_folder_that_leads_elsewhere_is_refused(started, tmp_path, capsys):
+    Path("out").mkdir()
+    Path("elsewhere").mkdir()
+    Path("out/EN").symlink_to(tmp_path / "elsewhere")
+    assert compare("BN", "EN") == 2
+    expected = "out/EN/seed0 leads out of out by a link; remove the link"
+    assert expected in capsys.readouterr().err
+    assert not [*Path("elsewhere").iterdir()]
+
+
 def test_a_mistake_in_the_metric_needs_no_other_training(started, capsys):
     assert compare("BN", "EN", metric="top5:results.json") == 2
     message = "--metric top5:results.json:last: out/BN/seed0/results.json has no 'top5'; it has "
