@@ -12,7 +12,6 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -207,22 +206,24 @@ def _statistic(owner: type, name: str) -> None:
         raise pickle.UnpicklingError("Unsupported global builtins.getattr")
 
 
-def _named(name: str, function: Callable) -> Callable:
-    """Return a function that torch accepts under a name in a pickle."""
-    named: Any = partial(function)
-    named.__module__, _, named.__name__ = name.rpartition(".")
-    named.__qualname__ = named.__name__
-    return named
+class LeftOut:
+    """Stands for a class or function that is not data: a call of it returns an empty dict.
+
+    torch fills no other class with the items and attributes of an object.
+    """
+
+    def __new__(cls, *args: object) -> Any:
+        return OrderedDict()
 
 
-#: What torch.load accepts beside torch's own names. Not as pairs with names, which need torch 2.6.
-SAFE: list[Any] = [Array, Dtype, HistoryBuffer, _named("builtins.getattr", _statistic)]
-SAFE += [_named(*pair) for pair in FUNCTIONS.items()]
+#: (function, name in a pickle): what torch.load accepts beside torch's own names.
+SAFE: list[tuple[Callable, str]] = [(function, name) for name, function in FUNCTIONS.items()]
+SAFE += [(HistoryBuffer, f"{LOGS}.HistoryBuffer"), (_statistic, "builtins.getattr")]
 
 
 def accept_data() -> None:
     """Have torch.load accept arrays and MMEngine's logs, also in place of numpy's own functions."""
-    names = {*map(_name_of, SAFE)}
+    names = {name for _, name in SAFE}
     others = [g for g in torch.serialization.get_safe_globals() if _name_of(g) not in names]
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals([*others, *SAFE])
@@ -248,9 +249,10 @@ def _name_of(accepted: Any) -> str:
 
 
 def check_contents(contents: Any) -> None:
-    """Raise UnpicklingError for unsound arrays and tensors; remove attributes of other packages.
+    """Raise UnpicklingError for unsound arrays and tensors; remove attributes.
 
-    An attribute such as __array_interface__ has an address that numpy would read from.
+    An attribute such as __array_interface__ has an address that numpy would read from, and one of a
+    dict could hide its method.
     """
     waiting, seen = [contents], set[int]()
     while waiting:
@@ -261,18 +263,21 @@ def check_contents(contents: Any) -> None:
         if isinstance(value, Array):
             check(value.is_whole, "an array without contents")
             continue
+        attributes = getattr(value, "__dict__", {})
+        for name in [*attributes]:
+            if name == "_metadata":
+                is_known = _are_versions(attributes[name])
+            else:
+                is_known = type(value) is not OrderedDict and not name.startswith("__")
+            if not is_known:
+                del attributes[name]
+        waiting += attributes.values()
         if isinstance(value, Tensor):
             check_tensor(value)
         elif isinstance(value, dict):
             waiting += [*value, *value.values()]
         elif isinstance(value, list | tuple | set | frozenset):
             waiting += value
-        attributes = getattr(value, "__dict__", {})
-        for name in [name for name in attributes if name.startswith("__")]:
-            del attributes[name]
-        if "_metadata" in attributes and not _are_versions(attributes["_metadata"]):
-            del attributes["_metadata"]
-        waiting += attributes.values()
 
 
 def _are_versions(metadata: Any) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, warn_once
 from .reading import read
 
 #: Keys under which frameworks store the state dict; a checkpoint without them must itself be one.
@@ -29,6 +29,13 @@ def find_state(contents: Any, path: str | os.PathLike) -> tuple[str | None, dict
                 count = _count_tensors(state)
                 # A file with a loss may have its state dict under an unknown key.
                 if count and (key or count >= max(map(_count_tensors, state.values()))):
+                    others = [k for k, v in contents.items() if _count_tensors(v) >= count]
+                    if key and (others := [repr(other) for other in others if other != key]):
+                        warn_once(
+                            f"{str(path)!r} holds the weights {key!r}, which are read, and "
+                            f"{', '.join(others)}, such as averaged weights; to read these, save "
+                            "them in a file of their own"
+                        )
                     return key, state
     held = ", ".join(map(repr, contents)) if isinstance(contents, Mapping) else type(contents)
     raise CheckpointError(

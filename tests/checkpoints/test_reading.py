@@ -1,17 +1,23 @@
 """Reading checkpoints: arrays are data, code is refused; state dicts, and whether they fit."""
 
+import argparse
+import datetime
 import os
+import pathlib
 import pickle
+import sys
 import tarfile
 import zipfile
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms import InterpolationMode
 
 import fresh
+from close import assert_equal
 from ilm_plugins import checkpoints, trust
 from ilm_plugins.checkpoints import CheckpointError, read
 from ilm_plugins.trust import code_is_allowed, loading
@@ -135,11 +141,62 @@ def test_loading_gives_the_environment_back(monkeypatch):
 REACHES = Built(getattr, (np.ndarray, "tofile")), Built(np.load, ("f",)), torch.nn.Identity()
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
 @pytest.mark.parametrize("contents", REACHES)
-def test_what_may_reach_code_is_refused(tmp_path, contents, suffix):
+def test_what_may_reach_code_is_refused(tmp_path, contents):
     with pytest.raises(CheckpointError, match="may run code"):
-        read(save([contents], tmp_path / f"c{suffix}"))
+        read(save([contents], tmp_path / "c.pkl"))
+
+
+def test_an_attribute_of_a_class_in_a_file_of_torch_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="may run code"):
+        read(save([REACHES[0]], tmp_path / "c.pth"))
+
+
+class Settings(dict):
+    """As yacs's CfgNode: a dict with attributes."""
+
+    def __init__(self, **options):
+        super().__init__(options)
+        self.frozen = True
+
+
+BESIDE = {
+    "argparse.Namespace": argparse.Namespace(lr=0.1, out=None, values=[1], items=2, update="x"),
+    f"pathlib.{'_local.' if sys.version_info >= (3, 13) else ''}PosixPath": pathlib.PosixPath("a"),
+    "datetime.datetime": datetime.datetime(2026, 1, 2),
+    "test_reading.Settings": Settings(lr=0.1, part=Settings()),
+    "collections.defaultdict": defaultdict(int, {"a": 1}),
+    "torchvision.transforms.functional.InterpolationMode": InterpolationMode.BILINEAR,
+    "numpy.load": Built(np.load, ("absent.npy",)),
+    "torch.nn.modules.linear.Linear": torch.nn.Linear(2, 3),
+}
+
+
+@pytest.mark.parametrize("name, value", BESIDE.items(), ids=BESIDE)
+def test_what_is_no_data_becomes_an_empty_dict_and_is_named(tmp_path, name, value):
+    state = torch.nn.BatchNorm1d(3).state_dict()
+    path = save({"model": state, "args": value, "last": [value]}, tmp_path / "c.pth")
+    with pytest.warns(UserWarning, match=f"'{path}' holds .*{name}.* only --unsafe reads it$"):
+        found = read(path)
+    assert_equal(found["model"], state)
+    assert found["model"]._metadata == state._metadata
+    assert type(found["args"]) is OrderedDict
+    assert not vars(found["args"])
+
+
+def test_a_config_of_omegaconf_beside_the_tensors_is_left_out(tmp_path):
+    omegaconf = pytest.importorskip("omegaconf", reason="needs omegaconf")
+    config = omegaconf.OmegaConf.create({"lr": 0.1, "layers": [{"width": 3}]})
+    path = save({"state_dict": {"x": torch.ones(2)}, "hparams": config}, tmp_path / "c.ckpt")
+    with pytest.warns(UserWarning, match=r"omegaconf\.dictconfig\.DictConfig"):
+        assert read(path)["state_dict"]["x"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("key, other", [("state_dict", "state_dict_ema"), ("model", "model_ema")])
+def test_averaged_weights_beside_the_weights_are_named(tmp_path, key, other):
+    contents = {"epoch": 3, key: {"x": torch.ones(2)}, other: {"x": torch.zeros(2)}}
+    with pytest.warns(UserWarning, match=f"the weights '{key}', which are read, and '{other}'"):
+        assert checkpoints.find_state(contents, "c.pth")[0] == key
 
 
 def write_script(path):

@@ -10,7 +10,8 @@ from typing import IO, Any
 
 import torch
 
-from ..pickled import accepting_data, refused
+from ...errors import warn_once
+from ..pickled import LeftOut, accepting_data, refused
 from . import Format
 
 #: What torch.save writes first: a zip archive; before torch 1.6, a number as a pickle.
@@ -31,7 +32,23 @@ def read(path: Path, unsafe: bool) -> Any:
     _check(path)
     # Without checked invariants, indices of sparse tensors beyond their size would be followed.
     with accepting_data(), torch.sparse.check_sparse_tensor_invariants():
-        return torch.load(path, map_location="cpu", weights_only=True)
+        code = _find_code(path)
+        torch.serialization.add_safe_globals([(LeftOut, name) for name in code])
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    if code:
+        warn_once(
+            f"{str(path)!r} holds {', '.join(code)}, which may run code and was not read; only "
+            "--unsafe reads it"
+        )
+    return contents
+
+
+def _find_code(path: Path) -> list[str]:
+    """Return the classes and functions in a file that are not data; [] for a file before 1.6."""
+    with path.open("rb") as file:
+        if file.read(4) != BEGINNINGS[0]:
+            return []
+    return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
 
 
 def _check(path: Path) -> None:
