@@ -58,7 +58,7 @@ def detects(model):
 
 
 def test_readmes_yaml_puts_ilmgn_into_fpn_and_box_head(tmp_path):
-    model = model_of(tmp_path, f"_BASE_: {stock(MASK_RCNN)}\n{snippet('README.md', 'yaml')}")
+    model = model_of(tmp_path, snippet("README.md", "yaml"))
     assert [type(conv.norm) for conv in model.roi_heads.box_head.conv_norm_relus] == [
         ILMGroupNorm
     ] * 4
