@@ -1,33 +1,33 @@
-"""Tests and measurements of ``make gpu``: nine minutes of a GPU, the most important parts first.
+"""Tests and measurements of ``make gpu``, the most valuable first, each alone on the GPU.
 
-Each norm and way of a training step is a process with a result file of its own, and so is each
-feature map. They compile at the same time, and time one after another, under a lock. A part that
-reaches its limit is ended; what it has written stays. ``python -m benchmarks.report FOLDER`` reads
-the folder. ``--rehearse`` runs the parts on the CPU, in tiny sizes and without graphs.
+First Triton's kernels are compiled, without the GPU, and models, as many at once as fit into its
+memory. Then each training step, in each way, and each feature map has a process and a result file.
+A part is ended after five minutes, or a third of ``--minutes``. OUTPUT/table.md has the results so
+far. All takes some 15 minutes on an H200 with 16 cores. ``--rehearse`` runs tiny parts on the CPU.
 """
 
 import argparse
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from filelock import FileLock
-from PIL import Image
 
-from . import layers, measure, report
+from ilm_plugins.files import write_text
+from ilm_plugins.ops.engine.backends import find_kernels, use_backend
 
-#: Seconds after which nothing starts any more, and what runs is ended.
-END = 540
+from . import layers, measure
+from .steps import AGAIN, STEP_BASELINES
+
 #: Steps in the order of their value. BN is measured twice: it shows how far two processes differ.
 STEPS = [
     *(("compiled", norm) for norm in ("EN", "BN", "ILMGN", "GN", "SN", "AN")),
@@ -35,9 +35,21 @@ STEPS = [
     *(("eager", norm) for norm in ("EN", "BN", "ILMGN", "GN", "SN", "AN", "EN, sync", "BN, again")),
     *(("graph", norm) for norm in ("EN", "BN", "ILMGN", "GN", "SN", "AN")),
     ("compiled", "BN, again"),
-    *((way, norm) for way in ("eager", "graph") for norm in report.STEP_BASELINES if "0" in norm),
+    *((way, norm) for way in ("eager", "graph") for norm in STEP_BASELINES if "0" in norm),
 ]
 REHEARSED = [("compiled", "EN"), ("eager", "EN, sync"), ("eager", "EfficientNet-B0, EN, fused")]
+#: Images of a step, the bytes that each takes with GroupNorm, the most, and a process beside them.
+IMAGES, IMAGE_BYTES, PROCESS_BYTES = 128, 0.11 * 2**30, 2 * 2**30
+#: First word of parts' names, or the table -> modules that they need.
+NEEDS = {
+    "tests": ("pytest", "xdist"),
+    "step": ("torchvision",),
+    "host": ("matplotlib", "pandas"),
+    "facades": ("mmengine", "numpy", "PIL"),
+    "table": ("matplotlib", "pandas"),
+}
+#: Packages that have another name than their module.
+PACKAGES = {"PIL": "pillow", "mmengine": "onedl-mmengine", "xdist": "pytest-xdist"}
 #: Forward and backward passes for compute-sanitizer, on a device.
 PASSES = """
 import sys, torch, ilm_plugins
@@ -50,76 +62,155 @@ for shape in ((20, 64, 9, 9), (2, 256, 50, 76)):
 
 
 class Part(NamedTuple):
-    """A command, the seconds that it may run, and whether it runs under the lock as a whole."""
-
     name: str
     command: tuple[str, ...]
-    limit: int
-    alone: bool = True
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("output/gpu"))
+    parser.add_argument("--minutes", type=float, default=math.inf, help="leave out the rest")
     parser.add_argument("--rehearse", action="store_true", help="on the CPU, with tiny sizes")
     args = parser.parse_args()
-    scale = 10 if args.rehearse else 1  # the CPU may be busy with something else
-    end, device = time.monotonic() + scale * END, torch.device("cpu" if args.rehearse else "cuda")
-    args.output.mkdir(parents=True, exist_ok=True)
-    for file in args.output.glob("*.json"):
-        file.unlink()  # of an earlier run
-    (args.output / "machine.json").write_text(measure.to_json(machine(device)))
-    # Those that wait for the lock need no core; the tests have six workers.
-    with ThreadPoolExecutor(max(2, (os.cpu_count() or 2) - 4)) as pool:
-        begun = [
-            pool.submit(run, args.output, end, part._replace(limit=scale * part.limit))
-            for part in parts(args.output, args.rehearse)
-        ]
-    print(report.everything(report.collect(args.output)))
-    for one in begun:
-        one.result()  # raises an exception of the part's thread
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores one
+            signal.signal(number, signal.default_int_handler)
+    try:
+        measure_all(args.output, 60 * args.minutes, args.rehearse)
+    except KeyboardInterrupt:
+        sys.exit(f"interrupted; {args.output} has the results so far")
+
+
+def measure_all(output: Path, seconds: float, rehearse: bool) -> None:
+    """Run what fits into a time; print how each part ends, the table, and what is left out."""
+    begin, limit = time.monotonic(), min(300, seconds / 3)  # of a part
+    without = check_needs()
+    about = machine(torch.device("cpu" if rehearse else "cuda"))
+    output.mkdir(parents=True, exist_ok=True)
+    for pattern in ("step, *.json", "layers, *.json", "table.md"):
+        for file in output.glob(pattern):
+            file.unlink()  # of an earlier run
+    write_text(output / "machine.json", measure.to_json(about))
+    print(f"{about['device']}: {about['images']} images a step, tables in {output / 'table.md'}")
+    print("all takes some 15 minutes on an H200 with 16 cores", flush=True)
+    images, compiled = about["images"], begin + seconds / 3
+    run(kernels(about, rehearse), without, output, compiled, limit, os.cpu_count() or 1)
+    if about["at once"] > 1 and not rehearse:
+        run(models(images), without, output, compiled, limit, about["at once"])
+    if "facades" not in without:
+        write_pairs(output / "noise", 4 if rehearse else 200)
+    late = run(parts(output, rehearse, images), without, output, begin + seconds, limit)
+    if (output / "table.md").exists():
+        print((output / "table.md").read_text())
+    if late:
+        print(f"left out after {seconds / 60:g} minutes: {'; '.join(late)}")
+
+
+def check_needs() -> set[str]:
+    """Return the kinds of parts that miss a module, and print what installs all of them."""
+    missing = {module for modules in NEEDS.values() for module in modules if is_missing(module)}
+    without = {kind for kind, modules in NEEDS.items() if missing & {*modules}}
+    if without:
+        packages = " ".join(sorted(PACKAGES.get(module, module) for module in missing))
+        left = ", ".join(sorted(without))
+        print(f"left out: {left}; to add them: pip install {packages}", flush=True)
+    return without
+
+
+def is_missing(module: str) -> bool:
+    try:
+        return find_spec(module) is None
+    except ModuleNotFoundError:
+        return True
 
 
 def machine(device: torch.device) -> dict:
-    """Return what :func:`measure.machine` does, and the bandwidth of a copy."""
-    x = torch.ones(2**30 if device.type == "cuda" else 2**24, dtype=torch.uint8, device=device)
-    y, clock = torch.empty_like(x), measure.clock(device)
-    seconds = min(clock(lambda: y.copy_(x), 10) for _ in range(3))
-    return measure.machine(device) | {"copy GB/s": 2 * x.nbytes / seconds / 1e9}
+    """Return the device, the bandwidth of a copy, and sizes; SystemExit without a GPU."""
+    if device.type == "cpu":
+        sizes = {"images": 2, "at once": 2, "capability": 90, "multiprocessors": 132}
+        return measure.machine(device) | sizes
+    try:
+        with use_backend("triton"):
+            find_kernels(torch.empty(1, 1, 1, 1, dtype=torch.bfloat16, device=device))
+    except (AssertionError, RuntimeError) as error:  # torch without CUDA, or no GPU
+        sys.exit(f"error: {error}; --rehearse tries the parts on the CPU")
+    x, y = (torch.ones(2**30, dtype=torch.uint8, device=device) for _ in range(2))
+    seconds = min(measure.replayed(partial(y.copy_, x), 10) for _ in range(3))
+    del x, y
+    torch.cuda.empty_cache()  # for the parts
+    gpu = torch.cuda.get_device_properties(device)
+    return {
+        **measure.machine(device),
+        **fitting(torch.cuda.mem_get_info(device)[0]),
+        "capability": 10 * gpu.major + gpu.minor,
+        "multiprocessors": gpu.multi_processor_count,
+        "copy GB/s": 2 * 2**30 / seconds / 1e9,
+    }
 
 
-def parts(output: Path, rehearse: bool) -> Iterator[Part]:
+def fitting(free: int) -> dict[str, int]:
+    """Return the images of a step that fits into free bytes, and how many such steps fit."""
+    images = IMAGES
+    while images > 1 and PROCESS_BYTES + images * IMAGE_BYTES > free:
+        images //= 2
+    at_once = int(free / (PROCESS_BYTES + images * IMAGE_BYTES))
+    return {"images": images, "at once": max(1, min(at_once, (os.cpu_count() or 2) // 2))}
+
+
+def kernels(about: dict, rehearse: bool) -> Iterator[Part]:
+    """Yield the parts that compile kernels, without the GPU."""
+    gpu = [about[key] for key in ("images", "capability", "multiprocessors")]
+    norms = [norm for way, norm in STEPS if way == "eager" and norm[:2] not in ("BN", "GN")]
+    names = ["res5"] if rehearse else [*norms, *layers.SHAPES]
+    for name in names:
+        kind = "layers" if name in layers.SHAPES else "step"
+        yield Part(f"{kind}, {name}, kernels", call("ahead.compile_kernels", name, *gpu))
+
+
+def models(images: int) -> Iterator[Part]:
+    """Yield the parts that compile models, which run a step."""
+    for way, norm in STEPS:
+        if way.startswith("compiled") and not norm.endswith(AGAIN):
+            command = call("steps.compile_model", way, norm, images)
+            yield Part(f"step, {way}, {norm}, compilation", command)
+
+
+def call(function: str, *arguments: object) -> tuple[str, ...]:
+    """Return the command that calls "MODULE.NAME" of benchmarks with plain arguments."""
+    module = function.partition(".")[0]
+    return sys.executable, "-c", f"from benchmarks import {module}; {function}(*{arguments})"
+
+
+def parts(output: Path, rehearse: bool, images: int = IMAGES) -> Iterator[Part]:
     """Yield the parts in the order of their value."""
-    device = "cpu" if rehearse else "cuda"
+    device, python = "cpu" if rehearse else "cuda", sys.executable
 
-    def module(name: str, *words: str, limit: int, alone: bool = True) -> Part:
-        file = ("--device", device, "--output", str(output / f"{name}.json"))
-        return Part(name, (sys.executable, "-m", *words, *file), limit, alone)
+    def to_file(name: str, function: str, *arguments: object) -> Part:
+        return Part(name, call(function, str(output / f"{name}.json"), device, *arguments))
 
-    workers = "1" if rehearse else "6"
-    pytest = (sys.executable, "-m", "pytest", "-v", "-n", workers, "tests/ops/test_cuda.py")
-    yield Part("tests", pytest, 170)
+    workers = 1 if rehearse else min(6, os.cpu_count() or 1)
+    tests = ("-m", "pytest", "-v", "-n", str(workers), "tests/ops/test_cuda.py")
+    yield Part("tests", (python, *tests))
     for way, norm in REHEARSED if rehearse else STEPS:
-        yield module(f"step, {way}, {norm}", "benchmarks.steps", way, norm, limit=300, alone=False)
-    for shape in ("res5",) if rehearse else layers.SHAPES:
-        yield module(f"layers, {shape}", "benchmarks.layers", shape, limit=300, alone=False)
-    yield module("host", "benchmarks.host", "--rounds", "2" if rehearse else "5", limit=60)
-    passes = (sys.executable, "-c", PASSES, device)
+        yield to_file(f"step, {way}, {norm}", "steps.measure_step", way, norm, images)
+    words = ("--device", device, "--rounds", "5", "--output", str(output / "host.json"))
+    yield Part("host", (python, "-m", "benchmarks.host", *words))
+    for shape in ["res5"] if rehearse else layers.SHAPES:
+        yield to_file(f"layers, {shape}", "layers.measure_map", shape)
     sanitizer = shutil.which("compute-sanitizer", path=f"{os.environ['PATH']}:/usr/local/cuda/bin")
-    for tool in ("memcheck", "racecheck"):
-        if sanitizer:
-            yield Part(tool, (sanitizer, "--tool", tool, *passes), 60)
-        elif rehearse:
-            yield Part(f"{tool}, without it", passes, 60)
+    for tool in ("memcheck", "racecheck") if sanitizer else ():
+        yield Part(tool, (sanitizer, "--tool", tool, python, "-c", PASSES, device))
     config = "shapes_ilmin_in" if rehearse else "facades_ilmin_in"
-    write_pairs(output / "noise", 4 if rehearse else 200)
-    tool = ("tools/train_pix2pix_as_graph.py", f"configs/pix2pix/{config}.py", "--epochs", "2")
+    train = ("tools/train_pix2pix_as_graph.py", f"configs/pix2pix/{config}.py", "--epochs", "2")
     words = ("--device", device, "--data", str(output / "noise"), "--output", str(output))
-    yield Part("facades, 400 steps on noise", (sys.executable, *tool, *words), 90)
+    yield Part("facades, 400 steps on noise", (python, *train, *words))
 
 
 def write_pairs(folder: Path, number: int) -> None:
     """Write pairs of noise to train on, and one to test, where the configs of pix2pix look."""
+    import numpy as np
+    from PIL import Image
+
     pixels = np.random.default_rng(0).integers(0, 256, (256, 512, 3), dtype=np.uint8)
     training = [f"{i:03}.jpg" for i in range(number)]
     names = [*training, f"{number}.jpg", "pairs/validation/0.jpg"]
@@ -128,26 +219,63 @@ def write_pairs(folder: Path, number: int) -> None:
         Image.fromarray(pixels).save(folder / name)
 
 
-def run(output: Path, end: float, part: Part) -> None:
-    """Run a part, write what it prints to NAME.txt, and print how long it took."""
-    lock = FileLock(output / "lock") if part.alone else nullcontext()
-    with lock, (output / f"{part.name}.txt").open("w") as file:
-        begin = time.monotonic()
-        if begin >= end:
-            print(f"{part.name}: left out", flush=True)
-            return
-        # In a session of its own, so that its workers end with it.
+def run(
+    parts: Iterable[Part],
+    without: set[str],
+    output: Path,
+    end: float,
+    limit: float,
+    at_once: int = 1,
+) -> list[str]:
+    """Run parts of all kinds but some, and print how each ends; return the names that are late."""
+    waiting, running = [p for p in parts if p.name.partition(",")[0] not in without], {}
+    try:
+        while running or (waiting and time.monotonic() < end):
+            if waiting and len(running) < at_once and time.monotonic() < end:
+                part, begin = waiting.pop(0), time.monotonic()
+                running[part.name] = start(part, output, at_once), begin, min(end, begin + limit)
+                continue
+            time.sleep(0.1)
+            for name, (process, begin, until) in [*running.items()]:
+                is_late = process.poll() is None and time.monotonic() >= until
+                if is_late:
+                    kill(process)
+                if process.returncode is not None:
+                    del running[name]
+                    how = "ended at its limit" if is_late else f"exit status {process.returncode}"
+                    print(f"{name}: {how}, {time.monotonic() - begin:.0f} s", flush=True)
+                    write_table(output)
+    finally:
+        for process, *_ in running.values():
+            kill(process)
+    return [part.name for part in waiting]
+
+
+def start(part: Part, output: Path, at_once: int) -> subprocess.Popen:
+    """Start a part in a session of its own, so that its workers are killed with it."""
+    path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])  # if not installed
+    threads = max(1, (os.cpu_count() or 1) // at_once)
+    added = {
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": path,
+        "TORCHINDUCTOR_COMPILE_THREADS": str(threads),
+    }
+    with (output / f"{part.name}.txt").open("w") as file:
         options = {"stdout": file, "stderr": subprocess.STDOUT, "start_new_session": True}
-        path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])  # if not installed
-        added = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "TORCHINDUCTOR_COMPILE_THREADS": "2"}
-        process = subprocess.Popen(part.command, env={**os.environ, **added}, **options)
-        try:
-            status = f"exit status {process.wait(min(part.limit, end - begin))}"
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            status = "ended at its limit"
-            process.wait()
-        print(f"{part.name}: {status}, {time.monotonic() - begin:.0f} s", flush=True)
+        return subprocess.Popen(part.command, env={**os.environ, **added}, **options)
+
+
+def kill(process: subprocess.Popen) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def write_table(output: Path) -> None:
+    """Write the results so far, if the table's modules are there."""
+    if not any(map(is_missing, NEEDS["table"])):
+        from . import report
+
+        write_text(output / "table.md", report.everything(report.collect(output)) + "\n")
 
 
 if __name__ == "__main__":

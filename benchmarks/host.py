@@ -17,6 +17,8 @@ from statistics import median
 import torch
 from torch import nn
 
+from ilm_plugins.files import write_text
+
 from . import measure, report
 from .steps import SYNC, synchronized
 
@@ -40,8 +42,7 @@ def main() -> None:
     torch.set_num_threads(1)
     results = {"machine": measure.machine(device), "rounds": args.rounds}
     results["rows"] = list(rows(args.rounds, device))
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(measure.to_json(results))
+    write_text(args.output, measure.to_json(results))
     print(report.host(results))
 
 

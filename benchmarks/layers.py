@@ -1,11 +1,9 @@
 """Times and memory of each layer on feature maps, a row of results for a layer and a map.
 
 Each layer is compared with the plain norm that it replaces, and with itself unfused, as plain
-operations of torch. ``python -m benchmarks.layers MAP`` measures one map as a part of
-``benchmarks.gpu``: kernels are compiled beside other processes, then timed under their lock.
+operations of torch.
 """
 
-import argparse
 import copy
 import itertools
 from collections.abc import Iterator
@@ -17,10 +15,10 @@ from typing import NamedTuple
 from unittest import mock
 
 import torch
-from filelock import FileLock
 from torch import nn
 
 from ilm_plugins import NORMS, use_backend
+from ilm_plugins.files import write_text
 from ilm_plugins.ops import cpu
 from ilm_plugins.ops.engine.activation import Activation
 from ilm_plugins.surgery.rules import sources_for
@@ -241,28 +239,13 @@ def _against(run: measure.Run, others: dict, rounds: int, clock) -> dict:
     return row
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.layers", description=__doc__)
-    parser.add_argument("shape", choices=SHAPES)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--output", type=Path, required=True)
-    args = parser.parse_args()
-    device, names, most = torch.device(args.device), LAYERS_OF_CUDA, 7
-    if device.type == "cuda":
+def measure_map(file: str, device: str, shape: str) -> None:
+    """Write the rows of a map on a GPU; on the CPU, of EN."""
+    names, rounds = (LAYERS_OF_CUDA, 7) if device == "cuda" else (("EN",), 2)
+    if device == "cuda":
         torch.cuda.set_stream(torch.cuda.Stream())  # see measure.as_graph
-    else:
-        names, most = ("EN",), 2
-
-    def measured(rounds: int) -> dict[str, list[dict]]:
-        return {
-            setting: list(rows(device, setting, rounds, [args.shape], names))
-            for setting in SETTINGS_OF_CUDA
-        }
-
-    measured(2)
-    with FileLock(args.output.with_name("lock")):
-        args.output.write_text(measure.to_json({"rounds": most, "layers": measured(most)}))
-
-
-if __name__ == "__main__":
-    main()
+    measured = {
+        setting: list(rows(torch.device(device), setting, rounds, [shape], names))
+        for setting in SETTINGS_OF_CUDA
+    }
+    write_text(Path(file), measure.to_json({"rounds": rounds, "layers": measured}))

@@ -21,6 +21,7 @@ from ilm_plugins.experiments.reports.table import markdown as markdown_lines
 
 from . import measure
 from .layers import SHAPES
+from .steps import STEP_BASELINES
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "benchmarks" / "record.json"
@@ -32,13 +33,6 @@ CHART = ROOT / "docs" / "figures" / "speed.png"
 CHARTED = ("float32", "bfloat16", "GPU, channels last, bfloat16")
 #: A table in a page: start marker, name of the table, end marker.
 TABLE = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-#: Norm of a training step on a GPU, of a ResNet-50 unless stated -> what it is compared with.
-STEP_BASELINES = {
-    **{"BN": "BN", "GN": "GN", "ILMGN": "GN", "EN": "BN", "SN": "BN", "SSN": "BN", "AN": "GN"},
-    **{"EN, sync": "EN", "BN, again": "BN"},
-}
-for _norm in ("EfficientNet-B0, ILMGN", "EfficientNet-B0, EN"):
-    STEP_BASELINES |= dict.fromkeys((_norm, f"{_norm}, fused"), _norm)
 #: Number of maps that a pass must read or write: forward x and y; backward also dy, x and dx.
 MAPS_MOVED = {"forward": 2, "both": 5}
 
@@ -98,8 +92,8 @@ def about(results: dict) -> str:
             f"{machine['processor']}, kernels for {machine['kernels for']}, "
             f"{machine['threads']} threads unless stated otherwise"
         )
-    rounds = f"medians of {results['rounds']} interleaved rounds"
-    return f"{where}, torch {machine['torch']}, {rounds}, at commit {machine['commit']}."
+    rounds = results["rounds"] and f"medians of {results['rounds']} interleaved rounds, "
+    return f"{where}, torch {machine['torch']}, {rounds or ''}at commit {machine['commit']}."
 
 
 def means(results: dict) -> str:
@@ -236,7 +230,8 @@ def gpu_steps(results: dict) -> str:
         peak = measured.get("eager", {}).get(norm, {}).get("peak bytes")
         cells["peak memory, eager"] = f"{peak / 2**30:.1f} GiB" if peak else "-"
         over = "" if norm == baseline else f" / {baseline}"
-        rows.append({"step, ms (over plain)": f"{norm}{over}", **cells})
+        title = f"step of {results['machine'].get('images', '?')} images, ms (over plain)"
+        rows.append({title: f"{norm}{over}", **cells})
     return markdown(pd.DataFrame(rows))
 
 
@@ -258,16 +253,20 @@ def collect(folder: Path) -> dict:
     """Return the results in a folder of benchmarks.gpu as one benchmark's."""
     results = {"machine": json.loads((folder / "machine.json").read_text()), "rounds": 0}
     results |= {"layers": {}, "compiled": [], "models": [], "steps": {}}
-    files = [folder / f"layers, {shape}.json" for shape in SHAPES]
-    for file in filter(Path.exists, files):
-        found = json.loads(file.read_text())
-        results["rounds"] = found["rounds"]
-        for setting, measured in found["layers"].items():
-            results["layers"].setdefault(setting, []).extend(measured)
-    for file in sorted(folder.glob("step, *.json")):
-        found = json.loads(file.read_text())
-        row = {key: found[key] for key in ("seconds", "peak bytes")}
-        results["steps"].setdefault(found["way"], {})[found["norm"]] = row
+    names = [f"layers, {shape}" for shape in SHAPES]
+    names += sorted(file.stem for file in folder.glob("step, *.json"))
+    for file in (folder / f"{name}.json" for name in names):
+        try:
+            found = json.loads(file.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            continue  # missing or cut
+        if "layers" in found:
+            results["rounds"] = found["rounds"]
+            for setting, measured in found["layers"].items():
+                results["layers"].setdefault(setting, []).extend(measured)
+        else:
+            row = {key: found[key] for key in ("seconds", "peak bytes")}
+            results["steps"].setdefault(found["way"], {})[found["norm"]] = row
     return results
 
 

@@ -1,12 +1,9 @@
-"""A training step on a GPU with one norm, run in one way: python -m benchmarks.steps WAY NORM.
+"""A training step on a GPU with one norm, run in one way.
 
-ResNet-50 or EfficientNet-B0 trains on 128 random images in channels last, under bfloat16 autocast.
-The first step, which compiles, runs beside other processes. The others wait for the lock of the
-result's folder, under which nothing else is timed. The result is written at once, and again with
-the kernels of a step. On the CPU, images are few and small, and Inductor compiles nothing.
+ResNet-50 or EfficientNet-B0 trains on random images in channels last, under bfloat16 autocast. On
+the CPU, images are small, and Inductor compiles nothing.
 """
 
-import argparse
 import json
 from collections import defaultdict
 from collections.abc import Callable
@@ -15,68 +12,72 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from filelock import FileLock
 from torch import distributed, nn
 from torch.profiler import ProfilerActivity, profile
 
 from ilm_plugins import ExemplarNorm, surgery
+from ilm_plugins.files import write_text
 
-from . import measure, report
+from . import measure
 from .models import FUSED, NORMS
 
-WAYS = ("eager", "graph", "compiled", "compiled, reduce-overhead")
-#: Steps under the lock before the measured ones; steps of a measurement; measurements.
+#: Steps before the measured ones; steps of a measurement; measurements.
 WARM_UP, STEPS, ROUNDS = 4, 4, 6
-#: Parts of names in report.STEP_BASELINES.
+#: Parts of names in STEP_BASELINES.
 EFFICIENTNET, AGAIN, SYNC = "EfficientNet-B0, ", ", again", "EN, sync"
+#: Norm of a training step, of a ResNet-50 unless stated -> what it is compared with.
+STEP_BASELINES = {
+    **{"BN": "BN", "GN": "GN", "ILMGN": "GN", "EN": "BN", "SN": "BN", "SSN": "BN", "AN": "GN"},
+    **{SYNC: "EN", f"BN{AGAIN}": "BN"},
+}
+for _norm in (f"{EFFICIENTNET}ILMGN", f"{EFFICIENTNET}EN"):
+    STEP_BASELINES |= dict.fromkeys((_norm, f"{_norm}{FUSED}"), _norm)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.steps", description=__doc__)
-    parser.add_argument("way", choices=WAYS)
-    parser.add_argument("norm", choices=report.STEP_BASELINES)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--output", type=Path, required=True)
-    args = parser.parse_args()
-    device = torch.device(args.device)
-    if device.type == "cuda":
+def compile_model(way: str, norm: str, images: int) -> None:
+    """Run a step on a GPU, which compiles its model."""
+    make_step(norm, way, images, torch.device("cuda"))()
+
+
+def measure_step(file: str, device: str, way: str, norm: str, images: int) -> None:
+    """Measure a step; write the result at once, and again with the kernels of a step."""
+    on = torch.device(device)
+    if on.type == "cuda":
         # A graph's backward pass must not meet leaves of the default stream.
         torch.cuda.set_stream(torch.cuda.Stream())
-    step = make_step(args.norm, args.way, device)
-    step()
-    result = {"machine": measure.machine(device), "way": args.way, "norm": args.norm}
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(args.output.with_name("lock")):
-        torch.backends.cudnn.benchmark = True  # only here, where nothing disturbs the choice
-        for _ in range(WARM_UP):
-            step()
-        result["peak bytes"] = measure.peak_bytes(step, device)
-        run = measure.as_graph(step) if args.way == "graph" else step
-        clock = measure.clock(device)
-        rounds = measure.interleaved({"": run}, ROUNDS, lambda run: clock(run, STEPS))[""]
-        result |= {"seconds": median(rounds), "rounds": rounds}
-        args.output.write_text(json.dumps(result))
-        print(json.dumps(result))
-        result["kernels"] = kernels(run, device)
-        args.output.write_text(json.dumps(result))
+    torch.backends.cudnn.benchmark = True
+    step = make_step(norm, way, images, on)
+    for _ in range(WARM_UP):
+        step()
+    result = {"way": way, "norm": norm, "peak bytes": measure.peak_bytes(step, on)}
+    run = measure.as_graph(step) if way == "graph" else step
+    clock = measure.clock(on)
+    rounds = measure.interleaved({"": run}, ROUNDS, lambda run: clock(run, STEPS))[""]
+    result |= {"machine": measure.machine(on), "seconds": median(rounds), "rounds": rounds}
+    write_text(Path(file), json.dumps(result))
+    write_text(Path(file), json.dumps(result | {"kernels": kernels(run, on)}))
 
 
-def make_step(name: str, way: str, device: torch.device) -> Callable[[], None]:
-    """Return a training step with a norm, a key of report.STEP_BASELINES."""
+def make_model(name: str) -> nn.Module:
+    """Return a model with a norm, a key of STEP_BASELINES."""
     from torchvision import models
 
-    is_cuda, norm = device.type == "cuda", name.removesuffix(FUSED).removesuffix(AGAIN)
-    build = models.resnet50
+    build, norm = models.resnet50, name.removesuffix(FUSED).removesuffix(AGAIN)
     if norm.startswith(EFFICIENTNET):
         build, norm = models.efficientnet_b0, norm.removeprefix(EFFICIENTNET)
-    make = synchronized() if norm == SYNC else NORMS[norm]
     torch.manual_seed(0)
-    model = build(norm_layer=make).to(device, memory_format=torch.channels_last)
+    model = build(norm_layer=synchronized() if norm == SYNC else NORMS[norm])
     if name.endswith(FUSED):
         surgery.fuse_activations(model)
-    batch, size = (128, 224) if is_cuda else (2, 32)
-    x = torch.randn(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
-    target = torch.randint(1000, (batch,), device=device)
+    return model
+
+
+def make_step(name: str, way: str, images: int, device: torch.device) -> Callable[[], None]:
+    """Return a training step with a norm, a key of STEP_BASELINES."""
+    is_cuda, size = device.type == "cuda", 224 if device.type == "cuda" else 32
+    model = make_model(name).to(device, memory_format=torch.channels_last)
+    x = torch.randn(images, 3, size, size, device=device).to(memory_format=torch.channels_last)
+    target = torch.randint(1000, (images,), device=device)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, fused=is_cuda)
     function = model
     if way.startswith("compiled"):
@@ -118,7 +119,3 @@ def kernels(run: measure.Run, device: torch.device) -> dict[str, list[float]]:
         if event.device_type.name == kind.name:
             times[event.name].append(event.time_range.elapsed_us())
     return times
-
-
-if __name__ == "__main__":
-    main()

@@ -1,23 +1,25 @@
-"""``python -m benchmarks.gpu``: its limits, its lock, and the table of its results."""
+"""``python -m benchmarks.gpu``: its limits, its order, what it needs, and its tables."""
 
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
+import torch
 
 pytest.importorskip("seaborn", reason="needs the extra ilm_plugins[analysis]")
 
 from benchmarks import gpu, report
+from ilm_plugins.ops.engine.backends import has_triton
 
-#: Writes a result, starts a process of its own and never ends.
+#: Starts a process of its own, writes its number and never ends.
 ENDLESS = """
-import pathlib, subprocess, sys, time
-pathlib.Path("result.json").write_text("{}")
+import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 print(child.pid)
 time.sleep(600)
@@ -26,62 +28,163 @@ time.sleep(600)
 SPAN = """
 import pathlib, sys, time
 begin = time.monotonic()
-time.sleep(0.2)
+time.sleep(0.3)
 pathlib.Path(sys.argv[1]).write_text(f"{begin} {time.monotonic()}")
+"""
+#: Writes a file with some text.
+WRITE = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text(sys.argv[2])"
+#: A command with one endless part.
+COMMAND = f"""
+from benchmarks import gpu
+gpu.kernels = lambda *_: []
+gpu.NEEDS = {{"table": ("pandas",)}}
+gpu.write_pairs = lambda *_: None
+gpu.parts = lambda *_: [gpu.Part("part", (gpu.sys.executable, "-c", {ENDLESS!r}))]
+gpu.main()
 """
 
 
-def part(code, *words, name="part", limit=60, alone=True):
-    return gpu.Part(name, (sys.executable, "-c", code, *words), limit, alone)
+def part(code, *words, name="part"):
+    return gpu.Part(name, (sys.executable, "-c", code, *map(str, words)))
 
 
-def test_a_part_over_its_limit_leaves_what_it_has_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    gpu.run(tmp_path, time.monotonic() + 600, part(ENDLESS, limit=5))
-    assert "part: ended at its limit" in capsys.readouterr().out
-    assert (tmp_path / "result.json").read_text() == "{}"
-    child = int((tmp_path / "part.txt").read_text())
-    wait_for(lambda: has_ended(child))
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of results, so far without any."""
+    machine = {"device": "a GPU", "torch": "2", "commit": "0", "images": 64}
+    (tmp_path / "machine.json").write_text(json.dumps(machine))
+    return tmp_path
 
 
-def test_a_part_ends_with_the_time_of_all(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def result(seconds, norm="EN"):
+    return json.dumps({"way": "eager", "norm": norm, "seconds": seconds, "peak bytes": 2**30})
+
+
+def test_a_part_that_fails_hangs_or_is_cut_leaves_its_output_and_the_others_results(folder, capsys):
+    parts = [
+        part("raise SystemExit('too little memory')", name="fails"),
+        part(WRITE, folder / "step, eager, BN.json", result(0.03, "BN")[:20], name="is cut"),
+        part(ENDLESS, name="hangs"),
+        part(WRITE, folder / "step, eager, EN.json", result(0.04), name="works"),
+    ]
+    assert gpu.run(parts, set(), folder, math.inf, limit=5) == []
+    lines = [line.partition(", ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        *("fails: exit status 1", "is cut: exit status 0", "hangs: ended at its limit"),
+        "works: exit status 0",
+    ]
+    assert (folder / "fails.txt").read_text() == "too little memory\n"
+    wait_for(lambda: has_ended(int((folder / "hangs.txt").read_text())))
+    assert "| EN / BN | 40.0 | 1.0 GiB |" in (folder / "table.md").read_text()
+
+
+def test_what_the_time_of_all_does_not_reach_is_left_out(folder):
     begin = time.monotonic()
-    gpu.run(tmp_path, begin + 2, part(ENDLESS, limit=600))
+    late = part(SPAN, folder / "late", name="late")
+    assert gpu.run([part(ENDLESS), late], set(), folder, begin + 2, limit=600) == ["late"]
     assert time.monotonic() - begin < 60
+    assert not (folder / "late").exists()
 
 
-def test_a_part_does_not_start_after_the_end(tmp_path, capsys):
-    gpu.run(tmp_path, time.monotonic(), part(SPAN, str(tmp_path / "span")))
-    assert capsys.readouterr().out == "part: left out\n"
-    assert not (tmp_path / "span").exists()
+def test_the_command_says_what_it_leaves_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "kernels", lambda *_: [])
+    monkeypatch.setattr(gpu, "NEEDS", {"table": ("pandas",), "step": ("unknown_module",)})
+    monkeypatch.setattr(gpu, "write_pairs", lambda *_: None)
+    names = ("a", "step, eager, EN", *"bcde")
+    monkeypatch.setattr(gpu, "parts", lambda *_: [part(ENDLESS, name=name) for name in names])
+    gpu.measure_all(tmp_path, 3, rehearse=True)
+    first, *_, last = capsys.readouterr().out.strip().splitlines()
+    assert first == "left out: step; to add them: pip install unknown_module"
+    assert last.startswith("left out after 0.05 minutes: ")
+    assert last.endswith("e")
 
 
-def test_parts_that_run_alone_do_not_overlap(tmp_path):
-    end = time.monotonic() + 600
-    with ThreadPoolExecutor() as pool:
-        for name in "abc":
-            pool.submit(gpu.run, tmp_path, end, part(SPAN, str(tmp_path / name), name=name))
-    spans = sorted([*map(float, (tmp_path / name).read_text().split())] for name in "abc")
-    for (_, ended), (begun, _) in pairwise(spans):
-        assert ended <= begun
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_a_signal_to_the_command_ends_its_part(tmp_path, root, number):
+    words = [sys.executable, "-c", COMMAND, "--rehearse", "--output", str(tmp_path)]
+    command = subprocess.Popen(words, cwd=root, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: (tmp_path / "part.txt").exists() and (tmp_path / "part.txt").read_text())
+    command.send_signal(number)
+    assert command.communicate(timeout=60)[1].endswith(f"{tmp_path} has the results so far\n")
+    wait_for(lambda: has_ended(int((tmp_path / "part.txt").read_text())))
 
 
-def test_the_files_of_a_folder_make_the_table_of_the_record(tmp_path):
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_parts_overlap_only_where_they_may(folder, at_once):
+    names = "abcd"
+    parts = [part(SPAN, folder / name, name=name) for name in names]
+    gpu.run(parts, set(), folder, math.inf, limit=60, at_once=at_once)
+    spans = sorted([*map(float, (folder / name).read_text().split())] for name in names)
+    most = max(sum(b <= begin < e for b, e in spans) for begin, _ in spans)
+    assert most <= at_once
+    if at_once == 1:
+        assert all(ended <= begun for (_, ended), (begun, _) in pairwise(spans))
+
+
+@pytest.mark.parametrize("gib, images", [(139, 128), (23, 128), (11.5, 64), (7.5, 32), (1, 1)])
+def test_a_step_has_the_images_that_fit_into_memory(gib, images, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    found, free = gpu.fitting(int(gib * 2**30)), gib * 2**30
+    assert found["images"] == images
+    if images > 1:
+        needed = gpu.PROCESS_BYTES + images * gpu.IMAGE_BYTES
+        assert found["at once"] == free // needed
+        assert images == gpu.IMAGES or gpu.PROCESS_BYTES + 2 * images * gpu.IMAGE_BYTES > free
+
+
+@pytest.mark.skipif(not has_triton(), reason="needs Triton 3.6 or newer")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="its own driver would be asked")
+def test_kernels_are_compiled_for_a_gpu_that_is_not_there(tmp_path, monkeypatch):
+    from benchmarks import ahead, layers
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(layers, "SHAPES", {"tiny": (2, 32, 4, 4)})
+    monkeypatch.setattr(layers, "LAYERS_OF_CUDA", ("ILMGN",))
+    monkeypatch.setattr(layers, "SETTINGS_OF_CUDA", ("float32",))
+    ahead.compile_kernels("tiny", 2, 80, 108)
+    texts = [file.read_text() for file in tmp_path.rglob("*.ptx")]
+    assert len(texts) == 2  # forward and backward
+    assert all(".target sm_80" in text for text in texts)
+
+
+def test_kernels_of_a_step_are_compiled_for_all_its_maps():
+    pytest.importorskip("torchvision", reason="needs torchvision")
+    from benchmarks import ahead
+
+    maps = {tuple(x.shape): layer for layer, x in ahead.of_step("EfficientNet-B0, EN, fused", 4)}
+    assert {(4, 32, 112, 112), (4, 1152, 7, 7), (4, 1280, 7, 7)} <= maps.keys()
+    assert maps[4, 32, 112, 112].fused_activation.name == "silu"
+    assert maps[4, 320, 7, 7].fused_activation is None
+    assert not any(p.is_meta for layer in maps.values() for p in layer.parameters())
+
+
+def results_of_record(folder):
+    """Write the files of the record's folder in turn, and yield after each."""
     record = json.loads(report.RECORD_OF_GPU.read_text())
-    del record["commits of steps"]
-    (tmp_path / "machine.json").write_text(json.dumps(record["machine"]))
+    (folder / "machine.json").write_text(json.dumps(record["machine"]))
     for shape in report.SHAPES:
         rows = {
             setting: [row for row in rows if row["shape name"] == shape]
             for setting, rows in record["layers"].items()
         }
-        result = {"rounds": record["rounds"], "layers": rows}
-        (tmp_path / f"layers, {shape}.json").write_text(json.dumps(result))
+        found = {"rounds": record["rounds"], "layers": rows}
+        yield (folder / f"layers, {shape}.json").write_text(json.dumps(found))
     for way, norms in record["steps"].items():
         for norm, row in norms.items():
-            result = {"way": way, "norm": norm, "peak bytes": 0, "kernels": {}, **row}
-            (tmp_path / f"step, {way}, {norm}.json").write_text(json.dumps(result))
+            found = {"way": way, "norm": norm, "peak bytes": 0, "kernels": {}, **row}
+            yield (folder / f"step, {way}, {norm}.json").write_text(json.dumps(found))
+
+
+def test_there_is_a_table_after_each_result(tmp_path):
+    tables = [report.everything(report.collect(tmp_path)) for _ in results_of_record(tmp_path)]
+    assert len({*tables}) == len(tables)
+
+
+def test_the_files_of_a_folder_make_the_table_of_the_record(tmp_path):
+    record = json.loads(report.RECORD_OF_GPU.read_text())
+    del record["commits of steps"]
+    for _ in results_of_record(tmp_path):
+        pass
     found = report.collect(tmp_path)
     assert report.means(found) == report.means(record)
     assert report.maps(found) == report.maps(record)
@@ -96,14 +199,14 @@ def test_every_part_ends_well_in_the_rehearsal(tmp_path, root):
     command = [sys.executable, "-m", "benchmarks.gpu", "--rehearse", "--output", str(tmp_path)]
     done = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True)
     lines = [line for line in done.stdout.splitlines() if ": exit status" in line]
-    assert len(lines) == len([*gpu.parts(tmp_path, rehearse=True)])
+    assert len(lines) == 1 + len([*gpu.parts(tmp_path, rehearse=True)])
     # pytest's status 5: all tests of CUDA are skipped.
     assert not [line for line in lines if ": exit status 0" not in line and line[:5] != "tests"]
     for way, norm in gpu.REHEARSED:
         assert json.loads((tmp_path / f"step, {way}, {norm}.json").read_text())["kernels"]
 
 
-def wait_for(condition, seconds=30):
+def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
