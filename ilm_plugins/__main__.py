@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from .cli import parsers
+from .cli import exit_on_sigterm, parsers
 from .errors import DISK, OPERATORS, UserError, missing
 from .parent_process import end_with_parent
 from .trust import loading
@@ -38,16 +38,21 @@ CONTINUING = {
 def main(argv: Sequence[str]) -> int:
     """Run a command, the first argument; without one, print versions, keys and commands.
 
-    Ctrl-C ends it with one line, and status 130; a full or broken disk with one line, and status 2.
+    Ctrl-C and SIGTERM end it with one line, and status 130 and 143; a full or broken disk with one
+    line, and status 2.
     """
     is_internal = bool(argv) and argv[0] in INTERNAL
     chosen = argv[0] if is_internal else parser().parse_args(argv[:1]).command
+    exit_on_sigterm()  # so that partial files are removed
     try:
         return run(chosen, argv)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as error:
+        status = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else error.code
+        if status not in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+            raise
         words = filter(None, ["stopped", CONTINUING.get(chosen)])
         print(f"\n{Path(sys.argv[0]).name}: {'; '.join(words)}", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return status
     except OSError as error:
         if error.errno not in DISK:
             raise

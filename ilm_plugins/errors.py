@@ -36,10 +36,11 @@ def writing_to(path: object) -> Iterator[None]:
     earlier = sys.exc_info()[1]
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SyntaxError) as error:
         # torch cannot end its archive after an error of the disk or a signal: its second error, a
-        # RuntimeError, hides the first one. An error that the caller is handling is no cause.
-        is_second = isinstance(error, RuntimeError) and error.__context__ is not earlier
+        # RuntimeError, hides the first one, as MMEngine's SyntaxError hides a signal while a config
+        # is formatted. An error that the caller is handling is no cause.
+        is_second = not isinstance(error, OSError) and error.__context__ is not earlier
         cause = error.__context__ if is_second else error
         # One without a number would lose its text.
         if isinstance(cause, OSError) and cause.errno is not None and cause.filename is None:

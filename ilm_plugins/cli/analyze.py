@@ -20,12 +20,10 @@ from ..frameworks.variants import print_norms
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.mixture import MixtureNorm
 from ..surgery.norms import target_of
-from . import exit_on_sigterm
 
 
 def run(args: argparse.Namespace) -> None:
     """Run a checkpoint on the images; write tables, and print their summary."""
-    exit_on_sigterm()  # so that no part of the output stays
     check_new(args.output)
     Registrations.of_options(args.imports, args.datasets).register(resolve(args.config_file))
     opened = open_config(args.config_file, args.opts, args.device)

@@ -17,7 +17,6 @@ from ..experiments.compare.executors import Execution
 from ..experiments.compare.script_metric import EXAMPLE, ScriptMetric
 from ..frameworks.registrations import Registrations
 from ..frameworks.run_processes import available_gpus
-from . import exit_on_sigterm
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,7 +24,6 @@ def run(args: argparse.Namespace) -> int:
 
     Return the exit status, 1 if no run has a result.
     """
-    exit_on_sigterm()
     plan = plan_of(args)
     execution = Execution(args.executor, args.jobs, args.slurm)
     execution.check(plan.source.num_gpus, args.dry_run)

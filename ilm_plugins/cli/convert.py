@@ -23,7 +23,6 @@ from ..frameworks.registrations import Registrations
 from ..frameworks.variants import print_norms
 from ..layers import parse_norm
 from ..surgery.common import source_norm
-from . import exit_on_sigterm
 
 #: Converts a state dict: returns the new state dict and a report on its norms. The second argument
 #: says whether the names may be ends of the model's names.
@@ -32,7 +31,6 @@ Change = Callable[[Mapping[str, Tensor], bool], tuple[dict[str, Tensor], surgery
 
 def run(args: argparse.Namespace) -> None:
     """Convert INPUT to OUTPUT and print what changed; UserError if no norm was converted."""
-    exit_on_sigterm()  # so that a partial file is removed
     check_target(args.input, args.output, args.overwrite)
     output = Path(os.path.realpath(args.output))
     check_folder(output.parent)

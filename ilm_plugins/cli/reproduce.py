@@ -16,7 +16,6 @@ from ..experiments.papers import computed, published
 from ..experiments.papers.paper_runs import comparisons, obstacle
 from ..experiments.papers.reproduce_options import Options
 from ..files import make_folder
-from . import exit_on_sigterm
 from .compare import gpus_of
 
 
@@ -55,7 +54,6 @@ def list_(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> int:
     """Compute or train rows; print their figures, and return the exit status."""
-    exit_on_sigterm()
     args.num_gpus = gpus_of(args)
     make_folder(args.work_dir)
     options = Options(**{f.name: getattr(args, f.name) for f in fields(Options)})

@@ -5,12 +5,10 @@ import argparse
 from ..errors import writing_to
 from ..experiments.compare.command_source import run_script
 from ..experiments.compare.script_metric import ScriptMetric
-from . import exit_on_sigterm
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the script, and record its metric; return the script's exit status."""
-    exit_on_sigterm()
     metric = ScriptMetric.of(args.metric)
     with writing_to(args.folder):
         return run_script(args.words, args.folder, metric, args.seed, args.num_gpus)

@@ -28,9 +28,8 @@ def run(options: RunOptions) -> None:
         training = module_for(opened.framework, "training", path)
         if options.eval_only:
             make_folder(folder)
-            training.run(opened.config, record)
-            return
-        with writing_to(folder), lock(folder) if is_rank_zero() else nullcontext():
+        is_locked = is_rank_zero() and not options.eval_only
+        with writing_to(folder), lock(folder) if is_locked else nullcontext():
             try:
                 training.run(opened.config, record)
             except FloatingPointError as error:  # of a loss of NaN

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -324,6 +325,20 @@ def test_a_checkpoint_of_another_model_is_told_in_one_line(translate, tmp_path, 
 def test_a_missing_config_is_told_before_a_missing_folder(translate, tmp_path, capsys):
     assert translate(tmp_path / "in", tmp_path / "out", config=tmp_path / "no.py") == 2
     assert "no.py" in capsys.readouterr().err
+
+
+def test_sigterm_ends_translation_in_one_line_without_a_partial_file(
+    translate, tmp_path, monkeypatch, capsys
+):
+    def save_partly(image, file, **options):
+        file.write(b"half")
+        signal.raise_signal(signal.SIGTERM)
+
+    save(tmp_path / "in" / "a.png", 16, 8)
+    monkeypatch.setattr(Image.Image, "save", save_partly)
+    assert translate(tmp_path / "in", tmp_path / "out") == 128 + signal.SIGTERM
+    assert [*(tmp_path / "out").iterdir()] == []
+    assert capsys.readouterr().err.endswith(": stopped\n")
 
 
 def test_translation_writes_what_the_test_writes(translate, trained, datasets, tmp_path):

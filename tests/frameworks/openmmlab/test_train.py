@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 from types import SimpleNamespace
 from uuid import uuid4
 
@@ -19,6 +20,7 @@ from mmseg import registry
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
+from yapf.yapflib import yapf_api
 
 from close import assert_close
 from ilm_plugins.__main__ import main
@@ -36,6 +38,20 @@ from runs import mmengine_command as command
 from runs import train_until_killed
 
 use_safe_checkpoints()  # it lets MMEngine's log of losses be read
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("options", [[], ["--eval-only"]], ids=["training", "evaluation"])
+def test_a_signal_while_mmengine_formats_the_config_ends_in_one_line(
+    config, tmp_path, monkeypatch, capsys, number, options
+):
+    """MMEngine replaces each exception of the formatter, a signal's too, by a SyntaxError."""
+    monkeypatch.setattr(yapf_api, "FormatCode", lambda *_, **__: signal.raise_signal(number))
+    words = command(config, *options, out=tmp_path / "out", opts=["load_from=a.pth"])
+    assert main(words) == 128 + number
+    assert re.fullmatch(
+        r"\n.*: stopped; the same command with --resume continues.*\n", capsys.readouterr().err
+    )
 
 
 def test_a_training_leaves_checkpoints(trained):
