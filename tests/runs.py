@@ -47,8 +47,8 @@ optimizer.lr = 0.01
 train.init_checkpoint = ""
 train.max_iter = train.eval_period = 2
 train.log_period = 1
-DatasetCatalog.register(f"mine_{id(train)}", lambda: DatasetCatalog.get("shapes_train"))
-dataloader.train.dataset.names = f"mine_{id(train)}"
+DatasetCatalog.register("mine", lambda: DatasetCatalog.get("shapes_train"))
+dataloader.train.dataset.names = "mine"
 dataloader.test.dataset.names = "shapes_val"
 dataloader.train.mapper.augmentations, dataloader.test.mapper.augmentations = [], []
 dataloader.train.total_batch_size = 2

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from detectron2 import modeling
 from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
+from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -24,6 +25,8 @@ from .detectron2_variants import TRAIN
 
 #: detectron2's own keys of norms, which are nowhere to be read.
 KEYS = "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"
+#: Dataset that a LazyConfig registered -> the function that loads it.
+OF_CONFIGS: dict[str, Callable] = {}
 
 
 def load_config(
@@ -31,7 +34,7 @@ def load_config(
 ) -> CfgNode | DictConfig:
     """Read a config with overrides; a yaml runs code only within ``loading(unsafe=True)``."""
     if path.endswith(".py"):
-        with reading(path):
+        with reading(path), registering_again():
             cfg = LazyConfig.load(path)
         check_overrides(overrides, OmegaConf.to_container(cfg, resolve=False))
         for override in overrides:
@@ -63,6 +66,19 @@ def load_config(
         cfg.MODEL.DEVICE = device
     cfg.SOLVER.AMP.ENABLED |= amp
     return cfg
+
+
+@contextmanager
+def registering_again() -> Iterator[None]:
+    """Let a LazyConfig register the datasets that an earlier reading registered."""
+    for name in OF_CONFIGS:
+        DatasetCatalog.pop(name, None)
+    others = {*DatasetCatalog}
+    try:
+        yield
+    finally:
+        OF_CONFIGS.update({n: DatasetCatalog[n] for n in DatasetCatalog if n not in others})
+        DatasetCatalog.update(OF_CONFIGS)  # also those of another config
 
 
 @contextmanager

@@ -46,6 +46,20 @@ def test_overrides_of_a_yaml_are_applied():
     assert cfg.SOLVER.AMP.ENABLED
 
 
+def test_a_lazy_config_that_registers_its_dataset_is_read_again(tmp_path, datasets):
+    """The datasets of other configs, and the package's, stay."""
+    for name in ("own_a", "own_b"):
+        (tmp_path / f"{name}.py").write_text(LAZY.replace('"mine"', repr(name), 1))
+    for name in ("own_a", "own_b", "own_a"):
+        load_config(str(tmp_path / f"{name}.py"))
+        assert len(DatasetCatalog.get(name)) == 8
+    assert len(DatasetCatalog.get("own_b")) == 8
+    with pytest.raises(UserError, match=r"shapes_val.* is already registered"):
+        (tmp_path / "own_a.py").write_text(LAZY.replace('"mine"', '"shapes_val"', 1))
+        load_config(str(tmp_path / "own_a.py"))
+    assert len(DatasetCatalog.get("own_a")) == 8
+
+
 def test_a_yaml_may_turn_mixed_precision_on_itself():
     assert load_config(str(SHAPES), ["SOLVER.AMP.ENABLED", "True"]).SOLVER.AMP.ENABLED
 
