@@ -191,9 +191,9 @@ class Variants:
             return "it is not trained"
         name, of_none = self.freezing
         for above in self.parts_above(key):
-            setting = f"{above}.{name}"
-            if (stages := self.settings().get(setting, of_none)) > of_none:
-                return f"{setting} = {stages} freezes norms"
+            stages = self.settings().get(f"{above}.{name}")
+            if isinstance(stages, int) and stages > of_none:
+                return f"{above}.{name} = {stages} freezes norms"
         return ""
 
     def parts_above(self, key: str) -> list[str]:

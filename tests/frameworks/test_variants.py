@@ -224,6 +224,7 @@ KEPT = [
     ("lazy", [f"{RESNET}.stem.norm=FrozenBN"], [f"{RESNET}.stem.norm"]),
     ("mmengine", [BN, "model.backbone.frozen_stages=0"], ["model.backbone.norm_cfg"]),
     ("mmengine", [BN, "model.backbone.norm_cfg.requires_grad=False"], ["model.backbone.norm_cfg"]),
+    ("mmengine", [BN, "model.backbone.frozen_stages=None"], []),
     ("mmengine", [BN, "model.backbone.norm_eval=True"], []),  # trains scale and shift
 ]
 
