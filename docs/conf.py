@@ -9,6 +9,7 @@ import re
 
 from docutils import nodes
 from latex2mathml import converter
+from sphinx import addnodes
 from sphinx.util.inspect import stringify_signature
 
 import ilm_plugins
@@ -96,6 +97,14 @@ def show_options(app, what, name, obj, options, signature, returns):
         return "", None
 
 
+def add_targets(app, doctree):
+    """Add the targets of "[docs]" on source pages, which take all of a file to be of one module."""
+    for signature in doctree.findall(addnodes.desc_signature):
+        target = f"ilm_plugins.{signature.get('fullname')}"
+        if target not in signature["ids"]:
+            signature["ids"].append(target)
+
+
 def write_mathml(self, node):
     """Write an equation as MathML, which browsers draw without a script."""
     is_block = isinstance(node, nodes.math_block)
@@ -122,5 +131,6 @@ def setup(app):
     app.connect("source-read", fill_page)
     app.connect("autodoc-process-docstring", escape_shapes)
     app.connect("autodoc-process-signature", show_options)
+    app.connect("doctree-read", add_targets)
     app.connect("html-page-context", let_code_break)
     app.add_html_math_renderer("mathml", (write_mathml, None), (write_mathml, None))

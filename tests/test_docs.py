@@ -41,7 +41,7 @@ def block(page, language, words=""):
 
 
 @pytest.mark.wide
-def test_the_site_builds_without_warnings(tmp_path):
+def test_the_site_builds_without_warnings_and_its_sources_lead_back_to_the_api(tmp_path):
     for package in ("sphinx", "furo", "latex2mathml", "myst_parser"):
         pytest.importorskip(package, reason=f"needs {package}")
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
@@ -49,6 +49,11 @@ def test_the_site_builds_without_warnings(tmp_path):
         [*command, ROOT / "docs", tmp_path], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
+    documented = (tmp_path / "api.html").read_text()
+    sources = "".join(page.read_text() for page in tmp_path.glob("_modules/**/*.html"))
+    targets = re.findall(r'"viewcode-back" href="[^"]*/api.html#([^"]+)"', sources)
+    assert targets
+    assert [name for name in targets if f'id="{name}"' not in documented] == []
 
 
 def test_pages_have_the_files_and_records_that_they_show():
