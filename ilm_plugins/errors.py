@@ -59,7 +59,6 @@ EXTRAS = {
     "pandas": "analysis",
     "safetensors": "safetensors",
     "scipy": "compare",
-    "statsmodels": "compare",
     "submitit": "cluster",
     "tensorboard": "pix2pix",
     "torchmetrics": "pix2pix",

@@ -194,8 +194,8 @@ def compare(argv: Sequence[str]) -> Namespace:
     add("--metric", metavar="NAME", help=what)
     what = "as of a loss; the rule min implies it"
     add("--lower-is-better", action="store_true", help=what)
-    what = "of the metric, percent or fraction; default: as its values tell"
-    add("--unit", choices=("percent", "fraction"), metavar="UNIT", help=what)
+    what = "of the metric, percent, fraction or number; default: as its values tell"
+    add("--unit", choices=("percent", "fraction", "number"), metavar="UNIT", help=what)
     what = "say which norms are equivalent to the first within M points, 1 or .01 of a fraction"
     add("--margin", type=_points, metavar="M", help=what)
     add("--num-gpus", type=int, metavar="N", help="GPUs of each run; default: 1 if any")

@@ -105,9 +105,9 @@ class OpenConfig:
         """Patterns of the test's metrics, * for any characters; None if one is unknown."""
         return self._module("evaluation").metric_names(self.config)
 
-    def point(self, metric: str) -> float | None:
-        """A point of a metric: 1 of a percentage, .01 of a fraction, None if it is unknown."""
-        return self._module("evaluation").point(self.config, metric)
+    def unit(self, metric: str) -> str | None:
+        """The unit of a metric, "percent" or "fraction"; None if it is unknown."""
+        return self._module("evaluation").unit(self.config, metric)
 
     def _module(self, name: str) -> ModuleType:
         return our_module(self.framework, name)

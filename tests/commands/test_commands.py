@@ -101,7 +101,7 @@ def test_no_command_runs_code_of_a_checkpoint(tmp_path, monkeypatch, weights_onl
         (["train", "--config-file", CONFIG], "mmengine.runner", "mmengine: pip install onedl-"),
         *(
             (["compare", CONFIG, "GN"], name, f"{name}: pip install 'ilm_plugins[compare]'")
-            for name in ("scipy", "statsmodels", "matplotlib")
+            for name in ("scipy", "matplotlib")
         ),
     ],
 )

@@ -19,7 +19,7 @@ def committed():
 @pytest.fixture(scope="module")
 def executed(committed, tmp_path_factory):
     """The notebook, executed with trainings of two steps."""
-    for package in ("nbclient", "ipykernel", "torchvision", "statsmodels", "matplotlib"):
+    for package in ("nbclient", "ipykernel", "torchvision", "scipy", "matplotlib"):
         pytest.importorskip(package, reason=f"needs {package}")
     from run_notebook import execute
 

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 
 from ilm_plugins.experiments.papers import published
-from ilm_plugins.experiments.reports.interval import interval, paired_interval, spread
+from ilm_plugins.experiments.reports.interval import interval, spread
 from ilm_plugins.experiments.reports.table import of_dicts
 
 from . import papers
+from .comparisons import paired_interval
 from .results import Results, by_seed, by_setting
 
 #: Plain norm -> the norm that replaces it.

@@ -1,10 +1,13 @@
 """Pairs of norms of the committed comparisons, and differences as cells of tables."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from statistics import mean
 from typing import NamedTuple
 
-from ilm_plugins.experiments.reports.interval import Difference, ends, holm, paired, signed
+from scipy import stats
+
+from ilm_plugins.experiments.reports.interval import ALPHA, Difference, ends, paired, signed
 
 from .results import Results, by_seed
 
@@ -39,6 +42,31 @@ def corrected(rows: Sequence[tuple]) -> list[tuple]:
     return [(*row[:-1], one) for row, one in zip(rows, differences, strict=True)]
 
 
+def holm(differences: Sequence[Difference | None]) -> list[Difference | None]:
+    """Return the differences with their p corrected for their number, by Holm's step-down rule."""
+    tested = [i for i, one in enumerate(differences) if one is not None and one.is_tested]
+    corrected, largest = list(differences), 0.0
+    for step, i in enumerate(sorted(tested, key=lambda i: differences[i].p)):
+        largest = max(largest, min(1.0, (len(tested) - step) * differences[i].p))
+        corrected[i] = replace(differences[i], p=largest, tests=len(tested))
+    return corrected
+
+
+def paired_interval(
+    values: Mapping[int, float], baseline: Mapping[int, float]
+) -> Difference | None:
+    """Compare seed -> value of a norm with that of the baseline; None without an interval."""
+    difference = paired(values, baseline)
+    return difference if difference and difference.has_interval else None
+
+
+def not_excluded(difference: Difference) -> tuple[float, float]:
+    """Return the differences that two one-sided tests at 5 % do not exclude: the 90 % interval."""
+    error = difference.deviation / difference.seeds**0.5
+    reach = float(stats.t.isf(ALPHA, difference.seeds - 1)) * error
+    return difference.mean - reach, difference.mean + reach
+
+
 def mean_cell(values: Collection[float]) -> str:
     return f"{mean(values):.1f}" if values else "-"
 
@@ -48,7 +76,7 @@ def difference_cells(difference: Difference) -> dict[str, str]:
     columns = "95 % interval", "p, corrected", "not excluded", "power, 1 point"
     cells = ["-"] * len(columns)
     if difference.has_interval:
-        interval, left = ends(difference.low, difference.high), ends(*difference.left)
+        interval, left = ends(difference.low, difference.high), ends(*not_excluded(difference))
         cells = [interval, f"{difference.p:.3f}", left, f"{difference.power_of(1):.2f}"]
     texts = dict(zip(columns, cells, strict=True))
     return {"difference": signed(difference.mean), **texts, "seeds": str(difference.seeds)}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ilm_plugins.experiments.compare.results import OWN_TEST
-from ilm_plugins.experiments.reports.interval import ALPHA, Difference, one_sided
+from ilm_plugins.experiments.reports.interval import ALPHA, Difference
 from ilm_plugins.experiments.reports.table import markdown, of_dicts
 
 from .comparisons import Pair, corrected, difference_cells, mean_cell, pair
@@ -113,8 +113,7 @@ def _answers(results: Results) -> list[tuple[str, Pair, Difference | None]]:
         one = Pair(*(by_seed(results, STRONG, norm, test) for norm, test in norms))
         difference = one.difference
         if is_equivalence and difference is not None and difference.has_interval:
-            p = max(one_sided(one.ours, one.plain, MARGIN))
-            difference = replace(difference, p=p)
+            difference = replace(difference, p=difference.p_within(MARGIN))
         found.append((question, one, difference))
     return corrected(found)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from statistics import mean
 
 from ilm_plugins.experiments.compare.results import OWN_TEST
-from ilm_plugins.experiments.reports.interval import Difference, interval, one_sided
+from ilm_plugins.experiments.reports.interval import Difference, interval
 from ilm_plugins.experiments.reports.table import of_dicts
 
 from .comparisons import Pair, corrected, difference_cells, mean_cell
@@ -68,7 +68,8 @@ def answers(results: Results) -> list[str]:
     found = []
     for question, (*models, test, has_margin) in QUESTIONS.items():
         both = compared(results, models, test)
-        p = max(one_sided(both.ours, both.plain, MARGIN)) if has_margin else math.nan
+        is_known = has_margin and both.difference is not None
+        p = both.difference.p_within(MARGIN) if is_known else math.nan
         row = {"question": question, "models": f"{models[1]} - {models[0]}"}
         last = {}
         if len(seeds) > 1:  # one seed has no interval

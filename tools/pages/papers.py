@@ -12,9 +12,10 @@ from typing import Any
 from ilm_plugins.experiments.compare.results import OWN_TEST
 from ilm_plugins.experiments.papers import published
 from ilm_plugins.experiments.papers.published import Cell, Table
-from ilm_plugins.experiments.reports.interval import Difference, interval, paired_interval, spread
+from ilm_plugins.experiments.reports.interval import Difference, interval, spread
 from ilm_plugins.experiments.reports.table import markdown
 
+from .comparisons import paired_interval
 from .results import Results, Run
 
 #: Columns that stand above the table if they are the same for all runs.

@@ -47,6 +47,8 @@ PLACEHOLDERS = {
 class CommandSource(Source):
     """A script, by the command line of ``--command``."""
 
+    no_curves = "--metric NAME:FILE draws them where FILE, such as metrics.csv, has several values."
+
     command: str
     metric: ScriptMetric
     num_gpus: int = 0

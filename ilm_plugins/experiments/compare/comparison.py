@@ -1,19 +1,18 @@
 """A comparison from its plan to its results: the runs, and the files of the report."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from tqdm import tqdm
 
 from ...errors import writing_to
 from ...files import lock, write_text
-from . import runs
+from . import history, runs
 from .comparison_page import page
 from .comparison_plan import Plan
 from .comparison_plot import draw
 from .comparison_report import csv_of, markdown
-from .results import POINTS, Results, complete, main_metric, point_of
+from .results import Results, complete, main_metric
 
 
 def compare(plan: Plan, command: str, make_runs: Callable[[Plan], None]) -> Results:
@@ -24,6 +23,7 @@ def compare(plan: Plan, command: str, make_runs: Callable[[Plan], None]) -> Resu
     models = plan.source.models(plan)
     with writing_to(plan.output), lock(plan.output):
         plan.check_settings()
+        history.note(plan)
         found = plan.source.prepare(plan)
         if other := plan.other_code():
             tqdm.write(other)
@@ -39,14 +39,14 @@ def report(plan: Plan, command: str, **found: Any) -> Results:
         norms=plan.norms,
         values=complete(values, metric),
         metric=metric,
-        point=POINTS.get(plan.unit) or plan.source.point(plan, metric) or point_of(values, metric),
+        unit_name=plan.unit or plan.source.unit(metric),
         margin=plan.margin,
         other_code=plan.other_code(),
         higher_is_better=plan.higher_is_better,
+        history=history.of_folder(plan, metric),
         **found,
     )
-    if any(one and one.is_tested for test in results.differences.values() for one in test.values()):
-        results = replace(results, readings=plan.note_reading())
+    history.note(plan, results.read)
     write_text(plan.output / "compare.md", markdown(results, command))
     write_text(plan.output / "compare.csv", csv_of(results))
     if results.main:

@@ -11,13 +11,21 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from ...frameworks.run_record import read
+from ...frameworks.run_record import FILE, read
 from ..reports.style import png, uri
 from . import comparison_plot, curves
-from .answers import answers, warnings
+from .answers import answers, headline, notes, warnings
 from .comparison_plan import Plan
 from .comparison_plot import NARROW, WIDE, has_differences
-from .comparison_report import cost_table, table
+from .comparison_report import (
+    ABOUT,
+    cost_table,
+    history_table,
+    metrics_table,
+    run_of,
+    table,
+    title_of,
+)
 from .predictions import SCORE
 from .results import OWN_TEST, ROUNDS, Results, Value
 from .run_folders import log_of
@@ -41,7 +49,8 @@ SETTINGS = {
 class Failure(NamedTuple):
     """A run without a result, and the last lines of its output."""
 
-    value: Value
+    run: str
+    reason: str
     log: Path
     tail: str
 
@@ -53,14 +62,20 @@ def page(plan: Plan, results: Results, command: str) -> str:
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    environment.filters["quoted"] = shlex.quote
     return environment.from_string(template).render(
         results=results,
+        title=title_of(results),
+        headline=headline(results),
         command=command,
+        about=ABOUT,
+        notes=notes(results),
         tests=[_of_test(results, test) for test in results.tests],
         has_differences=has_differences(results),
         runs=_pictures(comparison_plot.figure_of, results) if results.main else None,
+        history=_filled(history_table(results)),
+        metrics=metrics_table(results),
         curves=_pictures(curves.figure_of, found, results.norms) if found else None,
+        no_curves=plan.source.no_curves,
         quantities=[*found],
         predictions=plan.source.predictions(_first_runs(plan, results), plan.output),
         score=SCORE,
@@ -70,18 +85,42 @@ def page(plan: Plan, results: Results, command: str) -> str:
         overrides=results.settings_of_norms,
         environment=_environment(plan),
         failures=[_failure(plan, value) for value in results.failures],
+        files=_files(plan),
         output=plan.output,
-        own_test=OWN_TEST,
     )
 
 
 def _of_test(results: Results, test: str) -> dict[str, Any]:
     """Return the title, the answers and the table of a test."""
-    # Each verdict stands above the table.
-    rows = table(results, test)
-    names = [name for name in rows[0] if name != "verdict" and any(row[name] for row in rows)]
-    rows = [{name: row[name] for name in names} for row in rows]
+    rows = _filled(table(results, test))
     return {"title": results.title(test), "answers": answers(results, test), "rows": rows}
+
+
+def _filled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return a table without its empty columns."""
+    names = [name for name in rows[0] if any(row[name] for row in rows)]
+    return [{name: row[name] for name in names} for row in rows]
+
+
+def _files(plan: Plan) -> list[str]:
+    """Return what a reader may open, of files that each run has, and how logs are shown."""
+    found = [folder for folder in plan.folders if folder.exists()]
+    texts = []
+    for path, what in (
+        (log_of, "seedN.log: the output of a run"),
+        (_record, "seedN/record.json: the settings and the curve"),
+    ):
+        if found and all(path(folder).is_file() for folder in found):
+            texts.append(f"{plan.output}/NORM/{what}")
+    if any(plan.output.rglob("events.out.tfevents*")):
+        texts.append(
+            f"tensorboard --logdir {shlex.quote(str(plan.output))}: the logs of TensorBoard"
+        )
+    return texts
+
+
+def _record(folder: Path) -> Path:
+    return folder / FILE
 
 
 def _pictures(figure_of: Callable[..., Figure], *arguments: Any) -> list[str]:
@@ -117,4 +156,4 @@ def _failure(plan: Plan, value: Value) -> Failure:
     test = "" if value.test == OWN_TEST else value.test
     log = log_of(plan.folder(value.norm, value.seed, test))
     lines = log.read_text("utf-8", errors="replace").splitlines() if log.is_file() else []
-    return Failure(value, log, "\n".join(lines[-TAIL:]))
+    return Failure(run_of(value), value.failure or "", log, "\n".join(lines[-TAIL:]))

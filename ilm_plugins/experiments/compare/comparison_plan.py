@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import UserError
 from ...files import check_folder, read_object, write_text
 from ...frameworks.run_record import is_complete, read
 from ...frameworks.variants import as_json, differences
-from .results import POINTS, ModelSummary
+from .results import ModelSummary
+from .unit import UNITS
 
 if TYPE_CHECKING:
     from .predictions import Predictions
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 SETTINGS = "compare.json"
 #: The setting that tells if the file of --weights has changed.
 DIGEST = "--weights, SHA-256"
-#: The entry of that file that has the seeds of each reading, beside the settings.
-READINGS = "read at --seeds"
+#: The entry of that file that has failures and readings, beside the settings.
+HISTORY = "history"
 
 
 class Source:
@@ -34,6 +35,8 @@ class Source:
     """
 
     num_gpus: int = 0
+    #: How runs get learning curves, for a report that has none; "" where no option brings them.
+    no_curves: ClassVar[str] = ""
     #: Name of a further test -> the config whose test set it uses.
     tests: Mapping[str, str] = MappingProxyType({})
 
@@ -77,9 +80,9 @@ class Source:
         """Return the metric to compare where the plan does not name one."""
         return None
 
-    def point(self, plan: "Plan", metric: str) -> float | None:
-        """Return a point of a metric, .01 of a fraction or a loss; None for an unknown unit."""
-        return None if plan.higher_is_better else 0.01
+    def unit(self, metric: str) -> str | None:
+        """Return the name of a metric's unit; None if it is unknown."""
+        return None
 
     def predictions(self, folders: Mapping[str, Path], output: Path) -> "Predictions | str | None":
         """Return pictures of norm -> folder of a run; None for models that are unknown."""
@@ -98,7 +101,7 @@ class Plan:
     #: Points of the metric within which the report calls norms equivalent.
     margin: float | None = None
     higher_is_better: bool = True
-    #: "percent" or "fraction"; None for the unit that the source or the values tell.
+    #: Name of the metric's unit; None for the unit that the source or the values tell.
     unit: str | None = None
 
     def __post_init__(self) -> None:
@@ -108,8 +111,10 @@ class Plan:
                 raise UserError(f"norm {norm!r} is given twice; give each norm once")
         if len({*self.seeds}) < len(self.seeds):
             raise UserError(f"--seeds {' '.join(map(str, self.seeds))}: give each seed once")
-        if self.unit is not None and self.unit not in POINTS:
-            raise UserError(f"unit {self.unit!r}: give one of {', '.join(POINTS)}")
+        if self.unit is not None and self.unit not in UNITS:
+            raise UserError(f"unit {self.unit!r}: give one of {', '.join(UNITS)}")
+        if self.margin is not None and not self.margin > 0:
+            raise UserError(f"margin {self.margin:g}: give a number above 0")
         self.source.check(self)
 
     @property
@@ -164,7 +169,7 @@ class Plan:
             earlier = read_object(path)
             for key, before, now in differences(earlier, settings):
                 # A norm or a test, and its dataset, may be added, or left out this time.
-                is_free = key.startswith(("--for ", "--test ", "--dataset ", "--import ", READINGS))
+                is_free = key.startswith(("--for ", "--test ", "--dataset ", "--import ", HISTORY))
                 if is_free and not (key in earlier and key in settings):
                     continue
                 if isinstance(before, dict) and isinstance(now, dict):
@@ -176,17 +181,6 @@ class Plan:
                 )
             settings = earlier | settings
         write_text(path, json.dumps(settings, indent=1))
-
-    def note_reading(self) -> list[list[int]]:
-        """Note in the locked folder that a p of these seeds is read.
-
-        Return the seeds of all readings, this one last; fresh seeds begin anew.
-        """
-        path, seeds = self.output / SETTINGS, sorted(self.seeds)
-        settings = read_object(path)
-        earlier = [one for one in settings.get(READINGS, []) if one != seeds]
-        write_text(path, json.dumps({**settings, READINGS: [*earlier, seeds]}, indent=1))
-        return [*(one for one in earlier if {*one} & {*seeds}), seeds]
 
 
 def folder_name(norm: str) -> str:

@@ -79,12 +79,11 @@ def _draw_runs(axis: Axes, results: Results, test: str) -> None:
 
 
 def _draw_differences(axis: Axes, results: Results, test: str) -> None:
-    """Draw intervals, hollow where runs of the norm or of the baseline failed."""
-    norms = list(results.norms)
-    failed = [norm for norm in norms if results.failed_seeds(norm, test)]
-    hollow = norms if norms[0] in failed else failed
+    """Draw intervals, hollow where nothing is told."""
+    verdicts = results.verdicts[test].items()
+    hollow = [norm for norm, verdict in verdicts if verdict.word == "not told"]
     style.draw_intervals(axis, [*results.differences[test].items()], COLOUR, hollow)
-    axis.set_xlabel(f"{results.title(test)}: minus {norms[0]}")
+    axis.set_xlabel(f"{results.title(test)}: minus {results.norms[0]}")
 
 
 def _label(results: Results, norm: str, test: str) -> str:

@@ -5,13 +5,19 @@ import io
 from datetime import timedelta
 from statistics import fmean
 
-from ..reports.interval import ALPHA, ends, interval, p_value, spread
+from ..reports.interval import interval, p_value, spread
 from ..reports.table import of_dicts
-from .answers import answers, decimals, warnings
-from .results import OWN_TEST, ROUNDS, Results
+from .answers import answers, headline, notes, warnings
+from .results import OWN_TEST, ROUNDS, Results, Value
+from .unit import decimals
 
 #: Seconds from which on a run's wall time is reported.
 LONG = 60
+#: What the columns of the tables are.
+ABOUT = (
+    "Differences are paired by seed, with Student's 95 % interval in brackets. p is how probable a "
+    "difference of this size is between equal norms; below 0.05, the norms differ."
+)
 #: Columns of compare.csv.
 COLUMNS = (
     *("norm", "seed", "test", "metric", "value", "seconds", "commit", "processor"),
@@ -21,18 +27,14 @@ COLUMNS = (
 
 def markdown(results: Results, command: str) -> str:
     """Return the page compare.md."""
-    baseline = results.norms[0]
-    lines = [
-        f"# {', '.join(results.norms[1:]) or 'No norm'} in place of {baseline}",
-        "",
-        f"Written by `{command}`.",
-        "",
-    ]
+    lines = [f"# {title_of(results)}", "", headline(results), "", f"Written by `{command}`.", ""]
     for warning in warnings(results):
         lines += [warning, ""]
     for test in results.tests:
         lines += [f"## {results.title(test)}", "", *of_dicts(table(results, test), aligned=True)]
-        lines += ["", *(f"- {sentence}" for sentence in sentences(results, test)), ""]
+        lines += ["", *sentences(results, test), ""]
+    lines += [ABOUT, "", *(f"- {text}" for text in notes(results)), ""]
+    lines += ["## History of this folder", "", *of_dicts(history_table(results), aligned=True), ""]
     if costs := cost_table(results):
         lines += ["## Cost", "", *of_dicts(costs, aligned=True)]
         turns = f"A step is the median of {ROUNDS} in turn with the other norms' steps."
@@ -44,25 +46,26 @@ def markdown(results: Results, command: str) -> str:
         lines += ["", how, ""]
     if results.failures:
         lines += ["## No result", ""]
-        for value in results.failures:
-            test = "" if value.test == OWN_TEST else f", {value.test}"
-            lines.append(f"- {value.norm}, seed {value.seed}{test}: {value.failure}")
+        lines += [f"- {run_of(value)}: {value.failure}" for value in results.failures]
         lines.append("")
-    corrected = ""
-    if len(results.norms) > 2:
-        corrected = ", by Holm's correction for the norms with a p, which the intervals do not have"
-    lines += [
-        "Differences are paired by seed; behind them is the 95 % interval of Student's t. p is "
-        f"that of the paired t-test{corrected}. Seeds show a difference if p is below {ALPHA}. "
-        "What is not excluded is the 90 % interval: each of its ends is a one-sided test at 5 %.",
-        "",
-    ]
     return "\n".join(lines)
 
 
+def title_of(results: Results) -> str:
+    baseline, *others = results.norms
+    return f"{', '.join(others)} in place of {baseline}" if others else baseline
+
+
+def run_of(value: Value) -> str:
+    """Return the name of a run, with its test if it is not the source's own."""
+    test = "" if value.test == OWN_TEST else f", {value.test}"
+    return f"{value.norm}, seed {value.seed}{test}"
+
+
 def sentences(results: Results, test: str) -> list[str]:
-    """Return what the seeds tell about each norm but the baseline."""
-    return [f"{norm}: {answer.text}" for norm, answer in answers(results, test).items()]
+    """Return what the seeds tell about each norm but the baseline, and what to do next."""
+    found = answers(results, test).items()
+    return [f"- {norm}: {one.word}. {one.text} Next: {one.next_step}" for norm, one in found]
 
 
 def csv_of(results: Results) -> str:
@@ -76,8 +79,8 @@ def csv_of(results: Results) -> str:
 
 def table(results: Results, test: str) -> list[dict[str, str]]:
     """Return a row for each norm: mean, deviation, difference from the baseline, p, verdict."""
-    baseline, rows, digits = results.norms[0], [], decimals(results)
-    differences, found = results.differences[test], answers(results, test)
+    baseline, rows, digits = results.norms[0], [], results.unit.digits
+    differences, verdicts = results.differences[test], results.verdicts[test]
     for norm in results.norms:
         row = {"norm": norm, "seeds": results.seeds_of(norm, test)}
         values = results.by_seed(norm, test).values()
@@ -86,11 +89,53 @@ def table(results: Results, test: str) -> list[dict[str, str]]:
         row[f"minus {baseline} [95 %]"] = interval(difference, digits) if difference else ""
         is_tested = difference is not None and difference.is_tested
         row["p"] = p_value(difference.p).removeprefix("= ") if is_tested else ""
-        is_told = norm in found and found[norm].is_told
-        row["not excluded"] = ends(*difference.left, digits) if is_told else ""
-        row["verdict"] = found[norm].label if norm in found else ""
+        row["verdict"] = verdicts[norm].word if norm in verdicts else ""
         rows.append(row)
     return rows
+
+
+def history_table(results: Results) -> list[dict[str, str]]:
+    """Return rows of the folder's runs, those of all calls: results, readings and failures.
+
+    Runs of a norm that are alike but for their results share a row.
+    """
+    values, left_out = results.history.values or results.values, {v[:2] for v in results.left_out}
+    failed = [(v.norm, v.seed, v.test, v.failure) for v in values if v.failure]
+    failures: dict[tuple[str, int], dict[str, None]] = {}
+    for norm, seed, _, reason in (*results.history.failures, *failed):
+        failures.setdefault((norm, seed), {})[reason.partition("; see ")[0]] = None
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for norm, seed in dict.fromkeys(value[:2] for value in values):
+        tests = sum(norm in one[:2] and seed in one.seeds for one in results.read)
+        call = "left out" if (norm, seed) in left_out else "compared"
+        reasons = "; ".join(failures.get((norm, seed), ()))
+        groups.setdefault((norm, str(tests), call, reasons), []).append(seed)
+    known = {v[:3]: v.value for v in values if v.metric == results.metric and v.value is not None}
+    rows = []
+    for (norm, tests, call, reasons), seeds in groups.items():
+        row = {"norm": norm, "seeds": " ".join(map(str, seeds))}
+        for test in dict.fromkeys(value.test for value in values):
+            found = (known.get((norm, seed, test)) for seed in seeds)
+            texts = ("-" if one is None else f"{one:.{results.unit.digits}f}" for one in found)
+            row[results.title(test)] = " ".join(texts)
+        rows.append(
+            row | {"tests": tests, "this call": call, "failures, earlier ones too": reasons}
+        )
+    return rows
+
+
+def metrics_table(results: Results) -> list[dict[str, str]]:
+    """Return a row for each metric and test: mean and deviation of each norm."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for one in results.values:
+        if one.value is not None:
+            name = one.metric if one.test == OWN_TEST else f"{one.metric}, {one.test}"
+            found.setdefault(name, {}).setdefault(one.norm, []).append(one.value)
+    return [
+        {"metric": name}
+        | {norm: spread(values, decimals(of_norms.values())) for norm, values in of_norms.items()}
+        for name, of_norms in found.items()
+    ]
 
 
 def cost_table(results: Results) -> list[dict[str, str]]:

@@ -216,8 +216,8 @@ class ConfigSource(ComparedConfig, Source):
     def best_metric(self) -> str | None:
         return self.variants.main_metric()
 
-    def point(self, plan: Plan, metric: str) -> float | None:
-        return self.variants.opened.point(metric)
+    def unit(self, metric: str) -> str | None:
+        return self.variants.opened.unit(metric)
 
     def predictions(
         self, folders: Mapping[str, Path], output: Path

@@ -45,22 +45,27 @@ class Comparison:
         return self.report
 
     def _repr_html_(self) -> str:
-        """The verdicts, the first test's table, the picture and a link to compare.html."""
+        """The answer, verdicts, table and picture, the folder's history, a link to compare.html."""
         from urllib.parse import quote
 
         import pandas as pd
 
         from ..reports.style import uri
-        from .answers import answers, warnings
+        from .answers import headline, notes, warnings
+        from .comparison_report import history_table, sentences
 
-        found = answers(self.results, self.results.tests[0])
-        texts = warnings(self.results)
-        texts += [f"{norm}: {one.text} Next: {one.next_step}" for norm, one in found.items()]
+        def shown(rows: list[dict[str, str]]) -> str:
+            return pd.DataFrame(rows).to_html(index=False, border=0)
+
+        texts = [headline(self.results), *warnings(self.results)]
+        texts += [one.removeprefix("- ") for one in sentences(self.results, self.results.tests[0])]
         parts = [f"<p>{escape(text)}</p>" for text in texts]
-        parts.append(pd.DataFrame(self.table).to_html(index=False, border=0))
+        parts.append(shown(self.table))
+        parts += [f"<p>{escape(text)}</p>" for text in notes(self.results)]
         if self.results.main:
             source = uri((self.output / "compare.png").read_bytes(), "png")
             parts.append(f'<img alt="all runs" style="max-width: 100%" src="{source}">')
+        parts.append(shown(history_table(self.results)))
         page = str(self.output / "compare.html")
         return "\n".join([*parts, f'<p><a href="{quote(page)}">{escape(page)}</a></p>'])
 
@@ -94,12 +99,15 @@ def compare(
         metric: the metric to compare; by default the first.
         higher_is_better: False for a metric such as a loss.
         margin: also say which norms are equivalent to the baseline within so many points; a point
-            is 1, or .01 of a fraction or where a lower metric is better.
-        unit: of the metric, "percent" or "fraction"; by default a fraction if no value is above 1.
+            is 1, or .01 of a fraction.
+        unit: of the metric, "percent", "fraction", or "number" if it has no largest value; by
+            default a fraction if a higher metric is better and all values are in 0 to 1, else a
+            number.
 
     Raises:
-        UserError: a norm or a seed is given twice, ``unit`` is another word, a run lacks the
-            metric, the folder is in use or has runs of another function, or a package is missing.
+        UserError: a norm or a seed is given twice, ``unit`` is another word, ``margin`` is not
+            above 0, a run lacks the metric, the folder is in use or has runs of another function,
+            or a package is missing.
 
     Example::
 

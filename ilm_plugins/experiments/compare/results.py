@@ -2,20 +2,22 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
 from ...errors import UserError
-from ..reports.interval import ALPHA, Difference, holm, one_sided, paired
+from ..reports.interval import ALPHA, Difference, paired
+from .rules import RULES, Runs
+from .unit import Unit, decimals, unit_of
 
 #: The name of the source's own test in tables.
 OWN_TEST = "test"
 #: The main metric where no run has a metric.
 NO_METRIC = "no metric"
-#: Unit of the metric -> a point.
-POINTS = {"percent": 1.0, "fraction": 0.01}
+#: The end of the reason of a run that has other metrics only.
+NOT_MEASURED = "was not measured"
 #: How many times the training step of each norm is measured.
 ROUNDS = 7
 
@@ -35,19 +37,36 @@ class Value(NamedTuple):
     processor: str | None = None
 
 
-class Verdict(NamedTuple):
-    """What the seeds of a norm tell about it and the baseline, and the p of the margin's tests."""
+class Reading(NamedTuple):
+    """A difference that was read: of a norm from a baseline, by a test, a metric and seeds."""
 
-    #: "better", "worse", "equivalent", "no worse" (both within the margin), or "undecided".
+    baseline: str
+    norm: str
+    test: str
+    metric: str
+    seeds: tuple[int, ...]
+
+
+class Verdict(NamedTuple):
+    """What the seeds of a norm tell about it and the baseline."""
+
+    #: "better", "worse", "equivalent", "undecided", or "not told".
     word: str
-    #: p of "no worse" and of "equivalent", each corrected over the norms; NaN without a test.
-    p_no_worse: float
-    p_equivalent: float
-    #: The least and the most probability, by the deviation's own interval, that the seeds show a
-    #: difference of the margin, or of a point.
-    powers: tuple[float, float]
-    #: How many seeds show it with probability .8; None without a test, or for too many.
-    seeds_needed: int | None
+    #: Why nothing is told; "" for the other words.
+    reason: str = ""
+    #: p of equivalence within the margin; NaN without a test.
+    p_equivalent: float = float("nan")
+
+
+@dataclass(frozen=True)
+class History:
+    """What the folder of a comparison has, of this call and of all earlier ones."""
+
+    #: The values of all runs.
+    values: Sequence[Value] = ()
+    #: Norm, seed, test and reason of each run without a result, those that were repeated, too.
+    failures: Sequence[tuple[str, int, str, str]] = ()
+    read: Sequence[Reading] = ()
 
 
 class ModelSummary(NamedTuple):
@@ -65,13 +84,12 @@ class Results:
     norms: Sequence[str]
     values: Sequence[Value]
     metric: str
-    #: One point of the main metric: 1, or .01 of a fraction.
-    point: float = 1.0
+    #: Name of the main metric's unit, see :data:`.unit.UNITS`; None to tell it by the values.
+    unit_name: str | None = None
     #: Points of the main metric within which a norm counts as equivalent to the baseline.
     margin: float | None = None
     higher_is_better: bool = True
-    #: The seeds of each reading of the comparison, this one included.
-    readings: Sequence[Collection[int]] = ()
+    history: History = History()
     #: Norm -> how its model differs from the baseline's before training; empty without --weights.
     starts: dict[str, str] = field(default_factory=dict)
     #: Which runs are of other code than the others, if there are any.
@@ -110,13 +128,24 @@ class Results:
         """Return seed -> value of the main metric."""
         return self.main.get((norm, test), {})
 
+    @cached_property
+    def left_out(self) -> list[Value]:
+        """The values of the folder's runs that this call leaves out."""
+        ours = {(value.norm, value.seed) for value in self.values}
+        return [value for value in self.history.values if (value.norm, value.seed) not in ours]
+
     def failed_seeds(self, norm: str, test: str) -> dict[int, str]:
-        """Return seed -> reason of a norm's runs without a value of the main metric."""
+        """Return seed -> reason of a norm's runs without a value of the main metric.
+
+        Those that this call leaves out count: leaving them out would be a choice by the result.
+        """
         found = self.by_seed(norm, test)
+        left_out = [one for one in self.left_out if not (one.failure or "").endswith(NOT_MEASURED)]
         return {
             value.seed: value.failure
-            for value in self.failures
-            if value.norm == norm and value.test in (test, OWN_TEST) and value.seed not in found
+            for value in (*self.values, *left_out)
+            if value.failure and value.norm == norm
+            if value.test in (test, OWN_TEST) and value.seed not in found
         }
 
     def seeds_of(self, norm: str, test: str) -> str:
@@ -125,81 +154,81 @@ class Results:
         return f"{len(found)} of {len(found) + len(failed)}" if failed else str(len(found))
 
     @cached_property
-    def largest(self) -> float | None:
-        """The largest possible value of a percentage or a fraction; None for another metric."""
-        largest = 100 * self.point
-        values = [value for found in self.main.values() for value in found.values()]
-        is_share = self.higher_is_better and all(0 <= value <= largest for value in values)
-        return largest if is_share else None
+    def unit(self) -> Unit:
+        """The unit of the main metric, whose digits show its smallest deviation."""
+        groups = [[*of_seeds.values()] for of_seeds in self.main.values()]
+        plain = {test: self.by_seed(self.norms[0], test) for test in self.tests}
+        differences = [
+            [one - plain[test][seed] for seed, one in of_seeds.items() if seed in plain[test]]
+            for (norm, test), of_seeds in self.main.items()
+            if norm != self.norms[0]
+        ]
+        unit = unit_of(self.unit_name, self.higher_is_better, groups)
+        return replace(unit, digits=decimals(groups, differences))
 
-    def are_equal(self, norm: str, test: str) -> bool:
-        """Return whether a norm's runs have the baseline's values in all of their common seeds."""
-        plain = self.by_seed(self.norms[0], test)
-        ours = self.by_seed(norm, test)
-        return all(ours[seed] == plain[seed] for seed in ours if seed in plain)
+    def runs(self, norm: str, test: str) -> Runs:
+        """Return the runs of a norm and of the baseline."""
+        both = self.norms[0], norm
+        return Runs(
+            *both,
+            {one: self.by_seed(one, test) for one in both},
+            {one: self.failed_seeds(one, test) for one in both},
+            self.unit,
+        )
 
-    @property
-    def visible_points(self) -> float:
-        """The points of the difference whose power is told."""
-        return self.margin or 1.0
+    @cached_property
+    def read(self) -> list[Reading]:
+        """All tests that were read in the folder, these included; p is corrected for them."""
+        found = dict.fromkeys(self.history.read)
+        plain = self.norms[0]
+        for test in self.tests:
+            for norm in self.norms[1:]:
+                seeds = sorted(self.by_seed(norm, test).keys() & self.by_seed(plain, test).keys())
+                if len(seeds) > 1:
+                    found[Reading(plain, norm, test, self.metric, (*seeds,))] = None
+        return [*found]
 
     @cached_property
     def differences(self) -> dict[str, dict[str, Difference | None]]:
-        """Test -> norm -> its difference from the baseline, p corrected over the norms.
+        """Test -> norm -> its difference from the baseline, corrected for all tests of the folder.
 
-        If a run of either norm failed there is no test, as the seeds left may be the lucky ones.
+        Without p where the verdict is "not told".
         """
         return {test: self._differences(test) for test in self.tests}
 
     @cached_property
     def verdicts(self) -> dict[str, dict[str, Verdict]]:
-        """Test -> norm, but the baseline -> what its seeds tell; "undecided" without a test."""
-        return {test: self._verdicts(test) for test in self.tests}
+        """Test -> norm, but the baseline -> what its seeds tell."""
+        norms = self.norms[1:]
+        return {test: {norm: self._verdict(norm, test) for norm in norms} for test in self.tests}
+
+    def _reason(self, norm: str, test: str) -> str:
+        """Return why the runs tell nothing before any test, or ""."""
+        runs = self.runs(norm, test)
+        return next(filter(None, (rule(runs) for rule in RULES)), "")
 
     def _differences(self, test: str) -> dict[str, Difference | None]:
-        baseline, *others = self.norms
-        plain = self.by_seed(baseline, test)
-        found = []
-        for norm in others:
-            difference = paired(self.by_seed(norm, test), plain)
-            failed = self.failed_seeds(norm, test) or self.failed_seeds(baseline, test)
-            if difference and failed:
-                difference = replace(difference, p=float("nan"))
-            found.append(difference)
-        return dict(zip(others, holm(found), strict=True))
+        found: dict[str, Difference | None] = {}
+        for norm in self.norms[1:]:
+            one = paired(self.by_seed(norm, test), self.by_seed(self.norms[0], test))
+            if one is not None and one.has_interval:
+                one = one.corrected(len(self.read))
+                if self._reason(norm, test):
+                    one = replace(one, p=float("nan"))
+            found[norm] = one
+        return found
 
-    def _verdicts(self, test: str) -> dict[str, Verdict]:
-        differences = self.differences[test]
-        no_worse, equivalent = [], []
-        for norm, difference in differences.items():
-            above = below = float("nan")
-            if difference and difference.is_tested and self.margin is not None:
-                values = self.by_seed(norm, test), self.by_seed(self.norms[0], test)
-                above, below = one_sided(*values, self.margin * self.point)
-            no_loss = above if self.higher_is_better else below
-            no_worse.append(difference and replace(difference, p=no_loss))
-            equivalent.append(difference and replace(difference, p=max(above, below)))
-        pairs = zip(holm(no_worse), holm(equivalent), strict=True)
-        return {
-            norm: self._verdict(difference, *(one.p if one else float("nan") for one in pair))
-            for (norm, difference), pair in zip(differences.items(), pairs, strict=True)
-        }
-
-    def _verdict(
-        self, difference: Difference | None, p_no_worse: float, p_equivalent: float
-    ) -> Verdict:
-        word = "undecided"
-        if difference and difference.p < ALPHA:
-            word = "better" if (difference.mean > 0) == self.higher_is_better else "worse"
-        elif p_equivalent < ALPHA:
-            word = "equivalent"
-        elif p_no_worse < ALPHA:
-            word = "no worse"
-        if difference is None or not difference.is_tested:
-            return Verdict(word, p_no_worse, p_equivalent, (float("nan"), float("nan")), None)
-        size = self.visible_points * self.point
-        powers, needed = difference.powers_of(size), difference.seeds_for(size)
-        return Verdict(word, p_no_worse, p_equivalent, powers, needed)
+    def _verdict(self, norm: str, test: str) -> Verdict:
+        difference = self.differences[test][norm]
+        if reason := self._reason(norm, test):
+            return Verdict("not told", reason)
+        p = float("nan")
+        if self.margin is not None:
+            p = difference.p_within(self.margin * self.unit.point)
+        if difference.p < ALPHA:
+            gain = (difference.mean > 0) == self.higher_is_better
+            return Verdict("better" if gain else "worse", p_equivalent=p)
+        return Verdict("equivalent" if p < ALPHA else "undecided", p_equivalent=p)
 
 
 def main_metric(values: Iterable[Value], wanted: str | None, best: str | None = None) -> str:
@@ -225,12 +254,6 @@ def main_metric(values: Iterable[Value], wanted: str | None, best: str | None = 
     return default or wanted or best or NO_METRIC
 
 
-def point_of(values: Iterable[Value], metric: str) -> float:
-    """Return a point of a metric of unknown unit: .01 if no value is above 1, else 1."""
-    found = [abs(v.value) for v in values if v.metric == metric and v.value is not None]
-    return 0.01 if found and max(found) <= 1 else 1.0
-
-
 def complete(values: Sequence[Value], metric: str) -> list[Value]:
     """Return the values that are known, and a failure for each tested run without ``metric``.
 
@@ -243,7 +266,7 @@ def complete(values: Sequence[Value], metric: str) -> list[Value]:
     with_metric = {(v.norm, v.seed, v.test) for v in values if v.metric == metric}
     for run in tested:
         if run not in found:
-            reason = f"{metric} was not measured"
+            reason = f"{metric} {NOT_MEASURED}"
             if run in with_metric:
                 reason = f"{metric} is NaN or infinite"
             elif metric == NO_METRIC:

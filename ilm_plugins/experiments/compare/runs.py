@@ -1,11 +1,17 @@
 """The runs of a comparison: what each has to do, and what came out."""
 
+from collections.abc import Iterable, Sequence
+from itertools import product
+
 from ...frameworks.run_record import read
 from .comparison_plan import Plan
 from .executors import Execution
 from .results import OWN_TEST, Value, main_metric
 from .run_folders import divergence, is_complete, log_of, metrics
 from .tasks import CHECKPOINT, Step, Task
+
+#: The reason of a run that was not begun.
+NOT_RUN = "not run"
 
 
 def run_all(plan: Plan, execution: Execution) -> None:
@@ -60,23 +66,24 @@ def failure(plan: Plan, norm: str, seed: int, test: str = "") -> str | None:
         return None
     log = log_of(plan.folder(norm, seed, test))
     if not log.is_file():  # as of a training function that was stopped
-        return "failed or was stopped" if folder.exists() else "not run"
+        return "failed or was stopped" if folder.exists() else NOT_RUN
     text = log.read_text(encoding="utf-8", errors="replace")  # a kill may cut a character
     lines = [line for line in text.splitlines() if line.strip()]
     return f"failed: {lines[-1][:200] if lines else 'no output'}; see {log}"
 
 
-def collect(plan: Plan) -> list[Value]:
-    """Return all metrics of all runs, and the failures."""
+def collect(
+    plan: Plan, chosen: Iterable[tuple[str, int]] = (), tests: Sequence[str] = ()
+) -> list[Value]:
+    """Return all metrics of runs, norms and seeds, and the failures; by default of the plan's."""
     values = []
-    for norm in plan.norms:
-        for seed in plan.seeds:
-            record = read(plan.folder(norm, seed)) or {}
-            made = record.get("seconds"), record.get("commit"), record.get("device")
-            for test in plan.tests:
-                run = norm, seed, test or OWN_TEST
-                if (reason := failure(plan, norm, seed, test)) is not None:
-                    values.append(Value(*run, "", None, reason, *made))
-                found = metrics_of(plan, norm, seed, test).items()
-                values += [Value(*run, *one, None, *made) for one in found]
+    for norm, seed in chosen or product(plan.norms, plan.seeds):
+        record = read(plan.folder(norm, seed)) or {}
+        made = record.get("seconds"), record.get("commit"), record.get("device")
+        for test in tests or plan.tests:
+            run = norm, seed, test or OWN_TEST
+            if (reason := failure(plan, norm, seed, test)) is not None:
+                values.append(Value(*run, "", None, reason, *made))
+            found = metrics_of(plan, norm, seed, test).items()
+            values += [Value(*run, *one, None, *made) for one in found]
     return values

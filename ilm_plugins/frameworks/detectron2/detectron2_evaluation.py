@@ -47,13 +47,13 @@ def metric_names(cfg: CfgNode | DictConfig) -> list[str] | None:
     return [name for name in names if name.partition("/")[0] not in absent] or None
 
 
-def point(cfg: CfgNode | DictConfig, metric: str) -> float | None:
-    """Return a point of a metric: 1, as detectron2's evaluators give percentages, else None."""
+def unit(cfg: CfgNode | DictConfig, metric: str) -> str | None:
+    """Return the unit of a metric, "percent" of detectron2's evaluators; None if it is unknown."""
     if isinstance(cfg, CfgNode):
-        return 1.0
+        return "percent"
     target = OmegaConf.select(cfg, "dataloader.evaluator._target_", default="")
     module = target if isinstance(target, str) else getattr(target, "__module__", "")
-    return 1.0 if module.partition(".")[0] == "detectron2" else None
+    return "percent" if module.partition(".")[0] == "detectron2" else None
 
 
 def test_sets(cfg: CfgNode | DictConfig) -> list[str]:

@@ -59,16 +59,17 @@ def metric_names(cfg: Config) -> list[str] | None:
     return names or None
 
 
-def point(cfg: Config, metric: str) -> float | None:
-    """Return a point of a metric: 1 of a percentage, .01 of a fraction, None if unknown."""
+def unit(cfg: Config, metric: str) -> str | None:
+    """Return the unit of a metric, "percent" or "fraction"; None if it is unknown."""
     prefixes = [(_prefix(evaluator, cls), cls) for evaluator, cls in _evaluators(cfg)]
     given = metric.rpartition("/")[0]
     fitting = [(len(prefix), cls) for prefix, cls in prefixes if given.endswith(prefix)]
     _, cls = max(fitting, key=lambda pair: pair[0], default=(0, None))
     package = _package(cls)
     if package == "mmdet":
-        return 1.0 if cls.__name__ in PERCENTAGES else 0.01
-    return 1.0 if package in ("mmengine", "mmpretrain", "mmseg") else None
+        return "percent" if cls.__name__ in PERCENTAGES else "fraction"
+    is_share = package in ("mmengine", "mmpretrain", "mmseg") and cls.__name__ != "DepthMetric"
+    return "percent" if is_share else None
 
 
 def _evaluators(cfg: Config) -> Iterator[tuple[dict, type | None]]:

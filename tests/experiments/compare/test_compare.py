@@ -291,31 +291,32 @@ def test_a_yaml_test_with_classes_in_another_order_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "evaluator, metric, point",
+    "evaluator, metric, unit",
     [
-        ("dict(type='IoUMetric', iou_metrics=['mIoU'])", "mIoU", 1),
-        ("dict(type='mmdet.CocoMetric', metric='bbox')", "coco/bbox_mAP", 0.01),
-        ("[dict(type='IoUMetric'), dict(type='mmdet.CocoMetric')]", "coco/bbox_mAP", 0.01),
-        ("[dict(type='mmdet.CocoMetric'), dict(type='IoUMetric')]", "mIoU", 1),
-        ("dict(type='mmdet.CocoPanopticMetric')", "coco_panoptic/PQ", 1),
-        ("dict(type='mmpretrain.Accuracy')", "accuracy/top1", 1),
+        ("dict(type='IoUMetric', iou_metrics=['mIoU'])", "mIoU", "percent"),
+        ("dict(type='mmdet.CocoMetric', metric='bbox')", "coco/bbox_mAP", "fraction"),
+        ("[dict(type='IoUMetric'), dict(type='mmdet.CocoMetric')]", "coco/bbox_mAP", "fraction"),
+        ("[dict(type='mmdet.CocoMetric'), dict(type='IoUMetric')]", "mIoU", "percent"),
+        ("dict(type='mmdet.CocoPanopticMetric')", "coco_panoptic/PQ", "percent"),
+        ("dict(type='mmpretrain.Accuracy')", "accuracy/top1", "percent"),
+        ("dict(type='DepthMetric')", "rmse", None),
         ("dict(type='NoSuchMetric')", "mine", None),
     ],
 )
-def test_the_evaluator_tells_a_metrics_unit(config, evaluator, metric, point):
+def test_the_evaluator_tells_a_metrics_unit(config, evaluator, metric, unit):
     opened = open_config(config)
     opened.config.test_evaluator = eval(evaluator)
-    assert opened.point(metric) == point
+    assert opened.unit(metric) == unit
 
 
 def test_detectron2s_metrics_are_percentages(tmp_path):
-    assert open_config(str(SHAPES)).point("bbox/AP") == 1
+    assert open_config(str(SHAPES)).unit("bbox/AP") == "percent"
     config = tmp_path / "lazy.py"
     config.write_text(LAZY)
     opened = open_config(str(config))
-    assert opened.point("bbox/AP") == 1
+    assert opened.unit("bbox/AP") == "percent"
     opened.config.dataloader.evaluator = {"_target_": "mine.Evaluator"}
-    assert opened.point("top1") is None
+    assert opened.unit("top1") is None
 
 
 @pytest.mark.parametrize("name", ["mIou", "coco/bbox_mAP"])

@@ -5,6 +5,7 @@ import gc
 import json
 import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,21 +13,22 @@ import scipy.stats
 
 pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
 
-from statsmodels.stats.proportion import proportion_confint
-
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.compare import comparison_plot, comparison_report, runs
+from ilm_plugins.experiments.compare.answers import answers, headline, notes
 from ilm_plugins.experiments.compare.comparison_plan import Plan
 from ilm_plugins.experiments.compare.config_source import ConfigSource
 from ilm_plugins.experiments.compare.results import (
     OWN_TEST,
+    History,
     ModelSummary,
+    Reading,
     Results,
     Value,
     complete,
     main_metric,
-    point_of,
 )
+from ilm_plugins.experiments.compare.unit import decimals, unit_of
 
 VALUES = {
     OWN_TEST: {"GN": [40.0, 41.5, 39.0], "ILMGN": [41.0, 42.6, 40.2], "EN": [40.1, 41.0, 39.5]},
@@ -36,7 +38,8 @@ VALUES = {
 MODELS = {"GN": ModelSummary(1000, "2 GroupNorm"), "ILMGN": ModelSummary(1016, "2 ILMGroupNorm")}
 
 
-def results(values=VALUES, factor=1, seeds=3, failures=(), **options):
+def results(values=None, factor=1, seeds=3, failures=(), **options):
+    values = {OWN_TEST: VALUES[OWN_TEST]} if values is None else values
     found = [
         Value(norm, seed, test, metric, value * factor)
         for test, norms in values.items()
@@ -55,10 +58,9 @@ def row(page, norm, title="## mIoU"):
 
 def test_the_table_has_mean_deviation_difference_and_p():
     cells = [cell.strip() for cell in row(report(results()), "ILMGN").split("|")][1:-1]
-    # Differences 1.0, 1.1, 1.2: t = 19.05 of two degrees of freedom, p = .00274, doubled by Holm.
-    # The 90 % interval is rounded to the same ends: t is 2.92 in place of 4.30, of a deviation .1.
-    assert cells[:5] == ["ILMGN", "3", "41.3 ± 1.2", "+1.1 [+0.9, +1.3]", "0.005"]
-    assert cells[5:] == ["+0.9 to +1.3", "better"]
+    # Differences 1.0, 1.1, 1.2: t = 19.05 of two degrees of freedom, p = .00274, of two tests.
+    # The interval is that of 97.5 %, whose t is 6.21.
+    assert cells == ["ILMGN", "3", "41.27 ± 1.22", "+1.10 [+0.74, +1.46]", "0.005", "better"]
 
 
 def report(found):
@@ -66,7 +68,7 @@ def report(found):
 
 
 def test_each_further_test_has_a_table():
-    assert "21.3 ± 3.5" in row(report(results()), "ILMGN", "## mIoU, dusk")
+    assert "21.33 ± 3.51" in row(report(results(VALUES)), "ILMGN", "## mIoU, dusk")
 
 
 @pytest.mark.parametrize("norm", ["GN", "SN", "EN", "ILMGN"])
@@ -87,7 +89,7 @@ def test_the_page_of_the_studys_results_has_scipys_interval(root, norm):
     study = Results(["BN", "GN", "SN", "EN", "ILMGN"], values, "mIoU")
     ours, plain = ([v.value for v in values if v.norm == name] for name in (norm, "BN"))
     expected = scipy.stats.ttest_rel(ours, plain)
-    low, high = expected.confidence_interval()
+    low, high = expected.confidence_interval(1 - 0.05 / 4)
     mean = np.mean(ours) - np.mean(plain)
     assert f" {mean:+.1f} [{low:+.1f}, {high:+.1f}] " in row(report(study), norm)
 
@@ -110,292 +112,293 @@ def collections():
 
 def test_a_report_collects_no_garbage(collections, tmp_path):
     """With torch loaded, a collection takes .1 to .5 s."""
-    found = results(margin=1)
+    found = results(VALUES, margin=1)
     report(found)
     comparison_report.csv_of(found)
     comparison_plot.draw(found, tmp_path / "compare.png")
     assert collections == []
 
 
-def words(found, norm):
-    """What the page says of a norm."""
-    return report(found).partition(f"- {norm}: ")[2].partition("\n")[0]
+def answer(found, norm="EN"):
+    return answers(found, OWN_TEST)[norm]
+
+
+def pair(plain, ours, **options):
+    """The results of GN and EN, from a value for each seed, or a text of a failure."""
+    found = []
+    for norm, values in (("GN", plain), ("EN", ours)):
+        for seed, value in enumerate(values):
+            known = (None, value) if isinstance(value, str) else (value, None)
+            found.append(Value(norm, seed, OWN_TEST, "mIoU", *known))
+    return Results(["GN", "EN"], found, "mIoU", **options)
 
 
 @pytest.mark.parametrize("higher, side", [(True, "better"), (False, "worse")])
-def test_a_seen_difference_is_better_or_worse(higher, side):
-    start = f"{side} than GN by 1.1 (p = 0.005). "
-    assert words(results(higher_is_better=higher), "ILMGN").startswith(start)
+def test_a_seen_difference_is_better_or_worse_with_its_gain(higher, side):
+    found = answer(results(higher_is_better=higher), "ILMGN")
+    ends = "+0.74 to +1.46" if higher else "-1.46 to -0.74"
+    assert (found.word, found.text) == (side, f"Gain: {ends} (p = 0.005).")
 
 
-def test_a_difference_that_is_not_seen_is_undecided():
+def test_the_gain_of_an_undecided_norm_is_students_interval_for_all_tests():
     differences = np.subtract(VALUES[OWN_TEST]["EN"], VALUES[OWN_TEST]["GN"])
-    p = scipy.stats.ttest_1samp(differences, 0).pvalue
-    assert words(results(), "EN").startswith(f"no difference is seen (p = {p:.3f}). ")
-    assert row(report(results()), "EN").split("|")[-2].strip() == "undecided"
-    assert "undecided" not in words(results(), "EN")
+    low, high = scipy.stats.ttest_1samp(differences, 0).confidence_interval(1 - 0.05 / 2)
+    found = answer(results())
+    assert found.word == "undecided"
+    assert f"No difference is shown. Gain: {low:+.2f} to {high:+.2f} (p = 1.000)." == found.text
 
 
-@pytest.mark.parametrize("higher", [True, False])
-def test_losses_and_gains_are_excluded_by_one_sided_tests(higher):
-    differences = np.subtract(VALUES[OWN_TEST]["EN"], VALUES[OWN_TEST]["GN"])
-    low, high = scipy.stats.ttest_1samp(differences, 0).confidence_interval(0.9)
-    loss, gain = (-low, high) if higher else (high, -low)
-    excluded = f"A loss of more than {loss:.1f} and a gain of more than {gain:.1f} are excluded"
-    assert f" {excluded} (5 % each). " in words(results(higher_is_better=higher), "EN")
+def test_a_gain_ends_where_the_metric_does():
+    text = answer(pair([98.0, 99.0, 97.0], [99.5, 90.0, 98.5], unit_name="percent")).text
+    assert "to +2.0 points (p" in text
 
 
-@pytest.mark.parametrize("higher, name", [(True, "gain"), (False, "loss")])
-def test_a_sure_gain_or_loss_has_two_limits(higher, name):
-    text = words(results(higher_is_better=higher), "ILMGN")
-    assert text.endswith(f" A {name} of less than 0.9 or more than 1.3 is excluded (5 % each).")
+def test_the_verdict_of_equivalence_has_the_p_of_two_one_sided_tests():
+    plain, ours = [40.0, 41.5, 39.0, 40.5], [40.5, 41.0, 39.4, 40.0]
+    differences = np.subtract(ours, plain)
+    sides = ((-1, "greater"), (1, "less"))
+    p = max(scipy.stats.ttest_1samp(differences, m, alternative=a).pvalue for m, a in sides)
+    found = answer(pair(plain, ours, margin=1))
+    assert (found.word, found.text) == ("equivalent", f"The gain is within 1 of 0 (p = {p:.3f}).")
+    assert p > 0.001
+    assert answer(pair(plain, ours, margin=0.01)).word == "undecided"
 
 
-def test_the_power_is_a_range_by_the_deviations_interval():
-    """Simulated, by Holm's first step: of two norms, so p must be below .025."""
-    deviation = np.std([0.1, -0.5, 0.5], ddof=1)
-    draws = np.random.default_rng(0).normal(0, 1, (100_000, 3))
-    powers = []
-    for level in (0.025, 0.975):
-        end = deviation * (2 / scipy.stats.chi2.ppf(level, 2)) ** 0.5
-        ps = scipy.stats.ttest_1samp(1 + end * draws, 0, axis=1).pvalue
-        powers.append((ps < 0.025).mean())
-    found = results().verdicts[OWN_TEST]["EN"].powers
-    assert found == pytest.approx(powers, abs=0.01)
-    shown = "3 seeds show a difference of 1 point with probability {:.2f} to {:.2f}".format(*found)
-    assert words(results(), "EN").endswith(f"{shown}; plan at least 6 seeds for 0.80.")
+def test_a_margin_is_in_points_of_the_unit():
+    plain, ours = [0.40, 0.415, 0.39], [0.402, 0.414, 0.391]
+    ps = [
+        pair(
+            np.multiply(plain, k).tolist(), np.multiply(ours, k).tolist(), margin=1, unit_name=name
+        )
+        .verdicts[OWN_TEST]["EN"]
+        .p_equivalent
+        for k, name in ((1, "fraction"), (100, "percent"), (100, "number"))
+    ]
+    assert ps == pytest.approx([ps[0]] * 3)
 
 
-def test_the_power_is_of_the_margin():
-    text = words(results(margin=0.5), "EN")
-    assert re.search(
-        r" 3 seeds show a difference of 0.5 points with probability \S+ to \S+; plan at least", text
-    )
+def test_a_difference_within_the_margin_is_named():
+    text = "EN is better by less than the margin."
+    assert text in notes(pair([40.0, 41.0, 42.0], [40.2, 41.21, 42.2], margin=0.5))
+    assert text not in notes(pair([40.0, 41.0, 42.0], [45.0, 46.1, 47.0], margin=0.5))
 
 
-def test_the_power_is_told_only_where_nothing_is_decided():
-    assert "with probability" not in words(results(), "ILMGN")
-    assert "with probability" not in words(results(margin=2.5), "EN")
+def test_all_tests_that_were_read_count():
+    """Four norms by two tests, and two readings of earlier calls, one of them again now."""
+    own = Reading("GN", "EN", OWN_TEST, "mIoU", (0, 1, 2))
+    earlier = [own, own._replace(seeds=(3, 4, 5))]
+    found = results(VALUES, history=History(read=earlier))
+    assert len(found.read) == 5
+    p = scipy.stats.ttest_1samp([1.0, 1.1, 1.2], 0).pvalue
+    assert found.differences[OWN_TEST]["ILMGN"].p == pytest.approx(5 * p)
+    (text,) = [note for note in notes(found) if "corrected" in note]
+    assert text.startswith("p and intervals are corrected for all 5 tests that this and earlier ")
+    assert "EN minus GN by mIoU, seeds 3 4 5" in text
 
 
-def test_an_undecided_norm_has_no_gain_for_sure():
-    """With a p of .081, one test without correction excludes 0."""
-    values = {OWN_TEST: {"GN": [40.0, 41.0, 42.0], "EN": [40.4, 41.7, 43.2]}}
-    found = results(values)
-    assert found.differences[OWN_TEST]["EN"].left[0] > 0
-    assert " A gain of more than 1.4 is excluded (5 %). " in words(found, "EN")
+def test_another_call_is_another_test_and_the_same_call_is_none():
+    first = pair([40.0, 41.0, 42.0], [40.2, 41.2, 42.3])
+    assert len(replace(first, history=History(read=first.read)).read) == 1
+    for other in (
+        pair([40.0, 41.0], [40.2, 41.3]),
+        replace(first, metric="mAcc", values=[v._replace(metric="mAcc") for v in first.values]),
+    ):
+        assert len(replace(other, history=History(read=first.read)).read) == 2
 
 
-def test_two_seeds_tell_nothing_yet_unless_they_decide():
-    found = results({OWN_TEST: {"GN": [50.0, 50.0], "EN": [49.4, 50.2]}})
-    text = words(found, "EN")
-    assert text.startswith("these seeds tell nothing yet (p = 0.705). Two differences do not")
-    assert "excluded" not in text
-    assert row(report(found), "EN").split("|")[-3].strip() == ""
-    decided = results(seeds=2, margin=50)
-    assert words(decided, "EN").startswith("equivalent to GN within 50 points")
-
-
-def test_values_near_the_start_tell_nothing_yet():
-    values = {OWN_TEST: {"GN": [0.5, 0.3, 0.1], "EN": [0.4, 0.2, 0.3]}}
-    text = words(results(values), "EN")
-    assert "tell nothing yet" in text
-    warning = "All values are below 1 point of 100, as of models that have not learned;"
-    assert warning in text
-    equivalent = words(results(values, margin=5), "EN")
-    assert equivalent.startswith("equivalent to GN within 5 points")
-    assert warning in equivalent
-    loss = words(results(values, higher_is_better=False), "EN")
-    assert "A loss of more than" in loss
-
-
-def test_an_interval_that_is_wider_than_the_metric_tells_nothing_yet():
-    values = {OWN_TEST: {"GN": [20.0, 90.0, 40.0], "EN": [90.0, 10.0, 60.0]}}
-    text = words(results(values), "EN")
-    assert "The interval is wider than what mIoU can be." in text
-    assert "excluded" not in text
-    assert "excluded" not in words(results(values, margin=1000), "EN")  # equivalent within that
-
-
-def test_a_limit_that_the_metric_cannot_reach_is_left_out():
-    values = {OWN_TEST: {"GN": [99.0, 99.0, 99.1], "EN": [99.5, 95.0, 98.5]}}
-    text = words(results(values), "EN")
-    assert re.search(r"\. A loss of more than \S+ is excluded \(5 %\)\. ", text)
-
-
-def test_a_tiny_p_is_not_printed_as_zero():
-    values = {OWN_TEST: {"GN": [40.0, 41.5, 39.0], "EN": [41.0, 42.5001, 40.0]}}
-    page = report(results(values))
-    assert row(page, "EN").split("|")[5].strip() == "< 0.001"
-    assert "(p < 0.001)" in page
-    assert "0.000" not in page
-
-
-def test_a_reading_alone_has_no_warning():
-    assert "was read before" not in report(results(readings=[range(3)]))
+# ---- what is told without a test
 
 
 @pytest.mark.parametrize(
-    "counts, before, share",
-    [([3, 5, 10], "3 and 5 seeds, and now at 10", 12), ([*range(2, 11)], "8 and 9 seeds", 20)],
+    "values, options, text",
+    [
+        (([40.0], [41.0]), {}, "One seed shows nothing."),
+        (([40.0, "failed"], ["failed", 40.0]), {}, "1 of 2 runs with GN (seed 1) and 1 of 2 runs"),
+        (([40.0, 41.0], [41.0, "diverged: NaN"]), {}, "1 of 2 runs with EN (seed 1) diverged."),
+        (([0.5, 0.99], [0.2, 0.0]), {"unit_name": "percent"}, "No run has learned: all values are"),
+        (
+            ([99.5, 99.2], [99.9, 99.1]),
+            {"unit_name": "percent", "higher_is_better": False},
+            "No run has learned: all values are within 1 point of 100.",
+        ),
+        (([99.95, 99.9], [100.0, 99.92]), {"unit_name": "percent"}, "Nothing is left to gain: all"),
+        (
+            ([7.0, 7.0], [7.0, 7.0]),
+            {},
+            "All runs have 7, so this metric cannot tell the norms apart.",
+        ),
+        (([40.0, 40.0], [41.0, 41.0]), {}, "Each norm has one value for all seeds: the training"),
+        (([40.0, 42.0], [40.0, 42.0]), {}, "EN has GN's result in each seed: it had no effect, or"),
+        (([40.0, 42.0], [41.0, 43.0]), {}, "All seeds have the same difference, which does not"),
+        (([51.7, 50.5, 53.9, 52.6, 49.8], [51.3, 4.6, 50.0, 52.6, 4.9]), {}, "2 of 5 runs with AN"),
+        (
+            ([0.31, 0.30, 0.33], [0.32, 2.31, 0.29]),
+            {"higher_is_better": False},
+            "1 of 3 runs with EN (seed 1) did not learn.",
+        ),
+    ],
+    ids=[
+        *("one seed", "failed", "diverged", "at the start", "an error of 100 %", "at the ceiling"),
+        *("one value", "no seed", "no effect", "same differences", "collapsed", "a loss"),
+    ],
 )
-def test_further_readings_say_what_they_do_to_p(counts, before, share):
-    text = report(results(readings=[range(count) for count in counts]))
-    assert before in text
-    found = int(re.search(r"in (\d+) % of all comparisons, not in 5 %", text)[1])
-    assert abs(found - share) <= 1
+def test_runs_that_tell_nothing_are_not_tested(values, options, text):
+    found = pair(*values, margin=50, **options)
+    verdict = found.verdicts[OWN_TEST]["EN"]
+    assert verdict.word == "not told"
+    assert verdict.reason.startswith(text.replace("AN", "EN"))
+    difference = found.differences[OWN_TEST]["EN"]
+    assert difference is None or not difference.is_tested
+    assert len(verdict.reason.split()) <= 20
 
 
-def corrected_ps(margin, *alternatives):
-    """The larger p of one-sided tests for ILMGN and EN, by Holm's correction."""
-    plain, shift = np.array(VALUES[OWN_TEST]["GN"]), {"greater": -margin, "less": margin}
-    ps = []
-    for norm in ("ILMGN", "EN"):
-        differences = VALUES[OWN_TEST][norm] - plain
-        tests = (
-            scipy.stats.ttest_1samp(differences, shift[side], alternative=side)
-            for side in alternatives
-        )
-        ps.append(max(test.pvalue for test in tests))
-    smaller = ps.index(min(ps))
-    ps[smaller] *= 2
-    ps[1 - smaller] = max(ps)
-    return ps
+@pytest.mark.parametrize(
+    "plain, ours",
+    [
+        ([0.5, 0.3, 0.1], [1.0, 0.2, 0.3]),
+        ([99.5, 99.6, 99.4], [99.6, 99.5, 99.7]),
+        ([50.0, 50.4, 49.8], [5.0, 5.2, 4.9]),
+        ([50.0, 50.4, 49.8], [30.0, 50.2, 50.1]),
+    ],
+    ids=["exactly one point", "near the ceiling", "a norm that is worse", "a run that is worse"],
+)
+def test_runs_that_tell_something_are_tested(plain, ours):
+    assert pair(plain, ours, unit_name="percent").differences[OWN_TEST]["EN"].is_tested
 
 
-def test_a_norm_is_equivalent_within_the_margin():
-    found = results(margin=2.5)
-    *_, p = corrected_ps(2.5, "greater", "less")
-    assert words(found, "EN").startswith(f"equivalent to GN within 2.5 points (p = {p:.3f}). ")
-    assert row(report(found), "EN").split("|")[-2].strip() == "equivalent"
+def test_a_seed_that_failed_may_not_be_left_out():
+    """Its run is in the folder, of an earlier call."""
+    failed = [Value("EN", 3, OWN_TEST, "mIoU", None, reason) for reason in ("diverged: NaN",)]
+    found = pair([40.0, 41.0, 42.0], [45.0, 46.1, 47.0])
+    found = replace(found, history=History([*found.values, *failed]))
+    assert found.verdicts[OWN_TEST]["EN"].reason == "1 of 4 runs with EN (seed 3) diverged."
+    other = failed[0]._replace(failure="mIoU was not measured")
+    found = replace(found, history=History([*found.values, other]))
+    assert found.verdicts[OWN_TEST]["EN"].word == "better"
 
 
-def test_a_norm_that_only_loses_less_than_the_margin_is_no_worse():
-    p_loss, p = corrected_ps(1, "greater")[1], corrected_ps(1, "greater", "less")[1]
-    expected = f"no worse than GN within 1 point (p = {p_loss:.3f}), not shown to be equivalent"
-    assert words(results(margin=1), "EN").startswith(f"{expected} (p = {p:.3f}). ")
+@pytest.mark.parametrize(
+    "values, margin, expected",
+    [
+        (([40.0, 41.0, 42.0], [45.0, 46.1, 47.0]), None, "use EN in place of GN."),
+        (([45.0, 46.1, 47.0], [40.0, 41.0, 42.0]), None, "keep GN."),
+        (([40.0, 41.0, 42.0], [40.0, 41.01, 42.0]), 1, "use GN or EN."),
+        (([40.0, 41.0, 42.0], [44.0, 39.0, 43.0]), None, "compare with at least 5 seeds."),
+        (([40.0, 41.0, 42.0, 41.0, 40.0], [41.0, 40.0, 42.5, 41.0, 40.0]), None, "keep GN."),
+        (([40.0, 41.0, 42.0], [40.0, 42.0, 41.0]), 1, "compare with at least 10 seeds."),
+        (([40.0, 41.0, 42.0], [44.0, 39.0, 43.0]), 1, "keep GN."),
+        (([40.0], [45.0]), None, "compare with at least 5 seeds."),
+        (([40.0, 41.0], [40.0, "failed"]), None, "correct the training or the metric, then"),
+    ],
+    ids=[
+        *("better", "worse", "equivalent", "three seeds", "open", "open, a margin", "hopeless"),
+        *("one seed", "failed"),
+    ],
+)
+def test_a_reader_is_told_what_to_do_next(values, margin, expected):
+    assert answer(pair(*values, margin=margin)).next_step.startswith(expected)
 
 
-def test_a_loss_within_the_margin_is_a_gain_where_lower_is_better():
-    # EN's differences are mostly above 0.
-    higher, lower = (
-        results(margin=1, higher_is_better=side).verdicts[OWN_TEST]["EN"] for side in (True, False)
+def test_what_fifty_seeds_cannot_show_is_not_planned():
+    text = answer(pair([40.0, 41.0, 42.0], [44.0, 39.0, 43.0], margin=1)).text
+    assert text.startswith("Seeds cannot settle this. Gain: ")
+
+
+def headlines(norms, steps=False, **options):
+    values = {"GN": [40.0, 41.0, 42.0, 41.5, 40.5], **norms}
+    found = [
+        Value(norm, seed, OWN_TEST, "mIoU", value)
+        for norm, of_norm in values.items()
+        for seed, value in enumerate(of_norm)
+    ]
+    costs = {"GN": {"seconds": 0.5}, "EN": {"seconds": 0.52}} if steps else {}
+    return headline(Results([*values], found, "mIoU", steps=costs, **options))
+
+
+GOOD, BETTER, SAME, OPEN, TORN = (
+    [42.0, 43.1, 44.0, 43.4, 42.6],
+    [48.0, 49.1, 50.0, 49.4, 48.6],
+    [40.1, 40.9, 42.0, 41.6, 40.4],
+    [41.0, 39.5, 43.0, 40.5, 41.1],
+    [41.0, 4.0, 43.0, 5.0, 41.1],
+)
+
+
+def test_the_first_sentence_is_on_all_norms():
+    text = headlines({"SN": OPEN, "EN": SAME}, steps=True)
+    assert text == "Keep GN: none of SN, EN is shown to be better; EN costs 1.04 of a step."
+    text = headlines({"SN": GOOD, "EN": BETTER, "IN": OPEN})
+    assert re.fullmatch(
+        r"Use EN in place of GN: gain \S+ to \S+; SN is better; IN is undecided\.", text
     )
-    assert [higher.p_no_worse, lower.p_no_worse] == pytest.approx(
-        [corrected_ps(1, side)[1] for side in ("greater", "less")]
-    )
-    assert higher.p_equivalent == lower.p_equivalent
+    assert headlines({"EN": SAME}, margin=1) == "Use GN or EN: they are equivalent within 1."
 
 
-def test_a_margin_that_the_seeds_cannot_tell_leaves_a_norm_undecided():
-    text = words(results(margin=0.1), "EN")
-    start = "no difference is seen (p = 0.919), not shown to be equivalent within 0.1 points "
-    assert text.startswith(start)
+def test_the_first_sentence_begins_with_runs_that_did_not_learn():
+    told = "2 of 5 runs with AN (seeds 1, 3) did not learn. "
+    assert headlines({"AN": TORN}).startswith(f"{told}Correct the training or the metric")
+    assert headlines({"SN": OPEN, "AN": TORN}) == f"{told}Keep GN: SN is not shown to be better."
 
 
-@pytest.mark.parametrize("higher, side", [(True, "better"), (False, "worse")])
-def test_a_seen_difference_within_the_margin_is_called_both(higher, side):
-    found = results(margin=2.5, higher_is_better=higher)
-    start = f"{side} than GN by 1.1 (p = 0.005), but equivalent within 2.5 points (p = "
-    assert words(found, "ILMGN").startswith(start)
-    assert row(report(found), "ILMGN").split("|")[-2].strip() == f"{side}, within the margin"
+def test_another_verdict_by_another_test_is_a_note():
+    found = results(VALUES)
+    assert "By dusk: ILMGN is undecided, EN is worse." in notes(found)
 
 
-def test_a_margin_of_a_fraction_is_in_hundredths():
-    points, fraction = results(margin=2.5), results(factor=0.01, point=0.01, margin=2.5)
-    ps = [found.verdicts[OWN_TEST]["EN"].p_equivalent for found in (points, fraction)]
-    assert ps[0] == pytest.approx(ps[1])
-    assert "equivalent to GN within 0.025 (p = " in words(fraction, "EN")
+# ---- units
 
 
-@pytest.mark.parametrize("seeds, p", [(1, "nan"), (2, "number")])
-def test_two_seeds_are_the_least_that_tell_of_the_margin(seeds, p):
-    verdict = results(seeds=seeds, margin=50).verdicts[OWN_TEST]["EN"]
-    assert np.isnan(verdict.p_equivalent) == (p == "nan")
-    assert verdict.word == ("undecided" if p == "nan" else "equivalent")
+@pytest.mark.parametrize(
+    "values, higher, unit",
+    [
+        ([0.2, 1.0], True, "fraction"),
+        ([0.2, 1.5], True, "number"),
+        ([-0.2, 0.5], True, "number"),
+        ([0.2, 0.5], False, "number"),
+        ([12.0, 93.0], True, "number"),
+    ],
+)
+def test_the_values_of_an_unknown_metric_tell_its_unit(values, higher, unit):
+    assert unit_of(None, higher, [values]).name == unit
 
 
-def test_equal_results_are_not_called_equivalent():
-    """A norm that had no effect."""
-    found = results({OWN_TEST: {"GN": [80.0, 82.0], "EN": [80.0, 82.0]}}, margin=1)
-    assert found.verdicts[OWN_TEST]["EN"].word == "undecided"
+@pytest.mark.parametrize(
+    "groups, digits",
+    [
+        ([[51.7, 50.5, 53.9], [51.3, 4.6, 50.0]], 1),
+        ([[3.1e-4, 3.3e-4], [2.5e-4, 2.6e-4]], 6),
+        ([[0.25], [0.517]], 3),
+        ([[4000.0, 5000.0]], 0),
+        ([[0.0, 0.0]], 1),
+    ],
+)
+def test_decimals_show_a_third_of_the_smallest_deviation(groups, digits):
+    assert decimals(groups) == digits
 
 
-def test_one_seed_shows_nothing():
-    assert "- EN: one seed shows nothing; give more --seeds." in report(results(seeds=1))
+def test_values_that_their_unit_does_not_have_are_named():
+    text = "mIoU has values outside 0 to 1: it is no fraction."
+    assert text in report(results(unit_name="fraction"))
+    assert text not in report(results(factor=0.01, unit_name="fraction"))
 
 
-def test_equal_differences_show_nothing():
-    page = report(results({OWN_TEST: {"GN": [80.0, 82.0], "EN": [81.0, 83.0]}}))
-    words = "- EN: all seeds have the same difference, +1.0, so its spread is unknown;"
-    assert words in page
-    assert "p = 0" not in page
-
-
-def test_equal_results_are_called_equal():
-    page = report(results({OWN_TEST: {"GN": [80.0, 82.0], "EN": [80.0, 82.0]}}))
-    assert "- EN: all 2 seeds have the result of GN, so the norm probably had no effect;" in page
-    assert [cell.strip() for cell in row(page, "EN").split("|")][4:6] == ["+0.0", ""]
-
-
-def test_equal_results_are_no_test_of_holms_correction():
-    values = {OWN_TEST: {**VALUES[OWN_TEST], "EN": VALUES[OWN_TEST]["GN"]}}
-    # Uncorrected: in VALUES, where Holm's rule has two tests, it is .005.
-    assert results(values).differences[OWN_TEST]["ILMGN"].p == pytest.approx(0.00274, abs=1e-5)
-
-
-def test_fractions_have_points_of_a_hundredth():
-    found = results(factor=0.01, point=0.01)
-    assert "+0.011 [+0.009, +0.013]" in report(found)
-
-
-def test_percentages_below_1_have_points_of_1():
-    assert "All values are below 1 point of 100" in report(results(factor=0.01))
-
-
-def test_a_fraction_above_1_is_named():
-    text = "mIoU has values above 1, so it is no fraction: --unit percent."
-    assert text in report(results(point=0.01))
-    assert text not in report(results(factor=0.01, point=0.01))
-    assert text not in report(results(point=0.01, higher_is_better=False))
-
-
-@pytest.mark.parametrize("largest, point", [(1.0, 0.01), (1.5, 1.0)])
-def test_the_values_of_an_unknown_metric_tell_its_unit(largest, point):
-    values = [Value("GN", seed, OWN_TEST, "mine", v) for seed, v in enumerate((0.2, largest))]
-    assert point_of(values, "mine") == point
+def test_a_tiny_p_is_not_printed_as_zero():
+    page = report(pair([40.0, 41.5, 39.0], [41.0, 42.5001, 40.0]))
+    assert row(page, "EN").split("|")[5].strip() == "< 0.001"
+    assert "(p < 0.001)" in page
 
 
 FAILED = [Value("ILMGN", seed, OWN_TEST, "", None, "diverged: NaN") for seed in (3, 4)]
 
 
-@pytest.mark.parametrize("norm", ["ILMGN", "GN"], ids=["the norm", "the baseline"])
-def test_a_norm_is_not_called_better_where_a_run_failed(norm):
-    failed = Value(norm, 3, OWN_TEST, "", None, "diverged: NaN")
-    found = results(failures=[failed], margin=5)
-    text = words(found, "ILMGN")
-    assert text.startswith("no test, as ")
-    assert f"1 of 4 runs with {norm} have no result (seed 3: diverged; 95 % " in text
-    assert text.endswith(". The other seeds differ by +1.1 [+0.9, +1.3].")
-    assert found.verdicts[OWN_TEST]["ILMGN"].word == "undecided"
-
-
-def test_the_rates_of_failures_have_intervals():
-    """Wilson's; they overlap far, so 2 of 5 against 0 of 3 says little."""
-    text = words(results(failures=FAILED), "ILMGN")
-    rates = [proportion_confint(*pair, method="wilson") for pair in ((0, 3), (2, 5))]
-    for low, high in rates:
-        assert f"95 % interval of the rate: {100 * low:.0f} % to {100 * high:.0f} %)" in text
-
-
 def test_the_table_counts_the_runs_that_learned():
     cells = [c.strip() for c in row(report(results(failures=FAILED)), "ILMGN").split("|")][1:-1]
     assert cells[1] == "3 of 5"
-    assert cells[-3:] == ["", "", "undecided"]
+    assert cells[-2:] == ["", "not told"]
 
 
 def test_a_further_test_names_runs_that_failed_in_training():
-    page = report(results(failures=FAILED))
+    page = report(results(VALUES, failures=FAILED))
     assert " 3 of 5 " in row(page, "ILMGN", "## mIoU, dusk")
 
 
@@ -422,7 +425,7 @@ def test_a_norm_without_any_result_keeps_its_row():
     values = {OWN_TEST: {"GN": [40.0, 41.0], "EN": [41.0, 42.0]}}
     page = report(results(values))
     assert "no result" in row(page, "ILMGN")
-    assert "no seed has a result of both norms" in page
+    assert "No seed has a result of both norms" in page
 
 
 def test_steps_are_shown_by_the_baselines():
@@ -460,7 +463,7 @@ def test_the_csv_has_a_row_for_each_run_test_and_metric():
     assert head == ["norm", "seed", "test", "metric", "value", *made, "failure"]
     assert rows[0] == ["GN", "0", "test", "mIoU", "40.0", "", "", "", ""]
     assert rows[-1] == ["ILMGN", "4", "test", "", "", "", "", "", "diverged: NaN"]
-    assert len(rows) == 2 * 3 * 3 * 2 + len(FAILED)
+    assert len(rows) == 3 * 3 * 2 + len(FAILED)
 
 
 def test_the_main_metric_is_the_first_without_a_choice():
@@ -626,4 +629,4 @@ def test_forty_runs_are_read_and_reported_within_five_seconds(tmp_path):
     comparison_plot.draw(read, tmp_path / "compare.png")
     assert time.process_time() - started < 5
     assert len(read.main[norms[-1], "dusk"]) == 5
-    assert page.count(" is excluded (5 %") + page.count(" are excluded (5 %") == 2 * 7
+    assert page.count("Next: ") == 2 * 7

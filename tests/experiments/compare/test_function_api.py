@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,9 +47,9 @@ def compare(trained, norms=("BN", "EN"), seeds=(0, 1, 2), **options):
 def test_a_function_is_compared(trained):
     found = compare(trained)
     assert trained == [(norm, seed) for seed in (0, 1, 2) for norm in ("BN", "EN")]
-    assert "+2.6 [+2.3, +2.9]" in repr(found)
+    assert "+2.57 [+2.28, +2.85]" in repr(found)
     assert repr(found) == Path("out/compare.md").read_text()
-    assert pd.DataFrame(found.table)["top1"].to_list() == ["70.1 ± 0.1", "72.7 ± 0.2"]
+    assert pd.DataFrame(found.table)["top1"].to_list() == ["70.10 ± 0.10", "72.67 ± 0.21"]
     values = pd.DataFrame(found.values).query("norm == 'EN' and metric == 'loss'")["value"]
     assert values.to_list() == pytest.approx([27.5, 27.4, 27.1])
     assert Path("out/compare.png").is_file()
@@ -56,13 +57,15 @@ def test_a_function_is_compared(trained):
     assert (record["seed"], record["metrics"][""]["top1"]) == (2, 72.9)
 
 
-def test_a_notebook_shows_verdicts_the_picture_and_a_link(trained):
-    assert "read before" not in compare(trained, seeds=(0, 2))._repr_html_()
+def test_a_notebook_shows_the_answer_the_verdicts_the_picture_the_history_and_a_link(trained):
+    compare(trained, seeds=(0, 2))
     shown = compare(trained)._repr_html_()
-    assert "<p>This comparison was read before, at 2 seeds" in shown
-    assert "<p>EN: better than BN by 2.6" in shown
-    assert "Next: test EN by fresh seeds alone" in shown
-    assert "<td>72.7 ± 0.2</td>" in shown
+    assert shown.startswith("<p>Use EN in place of BN: gain +2.")
+    assert "<p>EN: better. Gain: +2." in shown
+    assert "Next: use EN in place of BN.</p>" in shown
+    assert "<td>72.67 ± 0.21</td>" in shown
+    assert "EN minus BN by top1, seeds 0 2; EN minus BN by top1, seeds 0 1 2." in shown
+    assert "<td>72.50 72.90</td>" in shown
     picture = base64.b64encode(Path("out/compare.png").read_bytes()).decode()
     assert f'src="data:image/png;base64,{picture}"' in shown
     assert '<a href="out/compare.html">' in shown
@@ -88,33 +91,75 @@ def test_recorded_runs_are_skipped(trained):
 def test_a_lower_metric_may_be_better(trained):
     found = compare(trained, metric="loss", higher_is_better=False)
     (sentence,) = [line for line in repr(found).splitlines() if line.startswith("- EN: ")]
-    assert "better" in sentence
-    assert "2.567" in sentence  # a loss has three decimals
+    assert sentence.startswith("- EN: better. Gain: +2.")
 
 
 def test_the_unit_of_a_metric_may_be_given(trained):
     found = compare(trained, metric="loss", higher_is_better=False)
-    assert found.results.point == 0.01
+    assert found.results.unit.name == "number"
     found = compare(trained, unit="percent", metric="loss", higher_is_better=False)
-    assert found.results.point == 1
-    with pytest.raises(UserError, match="unit 'points': give one of percent, fraction"):
+    assert found.results.unit.ends == (100, 0)
+    with pytest.raises(UserError, match="unit 'points': give one of percent, fraction, number"):
         compare(trained, unit="points")
 
 
-def test_readings_at_further_seeds_are_remembered_and_fresh_seeds_begin_anew(trained):
-    assert "was read before" not in repr(compare(trained, seeds=(0, 2)))
-    assert "was read before" not in repr(compare(trained, seeds=(2, 0), margin=1))
-    text = "was read before, at 2 seeds, and now at 3."
-    assert text in repr(compare(trained))
-    assert text in Path("out/compare.html").read_text()
-    assert text in repr(compare(trained, margin=1))
+@pytest.mark.parametrize("margin", [-1, 0, float("nan")])
+def test_a_margin_is_above_0(trained, margin):
+    with pytest.raises(UserError, match=f"margin {margin:g}: give a number above 0"):
+        compare(trained, margin=margin)
 
+
+def history(found):
+    """The cells of each row of the history in the report."""
+    text = repr(found).partition("## History of this folder")[2]
+    rows = (line for line in text.splitlines() if line.startswith("| "))
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in rows][1:]
+
+
+def test_the_history_has_the_runs_and_the_tests_of_all_calls(trained):
+    compare(trained, ("BN", "XN"), (0,))
+    compare(trained, seeds=(1, 2))
+    compare(trained, seeds=(2, 1), margin=1)
+    found = compare(trained, seeds=(0, 1))
+    assert [len(one.seeds) for one in found.results.read] == [2, 2]
+    assert history(found) == [
+        ["BN", "0", "70.00", "1", "compared", ""],
+        ["BN", "1", "70.10", "2", "compared", ""],
+        ["BN", "2", "70.20", "1", "left out", ""],
+        ["EN", "0", "72.50", "1", "compared", ""],
+        ["EN", "1", "72.60", "2", "compared", ""],
+        ["EN", "2", "72.90", "1", "left out", ""],
+        ["XN", "0", "-", "0", "left out", "failed: KeyError: 'XN'"],
+    ]
+
+
+def test_a_failure_that_was_repeated_or_removed_leaves_a_trace(trained):
     def train(norm, seed, folder):
-        return {"top1": seed + len(norm) * (seed % 3)}
+        trained.append(norm)
+        if norm == "EN" and trained.count("EN") == 1:
+            raise RuntimeError("loss is NaN")
+        return {"top1": 70.0 + seed}
 
-    first = ilm_plugins.compare(train, ["BN", "ILMGN"], [0, 1, 2], "fresh")
-    fresh = ilm_plugins.compare(train, ["BN", "ILMGN"], [3, 4, 5, 6], "fresh")
-    assert "read before" not in repr(first) + repr(fresh)
+    ilm_plugins.compare(train, ["BN", "EN"], [0, 1], "out")
+    shutil.rmtree("out/EN/seed0")
+    found = ilm_plugins.compare(train, ["BN", "EN"], [0, 1], "out")
+    rows = {(row[0], row[1]): row[-1] for row in history(found)}
+    assert rows["EN", "0"] == "failed: RuntimeError: loss is NaN"
+    assert rows["EN", "1"] == ""
+    assert "Runs were repeated after a failure: EN, seed 0." in repr(found)
+
+
+def test_a_failure_before_ctrl_c_leaves_a_trace(trained):
+    def train(norm, seed, folder):
+        trained.append(norm)
+        if len(trained) < 3:
+            raise RuntimeError("loss is NaN") if norm == "BN" else KeyboardInterrupt
+        return {"top1": 70.0 + seed}
+
+    with pytest.raises(KeyboardInterrupt):
+        ilm_plugins.compare(train, ["BN", "EN"], output="out")
+    found = ilm_plugins.compare(train, ["BN", "EN"], output="out")
+    assert "loss is NaN" in history(found)[0][-1]
 
 
 def test_an_exception_is_a_failure_of_its_run(trained, capsys, monkeypatch):
@@ -125,7 +170,7 @@ def test_an_exception_is_a_failure_of_its_run(trained, capsys, monkeypatch):
     assert "XN, seed 0 failed: KeyError: 'XN'" in capsys.readouterr().out
     monkeypatch.setitem(VALUES, "XN", [1])
     trained.clear()
-    assert "failed" not in repr(compare(trained, ("BN", "XN", "EN"), (0,)))
+    assert "## No result" not in repr(compare(trained, ("BN", "XN", "EN"), (0,)))
     assert trained == [("XN", 0)]
 
 

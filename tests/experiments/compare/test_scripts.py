@@ -83,7 +83,7 @@ def test_a_script_is_compared(started, capsys):
     assert compare("BN", "EN", "--seeds", "0", "1", "2") == 0
     assert len(started) == 2  # of seed 0, as the others were finished
     page = Path("out/compare.md").read_text()
-    assert "+2.6 [+2.3, +2.9]" in page
+    assert "+2.57 [+2.28, +2.85]" in page
     assert page in capsys.readouterr().out
     assert Path("out/compare.png").is_file()
     record = run_record.read("out/EN/seed0")
@@ -195,8 +195,7 @@ def test_another_metric_of_finished_runs_is_read(started):
     assert not started
     lines = Path("out/compare.md").read_text().splitlines()
     (sentence,) = [line for line in lines if line.startswith("- EN: ")]
-    assert "better" in sentence
-    assert "2.567" in sentence  # a loss has three decimals
+    assert sentence.startswith("- EN: better. Gain: +2.28 to +2.85 (p < 0.001).")
 
 
 def test_the_value_is_kept_when_the_scripts_files_are_removed(started):
