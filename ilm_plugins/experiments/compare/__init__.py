@@ -7,7 +7,8 @@ A comparison goes through these files, from its plan to its report:
   (``function_source``)
 - runs: ``runs``, their files in ``run_folders``, their processes in ``tasks``, ``executors`` and
   ``slurm_jobs``
-- results: numbers in ``results``, words in ``answers``
+- results: numbers in ``results``, by a ``unit``, with the folder's ``history``; words in
+  ``answers``, those without a test in ``plain_states``
 - report: ``comparison_report`` for compare.md and .csv, ``comparison_plot`` for .png, and
   ``comparison_page`` for .html, with ``curves`` and ``predictions``
 

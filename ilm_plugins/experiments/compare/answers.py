@@ -5,8 +5,8 @@ from statistics import fmean
 from typing import NamedTuple
 
 from ..reports.interval import ALPHA, ends, p_value
+from .plain_states import too_few
 from .results import OWN_TEST, Results
-from .rules import too_few
 
 #: The least number of seeds for which a comparison is planned.
 FEWEST = 5

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ...errors import UserError
 from ..reports.interval import ALPHA, Difference, paired
-from .rules import RULES, Runs
+from .plain_states import RULES, Runs
 from .unit import Unit, decimals, unit_of
 
 #: The name of the source's own test in tables.

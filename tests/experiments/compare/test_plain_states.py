@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ilm_plugins.experiments.compare import rules
+from ilm_plugins.experiments.compare import plain_states as rules
 from ilm_plugins.experiments.compare.results import OWN_TEST, History, Reading, Results, Value
 from ilm_plugins.experiments.compare.unit import UNITS
 
