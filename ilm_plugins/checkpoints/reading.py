@@ -21,9 +21,9 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
     Args:
         path: a file of torch, of any name; a ``.pkl`` of detectron2 or Caffe2; or a
             ``.safetensors``.
-        unsafe: run the code that the file holds. Otherwise, whatever
-            ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` says, objects in a file of torch become empty dicts,
-            with a warning, and other files with code are refused.
+        unsafe: run the code that the file holds. Otherwise, objects in a file of torch become empty
+            dicts, with a warning, and other files with code are refused, whatever
+            ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` says.
 
     Raises:
         CheckpointError: the file is missing or damaged, or holds code that is not allowed.
