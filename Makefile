@@ -65,6 +65,7 @@ test-oldest test-newest: test-%:
 		$(OF_ITS_TIME)
 	.venv-$*/bin/python -m pytest -n 2 --dist loadfile -m "not wide and not long" tests/equations \
 		tests/layers tests/contract.py tests/surgery tests/ops/test_compile.py tests/ops/test_triton.py \
+		tests/wide/test_export.py \
 		$(TRAININGS)
 	PYTHONPATH=.venv-$*/transformers .venv-$*/bin/python -m pytest tests/frameworks/test_transformers.py
 

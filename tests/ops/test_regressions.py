@@ -205,7 +205,7 @@ def run_in_process(backend):
 
 
 @pytest.mark.parametrize(
-    "backend, operation", [(cases.KERNELS, "AdaptiveNorm"), ("reference", "Addcmul")]
+    "backend, operation", [(cases.KERNELS, "AdaptiveNorm"), ("reference", "AddBackward")]
 )
 def test_the_environment_names_the_backend_of_a_process(backend, operation):
     assert operation in run_in_process(backend).stdout

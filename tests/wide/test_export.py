@@ -55,8 +55,6 @@ def in_onnxruntime(exported):
 
 
 def by_dynamo(model, x, **options):
-    if VERSION < (2, 7):
-        pytest.skip("torch.onnx.export(dynamo=True) is experimental before torch 2.7")
     pytest.importorskip("onnxscript", reason="needs onnxscript")
     file, options = io.BytesIO(), {"dynamic_shapes": any_size(), "verbose": False, **options}
     torch.onnx.export(model, (x,), dynamo=True, **options).save(file)

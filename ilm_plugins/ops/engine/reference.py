@@ -40,7 +40,7 @@ def adaptive_norm(
     scale, shift = rescale(mean, var, *cast(tensors, mean.dtype))
     scale = scale * duplicate((var + eps).rsqrt(), x.shape[1])
     # Centered values are scaled, because scale * x + shift cancels where the mean is large.
-    y = torch.addcmul(per_channel(shift, x), per_channel(scale, x), centered)
+    y = per_channel(scale, x) * centered + per_channel(shift, x)
     if activation is not None:
         y = activation(y)
     return y.to(x.dtype), mean.detach(), var.detach()
