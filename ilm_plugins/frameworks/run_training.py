@@ -17,9 +17,9 @@ def run(options: RunOptions) -> None:
     with loading(unsafe=options.unsafe):
         opened = open_config(path, options.overrides, device, options.amp)
         found = variants(opened)
-        found.check_test()
         if not options.eval_only:
             found.check_training(options.registrations.names)
+        found.check_test()
         folder = found.folder
         # Before the framework's own code changes the config.
         of_test, norms = found.digest_of_test(), found.settings_of_norms()

@@ -1,6 +1,8 @@
 """A user's own code and datasets: the options --import and --dataset of the commands."""
 
 import json
+import logging
+import math
 import re
 import shlex
 import sys
@@ -13,7 +15,8 @@ pytest.importorskip("PIL", reason="needs Pillow, of the extra ilm_plugins[data]"
 
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import Image
+from detectron2.data.detection_utils import read_image
+from PIL import ExifTags, Image
 
 from ilm_plugins import checkpoints
 from ilm_plugins.__main__ import main
@@ -51,7 +54,6 @@ def coco():
 def own(tmp_path, monkeypatch):
     """A current folder with a yaml and a LazyConfig, and the user's two jsons and images."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(detectron2_registration, "KEYS", {})
     monkeypatch.setattr(sys, "path", [*sys.path])
     modules = {*sys.modules}
     Path("mine.yaml").write_text(YAML)
@@ -80,8 +82,18 @@ def change(name="my_test", **entries):
     Path(f"{name}.json").write_text(json.dumps({**coco(), **entries}))
 
 
-def without(key):
-    change(**{"annotations": [{k: v for k, v in coco()["annotations"][0].items() if k != key}]})
+def changed(entries, **values):
+    """coco()'s entries, the last with other values; None leaves a key out."""
+    *others, last = coco()[entries]
+    last = {k: v for k, v in {**last, **values}.items() if v is not None}
+    return {entries: [*others, last]}
+
+
+def turn():
+    """Have an EXIF tag that turns image 2, of 40 x 30 pixels."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (40, 30)).save("images/2.png", exif=exif)
 
 
 #: What is wrong with json or images -> how to make it so, and words of the message.
@@ -89,33 +101,58 @@ FAULTS = {
     "no json": (lambda: Path("my_test.json").unlink(), r"there is no file '\S+/my_test.json'"),
     "no JSON": (lambda: Path("my_test.json").write_text("{"), "my_test.json' is no json of COCO"),
     "a list": (lambda: Path("my_test.json").write_text("[]"), "my_test.json' is no json of COCO"),
-    "no images": (lambda: change(images=[]), "it has no images"),
-    "no annotations": (lambda: change(annotations=[]), "its images have no annotations"),
+    "no images": (lambda: change(images=[]), "no image has annotations"),
+    "no annotations": (lambda: change(annotations=[]), "no image has annotations"),
     "no categories": (lambda: change(categories=[]), "my_test.json' is no json of COCO"),
     "another category": (
         lambda: change(categories=coco()["categories"][1:]),
-        "category_id=1 but this id does not exist in 'categories'",
+        "no category has the category_id 1 of annotations",
     ),
     "one name twice": (
         lambda: change(categories=[{"id": i, "name": "cell"} for i in (1, 2)]),
-        "several categories have the name or id of 'cell'",
+        "several categories have the name 'cell'",
     ),
     "one id twice": (
         lambda: change(categories=[*coco()["categories"], {"id": 3, "name": "d"}]),
-        "several categories have the name or id of 'd'",
+        "several categories have the id 3",
     ),
-    "other classes": (
+    "one image twice": (lambda: change(**changed("images", id=1)), "several images have the id 1"),
+    "one annotation twice": (lambda: change(**changed("annotations", id=1)), "not unique"),
+    "an ignored object": (lambda: change(**changed("annotations", ignore=1)), "not supported"),
+    "another order": (
         lambda: change(categories=[{"id": i, "name": n} for i, n in enumerate("acb", 1)]),
         "class 1 of dataset 'my_test' is 'c', of 'my_train' 'b'",
     ),
     "fewer classes": (
         lambda: change(categories=coco()["categories"][:2]),
-        "NUM_CLASSES is 3, but dataset 'my_test' has 2 classes; give MODEL.ROI_HEADS.NUM_CLASSES 2",
+        "class 2 of dataset 'my_test' is None, of 'my_train' 'c'; give both jsons the same",
     ),
-    "no boxes": (lambda: without("bbox"), "annotations without 'bbox'"),
-    "no area": (lambda: without("area"), "annotations without 'area'"),
-    "an image less": (lambda: Path("images/2.png").unlink(), r"'\S+/images/2.png' of .* not exist"),
+    "an image less": (lambda: Path("images/2.png").unlink(), "1 of 2 images .* file.*images/2.png"),
     "no folder": (lambda: Path("images").rename("photos"), r"there is no folder '\S+/images'"),
+    "no image": (lambda: Path("images/2.png").write_text("?"), "cannot identify image .*2.png"),
+    "other sizes": (
+        lambda: change(**changed("images", width=30, height=40)),
+        "images/2.png', which is 40 x 30 .EXIF applied., but 30 x 40 in the json",
+    ),
+    "a turned image": (turn, "2.png', which is 30 x 40 .EXIF applied., but 40 x 30 in"),
+    "a size of text": (lambda: change(**changed("images", width="40")), "but '40' x 30 in the"),
+}
+
+#: A key of an annotation -> invalid values, and words of the message; None stands for no value.
+INVALID = {
+    "bbox": (
+        [
+            *(None, "box", [2, 3, 20], [2, 3, 20, 10, 0], ["2", "3", "20", "10"], [2, 3, 20, None]),
+            *([2, 3, -20, 10], [2, 3, 20, -10], [2, math.nan, 20, 10], [2, 3, math.inf, 10]),
+        ],
+        "a detector needs four numbers",
+    ),
+    "area": ([None, "200", math.nan], "the test needs a number"),
+    "iscrowd": (["0", 2, [0]], "detectron2 needs 0 or 1"),
+    "segmentation": (
+        [None, [], [[2, 3]], [["2", "3", "9", "9", "2", "9"]], [[2, 3, 9, 9, 2, math.nan]]],
+        "MODEL.MASK_ON needs polygons or a mask (without masks, give MODEL.MASK_ON False)",
+    ),
 }
 
 
@@ -125,6 +162,81 @@ def test_a_dataset_that_cannot_work_is_refused_before_the_runs(fault, own, capsy
     spoil()
     assert re.search(message, refusal(capsys, *COMPARE, *DATASETS))
     assert not Path("output").exists()
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [(key, value) for key, (values, _) in INVALID.items() for value in values],
+    ids=str,
+)
+def test_an_annotation_with_an_invalid_value_is_told_by_its_id(key, value, own, capsys):
+    masks = {"segmentation": [[2, 3, 22, 3, 2, 13]]} if key == "segmentation" else {}
+    for name, values in (("my_train", masks), ("my_test", {**masks, key: value})):
+        first, last = coco()["annotations"]
+        last = {k: v for k, v in {**last, **values}.items() if v is not None}
+        change(name, annotations=[{**first, **masks}, last])
+    message = refusal(capsys, *COMPARE, *DATASETS, "MODEL.MASK_ON", str(bool(masks)))
+    assert f"dataset 'my_test': '{key}' of annotation 2 is " in message
+    assert f", but {INVALID[key][1]}" in message
+    assert ("is missing" in message) == (value is None)
+
+
+def test_values_that_detectron2_reads_are_accepted(own, capsys):
+    """A box without width, ids of texts, no iscrowd, no area in training, RLE, any order."""
+    first, last = coco()["annotations"]
+    shape = {"size": [30, 40], "counts": [0, 5, 1195]}
+    del first["iscrowd"], last["iscrowd"]
+    first.update(id="a", bbox=[-0.5, 3, 0, 10], segmentation=shape)
+    last.update(id="b", bbox=[2.5, 3, 38, 28], segmentation=[[2, 3, 22, 3, 2, 13], [4, 5, 6, 7]])
+    change("my_test", annotations=[first, last], categories=coco()["categories"][::-1])
+    del first["area"]
+    change("my_train", annotations=[first, last])
+    assert main([*COMPARE, *DATASETS, "MODEL.MASK_ON", "True"]) == 0
+
+
+@pytest.mark.parametrize("format", ["jpg", "png", "tiff", "webp"])
+@pytest.mark.parametrize("orientation", range(9))  # 0: without EXIF
+def test_an_images_size_is_known_without_decoding_as_detectron2_turns_it(
+    orientation, format, tmp_path, monkeypatch
+):
+    path, exif = tmp_path / f"a.{format}", Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", (40, 30)).save(path, **({"exif": exif} if orientation else {}))
+    height, width, _ = read_image(path, "RGB").shape
+    with Image.open(path) as image:
+        monkeypatch.setattr(image, "load", pytest.fail)
+        assert detectron2_registration.size_of(image) == (width, height)
+
+
+def test_an_image_with_a_damaged_exif_is_accepted_as_by_detectron2(own, capsys):
+    Image.new("RGB", (40, 30)).save("images/2.png", exif=b"Exif\0\0?")
+    assert read_image("images/2.png").shape == (30, 40, 3)
+    assert main([*COMPARE, *DATASETS]) == 0
+
+
+def test_a_category_of_no_annotations_may_have_the_name_of_another(own, monkeypatch, caplog):
+    """As the project's in an export of Roboflow."""
+    monkeypatch.setattr(logging.getLogger("detectron2"), "propagate", True)
+    root = {"id": 0, "name": "a", "supercategory": "none"}
+    for name in NAMES:
+        change(name, categories=[root, *coco()["categories"]])
+    assert main([*COMPARE, *DATASETS, "MODEL.ROI_HEADS.NUM_CLASSES", "4"]) == 0
+    told = "category 0 has no annotations and the name of another one, 'a'; it counts as a class"
+    assert {f"--dataset {name}: {told}" for name in NAMES} <= {*caplog.messages}
+
+
+@pytest.mark.parametrize("number", [3, 4])
+def test_jsons_of_other_classes_are_told_whatever_the_number_in_the_config(number, own, capsys):
+    change(categories=[*coco()["categories"], {"id": 4, "name": "d"}])
+    message = refusal(capsys, *COMPARE, *DATASETS, "MODEL.ROI_HEADS.NUM_CLASSES", str(number))
+    assert "class 3 of dataset 'my_test' is 'd', of 'my_train' None; give both jsons" in message
+
+
+@pytest.mark.parametrize("rank, status", [("0", 2), ("1", 0)])
+def test_one_process_of_a_machine_reads_the_images(rank, status, own, monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    Path("images/2.png").unlink()
+    assert main([*COMPARE, *DATASETS]) == status
 
 
 @pytest.mark.parametrize("command", [COMPARE, ("train", "--config-file", "mine.yaml")])
@@ -155,13 +267,13 @@ def test_a_further_test_on_a_dataset_that_is_not_registered_is_refused(own, caps
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (["MODEL.MASK_ON", "True"], "without 'segmentation', which MODEL.MASK_ON needs (without"),
+        (["DATASETS.TEST", "()", "MODEL.ROI_HEADS.NUM_CLASSES", "2"], "ROI_HEADS.NUM_CLASSES 3"),
         (["MODEL.META_ARCHITECTURE", "RetinaNet"], "give MODEL.RETINANET.NUM_CLASSES 3"),
+        (["MODEL.KEYPOINT_ON", "True"], "my_train registers no keypoints; register it by --import"),
     ],
 )
 def test_a_model_that_does_not_fit_the_json_is_refused(overrides, message, own, capsys):
-    words = "train", "--config-file", "mine.yaml", "--num-gpus", "0"
-    assert message in refusal(capsys, *words, *DATASETS, *overrides)
+    assert message in refusal(capsys, *COMPARE, *DATASETS, *overrides)
 
 
 def test_a_name_of_another_dataset_is_refused(own, capsys):
@@ -173,10 +285,10 @@ def test_a_name_of_another_dataset_is_refused(own, capsys):
 @pytest.mark.parametrize(
     "words, code, message",
     [
-        ([], "", "'my_test' of dataloader.test.dataset.names is not registered"),
+        (DATASETS[:4], "", "'my_test' of dataloader.test.dataset.names is not registered"),
         (DATASETS[4:], "", "'my_train' of dataloader.train.dataset.names is not registered"),
         (DATASETS, "model.roi_heads.mask_in_features = None", "give model.roi_heads.num_classes=3"),
-        (DATASETS, "model.roi_heads.num_classes = 3", "'segmentation', which model.roi_heads"),
+        (DATASETS, "model.roi_heads.num_classes = 3", "mask_in_features needs polygons or a mask"),
     ],
 )
 def test_the_datasets_of_a_lazy_config_are_checked_likewise(words, code, message, own, capsys):

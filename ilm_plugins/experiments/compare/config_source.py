@@ -45,9 +45,9 @@ class ConfigSource(ComparedConfig, Source):
     def models(self, plan: Plan) -> dict[str, ModelSummary]:
         """Print the keys and the norms of all models; UserError for mistakes in the config."""
         self.register()
-        self.variants.check_test()
         for opened in (self.variants.opened, *map(self.open, self.overrides_of_norm)):
             variants(opened).check_training(self.registrations.names)
+        self.variants.check_test()
         kept = self.kept_norms(self.own_norms)
         for what, norms in (("get the norm", self.own_norms), ("keep their norm", kept)):
             if norms:

@@ -1,29 +1,45 @@
-"""Register COCO's jsons of a user in detectron2, and check the datasets that a config names."""
+"""Register COCO's jsons of a user in detectron2, and check them and their images before a run."""
 
+import json
+import logging
 import os
-from collections.abc import Mapping
+import reprlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache, partial
+from math import isfinite
+from operator import itemgetter
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json, register_coco_instances
+from PIL import ExifTags, Image
 
 from ...errors import UserError, one_line
 
-#: Number of a json's images that are looked for in its folder.
-LOOKED_FOR = 100
-#: Name of a dataset of ``--dataset`` -> the keys that each annotation of its json has.
-KEYS: dict[str, set[str]] = {}
+#: Key of an annotation -> whether a value is valid; an error says no, too.
+VALUES: dict[str, Callable[[Any], bool]] = {
+    "bbox": lambda box: len(box) == 4 and isfinite(sum(box)) and min(box[2:]) >= 0,
+    "area": isfinite,
+    "iscrowd": (0, 1).__contains__,
+    "segmentation": lambda mask: isinstance(mask, dict) or (mask and all(map(is_polygon, mask))),
+}
+
+
+def is_polygon(numbers: list[float]) -> bool:
+    return len(numbers) > 2 and isfinite(sum(numbers))
 
 
 def register_coco(name: str, json_file: str, images: str) -> None:
-    """Register a json of COCO instances; UserError if detectron2 cannot train or test on it."""
+    """Register a json of COCO instances; UserError if a path is missing or the name is taken."""
+    if not os.path.isfile(json_file):
+        raise UserError(f"--dataset {name}: there is no file {json_file!r}; give COCO's json")
+    if not os.path.isdir(images):
+        raise UserError(f"--dataset {name}: there is no folder {images!r}; give the images' folder")
     if name not in DatasetCatalog:
-        try:
-            KEYS[name] = read_keys(name, json_file, images)
-        except UserError:
-            MetadataCatalog.pop(name, None)  # another json may have other classes
-            raise
         register_coco_instances(name, {}, json_file, images)
-        return
     metadata = MetadataCatalog.get(name)
     files = [os.path.abspath(metadata.get(one, "")) for one in ("json_file", "image_root")]
     if files != [json_file, images]:
@@ -31,59 +47,118 @@ def register_coco(name: str, json_file: str, images: str) -> None:
         raise UserError(
             f"--dataset {name}: this name is registered already, by {other}; give another name"
         )
-    if name not in KEYS:
-        KEYS[name] = read_keys(name, json_file, images)
-
-
-def read_keys(name: str, json_file: str, images: str) -> set[str]:
-    """Return the keys that each annotation of a json has."""
-    if not os.path.isfile(json_file):
-        raise UserError(f"--dataset {name}: there is no file {json_file!r}; give COCO's json")
-    if not os.path.isdir(images):
-        raise UserError(f"--dataset {name}: there is no folder {images!r}; give the images' folder")
-    try:
-        records = load_coco_json(json_file, images, name, ["area"])
-        if not records:
-            raise ValueError("it has no images")
-        annotations = [annotation for record in records for annotation in record["annotations"]]
-        if not annotations:
-            raise ValueError("its images have no annotations")
-        classes = MetadataCatalog.get(name).thing_classes
-        if twice := {str(one) for one in classes if classes.count(one) > 1}:
-            raise ValueError(f"several categories have the name or id of {min(twice)!r}")
-        # A box that is not of four numbers is none.
-        keys = [{k for k in a if k != "bbox" or len(a[k]) == 4} for a in annotations]
-    except Exception as error:  # of pycocotools and detectron2, by whatever the json has
-        raise UserError(
-            f"--dataset {name}: {json_file!r} is no json of COCO instances, with images, "
-            f"annotations and categories ({type(error).__name__}: {one_line(error)}); correct it"
-        ) from error
-    for record in records[:LOOKED_FOR]:
-        if not os.path.isfile(record["file_name"]):
-            raise UserError(
-                f"--dataset {name}: image {record['file_name']!r} of {json_file!r} does not exist; "
-                "give the folder to which its names of files are relative"
-            )
-    return set.intersection(*keys)
+    metadata.is_of_option = True
 
 
 def check_dataset(name: str, setting: str, needed: Mapping[str, str]) -> list[str] | None:
     """Return the classes of a dataset if it comes from ``--dataset``.
 
-    UserError if the dataset, which ``setting`` names, is not registered, or its annotations lack a
-    key; ``needed`` is key -> what needs it, in words.
+    UserError if the dataset, which ``setting`` names, is not registered, or if its json or an image
+    is invalid; ``needed`` is key of an annotation -> what needs it.
     """
     if name not in DatasetCatalog:
         raise UserError(
             f"dataset {name!r} of {setting} is not registered; give --dataset {name} JSON IMAGES, "
             "or --import FILE with a file that registers it"
         )
-    if name not in KEYS:
+    metadata = MetadataCatalog.get(name)
+    if not metadata.get("is_of_option"):
         return None
+    classes, invalid = read_coco(name, metadata.json_file, metadata.image_root)
     for key, what in needed.items():
-        if key not in KEYS[name]:
+        if key in invalid:
+            raise UserError(f"dataset {name!r}: {invalid[key]}, but {what}; correct its json")
+    return classes
+
+
+@cache
+def read_coco(name: str, json_file: str, folder: str) -> tuple[list[str], dict[str, str]]:
+    """Check a json and the headers of its images.
+
+    Return its classes, and key -> the first annotation whose value is missing or invalid, in words.
+    """
+    try:
+        with open(json_file, encoding="utf-8") as file:
+            content = json.load(file)
+        images, annotations = content["images"], content["annotations"]
+        check_unique("images", "id", images)
+        classes = classes_of(name, content["categories"], annotations)
+        invalid = invalid_values(annotations)
+        del content, annotations
+        if not any(record["annotations"] for record in load_coco_json(json_file, folder)):
+            raise ValueError("no image has annotations")
+    except Exception as error:  # of pycocotools and detectron2, by whatever the json has
+        raise UserError(
+            f"--dataset {name}: {json_file!r} is no json of COCO instances, with images, "
+            f"annotations and categories ({type(error).__name__}: {one_line(error)}); correct it"
+        ) from error
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # one process of each machine
+        with ThreadPoolExecutor() as pool:
+            faults = [one for one in pool.map(partial(fault_of_image, folder), images) if one]
+        if faults:
             raise UserError(
-                f"dataset {name!r} has annotations without {key!r}, which {what}; add it to its "
-                "json"
+                f"--dataset {name}: {len(faults)} of {len(images)} images do not fit the json, "
+                f"first {faults[0]}; correct {json_file!r}, or give the folder of its file names"
             )
-    return MetadataCatalog.get(name).thing_classes
+    return classes, invalid
+
+
+def check_unique(what: str, key: str, entries: Iterable[Mapping[str, Any]]) -> None:
+    for value, number in Counter(entry[key] for entry in entries).items():
+        if number > 1:
+            raise ValueError(f"several {what} have the {key} {value!r}")
+
+
+def classes_of(name: str, categories: list[dict], annotations: list[dict]) -> list[str]:
+    """Return the names of categories by id; of several with one name, one may have annotations."""
+    check_unique("categories", "id", categories)
+    used = {annotation["category_id"] for annotation in annotations}
+    if unknown := used - {one["id"] for one in categories}:
+        raise ValueError(f"no category has the category_id {min(unknown)!r} of annotations")
+    check_unique("categories", "name", [one for one in categories if one["id"] in used])
+    classes = [one["name"] for one in sorted(categories, key=itemgetter("id"))]
+    for one in categories:
+        if one["id"] not in used and classes.count(one["name"]) > 1:
+            logging.getLogger("detectron2").warning(
+                f"--dataset {name}: category {one['id']!r} has no annotations and the name of "
+                f"another one, {one['name']!r}; it counts as a class"
+            )
+    return classes
+
+
+def invalid_values(annotations: list[dict]) -> dict[str, str]:
+    """Return key -> the first annotation whose value is missing or invalid, in words."""
+    invalid: dict[str, str] = {}
+    for annotation in annotations:
+        values = {"iscrowd": 0, **annotation}
+        for key, is_valid in VALUES.items():
+            try:
+                if is_valid(values[key]):
+                    continue
+            except (ArithmeticError, LookupError, TypeError):
+                pass
+            value = reprlib.repr(values[key]) if key in values else "missing"
+            invalid.setdefault(key, f"{key!r} of annotation {annotation['id']!r} is {value}")
+    return invalid
+
+
+def fault_of_image(folder: str, entry: Mapping[str, Any]) -> str | None:
+    """Say what is wrong with an image of a json, by the image's header; None if nothing is."""
+    path, expected = os.path.join(folder, entry["file_name"]), (entry["width"], entry["height"])
+    try:
+        with Image.open(path) as image:
+            found = size_of(image)
+    except Exception as error:  # of Pillow, which has others for each format
+        return one_line(error)
+    sizes = (f"{width!r} x {height!r}" for width, height in (found, expected))
+    told = "{!r}, which is {} (EXIF applied), but {} in the json"
+    return told.format(path, *sizes) if found != expected else None
+
+
+def size_of(image: Image.Image) -> tuple[int, int]:
+    """Return width and height as detectron2 turns an image by its EXIF tag, without decoding it."""
+    with suppress(Exception):  # as detectron2, which ignores a damaged EXIF
+        # Not image.getexif(), which decodes a PNG.
+        if Image.Image.getexif(image).get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
+            return image.size[::-1]
+    return image.size

@@ -306,13 +306,16 @@ def build_evaluator(name: str, cfg: CfgNode) -> evaluation.DatasetEvaluators:
 
 
 def number_annotations(evaluator: Any) -> None:
-    """Number COCO's annotations from 1: pycocotools takes a match with id 0 for no match."""
+    """Number COCO's annotations from 1: pycocotools takes a match with id 0 for no match.
+
+    One without ``iscrowd`` is no crowd, as in the training.
+    """
     for one in getattr(evaluator, "_evaluators", [evaluator]):
         if isinstance(one, evaluation.COCOEvaluator):
             coco = one._coco_api
             coco.anns = dict(enumerate(coco.dataset.get("annotations", ()), 1))
             for number, annotation in coco.anns.items():
-                annotation["id"] = number
+                annotation.update(id=number, iscrowd=annotation.get("iscrowd", 0))
 
 
 def create_ddp_model(model: nn.Module, **options) -> nn.Module:

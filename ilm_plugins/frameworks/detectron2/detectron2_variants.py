@@ -42,17 +42,16 @@ class Detectron2Variants(Variants):
     #: Keys of the names of the training sets and of the test sets.
     training_sets: ClassVar[str]
     test_sets: ClassVar[str]
+    #: The key that turns masks on, the value that turns them off, and the key for keypoints.
+    masks: ClassVar[tuple[str, str]]
+    keypoints: ClassVar[str]
 
     def class_keys(self) -> list[str]:
         """Return the keys of the model's number of classes."""
         raise NotImplementedError
 
-    def needs_masks(self) -> str | None:
-        """Name the setting that needs masks, or None."""
-        raise NotImplementedError
-
     def check_test(self) -> None:
-        self._classes(self.test_sets, dict.fromkeys(("area", "iscrowd"), "the test needs"))
+        self._check_number(self._classes(self.test_sets, {"area": "the test needs a number"}))
 
     def check_training(self, given: Collection[str]) -> None:
         found = {**self._classes(self.training_sets), **self._classes(self.test_sets)}
@@ -69,21 +68,36 @@ class Detectron2Variants(Variants):
                         f"class {i} of dataset {other!r} is {another!r}, of {name!r} {one!r}; give "
                         "both jsons the same categories"
                     )
+        self._check_number(found)
 
     def _classes(self, setting: str, needed: Mapping[str, str] | None = None) -> dict[str, list]:
         """Return name -> classes of the datasets of a setting that come from ``--dataset``.
 
-        UserError for datasets that are not registered, or whose json does not fit the model.
+        UserError for datasets that are not registered or invalid, or lack what the model needs.
         """
         from .detectron2_registration import check_dataset
 
-        needed = {"bbox": "a detector needs", **(needed or {})}
-        if what := self.needs_masks():
-            needed["segmentation"] = what
+        needed = {
+            "bbox": "a detector needs four numbers, the size not negative",
+            "iscrowd": "detectron2 needs 0 or 1",
+            **(needed or {}),
+        }
+        masks, off = self.masks
+        if self.settings().get(masks):
+            needed["segmentation"] = f"{masks} needs polygons or a mask (without masks, give {off})"
         names = self.settings().get(setting) or ()
         names = [names] if isinstance(names, str) else names
         found = {name: check_dataset(name, setting, needed) for name in names}
         found = {name: classes for name, classes in found.items() if classes is not None}
+        if found and self.settings().get(self.keypoints):
+            raise UserError(
+                f"{self.keypoints}: --dataset {min(found)} registers no keypoints; register it by "
+                "--import FILE, with keypoint_names and keypoint_flip_map"
+            )
+        return found
+
+    def _check_number(self, found: Mapping[str, list]) -> None:
+        """Raise UserError unless the model has as many classes as each dataset."""
         for name, classes in found.items():
             for key in self.class_keys():
                 if (number := self.settings()[key]) != len(classes):
@@ -91,7 +105,6 @@ class Detectron2Variants(Variants):
                         f"{key} is {number}, but dataset {name!r} has {len(classes)} classes; give "
                         f"{' '.join(self.override(key, len(classes)))}"
                     )
-        return found
 
 
 class YamlVariants(Detectron2Variants):
@@ -102,6 +115,7 @@ class YamlVariants(Detectron2Variants):
     norm_names, example = ("NORM",), "MODEL.ROI_BOX_HEAD.NORM"
     freezing: ClassVar = ("FREEZE_AT", 0)
     training_sets, test_sets = "DATASETS.TRAIN", "DATASETS.TEST"
+    masks, keypoints = ("MODEL.MASK_ON", "MODEL.MASK_ON False"), "MODEL.KEYPOINT_ON"
     test_set: ClassVar = (test_sets,)
     of_test: ClassVar = (
         *("DATASETS.PROPOSAL_FILES_TEST", "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST"),
@@ -122,10 +136,6 @@ class YamlVariants(Detectron2Variants):
     def class_keys(self) -> list[str]:
         model = self.config.MODEL.META_ARCHITECTURE
         return [CLASSES[model]] if model in CLASSES else []
-
-    def needs_masks(self) -> str | None:
-        wish = "MODEL.MASK_ON needs (without masks, give MODEL.MASK_ON False)"
-        return wish if self.config.MODEL.MASK_ON else None
 
     def override(self, key: str, value: Any) -> list[str]:
         return [key, str(value)]
@@ -172,6 +182,8 @@ class LazyVariants(Detectron2Variants):
     }
     norm_names, example = ("norm", "conv_norm"), "model.roi_heads.box_head.conv_norm"
     training_sets, test_sets = "dataloader.train.dataset.names", "dataloader.test.dataset.names"
+    masks = ("model.roi_heads.mask_in_features", "model.roi_heads.mask_in_features=null")
+    keypoints = "model.roi_heads.keypoint_in_features"
     test_set: ClassVar = ("dataloader.test", "dataloader.evaluator")
 
     def check_test(self) -> None:
@@ -189,11 +201,6 @@ class LazyVariants(Detectron2Variants):
     def class_keys(self) -> list[str]:
         keys = "model.roi_heads.num_classes", "model.num_classes"
         return [key for key in keys if key in self.settings()]
-
-    def needs_masks(self) -> str | None:
-        key = "model.roi_heads.mask_in_features"
-        wish = f"{key} needs (without masks, give {key}=null)"
-        return wish if self.settings().get(key) else None
 
     def contents(self) -> Mapping[str, Any]:
         from omegaconf import OmegaConf
