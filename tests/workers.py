@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from close import ROUNDINGS, assert_close, assert_equal, unit
-from ilm_plugins import NORMS, freeze, set_radius, use_backend
+from ilm_plugins import NORMS, freeze, set_radius, surgery, use_backend
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import run_processes
 from ilm_plugins.frameworks.run_processes import leave_group
@@ -271,6 +271,19 @@ def sync_norm(key, sync=True):
     for parameter in layer.parameters():
         nn.init.normal_(parameter, 0.2, 0.5)
     return layer
+
+
+def recalibrated(rank):
+    """Of one value of a channel in each process: without ``sync``, nothing can be measured."""
+    batches = [images(2, 16, 1)[:, :, :1, :1] + step for step in range(3)]
+    for key in SYNCHRONIZED:
+        layer, alone = sync_norm(key), sync_norm(key, sync=False)
+        report = surgery.recalibrate(nn.Sequential(layer), [x[rank : rank + 1] for x in batches])
+        assert report.converted == {"0": "running statistics of 3 batches"}
+        surgery.recalibrate(nn.Sequential(alone), batches)
+        assert_close([*layer.buffers()], [*alone.buffers()])
+        report = surgery.recalibrate(nn.Sequential(alone), [x[rank : rank + 1] for x in batches])
+        assert report.left == {"0": "no batch gave it two values"}
 
 
 def gradients_on_one_process(rank):

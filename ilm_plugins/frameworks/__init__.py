@@ -83,9 +83,9 @@ def register(key: str, layer: "type[nn.Module]") -> None:
 
     Args:
         key: the name of the layer in configs, a Python identifier.
-        layer: a class that takes the number of channels first, and its options by name. If it
-            derives from nn.GroupNorm, the frameworks treat it as a norm: weight decay, freezing,
-            initialization.
+        layer: a class that takes the number of channels first, and its options by name; timm also
+            gives ``device`` and ``dtype``. If it derives from nn.GroupNorm, the frameworks treat it
+            as a norm: weight decay, freezing, initialization.
 
     Raises:
         ValueError: the key is not an identifier, or is the key of another layer; or ``layer`` is
