@@ -29,7 +29,6 @@ def is_of_torch(path: Path) -> bool:
 def read(path: Path, unsafe: bool) -> Any:
     if unsafe:
         return torch.load(path, map_location="cpu", weights_only=False)
-    _check(path)
     # Without checked invariants, indices of sparse tensors beyond their size would be followed.
     with accepting_data(), torch.sparse.check_sparse_tensor_invariants():
         code = _find_code(path)
@@ -44,15 +43,10 @@ def read(path: Path, unsafe: bool) -> Any:
 
 
 def _find_code(path: Path) -> list[str]:
-    """Return the classes and functions in a file that are not data; [] for a file before 1.6."""
-    with path.open("rb") as file:
-        if file.read(4) != BEGINNINGS[0]:
-            return []
-    return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    """Return the classes and functions in a file that are not data; [] for a file before 1.6.
 
-
-def _check(path: Path) -> None:
-    """Raise UnpicklingError for a file that torch cannot load safely even with weights_only."""
+    UnpicklingError for a file that torch cannot load safely even with weights_only.
+    """
     # torch refuses a tar and TorchScript, too, but not in a line that says why.
     if tarfile.is_tarfile(path):
         raise refused("tarfile.TarFile")
@@ -61,7 +55,8 @@ def _check(path: Path) -> None:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         is_mentioned = content.find(name) >= 0
         # torch reads no zip that follows an older format's bytes.
-        if content[:4] == BEGINNINGS[0] and zipfile.is_zipfile(path):
+        is_zip = content[:4] == BEGINNINGS[0]
+        if is_zip and zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if any(entry.endswith("/constants.pkl") for entry in archive.namelist()):
                     raise refused("torch.jit.ScriptModule")
@@ -71,6 +66,7 @@ def _check(path: Path) -> None:
                 is_mentioned |= any(name in archive.read(entry) for entry in pickles)
         if is_mentioned:
             raise refused(f"torch._utils.{QUANTIZED}")
+    return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path)) if is_zip else []
 
 
 def _write(contents: Any, metadata: Mapping[str, str], file: IO) -> None:
