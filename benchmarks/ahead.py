@@ -52,15 +52,19 @@ def of_step(name: str, images: int) -> Iterator[tuple[nn.Module, torch.Tensor]]:
         yield layer.to_empty(device="cpu"), torch.empty(shape, **options)
 
 
+def driver(capability: int) -> SimpleNamespace:
+    """Return the functions of a GPU's driver that Triton calls to compile a kernel."""
+    target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
+    return SimpleNamespace(
+        get_current_target=lambda: target,
+        get_current_device=lambda: capability,  # Triton keeps compiled kernels by device
+        get_current_stream=lambda device: -1,
+    )
+
+
 @contextmanager
 def compiling(capability: int, multiprocessors: int) -> Iterator[None]:
     """Let launches only compile, for a GPU with these numbers, and kernels take the CPU's maps."""
-    target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
-    driver = SimpleNamespace(
-        get_current_target=lambda: target,
-        get_current_device=lambda: 0,
-        get_current_stream=lambda device: 0,
-    )
     compile_or_launch = triton.JITFunction.run
 
     def run(kernel, *args, warmup: bool, **options) -> None:
@@ -69,7 +73,7 @@ def compiling(capability: int, multiprocessors: int) -> Iterator[None]:
     patch = mock.patch.object
     with (
         use_backend("triton"),
-        patch(triton.runtime.driver, "_active", driver),
+        patch(triton.runtime.driver, "_active", driver(capability)),
         patch(kernels, "supports", lambda x: True),
         patch(devices, "launch_problem", lambda device: None),
         patch(streaming, "multiprocessors", lambda device: multiprocessors),

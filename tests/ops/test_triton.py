@@ -67,6 +67,7 @@ from triton.backends.nvidia.driver import CudaLauncher  # noqa: E402
 from triton.compiler.compiler import CompiledKernel, LazyDict  # noqa: E402
 from triton.runtime.interpreter import InterpretedFunction  # noqa: E402
 
+from benchmarks import ahead  # noqa: E402
 from ilm_plugins.ops.engine import triton as kernels  # noqa: E402
 from ilm_plugins.ops.engine.triton import devices, launch, network_alone, vectors  # noqa: E402
 from ilm_plugins.ops.engine.triton.map_activations import activation_of, gradient_of  # noqa: E402
@@ -749,26 +750,11 @@ def test_which_networks_run_in_kernels(name, channels, options, eligible):
 # ---- compilation for GPUs that are not there
 
 
-class Driver:
-    """What compiling ahead asks of the driver of a GPU, for a compute capability."""
-
-    def __init__(self, capability):
-        self.capability = capability
-
-    def get_current_target(self):
-        return triton.backends.compiler.GPUTarget("cuda", self.capability, 32)
-
-    def get_current_device(self):
-        return self.capability  # Triton keeps compiled kernels by device; nothing is launched
-
-    def get_current_stream(self, device):
-        return -1
-
-
 @pytest.fixture
 def driver(request, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(triton.runtime.driver, "_active", Driver(getattr(request, "param", 90)))
+    active = ahead.driver(getattr(request, "param", 90))
+    monkeypatch.setattr(triton.runtime.driver, "_active", active)
 
 
 class Operations(TorchDispatchMode):
