@@ -98,7 +98,7 @@ def turn():
 
 #: What is wrong with json or images -> how to make it so, and words of the message.
 FAULTS = {
-    "no json": (lambda: Path("my_test.json").unlink(), r"there is no file '\S+/my_test.json'"),
+    "no json": (lambda: Path("my_test.json").unlink(), r"No such file .*: '\S+/my_test.json'"),
     "no JSON": (lambda: Path("my_test.json").write_text("{"), "my_test.json' is no json of COCO"),
     "a list": (lambda: Path("my_test.json").write_text("[]"), "my_test.json' is no json of COCO"),
     "no images": (lambda: change(images=[]), "no image has annotations"),
@@ -128,7 +128,7 @@ FAULTS = {
         "class 2 of dataset 'my_test' is None, of 'my_train' 'c'; give both jsons the same",
     ),
     "an image less": (lambda: Path("images/2.png").unlink(), "1 of 2 images .* file.*images/2.png"),
-    "no folder": (lambda: Path("images").rename("photos"), r"there is no folder '\S+/images'"),
+    "no folder": (lambda: Path("images").rename("photos"), r"2 of 2 images .*images/1.png"),
     "no image": (lambda: Path("images/2.png").write_text("?"), "cannot identify image .*2.png"),
     "other sizes": (
         lambda: change(**changed("images", width=30, height=40)),

@@ -33,11 +33,7 @@ def is_polygon(numbers: list[float]) -> bool:
 
 
 def register_coco(name: str, json_file: str, images: str) -> None:
-    """Register a json of COCO instances; UserError if a path is missing or the name is taken."""
-    if not os.path.isfile(json_file):
-        raise UserError(f"--dataset {name}: there is no file {json_file!r}; give COCO's json")
-    if not os.path.isdir(images):
-        raise UserError(f"--dataset {name}: there is no folder {images!r}; give the images' folder")
+    """Register a json of COCO instances; UserError if the name is taken."""
     if name not in DatasetCatalog:
         register_coco_instances(name, {}, json_file, images)
     metadata = MetadataCatalog.get(name)
