@@ -9,10 +9,11 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 from torch.fx import Proxy, Tracer
 
-from ..ops import Activation, Network, adaptive_norm
+from ..ops import Activation, Network, SharedBatch, adaptive_norm
 from ..ops.engine import operators
 from ..ops.engine.activation import FUNCTIONS
 from ..ops.engine.network import BATCH
+from ..ops.engine.reference import Rescale
 from .children import TensorNames, tensors_of
 from .options import check, check_known, parameters_of
 
@@ -217,7 +218,7 @@ class AdaptiveNorm(nn.GroupNorm):
 
         A subclass that applies a function to the result overrides it, and keeps its base's kernels.
         """
-        return self._normalize_by_moments(x, activation)[0]
+        return self._normalize_by_moments(x, activation)
 
     def _record(self, x: Proxy) -> Any:
         """Record a call of the layer as one node, as torch.fx does for the modules of torch."""
@@ -231,20 +232,25 @@ class AdaptiveNorm(nn.GroupNorm):
         return tracer.create_proxy("call_module", name, (x,), {})
 
     def _normalize_by_moments(
-        self, x: Tensor, activation: Activation | None = None, running: tuple = ()
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return the normalized x, and its means and variances, as :func:`ops.adaptive_norm`."""
-        groups, tensors = self.moment_groups, self.rescale_tensors()
+        self,
+        x: Tensor,
+        activation: Activation | None = None,
+        running: tuple = (),
+        rescale: Rescale | None = None,
+        batch: SharedBatch | None = None,
+    ) -> Tensor:
+        """Return the normalized x by :func:`ops.adaptive_norm`."""
         return adaptive_norm(
             x,
-            groups,
+            self.moment_groups,
             self.eps,
-            self.rescale,
-            *tensors,
+            rescale or self.rescale,
+            *self.rescale_tensors(),
             network=self.as_network,
             running=running,
             plans=self.kept_plans,
             activation=activation,
+            batch=batch,
         )
 
     def kept_plans(self) -> dict:

@@ -199,10 +199,3 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
             features = project(z, z.unsqueeze(1)).flatten(1)  # v = z z^T
         hidden = ACTIVATIONS[self.activation](project(features, t.expand_weight, t.expand_bias))
         return project(hidden, t.ratio_weight, t.ratio_bias).softmax(1)
-
-    def update_running_stats(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
-        super().update_running_stats(mean, var, count)
-        # torch takes ten microseconds longer to add True than to add 1.
-        more = count > 1 if isinstance(count, Tensor) else int(count > 1)
-        for tracked in self._counter():
-            tracked.add_(more)

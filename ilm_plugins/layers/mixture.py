@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, distributed
 from torch.nn.utils import parametrize
 
-from ..ops import Activation, SharedBatch, adaptive_norm, coarsen, duplicate, over_batch, pool
+from ..ops import Activation, SharedBatch, coarsen, duplicate, over_batch
 from ..ops.networks import NORMALIZERS
 from .base import KEPT, AdaptiveNorm
 from .options import check, check_choice, check_eps, check_fraction, check_positive, fit_width
@@ -162,11 +162,7 @@ class MixtureNorm(AdaptiveNorm):
             running = *self._stored_statistics(), self.momentum, *self._counter()
         if self.synchronizes:
             return self._forward_synchronized(x, activation, running)
-        y, mean, var = self._normalize_by_moments(x, activation, running)
-        # Kernels return None, and have updated the statistics.
-        if running and mean is not None and var is not None:
-            self.update_running_stats(mean, var, count=x.numel() // x.shape[1])
-        return y
+        return self._normalize_by_moments(x, activation, running)
 
     def _counter(self) -> tuple[Tensor] | tuple[()]:
         """Return the buffer that counts batches, if there is one."""
@@ -184,40 +180,7 @@ class MixtureNorm(AdaptiveNorm):
             *inputs, _, _ = tensors  # the last two stand for running statistics
             return self.rescale(mean, var, *inputs, *batch.pool(mean, var, *inputs))
 
-        y, mean, _ = adaptive_norm(
-            x,
-            self.moment_groups,
-            self.eps,
-            rescale,
-            *self.rescale_tensors(),
-            network=self.as_network,
-            running=running,
-            plans=self.kept_plans,
-            activation=activation,
-            batch=batch,
-        )
-        if running and mean is not None:
-            mean, var = batch.mean.unsqueeze(0), batch.var.unsqueeze(0)
-            self.update_running_stats(mean, var, batch.count)
-        return y
-
-    def update_running_stats(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
-        """Update the running statistics by a batch's, of ``count`` values a channel."""
-        running_mean, running_var = self._stored_statistics()
-        if running_mean is None or running_var is None:
-            return
-        # Below two values there is no unbiased variance. A count on the device is not read by the
-        # host.
-        momentum: Any = self.momentum
-        if isinstance(count, Tensor):
-            momentum = (count > 1).to(running_mean) * momentum
-            count = count.clamp(min=2)
-        elif count < 2:
-            return
-        mean, var = pool(mean, var, dim=0)
-        unbiased = var * (count / (count - 1))
-        running_mean.lerp_(mean.to(running_mean), momentum)
-        running_var.lerp_(unbiased.to(running_var), momentum)
+        return self._normalize_by_moments(x, activation, running, rescale, batch)
 
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
         return *super().rescale_tensors(), *self.running_statistics()

@@ -1,8 +1,10 @@
 """Copies of layers: they share nothing with the layers that they were made of."""
 
 import copy
+import gc
 import pickle
 import threading
+import weakref
 
 import pytest
 import torch
@@ -46,12 +48,31 @@ def test_a_copy_has_the_state_that_a_subclass_gives():
     assert not hasattr(copy.deepcopy(WithLock(64)), "lock")
 
 
-# ---- the plans of kernels that a layer keeps from call to call
+# ---- the plans that a layer keeps from call to call
+
+#: Of a network that kernels compute, and of one that torch computes.
+each_plan = pytest.mark.parametrize(
+    "name, options", [*((name, {}) for name in NORMS), ("EN", {"ratio_net": "mlp"})], ids=str
+)
 
 
-@pytest.mark.parametrize("name", NORMS)
-def test_a_changed_option_counts_in_the_next_call(name):
-    layer, other = NORMS[name](64), NORMS[name](64, eps=0.5)
+@each_plan
+def test_a_layer_is_freed_with_its_last_reference(name, options):
+    """So its plans, and the autograd graphs of results that are gone, do not hold it."""
+    layer = NORMS[name](64, **options)
+    layer(X)
+    reference = weakref.ref(layer)
+    gc.disable()
+    try:
+        del layer
+        assert reference() is None
+    finally:
+        gc.enable()
+
+
+@each_plan
+def test_a_changed_option_counts_in_the_next_call(name, options):
+    layer, other = NORMS[name](64, **options), NORMS[name](64, eps=0.5, **options)
     other.load_state_dict(layer.state_dict())
     layer(X)
     layer.eps = 0.5

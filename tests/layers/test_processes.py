@@ -12,6 +12,7 @@ from cases import BACKENDS, wide
 from close import assert_close
 from fresh import spawn
 from ilm_plugins import NORMS
+from ilm_plugins.ops.engine.running_statistics import update_by
 from workers import SHARDED, SYNCHRONIZED, free_port
 
 every_share = pytest.mark.parametrize(
@@ -101,6 +102,7 @@ def test_statistics_of_few_values_leave_the_running_ones(count):
     """As a tensor, the count must not be read by the host, and has the same effect as an int."""
     layers = [NORMS["EN"](32) for _ in range(2)]
     mean, var = torch.randn(1, 32), torch.rand(1, 32)
-    layers[0].update_running_stats(mean, var, count)
-    layers[1].update_running_stats(mean, var, torch.tensor(float(count)))
+    for layer, counted in zip(layers, (count, torch.tensor(float(count))), strict=True):
+        running = layer.running_mean, layer.running_variance, 0.1, layer.num_batches_tracked
+        update_by(running, mean, var, counted)
     assert_close(*(list(layer.buffers()) for layer in layers))

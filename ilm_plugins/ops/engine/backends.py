@@ -14,8 +14,6 @@ from torch import Tensor
 
 from ...errors import OptionError
 from . import cpu, plain
-from .network import Tensors
-from .tracing import is_traced
 
 #: Names that :func:`use_backend` takes.
 BACKENDS = ("auto", "reference", "cpu", "triton")
@@ -70,11 +68,9 @@ def use_backend(name: str) -> contextlib.ExitStack:
     return restoring
 
 
-def kernels_for(x: Tensor, num_groups: int, tensors: Tensors = ()) -> ModuleType | None:
-    """Return the backend for an input x with G' = ``num_groups``; None stands for the reference."""
-    if is_traced(x, *tensors) or not has_variances(x, num_groups) or x.is_meta:
-        return None
-    return find_kernels(x)
+def kernels_for(x: Tensor, num_groups: int) -> ModuleType | None:
+    """Return the backend for an x that is not traced, of G' groups; None for the reference."""
+    return find_kernels(x) if has_variances(x, num_groups) and not x.is_meta else None
 
 
 def has_variances(x: Tensor, num_groups: int) -> bool:

@@ -8,6 +8,8 @@ from torch import Tensor
 
 #: A network's tensors, in the order of its description; None for a tensor that it lacks.
 Tensors = Sequence[Tensor | None]
+#: For each input of a function, whether its gradient is needed.
+Needs = Sequence[bool]
 
 #: Names of BN's running mean and variance, which are None where BN takes the batch's own moments.
 BATCH = "running_mean", "running_variance"

@@ -23,16 +23,14 @@ from .layouts import dense, in_layout_of
 from .moments import coarsen, duplicate, over_batch
 from .network import BATCH, Network, Tensors, with_none
 from .reference import per_channel
+from .running_statistics import update
 from .tracing import PLAIN
 
 
 def adaptive_norm(
     x: Tensor, num_groups: int, network, tensors: Tensors, running, activation: Activation | None
-):
-    """Return (y, mean, var) if torch.compile traces x and kernels compute the layer; else None.
-
-    Kernels that update the running statistics return None for mean and var.
-    """
+) -> Tensor | None:
+    """Return y if torch.compile traces x and kernels compute the layer; else None."""
     is_compiling = HAS_OPERATORS and torch.compiler.is_dynamo_compiling()
     if network is None or not is_compiling or torch.compiler._is_exporting_flag:
         return None
@@ -54,7 +52,8 @@ def adaptive_norm(
         return None
     if leaves_passes(x):
         y, mean, var = _with_compiled_passes(x, num_groups, key, tensors, mixes_batch)
-        return (y if activation is None else activation(y)), mean, var
+        update(running, x, mean, var)
+        return y if activation is None else activation(y)
     present, given = [t is not None for t in tensors], [t for t in tensors if t is not None]
     arguments = x, num_groups, key, given, present, running[:2]
     name, slope = activation or (None, 0.0)
@@ -63,7 +62,7 @@ def adaptive_norm(
         old.copy_(new)
     for tracked in running[3:]:
         tracked.add_(int(x.numel() > x.shape[1]))
-    return y, None, None
+    return y
 
 
 def leaves_passes(x: Tensor) -> bool:
@@ -152,7 +151,7 @@ def _forward(x, num_groups, network, tensors, present, running, activation, slop
     def forward(plan, tensors, running):
         return plan.forward(x, tensors, running)
 
-    plan = _plan(x, num_groups, network, tensors, rows, activation, slope)
+    plan = _plan(x, num_groups, network, tensors, activation, slope)
     if plan.takes((*tensors, *rows)):
         y, statistics = forward(plan, tensors, rows)
     else:
@@ -160,9 +159,9 @@ def _forward(x, num_groups, network, tensors, present, running, activation, slop
     return y, statistics, updated
 
 
-def _plan(x, num_groups, network, tensors, running, activation, slope):
+def _plan(x, num_groups, network, tensors, activation, slope):
     found = None if activation is None else Activation(activation, slope)
-    return _kernels(x).find_plan(x, num_groups, network, tensors, running, found)
+    return _kernels(x).find_plan(x, num_groups, network, tensors, found)
 
 
 def _fake_forward(x, num_groups, network, tensors, present, running, activation, slope):
@@ -181,7 +180,7 @@ def _backward(dy, x, num_groups, statistics, network, tensors, present, needs, a
     needs = [needs[0], *with_none(needs[1:], present)]
     x = dense(x)
     dy = in_layout_of(x, dy)
-    plan = _plan(x, num_groups, network, inputs, (), activation, slope)
+    plan = _plan(x, num_groups, network, inputs, activation, slope)
     parameters = given = inputs[: network.num_parameters]
     if not plan.takes(given):
         plan = plan.for_copies()

@@ -7,30 +7,24 @@ They take a non-empty x (N, C, *), contiguous or channels last, and dy in the la
 statistics mean, var, slope and offset are (N, G'), scale and shift (N, C), at least float32.
 Results of x's shape have the dtype and layout of x.
 
-``find_plan`` returns the passes of a network that kernels compute, whole; None where they do not.
-A plan is made once for a layer's options and an x's shape, dtype, layout and device. It has
-
-``forward(x, tensors, running)``
-    returns y, after the activation, and the statistics for the backward pass; updates BN's
-    ``running`` mean, variance and, if it is given, number of batches by the batch's;
-``backward(dy, x, statistics, parameters, needs)``
-    returns the gradients of x and of each parameter, float32 or float64, or None where ``needs`` is
-    false (gradients of parameters may be there all the same);
-``buffers(statistics)``
-    returns copies of the network's buffers, as vectors, at the time of the forward pass; a
-    mixture's last two are BN's moments;
-``num_groups``, ``num_statistics``, ``statistics_dtype``.
+``moments`` returns means and biased variances (2, N, G'). ``find_plan`` returns the plan of kernels
+that compute a network, too, or None where they do not; see engine/plans.py.
 """
 
 import torch
 from torch import Tensor
 
+from . import reference
 from .activation import Activation
 from .moments import duplicate
 from .network import Network, Tensors
-from .reference import moments, per_channel
+from .reference import per_channel
 
 __all__ = ["affine", "dx", "find_plan", "moments", "runs", "sums"]
+
+
+def moments(x: Tensor, num_groups: int) -> Tensor:
+    return torch.stack(reference.moments(x, num_groups))
 
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -67,7 +61,6 @@ def find_plan(
     num_groups: int,
     network: Network,
     tensors: Tensors,
-    running: Tensors,
     activation: Activation | None = None,
 ) -> None:
     """Return None: no kernels compute the network."""

@@ -1,23 +1,107 @@
-"""Base class of the backends' plans; checks whether kernels can use tensors without a copy.
+"""Base classes of plans; checks whether kernels can use tensors without a copy.
 
-A plan computes a layer's forward and backward pass, network included, for maps of one shape, dtype,
-layout and device; see engine/plain.py. It is made once and found by one look-up. It holds neither
-tensors nor the layer, so layers of equal options share it.
+A plan computes a layer's forward and backward pass for maps of one shape, dtype, layout and device.
+Either kernels compute the network, too, or torch does between kernels over the map, by the plan in
+engine/torch_plan.py.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .activation import Activation
-from .network import BATCH, Network, Tensors, check_tensors
+from .network import BATCH, Needs, Network, Tensors, check_tensors
+from .reference import Equation
 from .shared_batch import Processes
 
 
-class LayerPlan:
-    """The checks of a plan, once for each call.
+class Plan:
+    """The passes over maps of one kind. It is made once and found by one look-up.
+
+    It holds neither tensors nor the layer, so layers of equal options share it.
+    """
+
+    num_groups: int
+    #: How many of the tensors, the first ones, have gradients.
+    num_parameters: int
+    #: The layout of the maps; else channels last.
+    is_contiguous: bool
+    #: The dtype of the statistics, and their number.
+    statistics_dtype: torch.dtype
+    num_statistics: int
+    #: The processes that share the batch, if kernels wait for them.
+    processes: Processes | None = None
+
+    def __deepcopy__(self, memo: dict) -> "Plan":
+        return self
+
+    def __reduce__(self) -> tuple:
+        return type(None), ()  # unpickles as None; the next call makes a plan
+
+    def takes(self, tensors: Tensors) -> bool:
+        """Return whether the passes can read, and write to, all tensors as they are."""
+        return True
+
+    def call_with_copies(
+        self, function: Callable[..., Any], x: Tensor, tensors: Tensors, running: tuple
+    ) -> Any:
+        """Return ``function(plan, tensors, running)`` of copies that the plan takes."""
+        return function(self, tensors, running)
+
+    def readable(self, x: Tensor, parameters: Tensors) -> Tensors:
+        """Return the parameters, copied where the backward pass cannot read them."""
+        return parameters
+
+    def aligned(self, tensor: Tensor) -> Tensor:
+        """Return the statistics as the backward pass reads them."""
+        return tensor
+
+    def inputs(self, tensors: Tensors) -> Tensors | None:
+        """Return the tensors as the autograd function takes them; None if a buffer is trained.
+
+        Kernels that compute the network have no gradients of buffers.
+        """
+        raise NotImplementedError
+
+    def forward(
+        self, x: Tensor, tensors: Tensors, running: tuple, equation: Equation
+    ) -> tuple[Tensor, Tensor]:
+        """Return y, after the activation, and the statistics that the backward pass needs.
+
+        Args:
+            x: the map, :func:`~.layouts.dense`.
+            tensors: of the network, that :meth:`takes` returns True for.
+            running: what the batch updates, see :func:`.running_statistics.update`.
+            equation: what torch computes; kernels know it.
+        """
+        raise NotImplementedError
+
+    def backward(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        statistics: Tensor,
+        parameters: Tensors,
+        needs: Needs,
+        equation: Equation,
+    ) -> list[Tensor | None]:
+        """Return the gradients of x and of each parameter, None where ``needs`` is false.
+
+        Gradients of parameters may be there all the same.
+        """
+        raise NotImplementedError
+
+    def buffers(self, statistics: Tensor) -> list[Tensor]:
+        """Return the network's buffers, as vectors, at the time of the forward pass.
+
+        The last two of a mixture are BN's moments.
+        """
+        return []
+
+
+class KernelPlan(Plan):
+    """The plan of kernels that compute the network, too: its checks, once for each call.
 
     Args:
         network: the description of the layer's network.
@@ -28,14 +112,6 @@ class LayerPlan:
         alignment: tensors begin at multiples of this number of bytes, a power of two.
         is_contiguous: the layout of the maps; else channels last.
     """
-
-    #: The dtype of the statistics, and their number.
-    statistics_dtype: torch.dtype
-    num_statistics: int
-    #: What kernels apply after the affine map.
-    activation: Activation | None = None
-    #: The processes that share the batch, if there are several.
-    processes: Processes | None = None
 
     def __init__(
         self,
@@ -48,18 +124,13 @@ class LayerPlan:
         is_contiguous: bool,
     ) -> None:
         self.network, self.num_groups = network, num_groups
+        self.num_parameters = network.num_parameters
         self.dtype, self.index, self.alignment = dtype, index, alignment
         self.is_contiguous = is_contiguous
         #: Sizes of the tensors, and of BN's running statistics; and which may be None.
         sizes = network.sizes(channels)
         self.sizes = [*(sizes[name] for name in network.tensors), channels, channels]
         self.optional = [name in BATCH for name in (*network.tensors, *BATCH)]
-
-    def __deepcopy__(self, memo: dict) -> "LayerPlan":
-        return self
-
-    def __reduce__(self) -> tuple:
-        return type(None), ()  # unpickles as None; the next call makes a plan
 
     def takes(self, tensors: Tensors) -> bool:
         """Return whether kernels can read, and write to, all tensors as they are.
@@ -83,9 +154,15 @@ class LayerPlan:
                 return False
         return True
 
-    def has_trained_buffers(self, tensors: Tensors) -> bool:
-        buffers = tensors[self.network.num_parameters :]
-        return any([t is not None and t.requires_grad for t in buffers])
+    def inputs(self, tensors: Tensors) -> Tensors | None:
+        buffers = tensors[self.num_parameters :]
+        return None if any([t is not None and t.requires_grad for t in buffers]) else tensors
+
+    def readable(self, x: Tensor, parameters: Tensors) -> Tensors:
+        if self.takes(parameters):
+            return parameters
+        check_tensors(x, self.network, parameters)
+        return self.adapted(parameters)
 
     def adapted(self, tensors: Iterable[Tensor | None]) -> list[Tensor | None]:
         """Return tensors that pass :meth:`takes`, copied where needed; gradients flow through."""
@@ -97,12 +174,12 @@ class LayerPlan:
     def aligned(self, tensor: Tensor) -> Tensor:
         return tensor.clone() if tensor.data_ptr() & (self.alignment - 1) else tensor
 
-    def for_copies(self) -> "LayerPlan":
+    def for_copies(self) -> "KernelPlan":
         """Return the plan for copies of tensors that this plan does not take."""
         return self
 
     def call_with_copies(
-        self, function: Callable[..., Any], x: Tensor, tensors: Tensors, running: Tensors
+        self, function: Callable[..., Any], x: Tensor, tensors: Tensors, running: tuple
     ) -> Any:
         """Return ``function(plan, tensors, running)`` of copies that kernels take.
 
@@ -120,17 +197,6 @@ class LayerPlan:
                 old.copy_(new)
         return result
 
-    def over(self, processes: Processes) -> "LayerPlan | None":
+    def over(self, processes: Processes) -> "KernelPlan | None":
         """Return the plan for a batch of these processes; None if kernels cannot wait for them."""
         return None
-
-    def forward(self, x: Tensor, tensors: Tensors, running: Tensors) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
-
-    def backward(
-        self, dy: Tensor, x: Tensor, statistics: Tensor, parameters: Tensors, needs: Sequence[bool]
-    ) -> list[Tensor | None]:
-        raise NotImplementedError
-
-    def buffers(self, statistics: Tensor) -> list[Tensor]:
-        raise NotImplementedError

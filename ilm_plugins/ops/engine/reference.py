@@ -2,15 +2,27 @@
 
 import math
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .activation import Activation
 from .moments import duplicate
+from .shared_batch import SharedBatch
 
 #: A function of mean, var and further tensors that returns scale and shift.
 Rescale = Callable[..., tuple[Tensor, Tensor]]
+
+
+class Equation(NamedTuple):
+    """What :func:`.autograd.adaptive_norm` computes, by any backend."""
+
+    num_groups: int
+    eps: float
+    rescale: Rescale
+    activation: Activation | None = None
+    batch: SharedBatch | None = None
 
 
 def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:

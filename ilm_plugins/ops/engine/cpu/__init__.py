@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from .. import plans
 from ..activation import Activation
 from ..layouts import becomes_contiguous
-from ..network import BATCH, Network, Tensors
+from ..network import BATCH, Needs, Network, Tensors
+from ..plans import KernelPlan
 from . import library
 
 NO_FIELDS = array("d")
@@ -76,10 +76,10 @@ def supports(x: Tensor) -> bool:
     return x.is_cpu and x.dtype in DTYPES and is_built()
 
 
-def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    mean, var = _pair(x, num_groups)
-    _call("moments", x, num_groups, (x, mean, var))
-    return mean, var
+def moments(x: Tensor, num_groups: int) -> Tensor:
+    found = _pair(x, num_groups)
+    _call("moments", x, num_groups, (x, *found.unbind()))
+    return found
 
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    products, total = _pair(x, x.shape[1])
+    products, total = _pair(x, x.shape[1]).unbind()
     _call("sums", x, mean.shape[1], (dy, x, mean, products, total))
     return products, total
 
@@ -114,9 +114,8 @@ def find_plan(
     num_groups: int,
     network: Network,
     tensors: Tensors,
-    running: Tensors,
     activation: Activation | None = None,
-) -> "LayerPlan | None":
+) -> "CpuPlan | None":
     """Return the plan for x; see engine/plain.py."""
     if not runs(network, x, num_groups):
         return None
@@ -125,8 +124,8 @@ def find_plan(
     return _plan(network, num_groups, *map, uses_batch, activation)
 
 
-class LayerPlan(plans.LayerPlan):
-    """The passes of a layer for maps of one shape, dtype and layout; see engine/plain.py."""
+class CpuPlan(KernelPlan):
+    """The passes of a layer for maps of one shape, dtype and layout."""
 
     def __init__(
         self,
@@ -153,7 +152,7 @@ class LayerPlan(plans.LayerPlan):
         #: Whether a channel has an unbiased variance, by which running statistics are updated.
         self.updates = shape.numel() > shape[1]
 
-    def forward(self, x: Tensor, tensors: Tensors, running: Tensors) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, tensors: Tensors, running: tuple, *_) -> tuple[Tensor, Tensor]:
         updated = running[:2]
         y = torch.empty_like(x)
         statistics = x.new_empty(self.num_statistics, dtype=self.statistics_dtype)
@@ -163,12 +162,12 @@ class LayerPlan(plans.LayerPlan):
         if running:
             increment_version(updated)
             if self.updates:
-                for tracked in running[2:]:
+                for tracked in running[3:]:
                     tracked.add_(1)
         return y, statistics
 
     def backward(
-        self, dy: Tensor, x: Tensor, statistics: Tensor, parameters: Tensors, needs: Sequence[bool]
+        self, dy: Tensor, x: Tensor, statistics: Tensor, parameters: Tensors, needs: Needs, *_
     ) -> list[Tensor | None]:
         gradients = [
             torch.empty_like(t) if need else None
@@ -194,8 +193,8 @@ class LayerPlan(plans.LayerPlan):
 
 
 @functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal
-def _plan(*options) -> LayerPlan:
-    return LayerPlan(*options)
+def _plan(*options) -> CpuPlan:
+    return CpuPlan(*options)
 
 
 # ---- calls of the library
@@ -208,9 +207,8 @@ class Description(NamedTuple):
     kept: int  #: values in its buffers
 
 
-def _pair(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
-    size, dtype = (x.shape[0], columns), DTYPES[x.dtype][0]
-    return x.new_empty(size, dtype=dtype), x.new_empty(size, dtype=dtype)
+def _pair(x: Tensor, columns: int) -> Tensor:
+    return x.new_empty((2, x.shape[0], columns), dtype=DTYPES[x.dtype][0])
 
 
 @functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal

@@ -1,7 +1,7 @@
 """Kernel launches, and the counters by which programs find out which one finishes last."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,19 +14,24 @@ KNOWN = (3, 6), (3, 7), (3, 8), (3, 9)
 #: The most counters that one launch uses.
 COUNTERS = 8192
 
+#: Arguments of kernels by name: constants, and where values begin in the tensors that have them.
+Named = Mapping[str, Any]
+
 
 class Launch:
     """A kernel with its grid, its last arguments and its options, which are the same in each call.
 
-    The first call compiles the kernel, or finds it among those that Triton has compiled. Further
-    calls skip Triton's look-ups, so each call must pass the same types, 16-byte alignment, and None
-    in the same places.
+    The kernel takes its last arguments, by their names, from ``named``, which may have others. The
+    first call compiles the kernel, or finds it among those that Triton has compiled. Further calls
+    skip Triton's look-ups, so each call must pass the same types, 16-byte alignment, and None in
+    the same places.
     """
 
     __slots__ = ("again", "arguments", "grid", "kernel", "options")
 
-    def __init__(self, kernel: Any, programs: int, arguments: tuple, **options: int) -> None:
-        self.kernel, self.grid, self.arguments = kernel, (programs, 1, 1), arguments
+    def __init__(self, kernel: Any, programs: int, named: Named, **options: int) -> None:
+        self.kernel, self.grid = kernel, (programs, 1, 1)
+        self.arguments = tuple(named[name] for name in kernel.arg_names if name in named)
         # Triton's default differs by version. Fused, a product is not rounded before it is added.
         self.options = {"enable_fp_fusion": True, **options}
         self.again: Callable[[int | None, tuple], None] | None = None

@@ -5,6 +5,7 @@ are operations of torch there, and only the network is a kernel. See engine/oper
 """
 
 import functools
+from typing import Any
 
 import torch
 import triton
@@ -73,7 +74,7 @@ def forward(
     sizes, pointers = _prepare(mean, channels, network, tensors)
     scale, shift = (mean.new_empty((len(mean), sizes.channels)) for _ in range(2))
     mean, var = _ready(mean), _ready(var)
-    launch = _forward_launch(sizes, len(mean), mean.device, *_dtypes(tensors))
+    launch = _launch(network_kernel, sizes, len(mean), mean.device, *_dtypes(tensors))
     launch(current_stream(_index(mean)), mean, var, scale, shift, pointers)
     return scale, shift
 
@@ -91,7 +92,7 @@ def backward(
     d_scale, d_shift, mean, var = map(_ready, (d_scale, d_shift, mean, var))
     d_mean, d_var = torch.empty_like(mean), torch.empty_like(var)
     rows = mean.new_empty((len(mean), sizes.gradients))
-    launch = _backward_launch(sizes, len(mean), mean.device, *_dtypes(tensors))
+    launch = _launch(network_vjp_kernel, sizes, len(mean), mean.device, *_dtypes(tensors))
     stream = current_stream(_index(mean))
     launch(stream, d_scale, d_shift, mean, var, d_mean, d_var, rows, pointers)
     return d_mean, d_var, rows
@@ -119,12 +120,7 @@ def _dtypes(tensors: Tensors) -> tuple[torch.dtype | None, ...]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _forward_launch(sizes: Sizes, n: int, device: torch.device, *dtypes) -> Launch:
+def _launch(kernel: Any, sizes: Sizes, n: int, device: torch.device, *dtypes) -> Launch:
     rescale = rescale_of(sizes.network)
-    return Launch(network_kernel, n, (rescale.function, sizes), **rescale.options(sizes))
-
-
-@functools.lru_cache(maxsize=4096)
-def _backward_launch(sizes: Sizes, n: int, device: torch.device, *dtypes) -> Launch:
-    rescale = rescale_of(sizes.network)
-    return Launch(network_vjp_kernel, n, (rescale.function, sizes), **rescale.options(sizes))
+    named = {"RESCALE": rescale.function, "SIZES": sizes}
+    return Launch(kernel, n, named, **rescale.options(sizes))

@@ -74,7 +74,7 @@ def one_read_kernel(
     SHAPE: tl.constexpr, RESCALE: tl.constexpr, SIZES: tl.constexpr, ACTIVATION: tl.constexpr,
     KEEPS: tl.constexpr,
 ):  # fmt: skip
-    """Normalize x, and store its statistics, see :class:`.plan.LayerPlan`."""
+    """Normalize x, and store its statistics, see :class:`.plan.TritonPlan`."""
     n, start, offsets, inside = _instance(chunks, SHAPE)
     keep(n, statistics_ptr, t, SIZES)
     x = load(x_ptr + start, offsets, inside)

@@ -5,17 +5,16 @@ A pass is a few allocations and at most three launches; four forward, if process
 
 import functools
 from collections import defaultdict, namedtuple
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from .. import plans
 from ..activation import Activation
 from ..layouts import becomes_contiguous, is_dense
-from ..network import Network, Tensors
+from ..network import Needs, Network, Tensors
+from ..plans import KernelPlan
 from ..shared_batch import Processes
 from . import one_read, rescaling, streaming
 from .devices import Map, divide_up, padded
@@ -37,9 +36,8 @@ def find_plan(
     num_groups: int,
     network: Network,
     tensors: Tensors,
-    running: Tensors,
     activation: Activation | None = None,
-) -> "LayerPlan | None":
+) -> "TritonPlan | None":
     """Return the plan for x; see engine/plain.py."""
     uses_batch = tensors[-1] is None and network.mixes_batch
     is_contiguous = x.is_contiguous()
@@ -54,10 +52,10 @@ def find_plan(
 @functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal
 def _plan(
     network: Network, num_groups: int, map: tuple, dtype: torch.dtype, *options: Any
-) -> "LayerPlan | None":
+) -> "TritonPlan | None":
     if find_sizes(network, map[0][1], num_groups) is None:
         return None
-    return LayerPlan(network, num_groups, Map(*map), dtype, *options)
+    return TritonPlan(network, num_groups, Map(*map), dtype, *options)
 
 
 def forget() -> None:
@@ -65,7 +63,7 @@ def forget() -> None:
     _plan.cache_clear()
 
 
-class LayerPlan(plans.LayerPlan):
+class TritonPlan(KernelPlan):
     """The passes of a layer for maps of one kind.
 
     Kernels find what they share by its place among values in float32:
@@ -116,8 +114,13 @@ class LayerPlan(plans.LayerPlan):
         #: Weight of the newest batch in running statistics.
         self.momentum = float(getattr(network, "momentum", 0.0))
         self.no_buffers = (None,) * len(sizes.buffers)
-        #: Values of one channel group.
-        self.count = float(map.shape[1:].numel() // num_groups)
+        #: Arguments of the kernels of both passes, see :class:`.launch.Launch`.
+        self.named: dict[str, Any] = {
+            **{"moments": self.moments, "group_size": map.shape[1] // num_groups},
+            "count": float(map.shape[1:].numel() // num_groups),  # values of one channel group
+            **{"RESCALE": self.rescale.function, "SIZES": sizes},
+            **{"ACTIVATION": activation, "KEEPS": self.keeps, "mean_at": sizes.kept},
+        }
         if self.shape is not None:
             self.plan_one_read(self.shape)
         else:
@@ -133,9 +136,8 @@ class LayerPlan(plans.LayerPlan):
         self.options = {"num_warps": min(16, max(4, shape.block_c * shape.block_l // 512))}
         if self.activation is not None:  # else ptxas spills some registers to fit more programs
             self.options["maxnreg"] = 128
-        constants = self.rescale.function, self.of_network, self.activation, self.keeps
-        arguments = self.moments, self.count, chunks, shape, *constants
-        self.launch = Launch(one_read.one_read_kernel, self.n, arguments, **self.options)
+        named = self.named | {"chunks": chunks, "SHAPE": shape}
+        self.launch = Launch(one_read.one_read_kernel, self.n, named, **self.options)
 
     def plan_streaming(self) -> None:
         n, c = self.map.shape[:2]
@@ -147,12 +149,14 @@ class LayerPlan(plans.LayerPlan):
         if self.is_pooled:
             mean_at = self.num_work
             self.num_work += 2 * self.moments * run
-        first = mean_at, self.moments * run, self.of_batch.start, self.momentum
+        named = self.named | tiling.named
+        named |= {"run": run, "batch_at": self.of_batch.start, "momentum": self.momentum}
+        named |= dict(zip(("scale_at", "shift_at"), self.coefficients_at, strict=True))
         plan_moments = functools.partial(
             Launch,
             streaming._moments_kernel,
             n * tiling.blocks * tiling.splits,
-            (*first, *tiling.extent, tiling.splits, tiling.split_tiles, tiling.shape),
+            named | {"mean_at": mean_at, "var_at": self.moments * run},
             num_warps=tiling.warps,
             maxnreg=80,
         )
@@ -160,24 +164,15 @@ class LayerPlan(plans.LayerPlan):
         self.launches_of_moments: dict[tuple, Launch] = defaultdict(plan_moments)
         #: The number of processes, and which running statistics are updated -> launch.
         self.launches_of_pooling: dict[tuple, Launch] = {}
-        block = pooled_at_once(run, self.num_groups) if run > 1 else 0
-        pooling = run, tiling.splits, tiling.split, tiling.length, self.count
-        constants = self.rescale.function, sizes, block, self.keeps
-        self.launch_rescale = Launch(
-            rescaling.rescale_kernel,
-            n,
-            (self.moments, *pooling, *constants),
-            **self.rescale.options(sizes),
-        )
-        extent = *tiling.extent, c // self.num_groups
+        named["BLOCK"] = pooled_at_once(run, self.num_groups) if run > 1 else 0
+        options = self.rescale.options(sizes)
+        self.launch_rescale = Launch(rescaling.rescale_kernel, n, named, **options)
+        programs = n * tiling.blocks * tiling.tiles
         self.launch_affine = Launch(
-            streaming._affine_kernel,
-            n * tiling.blocks * tiling.tiles,
-            (sizes.kept, *self.coefficients_at, *extent, tiling.shape, self.activation),
-            num_warps=tiling.warps,
+            streaming._affine_kernel, programs, named, num_warps=tiling.warps
         )
 
-    def forward(self, x: Tensor, tensors: Tensors, running: Tensors) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, tensors: Tensors, running: tuple, *_) -> tuple[Tensor, Tensor]:
         if self.runs_elsewhere():
             with torch.cuda.device(x.device):
                 return self.forward(x, tensors, running)
@@ -188,12 +183,13 @@ class LayerPlan(plans.LayerPlan):
             self.launch(stream, x, y, statistics, pointers)
             return y, statistics
         counts = batch = None
+        moved = *running[:2], *running[3:]  # without the momentum
         work = statistics.new_empty(self.num_work) if self.num_work else statistics
         if self.uses_batch:
             counts = counters(self.index, stream)
-            batch = Batch(statistics, *running, *(None,) * (3 - len(running)))
+            batch = Batch(statistics, *moved, *(None,) * (3 - len(moved)))
         moments = work if self.is_pooled else statistics
-        kind = len(running), running[2].dtype if len(running) > 2 else None
+        kind = len(moved), moved[2].dtype if len(moved) > 2 else None
         if self.processes is None:
             self.launches_of_moments[kind](stream, x, moments, counts, batch)
         else:  # the running statistics follow the batch of all processes
@@ -204,8 +200,8 @@ class LayerPlan(plans.LayerPlan):
         self.launch_rescale(stream, statistics, work, pointers)
         coefficients = statistics if self.keeps else work
         self.launch_affine(stream, x, y, statistics, coefficients, coefficients)
-        if running:
-            increment_version(running)
+        if moved:
+            increment_version(moved)
         return y, statistics
 
     def launch_of_pooling(self, processes: int, kind: tuple) -> Launch:
@@ -217,14 +213,18 @@ class LayerPlan(plans.LayerPlan):
             found = self.launches_of_pooling[processes, kind] = Launch(
                 streaming.pool_batches_kernel,
                 divide_up(channels, block_c),
-                (self.of_batch.start, self.momentum, channels, processes, block_c, block),
+                {
+                    **{"batch_at": self.of_batch.start, "momentum": self.momentum},
+                    **{"channels": channels, "batches": processes},
+                    **{"BLOCK_C": block_c, "BLOCK": block},
+                },
             )
         return found
 
     # ---- backward
 
     def backward(
-        self, dy: Tensor, x: Tensor, statistics: Tensor, parameters: Tensors, needs: Sequence[bool]
+        self, dy: Tensor, x: Tensor, statistics: Tensor, parameters: Tensors, needs: Needs, *_
     ) -> list[Tensor | None]:
         """Return the gradients of x and of each parameter; None for x if ``needs`` is false."""
         if self.runs_elsewhere():
@@ -266,7 +266,7 @@ class LayerPlan(plans.LayerPlan):
         """Return whether another GPU than the maps' is the current one."""
         return self.index >= 0 and torch.cuda.current_device() != self.index
 
-    def for_copies(self) -> "LayerPlan":
+    def for_copies(self) -> "TritonPlan":
         if self.dtype is torch.float32:
             return self
         options = self.uses_batch, self.activation
@@ -274,8 +274,8 @@ class LayerPlan(plans.LayerPlan):
         assert plan is not None
         return plan if self.processes is None else plan.over(self.processes)
 
-    def over(self, processes: Processes) -> "LayerPlan":
-        plan = object.__new__(LayerPlan)
+    def over(self, processes: Processes) -> "TritonPlan":
+        plan = object.__new__(TritonPlan)
         plan.__dict__.update(self.__dict__, processes=processes)
         return plan
 
@@ -284,87 +284,93 @@ class LayerPlan(plans.LayerPlan):
         return [statistics[at : at + size] for _, at, size in self.of_network.buffers]
 
 
+class Work:
+    """The places of the parts of a tensor, each behind the one before."""
+
+    size = 0
+
+    def place(self, size: int) -> int:
+        """Return where the next part begins, which has this size."""
+        self.size += size
+        return self.size - size
+
+
 class _Backward:
     """The launches of a plan's backward pass.
 
     ``adds`` tells whether a parameter needs a gradient, ``needs_all`` whether x and all do.
     """
 
-    def __init__(self, plan: LayerPlan, is_aligned: bool, adds: bool, needs_all: bool) -> None:
-        self.needs_all = needs_all
+    def __init__(self, plan: TritonPlan, is_aligned: bool, adds: bool, needs_all: bool) -> None:
+        self.needs_all, work = needs_all, Work()
         map = plan.map._replace(is_aligned=is_aligned)
-        n, c = map.shape[:2]
-        sizes, moments = plan.of_network, plan.moments
-        rows = n * sizes.gradients
-        members = max(MEMBERS, divide_up(n, GROUPS))
-        groups = divide_up(n, members)
         if plan.shape is not None:
-            self.num_work, self.counts = rows + groups * sizes.gradients, True
-            shape = one_read.shape_for(map, sizes) or plan.shape
-            chunks = map.shape[1:].numel() // (shape.block_c * shape.vector)
-            kernel, activation = one_read.one_read_vjp_kernel, []
-            if plan.keeps:
-                kernel, activation = one_read.one_read_activation_vjp_kernel, [plan.activation]
-                shape, chunks = one_read.shape_of_rows(map), map.shape[2:].numel()
-            arguments = (
-                *(moments, members, plan.count, chunks, shape, plan.rescale.function, sizes),
-                *(sizes.parameters, *activation),
-            )
-            self.launch = Launch(kernel, n, arguments, **plan.options)
-            return
-        tiling = streaming.Tiling.for_map(map)
-        sums = 2 * n * c * tiling.splits
-        slope_at = sums + n * c
-        rows_at = slope_at + 2 * moments
-        self.num_work = rows_at + rows
+            self.plan_one_read(plan, map, work)
+        else:
+            self.plan_streaming(plan, map, work, adds)
+        self.num_work = work.size
+
+    def plan_one_read(self, plan: TritonPlan, map: Map, work: Work) -> None:
+        sizes, self.counts = plan.of_network, True
+        members = max(MEMBERS, divide_up(plan.n, GROUPS))
+        work.place(plan.n * sizes.gradients)
+        work.place(divide_up(plan.n, members) * sizes.gradients)
+        kernel, shape = one_read.one_read_vjp_kernel, one_read.shape_for(map, sizes) or plan.shape
+        chunks, length = map.shape[1:].numel() // (shape.block_c * shape.vector), 0
+        if plan.keeps:
+            kernel, shape = one_read.one_read_activation_vjp_kernel, one_read.shape_of_rows(map)
+            length = map.shape[2:].numel()
+        named = {"members": members, "chunks": chunks, "length": length, "SHAPE": shape}
+        named |= plan.named | {"PARAMETERS": sizes.parameters}
+        self.launch = Launch(kernel, plan.n, named, **plan.options)
+
+    def plan_streaming(self, plan: TritonPlan, map: Map, work: Work, adds: bool) -> None:
+        n, c = map.shape[:2]
+        sizes, tiling = plan.of_network, streaming.Tiling.for_map(map)
+        kept_at = plan.coefficients_at if plan.keeps else (None, None)
+        work.place(n * c * tiling.splits)  # sums of dy * (x - mean)
+        named: dict[str, Any] = {
+            **plan.named,
+            **tiling.named,
+            **dict(zip(("kept_scale_at", "kept_shift_at"), kept_at, strict=True)),
+            "sum_at": work.place(n * c * tiling.splits),  # of dy
+            "scale_at": work.place(n * c),
+            "slope_at": work.place(plan.moments),
+            "offset_at": work.place(plan.moments),
+            "rows_at": work.place(n * sizes.gradients),
+            "groups_at": work.size,
+        }
         # Gradients of BN's moments: one row per instance; with many instances, one per group; one
         # row if several processes add them up.
         is_shared = plan.processes is not None
         self.counts = plan.uses_batch and (n > GROUPS or is_shared)
-        batch_at, step, batch_rows = rows_at + sizes.gradients - 2 * c, sizes.gradients, n
+        members, rows, step = n if is_shared else divide_up(n, GROUPS), n, sizes.gradients
+        batch_at = named["rows_at"] + step - 2 * c
         if self.counts:
-            members = n if is_shared else divide_up(n, GROUPS)
-            batch_at, step, batch_rows = self.num_work, 2 * c, divide_up(n, members)
-            self.num_work += batch_rows * 2 * c
+            rows, step = divide_up(n, members), 2 * c
+            batch_at = work.place(rows * step)
         #: Where the work has the sums that processes add up.
-        self.shared_sums = slice(batch_at, self.num_work)
-        scale_at, shift_at = plan.coefficients_at if plan.keeps else (None, None)
-        self.launch_sums = Launch(
-            streaming._sums_kernel,
-            n * tiling.blocks * tiling.splits,
-            (
-                *(sizes.kept, scale_at, shift_at, sums // 2, *tiling.extent, c // plan.num_groups),
-                *(tiling.splits, tiling.split_tiles, tiling.shape, plan.activation),
-            ),
-            num_warps=tiling.warps,
-            maxnreg=128,
-        )
-        block = pooled_at_once(tiling.splits, c) if tiling.splits > 1 else 0
-        constants = plan.rescale.function, sizes, block
-        places = sums // 2, sums, slope_at, slope_at + moments, rows_at, rows_at + rows
-        self.launch_vjp = Launch(
-            rescaling.rescale_vjp_kernel,
-            n,
-            (moments, *places, tiling.splits, members, plan.count, *constants),
-            **plan.rescale.options(sizes),
-        )
-        scale_at = scale_at if plan.keeps else sums
-        of_dx = sizes.kept, scale_at, shift_at, plan.of_batch.start, slope_at, slope_at + moments
+        self.shared_sums = slice(batch_at, work.size)
+        named |= {"members": members, "batch_at": batch_at, "batch_rows": rows, "batch_step": step}
+        programs = n * tiling.blocks * tiling.splits
+        options = {"num_warps": tiling.warps, "maxnreg": 128}
+        self.launch_sums = Launch(streaming._sums_kernel, programs, named, **options)
+        named["BLOCK"] = pooled_at_once(tiling.splits, c) if tiling.splits > 1 else 0
+        options = plan.rescale.options(sizes)
+        self.launch_vjp = Launch(rescaling.rescale_vjp_kernel, n, named, **options)
         # The first programs of dx add the columns of the gradients of parameters.
         last_at, last_size, _ = sizes.parameters[-1]
         adding = divide_up(last_at + last_size, COLUMNS.value) if adds else 0
-        extent = *tiling.extent, c // plan.num_groups
-        batch = padded(batch_rows) if plan.uses_batch else 0
-        arguments_of_dx = (
-            *(*of_dx, batch_at, rows_at, step, batch_rows, sizes.gradients, n, adding),
-            *(*extent, tiling.shape, batch, sizes.parameters if adds else (), plan.activation),
-        )
-        tiles = n * tiling.blocks * tiling.tiles
+        named |= {"shift_at": kept_at[1], "batch_mean_at": plan.of_batch.start}
+        named |= {"step": sizes.gradients, "instances": n, "adding": adding}
+        named |= {"BATCH": padded(rows) if plan.uses_batch else 0}
+        named |= {"PARAMETERS": sizes.parameters if adds else ()}
         options = {"num_warps": tiling.warps}
         if plan.keeps:  # else ptxas spills some registers to fit a fourth program
-            options["maxnreg"] = 80
-        self.launch_dx = Launch(streaming._dx_kernel, adding + tiles, arguments_of_dx, **options)
-        self.launch_gradients = Launch(streaming._dx_kernel, adding, arguments_of_dx, **options)
+            named["scale_at"], options["maxnreg"] = kept_at[0], 80
+        programs = adding + n * tiling.blocks * tiling.tiles
+        self.launch_dx = Launch(streaming._dx_kernel, programs, named, **options)
+        self.launch_gradients = Launch(streaming._dx_kernel, adding, named, **options)
 
 
 def pooled_at_once(run: int, rows: int) -> int:

@@ -1,6 +1,6 @@
 """The kernels that compute any network, and its gradients, with one program for each instance.
 
-The order of what they read and store is in :class:`.plan.LayerPlan`.
+The order of what they read and store is in :class:`.plan.TritonPlan`.
 """
 
 import triton
@@ -86,7 +86,7 @@ def rescale_kernel(
 
 @triton.jit(
     do_not_specialize=[
-        *("moments", "shift_at", "scale_at", "slope_at", "offset_at", "rows_at", "groups_at"),
+        *("moments", "sum_at", "scale_at", "slope_at", "offset_at", "rows_at", "groups_at"),
         *("splits", "members"),
     ],
     do_not_specialize_on_alignment=["statistics_ptr", "work_ptr", "counters_ptr"],
@@ -94,7 +94,7 @@ def rescale_kernel(
 def rescale_vjp_kernel(
     statistics_ptr, work_ptr, counters_ptr, t,
     # Offsets into work_ptr; computed in the kernel, they would occupy registers.
-    moments, shift_at, scale_at, slope_at, offset_at, rows_at, groups_at, splits, members, count,
+    moments, sum_at, scale_at, slope_at, offset_at, rows_at, groups_at, splits, members, count,
     RESCALE: tl.constexpr, SIZES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Compute ``rescale_vjp`` from the sums of splits.
@@ -107,7 +107,7 @@ def rescale_vjp_kernel(
     first_ptr = work_ptr + n * SIZES.channels * splits
     if BLOCK == 0:  # one split
         d_scale = load(first_ptr, c, is_channel)
-        d_shift = load(first_ptr + shift_at, c, is_channel)
+        d_shift = load(first_ptr + sum_at, c, is_channel)
     else:
         d_scale = tl.zeros((c.shape[0], BLOCK), tl.float32)
         d_shift = tl.zeros((c.shape[0], BLOCK), tl.float32)
@@ -116,7 +116,7 @@ def rescale_vjp_kernel(
             exists = is_channel[:, None] & (split < splits)[None, :]
             at = c[:, None] * splits + split[None, :]
             d_scale += load(first_ptr, at, exists)
-            d_shift += load(first_ptr + shift_at, at, exists)
+            d_shift += load(first_ptr + sum_at, at, exists)
         d_scale, d_shift = tl.sum(d_scale, axis=1), tl.sum(d_shift, axis=1)
     mean_ptr = statistics_ptr + SIZES.kept + n * SIZES.fine
     mean = load(mean_ptr, group, is_group)

@@ -1,6 +1,6 @@
 """The streaming kernels, for maps of any size: moments, affine map, sums, and dx."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .devices import Map, divide_up, multiprocessors, padded
-from .launch import Launch
+from .launch import Launch, Named
 from .map_activations import activation_of, gradient_of
 from .programs import COLUMNS, add_rows, is_last, store_gradients
 from .vectors import divide, finite, load
@@ -294,13 +294,22 @@ def _affine_kernel(
 
 @triton.jit(
     do_not_specialize=[
-        *("mean_at", "scale_at", "shift_at", "sum_at", "rows", "chunks", "group_size", "splits"),
+        *(
+            "mean_at",
+            "kept_scale_at",
+            "kept_shift_at",
+            "sum_at",
+            "rows",
+            "chunks",
+            "group_size",
+            "splits",
+        ),
         "tiles",
     ],
     do_not_specialize_on_alignment=["statistics_ptr", "sums_ptr"],
 )
 def _sums_kernel(
-    dy_ptr, x_ptr, statistics_ptr, sums_ptr, mean_at, scale_at, shift_at, sum_at,
+    dy_ptr, x_ptr, statistics_ptr, sums_ptr, mean_at, kept_scale_at, kept_shift_at, sum_at,
     rows, chunks, group_size, splits, tiles, SHAPE: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     """Sum dy * (x - mean), and from ``sum_at`` on dy, over each split: (N, C, splits) each.
@@ -317,8 +326,8 @@ def _sums_kernel(
     group = n * (channels // group_size) + c // group_size
     mean = _column(mean_ptr, group, c < channels)
     if ACTIVATION is not None:
-        scale = _column(statistics_ptr + scale_at, n * channels + c, c < channels)
-        shift = _column(statistics_ptr + shift_at, n * channels + c, c < channels)
+        scale = _column(statistics_ptr + kept_scale_at, n * channels + c, c < channels)
+        shift = _column(statistics_ptr + kept_shift_at, n * channels + c, c < channels)
     dy_ptr += start
     x_ptr += start
 
@@ -425,34 +434,33 @@ def _dx_tile(
 # ---- host
 
 
-def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    """Return means and biased variances, (N, G') in float32."""
+def moments(x: Tensor, num_groups: int) -> Tensor:
+    """Return means and biased variances, (2, N, G') in float32."""
     n, c = x.shape[:2]
     tiling = Tiling.for_map(Map.of(x))
     rows, run = n * num_groups, c // num_groups * tiling.splits
-    mean, var = pooled = x.new_empty((2, n, num_groups), dtype=torch.float32)
+    pooled = x.new_empty((2, n, num_groups), dtype=torch.float32)
     of_splits = pooled if run == 1 else x.new_empty(2 * rows * run, dtype=torch.float32)
-    places, splits = (0, rows * run, 0, 0.0), (tiling.splits, tiling.split_tiles)
-    arguments = *places, *tiling.extent, *splits, tiling.shape
+    named = {**tiling.named, **FROM_THE_BEGINNING, "var_at": rows * run, "momentum": 0.0}
     programs = n * tiling.blocks * tiling.splits
-    launch = Launch(_moments_kernel, programs, arguments, num_warps=tiling.warps, maxnreg=80)
+    launch = Launch(_moments_kernel, programs, named, num_warps=tiling.warps, maxnreg=80)
     launch(None, x, of_splits, None, None)
     if run == 1:
-        return mean, var
+        return pooled
     block = min(padded(run), 1024)
-    tile = min(padded(rows), 1024 // block), block
+    tile = min(padded(rows), 1024 // block)
     count = float(run // tiling.splits * tiling.length)
-    pooling = rows, run, tiling.splits, tiling.split, tiling.length, count, *tile
-    Launch(pool_kernel, divide_up(rows, tile[0]), pooling)(None, of_splits, mean, var)
-    return mean, var
+    named |= {"rows": rows, "run": run, "count": count, "BLOCK_ROWS": tile, "BLOCK": block}
+    Launch(pool_kernel, divide_up(rows, tile), named)(None, of_splits, *pooled.unbind())
+    return pooled
 
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     y, tiling = torch.empty_like(x), Tiling.for_map(Map.of(x))
     values = (t.contiguous() for t in (mean, scale, shift))
-    arguments = 0, 0, 0, *tiling.extent, x.shape[1] // mean.shape[1], tiling.shape, None
+    named = {**tiling.named, **FROM_THE_BEGINNING, "group_size": x.shape[1] // mean.shape[1]}
     programs = len(x) * tiling.blocks * tiling.tiles
-    Launch(_affine_kernel, programs, arguments, num_warps=tiling.warps)(None, x, y, *values)
+    Launch(_affine_kernel, programs, named, num_warps=tiling.warps)(None, x, y, *values)
     return y
 
 
@@ -461,12 +469,10 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     n, c = x.shape[:2]
     tiling = Tiling.for_map(Map.of(x, dy))
     of_splits = x.new_empty((2, n, c, tiling.splits), dtype=torch.float32)
-    arguments = (
-        *(0, None, None, n * c * tiling.splits, *tiling.extent, c // mean.shape[1]),
-        *(tiling.splits, tiling.split_tiles, tiling.shape, None),
-    )
+    named = {**tiling.named, **FROM_THE_BEGINNING, "sum_at": n * c * tiling.splits}
+    named["group_size"] = c // mean.shape[1]
     programs = n * tiling.blocks * tiling.splits
-    launch = Launch(_sums_kernel, programs, arguments, num_warps=tiling.warps, maxnreg=128)
+    launch = Launch(_sums_kernel, programs, named, num_warps=tiling.warps, maxnreg=128)
     launch(None, dy, x, mean, of_splits)
     products, gradients = of_splits.squeeze(3) if tiling.splits == 1 else of_splits.sum(3)
     return products, gradients
@@ -475,14 +481,22 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
 def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
     d_x, tiling = torch.empty_like(x), Tiling.for_map(Map.of(x, dy))
     values = (t.contiguous() for t in (mean, scale, slope, offset))
-    arguments = (
-        *(0, 0, None, *[0] * 10, *tiling.extent, x.shape[1] // mean.shape[1]),
-        *(tiling.shape, 0, (), None),
-    )
+    named = {**tiling.named, **FROM_THE_BEGINNING, "group_size": x.shape[1] // mean.shape[1]}
     programs = len(x) * tiling.blocks * tiling.tiles
-    launch = Launch(_dx_kernel, programs, arguments, num_warps=tiling.warps)
+    launch = Launch(_dx_kernel, programs, named | {"shift_at": None}, num_warps=tiling.warps)
     launch(None, dy, x, d_x, *values, None, None, None)
     return d_x
+
+
+#: For kernels over the map alone: each value begins where its tensor does, and the network has no
+#: gradients.
+FROM_THE_BEGINNING: Named = {
+    **dict.fromkeys(("mean_at", "scale_at", "shift_at", "slope_at", "offset_at"), 0),
+    **dict.fromkeys(("batch_mean_at", "batch_at", "batch_step", "batch_rows", "BATCH"), 0),
+    **dict.fromkeys(("rows_at", "step", "instances", "adding"), 0),
+    **dict.fromkeys(("kept_scale_at", "kept_shift_at", "ACTIVATION"), None),
+    "PARAMETERS": (),
+}
 
 
 class Tiling(NamedTuple):
@@ -522,9 +536,13 @@ class Tiling(NamedTuple):
         return cls(shape, warps, blocks, length, rows, row // vector, tiles, splits, split_tiles)
 
     @property
-    def extent(self) -> tuple[int, int]:
-        """What kernels take for the size of a map."""
-        return self.rows, self.chunks
+    def named(self) -> dict[str, Any]:
+        """The arguments by which kernels find a map's tiles, and the splits of its channels."""
+        return {
+            **{"rows": self.rows, "chunks": self.chunks, "length": self.length},
+            **{"splits": self.splits, "split": self.split, "tiles": self.split_tiles},
+            "SHAPE": self.shape,
+        }
 
     @property
     def split(self) -> int:
