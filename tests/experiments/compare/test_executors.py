@@ -184,6 +184,23 @@ def test_runs_share_the_cores_unless_the_user_says_how(
     assert journal()[0]["env"]["OMP_NUM_THREADS"] == expected
 
 
+@pytest.mark.parametrize(
+    "record, expected",
+    [
+        ({"planned": 2, "run": 1}, ["training"]),
+        ({"planned": 2, "run": 2}, ["test"]),
+        ({"planned": 2, "run": 1, "diverged": "the loss is NaN"}, []),
+        ({"planned": 2, "run": 2, "diverged": "the loss is NaN"}, []),
+    ],
+)
+def test_a_run_that_diverged_is_neither_trained_nor_tested_again(tmp_path, record, expected):
+    run_record.write(tmp_path / "record.json", record)
+    (tmp_path / "last_checkpoint").write_text("last.pth")
+    evaluation = Step(["test"], tmp_path / "test")
+    task = Task("EN", 0, Step(["training"], tmp_path), [evaluation])
+    assert [word for step in task.missing() for word in step.arguments] == expected
+
+
 def test_the_bar_has_the_sum_of_all_runs(fakes):
     todo, shown = fakes(*"abcdef"), []
     for task, done in zip(todo, (2, 1, 0, 0, 0), strict=False):
