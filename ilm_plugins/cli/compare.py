@@ -3,12 +3,12 @@
 import argparse
 import os
 import shlex
-from collections import defaultdict
 from functools import partial
 
 from ..configs import resolve
 from ..errors import UserError
 from ..experiments.compare import runs
+from ..experiments.compare.arms import Arm, Arms
 from ..experiments.compare.command_source import CommandSource
 from ..experiments.compare.comparison import compare
 from ..experiments.compare.comparison_plan import Plan, shown
@@ -48,8 +48,9 @@ def plan_of(args: argparse.Namespace) -> Plan:
     else:
         source = command_of(args)
         metric, higher = source.metric.name, higher and source.metric.rule != "min"
+    norms = [*dict.fromkeys([*args.norms, *source.arms])]
     seeds, output, margin, unit = args.seeds, args.output, args.margin, args.unit
-    return Plan(source, args.norms, seeds, output, metric, margin, higher, unit)
+    return Plan(source, norms, seeds, output, metric, margin, higher, unit)
 
 
 def command_of(args: argparse.Namespace) -> CommandSource:
@@ -59,7 +60,7 @@ def command_of(args: argparse.Namespace) -> CommandSource:
     metric = ScriptMetric.of(args.metric)
     if args.lower_is_better and metric.rule == "max":
         raise UserError("--lower-is-better contradicts the rule max; give the rule min or last")
-    return CommandSource(args.command, metric, gpus_of(args))
+    return CommandSource(args.command, metric, gpus_of(args), arms_of(args))
 
 
 def config_of(args: argparse.Namespace) -> ConfigSource:
@@ -67,23 +68,30 @@ def config_of(args: argparse.Namespace) -> ConfigSource:
     gpus = gpus_of(args)
     if len({name for name, _ in args.test}) < len(args.test):
         raise UserError("two --test have the same name; give each another name")
-    overrides_of_norm = defaultdict(list)
-    for norm, overrides in args.overrides_of_norm:
-        try:
-            overrides_of_norm[norm] += shlex.split(overrides)
-        except ValueError as error:
-            raise UserError(f"--for {norm} {overrides!r}: {error}; close each quote") from error
     return ConfigSource(
         config=resolve(args.config),
         at=args.at,
         overrides=args.overrides,
-        overrides_of_norm=dict(overrides_of_norm),
+        arms=arms_of(args),
         num_gpus=gpus,
         registrations=Registrations.of_options(args.imports, args.datasets),
         unsafe=args.unsafe,
         weights=args.weights,
         tests={name: resolve(config) for name, config in args.test},
     )
+
+
+def arms_of(args: argparse.Namespace) -> Arms:
+    """Return the arms; those whose names are not among the norms are compared after these."""
+    arms = Arms()
+    for name, norm, overrides in args.arms:
+        if name in arms:
+            raise UserError(f"two --arm have the name {name!r}; give each another name")
+        try:
+            arms[name] = Arm(norm, shlex.split(overrides))
+        except ValueError as error:
+            raise UserError(f"--arm {name} {overrides!r}: {error}; close each quote") from error
+    return arms
 
 
 def gpus_of(args: argparse.Namespace) -> int:

@@ -22,7 +22,7 @@ MEASURES = {
 #: An override KEY=VALUE.
 OVERRIDE = re.compile(r"\w+(\.\w+)*=")
 #: Option of ``compare`` -> its number of values, which may look like overrides.
-VALUES = {"--dataset": 3, "--for": 2, "--test": 2} | dict.fromkeys(
+VALUES = {"--dataset": 3, "--arm": 3, "--test": 2} | dict.fromkeys(
     ("--command", "--import", "--weights", "--metric", "--margin", "--num-gpus", "--output"), 1
 )
 #: A key of a yaml config.
@@ -184,9 +184,12 @@ def compare(argv: Sequence[str]) -> Namespace:
     add("--weights", type=_user_path, metavar="FILE", help=what)
     what = "test each model on the test set of another config, too; can be given again"
     add("--test", nargs=2, action="append", default=[], metavar=("NAME", "CONFIG"), help=what)
-    what = "overrides for one norm, such as its learning rate, as one argument; can be given again"
-    pair = {"nargs": 2, "metavar": ("NORM", "OVERRIDES")}
-    add("--for", action="append", default=[], dest="overrides_of_norm", help=what, **pair)
+    what = (
+        "compare NORM with overrides of its own, as one argument, by this name, which may be one "
+    )
+    what += "of the NORMs; with --command, OVERRIDES are further words of it; can be given again"
+    three = {"nargs": 3, "metavar": ("NAME", "NORM", "OVERRIDES")}
+    add("--arm", action="append", default=[], dest="arms", help=what, **three)
     what = "a script's command, with {norm}, {seed} and {output}, in place of CONFIG"
     add("--command", metavar="COMMAND", help=what)
     what = "to compare; default: save_best, mIoU or the first. With --command, NAME:FILE[:RULE]: "
@@ -212,12 +215,15 @@ def compare(argv: Sequence[str]) -> Namespace:
     options, overrides = split_overrides(argv)
     if late := [override for override in overrides if override.startswith("--")]:
         p.error(f"{late[0]} comes after an override; give options before overrides")
+    # argparse would read the words of an arm as an option of its own.
+    of_arm = [i >= 3 and options[i - 3] == "--arm" for i in range(len(options))]
+    options = [f" {word}" if of_arm[i] else word for i, word in enumerate(options)]
     args = p.parse_args(options, Namespace(overrides=overrides, argv=[*argv]))
     name = args.config
     if args.command is not None:
         of_configs = {name: f"--{name}" for name in ("at", "weights", "test", "unsafe")}
         of_configs |= {"datasets": "--dataset", "imports": "--import"}
-        of_configs |= {"overrides_of_norm": "--for", "overrides": " ".join(overrides)}
+        of_configs["overrides"] = " ".join(overrides)
         if wrong := [shown for name, shown in of_configs.items() if getattr(args, name)]:
             p.error(f"{wrong[0]} is for a CONFIG; write it into --command, or leave it out")
         args.norms.insert(0, args.config)

@@ -121,11 +121,46 @@ def test_detectron2():
     assert "bbox/AP-circle" in set(found["metric"])
 
 
+ARMS = ["BN", "EN", "BN+standardized", "BN+test-statistics"]
+SHORT = ["train_cfg.max_iters=2", "train_cfg.val_interval=2", "train_dataloader.num_workers=0"]
+SHORT += [f"{part}_dataloader.persistent_workers=False" for part in ("train", "val", "test")]
+SHORT += [f"{part}_dataloader.num_workers=0" for part in ("val", "test")]
+SHORT += ["train_dataloader.batch_size=2"]
+
+
+def test_arms_of_a_script():
+    pytest.importorskip("torchvision", reason="needs torchvision")
+    for i in range(16):
+        folder = Path("images", str(i % 2))
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((64, 64), 20 + 40 * (i % 2)).save(folder / f"{i}.png")
+    *words, command = words_of("arms_script.py")
+    found = compared([*words, command.replace("TRAIN TEST", "images images")])
+    assert found["norm"].to_list() == ARMS
+    assert "--test-statistics" in Path("out/compare.html").read_text()
+
+
+def test_arms_of_detectron2():
+    pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
+    write_shapes(Path("datasets"), num_training=4, num_validation=4, size=64)
+    words = ["examples/compare_detectron2.yaml", *words_of("arms_detectron2.py")[1:]]
+    data = words_of("compare_detectron2.yaml")
+    words += [*data[data.index("--dataset") :], "--at", "MODEL.FPN.NORM"]
+    short = ["SOLVER.MAX_ITER", "2", "SOLVER.WARMUP_ITERS", "0", "SOLVER.BASE_LR", "0.01"]
+    found = compared(words, *short, "SOLVER.IMS_PER_BATCH", "2", "MODEL.FPN.NORM", "BN")
+    assert found.query("metric == 'bbox/AP'")["norm"].to_list() == ARMS
+
+
+def test_arms_of_mmseg():
+    pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
+    write_shapes(Path("datasets"), num_training=4, num_validation=4, size=64)
+    words = words_of("arms_mmseg.py")
+    found = compared(["examples/compare_mmseg.py", *words[1:]], *SHORT)
+    assert found.query("metric == 'mIoU'")["norm"].to_list() == ARMS
+
+
 def test_mmseg():
     pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
     write_shapes(Path("datasets"), num_training=4, num_validation=4, size=64)
-    short = ["train_cfg.max_iters=2", "train_cfg.val_interval=2", "train_dataloader.num_workers=0"]
-    short += [f"{part}_dataloader.persistent_workers=False" for part in ("train", "val", "test")]
-    short += [f"{part}_dataloader.num_workers=0" for part in ("val", "test")]
-    found = compared(words_of("compare_mmseg.py"), *short, "train_dataloader.batch_size=2")
+    found = compared(words_of("compare_mmseg.py"), *SHORT)
     assert found.query("metric == 'mIoU'")["norm"].to_list() == ["BN", "EN"]

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ...frameworks import run_record
 from ...frameworks.code_digest import digest_of_files
 from ...frameworks.run_record import PLAIN
 from ...parent_process import end_with_parent
+from .arms import Arms
 from .comparison_plan import Plan, Source
 from .run_folders import new_record, open_log, save
 from .script_metric import ScriptMetric
@@ -52,6 +53,7 @@ class CommandSource(Source):
     command: str
     metric: ScriptMetric
     num_gpus: int = 0
+    arms: Arms = field(default_factory=Arms)
 
     def check(self, plan: Plan) -> None:
         self.words(plan.norms[0], 0, plan.output)  # UserError for a mistake
@@ -61,12 +63,13 @@ class CommandSource(Source):
 
     def words(self, norm: str, seed: int, folder: Path) -> list[str]:
         """Return the words of a run's command."""
-        values = {"norm": norm, "seed": seed, "output": folder.absolute()}
+        arm = self.arms[norm]
+        values = {"norm": arm.norm, "seed": seed, "output": folder.absolute()}
         try:
             words = shlex.split(self.command)
             if not words:
                 raise ValueError("it is empty")
-            return [word.format_map(values) for word in words]
+            return [*(word.format_map(values) for word in words), *arm.overrides]
         except KeyError as error:
             raise UserError(
                 f"--command: unknown placeholder {{{error.args[0]}}}; give {{norm}}, {{seed}} and "
@@ -76,7 +79,8 @@ class CommandSource(Source):
             raise UserError(f"--command {self.command!r}: {error}; correct it") from error
 
     def settings(self, plan: Plan) -> dict[str, Any]:
-        return {"--command": self.command, "--gpus": self.num_gpus}
+        options = {"--command": self.command, "--gpus": self.num_gpus}
+        return options | self.arms.settings(plan.norms)
 
     def training(self, norm: str, seed: int, folder: Path) -> list[str]:
         """Return the arguments that run the script, or read its metric if it has ended."""
@@ -107,7 +111,8 @@ class CommandSource(Source):
                     with open_log(folder) as file:
                         print(error, file=file)
         self.check_ended(plan.folders)
-        return {}
+        settings = {name: [arm.norm, *arm.overrides] for name, arm in self.arms.items()}
+        return {"settings_of_norms": settings}
 
     def check_ended(self, folders: Sequence[Path]) -> None:
         """Raise UserError if scripts have ended well, but none with the metric."""

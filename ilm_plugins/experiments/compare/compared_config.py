@@ -17,6 +17,7 @@ from ...layers.registry import norm_key
 from ...parent_process import end_with_parent
 from ...trust import loading
 from ..data.detectron2_datasets import register_datasets
+from .arms import Arms
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,7 @@ class ComparedConfig:
     #: Keys that get the norm; empty for each key where the config names a norm.
     at: Sequence[str] = ()
     overrides: Sequence[str] = ()
-    #: Norm -> overrides that only its runs have.
-    overrides_of_norm: dict[str, Sequence[str]] = field(default_factory=dict)
+    arms: Arms = field(default_factory=Arms)
     num_gpus: int = 0
     registrations: Registrations = field(default_factory=Registrations)
     #: Whether checkpoints and yaml configs may run code.
@@ -79,8 +79,8 @@ class ComparedConfig:
 
     def norm_overrides(self, norm: str) -> list[str]:
         """Return the overrides that give a norm to all keys, and its own overrides."""
-        replacing = self.variants.with_norm(norm, self.own_norms)
-        return [*replacing, *self.overrides_of_norm.get(norm, ())]
+        arm = self.arms[norm]
+        return [*self.variants.with_norm(arm.norm, self.own_norms), *arm.overrides]
 
     def open(self, norm: str, device: str | None = None) -> OpenConfig:
         """Open the config with a norm, by default for the device of the runs."""

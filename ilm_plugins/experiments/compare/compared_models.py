@@ -14,6 +14,7 @@ from ...errors import OPERATORS, UserError, broken_import, one_line
 from ...files import read_object, write_text
 from ...frameworks.run_processes import available_gpus
 from ...frameworks.variants import AS_IS, variants
+from .arms import Arms
 from .compared_config import ComparedConfig, call_on_device
 from .results import ROUNDS, ModelSummary
 
@@ -32,7 +33,7 @@ def build_models(config: ComparedConfig, norms: Sequence[str]) -> dict[str, Mode
             count = sum(parameter.numel() for parameter in model.parameters())
             models[norm] = ModelSummary(count, described)
             kinds[norm] = [type(module) for module in model.modules()]
-            if twin := find_twin(norm, kinds):
+            if twin := find_twin(norm, kinds, config.arms):
                 errors.append(f"{norm}: the same model as with {twin}")
     if errors:
         keys = ", ".join(config.own_norms)
@@ -69,14 +70,15 @@ def check_own_model(config: ComparedConfig, error: str) -> None:
         )
 
 
-def find_twin(norm: str, kinds: Mapping[str, list[type]]) -> str | None:
+def find_twin(norm: str, kinds: Mapping[str, list[type]], arms: Arms) -> str | None:
     """Return an earlier norm of another kind whose model is of the same classes."""
 
-    def kind(norm: str) -> str:
+    def kind(name: str) -> str:
+        norm = arms[name].norm
         return "BN" if "BN" in norm else norm.partition("(")[0]  # on the CPU, SyncBN becomes BN
 
     for other in kinds:
-        may_be_equal = AS_IS in (norm, other) or kind(norm) == kind(other)
+        may_be_equal = AS_IS in (kind(norm), kind(other)) or kind(norm) == kind(other)
         if not may_be_equal and kinds[other] == kinds[norm]:
             return other
     return None

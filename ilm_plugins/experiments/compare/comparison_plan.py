@@ -108,7 +108,11 @@ class Plan:
         names = [folder_name(norm) for norm in self.norms]
         for norm, name in zip(self.norms, names, strict=True):
             if names.count(name) > 1:
-                raise UserError(f"norm {norm!r} is given twice; give each norm once")
+                raise UserError(
+                    f"norm {norm!r} is given twice; give each norm once, or name it by --arm"
+                )
+            if not re.search(r"\w", name):
+                raise UserError(f"norm {norm!r}: give a name of letters and digits")
         if len({*self.seeds}) < len(self.seeds):
             raise UserError(f"--seeds {' '.join(map(str, self.seeds))}: give each seed once")
         if self.unit is not None and self.unit not in UNITS:
@@ -169,7 +173,7 @@ class Plan:
             earlier = read_object(path)
             for key, before, now in differences(earlier, settings):
                 # A norm or a test, and its dataset, may be added, or left out this time.
-                is_free = key.startswith(("--for ", "--test ", "--dataset ", "--import ", HISTORY))
+                is_free = key.startswith(("--arm ", "--test ", "--dataset ", "--import ", HISTORY))
                 if is_free and not (key in earlier and key in settings):
                     continue
                 if isinstance(before, dict) and isinstance(now, dict):

@@ -34,8 +34,6 @@ class ConfigSource(ComparedConfig, Source):
     tests: dict[str, str] = field(default_factory=dict)
 
     def check(self, plan: Plan) -> None:
-        if unknown := [norm for norm in self.overrides_of_norm if norm not in plan.norms]:
-            raise UserError(f"--for {unknown[0]!r}: give one of {', '.join(plan.norms)}")
         for name in self.tests:
             if folder_name(name) != name or not re.search(r"\w", name):
                 raise UserError(f"--test {name!r}: give a name of letters and digits")
@@ -45,7 +43,7 @@ class ConfigSource(ComparedConfig, Source):
     def models(self, plan: Plan) -> dict[str, ModelSummary]:
         """Print the keys and the norms of all models; UserError for mistakes in the config."""
         self.register()
-        for opened in (self.variants.opened, *map(self.open, self.overrides_of_norm)):
+        for opened in (self.variants.opened, *map(self.open, self.arms)):
             variants(opened).check_training(self.registrations.names)
         self.variants.check_test()
         kept = self.kept_norms(self.own_norms)
@@ -76,8 +74,7 @@ class ConfigSource(ComparedConfig, Source):
         if self.weights is not None:
             options[DIGEST] = hashlib.sha256(self.weights.read_bytes()).hexdigest()
         options |= self.registrations.settings()
-        for norm in plan.norms:
-            options[f"--for {norm}"] = list(self.overrides_of_norm.get(norm, ()))
+        options |= self.arms.settings(plan.norms)
         keys_of_run = {*self.variants.keys.values()} - {self.variants.keys["weights"]}
         config = self.variants.settings()
         options |= {k: v for k, v in config.items() if k not in keys_of_run}
@@ -130,7 +127,7 @@ class ConfigSource(ComparedConfig, Source):
 
     def unconverted(self, norms: Sequence[str]) -> str | None:
         """Return the file that the config loads into norms of ours without --weights, or None."""
-        if self.weights is not None or not any(map(norm_key, norms)):
+        if self.weights is not None or not any(norm_key(self.arms[norm].norm) for norm in norms):
             return None
         return self.variants.pretrained(self.own_norms)
 
@@ -183,7 +180,7 @@ class ConfigSource(ComparedConfig, Source):
     def check_tests(self, norms: Sequence[str]) -> None:
         """Raise UserError unless the configs of further tests have the same model."""
         # Each norm is given to the keys of a test's config, too, but as-is is given to none.
-        replaced = [] if AS_IS in norms else [*self.own_norms]
+        replaced = [] if AS_IS in [self.arms[norm].norm for norm in norms] else [*self.own_norms]
         for name, other in self.variants_of_tests.items():
             self.variants.check_same_model(other, name, replaced)
             other.check_test()

@@ -35,6 +35,7 @@ from ilm_plugins.experiments.compare import (
     starts,
     tasks,
 )
+from ilm_plugins.experiments.compare.arms import Arm, Arms
 from ilm_plugins.experiments.compare.comparison_plan import Plan
 from ilm_plugins.experiments.compare.config_source import ConfigSource
 from ilm_plugins.experiments.compare.executors import Execution
@@ -461,7 +462,7 @@ def test_weights_of_another_model_begin_no_comparison(config, capsys):
     ],
 )
 def test_a_misspelt_override_is_refused(config, capsys, word, given, near):
-    assert compare(config, GN, "--for", GN, word, "--dry-run") == 2
+    assert compare(config, GN, "--arm", GN, GN, word, "--dry-run") == 2
     words = f"override {word!r}: the config has no {given!r}; did you mean {near!r}?"
     assert words in capsys.readouterr().err
 
@@ -586,14 +587,33 @@ def test_a_dry_run_writes_nothing(config):
 
 
 def test_overrides_for_a_norm_are_in_its_runs_alone(config, capsys):
-    assert compare(config, GN, EN, "--for", EN, "optim_wrapper.optimizer.lr=0.5", "--dry-run") == 0
+    words = ["--arm", EN, EN, "optim_wrapper.optimizer.lr=0.5 train_cfg.max_iters=2"]
+    assert compare(config, GN, EN, *words, "--dry-run") == 0
     commands = [line for line in capsys.readouterr().out.splitlines() if " train " in line]
-    assert ["optim_wrapper.optimizer.lr=0.5" in line for line in commands] == [False, True]
+    for word in ("optim_wrapper.optimizer.lr=0.5", "train_cfg.max_iters=2"):
+        assert [word in line for line in commands] == [False, True]
 
 
-def test_overrides_for_a_norm_that_is_not_compared_are_refused(config, capsys):
-    assert compare(config, GN, EN, "--for", "SN", "optim_wrapper.optimizer.lr=0.5") == 2
-    assert f"--for 'SN': give one of {GN}, {EN}" in capsys.readouterr().err
+def test_an_arm_has_a_norm_and_overrides_by_a_name_of_its_own(config, tmp_path):
+    """Two arms may have the same norm; compare.json tells what each name stands for."""
+    key = "optim_wrapper.optimizer.lr"
+    arms = Arms({"GN+fast": Arm(GN, [f"{key}=0.5"])})
+    plan = plan_of(config, [GN, "GN+fast"], [0], tmp_path / "out", arms=arms)
+    fast = plan.source.open("GN+fast").config
+    assert (fast.model.decode_head.norm_cfg.type, fast.optim_wrapper.optimizer.lr) == ("GN", 0.5)
+    assert plan.source.settings_of_norms(plan.norms) == {GN: [], "GN+fast": [f"{key}=0.5"]}
+    words = plan.source.training("GN+fast", 0, plan.folder("GN+fast", 0))
+    assert f"work_dir={tmp_path / 'out' / 'GN+fast' / 'seed0'}" in words
+    plan.check_settings()
+    settings = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert settings["--arm GN+fast"] == [GN, f"{key}=0.5"]
+
+
+def test_an_arm_without_a_place_among_the_norms_comes_after_them(config, capsys):
+    words = ["--arm", "GN+fast", GN, "optim_wrapper.optimizer.lr=0.5", "--dry-run"]
+    assert compare(config, EN, *words) == 0
+    commands = [line for line in capsys.readouterr().out.splitlines() if " train " in line]
+    assert ["lr=0.5" in line for line in commands] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -603,20 +623,12 @@ def test_overrides_for_a_norm_that_is_not_compared_are_refused(config, capsys):
 )
 def test_a_folder_keeps_the_overrides_for_a_norm(config, tmp_path, norms, rate, is_allowed):
     def plan(norms, rate):
-        overrides = {EN: [f"optim_wrapper.optimizer.lr={rate}"]} if rate else {}
-        return plan_of(config, norms, [0], tmp_path / "out", overrides_of_norm=overrides)
+        arm = Arm(EN, [f"optim_wrapper.optimizer.lr={rate}"])
+        return plan_of(config, norms, [0], tmp_path / "out", arms=Arms({EN: arm} if rate else {}))
 
     plan([GN, EN], 0.5).check_settings()
-    with nullcontext() if is_allowed else pytest.raises(UserError, match="was begun with --for EN"):
+    with nullcontext() if is_allowed else pytest.raises(UserError, match="was begun with --arm EN"):
         plan(norms, rate).check_settings()
-
-
-def test_overrides_for_a_norm_may_be_given_again(config, capsys):
-    words = ["--for", EN, "optim_wrapper.optimizer.lr=0.5", "--for", EN, "train_cfg.max_iters=2"]
-    assert compare(config, GN, EN, *words, "--dry-run") == 0
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert "optim_wrapper.optimizer.lr=0.5" in last
-    assert "train_cfg.max_iters=2" in last
 
 
 @pytest.mark.parametrize(
@@ -625,7 +637,9 @@ def test_overrides_for_a_norm_may_be_given_again(config, capsys):
         ("--test dusk fcn.py --test dusk fcn.py", "two --test have the same name"),
         ("--test test fcn.py", "--test 'test' is the config's own test"),
         ("--test .. fcn.py", "--test '..': give a name of letters and digits"),
-        ("--for GN(num_groups=4) a='b", "No closing quotation; close each quote"),
+        ("--arm GN4 GN(num_groups=4) a='b", "No closing quotation; close each quote"),
+        ("--arm a GN lr=1 --arm a GN lr=2", "two --arm have the name 'a'; give each another"),
+        ("--arm .. GN lr=1", "norm '..': give a name of letters and digits"),
         ("--weights typo.pth", "typo.pth' does not exist"),
         ("default_hooks.checkpoint.out_dir=all", "out_dir = 'all': all runs would write to it"),
     ],
@@ -834,7 +848,7 @@ def test_an_unsafe_config_is_measured_in_a_process_of_its_own(datasets):
 
 
 def test_the_training_loop_of_one_norms_overrides_is_checked(config, started, capsys):
-    assert compare(config, GN, EN, "--for", EN, "train_cfg.max_epochs=2") == 2
+    assert compare(config, GN, EN, "--arm", EN, EN, "train_cfg.max_epochs=2") == 2
     assert "IterBasedTrainLoop got an unexpected keyword argument" in capsys.readouterr().err
 
 
@@ -1022,7 +1036,7 @@ def test_a_lazy_config_is_compared(started, datasets, tmp_path, monkeypatch):
         ("c.yaml GN --at MODEL.FPN.NORM MODEL.RESNETS.NORM SOLVER.MAX_ITER 3", "SOLVER.MAX_ITER 3"),
         ("c.py GN EN train_cfg.max_iters=3", "train_cfg.max_iters=3"),
         ("c.py EN(eps=1e-3) --at model.backbone.norm_cfg a=1 b.c=2", "a=1 b.c=2"),
-        ("c.py GN EN --for EN lr=1 --for GN lr=2 --seeds 0 a=1", "a=1"),
+        ("c.py GN EN --arm EN EN lr=1 --arm a.b GN lr=2 --seeds 0 a=1", "a=1"),
         ("c.py GN EN --output lr=0.1 --weights a=1.pth --test A.B c=1.py a=1", "a=1"),
         ("c.py GN EN --margin 1 --seeds 0 a=1", "a=1"),
         ("c.py GN EN --dataset A.B b=1.json c=1 --import d=1.py a=1", "a=1"),

@@ -276,6 +276,23 @@ def test_a_mistake_in_a_command_is_named(command, message):
     assert message in str(caught.value)
 
 
+def test_an_arm_adds_words_to_the_command_and_is_told_by_folder_and_page(started):
+    Path("train.py").write_text(
+        TRAIN.replace("norm, seed, output =", "norm, seed, output, *more =").replace(
+            "value = ", "value = len(more) + "
+        )
+    )
+    assert compare("BN", "EN", "--arm", "BN+fast", "BN", "--fast") == 0
+    record = run_record.read("out/BN+fast/seed0")
+    assert record["metrics"] == {"": {"top1": 71}}
+    assert record["command"].endswith(
+        "train.py BN 0 " + os.path.abspath("out/BN+fast/seed0 --fast")
+    )
+    assert run_record.read("out/BN/seed0")["metrics"] == {"": {"top1": 70}}
+    assert "--fast" in Path("out/compare.html").read_text()
+    assert compare("BN", "EN", "--arm", "BN+fast", "BN", "--slow") == 2
+
+
 def test_one_seed_needs_no_placeholder():
     assert plan(command="train {norm} {output}").shown("BN", 0).startswith("train BN ")
 
@@ -284,7 +301,6 @@ def test_one_seed_needs_no_placeholder():
     "words, option",
     [
         (("--at", "model"), "--at"),
-        (("--for", "EN", "a=1"), "--for"),
         (("--test", "a", "b"), "--test"),
         (("lr=1",), "lr=1"),
         (("--unsafe",), "--unsafe"),
