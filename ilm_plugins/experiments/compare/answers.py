@@ -118,12 +118,10 @@ def _further(found: Iterable[Answer], baseline: str) -> list[str]:
 
 def _costs(results: Results, norms: list[str]) -> list[str]:
     """Return what steps of norms take by the baseline's, if they were measured."""
-    plain = results.steps.get(results.norms[0])
-    known = [norm for norm in norms if plain and norm in results.steps]
-    return [
-        f"{norm} costs {results.steps[norm]['seconds'] / plain['seconds']:.2f} of a step"
-        for norm in known
-    ]
+    times = {norm: one["seconds"] for norm, one in results.steps.items()}
+    plain = times.get(results.norms[0])
+    known = [norm for norm in norms if plain and norm in times]
+    return [f"{norm} costs {times[norm] / plain:.2f} of a step" for norm in known]
 
 
 def notes(results: Results) -> list[str]:

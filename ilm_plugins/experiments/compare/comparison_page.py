@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from ...frameworks.run_record import FILE, read
+from ...frameworks.run_record import read
 from ..reports.style import png, uri
 from . import comparison_plot, curves
 from .answers import answers, headline, notes, warnings
@@ -46,15 +46,6 @@ SETTINGS = {
 }
 
 
-class Failure(NamedTuple):
-    """A run without a result, and the last lines of its output."""
-
-    run: str
-    reason: str
-    log: Path
-    tail: str
-
-
 def page(plan: Plan, results: Results, command: str) -> str:
     """Return compare.html."""
     found = curves.curves(plan, results)
@@ -69,7 +60,8 @@ def page(plan: Plan, results: Results, command: str) -> str:
         command=command,
         about=ABOUT,
         notes=notes(results),
-        tests=[_of_test(results, test) for test in results.tests],
+        answers={test: answers(results, test) for test in results.tests},
+        tables={test: _filled(table(results, test)) for test in results.tests},
         has_differences=has_differences(results),
         runs=_pictures(comparison_plot.figure_of, results) if results.main else None,
         history=_filled(history_table(results)),
@@ -85,15 +77,8 @@ def page(plan: Plan, results: Results, command: str) -> str:
         overrides=results.settings_of_norms,
         environment=_environment(plan),
         failures=[_failure(plan, value) for value in results.failures],
-        files=_files(plan),
-        output=plan.output,
+        logs=_logs(plan),
     )
-
-
-def _of_test(results: Results, test: str) -> dict[str, Any]:
-    """Return the title, the answers and the table of a test."""
-    rows = _filled(table(results, test))
-    return {"title": results.title(test), "answers": answers(results, test), "rows": rows}
 
 
 def _filled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -102,25 +87,13 @@ def _filled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     return [{name: row[name] for name in names} for row in rows]
 
 
-def _files(plan: Plan) -> list[str]:
-    """Return what a reader may open, of files that each run has, and how logs are shown."""
-    found = [folder for folder in plan.folders if folder.exists()]
-    texts = []
-    for path, what in (
-        (log_of, "seedN.log: the output of a run"),
-        (_record, "seedN/record.json: the settings and the curve"),
-    ):
-        if found and all(path(folder).is_file() for folder in found):
-            texts.append(f"{plan.output}/NORM/{what}")
+def _logs(plan: Plan) -> list[str]:
+    """Return where logs are, and how TensorBoard shows them, where runs have them."""
+    found = [log_of(folder).is_file() for folder in plan.folders if folder.exists()]
+    texts = [f"{plan.output}/NORM/seedN.log"] if found and all(found) else []
     if any(plan.output.rglob("events.out.tfevents*")):
-        texts.append(
-            f"tensorboard --logdir {shlex.quote(str(plan.output))}: the logs of TensorBoard"
-        )
+        texts.append(f"tensorboard --logdir {shlex.quote(str(plan.output))}")
     return texts
-
-
-def _record(folder: Path) -> Path:
-    return folder / FILE
 
 
 def _pictures(figure_of: Callable[..., Figure], *arguments: Any) -> list[str]:
@@ -152,8 +125,9 @@ def _counted(values: Counter[str]) -> str:
     return ", ".join(f"{value} ({count} run{'s' * (count > 1)})" for value, count in values.items())
 
 
-def _failure(plan: Plan, value: Value) -> Failure:
-    test = "" if value.test == OWN_TEST else value.test
-    log = log_of(plan.folder(value.norm, value.seed, test))
+def _failure(plan: Plan, value: Value) -> dict[str, str]:
+    """Return a run without a result, why, and the last lines of its output."""
+    log = log_of(plan.folder(value.norm, value.seed, "" if value.test == OWN_TEST else value.test))
     lines = log.read_text("utf-8", errors="replace").splitlines() if log.is_file() else []
-    return Failure(run_of(value), value.failure or "", log, "\n".join(lines[-TAIL:]))
+    tail = "\n".join(lines[-TAIL:])
+    return {"run": run_of(value), "reason": value.failure or "", "log": str(log), "tail": tail}

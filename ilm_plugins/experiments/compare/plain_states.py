@@ -3,7 +3,8 @@
 A rule returns why the runs tell nothing, in at most twenty words, or None.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 from statistics import median
 from typing import NamedTuple
 
@@ -43,79 +44,57 @@ class Runs(NamedTuple):
 
 def no_result(runs: Runs) -> str | None:
     """Seeds that are left may be the lucky ones."""
-    failed = {norm: reasons for norm, reasons in runs.failed.items() if reasons}
-    if not failed:
-        return None
-    diverged = all(
-        one.startswith("diverged") for found in failed.values() for one in found.values()
-    )
-    counts = [_count(runs, norm, found) for norm, found in failed.items()]
-    what = "diverged" if diverged else "gave no result"
-    return f"{' and '.join(counts)} {what}."
+    reasons = [reason for of_norm in runs.failed.values() for reason in of_norm.values()]
+    diverged = all(reason.startswith("diverged") for reason in reasons)
+    return _counted(runs, runs.failed, "diverged" if diverged else "gave no result")
 
 
 def too_few(runs: Runs) -> str | None:
-    count = len(runs.differences)
-    if count > 1:
-        return None
-    return "One seed shows nothing." if count else "No seed has a result of both norms."
+    few = "No seed has a result of both norms.", "One seed shows nothing.", None
+    return few[min(2, len(runs.differences))]
 
 
 def not_learned(runs: Runs) -> str | None:
     """All values are within a point of the worst that is possible."""
-    if runs.unit.ends is None:
-        return None
-    worst, _ = runs.unit.ends
-    if any(abs(value - worst) >= runs.unit.point for value in runs.all):
-        return None
-    return f"No run has learned: all values are within {runs.unit.size(1)} of {worst:g}."
+    worst, _ = runs.unit.ends or (math.inf, 0)
+    near = all(abs(value - worst) < runs.unit.point for value in runs.all)
+    text = f"No run has learned: all values are within {runs.unit.size(1)} of {worst:g}."
+    return text if near else None
 
 
 def saturated(runs: Runs) -> str | None:
     """The metric can't tell the norms apart: all values are equal, or at the best end."""
     if not runs.vary(runs.all):
         return f"All runs have {runs.all[0]:g}, so this metric cannot tell the norms apart."
-    if runs.unit.ends is None:
-        return None
-    _, best = runs.unit.ends
-    if any(abs(value - best) > SATURATED * runs.unit.point for value in runs.all):
-        return None
-    return (
+    _, best = runs.unit.ends or (0, math.inf)
+    near = all(abs(value - best) <= SATURATED * runs.unit.point for value in runs.all)
+    text = (
         f"Nothing is left to gain: all values are within {runs.unit.size(SATURATED)} of {best:g}."
     )
+    return text if near else None
 
 
 def collapsed(runs: Runs) -> str | None:
     """Some runs of a norm ended far below its others, and below all of the other norm."""
-    found = {}
-    for norm, of_seeds in runs.values.items():
-        (others,) = (of.values() for name, of in runs.values.items() if name != norm)
-        if low := _collapsed(of_seeds, [*others], runs.unit.higher_is_better):
-            found[norm] = low
-    if not found:
-        return None
-    return f"{' and '.join(_count(runs, norm, low) for norm, low in found.items())} did not learn."
+    one, other = (runs.values[norm] for norm in (runs.baseline, runs.norm))
+    found = {runs.baseline: _collapsed(one, other, runs), runs.norm: _collapsed(other, one, runs)}
+    return _counted(runs, found, "did not learn")
 
 
 def ignores_seed(runs: Runs) -> str | None:
-    if any(runs.vary(of_norm.values()) for of_norm in runs.values.values()):
-        return None
-    return "Each norm has one value for all seeds: the training probably ignores its seed."
+    text = "Each norm has one value for all seeds: the training probably ignores its seed."
+    return None if any(runs.vary(one.values()) for one in runs.values.values()) else text
 
 
 def no_effect(runs: Runs) -> str | None:
-    if any(runs.differences):
-        return None
-    return (
-        f"{runs.norm} has {runs.baseline}'s result in each seed: it had no effect, or the metric "
-        "is coarse."
-    )
+    equal = f"{runs.norm} has {runs.baseline}'s result in each seed"
+    text = f"{equal}: it had no effect, or the metric is coarse."
+    return None if any(runs.differences) else text
 
 
 def equal_differences(runs: Runs) -> str | None:
-    if runs.vary(runs.differences):
-        return None
-    return "All seeds have the same difference, which does not tell its spread."
+    text = "All seeds have the same difference, which does not tell its spread."
+    return None if runs.vary(runs.differences) else text
 
 
 #: In their order; a comparison that they let pass is tested.
@@ -125,29 +104,29 @@ RULES = (
 )
 
 
-def _collapsed(
-    values: Mapping[int, float], others: list[float], higher_is_better: bool
-) -> list[int]:
+def _collapsed(values: Mapping[int, float], others: Mapping[int, float], runs: Runs) -> list[int]:
     """Return the seeds whose runs did not learn: behind a gap, and at less than half the median."""
-    seeds = sorted(
-        values, key=lambda seed: values[seed], reverse=not higher_is_better
-    )  # worst first
+    if len(values) < 3:
+        return []
+    sign = 1 if runs.unit.higher_is_better else -1
+    seeds = sorted(values, key=lambda seed: sign * values[seed])  # the worst first
     ordered = [values[seed] for seed in seeds]
     gaps = np.abs(np.diff(ordered))
-    if len(ordered) < 3 or not len(others):
-        return []
     first = int(gaps.argmax()) + 1
-    low, learned = ordered[:first], ordered[first:]
-    usual = median([*learned, *others])
-    is_far = gaps[first - 1] > GAP * max(np.ptp(learned), np.ptp(others))
+    learned, rest = ordered[first:], [*others.values()]
+    usual, best = median([*learned, *rest]), ordered[first - 1]
+    is_far = gaps[first - 1] > GAP * max(np.ptp(learned), np.ptp(rest))
     if usual > 0:  # of metrics that may be negative, no part of the median is little
-        is_far &= low[-1] < usual / 2 if higher_is_better else low[-1] > usual * 2
-    return sorted(seeds[:first]) if is_far else []
+        is_far &= best < usual / 2 if sign == 1 else best > usual * 2
+    return seeds[:first] if is_far else []
 
 
-def _count(runs: Runs, norm: str, seeds: Iterable[int]) -> str:
-    """Return "2 of 5 runs with AN (seeds 1, 4)"."""
-    seeds = sorted(seeds)
-    total = len(runs.values[norm]) + len(runs.failed[norm])
-    numbers = ", ".join(map(str, seeds))
-    return f"{len(seeds)} of {total} runs with {norm} (seed{'s' * (len(seeds) > 1)} {numbers})"
+def _counted(runs: Runs, found: Mapping[str, Collection[int]], what: str) -> str | None:
+    """Return "2 of 5 runs with AN (seeds 1, 4) did not learn.", or None without such runs."""
+    parts = []
+    for norm, seeds in found.items():
+        if seeds:
+            total = len(runs.values[norm]) + len(runs.failed[norm])
+            named = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}"
+            parts.append(f"{len(seeds)} of {total} runs with {norm} ({named})")
+    return f"{' and '.join(parts)} {what}." if parts else None
