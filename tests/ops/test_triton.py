@@ -692,6 +692,40 @@ def test_a_compiled_layer_has_the_gradient_of_the_bias_alone(name, left_to_the_c
 
 
 @runs
+@pytest.mark.parametrize("name", ["EN", "SN", "AN"])
+def test_the_operators_between_passes_are_few_calls_of_python(name, without_launches):
+    """Before there were plans, they were 106 and 94."""
+    layer, mean, var = build(name, 64), make_map(3, 64), make_map(3, 64, seed=2).square()
+    key, *_ = layer.network_for_operators(mean.device, mean.dtype)
+    mean, var = (t[:, : layer.moment_groups].contiguous() for t in (mean, var))
+    tensors = [mean.mean(0) if t is None else t.detach() for t in layer.rescale_tensors()]
+    present = [True] * len(tensors)
+    forward, d_scale = (mean, var, 64, key, tensors, present), make_map(3, 64)
+    backward = d_scale, d_scale, mean, var, key, tensors, present
+    calls = []
+    for _ in range(2):
+        calls.clear()
+        sys.setprofile(lambda frame, event, _: calls.append(event))
+        operators._network_alone(*forward)
+        operators._network_alone_backward(*backward)
+        sys.setprofile(None)
+    assert calls.count("call") <= 50
+
+
+@runs
+def test_the_operators_between_passes_refuse_a_tensor_of_another_size():
+    layer = build("AN", 64)
+    mean, var = make_map(3, layer.moment_groups), torch.ones(3, layer.moment_groups, device=DEVICE)
+    key, *_ = layer.network_for_operators(mean.device, mean.dtype)
+    tensors = [t.detach() for t in layer.rescale_tensors()]
+    present = [True] * len(tensors)
+    operators._network_alone(mean, var, 64, key, tensors, present)
+    with pytest.raises(RuntimeError, match=r"'weight' of Attentive has the shape \(3,\)"):
+        tensors[0] = tensors[0].flatten()[:3]
+        operators._network_alone(mean, var, 64, key, tensors, present)
+
+
+@runs
 @pytest.mark.wide
 @pytest.mark.parametrize("name", ["ILMGN", "SN"])
 def test_the_operators_between_passes_are_what_torch_asks_of_them(name):

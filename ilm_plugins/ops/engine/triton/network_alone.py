@@ -5,7 +5,6 @@ are operations of torch there, and only the network is a kernel. See engine/oper
 """
 
 import functools
-from typing import Any
 
 import torch
 import triton
@@ -15,7 +14,7 @@ from torch import Tensor
 from ..network import Network, Tensors, check_tensors
 from .devices import on_device
 from .launch import Launch, current_stream
-from .sizes import Sizes, find_sizes, pointers_to, rescale_of
+from .sizes import find_sizes, pointers_to, rescale_of
 from .vectors import load, numbers
 
 
@@ -59,6 +58,51 @@ def network_vjp_kernel(
 # ---- host
 
 
+class NetworkPlan:
+    """The checks and launches for N instances of a network with C channels and G' fine groups.
+
+    ``dtypes`` are those of the network's tensors; Triton compiles a kernel for each.
+    """
+
+    def __init__(
+        self, network: Network, channels: int, fine: int, n: int, device: torch.device, *dtypes
+    ) -> None:
+        self.network, self.channels = network, channels
+        sizes = find_sizes(network, channels, fine)
+        assert sizes is not None
+        self.sizes, self.pointers = sizes, pointers_to(network)
+        numbers = network.sizes(channels)
+        self.numbers = [numbers[name] for name in network.tensors]
+        self.index = -1 if device.index is None else device.index
+        rescale = rescale_of(network)
+        named, options = {"RESCALE": rescale.function, "SIZES": sizes}, rescale.options(sizes)
+        self.forward = Launch(network_kernel, n, named, **options)
+        self.backward = Launch(network_vjp_kernel, n, named, **options)
+
+    def pointers_of(self, mean: Tensor, tensors: Tensors) -> tuple:
+        """Return what the kernels take for the network's tensors, copied where they must be."""
+        for t, number in zip(tensors, self.numbers, strict=True):
+            if (
+                t is None
+                or t.numel() != number
+                or t.get_device() != self.index
+                or t.data_ptr() & 15
+                or not t.is_contiguous()
+            ):
+                check_tensors(mean.new_empty((0, self.channels)), self.network, tensors)
+                return self.pointers(*(t if t is None else _ready(t) for t in tensors), None)
+        return self.pointers(*tensors, None)
+
+
+_plan = functools.lru_cache(maxsize=4096, typed=True)(NetworkPlan)
+
+
+def _find_plan(mean: Tensor, channels: int, network: Network, tensors: Tensors) -> NetworkPlan:
+    n, fine = mean.shape
+    dtypes = [None if t is None else t.dtype for t in tensors]
+    return _plan(network, channels, fine, n, mean.device, *dtypes)
+
+
 @on_device
 def forward(
     mean: Tensor, var: Tensor, channels: int, network: Network, tensors: Tensors
@@ -71,11 +115,11 @@ def forward(
         network: the layer's description.
         tensors: the network's, also BN's statistics of the batch, as vectors.
     """
-    sizes, pointers = _prepare(mean, channels, network, tensors)
-    scale, shift = (mean.new_empty((len(mean), sizes.channels)) for _ in range(2))
-    mean, var = _ready(mean), _ready(var)
-    launch = _launch(network_kernel, sizes, len(mean), mean.device, *_dtypes(tensors))
-    launch(current_stream(_index(mean)), mean, var, scale, shift, pointers)
+    plan = _find_plan(mean, channels, network, tensors)
+    pointers, size = plan.pointers_of(mean, tensors), (mean.shape[0], channels)
+    scale, shift = mean.new_empty(size), mean.new_empty(size)
+    stream = current_stream(plan.index)
+    plan.forward(stream, _ready(mean), _ready(var), scale, shift, pointers)
     return scale, shift
 
 
@@ -88,39 +132,17 @@ def backward(
     A row has the parameters' gradients, in the order and with the sizes of ``gradient_sizes``, then
     those of BN's mean and variance, if the network mixes them.
     """
-    sizes, pointers = _prepare(mean, d_scale.shape[1], network, tensors)
+    plan = _find_plan(mean, d_scale.shape[1], network, tensors)
+    pointers = plan.pointers_of(mean, tensors)
     d_scale, d_shift, mean, var = map(_ready, (d_scale, d_shift, mean, var))
     d_mean, d_var = torch.empty_like(mean), torch.empty_like(var)
-    rows = mean.new_empty((len(mean), sizes.gradients))
-    launch = _launch(network_vjp_kernel, sizes, len(mean), mean.device, *_dtypes(tensors))
-    stream = current_stream(_index(mean))
-    launch(stream, d_scale, d_shift, mean, var, d_mean, d_var, rows, pointers)
+    rows = mean.new_empty((mean.shape[0], plan.sizes.gradients))
+    stream = current_stream(plan.index)
+    plan.backward(stream, d_scale, d_shift, mean, var, d_mean, d_var, rows, pointers)
     return d_mean, d_var, rows
-
-
-def _prepare(mean: Tensor, channels: int, network: Network, tensors: Tensors):
-    sizes = find_sizes(network, channels, mean.shape[1])
-    check_tensors(mean.new_empty((0, channels)), network, tensors)
-    ready = [t if t is None else _ready(t) for t in tensors]
-    return sizes, pointers_to(network)(*ready, None)
 
 
 def _ready(tensor: Tensor) -> Tensor:
     """Return the tensor, or a copy, contiguous and aligned to 16 bytes."""
     tensor = tensor.contiguous()
     return tensor.clone() if tensor.data_ptr() & 15 else tensor
-
-
-def _index(mean: Tensor) -> int:
-    return -1 if mean.device.index is None else mean.device.index
-
-
-def _dtypes(tensors: Tensors) -> tuple[torch.dtype | None, ...]:
-    return tuple(None if t is None else t.dtype for t in tensors)
-
-
-@functools.lru_cache(maxsize=4096)
-def _launch(kernel: Any, sizes: Sizes, n: int, device: torch.device, *dtypes) -> Launch:
-    rescale = rescale_of(sizes.network)
-    named = {"RESCALE": rescale.function, "SIZES": sizes}
-    return Launch(kernel, n, named, **rescale.options(sizes))
