@@ -47,6 +47,7 @@ def launch(main: Main, processes: Processes) -> None:
             max_restarts=0,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
         )
+        handlers = [(n, signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGTERM)]
         try:
             elastic_launch(config, work)(main, on_cpu)
         except SignalException as error:
@@ -59,6 +60,9 @@ def launch(main: Main, processes: Processes) -> None:
             if isinstance(cause, dict):  # of an exception, whose traceback torch has logged
                 cause = cause["message"].removeprefix("UserError: ")
             raise UserError(f"rank {rank} failed: {one_line(cause)}") from None
+        finally:  # torch leaves its own, which raise SignalException
+            for number, handler in handlers:
+                signal.signal(number, handler)
 
 
 def work(main: Main, on_cpu: bool) -> None:

@@ -72,6 +72,11 @@ def test_a_failed_rank_is_named(failed):
     error.match(f"rank 1 failed: {cause}")
 
 
+def test_a_launch_leaves_the_handlers_of_signals(failed):
+    """Of the process that launches, as a notebook."""
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_a_failed_rank_ends_all(failed):
     *_, pids = failed
     assert_gone(pids)
