@@ -25,10 +25,8 @@ def becomes_contiguous(x: Tensor) -> bool:
 
 def dense(x: Tensor) -> Tensor:
     """Return x if it is contiguous or channels last, else a copy in the more similar layout."""
-    if is_dense(x):
-        return x
     x = x.resolve_neg()
-    return in_layout(x, becomes_contiguous(x))
+    return x if x.is_contiguous() else in_layout(x, becomes_contiguous(x))
 
 
 def in_layout_of(x: Tensor, dy: Tensor) -> Tensor:

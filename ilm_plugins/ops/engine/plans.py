@@ -129,8 +129,9 @@ class KernelPlan(Plan):
         self.is_contiguous = is_contiguous
         #: Sizes of the tensors, and of BN's running statistics; and which may be None.
         sizes = network.sizes(channels)
-        self.sizes = [*(sizes[name] for name in network.tensors), channels, channels]
-        self.optional = [name in BATCH for name in (*network.tensors, *BATCH)]
+        numbers = *(sizes[name] for name in network.tensors), channels, channels
+        names = *network.tensors, *BATCH
+        self.sizes = [(number, n in BATCH) for number, n in zip(numbers, names, strict=True)]
 
     def takes(self, tensors: Tensors) -> bool:
         """Return whether kernels can read, and write to, all tensors as they are.
@@ -139,7 +140,7 @@ class KernelPlan(Plan):
             tensors: the network's, then BN's running mean and variance; the last may be missing.
         """
         dtype, index, unaligned = self.dtype, self.index, self.alignment - 1
-        for t, size, is_optional in zip(tensors, self.sizes, self.optional, strict=False):
+        for t, (size, is_optional) in zip(tensors, self.sizes, strict=False):
             if t is None:
                 if not is_optional:
                     return False

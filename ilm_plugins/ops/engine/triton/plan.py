@@ -183,7 +183,7 @@ class TritonPlan(KernelPlan):
             self.launch(stream, x, y, statistics, pointers)
             return y, statistics
         counts = batch = None
-        moved = *running[:2], *running[3:]  # without the momentum
+        moved = (*running[:2], *running[3:]) if running else ()  # without the momentum
         work = statistics.new_empty(self.num_work) if self.num_work else statistics
         if self.uses_batch:
             counts = counters(self.index, stream)
