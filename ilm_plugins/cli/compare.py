@@ -48,7 +48,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     else:
         source = command_of(args)
         metric, higher = source.metric.name, higher and source.metric.rule != "min"
-    norms = [*dict.fromkeys([*args.norms, *source.arms])]
+    norms = [*args.norms, *(name for name in source.arms if name not in args.norms)]
     seeds, output, margin, unit = args.seeds, args.output, args.margin, args.unit
     return Plan(source, norms, seeds, output, metric, margin, higher, unit)
 

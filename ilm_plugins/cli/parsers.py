@@ -184,10 +184,7 @@ def compare(argv: Sequence[str]) -> Namespace:
     add("--weights", type=_user_path, metavar="FILE", help=what)
     what = "test each model on the test set of another config, too; can be given again"
     add("--test", nargs=2, action="append", default=[], metavar=("NAME", "CONFIG"), help=what)
-    what = (
-        "compare NORM with overrides of its own, as one argument, by this name, which may be one "
-    )
-    what += "of the NORMs; with --command, OVERRIDES are further words of it; can be given again"
+    what = "NORM with overrides, as one argument, by this name; can be given again"
     three = {"nargs": 3, "metavar": ("NAME", "NORM", "OVERRIDES")}
     add("--arm", action="append", default=[], dest="arms", help=what, **three)
     what = "a script's command, with {norm}, {seed} and {output}, in place of CONFIG"
@@ -197,7 +194,7 @@ def compare(argv: Sequence[str]) -> Namespace:
     add("--metric", metavar="NAME", help=what)
     what = "as of a loss; the rule min implies it"
     add("--lower-is-better", action="store_true", help=what)
-    what = "of the metric, percent, fraction or number; default: as its values tell"
+    what = "percent, fraction or number; default: as its values tell"
     add("--unit", choices=("percent", "fraction", "number"), metavar="UNIT", help=what)
     what = "say which norms are equivalent to the first within M points, 1 or .01 of a fraction"
     add("--margin", type=_points, metavar="M", help=what)

@@ -132,7 +132,7 @@ def test_a_function_describes_the_network_as_a_layers_method_does():
 
     def call(x):
         arguments = x, layer.moment_groups, layer.eps, layer.rescale, *layer.rescale_tensors()
-        return adaptive_norm(*arguments, network=lambda: layer.as_network())[0]
+        return adaptive_norm(*arguments, network=lambda: layer.as_network())
 
     run, _ = recorded(call)
     assert_close(results_of(run, x), results_of(call, x))
