@@ -30,6 +30,13 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     Path("examples").symlink_to(EXAMPLES)
+    yield
+    if "detectron2" in sys.modules:  # the next test has other files under these names
+        from detectron2.data import DatasetCatalog, MetadataCatalog
+
+        for name in {"my_train", "my_test"}.intersection(DatasetCatalog):
+            DatasetCatalog.remove(name)
+            MetadataCatalog.pop(name, None)
 
 
 def words_of(example):
