@@ -16,7 +16,6 @@ from ..files import check_new, filling
 from ..frameworks import open_config
 from ..frameworks.registrations import Registrations
 from ..frameworks.run_environment import commit
-from ..frameworks.variants import print_norms
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.mixture import MixtureNorm
 from ..surgery.norms import target_of
@@ -29,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
     opened = open_config(args.config_file, args.opts, args.device)
     images = open_images(args.images, args.limit, args.classes)
     inference = opened.inference()
-    print_norms(opened, inference.model)
+    opened.print_norms(inference.model)
     print(f"{len(images):,} images of {args.images}, each: {inference.preprocessing}")
     is_mixture = args.measure == "ratios"
     collect, write = collect_rescaling, write_rescaling

@@ -20,7 +20,6 @@ from ..frameworks import open_config
 from ..frameworks.framework_checkpoints import read_checkpoint
 from ..frameworks.openmmlab import NAME_STAYS
 from ..frameworks.registrations import Registrations
-from ..frameworks.variants import print_norms
 from ..layers import parse_norm
 from ..surgery.common import source_norm
 
@@ -65,7 +64,7 @@ def conversion(args: argparse.Namespace) -> Change:
         Registrations.of_options(args.imports, args.datasets).register(resolve(args.config_file))
         opened = open_config(args.config_file, args.overrides)
         model = opened.build_model()
-        print_norms(opened, model)
+        opened.print_norms(model)
         parts = dict(model.named_modules())
         if (args.part or "") not in parts:
             near = difflib.get_close_matches(args.part, filter(None, parts), n=3, cutoff=0)

@@ -10,7 +10,6 @@ from ..errors import UserError
 from ..experiments.data.images import read_image
 from ..files import check_folder
 from ..frameworks import open_config
-from ..frameworks.variants import print_norms
 from ..pix2pix.pairs import crop_half, image_files
 
 
@@ -22,7 +21,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"OUTPUT {str(args.output)!r} is INPUT; give another folder")
     check_folder(args.output)
     inference = opened.inference()
-    print_norms(opened, inference.model)
+    opened.print_norms(inference.model)
     if not hasattr(inference.model, "preprocess_images"):
         raise UserError(f"{args.config} has no model that translates images; give one of pix2pix")
     # It needs MMEngine, which open_config asks for.

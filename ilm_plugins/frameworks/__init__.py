@@ -10,8 +10,9 @@ import wrapt
 
 from .. import foreign_norms
 from ..errors import one_line, warn_once
-from .framework_config import OpenConfig, framework_of, installed, open_config
+from .framework_config import framework_of, installed
 from .openmmlab import names_by_type, remark_on_name
+from .variants import OpenConfig, open_config
 
 if TYPE_CHECKING:
     from torch import nn

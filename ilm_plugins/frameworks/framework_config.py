@@ -19,8 +19,6 @@ from ..errors import DISK, OPERATORS, UserError, broken_import, missing, one_lin
 if TYPE_CHECKING:
     from torch import nn
 
-    from .framework_images import Content
-
 #: Code by which a config in Python is one of detectron2.
 DETECTRON2 = re.compile(
     r"^\s*(from\s+detectron2[\w.]*\s+import|import\s+detectron2)\b", re.MULTILINE
@@ -54,81 +52,6 @@ class Inference:
     batch_size: int
     #: In words.
     preprocessing: str
-
-
-@dataclass(frozen=True)
-class OpenConfig:
-    """A config and its framework: "detectron2", or "openmmlab" for all of MMEngine's."""
-
-    framework: str
-    path: str
-    config: Any
-    device: str
-
-    def build_model(self) -> "nn.Module":
-        """The model, with random weights, on the device."""
-        return self._module("config").build_model(self.config).to(self.device)
-
-    def inference(self) -> Inference:
-        """The model together with the preprocessing of the config's evaluation."""
-        return self._module("config").inference(self.config, Path(self.path).stem, self.device)
-
-    def test_images(self, count: int) -> Iterator[tuple[Any, "Content | None"]]:
-        """Up to ``count`` test images (H, W, 3), RGB, uint8, and what their annotations say."""
-        return self._module("images").test_images(self.config, count)
-
-    def content(self, output: Any) -> "Content | None":
-        """What a detector's or a segmenter's output says of one image; None for other models."""
-        return self._module("images").content(output)
-
-    def training_batches(self, processes: int = 1) -> Iterator[Any]:
-        """Batches of the training set, each as one of several processes gets it."""
-        return self._module("training").training_batches(self.config, processes)
-
-    def outputs(self, model: "nn.Module", batch: Any) -> Any:
-        """Return a model's raw outputs, or predictions, for a batch of the training set."""
-        return self._module("training").outputs(model, batch)
-
-    def training_step(self, processes: int = 1) -> Callable[[], None]:
-        """Return a function that trains a new model for one iteration, on the same batch."""
-        return self._module("training").training_step(self.config, processes)
-
-    def planned_steps(self, processes: int = 1) -> int | None:
-        """The number of iterations of the training; None if the config does not tell."""
-        return self._module("training").planned_steps(self.config, processes)
-
-    def classes_of_test(self) -> tuple[str, ...] | None:
-        """Names of the test set's classes, in order; None if the config does not tell."""
-        return self._module("evaluation").classes_of_test(self.config)
-
-    def metric_names(self) -> list[str] | None:
-        """Patterns of the test's metrics, * for any characters; None if one is unknown."""
-        return self._module("evaluation").metric_names(self.config)
-
-    def unit(self, metric: str) -> str | None:
-        """The unit of a metric, "percent" or "fraction"; None if it is unknown."""
-        return self._module("evaluation").unit(self.config, metric)
-
-    def _module(self, name: str) -> ModuleType:
-        return our_module(self.framework, name)
-
-
-def open_config(
-    path: str, overrides: Sequence[str] = (), device: str | None = "cpu", amp: bool = False
-) -> OpenConfig:
-    """Read a config, a file or ``ilm_plugins://NAME``, with overrides as of the command ``train``.
-
-    ``device=None`` is "cuda" if there is a GPU, else "cpu".
-
-    Raises:
-        UserError: there is no such file, or its framework is not installed.
-    """
-    path = configs.resolve(path)
-    framework = framework_of(path)
-    module = module_for(framework, "config", path)
-    if device is None:
-        device = "cuda" if import_module("torch").cuda.is_available() else "cpu"
-    return OpenConfig(framework, path, module.load_config(path, overrides, device, amp), device)
 
 
 def our_module(framework: str, name: str) -> ModuleType:

@@ -59,11 +59,11 @@ class RunRecord:
     options: RunOptions
     #: "detectron2" or "openmmlab".
     framework: str
-    #: :meth:`.Variants.digest_of_test` of the config.
+    #: :meth:`.OpenConfig.digest_of_test` of the config.
     test_settings: str | None = None
-    #: :meth:`.Variants.settings_of_norms` of the config.
+    #: :meth:`.OpenConfig.settings_of_norms` of the config.
     norms: dict[str, Any] | None = None
-    #: :meth:`.Variants.describe_norms` of the config.
+    #: :meth:`.OpenConfig.describe_norms` of the config.
     describe_norms: Callable[[nn.Module], str] = count_norms
     #: The clocks when the last point of the curve was written.
     last_point: tuple[float, float] | None = None

@@ -5,10 +5,10 @@ from contextlib import nullcontext
 from ..errors import writing_to
 from ..files import lock, make_folder
 from ..trust import loading
-from .framework_config import module_for, open_config
+from .framework_config import module_for
 from .run_options import RunOptions
 from .run_record import RunRecord, diverged, is_rank_zero
-from .variants import variants
+from .variants import open_config
 
 
 def run(options: RunOptions) -> None:
@@ -16,14 +16,13 @@ def run(options: RunOptions) -> None:
     path, device = options.config_file, options.processes.device
     with loading(unsafe=options.unsafe):
         opened = open_config(path, options.overrides, device, options.amp)
-        found = variants(opened)
         if not options.eval_only:
-            found.check_training(options.registrations.names)
-        found.check_test()
-        folder = found.folder
+            opened.check_training(options.registrations.names)
+        opened.check_test()
+        folder = opened.folder
         # Before the framework's own code changes the config.
-        of_test, norms = found.digest_of_test(), found.settings_of_norms()
-        record = RunRecord(folder, options, opened.framework, of_test, norms, found.describe_norms)
+        of_test, norms = opened.digest_of_test(), opened.settings_of_norms()
+        record = RunRecord(folder, options, opened.framework, of_test, norms, opened.describe_norms)
         record.check_norms()
         training = module_for(opened.framework, "training", path)
         if options.eval_only:

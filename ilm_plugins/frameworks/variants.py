@@ -9,18 +9,23 @@ What differs between the frameworks is in
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .. import configs
 from ..errors import UserError
 from ..files import write_text
-from .framework_config import OpenConfig, our_module
+from .framework_config import Inference, framework_of, module_for, our_module
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from .framework_images import Content
 
 #: The norm that stands for the config's own norms.
 AS_IS = "as-is"
@@ -45,8 +50,16 @@ class Recipe:
     jpeg: bool = False
 
 
-class Variants:
-    """Variants of an open config; a subclass has what differs for its kind of config."""
+@dataclass(frozen=True)
+class OpenConfig:
+    """A config and its variants; a subclass has what differs for its kind of config."""
+
+    #: "detectron2", or "openmmlab" for all of MMEngine's.
+    framework: str
+    path: str
+    #: As its framework reads it.
+    config: Any
+    device: str
 
     #: What a run sets -> its key.
     keys: ClassVar[dict[str, str]]
@@ -66,8 +79,54 @@ class Variants:
     #: Number of words of the command line for an override.
     words = 1
 
-    def __init__(self, opened: OpenConfig) -> None:
-        self.opened, self.config = opened, opened.config
+    # ---- the model, its data and its training
+
+    def build_model(self) -> "nn.Module":
+        """The model, with random weights, on the device."""
+        return self._module("config").build_model(self.config).to(self.device)
+
+    def inference(self) -> Inference:
+        """The model together with the preprocessing of the config's evaluation."""
+        return self._module("config").inference(self.config, Path(self.path).stem, self.device)
+
+    def test_images(self, count: int) -> Iterator[tuple[Any, "Content | None"]]:
+        """Up to ``count`` test images (H, W, 3), RGB, uint8, and what their annotations say."""
+        return self._module("images").test_images(self.config, count)
+
+    def content(self, output: Any) -> "Content | None":
+        """What a detector's or a segmenter's output says of one image; None for other models."""
+        return self._module("images").content(output)
+
+    def training_batches(self, processes: int = 1) -> Iterator[Any]:
+        """Batches of the training set, each as one of several processes gets it."""
+        return self._module("training").training_batches(self.config, processes)
+
+    def outputs(self, model: "nn.Module", batch: Any) -> Any:
+        """Return a model's raw outputs, or predictions, for a batch of the training set."""
+        return self._module("training").outputs(model, batch)
+
+    def training_step(self, processes: int = 1) -> Callable[[], None]:
+        """Return a function that trains a new model for one iteration, on the same batch."""
+        return self._module("training").training_step(self.config, processes)
+
+    def planned_steps(self, processes: int = 1) -> int | None:
+        """The number of iterations of the training; None if the config does not tell."""
+        return self._module("training").planned_steps(self.config, processes)
+
+    def classes_of_test(self) -> tuple[str, ...] | None:
+        """Names of the test set's classes, in order; None if the config does not tell."""
+        return self._module("evaluation").classes_of_test(self.config)
+
+    def metric_names(self) -> list[str] | None:
+        """Patterns of the test's metrics, * for any characters; None if one is unknown."""
+        return self._module("evaluation").metric_names(self.config)
+
+    def unit(self, metric: str) -> str | None:
+        """The unit of a metric, "percent" or "fraction"; None if it is unknown."""
+        return self._module("evaluation").unit(self.config, metric)
+
+    def _module(self, name: str) -> ModuleType:
+        return our_module(self.framework, name)
 
     # ---- the settings
 
@@ -135,7 +194,7 @@ class Variants:
         """Return the file of weights from which the model, or its part with places, starts."""
         return self.settings().get(self.keys["weights"]) or None
 
-    def check_same_model(self, other: "Variants", name: str, places: Sequence[str]) -> None:
+    def check_same_model(self, other: "OpenConfig", name: str, places: Sequence[str]) -> None:
         """Raise UserError unless both configs have one model, apart from the norms at places."""
         both = as_json(self.settings()), as_json(other.settings())
         for key, ours, theirs in differences(*both):
@@ -234,6 +293,10 @@ class Variants:
             lacking.append(key)
         return f"{count}; none at {', '.join(lacking)}" if lacking else count
 
+    def print_norms(self, model: "nn.Module") -> None:
+        """Print the norms of the config's model; UserError if it lacks one of the config's."""
+        print(f"norms of the model: {self.describe_norms(model)}")
+
     def check_above(self, place: str) -> None:
         """Raise UserError if the config lacks the parent of a key."""
         above = place.rpartition(".")[0] or place
@@ -266,7 +329,7 @@ class Variants:
 
     def _lazy(self) -> UserError:
         return UserError(
-            f"{self.opened.path} is a LazyConfig, which cannot be shortened or saved; give a yaml "
+            f"{self.path} is a LazyConfig, which cannot be shortened or saved; give a yaml "
             "config or one of MMEngine"
         )
 
@@ -277,7 +340,7 @@ class Variants:
     def save(self, folder: Path) -> Path:
         """Write the config to a file beside a run's folder; UserError if it has another one."""
         path, text = (
-            folder.with_name(folder.name + Path(self.opened.path).suffix),
+            folder.with_name(folder.name + Path(self.path).suffix),
             self.config.dump(),
         )
         if path.is_file() and path.read_text(encoding="utf-8") != text:
@@ -288,14 +351,23 @@ class Variants:
         return path
 
 
-def variants(opened: OpenConfig) -> Variants:
-    """Return the variants of an open config."""
-    return our_module(opened.framework, "variants").variants(opened)
+def open_config(
+    path: str, overrides: Sequence[str] = (), device: str | None = "cpu", amp: bool = False
+) -> OpenConfig:
+    """Read a config, a file or ``ilm_plugins://NAME``, with overrides as of the command ``train``.
 
+    ``device=None`` is "cuda" if there is a GPU, else "cpu".
 
-def print_norms(opened: OpenConfig, model: "nn.Module") -> None:
-    """Print the norms of a config's model; UserError if it lacks one of the config's."""
-    print(f"norms of the model: {variants(opened).describe_norms(model)}")
+    Raises:
+        UserError: there is no such file, or its framework is not installed.
+    """
+    path = configs.resolve(path)
+    framework = framework_of(path)
+    module = module_for(framework, "config", path)
+    if device is None:
+        device = "cuda" if import_module("torch").cuda.is_available() else "cpu"
+    config = module.load_config(path, overrides, device, amp)
+    return our_module(framework, "variants").kind_of(path)(framework, path, config, device)
 
 
 def as_words(path: str, overrides: Iterable[str]) -> list[str]:

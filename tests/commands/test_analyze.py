@@ -19,6 +19,7 @@ from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import write
 from ilm_plugins.cli import analyze
 from ilm_plugins.frameworks.framework_config import Inference
+from ilm_plugins.frameworks.openmmlab.openmmlab_variants import MMEngineVariants
 from ilm_plugins.trust import ALLOW_CODE
 from workers import Harmful
 
@@ -45,12 +46,7 @@ def network(seed=0):
 def config(tmp_path, monkeypatch):
     """A config, which opens as the network; a checkpoint lies beside it."""
 
-    class Opened:
-        framework, config = "openmmlab", SimpleNamespace(to_dict=dict)
-
-        def __init__(self, path, overrides, device):
-            assert (path, device) == (str(tmp_path / "a.py"), "cpu" if overrides else None)
-
+    class Opened(MMEngineVariants):
         def inference(self):
             model = network(seed=9)
 
@@ -59,7 +55,11 @@ def config(tmp_path, monkeypatch):
 
             return Inference("small", model, forward, 4, "as it is")
 
-    monkeypatch.setattr(analyze, "open_config", Opened)
+    def open_config(path, overrides, device):
+        assert (path, device) == (str(tmp_path / "a.py"), "cpu" if overrides else None)
+        return Opened("openmmlab", path, SimpleNamespace(to_dict=dict), "cpu")
+
+    monkeypatch.setattr(analyze, "open_config", open_config)
     write({"state_dict": network().state_dict()}, tmp_path / "epoch_3.pth")
     (tmp_path / "a.py").touch()
     return tmp_path / "a.py"

@@ -12,7 +12,7 @@ from torch import nn
 
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import open_config
-from ilm_plugins.frameworks.variants import as_json, as_words, variants
+from ilm_plugins.frameworks.variants import as_json, as_words
 from runs import LAZY, SHAPES, write_mmengine_config
 
 
@@ -28,23 +28,20 @@ def opened(request, tmp_path, datasets):
 
 @pytest.mark.parametrize("path", ["my runs/seed0", "EN-reduction=8,-eps=1e-3/seed0", "a(1)/seed0"])
 def test_a_folder_keeps_its_name(opened, path):
-    found = variants(opened)
-    again = open_config(opened.path, found.overrides(folder=path))
-    assert variants(again).settings()[found.keys["folder"]] == path
+    again = open_config(opened.path, opened.overrides(folder=path))
+    assert again.settings()[opened.keys["folder"]] == path
 
 
 @pytest.mark.parametrize("opened", ["lazy"], indirect=True)
 def test_a_lazy_config_is_not_shortened_or_saved(opened, tmp_path):
-    found = variants(opened)
-    for call, argument in ((found.recipe, {}), (found.shorten, 1), (found.save, tmp_path / "a")):
+    for call, argument in ((opened.recipe, {}), (opened.shorten, 1), (opened.save, tmp_path / "a")):
         with pytest.raises(UserError, match="is a LazyConfig"):
             call(argument)
 
 
 def test_the_length_of_a_training_is_told_in_steps(opened):
-    kind = variants(opened)
     key = {"YamlVariants": "SOLVER.MAX_ITER", "LazyVariants": "train.max_iter"}
-    words = kind.override(key.get(type(kind).__name__, "train_cfg.max_iters"), 7)
+    words = opened.override(key.get(type(opened).__name__, "train_cfg.max_iters"), 7)
     assert open_config(opened.path, words).planned_steps() == 7
 
 
@@ -90,21 +87,20 @@ def test_tuples_are_lists_as_in_json():
     ids=["yaml", "lazy", "mmengine"],
 )
 def test_overrides_of_the_test_set_are_told_from_others(opened, of_test_set, others):
-    assert variants(opened).without_test_set([*of_test_set, *others]) == others
+    assert opened.without_test_set([*of_test_set, *others]) == others
 
 
 @pytest.mark.parametrize(
     "opened, key", [("yaml", "DATASETS.TEST"), ("mmengine", "test_dataloader")], indirect=["opened"]
 )
 def test_a_key_that_begins_with_the_test_sets_is_not_of_it(opened, key):
-    found = variants(opened)
-    assert [found.is_of_test_set(k) for k in (key, f"{key}.a", f"{key}s")] == [True, True, False]
+    assert [opened.is_of_test_set(k) for k in (key, f"{key}.a", f"{key}s")] == [True, True, False]
 
 
 @pytest.mark.parametrize("opened", ["mmengine"], indirect=True)
 def test_a_parts_weights_are_not_a_neighbours_whose_name_begins_with_its_name(opened):
     weights = ["model.backbone.init_cfg.checkpoint=a.pth", "model.pretrained=None"]
-    found = variants(open_config(opened.path, weights))
+    found = open_config(opened.path, weights)
     assert found.pretrained(["model.backbone.norm_cfg"]) == "a.pth"
     assert found.pretrained(["model.backbone2.norm_cfg"]) is None
 
@@ -143,10 +139,10 @@ OF_RESULTS = {
 @pytest.mark.parametrize("opened", OF_RESULTS, indirect=True)
 def test_a_digest_tells_tests_of_a_trained_model_apart(request, opened):
     changing, unchanging = OF_RESULTS[request.node.callspec.params["opened"]]
-    digest = variants(opened).digest_of_test()
+    digest = opened.digest_of_test()
 
     def changed(overrides):
-        return variants(open_config(opened.path, overrides)).digest_of_test() != digest
+        return open_config(opened.path, overrides).digest_of_test() != digest
 
     assert all(map(changed, changing))
     assert not any(map(changed, unchanging))
@@ -156,8 +152,8 @@ def test_a_digest_tells_tests_of_a_trained_model_apart(request, opened):
 @pytest.mark.parametrize("kind", ["LN", "BN1d"])
 def test_norms_of_tokens_and_vectors_are_no_places(opened, kind):
     key = "model.backbone.norm_cfg"
-    assert key in variants(opened).places()
-    found = variants(open_config(opened.path, [f"{key}.type={kind}"]))
+    assert key in opened.places()
+    found = open_config(opened.path, [f"{key}.type={kind}"])
     assert key not in found.places()
     assert found.norms()[key] == kind
 
@@ -185,9 +181,9 @@ def described(request, opened):
     kind = request.node.callspec.params["opened"]
 
     def describe(norm, asked=()):
-        words = [*WITHOUT_LAYER[kind], *variants(opened).norm(KEYS[kind][1], norm)]
+        words = [*WITHOUT_LAYER[kind], *opened.norm(KEYS[kind][1], norm)]
         found = open_config(opened.path, words)
-        return variants(found).describe_norms(found.build_model(), asked)
+        return found.describe_norms(found.build_model(), asked)
 
     return *KEYS[kind], describe
 
@@ -211,7 +207,7 @@ def test_a_detectron2_config_without_its_base_is_an_error(tmp_path):
     (tmp_path / "my.yaml").write_text("MODEL: {FPN: {NORM: ILMGN}, DEVICE: cpu}")
     opened = open_config(str(tmp_path / "my.yaml"))
     with pytest.raises(UserError, match=r"^MODEL\.FPN\.NORM is 'ILMGN'.*is a _BASE_ missing"):
-        variants(opened).describe_norms(opened.build_model())
+        opened.describe_norms(opened.build_model())
 
 
 RESNET, BN = "model.backbone.bottom_up", "model.backbone.norm_cfg.type=BN"
@@ -231,33 +227,32 @@ KEPT = [
 
 @pytest.mark.parametrize("opened, words, keys", KEPT, indirect=["opened"])
 def test_plain_norms_that_are_not_trained_keep_their_places(opened, words, keys):
-    found = variants(open_config(opened.path, words))
+    found = open_config(opened.path, words)
     kept = found.norms().keys() - found.places().keys()
     assert kept - {"MODEL.SEM_SEG_HEAD.NORM"} == {*keys}
 
 
 @pytest.mark.parametrize("model, is_kept", [("GeneralizedRCNN", True), ("PanopticFPN", False)])
 def test_a_semantic_head_that_is_not_built_keeps_its_norm(model, is_kept):
-    found = variants(open_config(str(SHAPES), ["MODEL.META_ARCHITECTURE", model]))
+    found = open_config(str(SHAPES), ["MODEL.META_ARCHITECTURE", model])
     assert ("MODEL.SEM_SEG_HEAD.NORM" not in found.places()) == is_kept
 
 
 @pytest.mark.parametrize("opened", ["lazy"], indirect=True)
 def test_a_lazy_config_takes_a_norm_where_it_has_none(opened):
-    found = variants(opened)
-    assert "model.proposal_generator.norm" not in found.settings()
-    assert found.norm("model.proposal_generator.norm", "EN") == [
+    assert "model.proposal_generator.norm" not in opened.settings()
+    assert opened.norm("model.proposal_generator.norm", "EN") == [
         "model.proposal_generator.norm='EN'"
     ]
     with pytest.raises(UserError, match=r"has no model\.absent; give a key such"):
-        found.norm("model.absent.norm", "EN")
+        opened.norm("model.absent.norm", "EN")
 
 
 def test_a_function_that_makes_norms_is_a_place(tmp_path, datasets):
     code = "from functools import partial\nmodel.backbone.norm = partial(print)\n"
     code += "model.roi_heads.box_head.conv_norm = lambda channels: None\n"
     (tmp_path / "lazy.py").write_text(LAZY + code)
-    places = variants(open_config(str(tmp_path / "lazy.py"))).places()
+    places = open_config(str(tmp_path / "lazy.py")).places()
     assert places["model.roi_heads.box_head.conv_norm"] == "<lambda>"
     assert "print" in places["model.backbone.norm"]
 
@@ -265,8 +260,8 @@ def test_a_function_that_makes_norms_is_a_place(tmp_path, datasets):
 @pytest.mark.parametrize("norm", ["EN(reduction=8)", "ILMGN", "AN(num_groups=4)"])
 def test_all_but_the_norms_starts_equally_for_a_seed(opened, norm):
     """Also after MMEngine's own initialization; then the data are drawn equally, too."""
-    found, models, states = variants(opened), [], []
-    for words in (found.with_norm("BN", found.places()), found.with_norm(norm, found.places())):
+    models, states = [], []
+    for words in (opened.with_norm("BN", opened.places()), opened.with_norm(norm, opened.places())):
         torch.manual_seed(5)
         model = open_config(opened.path, words).build_model()
         getattr(model, "init_weights", lambda: None)()

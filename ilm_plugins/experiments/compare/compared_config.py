@@ -12,7 +12,6 @@ from typing import Any
 from ...errors import UserError
 from ...frameworks import OpenConfig, framework_of, open_config
 from ...frameworks.registrations import Registrations
-from ...frameworks.variants import Variants, variants
 from ...layers.registry import norm_key
 from ...parent_process import end_with_parent
 from ...trust import loading
@@ -45,8 +44,8 @@ class ComparedConfig:
         return "cuda" if self.num_gpus else "cpu"
 
     @cached_property
-    def variants(self) -> Variants:
-        return variants(open_config(self.config, self.overrides, self.device))
+    def variants(self) -> OpenConfig:
+        return open_config(self.config, self.overrides, self.device)
 
     @cached_property
     def own_norms(self) -> dict[str, str]:

@@ -13,7 +13,7 @@ from torch import nn
 from ...errors import OPERATORS, UserError, broken_import, one_line
 from ...files import read_object, write_text
 from ...frameworks.run_processes import available_gpus
-from ...frameworks.variants import AS_IS, variants
+from ...frameworks.variants import AS_IS
 from .arms import Arms
 from .compared_config import ComparedConfig, call_on_device
 from .results import ROUNDS, ModelSummary
@@ -49,7 +49,7 @@ def build_model(config: ComparedConfig, norm: str) -> tuple[nn.Module | None, st
     try:
         opened = config.open(norm, "cpu")
         model = opened.build_model()
-        return model, variants(opened).describe_norms(model, config.at)
+        return model, opened.describe_norms(model, config.at)
     except ImportError as error:
         if error.name == OPERATORS:
             raise

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...frameworks import open_config
+from ...frameworks import OpenConfig, open_config
 from ...frameworks.run_processes import available_gpus
-from ...frameworks.variants import AS_IS, Variants, variants
+from ...frameworks.variants import AS_IS
 from ...layers.registry import norm_key
 from . import compared_models, predictions, starts
 from .answers import warning_of_unconverted
@@ -43,8 +43,8 @@ class ConfigSource(ComparedConfig, Source):
     def models(self, plan: Plan) -> dict[str, ModelSummary]:
         """Print the keys and the norms of all models; UserError for mistakes in the config."""
         self.register()
-        for opened in (self.variants.opened, *map(self.open, self.arms)):
-            variants(opened).check_training(self.registrations.names)
+        for opened in (self.variants, *map(self.open, self.arms)):
+            opened.check_training(self.registrations.names)
         self.variants.check_test()
         kept = self.kept_norms(self.own_norms)
         for what, norms in (("get the norm", self.own_norms), ("keep their norm", kept)):
@@ -163,12 +163,11 @@ class ConfigSource(ComparedConfig, Source):
         return self.variants.without_test_set(self.overrides)
 
     @cached_property
-    def variants_of_tests(self) -> dict[str, Variants]:
+    def variants_of_tests(self) -> dict[str, OpenConfig]:
         """Name of each further test -> the variants of its config."""
         overrides = self.overrides_of_tests
         return {
-            name: variants(open_config(config, overrides, self.device))
-            for name, config in self.tests.items()
+            name: open_config(config, overrides, self.device) for name, config in self.tests.items()
         }
 
     def check_folders(self) -> None:
@@ -186,9 +185,9 @@ class ConfigSource(ComparedConfig, Source):
             other.check_test()
             self._check_same_classes(other, name)
 
-    def _check_same_classes(self, other: Variants, name: str) -> None:
+    def _check_same_classes(self, other: OpenConfig, name: str) -> None:
         """Raise UserError if both test sets are known to have other classes, or another order."""
-        ours, theirs = (one.opened.classes_of_test() for one in (self.variants, other))
+        ours, theirs = (one.classes_of_test() for one in (self.variants, other))
         if ours is None or theirs is None or ours == theirs:
             return
         pairs = enumerate(zip_longest(ours, theirs))
@@ -200,12 +199,12 @@ class ConfigSource(ComparedConfig, Source):
 
     def check_metric(self, metric: str | None) -> None:
         """Raise UserError if the config tells that its test does not have the wanted metric."""
-        names = self.variants.opened.metric_names()
+        names = self.variants.metric_names()
         if metric is None or names is None:
             return
         endings = names
         # MMEngine's prefixes are free, detectron2's are tasks.
-        if "/" not in metric or self.variants.opened.framework != "detectron2":
+        if "/" not in metric or self.variants.framework != "detectron2":
             endings = [name.rpartition("/")[2] for name in names]
         if not any(fnmatchcase(f"/{metric}", f"*/{ending}") for ending in endings):
             raise UserError(f"--metric {metric!r}: the test has {', '.join(names)}; give one")
@@ -214,7 +213,7 @@ class ConfigSource(ComparedConfig, Source):
         return self.variants.main_metric()
 
     def unit(self, metric: str) -> str | None:
-        return self.variants.opened.unit(metric)
+        return self.variants.unit(metric)
 
     def predictions(
         self, folders: Mapping[str, Path], output: Path

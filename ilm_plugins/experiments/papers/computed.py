@@ -64,7 +64,7 @@ def layer_cost(layer: str) -> tuple[int, float]:
 
 def cost(row: str) -> tuple[float, float]:
     """Return a row's parameters in millions, and its 1e9 multiply-adds at 224 x 224 pixels."""
-    model = open_row(find_cell(row)).opened.build_model()
+    model = open_row(find_cell(row)).build_model()
     operations = complexity.flops(model, torch.zeros(1, 3, 224, 224))
     return complexity.parameters(model) / 1e6, operations / 1e9
 

@@ -14,8 +14,8 @@ from statistics import fmean
 from typing import Any
 
 from ...errors import UserError
-from ...frameworks import open_config, run_record
-from ...frameworks.variants import AS_IS, Recipe, Variants, as_words, variants
+from ...frameworks import OpenConfig, open_config, run_record
+from ...frameworks.variants import AS_IS, Recipe, as_words
 from ..compare.comparison_plan import Plan
 from ..compare.config_source import ConfigSource
 from . import published
@@ -99,19 +99,19 @@ def obstacle(cell: Cell, options: Options) -> str | None:
     return None
 
 
-def open_row(cell: Cell) -> Variants:
+def open_row(cell: Cell) -> OpenConfig:
     """Open the config of a row, with its norm; UserError if its framework is not installed."""
     row = _open(cell.config, cell.overrides)
     if not cell.norm:
         return row
     path = str(published.ROOT / cell.config)
     overrides = [*as_words(path, cell.overrides), *row.with_norm(cell.norm, cell.at)]
-    return variants(open_config(path, overrides))
+    return open_config(path, overrides)
 
 
-def _open(config: str, overrides: Iterable[str]) -> Variants:
+def _open(config: str, overrides: Iterable[str]) -> OpenConfig:
     path = str(published.ROOT / config)
-    return variants(open_config(path, as_words(path, overrides)))
+    return open_config(path, as_words(path, overrides))
 
 
 def differences(record: Mapping[str, Any], recipe: Recipe, overrides: Iterable[str]) -> str:

@@ -1,9 +1,14 @@
 """What a config of detectron2 tells of its test before a run: classes, names of metrics."""
 
+import inspect
+
+from detectron2 import evaluation
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from omegaconf import DictConfig, OmegaConf
+
+from ...errors import UserError
 
 #: A dataset's ``evaluator_type`` -> patterns of the metrics' names, * for any characters.
 METRICS = {
@@ -11,6 +16,28 @@ METRICS = {
     "lvis": ["bbox/AP*", "segm/AP*", "box_proposals/AR*"],
     "pascal_voc": ["bbox/AP*"],
     "sem_seg": ["sem_seg/*IoU*", "sem_seg/*ACC*"],
+}
+
+
+#: Metadata ``evaluator_type`` of a dataset -> its evaluators, as in train_net.py of detectron2 and
+#: of its project Panoptic-DeepLab.
+EVALUATORS = {
+    "coco": [evaluation.COCOEvaluator],
+    "coco_panoptic_seg": [
+        evaluation.SemSegEvaluator,
+        evaluation.COCOEvaluator,
+        evaluation.COCOPanopticEvaluator,
+    ],
+    "lvis": [evaluation.LVISEvaluator],
+    "pascal_voc": [evaluation.PascalVOCDetectionEvaluator],
+    "sem_seg": [evaluation.SemSegEvaluator],
+    "cityscapes_instance": [evaluation.CityscapesInstanceEvaluator],
+    "cityscapes_sem_seg": [evaluation.CityscapesSemSegEvaluator],
+    "cityscapes_panoptic_seg": [
+        evaluation.COCOPanopticEvaluator,
+        evaluation.CityscapesSemSegEvaluator,
+        evaluation.CityscapesInstanceEvaluator,
+    ],
 }
 
 
@@ -54,6 +81,29 @@ def unit(cfg: CfgNode | DictConfig, metric: str) -> str | None:
     target = OmegaConf.select(cfg, "dataloader.evaluator._target_", default="")
     module = target if isinstance(target, str) else getattr(target, "__module__", "")
     return "percent" if module.partition(".")[0] == "detectron2" else None
+
+
+def check_evaluator(name: str) -> None:
+    """Raise UserError unless a dataset has one of the known evaluator types."""
+    kind = MetadataCatalog.get(name).get("evaluator_type")
+    if kind not in EVALUATORS:
+        raise UserError(
+            f"dataset {name!r} has the evaluator_type {kind!r}; register it with one of "
+            f"{', '.join(EVALUATORS)}, or train without a test: DATASETS.TEST '()'"
+        )
+
+
+def build_evaluator(name: str, cfg: CfgNode) -> evaluation.DatasetEvaluators:
+    """The evaluators of a registered dataset, each with those of the options that it takes."""
+    options = {
+        "output_dir": f"{cfg.OUTPUT_DIR}/inference",
+        "kpt_oks_sigmas": cfg.TEST.KEYPOINT_OKS_SIGMAS,
+    }
+    evaluators = []
+    for build in EVALUATORS[MetadataCatalog.get(name).evaluator_type]:
+        taken = options.keys() & inspect.signature(build).parameters
+        evaluators.append(build(name, **{key: options[key] for key in taken}))
+    return evaluation.DatasetEvaluators(evaluators)
 
 
 def test_sets(cfg: CfgNode | DictConfig) -> list[str]:

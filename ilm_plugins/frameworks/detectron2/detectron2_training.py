@@ -1,6 +1,5 @@
 """Train and evaluate detectron2's yaml configs and LazyConfigs, on GPUs and on the CPU."""
 
-import inspect
 import logging
 import os
 import weakref
@@ -24,29 +23,9 @@ from ..run_options import Processes
 from ..run_record import RunRecord
 from .detectron2_checkpoints import Checkpointer
 from .detectron2_config import build_model, explaining_norms
+from .detectron2_evaluation import build_evaluator
 from .detectron2_variants import unread
 from .radius import RadiusHook
-
-#: Metadata ``evaluator_type`` of a dataset -> its evaluators, as in train_net.py of detectron2 and
-#: of its project Panoptic-DeepLab.
-EVALUATORS = {
-    "coco": [evaluation.COCOEvaluator],
-    "coco_panoptic_seg": [
-        evaluation.SemSegEvaluator,
-        evaluation.COCOEvaluator,
-        evaluation.COCOPanopticEvaluator,
-    ],
-    "lvis": [evaluation.LVISEvaluator],
-    "pascal_voc": [evaluation.PascalVOCDetectionEvaluator],
-    "sem_seg": [evaluation.SemSegEvaluator],
-    "cityscapes_instance": [evaluation.CityscapesInstanceEvaluator],
-    "cityscapes_sem_seg": [evaluation.CityscapesSemSegEvaluator],
-    "cityscapes_panoptic_seg": [
-        evaluation.COCOPanopticEvaluator,
-        evaluation.CityscapesSemSegEvaluator,
-        evaluation.CityscapesInstanceEvaluator,
-    ],
-}
 
 
 def run(cfg: CfgNode | DictConfig, record: RunRecord) -> None:
@@ -280,29 +259,6 @@ class Evaluation:
         elif "evaluator" in self.cfg.dataloader:
             parts = self.cfg.dataloader
             yield "test", instantiate(parts.test), instantiate(parts.evaluator)
-
-
-def check_evaluator(name: str) -> None:
-    """Raise UserError unless a dataset has one of the known evaluator types."""
-    kind = data.MetadataCatalog.get(name).get("evaluator_type")
-    if kind not in EVALUATORS:
-        raise UserError(
-            f"dataset {name!r} has the evaluator_type {kind!r}; register it with one of "
-            f"{', '.join(EVALUATORS)}, or train without a test: DATASETS.TEST '()'"
-        )
-
-
-def build_evaluator(name: str, cfg: CfgNode) -> evaluation.DatasetEvaluators:
-    """The evaluators of a registered dataset, each with those of the options that it takes."""
-    options = {
-        "output_dir": f"{cfg.OUTPUT_DIR}/inference",
-        "kpt_oks_sigmas": cfg.TEST.KEYPOINT_OKS_SIGMAS,
-    }
-    evaluators = []
-    for build in EVALUATORS[data.MetadataCatalog.get(name).evaluator_type]:
-        taken = options.keys() & inspect.signature(build).parameters
-        evaluators.append(build(name, **{key: options[key] for key in taken}))
-    return evaluation.DatasetEvaluators(evaluators)
 
 
 def number_annotations(evaluator: Any) -> None:

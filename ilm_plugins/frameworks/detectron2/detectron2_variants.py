@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...errors import UserError
-from ..framework_config import OpenConfig
-from ..variants import ADDRESS, Recipe, Variants
+from ..variants import ADDRESS, OpenConfig, Recipe
 
 #: Keys of a LazyConfig's ``train`` that a training reads; detectron2's default_setup reads the last
 #: two, which may be missing.
@@ -36,7 +35,7 @@ PARTS = {
 }
 
 
-class Detectron2Variants(Variants):
+class Detectron2Variants(OpenConfig):
     """What both kinds of config have: datasets by name, and a number of classes."""
 
     #: Keys of the names of the training sets and of the test sets.
@@ -128,7 +127,7 @@ class YamlVariants(Detectron2Variants):
         if self.config.TEST.AUG.ENABLED:
             raise UserError("TEST.AUG.ENABLED: train has no test-time augmentation; set it False")
         super().check_test()
-        from .detectron2_training import check_evaluator
+        from .detectron2_evaluation import check_evaluator
 
         for name in self.config.DATASETS.TEST:
             check_evaluator(name)
@@ -234,5 +233,5 @@ def unread(settings: Mapping[str, Any]) -> list[str]:
     return [key for key, value in settings.items() if key not in TRAIN and is_on(value)]
 
 
-def variants(opened: OpenConfig) -> Variants:
-    return (LazyVariants if opened.path.endswith(".py") else YamlVariants)(opened)
+def kind_of(path: str) -> type[OpenConfig]:
+    return LazyVariants if path.endswith(".py") else YamlVariants

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...errors import UserError
-from ..variants import Recipe, Variants, is_below
+from ..variants import OpenConfig, Recipe, is_below
 
 #: Keys that name a file of weights of a part of the model, and the part; ``init_cfg`` may be a
 #: list.
@@ -15,7 +15,7 @@ INITIAL_WEIGHTS = re.compile(r"^(model(\..*)?)\.(pretrained|init_cfg(\.\d+)?\.ch
 NOT_OF_MAPS = {"LN", "LayerNorm", "BN1d", "BatchNorm1d", "IN1d", "InstanceNorm1d"}
 
 
-class MMEngineVariants(Variants):
+class MMEngineVariants(OpenConfig):
     """Variants of a config of MMEngine."""
 
     keys: ClassVar = {"seed": "randomness.seed", "folder": "work_dir", "weights": "load_from"}
@@ -157,4 +157,5 @@ class MMEngineVariants(Variants):
         return jpeg
 
 
-variants = MMEngineVariants
+def kind_of(path: str) -> type[OpenConfig]:
+    return MMEngineVariants

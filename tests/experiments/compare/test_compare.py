@@ -42,7 +42,6 @@ from ilm_plugins.experiments.compare.executors import Execution
 from ilm_plugins.experiments.compare.tasks import Progress
 from ilm_plugins.frameworks import open_config, run_record
 from ilm_plugins.frameworks.framework_checkpoints import last_checkpoint
-from ilm_plugins.frameworks.variants import variants
 from runs import (
     LAZY,
     SHAPES,
@@ -354,7 +353,7 @@ class Accuracy(BaseMetric):
 )
 def test_a_metric_that_the_evaluator_has_is_not_refused(config, evaluator, metric):
     source = ConfigSource(config)
-    source.variants.opened.config.test_evaluator = evaluator
+    source.variants.config.test_evaluator = evaluator
     source.check_metric(metric)
 
 
@@ -420,13 +419,13 @@ def test_no_weights_are_named_for_plain_norms(config, capsys):
 
 def test_weights_of_a_yaml_config_are_known():
     opened = open_config(str(SHAPES), ["MODEL.WEIGHTS", "R-50.pkl"])
-    assert variants(opened).pretrained(["MODEL.FPN.NORM"]) == "R-50.pkl"
+    assert opened.pretrained(["MODEL.FPN.NORM"]) == "R-50.pkl"
 
 
 def test_weights_of_a_lazy_config_are_known(tmp_path):
     (tmp_path / "lazy.py").write_text(LAZY)
     opened = open_config(str(tmp_path / "lazy.py"), ["train.init_checkpoint='R-50.pkl'"])
-    assert variants(opened).pretrained(["model.backbone.norm"]) == "R-50.pkl"
+    assert opened.pretrained(["model.backbone.norm"]) == "R-50.pkl"
 
 
 def test_the_norms_of_each_model_are_counted(config, capsys):
@@ -569,7 +568,7 @@ def test_a_norm_stands_only_where_at_says(config, capsys):
 def test_the_norm_replaces_all_options_but_requires_grad(datasets, tmp_path):
     path = write_mmengine_config(tmp_path / "fcn.py", datasets)
     opened = open_config(str(path), ["model.backbone.norm_cfg.requires_grad=False"])
-    words = variants(opened).norm("model.backbone.norm_cfg", "EN(normalizers=('IN', 'LN'))")
+    words = opened.norm("model.backbone.norm_cfg", "EN(normalizers=('IN', 'LN'))")
     found = open_config(str(path), [*words]).config.model.backbone.norm_cfg
     assert found == {"type": "EN", "normalizers": ("IN", "LN"), "requires_grad": False}
 
@@ -885,8 +884,8 @@ def test_a_seed_that_is_given_twice_is_refused(config, capsys):
 @pytest.mark.wide
 def test_weights_start_each_norm_as_the_converted_model(config, started):
     torch.manual_seed(3)
-    words = variants(open_config(config)).norm("model.backbone.norm_cfg", "BN")
-    words += variants(open_config(config)).norm("model.decode_head.norm_cfg", "BN")
+    words = open_config(config).norm("model.backbone.norm_cfg", "BN")
+    words += open_config(config).norm("model.decode_head.norm_cfg", "BN")
     model = open_config(config, words).build_model()
     torch.save({"state_dict": model.state_dict()}, "bn.pth")
     norms = "BN", EN, "SN"
@@ -960,7 +959,7 @@ def test_statistics_in_the_head_of_a_detector_are_measured(heads):
 @pytest.mark.wide
 def test_starts_are_the_same_in_a_process_of_their_own(config, tmp_path):
     """As on a GPU, whose memory the process gives back."""
-    words = variants(open_config(config)).norm("model.backbone.norm_cfg", "BN")
+    words = open_config(config).norm("model.backbone.norm_cfg", "BN")
     torch.save({"state_dict": open_config(config, words).build_model().state_dict()}, "bn.pth")
     source = ConfigSource(config, ["model.backbone.norm_cfg"])
     norms, state = ["BN", EN], starts.read_weights(Path("bn.pth"))
@@ -973,7 +972,7 @@ def test_starts_are_the_same_in_a_process_of_their_own(config, tmp_path):
 
 def test_norms_of_the_file_that_a_start_would_lack_are_refused(config, tmp_path):
     """Else the report compares what no run starts from."""
-    words = variants(open_config(config)).norm("model.backbone.norm_cfg", "BN")
+    words = open_config(config).norm("model.backbone.norm_cfg", "BN")
     model = open_config(config, words).build_model()
     gate = {"backbone.bn1.gate": torch.ones(1)}
     torch.save({"state_dict": {**model.state_dict(), **gate}}, "bn.pth")
@@ -985,7 +984,7 @@ def test_norms_of_the_file_that_a_start_would_lack_are_refused(config, tmp_path)
 
 def test_starts_are_written_where_there_is_no_gpu(config, tmp_path):
     """As on a machine that submits jobs to others with GPUs."""
-    words = variants(open_config(config)).norm("model.backbone.norm_cfg", "BN")
+    words = open_config(config).norm("model.backbone.norm_cfg", "BN")
     torch.save({"state_dict": open_config(config, words).build_model().state_dict()}, "bn.pth")
     options = {"at": ["model.backbone.norm_cfg"], "weights": Path("bn.pth"), "num_gpus": 1}
     plan = plan_of(config, ["BN", EN], [0], tmp_path / "out", **options)
@@ -1007,7 +1006,7 @@ def test_a_norm_is_compared_with_other_options_of_itself(started, datasets, tmp_
 @pytest.mark.wide
 def test_synchronized_norms_start_from_weights_and_have_further_tests(config, started):
     Path("dusk.py").write_text(DUSK.format("fcn.py"))
-    words = variants(open_config("fcn.py")).with_norm("BN")
+    words = open_config("fcn.py").with_norm("BN")
     model = open_config("fcn.py", words).build_model()
     torch.save({"state_dict": model.backbone.state_dict()}, "resnet50_bn.pth")
     norms = ["SyncBN", "EN(sync=True)", "SN(sync=True)"]

@@ -21,9 +21,9 @@ from PIL import Image
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.data import detectron2_datasets, shapes
 from ilm_plugins.frameworks import open_config
+from ilm_plugins.frameworks.detectron2 import detectron2_evaluation as evaluation
 from ilm_plugins.frameworks.detectron2 import detectron2_training as training
 from ilm_plugins.frameworks.detectron2.detectron2_config import inference, load_config
-from ilm_plugins.frameworks.variants import variants
 from ilm_plugins.trust import ALLOW_CODE, loading
 from runs import LAZY, SHAPES
 
@@ -221,7 +221,7 @@ def test_images_of_crowds_alone_are_tested(crowds, tmp_path, monkeypatch):
     ],
 )
 def test_a_dataset_is_evaluated_as_by_detectron2s_own_tools(name, kinds):
-    found = training.EVALUATORS[MetadataCatalog.get(name).evaluator_type]
+    found = evaluation.EVALUATORS[MetadataCatalog.get(name).evaluator_type]
     assert [kind.__name__ for kind in found] == [f"{kind}Evaluator" for kind in kinds.split()]
 
 
@@ -244,7 +244,7 @@ def test_an_unknown_evaluator_is_named_before_a_training(own_dataset, metadata, 
     name = own_dataset(**metadata)
     words = f"dataset 'own' has the evaluator_type {told}; register it with one of coco, "
     with pytest.raises(UserError, match=words):
-        variants(open_config(str(SHAPES), ["DATASETS.TEST", f"('{name}',)"])).check_test()
+        open_config(str(SHAPES), ["DATASETS.TEST", f"('{name}',)"]).check_test()
 
 
 def test_evaluators_get_the_configs_options_that_they_take(own_dataset, monkeypatch):
@@ -252,10 +252,10 @@ def test_evaluators_get_the_configs_options_that_they_take(own_dataset, monkeypa
         lambda name, output_dir, kpt_oks_sigmas: (name, output_dir, kpt_oks_sigmas),
         lambda name: name,
     ]
-    monkeypatch.setitem(training.EVALUATORS, "own", kinds)
+    monkeypatch.setitem(evaluation.EVALUATORS, "own", kinds)
     words = ["OUTPUT_DIR", "out", "TEST.KEYPOINT_OKS_SIGMAS", "[0.5]"]
     cfg = load_config(str(SHAPES), words)
-    found = training.build_evaluator(own_dataset(evaluator_type="own"), cfg)
+    found = evaluation.build_evaluator(own_dataset(evaluator_type="own"), cfg)
     assert found._evaluators == [("own", "out/inference", [0.5]), "own"]
 
 
