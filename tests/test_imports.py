@@ -57,13 +57,6 @@ def upwards(files, rooms, depth):
     return found
 
 
-def test_no_two_modules_have_one_name():
-    """But ``radius``, which users import by both paths, and the files of each network."""
-    files = [p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py"]
-    names = [p.stem for p in files if p.parents[1].name != "networks"]
-    assert {name for name in names if names.count(name) > 1} == {"radius"}
-
-
 def test_rooms_import_only_lower_rooms():
     files = [p for p in PACKAGE.rglob("*.py") if p.relative_to(PACKAGE).as_posix() not in TOP]
     assert not upwards(files, ROOMS, 0)

@@ -4,16 +4,14 @@ from ..errors import CheckpointError
 from .formats import format_of
 from .pickled import accept_data
 from .reading import read
-from .state import (
+from .state_dict_for_model import (
     check_fits,
-    check_loadable,
     find_absent,
     find_part,
-    find_state,
     load_weights,
-    read_named,
     unwrap_state,
 )
+from .state_dict_in_file import check_loadable, find_state, read_named
 from .writing import write
 
 __all__ = [

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .. import surgery
 from ..checkpoints import find_part, find_state, unwrap_state
-from ..checkpoints.state import complete_names
+from ..checkpoints.state_dict_for_model import complete_names
 from ..checkpoints.writing import check_target, rewrite
 from ..configs import resolve
 from ..errors import UserError, printable
@@ -21,7 +21,7 @@ from ..frameworks.framework_checkpoints import read_checkpoint
 from ..frameworks.openmmlab import NAME_STAYS
 from ..frameworks.registrations import Registrations
 from ..layers import parse_norm
-from ..surgery.common import source_norm
+from ..surgery.conversion import conversion_to
 
 #: Converts a state dict: returns the new state dict and a report on its norms. The second argument
 #: says whether the names may be ends of the model's names.
@@ -75,7 +75,7 @@ def conversion(args: argparse.Namespace) -> Change:
     if args.revert:
         return lambda state, _: surgery.revert_state(state, match=args.match)
     key, options = parse_norm(args.to) or (args.to, {})
-    source_norm(key, args.replacing, options)  # mistakes are reported before INPUT is read
+    conversion_to(key, args.replacing, options)  # mistakes are reported before INPUT is read
     return lambda state, _: surgery.convert_state(
         state, key, match=args.match, replacing=args.replacing, **options
     )

@@ -11,11 +11,11 @@ SN to SSN at radius 0. They change from BatchNorm to all others, from LayerNorm2
 from the papers' released layers, which divide variances by n - 1.
 """
 
-from .common import Report
+from .convert_model import convert, revert
+from .convert_state_dict import convert_state, fit_state, revert_state
 from .fusing import fuse_activations
-from .models import convert, revert
-from .running import recalibrate
-from .states import convert_state, fit_state, revert_state
+from .recalibration import recalibrate
+from .report import Report
 
 __all__ = [
     "Report",

@@ -1,9 +1,9 @@
 """Reasons not to touch a norm: something beside its class says what it computes, or holds it."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from types import CodeType, FunctionType, MethodType
+from types import MethodType
 from typing import Any
 
 from torch import Tensor, jit, nn
@@ -12,14 +12,16 @@ from torch.nn.utils import parametrize
 from ..foreign_norms import SHARED_HEADS, path_of
 from ..layers import NORMS
 from ..layers.mixture import MixtureNorm
-from .norms import modules_after
+from .norms import kind_of_module, modules_after
 from .rules import refuse
 
+_COMPILED = "torch.compile holds the norm itself: convert the model before you compile it"
 _COMPUTED = (
-    "its tensors are computed, by pruning or a parametrization: first call "
-    "torch.nn.utils.prune.remove or parametrize.remove_parametrizations"
+    "its tensors are computed, by pruning, a parametrization or FSDP: first call "
+    "torch.nn.utils.prune.remove or parametrize.remove_parametrizations, or convert the model "
+    "before you wrap it"
 )
-_FLATTENED = "FSDP keeps its tensors elsewhere: convert the model before you wrap it"
+_HELD = "{} also refers to the norm: remove this reference, then convert the model"
 _REPLACED = "its forward method is replaced, for example by a hook of accelerate: remove that first"
 _SCRIPTED = "torch.jit.script or trace has compiled it: convert the model before that"
 #: The tensors of plain norms.
@@ -31,7 +33,6 @@ def check_plain_modules(norm: nn.Module) -> None:
     for module in modules_of(norm):
         refuse(isinstance(module, jit.ScriptModule), _SCRIPTED)
         refuse(_is_computed(module), _COMPUTED)
-        refuse(any(isinstance(vars(module).get(name), Tensor) for name in TENSORS), _FLATTENED)
         refuse("forward" in vars(module), _REPLACED)
 
 
@@ -42,21 +43,44 @@ def modules_of(norm: nn.Module) -> list[nn.Module]:
 
 
 def _is_computed(module: nn.Module) -> bool:
-    # Hooks of pruning and weight_norm keep a parameter under one of these names, and write the
-    # tensor that they compute from it to an attribute.
-    kept = {f"{name}_{end}" for name in vars(module) for end in ("orig", "g")}
-    return bool(kept & module._parameters.keys()) or parametrize.is_parametrized(module)
+    # Pruning and FSDP write the tensor that they compute to an attribute; pruning keeps the
+    # parameter under another name.
+    values = vars(module).items()
+    computed = {name for name, value in values if isinstance(value, Tensor)}
+    is_kept = any(f"{name}_orig" in module._parameters for name in computed)
+    return is_kept or not computed.isdisjoint(TENSORS) or parametrize.is_parametrized(module)
 
 
-def holders_of(model: nn.Module) -> dict[nn.Module, list[tuple[nn.Module, str]]]:
-    """Return module -> the (owner, attribute) pairs outside the submodules that refer to it."""
-    holders = defaultdict(list)
-    for module in model.modules():
-        for attribute, value in vars(module).items():
-            if attribute != "_modules":
-                for held in _modules_in(value, set()):
-                    holders[held].append((module, attribute))
-    return holders
+class Surroundings:
+    """What in a model, beside a norm's parent, says that the norm must stay."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.owners = Counter(p for m in model.modules() for p in m.parameters(recurse=False))
+        #: Module -> the (owner, attribute) pairs outside the submodules that refer to it.
+        self.holders: dict[nn.Module, list[tuple[nn.Module, str]]] = defaultdict(list)
+        for module in model.modules():
+            for attribute, value in vars(module).items():
+                if attribute != "_modules":
+                    for held in _modules_in(value, set()):
+                        self.holders[held].append((module, attribute))
+        self.shared = _modules_of_shared_heads(model)
+
+    def check(self, norm: nn.Module, names: list[str]) -> None:
+        """Raise NotConvertible if a norm of these names must stay."""
+        check_plain_modules(norm)
+        refuse(any(name.rpartition(".")[2] == "_orig_mod" for name in names), _COMPILED)
+        self.check_not_held(norm)
+        refuse(norm in self.shared and kind_of_module(norm) == "BN", reason_of_levels())
+        inside = Counter(p for m in norm.modules() for p in m.parameters(recurse=False))
+        for name, p in norm.named_parameters():
+            refuse(self.owners[p] > inside[p], f"it shares its {name} with another module")
+
+    def check_not_held(self, norm: nn.Module) -> None:
+        """Raise NotConvertible if an attribute of a module outside a norm would keep the norm."""
+        inside = {*norm.modules()}
+        for module, attribute in self.holders.get(norm, ()):
+            name = f"{type(module).__name__}.{attribute}"
+            refuse(module not in inside, _HELD.format(name))
 
 
 def _modules_in(value: Any, seen: set[int]) -> Iterator[nn.Module]:
@@ -79,17 +103,6 @@ def _modules_in(value: Any, seen: set[int]) -> Iterator[nn.Module]:
             yield from _modules_in(part, seen)
 
 
-def check_not_held(
-    old: nn.Module, holders: Mapping[nn.Module, list[tuple[nn.Module, str]]]
-) -> None:
-    """Raise NotConvertible if an attribute of a module outside a norm would keep the norm."""
-    inside = {*old.modules()}
-    for module, attribute in holders.get(old, ()):
-        name = f"{type(module).__name__}.{attribute}"
-        reason = f"{name} also refers to the norm: remove this reference, then convert the model"
-        refuse(module not in inside, reason)
-
-
 def reason_of_levels() -> str:
     """Return why a head whose levels share each norm can't have a norm with running statistics."""
     able = ", ".join(key for key, layer in NORMS.items() if not issubclass(layer, MixtureNorm))
@@ -99,35 +112,12 @@ def reason_of_levels() -> str:
     )
 
 
-def modules_of_shared_heads(model: nn.Module) -> set[nn.Module]:
+def _modules_of_shared_heads(model: nn.Module) -> set[nn.Module]:
     """Return the modules in heads that run each of their norms over all levels of a pyramid."""
     heads = (m for m in model.modules() if SHARED_HEADS.intersection(map(path_of, type(m).__mro__)))
     return {module for head in heads for module in head.modules()}
 
 
-def names_in(code: CodeType) -> set[str]:
-    """Return the attributes and global names in a function's code, and in functions within."""
-    inner = [names_in(value) for value in code.co_consts if isinstance(value, CodeType)]
-    return {*code.co_names}.union(*inner)
-
-
-def check_not_read(around: nn.Module, attribute: str) -> None:
-    """Raise NotConvertible if the forward of a module reads BatchNorm's statistics of its norm.
-
-    It may do so in methods that it calls, as torch's ConvBn for quantization-aware training.
-    """
-    cls, names, known = type(around), {"forward"}, set[str]()
-    while names:
-        name = names.pop()
-        known.add(name)
-        method = getattr(cls, name, None)
-        used = names_in(method.__code__) if isinstance(method, FunctionType) else set()
-        is_read = attribute in used and not used.isdisjoint(("running_mean", "running_var"))
-        refuse(is_read, f"{cls.__name__}.{name} reads its running statistics, which layers lack")
-        names |= used - known
-
-
 def has_hooks(module: nn.Module) -> bool:
-    """Return whether a module has hooks of its forward or backward pass."""
-    names = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
-    return any(getattr(module, name) for name in names)
+    """Return whether a module has hooks, of its forward or backward pass or its state dict."""
+    return any(hooks for name, hooks in vars(module).items() if name.endswith("_hooks"))

@@ -14,10 +14,11 @@ from ..foreign_norms import path_of
 from ..layers.activated import FusedActivation, NormWithActivation
 from ..layers.base import AdaptiveNorm
 from ..ops.engine.activation import Activation
-from .checks import check_not_held, check_plain_modules, has_hooks, holders_of
-from .common import Match, Report, matches, report_of_match
+from .checks import Surroundings, check_plain_modules, has_hooks
 from .norms import LAYERS
+from .report import Report
 from .rules import NotConvertible, refuse
+from .selection import Match, matches, report_of_match
 
 
 class Container(NamedTuple):
@@ -119,13 +120,13 @@ def fuse(
     fused: dict[AdaptiveNorm, str] = {}
     children = (child for m in model.modules() for child in m._modules.values())
     parents = Counter(child for child in children if child is not None)
-    holders = holders_of(model)
+    surroundings = Surroundings(model)
     for found in [*_find_pairs(model)]:
         norm = found.norm
         if found.is_fused or norm not in left:
             continue
         try:
-            _check_norm(norm, parents, holders)
+            _check_norm(norm, parents, surroundings)
             activation = _check_activation(found.activation, parents)
         except NotConvertible as error:
             left[norm] = str(error)
@@ -189,14 +190,14 @@ def _container_of(module: nn.Module) -> Container | None:
     return container if is_own else None
 
 
-def _check_norm(norm: Any, parents: Mapping, holders: Mapping) -> None:
+def _check_norm(norm: Any, parents: Mapping, surroundings: Surroundings) -> None:
     """Raise NotConvertible if a layer cannot apply its activation."""
     refuse(type(norm) not in LAYERS, f"{type(norm).__name__} cannot apply it")
     refuse(norm.fused_activation, _APPLIES)
     refuse(parents[norm] > 1, "several modules have the norm")
     refuse(has_hooks(norm), "the norm has hooks")
     check_plain_modules(norm)
-    check_not_held(norm, holders)
+    surroundings.check_not_held(norm)
 
 
 def _check_activation(original: Any, parents: Mapping) -> Activation:

@@ -57,18 +57,11 @@ def test_types_may_be_a_registered_class_of_a_user(monkeypatch):
     assert type(model[0]) is NORMS["EN"]
 
 
-@pytest.mark.parametrize("types", [None, nn.LazyBatchNorm2d])
-def test_a_norm_without_a_number_of_channels_is_skipped_with_advice(types):
-    _, report = surgery.convert(nn.Sequential(nn.LazyBatchNorm2d()), "EN", types=types)
-    assert "run the model once, then convert it" in report.left["0"]
-
-
 PARAMETRIZED = nn.utils.parametrize.register_parametrization(GN4(32), "weight", nn.Identity())
 prune.random_unstructured((PRUNED := ILMGroupNorm(32)).encode, "weight", 1)
 PRUNED_SN = prune.random_unstructured(SwitchNorm(32), "mean_weight", 1)
 LEFT = [
     (Renamed(4, 32), "ILMGN", "Renamed derives from GroupNorm and may compute"),
-    (nn.LazyBatchNorm2d(), "EN", "LazyBatchNorm2d has no number of channels yet"),
     (nn.BatchNorm2d(32), "ILMGN", "replaces GroupNorm; give --replacing BN, or replacing='BN' in"),
     (nn.LayerNorm(32), "ILMLN", "LayerNorm, but ILMLN replaces GroupNorm"),
     (nn.InstanceNorm2d(32, track_running_stats=True), "ILMIN", "with track_running_stats"),
@@ -289,8 +282,7 @@ class Split(nn.BatchNorm2d):
 def test_a_norm_inside_a_norm_that_is_replaced_is_reported_as_removed(types):
     model, report = surgery.convert(nn.Sequential(Split()), "EN", types=types)
     assert type(model[0]) is NORMS["EN"]
-    assert report.converted.keys() == {"0"}
-    assert report.left == {"0.other": "it was inside a norm that is replaced, and is removed"}
+    assert any(note.startswith("other.bias, other.num_batches_tracked") for note in report.notes)
 
 
 def in_list(model):
@@ -383,42 +375,3 @@ def test_a_conversion_of_nothing_warns(swap, norm, reason):
 def test_a_conversion_of_nothing_in_a_state_dict_warns(swap):
     with pytest.warns(UserWarning, match="nothing was converted: "):
         swap(nn.BatchNorm2d(32).state_dict())
-
-
-class Reads(nn.Module):
-    """A module that reads the statistics of one of its two norms, in a method of its forward."""
-
-    def __init__(self):
-        super().__init__()
-        self.bn, self.other = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
-
-    def forward(self, x):
-        return self.other(self.scaled(x))
-
-    def scaled(self, x):
-        return self.bn(x) * (self.bn.running_var + 1).view(1, -1, 1, 1)
-
-    def fuse(self):
-        return self.other.running_var
-
-
-def test_a_norm_whose_statistics_a_module_reads_stays():
-    model, report = surgery.convert(nn.Sequential(Reads()), "EN")
-    assert report.left == {"0.bn": "Reads.scaled reads its running statistics, which layers lack"}
-    assert report.converted.keys() == {"0.other"}
-    model(torch.randn(2, 8, 3, 3))
-
-
-@pytest.mark.parametrize("name", ["ConvBn2d", "ConvBnReLU3d", "LinearBn1d"])
-def test_torchs_modules_for_quantization_aware_training_stay(name):
-    qat, quantization = (
-        pytest.importorskip(f"torch.ao.{n}", reason="this torch has none")
-        for n in ("nn.intrinsic.qat", "quantization")
-    )
-    module = getattr(qat, name)
-    sizes = (3, 8) if name.startswith("Linear") else (3, 8, 1)
-    model = nn.Sequential(module(*sizes, qconfig=quantization.get_default_qat_qconfig()))
-    model, report = surgery.convert(model, "EN")
-    assert "reads its running statistics" in report.left["0.bn"]
-    shape = {"LinearBn1d": (4, 3), "ConvBnReLU3d": (2, 3, 4, 4, 4)}.get(name, (2, 3, 4, 4))
-    model(torch.randn(shape))

@@ -16,7 +16,8 @@ from ...errors import UserError
 from ...layers import ExemplarNorm
 from ...layers.autoencoder import AutoencoderNorm
 from ...layers.mixture import MixtureNorm
-from ...surgery.common import Match, check_match, evaluating, matches, watching
+from ...surgery.evaluating import evaluating, watching
+from ...surgery.selection import Match, check_match, matches
 
 
 @dataclass(frozen=True)

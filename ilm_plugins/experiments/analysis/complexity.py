@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ...errors import missing
 from ...layers.base import AdaptiveNorm
-from ...surgery.common import evaluating, watching
+from ...surgery.evaluating import evaluating, watching
 
 #: FLOPs that fvcore counts for each element of a GroupNorm: moments, standardization, affine map.
 PER_ELEMENT = 5

@@ -12,7 +12,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 
 from ... import checkpoints, files
-from ...checkpoints.state import as_tensor, copy_state
+from ...checkpoints.state_dict_in_file import as_tensor, copy_state
 from ...errors import CheckpointError
 from ...layers.base import AdaptiveNorm
 from ...layers.mixture import BN_VARIANCE, VARIANCE

@@ -6,15 +6,18 @@ from collections.abc import Callable, Container, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.state import copy_state, find_absent, unwrap_state
+from ..checkpoints.state_dict_for_model import find_absent, unwrap_state
+from ..checkpoints.state_dict_in_file import copy_state
 from ..foreign_norms import BESIDE, NAME_REMARKS, OTHER_NAMES
 from ..layers import OptionError
 from . import norms, rules
 from .checks import reason_of_levels
-from .common import Match, Report, matches, report_of_match, source_norm, warn_of_nothing
+from .conversion import conversion_to
+from .norms_in_state_dict import StoredNorm, find_norms, is_of_level, join
+from .report import Report, warn_of_nothing
 from .rules import NotConvertible, State, chosen_by, refuse
+from .selection import Match, matches, report_of_match
 from .sources import SOURCES, UNTOLD
-from .stored import StoredNorm, find_norms, is_of_level, join
 
 _NOT_STORED = (
     "a state dict has no eps, num_groups or normalizers; where a layer has others, outputs change"
@@ -55,9 +58,9 @@ def convert_state(
         OptionError: an argument is unknown, each norm determines the option, or ``match`` fits no
             norm of a state dict that has norms.
     """
-    swap = source_norm(to, replacing, options)
-    source, layer, layout = swap.source, swap.layer, norms.LAYERS[swap.layer]
-    defaults = {"num_groups": 1} if "num_groups" in swap.of_norm else {}
+    asked = conversion_to(to, replacing, options)
+    source, layer, layout = asked.source, asked.layer, norms.LAYERS[asked.layer]
+    defaults = {"num_groups": 1} if "num_groups" in asked.of_norm else {}
 
     def build(norm: StoredNorm) -> nn.Module:
         kind, tensors = norm.kind, norm.tensors
@@ -72,7 +75,7 @@ def convert_state(
         advice = "convert the model, or fit the state dict to a model"
         refuse(lacking, f"it has no {', '.join(lacking)}, and may be no norm; {advice}")
         stored = {"num_affine": len(tensors["weight_"])} if kind == "released AN" else {}
-        return layer(_channels(tensors), **defaults | stored | swap.options, dtype=_dtype(tensors))
+        return layer(_channels(tensors), **defaults | stored | asked.options, dtype=_dtype(tensors))
 
     return _rewrite(state, match, build, source.name)
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ..layers import OptionError
 from ..layers.mixture import MixtureNorm
-from .common import Report, evaluating
+from .evaluating import evaluating
+from .report import Report
 
 
 @torch.no_grad()

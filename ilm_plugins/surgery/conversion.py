@@ -1,0 +1,76 @@
+"""The conversion that a caller asks for: which layer replaces which plain norm."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from ..layers import NORMS, OptionError
+from ..layers.base import AdaptiveNorm
+from ..layers.options import check, check_choice, check_known, parameters_of
+from .norms import LAYERS, kind_of_module
+from .rules import NotConvertible, find_rule, hint, refuse, sources_for
+from .sources import Source, exact_source_of, source_of
+
+
+class Conversion(NamedTuple):
+    """Plain norms to replace by a layer, which takes some options from each norm."""
+
+    key: str
+    source: Source
+    of_norm: list[str]
+    options: dict[str, Any]
+
+    @property
+    def layer(self) -> type[nn.Module]:
+        return NORMS[self.key]
+
+
+def conversion_to(to: str, replacing: str | None, options: Mapping[str, Any]) -> Conversion:
+    """Return the conversion to a layer; OptionError if an argument is unknown."""
+    keys = [key for key, layer in NORMS.items() if layer in LAYERS]
+    check(to in keys, f"{to!r} is no norm to convert to; give one of {', '.join(keys)}")
+    layer = NORMS[to]
+    default, *others = sources_for(layer)
+    choices = {source.name: source for source in (default, *others)}
+    check_choice("convert", "replacing", replacing or default.name, choices)
+    source = choices[replacing or default.name]
+    parameters = parameters_of(layer)
+    check_known(layer.__name__, options, parameters)
+    check_absent(options, "num_channels", "device", "dtype")
+    if options.get("init", "identity") != "identity":
+        raise OptionError(f"init={options['init']!r}: a converted layer has init='identity'")
+    fixed = {"init": "identity"} if "init" in parameters else {}
+    of_norm = [o for o in source.options if o in parameters]
+    return Conversion(to, source, of_norm, {**options, **fixed})
+
+
+def check_absent(options: Mapping, *of_norm: str) -> None:
+    """Raise OptionError for options that each norm determines."""
+    if given := ", ".join(option for option in of_norm if option in options):
+        raise OptionError(f"{given} comes from each norm; leave it out")
+
+
+def check_replaces(
+    asked: Conversion, module: nn.Module, types: frozenset[type] | None = None
+) -> None:
+    """Raise NotConvertible unless a module is exactly a plain norm, or a layer with a rule."""
+    cls, layer, source = type(module), asked.layer, asked.source
+    is_layer = isinstance(module, AdaptiveNorm)
+    if is_layer and (types is None or cls in types):
+        with suppress(NotConvertible):
+            find_rule(kind_of_module(module), layer)
+            return
+    name, old_source = cls.__name__, source_of(cls)
+    refuse(is_layer, f"is {name}, already a layer of this package")
+    reason = old_source.refusal(module, layer) if old_source else None
+    advice = f"; {reason}" if reason else hint(old_source, layer)
+    refuse(old_source is not source, f"{name}, but {asked.key} replaces {source.title}{advice}")
+    refuse(types is not None and cls not in types, f"{name}, which is not among types")
+    refuse(
+        not types and exact_source_of(cls) is None,
+        f"{name} derives from {source.title} and may compute something else; if it does not, name "
+        "it in types",
+    )
+    refuse(reason, f"{reason}")

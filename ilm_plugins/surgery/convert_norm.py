@@ -1,0 +1,173 @@
+"""Build the norm that replaces another one, with its tensors, mode and ``requires_grad``."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..foreign_norms import FRAMEWORKS, is_beside, path_of
+from ..layers import ILMInstanceNorm, SwitchNorm, freeze
+from ..layers.autoencoder import AutoencoderNorm
+from ..layers.base import AdaptiveNorm
+from ..layers.mixture import MixtureNorm
+from ..ops import Switch
+from . import norms
+from .checks import TENSORS, has_hooks, modules_of
+from .conversion import Conversion
+from .fusing import with_activation
+from .norms import modules_after
+from .rules import (
+    AFFINE,
+    LAYOUTS,
+    State,
+    adapt,
+    check_complete,
+    chosen_by,
+    is_identity,
+    plain_norm_of,
+    refuse,
+    remark,
+    remark_on_values,
+)
+from .sources import num_channels, source_of
+
+_NOT_TRACKED = (
+    "track_running_stats=False: momentum=0 keeps the running statistics as they are; set momentum "
+    "to update them"
+)
+_UNSYNCHRONIZED = (
+    "no longer synchronized: nn.SyncBatchNorm.convert_sync_batchnorm makes it use the batches of "
+    "all processes again"
+)
+#: The eps of layers that replace BatchNorms of eps=0, as in torchvision's detectors.
+_EPS = 1e-5
+_NEEDS_EPS = (
+    f"eps=0, and the layer needs more: set the norm's eps to {_EPS:g}, which changes outputs"
+)
+_INFINITE = "its running variance has zeros, and its eps is 0: outputs are infinite"
+
+
+def layer_for(old: Any, like: dict, asked: Conversion) -> nn.Module:
+    """Return the layer that replaces a norm, and a Sequential of it and what timm's norm runs."""
+    kept = _kept_options(old, asked)
+    tensors = {**old._parameters, **old._buffers}
+    state = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    if kept.get("eps") == 0:
+        refuse(not issubclass(asked.layer, MixtureNorm), _NEEDS_EPS)
+        kept["eps"], state["weight"] = _EPS, _weight_at_eps(state)
+    new = asked.layer(num_channels(old), **kept | asked.options, **like)
+    for name, value in {"num_groups": getattr(old, "num_groups", None), **kept}.items():
+        given = getattr(new, name, None)
+        differs = name != "sync" and value not in (None, given)
+        refuse(differs, f"{name}={value!r}, where the layer has {given!r}")
+    _take_tensors(old, new, state)
+    if lacked := getattr(old, "lacked", None) or sorted(AFFINE - state.keys()):
+        vars(new)["lacked"] = lacked
+    if applied := getattr(old, "fused_activation", None):
+        new.fused_activation = applied
+    if not (after := modules_after(old)):
+        # A name, because pickles and compilers may not know a class.
+        is_plain = source_of(type(old)) is not None
+        vars(new)["replaced"] = path_of(type(old)) if is_plain else getattr(old, "replaced", "")
+        return new
+    joined = with_activation(new, *after)
+    joined.training = old.training
+    return joined
+
+
+def _kept_options(old: Any, asked: Conversion) -> dict[str, Any]:
+    """Return the options that a layer takes from a norm."""
+    kept = {o: getattr(old, o) for o in asked.of_norm if getattr(old, o, None) is not None}
+    if isinstance(old, SwitchNorm):
+        kept |= {name: getattr(old, name) for name in (*Switch._fields, "sync")}
+    if issubclass(asked.layer, MixtureNorm):
+        if "Sync" in type(old).__name__:  # torch's, or one that ``types`` names
+            kept["sync"] = getattr(old, "process_group", None) or True
+        if not getattr(old, "track_running_stats", True):
+            kept["momentum"] = 0.0
+    return kept
+
+
+@torch.no_grad()
+def _weight_at_eps(state: State) -> Tensor:
+    """Return the weight that makes a BatchNorm of eps=0 the same function with ``_EPS``."""
+    var = state["running_var"]
+    refuse(not var.is_meta and not var.all(), _INFINITE)
+    var = var.to(torch.promote_types(var.dtype, torch.float32))
+    weight = state.get("weight", torch.ones_like(state["running_var"]))
+    return (weight * (1 + _EPS / var).sqrt()).to(weight)
+
+
+def plain_for(old: Any, like: dict, dims: int) -> nn.Module:
+    """Return the plain norm that a layer computes, with the layer's tensors and mode."""
+    is_variant = isinstance(old, AutoencoderNorm) and not old.has_papers_form
+    refuse(is_variant, "a variant of the layer cannot compute a plain norm")
+    refuse(old.fused_activation, "it applies an activation outside the modules known for this")
+    state, c = dict(old.state_dict(keep_vars=True)), old.num_channels
+    check_complete(state, norms.kind_of_module(old))
+    chosen = chosen_by(state, getattr(old, "normalizers", ()))
+    plain = plain_norm_of(
+        norms.kind_of_module(old), "IN" if isinstance(old, ILMInstanceNorm) else chosen
+    ).name
+    if plain == "IN":
+        new = getattr(nn, f"InstanceNorm{dims}d")(c, old.eps, affine=True, **like)
+    elif plain == "BN":
+        new = getattr(nn, f"BatchNorm{dims}d")(c, old.eps, old.momentum, **like)
+        if state["weight"].dim() == 2:
+            # The rule expects BN's row to be the last.
+            rows = sorted(range(len(old.normalizers)), key=lambda k: old.normalizers[k] == "BN")
+            state["weight"] = state["weight"][rows]
+    else:
+        groups = 1 if chosen == "LN" else old.num_groups
+        new = nn.GroupNorm(groups, c, old.eps, **like)
+    _take_tensors(old, new, state)
+    lacked = getattr(old, "lacked", ())
+    if all(is_identity(name, getattr(new, name)) for name in lacked):
+        for name in lacked:
+            setattr(new, name, None)
+        new.affine = new.weight is not None
+    replaced = getattr(old, "replaced", "")
+    made = (framework.as_replaced(new, replaced) for framework in FRAMEWORKS.values())
+    return next(filter(None, made), new)
+
+
+def _take_tensors(old: nn.Module, new: nn.Module, state: State) -> None:
+    """Give a new norm the converted tensors, training mode and ``requires_grad`` of the old one."""
+    # New parameters are trained if any of the old norm's is, or if it has none and is not frozen.
+    parameters = old.named_parameters(recurse=isinstance(old, AdaptiveNorm))  # timm's have others
+    trained = {name: p.requires_grad for name, p in parameters}
+    frozen = not trained and "weight" in old._buffers  # as in FrozenBatchNorm2d
+    tensors = adapt(state, norms.kind_of_module(old), new)
+    new.requires_grad_(any(trained.values()) if trained else not frozen)
+    if frozen or getattr(old, "frozen", False):
+        freeze(new)
+    for name in new._parameters.keys() & trained.keys():
+        getattr(new, name).requires_grad_(trained[name])
+    # Last, because it gives ``requires_grad`` of the new parameters to the old norm's tensors.
+    new.load_state_dict(tensors, assign=True)
+    new.train(old.training)
+
+
+def losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
+    """Yield remarks on what a norm has, and the norm that replaces it lacks."""
+    kind = norms.kind_of_module(old)
+    if changes := remark(kind, new):
+        yield changes
+    back_to = norms.target_of(type(new))
+    if back_to == "BN" and getattr(old, "frozen", False):
+        yield "no longer frozen: training uses batch statistics and updates the running ones"
+    if back_to == "BN" and getattr(old, "sync", False):
+        yield _UNSYNCHRONIZED
+    if getattr(old, "eps", None) == 0:
+        yield f"eps=0 becomes {_EPS:g}, and the weight is scaled to match"
+    if isinstance(new, MixtureNorm) and not getattr(old, "track_running_stats", True):
+        yield _NOT_TRACKED
+    if invalid := remark_on_values({**dict(old.named_parameters()), **dict(old.named_buffers())}):
+        yield invalid
+    if any(map(has_hooks, modules_of(old))):
+        yield "hooks of replaced modules do not run; register them again"
+    known = {*TENSORS, "num_batches_tracked"}.union(*LAYOUTS.get(kind, ()))
+    inside = {name for name in old.state_dict() if not is_beside(name)}
+    if added := ", ".join(sorted(inside - known)):
+        yield f"{added} inside the norm is no tensor of its class, and is removed"

@@ -1,0 +1,83 @@
+"""The report on a conversion: what became of each norm."""
+
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from html import escape
+
+from ..errors import printable
+
+#: How many names of each kind a report's summary has.
+SHOWN = 3
+
+
+@dataclass
+class Report:
+    """Lists what a conversion did to each norm, by name.
+
+    ``str()`` returns a summary, with the first names of each kind; :meth:`names` returns all names.
+
+    Attributes:
+        converted: name -> "old class -> new class".
+        left: name -> why the norm or tensor was not converted.
+        missing: names of the model's tensors that a checkpoint lacks.
+        notes: further remark -> the names that it concerns; an empty list means all of them.
+    """
+
+    converted: dict[str, str] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+
+    def note(self, remark: str | None, name: str) -> None:
+        """Add a name to a remark; ``remark=None`` adds nothing."""
+        if remark:
+            self.notes.setdefault(remark, []).append(name)
+
+    def __str__(self) -> str:
+        lines = []
+        for title, names in self._sections():
+            lines.append(f"{title} ({len(names)}): {self._first(names)}" if names else title)
+        return "\n".join(lines) or "no norms"
+
+    def _repr_html_(self) -> str:
+        """A row for each kind, as a notebook shows it."""
+        rows = []
+        for title, names in self._sections():
+            cells = title, str(len(names) or ""), self._first(names)
+            rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
+        body = "".join(f"<tr>{row}</tr>" for row in rows or ["<td>no norms</td>"])
+        return f"<table>{body}</table>"
+
+    def names(self) -> str:
+        """Return the text with every name, one a line."""
+        lines = []
+        for title, names in self._sections():
+            lines.append(f"{title} ({len(names)}):" if names else title)
+            lines += [f"    {name}" for name in names]
+        return "\n".join(lines) or "no norms"
+
+    @staticmethod
+    def _first(names: list[str]) -> str:
+        return ", ".join(names[:SHOWN] + ["..."] * (len(names) > SHOWN))
+
+    def _sections(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield titles, and the names below them as they are printed."""
+        sections = defaultdict(list)
+        for name, classes in self.converted.items():
+            sections[f"converted, {classes}"].append(name)
+        for name, reason in self.left.items():
+            sections[f"skipped, {reason}"].append(name)
+        if self.missing:
+            sections["missing"] = self.missing
+        sections |= {f"note, {remark}": names for remark, names in self.notes.items()}
+        for title, names in sections.items():
+            yield title, [printable(name) or "(root)" for name in names]
+
+
+def warn_of_nothing(report: Report) -> None:
+    """Warn the caller of a conversion that changed nothing, and may not read the report."""
+    if not report.converted:
+        reasons = "; ".join(dict.fromkeys(report.left.values())) or "there are no norms"
+        warnings.warn(f"nothing was converted: {reasons}", stacklevel=3)
