@@ -18,7 +18,7 @@ from torch.optim.swa_utils import update_bn
 
 from ilm_plugins import checkpoints
 from ilm_plugins.frameworks import open_config, run_record
-from ilm_plugins.frameworks.framework_checkpoints import last_checkpoint
+from ilm_plugins.frameworks.checkpoints import last_checkpoint
 from ilm_plugins.parent_process import command_line
 
 

@@ -17,7 +17,7 @@ from ..configs import resolve
 from ..errors import UserError, printable
 from ..files import check_folder, remove_partial
 from ..frameworks import open_config
-from ..frameworks.framework_checkpoints import read_checkpoint
+from ..frameworks.checkpoints import read_checkpoint
 from ..frameworks.openmmlab import NAME_STAYS
 from ..frameworks.registrations import Registrations
 from ..layers import parse_norm

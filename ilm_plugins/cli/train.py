@@ -10,7 +10,7 @@ from ..configs import resolve
 from ..errors import UserError
 from ..experiments.data.detectron2_datasets import register_datasets
 from ..frameworks import framework_of
-from ..frameworks.framework_config import module_for
+from ..frameworks.config_files import module_for
 from ..frameworks.registrations import Registrations
 from ..frameworks.run_options import RunOptions
 from ..frameworks.run_processes import available_gpus, check_processes, launch

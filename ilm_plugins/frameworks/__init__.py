@@ -10,9 +10,9 @@ import wrapt
 
 from .. import foreign_norms
 from ..errors import one_line, warn_once
-from .framework_config import framework_of, installed
+from .config import OpenConfig, open_config
+from .config_files import framework_of, installed
 from .openmmlab import names_by_type, remark_on_name
-from .variants import OpenConfig, open_config
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,20 +29,20 @@ __all__ = [
 #: Module of a framework -> our function, which is called with the module once it is imported. Only
 #: then is the function's own module imported, and torch with it.
 HOOKS = {
-    "detectron2.layers.batch_norm": "detectron2.detectron2_norms:extend_get_norm",
+    "detectron2.layers.batch_norm": "detectron2.norms:extend_get_norm",
     "detectron2.modeling.meta_arch.retinanet": "detectron2.retinanet:extend_retinanet_head",
-    "detectron2.utils.file_io": "detectron2.detectron2_shipped_configs:register_handler",
-    "fvcore.common.config": "detectron2.detectron2_shipped_configs:find_bases",
-    "mmcv.cnn.bricks.norm": "openmmlab.openmmlab_norms:register_layers",
-    "mmcv.cnn.bricks.registry": "openmmlab.openmmlab_norms:register_layers",
-    "mmcv.runner.base_module": "openmmlab.openmmlab_norms:obey_norm_eval",
-    "mmdet.core.hook.sync_norm_hook": "openmmlab.openmmlab_norms:share_statistics",  # mmdet 2.x
-    "mmdet.engine.hooks.sync_norm_hook": "openmmlab.openmmlab_norms:share_statistics",
-    "mmengine.config.config": "openmmlab.openmmlab_shipped_configs:find_bases",
-    "mmengine.model.base_module": "openmmlab.openmmlab_norms:obey_norm_eval",
-    "mmengine.registry.root": "openmmlab.openmmlab_norms:register_layers",
-    "mmengine.runner": "openmmlab.openmmlab_radius:register_hook",
-    "mmpose.engine.hooks.sync_norm_hook": "openmmlab.openmmlab_norms:share_statistics",
+    "detectron2.utils.file_io": "detectron2.shipped_configs:register_handler",
+    "fvcore.common.config": "detectron2.shipped_configs:find_bases",
+    "mmcv.cnn.bricks.norm": "openmmlab.norms:register_layers",
+    "mmcv.cnn.bricks.registry": "openmmlab.norms:register_layers",
+    "mmcv.runner.base_module": "openmmlab.norms:obey_norm_eval",
+    "mmdet.core.hook.sync_norm_hook": "openmmlab.norms:share_statistics",  # mmdet 2.x
+    "mmdet.engine.hooks.sync_norm_hook": "openmmlab.norms:share_statistics",
+    "mmengine.config.config": "openmmlab.shipped_configs:find_bases",
+    "mmengine.model.base_module": "openmmlab.norms:obey_norm_eval",
+    "mmengine.registry.root": "openmmlab.norms:register_layers",
+    "mmengine.runner": "openmmlab.radius:register_hook",
+    "mmpose.engine.hooks.sync_norm_hook": "openmmlab.norms:share_statistics",
     "timm": "timm:add_norms",
     "transformers.modeling_utils": "transformers:initialize_layers",
 }

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import UserError
 from .code_digest import digest_of_files
-from .framework_config import framework_of, module_for
+from .config_files import framework_of, module_for
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from ..errors import UserError, one_line
 from ..files import read_object, write_text
 from ..surgery.norms import count_norms
 from . import run_environment
-from .framework_checkpoints import is_last_checkpoint
+from .checkpoints import is_last_checkpoint
+from .config import differences
 from .run_options import RunOptions
-from .variants import differences
 
 FILE = "record.json"
 #: Number of points of the curve of a training that counts iterations.

@@ -5,10 +5,10 @@ from contextlib import nullcontext
 from ..errors import writing_to
 from ..files import lock, make_folder
 from ..trust import loading
-from .framework_config import module_for
+from .config import open_config
+from .config_files import module_for
 from .run_options import RunOptions
 from .run_record import RunRecord, diverged, is_rank_zero
-from .variants import open_config
 
 
 def run(options: RunOptions) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from ..frameworks.openmmlab.openmmlab_norms import TORCH_NORMS
+from ..frameworks.openmmlab.norms import TORCH_NORMS
 from ..layers import OptionError
 from .pairs import to_tensor
 

@@ -1,7 +1,6 @@
 """The command analyze, on a small model and on a config, and its mistakes."""
 
 import re
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,8 +17,8 @@ from ilm_plugins import ExemplarNorm, ILMGroupNorm
 from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import write
 from ilm_plugins.cli import analyze
-from ilm_plugins.frameworks.framework_config import Inference
-from ilm_plugins.frameworks.openmmlab.openmmlab_variants import MMEngineVariants
+from ilm_plugins.frameworks import OpenConfig
+from ilm_plugins.frameworks.config_files import Inference
 from ilm_plugins.trust import ALLOW_CODE
 from workers import Harmful
 
@@ -46,7 +45,7 @@ def network(seed=0):
 def config(tmp_path, monkeypatch):
     """A config, which opens as the network; a checkpoint lies beside it."""
 
-    class Opened(MMEngineVariants):
+    class Opened(OpenConfig):
         def inference(self):
             model = network(seed=9)
 
@@ -57,7 +56,7 @@ def config(tmp_path, monkeypatch):
 
     def open_config(path, overrides, device):
         assert (path, device) == (str(tmp_path / "a.py"), "cpu" if overrides else None)
-        return Opened("openmmlab", path, SimpleNamespace(to_dict=dict), "cpu")
+        return Opened("openmmlab", path, {}, "cpu")
 
     monkeypatch.setattr(analyze, "open_config", open_config)
     write({"state_dict": network().state_dict()}, tmp_path / "epoch_3.pth")

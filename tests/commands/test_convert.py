@@ -127,7 +127,7 @@ def test_all_names_are_printed_if_asked_for(tmp_path, capsys, given):
 
 def test_a_file_of_caffe2_needs_detectron2(tmp_path, capsys, monkeypatch):
     write({"conv1_w": np.ones((2, 2)), "res_conv1_bn_s": np.ones(2)}, tmp_path / "in.pkl")
-    monkeypatch.setattr("ilm_plugins.frameworks.framework_config.installed", lambda package: False)
+    monkeypatch.setattr("ilm_plugins.frameworks.config_files.installed", lambda package: False)
     told = refused(capsys, tmp_path / "in.pkl", tmp_path / "out.pkl", "--to", "EN")
     assert "in.pkl needs detectron2: " in told
 

@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS, METRICS, PARAM_SCHEDULERS, init_default_
 from torch import nn
 
 from ilm_plugins import AssocNorm, ExemplarNorm, ILMGroupNorm, ILMInstanceNorm
-from ilm_plugins.frameworks.openmmlab.openmmlab_config import build_model
+from ilm_plugins.frameworks.openmmlab.config import build_model
 from ilm_plugins.layers.mixture import MixtureNorm
 
 ROOT = Path(__file__).parents[2]

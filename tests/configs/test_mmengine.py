@@ -24,7 +24,7 @@ from cases import wide
 from ilm_plugins import NORMS
 from ilm_plugins.experiments.papers import published
 from ilm_plugins.experiments.papers.paper_runs import open_row
-from ilm_plugins.frameworks.openmmlab.openmmlab_config import build_model
+from ilm_plugins.frameworks.openmmlab.config import build_model
 from ilm_plugins.layers import parse_call
 from mmengine_configs import configs, described, load, norms, skeleton
 from recipe import recipe

@@ -13,7 +13,7 @@ from ilm_plugins import NORMS
 from ilm_plugins.experiments.data.detectron2_datasets import register_datasets
 from ilm_plugins.experiments.papers import published
 from ilm_plugins.experiments.papers.paper_runs import open_row
-from ilm_plugins.frameworks.variants import AS_IS
+from ilm_plugins.frameworks.config import AS_IS
 from mmengine_configs import described, described_translation, norms, skeleton
 from recipe import recipe
 

@@ -43,7 +43,7 @@ def test_without_ssn_nothing_is_gathered(monkeypatch):
 def begin_in_mmengine(model, optimizers, iteration):
     """Do what MMEngine's hook does before an iteration of five."""
     optim = pytest.importorskip("mmengine.optim", reason="needs MMEngine")
-    from ilm_plugins.frameworks.openmmlab.openmmlab_radius import RadiusHook
+    from ilm_plugins.frameworks.openmmlab.radius import RadiusHook
 
     wrapper, *others = map(optim.OptimWrapper, optimizers)
     if others:

@@ -631,7 +631,7 @@ def test_the_framework_of_a_config(tmp_path):
 def test_the_default_device_is_a_gpu_if_there_is_one(monkeypatch, available, expected):
     monkeypatch.setattr("torch.cuda.is_available", lambda: available)
     reader = SimpleNamespace(load_config=lambda path, overrides, device, amp: f"for {device}")
-    monkeypatch.setattr(frameworks.variants, "module_for", lambda *_: reader)
+    monkeypatch.setattr(frameworks.config, "module_for", lambda *_: reader)
     opened = frameworks.open_config(str(SHAPES), device=None)
     assert opened.device == expected
     assert opened.config == f"for {expected}"
@@ -640,7 +640,7 @@ def test_the_default_device_is_a_gpu_if_there_is_one(monkeypatch, available, exp
 def test_a_device_that_is_named_is_kept(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     reader = SimpleNamespace(load_config=lambda path, overrides, device, amp: None)
-    monkeypatch.setattr(frameworks.variants, "module_for", lambda *_: reader)
+    monkeypatch.setattr(frameworks.config, "module_for", lambda *_: reader)
     assert frameworks.open_config(str(SHAPES)).device == "cpu"
     assert frameworks.open_config(str(SHAPES), device="cuda:1").device == "cuda:1"
 

@@ -27,7 +27,7 @@ def reached(framework, out):
     if framework == "detectron2":
         named = out / "last_checkpoint"
         return read(out / named.read_text())["iteration"] + 1 if named.exists() else None
-    from ilm_plugins.frameworks.openmmlab.openmmlab_checkpoints import latest
+    from ilm_plugins.frameworks.openmmlab.checkpoints import latest
 
     return read(latest(out))["meta"]["iter"] if latest(out) else None
 

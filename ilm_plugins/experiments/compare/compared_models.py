@@ -12,8 +12,8 @@ from torch import nn
 
 from ...errors import OPERATORS, UserError, broken_import, one_line
 from ...files import read_object, write_text
+from ...frameworks.config import AS_IS
 from ...frameworks.run_processes import available_gpus
-from ...frameworks.variants import AS_IS
 from .arms import Arms
 from .compared_config import ComparedConfig, call_on_device
 from .results import ROUNDS, ModelSummary

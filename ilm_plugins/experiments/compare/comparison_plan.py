@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import UserError
 from ...files import check_folder, read_object, write_text
+from ...frameworks.config import as_json, differences
 from ...frameworks.run_record import is_complete, read
-from ...frameworks.variants import as_json, differences
 from .results import ModelSummary
 from .unit import UNITS
 

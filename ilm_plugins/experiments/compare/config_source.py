@@ -13,8 +13,8 @@ from typing import Any
 
 from ...errors import UserError
 from ...frameworks import OpenConfig, open_config
+from ...frameworks.config import AS_IS
 from ...frameworks.run_processes import available_gpus
-from ...frameworks.variants import AS_IS
 from ...layers.registry import norm_key
 from . import compared_models, predictions, starts
 from .answers import warning_of_unconverted

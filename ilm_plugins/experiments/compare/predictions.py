@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw
 from ...checkpoints import load_weights
 from ...errors import one_line
 from ...files import write_text
-from ...frameworks.framework_checkpoints import last_checkpoint
-from ...frameworks.framework_images import Content
+from ...frameworks.checkpoints import last_checkpoint
+from ...frameworks.images import Content
 from ..reports.style import OKABE_ITO, uri
 from .compared_config import ComparedConfig
 

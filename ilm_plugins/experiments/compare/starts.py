@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ... import checkpoints, surgery
 from ...errors import UserError
 from ...frameworks import OpenConfig
-from ...frameworks.framework_checkpoints import read_checkpoint
+from ...frameworks.checkpoints import read_checkpoint
 from ...layers import SwitchNorm
 from ...surgery.norms import is_norm, named_norms
 from .compared_config import ComparedConfig

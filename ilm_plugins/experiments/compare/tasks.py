@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 from tqdm import tqdm
 
 from ...errors import UserError
-from ...frameworks.framework_checkpoints import last_checkpoint
+from ...frameworks.checkpoints import last_checkpoint
 from ...frameworks.run_record import EVALUATES, read
 from ...parent_process import command_line, ending_with_us
 from .run_folders import has_ended, is_complete, metrics, open_log

@@ -7,7 +7,7 @@ own.
 
 from mmengine.registry import MODELS
 
-from ...frameworks.openmmlab.openmmlab_norms import register
+from ...frameworks.openmmlab.norms import register
 from .bn_inception import BNInception
 from .cifar_resnet import CifarResNet
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
 from ...errors import UserError
-from ...frameworks.openmmlab.openmmlab_norms import register
+from ...frameworks.openmmlab.norms import register
 
 #: Attention heads, and channels of each head's queries and keys: the paper's minimum, 20. Its
 #: kappa = 0.2 would give each head fewer, of at most 512 channels.

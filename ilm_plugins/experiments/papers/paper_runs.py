@@ -15,7 +15,7 @@ from typing import Any
 
 from ...errors import UserError
 from ...frameworks import OpenConfig, open_config, run_record
-from ...frameworks.variants import AS_IS, Recipe, as_words
+from ...frameworks.config import AS_IS, Recipe, as_words
 from ..compare.comparison_plan import Plan
 from ..compare.config_source import ConfigSource
 from . import published

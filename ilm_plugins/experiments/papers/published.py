@@ -27,7 +27,7 @@ from pathlib import Path
 
 from ...configs import FOLDER
 from ...errors import UserError
-from ...frameworks.variants import AS_IS
+from ...frameworks.config import AS_IS
 
 #: The folder that holds ``configs/``.
 ROOT = FOLDER.parent

@@ -1,3 +1,1 @@
-"""detectron2: names of norms (`detectron2_norms`), RetinaNet's head (`retinanet`), configs
-(`detectron2_config`), training (`detectron2_training`).
-"""
+"""detectron2: names of norms (`norms`), RetinaNet's head, configs, training."""

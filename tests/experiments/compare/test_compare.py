@@ -41,7 +41,7 @@ from ilm_plugins.experiments.compare.config_source import ConfigSource
 from ilm_plugins.experiments.compare.executors import Execution
 from ilm_plugins.experiments.compare.tasks import Progress
 from ilm_plugins.frameworks import open_config, run_record
-from ilm_plugins.frameworks.framework_checkpoints import last_checkpoint
+from ilm_plugins.frameworks.checkpoints import last_checkpoint
 from runs import (
     LAZY,
     SHAPES,

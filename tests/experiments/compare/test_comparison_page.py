@@ -30,7 +30,7 @@ from ilm_plugins.experiments.compare.curves import curves, figure_of
 from ilm_plugins.experiments.compare.results import OWN_TEST, ModelSummary, Results, Value
 from ilm_plugins.experiments.compare.script_metric import ScriptMetric
 from ilm_plugins.frameworks import run_record
-from ilm_plugins.frameworks.framework_images import Content, spread
+from ilm_plugins.frameworks.images import Content, spread
 
 #: Elements without an end.
 VOID = {"img", "meta", "source"}

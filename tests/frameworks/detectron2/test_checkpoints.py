@@ -14,7 +14,7 @@ from ilm_plugins import ExemplarNorm, ILMGroupNorm, SwitchNorm
 from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import CheckpointError, write
 from ilm_plugins.frameworks import open_config
-from ilm_plugins.frameworks.detectron2.detectron2_checkpoints import Checkpointer
+from ilm_plugins.frameworks.detectron2.checkpoints import Checkpointer
 from ilm_plugins.trust import loading
 from swaps import randomized
 from workers import Harmful

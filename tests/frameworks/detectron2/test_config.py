@@ -21,9 +21,9 @@ from PIL import Image
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.data import detectron2_datasets, shapes
 from ilm_plugins.frameworks import open_config
-from ilm_plugins.frameworks.detectron2 import detectron2_evaluation as evaluation
-from ilm_plugins.frameworks.detectron2 import detectron2_training as training
-from ilm_plugins.frameworks.detectron2.detectron2_config import inference, load_config
+from ilm_plugins.frameworks.detectron2 import evaluation as evaluation
+from ilm_plugins.frameworks.detectron2 import training as training
+from ilm_plugins.frameworks.detectron2.config import inference, load_config
 from ilm_plugins.trust import ALLOW_CODE, loading
 from runs import LAZY, SHAPES
 
@@ -124,7 +124,7 @@ def test_a_config_derives_from_one_of_ours(root, tmp_path):
 
 @pytest.mark.parametrize("order", ["RGB", "BGR"])
 def test_inference_prepares_images_as_the_evaluation_does(monkeypatch, order):
-    build = "ilm_plugins.frameworks.detectron2.detectron2_config.build_model"
+    build = "ilm_plugins.frameworks.detectron2.config.build_model"
     model, recorded = torch.nn.Identity(), []
     model.register_forward_hook(lambda *_: recorded.append(torch.is_grad_enabled()))
     monkeypatch.setattr(build, lambda cfg: model)

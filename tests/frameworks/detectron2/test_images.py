@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from ilm_plugins.frameworks import open_config
-from ilm_plugins.frameworks.detectron2.detectron2_images import content
+from ilm_plugins.frameworks.detectron2.images import content
 from runs import SHAPES
 
 

@@ -15,7 +15,7 @@ from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import read, write
 from ilm_plugins.experiments.compare import starts
 from ilm_plugins.frameworks import open_config
-from ilm_plugins.frameworks.detectron2.detectron2_checkpoints import Checkpointer
+from ilm_plugins.frameworks.detectron2.checkpoints import Checkpointer
 from swaps import randomized
 
 CONFIG = "configs/detectron2/shapes/mask_rcnn_R_18_FPN_gn.yaml"

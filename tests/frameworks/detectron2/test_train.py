@@ -19,7 +19,7 @@ from ilm_plugins.cli import train as command_line
 from ilm_plugins.errors import CheckpointError, UserError
 from ilm_plugins.files import lock
 from ilm_plugins.frameworks import run_record
-from ilm_plugins.frameworks.detectron2 import detectron2_training as training
+from ilm_plugins.frameworks.detectron2 import training as training
 from ilm_plugins.frameworks.run_options import RunOptions
 from ilm_plugins.frameworks.run_record import RunRecord
 from runs import LAZY, NO_TEST, SHAPES, SMALL, train_until_killed

@@ -21,7 +21,7 @@ from ilm_plugins import ExemplarNorm
 from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import CheckpointError, read, write
 from ilm_plugins.frameworks import open_config
-from ilm_plugins.frameworks.openmmlab.openmmlab_checkpoints import (
+from ilm_plugins.frameworks.openmmlab.checkpoints import (
     AtomicFiles,
     latest,
     use_safe_checkpoints,

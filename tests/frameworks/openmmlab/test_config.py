@@ -17,8 +17,8 @@ from ilm_plugins import ExemplarNorm
 from ilm_plugins.__main__ import main
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import open_config, run_record
-from ilm_plugins.frameworks.openmmlab import openmmlab_config as configs
-from ilm_plugins.frameworks.openmmlab import openmmlab_training as training
+from ilm_plugins.frameworks.openmmlab import config as configs
+from ilm_plugins.frameworks.openmmlab import training as training
 from ilm_plugins.frameworks.run_options import RunOptions
 from ilm_plugins.frameworks.run_record import RunRecord
 

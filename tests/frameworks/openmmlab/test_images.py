@@ -8,7 +8,7 @@ pytest.importorskip("mmengine", reason="needs OpenMMLab: make install-openmmlab"
 import torch
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
-from ilm_plugins.frameworks.openmmlab.openmmlab_images import annotation, content
+from ilm_plugins.frameworks.openmmlab.images import annotation, content
 
 
 def test_an_output_with_objects():

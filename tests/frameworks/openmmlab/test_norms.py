@@ -23,7 +23,7 @@ from cases import MIXTURES, PATHS
 from close import assert_equal
 from fresh import spawn
 from ilm_plugins import NORMS, ExemplarNorm, SwitchNorm, surgery
-from ilm_plugins.frameworks.openmmlab import openmmlab_norms as norms
+from ilm_plugins.frameworks.openmmlab import norms as norms
 from workers import free_port
 
 

@@ -28,12 +28,12 @@ from ilm_plugins.checkpoints import read
 from ilm_plugins.errors import UserError
 from ilm_plugins.files import lock
 from ilm_plugins.frameworks import open_config, run_record
-from ilm_plugins.frameworks.framework_checkpoints import last_checkpoint
-from ilm_plugins.frameworks.openmmlab.openmmlab_checkpoints import (
+from ilm_plugins.frameworks.checkpoints import last_checkpoint
+from ilm_plugins.frameworks.openmmlab.checkpoints import (
     latest,
     use_safe_checkpoints,
 )
-from ilm_plugins.frameworks.openmmlab.openmmlab_training import StopAtNaN, check_loop, numbers
+from ilm_plugins.frameworks.openmmlab.training import StopAtNaN, check_loop, numbers
 from runs import mmengine_command as command
 from runs import train_until_killed
 

@@ -25,9 +25,9 @@ from ...errors import UserError
 from .. import run_record
 from ..run_processes import check_same_start
 from ..run_record import RunRecord
-from .openmmlab_checkpoints import DropConfig, latest
-from .openmmlab_config import build_model, explaining_norms, unwrapped
-from .openmmlab_radius import RadiusHook
+from .checkpoints import DropConfig, latest
+from .config import build_model, explaining_norms, unwrapped
+from .radius import RadiusHook
 
 #: Default scope -> the ``tta_model`` of its tools/test.py, where a config has none.
 TTA_MODELS = {

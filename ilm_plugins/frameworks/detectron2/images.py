@@ -8,8 +8,8 @@ from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import annotations_to_instances, read_image
 from omegaconf import DictConfig
 
-from ..framework_images import Content, spread
-from .detectron2_evaluation import test_sets
+from ..images import Content, spread
+from .evaluation import test_sets
 
 
 def test_images(

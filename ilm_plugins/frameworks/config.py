@@ -2,8 +2,6 @@
 
 ``override``, ``overrides``, ``norm`` and ``with_norm`` return words for the command ``train``.
 ``shorten`` and ``read_from`` change the config, which ``save`` writes.
-What differs between the frameworks is in
-``detectron2_variants`` and ``openmmlab_variants``, which import neither of them.
 """
 
 import hashlib
@@ -20,12 +18,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import configs
 from ..errors import UserError
 from ..files import write_text
-from .framework_config import Inference, framework_of, module_for, our_module
+from .config_files import Inference, framework_of, module_for, our_module
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from .framework_images import Content
+    from .images import Content
 
 #: The norm that stands for the config's own norms.
 AS_IS = "as-is"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from mmengine.config import Config
 from mmengine.registry import DATASETS, METRICS, Registry, init_default_scope
 
-from .openmmlab_config import unwrapped
+from .config import unwrapped
 
 #: Metrics of mmdet that are percentages; its others are fractions.
 PERCENTAGES = {"CocoPanopticMetric", "SemSegMetric", "RefSegMetric"}

@@ -20,8 +20,8 @@ from yaml.constructor import ConstructorError
 from ...errors import UserError
 from ...layers import NORMS
 from ...trust import code_is_allowed
-from ..framework_config import Inference, check_overrides, norm_settings, reading, unknown_norm
-from .detectron2_variants import TRAIN
+from ..config_files import Inference, check_overrides, norm_settings, reading, unknown_norm
+from .variants import TRAIN
 
 #: detectron2's own keys of norms, which are nowhere to be read.
 KEYS = "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"

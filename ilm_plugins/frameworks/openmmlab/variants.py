@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...errors import UserError
-from ..variants import OpenConfig, Recipe, is_below
+from ..config import OpenConfig, Recipe, is_below
 
 #: Keys that name a file of weights of a part of the model, and the part; ``init_cfg`` may be a
 #: list.
@@ -35,7 +35,7 @@ class MMEngineVariants(OpenConfig):
         return super().names_weights(key) or bool(re.search(r"\.(pretrained|init_cfg)\b", key))
 
     def check_training(self, given: Collection[str]) -> None:
-        from .openmmlab_training import check_loop  # imports MMEngine
+        from .training import check_loop  # imports MMEngine
 
         if "runner_type" not in self.config:  # a Runner of one's own may have other loops
             check_loop(self.config)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...errors import UserError
-from ..variants import ADDRESS, OpenConfig, Recipe
+from ..config import ADDRESS, OpenConfig, Recipe
 
 #: Keys of a LazyConfig's ``train`` that a training reads; detectron2's default_setup reads the last
 #: two, which may be missing.
@@ -74,7 +74,7 @@ class Detectron2Variants(OpenConfig):
 
         UserError for datasets that are not registered or invalid, or lack what the model needs.
         """
-        from .detectron2_registration import check_dataset
+        from .registration import check_dataset
 
         needed = {
             "bbox": "a detector needs four numbers, the size not negative",
@@ -127,7 +127,7 @@ class YamlVariants(Detectron2Variants):
         if self.config.TEST.AUG.ENABLED:
             raise UserError("TEST.AUG.ENABLED: train has no test-time augmentation; set it False")
         super().check_test()
-        from .detectron2_evaluation import check_evaluator
+        from .evaluation import check_evaluator
 
         for name in self.config.DATASETS.TEST:
             check_evaluator(name)

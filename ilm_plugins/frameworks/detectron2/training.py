@@ -21,11 +21,11 @@ from ...errors import UserError
 from .. import run_record
 from ..run_options import Processes
 from ..run_record import RunRecord
-from .detectron2_checkpoints import Checkpointer
-from .detectron2_config import build_model, explaining_norms
-from .detectron2_evaluation import build_evaluator
-from .detectron2_variants import unread
+from .checkpoints import Checkpointer
+from .config import build_model, explaining_norms
+from .evaluation import build_evaluator
 from .radius import RadiusHook
+from .variants import unread
 
 
 def run(cfg: CfgNode | DictConfig, record: RunRecord) -> None:

@@ -5,7 +5,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 
 from ..radius import RadiusSchedule
-from .openmmlab_norms import register
+from .norms import register
 
 
 class RadiusHook(Hook):

@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import checkpoints
 from ..errors import UserError
-from .framework_config import module_for
+from .config_files import module_for
 
 
 def read_checkpoint(path: Path) -> Any:

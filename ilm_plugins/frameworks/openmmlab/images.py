@@ -7,7 +7,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
-from ..framework_images import Content, spread
+from ..images import Content, spread
 
 
 def test_images(cfg: Config, count: int) -> Iterator[tuple[np.ndarray, Content | None]]:

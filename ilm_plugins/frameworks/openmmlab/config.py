@@ -18,7 +18,8 @@ from torch import nn
 
 from ...errors import OPERATORS, UserError, missing
 from ...layers import NORMS
-from ..framework_config import (
+from ..config import flat
+from ..config_files import (
     Inference,
     check_overrides,
     installed,
@@ -26,9 +27,8 @@ from ..framework_config import (
     reading,
     unknown_norm,
 )
-from ..variants import flat
-from .openmmlab_checkpoints import use_safe_checkpoints
-from .openmmlab_norms import MMCVS_KEYS
+from .checkpoints import use_safe_checkpoints
+from .norms import MMCVS_KEYS
 
 #: Default scopes of configs, which are also the names of packages that need mmcv.
 SCOPES = "mmdet", "mmpretrain", "mmseg"

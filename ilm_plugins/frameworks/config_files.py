@@ -55,8 +55,8 @@ class Inference:
 
 
 def our_module(framework: str, name: str) -> ModuleType:
-    """Import ``framework/framework_name.py``, such as our "training" of detectron2."""
-    return import_module(f"{__package__}.{framework}.{framework}_{name}")
+    """Import ``framework/name.py``, such as our "training" of detectron2."""
+    return import_module(f"{__package__}.{framework}.{name}")
 
 
 def module_for(framework: str, name: str, config: str) -> ModuleType:

@@ -12,7 +12,7 @@ from torch import nn
 
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import open_config
-from ilm_plugins.frameworks.variants import as_json, as_words
+from ilm_plugins.frameworks.config import as_json, as_words
 from runs import LAZY, SHAPES, write_mmengine_config
 
 
