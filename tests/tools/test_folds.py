@@ -49,15 +49,7 @@ def test_p_is_corrected_over_the_three_questions(results):
 
 
 def test_a_seed_counts_when_all_its_models_and_tests_have_run(results):
-    assert {row["seeds"] for row in rows(folds.answers(results))} == {"3 of 6"}
     assert rows(folds.means(results))[2]["day"] == "41.5"  # without 90
-
-
-def test_equivalence_is_tested_for_two_questions(results):
-    half, day, dusk = (row["p, within 1.5"] for row in rows(folds.answers(results)))
-    p = scipy.stats.ttest_rel([a - 1.5 for a in EN], BN, alternative="less").pvalue
-    assert float(half) == float(day) == pytest.approx(p, abs=5e-4)
-    assert dusk == "-"
 
 
 def test_a_change_by_day_is_shown_for_each_fold_and_the_others_over_both(results):
