@@ -14,14 +14,13 @@ from ...errors import OPERATORS, UserError, broken_import, one_line
 from ...files import read_object, write_text
 from ...frameworks.config import AS_IS
 from ...frameworks.run_processes import available_gpus
-from .arms import Arms
 from .compared_config import ComparedConfig, call_on_device
 from .results import ROUNDS, ModelSummary
 
 
 def build_models(config: ComparedConfig, norms: Sequence[str]) -> dict[str, ModelSummary]:
     """Build the model of each norm; UserError names norms that cannot be built or have no place."""
-    models, kinds, errors = {}, {}, []
+    models, errors = {}, []
     for norm in norms:
         model, described = build_model(config, norm)
         if model is None:
@@ -31,10 +30,12 @@ def build_models(config: ComparedConfig, norms: Sequence[str]) -> dict[str, Mode
             errors.append(f"{norm}: {described}")
         else:
             count = sum(parameter.numel() for parameter in model.parameters())
+            alike = [other for other, model in models.items() if model.norms == described]
+            others = {kind_of(config.arms[other].norm) for other in alike}
+            others -= {kind_of(config.arms[norm].norm)}
+            if others and AS_IS not in (config.arms[norm].norm, *others):
+                errors.append(f"{norm}: the same model as with {min(others)}")
             models[norm] = ModelSummary(count, described)
-            kinds[norm] = [type(module) for module in model.modules()]
-            if twin := find_twin(norm, kinds, config.arms):
-                errors.append(f"{norm}: the same model as with {twin}")
     if errors:
         keys = ", ".join(config.own_norms)
         raise UserError(
@@ -42,6 +43,11 @@ def build_models(config: ComparedConfig, norms: Sequence[str]) -> dict[str, Mode
             "other options, or give another --at"
         )
     return models
+
+
+def kind_of(norm: str) -> str:
+    """Return a norm without its options; SyncBN, which is BN on the CPU, is "BN"."""
+    return "BN" if "BN" in norm else norm.partition("(")[0]
 
 
 def build_model(config: ComparedConfig, norm: str) -> tuple[nn.Module | None, str]:
@@ -68,20 +74,6 @@ def check_own_model(config: ComparedConfig, error: str) -> None:
             f"{config.config}: the model cannot be built, whatever its norms: {error}{own}; "
             "correct the config or the overrides"
         )
-
-
-def find_twin(norm: str, kinds: Mapping[str, list[type]], arms: Arms) -> str | None:
-    """Return an earlier norm of another kind whose model is of the same classes."""
-
-    def kind(name: str) -> str:
-        norm = arms[name].norm
-        return "BN" if "BN" in norm else norm.partition("(")[0]  # on the CPU, SyncBN becomes BN
-
-    for other in kinds:
-        may_be_equal = AS_IS in (kind(norm), kind(other)) or kind(norm) == kind(other)
-        if not may_be_equal and kinds[other] == kinds[norm]:
-            return other
-    return None
 
 
 def measured_steps(

@@ -1,7 +1,6 @@
 """The page of a comparison, compare.html: one file that needs no network and no script."""
 
 import platform
-import shlex
 from collections import Counter
 from collections.abc import Callable
 from importlib.resources import files
@@ -77,7 +76,6 @@ def page(plan: Plan, results: Results, command: str) -> str:
         overrides=results.settings_of_norms,
         environment=_environment(plan),
         failures=[_failure(plan, value) for value in results.failures],
-        logs=_logs(plan),
     )
 
 
@@ -85,15 +83,6 @@ def _filled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     """Return a table without its empty columns."""
     names = [name for name in rows[0] if any(row[name] for row in rows)]
     return [{name: row[name] for name in names} for row in rows]
-
-
-def _logs(plan: Plan) -> list[str]:
-    """Return where logs are, and how TensorBoard shows them, where runs have them."""
-    found = [log_of(folder).is_file() for folder in plan.folders if folder.exists()]
-    texts = [f"{plan.output}/NORM/seedN.log"] if found and all(found) else []
-    if any(plan.output.rglob("events.out.tfevents*")):
-        texts.append(f"tensorboard --logdir {shlex.quote(str(plan.output))}")
-    return texts
 
 
 def _pictures(figure_of: Callable[..., Figure], *arguments: Any) -> list[str]:

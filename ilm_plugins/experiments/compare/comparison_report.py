@@ -39,11 +39,6 @@ def markdown(results: Results, command: str) -> str:
         lines += ["## Cost", "", *of_dicts(costs, aligned=True)]
         turns = f"A step is the median of {ROUNDS} in turn with the other norms' steps."
         lines += ["", *([turns, ""] if results.steps else ())]
-    if results.starts:
-        lines += ["## At the start", ""]
-        lines += [f"- {norm}: {text}" for norm, text in results.starts.items()]
-        how = "Before training, on one batch; each norm has the inputs of the baseline's norm."
-        lines += ["", how, ""]
     if results.failures:
         lines += ["## No result", ""]
         lines += [f"- {run_of(value)}: {value.failure}" for value in results.failures]

@@ -91,17 +91,15 @@ class ConfigSource(ComparedConfig, Source):
         """Write each norm's start, and measure its training step, as one that fails ends it all."""
         # A machine that submits jobs may have no GPU.
         here = self if available_gpus() else replace(self, num_gpus=0)
-        described = {}
         if self.start_state is not None:
             args = plan.norms, plan.output, self.start_state
-            described = call_on_device(starts.write_starts, here, *args)
+            call_on_device(starts.write_starts, here, *args)
         commands = {norm: plan.shown(norm, plan.seeds[0]) for norm in plan.norms}
         file, is_trained = plan.output / "steps.json", not all(map(has_ended, plan.folders))
         steps = compared_models.measured_steps(self, commands, file, is_trained)
         if steps and is_trained:
             self._print_forecast(plan, steps)
         return {
-            "starts": described,
             "steps": steps,
             "unconverted": self.unconverted(plan.norms),
             "settings_of_norms": self.settings_of_norms(plan.norms),

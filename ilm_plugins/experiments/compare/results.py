@@ -90,8 +90,6 @@ class Results:
     margin: float | None = None
     higher_is_better: bool = True
     history: History = History()
-    #: Norm -> how its model differs from the baseline's before training; empty without --weights.
-    starts: dict[str, str] = field(default_factory=dict)
     #: Which runs are of other code than the others, if there are any.
     other_code: str | None = None
     #: The file from which norms start unconverted, if there is one.

@@ -223,19 +223,6 @@ def test_values_that_differ_between_runs_are_counted(read):
     assert "torch 2.9 " in read.text
 
 
-def test_only_logs_that_are_there_are_named(made_up, tmp_path):
-    plan, found = made_up
-    text = Reader(page(plan, found, "")).text
-    assert "seedN.log" not in text  # only one run has a log
-    assert "tensorboard" not in text
-    plan, scalars = plan_of(tmp_path), tmp_path / "EN" / "seed0" / "events.out.tfevents.1"
-    scalars.parent.mkdir(parents=True)
-    scalars.touch()
-    run_folders.log_of(scalars.parent).touch()
-    text = Reader(page(plan, found, "")).text
-    assert f"{tmp_path}/NORM/seedN.log tensorboard --logdir {tmp_path}" in text
-
-
 def test_all_metrics_have_their_means(made_up):
     plan, found = made_up
     values = [*found.values, *(v._replace(metric="AP50", value=v.seed) for v in found.values)]

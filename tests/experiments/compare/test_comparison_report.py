@@ -448,10 +448,6 @@ def test_memory_is_shown_where_it_was_measured():
     assert "3 MiB" in row(report(found), "ILMGN", "## Cost")
 
 
-def test_how_models_differ_at_the_start_is_listed():
-    assert "- EN: the same" in report(results(starts={"EN": "the same"}))
-
-
 def test_weights_that_no_norm_converts_are_in_the_report():
     text = report(results(unconverted="bn.pth"))
     assert text.index("The config loads 'bn.pth'. If the file") < text.index("| norm")
