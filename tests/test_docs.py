@@ -66,7 +66,7 @@ def test_pages_have_the_files_and_records_that_they_show():
 
 def test_the_sample_of_a_comparison_is_what_compare_writes_of_its_records():
     pytest.importorskip("scipy", reason="needs the extra ilm_plugins[compare]")
-    from ilm_plugins.experiments.compare.comparison_report import markdown
+    from ilm_plugins.experiments.compare.report import markdown
     from ilm_plugins.experiments.compare.results import OWN_TEST, Results, Value
     from pages.results import by_seed, load
 

@@ -11,9 +11,9 @@ from ..experiments.compare import runs
 from ..experiments.compare.arms import Arm, Arms
 from ..experiments.compare.command_source import CommandSource
 from ..experiments.compare.comparison import compare
-from ..experiments.compare.comparison_plan import Plan, shown
 from ..experiments.compare.config_source import ConfigSource
 from ..experiments.compare.executors import Execution
+from ..experiments.compare.plan import Plan, shown
 from ..experiments.compare.script_metric import EXAMPLE, ScriptMetric
 from ..frameworks.registrations import Registrations
 from ..frameworks.run_processes import available_gpus

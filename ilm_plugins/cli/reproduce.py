@@ -10,8 +10,8 @@ from ..configs import SCHEME
 from ..errors import UserError
 from ..experiments.compare import runs
 from ..experiments.compare.comparison import compare
-from ..experiments.compare.comparison_plan import shown
 from ..experiments.compare.executors import Execution
+from ..experiments.compare.plan import shown
 from ..experiments.papers import computed, published
 from ..experiments.papers.paper_runs import comparisons, obstacle
 from ..experiments.papers.reproduce_options import Options

@@ -107,10 +107,6 @@ class OpenConfig:
         """Return a function that trains a new model for one iteration, on the same batch."""
         return self._module("training").training_step(self.config, processes)
 
-    def planned_steps(self, processes: int = 1) -> int | None:
-        """The number of iterations of the training; None if the config does not tell."""
-        return self._module("training").planned_steps(self.config, processes)
-
     def classes_of_test(self) -> tuple[str, ...] | None:
         """Names of the test set's classes, in order; None if the config does not tell."""
         return self._module("evaluation").classes_of_test(self.config)

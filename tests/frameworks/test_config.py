@@ -39,22 +39,6 @@ def test_a_lazy_config_is_not_shortened_or_saved(opened, tmp_path):
             call(argument)
 
 
-def test_the_length_of_a_training_is_told_in_steps(opened):
-    key = {"YamlVariants": "SOLVER.MAX_ITER", "LazyVariants": "train.max_iter"}
-    words = opened.override(key.get(type(opened).__name__, "train_cfg.max_iters"), 7)
-    assert open_config(opened.path, words).planned_steps() == 7
-
-
-def test_epochs_are_told_in_steps_of_each_process(tmp_path, datasets):
-    path = write_mmengine_config(tmp_path / "fcn.py", datasets)
-    loop = "train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=3)"
-    path.write_text(path.read_text() + f"\n{loop}\ntrain_cfg['_delete_'] = True\n")
-    opened = open_config(str(path))
-    batches = opened.planned_steps() // 3
-    assert batches > 1
-    assert opened.planned_steps(2) == 3 * -(-batches // 2)
-
-
 def test_the_last_weights_count(tmp_path, datasets):
     path = write_mmengine_config(tmp_path / "fcn.py", datasets)
     assert open_config(str(path), ["load_from=a.pth", "load_from=None"]).config.load_from is None

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from itertools import chain
 
 from ilm_plugins import configs
-from ilm_plugins.experiments.compare.comparison_plan import shown
+from ilm_plugins.experiments.compare.plan import shown
 from ilm_plugins.experiments.papers import published
 from ilm_plugins.experiments.papers.published import Table
 from ilm_plugins.experiments.reports.interval import ALPHA, Difference, signed

@@ -2,15 +2,15 @@
 
 A comparison goes through these files, from its plan to its report:
 
-- plan: ``comparison_plan``; its source is a config (``config_source``, ``compared_config``,
-  ``compared_models``, ``starts``), a script (``command_source``, ``script_metric``) or a function
+- ``plan``; its source is a config (``config_source``, ``compared_config``, ``compared_models``,
+  ``start_weights``), a script (``command_source``, ``script_metric``) or a function
   (``function_source``)
-- runs: ``runs``, their files in ``run_folders``, their processes in ``tasks``, ``executors`` and
+- ``runs``, their files in ``run_folders``, their processes in ``tasks``, ``executors`` and
   ``slurm_jobs``
-- results: numbers in ``results``, by a ``unit``, with the folder's ``history``; words in
-  ``answers``, those without a test in ``plain_states``
-- report: ``comparison_report`` for compare.md and .csv, ``comparison_plot`` for .png, and
-  ``comparison_page`` for .html, with ``curves`` and ``predictions``
+- ``results``: numbers, by a ``unit``, with the folder's ``history``; words in ``answers``, those
+  without a test in ``plain_states``
+- ``report`` for compare.md and .csv, ``plot`` for .png, and ``page`` for .html, with ``curves`` and
+  ``predictions``
 
 ``comparison`` calls them in this order, and ``function_api`` is its call in Python.
 """

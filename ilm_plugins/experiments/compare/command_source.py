@@ -24,7 +24,7 @@ from ...frameworks.code_digest import digest_of_files
 from ...frameworks.run_record import PLAIN
 from ...parent_process import end_with_parent
 from .arms import Arms
-from .comparison_plan import Plan, Source
+from .plan import Plan, Source
 from .run_folders import new_record, open_log, save
 from .script_metric import ScriptMetric
 

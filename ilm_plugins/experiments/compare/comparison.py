@@ -8,10 +8,10 @@ from tqdm import tqdm
 from ...errors import writing_to
 from ...files import lock, write_text
 from . import history, runs
-from .comparison_page import page
-from .comparison_plan import Plan
-from .comparison_plot import draw
-from .comparison_report import csv_of, markdown
+from .page import page
+from .plan import Plan
+from .plot import draw
+from .report import csv_of, markdown
 from .results import Results, complete, main_metric
 
 

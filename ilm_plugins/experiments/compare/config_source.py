@@ -4,7 +4,6 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import zip_longest
@@ -16,10 +15,10 @@ from ...frameworks import OpenConfig, open_config
 from ...frameworks.config import AS_IS
 from ...frameworks.run_processes import available_gpus
 from ...layers.registry import norm_key
-from . import compared_models, predictions, starts
+from . import compared_models, predictions, start_weights
 from .answers import warning_of_unconverted
 from .compared_config import ComparedConfig, call_on_device
-from .comparison_plan import DIGEST, Plan, Source, folder_name
+from .plan import DIGEST, Plan, Source, folder_name
 from .results import OWN_TEST, ModelSummary
 from .run_folders import has_ended
 
@@ -56,7 +55,7 @@ class ConfigSource(ComparedConfig, Source):
         models = compared_models.build_models(self, plan.norms)
         if self.start_state is not None:
             model = self.open(plan.norms[0], "cpu").build_model()
-            starts.check_fits(self.weights, self.start_state, model)
+            start_weights.check_fits(self.weights, self.start_state, model)
         print("norms of the models:")
         print(*(f"  {norm}: {model.norms}" for norm, model in models.items()), sep="\n")
         self.check_folders()
@@ -85,7 +84,7 @@ class ConfigSource(ComparedConfig, Source):
     @cached_property
     def start_state(self) -> Mapping[str, Any] | None:
         """The state dict of the file of --weights."""
-        return None if self.weights is None else starts.read_weights(self.weights)
+        return None if self.weights is None else start_weights.read_weights(self.weights)
 
     def prepare(self, plan: Plan) -> dict[str, Any]:
         """Write each norm's start, and measure its training step, as one that fails ends it all."""
@@ -93,35 +92,15 @@ class ConfigSource(ComparedConfig, Source):
         here = self if available_gpus() else replace(self, num_gpus=0)
         if self.start_state is not None:
             args = plan.norms, plan.output, self.start_state
-            call_on_device(starts.write_starts, here, *args)
+            call_on_device(start_weights.write_starts, here, *args)
         commands = {norm: plan.shown(norm, plan.seeds[0]) for norm in plan.norms}
         file, is_trained = plan.output / "steps.json", not all(map(has_ended, plan.folders))
         steps = compared_models.measured_steps(self, commands, file, is_trained)
-        if steps and is_trained:
-            self._print_forecast(plan, steps)
         return {
             "steps": steps,
             "unconverted": self.unconverted(plan.norms),
             "settings_of_norms": self.settings_of_norms(plan.norms),
         }
-
-    def _print_forecast(self, plan: Plan, steps: Mapping[str, Mapping[str, float]]) -> None:
-        """Print how long the missing runs take by the measured steps, if the length is known."""
-        processes = max(1, self.num_gpus)
-        lengths = {norm: self.open(norm).planned_steps(processes) for norm in plan.norms}
-        if not all(lengths.values()):
-            return
-        seconds = {norm: steps[norm]["seconds"] * lengths[norm] for norm in plan.norms}
-        missing = {
-            norm: sum(not has_ended(plan.folder(norm, seed)) for seed in plan.seeds)
-            for norm in plan.norms
-        }
-        total = sum(seconds[norm] * count for norm, count in missing.items())
-        each = ", ".join(f"{_time(seconds[norm])} with {norm}" for norm in plan.norms)
-        print(
-            f"forecast by these steps, without tests and loading: a run takes {each}; "
-            f"{sum(missing.values())} missing runs take {_time(total)}, divided by --jobs"
-        )
 
     def unconverted(self, norms: Sequence[str]) -> str | None:
         """Return the file that the config loads into norms of ours without --weights, or None."""
@@ -135,7 +114,7 @@ class ConfigSource(ComparedConfig, Source):
     def training(self, norm: str, seed: int, folder: Path) -> list[str]:
         values = {"seed": seed, "folder": folder}
         if self.weights is not None:
-            values["weights"] = starts.start_of(folder.parent)
+            values["weights"] = start_weights.start_of(folder.parent)
         return self._train(self.config, norm, ["--resume"], values)
 
     def evaluation(
@@ -217,8 +196,3 @@ class ConfigSource(ComparedConfig, Source):
         self, folders: Mapping[str, Path], output: Path
     ) -> predictions.Predictions | str | None:
         return predictions.predictions(self, folders, output)
-
-
-def _time(seconds: float) -> str:
-    """Format a time as "1:02:03", or days before it."""
-    return str(timedelta(seconds=max(1, round(seconds))))

@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 
 from ...frameworks.run_record import read
 from ..reports import style
-from .comparison_plan import Plan
-from .comparison_plot import Layout, wrapped
+from .plan import Plan
+from .plot import Layout, wrapped
 from .results import Results
 
 #: Names of the total loss in detectron2's and in MMEngine's records.

@@ -32,7 +32,7 @@ class Comparison:
     @property
     def table(self) -> list[dict[str, str]]:
         """The report's table, a row for each norm; ``pandas.DataFrame(comparison.table)``."""
-        from .comparison_report import table
+        from .report import table
 
         return table(self.results, self.results.tests[0])
 
@@ -52,7 +52,7 @@ class Comparison:
 
         from ..reports.style import uri
         from .answers import headline, notes, warnings
-        from .comparison_report import history_table, sentences
+        from .report import history_table, sentences
 
         def shown(rows: list[dict[str, str]]) -> str:
             return pd.DataFrame(rows).to_html(index=False, border=0)
@@ -121,8 +121,8 @@ def compare(
     """
     try:
         from . import comparison
-        from .comparison_plan import Plan
         from .function_source import FunctionSource
+        from .plan import Plan
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("ilm_plugins"):
             raise

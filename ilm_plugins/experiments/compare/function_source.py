@@ -21,7 +21,7 @@ from tqdm import tqdm
 from ...errors import UserError, one_line
 from ...frameworks.run_processes import available_gpus
 from ...frameworks.run_record import PLAIN
-from .comparison_plan import Plan, Source
+from .plan import Plan, Source
 from .run_folders import is_complete, new_record, open_log, save
 from .runs import check_metric
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ...files import read_object, write_text
 from ...frameworks.run_record import FILE
 from . import runs
-from .comparison_plan import HISTORY, SETTINGS, Plan, folder_name
+from .plan import HISTORY, SETTINGS, Plan, folder_name
 from .results import History, Reading, complete
 
 #: Norm, seed, test and reason of a run without a result.

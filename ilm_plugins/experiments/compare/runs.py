@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from itertools import product
 
 from ...frameworks.run_record import read
-from .comparison_plan import Plan
 from .executors import Execution
+from .plan import Plan
 from .results import OWN_TEST, Value, main_metric
 from .run_folders import divergence, is_complete, log_of, metrics
 from .tasks import CHECKPOINT, Step, Task

@@ -16,8 +16,8 @@ from typing import Any
 from ...errors import UserError
 from ...frameworks import OpenConfig, open_config, run_record
 from ...frameworks.config import AS_IS, Recipe, as_words
-from ..compare.comparison_plan import Plan
 from ..compare.config_source import ConfigSource
+from ..compare.plan import Plan
 from . import published
 from .published import Cell
 from .reproduce_options import Options

@@ -321,8 +321,3 @@ def training_step(cfg: CfgNode | DictConfig, processes: int = 1) -> Callable[[],
             storage.step()
 
     return step
-
-
-def planned_steps(cfg: CfgNode | DictConfig, processes: int = 1) -> int:
-    """Return the number of iterations of the training."""
-    return cfg.SOLVER.MAX_ITER if isinstance(cfg, CfgNode) else cfg.train.max_iter

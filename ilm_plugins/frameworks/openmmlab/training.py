@@ -385,13 +385,3 @@ def training_step(cfg: Config, processes: int = 1) -> Callable[[], None]:
     MessageHub.get_current_instance().update_info_dict(begin)
     batch = next(training_batches(cfg, processes))
     return lambda: model.train_step(batch, wrapper)
-
-
-def planned_steps(cfg: Config, processes: int = 1) -> int | None:
-    """Return the number of iterations of the training; None for a loop of another kind."""
-    loop = cfg.get("train_cfg") or {}
-    if "max_epochs" not in loop:
-        return loop.get("max_iters")
-    init_default_scope(cfg.get("default_scope") or "mmengine")
-    batches = len(Runner.build_dataloader(cfg.train_dataloader, seed=0))
-    return loop["max_epochs"] * math.ceil(batches / processes)

@@ -20,7 +20,7 @@ from ilm_plugins.cli.compare import plan_of
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.compare import run_folders, tasks
 from ilm_plugins.experiments.compare.command_source import CommandSource
-from ilm_plugins.experiments.compare.comparison_plan import Plan
+from ilm_plugins.experiments.compare.plan import Plan
 from ilm_plugins.experiments.compare.script_metric import ScriptMetric
 from ilm_plugins.frameworks import run_record
 from ilm_plugins.parent_process import command_line

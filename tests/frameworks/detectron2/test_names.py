@@ -13,7 +13,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from close import assert_close
 from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import read, write
-from ilm_plugins.experiments.compare import starts
+from ilm_plugins.experiments.compare import start_weights
 from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.detectron2.checkpoints import Checkpointer
 from swaps import randomized
@@ -118,7 +118,7 @@ def test_a_file_of_caffe2_is_converted_to_a_norm(caffe2, tmp_path):
 def test_a_comparison_starts_from_a_file_of_caffe2(caffe2, tmp_path):
     path, (config, *overrides), check = caffe2
     model = open_config(str(config), overrides).build_model()
-    fitted, _ = starts.fit(starts.read_weights(path), model)
+    fitted, _ = start_weights.fit(start_weights.read_weights(path), model)
     torch.save({"model": fitted}, tmp_path / "out.pth")
     check(tmp_path / "out.pth")
 

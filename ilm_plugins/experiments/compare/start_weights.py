@@ -14,7 +14,7 @@ from ...errors import UserError
 from ...frameworks.checkpoints import read_checkpoint
 from ...layers import SwitchNorm
 from .compared_config import ComparedConfig
-from .comparison_plan import folder_name
+from .plan import folder_name
 
 #: Batches of the training set that measure the mixtures' running statistics.
 BATCHES = 32

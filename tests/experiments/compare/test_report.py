@@ -14,10 +14,11 @@ import scipy.stats
 pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
 
 from ilm_plugins.errors import UserError
-from ilm_plugins.experiments.compare import comparison_plot, comparison_report, runs
+from ilm_plugins.experiments.compare import plot, runs
 from ilm_plugins.experiments.compare.answers import answers, headline, notes
-from ilm_plugins.experiments.compare.comparison_plan import Plan
 from ilm_plugins.experiments.compare.config_source import ConfigSource
+from ilm_plugins.experiments.compare.plan import Plan
+from ilm_plugins.experiments.compare.report import csv_of, markdown
 from ilm_plugins.experiments.compare.results import (
     OWN_TEST,
     History,
@@ -64,7 +65,7 @@ def test_the_table_has_mean_deviation_difference_and_p():
 
 
 def report(found):
-    return comparison_report.markdown(found, "python -m ilm_plugins compare")
+    return markdown(found, "python -m ilm_plugins compare")
 
 
 def test_each_further_test_has_a_table():
@@ -114,8 +115,8 @@ def test_a_report_collects_no_garbage(collections, tmp_path):
     """With torch loaded, a collection takes .1 to .5 s."""
     found = results(VALUES, margin=1)
     report(found)
-    comparison_report.csv_of(found)
-    comparison_plot.draw(found, tmp_path / "compare.png")
+    csv_of(found)
+    plot.draw(found, tmp_path / "compare.png")
     assert collections == []
 
 
@@ -454,7 +455,7 @@ def test_weights_that_no_norm_converts_are_in_the_report():
 
 
 def test_the_csv_has_a_row_for_each_run_test_and_metric():
-    head, *rows = csv.reader(comparison_report.csv_of(results(failures=FAILED)).splitlines())
+    head, *rows = csv.reader(csv_of(results(failures=FAILED)).splitlines())
     made = ["seconds", "commit", "processor"]
     assert head == ["norm", "seed", "test", "metric", "value", *made, "failure"]
     assert rows[0] == ["GN", "0", "test", "mIoU", "40.0", "", "", "", ""]
@@ -501,15 +502,15 @@ def test_an_unknown_metric_names_the_known_ones():
 def drawn(tmp_path, monkeypatch):
     """A function that draws results, and returns the axes of the first test's values."""
     shown = []
-    save = comparison_plot.Figure.savefig
+    save = plot.Figure.savefig
     monkeypatch.setattr(
-        comparison_plot.Figure,
+        plot.Figure,
         "savefig",
         lambda figure, *args, **options: (shown.append(figure), save(figure, *args, **options)),
     )
 
     def draw(found):
-        comparison_plot.draw(found, tmp_path / "compare.png")
+        plot.draw(found, tmp_path / "compare.png")
         return shown[-1].axes[0]
 
     return draw
@@ -554,7 +555,7 @@ def test_the_picture_has_a_cross_at_the_worse_edge_for_each_run_that_failed(draw
 
 def test_equal_results_give_an_equal_picture(tmp_path):
     for name in ("a.png", "b.png"):
-        comparison_plot.draw(results(), tmp_path / name)
+        plot.draw(results(), tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
@@ -621,8 +622,8 @@ def test_forty_runs_are_read_and_reported_within_five_seconds(tmp_path):
     values = runs.collect(plan)
     read = Results(norms, complete(values, "mIoU"), "mIoU", margin=1)
     page = report(read)
-    comparison_report.csv_of(read)
-    comparison_plot.draw(read, tmp_path / "compare.png")
+    csv_of(read)
+    plot.draw(read, tmp_path / "compare.png")
     assert time.process_time() - started < 5
     assert len(read.main[norms[-1], "dusk"]) == 5
     assert page.count("Next: ") == 2 * 7

@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 
 from ...frameworks.run_record import read
 from ..reports.style import png, uri
-from . import comparison_plot, curves
+from . import curves, plot
 from .answers import answers, headline, notes, warnings
-from .comparison_plan import Plan
-from .comparison_plot import NARROW, WIDE, has_differences
-from .comparison_report import (
+from .plan import Plan
+from .plot import NARROW, WIDE, has_differences
+from .predictions import SCORE
+from .report import (
     ABOUT,
     cost_table,
     history_table,
@@ -25,7 +26,6 @@ from .comparison_report import (
     table,
     title_of,
 )
-from .predictions import SCORE
 from .results import OWN_TEST, ROUNDS, Results, Value
 from .run_folders import log_of
 
@@ -48,7 +48,7 @@ SETTINGS = {
 def page(plan: Plan, results: Results, command: str) -> str:
     """Return compare.html."""
     found = curves.curves(plan, results)
-    template = files(__package__).joinpath("comparison_page.html.jinja").read_text("utf-8")
+    template = files(__package__).joinpath("page.html.jinja").read_text("utf-8")
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
@@ -62,7 +62,7 @@ def page(plan: Plan, results: Results, command: str) -> str:
         answers={test: answers(results, test) for test in results.tests},
         tables={test: _filled(table(results, test)) for test in results.tests},
         has_differences=has_differences(results),
-        runs=_pictures(comparison_plot.figure_of, results) if results.main else None,
+        runs=_pictures(plot.figure_of, results) if results.main else None,
         history=_filled(history_table(results)),
         metrics=metrics_table(results),
         curves=_pictures(curves.figure_of, found, results.norms) if found else None,

@@ -19,14 +19,14 @@ pytest.importorskip("jinja2", reason="needs the extra ilm_plugins[compare]")
 
 from ilm_plugins.experiments.compare import (
     command_source,
-    comparison_plot,
+    plot,
     predictions,
     run_folders,
 )
 from ilm_plugins.experiments.compare.command_source import CommandSource
-from ilm_plugins.experiments.compare.comparison_page import page
-from ilm_plugins.experiments.compare.comparison_plan import Plan, Source
 from ilm_plugins.experiments.compare.curves import curves, figure_of
+from ilm_plugins.experiments.compare.page import page
+from ilm_plugins.experiments.compare.plan import Plan, Source
 from ilm_plugins.experiments.compare.results import OWN_TEST, ModelSummary, Results, Value
 from ilm_plugins.experiments.compare.script_metric import ScriptMetric
 from ilm_plugins.frameworks import run_record
@@ -84,7 +84,7 @@ def made_up(tmp_path_factory):
         models=models,
         steps={norm: {"seconds": 0.5, "memory": 12e9} for norm in NORMS},
     )
-    comparison_plot.draw(found, plan.output / "compare.png")
+    plot.draw(found, plan.output / "compare.png")
     return plan, found
 
 
@@ -207,10 +207,10 @@ def test_the_page_has_no_empty_column_and_no_curve_of_one_value(tmp_path):
 def test_without_differences_there_is_no_plot_of_them(tmp_path, made_up):
     plan, _ = made_up
     found = Results(["GN"], values_of(["40 41"], ["GN"]), "mIoU")
-    comparison_plot.draw(found, plan.output / "compare.png")
+    plot.draw(found, plan.output / "compare.png")
     read = Reader(page(plan, found, ""))
     assert "minus GN" not in read.find("img")[0]["alt"] + read.text
-    assert not comparison_plot.has_differences(found)
+    assert not plot.has_differences(found)
 
 
 def test_a_failed_run_has_the_end_of_its_log(read):
@@ -252,7 +252,7 @@ def test_without_any_run_the_page_says_so(tmp_path):
 def test_each_run_has_a_line_in_the_colour_of_its_norm(made_up):
     plan, results_of_runs = made_up
     found = curves(plan, results_of_runs)
-    losses, values = figure_of(found, NORMS, comparison_plot.WIDE).axes
+    losses, values = figure_of(found, NORMS, plot.WIDE).axes
     colours = [line.get_color() for line in losses.lines if len(line.get_xdata()) > 1]
     assert (len(colours), len({*colours})) == (9, 3)
     assert {*colours[:3]} == {colours[0]}
@@ -263,7 +263,7 @@ def test_each_run_has_a_line_in_the_colour_of_its_norm(made_up):
 def test_a_run_that_diverged_ends_with_a_cross_and_leaves_the_scale_to_the_others(made_up):
     plan, results_of_runs = made_up
     found = curves(plan, results_of_runs)
-    axis, _ = figure_of(found, NORMS, comparison_plot.WIDE).axes
+    axis, _ = figure_of(found, NORMS, plot.WIDE).axes
     (cross,) = [line for line in axis.lines if line.get_marker() == "x"]
     assert cross.get_xydata().tolist() == [[400, axis.get_ylim()[1]]]
     assert axis.get_ylim()[1] < 2
@@ -278,7 +278,7 @@ def test_an_axis_of_large_quotients_of_positive_losses_is_logarithmic(tmp_path, 
     curve = [{"epochs": 1, "loss": 1.0}, {"epochs": 2, "loss": last}]
     run_record.write(folder / run_record.FILE, {"planned": 2, "curve": curve})
     found = curves(plan, Results(NORMS, [], "mIoU"))
-    (axis,) = figure_of(found, NORMS, comparison_plot.NARROW).axes
+    (axis,) = figure_of(found, NORMS, plot.NARROW).axes
     assert (axis.get_xlabel(), axis.get_yscale()) == ("epochs", scale)
 
 
