@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ilm_plugins.errors import UserError
-from ilm_plugins.experiments.compare.starts import check_fits
+from ilm_plugins.experiments.compare.start_weights import check_fits
 
 
 def network(count):
