@@ -60,6 +60,7 @@ FILES = {
     "contributing": ("CONTRIBUTING.md", "docs/"),
     "results": ("reports/README.md", "../docs/"),
     "measuring": ("benchmarks/README.md", "../docs/"),
+    "configs": ("configs/README.md", "../docs/"),
 }
 
 

@@ -27,7 +27,7 @@ from ilm_plugins.layers.base import AdaptiveNorm
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 TUTORIAL = ROOT / "docs" / "tutorial.md"
-PAGES = sorted([*ROOT.glob("*.md"), ROOT / "reports" / "README.md", *ROOT.glob("docs/**/*.md")])
+PAGES = sorted(p for name in ("*.md", "*/README.md", "docs/**/*.md") for p in ROOT.glob(name))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 

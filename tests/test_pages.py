@@ -14,7 +14,7 @@ import pytest
 from PIL import ImageFont
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), ROOT / "reports" / "README.md", *ROOT.glob("docs/**/*.md")])
+PAGES = sorted(p for name in ("*.md", "*/README.md", "docs/**/*.md") for p in ROOT.glob(name))
 DIAGRAMS = sorted((ROOT / "docs" / "figures").glob("*.svg"))
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 CODE = re.compile(r"<(pre|code)\b.*?</\1>", re.DOTALL)
