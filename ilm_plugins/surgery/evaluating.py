@@ -34,12 +34,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def watching(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Call ``see`` with name and input of each call; calls with empty input are skipped."""
+    """Call ``see`` with name and input of each call."""
 
     def hook(name: str, layer: nn.Module, inputs: tuple, named: dict) -> None:
-        x = inputs[0] if inputs else named["x"]
-        if len(x):
-            see(name, x)
+        see(name, inputs[0] if inputs else named["x"])
 
     with ExitStack() as hooks:
         for name, layer in layers.items():

@@ -1,6 +1,5 @@
 """Measure the running statistics of the mixtures (EN, SN, SSN) again."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 
 from ..layers import OptionError
 from ..layers.mixture import MixtureNorm
-from .evaluating import evaluating
+from .evaluating import evaluating, watching
 from .report import Report
 
 
@@ -42,77 +41,80 @@ def recalibrate(
         OptionError: no layer has running statistics, or there are no batches. After any error, all
             statistics are as before.
     """
-    layers = {
-        layer: name
+    measured = {
+        name: _Measured(layer)
         for name, layer in model.named_modules()
         if isinstance(layer, MixtureNorm) and layer.tracks_statistics
     }
-    if not layers:
+    if not measured:
         raise OptionError("recalibrate: the model has no layer that mixes BN's running statistics")
-    momenta = {layer: layer.momentum for layer in layers}
-    earlier = {layer: [t.clone() for t in _changed_by_forward(layer)] for layer in layers}
-    skipped = dict.fromkeys(layers, "no batch reached it")
-    calls: Counter[MixtureNorm] = Counter()
-
-    def weigh(layer: MixtureNorm, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        """Let the statistics of the k-th call count for 1/k."""
-        x = inputs[0] if inputs else named["x"]
-        if not layer.uses_batch_statistics:  # the model's forward has set it to evaluation mode
-            skipped[layer] = "it ran in evaluation mode"
-        # A single value of a channel updates nothing, unless other processes have more.
-        elif x.numel() > layer.num_channels or layer.synchronizes:
-            if not calls[layer]:  # NaN times the weight 0 is NaN
-                for name in ("running_mean", "running_variance"):
-                    getattr(layer, name).zero_()
-            calls[layer] += 1
-            layer.momentum = 1 / calls[layer]
-        else:
-            skipped[layer] = "no batch gave it two values"
-
-    trained = [layer for layer in layers if not layer.frozen]
-    hooks = [layer.register_forward_pre_hook(weigh, with_kwargs=True) for layer in trained]
+    trained = {name: one.layer for name, one in measured.items() if not one.layer.frozen}
     run, count = forward or model, 0
     try:
-        with evaluating(model):
-            for layer in layers:
-                layer.train()
+        with evaluating(model), watching(trained, lambda name, x: measured[name].weigh(x)):
+            for one in measured.values():
+                one.layer.train()
             for batch in batches:
                 run(batch)
                 count += 1
     except BaseException:
-        for layer, statistics in earlier.items():
-            _restore(layer, statistics)
+        for one in measured.values():
+            one.restore()
         raise
     finally:
-        for hook in hooks:
-            hook.remove()
-        for layer, momentum in momenta.items():
-            layer.momentum = momentum
+        for one in measured.values():
+            one.layer.momentum = one.momentum
     if count == 0:
         raise OptionError("recalibrate: got no batches; give at least one")
     report = Report()
-    for layer, name in layers.items():
-        if not calls[layer]:  # its ``forward`` may have been called without the hooks
-            _restore(layer, earlier[layer])
-        if layer.frozen:
-            report.left[name] = "frozen"
-        elif not calls[layer]:
-            report.left[name] = skipped[layer]
-        elif not all(tensor.isfinite().all() for tensor in _changed_by_forward(layer)):
-            _restore(layer, earlier[layer])
-            report.left[name] = "a batch gave it infinite or NaN values"
+    for name, one in measured.items():
+        if problem := one.problem():
+            one.restore()
+            report.left[name] = problem
         else:
             # A layer that runs several times a batch has more calls than batches.
-            report.converted[name] = f"running statistics of {min(count, calls[layer])} batches"
+            report.converted[name] = f"running statistics of {min(count, one.calls)} batches"
     return report
 
 
-def _changed_by_forward(layer: MixtureNorm) -> list[Tensor]:
-    """Return the running mean and variance, and EN's number of batches."""
-    tracked = getattr(layer, "num_batches_tracked", None)
-    return [t for t in (layer.running_mean, layer.running_variance, tracked) if t is not None]
+class _Measured:
+    """A layer whose running statistics are measured, with what it had before."""
 
+    def __init__(self, layer: MixtureNorm) -> None:
+        self.layer, self.momentum = layer, layer.momentum
+        self.earlier = [tensor.clone() for tensor in self._statistics()]
+        self.calls = 0
+        self.skipped = "frozen" if layer.frozen else "no batch reached it"
 
-def _restore(layer: MixtureNorm, copies: list[Tensor]) -> None:
-    for tensor, copy in zip(_changed_by_forward(layer), copies, strict=True):
-        tensor.copy_(copy)
+    def weigh(self, x: Tensor) -> None:
+        """Let the statistics of the k-th call count for 1/k; x is its input."""
+        layer = self.layer
+        if not layer.uses_batch_statistics:  # the model's forward has set it to evaluation mode
+            self.skipped = "it ran in evaluation mode"
+        # A single value of a channel updates nothing, unless other processes have more.
+        elif x.numel() <= layer.num_channels and not layer.synchronizes:
+            self.skipped = "no batch gave it two values"
+        else:
+            if not self.calls:  # NaN times the weight 0 is NaN
+                for tensor in self._statistics()[:2]:
+                    tensor.zero_()
+            self.calls += 1
+            layer.momentum = 1 / self.calls
+
+    def problem(self) -> str | None:
+        """Return why the layer keeps its earlier statistics; None if it has new ones."""
+        if not self.calls:  # its ``forward`` may have been called without the hooks
+            return self.skipped
+        if not all(tensor.isfinite().all() for tensor in self._statistics()):
+            return "a batch gave it infinite or NaN values"
+        return None
+
+    def restore(self) -> None:
+        for tensor, copy in zip(self._statistics(), self.earlier, strict=True):
+            tensor.copy_(copy)
+
+    def _statistics(self) -> list[Tensor]:
+        """Return the running mean and variance, and EN's number of batches."""
+        tracked = getattr(self.layer, "num_batches_tracked", None)
+        found = self.layer.running_mean, self.layer.running_variance, tracked
+        return [tensor for tensor in found if tensor is not None]

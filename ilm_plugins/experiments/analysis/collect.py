@@ -150,6 +150,8 @@ def _gather(
     widths: dict[str, int] = {}
 
     def see(name: str, x: Tensor) -> None:
+        if not len(x):
+            return
         for part, values in compute(layers[name], x).items():
             if not values.isfinite().all():
                 raise UserError(
