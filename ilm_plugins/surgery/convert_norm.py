@@ -13,22 +13,19 @@ from ..layers.base import AdaptiveNorm
 from ..layers.mixture import MixtureNorm
 from ..ops import Switch
 from . import norms
+from .adapt_tensors import adapt, is_identity, remark_on_values
 from .checks import TENSORS, has_hooks, modules_of
 from .conversion import Conversion
 from .fusing import with_activation
 from .norms import modules_after
+from .norms_in_state_dict import LAYOUTS, check_complete
 from .rules import (
     AFFINE,
-    LAYOUTS,
     State,
-    adapt,
-    check_complete,
     chosen_by,
-    is_identity,
     plain_norm_of,
     refuse,
     remark,
-    remark_on_values,
 )
 from .sources import num_channels, source_of
 

@@ -1,6 +1,5 @@
 """Convert the norms of a state dict."""
 
-import re
 from collections.abc import Callable, Container, Iterator, Mapping
 
 import torch
@@ -8,12 +7,13 @@ from torch import Tensor, nn
 
 from ..checkpoints.state_dict_for_model import find_absent, unwrap_state
 from ..checkpoints.state_dict_in_file import copy_state
-from ..foreign_norms import BESIDE, NAME_REMARKS, OTHER_NAMES
+from ..foreign_norms import NAME_REMARKS, OTHER_NAMES
 from ..layers import OptionError
 from . import norms, rules
+from .adapt_tensors import adapt, remark_on_values
 from .checks import reason_of_levels
 from .conversion import conversion_to
-from .norms_in_state_dict import StoredNorm, find_norms, is_of_level, join
+from .norms_in_state_dict import PLAIN, StoredNorm, find_norms, is_of_level, join
 from .report import Report, warn_of_nothing
 from .rules import NotConvertible, State, chosen_by, refuse
 from .selection import Match, matches, report_of_match
@@ -21,11 +21,6 @@ from .sources import SOURCES, UNTOLD
 
 _NOT_STORED = (
     "a state dict has no eps, num_groups or normalizers; where a layer has others, outputs change"
-)
-#: Remark on BatchNorms without a weight or a bias, as one of a checkpoint's files may have them.
-_MADE_UP = (
-    "without {} in the state dict: a weight is then 1, a bias 0; if they are in another file, "
-    "convert all files together"
 )
 #: Why a norm with further tensors stays.
 _BESIDE = (
@@ -68,7 +63,7 @@ def convert_state(
         rules.find_rule(kind, layer)
         replaced = replacing or source.kind_in_state
         reason = f"{kind}, but {replaced} is replaced{rules.hint(SOURCES.get(kind), layer)}"
-        refuse(kind in rules.PLAIN and kind != source.kind_in_state, reason)
+        refuse(kind in PLAIN and kind != source.kind_in_state, reason)
         reason = "a weight and a bias alone do not tell the norm; to convert it, match it"
         refuse(kind == UNTOLD and match is None, reason)
         lacking = rules.AFFINE - tensors.keys() if kind == UNTOLD else ()
@@ -106,7 +101,7 @@ def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor
         plain = nn.BatchNorm2d if source.name == "BN" else nn.InstanceNorm2d
         return plain(c, affine=True, dtype=dtype)
 
-    return _rewrite(state, match, build, skip=rules.PLAIN)
+    return _rewrite(state, match, build, skip=PLAIN)
 
 
 def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report]:
@@ -137,15 +132,16 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
             continue
         taken.add(source)
         norm, layer = stored[source], model_norms[name]
-        chosen, is_same = chosen_by(norm.tensors), norm.kind == norms.kind_in_state(layer)
-        if is_same and source != name and norm.kind == UNTOLD:
-            continue  # a weight and a bias alone may be of any norm
-        if not is_same and chosen not in (None, _normalizer_of(layer)):
+        chosen = chosen_by(norm.tensors)
+        if norm.kind == norms.kind_in_state(layer):
+            # A weight and a bias alone may be of any norm.
+            if source != name and norm.kind != UNTOLD and not norm.beside:
+                _store(state, norm, name, norm.tensors)
+                report.converted[name] = "renamed"
+        elif chosen not in (None, _normalizer_of(layer)):
             report.left[source] = f"its ratios are fixed on {chosen}, which {layer} is not"
         else:
-            converted = _convert_norm(state, report, source, norm, name, _always(layer))
-            if converted is not None and name != source:
-                _move_beside(state, source, name, model)
+            _convert_norm(state, report, norm, name, norm.kind, _always(layer))
     for key, tensor in state.items():
         if key not in wanted:
             report.left[str(key)] = "the model has nothing of this name"
@@ -173,7 +169,8 @@ def _rewrite(
     report = report_of_match(match, stored)
     for name, norm in stored.items():
         if matches(name, match) and norm.kind not in skip:
-            layer = _convert_norm(state, report, name, norm, name, build, plain)
+            kind = plain if plain and norm.kind in PLAIN else norm.kind
+            layer = _convert_norm(state, report, norm, name, kind, build)
             for remark_on in NAME_REMARKS if layer is not None else ():
                 report.note(remark_on(name, isinstance(layer, nn.GroupNorm)), name)
     if report.converted:
@@ -197,68 +194,40 @@ def _normalizer_of(norm: nn.Module) -> str | None:
 def _convert_norm(
     state: dict,
     report: Report,
-    source: str,
     norm: StoredNorm,
     name: str,
+    kind: str,
     build: Callable[[StoredNorm], nn.Module],
-    plain: str | None = None,
 ) -> nn.Module | None:
-    """Convert the norm ``source`` by ``build``, if it is of another kind; store it under ``name``.
+    """Convert a norm to what ``build`` returns, and store it under a name.
 
     Args:
-        plain: what the norm is, if it is a plain norm.
+        kind: of the norm, in the rules.
 
     Returns:
         The new norm; None if it cannot be converted.
     """
-    kind = plain if plain and norm.kind in rules.PLAIN else norm.kind
     try:
         layer = build(norm)
-        is_same = norm.kind == norms.kind_in_state(layer)
-        if norm.beside and is_same and name == source:
-            return layer
         refuse(norm.beside, _BESIDE.format(", ".join(norm.beside), norm.kind))
-        refuse(not is_same and is_of_level(state, source, norm), reason_of_levels())
-        tensors = norm.tensors if is_same else rules.adapt(norm.tensors, kind, layer)
-        named = {join(name, key): tensor for key, tensor in tensors.items()}
+        refuse(is_of_level(state, norm), reason_of_levels())
+        tensors = adapt(norm.tensors, kind, layer)
     except (NotConvertible, OptionError) as error:
-        report.left[source] = str(error)
+        report.left[norm.name] = str(error)
         return None
-    if is_same and named.keys() == norm.entries.keys():
-        return layer
-    for key, tensor in norm.entries.items():
-        if state.get(key) is tensor:
-            del state[key]
-    state.update(named)
-    if is_same:
-        report.converted[name] = "renamed"
-        return layer
+    _store(state, norm, name, tensors)
     report.converted[name] = f"{norm.kind} -> {type(layer).__name__}"
     report.note(rules.remark(kind, layer), name)
-    report.note(rules.remark_on_values(norm.entries), name)
-    if norm.kind == "BN" and (lacking := rules.AFFINE - norm.tensors.keys()):
-        report.note(_MADE_UP.format(" and ".join(sorted(lacking, reverse=True))), name)
+    report.note(remark_on_values(norm.tensors), name)
     return layer
 
 
-def _move_beside(state: dict, source: str, name: str, model: nn.Module) -> None:
-    """Give the tensors of a norm's activation the names that they have in a model.
-
-    timm has the activation in the norm, a converted model beside the layer.
-    """
-    norm = model.get_submodule(name)
-    if name == f"{source}.0":
-        around, beside = source, "|".join(BESIDE)
-        *_, activation = model.get_submodule(around)._modules
-    elif source == f"{name}.0" and (after := norms.modules_after(norm)):
-        around, beside = name, r"[1-9]\d*\..+"
-        activation = next(child for child, m in norm.named_children() if m is after[-1])
-    else:
-        return
-    for key in [key for key in state if isinstance(key, str)]:
-        found = re.fullmatch(rf"{re.escape(around)}\.({beside})", key)
-        if found and (leaf := found[1].partition(".")[2]):
-            state[join(around, activation, leaf)] = state.pop(key)
+def _store(state: dict, norm: StoredNorm, name: str, tensors: State) -> None:
+    """Replace a norm's tensors by others, under a name."""
+    for key, tensor in norm.tensors.items():
+        if state.get(join(norm.name, key)) is tensor:  # else another norm has its place by now
+            del state[join(norm.name, key)]
+    state.update({join(name, key): tensor for key, tensor in tensors.items()})
 
 
 def _names(name: str, stored: Mapping[str, StoredNorm]) -> Iterator[str]:

@@ -1,6 +1,5 @@
-"""Find the norms in a state dict."""
+"""Find the norms in a state dict, by the names and dimensions of their tensors."""
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +8,45 @@ from typing import Any
 from torch import Tensor
 
 from ..foreign_norms import is_beside
-from .rules import AFFINE, State, kind_of, nearest_kind
+from ..ops.engine.network import BATCH
+from .norms import LAYERS
+from .rules import AFFINE, BN_RUNNING, MIXTURES_RUNNING, RELEASED_ATTENTION, State, refuse
+from .sources import SOURCES, UNTOLD
 
-_OTHERWISE = re.compile(r"^(?:parametrizations\.)?(\w+)(?:_orig|\.original\d?)$")
+#: Kinds of plain norms in a state dict.
+PLAIN = {source.kind_in_state for source in SOURCES.values()}
+
+
+def _layout_of(layer: Any) -> tuple[set[str], set[str]]:
+    """Return the names of tensors that all layers of a class have, and that only some have.
+
+    Without a network, they are the tensors of its ``initial_values``.
+    """
+    if layer.network is None:
+        return {*layer.initial_values}, set()
+    running = MIXTURES_RUNNING if set(BATCH) & {*layer.network.tensors} else set()
+    needed = {*layer.network.tensors} - running - layer.optional_tensors
+    others = running | layer.optional_tensors | layer.initial_values.keys()
+    return needed, others - needed
+
+
+#: Kind of a norm in a state dict -> names of its required tensors, and of its optional tensors.
+LAYOUTS: dict[str, tuple[set[str], set[str]]] = {
+    UNTOLD: (set(), AFFINE),
+    **{
+        source.name: (BN_RUNNING, AFFINE | {"num_batches_tracked"})
+        for source in SOURCES.values()
+        if source.has_statistics
+    },
+    **{kind: _layout_of(layer) for layer, kind in LAYERS.items()},
+    "released ILM": (
+        {"weight_bias", "bias_bias", "fc_embed.0.weight"}
+        | {"fc_weight.1.weight", "fc_bias.1.weight"},
+        # The released code stores the encoder under these names, too.
+        {"fc_weight.0.0.weight", "fc_bias.0.0.weight"},
+    ),
+    "released AN": ({"weight_", "bias_", *RELEASED_ATTENTION}, set()),
+}
 
 
 @dataclass
@@ -19,15 +54,15 @@ class StoredNorm:
     """A norm in a state dict.
 
     Attributes:
-        kind: what :func:`.rules.kind_of` tells of its tensors.
+        name: its name in the state dict.
+        kind: a key of LAYOUTS, "released SN" or "released SSN".
         tensors: its tensors, by their names in it.
-        entries: its entries in the state dict.
         beside: names of further tensors in it, which no norm of its kind has.
     """
 
+    name: str
     kind: str
     tensors: State
-    entries: State
     beside: Sequence[str] = ()
 
 
@@ -38,26 +73,46 @@ def join(*parts: str) -> str:
 def find_norms(state: State) -> dict[str, StoredNorm]:
     """Return the norms in a state dict, by name."""
     named = {k: t for k, t in state.items() if isinstance(k, str) and isinstance(t, Tensor)}
-    stored = {}
-    for name, within in _modules(named).items():
-        # Pruning and parametrizations keep a tensor under another name.
-        keys = {_OTHERWISE.sub(r"\1", key): key for key in within if not is_beside(key)}
-        tensors = {key: within[own] for key, own in keys.items()}
-        kind, beside = kind_of(tensors), list[str]()
-        if kind is None:
-            kind, beside = nearest_kind(tensors)
-        if kind is None:
+    found = {name: _norm_of(name, within) for name, within in _modules(named).items()}
+    return {name: norm for name, norm in found.items() if norm}
+
+
+def _norm_of(name: str, state: State) -> StoredNorm | None:
+    """Return the norm that a module's tensors are, of the kind that leaves the fewest over."""
+    state = {key: tensor for key, tensor in state.items() if not is_beside(key)}
+    is_leaf = not any("." in key for key in state)
+    norms = []
+    for kind, (needed, allowed) in LAYOUTS.items():
+        own = {key: tensor for key, tensor in state.items() if key in needed | allowed}
+        if not own or not needed <= own.keys():
             continue
-        own = {key: tensor for key, tensor in tensors.items() if key not in beside}
-        beside += [keys[key] for key in own if keys[key] != key]
-        entries = {join(name, key): tensor for key, tensor in own.items()}
-        stored[name] = StoredNorm(kind, own, entries, beside)
-    return stored
+        beside = sorted(state.keys() - own.keys())
+        # A weight and a bias alone are of a norm only beside tensors of their own module.
+        is_other = kind == UNTOLD and beside and not (is_leaf and own.keys() == AFFINE)
+        if not is_other and (found := _kind_by_dimensions(kind, own)):
+            norms.append(StoredNorm(name, found, own, beside))
+    return min(norms, key=lambda norm: len(norm.beside), default=None)
 
 
-def is_of_level(state: State, name: str, norm: StoredNorm) -> bool:
+def _kind_by_dimensions(kind: str, tensors: State) -> str | None:
+    """Return the kind of tensors with a layout's names; None if they are of no norm."""
+    if kind in ("SN", "SSN") and tensors["weight"].dim() > 1:
+        return f"released {kind}"
+    vectors = {"weight", "bias", "running_mean", "running_var", "running_variance"}
+    is_vectors = all(tensors[name].dim() == 1 for name in vectors & tensors.keys())
+    return kind if is_vectors or kind not in {*PLAIN, "SN", "SSN"} else None
+
+
+def check_complete(source: State, kind: str) -> None:
+    """Raise NotConvertible if a layer of this package lacks a tensor that it needs."""
+    needed = LAYOUTS[kind][0] if kind in LAYOUTS and kind not in SOURCES else set()
+    absent = ", ".join(sorted(needed - source.keys()))
+    refuse(absent, f"its {absent} is missing, without which the layer computes nothing")
+
+
+def is_of_level(state: State, norm: StoredNorm) -> bool:
     """Return whether a norm is one of detectron2's CycleBatchNormList, which has their weight."""
-    around, _, level = name.rpartition(".")
+    around, _, level = norm.name.rpartition(".")
     affine = {join(around, key) for key in AFFINE}
     has_none = norm.kind == "BN" and not AFFINE & norm.tensors.keys()
     return has_none and level.isdigit() and affine <= state.keys()

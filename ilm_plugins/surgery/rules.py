@@ -1,24 +1,18 @@
 """Rules that make a norm's tensors from another norm's tensors."""
 
-import copy
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensor
 
-from ..foreign_norms import is_beside
 from ..layers import AttentiveNorm, ExemplarNorm, SparseSwitchNorm, SwitchNorm
 from ..layers.attentive import balanced
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.mixture import BN_VARIANCE, VARIANCE
-from ..ops.engine.network import BATCH
-from .norms import KEYS, LAYERS, kind_of_module, target_of
-from .sources import SOURCES, UNTOLD, Source
+from .norms import KEYS, target_of
+from .sources import SOURCES, Source
 
 #: A state dict, of a model or of a single norm: name -> tensor.
 State = Mapping[str, Tensor]
@@ -41,179 +35,7 @@ MIXTURES_RUNNING = {*BN_RUNNING, VARIANCE}
 _DECODERS = ("decode_mean.weight", "decode_var.weight")
 _ATTENTION = "attention.weight", "attention.bias"
 _PAIRS = "pairs.weight", "pairs.bias"
-_RELEASED_ATTENTION = "attention_weights.attention.0.weight", "attention_weights.attention.0.bias"
-
-_HALVES = {torch.float16, torch.bfloat16}
-#: Dtypes of tensors that are converted; counters and flags may be integers.
-_DTYPES = {
-    *(*_HALVES, torch.float32, torch.float64),
-    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
-}
-
-#: Kinds of plain norms in a state dict.
-PLAIN = {source.kind_in_state for source in SOURCES.values()}
-
-
-def _layout_of(layer: Any) -> tuple[set[str], set[str]]:
-    """Return the names of tensors that all layers of a class have, and that only some have.
-
-    Without a network, they are the tensors of its ``initial_values``.
-    """
-    if layer.network is None:
-        return {*layer.initial_values}, set()
-    running = MIXTURES_RUNNING if set(BATCH) & {*layer.network.tensors} else set()
-    needed = {*layer.network.tensors} - running - layer.optional_tensors
-    others = running | layer.optional_tensors | layer.initial_values.keys()
-    return needed, others - needed
-
-
-#: Kind of a norm in a state dict -> names of its required tensors, and of its optional tensors.
-LAYOUTS: dict[str, tuple[set[str], set[str]]] = {
-    UNTOLD: (set(), AFFINE),
-    **{
-        source.name: (BN_RUNNING, AFFINE | {"num_batches_tracked"})
-        for source in SOURCES.values()
-        if source.has_statistics
-    },
-    **{kind: _layout_of(layer) for layer, kind in LAYERS.items()},
-    "released ILM": (
-        {"weight_bias", "bias_bias", "fc_embed.0.weight"}
-        | {"fc_weight.1.weight", "fc_bias.1.weight"},
-        # The released code stores the encoder under these names, too.
-        {"fc_weight.0.0.weight", "fc_bias.0.0.weight"},
-    ),
-    "released AN": ({"weight_", "bias_", *_RELEASED_ATTENTION}, set()),
-}
-
-
-def kind_of(state: State) -> str | None:
-    """Return the kind of a norm's state dict: a key of LAYOUTS, "released SN", "released SSN"."""
-    for kind, (needed, allowed) in LAYOUTS.items():
-        if state and needed <= state.keys() <= needed | allowed:
-            if kind in ("SN", "SSN") and state["weight"].dim() > 1:
-                return f"released {kind}"
-            plain = kind in {*PLAIN, "SN", "SSN"}
-            other = plain and any(state[n].dim() != 1 for n in (needed | AFFINE) & state.keys())
-            return None if other else kind
-    return None
-
-
-def nearest_kind(state: State) -> tuple[str | None, list[str]]:
-    """Return the kind of a norm with further tensors, and their names; (None, []) for no norm.
-
-    A weight and a bias alone are of a norm only beside tensors of their own module.
-    """
-    is_leaf = not any("." in key for key in state)
-    layouts = {UNTOLD: (AFFINE, AFFINE)} if is_leaf else {}
-    layouts |= {kind: layout for kind, layout in LAYOUTS.items() if kind != UNTOLD}
-    by_size = sorted(layouts.values(), key=lambda layout: len(layout[0]))
-    for needed, allowed in by_size[::-1]:
-        part = {key: tensor for key, tensor in state.items() if key in needed | allowed}
-        if needed <= part.keys() and (kind := kind_of(part)):
-            return kind, sorted(state.keys() - part.keys())
-    return None, []
-
-
-def check_values(source: State) -> None:
-    """Raise NotConvertible if tensors are sparse, or of a dtype in which no layer computes."""
-    has_values = not all(tensor.is_meta for tensor in source.values())
-    for key, tensor in source.items():
-        refuse(tensor.layout != torch.strided, f"its {key} is {tensor.layout}; make it dense first")
-        refuse(has_values and tensor.is_meta, f"its {key} is on the meta device, without values")
-        refuse(
-            tensor.dtype not in _DTYPES,
-            f"its {key} is {tensor.dtype}; convert it to float32 first",
-        )
-
-
-def remark_on_values(tensors: State) -> str | None:
-    """Return what is wrong with the values of a norm's tensors; else None."""
-    if any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in tensors.values()):
-        return None
-    variances = (t for name, t in tensors.items() if name.endswith((BN_VARIANCE, VARIANCE)))
-    finite = all(tensor.isfinite().all() for tensor in tensors.values())
-    if finite and not any((variance < 0).any() for variance in variances):
-        return None
-    return "its tensors have NaN, infinite values or negative variances: outputs may be NaN"
-
-
-def check_complete(source: State, kind: str) -> None:
-    """Raise NotConvertible if a layer of this package lacks a tensor that it needs."""
-    needed = LAYOUTS[kind][0] if kind in LAYOUTS and kind not in SOURCES else set()
-    absent = ", ".join(sorted(needed - source.keys()))
-    refuse(absent, f"its {absent} is missing, without which the layer computes nothing")
-
-
-@torch.no_grad()
-def adapt(source: State, kind: str, layer: nn.Module) -> dict[str, Tensor]:
-    """Return a layer's state dict, made from a norm's, or raise NotConvertible.
-
-    Values of 16 bits are converted in float32, and rounded once to the layer's dtype.
-    """
-    name = type(layer).__name__
-    rule = find_rule(kind, type(layer))
-    on_meta = kind_of_module(layer) in SOURCES and any(t.is_meta for t in source.values())
-    refuse(on_meta, "its tensors are on the meta device, without values to check")
-    check_values(source)
-    if rule.source in SOURCES:
-        source = {**_identity_map(source, layer), **source}
-    wide = {k: t.float() if t.dtype in _HALVES else t for k, t in source.items()}
-    device = next((tensor.device for tensor in source.values()), None)
-    is_on_meta = any(tensor.is_meta for tensor in layer.state_dict().values())
-    if device is not None and device.type != "meta" and is_on_meta:
-        layer = copy.deepcopy(layer).to_empty(device=device)
-        # FrozenBatchNorm2d has no parameters to initialize.
-        getattr(layer, "reset_parameters", lambda: None)()
-    tensors = layer.state_dict().items()
-    wanted = {key: tensor.detach().clone() for key, tensor in tensors if not is_beside(key)}
-    exact = rule.function(wide, layer).items()
-    rounded = {key: _rounded(value, key, wide, source, wanted) for key, value in exact}
-    made = name_variance(rounded, wanted)
-    # The layer's own are initial values, with which it would compute something else.
-    needed = (AFFINE | MIXTURES_RUNNING) & wanted.keys() - made.keys()
-    refuse(needed, f"it has no {' and no '.join(sorted(needed))}, which {name} needs")
-    new = {**wanted, **made}
-    for key in AFFINE & new.keys() - wanted.keys():
-        refuse(not is_identity(key, new[key]), f"it has a {key}, which {name} lacks")
-    for key, tensor in wanted.items():
-        shape, expected = tuple(new[key].shape), tuple(tensor.shape)
-        refuse(shape != expected, f"{key} has shape {shape}, shape {expected} in the layer")
-    return {key: new[key].to(device or new[key].device) for key in wanted}
-
-
-def _rounded(value: Tensor, key: str, wide: State, source: State, wanted: State) -> Tensor:
-    """Return a converted value in the dtype of its tensor in the norm, or in the layer's if wider.
-
-    Args:
-        wide: the norm's tensors, in which values of 16 bits are float32.
-    """
-    if value is wide.get(key):
-        return source[key]
-    dtypes = [state[key].dtype for state in (source, wanted) if key in state]
-    return value.to(reduce(torch.promote_types, dtypes)) if dtypes else value
-
-
-def name_variance(state: State, wanted: State) -> State:
-    """Give a running variance the name that it has in ``wanted``."""
-    for name, other in itertools.permutations((VARIANCE, BN_VARIANCE)):
-        if name in wanted and other in state:
-            return {name if key == other else key: tensor for key, tensor in state.items()}
-    return state
-
-
-def is_identity(key: str, value: Tensor) -> bool:
-    """Return whether a weight is 1, or a bias 0, up to the rounding of AN's maps."""
-    if value.is_meta:
-        return False
-    difference = value - (1 if key == "weight" else 0)
-    return bool(difference.abs().max() <= 8 * torch.finfo(value.dtype).eps)
-
-
-def _identity_map(source: State, layer: Any) -> dict[str, Tensor]:
-    """Return the weight 1 and the bias 0, either of which a plain norm may lack."""
-    like = next((source[name] for name in (*AFFINE, "running_mean") if name in source), None)
-    like = layer.weight.detach() if like is None else like
-    return {"weight": torch.ones_like(like), "bias": torch.zeros_like(like)}
+RELEASED_ATTENTION = "attention_weights.attention.0.weight", "attention_weights.attention.0.bias"
 
 
 # The functions of the rules, see Rule.
@@ -256,7 +78,7 @@ def _released_to_an(source: State, layer: AttentiveNorm) -> State:
     k, channels = source["weight_"].shape
     reason = f"{k} affine pairs, {layer.num_affine} in the layer; set num_affine={k}"
     refuse(k != layer.num_affine, reason)
-    maps, map_bias = (source[name] for name in _RELEASED_ATTENTION)
+    maps, map_bias = (source[name] for name in RELEASED_ATTENTION)
     ones = source["weight_"].new_ones(channels)  # the released layer's GN has no weight and bias
     tensors = maps.reshape(k, channels), map_bias, source["weight_"], source["bias_"]
     new = dict(zip((*_ATTENTION, *_PAIRS), tensors, strict=True))

@@ -459,12 +459,6 @@ def test_values_with_which_a_norm_computes_nothing_are_named(tmp_path, capsys, w
     assert "NaN, infinite values or negative variances" in capsys.readouterr().out
 
 
-def test_missing_weights_that_are_made_up_are_named(tmp_path, capsys):
-    write(nn.Sequential(nn.BatchNorm2d(32, affine=False)).state_dict(), tmp_path / "in.pth")
-    assert run(tmp_path / "in.pth", tmp_path / "out.pth", "--to", "EN") == 0
-    assert "note, without weight and bias in the state dict" in capsys.readouterr().out
-
-
 ESCAPE = "\x1b[2J\n"
 
 

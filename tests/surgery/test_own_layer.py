@@ -9,7 +9,7 @@ from torch import nn
 import ilm_plugins
 from close import EQUAL, assert_close
 from ilm_plugins import NORMS, surgery
-from ilm_plugins.surgery import norms, rules
+from ilm_plugins.surgery import norms, norms_in_state_dict, rules
 from swaps import double, randomized
 
 
@@ -22,7 +22,8 @@ def own(root, monkeypatch):
     monkeypatch.setitem(NORMS, "ILN", layer)
     monkeypatch.setitem(norms.LAYERS, layer, "ILN")
     monkeypatch.setitem(norms.KEYS, layer, "ILN")
-    monkeypatch.setitem(rules.LAYOUTS, "ILN", rules._layout_of(layer))
+    layout = norms_in_state_dict._layout_of(layer)
+    monkeypatch.setitem(norms_in_state_dict.LAYOUTS, "ILN", layout)
 
     def to_own(source, layer):
         return {**source, "rho": torch.ones_like(source["weight"])}

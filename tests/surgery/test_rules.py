@@ -5,6 +5,7 @@ from torch import nn
 
 from ilm_plugins import NORMS, surgery
 from ilm_plugins.surgery import rules, sources
+from ilm_plugins.surgery.norms_in_state_dict import LAYOUTS
 from ilm_plugins.surgery.sources import SOURCES, Source
 
 MARKED = "<!-- conversions -->\n\n", "\n<!-- end -->"
@@ -42,7 +43,7 @@ def test_every_plain_norm_has_a_rule():
 
 
 def test_every_rule_leads_from_what_there_is_to_what_there_is():
-    layouts = {*rules.LAYOUTS, *SOURCES, "released SN", "released SSN"}
+    layouts = {*LAYOUTS, *SOURCES, "released SN", "released SSN"}
     assert {rule.source for rule in rules.RULES} <= layouts
     assert {key for rule in rules.RULES for key in rule.targets} <= {*NORMS, *SOURCES}
 

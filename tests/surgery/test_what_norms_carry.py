@@ -302,11 +302,11 @@ def test_what_is_trained_stays_for_each_parameter(make, fixed):
     assert [n for n, p in layer.named_parameters() if not p.requires_grad] == [fixed]
 
 
-def blocks(make, **options):
-    """A model of timm's norms with activations, which have weights, too."""
+def blocks(make, act_layer=nn.PReLU, **options):
+    """A model of timm's norms with activations."""
     norm_act = pytest.importorskip("timm.layers.norm_act", reason="needs timm")
     made = [
-        getattr(norm_act, make)(C, act_layer=nn.PReLU, **more, **options)
+        getattr(norm_act, make)(C, act_layer=act_layer, **more, **options)
         for more in ({}, {"drop_layer": nn.Dropout}, {"apply_act": False})
     ]
     return randomized(nn.Sequential(*made)).double().eval()
@@ -342,7 +342,7 @@ class TestTimmsNorms:
         assert [type(norm) for norm in model] == [type(norm) for norm in plain]
 
     def test_a_state_dict_of_layers_fits_a_model_of_timm(self, make, to, options):
-        plain = blocks(make, **options)
+        plain = blocks(make, nn.SiLU, **options)
         layers, _ = surgery.convert(copy.deepcopy(plain), to)
         state, report = surgery.fit_state(layers.state_dict(), plain)
         assert [*report.converted] == ["0", "1", "2"]
@@ -350,9 +350,8 @@ class TestTimmsNorms:
 
     @pytest.mark.parametrize("within", ["state of timm", "converted state"])
     def test_a_state_dict_of_timm_fits_a_model_of_layers(self, make, to, options, within):
-        plain, x = blocks(make, **options), double(2, C, 5, 5)
-        nn.init.uniform_(plain[0].act.weight)
-        layers, _ = surgery.convert(blocks(make, **options), to)
+        plain, x = blocks(make, nn.SiLU, **options), double(2, C, 5, 5)
+        layers, _ = surgery.convert(blocks(make, nn.SiLU, **options), to)
         state = plain.state_dict()
         if within == "converted state":
             state, report = surgery.convert_state(state, to, match=["0", "1", "2"], **options)

@@ -1,0 +1,133 @@
+"""Make the tensors of a norm from those of another one, by a rule."""
+
+import copy
+import itertools
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensor
+
+from ..foreign_norms import is_beside
+from ..layers.mixture import BN_VARIANCE, VARIANCE
+from .norms import kind_of_module
+from .rules import AFFINE, MIXTURES_RUNNING, State, find_rule, refuse
+from .sources import SOURCES
+
+_HALVES = {torch.float16, torch.bfloat16}
+#: Dtypes of tensors that are converted; counters and flags may be integers.
+_DTYPES = {
+    *(*_HALVES, torch.float32, torch.float64),
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+}
+
+
+@torch.no_grad()
+def adapt(source: State, kind: str, layer: nn.Module) -> dict[str, Tensor]:
+    """Return a layer's state dict, made from a norm's, or raise NotConvertible.
+
+    Values of 16 bits are converted in float32, and rounded once to the layer's dtype.
+    """
+    rule = find_rule(kind, type(layer))
+    _check_values(source, may_lack=kind_of_module(layer) not in SOURCES)
+    if rule.source in SOURCES:
+        source = {**_identity_map(source, layer), **source}
+    device = next(iter(source.values())).device
+    layer = _with_values(layer, device)
+    tensors = layer.state_dict().items()
+    wanted = {key: tensor.detach().clone() for key, tensor in tensors if not is_beside(key)}
+    wide = {k: t.float() if t.dtype in _HALVES else t for k, t in source.items()}
+    exact = rule.function(wide, layer).items()
+    rounded = {key: _rounded(value, key, wide, source, wanted) for key, value in exact}
+    made = _name_variance(rounded, wanted)
+    _check_fit(made, wanted, type(layer).__name__)
+    return {key: made.get(key, tensor).to(device) for key, tensor in wanted.items()}
+
+
+def _check_values(source: State, may_lack: bool) -> None:
+    """Raise NotConvertible if tensors are sparse, or of a dtype in which no layer computes.
+
+    Args:
+        may_lack: whether the tensors may be on the meta device, if all of them are.
+    """
+    may_lack = may_lack and all(tensor.is_meta for tensor in source.values())
+    for key, tensor in source.items():
+        refuse(tensor.layout != torch.strided, f"its {key} is {tensor.layout}; make it dense first")
+        is_empty = tensor.is_meta and not may_lack
+        refuse(is_empty, f"its {key} is on the meta device, without values")
+        reason = f"its {key} is {tensor.dtype}; convert it to float32 first"
+        refuse(tensor.dtype not in _DTYPES, reason)
+
+
+def remark_on_values(tensors: State) -> str | None:
+    """Return what is wrong with the values of a norm's tensors; else None."""
+    if any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in tensors.values()):
+        return None
+    variances = (t for name, t in tensors.items() if name.endswith((BN_VARIANCE, VARIANCE)))
+    finite = all(tensor.isfinite().all() for tensor in tensors.values())
+    if finite and not any((variance < 0).any() for variance in variances):
+        return None
+    return "its tensors have NaN, infinite values or negative variances: outputs may be NaN"
+
+
+def _with_values(layer: Any, device: torch.device) -> Any:
+    """Return a layer, or in place of one on the meta device, a copy with initial values."""
+    if device.type == "meta" or not any(tensor.is_meta for tensor in layer.state_dict().values()):
+        return layer
+    layer = copy.deepcopy(layer).to_empty(device=device)
+    # FrozenBatchNorm2d has no parameters to initialize.
+    getattr(layer, "reset_parameters", lambda: None)()
+    return layer
+
+
+def _check_fit(made: State, wanted: State, name: str) -> None:
+    """Raise NotConvertible if a layer lacks a tensor, has another shape, or needs one more.
+
+    Args:
+        made, wanted: the tensors that the rule has made, and the layer's own.
+        name: of the layer's class.
+    """
+    # The layer's own are initial values, with which it would compute something else.
+    needed = (AFFINE | MIXTURES_RUNNING) & wanted.keys() - made.keys()
+    refuse(needed, f"it has no {' and no '.join(sorted(needed))}, which {name} needs")
+    for key in AFFINE & made.keys() - wanted.keys():
+        refuse(not is_identity(key, made[key]), f"it has a {key}, which {name} lacks")
+    for key, tensor in wanted.items():
+        shape, expected = tuple(made.get(key, tensor).shape), tuple(tensor.shape)
+        refuse(shape != expected, f"{key} has shape {shape}, shape {expected} in the layer")
+
+
+def _rounded(value: Tensor, key: str, wide: State, source: State, wanted: State) -> Tensor:
+    """Return a converted value in the dtype of its tensor in the norm, or in the layer's if wider.
+
+    Args:
+        wide: the norm's tensors, in which values of 16 bits are float32.
+    """
+    if value is wide.get(key):
+        return source[key]
+    dtypes = [state[key].dtype for state in (source, wanted) if key in state]
+    return value.to(reduce(torch.promote_types, dtypes)) if dtypes else value
+
+
+def _name_variance(state: State, wanted: State) -> State:
+    """Give a running variance the name that it has in ``wanted``."""
+    for name, other in itertools.permutations((VARIANCE, BN_VARIANCE)):
+        if name in wanted and other in state:
+            return {name if key == other else key: tensor for key, tensor in state.items()}
+    return state
+
+
+def is_identity(key: str, value: Tensor) -> bool:
+    """Return whether a weight is 1, or a bias 0, up to the rounding of AN's maps."""
+    if value.is_meta:
+        return False
+    difference = value - (1 if key == "weight" else 0)
+    return bool(difference.abs().max() <= 8 * torch.finfo(value.dtype).eps)
+
+
+def _identity_map(source: State, layer: Any) -> dict[str, Tensor]:
+    """Return the weight 1 and the bias 0, either of which a plain norm may lack."""
+    like = next((source[name] for name in (*AFFINE, "running_mean") if name in source), None)
+    like = layer.weight.detach() if like is None else like
+    return {"weight": torch.ones_like(like), "bias": torch.zeros_like(like)}
