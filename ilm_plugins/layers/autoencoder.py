@@ -32,9 +32,9 @@ class AutoencoderNorm(AdaptiveNorm):
         hidden: M, the number of values that the encoder returns; None is ``max(2, N // 16)``, which
             gives the papers' parameter counts.
         init: "default" (as nn.Linear, and as in the authors' code), "normal" (as the papers say)
-            or "identity": zero decoders and an ``omega_offset`` of 1/2, so that the layer starts as
-            exactly the norm that it replaces, whichever weight and bias are loaded. This exists for
-            the papers' equations, not for the variants of their tables.
+            or "identity": the layer starts as exactly the norm that it replaces, whichever weight
+            and bias are loaded. Decoders are then zero, and ``omega_offset`` is 1/2. This exists
+            for the papers' equations, not for the variants of their tables.
     """
 
     network = Autoencoder

@@ -57,8 +57,8 @@ class MixtureNorm(AdaptiveNorm):
             parameters' rows.
         num_groups: groups of "GN"; by default 32, or less where 32 does not divide C; unused
             without "GN".
-        sync: True to compute BN's statistics in training over all processes of the default group;
-            a process group to compute them over that group. Unused without "BN".
+        sync: True, or a process group, to compute BN's statistics in training over its processes.
+            Unused without "BN".
     """
 
     running_mean: Tensor | None
