@@ -40,7 +40,7 @@ def start(options: RunOptions) -> None:
         raise UserError("--amp is for GPUs; leave it out on the CPU")
     if options.tta and framework == "detectron2":
         raise UserError("--tta is for MMEngine's configs; leave it out")
-    module_for(framework, "training", options.config_file)  # an error before processes start
+    module_for(framework, "config", options.config_file)  # an error before processes start
     launch(partial(train_in_process, options), options.processes)
 
 

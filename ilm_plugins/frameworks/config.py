@@ -1,4 +1,4 @@
-"""Variants of a config: with another norm, seed, folder, length, data or weights.
+"""An open config of either framework, and its variants: other norms, seed, length, data, weights.
 
 ``override``, ``overrides``, ``norm`` and ``with_norm`` return words for the command ``train``.
 ``shorten`` and ``read_from`` change the config, which ``save`` writes.
@@ -8,22 +8,20 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import configs
 from ..errors import UserError
 from ..files import write_text
-from .config_files import Inference, framework_of, module_for, our_module
+from .config_files import framework_of, module_for, unknown_norm
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from .images import Content
 
 #: The norm that stands for the config's own norms.
 AS_IS = "as-is"
@@ -31,6 +29,21 @@ AS_IS = "as-is"
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 #: Settings of a loader that change only its speed.
 OF_SPEED = {"num_workers", "persistent_workers", "pin_memory", "prefetch_factor"}
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A model, and a function that runs it on images as the model's evaluation does."""
+
+    #: For titles.
+    name: str
+    model: "nn.Module"
+    #: Takes arrays (H, W, 3), RGB, uint8, of any size.
+    forward: Callable[[Sequence[Any]], Any]
+    #: The default number of images in a call of ``forward``.
+    batch_size: int
+    #: In words.
+    preprocessing: str
 
 
 @dataclass
@@ -50,15 +63,36 @@ class Recipe:
 
 @dataclass(frozen=True)
 class OpenConfig:
-    """A config and its variants; a subclass has what differs for its kind of config."""
+    """A config, the model, data and training that it describes, and its variants.
 
-    #: "detectron2", or "openmmlab" for all of MMEngine's.
-    framework: str
+    A subclass for each kind of config has these methods, too:
+
+    - ``inference()``: the model and the preprocessing of its evaluation, an :class:`Inference`;
+    - ``test_images(count)``: up to ``count`` test images (H, W, 3), RGB, uint8, each with what its
+      annotations say, a :class:`.Content` or None;
+    - ``content(output)``: what a model's output says of one image, a :class:`.Content`, or None;
+    - ``run(record)``: train, or evaluate, in this process of a run;
+    - ``training_batches(processes=1)``: batches, each as one of several processes gets it;
+    - ``training_step(processes=1)``: a function that trains a new model for one iteration, on the
+      same batch each time;
+    - ``outputs(model, batch)``: raw outputs, or predictions, for a batch of the training set;
+    - ``classes_of_test()``: names of the test set's classes, in order, or None;
+    - ``metric_names()``: patterns of the test's metrics, * for any characters, or None;
+    - ``unit(metric)``: "percent", "fraction" or None.
+
+    None is for what the config does not tell. ``build_model`` needs ``_build()``, and
+    ``_is_unknown(key, norm, error)``, whether a KeyError of building is of the norm of a key.
+    """
+
     path: str
     #: As its framework reads it.
     config: Any
     device: str
 
+    #: "detectron2", or "openmmlab" for all of MMEngine's.
+    framework: ClassVar[str]
+    #: Keys of the framework's own norms.
+    norm_keys: ClassVar[Iterable[str]]
     #: What a run sets -> its key.
     keys: ClassVar[dict[str, str]]
     #: The key of the model, and settings of it that do not change the model.
@@ -77,50 +111,26 @@ class OpenConfig:
     #: Number of words of the command line for an override.
     words = 1
 
-    # ---- the model, its data and its training
+    # ---- the model
 
     def build_model(self) -> "nn.Module":
-        """The model, with random weights, on the device."""
-        return self._module("config").build_model(self.config).to(self.device)
+        """The model, with random weights, on the device; UserError for an unknown norm."""
+        with self.explaining_norms():
+            return self._build().to(self.device)
 
-    def inference(self) -> Inference:
-        """The model together with the preprocessing of the config's evaluation."""
-        return self._module("config").inference(self.config, Path(self.path).stem, self.device)
+    @contextmanager
+    def explaining_norms(self) -> Iterator[None]:
+        """Replace a KeyError by a UserError if the framework does not know a norm of the config."""
+        try:
+            yield
+        except KeyError as error:
+            from ..layers.registry import NORMS
 
-    def test_images(self, count: int) -> Iterator[tuple[Any, "Content | None"]]:
-        """Up to ``count`` test images (H, W, 3), RGB, uint8, and what their annotations say."""
-        return self._module("images").test_images(self.config, count)
-
-    def content(self, output: Any) -> "Content | None":
-        """What a detector's or a segmenter's output says of one image; None for other models."""
-        return self._module("images").content(output)
-
-    def training_batches(self, processes: int = 1) -> Iterator[Any]:
-        """Batches of the training set, each as one of several processes gets it."""
-        return self._module("training").training_batches(self.config, processes)
-
-    def outputs(self, model: "nn.Module", batch: Any) -> Any:
-        """Return a model's raw outputs, or predictions, for a batch of the training set."""
-        return self._module("training").outputs(model, batch)
-
-    def training_step(self, processes: int = 1) -> Callable[[], None]:
-        """Return a function that trains a new model for one iteration, on the same batch."""
-        return self._module("training").training_step(self.config, processes)
-
-    def classes_of_test(self) -> tuple[str, ...] | None:
-        """Names of the test set's classes, in order; None if the config does not tell."""
-        return self._module("evaluation").classes_of_test(self.config)
-
-    def metric_names(self) -> list[str] | None:
-        """Patterns of the test's metrics, * for any characters; None if one is unknown."""
-        return self._module("evaluation").metric_names(self.config)
-
-    def unit(self, metric: str) -> str | None:
-        """The unit of a metric, "percent" or "fraction"; None if it is unknown."""
-        return self._module("evaluation").unit(self.config, metric)
-
-    def _module(self, name: str) -> ModuleType:
-        return our_module(self.framework, name)
+            for key, norm in self.settings().items():
+                is_norm = "norm" in key.lower() and isinstance(norm, str)
+                if is_norm and self._is_unknown(key, norm, error):
+                    raise unknown_norm(key, norm, [*NORMS, *self.norm_keys]) from error
+            raise
 
     # ---- the settings
 
@@ -356,12 +366,10 @@ def open_config(
         UserError: there is no such file, or its framework is not installed.
     """
     path = configs.resolve(path)
-    framework = framework_of(path)
-    module = module_for(framework, "config", path)
+    module = module_for(framework_of(path), "config", path)
     if device is None:
         device = "cuda" if import_module("torch").cuda.is_available() else "cpu"
-    config = module.load_config(path, overrides, device, amp)
-    return our_module(framework, "variants").kind_of(path)(framework, path, config, device)
+    return module.open_file(path, overrides, device, amp)
 
 
 def as_words(path: str, overrides: Iterable[str]) -> list[str]:

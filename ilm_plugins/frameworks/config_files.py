@@ -1,23 +1,18 @@
-"""Open a config of either framework: the config itself, its model and its preprocessing."""
+"""Files of configs: which framework they are of, and what is wrong in them."""
 
 import difflib
 import importlib.util
 import re
 import symtable
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
 from .. import configs
 from ..errors import DISK, OPERATORS, UserError, broken_import, missing, one_line
-
-if TYPE_CHECKING:
-    from torch import nn
 
 #: Code by which a config in Python is one of detectron2.
 DETECTRON2 = re.compile(
@@ -39,33 +34,13 @@ NEAR = 0.86
 PACKAGES = {"detectron2": "detectron2", "openmmlab": "mmengine"}
 
 
-@dataclass(frozen=True)
-class Inference:
-    """A model, and a function that runs it on images as the model's evaluation does."""
-
-    #: For titles.
-    name: str
-    model: "nn.Module"
-    #: Takes arrays (H, W, 3), RGB, uint8, of any size.
-    forward: Callable[[Sequence[Any]], Any]
-    #: The default number of images in a call of ``forward``.
-    batch_size: int
-    #: In words.
-    preprocessing: str
-
-
-def our_module(framework: str, name: str) -> ModuleType:
-    """Import ``framework/name.py``, such as our "training" of detectron2."""
-    return import_module(f"{__package__}.{framework}.{name}")
-
-
 def module_for(framework: str, name: str, config: str) -> ModuleType:
     """Import our module for the framework of a config; UserError says which package is missing."""
     check_is_config(config)
     if not installed(PACKAGES[framework]):
         raise missing(config, PACKAGES[framework])
     try:
-        return our_module(framework, name)
+        return import_module(f"{__package__}.{framework}.{name}")
     except ModuleNotFoundError as error:
         raise missing(config, error) from error
 
@@ -115,17 +90,6 @@ def reading(path: str) -> Iterator[None]:
             reason = f"{reason[:150]} ... {reason[-150:]}"
         kind = type(error).__name__
         raise UserError(f"config file {path!r}: {kind}{where}: {reason}; correct it") from error
-
-
-def norm_settings(config: Mapping | Sequence, name: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each setting of a config that may name a norm: its dotted name, and its value."""
-    for key, value in config.items() if isinstance(config, Mapping) else enumerate(config):
-        full = f"{name}.{key}" if name else str(key)
-        if isinstance(value, str):
-            if "norm" in full.lower():
-                yield full, value
-        elif isinstance(value, Mapping | Sequence):
-            yield from norm_settings(value, full)
 
 
 def check_overrides(

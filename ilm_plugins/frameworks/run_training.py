@@ -6,7 +6,6 @@ from ..errors import writing_to
 from ..files import lock, make_folder
 from ..trust import loading
 from .config import open_config
-from .config_files import module_for
 from .run_options import RunOptions
 from .run_record import RunRecord, diverged, is_rank_zero
 
@@ -24,13 +23,12 @@ def run(options: RunOptions) -> None:
         of_test, norms = opened.digest_of_test(), opened.settings_of_norms()
         record = RunRecord(folder, options, opened.framework, of_test, norms, opened.describe_norms)
         record.check_norms()
-        training = module_for(opened.framework, "training", path)
         if options.eval_only:
             make_folder(folder)
         is_locked = is_rank_zero() and not options.eval_only
         with writing_to(folder), lock(folder) if is_locked else nullcontext():
             try:
-                training.run(opened.config, record)
+                opened.run(record)
             except FloatingPointError as error:  # of a loss of NaN
                 diverged(folder, str(error))
                 raise

@@ -18,7 +18,7 @@ from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import write
 from ilm_plugins.cli import analyze
 from ilm_plugins.frameworks import OpenConfig
-from ilm_plugins.frameworks.config_files import Inference
+from ilm_plugins.frameworks.config import Inference
 from ilm_plugins.trust import ALLOW_CODE
 from workers import Harmful
 
@@ -56,7 +56,7 @@ def config(tmp_path, monkeypatch):
 
     def open_config(path, overrides, device):
         assert (path, device) == (str(tmp_path / "a.py"), "cpu" if overrides else None)
-        return Opened("openmmlab", path, {}, "cpu")
+        return Opened(path, {}, "cpu")
 
     monkeypatch.setattr(analyze, "open_config", open_config)
     write({"state_dict": network().state_dict()}, tmp_path / "epoch_3.pth")

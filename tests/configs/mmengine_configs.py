@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS, METRICS, PARAM_SCHEDULERS, init_default_
 from torch import nn
 
 from ilm_plugins import AssocNorm, ExemplarNorm, ILMGroupNorm, ILMInstanceNorm
-from ilm_plugins.frameworks.openmmlab.config import build_model
+from ilm_plugins.frameworks.openmmlab.config import OpenMMEngineConfig
 from ilm_plugins.layers.mixture import MixtureNorm
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def skeleton(cfg: Config) -> nn.Module:
     if key not in _skeletons:
         kept = dict.fromkeys(INITIALIZATIONS, lambda tensor, *_, **__: tensor)
         with patch.multiple("torch.nn.init", **kept):
-            _skeletons[key] = build_model(cfg)
+            _skeletons[key] = OpenMMEngineConfig("", cfg, "cpu").build_model()
     return _skeletons[key]
 
 

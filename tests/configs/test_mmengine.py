@@ -24,7 +24,7 @@ from cases import wide
 from ilm_plugins import NORMS
 from ilm_plugins.experiments.papers import published
 from ilm_plugins.experiments.papers.paper_runs import open_row
-from ilm_plugins.frameworks.openmmlab.config import build_model
+from ilm_plugins.frameworks.openmmlab.config import OpenMMEngineConfig
 from ilm_plugins.layers import parse_call
 from mmengine_configs import configs, described, load, norms, skeleton
 from recipe import recipe
@@ -191,7 +191,7 @@ def test_it_takes_a_training_step(config):
         cfg.model.backbone.depth = 50  # of the same blocks
     if "roi_head" in cfg.model:
         cfg.model.train_cfg.rcnn.sampler.num = 8
-    model = revert_sync_batchnorm(build_model(cfg)).train()
+    model = revert_sync_batchnorm(OpenMMEngineConfig("", cfg, "cpu").build_model()).train()
     if cfg.default_scope == "mmdet":
         shapes = [(3, 64, 96), (3, 96, 64)]
         items = {"num_items": [2, 1], "num_classes": 4, "with_mask": True}

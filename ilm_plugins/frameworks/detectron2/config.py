@@ -1,138 +1,332 @@
-"""Read detectron2's configs, yaml and LazyConfigs, and build what they describe."""
+"""detectron2's yaml configs and LazyConfigs: their models, data and training, and variants."""
 
-import re
-import shlex
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from detectron2 import modeling
-from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
-from detectron2.data import DatasetCatalog
+from detectron2 import data, engine, modeling
+from detectron2.config import instantiate
 from detectron2.data import transforms as T
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import nn
-from yaml.constructor import ConstructorError
 
 from ...errors import UserError
-from ...layers import NORMS
-from ...trust import code_is_allowed
-from ..config_files import Inference, check_overrides, norm_settings, reading, unknown_norm
-from .variants import TRAIN
+from ..config import ADDRESS, Inference, OpenConfig, Recipe, differences, is_below
+from . import evaluation, images, training
+from .config_files import TRAIN, load_config
+from .registration import check_dataset
 
-#: detectron2's own keys of norms, which are nowhere to be read.
-KEYS = "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"
-#: Dataset that a LazyConfig registered -> the function that loads it.
-OF_CONFIGS: dict[str, Callable] = {}
+#: Those that count iterations.
+COUNTS = {"max_iter", "eval_period", "log_period"}
+#: META_ARCHITECTURE of a yaml -> the key of its number of classes.
+CLASSES = {
+    "GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",
+    "PanopticFPN": "MODEL.ROI_HEADS.NUM_CLASSES",
+    "RetinaNet": "MODEL.RETINANET.NUM_CLASSES",
+}
+#: META_ARCHITECTUREs without the semantic head, which has a NORM by default.
+WITHOUT_SEM_SEG_HEAD = "GeneralizedRCNN", "ProposalNetwork", "RetinaNet"
+#: Section of a yaml that has a NORM -> the part of the model that it describes, as a key.
+PARTS = {
+    "MODEL.RESNETS": "model.backbone.bottom_up",
+    "MODEL.FPN": "model.backbone",
+    "MODEL.ROI_BOX_HEAD": "model.roi_heads.box_head",
+    "MODEL.ROI_MASK_HEAD": "model.roi_heads.mask_head",
+    "MODEL.RETINANET": "model.head",
+    "MODEL.SEM_SEG_HEAD": "model.sem_seg_head",
+}
 
 
-def load_config(
-    path: str, overrides: Sequence[str] = (), device: str | None = None, amp: bool = False
-) -> CfgNode | DictConfig:
-    """Read a config with overrides; a yaml runs code only within ``loading(unsafe=True)``."""
-    if path.endswith(".py"):
-        with reading(path), registering_again():
-            cfg = LazyConfig.load(path)
-        check_overrides(overrides, OmegaConf.to_container(cfg, resolve=False))
-        for override in overrides:
-            key = re.match(r"\+*train\.(\w+)", override)
-            if key and key[1] not in TRAIN:
-                raise UserError(
-                    f"override {override!r}: the command train does not read train.{key[1]}; leave "
-                    f"it out, or give one of {', '.join(TRAIN)}"
-                )
-        with explaining_overrides(overrides, "KEY=VALUE"):
-            cfg = LazyConfig.apply_overrides(cfg, list(overrides))
-        if device is not None:
-            OmegaConf.update(cfg, "train.device", device)
-        if amp:
-            OmegaConf.update(cfg, "train.amp.enabled", True)
-        return cfg
-    cfg = get_cfg()
-    with reading(path):
-        try:
-            cfg.merge_from_file(path, allow_unsafe=code_is_allowed())
-        except ConstructorError as error:
+class Detectron2Config(OpenConfig):
+    """What both kinds of config have: datasets by name, and a number of classes.
+
+    A subclass has ``train(record)``; ``optimizer(model)``; ``tests()``, the name, the loader and
+    the evaluator of each test set; ``class_keys()``, the keys of the model's number of classes; and
+    ``_preprocessing()``, the resizing of the evaluation and the order of colours.
+    """
+
+    framework = "detectron2"
+    #: They are nowhere to be read.
+    norm_keys = "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"
+    #: Keys of the names of the training sets and of the test sets.
+    training_sets: ClassVar[str]
+    test_sets: ClassVar[str]
+    #: The key that turns masks on, the value that turns them off, and the key for keypoints.
+    masks: ClassVar[tuple[str, str]]
+    keypoints: ClassVar[str]
+    #: Keys of the images of a step, and of mixed precision.
+    batch: ClassVar[str]
+    amp: ClassVar[str]
+
+    run = training.run
+    training_step = training.training_step
+    outputs = staticmethod(training.outputs)
+    test_images = images.test_images
+    content = staticmethod(images.content)
+    classes_of_test = evaluation.classes_of_test
+
+    def _is_unknown(self, key: str, norm: str, error: KeyError) -> bool:
+        return norm in error.args
+
+    def inference(self) -> Inference:
+        augmentations, order = self._preprocessing()
+        model, augment = self.build_model(), T.AugmentationList(augmentations)
+
+        def prepare(image: np.ndarray) -> dict:
+            """A model's input of an (H, W, 3) RGB uint8 image; outputs have the size H, W again."""
+            given = T.AugInput(np.ascontiguousarray(image[..., ::-1] if order == "BGR" else image))
+            augment(given)
+            pixels = torch.from_numpy(np.ascontiguousarray(given.image.transpose(2, 0, 1)))
+            return {"image": pixels, "height": image.shape[0], "width": image.shape[1]}
+
+        @torch.no_grad()
+        def forward(images: Sequence[np.ndarray]) -> Any:
+            return model([prepare(image) for image in images])
+
+        preprocessing = ", ".join(map(str, augmentations)) or "not resized"
+        return Inference(Path(self.path).stem, model, forward, 1, preprocessing)
+
+    def has_test(self) -> bool:
+        of_test = self.test_set[-1:]
+        return any(value for key, value in self.settings().items() if is_below(key, of_test))
+
+    def datasets(self, key: str) -> list[str]:
+        """Return the names of the datasets of a setting."""
+        names = self.settings().get(key) or ()
+        return [names] if isinstance(names, str) else [*names]
+
+    def check_test(self) -> None:
+        self._check_number(self._classes(self.test_sets, {"area": "the test needs a number"}))
+
+    def check_training(self, given: Collection[str]) -> None:
+        found = {**self._classes(self.training_sets), **self._classes(self.test_sets)}
+        is_unused = given and found.keys().isdisjoint(given)
+        if is_unused and (names := self.settings().get(self.training_sets)):
             raise UserError(
-                f"{path}: {error.problem} {error.problem_mark}: it may run code; read the file, "
-                "and if you trust it, give --unsafe"
-            ) from error
-    with explaining_overrides(overrides, "KEY VALUE"):
-        cfg.merge_from_list(list(overrides))
-    if device is not None:
-        cfg.MODEL.DEVICE = device
-    cfg.SOLVER.AMP.ENABLED |= amp
-    return cfg
+                f"{self.training_sets} is {names!r}, but --dataset gives {', '.join(given)}; name "
+                "the same datasets in both"
+            )
+        for (name, ours), (other, theirs) in pairwise(found.items()):
+            for i, one, another in differences(dict(enumerate(ours)), dict(enumerate(theirs))):
+                raise UserError(
+                    f"class {i} of dataset {other!r} is {another!r}, of {name!r} {one!r}; give "
+                    "both jsons the same categories"
+                )
+        self._check_number(found)
+
+    def _classes(self, setting: str, needed: Mapping[str, str] | None = None) -> dict[str, list]:
+        """Return name -> classes of the datasets of a setting that come from ``--dataset``.
+
+        UserError for datasets that are not registered or invalid, or lack what the model needs.
+        """
+        needed = {
+            "bbox": "a detector needs four numbers, the size not negative",
+            "iscrowd": "detectron2 needs 0 or 1",
+            **(needed or {}),
+        }
+        masks, off = self.masks
+        if self.settings().get(masks):
+            needed["segmentation"] = f"{masks} needs polygons or a mask (without masks, give {off})"
+        found = {name: check_dataset(name, setting, needed) for name in self.datasets(setting)}
+        found = {name: classes for name, classes in found.items() if classes is not None}
+        if found and self.settings().get(self.keypoints):
+            raise UserError(
+                f"{self.keypoints}: --dataset {min(found)} registers no keypoints; register it by "
+                "--import FILE, with keypoint_names and keypoint_flip_map"
+            )
+        return found
+
+    def _check_number(self, found: Mapping[str, list]) -> None:
+        """Raise UserError unless the model has as many classes as each dataset."""
+        for name, classes in found.items():
+            for key in self.class_keys():
+                if (number := self.settings()[key]) != len(classes):
+                    raise UserError(
+                        f"{key} is {number}, but dataset {name!r} has {len(classes)} classes; give "
+                        f"{' '.join(self.override(key, len(classes)))}"
+                    )
 
 
-@contextmanager
-def registering_again() -> Iterator[None]:
-    """Let a LazyConfig register the datasets that an earlier reading registered."""
-    for name in OF_CONFIGS:
-        DatasetCatalog.pop(name, None)
-    others = {*DatasetCatalog}
-    try:
-        yield
-    finally:
-        OF_CONFIGS.update({n: DatasetCatalog[n] for n in DatasetCatalog if n not in others})
-        DatasetCatalog.update(OF_CONFIGS)  # also those of another config
+class OpenYaml(Detectron2Config):
+    """A yaml config, whose overrides are words KEY VALUE."""
+
+    keys: ClassVar = {"seed": "SEED", "folder": "OUTPUT_DIR", "weights": "MODEL.WEIGHTS"}
+    model, beside = "MODEL", ("MODEL.WEIGHTS", "MODEL.DEVICE")
+    norm_names, example = ("NORM",), "MODEL.ROI_BOX_HEAD.NORM"
+    freezing: ClassVar = ("FREEZE_AT", 0)
+    training_sets, test_sets = "DATASETS.TRAIN", "DATASETS.TEST"
+    masks, keypoints = ("MODEL.MASK_ON", "MODEL.MASK_ON False"), "MODEL.KEYPOINT_ON"
+    test_set: ClassVar = (test_sets,)
+    of_test: ClassVar = (
+        *("DATASETS.PROPOSAL_FILES_TEST", "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST"),
+        *("INPUT.FORMAT", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"),
+        *("TEST.DETECTIONS_PER_IMAGE", "TEST.KEYPOINT_OKS_SIGMAS"),
+    )
+    batch, amp = "SOLVER.IMS_PER_BATCH", "SOLVER.AMP.ENABLED"
+    words = 2
+
+    train = training.train_yaml
+    metric_names = evaluation.metric_names
+
+    def _build(self) -> nn.Module:
+        return modeling.build_model(self.config)
+
+    def _preprocessing(self) -> tuple[list[T.Augmentation], str]:
+        given = self.config.INPUT
+        side, longest = given.MIN_SIZE_TEST, given.MAX_SIZE_TEST
+        return [T.ResizeShortestEdge([side, side], longest)] if side else [], given.FORMAT
+
+    def training_batches(self, processes: int = 1) -> Iterator[list[dict]]:
+        cfg = self.config.clone()
+        cfg.defrost()
+        cfg.SOLVER.IMS_PER_BATCH = max(1, cfg.SOLVER.IMS_PER_BATCH // processes)
+        return iter(data.build_detection_train_loader(cfg))
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return engine.DefaultTrainer.build_optimizer(self.config, model)
+
+    def tests(self) -> Iterator[tuple[str, Any, Any]]:
+        for name in self.config.DATASETS.TEST:
+            loader = data.build_detection_test_loader(self.config, name)
+            yield name, loader, evaluation.build_evaluator(name, self.config)
+
+    def unit(self, metric: str) -> str:
+        return "percent"  # of all evaluators of detectron2
+
+    def check_test(self) -> None:
+        if self.config.TEST.AUG.ENABLED:
+            raise UserError("TEST.AUG.ENABLED: train has no test-time augmentation; set it False")
+        super().check_test()
+        for name in self.config.DATASETS.TEST:
+            evaluation.check_evaluator(name)
+
+    def class_keys(self) -> list[str]:
+        model = self.config.MODEL.META_ARCHITECTURE
+        return [CLASSES[model]] if model in CLASSES else []
+
+    def override(self, key: str, value: Any) -> list[str]:
+        return [key, str(value)]
+
+    def why_kept(self, key: str, norm: str) -> str:
+        model = self.config.MODEL.META_ARCHITECTURE
+        if key == "MODEL.SEM_SEG_HEAD.NORM" and model in WITHOUT_SEM_SEG_HEAD:
+            return f"{model} has no such head"
+        return super().why_kept(key, norm)
+
+    def parts_above(self, key: str) -> list[str]:
+        section = key.rpartition(".")[0]
+        frozen = ["MODEL.BACKBONE"] if section == "MODEL.RESNETS" else []
+        return [*frozen, *super().parts_above(f"{PARTS.get(section, 'model')}.norm")]
+
+    def norm(self, place: str, norm: str) -> list[str]:
+        if place not in self.settings():
+            raise UserError(
+                f"--at {place}: the config has no such key; give one such as {self.example}"
+            )
+        return self.override(place, norm)
+
+    def recipe(self, images: Mapping[str, Sequence[int]]) -> Recipe:
+        solver = self.config.SOLVER
+        counts = images[self.config.DATASETS.TRAIN[0]]
+        return Recipe("iterations", solver.MAX_ITER, solver.IMS_PER_BATCH, *counts)
+
+    def shorten(self, length: int) -> None:
+        """Train for ``length`` iterations, with the schedule scaled; the warm-up stays."""
+        solver = self.config.SOLVER
+        steps = {max(1, round(step * length / solver.MAX_ITER)) for step in solver.STEPS}
+        # detectron2 requires steps below MAX_ITER.
+        solver.STEPS = tuple(sorted(step for step in steps if step < length))
+        solver.MAX_ITER = length
 
 
-@contextmanager
-def explaining_overrides(overrides: Sequence[str], form: str) -> Iterator[None]:
-    """Replace the errors of wrong overrides by a UserError."""
-    try:
-        yield
-    except (AssertionError, HydraException, KeyError, ValueError) as error:
-        reason = str(next(iter(error.args), error)).partition("\n")[0]
-        raise UserError(
-            f"overrides {shlex.join(overrides)}: {reason}; give {form}, with a key of the config"
-        ) from error
+class OpenLazyConfig(Detectron2Config):
+    """A LazyConfig."""
+
+    keys: ClassVar = {
+        "seed": "train.seed",
+        "folder": "train.output_dir",
+        "weights": "train.init_checkpoint",
+    }
+    norm_names, example = ("norm", "conv_norm"), "model.roi_heads.box_head.conv_norm"
+    training_sets, test_sets = "dataloader.train.dataset.names", "dataloader.test.dataset.names"
+    masks = ("model.roi_heads.mask_in_features", "model.roi_heads.mask_in_features=null")
+    keypoints = "model.roi_heads.keypoint_in_features"
+    test_set: ClassVar = ("dataloader.test", "dataloader.evaluator")
+    batch, amp = "dataloader.train.total_batch_size", "train.amp.enabled"
+
+    train = training.train_lazy
+
+    def _build(self) -> nn.Module:
+        return instantiate(self.config.model)
+
+    def _preprocessing(self) -> tuple[list[T.Augmentation], str]:
+        mapper = OmegaConf.select(self.config, "dataloader.test.mapper") or {}
+        augmentations = [instantiate(one) for one in mapper.get("augmentations", ())]
+        return augmentations, mapper.get("image_format", "BGR")
+
+    def training_batches(self, processes: int = 1) -> Iterator[list[dict]]:
+        loader = self.config.dataloader.train
+        size = {"total_batch_size": max(1, loader.total_batch_size // processes)}
+        return iter(instantiate({**loader, **size}))
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        cfg = self.config.copy()
+        cfg.optimizer.params.model = model
+        return instantiate(cfg.optimizer)
+
+    def tests(self) -> Iterator[tuple[str, Any, Any]]:
+        if self.has_test():
+            parts = self.config.dataloader
+            yield "test", instantiate(parts.test), instantiate(parts.evaluator)
+
+    def metric_names(self) -> None:
+        return None  # its evaluator may be any code
+
+    def unit(self, metric: str) -> str | None:
+        target = OmegaConf.select(self.config, "dataloader.evaluator._target_", default="")
+        module = target if isinstance(target, str) else getattr(target, "__module__", "")
+        return "percent" if module.partition(".")[0] == "detectron2" else None
+
+    def check_test(self) -> None:
+        train = self.contents().get("train", {})
+        for key in TRAIN[:-2]:
+            is_wrong = key in COUNTS and not isinstance(train.get(key, 0), int)
+            if is_wrong or key not in train:
+                what = f"is {train[key]!r}, expected an integer" if is_wrong else "is missing"
+                raise UserError(
+                    f"train.{key} {what}; correct it, or begin with the train of detectron2's "
+                    "model_zoo.get_config('common/train.py')"
+                )
+        super().check_test()
+
+    def class_keys(self) -> list[str]:
+        keys = "model.roi_heads.num_classes", "model.num_classes"
+        return [key for key in keys if key in self.settings()]
+
+    def contents(self) -> Mapping[str, Any]:
+        return OmegaConf.to_container(self.config, resolve=True)
+
+    def override(self, key: str, value: Any) -> list[str]:
+        # Quoted for hydra's grammar, in which a bracket calls a function.
+        text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+        return [f"{key}={value}" if isinstance(value, int) else f"{key}='{text}'"]
+
+    def norms(self) -> dict[str, str]:
+        # A norm may also be a function or a class, which is called with the number of channels.
+        makers = {
+            key: getattr(value, "__name__", ADDRESS.sub("", repr(value)))
+            for key, value in self.settings().items()
+            if key.rpartition(".")[2] in self.norm_names and callable(value)
+        }
+        return {**super().norms(), **makers}
+
+    def save(self, folder: Path) -> Path:
+        raise self._lazy()
 
 
-def build_model(cfg: CfgNode | DictConfig) -> nn.Module:
-    """Build a config's model with random weights; UserError for an unknown NORM."""
-    with explaining_norms(cfg):
-        return modeling.build_model(cfg) if isinstance(cfg, CfgNode) else instantiate(cfg.model)
-
-
-@contextmanager
-def explaining_norms(cfg: CfgNode | DictConfig) -> Iterator[None]:
-    """Replace a KeyError by a UserError if a NORM of the config is unknown."""
-    try:
-        yield
-    except KeyError as error:
-        for name, norm in norm_settings(cfg):
-            if norm in error.args:
-                raise unknown_norm(name, norm, [*NORMS, *KEYS]) from error
-        raise
-
-
-def inference(cfg: CfgNode | DictConfig, name: str, device: str) -> Inference:
-    """The model, with random weights, and the resizing of images in the config's evaluation."""
-    if isinstance(cfg, CfgNode):
-        side, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-        augmentations = [T.ResizeShortestEdge([side, side], longest)] if side else []
-        order = cfg.INPUT.FORMAT
-    else:
-        mapper = OmegaConf.select(cfg, "dataloader.test.mapper") or {}
-        augmentations = [instantiate(a) for a in mapper.get("augmentations", ())]
-        order = mapper.get("image_format", "BGR")
-    model, augment = build_model(cfg).to(device), T.AugmentationList(augmentations)
-
-    def prepare(image: np.ndarray) -> dict:
-        """A model's input of an (H, W, 3) RGB uint8 image; outputs have the size H, W again."""
-        given = T.AugInput(np.ascontiguousarray(image[..., ::-1] if order == "BGR" else image))
-        augment(given)
-        pixels = torch.from_numpy(np.ascontiguousarray(given.image.transpose(2, 0, 1)))
-        return {"image": pixels, "height": image.shape[0], "width": image.shape[1]}
-
-    @torch.no_grad()
-    def forward(images: Sequence[np.ndarray]) -> Any:
-        return model([prepare(image) for image in images])
-
-    preprocessing = ", ".join(map(str, augmentations)) or "not resized"
-    return Inference(name, model, forward, 1, preprocessing)
+def open_file(path: str, overrides: Sequence[str], device: str, amp: bool) -> Detectron2Config:
+    kind = OpenLazyConfig if path.endswith(".py") else OpenYaml
+    return kind(path, load_config(path, overrides, device, amp), device)

@@ -6,9 +6,9 @@ from detectron2 import evaluation
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
-from omegaconf import DictConfig, OmegaConf
 
 from ...errors import UserError
+from ..config import OpenConfig
 
 #: A dataset's ``evaluator_type`` -> patterns of the metrics' names, * for any characters.
 METRICS = {
@@ -17,8 +17,6 @@ METRICS = {
     "pascal_voc": ["bbox/AP*"],
     "sem_seg": ["sem_seg/*IoU*", "sem_seg/*ACC*"],
 }
-
-
 #: Metadata ``evaluator_type`` of a dataset -> its evaluators, as in train_net.py of detectron2 and
 #: of its project Panoptic-DeepLab.
 EVALUATORS = {
@@ -41,9 +39,9 @@ EVALUATORS = {
 }
 
 
-def classes_of_test(cfg: CfgNode | DictConfig) -> tuple[str, ...] | None:
+def classes_of_test(opened: OpenConfig) -> tuple[str, ...] | None:
     """Return the names of the test set's classes, in order; None if its metadata has none."""
-    for name in test_sets(cfg):
+    for name in opened.datasets(opened.test_sets):
         metadata = MetadataCatalog.get(name)
         if not {"thing_classes", "stuff_classes"} & metadata.as_dict().keys():
             try:
@@ -54,14 +52,13 @@ def classes_of_test(cfg: CfgNode | DictConfig) -> tuple[str, ...] | None:
     return None
 
 
-def metric_names(cfg: CfgNode | DictConfig) -> list[str] | None:
-    """Return patterns of the test's metrics, * for any characters; None if a metric is unknown."""
-    if not isinstance(cfg, CfgNode):  # its evaluator may be any code
-        return None
+def metric_names(opened: OpenConfig) -> list[str] | None:
+    """Return patterns of the metrics of a yaml config's test; None if a metric is unknown."""
+    cfg = opened.config
     model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     if not model.__module__.startswith("detectron2."):  # one's own may give masks without MASK_ON
         return None
-    kinds = [MetadataCatalog.get(name).get("evaluator_type") for name in test_sets(cfg)]
+    kinds = [MetadataCatalog.get(name).get("evaluator_type") for name in cfg.DATASETS.TEST]
     if not {*kinds} <= METRICS.keys():
         return None
     absent = {"segm"} if not cfg.MODEL.MASK_ON else set()
@@ -72,15 +69,6 @@ def metric_names(cfg: CfgNode | DictConfig) -> list[str] | None:
         absent |= {"box_proposals"}
     names = [name for kind in kinds for name in METRICS[kind]]
     return [name for name in names if name.partition("/")[0] not in absent] or None
-
-
-def unit(cfg: CfgNode | DictConfig, metric: str) -> str | None:
-    """Return the unit of a metric, "percent" of detectron2's evaluators; None if it is unknown."""
-    if isinstance(cfg, CfgNode):
-        return "percent"
-    target = OmegaConf.select(cfg, "dataloader.evaluator._target_", default="")
-    module = target if isinstance(target, str) else getattr(target, "__module__", "")
-    return "percent" if module.partition(".")[0] == "detectron2" else None
 
 
 def check_evaluator(name: str) -> None:
@@ -104,11 +92,3 @@ def build_evaluator(name: str, cfg: CfgNode) -> evaluation.DatasetEvaluators:
         taken = options.keys() & inspect.signature(build).parameters
         evaluators.append(build(name, **{key: options[key] for key in taken}))
     return evaluation.DatasetEvaluators(evaluators)
-
-
-def test_sets(cfg: CfgNode | DictConfig) -> list[str]:
-    """Return the names of the test sets; empty if the config does not tell."""
-    if isinstance(cfg, CfgNode):
-        return list(cfg.DATASETS.TEST)
-    found = OmegaConf.select(cfg, "dataloader.test.dataset.names")
-    return [found] if isinstance(found, str) else list(found or ())

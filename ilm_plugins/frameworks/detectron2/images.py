@@ -3,20 +3,16 @@
 from collections.abc import Iterator
 
 import numpy as np
-from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import annotations_to_instances, read_image
-from omegaconf import DictConfig
 
+from ..config import OpenConfig
 from ..images import Content, spread
-from .evaluation import test_sets
 
 
-def test_images(
-    cfg: CfgNode | DictConfig, count: int
-) -> Iterator[tuple[np.ndarray, Content | None]]:
+def test_images(opened: OpenConfig, count: int) -> Iterator[tuple[np.ndarray, Content | None]]:
     """Yield ``count`` images of the first test set, (H, W, 3) RGB uint8, and their annotations."""
-    for name in test_sets(cfg)[:1]:
+    for name in opened.datasets(opened.test_sets)[:1]:
         dataset = DatasetCatalog.get(name)
         for i in spread(len(dataset), count):
             image = read_image(dataset[i]["file_name"], "RGB")

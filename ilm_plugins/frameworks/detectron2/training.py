@@ -3,45 +3,40 @@
 import logging
 import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
+from dataclasses import replace
 from itertools import repeat
 from typing import Any
 
 import torch
-from detectron2 import data, engine, evaluation
+from detectron2 import engine, evaluation
 from detectron2.config import CfgNode, instantiate
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
-from omegaconf import DictConfig, OmegaConf
 from torch import distributed, nn
 
 from ...errors import UserError
 from .. import run_record
+from ..config import OpenConfig
 from ..run_options import Processes
 from ..run_record import RunRecord
 from .checkpoints import Checkpointer
-from .config import build_model, explaining_norms
-from .evaluation import build_evaluator
+from .config_files import TRAIN
 from .radius import RadiusHook
-from .variants import unread
 
 
-def run(cfg: CfgNode | DictConfig, record: RunRecord) -> None:
+def run(opened: OpenConfig, record: RunRecord) -> None:
     """Train, or evaluate with ``eval_only``, in this process of a run."""
-    options, lazy = record.options, isinstance(cfg, DictConfig)
+    options = record.options
     if options.processes.world_size > 1:
         join_group(options.processes)
-    engine.default_setup(cfg, options)
+    engine.default_setup(opened.config, options)
     if options.eval_only:
-        evaluate(cfg, record)
-    elif lazy:
-        train_lazy(cfg, record)
+        evaluate(opened, record)
     else:
-        trainer = Trainer(cfg, record)
-        trainer.resume_or_load(options.resume)
-        trainer.train()
+        opened.train(record)
 
 
 def join_group(processes: Processes) -> None:
@@ -54,26 +49,26 @@ def join_group(processes: Processes) -> None:
     comm.synchronize()
 
 
-def evaluate(cfg: CfgNode | DictConfig, record: RunRecord) -> None:
+def evaluate(opened: OpenConfig, record: RunRecord) -> None:
     """Evaluate the config's weights, or with --resume the last checkpoint."""
-    folder, options, lazy = record.folder, record.options, isinstance(cfg, DictConfig)
-    model = log_norms(build_model(cfg), record).to(options.processes.device)
-    weights = cfg.train.init_checkpoint if lazy else cfg.MODEL.WEIGHTS
+    folder, resume = record.folder, record.options.resume
+    model = log_norms(opened.build_model(), record)
+    weights = opened.settings()[opened.keys["weights"]]
     checkpointer = Checkpointer(model, folder)
-    if options.resume and not checkpointer.has_checkpoint():
+    if resume and not checkpointer.has_checkpoint():
         raise UserError(f"--resume: {folder} has no checkpoint; give the output folder of a run")
-    if not options.resume and not weights:
+    if not resume and not weights:
         raise UserError("nothing to evaluate: give weights, or --resume")
-    if (lazy and "evaluator" not in cfg.dataloader) or not (lazy or cfg.DATASETS.TEST):
-        key = "dataloader.evaluator" if lazy else "DATASETS.TEST"
+    if not opened.has_test():
+        key = opened.test_set[-1]
         raise UserError(f"nothing to evaluate on: the config has no {key}; give one")
-    checkpointer.resume_or_load(weights, resume=options.resume)
+    checkpointer.resume_or_load(weights, resume=resume)
     record.start()
-    test = Evaluation(cfg, model)
+    test = Evaluation(opened, model)
     results = test()
     record.finish(flatten_results_dict(results), test.images, weights)
-    if comm.is_main_process() and not lazy:
-        evaluation.verify_results(cfg, results)
+    if comm.is_main_process() and isinstance(opened.config, CfgNode):
+        evaluation.verify_results(opened.config, results)
 
 
 def log_norms(model: nn.Module, record: RunRecord) -> nn.Module:
@@ -86,16 +81,17 @@ def log_norms(model: nn.Module, record: RunRecord) -> nn.Module:
 class Trainer(engine.DefaultTrainer):
     """detectron2's DefaultTrainer for yaml configs, also in several processes on the CPU."""
 
-    def __init__(self, cfg: CfgNode, record: RunRecord) -> None:
+    def __init__(self, opened: OpenConfig, record: RunRecord) -> None:
         # Not DefaultTrainer's: its DDP needs GPUs, and its checkpointer runs code in checkpoints.
         engine.TrainerBase.__init__(self)
-        self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        self.cfg = cfg = self.auto_scale_workers(opened.config, comm.get_world_size())
+        opened = replace(opened, config=cfg)
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
-        with explaining_norms(cfg):
+        with opened.explaining_norms():
             model = log_norms(self.build_model(cfg), record)
-        self.recording = RecordHook(cfg, record, Evaluation(cfg, model))
+        self.recording = RecordHook(opened, record, Evaluation(opened, model))
         wrapped = create_ddp_model(model, broadcast_buffers=False)
-        self._trainer = simple_trainer(cfg, model, wrapped, self.build_train_loader(cfg))
+        self._trainer = simple_trainer(opened, model, wrapped, self.build_train_loader(cfg))
         self.scheduler = self.build_lr_scheduler(cfg, self._trainer.optimizer)
         self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.register_hooks(self.build_hooks())
@@ -110,18 +106,26 @@ class Trainer(engine.DefaultTrainer):
         return self.recording.evaluate()
 
 
-def train_lazy(cfg: DictConfig, record: RunRecord) -> None:
+def train_yaml(opened: OpenConfig, record: RunRecord) -> None:
+    """Train the model of a yaml config, as detectron2's train_net.py does."""
+    trainer = Trainer(opened, record)
+    trainer.resume_or_load(record.options.resume)
+    trainer.train()
+
+
+def train_lazy(opened: OpenConfig, record: RunRecord) -> None:
     """Train the model of a LazyConfig, as detectron2's lazyconfig_train_net.py does."""
-    settings, options, writes = cfg.train, record.options, comm.is_main_process()
+    cfg, resume, writes = opened.config, record.options.resume, comm.is_main_process()
+    settings = cfg.train
     if keys := unread(settings):
         names = ", ".join(f"train.{key}" for key in keys)
         logging.getLogger("detectron2").warning(
             f"{names}: the command train does not read these keys; they have no effect"
         )
-    plain = log_norms(build_model(cfg), record).to(settings.device)
+    plain = log_norms(opened.build_model(), record)
     model = create_ddp_model(plain, **settings.ddp)
-    trainer = simple_trainer(cfg, plain, model, instantiate(cfg.dataloader.train))
-    recording = RecordHook(cfg, record, Evaluation(cfg, plain))
+    trainer = simple_trainer(opened, plain, model, instantiate(cfg.dataloader.train))
+    recording = RecordHook(opened, record, Evaluation(opened, plain))
     checkpointer = Checkpointer(model, settings.output_dir, trainer=trainer)
     saving = engine.hooks.PeriodicCheckpointer(checkpointer, **settings.checkpointer)
     writers = engine.default_writers(settings.output_dir, settings.max_iter) if writes else []
@@ -136,24 +140,27 @@ def train_lazy(cfg: DictConfig, record: RunRecord) -> None:
             engine.hooks.PeriodicWriter(writers, settings.log_period) if writes else None,
         ]
     )
-    checkpointer.resume_or_load(settings.init_checkpoint, resume=options.resume)
-    resumed = options.resume and checkpointer.has_checkpoint()
+    checkpointer.resume_or_load(settings.init_checkpoint, resume=resume)
+    resumed = resume and checkpointer.has_checkpoint()
     # A checkpoint has the number of the iteration that it was saved after.
     trainer.train(trainer.iter + 1 if resumed else 0, settings.max_iter)
 
 
+def unread(settings: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a LazyConfig's ``train`` that a training does not read, unless off."""
+
+    def is_on(value: Any) -> bool:
+        return bool(value.get("enabled", True) if isinstance(value, Mapping) else value)
+
+    return [key for key, value in settings.items() if key not in TRAIN and is_on(value)]
+
+
 def simple_trainer(
-    cfg: CfgNode | DictConfig, model: nn.Module, wrapped: nn.Module, batches: Iterable[list[dict]]
+    opened: OpenConfig, model: nn.Module, wrapped: nn.Module, batches: Iterable[list[dict]]
 ) -> engine.SimpleTrainer:
     """Return a trainer of a model, wrapped for several processes, with the config's optimizer."""
-    if isinstance(cfg, CfgNode):
-        optimizer = engine.DefaultTrainer.build_optimizer(cfg, model)
-        mixed = cfg.SOLVER.AMP.ENABLED
-    else:
-        cfg = cfg.copy()
-        cfg.optimizer.params.model = model
-        optimizer, mixed = instantiate(cfg.optimizer), cfg.train.amp.enabled
-    return (engine.AMPTrainer if mixed else engine.SimpleTrainer)(wrapped, batches, optimizer)
+    kind = engine.AMPTrainer if opened.settings()[opened.amp] else engine.SimpleTrainer
+    return kind(wrapped, batches, opened.optimizer(model))
 
 
 class RecordHook(engine.HookBase):
@@ -161,16 +168,11 @@ class RecordHook(engine.HookBase):
 
     # The hook that calls ``evaluate`` runs before this one.
 
-    def __init__(
-        self, cfg: CfgNode | DictConfig, record: RunRecord, evaluation: "Evaluation"
-    ) -> None:
+    def __init__(self, opened: OpenConfig, record: RunRecord, evaluation: "Evaluation") -> None:
         self.record, self.evaluation, self.started = record, evaluation, False
-        if isinstance(cfg, CfgNode):
-            self.batch = cfg.SOLVER.IMS_PER_BATCH
-            self.seed = None if cfg.SEED < 0 else cfg.SEED
-        else:
-            self.batch = OmegaConf.select(cfg, "dataloader.train.total_batch_size")
-            self.seed = OmegaConf.select(cfg, "train.seed")
+        settings = opened.settings()
+        self.batch, seed = settings.get(opened.batch), settings.get(opened.keys["seed"])
+        self.seed = None if seed is None or seed < 0 else seed
 
     def before_train(self) -> None:
         self.period = max(1, self.trainer.max_iter // run_record.POINTS)
@@ -230,16 +232,16 @@ class RecordHook(engine.HookBase):
 class Evaluation:
     """A callable that evaluates a model on a config's test sets; only rank 0 gets metrics."""
 
-    def __init__(self, cfg: CfgNode | DictConfig, model: nn.Module) -> None:
+    def __init__(self, opened: OpenConfig, model: nn.Module) -> None:
         # Not wrapped for several processes, which may have different numbers of images.
-        self.cfg, self.model = cfg, model
+        self.opened, self.model = opened, model
         self.results: dict[str, Any] = {}
         #: Number of the test images of the last evaluation.
         self.images: int | None = None
 
     def __call__(self) -> dict[str, Any]:
         results, counts = {}, []
-        for name, loader, evaluator in self._tests():
+        for name, loader, evaluator in self.opened.tests():
             number_annotations(evaluator)
             results[name] = evaluation.inference_on_dataset(self.model, loader, evaluator)
             counts.append(count_images(loader))
@@ -249,16 +251,6 @@ class Evaluation:
         self.images = sum(counts) if counts and None not in counts else None
         self.results = next(iter(results.values())) if len(results) == 1 else results
         return self.results
-
-    def _tests(self) -> Iterator[tuple[str, Any, Any]]:
-        """Yield the name, the loader and the evaluator of each test set."""
-        if isinstance(self.cfg, CfgNode):
-            for name in self.cfg.DATASETS.TEST:
-                loader = data.build_detection_test_loader(self.cfg, name)
-                yield name, loader, build_evaluator(name, self.cfg)
-        elif "evaluator" in self.cfg.dataloader:
-            parts = self.cfg.dataloader
-            yield "test", instantiate(parts.test), instantiate(parts.evaluator)
 
 
 def number_annotations(evaluator: Any) -> None:
@@ -291,29 +283,16 @@ def count_images(loader) -> int | None:
 # ---- single steps
 
 
-def training_batches(cfg: CfgNode | DictConfig, processes: int = 1) -> Iterator[list[dict]]:
-    """Yield batches of the training set, of the size that one of several processes gets."""
-    if isinstance(cfg, CfgNode):
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.SOLVER.IMS_PER_BATCH = max(1, cfg.SOLVER.IMS_PER_BATCH // processes)
-        return iter(data.build_detection_train_loader(cfg))
-    loader = cfg.dataloader.train
-    size = {"total_batch_size": max(1, loader.total_batch_size // processes)}
-    return iter(instantiate({**loader, **size}))
-
-
 def outputs(model: nn.Module, batch: list[dict]) -> Any:
     """Return a model's predictions, in evaluation mode."""
     return model(batch)
 
 
-def training_step(cfg: CfgNode | DictConfig, processes: int = 1) -> Callable[[], None]:
+def training_step(opened: OpenConfig, processes: int = 1) -> Callable[[], None]:
     """Return a function that trains a new model for one iteration, on the same batch each time."""
-    device = cfg.MODEL.DEVICE if isinstance(cfg, CfgNode) else cfg.train.device
-    model = build_model(cfg).to(device).train()
-    batch = next(training_batches(cfg, processes))
-    trainer, storage = simple_trainer(cfg, model, model, repeat(batch)), EventStorage()
+    model = opened.build_model().train()
+    batch = next(opened.training_batches(processes))
+    trainer, storage = simple_trainer(opened, model, model, repeat(batch)), EventStorage()
 
     def step() -> None:
         with storage:

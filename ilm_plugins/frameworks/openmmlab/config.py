@@ -1,174 +1,215 @@
-"""MMEngine's configs: reading with overrides, the model, and its inference on images in memory."""
+"""MMEngine's configs: their models, data and training, and variants.
 
-import inspect
-from argparse import Namespace
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+A place is a ``norm_cfg``, which is replaced as a whole.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from mmengine.config import Config, DictAction
-from mmengine.dataset import Compose, pseudo_collate
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from torch import nn
 
-from ...errors import OPERATORS, UserError, missing
-from ...layers import NORMS
-from ..config import flat
-from ..config_files import (
-    Inference,
-    check_overrides,
-    installed,
-    norm_settings,
-    reading,
-    unknown_norm,
-)
-from .checkpoints import use_safe_checkpoints
+from ...errors import UserError
+from ...layers import parse_call
+from ..config import Inference, OpenConfig, Recipe, is_below
+from . import evaluation, images, training
+from .config_files import load_config
+from .datasets import preprocessing, set_scope
 from .norms import MMCVS_KEYS
 
-#: Default scopes of configs, which are also the names of packages that need mmcv.
-SCOPES = "mmdet", "mmpretrain", "mmseg"
-#: Top-level keys that have an effect, though the Runner has no such argument.
-BESIDE_RUNNER = (
-    *("activation_checkpointing", "channels_last", "compile", "efficient_conv_bn_eval"),
-    *("find_unused_parameters", "model_wrapper_cfg", "runner_type", "strategy", "sync_bn"),
-    *("train_pipeline", "tta_model", "tta_pipeline"),
-)
-#: Keys of paths that any run may have.
-PATHS = "work_dir", "load_from"
+#: Keys that name a file of weights of a part of the model, and the part; ``init_cfg`` may be a
+#: list.
+INITIAL_WEIGHTS = re.compile(r"^(model(\..*)?)\.(pretrained|init_cfg(\.\d+)?\.checkpoint)$")
+#: Types of norms whose inputs are tokens or vectors, not maps.
+NOT_OF_MAPS = {"LN", "LayerNorm", "BN1d", "BatchNorm1d", "IN1d", "InstanceNorm1d"}
 
 
-def load_config(
-    path: str, overrides: Sequence[str] = (), device: str | None = None, amp: bool = False
-) -> Config:
-    """Read a config with overrides as of MMEngine's ``--cfg-options``; ``device`` has no effect."""
-    use_safe_checkpoints()  # a model may load a checkpoint, such as a teacher's, while it is built
-    wrong = [word for word in overrides if "=" not in word]
-    if wrong:
-        raise UserError(f"override {wrong[0]!r} of {path} is not KEY=VALUE; give it as one word")
-    with reading(path):
-        cfg, parsed = Config.fromfile(path), Namespace()
-    scope = cfg.get("default_scope")
-    for package in ("mmcv", scope) if scope in SCOPES else ():
-        # Otherwise MMEngine says that a model or a norm is not in a registry.
-        if not installed(package):
-            raise missing(path, package)
-    if scope == "mmdet" and not installed(OPERATORS):
-        raise missing(path, OPERATORS)  # mmdet's import would fail, after a minute
-    DictAction([], "options")(None, parsed, overrides)
-    read = [*inspect.signature(Runner.__init__).parameters, *BESIDE_RUNNER]
-    strict = "runner_type" not in cfg  # a Runner of one's own may read other keys
-    check_overrides(overrides, cfg, read, strict)
-    for word in overrides if strict else ():
-        name = word.partition("=")[0].partition(".")[0]
-        if name not in read:
-            keys = (key for key, _ in flat(cfg) if key.partition(".")[0] in read)
-            places = [key for key in keys if key.endswith(f".{name}")]
-            where = f"give {', '.join(places)}" if places else "give the keys that have its value"
-            raise UserError(
-                f"override {word!r}: {name} is a variable of the config, without effect; {where}"
-            )
-    cfg.merge_from_dict({**parsed.options, **_paths(overrides)})
-    if cfg.get("work_dir") is None:
-        cfg.work_dir = str(Path("work_dirs", Path(path).stem))
-    if amp:
-        # A constructor of several optimizers has a wrapper for each network.
-        for wrapper in (cfg.optim_wrapper, *cfg.optim_wrapper.values()):
-            if isinstance(wrapper, dict) and "optimizer" in wrapper:
-                wrapper["type"] = "AmpOptimWrapper"
-    return cfg
+class OpenMMEngineConfig(OpenConfig):
+    """A config of MMEngine."""
 
+    framework = "openmmlab"
+    norm_keys = sorted(MMCVS_KEYS)
+    keys: ClassVar = {"seed": "randomness.seed", "folder": "work_dir", "weights": "load_from"}
+    example = "model.backbone.norm_cfg"
+    freezing: ClassVar = ("frozen_stages", -1)
+    shared_folder = "default_hooks.checkpoint.out_dir"
+    test_set: ClassVar = ("test_dataloader", "test_evaluator", "test_pipeline")
+    of_test: ClassVar = ("test_cfg", "data_preprocessor")
 
-def _paths(overrides: Sequence[str]) -> dict[str, str | None]:
-    """Return the overrides of PATHS as they are; DictAction drops spaces, and splits at commas."""
-    pairs = (word.split("=", 1) for word in overrides)
-    return {k: None if v == "None" else v.strip("'\"") for k, v in pairs if k in PATHS}
+    run = training.run
+    training_step = training.training_step
+    outputs = staticmethod(training.outputs)
+    test_images = images.test_images
+    content = staticmethod(images.content)
+    classes_of_test = evaluation.classes_of_test
+    metric_names = evaluation.metric_names
+    unit = evaluation.unit
 
+    def _build(self) -> nn.Module:
+        set_scope(self.config)
+        # Like the Runner, pass on a data_preprocessor that the config has outside of model.
+        beside = {key: self.config[key] for key in ("data_preprocessor",) if key in self.config}
+        return MODELS.build(self.config.model, default_args=beside)
 
-def build_model(cfg: Config) -> nn.Module:
-    """Build a config's model with random weights; its scope becomes MMEngine's default scope."""
-    init_default_scope(cfg.get("default_scope") or "mmengine")
-    # Like the Runner, pass on a data_preprocessor that the config has outside of model.
-    beside = {key: cfg[key] for key in ("data_preprocessor",) if key in cfg}
-    with explaining_norms(cfg.model):
-        return MODELS.build(cfg.model, default_args=beside)
-
-
-@contextmanager
-def explaining_norms(model: dict) -> Iterator[None]:
-    """Replace a KeyError by a UserError if the type of a norm_cfg is unknown."""
-    try:
-        yield
-    except KeyError as error:
+    def _is_unknown(self, key: str, norm: str, error: KeyError) -> bool:
         # The registry of the default scope, too, such as mmpretrain's, has norms.
         with MODELS.switch_scope_and_registry(None) as registry:
-            for name, norm in norm_settings(model, "model"):
-                if name.endswith(".type") and registry.get(norm) is None:
-                    raise unknown_norm(name, norm, [*NORMS, *sorted(MMCVS_KEYS)]) from error
-        raise
+            is_type = key.startswith("model.") and key.endswith(".type")
+            return is_type and registry.get(norm) is None
+
+    def inference(self) -> Inference:
+        # A model may define preprocess_images(images), which returns a batch for its test_step.
+        model = revert_sync_batchnorm(self.build_model())
+        loader = self.config.get("test_dataloader") or {}
+        preprocess = getattr(model, "preprocess_images", None)
+        name, description = Path(self.path).stem, "the model's own preprocessing"
+        if preprocess is None:
+            preprocess, description = preprocessing(loader.get("dataset") or {}, name)
+
+        @torch.no_grad()
+        def forward(images: Sequence[np.ndarray]) -> Any:
+            return model.test_step(preprocess(images))
+
+        return Inference(name, model, forward, loader.get("batch_size", 1), description)
+
+    def training_batches(self, processes: int = 1) -> Iterator[Any]:
+        set_scope(self.config)
+        loader = Runner.build_dataloader(self.config.train_dataloader, seed=0)
+        while True:
+            yield from loader
+
+    def contents(self) -> Mapping[str, Any]:
+        return self.config.to_dict()
+
+    def is_of_norm(self, key: str) -> bool:
+        return key.startswith("model.") and ".norm_cfg." in key
+
+    def names_weights(self, key: str) -> bool:
+        return super().names_weights(key) or bool(re.search(r"\.(pretrained|init_cfg)\b", key))
+
+    def check_training(self, given: Collection[str]) -> None:
+        if "runner_type" not in self.config:  # a Runner of one's own may have other loops
+            training.check_loop(self.config)
+
+    def main_metric(self) -> str | None:
+        best = self.settings().get("default_hooks.checkpoint.save_best")
+        return best if isinstance(best, str) and best != "auto" else None
+
+    def pretrained(self, places: Iterable[str]) -> str | None:
+        if whole := super().pretrained(places):
+            return whole
+        for key, value in self.settings().items():
+            match = INITIAL_WEIGHTS.match(key)
+            if match is None or not isinstance(value, str):  # timm's backbones have True
+                continue
+            # mmseg's and mmdet's models pass their own on to the backbone.
+            part = "model.backbone" if key == "model.pretrained" else match[1]
+            if any(is_below(place, [part]) for place in places):
+                return value
+        return None
+
+    def why_kept(self, key: str, norm: str) -> str:
+        if norm in NOT_OF_MAPS:
+            return "its inputs are tokens or vectors"
+        if self.settings().get(f"{key}.requires_grad") is False:
+            return "it is not trained"
+        return super().why_kept(key, norm)
+
+    def norms(self) -> dict[str, str]:
+        return {
+            key.removesuffix(".type"): getattr(kind, "__name__", kind)
+            for key, kind in self.settings().items()
+            if key.startswith("model.") and key.endswith(".norm_cfg.type")
+        }
+
+    def norm(self, place: str, norm: str) -> list[str]:
+        kind, options = parse_call(norm)
+        if kind == "GN":  # mmcv requires the number; the default is detectron2's
+            options.setdefault("num_groups", 32)
+        self.check_above(place)
+        given = {"_delete_": True, "type": kind, **options}
+        if f"{place}.requires_grad" in self.settings():
+            given.setdefault("requires_grad", self.settings()[f"{place}.requires_grad"])
+        return [
+            part
+            for name, value in given.items()
+            for part in self.override(f"{place}.{name}", value)
+        ]
+
+    def recipe(self, images: Mapping[str, Sequence[int]]) -> Recipe:
+        def count(loader: str, split: int) -> int | None:
+            dataset = self.config[loader].dataset if self.config.get(loader) else {"type": None}
+            if dataset.get("images"):  # the dataset's range of a folder's images
+                return len(range(*dataset["images"]))
+            counts = images.get(dataset["type"], ())
+            return counts[split] if split < len(counts) else None
+
+        unit, length = self._length()
+        batch = self.config.get("auto_scale_lr", {}).get("base_batch_size")
+        for_server = "test" in str(self.config.test_dataloader.dataset.get("data_prefix"))
+        tested = count("test_dataloader", 2 if for_server else 1)
+        return Recipe(unit, length, batch, count("train_dataloader", 0), tested)
+
+    def _length(self) -> tuple[str, int]:
+        train = self.config.get("train_cfg") or {}
+        if "max_epochs" in train:
+            return "epochs", train["max_epochs"]
+        return "iterations", train.get("max_iters", 0)
+
+    def shorten(self, length: int) -> None:
+        (unit, whole), train = self._length(), self.config.train_cfg
+
+        def scaled(step: Any) -> Any:
+            """Return a step, or steps, at the same fraction of the new length."""
+            if isinstance(step, list | tuple):
+                return [scaled(one) for one in step]
+            return step - whole + length if step >= whole else max(1, round(step * length / whole))
+
+        train["max_epochs" if unit == "epochs" else "max_iters"] = length
+        train.val_interval = min(length, train.get("val_interval", 1))
+        schedulers = self.config.get("param_scheduler") or []
+        for scheduler in [schedulers] if isinstance(schedulers, dict) else schedulers:
+            if scheduler["type"] != "LinearLR":
+                keys = {"end", "T_max", "milestones"}
+            else:  # a warm-up, which stays, begins at 0
+                keys = {"begin", "end"} if scheduler.get("begin") else set()
+            for key in keys & set(scheduler):
+                scheduler[key] = scaled(scheduler[key])
+
+    def loaders(self) -> dict[str, tuple[Any, Any]]:
+        """Return "train", "val" and "test" -> the loader and the evaluator."""
+        return {
+            split: (self.config[f"{split}_dataloader"], self.config.get(f"{split}_evaluator") or {})
+            for split in ("train", "val", "test")
+            if self.config.get(f"{split}_dataloader")
+        }
+
+    def read_from(self, data: Path) -> bool:
+        if not data.is_dir():
+            raise UserError(f"--data {data}: no such folder; give the folder of the images")
+        jpeg = False
+        for loader, evaluator in self.loaders().values():
+            # ClassBalancedDataset wraps the dataset that reads.
+            dataset = loader.dataset.get("dataset", loader.dataset)
+            if "ann_file" in evaluator:
+                file = evaluator["ann_file"].removeprefix(dataset.data_root).lstrip("/")
+                evaluator["ann_file"] = str(data / file)
+            dataset.data_root = str(data)
+            if dataset.type.startswith("CIFAR") and (data / dataset.split).is_dir():
+                folder = data / dataset.pop("split")
+                dataset.update(type="CustomDataset", data_prefix=folder.name)
+                dataset.pipeline = [{"type": "LoadImageFromFile"}, *dataset.pipeline]
+                # CIFAR's own reader gives RGB, mmcv's BGR.
+                self.config.data_preprocessor.to_rgb = True
+                jpeg = any(folder.glob("*/*.jpg"))
+        return jpeg
 
 
-def inference(cfg: Config, name: str, device: str) -> Inference:
-    """Build a config's model, with BN for SyncBN, and the preprocessing of its test pipeline."""
-    # A model may define preprocess_images(images), which returns a batch for its test_step.
-    model = revert_sync_batchnorm(build_model(cfg)).to(device)
-    loader = cfg.get("test_dataloader") or {}
-    preprocess = getattr(model, "preprocess_images", None)
-    description = "the model's own preprocessing"
-    if preprocess is None:
-        preprocess, description = _preprocessing(loader.get("dataset") or {}, name)
-
-    @torch.no_grad()
-    def forward(images: Sequence[np.ndarray]) -> Any:
-        return model.test_step(preprocess(images))
-
-    return Inference(name, model, forward, loader.get("batch_size", 1), description)
-
-
-def unwrapped(dataset: dict) -> Iterator[dict]:
-    """Yield the datasets that a dataset wraps, at any depth; itself, if it wraps none."""
-    inner = dataset.get("datasets", [])
-    if "dataset" in dataset:
-        inner = [dataset["dataset"]]
-    for one in inner:
-        yield from unwrapped(one)
-    if not inner:
-        yield dataset
-
-
-def _preprocessing(dataset: dict, name: str):
-    """Return a function from images to a batch by a dataset's first pipeline; its description."""
-    dataset = next(unwrapped(dataset))
-    if "pipeline" not in dataset:
-        raise UserError(
-            f"{name} has no test_dataloader.dataset.pipeline to prepare images; define it"
-        )
-    kinds = [str(step["type"]).rsplit(".", 1)[-1] for step in dataset["pipeline"]]
-    loads = [kind.startswith("Load") for kind in kinds]
-    steps = [step for step, load in zip(dataset["pipeline"], loads, strict=True) if not load]
-    # Images from files are BGR; datasets in memory, such as CIFAR10, are RGB.
-    bgr = any(kind.startswith("LoadImage") for kind in kinds)
-    pipeline = Compose(steps)
-
-    def preprocess(images: Sequence[np.ndarray]) -> Any:
-        pixels = (image[..., ::-1] if bgr else image for image in images)
-        return pseudo_collate([pipeline(_loaded(i, image)) for i, image in enumerate(pixels)])
-
-    types = " > ".join(str(step["type"]) for step in steps)
-    return preprocess, f"the config's test pipeline, {types}"
-
-
-def _loaded(number: int, image: np.ndarray) -> dict:
-    """Return what LoadImageFromFile would make of an image (H, W, 3)."""
-    height, width = image.shape[:2]
-    return {
-        "img": np.array(image),
-        "img_id": number,
-        "img_path": "",
-        "img_shape": (height, width),
-        "ori_shape": (height, width),
-    }
+def open_file(path: str, overrides: Sequence[str], device: str, amp: bool) -> OpenMMEngineConfig:
+    return OpenMMEngineConfig(path, load_config(path, overrides, device, amp), device)

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS, METRICS, Registry, init_default_scope
+from mmengine.registry import DATASETS, METRICS, Registry
 
-from .config import unwrapped
+from ..config import OpenConfig
+from .datasets import set_scope, unwrapped
 
 #: Metrics of mmdet that are percentages; its others are fractions.
 PERCENTAGES = {"CocoPanopticMetric", "SemSegMetric", "RefSegMetric"}
@@ -22,21 +23,21 @@ OF_COCO = {
 }
 
 
-def classes_of_test(cfg: Config) -> tuple[str, ...] | None:
+def classes_of_test(opened: OpenConfig) -> tuple[str, ...] | None:
     """Return the names of the test set's classes, in order; None if the config does not tell."""
-    loader = cfg.get("test_dataloader") or {}
+    set_scope(opened.config)
+    loader = opened.config.get("test_dataloader") or {}
     dataset = next(unwrapped(loader.get("dataset") or {}))
-    _set_scope(cfg)
     metainfo = dict(getattr(_class_of(dataset, DATASETS), "METAINFO", {}))
     metainfo |= dataset.get("metainfo") or {}
     classes = metainfo.get("classes")
     return tuple(classes) if isinstance(classes, list | tuple) else None  # not a file of names
 
 
-def metric_names(cfg: Config) -> list[str] | None:
+def metric_names(opened: OpenConfig) -> list[str] | None:
     """Return patterns of the test's metrics, * for any characters; None if a metric is unknown."""
     names: list[str] = []
-    for evaluator, cls in _evaluators(cfg):
+    for evaluator, cls in _evaluators(opened.config):
         # With its package, because code of one's own may have a class of the same name.
         kind = f"{_package(cls)}.{getattr(cls, '__name__', '')}"
         given = evaluator.get("iou_metrics", ["mIoU"])
@@ -59,9 +60,9 @@ def metric_names(cfg: Config) -> list[str] | None:
     return names or None
 
 
-def unit(cfg: Config, metric: str) -> str | None:
+def unit(opened: OpenConfig, metric: str) -> str | None:
     """Return the unit of a metric, "percent" or "fraction"; None if it is unknown."""
-    prefixes = [(_prefix(evaluator, cls), cls) for evaluator, cls in _evaluators(cfg)]
+    prefixes = [(_prefix(evaluator, cls), cls) for evaluator, cls in _evaluators(opened.config)]
     given = metric.rpartition("/")[0]
     fitting = [(len(prefix), cls) for prefix, cls in prefixes if given.endswith(prefix)]
     _, cls = max(fitting, key=lambda pair: pair[0], default=(0, None))
@@ -74,7 +75,7 @@ def unit(cfg: Config, metric: str) -> str | None:
 
 def _evaluators(cfg: Config) -> Iterator[tuple[dict, type | None]]:
     """Yield the config and the class of each metric of the test."""
-    _set_scope(cfg)
+    set_scope(cfg)
     found = cfg.get("test_evaluator") or []
     for evaluator in found if isinstance(found, list | tuple) else [found]:
         if isinstance(evaluator.get("metrics"), list | tuple):  # of an Evaluator of several
@@ -97,7 +98,3 @@ def _class_of(settings: dict, registry: Registry) -> type | None:
         return kind
     with registry.switch_scope_and_registry(None) as of_scope:
         return of_scope.get(kind)
-
-
-def _set_scope(cfg: Config) -> None:
-    init_default_scope(cfg.get("default_scope") or "mmengine")

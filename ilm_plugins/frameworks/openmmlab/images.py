@@ -4,21 +4,22 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from mmengine.config import Config
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import DATASETS
 
+from ..config import OpenConfig
 from ..images import Content, spread
+from .datasets import set_scope
 
 
-def test_images(cfg: Config, count: int) -> Iterator[tuple[np.ndarray, Content | None]]:
+def test_images(opened: OpenConfig, count: int) -> Iterator[tuple[np.ndarray, Content | None]]:
     """Yield ``count`` test images, (H, W, 3) RGB uint8, and their annotations.
 
     Images that no file has, such as those of CIFAR10, are left out.
     """
     import mmcv
 
-    init_default_scope(cfg.get("default_scope") or "mmengine")
-    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    set_scope(opened.config)
+    dataset = DATASETS.build(opened.config.test_dataloader.dataset)
     for i in spread(len(dataset), count):
         sample = dataset[i]["data_samples"]
         if path := getattr(sample, "img_path", None):

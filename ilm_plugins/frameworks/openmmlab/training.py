@@ -16,17 +16,19 @@ from mmengine.hooks import CheckpointHook, Hook, ParamSchedulerHook
 from mmengine.logging import MessageHub
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import LOOPS, RUNNERS, init_default_scope
+from mmengine.registry import LOOPS, RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import Tensor, distributed, nn
 
 from ... import checkpoints
 from ...errors import UserError
 from .. import run_record
+from ..config import OpenConfig
+from ..run_options import Processes, RunOptions
 from ..run_processes import check_same_start
 from ..run_record import RunRecord
 from .checkpoints import DropConfig, latest
-from .config import build_model, explaining_norms, unwrapped
+from .datasets import unwrapped
 from .radius import RadiusHook
 
 #: Default scope -> the ``tta_model`` of its tools/test.py, where a config has none.
@@ -60,39 +62,45 @@ PROGRESS = {"base_values", "last_step", "_global_step", "_last_value"}
 SLOWER = "try a smaller learning rate"
 
 
-def run(cfg: Config, record: RunRecord) -> None:
+def run(opened: OpenConfig, record: RunRecord) -> None:
     """Train or evaluate a config, which is changed in place; UserError without a checkpoint."""
-    options = record.options
-    # MMEngine's own ``resume = True``: from load_from, else from the last checkpoint.
+    cfg, options = opened.config, record.options
+    if options.tta and not options.eval_only:
+        raise UserError("--tta is for an evaluation; give --eval-only, too")
+    last = choose_start(cfg, options)
+    if options.tta:
+        augment_test(cfg)
+    choose_launcher(cfg, options.processes)
+    with opened.explaining_norms():
+        runner = RUNNERS.build(cfg) if "runner_type" in cfg else PluginRunner.from_cfg(cfg)
+    hooks = [DropConfig(), StopAtNaN(), RecordHook(record, cfg.resume, cfg.load_from)]
+    if not any(isinstance(hook, RadiusHook) for hook in runner.hooks):
+        hooks.append(RadiusHook())
+    for hook in hooks:
+        runner.register_hook(hook)
+    check_same_start(last)
+    if options.eval_only:
+        runner.test()
+    else:
+        runner.train()
+
+
+def choose_start(cfg: Config, options: RunOptions) -> str | None:
+    """Set the config's ``load_from`` and ``resume``; return the last checkpoint if a run has it.
+
+    A training resumes from the last checkpoint of its folder, else starts from ``load_from``; an
+    evaluation only loads either. MMEngine's own ``resume = True`` resumes from ``load_from``.
+    """
     resumes_given = bool(cfg.get("resume") and cfg.get("load_from"))
     resumes_last = options.resume or (cfg.get("resume") and not resumes_given)
     last = latest(cfg.work_dir) if resumes_last else None
     if options.eval_only and options.resume and not last:
         raise UserError(f"--resume: {cfg.work_dir} has no checkpoint; give a run's work_dir")
     cfg.load_from = last or cfg.get("load_from")
-    # A training resumes from ``last``, else starts from load_from; an evaluation only loads it.
-    cfg.resume = (last is not None or resumes_given) and not options.eval_only
     if options.eval_only and not cfg.load_from:
         raise UserError("nothing to evaluate: give load_from=CHECKPOINT, or --resume")
-    if options.tta:
-        if not options.eval_only:
-            raise UserError("--tta is for an evaluation; give --eval-only, too")
-        augment_test(cfg)
-    processes = options.processes
-    cfg.launcher = "pytorch" if processes.world_size > 1 else "none"
-    if processes.world_size > 1 and processes.device == "cpu":
-        join_cpu_processes(cfg)
-    runner = RUNNERS.build(cfg) if "runner_type" in cfg else PluginRunner.from_cfg(cfg)
-    recording = RecordHook(record, cfg.resume, cfg.load_from)
-    for hook in (DropConfig(), StopAtNaN(), recording):
-        runner.register_hook(hook)
-    if not any(isinstance(hook, RadiusHook) for hook in runner.hooks):
-        runner.register_hook(RadiusHook())
-    check_same_start(last)
-    if options.eval_only:
-        runner.test()
-    else:
-        runner.train()
+    cfg.resume = (last is not None or resumes_given) and not options.eval_only
+    return last
 
 
 def check_loop(cfg: Config) -> None:
@@ -147,8 +155,12 @@ def augment_test(cfg: Config) -> None:
     cfg.model = {**cfg.tta_model, "module": cfg.model}
 
 
-def join_cpu_processes(cfg: Config) -> None:
-    """Join the process group over gloo, and set the config's wrapper of the model for the CPU."""
+def choose_launcher(cfg: Config, processes: Processes) -> None:
+    """Set the config's launcher; on the CPU, join the processes and set the model's wrapper."""
+    is_alone = processes.world_size == 1
+    cfg.launcher = "none" if is_alone else "pytorch"
+    if is_alone or processes.device != "cpu":
+        return
     distributed.init_process_group("gloo")
     wrapper = {
         "type": "MMDistributedDataParallel",
@@ -174,8 +186,7 @@ class PluginRunner(Runner):
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         """Build the model, channels last if configured; on the CPU, SyncBN becomes BN."""
-        with explaining_norms(self.cfg.model):
-            model = super().build_model(model)
+        model = super().build_model(model)
         if self.cfg.get("channels_last"):
             model = model.to(memory_format=torch.channels_last)
         return revert_sync_batchnorm(model) if get_device() == "cpu" else model
@@ -362,26 +373,18 @@ def _is_number(value: Any) -> bool:
 # ---- single steps
 
 
-def training_batches(cfg: Config, processes: int = 1) -> Iterator[Any]:
-    """Yield batches of the training set, of the size that one process gets, without end."""
-    init_default_scope(cfg.get("default_scope") or "mmengine")
-    loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
-    while True:
-        yield from loader
-
-
 def outputs(model: nn.Module, batch: Any) -> Any:
     """Return a model's raw outputs, in evaluation mode."""
     return model(**model.data_preprocessor(batch, False), mode="tensor")
 
 
-def training_step(cfg: Config, processes: int = 1) -> Callable[[], None]:
+def training_step(opened: OpenConfig, processes: int = 1) -> Callable[[], None]:
     """Return a function that trains a new model for one iteration, on the same batch each time."""
-    model = build_model(cfg).to(get_device())
-    model = (model if get_device() != "cpu" else revert_sync_batchnorm(model)).train()
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    model = opened.build_model()
+    model = (revert_sync_batchnorm(model) if opened.device == "cpu" else model).train()
+    wrapper = build_optim_wrapper(model, opened.config.optim_wrapper)
     # A Runner says how far a training is, which some of mmdet's models read.
     begin = {"epoch": 0, "iter": 0, "max_epochs": 1, "max_iters": 1}
     MessageHub.get_current_instance().update_info_dict(begin)
-    batch = next(training_batches(cfg, processes))
+    batch = next(opened.training_batches(processes))
     return lambda: model.train_step(batch, wrapper)

@@ -20,10 +20,10 @@ from PIL import Image
 
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.data import detectron2_datasets, shapes
-from ilm_plugins.frameworks import open_config
-from ilm_plugins.frameworks.detectron2 import evaluation as evaluation
-from ilm_plugins.frameworks.detectron2 import training as training
-from ilm_plugins.frameworks.detectron2.config import inference, load_config
+from ilm_plugins.frameworks import OpenConfig, open_config
+from ilm_plugins.frameworks.detectron2 import evaluation, training
+from ilm_plugins.frameworks.detectron2.config import OpenLazyConfig
+from ilm_plugins.frameworks.detectron2.config_files import load_config
 from ilm_plugins.trust import ALLOW_CODE, loading
 from runs import LAZY, SHAPES
 
@@ -124,28 +124,27 @@ def test_a_config_derives_from_one_of_ours(root, tmp_path):
 
 @pytest.mark.parametrize("order", ["RGB", "BGR"])
 def test_inference_prepares_images_as_the_evaluation_does(monkeypatch, order):
-    build = "ilm_plugins.frameworks.detectron2.config.build_model"
     model, recorded = torch.nn.Identity(), []
     model.register_forward_hook(lambda *_: recorded.append(torch.is_grad_enabled()))
-    monkeypatch.setattr(build, lambda cfg: model)
+    monkeypatch.setattr(OpenConfig, "build_model", lambda opened: model)
     sizes = ["INPUT.MIN_SIZE_TEST", "32", "INPUT.MAX_SIZE_TEST", "36"]
-    yaml = load_config(str(SHAPES), ["INPUT.FORMAT", order, *sizes])
-    lazy = load_config(get_config_file("common/data/coco.py"))
-    mapper = lazy.dataloader.test.mapper
+    yaml = open_config(str(SHAPES), ["INPUT.FORMAT", order, *sizes])
+    lazy = OpenLazyConfig("", load_config(get_config_file("common/data/coco.py")), "cpu")
+    mapper = lazy.config.dataloader.test.mapper
     mapper.augmentations = [LazyCall(T.ResizeShortestEdge)(short_edge_length=32, max_size=36)]
     mapper.image_format = order
     image = np.zeros((64, 96, 3), np.uint8)
     image[..., 0] = 255  # red
-    for cfg in (yaml, lazy):
-        found = inference(cfg, "name", "cpu")
+    for opened in (yaml, lazy):
+        found = opened.inference()
         (given,) = found.forward([image])
         assert given["image"].shape == (3, 24, 36)
         assert (given["height"], given["width"]) == (64, 96)
         assert given["image"][0 if order == "RGB" else 2].min() == 255
         assert "ResizeShortestEdge" in found.preprocessing
         assert not recorded.pop()
-    yaml.INPUT.MIN_SIZE_TEST = 0
-    assert inference(yaml, "name", "cpu").preprocessing == "not resized"
+    yaml.config.INPUT.MIN_SIZE_TEST = 0
+    assert yaml.inference().preprocessing == "not resized"
 
 
 def test_shapes_are_generated_on_first_use(tmp_path, monkeypatch):
@@ -161,7 +160,7 @@ def evaluate(tmp_path, monkeypatch):
     """The evaluation of a config with two test sets, without a model."""
     monkeypatch.setattr(training.evaluation, "inference_on_dataset", lambda *_: {})
     words = ["OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", "('shapes_val', 'shapes_train')"]
-    return training.Evaluation(load_config(str(SHAPES), words), None)
+    return training.Evaluation(open_config(str(SHAPES), words), None)
 
 
 def test_all_test_sets_are_evaluated(evaluate):
@@ -197,9 +196,9 @@ def test_images_of_crowds_alone_are_not_trained_on(crowds):
 
 def test_images_of_crowds_alone_are_tested(crowds, tmp_path, monkeypatch):
     monkeypatch.setattr(training.evaluation, "inference_on_dataset", lambda *_: {})
-    monkeypatch.setattr(training, "build_evaluator", lambda *_: None)
+    monkeypatch.setattr(evaluation, "build_evaluator", lambda *_: None)
     words = ["OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", f"('{crowds}',)"]
-    evaluate = training.Evaluation(load_config(str(SHAPES), words), None)
+    evaluate = training.Evaluation(open_config(str(SHAPES), words), None)
     evaluate()
     assert evaluate.images == 2
 
@@ -295,11 +294,12 @@ def test_perfect_detections_have_an_ap_of_100_whatever_the_annotations_ids(ids, 
         cfg.dataloader.test.dataset.names = "cells"
         cfg.dataloader.test.num_workers = 0
         cfg.dataloader.evaluator.dataset_name = "cells"
+        opened = OpenLazyConfig("", cfg, "cpu")
     else:
         words = ["OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", "('cells',)"]
-        cfg = load_config(str(SHAPES), [*words, "DATALOADER.NUM_WORKERS", "0"])
+        opened = open_config(str(SHAPES), [*words, "DATALOADER.NUM_WORKERS", "0"])
     try:
-        assert training.Evaluation(cfg, KnowsTheBox())()["bbox"]["AP"] == pytest.approx(100)
+        assert training.Evaluation(opened, KnowsTheBox())()["bbox"]["AP"] == pytest.approx(100)
     finally:
         DatasetCatalog.remove("cells")
         MetadataCatalog.remove("cells")

@@ -19,7 +19,8 @@ from ilm_plugins.cli import train as command_line
 from ilm_plugins.errors import CheckpointError, UserError
 from ilm_plugins.files import lock
 from ilm_plugins.frameworks import run_record
-from ilm_plugins.frameworks.detectron2 import training as training
+from ilm_plugins.frameworks.detectron2 import training
+from ilm_plugins.frameworks.detectron2.config import OpenYaml
 from ilm_plugins.frameworks.run_options import RunOptions
 from ilm_plugins.frameworks.run_record import RunRecord
 from runs import LAZY, NO_TEST, SHAPES, SMALL, train_until_killed
@@ -269,7 +270,7 @@ def test_nothing_is_evaluated_after_an_error(tmp_path, stage, start):
     setattr(failing, stage, Mock(side_effect=RuntimeError("the first error")))
     evaluation = Mock(model=torch.nn.Identity())
     record = RunRecord(tmp_path, RunOptions(""), "detectron2")
-    recording = training.RecordHook(get_cfg(), record, evaluation)
+    recording = training.RecordHook(OpenYaml("", get_cfg(), "cpu"), record, evaluation)
     evaluating = engine.hooks.EvalHook(0, recording.evaluate)
     trainer.register_hooks([failing, evaluating, recording])
     with pytest.raises(RuntimeError, match="the first error"):

@@ -17,9 +17,10 @@ from ilm_plugins import ExemplarNorm
 from ilm_plugins.__main__ import main
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import open_config, run_record
-from ilm_plugins.frameworks.openmmlab import config as configs
-from ilm_plugins.frameworks.openmmlab import training as training
-from ilm_plugins.frameworks.run_options import RunOptions
+from ilm_plugins.frameworks.openmmlab import config_files, training
+from ilm_plugins.frameworks.openmmlab.config import OpenMMEngineConfig
+from ilm_plugins.frameworks.openmmlab.config_files import load_config
+from ilm_plugins.frameworks.run_options import Processes, RunOptions
 from ilm_plugins.frameworks.run_record import RunRecord
 
 RESNET20 = "ilm_plugins://mmpretrain/en/resnet20_cifar10.py"
@@ -29,7 +30,7 @@ IMAGES = [np.random.default_rng(i).integers(256, size=(32, 32, 3), dtype=np.uint
 
 def test_values_of_overrides_are_parsed_as_by_mmengines_tools(config):
     words = ["train_cfg.max_iters=7", "load_from=None", "model.data_preprocessor.size=(32,32)"]
-    cfg = configs.load_config(str(config), words)
+    cfg = load_config(str(config), words)
     assert (cfg.train_cfg.max_iters, cfg.load_from) == (7, None)
     assert cfg.model.data_preprocessor["size"] == (32, 32)
 
@@ -37,19 +38,19 @@ def test_values_of_overrides_are_parsed_as_by_mmengines_tools(config):
 def test_overrides_are_merged_as_by_mmengines_tools(config):
     options = "_delete_=True", "type=EN", "reduction=8"
     words = [f"model.backbone.norm_cfg.{option}" for option in options]
-    cfg = configs.load_config(str(config), words)
+    cfg = load_config(str(config), words)
     assert cfg.model.backbone.norm_cfg == {"type": "EN", "reduction": 8}
 
 
 def test_the_default_folder_is_mmengines(config):
-    assert configs.load_config(str(config), []).work_dir == "work_dirs/fcn"
+    assert load_config(str(config), []).work_dir == "work_dirs/fcn"
 
 
 def test_mixed_precision_is_of_every_optimizer(config, root):
-    cfg = configs.load_config(str(config), amp=True)
+    cfg = load_config(str(config), amp=True)
     assert cfg.optim_wrapper.type == "AmpOptimWrapper"
     assert cfg.optim_wrapper.optimizer.type == "SGD"
-    cfg = configs.load_config(str(root / "configs/pix2pix/facades_in_in.py"), amp=True)
+    cfg = load_config(str(root / "configs/pix2pix/facades_in_in.py"), amp=True)
     kinds = [cfg.optim_wrapper[name].type for name in ("generator", "discriminator")]
     assert kinds == ["AmpOptimWrapper"] * 2
 
@@ -59,7 +60,7 @@ def test_options_of_ddp_are_the_configs_on_the_cpu_too(monkeypatch, given):
     monkeypatch.setattr(training.distributed, "init_process_group", lambda backend: None)
     options = {"find_unused_parameters": True, "model_wrapper_cfg": {"broadcast_buffers": True}}
     cfg = Config(options if given else {})
-    training.join_cpu_processes(cfg)
+    training.choose_launcher(cfg, Processes(num_processes=2))
     assert bool(cfg.model_wrapper_cfg.get("find_unused_parameters")) == given
     assert bool(cfg.model_wrapper_cfg.get("broadcast_buffers")) == given
 
@@ -67,7 +68,8 @@ def test_options_of_ddp_are_the_configs_on_the_cpu_too(monkeypatch, given):
 def test_the_runner_is_the_configs():
     with pytest.raises(KeyError, match="NoRunner"):
         cfg = Config({"work_dir": "none", "runner_type": "NoRunner"})
-        training.run(cfg, RunRecord("none", RunOptions(""), "openmmlab"))
+        opened = OpenMMEngineConfig("", cfg, "cpu")
+        opened.run(RunRecord("none", RunOptions(""), "openmmlab"))
 
 
 def check_first_convolution(inference, convolution, mean, std, bgr):
@@ -121,7 +123,7 @@ def augmented(path, *overrides):
 def test_a_classifier_without_an_augmented_test_averages_an_image_and_its_mirror_image():
     plain = open_config(RESNET20).build_model().double().eval()
     cfg = augmented(RESNET20)
-    model = configs.build_model(cfg).double().eval()
+    model = OpenMMEngineConfig("", cfg, "cpu").build_model().double().eval()
     model.module.load_state_dict(plain.state_dict())
     pixels = {"img": IMAGES[0], "gt_label": 3}
     (found,) = model.test_step(pseudo_collate([Compose(cfg.tta_pipeline)(pixels)]))
@@ -264,9 +266,9 @@ def test_a_pure_python_config_that_names_the_class_needs_no_other_import(tmp_pat
 def test_a_package_that_a_config_needs_is_named_if_it_is_missing(package, tmp_path, monkeypatch):
     path = tmp_path / "fcn.py"
     path.write_text('default_scope = "mmseg"')
-    monkeypatch.setattr(configs, "installed", lambda name: name != package)
+    monkeypatch.setattr(config_files, "installed", lambda name: name != package)
     with pytest.raises(UserError, match=f"fcn.py needs {package}: .*pip install onedl-mm"):
-        configs.load_config(str(path))
+        load_config(str(path))
 
 
 def test_an_override_of_a_variable_names_the_keys_that_have_an_effect():

@@ -1,0 +1,72 @@
+"""Read MMEngine's configs."""
+
+import inspect
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+
+from ...errors import OPERATORS, UserError, missing
+from ..config import flat
+from ..config_files import check_overrides, installed, reading
+from .checkpoints import use_safe_checkpoints
+
+#: Default scopes of configs, which are also the names of packages that need mmcv.
+SCOPES = "mmdet", "mmpretrain", "mmseg"
+#: Top-level keys that have an effect, though the Runner has no such argument.
+BESIDE_RUNNER = (
+    *("activation_checkpointing", "channels_last", "compile", "efficient_conv_bn_eval"),
+    *("find_unused_parameters", "model_wrapper_cfg", "runner_type", "strategy", "sync_bn"),
+    *("train_pipeline", "tta_model", "tta_pipeline"),
+)
+#: Keys of paths that any run may have.
+PATHS = "work_dir", "load_from"
+
+
+def load_config(
+    path: str, overrides: Sequence[str] = (), device: str | None = None, amp: bool = False
+) -> Config:
+    """Read a config with overrides as of MMEngine's ``--cfg-options``; ``device`` has no effect."""
+    use_safe_checkpoints()  # a model may load a checkpoint, such as a teacher's, while it is built
+    wrong = [word for word in overrides if "=" not in word]
+    if wrong:
+        raise UserError(f"override {wrong[0]!r} of {path} is not KEY=VALUE; give it as one word")
+    with reading(path):
+        cfg, parsed = Config.fromfile(path), Namespace()
+    scope = cfg.get("default_scope")
+    for package in ("mmcv", scope) if scope in SCOPES else ():
+        # Otherwise MMEngine says that a model or a norm is not in a registry.
+        if not installed(package):
+            raise missing(path, package)
+    if scope == "mmdet" and not installed(OPERATORS):
+        raise missing(path, OPERATORS)  # mmdet's import would fail, after a minute
+    DictAction([], "options")(None, parsed, overrides)
+    read = [*inspect.signature(Runner.__init__).parameters, *BESIDE_RUNNER]
+    strict = "runner_type" not in cfg  # a Runner of one's own may read other keys
+    check_overrides(overrides, cfg, read, strict)
+    for word in overrides if strict else ():
+        name = word.partition("=")[0].partition(".")[0]
+        if name not in read:
+            keys = (key for key, _ in flat(cfg) if key.partition(".")[0] in read)
+            places = [key for key in keys if key.endswith(f".{name}")]
+            where = f"give {', '.join(places)}" if places else "give the keys that have its value"
+            raise UserError(
+                f"override {word!r}: {name} is a variable of the config, without effect; {where}"
+            )
+    cfg.merge_from_dict({**parsed.options, **_paths(overrides)})
+    if cfg.get("work_dir") is None:
+        cfg.work_dir = str(Path("work_dirs", Path(path).stem))
+    if amp:
+        # A constructor of several optimizers has a wrapper for each network.
+        for wrapper in (cfg.optim_wrapper, *cfg.optim_wrapper.values()):
+            if isinstance(wrapper, dict) and "optimizer" in wrapper:
+                wrapper["type"] = "AmpOptimWrapper"
+    return cfg
+
+
+def _paths(overrides: Sequence[str]) -> dict[str, str | None]:
+    """Return the overrides of PATHS as they are; DictAction drops spaces, and splits at commas."""
+    pairs = (word.split("=", 1) for word in overrides)
+    return {k: None if v == "None" else v.strip("'\"") for k, v in pairs if k in PATHS}
