@@ -560,19 +560,6 @@ def test_buffers_may_change_between_the_passes(name):
 
 
 @runs
-@pytest.mark.wide
-@pytest.mark.parametrize("name", ["ILMGN", "EN", "AN"])
-def test_a_compiled_layer_has_the_gradient_of_its_only_trained_parameter(name, monkeypatch):
-    monkeypatch.setattr(operators, "cpu", kernels)  # the interpreter's maps are on the CPU
-    layer, x = build(name, 32).requires_grad_(False), make_map(2, 32, 3, 3)
-    layer.bias.requires_grad_()
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    with use_backend("triton"):
-        found = [torch.autograd.grad(m(x).pow(3).sum(), layer.bias) for m in (compiled, layer)]
-    assert_equal(*found)
-
-
-@runs
 @pytest.mark.parametrize("name", ["EN", "SN"])
 @pytest.mark.parametrize("channels", [96, 256])
 def test_equal_channels_have_the_gradients_of_exact_means(name, channels):
@@ -625,10 +612,8 @@ def test_batches_of_processes_are_pooled_as_one_batch(counts, channels):
 
 
 @pytest.fixture
-def left_to_the_compiler(monkeypatch):
-    """Compile as for CUDA, also where the interpreter's maps are on the CPU."""
-    monkeypatch.setattr(operators, "leaves_passes", lambda x: True)
-    monkeypatch.setattr(operators, "_kernels", lambda x: kernels)
+def fresh_compiler():
+    """Compile anew what another test has compiled."""
     torch._dynamo.reset()
 
 
@@ -637,7 +622,7 @@ def left_to_the_compiler(monkeypatch):
     "name, training",
     [("EN", True), *(wide(name, True) for name in ("ILMGN", "SSN", "AN")), wide("EN", False)],
 )
-def test_a_compiled_layer_is_as_exact_of_any_size(name, training, left_to_the_compiler):
+def test_a_compiled_layer_is_as_exact_of_any_size(name, training, fresh_compiler):
     """Of a few images, and of many in groups; running statistics and their count, too."""
     layer = build(name, 32, training=training)
     twin, moved = copy.deepcopy(layer), copy.deepcopy(layer)
@@ -654,7 +639,7 @@ def test_a_compiled_layer_is_as_exact_of_any_size(name, training, left_to_the_co
 
 @runs
 @pytest.mark.parametrize("name", ["EN", wide("ILMGN")])
-def test_a_compiled_model_keeps_as_many_maps_as_with_group_norm(name, left_to_the_compiler):
+def test_a_compiled_model_keeps_as_many_maps_as_with_group_norm(name, fresh_compiler):
     """For its backward pass; of half floats that are computed in float32."""
 
     def kept(norm):
@@ -668,7 +653,7 @@ def test_a_compiled_model_keeps_as_many_maps_as_with_group_norm(name, left_to_th
 
 
 @runs
-def test_a_compiled_layer_has_gradients_of_parameters_of_any_strides(left_to_the_compiler):
+def test_a_compiled_layer_has_gradients_of_parameters_of_any_strides(fresh_compiler):
     layer, x = build("EN", 32), make_map(2, 32, 3, 3)
     weight = layer.expand.weight.detach().t().contiguous().t()
     twin = copy.deepcopy(layer)
@@ -681,8 +666,8 @@ def test_a_compiled_layer_has_gradients_of_parameters_of_any_strides(left_to_the
 
 @runs
 @pytest.mark.wide
-@pytest.mark.parametrize("name", ["EN", "ILMGN"])
-def test_a_compiled_layer_has_the_gradient_of_the_bias_alone(name, left_to_the_compiler):
+@pytest.mark.parametrize("name", ["EN", "ILMGN", "AN"])
+def test_a_compiled_layer_has_the_gradient_of_the_bias_alone(name, fresh_compiler):
     layer = build(name, 32).requires_grad_(False)
     layer.bias.requires_grad_()
     x, compiled = make_map(2, 32, 3, 3), torch.compile(layer, fullgraph=True, backend="aot_eager")
@@ -699,9 +684,8 @@ def test_the_operators_between_passes_are_few_calls_of_python(name, without_laun
     key, *_ = layer.network_for_operators(mean.device, mean.dtype)
     mean, var = (t[:, : layer.moment_groups].contiguous() for t in (mean, var))
     tensors = [mean.mean(0) if t is None else t.detach() for t in layer.rescale_tensors()]
-    present = [True] * len(tensors)
-    forward, d_scale = (mean, var, 64, key, tensors, present), make_map(3, 64)
-    backward = d_scale, d_scale, mean, var, key, tensors, present
+    forward, d_scale = (mean, var, 64, key, tensors), make_map(3, 64)
+    backward = mean, var, 64, key, d_scale, d_scale, tensors
     calls = []
     for _ in range(2):
         calls.clear()
@@ -718,11 +702,10 @@ def test_the_operators_between_passes_refuse_a_tensor_of_another_size():
     mean, var = make_map(3, layer.moment_groups), torch.ones(3, layer.moment_groups, device=DEVICE)
     key, *_ = layer.network_for_operators(mean.device, mean.dtype)
     tensors = [t.detach() for t in layer.rescale_tensors()]
-    present = [True] * len(tensors)
-    operators._network_alone(mean, var, 64, key, tensors, present)
+    operators._network_alone(mean, var, 64, key, tensors)
     with pytest.raises(RuntimeError, match=r"'weight' of Attentive has the shape \(3,\)"):
         tensors[0] = tensors[0].flatten()[:3]
-        operators._network_alone(mean, var, 64, key, tensors, present)
+        operators._network_alone(mean, var, 64, key, tensors)
 
 
 @runs
@@ -735,16 +718,15 @@ def test_the_operators_between_passes_are_what_torch_asks_of_them(name):
     tensors = list(layer.rescale_tensors())
     if tensors[-1] is None:
         tensors[-2:] = (t.mean(0).requires_grad_() for t in (mean, var))
-    present = [True] * len(tensors)
-    tensors = [t.detach().clone().requires_grad_(t.requires_grad) for t in tensors]
-    arguments = mean.requires_grad_(), var.requires_grad_(), 32, key, tensors, present
-    operators_of_torch = torch.ops.ilm_plugins
+    fixed = [t.detach().clone() for t in tensors]
+    tensors = [t.clone().requires_grad_(t.requires_grad) for t in fixed]
+    operator, d_scale, d_shift = torch.ops.ilm_plugins, make_map(3, 32), make_map(3, 32, seed=2)
     with use_backend("triton"):
-        torch.library.opcheck(operators_of_torch.network.default, arguments)
-        d_scale, d_shift = make_map(3, 32), make_map(3, 32, seed=2)
-        fixed = [t.detach() for t in tensors]
-        arguments = d_scale, d_shift, mean.detach(), var.detach(), key, fixed, present
-        torch.library.opcheck(operators_of_torch.network_backward.default, arguments)
+        torch.library.opcheck(operator.network.default, (mean, var, 32, key, fixed))
+        arguments = mean, var, 32, key, d_scale, d_shift, fixed
+        torch.library.opcheck(operator.network_backward.default, arguments)
+        arguments = mean.clone().requires_grad_(), var.clone().requires_grad_(), 32, key, tensors
+        torch.library.opcheck(operator.rescale.default, arguments)
 
 
 # ---- what needs no kernel

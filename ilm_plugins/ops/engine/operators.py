@@ -1,21 +1,20 @@
 """The primitive as operators of torch, by which models compiled by torch.compile run the kernels.
 
-The compiler takes the layout of results from fake kernels. Tensor lists omit missing tensors;
-``present`` marks which are given.
+Dynamo's graph has ``layer`` or ``rescale``. The compiler traces through both, so what it compiles
+has the operators without gradients that their autograd functions call; it takes the layout of
+results from fake kernels. Lists of a network's tensors omit BN's statistics that are None.
 """
 
 import functools
-import importlib
 import inspect
-import itertools
 import json
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, library, nn
-from torch.autograd import forward_ad
+from torch.autograd import Function, forward_ad
+from torch.autograd.function import once_differentiable
 
 from . import backends, cpu
 from .activation import Activation
@@ -24,40 +23,52 @@ from .moments import coarsen, duplicate, over_batch
 from .network import BATCH, Network, Tensors, with_none
 from .reference import per_channel
 from .running_statistics import update
-from .tracing import PLAIN
 
 
 def adaptive_norm(
     x: Tensor, num_groups: int, network, tensors: Tensors, running, activation: Activation | None
 ) -> Tensor | None:
     """Return y if torch.compile traces x and kernels compute the layer; else None."""
-    is_compiling = HAS_OPERATORS and torch.compiler.is_dynamo_compiling()
-    if network is None or not is_compiling or torch.compiler._is_exporting_flag:
-        return None
-    if not backends.has_variances(x, num_groups):
-        return None
-    types = [type(t) for t in (tensors[0], x, *tensors, *running[:2])]
-    if not all(kind in PLAIN for kind in types) or types[0] is Tensor:
-        return None
-    if not inspect.ismethod(network):  # but a function, which Dynamo traces
+    if not _is_compiled(x, num_groups, network, (*tensors, *running[:2])):
         return None
     layer: Any = network.__self__
     described = layer.network_for_operators(x.device, x.dtype)
     if described is None:
         return None
-    key, num_parameters, mixes_batch, names, *options = described
-    buffers = [t for t in tensors[num_parameters:] if t is not None]
+    key, is_one_operator, mixes_batch, num_parameters, names, *options = described
+    trained = [t for t in tensors[num_parameters:] if t is not None and t.requires_grad]
     # Dynamo guards on what is compared here, so a changed option recompiles.
-    if read(layer, names) != options or any(buffer.requires_grad for buffer in buffers):
+    if read(layer, names) != options or trained:
         return None
-    if leaves_passes(x):
-        y, mean, var = _with_compiled_passes(x, num_groups, key, tensors, mixes_batch)
-        update(running, x, mean, var)
-        return y if activation is None else activation(y)
-    present, given = [t is not None for t in tensors], [t for t in tensors if t is not None]
-    arguments = x, num_groups, key, given, present, running[:2]
+    if is_one_operator:
+        return _by_one_operator(x, num_groups, key, tensors, running, activation)
+    y, mean, var = _with_compiled_passes(x, num_groups, key, tensors, mixes_batch)
+    update(running, x, mean, var)
+    return y if activation is None else activation(y)
+
+
+def _is_compiled(x: Tensor, num_groups: int, network, tensors: Tensors) -> bool:
+    """Return whether torch.compile traces a call of a layer that operators may compute."""
+    is_compiling = HAS_OPERATORS and torch.compiler.is_dynamo_compiling()
+    if not is_compiling or torch.compiler._is_exporting_flag:
+        return False
+    # Dynamo of torch 2.7 traces neither `all` nor `in` of a frozenset.
+    types = [type(t) for t in (x, *tensors) if t is not None]
+    others = [kind for kind in types if kind not in (Tensor, nn.Parameter)]
+    return (
+        inspect.ismethod(network)  # not a function, which Dynamo traces
+        and backends.has_variances(x, num_groups)
+        and not others
+        and type(tensors[0]) is not Tensor
+    )
+
+
+def _by_one_operator(
+    x: Tensor, num_groups: int, key: str, tensors: Tensors, running, activation: Activation | None
+) -> Tensor:
     name, slope = activation or (None, 0.0)
-    y, _, updated = torch.ops.ilm_plugins.forward(*arguments, name, slope)
+    arguments = x, num_groups, key, name, slope, running[:2], _given(tensors)
+    y, _, updated = torch.ops.ilm_plugins.layer(*arguments)
     for old, new in zip(running[:2], updated, strict=False):
         old.copy_(new)
     for tracked in running[3:]:
@@ -65,18 +76,10 @@ def adaptive_norm(
     return y
 
 
-def leaves_passes(x: Tensor) -> bool:
-    """Return whether the compiler writes the passes over x, and a kernel is the network alone.
-
-    On CUDA the compiler fuses the affine map with what follows; its code for the CPU is slower than
-    the kernels in C++.
-    """
-    return x.is_cuda
-
-
 def _with_compiled_passes(
     x: Tensor, num_groups: int, key: str, tensors: Tensors, mixes_batch: bool
 ):
+    """Return y, mean and var of operations that the compiler writes, but the network."""
     dtype = x.dtype
     x = x.to(torch.promote_types(dtype, torch.float32))
     positions = tuple(range(2, x.dim()))
@@ -88,17 +91,24 @@ def _with_compiled_passes(
     var = torch.where(var == torch.inf, torch.nan, var)
     if mixes_batch and tensors[-1] is None:
         tensors = [*tensors[:-2], *(t.flatten() for t in over_batch(mean, var))]
-    present, given = [t is not None for t in tensors], [t for t in tensors if t is not None]
     # The gradient of mean has that through x - mean already. The operator comes after, because the
     # compiler keeps for the backward pass, rather than repeats, what it finds after an operator.
     centered = x - per_channel(duplicate(mean.detach(), x.shape[1]), x)
-    scale, shift = torch.ops.ilm_plugins.network(mean, var, x.shape[1], key, given, present)
+    scale, shift = torch.ops.ilm_plugins.rescale(mean, var, x.shape[1], key, _given(tensors))
     y = torch.addcmul(per_channel(shift, x), per_channel(scale, x), centered)
     return y.to(dtype), mean.detach(), var.detach()
 
 
+def _given(tensors: Tensors) -> list[Tensor]:
+    return [t for t in tensors if t is not None]
+
+
 def network_for_operators(layer: Any, device: torch.device, dtype: torch.dtype) -> tuple | None:
-    """Return a layer's network as a string, and its options; None if kernels do not compute it."""
+    """Return a layer's network as a string, and its options; None if kernels do not compute it.
+
+    On the CPU, one operator computes the layer. On CUDA, the compiler writes the passes over x and
+    fuses the affine map with what follows; its code for the CPU is slower than the kernels in C++.
+    """
     x = torch.empty(1, layer.num_channels, 2, device=device, dtype=dtype)
     network, kernels = layer.as_network(), backends.find_kernels(x)
     if (
@@ -110,12 +120,12 @@ def network_for_operators(layer: Any, device: torch.device, dtype: torch.dtype) 
         or forward_ad._current_level >= 0
         or kernels is None
         or not kernels.runs(network, x, layer.moment_groups)
-        or kernels is not _kernels(x)
     ):
         return None
     key = json.dumps((type(network).__name__, *network), default=lambda number: number.item())
     names = *network._fields, *layer.papers_form
-    return key, network.num_parameters, network.mixes_batch, names, *read(layer, names)
+    of_network = network.mixes_batch, network.num_parameters
+    return key, kernels is cpu, *of_network, names, *read(layer, names)
 
 
 # As torch.compiler.assume_constant_result does, which would import the compiler. It is a method of
@@ -129,20 +139,43 @@ def read(layer: nn.Module, names: Sequence[str]) -> list:
     return [part for v in values for part in (v if isinstance(v, tuple) else (v,))]
 
 
-def _kernels(x: Tensor) -> ModuleType:
-    # Triton may be missing where no kernels run.
-    return cpu if x.is_cpu else importlib.import_module(f"{__package__}.triton")
-
-
 @functools.cache
 def _network(key: str) -> Network:
     kind, *fields = json.loads(key)
     return Network.by_name[kind](*(tuple(f) if isinstance(f, list) else f for f in fields))
 
 
-def _forward(x, num_groups, network, tensors, present, running, activation, slope):
-    network, tensors = _network(network), with_none(tensors, present)
+def _all_tensors(network: Network, given: Tensors) -> list[Tensor | None]:
+    return [*given, *[None] * (len(network.tensors) - len(given))]
+
+
+# ---- a layer by one operator, on the CPU
+
+
+class _Layer(Function):
+    """The autograd function of ``layer``."""
+
+    @staticmethod
+    def forward(ctx, x, num_groups, key, activation, slope, running, *tensors):
+        ctx.call = num_groups, key, activation, slope
+        results = torch.ops.ilm_plugins.forward(x, *ctx.call, running, tensors)
+        ctx.save_for_backward(x, results[1], *tensors)
+        ctx.mark_non_differentiable(*results[1:])
+        return results
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy, *_):
+        x, statistics, *tensors = ctx.saved_tensors
+        needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[6:]]
+        arguments = x, *ctx.call, dy, statistics, needs, tensors
+        dx, *gradients = with_none(torch.ops.ilm_plugins.backward(*arguments), needs)
+        return dx, *[None] * 5, *gradients
+
+
+def _forward(x, num_groups, key, activation, slope, running, tensors):
     x, dtype = dense(x), torch.promote_types(x.dtype, torch.float32)
+    plan, tensors = _plan(x, num_groups, key, activation, slope, tensors)
     # Operators change no argument: the kernels update copies.
     empty = x.new_empty((0, x.shape[1]), dtype=dtype)
     updated = torch.stack(running).to(dtype) if running else empty
@@ -151,7 +184,6 @@ def _forward(x, num_groups, network, tensors, present, running, activation, slop
     def forward(plan, tensors, running):
         return plan.forward(x, tensors, running)
 
-    plan = _plan(x, num_groups, network, tensors, activation, slope)
     if plan.takes((*tensors, *rows)):
         y, statistics = forward(plan, tensors, rows)
     else:
@@ -159,14 +191,17 @@ def _forward(x, num_groups, network, tensors, present, running, activation, slop
     return y, statistics, updated
 
 
-def _plan(x, num_groups, network, tensors, activation, slope):
+def _plan(x, num_groups, key, activation, slope, tensors):
+    """Return the plan, and the network's tensors, also those that are None."""
+    network = _network(key)
+    tensors = _all_tensors(network, tensors)
     found = None if activation is None else Activation(activation, slope)
-    return _kernels(x).find_plan(x, num_groups, network, tensors, found)
+    return cpu.find_plan(x, num_groups, network, tensors, found), tensors
 
 
-def _fake_forward(x, num_groups, network, tensors, present, running, activation, slope):
+def _fake_forward(x, num_groups, key, activation, slope, running, tensors):
     dtype = torch.promote_types(x.dtype, torch.float32)
-    network = _network(network)
+    network = _network(key)
     sizes = network.sizes(x.shape[1])
     size = 2 * x.shape[0] * num_groups + sum(sizes[name] for name in network.buffers)
     if activation is not None:
@@ -175,67 +210,72 @@ def _fake_forward(x, num_groups, network, tensors, present, running, activation,
     return torch.empty_like(dense(x)), updated.new_empty(size), updated
 
 
-def _backward(dy, x, num_groups, statistics, network, tensors, present, needs, activation, slope):
-    network, inputs = _network(network), with_none(tensors, present)
-    needs = [needs[0], *with_none(needs[1:], present)]
+def _backward(x, num_groups, key, activation, slope, dy, statistics, needs, tensors):
     x = dense(x)
-    dy = in_layout_of(x, dy)
-    plan = _plan(x, num_groups, network, inputs, activation, slope)
-    parameters = given = inputs[: network.num_parameters]
-    if not plan.takes(given):
-        plan = plan.for_copies()
-        given = plan.adapted(given)
-    gradients = plan.backward(dy, x, statistics, given, needs[: 1 + len(parameters)])
-    # Triton's kernels return gradients that are not needed, too.
-    triples = zip(gradients, (x, *parameters), needs, strict=False)
-    needed = [d if d.dtype == t.dtype else d.to(t.dtype) for d, t, need in triples if need]
-    # Results must share no memory.
-    return [d if d.nbytes == d.untyped_storage().nbytes() else d.clone() for d in needed]
+    plan, tensors = _plan(x, num_groups, key, activation, slope, tensors)
+    parameters = tensors[: plan.num_parameters]
+    given, needs = plan.readable(x, parameters), needs[: 1 + len(parameters)]
+    gradients = plan.backward(in_layout_of(x, dy), x, statistics, given, needs)
+    pairs = zip(gradients, (x, *parameters), strict=True)
+    return [d.to(t.dtype) for d, t in pairs if d is not None]
 
 
-def _fake_backward(dy, x, num_groups, statistics, network, tensors, present, needs, *_):
+def _fake_backward(x, num_groups, key, activation, slope, dy, statistics, needs, tensors):
     likes = torch.empty_like(dense(x)), *(t.new_empty(t.shape) for t in tensors)
     return [like for like, need in zip(likes, needs, strict=True) if need]
 
 
-def _save(ctx, inputs, output):
-    x, ctx.num_groups, ctx.key, tensors, ctx.present, running, *ctx.activation = inputs
-    ctx.num_running = len(running)
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(x, output[1], *tensors)
+# ---- the network alone, between passes of the compiler, on CUDA
 
 
-def _differentiate(ctx, dy, *_):
-    x, statistics, *tensors = ctx.saved_tensors
-    needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[3]]
-    arguments = dy, x, ctx.num_groups, statistics, ctx.key, tensors, ctx.present, needs
-    found = torch.ops.ilm_plugins.backward(*arguments, *ctx.activation)
-    dx, *gradients = with_none(found, needs)
-    return dx, None, None, gradients, None, [None] * ctx.num_running, None, None
+class _Rescale(Function):
+    """The autograd function of ``rescale``."""
+
+    @staticmethod
+    def forward(ctx, mean, var, channels, key, *tensors):
+        ctx.call = channels, key
+        ctx.save_for_backward(mean, var, *tensors)
+        return torch.ops.ilm_plugins.network(mean, var, channels, key, tensors)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_scale, d_shift):
+        mean, var, *tensors = ctx.saved_tensors
+        arguments = mean, var, *ctx.call, d_scale, d_shift, tensors
+        d_mean, d_var, rows = torch.ops.ilm_plugins.network_backward(*arguments)
+        # The compiler writes one sum for all tensors, of which each gradient is a view. In the
+        # kernel, the last program would add up the rows alone.
+        channels, key = ctx.call
+        network = _network(key)
+        row = _row(network, channels)
+        sums = dict(zip(row, rows.sum(0).split([*row.values()]), strict=True))
+        triples = zip(tensors, network.tensors, ctx.needs_input_grad[4:], strict=False)
+        gradients = [_gradient_of(t, sums[name]) if need else None for t, name, need in triples]
+        return d_mean, d_var, None, None, *gradients
 
 
-def _network_alone(mean, var, channels, network, tensors, present):
+def _network_alone(mean, var, channels, key, tensors):
     from .triton import network_alone
 
-    return network_alone.forward(
-        mean, var, channels, _network(network), with_none(tensors, present)
-    )
+    network = _network(key)
+    return network_alone.forward(mean, var, channels, network, _all_tensors(network, tensors))
 
 
-def _fake_network(mean, var, channels, network, tensors, present):
+def _fake_network(mean, var, channels, key, tensors):
     size = mean.shape[0], channels
     return mean.new_empty(size), mean.new_empty(size)
 
 
-def _network_alone_backward(d_scale, d_shift, mean, var, network, tensors, present):
+def _network_alone_backward(mean, var, channels, key, d_scale, d_shift, tensors):
     from .triton import network_alone
 
-    given = with_none(tensors, present)
-    return network_alone.backward(d_scale, d_shift, mean, var, _network(network), given)
+    network = _network(key)
+    tensors = _all_tensors(network, tensors)
+    return network_alone.backward(d_scale, d_shift, mean, var, network, tensors)
 
 
-def _fake_network_backward(d_scale, d_shift, mean, var, network, tensors, present):
-    row = sum(_row(_network(network), d_scale.shape[1]).values())
+def _fake_network_backward(mean, var, channels, key, d_scale, d_shift, tensors):
+    row = sum(_row(_network(key), channels).values())
     return torch.empty_like(mean), torch.empty_like(var), mean.new_empty((mean.shape[0], row))
 
 
@@ -245,69 +285,48 @@ def _row(network: Network, channels: int) -> dict[str, int]:
     return network.gradient_sizes(channels) | batch
 
 
-def _save_network(ctx, inputs, output):
-    mean, var, _, ctx.key, tensors, ctx.present = inputs
-    ctx.save_for_backward(mean, var, *tensors)
-
-
-def _differentiate_network(ctx, d_scale, d_shift):
-    mean, var, *tensors = ctx.saved_tensors
-    arguments = d_scale, d_shift, mean, var, ctx.key, tensors, ctx.present
-    d_mean, d_var, rows = torch.ops.ilm_plugins.network_backward(*arguments)
-    # The compiler writes one sum for all tensors, of which each gradient is a view. In the kernel,
-    # the last program would add up the rows alone.
-    network = _network(ctx.key)
-    row = _row(network, d_scale.shape[1])
-    sums = dict(zip(row, rows.sum(0).split([*row.values()]), strict=True))
-    names = itertools.compress(network.tensors, ctx.present)
-    gradients = [
-        _gradient_of(tensor, sums[name]) if need else None
-        for tensor, name, need in zip(tensors, names, ctx.needs_input_grad[4], strict=True)
-    ]
-    return d_mean, d_var, None, None, gradients, None
-
-
 def _gradient_of(tensor: Tensor, values: Tensor) -> Tensor:
     copies = tensor.numel() // values.numel()
     values = values.to(tensor.dtype)
     return (values if copies == 1 else values.repeat(copies)).view(tensor.shape)
 
 
-def _refuse(ctx, *_):
-    raise RuntimeError(
-        "a compiled layer of ilm_plugins has no second derivatives; do not compile it, or compile "
-        "it under use_backend('reference')"
-    )
+# ---- registration
+
+
+def _applying(function: type[Function]) -> Callable[..., tuple[Tensor, ...]]:
+    """Return a function that applies an autograd function, which takes no list of tensors."""
+
+    def apply(*arguments):
+        *others, tensors = arguments
+        return function.apply(*others, *tensors)
+
+    return apply
 
 
 #: Older versions of torch than 2.7 compile the reference.
 HAS_OPERATORS = hasattr(torch.compiler, "_is_exporting_flag")
 if HAS_OPERATORS:
     _library = library.Library("ilm_plugins", "FRAGMENT")
-    _ends = "str network, Tensor[] tensors, bool[] present"
-    _after = "str? activation, float slope"
-    _forward_ends = f"{_ends}, Tensor[] running, {_after}) -> (Tensor, Tensor, Tensor)"
-    _backward_ends = f"Tensor statistics, {_ends}, bool[] needs, {_after}) -> Tensor[]"
-    _library.define(f"forward(Tensor x, int num_groups, {_forward_ends}")
-    _library.define(f"backward(Tensor dy, Tensor x, int num_groups, {_backward_ends}")
-    _moments = "Tensor mean, Tensor var"
-    _library.define(f"network({_moments}, int channels, {_ends}) -> (Tensor, Tensor)")
-    _moments = f"Tensor d_scale, Tensor d_shift, {_moments}"
-    _library.define(f"network_backward({_moments}, {_ends}) -> (Tensor, Tensor, Tensor)")
-    for _device in ("CPU", "CUDA"):
-        _library.impl("forward", _forward, _device)
-        _library.impl("backward", _backward, _device)
-        _library.impl("network", _network_alone, _device)
-        _library.impl("network_backward", _network_alone_backward, _device)
-    _names = "ilm_plugins::forward", "ilm_plugins::backward"
-    library.register_fake(_names[0], _fake_forward, lib=_library)
-    library.register_fake(_names[1], _fake_backward, lib=_library)
-    library.register_autograd(_names[0], _differentiate, setup_context=_save, lib=_library)
-    library.register_autograd(_names[1], _refuse, lib=_library)
-    _names = "ilm_plugins::network", "ilm_plugins::network_backward"
-    library.register_fake(_names[0], _fake_network, lib=_library)
-    library.register_fake(_names[1], _fake_network_backward, lib=_library)
-    library.register_autograd(
-        _names[0], _differentiate_network, setup_context=_save_network, lib=_library
-    )
-    library.register_autograd(_names[1], _refuse, lib=_library)
+    _map = "Tensor x, int num_groups, str network, str? activation, float slope"
+    _moments = "Tensor mean, Tensor var, int channels, str network"
+    _d_map = f"{_map}, Tensor dy, Tensor statistics, bool[] needs"
+    _d_moments = f"{_moments}, Tensor d_scale, Tensor d_shift"
+    _map += ", Tensor[] running"
+    _two, _three = "(Tensor, Tensor)", "(Tensor, Tensor, Tensor)"
+    for _name, _arguments, _results, _kernel, _fake in (
+        ("forward", _map, _three, _forward, _fake_forward),
+        ("backward", _d_map, "Tensor[]", _backward, _fake_backward),
+        ("network", _moments, _two, _network_alone, _fake_network),
+        ("network_backward", _d_moments, _three, _network_alone_backward, _fake_network_backward),
+    ):
+        _library.define(f"{_name}({_arguments}, Tensor[] tensors) -> {_results}")
+        for _device in ("CPU", "CUDA"):
+            _library.impl(_name, _kernel, _device)
+        library.register_fake(f"ilm_plugins::{_name}", _fake, lib=_library)
+    for _name, _arguments, _results, _function in (
+        ("layer", _map, _three, _Layer),
+        ("rescale", _moments, _two, _Rescale),
+    ):
+        _library.define(f"{_name}({_arguments}, Tensor[] tensors) -> {_results}")
+        _library.impl(_name, _applying(_function), "CompositeImplicitAutograd")
