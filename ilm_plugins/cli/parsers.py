@@ -197,7 +197,7 @@ def compare(argv: Sequence[str]) -> Namespace:
     what = "percent, fraction or number; default: as its values tell"
     add("--unit", choices=("percent", "fraction", "number"), metavar="UNIT", help=what)
     what = "say which norms are equivalent to the first within M points, 1 or .01 of a fraction"
-    add("--margin", type=_points, metavar="M", help=what)
+    add("--margin", type=float, metavar="M", help=what)
     add("--num-gpus", type=int, metavar="N", help="GPUs of each run; default: 1 if any")
     what = "runs at a time, each with GPUs or CPU cores of its own; default: 1"
     add("--jobs", type=_positive, default=1, metavar="N", help=what)
@@ -334,12 +334,6 @@ def _add_registrations(add: Callable[..., object]) -> None:
 def _user_path(text: str) -> Path:
     """A path from the command line; shells leave the "~" of ``--output=~/runs`` as it is."""
     return Path(os.path.expanduser(text))
-
-
-def _points(text: str) -> float:
-    if not re.fullmatch(r"\d*\.?\d+", text) or not float(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number; give points, as 0.5")
-    return float(text)
 
 
 def _positive(text: str) -> int:

@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -117,8 +118,8 @@ class Plan:
             raise UserError(f"--seeds {' '.join(map(str, self.seeds))}: give each seed once")
         if self.unit is not None and self.unit not in UNITS:
             raise UserError(f"unit {self.unit!r}: give one of {', '.join(UNITS)}")
-        if self.margin is not None and not self.margin > 0:
-            raise UserError(f"margin {self.margin:g}: give a number above 0")
+        if self.margin is not None and not 0 < self.margin < inf:
+            raise UserError(f"margin {self.margin:g}: give a number of points above 0")
         self.source.check(self)
 
     @property

@@ -1,9 +1,9 @@
 """The report of a comparison: compare.md, compare.csv, and their tables."""
 
-import csv
-import io
 from datetime import timedelta
 from statistics import fmean
+
+import pandas as pd
 
 from ..reports.interval import interval, p_value, spread
 from ..reports.table import of_dicts
@@ -19,10 +19,7 @@ ABOUT = (
     "difference of this size is between equal norms; below 0.05, the norms differ."
 )
 #: Columns of compare.csv.
-COLUMNS = (
-    *("norm", "seed", "test", "metric", "value", "seconds", "commit", "processor"),
-    "failure",
-)
+COLUMNS = [field for field in Value._fields if field != "failure"] + ["failure"]
 
 
 def markdown(results: Results, command: str) -> str:
@@ -65,11 +62,8 @@ def sentences(results: Results, test: str) -> list[str]:
 
 def csv_of(results: Results) -> str:
     """Return the table compare.csv: a row for each run, test and metric."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    table.writeheader()
-    table.writerows(value._asdict() for value in results.values)
-    return text.getvalue()
+    values = pd.DataFrame(results.values, columns=Value._fields)
+    return values.to_csv(columns=COLUMNS, index=False, lineterminator="\n")
 
 
 def table(results: Results, test: str) -> list[dict[str, str]]:

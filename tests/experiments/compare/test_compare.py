@@ -1013,16 +1013,3 @@ def test_overrides_are_told_from_norms_and_places(words, overrides):
     args = parsers.compare(words.split())
     assert args.overrides == overrides.split()
     assert not {*args.overrides} & {*args.at, *args.norms}
-
-
-@pytest.mark.parametrize("words, margin", [("", None), ("--margin .5", 0.5), ("--margin 2", 2)])
-def test_the_margin_is_a_number_of_points(words, margin):
-    assert parsers.compare(["c.py", "GN", "EN", *words.split(), "a=1"]).margin == margin
-
-
-@pytest.mark.parametrize("margin", ["0", "-1", "nan", "inf", "1e", "one"])
-def test_a_margin_that_is_not_positive_is_refused(margin, capsys):
-    with pytest.raises(SystemExit):
-        parsers.compare(["c.py", "GN", f"--margin={margin}"])
-    text = f"{margin!r} is not a positive number; give points, as 0.5"
-    assert capsys.readouterr().err.endswith(f"{text}\n")

@@ -103,9 +103,9 @@ def test_the_unit_of_a_metric_may_be_given(trained):
         compare(trained, unit="points")
 
 
-@pytest.mark.parametrize("margin", [-1, 0, float("nan")])
+@pytest.mark.parametrize("margin", [-1, 0, float("nan"), float("inf")])
 def test_a_margin_is_above_0(trained, margin):
-    with pytest.raises(UserError, match=f"margin {margin:g}: give a number above 0"):
+    with pytest.raises(UserError, match=f"margin {margin:g}: give a number of points above 0"):
         compare(trained, margin=margin)
 
 
