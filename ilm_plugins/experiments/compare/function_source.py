@@ -8,7 +8,7 @@ import hashlib
 import inspect
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -98,48 +98,60 @@ def digest_of(function: Any) -> str:
     Comments do not count. Each version of Python has its own bytecode.
     """
     known = isinstance(function, partial | FunctionType | MethodType)
-    parts = _parts(function if known else type(function), None, {}, set())
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+    texts = _Reader().texts(function if known else type(function))
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
 
 
-def _parts(
-    value: Any, module: str | None, names: Mapping[str, Any], seen: set[int]
-) -> Iterator[str]:
-    """Yield the parts of a value that code of ``module``, with the globals ``names``, uses."""
-    inner: list[Any] = []
-    if isinstance(value, CONSTANTS):
-        yield repr(value)
-    elif isinstance(value, frozenset):
-        yield repr(sorted(map(repr, value)))  # the set's order is another one in each process
-    elif isinstance(value, tuple):
-        inner = [*value]
-    elif isinstance(value, partial):
-        inner = [value.func, *value.args, *sorted(value.keywords.items())]
-    elif isinstance(value, MethodType | staticmethod | classmethod):
-        inner = [value.__func__]
-    elif isinstance(value, property):
-        inner = [value.fget]
-    elif isinstance(value, CodeType):
-        yield value.co_code.hex()
-        yield repr(value.co_names)
-        loads = ("LOAD_GLOBAL", "LOAD_NAME")
-        used = {one.argval for one in dis.get_instructions(value) if one.opname in loads}
-        inner = [*value.co_consts, *(names.get(name) for name in sorted(used))]
-    elif isinstance(value, FunctionType | type):
-        value = inspect.unwrap(value)
-        if id(value) in seen or value.__module__ != (module or value.__module__):
-            return
-        seen.add(id(value))
-        module = value.__module__
+class _Reader:
+    """Reads what a function computes with, as far as its own module defines it."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+        #: The module of the first function or class, and what it defines.
+        self._module: str | None = None
+        self._globals: Mapping[str, Any] = {}
+
+    def texts(self, value: Any) -> Iterator[str]:
+        """Yield texts of a value and of all values in it, which change with its code."""
+        if isinstance(value, CONSTANTS):
+            yield repr(value)
+        elif isinstance(value, frozenset):
+            yield repr(sorted(map(repr, value)))  # the set's order is another one in each process
+        elif isinstance(value, CodeType):
+            yield value.co_code.hex()
+            yield repr(value.co_names)
+        for one in self._inner(value):
+            yield from self.texts(one)
+
+    def _inner(self, value: Any) -> Sequence[Any]:
+        match value:
+            case tuple():
+                return value
+            case partial():
+                return [value.func, *value.args, *sorted(value.keywords.items())]
+            case MethodType() | staticmethod() | classmethod():
+                return [value.__func__]
+            case property():
+                return [value.fget]
+            case CodeType():
+                loads = ("LOAD_GLOBAL", "LOAD_NAME")
+                used = {one.argval for one in dis.get_instructions(value) if one.opname in loads}
+                return [*value.co_consts, *(self._globals.get(name) for name in sorted(used))]
+            case FunctionType() | type():
+                return self._definition(inspect.unwrap(value))
+        return []
+
+    def _definition(self, value: Any) -> Sequence[Any]:
+        """Return what a definition has; nothing of another module, or for the second time."""
+        self._module = self._module or value.__module__
+        if id(value) in self._seen or value.__module__ != self._module:
+            return []
+        self._seen.add(id(value))
         if isinstance(value, type):
             items = sorted(vars(value).items())
-            inner = [one for name, one in items if not name.startswith("__") or callable(one)]
-            inner += value.__bases__
-        else:
-            names = value.__globals__
-            inner = [value.__code__, value.__defaults__]
-            inner += sorted((value.__kwdefaults__ or {}).items())
-            full = (cell for cell in value.__closure__ or () if cell != CellType())
-            inner += [cell.cell_contents for cell in full]
-    for one in inner:
-        yield from _parts(one, module, names, seen)
+            own = [one for name, one in items if not name.startswith("__") or callable(one)]
+            return [*own, *value.__bases__]
+        self._globals = value.__globals__
+        full = [cell for cell in value.__closure__ or () if cell != CellType()]
+        defaults = sorted((value.__kwdefaults__ or {}).items())
+        return [value.__code__, value.__defaults__, *defaults, *(c.cell_contents for c in full)]
