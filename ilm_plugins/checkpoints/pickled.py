@@ -265,11 +265,8 @@ def check_contents(contents: Any) -> None:
             continue
         attributes = getattr(value, "__dict__", {})
         for name in [*attributes]:
-            if name == "_metadata":
-                is_known = _are_versions(attributes[name])
-            else:
-                is_known = type(value) is not OrderedDict and not name.startswith("__")
-            if not is_known:
+            is_known = type(value) is not OrderedDict and not name.startswith("__")
+            if name != "_metadata" and not is_known:
                 del attributes[name]
         waiting += attributes.values()
         if isinstance(value, Tensor):
@@ -278,16 +275,6 @@ def check_contents(contents: Any) -> None:
             waiting += [*value, *value.values()]
         elif isinstance(value, list | tuple | set | frozenset):
             waiting += value
-
-
-def _are_versions(metadata: Any) -> bool:
-    """Return whether a state dict's ``_metadata`` has a version for modules, as torch expects."""
-    return isinstance(metadata, dict) and all(
-        isinstance(name, str)
-        and isinstance(of, dict)
-        and isinstance(of.get("version", 1), int | None)
-        for name, of in metadata.items()
-    )
 
 
 def check_tensor(tensor: Tensor) -> None:

@@ -30,11 +30,6 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
         UserError: the package safetensors or numpy is missing.
     """
     path = Path(path).expanduser()
-    if path.name.lower().endswith(".index.json"):
-        raise CheckpointError(
-            f"{str(path)!r} is the index of several files; read each by torch.load or "
-            "safetensors.torch.load_file, and give one file with all their tensors"
-        )
     try:
         with LOCK:
             unsafe = unsafe or code_is_allowed()

@@ -119,7 +119,7 @@ def _fuse_converted(model: nn.Module, report: Report) -> None:
     """Fuse the activations of the layers that a report names as converted; note which."""
     inside = ((name, model.get_submodule(name).modules()) for name in report.converted)
     layers = {m: name for name, modules in inside for m in modules if isinstance(m, AdaptiveNorm)}
-    _, left = fuse(model, layers)
+    left = fuse(model, layers)
     for layer, name in layers.items():
         joined = bool(layer.fused_activation)
         report.note("applies its activation" if joined else f"no fusing: {left[layer]}", name)

@@ -23,9 +23,9 @@ from .rules import (
     AFFINE,
     State,
     chosen_by,
+    find_rule,
     plain_norm_of,
     refuse,
-    remark,
 )
 from .sources import num_channels, source_of
 
@@ -149,7 +149,7 @@ def _take_tensors(old: nn.Module, new: nn.Module, state: State) -> None:
 def losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
     """Yield remarks on what a norm has, and the norm that replaces it lacks."""
     kind = norms.kind_of_module(old)
-    if changes := remark(kind, new):
+    if changes := find_rule(kind, type(new)).changes:
         yield changes
     back_to = norms.target_of(type(new))
     if back_to == "BN" and getattr(old, "frozen", False):

@@ -217,7 +217,7 @@ def _convert_norm(
         return None
     _store(state, norm, name, tensors)
     report.converted[name] = f"{norm.kind} -> {type(layer).__name__}"
-    report.note(rules.remark(kind, layer), name)
+    report.note(rules.find_rule(kind, type(layer)).changes, name)
     report.note(remark_on_values(norm.tensors), name)
     return layer
 

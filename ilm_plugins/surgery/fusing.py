@@ -26,21 +26,17 @@ class Container(NamedTuple):
 
     Attributes:
         pairs: returns the names of a module's norms, each with the name of its activation.
-        methods: their code must be the class's own, or inherited where the class inherits it.
         guard: a forward pre-hook with keyword arguments for modules with a fused activation; it
             refuses calls that ask for only one of norm and activation.
     """
 
     pairs: Callable[[Any], Iterable[tuple[str, str]]]
-    methods: tuple[str, ...] = ("forward",)
     guard: Callable[..., None] | None = None
 
 
 #: Dotted name of the class that defines a forward -> what the forward does. Frameworks add theirs.
 CONTAINERS = {
-    "torch.nn.modules.container.Sequential": Container(
-        lambda module: pairwise(module._modules), ("forward", "__iter__")
-    )
+    "torch.nn.modules.container.Sequential": Container(lambda module: pairwise(module._modules))
 }
 #: Dotted name of a module's exact class -> the torch function that it computes. Frameworks add
 #: theirs.
@@ -88,9 +84,13 @@ def fuse_activations(model: nn.Module, *, match: Match = None) -> Report:
     """
     names = {m: name for name, m in model.named_modules() if isinstance(m, AdaptiveNorm)}
     report = report_of_match(match, names.values())
-    fused, left = fuse(model, [layer for layer in names if matches(names[layer], match)])
-    report.converted |= {names[layer]: words for layer, words in fused.items()}
-    report.left |= {names[layer]: words for layer, words in left.items()}
+    selected = {layer: name for layer, name in names.items() if matches(name, match)}
+    left = fuse(model, selected)
+    for layer, name in selected.items():
+        if layer in left:
+            report.left[name] = left[layer]
+        else:
+            report.converted[name] = f"{type(layer).__name__} applies its activation"
     return report
 
 
@@ -109,36 +109,26 @@ class _NormThenActivation(NamedTuple):
         return isinstance(self.activation, FusedActivation)
 
 
-def fuse(
-    model: nn.Module, layers: Iterable[AdaptiveNorm]
-) -> tuple[dict[AdaptiveNorm, str], dict[AdaptiveNorm, str]]:
-    """Fuse the activations of some layers of a model.
-
-    Returns fused layer -> description, and other layer -> reason.
-    """
+def fuse(model: nn.Module, layers: Iterable[AdaptiveNorm]) -> dict[AdaptiveNorm, str]:
+    """Fuse the activations of some layers of a model; return why the others apply none."""
     left = {layer: _APPLIES if layer.fused_activation else _UNKNOWN for layer in layers}
-    fused: dict[AdaptiveNorm, str] = {}
-    children = (child for m in model.modules() for child in m._modules.values())
-    parents = Counter(child for child in children if child is not None)
+    parents = Counter(child for m in model.modules() for child in m._modules.values())
     surroundings = Surroundings(model)
     for found in [*_find_pairs(model)]:
-        norm = found.norm
-        if found.is_fused or norm not in left:
+        if found.is_fused or found.norm not in left:
             continue
         try:
-            _check_norm(norm, parents, surroundings)
+            _check_norm(found.norm, parents, surroundings)
             activation = _check_activation(found.activation, parents)
         except NotConvertible as error:
-            left[norm] = str(error)
+            left[found.norm] = str(error)
             continue
-        norm.fused_activation = activation
+        found.norm.fused_activation = activation
         _set(found.module, found.name, FusedActivation(found.activation))
         if found.guard:
             found.module.register_forward_pre_hook(found.guard, with_kwargs=True)
-        name = type(norm).__name__
-        fused[norm] = f"{name}, {activation.name} -> {name} that applies {activation.name}"
-        del left[norm]
-    return fused, left
+        del left[found.norm]
+    return left
 
 
 def unfuse(model: nn.Module) -> None:
@@ -177,17 +167,13 @@ def _find_pairs(model: nn.Module) -> Iterator[_NormThenActivation]:
 
 def _container_of(module: nn.Module) -> Container | None:
     """Return what a module's forward does; None unless it is the code of a known class."""
-    cls = type(module)
-    forward = getattr(cls, "forward", None)
+    forward = getattr(type(module), "forward", None)
     # A decorated function has the name of the one in it.
     if not isinstance(forward, FunctionType) or hasattr(forward, "__wrapped__"):
         return None
-    owner = path_of(forward).removesuffix(".forward")
-    container = CONTAINERS.get(owner)
-    if container is None or "forward" in vars(module):
+    if "forward" in vars(module):
         return None
-    is_own = all(path_of(getattr(cls, m)) == f"{owner}.{m}" for m in container.methods)
-    return container if is_own else None
+    return CONTAINERS.get(path_of(forward).removesuffix(".forward"))
 
 
 def _check_norm(norm: Any, parents: Mapping, surroundings: Surroundings) -> None:

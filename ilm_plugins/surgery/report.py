@@ -4,7 +4,6 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from html import escape
 
 from ..errors import printable
 
@@ -12,11 +11,11 @@ from ..errors import printable
 SHOWN = 3
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
     """Lists what a conversion did to each norm, by name.
 
-    ``str()`` returns a summary, with the first names of each kind; :meth:`names` returns all names.
+    It prints as a summary, with the first names of each kind; :meth:`names` returns all names.
 
     Attributes:
         converted: name -> "old class -> new class".
@@ -35,20 +34,12 @@ class Report:
         if remark:
             self.notes.setdefault(remark, []).append(name)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         lines = []
         for title, names in self._sections():
-            lines.append(f"{title} ({len(names)}): {self._first(names)}" if names else title)
+            shown = names[:SHOWN] + ["..."] * (len(names) > SHOWN)
+            lines.append(f"{title} ({len(names)}): {', '.join(shown)}" if names else title)
         return "\n".join(lines) or "no norms"
-
-    def _repr_html_(self) -> str:
-        """A row for each kind, as a notebook shows it."""
-        rows = []
-        for title, names in self._sections():
-            cells = title, str(len(names) or ""), self._first(names)
-            rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
-        body = "".join(f"<tr>{row}</tr>" for row in rows or ["<td>no norms</td>"])
-        return f"<table>{body}</table>"
 
     def names(self) -> str:
         """Return the text with every name, one a line."""
@@ -57,10 +48,6 @@ class Report:
             lines.append(f"{title} ({len(names)}):" if names else title)
             lines += [f"    {name}" for name in names]
         return "\n".join(lines) or "no norms"
-
-    @staticmethod
-    def _first(names: list[str]) -> str:
-        return ", ".join(names[:SHOWN] + ["..."] * (len(names) > SHOWN))
 
     def _sections(self) -> Iterator[tuple[str, list[str]]]:
         """Yield titles, and the names below them as they are printed."""

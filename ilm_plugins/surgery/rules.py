@@ -206,14 +206,12 @@ class Rule:
             the layer's tensors that the norm determines; it raises NotConvertible if the layer
             would compute another function.
         changes: what changes for the user; None if outputs stay the same.
-        changes_in_16_bits: the same, if parameters have 16 bits.
     """
 
     source: str
     targets: tuple[str, ...]
     function: Callable[[State, Any], State]
     changes: str | None = None
-    changes_in_16_bits: str | None = None
 
 
 _ILM = "ILMGN", "ILMLN", "ILMIN"
@@ -225,14 +223,13 @@ _NOT_OF_BATCH = (
 _NOT_OF_PIXEL = f"outputs change: each image's statistics take the place of each pixel's; {_KEPT}"
 _BY_N = "the released code divides variances by n - 1, this layer by n: outputs are not quite equal"
 _MIXES = "mixes other statistics with BN's: outputs differ until it is trained"
-_ROUNDED = "in 16 bits, K times BN's weight is rounded once more: outputs are not quite equal"
 
 #: A layer replaces the plain norm of its first rule unless another is asked for.
 RULES = (
     Rule("GN", ("ILMGN", "ILMLN", "AssocNorm"), _gn_to_ilm),
     Rule("GN", ("AN",), _gn_to_an),
     Rule("IN", ("ILMIN",), _gn_to_ilm),
-    Rule("BN", ("EN",), _bn_to_en, changes_in_16_bits=_ROUNDED),
+    Rule("BN", ("EN",), _bn_to_en),
     Rule("BN", ("SN",), _unchanged, f"SN {_MIXES}"),
     Rule("BN", ("SSN",), _unchanged, f"SSN {_MIXES}"),
     Rule("BN", _BY_AUTOENCODER, _gn_to_ilm, _NOT_OF_BATCH),
@@ -283,13 +280,6 @@ def plain_norm_of(kind: str, chosen: str | None = None) -> Source:
     name = "GN" if chosen == "LN" else chosen or names[0]
     refuse(name not in names, f"its ratios are fixed on {name}, to which no rule leads")
     return SOURCES[name]
-
-
-def remark(kind: str, layer: Any) -> str | None:
-    """Return what changes for the user where a layer replaces a norm of this kind; or None."""
-    rule = find_rule(kind, type(layer))
-    in_16_bits = layer.weight is not None and layer.weight.element_size() < 4
-    return (rule.changes_in_16_bits if in_16_bits else None) or rule.changes
 
 
 def hint(source: Source | None, layer: type[nn.Module]) -> str:

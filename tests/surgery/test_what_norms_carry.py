@@ -244,19 +244,6 @@ def test_16_bit_norms_convert_with_the_same_tensors(to, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_the_report_tells_that_16_bits_round_ens_weight(dtype):
-    plain = randomized(nn.BatchNorm2d(C)).to(dtype)
-    reports = [
-        surgery.convert_state(plain.state_dict(), "EN")[1],
-        surgery.fit_state(
-            Block("0", plain.to(dtype)).state_dict(), Block("0", ExemplarNorm(C)).to(dtype)
-        )[1],
-        surgery.convert(plain.to(dtype), "EN")[1],
-    ]
-    assert all("in 16 bits" in str(report) for report in reports)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_16_bit_ratios_are_rounded_once(dtype):
     """SSN's ratios are the softmax of SN's logits; ones of 16 bits would not sum to 1."""
     plain = SwitchNorm(C).to(dtype)
@@ -270,9 +257,8 @@ def test_16_bit_ratios_are_rounded_once(dtype):
 def test_a_16_bit_state_dict_is_not_rounded_for_a_float32_model(dtype):
     plain = randomized(nn.BatchNorm2d(C)).to(dtype)
     state = {f"0.{name}": tensor for name, tensor in plain.state_dict().items()}
-    fitted, report = surgery.fit_state(state, nn.Sequential(ExemplarNorm(C)))
+    fitted, _ = surgery.fit_state(state, nn.Sequential(ExemplarNorm(C)))
     assert_equal(fitted["0.weight"][-1], 3 * plain.weight.detach().float())
-    assert "in 16 bits" not in str(report)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -1,9 +1,7 @@
 """Files of torch.save, a zip archive or, before torch 1.6, several pickles."""
 
-import mmap
 import pickle
 import tarfile
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -47,25 +45,15 @@ def _find_code(path: Path) -> list[str]:
 
     UnpicklingError for a file that torch cannot load safely even with weights_only.
     """
-    # torch refuses a tar and TorchScript, too, but not in a line that says why.
+    # torch refuses a tar, too, but not in a line that says why.
     if tarfile.is_tarfile(path):
         raise refused("tarfile.TarFile")
+    with path.open("rb") as file:
+        is_zip = file.read(4) == BEGINNINGS[0]
     # torch does not compare quantized tensors with their memory, and may read them while it loads.
-    name = QUANTIZED.encode()
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        is_mentioned = content.find(name) >= 0
-        # torch reads no zip that follows an older format's bytes.
-        is_zip = content[:4] == BEGINNINGS[0]
-        if is_zip and zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if any(entry.endswith("/constants.pkl") for entry in archive.namelist()):
-                    raise refused("torch.jit.ScriptModule")
-                # torch itself compresses no file; it ignores the case of the pickle's name.
-                packed = (f for f in archive.infolist() if f.compress_type != zipfile.ZIP_STORED)
-                pickles = (f for f in packed if f.filename.lower().endswith("data.pkl"))
-                is_mentioned |= any(name in archive.read(entry) for entry in pickles)
-        if is_mentioned:
-            raise refused(f"torch._utils.{QUANTIZED}")
+    archive = torch._C.PyTorchFileReader(str(path)) if is_zip else None
+    if QUANTIZED.encode() in (archive.get_record("data.pkl") if archive else path.read_bytes()):
+        raise refused(f"torch._utils.{QUANTIZED}")
     return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path)) if is_zip else []
 
 
