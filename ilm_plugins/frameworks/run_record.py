@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,17 @@ PLAIN, TTA = "", "tta"
 
 
 def read(folder: str | Path) -> dict[str, Any] | None:
-    return _read(folder) if Path(folder, FILE).is_file() else None
+    """Return the record in a folder, which is not to be changed; read once a change of the file."""
+    path = Path(folder, FILE)
+    if not path.is_file():
+        return None
+    file = path.stat()
+    return _read_once(folder, file.st_ino, file.st_size, file.st_mtime_ns)
+
+
+@lru_cache(1000)
+def _read_once(folder: str | Path, *version: int) -> dict[str, Any]:
+    return _read(folder)
 
 
 @dataclass

@@ -26,7 +26,7 @@ from ilm_plugins import frameworks
 from ilm_plugins.__main__ import main
 from ilm_plugins.cli import train
 from ilm_plugins.errors import UserError
-from ilm_plugins.files import PARTIAL, lock, make_folder
+from ilm_plugins.files import PARTIAL, lock, make_folder, read_object
 from ilm_plugins.frameworks import run_environment, run_processes, run_record
 from ilm_plugins.frameworks.run_options import Processes, RunOptions
 from ilm_plugins.frameworks.run_record import RunRecord
@@ -264,6 +264,17 @@ def test_a_training_is_not_resumed_with_other_norms(tmp_path, now, change):
         other.check_norms()
     RunRecord(tmp_path, RunOptions("a.py"), "openmmlab", norms=now).check_norms()
     RunRecord(tmp_path, RunOptions("a.py", resume=True), "openmmlab", norms=NORMS).check_norms()
+
+
+def test_a_record_is_read_once_a_change(tmp_path, monkeypatch):
+    record, paths = begin(tmp_path), []
+    monkeypatch.setattr(run_record, "read_object", lambda p: paths.append(p) or read_object(p))
+    assert [run_record.read(tmp_path)["run"] for _ in range(3)] == [0] * 3
+    assert len(paths) == 1
+    record.point(1)
+    paths.clear()
+    assert [run_record.read(tmp_path)["run"] for _ in range(3)] == [1] * 3
+    assert len(paths) == 1
 
 
 @pytest.fixture
