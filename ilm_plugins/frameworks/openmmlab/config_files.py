@@ -9,6 +9,7 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 from ...errors import OPERATORS, UserError, missing
+from ...layers import NORMS
 from ..config import flat
 from ..config_files import check_overrides, installed, reading
 from .checkpoints import use_safe_checkpoints
@@ -42,19 +43,8 @@ def load_config(
             raise missing(path, package)
     if scope == "mmdet" and not installed(OPERATORS):
         raise missing(path, OPERATORS)  # mmdet's import would fail, after a minute
+    check_variables(cfg, overrides)
     DictAction([], "options")(None, parsed, overrides)
-    read = [*inspect.signature(Runner.__init__).parameters, *BESIDE_RUNNER]
-    strict = "runner_type" not in cfg  # a Runner of one's own may read other keys
-    check_overrides(overrides, cfg, read, strict)
-    for word in overrides if strict else ():
-        name = word.partition("=")[0].partition(".")[0]
-        if name not in read:
-            keys = (key for key, _ in flat(cfg) if key.partition(".")[0] in read)
-            places = [key for key in keys if key.endswith(f".{name}")]
-            where = f"give {', '.join(places)}" if places else "give the keys that have its value"
-            raise UserError(
-                f"override {word!r}: {name} is a variable of the config, without effect; {where}"
-            )
     cfg.merge_from_dict({**parsed.options, **_paths(overrides)})
     if cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("work_dirs", Path(path).stem))
@@ -64,6 +54,34 @@ def load_config(
             if isinstance(wrapper, dict) and "optimizer" in wrapper:
                 wrapper["type"] = "AmpOptimWrapper"
     return cfg
+
+
+def check_variables(cfg: Config, overrides: Sequence[str]) -> None:
+    """Raise UserError for an override of an unknown key, or a variable that has no effect.
+
+    A variable is a key at the top that the Runner does not read: ``norm_cfg`` has no effect if no
+    part of the model has its norm, which must be one of this package.
+    """
+    read = [*inspect.signature(Runner.__init__).parameters, *BESIDE_RUNNER]
+    strict = "runner_type" not in cfg  # a Runner of one's own may read other keys
+    check_overrides(overrides, cfg, read, strict)
+    settings = dict(flat(cfg.to_dict()))
+    norm = settings.get("norm_cfg.type")
+    types = [v for k, v in settings.items() if k.startswith("model.") and k.endswith(".type")]
+    if strict and norm in NORMS and norm not in types:
+        raise UserError(
+            f"norm_cfg.type is {norm!r}, but no part of the model has this norm: norm_cfg is a "
+            "variable of the config, without effect; give it to a part, as "
+            "model.backbone.norm_cfg, or remove it"
+        )
+    for word in overrides if strict else ():
+        name = word.partition("=")[0].partition(".")[0]
+        if name not in read:
+            places = [k for k in settings if k.partition(".")[0] in read and k.endswith(f".{name}")]
+            where = f"give {', '.join(places)}" if places else "give the keys that have its value"
+            raise UserError(
+                f"override {word!r}: {name} is a variable of the config, without effect; {where}"
+            )
 
 
 def _paths(overrides: Sequence[str]) -> dict[str, str | None]:
