@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..experiments.papers.reproduce_options import Options
-from ..frameworks.run_options import Processes
+from ..frameworks.run_options import ProcessOptions
 
 #: Subcommand of ``analyze`` -> its description.
 MEASURES = {
@@ -38,18 +38,18 @@ def train(argv: Sequence[str]) -> Namespace:
         "train --config-file ilm_plugins://shapes/mask_rcnn_R_18_FPN_ilmgn.yaml \\\n"
         "    --num-gpus 0 OUTPUT_DIR output/shapes",
     )
-    add = p.add_argument
+    add, alone = p.add_argument, ProcessOptions()
     what = "a path, or ilm_plugins://NAME for one of this package's configs"
     add("--config-file", required=True, metavar="FILE", help=what)
     _add_registrations(add)
     what = "GPUs a machine, 0 for the CPU; default: 1 if any"
     add("--num-gpus", type=int, metavar="N", help=what)
     what = "processes a machine over gloo, with --num-gpus 0"
-    add("--num-processes", type=_positive, default=Processes.num_processes, metavar="N", help=what)
+    add("--num-processes", type=_positive, default=alone.num_processes, metavar="N", help=what)
     what = "machines; default: 1"
-    add("--num-machines", type=_positive, default=Processes.num_machines, metavar="M", help=what)
-    add("--machine-rank", type=int, default=Processes.machine_rank, metavar="R", help="0 to M - 1")
-    add("--dist-url", default=Processes.dist_url, metavar="URL", help="default: a free local port")
+    add("--num-machines", type=_positive, default=alone.num_machines, metavar="M", help=what)
+    add("--machine-rank", type=int, default=alone.machine_rank, metavar="R", help="0 to M - 1")
+    add("--dist-url", default=alone.dist_url, metavar="URL", help="default: a free local port")
     for flag, what in (
         ("--resume", "continue from the last checkpoint; without one, start"),
         ("--eval-only", "evaluate the config's checkpoint, or with --resume the last one"),

@@ -8,12 +8,12 @@ from .registrations import Registrations
 
 
 @dataclass(frozen=True)
-class Processes:
+class ProcessOptions:
     """The processes of a run, on one machine or several."""
 
     #: GPUs of a machine; 0 for the CPU.
     num_gpus: int = 0
-    #: Processes of a machine on the CPU, over gloo.
+    #: ProcessOptions of a machine on the CPU, over gloo.
     num_processes: int = 1
     num_machines: int = 1
     machine_rank: int = 0
@@ -39,7 +39,7 @@ class RunOptions:
     config_file: str
     #: ``KEY VALUE`` pairs for a yaml config, ``KEY=VALUE`` words for a ``.py``.
     overrides: tuple[str, ...] = ()
-    processes: Processes = field(default_factory=Processes)
+    processes: ProcessOptions = field(default_factory=ProcessOptions)
     eval_only: bool = False
     resume: bool = False
     tta: bool = False
@@ -49,11 +49,11 @@ class RunOptions:
 
     @classmethod
     def of_command(cls, config_file: str, **given: Any) -> "RunOptions":
-        """Return the options from arguments, which include the fields of :class:`Processes`."""
-        names = {field.name for field in fields(Processes)}
+        """Return the options from arguments, also of the fields of :class:`ProcessOptions`."""
+        names = {field.name for field in fields(ProcessOptions)}
         processes = {name: value for name, value in given.items() if name in names}
         others = {name: value for name, value in given.items() if name not in names}
-        return cls(config_file, processes=Processes(**processes), **others)
+        return cls(config_file, processes=ProcessOptions(**processes), **others)
 
     def command(self) -> str:
         """Return the command line; a training's starts it anew, without ``--resume``.
@@ -61,7 +61,7 @@ class RunOptions:
         In an evaluation's, ``--resume`` tells which checkpoint was used.
         """
         given = vars(self.processes) | vars(self) | {"resume": self.resume and self.eval_only}
-        default = vars(Processes()) | vars(RunOptions(""))
+        default = vars(ProcessOptions()) | vars(RunOptions(""))
         # Always with the number of GPUs, whose default depends on the machine.
         words = ["--config-file", self.config_file, "--num-gpus", str(self.processes.num_gpus)]
         words += self.registrations.words()

@@ -18,12 +18,12 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ..errors import UserError, one_line
-from .run_options import Processes
+from .run_options import ProcessOptions
 
 Main = Callable[[], None]
 
 
-def launch(main: Main, processes: Processes) -> None:
+def launch(main: Main, processes: ProcessOptions) -> None:
     """Call a function in each process of a run; UserError if one of several fails.
 
     With several processes, it must be of a module, or a ``functools.partial`` of such a function.
@@ -124,7 +124,7 @@ def available_gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def check_processes(processes: Processes) -> None:
+def check_processes(processes: ProcessOptions) -> None:
     """Raise UserError unless the numbers of GPUs, processes and machines fit together."""
     # torchrun and the like set both for each process; clusters set only WORLD_SIZE, or neither.
     started = int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1

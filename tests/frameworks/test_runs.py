@@ -28,7 +28,7 @@ from ilm_plugins.cli import train
 from ilm_plugins.errors import UserError
 from ilm_plugins.files import PARTIAL, lock, make_folder, read_object
 from ilm_plugins.frameworks import run_environment, run_processes, run_record
-from ilm_plugins.frameworks.run_options import Processes, RunOptions
+from ilm_plugins.frameworks.run_options import ProcessOptions, RunOptions
 from ilm_plugins.frameworks.run_record import RunRecord
 from runs import SHAPES, assert_gone, write_mmengine_config
 
@@ -47,7 +47,7 @@ def ranks(folder, count, seconds=120):
 def start(folder, what, number=1, rank=0, port=0):
     """Start the two processes of a machine, where each writes the file of its rank in a folder."""
     machine = {"machine_rank": rank, "dist_url": f"tcp://127.0.0.1:{port}"}
-    of_run = Processes(num_processes=2, num_machines=number, **machine)
+    of_run = ProcessOptions(num_processes=2, num_machines=number, **machine)
     process = fresh.SERVER.Process(target=workers.launch_one_machine, args=(folder, what, of_run))
     process.start()
     return process
@@ -63,7 +63,7 @@ def failed(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("failed")
     # A fork of this process would collect the garbage of earlier tests, which can crash the fork.
     with workers.start_by("forkserver"), pytest.raises(UserError) as error:
-        run_processes.launch(partial(workers.meet, folder, what), Processes(num_processes=2))
+        run_processes.launch(partial(workers.meet, folder, what), ProcessOptions(num_processes=2))
     return error, cause, ranks(folder, 2)
 
 
@@ -85,7 +85,7 @@ def test_a_failed_rank_ends_all(failed):
 def test_processes_that_resume_from_different_files_are_told():
     words = r"rank 0 continues from iter_0\.pth, rank 1 from iter_1\.pth; copy the output folder"
     with workers.start_by("forkserver"), pytest.raises(UserError, match=words):
-        run_processes.launch(workers.resume_by_own_files, Processes(num_processes=2))
+        run_processes.launch(workers.resume_by_own_files, ProcessOptions(num_processes=2))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -148,7 +148,7 @@ def test_only_processes_of_another_launcher_are_refused(environment, is_refused,
         monkeypatch.setenv(name, value)
     words = "torchrun, started 2 processes; start one a machine, without it, and give --num-gpus"
     with pytest.raises(UserError, match=words) if is_refused else nullcontext():
-        run_processes.check_processes(Processes(num_processes=2))
+        run_processes.check_processes(ProcessOptions(num_processes=2))
 
 
 def test_a_run_on_the_cpu_hides_gpus_before_it_imports_a_framework(monkeypatch):
@@ -521,7 +521,7 @@ def test_the_command_of_an_evaluation_tells_the_checkpoint():
 @pytest.mark.parametrize("changed", [False, True])
 def test_the_command_gives_the_options_back(changed, monkeypatch):
     other = {bool: True, int: 2}
-    parts = (*fields(Processes), *fields(RunOptions))
+    parts = (*fields(ProcessOptions), *fields(RunOptions))
     given = {part.name: other[type(part.default)] for part in parts if type(part.default) in other}
     del given["machine_rank"]
     options = RunOptions.of_command("a b.py", overrides=("x=1",), **(given if changed else {}))
@@ -619,7 +619,7 @@ def test_other_ranks_than_0_write_only_that_the_training_diverged(tmp_path, monk
     assert run_record.read(tmp_path) == before
     run_record.diverged(tmp_path, "NaN at iteration 7")
     assert run_record.read(tmp_path) == {**before, "diverged": "NaN at iteration 7"}
-    run_processes.launch(lambda: record.point(1), Processes())
+    run_processes.launch(lambda: record.point(1), ProcessOptions())
     assert run_record.read(tmp_path)["run"] == 1, "a single process has rank 0"
     shutil.rmtree(tmp_path)
     with pytest.raises(FileNotFoundError):  # the folder is not made again
@@ -704,7 +704,9 @@ def test_a_wrong_value_in_a_config_is_one_line(tmp_path, monkeypatch, name):
 def test_options_of_processes_are_told_from_others():
     given = {"num_gpus": 2, "num_machines": 3, "machine_rank": 1, "dist_url": "tcp://a:1"}
     options = RunOptions.of_command("a.py", overrides=("b=1",), num_processes=1, amp=True, **given)
-    assert options == RunOptions("a.py", ("b=1",), Processes(num_processes=1, **given), amp=True)
+    assert options == RunOptions(
+        "a.py", ("b=1",), ProcessOptions(num_processes=1, **given), amp=True
+    )
 
 
 class Trainer:

@@ -20,7 +20,7 @@ from torch import distributed, nn
 from ...errors import UserError
 from .. import run_record
 from ..config import OpenConfig
-from ..run_options import Processes
+from ..run_options import ProcessOptions
 from ..run_record import RunRecord
 from .checkpoints import Checkpointer
 from .config_files import TRAIN
@@ -39,7 +39,7 @@ def run(opened: OpenConfig, record: RunRecord) -> None:
         opened.train(record)
 
 
-def join_group(processes: Processes) -> None:
+def join_group(processes: ProcessOptions) -> None:
     """Join the run's process group, as detectron2's own launcher does."""
     if processes.num_gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

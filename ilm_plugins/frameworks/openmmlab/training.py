@@ -24,7 +24,7 @@ from ... import checkpoints
 from ...errors import UserError
 from .. import run_record
 from ..config import OpenConfig
-from ..run_options import Processes, RunOptions
+from ..run_options import ProcessOptions, RunOptions
 from ..run_processes import check_same_start
 from ..run_record import RunRecord
 from .checkpoints import DropConfig, latest
@@ -155,7 +155,7 @@ def augment_test(cfg: Config) -> None:
     cfg.model = {**cfg.tta_model, "module": cfg.model}
 
 
-def choose_launcher(cfg: Config, processes: Processes) -> None:
+def choose_launcher(cfg: Config, processes: ProcessOptions) -> None:
     """Set the config's launcher; on the CPU, join the processes and set the model's wrapper."""
     is_alone = processes.world_size == 1
     cfg.launcher = "none" if is_alone else "pytorch"

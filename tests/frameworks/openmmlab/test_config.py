@@ -20,7 +20,7 @@ from ilm_plugins.frameworks import open_config, run_record
 from ilm_plugins.frameworks.openmmlab import config_files, training
 from ilm_plugins.frameworks.openmmlab.config import OpenMMEngineConfig
 from ilm_plugins.frameworks.openmmlab.config_files import load_config
-from ilm_plugins.frameworks.run_options import Processes, RunOptions
+from ilm_plugins.frameworks.run_options import ProcessOptions, RunOptions
 from ilm_plugins.frameworks.run_record import RunRecord
 
 RESNET20 = "ilm_plugins://mmpretrain/en/resnet20_cifar10.py"
@@ -60,7 +60,7 @@ def test_options_of_ddp_are_the_configs_on_the_cpu_too(monkeypatch, given):
     monkeypatch.setattr(training.distributed, "init_process_group", lambda backend: None)
     options = {"find_unused_parameters": True, "model_wrapper_cfg": {"broadcast_buffers": True}}
     cfg = Config(options if given else {})
-    training.choose_launcher(cfg, Processes(num_processes=2))
+    training.choose_launcher(cfg, ProcessOptions(num_processes=2))
     assert bool(cfg.model_wrapper_cfg.get("find_unused_parameters")) == given
     assert bool(cfg.model_wrapper_cfg.get("broadcast_buffers")) == given
 
@@ -277,3 +277,13 @@ def test_an_override_of_a_variable_names_the_keys_that_have_an_effect():
     )
     with pytest.raises(UserError, match=words):
         open_config("ilm_plugins://pix2pix/facades_in_in.py", ["data_root=elsewhere"])
+
+
+def test_a_norm_cfg_that_no_part_of_the_model_uses_is_an_error(config, tmp_path):
+    code = f"_base_ = {str(config)!r}\nnorm_cfg = dict(_delete_=True, type='EN')\n"
+    (tmp_path / "unused.py").write_text(code)
+    words = r"^norm_cfg\.type is 'EN', but no part .* as model\.backbone\.norm_cfg, or remove it"
+    with pytest.raises(UserError, match=words):
+        open_config(str(tmp_path / "unused.py"))
+    (tmp_path / "used.py").write_text(f"{code}model = dict(backbone=dict(norm_cfg=norm_cfg))\n")
+    assert open_config(str(tmp_path / "used.py")).norms()["model.backbone.norm_cfg"] == "EN"
