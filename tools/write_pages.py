@@ -11,8 +11,8 @@ marker and ``<!-- end -->`` are written again:
     <!-- summary: comparisons --> how many of both are above or below 0, by norm
     <!-- conditions: NAME -->   mIoU of a comparison's models, by norm and kind of test images
     <!-- contrast: TABLE -->    low contrast and standardized inputs: a table of CONTRAST
-    <!-- ilm: TABLE -->         ILM and the norm that it builds on: answers, or learning rates
-    <!-- rates: NAME -->        mIoU of the comparisons NAME-rateR, by norm and learning rate R
+    <!-- ilm: answers -->       ILM and the norm that it builds on
+    <!-- rates: NAME -->        the comparisons NAME-rateR, by norm and learning rate R
     <!-- batches: NAME -->      box AP of the comparisons NAME-batchN, by norm and images a step
     <!-- options: all -->       the layers' options, from signatures and docstrings
 
@@ -24,9 +24,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ilm_plugins.experiments.papers import published
-from ilm_plugins.experiments.reports.table import of_dicts
 from pages import (
     batches,
+    comparisons,
     daylight,
     folds,
     ilm,
@@ -38,7 +38,7 @@ from pages import (
     results,
     study,
 )
-from pages.results import ROOT, Results, by_seed, by_setting
+from pages.results import ROOT, Results
 
 PAPERS = ("ilm", "assoc", "en")
 PAGES = sorted([ROOT / "README.md", ROOT / "reports" / "README.md", *ROOT.glob("docs/**/*.md")])
@@ -52,19 +52,6 @@ def file(name: str, found: Results) -> list[str]:
     return [f"```{LANGUAGES[path.suffix]}\n{path.read_text(encoding='utf-8')}```"]
 
 
-def rates(name: str, found: Results) -> list[str]:
-    """Return mIoU by norm and learning rate of one seed, "-" for a run that is missing."""
-    comparisons = by_setting(found, f"{name}-rate")
-    rows = []
-    for norm in sorted({norm for comparison in comparisons.values() for norm in found[comparison]}):
-        row = {"": norm.replace("-", " ")}
-        for rate, comparison in comparisons.items():
-            values = by_seed(found, comparison, norm).values()
-            row[f"{rate:g}"] = ", ".join(f"{value:.1f}" for value in values) or "-"
-        rows.append(row)
-    return of_dicts(rows)
-
-
 #: Name of a part about contrast -> the function that returns its lines.
 CONTRAST = {
     "afterwards": daylight.afterwards,
@@ -74,7 +61,8 @@ CONTRAST = {
     "folds-changes": folds.changes,
     "folds-means": folds.means,
 }
-ILM = {"rates": ilm.rates, "answers": ilm.answers}
+#: Comparisons by learning rate -> their metric, if it is not mIoU.
+METRICS = {"ilm": "top-1"}
 #: Kind of a part -> the function that returns its lines.
 KINDS: dict[str, Callable[[str, Results], list[str]]] = {
     "file": file,
@@ -85,8 +73,8 @@ KINDS: dict[str, Callable[[str, Results], list[str]]] = {
     "summary": lambda name, found: study.summary(found),
     "conditions": lambda name, found: daylight.conditions(found, name),
     "contrast": lambda name, found: CONTRAST[name](found),
-    "rates": rates,
-    "ilm": lambda name, found: ILM[name](found),
+    "rates": lambda name, found: comparisons.rates(found, name, METRICS.get(name, "mIoU")),
+    "ilm": lambda name, found: ilm.answers(found),
     "batches": lambda name, found: batches.markdown(batches.detectors(name, found)),
     "options": lambda name, found: options.table(),
 }

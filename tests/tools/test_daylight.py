@@ -43,16 +43,18 @@ def test_a_table_of_means_has_rows_of_reestimated_statistics(results):
     assert rows[1] == ["usual", "BN, test images' statistics", "4", "-", "-", "38.0", "38.0"]
 
 
-def test_questions_without_runs_have_none():
-    *_, last = zip(*map(cells, daylight.answers({})[2:]), strict=True)
-    assert last == ("0",) * 4
-
-
-def test_what_was_found_afterwards_leaves_out_what_was_tested(results):
-    for norm, values in (("GN", BN), ("ILMGN", EN)):
-        for seed, value in enumerate(values):
-            run(results, "daylight", norm, seed, {"mIoU": value})
-            for test in ("gamma0.5", "gamma0.7"):
-                run(results, "daylight", norm, seed, {"mIoU": value}, test)
-    found = daylight.afterwards(results)[2:]
-    assert [cells(line)[:2] for line in found] == [["darker, gamma .7", "ILMGN - GN"]]
+def test_what_was_found_afterwards_leaves_out_what_was_tested():
+    """ILMGN differs from the other norms at two gammas; its test against GN at .5 was planned."""
+    made = {}
+    for comparison, pairs in daylight.AFTERWARDS.items():
+        for norm in {norm for pair in pairs for norm in pair}:
+            for test in daylight.CONDITIONS:
+                is_better = norm == "ILMGN" and test.startswith("gamma")
+                for seed, value in enumerate(EN if is_better else BN):
+                    run(made, comparison, norm, seed, {"mIoU": value}, test)
+    found = {tuple(cells(line)[:2]) for line in daylight.afterwards(made)[2:]}
+    assert found == {
+        ("darker, gamma .7", "ILMGN - BN"),
+        ("darker, gamma .5", "ILMGN - BN"),
+        ("darker, gamma .7", "ILMGN - GN"),
+    }

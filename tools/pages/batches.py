@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 
 from ilm_plugins.experiments.papers import published
-from ilm_plugins.experiments.reports.interval import interval, spread
+from ilm_plugins.experiments.reports.interval import interval, paired, spread
 from ilm_plugins.experiments.reports.table import of_dicts
 
 from . import papers
-from .comparisons import paired_interval
 from .results import Results, by_seed, by_setting
 
 #: Plain norm -> the norm that replaces it.
@@ -41,14 +40,8 @@ def markdown(batches: Mapping[int, Mapping[str, Values]]) -> list[str]:
     for images, norms in sorted(batches.items()):
         row = {"images a step": str(images)}
         for plain, norm in PAIRS.items():
-            theirs, ours = (norms.get(name, {}) for name in (plain, norm))
-            row |= {plain: _mean(theirs), norm: _mean(ours)}
-            one = paired_interval(ours, theirs)
-            row[f"{norm} - {plain}"] = interval(one) if one else "-"
+            for name in (plain, norm):
+                row[name] = f"{spread(norms[name].values())} ({len(norms[name])})"
+            row[f"{norm} - {plain}"] = interval(paired(norms[norm], norms[plain]))
         rows.append(row)
     return of_dicts(rows)
-
-
-def _mean(values: Values) -> str:
-    """Format a mean with its standard deviation and, in brackets, the number of seeds."""
-    return f"{spread(values.values())} ({len(values)})" if values else "-"

@@ -1,6 +1,6 @@
 """Pairs of norms of the committed comparisons, and differences as cells of tables."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from statistics import mean
 from typing import NamedTuple
@@ -8,8 +8,12 @@ from typing import NamedTuple
 from scipy import stats
 
 from ilm_plugins.experiments.reports.interval import ALPHA, Difference, ends, paired, signed
+from ilm_plugins.experiments.reports.table import of_dicts
 
-from .results import Results, by_seed
+from .results import Results, by_seed, by_setting
+
+#: What a table can tell of a difference.
+COLUMNS = "difference", "95 % interval", "p, corrected", "not excluded", "power, 1 point", "seeds"
 
 
 class Pair(NamedTuple):
@@ -37,14 +41,26 @@ def pair(
 
 
 def corrected(rows: Sequence[tuple]) -> list[tuple]:
-    """Return rows that end with a difference or None, with p corrected for all rows together."""
+    """Return rows that end with a difference, with p corrected for all rows together."""
     differences = holm([row[-1] for row in rows])
     return [(*row[:-1], one) for row, one in zip(rows, differences, strict=True)]
 
 
-def holm(differences: Sequence[Difference | None]) -> list[Difference | None]:
+def rates(results: Results, begin: str, metric: str) -> list[str]:
+    """Return a table of one seed's metric by norm and learning rate, "-" for a missing run."""
+    comparisons = by_setting(results, f"{begin}-rate")
+    rows = []
+    for norm in sorted({norm for one in comparisons.values() for norm in results[one]}):
+        row = {"": norm.replace("-", " ")}
+        for rate, comparison in comparisons.items():
+            row[f"{rate:g}"] = mean_cell(by_seed(results, comparison, norm, metric=metric).values())
+        rows.append(row)
+    return of_dicts(rows)
+
+
+def holm(differences: Sequence[Difference]) -> list[Difference]:
     """Return the differences with their p corrected for their number, by Holm's step-down rule."""
-    tested = [i for i, one in enumerate(differences) if one is not None and one.is_tested]
+    tested = [i for i, one in enumerate(differences) if one.is_tested]
     corrected, largest = list(differences), 0.0
     for step, i in enumerate(sorted(tested, key=lambda i: differences[i].p)):
         largest = max(largest, min(1.0, (len(tested) - step) * differences[i].p))
@@ -52,12 +68,12 @@ def holm(differences: Sequence[Difference | None]) -> list[Difference | None]:
     return corrected
 
 
-def paired_interval(
-    values: Mapping[int, float], baseline: Mapping[int, float]
-) -> Difference | None:
-    """Compare seed -> value of a norm with that of the baseline; None without an interval."""
-    difference = paired(values, baseline)
-    return difference if difference and difference.has_interval else None
+def tested(
+    rows: Sequence[tuple[dict[str, str], Difference]], columns: Sequence[str] = COLUMNS
+) -> list[dict[str, str]]:
+    """Return each row with cells of its difference, p corrected for all rows together."""
+    cells = ((row, difference_cells(one)) for row, one in corrected(rows))
+    return [row | {name: found[name] for name in columns} for row, found in cells]
 
 
 def not_excluded(difference: Difference) -> tuple[float, float]:
@@ -73,10 +89,9 @@ def mean_cell(values: Collection[float]) -> str:
 
 def difference_cells(difference: Difference) -> dict[str, str]:
     """Return column -> cell of a difference; "-" for what one seed does not tell."""
-    columns = "95 % interval", "p, corrected", "not excluded", "power, 1 point"
-    cells = ["-"] * len(columns)
+    cells = ["-"] * 4
     if difference.has_interval:
         interval, left = ends(difference.low, difference.high), ends(*not_excluded(difference))
         cells = [interval, f"{difference.p:.3f}", left, f"{difference.power_of(1):.2f}"]
-    texts = dict(zip(columns, cells, strict=True))
-    return {"difference": signed(difference.mean), **texts, "seeds": str(difference.seeds)}
+    every = signed(difference.mean), *cells, str(difference.seeds)
+    return dict(zip(COLUMNS, every, strict=True))

@@ -10,7 +10,7 @@ from ilm_plugins.experiments.compare.results import OWN_TEST
 from ilm_plugins.experiments.reports.interval import ALPHA, Difference
 from ilm_plugins.experiments.reports.table import markdown, of_dicts
 
-from .comparisons import Pair, corrected, difference_cells, mean_cell, pair
+from .comparisons import COLUMNS, Pair, corrected, difference_cells, mean_cell, pair, tested
 from .results import Results, by_seed
 
 #: Name of a test -> what its images are.
@@ -66,56 +66,39 @@ TESTED = ("daylight", "ILMGN", "GN", "gamma0.5")
 def conditions(results: Results, comparison: str) -> list[str]:
     """Return a table of mean mIoU: conditions by norms, each with its number of seeds."""
     norms = [norm for plain, others in PAIRS.items() for norm in (plain, *others)]
-    counts = {norm: len(by_seed(results, comparison, norm)) for norm in norms}
-    norms = [norm for norm in norms if counts[norm]]
-    if not norms:
-        return ["No model has been tested yet."]
-    rows = [["seeds", *(str(counts[norm]) for norm in norms)]]
+    norms = [norm for norm in norms if norm in results[comparison]]
+    rows = [["seeds", *(str(len(by_seed(results, comparison, norm))) for norm in norms)]]
     for test, title in CONDITIONS.items():
-        rows.append(
-            [title, *(mean_cell(by_seed(results, comparison, n, test).values()) for n in norms)]
-        )
+        values = (by_seed(results, comparison, norm, test).values() for norm in norms)
+        rows.append([title, *map(mean_cell, values)])
     return markdown(("mIoU", *(norm.replace("-", " ") for norm in norms)), rows)
 
 
 def panels(results: Results) -> dict[str, list[tuple[str, Difference]]]:
-    """Return pair of norms -> conditions with two seeds or more, and the difference."""
-    pairs = {}
-    for plain, norm in ((plain, norm) for plain, others in PAIRS.items() for norm in others):
-        rows = []
-        for test, title in CONDITIONS.items():
-            difference = pair(results, "daylight", (plain, norm), test).difference
-            if difference and difference.has_interval:
-                rows.append((title, difference))
-        if rows:
-            pairs[f"{norm.replace('-', ' ')} - {plain}"] = rows
-    return pairs
+    """Return pair of norms -> conditions, each with the difference."""
+    return {
+        f"{norm.replace('-', ' ')} - {plain}": [
+            (title, pair(results, "daylight", (plain, norm), test).difference)
+            for test, title in CONDITIONS.items()
+        ]
+        for plain, norms in PAIRS.items()
+        for norm in norms
+    }
 
 
 def answers(results: Results) -> list[str]:
     """Return the table of the questions that were stated before the runs."""
-    columns = "difference", "95 % interval", "p, corrected", "not excluded", "seeds"
     rows = []
-    for question, one, difference in _answers(results):
-        row = [question, *"-" * 6, "0"]
-        if difference is not None:
-            cells = difference_cells(difference)
-            row = [question, *(f"{m:.1f}" for m in one.means), *(cells[name] for name in columns)]
-        rows.append(row)
-    return markdown(("question", "BN", "EN", "EN - BN", *columns[1:]), rows)
-
-
-def _answers(results: Results) -> list[tuple[str, Pair, Difference | None]]:
-    """Return question, values and the corrected difference of each question."""
-    found = []
     for question, (*tests, is_equivalence) in QUESTIONS.items():
         norms = zip(("BN", "EN"), tests, strict=True)
-        one = Pair(*(by_seed(results, STRONG, norm, test) for norm, test in norms))
-        difference = one.difference
-        if is_equivalence and difference is not None and difference.has_interval:
+        values = Pair(*(by_seed(results, STRONG, norm, test) for norm, test in norms))
+        row = {"question": question}
+        row |= {norm: f"{m:.1f}" for norm, m in zip(("BN", "EN"), values.means, strict=True)}
+        difference = values.difference
+        if is_equivalence:
             difference = replace(difference, p=difference.p_within(MARGIN))
-        found.append((question, one, difference))
-    return corrected(found)
+        rows.append((row, difference))
+    return of_dicts(tested(rows, [name for name in COLUMNS if not name.startswith("power")]))
 
 
 def means(results: Results) -> list[str]:
@@ -136,17 +119,17 @@ def means(results: Results) -> list[str]:
 
 def afterwards(results: Results) -> list[str]:
     """Return the differences on altered images that are significant by Holm's rule over all."""
-    columns = "difference", "95 % interval", "p, corrected"
     rows = []
     for test, norms, difference in corrected([*_on_altered_images(results)]):
-        if difference is not None and difference.p < ALPHA:
+        if difference.p < ALPHA:
             p = f"{difference.p:.4f}" if difference.p >= 1e-4 else "< 0.0001"
             cells = difference_cells(difference) | {"p, corrected": p}
-            rows.append([CONDITIONS[test], norms, *(cells[name] for name in columns)])
-    return markdown(("test images", "norms", *columns), rows)
+            row = {"test images": CONDITIONS[test], "norms": norms}
+            rows.append(row | {name: cells[name] for name in COLUMNS[:3]})
+    return of_dicts(rows)
 
 
-def _on_altered_images(results: Results) -> Iterator[tuple[str, str, Difference | None]]:
+def _on_altered_images(results: Results) -> Iterator[tuple[str, str, Difference]]:
     """Yield test, norms and difference of all pairs on altered images that were not tested."""
     for comparison, pairs in AFTERWARDS.items():
         start = ", converted" if comparison.endswith("converted") else ""

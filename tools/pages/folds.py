@@ -7,7 +7,7 @@ from ilm_plugins.experiments.compare.results import OWN_TEST
 from ilm_plugins.experiments.reports.interval import Difference, interval
 from ilm_plugins.experiments.reports.table import of_dicts
 
-from .comparisons import Pair, corrected, difference_cells, mean_cell
+from .comparisons import COLUMNS, Pair, mean_cell, tested
 from .daylight import REESTIMATED, TESTS
 from .results import Results, by_seed
 
@@ -37,7 +37,9 @@ CHANGES = (
 )
 
 
-def of_model(results: Results, model: str, test: str, folds: Iterable[str]) -> dict[int, float]:
+def of_model(
+    results: Results, model: str, test: str, folds: Iterable[str] = FOLDS
+) -> dict[int, float]:
     """Return seed -> mean mIoU over folds, of the seeds that all of them have."""
     end, norm, test_end = MODELS[model]
     found = [by_seed(results, FOLDS[fold] + end, norm, test + test_end) for fold in folds]
@@ -45,19 +47,11 @@ def of_model(results: Results, model: str, test: str, folds: Iterable[str]) -> d
     return {seed: mean(one[seed] for one in found) for seed in sorted(seeds)}
 
 
-def complete(results: Results) -> set[int]:
-    """Return the seeds of which all models have all tests, in both folds."""
-    found = (of_model(results, model, test, FOLDS) for model in MODELS for test in TESTS.values())
-    return set.intersection(*map(set, found))
-
-
-def compared(
+def difference(
     results: Results, models: Iterable[str], test: str, folds: Iterable[str] = FOLDS
-) -> Pair:
-    """Return the values of two models over the complete seeds, the plain model first."""
-    seeds = complete(results)
-    values = (of_model(results, model, test, folds) for model in models)
-    return Pair(*({seed: one[seed] for seed in one.keys() & seeds} for one in values))
+) -> Difference:
+    """Return the difference of two models, the plain model first."""
+    return Pair(*(of_model(results, model, test, folds) for model in models)).difference
 
 
 def answers(results: Results) -> list[str]:
@@ -65,41 +59,31 @@ def answers(results: Results) -> list[str]:
     found = []
     for question, (*models, test) in QUESTIONS.items():
         row = {"question": question, "models": f"{models[1]} - {models[0]}"}
-        of_folds = {
-            f"{fold} held out": cell(compared(results, models, test, [fold]).difference)
-            for fold in FOLDS
-        }
-        found.append((row, of_folds, compared(results, models, test).difference))
-    rows = []
-    for row, of_folds, difference in corrected(found):
-        cells = difference_cells(difference)
-        kept = {name: cells[name] for name in ("difference", "95 % interval", "p, corrected")}
-        rows.append(row | kept | of_folds)
+        found.append((row, difference(results, models, test)))
+    rows = tested(found, COLUMNS[:3])
+    for row, (*models, test) in zip(rows, QUESTIONS.values(), strict=True):
+        for fold in FOLDS:
+            row[f"{fold} held out"] = interval(difference(results, models, test, [fold]))
     return of_dicts(rows)
-
-
-def cell(difference: Difference | None) -> str:
-    """Return a difference with its interval as a cell of a table."""
-    return "-" if difference is None else interval(difference)
 
 
 def changes(results: Results) -> list[str]:
     """Return differences by kind of test images; by day for each fold, as they differ there."""
     rows = []
     for plain, ours in CHANGES:
+        models = plain, ours
         row = {"models": f"{ours} - {f'({plain})' if ',' in plain else plain}"}
         for fold in FOLDS:
-            one = compared(results, (plain, ours), OWN_TEST, [fold])
-            row[f"day, {fold}"] = cell(one.difference)
+            row[f"day, {fold}"] = interval(difference(results, models, OWN_TEST, [fold]))
         for kind, test in TESTS.items():
             if test != OWN_TEST:
-                row[kind] = cell(compared(results, (plain, ours), test).difference)
+                row[kind] = interval(difference(results, models, test))
         rows.append(row)
     return of_dicts(rows)
 
 
 def means(results: Results) -> list[str]:
-    """Return mean mIoU by model and kind of test images, over folds and complete seeds."""
+    """Return mean mIoU by model and kind of test images, over the folds."""
     rows = []
     for model, kinds in by_contrast(results).items():
         rows.append({"model": model, **{kind: mean_cell(ones) for kind, ones in kinds.items()}})
@@ -107,10 +91,8 @@ def means(results: Results) -> list[str]:
 
 
 def by_contrast(results: Results) -> dict[str, dict[str, list[float]]]:
-    """Return model -> kind of test images -> mIoU of the complete seeds, each over the folds."""
-    seeds = sorted(complete(results))
-    found = {}
-    for model in MODELS:
-        values = {kind: of_model(results, model, test, FOLDS) for kind, test in TESTS.items()}
-        found[model] = {kind: [one[seed] for seed in seeds] for kind, one in values.items()}
-    return found
+    """Return model -> kind of test images -> mIoU of each seed over the folds."""
+    return {
+        model: {kind: [*of_model(results, model, test).values()] for kind, test in TESTS.items()}
+        for model in MODELS
+    }

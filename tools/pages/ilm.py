@@ -8,8 +8,8 @@ from ilm_plugins.experiments.compare.results import OWN_TEST
 from ilm_plugins.experiments.reports.style import OKABE_ITO, styled
 from ilm_plugins.experiments.reports.table import of_dicts
 
-from .comparisons import Pair, corrected, difference_cells
-from .results import Results, by_seed, by_setting
+from .comparisons import COLUMNS, Pair, tested
+from .results import Results, by_seed
 
 COMPARISON = "ilm"
 PLANNED = 6
@@ -26,19 +26,6 @@ def values(results: Results, norm: str, metric: str = METRIC) -> dict[int, float
     seeds = sorted(set.intersection(*map(set, found)))
     one = by_seed(results, COMPARISON, norm, OWN_TEST, metric)
     return {seed: one[seed] for seed in seeds}
-
-
-def rates(results: Results) -> list[str]:
-    """Return top-1 on the held-out images by plain norm and learning rate."""
-    comparisons = by_setting(results, f"{COMPARISON}-rate")
-    rows = []
-    for norm in (*PAIRS, "BN"):
-        row = {"": norm}
-        for rate, comparison in comparisons.items():
-            found = by_seed(results, comparison, norm, OWN_TEST, METRIC).values()
-            row[f"{rate:g}"] = ", ".join(f"{value:.1f}" for value in found) or "-"
-        rows.append(row)
-    return of_dicts(rows)
 
 
 def answers(results: Results) -> list[str]:
@@ -58,13 +45,11 @@ def answers(results: Results) -> list[str]:
         last = {
             "training loss": " -> ".join(f"{loss:.3f}" for loss in losses),
             "time": f"{times[1] / times[0]:.2f}",
+            "seeds": f"{len(both.plain)} of {PLANNED}",
         }
         found.append((row, last, both.difference))
-    rows = []
-    for row, last, difference in corrected(found):
-        cells = difference_cells(difference)
-        kept = {name: cells[name] for name in ("difference", "95 % interval", "p, corrected")}
-        rows.append(row | kept | last | {"seeds": f"{difference.seeds} of {PLANNED}"})
+    rows = tested([(row, difference) for row, _, difference in found], COLUMNS[:3])
+    rows = [row | last for row, (_, last, _) in zip(rows, found, strict=True)]
     return [*of_dicts(rows), "", f"BN, not tested: {mean(values(results, 'BN').values()):.1f}."]
 
 

@@ -12,10 +12,9 @@ from typing import Any
 from ilm_plugins.experiments.compare.results import OWN_TEST
 from ilm_plugins.experiments.papers import published
 from ilm_plugins.experiments.papers.published import Cell, Table
-from ilm_plugins.experiments.reports.interval import Difference, interval, spread
-from ilm_plugins.experiments.reports.table import markdown
+from ilm_plugins.experiments.reports.interval import Difference, interval, paired, spread
+from ilm_plugins.experiments.reports.table import markdown, of_dicts
 
-from .comparisons import paired_interval
 from .results import Results, Run
 
 #: Columns that stand above the table if they are the same for all runs.
@@ -121,9 +120,6 @@ def table_lines(table: Table, results: Results) -> list[str]:
         missing += not found
         for group in found:
             references |= {t: v for t, v in group[0].values.items() if t != OWN_TEST}
-    listed = f"`reproduce list {table.id}` has the paper's figures."
-    if missing == len(table.cells):
-        return [f"No row was run. {listed}"]
     for what, known in references.items():
         constant = table.texts([known.get(name) for name in table.measures])
         row = {"result" if is_study else "ours": " / ".join(constant)}
@@ -140,8 +136,9 @@ def table_lines(table: Table, results: Results) -> list[str]:
         for name in dict.fromkeys(name for row in rows for name in row)
         if name not in alike and any(_is_known(row.get(name, "")) for row in rows)
     ]
-    lines = [above, "", *markdown(columns, (_trimmed(row, columns) for row in rows))]
+    lines = [above, "", *of_dicts([{name: row.get(name, "") for name in columns} for row in rows])]
     if missing:
+        listed = f"`reproduce list {table.id}` has the paper's figures."
         lines += ["", f"Rows not run: {missing} of {len(table.cells)}. {listed}"]
     return lines
 
@@ -157,53 +154,28 @@ def _alike(rows: list[Row]) -> Row:
     return {name: text for name, text in same.items() if _is_known(text)}
 
 
-def _trimmed(row: Row, columns: Sequence[str]) -> list[str]:
-    """Return a row's texts without the empty ones at its end."""
-    texts = [row.get(name, "") for name in columns]
-    while not texts[-1]:
-        texts.pop()
-    return texts
-
-
 def _rows(table: Table, cell: Cell, results: Results) -> list[Row]:
-    """Return the rows of a row's runs; full recipes stand beside the paper's figures."""
-    known = any(value is not None for value in cell.paper)
-    paper = ", ".join(filter(None, [known and " / ".join(table.texts(cell.paper)), cell.says]))
-    full: list[Row] = []
-    changed: list[Row] = []
+    """Return the rows of a row's runs; only full recipes stand beside the paper's figures."""
+    is_printed = any(value is not None for value in cell.paper)
+    paper = ", ".join(filter(None, [is_printed and " / ".join(table.texts(cell.paper)), cell.says]))
+    rows = []
     for group in groups(results, cell):
-        row = {"": cell.name, "run": group[0].run, "paper": paper}
-        row["ours"] = " / ".join(_result(table, group))
-        row["ours - paper"] = " / ".join(_less(table, group, cell.paper))
-        row |= _details(group)
-        if group[0].is_full:
-            full.append(row)
-        else:
-            changed.append(row | {"": f"{cell.name}, ours", "paper": "", "ours - paper": ""})
-    if changed and not full:
-        full = [{"": cell.name, "run": "not run in full", "paper": paper}]
-    return [*full, *changed]
+        less = " / ".join(_less(table, group, cell.paper))
+        beside = (paper, less) if group[0].is_full else ("", "")
+        row = {"": cell.name, "run": group[0].run, "paper": beside[0]}
+        row |= {"ours": " / ".join(_result(table, group)), "ours - paper": beside[1]}
+        rows.append(row | _details(group))
+    return rows
 
 
 def _wide_rows(table: Table, cell: Cell, results: Results) -> list[Row]:
     """Return the paper's row, and below it those of a row's runs, with a column each measure."""
-    full: list[Row] = []
-    changed: list[Row] = []
+    rows = []
     for group in groups(results, cell):
-        label = group[0].run
-        row = {"": cell.name, "run": label, **_by_measure(table, _result(table, group))}
-        row |= _details(group)
-        if group[0].is_full:
-            full.append(row)
-            less = _less(table, group, cell.paper)
-            if any(map(_is_known, less)):
-                full.append({"": f"{cell.name}, ours - paper", **_by_measure(table, less)})
-        else:
-            changed.append(row | {"": f"{cell.name}, ours"})
-    if full or changed:
-        name = ", ".join(filter(None, [cell.name, "paper", cell.says]))
-        full.insert(0, {"": name, **_by_measure(table, table.texts(cell.paper))})
-    return [*full, *changed]
+        row = {"": f"{cell.name}, ours", "run": group[0].run}
+        rows.append(row | _by_measure(table, _result(table, group)) | _details(group))
+    paper = {"": f"{cell.name}, paper", **_by_measure(table, table.texts(cell.paper))}
+    return [paper, *rows] if rows else []
 
 
 def _by_measure(table: Table, texts: Sequence[str]) -> Row:
@@ -213,18 +185,14 @@ def _by_measure(table: Table, texts: Sequence[str]) -> Row:
 
 def _study_rows(table: Table, cell: Cell, results: Results) -> list[Row]:
     """Return the rows of a row of the study, with differences from the plain norm."""
-    full: list[Row] = []
-    changed: list[Row] = []
+    rows = []
     for group in groups(results, cell):
-        row = {"": cell.name, "result": " / ".join(_result(table, group))}
+        name = cell.name if group[0].is_full else f"{cell.name}, {group[0].run}"
+        row = {"": name, "result": " / ".join(_result(table, group))}
         row["difference [95 % interval]"] = _compared(table, group, cell, results)
         details = _details(group)
-        row |= {name: details[name] for name in ("seeds", "trained")}
-        if group[0].is_full:
-            full.append(row)
-        else:
-            changed.append(row | {"": f"{cell.name}, {group[0].run}"})
-    return [*full, *changed]
+        rows.append(row | {name: details[name] for name in ("seeds", "trained")})
+    return rows
 
 
 def _result(table: Table, group: list[Run]) -> list[str]:
@@ -288,7 +256,8 @@ def _from_plain(
     alike = [one for one in plain if one[0].run == group[0].run]
     if not alike:
         return None
-    return paired_interval(values(group, table, measure), values(alike[0], table, measure))
+    one = paired(values(group, table, measure), values(alike[0], table, measure))
+    return one if one and one.has_interval else None
 
 
 def _distinct(values: Iterable[Any]) -> str:

@@ -4,13 +4,13 @@
 """
 
 import json
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from ilm_plugins.experiments.reports.interval import Difference
 from ilm_plugins.experiments.reports.table import of_dicts
 
-from .comparisons import Pair, corrected, difference_cells, pair
+from .comparisons import Pair, pair, tested
 from .results import Results
 
 
@@ -19,30 +19,19 @@ def questions() -> list[dict]:
     return json.loads(Path(__file__).with_name("questions.json").read_text(encoding="utf-8"))
 
 
-def answers(results: Results) -> list[tuple[str, list[str], Pair, Difference | None]]:
-    """Return task, norms, values and the corrected difference of each question.
-
-    The difference is None if its runs are missing.
-    """
-    found = []
+def answers(results: Results) -> Iterator[tuple[str, list[str], Pair]]:
+    """Yield task, norms and values of each question."""
     for question in questions():
         comparison, test, metric = (question[key] for key in ("comparison", "test", "metric"))
         for norms in question["pairs"]:
-            values = pair(results, comparison, norms, test, metric)
-            found.append((question["task"], norms, values, values.difference))
-    return corrected(found)
+            yield question["task"], norms, pair(results, comparison, norms, test, metric)
 
 
 def markdown(results: Results) -> list[str]:
-    """Return a table of the answers, and how many differences have no runs yet."""
-    every, rows = answers(results), []
-    for task, norms, values, difference in every:
-        if difference:
-            cells = (f"{norm} {mean:.1f}" for norm, mean in zip(norms, values.means, strict=True))
-            row = dict(zip(("task", "plain norm", "layer"), (task, *cells), strict=True))
-            rows.append(row | difference_cells(difference))
-    lines = of_dicts(rows) if rows else []
-    if missing := len(every) - len(rows):
-        lines += [""] if rows else []
-        lines.append(f"Not measured yet: {missing} of {len(every)} differences.")
-    return lines
+    """Return a table of the answers."""
+    rows = []
+    for task, norms, values in answers(results):
+        cells = (f"{norm} {mean:.1f}" for norm, mean in zip(norms, values.means, strict=True))
+        row = dict(zip(("task", "plain norm", "layer"), (task, *cells), strict=True))
+        rows.append((row, values.difference))
+    return of_dicts(tested(rows))

@@ -12,7 +12,7 @@ from ilm_plugins.experiments.reports.interval import ALPHA, Difference, signed
 from ilm_plugins.experiments.reports.table import of_dicts
 
 from . import papers, questions
-from .comparisons import corrected, difference_cells
+from .comparisons import corrected, tested
 from .results import Results
 
 
@@ -40,13 +40,16 @@ def comparison(entry: Table, seeds: Iterable[int]) -> str:
 
 def differences(results: Results) -> list[str]:
     """Return the table of all differences of the study from the plain norm."""
-    rows = []
-    for entry, norms, group, difference in corrected(_differences(results)):
-        row = {"task": entry.task, "measure": entry.measures[0], "norms": norms}
-        row |= difference_cells(difference)
+    found = _differences(results)
+    rows = tested(
+        [
+            ({"task": entry.task, "measure": entry.measures[0], "norms": norms}, difference)
+            for entry, norms, _, difference in found
+        ]
+    )
+    for row, (entry, _, group, _) in zip(rows, found, strict=True):
         if failed := len(group) - sum(papers.learned(run, entry) for run in group):
             row["seeds"] += f" ({failed} more did not learn)"
-        rows.append(row)
     return of_dicts(rows)
 
 
@@ -55,8 +58,7 @@ def summary(results: Results) -> list[str]:
     others = [(norms, difference) for _, norms, _, difference in _differences(results)]
     planned = [
         (f"{norm} - {plain}", values.difference)
-        for _, (plain, norm), values, _ in questions.answers(results)
-        if values.difference
+        for _, (plain, norm), values in questions.answers(results)
     ]
     groups = corrected(others) + corrected(planned)
     by_norms = defaultdict(list)
