@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 #: Pattern of a class's dotted name -> the name of the plain norm that the class computes exactly.
 EXACT = {
+    r"torch\.nn\.modules\.batchnorm\.(BatchNorm[123]d|SyncBatchNorm)": "BN",
+    r"torch\.nn\.modules\.instancenorm\.InstanceNorm[123]d": "IN",
+    r"torch\.nn\.modules\.normalization\.GroupNorm": "GN",
     # FrozenBatchNorm2d, DetrFrozenBatchNorm2d and the like compute BatchNorm from buffers, with an
     # eps of 1e-5 if they have none.
     r"(detectron2|mmdet|timm|torchvision|transformers)\..*FrozenBatchNorm(Act)?2d": "BN",

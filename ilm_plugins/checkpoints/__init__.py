@@ -11,14 +11,13 @@ from .state_dict_for_model import (
     load_weights,
     unwrap_state,
 )
-from .state_dict_in_file import check_loadable, find_state, read_named
+from .state_dict_in_file import find_state, read_named
 from .writing import write
 
 __all__ = [
     "CheckpointError",
     "accept_data",
     "check_fits",
-    "check_loadable",
     "find_absent",
     "find_part",
     "find_state",

@@ -19,13 +19,11 @@ WRAPPERS = ("module.", "_orig_mod.")
 def unwrap_state(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """Return a shallow copy of a state dict without the prefixes of wrappers around its model."""
     state = copy_state(state)
-    unnamed = {key: state.pop(key) for key in [*state] if not isinstance(key, str)}
     for prefix in WRAPPERS * 2:  # wrappers may be nested in either order
         # A wrapper may have an entry of its own, such as n_averaged of torch's AveragedModel.
         wrapped = all(name.startswith(prefix) for name in state if "." in name)
         if wrapped and not model.state_dict().keys() & state.keys():
             consume_prefix_in_state_dict_if_present(state, prefix)
-    state.update(unnamed)
     return state
 
 
@@ -46,7 +44,7 @@ def complete_names(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]
     Where several fit, the longest one belongs to the model's module; CheckpointError if one name
     fits several modules.
     """
-    owners = {name.rpartition(".")[0] for name in state if isinstance(name, str)}
+    owners = {name.rpartition(".")[0] for name in state}
     modules: dict[str, str] = {}
     for name, _ in model.named_modules():
         parts = name.split(".")
@@ -61,10 +59,8 @@ def complete_names(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]
             modules[owner] = name
     completed: Any = OrderedDict()
     for name, value in state.items():
-        if isinstance(name, str):
-            owner, dot, leaf = name.rpartition(".")
-            name = f"{modules.get(owner, owner)}{dot}{leaf}"
-        completed[name] = value
+        owner, dot, leaf = name.rpartition(".")
+        completed[f"{modules.get(owner, owner)}{dot}{leaf}"] = value
     if versions := getattr(state, "_metadata", None):
         completed._metadata = OrderedDict((modules.get(n, n), v) for n, v in versions.items())
     return completed

@@ -17,34 +17,45 @@ STATE_KEYS = ("model", "state_dict")
 
 def find_state(contents: Any, path: str | os.PathLike) -> tuple[str | None, dict[str, Any]]:
     """Return the key of a state dict, None for the top level, and a copy with arrays as tensors."""
-    if isinstance(contents, Mapping):
-        for key in (*STATE_KEYS, None):
-            candidate = contents if key is None else contents.get(key)
-            if isinstance(candidate, Mapping):
-                state = copy_state(candidate)
-                state.update((name, as_tensor(value)) for name, value in candidate.items())
-                count = _count_tensors(state)
-                # A file with a loss may have its state dict under an unknown key.
-                if count and (key or count >= max(map(_count_tensors, state.values()))):
-                    others = [k for k, v in contents.items() if _count_tensors(v) >= count]
-                    if key and (others := [repr(other) for other in others if other != key]):
-                        warn_once(
-                            f"{str(path)!r} holds the weights {key!r}, which are read, and "
-                            f"{', '.join(others)}, such as averaged weights; to read these, save "
-                            "them in a file of their own"
-                        )
-                    return key, state
-    held = ", ".join(map(repr, contents)) if isinstance(contents, Mapping) else type(contents)
+    entries = contents if isinstance(contents, Mapping) else {}
+    for key in STATE_KEYS:
+        state = _with_tensors(entries.get(key))
+        if count := _count_tensors(state):
+            others = [
+                repr(k) for k, v in entries.items() if k != key and _count_tensors(v) >= count
+            ]
+            if others:
+                warn_once(
+                    f"{str(path)!r} holds the weights {key!r}, which are read, and "
+                    f"{', '.join(others)}, such as averaged weights; to read these, save them in a "
+                    "file of their own"
+                )
+            return key, state
+    state = _with_tensors(entries)
+    # A file with a loss may have its state dict under an unknown key.
+    if (count := _count_tensors(state)) and count >= max(map(_count_tensors, state.values())):
+        return None, state
+    held = ", ".join(map(repr, entries)) or type(contents)
     raise CheckpointError(
         f"{str(path)!r} holds no state dict, neither under {' or '.join(map(repr, STATE_KEYS))} "
-        f"nor at the top, but {str(held)[:120] or 'nothing'}; give a checkpoint of a model"
+        f"nor at the top, but {str(held)[:120]}; give a checkpoint of a model"
     )
 
 
 def _count_tensors(value: Any) -> int:
-    """Return the number of tensors directly in a mapping; 0 for anything else."""
-    values = value.values() if isinstance(value, Mapping) else ()
-    return sum(isinstance(value, Tensor) for value in values)
+    """Return the number of tensors directly in a mapping of names; 0 for anything else."""
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        return 0
+    return sum(isinstance(tensor, Tensor) for tensor in value.values())
+
+
+def _with_tensors(state: Any) -> dict[str, Any]:
+    """Return a copy of a state dict, with tensors for arrays; {} for anything else."""
+    if not isinstance(state, Mapping):
+        return {}
+    copy = copy_state(state)
+    copy.update((name, as_tensor(value)) for name, value in state.items())
+    return copy
 
 
 def as_tensor(value: Any) -> Any:
@@ -83,15 +94,3 @@ def copy_state(state: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(versions := getattr(state, "_metadata", None), Mapping):
         copy._metadata = OrderedDict(versions)
     return copy
-
-
-def check_loadable(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
-    """Raise CheckpointError if torch cannot copy an entry of a state dict to a dense parameter."""
-    for name, value in state.items():
-        value = as_tensor(value)
-        if not isinstance(value, Tensor) or value.layout != torch.strided:
-            kind = value.layout if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            raise CheckpointError(
-                f"checkpoint {str(path)!r} has {kind} as {name}, expected a dense tensor; convert "
-                "the entry, or remove it"
-            )

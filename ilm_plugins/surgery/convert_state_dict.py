@@ -144,7 +144,7 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
             _convert_norm(state, report, norm, name, norm.kind, _always(layer))
     for key, tensor in state.items():
         if key not in wanted:
-            report.left[str(key)] = "the model has nothing of this name"
+            report.left[key] = "the model has nothing of this name"
         elif isinstance(tensor, Tensor) and tensor.shape != wanted[key].shape:
             shapes = tuple(tensor.shape), tuple(wanted[key].shape)
             report.left[key] = "shape {}, where the model has shape {}".format(*shapes)

@@ -8,7 +8,7 @@ from torch import nn
 
 from .. import layers
 from ..foreign_norms import FRAMEWORKS
-from .sources import is_adaptive, source_of
+from .sources import SOURCES, is_adaptive, source_of
 
 #: Layer -> the layout of its tensors, a key of :data:`.rules.LAYOUTS`. A subclass may compute
 #: something else.
@@ -61,16 +61,13 @@ def kind_of_module(module: nn.Module) -> str:
 
     Of all other norms, it is the name of the class.
     """
-    cls = type(module)
-    source = source_of(cls)
-    return LAYERS.get(cls) or (source.name if source else target_of(cls))
+    return LAYERS.get(type(module)) or target_of(type(module))
 
 
 def kind_in_state(module: nn.Module) -> str:
     """Return the kind that the tensors of a norm tell, without the module."""
-    cls = type(module)
-    source = None if is_adaptive(cls) else source_of(cls)
-    return source.kind_in_state if source else LAYERS.get(cls) or target_of(cls)
+    kind = kind_of_module(module)
+    return SOURCES[kind].kind_in_state if kind in SOURCES else kind
 
 
 def named_norms(

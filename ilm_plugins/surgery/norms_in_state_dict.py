@@ -72,7 +72,7 @@ def join(*parts: str) -> str:
 
 def find_norms(state: State) -> dict[str, StoredNorm]:
     """Return the norms in a state dict, by name."""
-    named = {k: t for k, t in state.items() if isinstance(k, str) and isinstance(t, Tensor)}
+    named = {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
     found = {name: _norm_of(name, within) for name, within in _modules(named).items()}
     return {name: norm for name, norm in found.items() if norm}
 

@@ -28,9 +28,8 @@ class Source:
 
     Attributes:
         name: its name in the rules, and in ``replacing``.
-        base: the class from which its modules derive. Subclasses may compute anything.
-        exact: torch's classes that compute exactly this norm; :data:`~..foreign_norms.EXACT` has
-            those of frameworks.
+        base: the class from which its modules derive. Subclasses may compute anything; those that
+            compute exactly this norm are in :data:`~..foreign_norms.EXACT`.
         options: the options that a layer takes over, if its constructor has them.
         refusal: returns the reason why a layer of a class cannot replace a module; else None.
         has_statistics: whether its running statistics distinguish it in a state dict.
@@ -38,7 +37,6 @@ class Source:
 
     name: str
     base: type[nn.Module]
-    exact: tuple[type[nn.Module], ...]
     options: tuple[str, ...]
     refusal: Callable[[Any, type[nn.Module]], str | None] = lambda norm, layer: None
     has_statistics: bool = False
@@ -66,9 +64,6 @@ def num_channels(norm: Any) -> int:
 
 def exact_source_of(cls: type[nn.Module]) -> Source | None:
     """Return the plain norm that a class computes exactly."""
-    for source in SOURCES.values():
-        if cls in source.exact:
-            return source
     for pattern, name in EXACT.items():
         if re.fullmatch(pattern, path_of(cls)):
             return SOURCES[name]
@@ -117,36 +112,10 @@ def _layer_norm_refusal(norm: nn.LayerNorm, layer: type[nn.Module]) -> str | Non
     return None
 
 
-SOURCES = {
-    source.name: source
-    for source in (
-        Source(
-            name="GN",
-            base=nn.GroupNorm,
-            exact=(nn.GroupNorm,),
-            options=("num_groups", "eps"),
-        ),
-        Source(
-            name="IN",
-            base=_InstanceNorm,
-            exact=(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
-            options=("eps",),
-            refusal=_instance_norm_refusal,
-        ),
-        Source(
-            name="BN",
-            base=_BatchNorm,
-            exact=(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
-            options=("eps", "momentum"),
-            refusal=_batch_norm_refusal,
-            has_statistics=True,
-        ),
-        Source(
-            name="LN",
-            base=nn.LayerNorm,
-            exact=(),
-            options=("eps",),
-            refusal=_layer_norm_refusal,
-        ),
-    )
-}
+_ROWS = (
+    Source("GN", nn.GroupNorm, ("num_groups", "eps")),
+    Source("IN", _InstanceNorm, ("eps",), _instance_norm_refusal),
+    Source("BN", _BatchNorm, ("eps", "momentum"), _batch_norm_refusal, has_statistics=True),
+    Source("LN", nn.LayerNorm, ("eps",), _layer_norm_refusal),
+)
+SOURCES = {source.name: source for source in _ROWS}

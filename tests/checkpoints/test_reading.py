@@ -470,13 +470,6 @@ def test_prefixes_are_removed_beside_entries_of_the_wrapper():
     assert names - {"n_averaged"} == averaged.module.state_dict().keys()
 
 
-def test_prefixes_are_removed_beside_entries_without_a_name():
-    model = torch.nn.BatchNorm2d(4)
-    state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
-    unwrapped = checkpoints.unwrap_state({3: "three", **state}, model)
-    assert unwrapped.keys() == {3, *model.state_dict()}
-
-
 def test_a_models_own_child_called_module_keeps_its_prefix():
     model = torch.nn.ModuleDict({"module": torch.nn.BatchNorm2d(3)})
     assert [*checkpoints.unwrap_state(model.state_dict(), model)] == [*model.state_dict()]

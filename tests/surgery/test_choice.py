@@ -46,17 +46,6 @@ def test_types_may_be_one_class():
     assert report.converted.keys() == {"0"}
 
 
-def test_types_may_be_a_registered_class_of_a_user(monkeypatch):
-    class Own(nn.BatchNorm2d):
-        pass
-
-    monkeypatch.setitem(NORMS, "Own", Own)
-    _, report = surgery.convert(nn.Sequential(Own(32)), "EN")
-    assert "name it in types" in report.left["0"]
-    model, _ = surgery.convert(nn.Sequential(Own(32)), "EN", types=Own)
-    assert type(model[0]) is NORMS["EN"]
-
-
 PARAMETRIZED = nn.utils.parametrize.register_parametrization(GN4(32), "weight", nn.Identity())
 prune.random_unstructured((PRUNED := ILMGroupNorm(32)).encode, "weight", 1)
 PRUNED_SN = prune.random_unstructured(SwitchNorm(32), "mean_weight", 1)

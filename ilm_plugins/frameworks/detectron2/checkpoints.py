@@ -60,7 +60,6 @@ class Checkpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]):
         """Load weights; warn of another norm's weights; CheckpointError if none fits the model."""
         by_suffix = checkpoint.get("matching_heuristics", False)
-        checkpoints.check_loadable(self._path, checkpoint["model"])
         state = checkpoints.unwrap_state(checkpoint["model"], self.model)
         checkpoint["model"] = name_variances(state, self.model.state_dict())
         incompatible = super()._load_model(checkpoint)
