@@ -24,6 +24,11 @@ def rows(results, table, begins):
     return [line for line in lines if line.removeprefix("| ").startswith(begins)]
 
 
+def test_rows_of_one_experiment_share_the_first_rows_runs():
+    cell = published.find_cell("ilm-4 ILM+GN, batch 64")
+    assert papers.canonical(cell).id == "ilm-1 ILM+GN"
+
+
 def test_only_a_full_recipe_stands_beside_the_papers_figure():
     results = made("en-5 ResNet20/EN", {"top-1": 92.0})
     made("en-5 ResNet20/EN", {"top-1": 90.0}, results=results, run=SHORT, trained="9 of 165 epochs")

@@ -14,6 +14,7 @@ from ilm_plugins.experiments.papers import published
 from ilm_plugins.experiments.papers.published import Cell, Table
 from ilm_plugins.experiments.reports.interval import Difference, interval, paired, spread
 from ilm_plugins.experiments.reports.table import markdown, of_dicts
+from ilm_plugins.frameworks.config import AS_IS
 
 from .results import Results, Run
 
@@ -28,9 +29,22 @@ Row = dict[str, str]
 
 def groups(results: Results, cell: Cell) -> list[list[Run]]:
     """Return the runs of a row, grouped by their label and by what they trained on."""
-    cell = cell.canonical
+    cell = canonical(cell)
     runs = sorted(results.get(cell.table, {}).get(cell.name, ()), key=_settings)
     return [list(group) for _, group in groupby(runs, _settings)]
+
+
+def canonical(cell: Cell) -> Cell:
+    """Return the first row with the same experiment, in whose folder the runs are saved."""
+    if cell.config is None:
+        return cell
+    return next(one for one in published.cells() if _experiment(one) == _experiment(cell))
+
+
+def _experiment(cell: Cell) -> tuple:
+    """Return the settings of training and test: equal for rows that share their runs."""
+    norm = None if cell.norm in (None, AS_IS) else (cell.norm, cell.at)
+    return cell.config, norm, cell.overrides, cell.tests, cell.starts_from
 
 
 def _settings(run: Run) -> tuple[str, bool]:

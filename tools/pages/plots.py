@@ -53,7 +53,7 @@ def training(table: Table, results: Results) -> Figure:
             jpeg = ", re-encoded" if papers.is_jpeg(group[0]) else ""
             lines.append((cell.name, f"{group[0].run}{jpeg}", [row for c in found for row in c]))
     alike = len({settings for _, settings, _ in lines}) == 1
-    labels = table.logged()
+    labels = _labels(table)
     logged = {name for *_, rows in lines for row in rows for name in row}
     names = ["loss", *sorted(logged & labels.keys())]
     # As narrow as labels allow: on a phone, wider figures are illegible.
@@ -72,6 +72,21 @@ def training(table: Table, results: Results) -> Figure:
     axes[-1].set_xlabel("epochs")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", handlelength=4)
     return fig
+
+
+def _labels(table: Table) -> dict[str, str]:
+    """Return the metrics of all measures, as frameworks log them -> label of an axis."""
+    labels = {}
+    for name in table.measures:
+        measure = published.measures()[name]
+        for metric, (offset, factor) in measure.metrics.items():
+            is_shown = offset == 0 and factor == 1
+            what, unit = (name, f" ({measure.described})") if is_shown else (metric, "")
+            labels[metric] = f"{what}{unit}"
+            # MMPretrain logs the metric accuracy/top1 of a test as accuracy_top-1 in training.
+            if "/top" in metric:
+                labels[metric.replace("/top", "_top-")] = f"{what} in training{unit}"
+    return labels
 
 
 @styled

@@ -27,7 +27,6 @@ from pathlib import Path
 
 from ...configs import FOLDER
 from ...errors import UserError
-from ...frameworks.config import AS_IS
 
 #: The folder that holds ``configs/``.
 ROOT = FOLDER.parent
@@ -99,19 +98,6 @@ class Cell:
         """The part after "TASK/" in the name of a row of the study."""
         return self.name.partition("/")[2]
 
-    @property
-    def canonical(self) -> "Cell":
-        """The first row with the same experiment, in whose folder the runs are saved."""
-        if self.config is None:
-            return self
-        return next(cell for cell in cells() if cell.experiment == self.experiment)
-
-    @property
-    def experiment(self) -> tuple:
-        """The settings of training and test: equal for rows that share their runs."""
-        norm = None if self.norm in (None, AS_IS) else (self.norm, self.at)
-        return self.config, norm, self.overrides, self.tests, self.starts_from
-
 
 @dataclass(frozen=True, eq=False)
 class Table:
@@ -156,20 +142,6 @@ class Table:
             "-" if number is None else f"{round(number, n) + 0:{sign}.{n}f}"
             for number, n in zip(numbers, self.decimals, strict=True)
         ]
-
-    def logged(self) -> dict[str, str]:
-        """Return the metrics of all measures, as frameworks log them -> label of an axis."""
-        labels = {}
-        for name in self.measures:
-            measure = measures()[name]
-            for metric, (offset, factor) in measure.metrics.items():
-                is_shown = offset == 0 and factor == 1
-                what, unit = (name, f" ({measure.described})") if is_shown else (metric, "")
-                labels[metric] = f"{what}{unit}"
-                # MMPretrain logs the metric accuracy/top1 of a test as accuracy_top-1 in training.
-                if "/top" in metric:
-                    labels[metric.replace("/top", "_top-")] = f"{what} in training{unit}"
-        return labels
 
 
 @cache

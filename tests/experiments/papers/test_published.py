@@ -59,10 +59,6 @@ def test_a_figure_stands_for_the_tables_that_it_shows():
     assert {cell.table for cell in published.find("en-fig3")} == {"en-2", "en-3", "en-5"}
 
 
-def test_rows_of_one_experiment_share_the_first_rows_runs():
-    assert published.find_cell("ilm-4 ILM+GN, batch 64").canonical.id == "ilm-1 ILM+GN"
-
-
 @pytest.mark.parametrize(
     "names", [("en-55",), ("en-5", "ResNt20/EN"), ("en-fig2",), ("en-fig4",)], ids=str
 )
