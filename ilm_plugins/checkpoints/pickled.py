@@ -183,9 +183,6 @@ class HistoryBuffer:
 
     __module__ = LOGS
 
-    def __init__(self, *args: object) -> None:
-        check(False, "a log that is not pickled as MMEngine does")
-
     def __setstate__(self, state: dict[str, Any]) -> None:
         histories = {name: state[name] for name in ("_log_history", "_count_history")}
         whole = all(isinstance(h, Array) and h.is_whole for h in histories.values())

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from collections.abc import Iterable
 from functools import reduce
 from typing import Any
 
@@ -69,6 +70,11 @@ def remark_on_values(tensors: State) -> str | None:
     if finite and not any((variance < 0).any() for variance in variances):
         return None
     return "its tensors have NaN, infinite values or negative variances: outputs may be NaN"
+
+
+def first_computable(tensors: Iterable[Tensor]) -> Tensor | None:
+    """Return the first tensor in whose dtype a layer can compute: of floats of more than 8 bits."""
+    return next((t for t in tensors if t.is_floating_point() and t.dtype.itemsize > 1), None)
 
 
 def _with_values(layer: Any, device: torch.device) -> Any:

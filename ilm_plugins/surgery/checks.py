@@ -55,6 +55,7 @@ class Surroundings:
     """What in a model, beside a norm's parent, says that the norm must stay."""
 
     def __init__(self, model: nn.Module) -> None:
+        self.parents = Counter(child for m in model.modules() for child in m._modules.values())
         self.owners = Counter(p for m in model.modules() for p in m.parameters(recurse=False))
         #: Module -> the (owner, attribute) pairs outside the submodules that refer to it.
         self.holders: dict[nn.Module, list[tuple[nn.Module, str]]] = defaultdict(list)

@@ -9,7 +9,7 @@ from torch import nn
 from ..layers import NORMS, OptionError
 from ..layers.base import AdaptiveNorm
 from ..layers.options import check, check_choice, check_known, parameters_of
-from .norms import LAYERS, kind_of_module
+from .norms import KEYS, LAYERS, kind_of_module
 from .rules import NotConvertible, find_rule, hint, refuse, sources_for
 from .sources import Source, exact_source_of, source_of
 
@@ -17,14 +17,10 @@ from .sources import Source, exact_source_of, source_of
 class Conversion(NamedTuple):
     """Plain norms to replace by a layer, which takes some options from each norm."""
 
-    key: str
+    layer: type[nn.Module]
     source: Source
     of_norm: list[str]
     options: dict[str, Any]
-
-    @property
-    def layer(self) -> type[nn.Module]:
-        return NORMS[self.key]
 
 
 def conversion_to(to: str, replacing: str | None, options: Mapping[str, Any]) -> Conversion:
@@ -43,7 +39,7 @@ def conversion_to(to: str, replacing: str | None, options: Mapping[str, Any]) ->
         raise OptionError(f"init={options['init']!r}: a converted layer has init='identity'")
     fixed = {"init": "identity"} if "init" in parameters else {}
     of_norm = [o for o in source.options if o in parameters]
-    return Conversion(to, source, of_norm, {**options, **fixed})
+    return Conversion(layer, source, of_norm, {**options, **fixed})
 
 
 def check_absent(options: Mapping, *of_norm: str) -> None:
@@ -52,9 +48,7 @@ def check_absent(options: Mapping, *of_norm: str) -> None:
         raise OptionError(f"{given} comes from each norm; leave it out")
 
 
-def check_replaces(
-    asked: Conversion, module: nn.Module, types: frozenset[type] | None = None
-) -> None:
+def check_replaces(asked: Conversion, module: nn.Module, types: frozenset[type] | None) -> None:
     """Raise NotConvertible unless a module is exactly a plain norm, or a layer with a rule."""
     cls, layer, source = type(module), asked.layer, asked.source
     is_layer = isinstance(module, AdaptiveNorm)
@@ -66,7 +60,7 @@ def check_replaces(
     refuse(is_layer, f"is {name}, already a layer of this package")
     reason = old_source.refusal(module, layer) if old_source else None
     advice = f"; {reason}" if reason else hint(old_source, layer)
-    refuse(old_source is not source, f"{name}, but {asked.key} replaces {source.title}{advice}")
+    refuse(old_source is not source, f"{name}, but {KEYS[layer]} replaces {source.title}{advice}")
     refuse(types is not None and cls not in types, f"{name}, which is not among types")
     refuse(
         not types and exact_source_of(cls) is None,

@@ -13,6 +13,7 @@ from ..layers.activated import NormWithActivation
 from ..layers.base import AdaptiveNorm
 from ..layers.options import check_choice
 from . import norms
+from .adapt_tensors import first_computable
 from .checks import Surroundings
 from .conversion import check_absent, check_replaces, conversion_to
 from .convert_norm import layer_for, losses, plain_for
@@ -174,8 +175,8 @@ def _places(
 
     A norm that had its activation inside gets it back, in place of a Sequential of both.
     """
-    around = {name: model.get_submodule(name.rpartition(".")[0]) for name in names if name}
-    first, *others = {*around.values()} or [None]
+    parents = {model.get_submodule(name.rpartition(".")[0]) for name in names if name}
+    first, *others = parents or [None]
     if isinstance(first, NormWithActivation) and not others:
         for framework in FRAMEWORKS.values():
             if joined := framework.join_activation(new, [*first][1:]):
@@ -188,7 +189,7 @@ def _places(
 def _factory_options(model: nn.Module, name: str) -> dict:
     """Return device and dtype of the first floating tensor of a norm, or of what is around it."""
     around = model.get_submodule(name)
-    for tensor in itertools.chain(around.parameters(), around.buffers()):
-        if tensor.is_floating_point() and tensor.dtype.itemsize > 1:  # not float8
-            return {"device": tensor.device, "dtype": tensor.dtype}
+    like = first_computable(itertools.chain(around.parameters(), around.buffers()))
+    if like is not None:
+        return {"device": like.device, "dtype": like.dtype}
     return _factory_options(model, name.rpartition(".")[0]) if name else {}

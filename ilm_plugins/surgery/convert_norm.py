@@ -27,7 +27,7 @@ from .rules import (
     plain_norm_of,
     refuse,
 )
-from .sources import num_channels, source_of
+from .sources import num_channels, plain_module, source_of
 
 _NOT_TRACKED = (
     "track_running_stats=False: momentum=0 keeps the running statistics as they are; set momentum "
@@ -101,23 +101,19 @@ def plain_for(old: Any, like: dict, dims: int) -> nn.Module:
     is_variant = isinstance(old, AutoencoderNorm) and not old.has_papers_form
     refuse(is_variant, "a variant of the layer cannot compute a plain norm")
     refuse(old.fused_activation, "it applies an activation outside the modules known for this")
-    state, c = dict(old.state_dict(keep_vars=True)), old.num_channels
-    check_complete(state, norms.kind_of_module(old))
+    state, kind = dict(old.state_dict(keep_vars=True)), norms.kind_of_module(old)
+    check_complete(state, kind)
     chosen = chosen_by(state, getattr(old, "normalizers", ()))
-    plain = plain_norm_of(
-        norms.kind_of_module(old), "IN" if isinstance(old, ILMInstanceNorm) else chosen
-    ).name
-    if plain == "IN":
-        new = getattr(nn, f"InstanceNorm{dims}d")(c, old.eps, affine=True, **like)
-    elif plain == "BN":
-        new = getattr(nn, f"BatchNorm{dims}d")(c, old.eps, old.momentum, **like)
+    source = plain_norm_of(kind, "IN" if isinstance(old, ILMInstanceNorm) else chosen)
+    options = {"eps": old.eps, **like}
+    if source.name == "BN":
+        options["momentum"] = old.momentum
         if state["weight"].dim() == 2:
             # The rule expects BN's row to be the last.
             rows = sorted(range(len(old.normalizers)), key=lambda k: old.normalizers[k] == "BN")
             state["weight"] = state["weight"][rows]
-    else:
-        groups = 1 if chosen == "LN" else old.num_groups
-        new = nn.GroupNorm(groups, c, old.eps, **like)
+    groups = 1 if chosen == "LN" else old.num_groups
+    new: Any = plain_module(source, old.num_channels, groups, dims, **options)
     _take_tensors(old, new, state)
     lacked = getattr(old, "lacked", ())
     if all(is_identity(name, getattr(new, name)) for name in lacked):

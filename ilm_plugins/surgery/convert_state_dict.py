@@ -10,14 +10,14 @@ from ..checkpoints.state_dict_in_file import copy_state
 from ..foreign_norms import NAME_REMARKS, OTHER_NAMES
 from ..layers import OptionError
 from . import norms, rules
-from .adapt_tensors import adapt, remark_on_values
+from .adapt_tensors import adapt, first_computable, remark_on_values
 from .checks import reason_of_levels
 from .conversion import conversion_to
 from .norms_in_state_dict import PLAIN, StoredNorm, find_norms, is_of_level, join
 from .report import Report, warn_of_nothing
 from .rules import NotConvertible, State, chosen_by, refuse
 from .selection import Match, matches, report_of_match
-from .sources import SOURCES, UNTOLD
+from .sources import SOURCES, UNTOLD, plain_module
 
 _NOT_STORED = (
     "a state dict has no eps, num_groups or normalizers; where a layer has others, outputs change"
@@ -93,13 +93,8 @@ def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor
 
     def build(norm: StoredNorm) -> nn.Module:
         """Return the plain norm for a layer's tensors; its eps and groups do not matter."""
-        tensors = norm.tensors
-        source = rules.plain_norm_of(norm.kind, chosen_by(tensors))
-        c, dtype = _channels(tensors), _dtype(tensors)
-        if source.name == "GN":
-            return nn.GroupNorm(1, c, dtype=dtype)
-        plain = nn.BatchNorm2d if source.name == "BN" else nn.InstanceNorm2d
-        return plain(c, affine=True, dtype=dtype)
+        source = rules.plain_norm_of(norm.kind, chosen_by(norm.tensors))
+        return plain_module(source, _channels(norm.tensors), dtype=_dtype(norm.tensors))
 
     return _rewrite(state, match, build, skip=PLAIN)
 
@@ -242,9 +237,8 @@ def _names(name: str, stored: Mapping[str, StoredNorm]) -> Iterator[str]:
 
 
 def _dtype(tensors: State) -> torch.dtype | None:
-    """Return the dtype of the first tensor in which a layer can compute."""
-    floating = (t.dtype for t in tensors.values() if t.is_floating_point())
-    return next((dtype for dtype in floating if dtype.itemsize > 1), None)  # not float8
+    like = first_computable(tensors.values())
+    return None if like is None else like.dtype
 
 
 def _channels(state: State) -> int:

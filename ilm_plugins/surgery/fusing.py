@@ -1,7 +1,6 @@
 """Have layers apply the activations that follow them, in the same pass over the map."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -112,14 +111,13 @@ class _NormThenActivation(NamedTuple):
 def fuse(model: nn.Module, layers: Iterable[AdaptiveNorm]) -> dict[AdaptiveNorm, str]:
     """Fuse the activations of some layers of a model; return why the others apply none."""
     left = {layer: _APPLIES if layer.fused_activation else _UNKNOWN for layer in layers}
-    parents = Counter(child for m in model.modules() for child in m._modules.values())
     surroundings = Surroundings(model)
     for found in [*_find_pairs(model)]:
         if found.is_fused or found.norm not in left:
             continue
         try:
-            _check_norm(found.norm, parents, surroundings)
-            activation = _check_activation(found.activation, parents)
+            _check_norm(found.norm, surroundings)
+            activation = _check_activation(found.activation, surroundings)
         except NotConvertible as error:
             left[found.norm] = str(error)
             continue
@@ -176,24 +174,24 @@ def _container_of(module: nn.Module) -> Container | None:
     return CONTAINERS.get(path_of(forward).removesuffix(".forward"))
 
 
-def _check_norm(norm: Any, parents: Mapping, surroundings: Surroundings) -> None:
+def _check_norm(norm: Any, surroundings: Surroundings) -> None:
     """Raise NotConvertible if a layer cannot apply its activation."""
     refuse(type(norm) not in LAYERS, f"{type(norm).__name__} cannot apply it")
     refuse(norm.fused_activation, _APPLIES)
-    refuse(parents[norm] > 1, "several modules have the norm")
+    refuse(surroundings.parents[norm] > 1, "several modules have the norm")
     refuse(has_hooks(norm), "the norm has hooks")
     check_plain_modules(norm)
     surroundings.check_not_held(norm)
 
 
-def _check_activation(original: Any, parents: Mapping) -> Activation:
+def _check_activation(original: Any, surroundings: Surroundings) -> Activation:
     """Return the activation that follows a norm; raise NotConvertible if no layer can apply it."""
     activation = _activation(original)
     name = getattr(original, "__name__", type(original).__name__)
     if activation is None:
         raise NotConvertible(f"{name} follows it, and no activation that layers apply")
     if isinstance(original, nn.Module):
-        refuse(parents[original] > 1, "several modules have its activation")
+        refuse(surroundings.parents[original] > 1, "several modules have its activation")
         refuse(has_hooks(original), "its activation has hooks")
     return activation
 

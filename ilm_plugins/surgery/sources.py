@@ -62,6 +62,17 @@ def num_channels(norm: Any) -> int:
     return len(norm.weight if norm.weight is not None else norm.running_mean)
 
 
+def plain_module(
+    source: Source, channels: int, groups: int = 1, dims: int = 2, **options: Any
+) -> nn.Module:
+    """Return a new GN, IN or BN; options are eps, BN's momentum, device and dtype."""
+    if source.name == "GN":
+        return nn.GroupNorm(groups, channels, **options)
+    if source.name == "IN":
+        return getattr(nn, f"InstanceNorm{dims}d")(channels, affine=True, **options)
+    return getattr(nn, f"BatchNorm{dims}d")(channels, **options)
+
+
 def exact_source_of(cls: type[nn.Module]) -> Source | None:
     """Return the plain norm that a class computes exactly."""
     for pattern, name in EXACT.items():
