@@ -47,13 +47,6 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
         raise CheckpointError(f"checkpoint {str(path)!r} cannot be read: {reason}") from error
 
 
-def read_metadata(path: str | os.PathLike) -> dict[str, str]:
-    """Return the texts of a ``.safetensors``; {} for other files."""
-    path = Path(path).expanduser()
-    metadata = format_of(path).metadata
-    return metadata(path) if metadata else {}
-
-
 def _reason(error: Exception, path: Path) -> str:
     """Return why a file cannot be read, in one line."""
     # torch puts advice around an unpickler's message.

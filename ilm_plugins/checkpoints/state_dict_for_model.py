@@ -1,7 +1,6 @@
 """Compare a state dict with a model: clean its names, check that it fits, load it."""
 
 import os
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -57,12 +56,10 @@ def complete_names(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]
             )
         if owner:
             modules[owner] = name
-    completed: Any = OrderedDict()
+    completed = {}
     for name, value in state.items():
         owner, dot, leaf = name.rpartition(".")
         completed[f"{modules.get(owner, owner)}{dot}{leaf}"] = value
-    if versions := getattr(state, "_metadata", None):
-        completed._metadata = OrderedDict((modules.get(n, n), v) for n, v in versions.items())
     return completed
 
 

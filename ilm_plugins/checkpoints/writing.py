@@ -10,24 +10,20 @@ from torch import Tensor
 from ..errors import UserError
 from ..files import check_regular, replacing
 from .formats import FORMATS, format_of
-from .reading import read_metadata
 
 #: Entries beside the state dict by which detectron2 reads a checkpoint; they are copied.
 COPIED = ("__author__", "matching_heuristics")
 
 
-def write(
-    contents: Any, path: str | os.PathLike, metadata: Mapping[str, str] | None = None
-) -> None:
+def write(contents: Any, path: str | os.PathLike) -> None:
     """Write a checkpoint in the format of its name, torch's if unknown.
 
-    For a ``.safetensors`` file, the contents must be a dict of tensors, and ``metadata`` is stored
-    beside them; other formats ignore ``metadata``. In a ``.pkl``, tensors become arrays of numpy,
-    as in detectron2's model zoo; UserError if numpy lacks their dtype.
+    For a ``.safetensors`` file, the contents must be a dict of tensors. In a ``.pkl``, tensors
+    become arrays of numpy, as in detectron2's model zoo; UserError if numpy lacks their dtype.
     """
     path = Path(path).expanduser()
     with replacing(path) as file:
-        format_of(path).write(contents, metadata or {}, file)
+        format_of(path).write(contents, {}, file)
 
 
 def check_target(source: Path, target: Path, overwrite: bool) -> None:
@@ -64,7 +60,8 @@ def rewrite(
         entry: key of the state dict in ``contents``; None if ``contents`` is the state dict.
         target: the new file, as :func:`check_target` allows it.
     """
-    row, metadata = format_of(target), read_metadata(source)
+    row, read_texts = format_of(target), format_of(source).metadata
+    metadata = read_texts(source) if read_texts else {}
     beside = {} if entry is None else {k: v for k, v in contents.items() if k != entry}
     kept = {}
     if row.entries:

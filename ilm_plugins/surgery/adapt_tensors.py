@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensor
 
 from ..foreign_norms import is_beside
 from ..layers.mixture import BN_VARIANCE, VARIANCE
@@ -63,7 +62,7 @@ def _check_values(source: State, may_lack: bool) -> None:
 
 def remark_on_values(tensors: State) -> str | None:
     """Return what is wrong with the values of a norm's tensors; else None."""
-    if any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in tensors.values()):
+    if any(tensor.is_meta for tensor in tensors.values()):
         return None
     variances = (t for name, t in tensors.items() if name.endswith((BN_VARIANCE, VARIANCE)))
     finite = all(tensor.isfinite().all() for tensor in tensors.values())

@@ -6,7 +6,7 @@ from functools import partial
 from types import MethodType
 from typing import Any
 
-from torch import Tensor, jit, nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..foreign_norms import SHARED_HEADS, path_of
@@ -23,7 +23,6 @@ _COMPUTED = (
 )
 _HELD = "{} also refers to the norm: remove this reference, then convert the model"
 _REPLACED = "its forward method is replaced, for example by a hook of accelerate: remove that first"
-_SCRIPTED = "torch.jit.script or trace has compiled it: convert the model before that"
 #: The tensors of plain norms.
 TENSORS = "weight", "bias", "running_mean", "running_var"
 
@@ -31,7 +30,6 @@ TENSORS = "weight", "bias", "running_mean", "running_var"
 def check_plain_modules(norm: nn.Module) -> None:
     """Raise NotConvertible if something else than its class says what a norm computes."""
     for module in modules_of(norm):
-        refuse(isinstance(module, jit.ScriptModule), _SCRIPTED)
         refuse(_is_computed(module), _COMPUTED)
         refuse("forward" in vars(module), _REPLACED)
 
@@ -43,12 +41,9 @@ def modules_of(norm: nn.Module) -> list[nn.Module]:
 
 
 def _is_computed(module: nn.Module) -> bool:
-    # Pruning and FSDP write the tensor that they compute to an attribute; pruning keeps the
-    # parameter under another name.
-    values = vars(module).items()
-    computed = {name for name, value in values if isinstance(value, Tensor)}
-    is_kept = any(f"{name}_orig" in module._parameters for name in computed)
-    return is_kept or not computed.isdisjoint(TENSORS) or parametrize.is_parametrized(module)
+    # Pruning and FSDP write the tensors that they compute to attributes.
+    computed = any(isinstance(vars(module).get(name), Tensor) for name in TENSORS)
+    return computed or parametrize.is_parametrized(module)
 
 
 class Surroundings:

@@ -41,19 +41,14 @@ RELEASED_ATTENTION = "attention_weights.attention.0.weight", "attention_weights.
 # The functions of the rules, see Rule.
 
 
-def _is_decoders(name: str) -> bool:
-    return name.startswith("decode_")
-
-
 def _gn_to_ilm(source: State, layer: AutoencoderNorm) -> State:
     refuse(not layer.has_papers_form, "a variant of the layer cannot compute a plain norm")
     half = torch.full_like(layer.omega_offset, 0.5)
-    zeros = _zeros(layer, *filter(_is_decoders, layer.state_dict()))
-    return {**zeros, "omega_offset": half, **source}
+    return {**_zeros(layer, *_DECODERS), "omega_offset": half, **source}
 
 
 def _ilm_to_gn(source: State, layer: nn.Module) -> State:
-    depends = any(source[name].any() for name in filter(_is_decoders, source))
+    depends = any(source[name].any() for name in source if name.startswith("decode_"))
     depends |= bool(source["omega_offset"] != 0.5)
     refuse(depends, "its scale and shift depend on the input: the decoders are not zero")
     return source

@@ -19,8 +19,7 @@ import fresh
 from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import ExemplarNorm, ILMGroupNorm, SwitchNorm, surgery
 from ilm_plugins.checkpoints import read, write
-from ilm_plugins.checkpoints.formats import FORMATS, Format
-from ilm_plugins.checkpoints.reading import read_metadata
+from ilm_plugins.checkpoints.formats import FORMATS, Format, format_of
 from ilm_plugins.cli.convert import fit
 from ilm_plugins.errors import UserError
 from ilm_plugins.files import PARTIAL
@@ -279,11 +278,12 @@ def test_entries_that_a_safetensors_cannot_hold_are_named(tmp_path, model, capsy
 
 @pytest.mark.parametrize("target, lost", [("out.safetensors", ""), ("out.pth", "labels")])
 def test_texts_of_a_safetensors_are_kept_or_named(tmp_path, model, capsys, target, lost):
-    pytest.importorskip("safetensors", reason="its files need safetensors")
-    write(model.state_dict(), tmp_path / "in.safetensors", {"labels": "cat,dog"})
+    package = pytest.importorskip("safetensors.torch", reason="its files need safetensors")
+    package.save_file(model.state_dict(), tmp_path / "in.safetensors", {"labels": "cat,dog"})
     assert run(tmp_path / "in.safetensors", tmp_path / target, *LAST) == 0
     assert capsys.readouterr().out.partition("not copied: ")[2].partition("\n")[0] == lost
-    assert read_metadata(tmp_path / target) == ({} if lost else {"labels": "cat,dog"})
+    read_texts = format_of(tmp_path / target).metadata
+    assert lost or read_texts(tmp_path / target) == {"labels": "cat,dog"}
 
 
 def test_a_meta_entry_that_is_no_mapping_is_dropped(tmp_path, model):

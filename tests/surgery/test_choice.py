@@ -48,7 +48,6 @@ def test_types_may_be_one_class():
 
 PARAMETRIZED = nn.utils.parametrize.register_parametrization(GN4(32), "weight", nn.Identity())
 prune.random_unstructured((PRUNED := ILMGroupNorm(32)).encode, "weight", 1)
-PRUNED_SN = prune.random_unstructured(SwitchNorm(32), "mean_weight", 1)
 LEFT = [
     (Renamed(4, 32), "ILMGN", "Renamed derives from GroupNorm and may compute"),
     (nn.BatchNorm2d(32), "ILMGN", "replaces GroupNorm; give --replacing BN, or replacing='BN' in"),
@@ -61,7 +60,6 @@ LEFT = [
     (PARAMETRIZED, "ILMGN", "remove_parametrizations"),
     (prune.random_unstructured(GN4(32), "weight", 1), "ILMGN", "prune.remove"),
     (PRUNED, "ILMGN", "prune.remove"),
-    (PRUNED_SN, "SSN", "prune.remove"),
     (nn.BatchNorm2d(32, momentum=None), "EN", "momentum=None"),
 ]
 
