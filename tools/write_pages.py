@@ -98,7 +98,7 @@ def documented() -> dict[Path, str]:
 def main() -> None:
     found = results.load()
     plots.save(plots.study(found), FIGURES / "study.png")
-    plots.save(plots.training(published.find_table("en-5"), found), FIGURES / "en-5.png")
+    plots.save(plots.training(published.find_table("en-5")), FIGURES / "en-5.png")
     plots.save(plots.differences(daylight.panels(found)), FIGURES / "daylight.png")
     plots.save(plots.finding(folds.by_contrast(found)), FIGURES / "finding.png")
     if ilm.values(found, "BN"):

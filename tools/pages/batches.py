@@ -26,10 +26,8 @@ def detectors(name: str, results: Results) -> dict[int, dict[str, Values]]:
     }
     table = published.find_table("study-all")
     found[4] = {
-        cell.norm_name: papers.values(group, table, table.measures[0])
+        cell.norm_name: papers.values(papers.runs_of(cell, results), table, table.measures[0])
         for cell in table.cells.values()
-        for group in papers.groups(results, cell)
-        if group[0].is_full
     }
     return found
 

@@ -1,11 +1,10 @@
 """Tables of what was reproduced of the papers, beside the published figures.
 
-``results`` is, throughout, what :func:`.results.load` returns. The runs of a row form groups, which
-differ only in their seed.
+``results`` is, throughout, what :func:`.results.load` returns. The runs of a row differ only in
+their seed.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
 from statistics import mean
 from typing import Any
 
@@ -27,11 +26,13 @@ IN_ONE_CELL = 2
 Row = dict[str, str]
 
 
-def groups(results: Results, cell: Cell) -> list[list[Run]]:
-    """Return the runs of a row, grouped by their label and by what they trained on."""
+def runs_of(cell: Cell, results: Results) -> list[Run]:
+    """Return the runs of a row."""
     cell = canonical(cell)
-    runs = sorted(results.get(cell.table, {}).get(cell.name, ()), key=_settings)
-    return [list(group) for _, group in groupby(runs, _settings)]
+    runs = results.get(cell.table, {}).get(cell.name, [])
+    if len({(run.run, run.trained) for run in runs}) > 1:
+        raise ValueError(f"{cell.table} {cell.name} has runs of several recipes: keep those of one")
+    return runs
 
 
 def canonical(cell: Cell) -> Cell:
@@ -47,14 +48,6 @@ def _experiment(cell: Cell) -> tuple:
     return cell.config, norm, cell.overrides, cell.tests, cell.starts_from
 
 
-def _settings(run: Run) -> tuple[str, bool]:
-    return run.run, is_jpeg(run)
-
-
-def is_jpeg(run: Run) -> bool:
-    return run.trained.endswith("on re-encoded JPEG")
-
-
 def learned(run: Run, table: Table) -> bool:
     """Whether a run's first figure is one of a model that learned."""
     figure = run.figures.get(table.measures[0])
@@ -66,12 +59,11 @@ def learned(run: Run, table: Table) -> bool:
 
 
 def differences(table: Table, results: Results) -> Iterator[tuple[str, list[Run], Difference]]:
-    """Yield name, group and paired difference of each norm that replaces another."""
+    """Yield name, runs and paired difference of each norm that replaces another."""
     for cell in filter(lambda cell: cell.against, table.cells.values()):
         name = f"{cell.norm_name} - {table.cells[cell.against].norm_name}"
-        for group in groups(results, cell):
-            if difference := _from_plain(table.measures[0], group, cell, table, results):
-                yield name, group, difference
+        if difference := _from_plain(table.measures[0], cell, table, results):
+            yield name, runs_of(cell, results), difference
 
 
 def rows_run(papers: Iterable[str], results: Results) -> list[str]:
@@ -97,7 +89,7 @@ def _tables_of(paper: str) -> list[Table]:
 def _was_run(table: Table, results: Results) -> bool:
     """Whether a row of a table, or of the tables that a figure shows, has a record."""
     parts = [table, *(published.tables()[key] for key in table.shows)]
-    return any(groups(results, cell) for part in parts for cell in part.cells.values())
+    return any(runs_of(cell, results) for part in parts for cell in part.cells.values())
 
 
 def _not_run(paper: str, results: Results) -> list[str]:
@@ -111,8 +103,8 @@ def _not_run(paper: str, results: Results) -> list[str]:
 
 def _count(table: Table, results: Results) -> str:
     """Describe how many of a table's rows were run in full, and how many only with changes."""
-    runs = (groups(results, cell) for cell in table.cells.values())
-    states = [any(group[0].is_full for group in found) for found in runs if found]
+    runs = (runs_of(cell, results) for cell in table.cells.values())
+    states = [found[0].is_full for found in runs if found]
     full, changed = states.count(True), states.count(False)
     text = f"{full} of {len(table.cells)}"
     return f"{text}, {changed} shortened or otherwise changed" if changed else text
@@ -129,11 +121,11 @@ def table_lines(table: Table, results: Results) -> list[str]:
     rows: list[Row] = []
     missing, references = 0, {}
     for cell in table.cells.values():
-        found = groups(results, cell)
-        rows += rows_of(table, cell, results)
-        missing += not found
-        for group in found:
-            references |= {t: v for t, v in group[0].values.items() if t != OWN_TEST}
+        runs = runs_of(cell, results)
+        missing += not runs
+        if runs:
+            rows += rows_of(table, cell, results)
+            references |= {t: v for t, v in runs[0].values.items() if t != OWN_TEST}
     for what, known in references.items():
         constant = table.texts([known.get(name) for name in table.measures])
         row = {"result" if is_study else "ours": " / ".join(constant)}
@@ -169,27 +161,24 @@ def _alike(rows: list[Row]) -> Row:
 
 
 def _rows(table: Table, cell: Cell, results: Results) -> list[Row]:
-    """Return the rows of a row's runs; only full recipes stand beside the paper's figures."""
-    is_printed = any(value is not None for value in cell.paper)
-    paper = ", ".join(filter(None, [is_printed and " / ".join(table.texts(cell.paper)), cell.says]))
-    rows = []
-    for group in groups(results, cell):
-        less = " / ".join(_less(table, group, cell.paper))
-        beside = (paper, less) if group[0].is_full else ("", "")
-        row = {"": cell.name, "run": group[0].run, "paper": beside[0]}
-        row |= {"ours": " / ".join(_result(table, group)), "ours - paper": beside[1]}
-        rows.append(row | _details(group))
-    return rows
+    """Return a row with the paper's figures beside runs of the full recipe."""
+    runs = runs_of(cell, results)
+    row = {"": cell.name, "run": runs[0].run, "paper": "", "ours": " / ".join(_result(table, runs))}
+    row["ours - paper"] = ""
+    if runs[0].is_full:
+        is_printed = any(value is not None for value in cell.paper)
+        paper = is_printed and " / ".join(table.texts(cell.paper))
+        row["paper"] = ", ".join(filter(None, [paper, cell.says]))
+        row["ours - paper"] = " / ".join(_less(table, runs, cell.paper))
+    return [row | _details(runs)]
 
 
 def _wide_rows(table: Table, cell: Cell, results: Results) -> list[Row]:
-    """Return the paper's row, and below it those of a row's runs, with a column each measure."""
-    rows = []
-    for group in groups(results, cell):
-        row = {"": f"{cell.name}, ours", "run": group[0].run}
-        rows.append(row | _by_measure(table, _result(table, group)) | _details(group))
-    paper = {"": f"{cell.name}, paper", **_by_measure(table, table.texts(cell.paper))}
-    return [paper, *rows] if rows else []
+    """Return the paper's row, and below it that of the runs, with a column each measure."""
+    runs = runs_of(cell, results)
+    ours = {"": f"{cell.name}, ours", "run": runs[0].run}
+    ours |= _by_measure(table, _result(table, runs)) | _details(runs)
+    return [{"": f"{cell.name}, paper", **_by_measure(table, table.texts(cell.paper))}, ours]
 
 
 def _by_measure(table: Table, texts: Sequence[str]) -> Row:
@@ -198,79 +187,72 @@ def _by_measure(table: Table, texts: Sequence[str]) -> Row:
 
 
 def _study_rows(table: Table, cell: Cell, results: Results) -> list[Row]:
-    """Return the rows of a row of the study, with differences from the plain norm."""
-    rows = []
-    for group in groups(results, cell):
-        name = cell.name if group[0].is_full else f"{cell.name}, {group[0].run}"
-        row = {"": name, "result": " / ".join(_result(table, group))}
-        row["difference [95 % interval]"] = _compared(table, group, cell, results)
-        details = _details(group)
-        rows.append(row | {name: details[name] for name in ("seeds", "trained")})
-    return rows
+    """Return a row of the study, with differences from the plain norm."""
+    runs = runs_of(cell, results)
+    name = cell.name if runs[0].is_full else f"{cell.name}, {runs[0].run}"
+    row = {"": name, "result": " / ".join(_result(table, runs))}
+    row["difference [95 % interval]"] = _compared(table, cell, results)
+    details = _details(runs)
+    return [row | {name: details[name] for name in ("seeds", "trained")}]
 
 
-def _result(table: Table, group: list[Run]) -> list[str]:
-    """Return a group's result for each measure, or that it did not learn."""
+def _result(table: Table, runs: list[Run]) -> list[str]:
+    """Return the result of runs for each measure, or that it did not learn."""
     measures = zip(table.measures, table.decimals, strict=True)
-    texts = [spread(values(group, table, name).values(), n) for name, n in measures]
-    count = sum(learned(run, table) for run in group)
+    texts = [spread(values(runs, table, name).values(), n) for name, n in measures]
+    count = sum(learned(run, table) for run in runs)
     if not count:
         return ["did not learn"]
-    if count < len(group):
-        texts[0] = f"{count} of {len(group)} learned: {texts[0]}"
+    if count < len(runs):
+        texts[0] = f"{count} of {len(runs)} learned: {texts[0]}"
     return texts
 
 
-def _details(group: list[Run]) -> Row:
-    """Return the texts of a group's columns from the seeds on."""
-    commits = _distinct(run.commit or None for run in group)
-    if not group[0].trained:  # computed
+def _details(runs: list[Run]) -> Row:
+    """Return the texts of the columns of runs from the seeds on."""
+    commits = _distinct(run.commit or None for run in runs)
+    if not runs[0].trained:  # computed
         return {"seeds": "", "trained": "", "device": "", "hours": "", "commit": commits}
     return {
-        "seeds": _distinct(run.seed for run in group),
-        "trained": _distinct(run.trained for run in group),
-        "device": _distinct(run.processor for run in group),
-        "hours": f"{mean(run.seconds for run in group) / 3600:.2f}",
+        "seeds": _distinct(run.seed for run in runs),
+        "trained": _distinct(run.trained for run in runs),
+        "device": _distinct(run.processor for run in runs),
+        "hours": f"{mean(run.seconds for run in runs) / 3600:.2f}",
         "commit": commits,
     }
 
 
-def values(group: list[Run], table: Table, measure: str) -> dict[int | None, float]:
+def values(runs: list[Run], table: Table, measure: str) -> dict[int | None, float]:
     """Return seed -> figure of the runs that learned."""
-    runs = [run for run in group if learned(run, table) and measure in run.figures]
-    return {run.seed: run.figures[measure] for run in runs}
+    found = (run for run in runs if learned(run, table) and measure in run.figures)
+    return {run.seed: run.figures[measure] for run in found}
 
 
-def _less(table: Table, group: list[Run], given: Sequence[float | None]) -> list[str]:
-    """Return the differences of a group's means from published figures that are comparable."""
+def _less(table: Table, runs: list[Run], given: Sequence[float | None]) -> list[str]:
+    """Return the differences of means over runs from published figures that are comparable."""
     less = []
     for measure, theirs in zip(table.measures, given, strict=True):
-        found = values(group, table, measure).values()
+        found = values(runs, table, measure).values()
         known = found and theirs is not None and published.measures()[measure].comparable
         less.append(mean(found) - theirs if known else None)
     return table.texts(less, sign="+")
 
 
-def _compared(table: Table, group: list[Run], cell: Cell, results: Results) -> str:
+def _compared(table: Table, cell: Cell, results: Results) -> str:
     """Return paired differences from the norm that is replaced, if any."""
     if not cell.against:
         return ""
     texts = []
     for measure, n in zip(table.measures, table.decimals, strict=True):
-        one = _from_plain(measure, group, cell, table, results)
+        one = _from_plain(measure, cell, table, results)
         texts.append(interval(one, n) if one else "-")
     return f"{' / '.join(texts)} from {table.cells[cell.against].norm_name}"
 
 
-def _from_plain(
-    measure: str, group: list[Run], cell: Cell, table: Table, results: Results
-) -> Difference | None:
-    """Return a group's paired difference from the norm that is replaced, if it has an interval."""
-    plain = groups(results, table.cells[cell.against])
-    alike = [one for one in plain if one[0].run == group[0].run]
-    if not alike:
-        return None
-    one = paired(values(group, table, measure), values(alike[0], table, measure))
+def _from_plain(measure: str, cell: Cell, table: Table, results: Results) -> Difference | None:
+    """Return the paired difference from the norm that is replaced, if it has an interval."""
+    both = (runs_of(one, results) for one in (cell, table.cells[cell.against]))
+    one = paired(*(values(runs, table, measure) for runs in both))
     return one if one and one.has_interval else None
 
 

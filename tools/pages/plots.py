@@ -14,7 +14,7 @@ from ilm_plugins.experiments.reports.interval import Difference
 from ilm_plugins.experiments.reports.style import OKABE_ITO, styled
 
 from . import folds, papers
-from .results import FOLDER, Results, curves
+from .results import Results, curves
 
 save = style.save
 #: Twenty pairs of dashes and marker, all different.
@@ -43,31 +43,23 @@ def study(results: Results) -> Figure:
 
 
 @styled
-def training(table: Table, results: Results) -> Figure:
+def training(table: Table) -> Figure:
     """Plot the mean curves of a table's rows, a panel for each loss and metric of the table."""
-    points = curves(FOLDER)
-    lines = []
-    for cell in table.cells.values():
-        for group in papers.groups(results, cell):
-            found = [points.get((table.id, cell.name, run.seed, run.run), ()) for run in group]
-            jpeg = ", re-encoded" if papers.is_jpeg(group[0]) else ""
-            lines.append((cell.name, f"{group[0].run}{jpeg}", [row for c in found for row in c]))
-    alike = len({settings for _, settings, _ in lines}) == 1
+    lines = curves(table.id)
     labels = _labels(table)
-    logged = {name for *_, rows in lines for row in rows for name in row}
+    logged = {name for rows in lines.values() for row in rows for name in row}
     names = ["loss", *sorted(logged & labels.keys())]
     # As narrow as labels allow: on a phone, wider figures are illegible.
     fig = Figure((3.8, 2 * len(names) + 0.2 * len(lines)), layout="constrained")
     axes = fig.subplots(len(names), sharex=True, squeeze=False).flat
     for axis, name in zip(axes, names, strict=True):
         axis.set_prop_cycle(STYLES)
-        for i, (cell, settings, rows) in enumerate(lines):
+        for i, (norm, rows) in enumerate(lines.items()):
             means = pd.DataFrame(rows).groupby("epochs").mean()
             curve = means.get(name, pd.Series(dtype=float)).dropna()
             every = max(1, len(curve) // 20)
             marks = {"markevery": (i * every // len(lines), every), "markersize": 4}
-            label = cell if alike else f"{cell}, {settings}"
-            axis.plot(curve.index, curve, label=label, **marks)
+            axis.plot(curve.index, curve, label=norm, **marks)
         axis.set_title(labels.get(name, name))
     axes[-1].set_xlabel("epochs")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", handlelength=4)

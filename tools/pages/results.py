@@ -93,8 +93,11 @@ def by_setting(results: Results, begin: str) -> dict[float, str]:
     return dict(sorted((float(name.removeprefix(begin)), name) for name in named))
 
 
-def curves(folder: Path = FOLDER) -> dict[tuple, list[dict[str, float]]]:
-    """Return (comparison, norm, seed, run) -> the points of a training's curve."""
-    lines = (folder / "curves.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = map(json.loads, lines)
-    return {(r["comparison"], r["norm"], r["seed"], r["run"]): r["curve"] for r in rows}
+def curves(comparison: str) -> dict[str, list[dict[str, float]]]:
+    """Return norm -> the points of its trainings' curves."""
+    found: dict[str, list] = {}
+    for line in (FOLDER / "curves.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["comparison"] == comparison:
+            found.setdefault(row["norm"], []).extend(row["curve"])
+    return found

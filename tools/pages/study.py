@@ -18,8 +18,8 @@ from .results import Results
 
 def table(entry: Table, results: Results) -> list[str]:
     """Return a table of the records, below the command that trains all of its rows."""
-    rows = [papers.groups(results, cell) for cell in entry.cells.values()]
-    seeds = sorted({run.seed for group in chain.from_iterable(rows) for run in group})
+    runs = chain.from_iterable(papers.runs_of(cell, results) for cell in entry.cells.values())
+    seeds = sorted({run.seed for run in runs})
     command = comparison(entry, seeds)
     lines = [f"`{command}` trains these rows.", ""] if command else []
     return [*lines, *papers.table_lines(entry, results)]
@@ -47,8 +47,8 @@ def differences(results: Results) -> list[str]:
             for entry, norms, _, difference in found
         ]
     )
-    for row, (entry, _, group, _) in zip(rows, found, strict=True):
-        if failed := len(group) - sum(papers.learned(run, entry) for run in group):
+    for row, (entry, _, runs, _) in zip(rows, found, strict=True):
+        if failed := len(runs) - sum(papers.learned(run, entry) for run in runs):
             row["seeds"] += f" ({failed} more did not learn)"
     return of_dicts(rows)
 
@@ -78,10 +78,10 @@ def summary(results: Results) -> list[str]:
 
 
 def _differences(results: Results) -> list[tuple[Table, str, list, Difference]]:
-    """Return table, norms, group and difference of each row of the study's tables."""
+    """Return table, norms, runs and difference of each row of the study's tables."""
     return [
-        (entry, norms, group, difference)
+        (entry, norms, runs, difference)
         for entry in published.tables().values()
         if entry.task
-        for norms, group, difference in papers.differences(entry, results)
+        for norms, runs, difference in papers.differences(entry, results)
     ]
