@@ -16,7 +16,7 @@ STEPS = {
     "either": "use {baseline} or {norm}.",
     "keep": "keep {baseline}.",
     "seeds": "compare with at least {seeds} seeds.",
-    "repair": "correct the training or the metric, then compare again.",
+    "repair": "find the cause and correct it, or keep {baseline}.",
 }
 
 
@@ -44,11 +44,13 @@ def _answer(results: Results, norm: str, test: str) -> Answer:
         text = f"The gain is within {margin} of 0 (p {p_value(p_equivalent)})."
     else:
         difference = results.differences[test][norm]
-        text = f"Gain: {gain(results, norm, test)} (p {p_value(difference.p)})."
+        text = f"Gain: {gain(results, norm, test)}"
         if word == "undecided":
             is_open, seeds = _further_seeds(results, norm, test)
-            text = f"{'No difference is shown.' if seeds else 'Seeds cannot settle this.'} {text}"
+            text = f"{'No difference is shown.' if seeds else 'Seeds cannot settle this.'} {text}."
             step = "seeds" if is_open else "keep"
+        else:
+            text = f"{text} (p {p_value(difference.p)})."
     next_step = STEPS[step].format(norm=norm, baseline=results.norms[0], seeds=seeds)
     return Answer(word, text, next_step)
 
@@ -121,7 +123,8 @@ def _costs(results: Results, norms: list[str]) -> list[str]:
     times = {norm: one["seconds"] for norm, one in results.steps.items()}
     plain = times.get(results.norms[0])
     known = [norm for norm in norms if plain and norm in times]
-    return [f"{norm} costs {times[norm] / plain:.2f} of a step" for norm in known]
+    ratios = [f"{times[norm] / plain:.2f} times {results.norms[0]}'s with {norm}" for norm in known]
+    return [f"a step takes {', '.join(ratios)}"] if ratios else []
 
 
 def notes(results: Results) -> list[str]:
@@ -141,7 +144,8 @@ def notes(results: Results) -> list[str]:
         found.append("Undecided does not mean that the norms are equal.")
     if not results.higher_is_better:
         found.append(f"A lower {results.metric} is a gain.")
-    if count := len(results.read):
+    of_tests = (one for of_test in results.differences.values() for one in of_test.values())
+    if (count := len(results.read)) and any(one and one.is_tested for one in of_tests):
         tests = "of the one test that was read in this folder"
         if count > 1:
             tests = f"corrected for all {count} tests that this and earlier calls read here"

@@ -15,8 +15,8 @@ from .unit import decimals
 LONG = 60
 #: What the columns of the tables are.
 ABOUT = (
-    "Differences are paired by seed, with Student's 95 % interval in brackets. p is how probable a "
-    "difference of this size is between equal norms; below 0.05, the norms differ."
+    "± is the standard deviation over seeds. Differences are paired by seed; brackets have their "
+    "95 % interval. p is how probable a difference of this size is between equal norms."
 )
 #: Columns of compare.csv.
 COLUMNS = [field for field in Value._fields if field != "failure"] + ["failure"]
@@ -96,7 +96,7 @@ def history_table(results: Results) -> list[dict[str, str]]:
     groups: dict[tuple[str, ...], list[int]] = {}
     for norm, seed in dict.fromkeys(value[:2] for value in values):
         tests = sum(norm in one[:2] and seed in one.seeds for one in results.read)
-        call = "left out" if (norm, seed) in left_out else "compared"
+        call = "left out" if (norm, seed) in left_out else ""
         reasons = "; ".join(failures.get((norm, seed), ()))
         groups.setdefault((norm, str(tests), call, reasons), []).append(seed)
     known = {v[:3]: v.value for v in values if v.metric == results.metric and v.value is not None}

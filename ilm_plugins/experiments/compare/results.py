@@ -190,7 +190,7 @@ class Results:
     def differences(self) -> dict[str, dict[str, Difference | None]]:
         """Test -> norm -> its difference from the baseline, corrected for all tests of the folder.
 
-        Without p where the verdict is "not told".
+        Without interval and p where the verdict is "not told".
         """
         return {test: self._differences(test) for test in self.tests}
 
@@ -212,7 +212,7 @@ class Results:
             if one is not None and one.has_interval:
                 one = one.corrected(len(self.read))
                 if self._reason(norm, test):
-                    one = replace(one, p=float("nan"))
+                    one = replace(one, **dict.fromkeys(("low", "high", "p"), float("nan")))
             found[norm] = one
         return found
 

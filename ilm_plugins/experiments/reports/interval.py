@@ -93,7 +93,9 @@ def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Differ
 
 
 def p_value(p: float) -> str:
-    """Format a p as "= 0.012"; a p that would round to 0.000 is "< 0.001"."""
+    """Format a p as "= 0.012", and its ends as "< 0.001" and "> 0.99"."""
+    if p > 0.99:
+        return "> 0.99"
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 

@@ -123,11 +123,11 @@ def test_the_history_has_the_runs_and_the_tests_of_all_calls(trained):
     found = compare(trained, seeds=(0, 1))
     assert [len(one.seeds) for one in found.results.read] == [2, 2]
     assert history(found) == [
-        ["BN", "0", "70.00", "1", "compared", ""],
-        ["BN", "1", "70.10", "2", "compared", ""],
+        ["BN", "0", "70.00", "1", "", ""],
+        ["BN", "1", "70.10", "2", "", ""],
         ["BN", "2", "70.20", "1", "left out", ""],
-        ["EN", "0", "72.50", "1", "compared", ""],
-        ["EN", "1", "72.60", "2", "compared", ""],
+        ["EN", "0", "72.50", "1", "", ""],
+        ["EN", "1", "72.60", "2", "", ""],
         ["EN", "2", "72.90", "1", "left out", ""],
         ["XN", "0", "-", "0", "left out", "failed: KeyError: 'XN'"],
     ]

@@ -145,6 +145,6 @@ def test_power_is_known_for_small_and_large_differences(seeds, tests):
         assert one.power_of(effect) == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_tiny_p_is_below_a_thousandth():
-    texts = [interval.p_value(p) for p in (0.0009999, 0.001, 0.05)]
-    assert texts == ["< 0.001", "= 0.001", "= 0.050"]
+def test_a_p_near_its_ends_is_no_number():
+    texts = [interval.p_value(p) for p in (0.0009999, 0.001, 0.05, 1)]
+    assert texts == ["< 0.001", "= 0.001", "= 0.050", "> 0.99"]
