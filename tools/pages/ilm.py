@@ -45,12 +45,13 @@ def answers(results: Results) -> list[str]:
         last = {
             "training loss": " -> ".join(f"{loss:.3f}" for loss in losses),
             "time": f"{times[1] / times[0]:.2f}",
-            "seeds": f"{len(both.plain)} of {PLANNED}",
         }
         found.append((row, last, both.difference))
     rows = tested([(row, difference) for row, _, difference in found], COLUMNS[:3])
     rows = [row | last for row, (_, last, _) in zip(rows, found, strict=True)]
-    return [*of_dicts(rows), "", f"BN, not tested: {mean(values(results, 'BN').values()):.1f}."]
+    mark = values(results, "BN")
+    below = f"{len(mark)} of {PLANNED} seeds. BN, not tested: {mean(mark.values()):.1f}."
+    return [*of_dicts(rows), "", below]
 
 
 @styled
