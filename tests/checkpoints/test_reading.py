@@ -444,7 +444,8 @@ UNKNOWN = {"loss": torch.ones(1), "weights": {"a": torch.ones(1), "b": torch.one
 
 
 @pytest.mark.parametrize(
-    "contents", [[1], 3, {}, {"model": 3}, {"blobs": {"x": torch.ones(1)}}, UNKNOWN]
+    "contents",
+    [[1], 3, {}, {"model": 3}, {"model": {1: torch.ones(1)}}, {"x": {"y": torch.ones(1)}}, UNKNOWN],
 )
 def test_a_file_without_a_state_dict_is_told(contents):
     with pytest.raises(CheckpointError, match=r"'c.pth' holds no state dict"):

@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from close import EQUAL, assert_close, assert_equal
-from ilm_plugins import ExemplarNorm, SwitchNorm, freeze, surgery
+from ilm_plugins import ExemplarNorm, SwitchNorm, freeze, surgery, use_backend
 from ilm_plugins.layers import OptionError
 from swaps import double, small
 
 
 @pytest.mark.parametrize("layer", [ExemplarNorm, SwitchNorm])
-def test_they_are_those_of_the_batches(layer):
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_they_are_those_of_the_batches(layer, backend):
     model = nn.Sequential(nn.Conv2d(3, 32, 1), layer(32), nn.Dropout(0.5), nn.BatchNorm2d(32))
     model.append(layer(32, momentum=0.3)).double()
     others = copy.deepcopy(model[3].state_dict())
@@ -24,7 +25,8 @@ def test_they_are_those_of_the_batches(layer):
     modes = [m.training for m in model.modules()]
     batches, seen = [5 * double(4, 3, 6, 6) + 2 for _ in range(3)], []
     model[4].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].mean((0, 2, 3))))
-    report = surgery.recalibrate(model, iter(batches))
+    with use_backend(backend):
+        report = surgery.recalibrate(model, iter(batches))
     assert report.converted == dict.fromkeys("14", "running statistics of 3 batches")
     maps = [model[0](x).transpose(0, 1).flatten(1) for x in batches]
     expected = [sum(m.mean(1) for m in maps) / 3, sum(m.var(1) for m in maps) / 3, sum(seen) / 3]
