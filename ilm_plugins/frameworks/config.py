@@ -1,8 +1,4 @@
-"""An open config of either framework, and its variants: other norms, seed, length, data, weights.
-
-``override``, ``overrides``, ``norm`` and ``with_norm`` return words for the command ``train``.
-``shorten`` and ``read_from`` change the config, which ``save`` writes.
-"""
+"""An open config of either framework, and words for ``train`` that change its norms or a run."""
 
 import hashlib
 import json
@@ -12,12 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import configs
 from ..errors import UserError
-from ..files import write_text
 from .config_files import framework_of, module_for, unknown_norm
 
 if TYPE_CHECKING:
@@ -44,21 +38,6 @@ class Inference:
     batch_size: int
     #: In words.
     preprocessing: str
-
-
-@dataclass
-class Recipe:
-    """The numbers of a config's training as published; None for an unknown one."""
-
-    #: "epochs" or "iterations", and their number.
-    unit: str
-    length: int
-    #: Images of a step, over all processes.
-    batch: int | None
-    images: int | None
-    test_images: int | None
-    #: Whether the images are CIFAR's, re-encoded as JPEG.
-    jpeg: bool = False
 
 
 @dataclass(frozen=True)
@@ -320,39 +299,6 @@ class OpenConfig:
         if norm == AS_IS:
             return []
         return [part for place in places or self.places() for part in self.norm(place, norm)]
-
-    # ---- changes of the config itself
-
-    def recipe(self, images: Mapping[str, Sequence[int]]) -> Recipe:
-        """Return the numbers of the training, by each dataset's numbers of images."""
-        raise self._lazy()
-
-    def shorten(self, length: int) -> None:
-        """Train for ``length`` epochs or iterations, the schedule scaled; the warm-up stays."""
-        raise self._lazy()
-
-    def _lazy(self) -> UserError:
-        return UserError(
-            f"{self.path} is a LazyConfig, which cannot be shortened or saved; give a yaml "
-            "config or one of MMEngine"
-        )
-
-    def read_from(self, data: Path) -> bool:
-        """Read the images from a folder; return whether they are CIFAR's, re-encoded as JPEG."""
-        return False  # detectron2 has the variable DETECTRON2_DATASETS for the folder
-
-    def save(self, folder: Path) -> Path:
-        """Write the config to a file beside a run's folder; UserError if it has another one."""
-        path, text = (
-            folder.with_name(folder.name + Path(self.path).suffix),
-            self.config.dump(),
-        )
-        if path.is_file() and path.read_text(encoding="utf-8") != text:
-            raise UserError(
-                f"{path} was begun with other settings; give the same, or another folder"
-            )
-        write_text(path, text)
-        return path
 
 
 def open_config(

@@ -32,13 +32,6 @@ def test_a_folder_keeps_its_name(opened, path):
     assert again.settings()[opened.keys["folder"]] == path
 
 
-@pytest.mark.parametrize("opened", ["lazy"], indirect=True)
-def test_a_lazy_config_is_not_shortened_or_saved(opened, tmp_path):
-    for call, argument in ((opened.recipe, {}), (opened.shorten, 1), (opened.save, tmp_path / "a")):
-        with pytest.raises(UserError, match="is a LazyConfig"):
-            call(argument)
-
-
 def test_the_last_weights_count(tmp_path, datasets):
     path = write_mmengine_config(tmp_path / "fcn.py", datasets)
     assert open_config(str(path), ["load_from=a.pth", "load_from=None"]).config.load_from is None

@@ -15,11 +15,12 @@ from typing import Any
 
 from ...errors import UserError
 from ...frameworks import OpenConfig, open_config, run_record
-from ...frameworks.config import AS_IS, Recipe, as_words
+from ...frameworks.config import AS_IS, as_words
 from ..compare.config_source import ConfigSource
 from ..compare.plan import Plan
 from . import published
 from .published import Cell
+from .recipes import Recipe, read_from, recipe_of, save, shorten
 from .reproduce_options import Options
 
 
@@ -64,16 +65,16 @@ def comparisons(cells: Iterable[Cell], options: Options) -> Iterator[PaperCompar
         groups[key][cell.norm or AS_IS] = cell
     for (config, at, overrides), rows in groups.items():
         row = _open(config, overrides)
-        recipe = row.recipe(published.images())
+        recipe = recipe_of(row, published.images())
         if options.data:
-            recipe.jpeg = row.read_from(options.data)
+            recipe.jpeg = read_from(row, options.data)
             # detectron2 reads its datasets from the folder in this variable.
             os.environ["DETECTRON2_DATASETS"] = str(options.data.absolute())
         if (length := _length(recipe, options)) != recipe.length:
-            row.shorten(length)
+            shorten(row, length)
         name = "-".join([Path(config).stem, *overrides])
         folder = options.work_dir / re.sub(r"[^\w.=,+]+", "-", name)
-        path = str(row.save(folder))
+        path = str(save(row, folder))
         source = ConfigSource(
             config=path,
             at=at,

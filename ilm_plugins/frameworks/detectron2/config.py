@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ...errors import UserError
-from ..config import ADDRESS, Inference, OpenConfig, Recipe, differences, is_below
+from ..config import ADDRESS, Inference, OpenConfig, differences, is_below
 from . import evaluation, images, training
 from .config_files import TRAIN, load_config
 from .registration import check_dataset
@@ -228,19 +228,6 @@ class OpenYaml(Detectron2Config):
             )
         return self.override(place, norm)
 
-    def recipe(self, images: Mapping[str, Sequence[int]]) -> Recipe:
-        solver = self.config.SOLVER
-        counts = images[self.config.DATASETS.TRAIN[0]]
-        return Recipe("iterations", solver.MAX_ITER, solver.IMS_PER_BATCH, *counts)
-
-    def shorten(self, length: int) -> None:
-        """Train for ``length`` iterations, with the schedule scaled; the warm-up stays."""
-        solver = self.config.SOLVER
-        steps = {max(1, round(step * length / solver.MAX_ITER)) for step in solver.STEPS}
-        # detectron2 requires steps below MAX_ITER.
-        solver.STEPS = tuple(sorted(step for step in steps if step < length))
-        solver.MAX_ITER = length
-
 
 class OpenLazyConfig(Detectron2Config):
     """A LazyConfig."""
@@ -322,9 +309,6 @@ class OpenLazyConfig(Detectron2Config):
             if key.rpartition(".")[2] in self.norm_names and callable(value)
         }
         return {**super().norms(), **makers}
-
-    def save(self, folder: Path) -> Path:
-        raise self._lazy()
 
 
 def open_file(path: str, overrides: Sequence[str], device: str, amp: bool) -> Detectron2Config:

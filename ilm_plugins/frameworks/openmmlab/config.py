@@ -15,9 +15,8 @@ from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from torch import nn
 
-from ...errors import UserError
 from ...layers import parse_call
-from ..config import Inference, OpenConfig, Recipe, is_below
+from ..config import Inference, OpenConfig, is_below
 from . import evaluation, images, training
 from .config_files import load_config
 from .datasets import preprocessing, set_scope
@@ -141,74 +140,6 @@ class OpenMMEngineConfig(OpenConfig):
             for name, value in given.items()
             for part in self.override(f"{place}.{name}", value)
         ]
-
-    def recipe(self, images: Mapping[str, Sequence[int]]) -> Recipe:
-        def count(loader: str, split: int) -> int | None:
-            dataset = self.config[loader].dataset if self.config.get(loader) else {"type": None}
-            if dataset.get("images"):  # the dataset's range of a folder's images
-                return len(range(*dataset["images"]))
-            counts = images.get(dataset["type"], ())
-            return counts[split] if split < len(counts) else None
-
-        unit, length = self._length()
-        batch = self.config.get("auto_scale_lr", {}).get("base_batch_size")
-        for_server = "test" in str(self.config.test_dataloader.dataset.get("data_prefix"))
-        tested = count("test_dataloader", 2 if for_server else 1)
-        return Recipe(unit, length, batch, count("train_dataloader", 0), tested)
-
-    def _length(self) -> tuple[str, int]:
-        train = self.config.get("train_cfg") or {}
-        if "max_epochs" in train:
-            return "epochs", train["max_epochs"]
-        return "iterations", train.get("max_iters", 0)
-
-    def shorten(self, length: int) -> None:
-        (unit, whole), train = self._length(), self.config.train_cfg
-
-        def scaled(step: Any) -> Any:
-            """Return a step, or steps, at the same fraction of the new length."""
-            if isinstance(step, list | tuple):
-                return [scaled(one) for one in step]
-            return step - whole + length if step >= whole else max(1, round(step * length / whole))
-
-        train["max_epochs" if unit == "epochs" else "max_iters"] = length
-        train.val_interval = min(length, train.get("val_interval", 1))
-        schedulers = self.config.get("param_scheduler") or []
-        for scheduler in [schedulers] if isinstance(schedulers, dict) else schedulers:
-            if scheduler["type"] != "LinearLR":
-                keys = {"end", "T_max", "milestones"}
-            else:  # a warm-up, which stays, begins at 0
-                keys = {"begin", "end"} if scheduler.get("begin") else set()
-            for key in keys & set(scheduler):
-                scheduler[key] = scaled(scheduler[key])
-
-    def loaders(self) -> dict[str, tuple[Any, Any]]:
-        """Return "train", "val" and "test" -> the loader and the evaluator."""
-        return {
-            split: (self.config[f"{split}_dataloader"], self.config.get(f"{split}_evaluator") or {})
-            for split in ("train", "val", "test")
-            if self.config.get(f"{split}_dataloader")
-        }
-
-    def read_from(self, data: Path) -> bool:
-        if not data.is_dir():
-            raise UserError(f"--data {data}: no such folder; give the folder of the images")
-        jpeg = False
-        for loader, evaluator in self.loaders().values():
-            # ClassBalancedDataset wraps the dataset that reads.
-            dataset = loader.dataset.get("dataset", loader.dataset)
-            if "ann_file" in evaluator:
-                file = evaluator["ann_file"].removeprefix(dataset.data_root).lstrip("/")
-                evaluator["ann_file"] = str(data / file)
-            dataset.data_root = str(data)
-            if dataset.type.startswith("CIFAR") and (data / dataset.split).is_dir():
-                folder = data / dataset.pop("split")
-                dataset.update(type="CustomDataset", data_prefix=folder.name)
-                dataset.pipeline = [{"type": "LoadImageFromFile"}, *dataset.pipeline]
-                # CIFAR's own reader gives RGB, mmcv's BGR.
-                self.config.data_preprocessor.to_rgb = True
-                jpeg = any(folder.glob("*/*.jpg"))
-        return jpeg
 
 
 def open_file(path: str, overrides: Sequence[str], device: str, amp: bool) -> OpenMMEngineConfig:

@@ -14,6 +14,7 @@ from ilm_plugins.__main__ import main
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.papers import published
 from ilm_plugins.experiments.papers.paper_runs import comparisons, differences, open_row
+from ilm_plugins.experiments.papers.recipes import read_from, recipe_of, save, shorten
 from ilm_plugins.experiments.papers.reproduce_options import Options
 
 CIFAR, ADE, COCO = "en-5 ResNet20/EN", "en-6 ADE20K/EN", "ilm-5 GN, batch 2, mmdet"
@@ -26,18 +27,18 @@ def opened(cell):
 def test_a_shortened_training_has_the_same_schedule():
     cells = CIFAR, "study-128 CIFAR-10 batch 128/BN", ADE, COCO, "ilm-6 IN / IN"
     cifar, cosine, ade, coco, pix2pix = map(opened, cells)
-    cosine.shorten(8)
+    shorten(cosine, 8)
     assert (cosine.config.param_scheduler[1].end, cosine.config.param_scheduler[1].T_max) == (8, 6)
-    cifar.shorten(12)
+    shorten(cifar, 12)
     assert cifar.config.train_cfg.max_epochs == 12
     assert cifar.config.param_scheduler[1].milestones == [6, 9]
-    ade.shorten(500)
+    shorten(ade, 500)
     assert ade.config.param_scheduler.end == 500
     assert ade.config.train_cfg.val_interval == 500
-    coco.shorten(900)
+    shorten(coco, 900)
     warm_up, steps = coco.config.param_scheduler
     assert (warm_up.end, steps.milestones, steps.end) == (500, [600, 800], 900)
-    pix2pix.shorten(20)  # from the middle on to 0, which follows the last epoch
+    shorten(pix2pix, 20)  # from the middle on to 0, which follows the last epoch
     assert (pix2pix.config.param_scheduler.begin, pix2pix.config.param_scheduler.end) == (10, 21)
 
 
@@ -51,7 +52,7 @@ def test_a_shortened_training_has_the_same_schedule():
     ],
 )
 def test_a_recipe_says_how_many_images_it_has(cell, training, test):
-    recipe = opened(cell).recipe(published.images())
+    recipe = recipe_of(opened(cell), published.images())
     assert (recipe.images, recipe.test_images) == (training, test)
 
 
@@ -61,8 +62,8 @@ def test_images_come_from_the_users_folder_in_their_own_colours(root, tmp_path):
         (tmp_path / split / "cat" / "0.png").touch()
     (tmp_path / "test" / "cat" / "1.jpg").touch()
     cifar, webvision, coco = map(opened, (CIFAR, "en-3 ResNet50/EN", COCO))
-    assert [row.read_from(tmp_path) for row in (cifar, webvision, coco)] == [True, False, False]
-    cfg = Config.fromfile(cifar.save(tmp_path / "seed0"))
+    assert [read_from(row, tmp_path) for row in (cifar, webvision, coco)] == [True, False, False]
+    cfg = Config.fromfile(save(cifar, tmp_path / "seed0"))
     files = Config.fromfile(root / "configs/mmpretrain/_base_/datasets/cifar10_images.py")
     configs = cfg, files, opened(CIFAR).config
     # mmcv reads files as BGR, the archive has RGB.
@@ -81,7 +82,7 @@ def test_images_come_from_the_users_folder_in_their_own_colours(root, tmp_path):
     file = str(tmp_path / "annotations" / "instances_val2017.json")
     assert coco.config.val_evaluator.ann_file == file
     with pytest.raises(UserError, match="nowhere"):
-        opened(CIFAR).read_from(Path("nowhere"))
+        read_from(opened(CIFAR), Path("nowhere"))
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ RECORD = {"planned": 165, "unit": "epochs", "images": 50000, "test images": 1000
     ],
 )
 def test_whatever_differs_from_the_recipe_is_in_the_label(changed, overrides, label):
-    recipe = opened(CIFAR).recipe(published.images())
+    recipe = recipe_of(opened(CIFAR), published.images())
     assert differences(RECORD | changed, recipe, overrides) == label
     jpeg = replace(recipe, jpeg=True)
     assert differences(RECORD, jpeg, ()) == "images re-encoded as JPEG"
