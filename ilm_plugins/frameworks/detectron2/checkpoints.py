@@ -78,7 +78,7 @@ class Checkpointer(DetectionCheckpointer):
             by_suffix: whether the checkpoint's names may lack the beginning of the model's.
         """
         owners = {name[: dot.start()] for name in rejected for dot in re.finditer(r"\.", name)}
-        others, plain = [], []
+        found = []
         for name, layer in self.model.named_modules():
             if not isinstance(layer, AdaptiveNorm):
                 continue
@@ -86,22 +86,16 @@ class Checkpointer(DetectionCheckpointer):
             parts = name.split(".")
             suffixes = {".".join(parts[i:]) for i in range(len(parts) if by_suffix else 1)}
             starts_as_plain = getattr(layer, "init", None) == "identity"
-            if suffixes & owners and parameters & absent:
-                others.append(name)
-            elif parameters & absent and parameters - absent and not starts_as_plain:
-                plain.append(name)
-        convert = "convert the file by the command convert with --config-file"
-        if others:
+            is_plain = parameters - absent and not starts_as_plain
+            if parameters & absent and (suffixes & owners or is_plain):
+                found.append(name)
+        if found:
             self.logger.warning(
-                f"{self._path} has another norm's weights for {len(others)} layers, such as "
-                f"{others[0]}, which keep initial values, in part or all: {convert}, "
-                "which lists what it converts, and load the new file"
-            )
-        if plain:
-            self.logger.warning(
-                f"{self._path} has a plain norm's weights for {len(plain)} layers, such as "
-                f"{plain[0]}, whose networks or ratios keep initial values, so that outputs "
-                f"change: for ILM layers, AssocNorm and AN, {convert}, or set init='identity'"
+                f"{self._path} has another norm's weights for {len(found)} layers, such as "
+                f"{found[0]}, which keep initial values, in part or all, so that outputs change: "
+                "convert the file by the command convert with --config-file, which lists what it "
+                "converts, and load the new file; after GN, ILM layers, AssocNorm and AN may have "
+                "init='identity' instead"
             )
 
 
