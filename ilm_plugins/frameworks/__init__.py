@@ -1,4 +1,7 @@
-"""Integration with detectron2, OpenMMLab and others; code specific to one is only in here."""
+"""What makes the layers usable in detectron2, OpenMMLab, timm and transformers.
+
+Rooms below import no framework; they know some of its classes and functions by name alone.
+"""
 
 import sys
 from functools import partial

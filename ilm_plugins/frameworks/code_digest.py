@@ -2,7 +2,7 @@
 
 import ast
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -28,16 +28,12 @@ def digest_of_files(files: Iterable[Path]) -> str:
 def _imported(code: bytes) -> list[tuple[int, str]]:
     """Return the modules that Python code imports, each with its number of leading dots."""
     try:
-        return [*_imports(ast.parse(code))]
+        nodes = [*ast.walk(ast.parse(code))]
     except (SyntaxError, ValueError):  # of another language
         return []
-
-
-def _imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((0, one.name) for one in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            yield node.level, module
-            yield from ((node.level, f"{module}.{one.name}".strip(".")) for one in node.names)
+    found = [(0, one.name) for node in nodes if isinstance(node, ast.Import) for one in node.names]
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            inner = [f"{node.module or ''}.{one.name}".strip(".") for one in node.names]
+            found += [(node.level, name) for name in (node.module or "", *inner)]
+    return found

@@ -105,7 +105,7 @@ class OpenConfig:
         except KeyError as error:
             from ..layers.registry import NORMS
 
-            for key, norm in self.settings().items():
+            for key, norm in self.settings.items():
                 is_norm = "norm" in key.lower() and isinstance(norm, str)
                 if is_norm and self._is_unknown(key, norm, error):
                     raise unknown_norm(key, norm, [*NORMS, *self.norm_keys]) from error
@@ -117,20 +117,14 @@ class OpenConfig:
         return self.config
 
     @cached_property
-    def _settings(self) -> dict[str, Any]:
-        return dict(flat(self.contents()))
-
     def settings(self) -> dict[str, Any]:
-        """Return key -> value of all settings, as at the first call.
-
-        Keys have dots, elements of lists their number.
-        """
-        return self._settings
+        """Key -> value of all settings; keys have dots, elements of lists their number."""
+        return dict(flat(self.contents()))
 
     def settings_of_test(self) -> dict[str, Any]:
         """Return the settings that may change a test: all but the model's and a run's own."""
         of_run = {*self.keys.values()}
-        settings = self.settings().items()
+        settings = self.settings.items()
         return {k: v for k, v in settings if k not in of_run and not k.startswith(f"{self.model}.")}
 
     def settings_of_results(self) -> dict[str, Any]:
@@ -138,7 +132,7 @@ class OpenConfig:
         above = (*self.test_set, *self.of_test, self.model)
         return {
             key: value
-            for key, value in self.settings().items()
+            for key, value in self.settings.items()
             if is_below(key, above)
             and not self.names_weights(key)
             and key not in self.beside
@@ -152,16 +146,13 @@ class OpenConfig:
 
     def settings_of_norms(self) -> dict[str, Any]:
         """Return the settings of the model's norms, as a JSON file keeps them."""
-        return as_json({k: v for k, v in self.settings().items() if self.is_of_norm(k) and v})
+        return as_json({k: v for k, v in self.settings.items() if self.is_of_norm(k) and v})
 
     def is_of_norm(self, key: str) -> bool:
         return key.rpartition(".")[2] in self.norm_names
 
     def names_weights(self, key: str) -> bool:
         return key == self.keys["weights"]
-
-    def is_of_test_set(self, key: str) -> bool:
-        return is_below(key, self.test_set)
 
     def check_test(self) -> None:
         """Raise UserError if the command ``train`` cannot do the config's test."""
@@ -175,11 +166,11 @@ class OpenConfig:
 
     def pretrained(self, places: Iterable[str]) -> str | None:
         """Return the file of weights from which the model, or its part with places, starts."""
-        return self.settings().get(self.keys["weights"]) or None
+        return self.settings.get(self.keys["weights"]) or None
 
     def check_same_model(self, other: "OpenConfig", name: str, places: Sequence[str]) -> None:
         """Raise UserError unless both configs have one model, apart from the norms at places."""
-        both = as_json(self.settings()), as_json(other.settings())
+        both = as_json(self.settings), as_json(other.settings)
         for key, ours, theirs in differences(*both):
             is_norm = is_below(key, places)
             if key.startswith(f"{self.model}.") and key not in self.beside and not is_norm:
@@ -187,11 +178,6 @@ class OpenConfig:
                     f"--test {name}: its {key} is {theirs!r}, expected {ours!r}; give a config of "
                     "the same model"
                 )
-
-    @property
-    def folder(self) -> str:
-        """The output folder of a run."""
-        return self.settings()[self.keys["folder"]]
 
     # ---- overrides
 
@@ -208,14 +194,14 @@ class OpenConfig:
     def without_test_set(self, overrides: Sequence[str]) -> list[str]:
         """Return the overrides without the overrides of the config's test set."""
         starts = range(0, len(overrides), self.words)
-        kept = [i for i in starts if not self.is_of_test_set(overrides[i].partition("=")[0])]
+        kept = [i for i in starts if not is_below(overrides[i].partition("=")[0], self.test_set)]
         return [word for i in kept for word in overrides[i : i + self.words]]
 
     def norms(self) -> dict[str, str]:
         """Return key -> norm of each place where the config names a norm."""
         return {
             key: norm
-            for key, norm in self.settings().items()
+            for key, norm in self.settings.items()
             if key.rpartition(".")[2] in self.norm_names and norm and isinstance(norm, str)
         }
 
@@ -233,7 +219,7 @@ class OpenConfig:
             return "it is not trained"
         name, of_none = self.freezing
         for above in self.parts_above(key):
-            stages = self.settings().get(f"{above}.{name}")
+            stages = self.settings.get(f"{above}.{name}")
             if isinstance(stages, int) and stages > of_none:
                 return f"{above}.{name} = {stages} freezes norms"
         return ""
@@ -280,18 +266,17 @@ class OpenConfig:
         """Print the norms of the config's model; UserError if it lacks one of the config's."""
         print(f"norms of the model: {self.describe_norms(model)}")
 
-    def check_above(self, place: str) -> None:
-        """Raise UserError if the config lacks the parent of a key."""
+    def norm(self, place: str, norm: str) -> list[str]:
+        """Return the overrides that put a norm at a place; UserError for an unknown place."""
+        # The object that is built may take the argument even if the config does not give it.
         above = place.rpartition(".")[0] or place
-        if not any(key.startswith(f"{above}.") for key in self.settings()):
+        if not any(key.startswith(f"{above}.") for key in self.settings):
             raise UserError(
                 f"--at {place}: the config has no {above}; give a key such as {self.example}"
             )
+        return self._norm(place, norm)
 
-    def norm(self, place: str, norm: str) -> list[str]:
-        """Return the override that puts a norm at a place; UserError for an unknown place."""
-        # The object that is built may take the argument even if the config does not give it.
-        self.check_above(place)
+    def _norm(self, place: str, norm: str) -> list[str]:
         return self.override(place, norm)
 
     def with_norm(self, norm: str, places: Iterable[str] = ()) -> list[str]:
@@ -330,8 +315,8 @@ def is_below(key: str, above: Iterable[str]) -> bool:
 
 
 def differences(
-    settings: Mapping[str, Any], others: Mapping[str, Any]
-) -> Iterator[tuple[str, Any, Any]]:
+    settings: Mapping[Any, Any], others: Mapping[Any, Any]
+) -> Iterator[tuple[Any, Any, Any]]:
     """Yield each key with two values, and both; None for a missing one."""
     for key in dict.fromkeys([*settings, *others]):
         if (one := settings.get(key)) != (other := others.get(key)):

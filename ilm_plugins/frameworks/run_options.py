@@ -51,9 +51,8 @@ class RunOptions:
     def of_command(cls, config_file: str, **given: Any) -> "RunOptions":
         """Return the options from arguments, also of the fields of :class:`ProcessOptions`."""
         names = {field.name for field in fields(ProcessOptions)}
-        processes = {name: value for name, value in given.items() if name in names}
-        others = {name: value for name, value in given.items() if name not in names}
-        return cls(config_file, processes=ProcessOptions(**processes), **others)
+        processes = ProcessOptions(**{name: given.pop(name) for name in names & given.keys()})
+        return cls(config_file, processes=processes, **given)
 
     def command(self) -> str:
         """Return the command line; a training's starts it anew, without ``--resume``.

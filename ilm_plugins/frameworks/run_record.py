@@ -9,17 +9,13 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from ..errors import UserError, one_line
 from ..files import read_object, write_text
-from ..surgery.norms import count_norms
 from . import run_environment
 from .checkpoints import is_last_checkpoint
 from .config import differences
@@ -74,8 +70,6 @@ class RunRecord:
     test_settings: str | None = None
     #: :meth:`.OpenConfig.settings_of_norms` of the config.
     norms: dict[str, Any] | None = None
-    #: :meth:`.OpenConfig.describe_norms` of the config.
-    describe_norms: Callable[[nn.Module], str] = count_norms
     #: The clocks when the last point of the curve was written.
     last_point: tuple[float, float] | None = None
 
@@ -104,11 +98,14 @@ class RunRecord:
         """Write a run's settings; a resumed run keeps the curve, an evaluation a training's record.
 
         A complete training that is resumed for no further step keeps its metrics, too.
+
+        Args:
+            unit: "epochs" or "iterations".
+            planned: their number, 0 of an evaluation.
+            batch: images of a step, over all processes.
+            images: of the whole training set.
+            resumes: whether there was a checkpoint to resume from; by default, as the options say.
         """
-        # ``unit`` is "epochs" or "iterations", ``planned`` their number; ``batch`` counts the
-        # images of a step over all processes, ``images`` the whole training set. An evaluation has
-        # the defaults. ``resumes`` is whether there was a checkpoint to resume from; by default, as
-        # the options say.
         options, earlier = self.options, read(self.folder) or {}
         if not is_rank_zero() or (options.eval_only and _is_kept(earlier, options)):
             return

@@ -18,10 +18,10 @@ def run(options: RunOptions) -> None:
         if not options.eval_only:
             opened.check_training(options.registrations.names)
         opened.check_test()
-        folder = opened.folder
+        folder = opened.settings[opened.keys["folder"]]
         # Before the framework's own code changes the config.
         of_test, norms = opened.digest_of_test(), opened.settings_of_norms()
-        record = RunRecord(folder, options, opened.framework, of_test, norms, opened.describe_norms)
+        record = RunRecord(folder, options, opened.framework, of_test, norms)
         record.check_norms()
         if options.eval_only:
             make_folder(folder)

@@ -66,7 +66,7 @@ def test_every_setting_is_that_of_detectron2s_gn_baseline_but_for_the_papers(bat
     """Of the baseline of Mask R-CNN R-50-FPN with GN and a 4conv1fc box head."""
     config = open_config(str(FOLDER / f"mask_rcnn_R_50_FPN_batch{batch}_gn.yaml"))
     baseline = open_config(get_config_file("Misc/mask_rcnn_R_50_FPN_3x_gn.yaml"))
-    ours, theirs = (opened.settings() for opened in (config, baseline))
+    ours, theirs = (opened.settings for opened in (config, baseline))
     # "trained on the training set for 90,000 with batch size per GPU equal to 2 using 1 GPU and 8
     # GPUs"; the rest as R-50-FPN in Detectron: .02 at 16 images, by linear scaling .0025 at 2.
     expected = {

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
 from ...frameworks import OpenConfig, open_config
-from ...frameworks.config import AS_IS
+from ...frameworks.config import AS_IS, differences
 from ...frameworks.run_processes import available_gpus
 from ...layers.registry import norm_key
 from . import compared_models, predictions, start_weights
@@ -75,7 +74,7 @@ class ConfigSource(ComparedConfig, Source):
         options |= self.registrations.settings()
         options |= self.arms.settings(plan.norms)
         keys_of_run = {*self.variants.keys.values()} - {self.variants.keys["weights"]}
-        config = self.variants.settings()
+        config = self.variants.settings
         options |= {k: v for k, v in config.items() if k not in keys_of_run}
         for name, other in self.variants_of_tests.items():
             options[f"--test {name}"] = other.settings_of_test()
@@ -150,7 +149,7 @@ class ConfigSource(ComparedConfig, Source):
     def check_folders(self) -> None:
         """Raise UserError if the config would have all runs write to one folder."""
         key = self.variants.shared_folder
-        if folder := self.variants.settings().get(key):
+        if folder := self.variants.settings.get(key):
             raise UserError(f"{key} = {folder!r}: all runs would write to it; remove it")
 
     def check_tests(self, norms: Sequence[str]) -> None:
@@ -164,15 +163,14 @@ class ConfigSource(ComparedConfig, Source):
 
     def _check_same_classes(self, other: OpenConfig, name: str) -> None:
         """Raise UserError if both test sets are known to have other classes, or another order."""
-        ours, theirs = (one.classes_of_test() for one in (self.variants, other))
-        if ours is None or theirs is None or ours == theirs:
+        both = [one.classes_of_test() for one in (self.variants, other)]
+        if None in both:
             return
-        pairs = enumerate(zip_longest(ours, theirs))
-        i, (expected, found) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
-        raise UserError(
-            f"--test {name}: class {i} of its test set is {found!r}, expected {expected!r}; give a "
-            "config whose metainfo or dataset has the same classes in the same order"
-        )
+        for i, expected, found in differences(*(dict(enumerate(classes)) for classes in both)):
+            raise UserError(
+                f"--test {name}: class {i} of its test set is {found!r}, expected {expected!r}; "
+                "give a config whose metainfo or dataset has the same classes in the same order"
+            )
 
     def check_metric(self, metric: str | None) -> None:
         """Raise UserError if the config tells that its test does not have the wanted metric."""

@@ -91,11 +91,11 @@ class Detectron2Config(OpenConfig):
 
     def has_test(self) -> bool:
         of_test = self.test_set[-1:]
-        return any(value for key, value in self.settings().items() if is_below(key, of_test))
+        return any(value for key, value in self.settings.items() if is_below(key, of_test))
 
     def datasets(self, key: str) -> list[str]:
         """Return the names of the datasets of a setting."""
-        names = self.settings().get(key) or ()
+        names = self.settings.get(key) or ()
         return [names] if isinstance(names, str) else [*names]
 
     def check_test(self) -> None:
@@ -104,7 +104,7 @@ class Detectron2Config(OpenConfig):
     def check_training(self, given: Collection[str]) -> None:
         found = {**self._classes(self.training_sets), **self._classes(self.test_sets)}
         is_unused = given and found.keys().isdisjoint(given)
-        if is_unused and (names := self.settings().get(self.training_sets)):
+        if is_unused and (names := self.settings.get(self.training_sets)):
             raise UserError(
                 f"{self.training_sets} is {names!r}, but --dataset gives {', '.join(given)}; name "
                 "the same datasets in both"
@@ -128,11 +128,11 @@ class Detectron2Config(OpenConfig):
             **(needed or {}),
         }
         masks, off = self.masks
-        if self.settings().get(masks):
+        if self.settings.get(masks):
             needed["segmentation"] = f"{masks} needs polygons or a mask (without masks, give {off})"
         found = {name: check_dataset(name, setting, needed) for name in self.datasets(setting)}
         found = {name: classes for name, classes in found.items() if classes is not None}
-        if found and self.settings().get(self.keypoints):
+        if found and self.settings.get(self.keypoints):
             raise UserError(
                 f"{self.keypoints}: --dataset {min(found)} registers no keypoints; register it by "
                 "--import FILE, with keypoint_names and keypoint_flip_map"
@@ -143,7 +143,7 @@ class Detectron2Config(OpenConfig):
         """Raise UserError unless the model has as many classes as each dataset."""
         for name, classes in found.items():
             for key in self.class_keys():
-                if (number := self.settings()[key]) != len(classes):
+                if (number := self.settings[key]) != len(classes):
                     raise UserError(
                         f"{key} is {number}, but dataset {name!r} has {len(classes)} classes; give "
                         f"{' '.join(self.override(key, len(classes)))}"
@@ -222,7 +222,7 @@ class OpenYaml(Detectron2Config):
         return [*frozen, *super().parts_above(f"{PARTS.get(section, 'model')}.norm")]
 
     def norm(self, place: str, norm: str) -> list[str]:
-        if place not in self.settings():
+        if place not in self.settings:
             raise UserError(
                 f"--at {place}: the config has no such key; give one such as {self.example}"
             )
@@ -291,7 +291,7 @@ class OpenLazyConfig(Detectron2Config):
 
     def class_keys(self) -> list[str]:
         keys = "model.roi_heads.num_classes", "model.num_classes"
-        return [key for key in keys if key in self.settings()]
+        return [key for key in keys if key in self.settings]
 
     def contents(self) -> Mapping[str, Any]:
         return OmegaConf.to_container(self.config, resolve=True)
@@ -305,7 +305,7 @@ class OpenLazyConfig(Detectron2Config):
         # A norm may also be a function or a class, which is called with the number of channels.
         makers = {
             key: getattr(value, "__name__", ADDRESS.sub("", repr(value)))
-            for key, value in self.settings().items()
+            for key, value in self.settings.items()
             if key.rpartition(".")[2] in self.norm_names and callable(value)
         }
         return {**super().norms(), **makers}

@@ -42,6 +42,6 @@ def content(output: dict) -> Content | None:
             scores=objects.scores.numpy(),
             masks=objects.pred_masks.numpy() if objects.has("pred_masks") else None,
         )
-    return (
-        Content(classes=output["sem_seg"].argmax(0).cpu().numpy()) if "sem_seg" in output else None
-    )
+    if "sem_seg" in output:
+        return Content(classes=output["sem_seg"].argmax(0).cpu().numpy())
+    return None

@@ -24,12 +24,11 @@ VALUES: dict[str, Callable[[Any], bool]] = {
     "bbox": lambda box: len(box) == 4 and isfinite(sum(box)) and min(box[2:]) >= 0,
     "area": isfinite,
     "iscrowd": (0, 1).__contains__,
-    "segmentation": lambda mask: isinstance(mask, dict) or (mask and all(map(is_polygon, mask))),
+    "segmentation": lambda mask: (
+        isinstance(mask, dict)
+        or (mask and all(len(polygon) > 2 and isfinite(sum(polygon)) for polygon in mask))
+    ),
 }
-
-
-def is_polygon(numbers: list[float]) -> bool:
-    return len(numbers) > 2 and isfinite(sum(numbers))
 
 
 def register_coco(name: str, json_file: str, images: str) -> None:
@@ -140,15 +139,14 @@ def invalid_values(annotations: list[dict]) -> dict[str, str]:
 
 def fault_of_image(folder: str, entry: Mapping[str, Any]) -> str | None:
     """Say what is wrong with an image of a json, by the image's header; None if nothing is."""
-    path, expected = os.path.join(folder, entry["file_name"]), (entry["width"], entry["height"])
+    path, size = os.path.join(folder, entry["file_name"]), (entry["width"], entry["height"])
     try:
         with Image.open(path) as image:
-            found = size_of(image)
+            sizes = [f"{width!r} x {height!r}" for width, height in (size_of(image), size)]
     except Exception as error:  # of Pillow, which has others for each format
         return one_line(error)
-    sizes = (f"{width!r} x {height!r}" for width, height in (found, expected))
-    told = "{!r}, which is {} (EXIF applied), but {} in the json"
-    return told.format(path, *sizes) if found != expected else None
+    told = f"{path!r}, which is {sizes[0]} (EXIF applied), but {sizes[1]} in the json"
+    return told if sizes[0] != sizes[1] else None
 
 
 def size_of(image: Image.Image) -> tuple[int, int]:

@@ -52,8 +52,8 @@ def join_group(processes: ProcessOptions) -> None:
 def evaluate(opened: OpenConfig, record: RunRecord) -> None:
     """Evaluate the config's weights, or with --resume the last checkpoint."""
     folder, resume = record.folder, record.options.resume
-    model = log_norms(opened.build_model(), record)
-    weights = opened.settings()[opened.keys["weights"]]
+    model = log_norms(opened, opened.build_model())
+    weights = opened.settings[opened.keys["weights"]]
     checkpointer = Checkpointer(model, folder)
     if resume and not checkpointer.has_checkpoint():
         raise UserError(f"--resume: {folder} has no checkpoint; give the output folder of a run")
@@ -71,10 +71,9 @@ def evaluate(opened: OpenConfig, record: RunRecord) -> None:
         evaluation.verify_results(opened.config, results)
 
 
-def log_norms(model: nn.Module, record: RunRecord) -> nn.Module:
+def log_norms(opened: OpenConfig, model: nn.Module) -> nn.Module:
     """Log the norms of a new model, and return it; UserError if it lacks one of the config's."""
-    norms = record.describe_norms(model)
-    logging.getLogger("detectron2").info(f"norms of the model: {norms}")
+    logging.getLogger("detectron2").info(f"norms of the model: {opened.describe_norms(model)}")
     return model
 
 
@@ -88,7 +87,7 @@ class Trainer(engine.DefaultTrainer):
         opened = replace(opened, config=cfg)
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         with opened.explaining_norms():
-            model = log_norms(self.build_model(cfg), record)
+            model = log_norms(opened, self.build_model(cfg))
         self.recording = RecordHook(opened, record, Evaluation(opened, model))
         wrapped = create_ddp_model(model, broadcast_buffers=False)
         self._trainer = simple_trainer(opened, model, wrapped, self.build_train_loader(cfg))
@@ -122,7 +121,7 @@ def train_lazy(opened: OpenConfig, record: RunRecord) -> None:
         logging.getLogger("detectron2").warning(
             f"{names}: the command train does not read these keys; they have no effect"
         )
-    plain = log_norms(opened.build_model(), record)
+    plain = log_norms(opened, opened.build_model())
     model = create_ddp_model(plain, **settings.ddp)
     trainer = simple_trainer(opened, plain, model, instantiate(cfg.dataloader.train))
     recording = RecordHook(opened, record, Evaluation(opened, plain))
@@ -159,7 +158,7 @@ def simple_trainer(
     opened: OpenConfig, model: nn.Module, wrapped: nn.Module, batches: Iterable[list[dict]]
 ) -> engine.SimpleTrainer:
     """Return a trainer of a model, wrapped for several processes, with the config's optimizer."""
-    kind = engine.AMPTrainer if opened.settings()[opened.amp] else engine.SimpleTrainer
+    kind = engine.AMPTrainer if opened.settings[opened.amp] else engine.SimpleTrainer
     return kind(wrapped, batches, opened.optimizer(model))
 
 
@@ -170,7 +169,7 @@ class RecordHook(engine.HookBase):
 
     def __init__(self, opened: OpenConfig, record: RunRecord, evaluation: "Evaluation") -> None:
         self.record, self.evaluation, self.started = record, evaluation, False
-        settings = opened.settings()
+        settings = opened.settings
         self.batch, seed = settings.get(opened.batch), settings.get(opened.keys["seed"])
         self.seed = None if seed is None or seed < 0 else seed
 

@@ -97,13 +97,13 @@ class OpenMMEngineConfig(OpenConfig):
             training.check_loop(self.config)
 
     def main_metric(self) -> str | None:
-        best = self.settings().get("default_hooks.checkpoint.save_best")
+        best = self.settings.get("default_hooks.checkpoint.save_best")
         return best if isinstance(best, str) and best != "auto" else None
 
     def pretrained(self, places: Iterable[str]) -> str | None:
         if whole := super().pretrained(places):
             return whole
-        for key, value in self.settings().items():
+        for key, value in self.settings.items():
             match = INITIAL_WEIGHTS.match(key)
             if match is None or not isinstance(value, str):  # timm's backbones have True
                 continue
@@ -116,25 +116,24 @@ class OpenMMEngineConfig(OpenConfig):
     def why_kept(self, key: str, norm: str) -> str:
         if norm in NOT_OF_MAPS:
             return "its inputs are tokens or vectors"
-        if self.settings().get(f"{key}.requires_grad") is False:
+        if self.settings.get(f"{key}.requires_grad") is False:
             return "it is not trained"
         return super().why_kept(key, norm)
 
     def norms(self) -> dict[str, str]:
         return {
             key.removesuffix(".type"): getattr(kind, "__name__", kind)
-            for key, kind in self.settings().items()
+            for key, kind in self.settings.items()
             if key.startswith("model.") and key.endswith(".norm_cfg.type")
         }
 
-    def norm(self, place: str, norm: str) -> list[str]:
+    def _norm(self, place: str, norm: str) -> list[str]:
         kind, options = parse_call(norm)
         if kind == "GN":  # mmcv requires the number; the default is detectron2's
             options.setdefault("num_groups", 32)
-        self.check_above(place)
         given = {"_delete_": True, "type": kind, **options}
-        if f"{place}.requires_grad" in self.settings():
-            given.setdefault("requires_grad", self.settings()[f"{place}.requires_grad"])
+        if f"{place}.requires_grad" in self.settings:
+            given.setdefault("requires_grad", self.settings[f"{place}.requires_grad"])
         return [
             part
             for name, value in given.items()

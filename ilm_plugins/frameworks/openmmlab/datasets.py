@@ -34,11 +34,10 @@ def preprocessing(dataset: dict, name: str) -> tuple[Callable[[Sequence[np.ndarr
         raise UserError(
             f"{name} has no test_dataloader.dataset.pipeline to prepare images; define it"
         )
-    kinds = [str(step["type"]).rsplit(".", 1)[-1] for step in dataset["pipeline"]]
-    loads = [kind.startswith("Load") for kind in kinds]
-    steps = [step for step, load in zip(dataset["pipeline"], loads, strict=True) if not load]
+    kinds = [(step, str(step["type"]).rsplit(".", 1)[-1]) for step in dataset["pipeline"]]
+    steps = [step for step, kind in kinds if not kind.startswith("Load")]
     # Images from files are BGR; datasets in memory, such as CIFAR10, are RGB.
-    bgr = any(kind.startswith("LoadImage") for kind in kinds)
+    bgr = any(kind.startswith("LoadImage") for _, kind in kinds)
     pipeline = Compose(steps)
 
     def preprocess(images: Sequence[np.ndarray]) -> Any:

@@ -23,21 +23,14 @@ def test_images(opened: OpenConfig, count: int) -> Iterator[tuple[np.ndarray, Co
     for i in spread(len(dataset), count):
         sample = dataset[i]["data_samples"]
         if path := getattr(sample, "img_path", None):
-            yield mmcv.imread(path, channel_order="rgb"), annotation(sample)
+            yield mmcv.imread(path, channel_order="rgb"), content(sample, "gt")
 
 
-def annotation(sample: Any) -> Content | None:
-    """Return the annotated objects or classes of a data sample; None without both."""
-    return _content(sample, "gt")
+def content(sample: Any, kind: str = "pred") -> Content | None:
+    """Return the objects or the classes that a data sample has; None without both.
 
-
-def content(output: Any) -> Content | None:
-    """Return the objects or the classes in a model's output for an image; None without both."""
-    return _content(output, "pred")
-
-
-def _content(sample: Any, kind: str) -> Content | None:
-    """Return a data sample's annotation ("gt") or prediction ("pred")."""
+    ``kind`` is "pred" of a model's output, and "gt" of an annotation.
+    """
     if f"{kind}_sem_seg" in sample:
         return Content(classes=_array(sample.get(f"{kind}_sem_seg").data)[0])
     objects = sample.get(f"{kind}_instances")

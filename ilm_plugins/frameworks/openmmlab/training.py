@@ -47,7 +47,6 @@ TTA_PACKING = {
             *("flip", "flip_direction"),
         )
     },
-    "mmpretrain": {},
 }
 #: Metrics of pycocotools, which are -1 where nothing was measured: no objects of a size, or an AP
 #: by 100 detections that the evaluator's ``proposal_nums`` lacks.
@@ -73,7 +72,7 @@ def run(opened: OpenConfig, record: RunRecord) -> None:
     choose_launcher(cfg, options.processes)
     with opened.explaining_norms():
         runner = RUNNERS.build(cfg) if "runner_type" in cfg else PluginRunner.from_cfg(cfg)
-    hooks = [DropConfig(), StopAtNaN(), RecordHook(record, cfg.resume, cfg.load_from)]
+    hooks = [DropConfig(), StopAtNaN(), RecordHook(opened, record)]
     if not any(isinstance(hook, RadiusHook) for hook in runner.hooks):
         hooks.append(RadiusHook())
     for hook in hooks:
@@ -147,7 +146,7 @@ def augment_test(cfg: Config) -> None:
         cfg.tta_model = TTA_MODELS[scope]
     if "tta_pipeline" in lacking:
         *steps, pack = datasets[0].pipeline
-        pack = {**pack, **TTA_PACKING[scope]}
+        pack = {**pack, **TTA_PACKING.get(scope, {})}
         flips = [{"type": "RandomFlip", "prob": probability} for probability in (1.0, 0.0)]
         cfg.tta_pipeline = [*steps, {"type": "TestTimeAug", "transforms": [flips, [pack]]}]
     for dataset in datasets:
@@ -272,11 +271,11 @@ class RecordHook(Hook):
     # A point has means of losses and accuracies, over an epoch or about 1 / POINTS of the
     # iterations, and a validation's metrics.
 
-    def __init__(self, record: RunRecord, resumes: bool, weights: str | None) -> None:
-        self.record, self.resumes, self.weights = record, resumes, weights
+    def __init__(self, opened: OpenConfig, record: RunRecord) -> None:
+        self.opened, self.record = opened, record
 
     def before_run(self, runner) -> None:
-        norms = self.record.describe_norms(unwrapped_model(runner))
+        norms = self.opened.describe_norms(unwrapped_model(runner))
         runner.logger.info(f"norms of the model: {norms}")
 
     def before_train(self, runner) -> None:
@@ -292,7 +291,7 @@ class RecordHook(Hook):
             batch=size * runner.world_size if isinstance(size, int) else None,
             images=len(loader.dataset),
             seed=runner.seed,
-            resumes=self.resumes,
+            resumes=self.opened.config.resume,
         )
 
     def before_test(self, runner) -> None:
@@ -327,8 +326,8 @@ class RecordHook(Hook):
         self.point(runner, runner.epoch if self.by_epoch else runner.iter, metrics)
 
     def after_test_epoch(self, runner, metrics=None) -> None:
-        images = len(runner.test_dataloader.dataset)
-        self.record.finish(numbers(metrics, only_finite=False), images, self.weights)
+        images, weights = len(runner.test_dataloader.dataset), self.opened.config.load_from
+        self.record.finish(numbers(metrics, only_finite=False), images, weights)
 
     def point(self, runner, run: int, metrics: dict | None = None) -> None:
         means = {
@@ -355,19 +354,16 @@ def save_last(runner: Runner) -> None:
 
 def numbers(values: dict | None, only_finite: bool = True) -> dict[str, float]:
     """Return the numbers of a dict, by default the finite ones, as floats of 6 decimals."""
-    floats = ((k, _measured(k, float(v))) for k, v in (values or {}).items() if _is_number(v))
-    kept = ((k, v) for k, v in floats if math.isfinite(v) or not only_finite)
-    return {name: round(value, 6) for name, value in kept}
-
-
-def _measured(name: str, value: float) -> float:
-    """Return a metric's value: NaN for the -1 of an AP or AR that could not be measured."""
-    return math.nan if value == -1 and OF_COCO.search(name) else value
-
-
-def _is_number(value: Any) -> bool:
-    """Return whether a value is one number, unlike a confusion matrix."""
-    return isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
+    found = {}
+    for name, value in (values or {}).items():
+        # Unlike a confusion matrix.
+        if isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1):
+            number = float(value)
+            if number == -1 and OF_COCO.search(name):
+                number = math.nan  # it could not be measured
+            if math.isfinite(number) or not only_finite:
+                found[name] = round(number, 6)
+    return found
 
 
 # ---- single steps

@@ -8,7 +8,7 @@ pytest.importorskip("mmengine", reason="needs OpenMMLab: make install-openmmlab"
 import torch
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
-from ilm_plugins.frameworks.openmmlab.images import annotation, content
+from ilm_plugins.frameworks.openmmlab.images import content
 
 
 def test_an_output_with_objects():
@@ -27,7 +27,7 @@ def test_boxes_and_masks_of_an_annotation_become_arrays():
         labels=torch.tensor([2]),
         masks=masks.BitmapMasks(np.ones((1, 4, 6), np.uint8), 4, 6),
     )
-    found = annotation(BaseDataElement(gt_instances=objects))
+    found = content(BaseDataElement(gt_instances=objects), "gt")
     assert found.boxes.tolist() == [[1, 2, 3, 4]]
     assert found.masks.shape == (1, 4, 6)
 
