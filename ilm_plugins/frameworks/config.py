@@ -303,13 +303,6 @@ def open_config(
     return module.open_file(path, overrides, device, amp)
 
 
-def as_words(path: str, overrides: Iterable[str]) -> list[str]:
-    """Return overrides KEY=VALUE as words of the command line for a config."""
-    if path.endswith(".py"):
-        return [*overrides]
-    return [word for override in overrides for word in override.split("=", 1)]
-
-
 def is_below(key: str, above: Iterable[str]) -> bool:
     return any(f"{key}.".startswith(f"{one}.") for one in above)
 

@@ -32,10 +32,8 @@ class Registrations:
     ) -> "Registrations":
         """Return the registrations of a command line, with absolute paths."""
         paths = [os.path.abspath(one) if one.endswith(".py") else one for one in imports]
-        return cls(
-            tuple(paths),
-            tuple((name, *map(os.path.abspath, files)) for name, *files in datasets),
-        )
+        named = [(name, *map(os.path.abspath, files)) for name, *files in datasets]
+        return cls(tuple(paths), tuple(named))
 
     @property
     def names(self) -> list[str]:

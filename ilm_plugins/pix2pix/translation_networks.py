@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from ..frameworks.openmmlab.norms import TORCH_NORMS
 from ..layers import OptionError
 from .pairs import to_tensor
+
+#: torch's norms by mmcv's keys, which need no mmcv.
+TORCH_NORMS = {"BN": nn.BatchNorm2d, "GN": nn.GroupNorm, "IN": nn.InstanceNorm2d}
 
 #: At batch size 1 the appendix's batch norm is instance norm, with scale and shift.
 INSTANCE_NORM = {"type": "IN", "affine": True}

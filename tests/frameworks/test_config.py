@@ -12,7 +12,7 @@ from torch import nn
 
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import open_config
-from ilm_plugins.frameworks.config import as_json, as_words
+from ilm_plugins.frameworks.config import as_json
 from runs import LAZY, SHAPES, write_mmengine_config
 
 
@@ -35,12 +35,6 @@ def test_a_folder_keeps_its_name(opened, path):
 def test_the_last_weights_count(tmp_path, datasets):
     path = write_mmengine_config(tmp_path / "fcn.py", datasets)
     assert open_config(str(path), ["load_from=a.pth", "load_from=None"]).config.load_from is None
-
-
-def test_an_override_in_words_keeps_the_equals_signs_of_its_value():
-    overrides = ["MODEL.FPN.NORM=EN(reduction=8, eps=1e-3)"]
-    assert as_words("a.yaml", overrides) == ["MODEL.FPN.NORM", "EN(reduction=8, eps=1e-3)"]
-    assert as_words("a.py", overrides) == overrides
 
 
 def test_a_function_of_a_config_has_no_address():

@@ -15,12 +15,12 @@ from typing import Any
 
 from ...errors import UserError
 from ...frameworks import OpenConfig, open_config, run_record
-from ...frameworks.config import AS_IS, as_words
+from ...frameworks.config import AS_IS
 from ..compare.config_source import ConfigSource
 from ..compare.plan import Plan
 from . import published
 from .published import Cell
-from .recipes import Recipe, read_from, recipe_of, save, shorten
+from .recipes import Recipe, as_words, read_from, recipe_of, save, shorten
 from .reproduce_options import Options
 
 

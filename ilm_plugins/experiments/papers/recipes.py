@@ -1,6 +1,6 @@
 """The recipe of a config, a shorter one, and one that reads its images from the user's folder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,13 @@ class Recipe:
     test_images: int | None
     #: Whether the images are CIFAR's, re-encoded as JPEG.
     jpeg: bool = False
+
+
+def as_words(path: str, overrides: Iterable[str]) -> list[str]:
+    """Return overrides KEY=VALUE as words of the command line for a config."""
+    if path.endswith(".py"):
+        return [*overrides]
+    return [word for override in overrides for word in override.split("=", 1)]
 
 
 def recipe_of(row: OpenConfig, images: Mapping[str, Sequence[int]]) -> Recipe:

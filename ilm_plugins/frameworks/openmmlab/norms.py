@@ -24,9 +24,6 @@ from ...surgery.fusing import ACTIVATIONS, CONTAINERS, Container
 MMCVS_NORMS = "mmcv.cnn.bricks.norm"
 MMCVS_KEYS = {"BN", "BN1d", "BN2d", "BN3d", "SyncBN", "GN", "LN", "IN", "IN1d", "IN2d", "IN3d"}
 
-#: torch's norms by mmcv's keys, for models that are built without mmcv.
-TORCH_NORMS = {"BN": nn.BatchNorm2d, "GN": nn.GroupNorm, "IN": nn.InstanceNorm2d}
-
 
 def register_layers(module: ModuleType) -> None:
     """Make the keys of :data:`ilm_plugins.NORMS` valid in every ``norm_cfg``."""

@@ -14,7 +14,7 @@ from ilm_plugins.__main__ import main
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.papers import published
 from ilm_plugins.experiments.papers.paper_runs import comparisons, differences, open_row
-from ilm_plugins.experiments.papers.recipes import read_from, recipe_of, save, shorten
+from ilm_plugins.experiments.papers.recipes import as_words, read_from, recipe_of, save, shorten
 from ilm_plugins.experiments.papers.reproduce_options import Options
 
 CIFAR, ADE, COCO = "en-5 ResNet20/EN", "en-6 ADE20K/EN", "ilm-5 GN, batch 2, mmdet"
@@ -22,6 +22,12 @@ CIFAR, ADE, COCO = "en-5 ResNet20/EN", "en-6 ADE20K/EN", "ilm-5 GN, batch 2, mmd
 
 def opened(cell):
     return open_row(published.find_cell(cell))
+
+
+def test_an_override_in_words_keeps_the_equals_signs_of_its_value():
+    overrides = ["MODEL.FPN.NORM=EN(reduction=8, eps=1e-3)"]
+    assert as_words("a.yaml", overrides) == ["MODEL.FPN.NORM", "EN(reduction=8, eps=1e-3)"]
+    assert as_words("a.py", overrides) == overrides
 
 
 def test_a_shortened_training_has_the_same_schedule():
