@@ -71,8 +71,8 @@ test-oldest test-newest: test-%:
 
 # One of each framework; transformers, with which mmpretrain does not import, stands apart.
 TRAININGS = tests/frameworks/test_timm.py \
-	tests/frameworks/detectron2/test_train.py::test_a_run_writes_its_record \
-	tests/frameworks/openmmlab/test_train.py::test_a_training_leaves_its_record
+	tests/frameworks/detectron2/test_training.py::test_a_run_writes_its_record \
+	tests/frameworks/openmmlab/test_training.py::test_a_training_leaves_its_record
 
 coverage: install-test install-detectron2 $(VENV)/.mmcv-compiled
 	PYTHONPATH="$(COMPILED)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTEST) -m "not long" --cov

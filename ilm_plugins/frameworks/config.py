@@ -118,7 +118,7 @@ class OpenConfig:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Key -> value of all settings; keys have dots, elements of lists their number."""
+        """Key -> value of all settings at the first use; keys have dots, and numbers in lists."""
         return dict(flat(self.contents()))
 
     def settings_of_test(self) -> dict[str, Any]:
@@ -202,7 +202,7 @@ class OpenConfig:
         return {
             key: norm
             for key, norm in self.settings.items()
-            if key.rpartition(".")[2] in self.norm_names and norm and isinstance(norm, str)
+            if self.is_of_norm(key) and norm and isinstance(norm, str)
         }
 
     def places(self) -> dict[str, str]:

@@ -306,7 +306,7 @@ class OpenLazyConfig(Detectron2Config):
         makers = {
             key: getattr(value, "__name__", ADDRESS.sub("", repr(value)))
             for key, value in self.settings.items()
-            if key.rpartition(".")[2] in self.norm_names and callable(value)
+            if self.is_of_norm(key) and callable(value)
         }
         return {**super().norms(), **makers}
 
