@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from .cli import exit_on_sigterm, parsers
-from .errors import DISK, OPERATORS, UserError, missing
+from .errors import DISK, EXTRAS, FRAMEWORKS, UserError, missing
 from .parent_process import end_with_parent
 from .trust import loading
 
@@ -46,6 +46,8 @@ def main(argv: Sequence[str]) -> int:
     exit_on_sigterm()  # so that partial files are removed
     try:
         return run(chosen, argv)
+    except UserError as error:
+        return fail(error)
     except (KeyboardInterrupt, SystemExit) as error:
         status = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else error.code
         if status not in (128 + signal.SIGINT, 128 + signal.SIGTERM):
@@ -64,10 +66,7 @@ def main(argv: Sequence[str]) -> int:
 def run(chosen: str | None, argv: Sequence[str]) -> int:
     """Run the chosen command, and return its exit status."""
     if chosen is None:
-        try:
-            from .cli.environment import report
-        except UserError as error:  # such as an unknown backend in the environment
-            return fail(error)
+        from .cli.environment import report
 
         print(report())
         print(f"commands     {', '.join(COMMANDS)}; --help says what each does")
@@ -77,23 +76,13 @@ def run(chosen: str | None, argv: Sequence[str]) -> int:
     plain = parsers.new_parser(does, chosen).parse_args  # without options
     args = getattr(parsers, chosen.replace("-", "_"), plain)(argv[1:])
     try:
-        module = command_module(chosen)
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("ilm_plugins"):
-            raise
-        return fail(missing(f"the command {chosen}", error, extra))
-    except UserError as error:  # such as an unknown backend in the environment
-        return fail(error)
-    try:
         # In one place for all commands, so that no command runs code from a file by mistake.
         with loading(unsafe=getattr(args, "unsafe", False)):
-            return module.run(args) or 0
-    except UserError as error:
-        return fail(error)
+            return command_module(chosen).run(args) or 0
     except ModuleNotFoundError as error:
-        if error.name != OPERATORS:
+        if (error.name or "").partition(".")[0] not in EXTRAS | FRAMEWORKS:
             raise
-        return fail(missing(f"the command {chosen}", error))
+        raise missing(f"the command {chosen}", error, extra) from error
 
 
 def fail(message: object) -> int:

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from ...errors import missing
 from ...layers.base import AdaptiveNorm
 from ...surgery.evaluating import evaluating, watching
 
@@ -22,14 +21,8 @@ def flops(model: nn.Module, *inputs: Tensor) -> int:
     fvcore alone leaves this package's layers out. They are added here: five operations for each
     element, as fvcore counts for a GroupNorm (for a BatchNorm in evaluation two), and the
     multiply-adds of the layer's small network. The count is for the whole batch of ``inputs``.
-
-    Raises:
-        UserError: fvcore is not installed.
     """
-    try:
-        from fvcore.nn import FlopCountAnalysis
-    except ImportError as error:
-        raise missing("counting operations", error) from error
+    from fvcore.nn import FlopCountAnalysis
 
     layers = {name: m for name, m in model.named_modules() if isinstance(m, AdaptiveNorm)}
     operations = []

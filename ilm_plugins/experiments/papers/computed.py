@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...errors import missing
 from ...layers import NORMS
 from ..analysis import complexity
 from .paper_runs import open_row
@@ -43,10 +42,8 @@ def line(cell: Cell) -> str:
 
 def parameter_increment(depth: int, layer: str, **options: Any) -> tuple[float]:
     """Return the percentage of parameters that a norm adds to torchvision's ResNet with BN."""
-    try:
-        from torchvision import models
-    except ImportError as error:
-        raise missing("this table", error) from error
+    from torchvision import models
+
     build = getattr(models, f"resnet{depth}")
     with torch.device("meta"):
         plain = complexity.parameters(build())
