@@ -22,8 +22,7 @@ LAYERS = 6
 def read(paths: list[str]) -> pd.DataFrame:
     """Return a row for each ratio: checkpoint, image, class, layer, normalizer and value."""
     tables = [pd.read_csv(path).assign(checkpoint=i) for i, path in enumerate(paths)]
-    table = pd.concat(tables).drop(columns="distance")
-    long = table.melt(["checkpoint", "image", "class"], var_name="name")
+    long = pd.concat(tables).melt(["checkpoint", "image", "class"], var_name="name")
     long[["layer", "normalizer"]] = long.pop("name").str.rsplit("/", n=1, expand=True)
     return long
 

@@ -68,23 +68,6 @@ def run(*words):
     return main(["analyze", *map(str, words)])
 
 
-@pytest.mark.parametrize("existed", [True, False])
-def test_a_full_disk_leaves_nothing_in_the_output(
-    folder, config, tmp_path, capsys, small_files, existed
-):
-    out = tmp_path / "out"
-    if existed:
-        out.mkdir()
-    checkpoint = "--checkpoint", tmp_path / "epoch_3.pth"
-    with small_files(100):
-        status = run("ratios", folder, "--config-file", config, *checkpoint, "--output", out)
-    assert status == 2
-    assert "cannot be written to (File too large)" in capsys.readouterr().err
-    assert out.exists() == existed
-    assert not existed or not [*out.iterdir()]
-    assert run("ratios", folder, "--config-file", config, *checkpoint, "--output", out) == 0
-
-
 @pytest.fixture
 def analyzed(folder, config, tmp_path, capsys):
     """The output folder of ratios of one layer; what was printed, and the progress."""
@@ -115,21 +98,16 @@ def test_the_norms_of_the_model_are_printed(analyzed):
 
 def test_the_summary_is_printed_below_its_subject(analyzed, folder):
     out, printed, _ = analyzed
-    assert f"6 images of {folder}, each: as it is\nEN in small, epoch_3.pth, 6 images" in printed
-    assert (out / "summary.txt").read_text().partition("\nat commit")[0] in printed
+    assert f"6 images of {folder}, each: as it is\nsmall, epoch_3.pth, 6 images" in printed
+    assert (out / "summary.txt").read_text() in printed
 
 
 def test_omega_of_a_config_with_overrides(folder, config, tmp_path):
     words = ("--config-file", config, "--checkpoint", tmp_path / "epoch_3.pth", "--device", "cpu")
     assert run("omega", folder, *words, "--output", tmp_path / "out", "--opts", "a.b=1") == 0
     assert pd.read_csv(tmp_path / "out" / "rescaling_by_layer.csv").layer.unique().tolist() == [3]
-
-
-def test_titles_name_the_layer_where_overrides_change_the_config(folder, config, tmp_path):
-    words = ("--config-file", config, "--checkpoint", tmp_path / "epoch_3.pth", "--device", "cpu")
-    assert run("omega", folder, *words, "--output", tmp_path / "out", "--opts", "a.b=1") == 0
     title = (tmp_path / "out" / "summary.txt").read_text()
-    assert title.startswith("ILMGN in small with overrides, epoch_3.pth, ")
+    assert title.startswith("small a.b=1, epoch_3.pth, ")
 
 
 def test_code_is_refused_unless_it_is_trusted(folder, config, tmp_path, monkeypatch, capsys):
@@ -149,8 +127,8 @@ def test_code_is_refused_unless_it_is_trusted(folder, config, tmp_path, monkeypa
     [
         ("ratios FOLDER --checkpoint other.pth", r"does not fit: 2 of .*, such as 0\.weight"),
         ("ratios FOLDER --checkpoint epoch_3.pth --output FOLDER", "is not empty"),
-        ("ratios FOLDER --checkpoint epoch_3.pth --output other.pth", r"\(it is a file\)"),
-        ("ratios FOLDER --checkpoint no.pth --output other.pth/below", r"\(it is a file\)"),
+        ("ratios FOLDER --checkpoint epoch_3.pth --output other.pth", r"other\.pth is a file\)"),
+        ("ratios FOLDER --checkpoint no.pth --output other.pth/below", r"other\.pth is a file\)"),
     ],
 )
 def test_mistakes_are_told_in_one_line(

@@ -22,7 +22,7 @@ def tables(tmp_path):
         columns = {
             f"layer.{i}/{n}": far + 0.01 * draw.random(12) for i in (0, 1) for n in ("IN", "BN")
         }
-        frame = pd.DataFrame({"image": range(12), "class": classes, "distance": 0.0, **columns})
+        frame = pd.DataFrame({"image": range(12), "class": classes, **columns})
         paths.append(tmp_path / f"{seed}.csv")
         frame.to_csv(paths[-1], index=False)
     return paths

@@ -47,8 +47,7 @@ class Images:
     """A sequence of images, (H, W, 3) RGB uint8, decoded when indexed."""
 
     names: Sequence[str]
-    #: Each image's index in ``classes``; None without class folders.
-    labels: Sequence[int] | None
+    #: The class of each image, "" without class folders.
     classes: Sequence[str]
     files: Sequence[Path]
 
@@ -57,9 +56,6 @@ class Images:
 
     def __getitem__(self, index: int) -> np.ndarray:
         return np.asarray(read_image(self.files[index]))
-
-    def class_of(self, index: int) -> str:
-        return "" if self.labels is None else self.classes[self.labels[index]]
 
     def batches(self, size: int) -> Iterator[list[np.ndarray]]:
         """Yield all images in lists of ``size``; the last list may be shorter."""
@@ -72,7 +68,7 @@ def open_images(
 ) -> Images:
     """List the images of a folder of class folders, or of a flat folder, in the order of names.
 
-    Only ``classes`` are kept, in this order, if given; of their images ``limit``, evenly spaced.
+    Only ``classes`` are kept, if given; of their images ``limit``, evenly spaced.
     """
     path = Path(path).expanduser()
     files = list_images(path, deep=True)
@@ -82,8 +78,8 @@ def open_images(
             f"{path} holds images, such as {loose[0].name}, and folders of images; give a folder "
             "of class folders, or one of images only"
         )
-    class_of = {} if loose else {p: p.relative_to(path).parts[0] for p in files}
-    known = sorted({*class_of.values()})
+    class_of = {p: "" if loose else p.relative_to(path).parts[0] for p in files}
+    known = sorted({*class_of.values()} - {""})
     for name in classes:
         if name not in known:
             near = difflib.get_close_matches(name, known, 4, 0) or ["none"]
@@ -91,9 +87,8 @@ def open_images(
     chosen = [p for p in files if not classes or class_of[p] in classes]
     if limit is not None and limit < len(chosen):
         chosen = [chosen[i * len(chosen) // limit] for i in range(limit)]
-    kept = tuple(dict.fromkeys(classes or known))
-    labels = None if loose else [kept.index(class_of[p]) for p in chosen]
-    return Images([str(p.relative_to(path)) for p in chosen], labels, kept, chosen)
+    names = [str(p.relative_to(path)) for p in chosen]
+    return Images(names, [class_of[p] for p in chosen], chosen)
 
 
 def list_images(folder: Path, deep: bool = False) -> list[Path]:

@@ -39,9 +39,7 @@ def linked(classes, tmp_path):
 def test_folders_are_classes_of_the_images_below(request, kind):
     images = open_images(request.getfixturevalue(kind))
     assert images.names == ["cat/3.png", "cat/more/4.PNG", "dog/1.png", "dog/2.png"]
-    assert images.labels == [0, 0, 1, 1]
-    assert images.classes == ("cat", "dog")
-    assert images.class_of(2) == "dog"
+    assert images.classes == ["cat", "cat", "dog", "dog"]
 
 
 def test_images_come_in_batches(classes):
@@ -52,8 +50,7 @@ def test_images_come_in_batches(classes):
 def test_a_folder_without_folders_has_no_classes(classes):
     flat = open_images(classes / "dog")
     assert flat.names == ["1.png", "2.png"]
-    assert flat.labels is None
-    assert flat.class_of(0) == ""
+    assert flat.classes == ["", ""]
 
 
 def test_a_limit_spreads_over_all_classes(classes):
@@ -64,16 +61,12 @@ def test_a_limit_above_the_number_of_images_takes_all(classes):
     assert len(open_images(classes, limit=9)) == 4
 
 
-def test_classes_have_the_order_in_which_they_are_chosen(classes):
-    images = open_images(classes, classes=["dog", "cat"])
-    assert images.classes == ("dog", "cat")
-    assert images.labels == [1, 1, 0, 0]
+def test_only_images_of_the_chosen_classes_are_taken(classes):
+    assert open_images(classes, classes=["dog"]).names == ["dog/1.png", "dog/2.png"]
 
 
 def test_a_limit_is_of_the_chosen_classes(classes):
-    images = open_images(classes, limit=1, classes=["dog"])
-    assert images.names == ["dog/1.png"]
-    assert images.class_of(0) == "dog"
+    assert open_images(classes, limit=1, classes=["dog"]).names == ["dog/1.png"]
 
 
 def test_an_unknown_class_is_told_with_near_ones(classes):
