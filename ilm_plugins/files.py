@@ -1,6 +1,5 @@
-"""Write files whole or not at all; make, check, fill and lock folders."""
+"""Write files whole or not at all; make, check and lock folders."""
 
-import errno
 import json
 import os
 import re
@@ -29,7 +28,7 @@ def replacing(
 
     A link is replaced, not the file that it leads to: a folder may be somebody else's.
 
-    UserError if ``path`` is a folder, device or pipe, or ``new`` and it exists by then.
+    UserError if ``path`` is a folder, device or pipe; FileExistsError if ``new`` and it exists.
     """
     path = Path(path)
     check_regular(path)
@@ -42,20 +41,12 @@ def replacing(
                 file.flush()
                 os.fsync(file.fileno())
             if new:
-                _reserve(path)
+                path.touch(exist_ok=False)
             elif path.is_file() and not path.is_symlink():
                 shutil.copymode(path, partial)
             os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)  # after a kill, remove_partial removes it
-
-
-def _reserve(path: Path) -> None:
-    """Make an empty file; UserError if the file exists."""
-    try:
-        path.touch(exist_ok=False)
-    except FileExistsError as error:
-        raise UserError(f"{str(path)!r} exists by now; give another name") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -86,45 +77,20 @@ def remove_partial(folder: str | os.PathLike, name: str | None = None) -> None:
 
 def make_folder(folder: str | Path) -> None:
     """Make an output folder if it is missing; UserError if files cannot be written to it."""
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(folder, error) from error
     check_folder(folder)
+    Path(folder).mkdir(parents=True, exist_ok=True)
 
 
 def check_folder(folder: str | Path) -> None:
     """Raise UserError if an output folder cannot be written to, or made where it is missing."""
     folder = Path(folder).absolute()
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    if not nearest.is_dir():
-        raise unwritable(folder, FileExistsError())
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise unwritable(folder, PermissionError(errno.EACCES, "it is read-only"))
-
-
-def check_new(folder: Path) -> None:
-    """Raise UserError unless an output folder is empty, or can be made."""
-    check_folder(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"output folder {str(folder)!r} is not empty; give a new one")
-
-
-@contextmanager
-def filling(folder: Path) -> Iterator[None]:
-    """Make a new output folder; if the block fails, all in it is removed."""
-    check_new(folder)
-    existed = folder.exists()
-    make_folder(folder)
-    try:
-        with writing_to(folder):
-            yield
-    except BaseException:
-        for path in folder.iterdir():
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        if not existed:
-            folder.rmdir()
-        raise
+    if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
+        return
+    reason = f"{nearest} is read-only" if nearest.is_dir() else f"{nearest} is a file"
+    raise UserError(
+        f"output folder {str(folder)!r} cannot be written to ({reason}); set another folder"
+    )
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -136,13 +102,6 @@ def read_object(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)}); move it away") from error
     return found
-
-
-def unwritable(folder: str | Path, error: OSError) -> UserError:
-    reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
-    return UserError(
-        f"output folder {str(folder)!r} cannot be written to ({reason}); set another folder"
-    )
 
 
 @contextmanager
@@ -157,8 +116,6 @@ def lock(folder: str | Path) -> Iterator[None]:
             f"output folder {str(folder)!r} is in use by another training; wait for it, or set "
             "another folder"
         ) from None
-    except OSError as error:
-        raise unwritable(folder, error) from error
     try:
         remove_partial(folder)
         yield

@@ -159,7 +159,7 @@ def test_two_threads_write_one_file_at_a_time_each_as_a_whole(old):
 
 def test_a_new_file_replaces_no_file_that_appeared_meanwhile(old):
     with (
-        pytest.raises(UserError, match="exists by now; give another name"),
+        pytest.raises(FileExistsError, match=old.name),
         replacing(old, "w", new=True) as file,
     ):
         file.write("another's")

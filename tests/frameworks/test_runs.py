@@ -175,25 +175,19 @@ def test_one_training_at_a_time_writes_to_a_folder(tmp_path, monkeypatch):
 
 def test_an_output_folder_that_is_a_file_is_named(tmp_path):
     (tmp_path / "file").touch()
-    words = r"'{}' cannot be written to \({}\); set another folder"
-    with pytest.raises(UserError, match=words.format(tmp_path / "file", "it is a file")):
-        make_folder(tmp_path / "file")
-    with pytest.raises(UserError, match=words.format(tmp_path / "file/out", "Not a directory")):
-        make_folder(tmp_path / "file/out")
+    for folder in (tmp_path / "file", tmp_path / "file/out"):
+        words = (
+            rf"'{folder}' cannot be written to \({tmp_path}/file is a file\); set another folder"
+        )
+        with pytest.raises(UserError, match=words):
+            make_folder(folder)
 
 
 def test_a_read_only_output_folder_is_named(tmp_path, monkeypatch):
     """The rights are those that the system reports: an administrator may write everywhere."""
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
-    with pytest.raises(UserError, match=rf"'{tmp_path}' cannot be written to \(it is read-only\)"):
+    with pytest.raises(UserError, match=rf"written to \({tmp_path} is read-only\)"):
         make_folder(tmp_path)
-
-
-def test_a_lock_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / ".lock").mkdir()
-    words = rf"'{tmp_path}' cannot be written to \(Is a directory\)"
-    with pytest.raises(UserError, match=words), lock(tmp_path):
-        pass
 
 
 @pytest.mark.parametrize("eval_only", [False, True])
@@ -210,7 +204,7 @@ def test_a_run_with_a_file_for_an_output_folder_ends_in_one_line(
     else:
         pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # restored afterwards
-    with pytest.raises(UserError, match=r"file' cannot be written to \(it is a file\)"):
+    with pytest.raises(UserError, match=r"file' cannot be written to \(.*file is a file\)"):
         train.start(RunOptions(str(config), overrides, eval_only=eval_only))
 
 

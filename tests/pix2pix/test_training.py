@@ -360,7 +360,7 @@ def test_translation_into_a_file_is_refused(translate, tmp_path, capsys):
     save(tmp_path / "in" / "a.png", 8, 8)
     (tmp_path / "out").touch()
     assert translate(tmp_path / "in", tmp_path / "out") == 2
-    assert "cannot be written to (it is a file)" in capsys.readouterr().err
+    assert f"cannot be written to ({tmp_path / 'out'} is a file)" in capsys.readouterr().err
 
 
 def test_a_full_disk_ends_a_translation_with_one_line_and_leaves_no_part_of_an_image(

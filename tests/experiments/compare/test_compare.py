@@ -652,7 +652,7 @@ def test_a_mistake_begins_no_comparison(config, capsys, words, message):
 def test_an_output_that_is_a_file_is_refused(config, capsys):
     Path("out").touch()
     assert compare(config, GN) == 2
-    assert "output folder 'out' cannot be written to (it is a file)" in capsys.readouterr().err
+    assert f"({Path('out').absolute()} is a file); set another folder" in capsys.readouterr().err
 
 
 def test_weights_that_have_changed_are_named(config, tmp_path):
