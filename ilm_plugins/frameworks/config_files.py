@@ -50,19 +50,24 @@ def check_is_config(path: str) -> None:
     if Path(path).suffix != ".py":
         return
     code = Path(path).read_text(encoding="utf-8", errors="replace")
-    try:
-        symbols = symtable.symtable(code, path, "exec").get_symbols()
-    except SyntaxError as error:
-        raise UserError(
-            f"config file {path!r}: {error.msg} in line {error.lineno}; correct the file"
-        ) from error
-    named = {one.get_name() for one in symbols if one.is_assigned() or one.is_imported()}
+    named = names_in(path, code)
     of_framework = DETECTRON2.search(code) or MMENGINE.search(code)
     if not OTHER_FILES.search(code) and not named >= ({"model"} if of_framework else LAZY_CONFIG):
         raise UserError(
             f"config file {path!r} is no config of detectron2 or MMEngine, but other code; give a "
             "config, or in your own script give the norm as norm_layer, or call surgery.convert"
         )
+
+
+def names_in(path: str, code: str) -> set[str]:
+    """Return the names that the code of a config assigns or imports; UserError for a mistake."""
+    try:
+        symbols = symtable.symtable(code, path, "exec").get_symbols()
+    except SyntaxError as error:
+        raise UserError(
+            f"config file {path!r}: {error.msg} in line {error.lineno}; correct the file"
+        ) from error
+    return {one.get_name() for one in symbols if one.is_assigned() or one.is_imported()}
 
 
 @contextmanager

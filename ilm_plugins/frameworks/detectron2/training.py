@@ -116,10 +116,10 @@ def train_lazy(opened: OpenConfig, record: RunRecord) -> None:
     """Train the model of a LazyConfig, as detectron2's lazyconfig_train_net.py does."""
     cfg, resume, writes = opened.config, record.options.resume, comm.is_main_process()
     settings = cfg.train
-    if keys := unread(settings):
-        names = ", ".join(f"train.{key}" for key in keys)
+    unread = [f"train.{k}" for k, value in settings.items() if k not in TRAIN and is_on(value)]
+    if unread:
         logging.getLogger("detectron2").warning(
-            f"{names}: the command train does not read these keys; they have no effect"
+            f"{', '.join(unread)}: the command train does not read these keys; they have no effect"
         )
     plain = log_norms(opened, opened.build_model())
     model = create_ddp_model(plain, **settings.ddp)
@@ -145,13 +145,8 @@ def train_lazy(opened: OpenConfig, record: RunRecord) -> None:
     trainer.train(trainer.iter + 1 if resumed else 0, settings.max_iter)
 
 
-def unread(settings: Mapping[str, Any]) -> list[str]:
-    """Return the keys of a LazyConfig's ``train`` that a training does not read, unless off."""
-
-    def is_on(value: Any) -> bool:
-        return bool(value.get("enabled", True) if isinstance(value, Mapping) else value)
-
-    return [key for key, value in settings.items() if key not in TRAIN and is_on(value)]
+def is_on(value: Any) -> bool:
+    return bool(value.get("enabled", True) if isinstance(value, Mapping) else value)
 
 
 def simple_trainer(

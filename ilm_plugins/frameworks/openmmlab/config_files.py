@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from ...errors import OPERATORS, UserError, missing
 from ...layers import NORMS
 from ..config import flat
-from ..config_files import check_overrides, installed, reading
+from ..config_files import check_overrides, installed, names_in, reading
 from .checkpoints import use_safe_checkpoints
 
 #: Default scopes of configs, which are also the names of packages that need mmcv.
@@ -43,7 +43,7 @@ def load_config(
             raise missing(path, package)
     if scope == "mmdet" and not installed(OPERATORS):
         raise missing(path, OPERATORS)  # mmdet's import would fail, after a minute
-    check_variables(cfg, overrides)
+    check_variables(path, cfg, overrides)
     DictAction([], "options")(None, parsed, overrides)
     cfg.merge_from_dict({**parsed.options, **_paths(overrides)})
     if cfg.get("work_dir") is None:
@@ -56,11 +56,11 @@ def load_config(
     return cfg
 
 
-def check_variables(cfg: Config, overrides: Sequence[str]) -> None:
-    """Raise UserError for an override of an unknown key, or a variable that has no effect.
+def check_variables(path: str, cfg: Config, overrides: Sequence[str]) -> None:
+    """Raise UserError for an override of an unknown key, or a variable without effect.
 
-    A variable is a key at the top that the Runner does not read: ``norm_cfg`` has no effect if no
-    part of the model has its norm, which must be one of this package.
+    A variable is a key at the top that the Runner does not read. The file's own ``norm_cfg`` of a
+    norm of this package has no effect if no part of the model has the norm.
     """
     read = [*inspect.signature(Runner.__init__).parameters, *BESIDE_RUNNER]
     strict = "runner_type" not in cfg  # a Runner of one's own may read other keys
@@ -68,7 +68,8 @@ def check_variables(cfg: Config, overrides: Sequence[str]) -> None:
     settings = dict(flat(cfg.to_dict()))
     norm = settings.get("norm_cfg.type")
     types = [v for k, v in settings.items() if k.startswith("model.") and k.endswith(".type")]
-    if strict and norm in NORMS and norm not in types:
+    is_own = "norm_cfg" in names_in(path, Path(path).read_text(encoding="utf-8"))
+    if strict and norm in NORMS and norm not in types and is_own:
         raise UserError(
             f"norm_cfg.type is {norm!r}, but no part of the model has this norm: norm_cfg is a "
             "variable of the config, without effect; give it to a part, as "

@@ -287,3 +287,10 @@ def test_a_norm_cfg_that_no_part_of_the_model_uses_is_an_error(config, tmp_path)
         open_config(str(tmp_path / "unused.py"))
     (tmp_path / "used.py").write_text(f"{code}model = dict(backbone=dict(norm_cfg=norm_cfg))\n")
     assert open_config(str(tmp_path / "used.py")).norms()["model.backbone.norm_cfg"] == "EN"
+
+
+def test_a_norm_cfg_of_a_base_may_have_no_part_left(config, tmp_path):
+    parts = ", ".join(f"{name}=dict(norm_cfg=bn)" for name in ("backbone", "decode_head"))
+    code = f"_base_ = {str(config)!r}\nbn = dict(_delete_=True, type='BN')\nmodel = dict({parts})\n"
+    (tmp_path / "bn.py").write_text(code)
+    assert {*open_config(str(tmp_path / "bn.py")).norms().values()} == {"BN"}
