@@ -43,11 +43,11 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
     except FileNotFoundError as error:
         raise CheckpointError(f"checkpoint {str(path)!r} does not exist; give a file") from error
     except Exception as error:  # a damaged file may raise any error
-        reason = _reason(error, path)
+        reason = _reason(error)
         raise CheckpointError(f"checkpoint {str(path)!r} cannot be read: {reason}") from error
 
 
-def _reason(error: Exception, path: Path) -> str:
+def _reason(error: Exception) -> str:
     """Return why a file cannot be read, in one line."""
     # torch puts advice around an unpickler's message.
     text = " ".join(str(error).split()).rpartition("WeightsUnpickler error: ")[2]
@@ -56,8 +56,4 @@ def _reason(error: Exception, path: Path) -> str:
     if named or "Trying to call" in text or "Can only" in text:
         what = named[1] if named else "more than data"
         return f"it holds {what}, which may run code; if you trust its source, give --unsafe"
-    if path.is_file() and os.access(path, os.R_OK):
-        with path.open("rb") as file:
-            if file.read(40).startswith(b"version https://git-lfs"):
-                return "it is a pointer of git-lfs; run 'git lfs pull'"
     return f"it is truncated, or not a checkpoint ({type(error).__name__}: {text[:120]})"

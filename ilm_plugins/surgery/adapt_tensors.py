@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..foreign_norms import is_beside
 from ..layers.mixture import BN_VARIANCE, VARIANCE
 from .norms import kind_of_module
-from .rules import AFFINE, MIXTURES_RUNNING, State, find_rule, refuse
+from .rules import AFFINE, MIXTURES_RUNNING, Rule, State, find_rule, refuse
 from .sources import SOURCES
 
 _HALVES = {torch.float16, torch.bfloat16}
@@ -37,10 +37,7 @@ def adapt(source: State, kind: str, layer: nn.Module) -> dict[str, Tensor]:
     layer = _with_values(layer, device)
     tensors = layer.state_dict().items()
     wanted = {key: tensor.detach().clone() for key, tensor in tensors if not is_beside(key)}
-    wide = {k: t.float() if t.dtype in _HALVES else t for k, t in source.items()}
-    exact = rule.function(wide, layer).items()
-    rounded = {key: _rounded(value, key, wide, source, wanted) for key, value in exact}
-    made = _name_variance(rounded, wanted)
+    made = _name_variance(_apply(rule, source, layer, wanted), wanted)
     _check_fit(made, wanted, type(layer).__name__)
     return {key: made.get(key, tensor).to(device) for key, tensor in wanted.items()}
 
@@ -103,16 +100,18 @@ def _check_fit(made: State, wanted: State, name: str) -> None:
         refuse(shape != expected, f"{key} has shape {shape}, shape {expected} in the layer")
 
 
-def _rounded(value: Tensor, key: str, wide: State, source: State, wanted: State) -> Tensor:
-    """Return a converted value in the dtype of its tensor in the norm, or in the layer's if wider.
-
-    Args:
-        wide: the norm's tensors, in which values of 16 bits are float32.
-    """
-    if value is wide.get(key):
-        return source[key]
-    dtypes = [state[key].dtype for state in (source, wanted) if key in state]
-    return value.to(reduce(torch.promote_types, dtypes)) if dtypes else value
+def _apply(rule: Rule, source: State, layer: nn.Module, wanted: State) -> State:
+    """Return what a rule makes of a norm's tensors, those of 16 bits computed in float32."""
+    wide = {k: t.float() if t.dtype in _HALVES else t for k, t in source.items()}
+    made = dict(rule.function(wide, layer))
+    for key, value in made.items():
+        # A tensor has the dtype that it has in the norm, or in the layer if that is wider.
+        dtypes = [state[key].dtype for state in (source, wanted) if key in state]
+        if value is wide.get(key):
+            made[key] = source[key]
+        elif dtypes:
+            made[key] = value.to(reduce(torch.promote_types, dtypes))
+    return made
 
 
 def _name_variance(state: State, wanted: State) -> State:

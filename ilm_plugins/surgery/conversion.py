@@ -1,7 +1,6 @@
 """The conversion that a caller asks for: which layer replaces which plain norm."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -10,7 +9,7 @@ from ..layers import NORMS, OptionError
 from ..layers.base import AdaptiveNorm
 from ..layers.options import check, check_choice, check_known, parameters_of
 from .norms import KEYS, LAYERS, kind_of_module
-from .rules import NotConvertible, find_rule, hint, refuse, sources_for
+from .rules import has_rule, hint, refuse, sources_for
 from .sources import Source, exact_source_of, source_of
 
 
@@ -51,13 +50,12 @@ def check_absent(options: Mapping, *of_norm: str) -> None:
 def check_replaces(asked: Conversion, module: nn.Module, types: frozenset[type] | None) -> None:
     """Raise NotConvertible unless a module is exactly a plain norm, or a layer with a rule."""
     cls, layer, source = type(module), asked.layer, asked.source
-    is_layer = isinstance(module, AdaptiveNorm)
-    if is_layer and (types is None or cls in types):
-        with suppress(NotConvertible):
-            find_rule(kind_of_module(module), layer)
-            return
     name, old_source = cls.__name__, source_of(cls)
-    refuse(is_layer, f"is {name}, already a layer of this package")
+    if isinstance(module, AdaptiveNorm):
+        is_asked = types is None or cls in types
+        is_replaced = is_asked and has_rule(kind_of_module(module), layer)
+        refuse(not is_replaced, f"is {name}, already a layer of this package")
+        return
     reason = old_source.refusal(module, layer) if old_source else None
     advice = f"; {reason}" if reason else hint(old_source, layer)
     refuse(old_source is not source, f"{name}, but {KEYS[layer]} replaces {source.title}{advice}")

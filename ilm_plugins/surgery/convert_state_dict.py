@@ -115,28 +115,18 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
         of another kind than the model's, on missing tensors and on tensors that do not fit
         (``left``); tensors of another shape must be removed before loading.
     """
-    state, wanted = unwrap_state(state, model), model.state_dict()
+    state = unwrap_state(state, model)
     model_norms = dict(norms.named_norms(model, norms.is_norm))
     report, stored = Report(), find_norms(state)
     # A norm takes no tensors that another norm of the model has under its own name, or has taken.
     taken = {*model_norms}
-    for name in model_norms:
+    for name, layer in model_norms.items():
         free = (n for n in _names(name, stored) if n in stored and (n == name or n not in taken))
         source = next(free, None)
-        if source is None:
-            continue
-        taken.add(source)
-        norm, layer = stored[source], model_norms[name]
-        chosen = chosen_by(norm.tensors)
-        if norm.kind == norms.kind_in_state(layer):
-            # A weight and a bias alone may be of any norm.
-            if source != name and norm.kind != UNTOLD and not norm.beside:
-                _store(state, norm, name, norm.tensors)
-                report.converted[name] = "renamed"
-        elif chosen not in (None, _normalizer_of(layer)):
-            report.left[source] = f"its ratios are fixed on {chosen}, which {layer} is not"
-        else:
-            _convert_norm(state, report, norm, name, norm.kind, _always(layer))
+        if source is not None:
+            taken.add(source)
+            _fit_norm(state, report, stored[source], name, layer)
+    wanted = model.state_dict()
     for key, tensor in state.items():
         if key not in wanted:
             report.left[key] = "the model has nothing of this name"
@@ -145,6 +135,20 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
             report.left[key] = "shape {}, where the model has shape {}".format(*shapes)
     report.missing = [key for key in find_absent(state, model) if key not in state]
     return state, report
+
+
+def _fit_norm(state: dict, report: Report, norm: StoredNorm, name: str, layer: nn.Module) -> None:
+    """Convert a norm to a layer of this name in a model; rename a norm of the layer's kind."""
+    chosen = chosen_by(norm.tensors)
+    if norm.kind == norms.kind_in_state(layer):
+        # A weight and a bias alone may be of any norm.
+        if norm.name != name and norm.kind != UNTOLD and not norm.beside:
+            _store(state, norm, name, norm.tensors)
+            report.converted[name] = "renamed"
+    elif chosen not in (None, _normalizer_of(layer)):
+        report.left[norm.name] = f"its ratios are fixed on {chosen}, which {layer} is not"
+    else:
+        _convert_norm(state, report, norm, name, norm.kind, lambda _: layer)
 
 
 def _rewrite(
@@ -172,10 +176,6 @@ def _rewrite(
         report.notes[_NOT_STORED] = []
     warn_of_nothing(report)
     return state, report
-
-
-def _always(layer: nn.Module) -> Callable[[StoredNorm], nn.Module]:
-    return lambda norm: layer
 
 
 def _normalizer_of(norm: nn.Module) -> str | None:

@@ -40,10 +40,8 @@ CONTAINERS = {
 #: Dotted name of a module's exact class -> the torch function that it computes. Frameworks add
 #: theirs.
 ACTIVATIONS = {
-    path_of(nn.ReLU): "relu",
-    path_of(nn.ReLU6): "relu6",
-    path_of(nn.SiLU): "silu",
-    path_of(nn.Hardswish): "hardswish",
+    f"torch.nn.modules.activation.{name}": name.lower()
+    for name in ("ReLU", "ReLU6", "SiLU", "Hardswish")
 }
 _FUNCTIONS: dict[Callable, Activation] = {
     **dict.fromkeys((functional.relu, functional.relu_, torch.relu), Activation("relu")),
@@ -93,7 +91,7 @@ def fuse_activations(model: nn.Module, *, match: Match = None) -> Report:
     return report
 
 
-class _NormThenActivation(NamedTuple):
+class _Pair(NamedTuple):
     """A norm and the activation right after it, in a module of a known class."""
 
     module: Any
@@ -101,7 +99,7 @@ class _NormThenActivation(NamedTuple):
     activation: Any
     #: The activation's name in the module.
     name: str
-    guard: Callable[..., None] | None
+    container: Any
 
     @property
     def is_fused(self) -> bool:
@@ -123,8 +121,8 @@ def fuse(model: nn.Module, layers: Iterable[AdaptiveNorm]) -> dict[AdaptiveNorm,
             continue
         found.norm.fused_activation = activation
         _set(found.module, found.name, FusedActivation(found.activation))
-        if found.guard:
-            found.module.register_forward_pre_hook(found.guard, with_kwargs=True)
+        if guard := found.container.guard:
+            found.module.register_forward_pre_hook(guard, with_kwargs=True)
         del left[found.norm]
     return left
 
@@ -138,7 +136,7 @@ def unfuse(model: nn.Module) -> None:
             found.norm.fused_activation = None
         _set(found.module, found.name, found.activation.original)
         hooks = found.module._forward_pre_hooks
-        for key in [key for key, hook in hooks.items() if hook is found.guard]:
+        for key in [key for key, hook in hooks.items() if hook is found.container.guard]:
             del hooks[key], found.module._forward_pre_hooks_with_kwargs[key]
 
 
@@ -150,26 +148,21 @@ def with_activation(layer: nn.Module, *after: nn.Module) -> NormWithActivation:
     return joined
 
 
-def _find_pairs(model: nn.Module) -> Iterator[_NormThenActivation]:
+def _find_pairs(model: nn.Module) -> Iterator[_Pair]:
     """Yield the norms that an activation follows, fused or not, in modules of known classes."""
     for module in model.modules():
-        if (container := _container_of(module)) is None:
-            continue
-        for norm, name in container.pairs(module):
-            activation = getattr(module, name)
-            if activation is not None:
-                yield _NormThenActivation(
-                    module, getattr(module, norm), activation, name, container.guard
-                )
+        container = _container_of(module)
+        for norm, name in container.pairs(module) if container else ():
+            if (activation := getattr(module, name)) is not None:
+                yield _Pair(module, getattr(module, norm), activation, name, container)
 
 
 def _container_of(module: nn.Module) -> Container | None:
     """Return what a module's forward does; None unless it is the code of a known class."""
-    forward = getattr(type(module), "forward", None)
+    forward: Any = getattr(type(module), "forward", None)
     # A decorated function has the name of the one in it.
-    if not isinstance(forward, FunctionType) or hasattr(forward, "__wrapped__"):
-        return None
-    if "forward" in vars(module):
+    is_own = isinstance(forward, FunctionType) and not hasattr(forward, "__wrapped__")
+    if not is_own or "forward" in vars(module):
         return None
     return CONTAINERS.get(path_of(forward).removesuffix(".forward"))
 

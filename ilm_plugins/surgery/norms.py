@@ -38,11 +38,10 @@ def may_be_norm(module: nn.Module) -> bool:
     """Return whether a module is a norm, or looks like one and contains none.
 
     A module looks like a norm by its class name, or by BatchNorm's running statistics (InPlaceABN).
-    torch's weight_norm and spectral_norm are no norms: they compute a weight.
     """
-    if type(module).__module__ == "torch.nn.utils.parametrizations":
-        return False
-    looks_so = re.search(r"Norm(2d)?$", type(module).__name__) or "running_var" in module._buffers
+    # torch's _WeightNorm and _SpectralNorm compute a weight.
+    is_named_so = re.fullmatch(r"(?!_)\w*Norm(2d)?", type(module).__name__)
+    looks_so = is_named_so or "running_var" in module._buffers
     inside = (part for part in module.modules() if part is not module)
     return is_norm(module) or (bool(looks_so) and not any(map(may_be_norm, inside)))
 

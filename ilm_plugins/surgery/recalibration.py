@@ -1,6 +1,6 @@
 """Measure the running statistics of the mixtures (EN, SN, SSN) again."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -48,15 +48,8 @@ def recalibrate(
     }
     if not measured:
         raise OptionError("recalibrate: the model has no layer that mixes BN's running statistics")
-    trained = {name: one.layer for name, one in measured.items() if not one.layer.frozen}
-    run, count = forward or model, 0
     try:
-        with evaluating(model), watching(trained, lambda name, x: measured[name].weigh(x)):
-            for one in measured.values():
-                one.layer.train()
-            for batch in batches:
-                run(batch)
-                count += 1
+        count = _run(model, measured, batches, forward or model)
     except BaseException:
         for one in measured.values():
             one.restore()
@@ -75,6 +68,24 @@ def recalibrate(
             # A layer that runs several times a batch has more calls than batches.
             report.converted[name] = f"running statistics of {min(count, one.calls)} batches"
     return report
+
+
+def _run(
+    model: nn.Module,
+    measured: Mapping[str, "_Measured"],
+    batches: Iterable[Any],
+    forward: Callable[[Any], Any],
+) -> int:
+    """Run batches, the layers in training mode, all else in evaluation; return their number."""
+    trained = {name: one.layer for name, one in measured.items() if not one.layer.frozen}
+    count = 0
+    with evaluating(model), watching(trained, lambda name, x: measured[name].weigh(x)):
+        for one in measured.values():
+            one.layer.train()
+        for batch in batches:
+            forward(batch)
+            count += 1
+    return count
 
 
 class _Measured:

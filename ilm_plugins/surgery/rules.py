@@ -250,6 +250,10 @@ def sources_for(layer: type[nn.Module]) -> list[Source]:
     return [SOURCES[name] for name in names if name in SOURCES]
 
 
+def has_rule(layout: str, target: type[nn.Module]) -> bool:
+    return any(rule.source == layout and target_of(target) in rule.targets for rule in RULES)
+
+
 def find_rule(kind: str, target: type[nn.Module]) -> Rule:
     """Return the rule from a kind of norm to a class; raise NotConvertible if there is none.
 

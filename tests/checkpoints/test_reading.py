@@ -411,12 +411,6 @@ def test_a_truncated_or_foreign_file_is_named_in_one_line(path, change):
     assert "\n" not in str(told.value)
 
 
-def test_a_pointer_of_git_lfs_is_told_from_a_checkpoint(path):
-    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\n")
-    with pytest.raises(CheckpointError, match="git lfs pull"):
-        read(path)
-
-
 @pytest.mark.parametrize("key", ["model", "state_dict", None])
 def test_a_state_dict_is_found_with_the_versions_of_its_modules(key):
     state = torch.nn.BatchNorm2d(3).state_dict()
