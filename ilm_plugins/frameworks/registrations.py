@@ -71,7 +71,7 @@ class Registrations:
         for one in self.imports:
             run_file(Path(one)) if one.endswith(".py") else run_module(one)
         for dataset in self.datasets:
-            module_for("detectron2", "registration", config).register_coco(*dataset)
+            module_for("detectron2", "datasets", config).register_coco(*dataset)
 
 
 def run_module(name: str) -> None:

@@ -23,7 +23,7 @@ from ilm_plugins.__main__ import main
 from ilm_plugins.cli import parsers
 from ilm_plugins.cli.compare import plan_of
 from ilm_plugins.errors import UserError
-from ilm_plugins.frameworks.detectron2 import registration
+from ilm_plugins.frameworks.detectron2 import datasets as coco_datasets
 from ilm_plugins.frameworks.registrations import Registrations
 from ilm_plugins.frameworks.run_options import RunOptions
 from runs import LAZY
@@ -205,7 +205,7 @@ def test_an_images_size_is_known_without_decoding_as_detectron2_turns_it(
     height, width, _ = read_image(path, "RGB").shape
     with Image.open(path) as image:
         monkeypatch.setattr(image, "load", pytest.fail)
-        assert registration.size_of(image) == (width, height)
+        assert coco_datasets.size_of(image) == (width, height)
 
 
 def test_an_image_with_a_damaged_exif_is_accepted_as_by_detectron2(own, capsys):

@@ -17,7 +17,7 @@ from ...errors import UserError
 from ..config import ADDRESS, Inference, OpenConfig, differences, is_below
 from . import evaluation, images, training
 from .config_files import TRAIN, load_config
-from .registration import check_dataset
+from .datasets import check_dataset
 
 #: Those that count iterations.
 COUNTS = {"max_iter", "eval_period", "log_period"}
