@@ -76,24 +76,24 @@ class UNetGenerator(nn.Module):
 
     Every layer is a 4 x 4 convolution of stride 2. Each layer up also receives the output of the
     layer down with the same resolution (skip connections). Convolutions without a norm have a bias:
-    the first layer, the last, and the innermost layer down, whose output is one pixel at the
-    default depth and hence has no variance. 54.4 M parameters at 256 x 256. As in the paper dropout
-    is the only noise, and active in evaluation, too; there it has the same mask for all images.
+    the first layer, the last, and the innermost layer down, whose output is one pixel and hence has
+    no variance. 54.4 M parameters at 256 x 256. As in the paper dropout is the only noise, and
+    active in evaluation, too; there it has the same mask for all images.
 
     Shape: (N, in_channels, H, W) to (N, out_channels, H, W) in -1..1; H and W are multiples of
-    ``2 ** depth``.
+    ``size``.
 
     Args:
         in_channels, out_channels: channels of the input and output images.
         width: channels of the first layer; the next three layers double them.
-        size: side of the images in pixels, a power of 2, used only for the default depth.
-        depth: number of layers down, at least 2; default: log2(size), down to one pixel.
+        size: side in pixels of images that the log2(size) layers down reduce to one pixel; a power
+            of 2, at least 4.
         norm_cfg: config of the norms; None for no norms.
         dropout: probability of dropout in the three innermost layers up; 0 for no dropout.
 
     Raises:
-        OptionError: the depth is below 2, or no depth is given and the size is not a power of 2; on
-            a forward pass, a side of the input is not a multiple of ``2 ** depth``.
+        OptionError: the size is invalid; on a forward pass, a side of the input is not a multiple
+            of ``size``.
         KeyError: the type of ``norm_cfg`` is unknown.
     """
 
@@ -103,20 +103,14 @@ class UNetGenerator(nn.Module):
         out_channels: int = 3,
         width: int = 64,
         size: int = 256,
-        depth: int | None = None,
         norm_cfg: dict | None = INSTANCE_NORM,
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        if depth is None:
-            depth = int(math.log2(size)) if size > 0 else 0
-            if size != 2**depth:
-                raise OptionError(
-                    f"UNetGenerator: size={size} is no power of 2; give one, or give depth"
-                )
-        if depth < 2:
-            raise OptionError(f"UNetGenerator: depth={depth}; give at least 2, or size at least 4")
-        self.depth = depth
+        depth = int(math.log2(max(size, 1)))
+        if size < 4 or size != 2**depth:
+            raise OptionError(f"UNetGenerator: size={size}; give a power of 2, at least 4")
+        self.size = size
         widths = [width * min(2**i, 8) for i in range(depth)]
         self.down = nn.ModuleList()
         for i, channels in enumerate(widths):
@@ -136,16 +130,11 @@ class UNetGenerator(nn.Module):
             in_channels = 2 * channels
         _initialize(self)
 
-    @property
-    def multiple(self) -> int:
-        """Both sides of an input must be multiples of this number."""
-        return 2**self.depth
-
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
+        if x.shape[2] % self.size or x.shape[3] % self.size:
             raise OptionError(
-                f"UNetGenerator: {x.shape[2]} x {x.shape[3]} pixels, but depth={self.depth} takes "
-                f"multiples of {self.multiple}; resize or pad the images, or reduce the depth"
+                f"UNetGenerator: {x.shape[2]} x {x.shape[3]} pixels, but size={self.size} takes "
+                "multiples of it; resize or pad the images, or reduce the size"
             )
         skipped = []
         for block in self.down:
@@ -173,9 +162,6 @@ class PatchDiscriminator(nn.Module):
         width: channels of the first layer; the next three layers double them.
         layers: layers of stride 2, at least 1; 3 is the paper's 70 x 70 PatchGAN.
         norm_cfg: config of the norms; None for no norms.
-
-    Raises:
-        OptionError: layers is below 1.
     """
 
     def __init__(
@@ -186,8 +172,6 @@ class PatchDiscriminator(nn.Module):
         norm_cfg: dict | None = INSTANCE_NORM,
     ) -> None:
         super().__init__()
-        if layers < 1:
-            raise OptionError(f"PatchDiscriminator: layers={layers}; give at least 1")
         blocks: list[nn.Module] = []
         for i in range(layers + 1):
             channels, stride = width * min(2**i, 8), 2 if i < layers else 1
@@ -235,22 +219,15 @@ class Pix2Pix(BaseModel):
     In checkpoints of MMEngine's ``EMAHook``, ``state_dict`` has the averaged weights.
 
     Args:
-        generator, discriminator: the networks, or their configs. The generator has the attribute
-            ``multiple``, as :class:`UNetGenerator` does.
+        generator, discriminator: configs of the networks. The generator has the attribute
+            ``size``, as :class:`UNetGenerator` does.
         lambda_l1: weight of the L1 loss.
-        data_preprocessor: default: a :class:`PairPreprocessor`.
     """
 
-    def __init__(
-        self,
-        generator: dict | nn.Module,
-        discriminator: dict | nn.Module,
-        lambda_l1: float = 100.0,
-        data_preprocessor: dict | nn.Module | None = None,
-    ) -> None:
-        super().__init__(data_preprocessor or PairPreprocessor())
-        self.generator = _build(generator)
-        self.discriminator = _build(discriminator)
+    def __init__(self, generator: dict, discriminator: dict, lambda_l1: float = 100.0) -> None:
+        super().__init__(PairPreprocessor())
+        self.generator = MODELS.build(generator)
+        self.discriminator = MODELS.build(discriminator)
         self.lambda_l1 = lambda_l1
 
     def forward(
@@ -275,12 +252,12 @@ class Pix2Pix(BaseModel):
     def translate(self, inputs: Tensor) -> Tensor:
         """Translate (N, 3, H, W) images in -1..1, of any H and W, to images of the same shape.
 
-        Inputs are padded, right and below, to multiples of 2 ** depth by repeating their last
-        column and row; outputs are cropped back.
+        Inputs are padded, right and below, to multiples of the generator's size by repeating their
+        last column and row; outputs are cropped back.
         """
         height, width = inputs.shape[2:]
-        multiple = _unwrap(self.generator).multiple
-        padding = (0, -width % multiple, 0, -height % multiple)
+        size = _unwrap(self.generator).size
+        padding = (0, -width % size, 0, -height % size)
         if any(padding):
             inputs = F.pad(inputs, padding, mode="replicate")
         return self.generator(inputs)[:, :, :height, :width]
@@ -329,10 +306,6 @@ def _gan_loss(logits: Tensor, label: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
 
 
-def _build(network: dict | nn.Module) -> nn.Module:
-    return network if isinstance(network, nn.Module) else MODELS.build(network)
-
-
 def _unwrap(network: nn.Module) -> nn.Module:
     return network.module if is_model_wrapper(network) else network
 
@@ -343,5 +316,5 @@ def _call_with_fixed_parameters(network: nn.Module, *inputs: Tensor) -> Tensor:
     return functional_call(network, fixed, inputs)
 
 
-for network in (UNetGenerator, PatchDiscriminator, PairPreprocessor, Pix2Pix):
+for network in (UNetGenerator, PatchDiscriminator, Pix2Pix):
     MODELS.register_module(module=network)

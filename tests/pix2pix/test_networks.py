@@ -92,7 +92,7 @@ def test_convolutions_start_from_the_papers_distribution():
 
 
 def small_generator():
-    return networks.UNetGenerator(1, 2, width=2, depth=3, norm_cfg=IN)
+    return networks.UNetGenerator(1, 2, width=2, size=8, norm_cfg=IN)
 
 
 def test_the_generator_keeps_the_size_of_images():
@@ -104,13 +104,13 @@ def test_the_generator_keeps_the_size_of_images():
     [
         (
             lambda: small_generator()(torch.randn(2, 1, 16, 20)),
-            "16 x 20 pixels, but depth=3 takes",
+            "16 x 20 pixels, but size=8 takes",
         ),
-        (lambda: networks.UNetGenerator(size=-4), "no power of 2"),
-        (lambda: networks.UNetGenerator(depth=1), "give at least 2"),
-        (lambda: networks.PatchDiscriminator(layers=0), "give at least 1"),
+        (lambda: networks.UNetGenerator(size=-4), "give a power of 2"),
+        (lambda: networks.UNetGenerator(size=2), "at least 4"),
+        (lambda: networks.UNetGenerator(size=250), "give a power of 2"),
     ],
-    ids=["image", "size", "depth", "layers"],
+    ids=["image", "negative", "small", "no power"],
 )
 def test_a_size_that_does_not_fit_is_refused(make, words):
     with pytest.raises(OptionError, match=words):
