@@ -51,14 +51,8 @@ def lpips(weights: str | os.PathLike) -> Measure:
     state = checkpoints.read(weights)
     network = _LPIPS(net="alex", pnet_rand=True)
     # torchvision's features.3.weight is slice2.3.weight in torchmetrics.
-    names = {name: name.partition(".")[2] for name in network.net.state_dict()}
-    missing = [name for name in names.values() if f"features.{name}" not in state]
-    if missing:
-        raise checkpoints.CheckpointError(
-            f"lpips_weights {str(weights)!r} has no features.{missing[0]}; give the weights of "
-            "torchvision's AlexNet, such as alexnet-owt-7be5be79.pth"
-        )
-    network.net.load_state_dict({k: state[f"features.{name}"] for k, name in names.items()})
+    sources = {name: f"features.{name.partition('.')[2]}" for name in network.net.state_dict()}
+    network.net.load_state_dict({n: state[old] for n, old in sources.items() if old in state})
 
     @torch.no_grad()
     def measure(output: Tensor, target: Tensor) -> float:

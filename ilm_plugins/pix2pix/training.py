@@ -8,7 +8,6 @@ import torch
 from mmengine.dist import barrier
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.optim import OptimWrapperDict, build_optim_wrapper
 from mmengine.registry import DATASETS, HOOKS, METRICS, OPTIM_WRAPPER_CONSTRUCTORS
 from PIL import Image
@@ -51,8 +50,6 @@ class ImageTransfer(BaseMetric):
     def __init__(self, lpips_weights: str | None = None, **options) -> None:
         super().__init__(**options)
         self.measures = measures(lpips_weights)
-        if lpips_weights is None:
-            print_log("no LPIPS: give lpips_weights, a file of AlexNet's weights", "current")
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         mean = (self.dataset_meta or {}).get("mean_image")
