@@ -274,8 +274,6 @@ def translate(argv: Sequence[str]) -> Namespace:
     p.add_argument("checkpoint", help="of the training")
     p.add_argument("input", type=_user_path, help="folder of images")
     p.add_argument("output", type=_user_path, help="folder to write to, made if missing")
-    what = "translate this half of pairs side by side"
-    p.add_argument("--half", choices=("left", "right"), help=what)
     p.add_argument("--unsafe", action="store_true", help="run code that the checkpoint holds")
     p.add_argument("--device", help="default: cuda if there is a GPU, else cpu")
     return p.parse_args(argv)

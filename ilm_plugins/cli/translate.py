@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..experiments.data.images import read_image
 from ..files import check_folder
 from ..frameworks import open_config
-from ..pix2pix.pairs import crop_half, image_files
+from ..pix2pix.pairs import image_files
 
 
 def run(args: argparse.Namespace) -> None:
@@ -30,6 +30,6 @@ def run(args: argparse.Namespace) -> None:
     load_weights(inference.model, args.checkpoint)
     inference.model.eval()
     for name, path in tqdm(files.items()):
-        (translated,) = inference.forward([np.asarray(crop_half(read_image(path), args.half))])
+        (translated,) = inference.forward([np.asarray(read_image(path))])
         write(to_image(translated["output"]), args.output / f"{name}.png")
     print(f"{args.output}: {len(files)} images")

@@ -43,10 +43,8 @@ def matched_files(inputs: str | os.PathLike, targets: str | os.PathLike) -> dict
     return {name: (path, results[name]) for name, path in sources.items()}
 
 
-def crop_half(image: Image.Image, side: str | None) -> Image.Image:
-    """Crop the "left" or the "right" half of an image, W // 2 pixels wide; None for no crop."""
-    if side is None:
-        return image
+def crop_half(image: Image.Image, side: str) -> Image.Image:
+    """Crop the "left" or the "right" half of an image, W // 2 pixels wide."""
     width = image.width // 2
     left = 0 if side == "left" else width
     return image.crop((left, 0, left + width, image.height))

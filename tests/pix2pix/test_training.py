@@ -341,9 +341,8 @@ def test_sigterm_ends_translation_in_one_line_without_a_partial_file(
     assert capsys.readouterr().err.endswith(": stopped\n")
 
 
-def test_translation_writes_what_the_test_writes(translate, trained, datasets, tmp_path):
-    pairs = datasets / "shapes" / "pairs" / "validation"
-    assert translate(pairs, tmp_path, "--half", "right") == 0
+def test_translation_writes_what_the_test_writes(translate, trained, tmp_path):
+    assert translate(trained / "test" / "input", tmp_path) == 0
     for path in (trained / "test" / "output").iterdir():
         assert np.array_equal(read(path), read(tmp_path / path.name))
 
