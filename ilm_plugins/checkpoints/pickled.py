@@ -79,9 +79,6 @@ class Array(ndarray):
         return self.view(numpy.ndarray).__reduce_ex__(protocol)
 
 
-Array.__name__ = "ndarray"  # in messages
-
-
 def _array(
     data: bytes | bytearray | str,
     dtype: Dtype,

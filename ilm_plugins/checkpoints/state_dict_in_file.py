@@ -59,13 +59,9 @@ def _with_tensors(state: Any) -> dict[str, Any]:
 
 
 def as_tensor(value: Any) -> Any:
-    """Return an array or a scalar of numpy as a tensor, if torch has its dtype."""
-    if not hasattr(value, "__array_interface__") or value.dtype.kind not in "biufc":
-        return value
-    try:
-        return torch.as_tensor(value)
-    except TypeError:  # numpy's long doubles
-        return value
+    """Return an array or a scalar of numpy as a tensor, if it has numbers."""
+    is_numeric = hasattr(value, "__array_interface__") and value.dtype.kind in "biufc"
+    return torch.as_tensor(value) if is_numeric else value
 
 
 def read_named(path: str | os.PathLike, key: str) -> Mapping[str, Any]:

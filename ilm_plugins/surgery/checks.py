@@ -13,7 +13,7 @@ from ..foreign_norms import SHARED_HEADS, path_of
 from ..layers import NORMS
 from ..layers.mixture import MixtureNorm
 from .norms import kind_of_module, modules_after
-from .rules import refuse
+from .rules import AFFINE, BN_RUNNING, refuse
 
 _COMPILED = "torch.compile holds the norm itself: convert the model before you compile it"
 _COMPUTED = (
@@ -23,8 +23,6 @@ _COMPUTED = (
 )
 _HELD = "{} also refers to the norm: remove this reference, then convert the model"
 _REPLACED = "its forward method is replaced, for example by a hook of accelerate: remove that first"
-#: The tensors of plain norms.
-TENSORS = "weight", "bias", "running_mean", "running_var"
 
 
 def check_plain_modules(norm: nn.Module) -> None:
@@ -42,7 +40,7 @@ def modules_of(norm: nn.Module) -> list[nn.Module]:
 
 def _is_computed(module: nn.Module) -> bool:
     # Pruning and FSDP write the tensors that they compute to attributes.
-    computed = any(isinstance(vars(module).get(name), Tensor) for name in TENSORS)
+    computed = any(isinstance(vars(module).get(name), Tensor) for name in AFFINE | BN_RUNNING)
     return computed or parametrize.is_parametrized(module)
 
 

@@ -14,7 +14,7 @@ from ..layers.mixture import MixtureNorm
 from ..ops import Switch
 from . import norms
 from .adapt_tensors import adapt, is_identity, remark_on_values
-from .checks import TENSORS, has_hooks, modules_of
+from .checks import has_hooks, modules_of
 from .conversion import Conversion
 from .fusing import with_activation
 from .norms import modules_after
@@ -160,7 +160,7 @@ def losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
         yield invalid
     if any(map(has_hooks, modules_of(old))):
         yield "hooks of replaced modules do not run; register them again"
-    known = {*TENSORS, "num_batches_tracked"}.union(*LAYOUTS.get(kind, ()))
+    known = set[str]().union(*LAYOUTS.get(norms.kind_in_state(old), ()))
     inside = {name for name in old.state_dict() if not is_beside(name)}
     if added := ", ".join(sorted(inside - known)):
         yield f"{added} inside the norm is no tensor of its class, and is removed"

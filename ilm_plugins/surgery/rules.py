@@ -135,11 +135,7 @@ def _released_to_sn(source: State, layer: SwitchNorm) -> State:
 def _sn_to_ssn(source: State, layer: SparseSwitchNorm) -> State:
     """SN's ratios as logits, at radius 0: projecting ratios onto the simplex keeps them."""
     state = {**source, **_zeros(layer, "radius", "mean_fixed", "var_fixed")}
-    for name in ("mean_weight", "var_weight"):
-        is_wrong = not source[name].is_meta and not source[name].isfinite().all()
-        refuse(is_wrong, f"{name} has NaN or infinite logits, which give no ratios")
-        state[name] = source[name].softmax(0)
-    return state
+    return state | {name: source[name].softmax(0) for name in ("mean_weight", "var_weight")}
 
 
 def _released_to_ssn(source: State, layer: SparseSwitchNorm) -> State:
