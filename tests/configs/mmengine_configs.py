@@ -90,7 +90,7 @@ def described_translation(cfg: Config) -> dict:
         "key group size": max([m.num_channels // m.encode.weight.shape[1] for m in ilm] or [1]),
         **{"training images": train.images, "test images": test.images},
         **{"generator": round(plain[0], 1), "discriminator": round(plain[1], 2)},
-        "depth": model.generator.depth,
+        "depth": len(model.generator.down),
     }
 
 
