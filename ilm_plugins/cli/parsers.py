@@ -13,12 +13,6 @@ from pathlib import Path
 from ..experiments.papers.reproduce_options import Options
 from ..frameworks.run_options import ProcessOptions
 
-#: Subcommand of ``analyze`` -> its description.
-MEASURES = {
-    "ratios": "EN's, SN's and SSN's ratios by layer, class and image",
-    "omega": "how far omega and beta of ILM and AssocNorm are from B_omega and B_beta, by layer, "
-    "key group, class and image",
-}
 #: An override KEY=VALUE.
 OVERRIDE = re.compile(r"\w+(\.\w+)*=")
 #: Option of ``compare`` -> its number of values, which may look like overrides.
@@ -93,32 +87,31 @@ def convert(argv: Sequence[str]) -> Namespace:
 
 
 def analyze(argv: Sequence[str]) -> Namespace:
-    """The subcommand becomes ``measure``."""
     p = new_parser(
         "See what adaptive layers have learned: tables (CSV) and a summary.",
         "analyze ratios IMAGES \\\n"
         "    --config-file ilm_plugins://mmseg/fcn_r50-d8_ade20k_en.py \\\n"
         "    --checkpoint iter_100000.pth --output output/ratios",
     )
-    commands = p.add_subparsers(required=True, metavar="COMMAND", dest="measure")
-    for name, shown in MEASURES.items():
-        add = commands.add_parser(name, help=shown, description=shown).add_argument
-        add("images", help="a folder of class folders, or a flat folder")
-        add("--config-file", required=True, metavar="FILE")
-        _add_registrations(add)
-        add("--checkpoint", required=True, metavar="FILE")
-        add("--output", required=True, type=_user_path, metavar="DIR", help="new or empty")
-        what = "names of layers, * for any characters; can be given again"
-        add("--match", action="append", metavar="PATTERN", help=what)
-        add("--classes", nargs="+", default=(), metavar="NAME", help="only images of these classes")
-        add("--limit", type=_positive, metavar="N", help="only N images, evenly spread over all")
-        what = "default: of the config's test_dataloader; in detectron2 1"
-        add("--batch-size", type=_positive, metavar="N", help=what)
-        add("--device", help="default: cuda if there is a GPU, else cpu")
-        what = "run code that a checkpoint or a yaml config holds"
-        add("--unsafe", action="store_true", help=what)
-        what = "last: overrides of the config"
-        add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help=what)
+    add = p.add_argument
+    what = "ratios of EN, SN and SSN, or how far omega and beta of ILM and AssocNorm are from "
+    what += "B_omega and B_beta; by layer, class and image"
+    add("measure", choices=("ratios", "omega"), help=what)
+    add("images", help="a folder of class folders, or a flat folder")
+    add("--config-file", required=True, metavar="FILE")
+    _add_registrations(add)
+    add("--checkpoint", required=True, metavar="FILE")
+    add("--output", required=True, type=_user_path, metavar="DIR", help="new or empty")
+    what = "names of layers, * for any characters; can be given again"
+    add("--match", action="append", metavar="PATTERN", help=what)
+    add("--classes", nargs="+", default=(), metavar="NAME", help="only images of these classes")
+    add("--limit", type=_positive, metavar="N", help="only N images, evenly spread over all")
+    what = "default: of the config's test_dataloader; in detectron2 1"
+    add("--batch-size", type=_positive, metavar="N", help=what)
+    add("--device", help="default: cuda if there is a GPU, else cpu")
+    add("--unsafe", action="store_true", help="run code that a checkpoint or a yaml config holds")
+    what = "last: overrides of the config"
+    add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help=what)
     return p.parse_args(argv)
 
 
