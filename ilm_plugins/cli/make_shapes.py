@@ -2,8 +2,6 @@
 
 import argparse
 
-from tqdm import tqdm
-
 from ..errors import writing_to
 from ..experiments.data.shapes import write_shapes
 from ..files import make_folder
@@ -12,6 +10,6 @@ from ..files import make_folder
 def run(args: argparse.Namespace) -> None:
     make_folder(args.root)
     with writing_to(args.root):
-        folder = write_shapes(**vars(args), progress=tqdm)
+        folder = write_shapes(**vars(args))
     counts = f"{args.num_training} training and {args.num_validation} validation images"
     print(f"{folder}: {counts}")

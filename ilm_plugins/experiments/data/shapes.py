@@ -18,12 +18,12 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+from tqdm import tqdm
 
 from ...errors import UserError
 
@@ -144,7 +144,6 @@ def write_shapes(
     num_validation: int = 200,
     size: int = 128,
     seed: int = 0,
-    progress: Callable[[range], Iterable[int]] = iter,
 ) -> Path:
     """Write the dataset to ROOT/shapes, or find it there; UserError if there is anything else."""
     counts = {"num_training": num_training, "num_validation": num_validation}
@@ -165,7 +164,7 @@ def write_shapes(
         # The temporary folder is private to the user; the one inside has ordinary permissions.
         partial = Path(temporary) / "shapes"
         for split in SPLITS:
-            _write_split(partial, split, manifest, progress)
+            _write_split(partial, split, manifest)
         _write_json(partial / "shapes.json", manifest)
         try:
             partial.rename(folder)
@@ -192,16 +191,14 @@ def _is_written(folder: Path, manifest: dict) -> bool:
     return True
 
 
-def _write_split(
-    folder: Path, split: str, manifest: dict, progress: Callable[[range], Iterable[int]]
-) -> None:
+def _write_split(folder: Path, split: str, manifest: dict) -> None:
     """Write the photos, masks, pairs and COCO annotations of a split into the dataset's folder."""
     photos, masks, pairs = (folder / kind / split for kind in ("images", "annotations", "pairs"))
     for target in (photos, masks, pairs):
         target.mkdir(parents=True)
     size = manifest["size"]
     images, annotations = [], []
-    for index in progress(range(manifest[f"num_{split}"])):
+    for index in tqdm(range(manifest[f"num_{split}"]), split):
         scene = make_scene(manifest["seed"], split, index, size)
         name = f"{index:06d}"
         pair = np.concatenate([scene.photo, PALETTE[scene.mask]], axis=1)
