@@ -37,8 +37,8 @@ def list_(args: argparse.Namespace) -> None:
     table = published.find_table(args.table)
     paper = published.papers()[table.paper]
     print(f"{table.id}  {paper.title}, {paper.source}, {table.number}: {table.title}")
-    shown = table.shows and f"data of {', '.join(table.shows)}"
-    lines = [paper.url, table.note, table.command, shown, " / ".join(table.measures)]
+    data = table.shows and f"data of {', '.join(table.shows)}"
+    lines = [paper.url, table.note, table.command, data, " / ".join(table.measures)]
     width = max(map(len, table.cells), default=0)
     for cell in table.cells.values():
         source = "computed"

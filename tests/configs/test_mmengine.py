@@ -148,7 +148,7 @@ CHANGES["assoc-3"] = CHANGES["ilm-4"]
 @pytest.mark.parametrize("cell", ROWS, ids=lambda cell: cell.id)
 def test_a_row_is_the_papers(cell):
     config = cell.config.removeprefix("configs/")
-    norm = cell.norm_name or cell.name.partition(", ")[0]
+    norm = cell.name.partition("/")[2] or cell.name.partition(", ")[0]
     norm = OTHER_NAMES.get(norm, OF_TABLE.get(cell.table, norm))
     changes = CHANGES.get(cell.table, lambda name: {})(cell.name)
     expected = recipe("mmpretrain", f"{config.partition('/')[2]} {norm}") | changes

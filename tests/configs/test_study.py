@@ -78,7 +78,7 @@ def test_a_row_has_the_norms_of_its_name_at_the_places_of_its_table(cell):
     by_part = {}
     for name, layer in norms(model_of(cell)).items():
         by_part.setdefault(name.split(".")[0], []).append(type(layer))
-    kinds = cell.norm_name.split(" / ")
+    kinds = cell.name.partition("/")[2].split(" / ")
     places = PLACES[cell.table]
     for part, kind in zip(places, kinds * (len(places) // len(kinds)), strict=True):
         assert by_part.pop(part) == [CLASSES[kind]] * places[part]
@@ -88,7 +88,7 @@ def test_a_row_has_the_norms_of_its_name_at_the_places_of_its_table(cell):
 @pytest.mark.parametrize("cell", ROWS, ids=lambda cell: cell.id)
 def test_a_row_has_the_settings_that_the_pilots_chose(cell):
     _, framework, config = cell.config.split("/", 2)
-    expected = recipe(framework, f"{config} {cell.norm_name}")
+    expected = recipe(framework, f"{config} {cell.name.partition('/')[2]}")
     assert len(expected) >= 9
     found = description(cell)
     # As YAML has them.

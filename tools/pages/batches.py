@@ -26,7 +26,7 @@ def detectors(name: str, results: Results) -> dict[int, dict[str, Values]]:
     }
     table = published.find_table("study-all")
     found[4] = {
-        cell.norm_name: papers.values(papers.runs_of(cell, results), table, table.measures[0])
+        papers.norm_of(cell): papers.values(papers.runs_of(cell, results), table, table.measures[0])
         for cell in table.cells.values()
     }
     return found

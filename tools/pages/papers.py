@@ -10,7 +10,7 @@ from typing import Any
 
 from ilm_plugins.experiments.compare.results import OWN_TEST
 from ilm_plugins.experiments.papers import published
-from ilm_plugins.experiments.papers.published import Cell, Table
+from ilm_plugins.experiments.papers.published import Cell, Measure, Table
 from ilm_plugins.experiments.reports.interval import Difference, interval, paired, spread
 from ilm_plugins.experiments.reports.table import markdown, of_dicts
 from ilm_plugins.frameworks.config import AS_IS
@@ -48,6 +48,16 @@ def _experiment(cell: Cell) -> tuple:
     return cell.config, norm, cell.overrides, cell.tests, cell.starts_from
 
 
+def described(measure: Measure) -> str:
+    """Return unit and direction in words, such as "%, lower is better"."""
+    return f"{measure.unit}, {measure.better} is better".removeprefix(", ")
+
+
+def norm_of(row: Cell) -> str:
+    """Return the part after "TASK/" in the name of a row of the study."""
+    return row.name.partition("/")[2]
+
+
 def learned(run: Run, table: Table) -> bool:
     """Whether a run's first figure is one of a model that learned."""
     figure = run.figures.get(table.measures[0])
@@ -61,7 +71,7 @@ def learned(run: Run, table: Table) -> bool:
 def differences(table: Table, results: Results) -> Iterator[tuple[str, list[Run], Difference]]:
     """Yield name, runs and paired difference of each norm that replaces another."""
     for cell in filter(lambda cell: cell.against, table.cells.values()):
-        name = f"{cell.norm_name} - {table.cells[cell.against].norm_name}"
+        name = f"{norm_of(cell)} - {norm_of(table.cells[cell.against])}"
         if difference := _from_plain(table.measures[0], cell, table, results):
             yield name, runs_of(cell, results), difference
 
@@ -132,8 +142,8 @@ def table_lines(table: Table, results: Results) -> list[str]:
         if rows_of is _wide_rows:
             row = _by_measure(table, constant)
         rows.append({"": f"{what}, to compare", **row})
-    described = [f"{name} ({published.measures()[name].described})" for name in table.measures]
-    above = f"{' / '.join(described)}."
+    measures = [f"{name} ({described(published.measures()[name])})" for name in table.measures]
+    above = f"{' / '.join(measures)}."
     alike = {} if is_study else _alike(rows)
     if said := [text if name == "run" else f"{name} {text}" for name, text in alike.items()]:
         above += f" All runs: {'; '.join(said)}."
@@ -246,7 +256,7 @@ def _compared(table: Table, cell: Cell, results: Results) -> str:
     for measure, n in zip(table.measures, table.decimals, strict=True):
         one = _from_plain(measure, cell, table, results)
         texts.append(interval(one, n) if one else "-")
-    return f"{' / '.join(texts)} from {table.cells[cell.against].norm_name}"
+    return f"{' / '.join(texts)} from {norm_of(table.cells[cell.against])}"
 
 
 def _from_plain(measure: str, cell: Cell, table: Table, results: Results) -> Difference | None:

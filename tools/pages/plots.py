@@ -73,7 +73,7 @@ def _labels(table: Table) -> dict[str, str]:
         measure = published.measures()[name]
         for metric, (offset, factor) in measure.metrics.items():
             is_shown = offset == 0 and factor == 1
-            what, unit = (name, f" ({measure.described})") if is_shown else (metric, "")
+            what, unit = (name, f" ({papers.described(measure)})") if is_shown else (metric, "")
             labels[metric] = f"{what}{unit}"
             # MMPretrain logs the metric accuracy/top1 of a test as accuracy_top-1 in training.
             if "/top" in metric:

@@ -57,16 +57,11 @@ class Measure:
     #: Whether the paper defines the measure; if not, reports give no difference.
     comparable: bool = True
 
-    @property
-    def described(self) -> str:
-        """Unit and direction in words, such as "%, lower is better"."""
-        return f"{self.unit}, {self.better} is better".removeprefix(", ")
-
-    def read(self, metrics: dict[str, float], prefix: str = "") -> float | None:
-        """Compute the value from the first metric that is there under a prefix, or return None."""
+    def read(self, metrics: dict[str, float]) -> float | None:
+        """Compute the value from the first metric that is there, or return None."""
         for name, (offset, factor) in self.metrics.items():
-            if metrics.get(prefix + name) is not None:
-                return offset + factor * metrics[prefix + name]
+            if metrics.get(name) is not None:
+                return offset + factor * metrics[name]
         return None
 
 
@@ -92,11 +87,6 @@ class Cell:
     def id(self) -> str:
         """The table's id and the row's name, such as ``en-2 ResNet50/EN``."""
         return f"{self.table} {self.name}"
-
-    @property
-    def norm_name(self) -> str:
-        """The part after "TASK/" in the name of a row of the study."""
-        return self.name.partition("/")[2]
 
 
 @dataclass(frozen=True, eq=False)
