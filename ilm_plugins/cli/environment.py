@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..errors import FRAMEWORKS as HOW_TO_INSTALL
-from ..errors import OPERATORS, UserError, missing
+from ..errors import OPERATORS, UserError, missing, one_line
 from ..frameworks import installed
 from ..frameworks.run_environment import FRAMEWORKS
 from ..layers import NORMS
@@ -94,6 +94,5 @@ def _describe_framework(package: str) -> str:
             parts.append(f"{place}: {', '.join(keys)}")
     except Exception as error:  # incompatible packages may raise any exception
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        reason = kind + " ".join(str(error).split())
-        parts.append(f"cannot be used: {reason}")
+        parts.append(f"cannot be used: {kind}{one_line(error)}")
     return ", ".join(parts)

@@ -16,7 +16,7 @@ Lower is better for rmse, lpips and l1, higher for ssim.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -65,8 +65,3 @@ def measures(lpips_weights: str | os.PathLike | None = None) -> dict[str, Measur
     """Return name -> function of all metrics; of LPIPS only with a file of AlexNet's weights."""
     chosen: dict[str, Measure] = {"rmse": rmse, "ssim": ssim, "l1": l1}
     return chosen if lpips_weights is None else {**chosen, "lpips": lpips(lpips_weights)}
-
-
-def mean_image(images: Iterable[Tensor]) -> Tensor:
-    """Return the mean of uint8 images of one shape: the constant output of least squared error."""
-    return torch.stack([*images]).double().mean(0).round().to(torch.uint8)

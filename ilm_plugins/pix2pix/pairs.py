@@ -18,7 +18,6 @@ from torch.utils.data import Dataset
 
 from ..errors import UserError
 from ..experiments.data.images import list_images, read_image
-from .metrics import mean_image
 
 #: Which half is the input: "right-to-left" translates the right half into the left one.
 DIRECTIONS = ("right-to-left", "left-to-right")
@@ -105,8 +104,8 @@ class PairedImages(Dataset):
         if mean_of is not None:
             options = {"data_prefix": data_prefix, "direction": direction, "size": size, **mean_of}
             others = PairedImages(data_root, **options)
-            targets = (others[i]["target"] for i in range(len(others)))
-            self.metainfo["mean_image"] = mean_image(targets)
+            targets = torch.stack([others[i]["target"] for i in range(len(others))])
+            self.metainfo["mean_image"] = targets.double().mean(0).round().to(torch.uint8)
 
     def __len__(self) -> int:
         return len(self.pairs)

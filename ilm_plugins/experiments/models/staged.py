@@ -18,9 +18,6 @@ class StagedBackbone(BaseModule):
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        name, count = type(self).__name__, len(stages)
-        if not set(out_indices) <= set(range(count)):
-            raise ValueError(f"{name}: out_indices={out_indices!r}; choose from 0 to {count - 1}")
         self.stem, self.stages = stem, nn.ModuleList(stages)
         self.out_indices = tuple(out_indices)
 

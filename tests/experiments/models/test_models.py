@@ -162,7 +162,6 @@ def test_frozen_stages_of_aa_resnet():
     [
         ({"kind": "CifarResNet", "depth": 18}, "depth=18 is not 6n"),
         ({"kind": "CifarResNet", "depth": 2}, "depth=2 is not 6n"),
-        ({"kind": "CifarResNet", "depth": 20, "out_indices": (3,)}, "choose from 0 to 2"),
     ],
 )
 def test_errors(options, message):
