@@ -1,7 +1,6 @@
 """The page of a comparison, compare.html: one file that needs no network and no script."""
 
 import platform
-from collections import Counter
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -97,21 +96,15 @@ def _first_runs(plan: Plan, results: Results) -> dict[str, Path]:
 
 
 def _environment(plan: Plan) -> dict[str, str]:
-    """Return versions, device and settings; of values that differ, the number of runs of each."""
-    found: dict[str, Counter[str]] = {"Python": Counter([platform.python_version()])}
+    """Return versions, device and settings of the runs; all values where they differ."""
+    found: dict[str, dict[str, None]] = {"Python": {platform.python_version(): None}}
     for folder in plan.folders:
         record = read(folder) or {}
         settings = {name: record.get(key) for key, name in SETTINGS.items()}
         for name, value in (record.get("versions", {}) | settings).items():
             if value is not None:
-                found.setdefault(name, Counter())[str(value)] += 1
-    return {name: _counted(values) for name, values in found.items()}
-
-
-def _counted(values: Counter[str]) -> str:
-    if len(values) == 1:
-        return next(iter(values))
-    return ", ".join(f"{value} ({count} run{'s' * (count > 1)})" for value, count in values.items())
+                found.setdefault(name, {})[str(value)] = None
+    return {name: ", ".join(values) for name, values in found.items()}
 
 
 def _failure(plan: Plan, value: Value) -> dict[str, str]:
