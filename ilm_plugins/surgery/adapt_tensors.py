@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ..foreign_norms import is_beside
 from ..layers.mixture import BN_VARIANCE, VARIANCE
 from .norms import kind_of_module
+from .plain_norms import SOURCES
 from .rules import AFFINE, MIXTURES_RUNNING, Rule, State, find_rule, refuse
-from .sources import SOURCES
 
 _HALVES = {torch.float16, torch.bfloat16}
 #: Dtypes of tensors that are converted; counters and flags may be integers.

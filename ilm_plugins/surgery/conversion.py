@@ -9,15 +9,15 @@ from ..layers import NORMS, OptionError
 from ..layers.base import AdaptiveNorm
 from ..layers.options import check, check_choice, check_known, parameters_of
 from .norms import KEYS, LAYERS, kind_of_module
+from .plain_norms import PlainNorm, exact_source_of, source_of
 from .rules import has_rule, hint, refuse, sources_for
-from .sources import Source, exact_source_of, source_of
 
 
 class Conversion(NamedTuple):
     """Plain norms to replace by a layer, which takes some options from each norm."""
 
     layer: type[nn.Module]
-    source: Source
+    source: PlainNorm
     of_norm: list[str]
     options: dict[str, Any]
 

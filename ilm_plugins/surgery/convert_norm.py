@@ -19,6 +19,7 @@ from .conversion import Conversion
 from .fusing import with_activation
 from .norms import modules_after
 from .norms_in_state_dict import LAYOUTS, check_complete
+from .plain_norms import num_channels, plain_module, source_of
 from .rules import (
     AFFINE,
     State,
@@ -27,7 +28,6 @@ from .rules import (
     plain_norm_of,
     refuse,
 )
-from .sources import num_channels, plain_module, source_of
 
 _NOT_TRACKED = (
     "track_running_stats=False: momentum=0 keeps the running statistics as they are; set momentum "

@@ -14,10 +14,10 @@ from .adapt_tensors import adapt, first_computable, remark_on_values
 from .checks import reason_of_levels
 from .conversion import conversion_to
 from .norms_in_state_dict import PLAIN, StoredNorm, find_norms, is_of_level, join
+from .plain_norms import SOURCES, UNTOLD, plain_module
 from .report import Report, warn_of_nothing
 from .rules import NotConvertible, State, chosen_by, refuse
 from .selection import Match, matches, report_of_match
-from .sources import SOURCES, UNTOLD, plain_module
 
 _NOT_STORED = (
     "a state dict has no eps, num_groups or normalizers; where a layer has others, outputs change"

@@ -8,7 +8,7 @@ from torch import nn
 
 from .. import layers
 from ..foreign_norms import FRAMEWORKS
-from .sources import SOURCES, is_adaptive, source_of
+from .plain_norms import SOURCES, is_adaptive, source_of
 
 #: Layer -> the layout of its tensors, a key of :data:`.rules.LAYOUTS`. A subclass may compute
 #: something else.

@@ -10,8 +10,8 @@ from torch import Tensor
 from ..foreign_norms import is_beside
 from ..ops.engine.network import BATCH
 from .norms import LAYERS
+from .plain_norms import SOURCES, UNTOLD
 from .rules import AFFINE, BN_RUNNING, MIXTURES_RUNNING, RELEASED_ATTENTION, State, refuse
-from .sources import SOURCES, UNTOLD
 
 #: Kinds of plain norms in a state dict.
 PLAIN = {source.kind_in_state for source in SOURCES.values()}

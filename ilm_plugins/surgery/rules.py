@@ -12,7 +12,7 @@ from ..layers.attentive import balanced
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.mixture import BN_VARIANCE, VARIANCE
 from .norms import KEYS, target_of
-from .sources import SOURCES, Source
+from .plain_norms import SOURCES, PlainNorm
 
 #: A state dict, of a model or of a single norm: name -> tensor.
 State = Mapping[str, Tensor]
@@ -240,7 +240,7 @@ RULES = (
 )
 
 
-def sources_for(layer: type[nn.Module]) -> list[Source]:
+def sources_for(layer: type[nn.Module]) -> list[PlainNorm]:
     """Return the plain norms that a layer can replace, by default the first; may be empty."""
     names = (rule.source for rule in RULES if KEYS.get(layer) in rule.targets)
     return [SOURCES[name] for name in names if name in SOURCES]
@@ -264,7 +264,7 @@ def find_rule(kind: str, target: type[nn.Module]) -> Rule:
     raise NotConvertible(f"{kind} does not become {target.__name__}")
 
 
-def plain_norm_of(kind: str, chosen: str | None = None) -> Source:
+def plain_norm_of(kind: str, chosen: str | None = None) -> PlainNorm:
     """Return the plain norm to which a rule leads back; NotConvertible if there is none.
 
     Args:
@@ -277,7 +277,7 @@ def plain_norm_of(kind: str, chosen: str | None = None) -> Source:
     return SOURCES[name]
 
 
-def hint(source: Source | None, layer: type[nn.Module]) -> str:
+def hint(source: PlainNorm | None, layer: type[nn.Module]) -> str:
     """Return how to ask for the replacement of a plain norm by a layer; "" if nobody can."""
     if source not in sources_for(layer)[1:]:
         return ""

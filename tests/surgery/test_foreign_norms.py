@@ -11,7 +11,7 @@ from torch.nn import functional
 from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import surgery
 from ilm_plugins.foreign_norms import EXACT, path_of
-from ilm_plugins.surgery.sources import exact_source_of
+from ilm_plugins.surgery.plain_norms import exact_source_of
 from swaps import double, randomized
 
 C = 32

@@ -7,9 +7,9 @@ from torch import nn
 
 from ilm_plugins import NORMS, surgery
 from ilm_plugins.foreign_norms import EXACT, path_of
-from ilm_plugins.surgery import rules, sources
+from ilm_plugins.surgery import plain_norms, rules
 from ilm_plugins.surgery.norms_in_state_dict import LAYOUTS
-from ilm_plugins.surgery.sources import SOURCES, Source
+from ilm_plugins.surgery.plain_norms import SOURCES, PlainNorm
 
 MARKED = "<!-- conversions -->\n\n", "\n<!-- end -->"
 HEAD = "| from | to | outputs | `replacing` |\n|---|---|---|---|\n"
@@ -56,7 +56,7 @@ def test_every_rule_leads_from_what_there_is_to_what_there_is():
     [(nn.GroupNorm, "GN"), (nn.InstanceNorm3d, "IN"), (nn.BatchNorm1d, "BN"), (nn.LayerNorm, "LN")],
 )
 def test_a_class_is_exactly_one_plain_norm(cls, name):
-    assert sources.source_of(cls).name == name
+    assert plain_norms.source_of(cls).name == name
 
 
 class Standardized(nn.BatchNorm2d):
@@ -65,7 +65,7 @@ class Standardized(nn.BatchNorm2d):
 
 def test_a_row_is_enough_to_refuse_a_norm_with_a_reason(monkeypatch):
     reason = "its convolution's weights are standardized, which the layer does not know"
-    row = Source("WSBN", nn.modules.batchnorm._BatchNorm, (), lambda *_: reason)
+    row = PlainNorm("WSBN", nn.modules.batchnorm._BatchNorm, (), lambda *_: reason)
     monkeypatch.setitem(SOURCES, row.name, row)
     monkeypatch.setitem(EXACT, re.escape(path_of(Standardized)), row.name)
     _, report = surgery.convert(nn.Sequential(Standardized(32), nn.BatchNorm2d(32)), "EN")

@@ -23,7 +23,7 @@ UNTOLD = "GN or IN"
 
 
 @dataclass(frozen=True)
-class Source:
+class PlainNorm:
     """A plain norm.
 
     Attributes:
@@ -63,7 +63,7 @@ def num_channels(norm: Any) -> int:
 
 
 def plain_module(
-    source: Source, channels: int, groups: int = 1, dims: int = 2, **options: Any
+    source: PlainNorm, channels: int, groups: int = 1, dims: int = 2, **options: Any
 ) -> nn.Module:
     """Return a new GN, IN or BN; options are eps, BN's momentum, device and dtype."""
     if source.name == "GN":
@@ -73,7 +73,7 @@ def plain_module(
     return getattr(nn, f"BatchNorm{dims}d")(channels, **options)
 
 
-def exact_source_of(cls: type[nn.Module]) -> Source | None:
+def exact_source_of(cls: type[nn.Module]) -> PlainNorm | None:
     """Return the plain norm that a class computes exactly."""
     for pattern, name in EXACT.items():
         if re.fullmatch(pattern, path_of(cls)):
@@ -86,7 +86,7 @@ def is_adaptive(cls: type[nn.Module]) -> bool:
     return issubclass(cls, (AdaptiveNorm, *NORMS.values()))
 
 
-def source_of(cls: type[nn.Module]) -> Source | None:
+def source_of(cls: type[nn.Module]) -> PlainNorm | None:
     """Return the plain norm that a class is or derives from; None for this package's layers."""
     if issubclass(cls, AdaptiveNorm):
         return None
@@ -124,9 +124,9 @@ def _layer_norm_refusal(norm: nn.LayerNorm, layer: type[nn.Module]) -> str | Non
 
 
 _ROWS = (
-    Source("GN", nn.GroupNorm, ("num_groups", "eps")),
-    Source("IN", _InstanceNorm, ("eps",), _instance_norm_refusal),
-    Source("BN", _BatchNorm, ("eps", "momentum"), _batch_norm_refusal, has_statistics=True),
-    Source("LN", nn.LayerNorm, ("eps",), _layer_norm_refusal),
+    PlainNorm("GN", nn.GroupNorm, ("num_groups", "eps")),
+    PlainNorm("IN", _InstanceNorm, ("eps",), _instance_norm_refusal),
+    PlainNorm("BN", _BatchNorm, ("eps", "momentum"), _batch_norm_refusal, has_statistics=True),
+    PlainNorm("LN", nn.LayerNorm, ("eps",), _layer_norm_refusal),
 )
 SOURCES = {source.name: source for source in _ROWS}
