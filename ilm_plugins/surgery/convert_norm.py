@@ -113,8 +113,13 @@ def plain_for(old: Any, like: dict, dims: int) -> nn.Module:
             rows = sorted(range(len(old.normalizers)), key=lambda k: old.normalizers[k] == "BN")
             state["weight"] = state["weight"][rows]
     groups = 1 if chosen == "LN" else old.num_groups
-    new: Any = plain_module(source, old.num_channels, groups, dims, **options)
+    new = plain_module(source, old.num_channels, groups, dims, **options)
     _take_tensors(old, new, state)
+    return _as_before(old, new)
+
+
+def _as_before(old: nn.Module, new: Any) -> nn.Module:
+    """Return a plain norm of the class, and without the tensors, that the first norm had."""
     lacked = getattr(old, "lacked", ())
     if all(is_identity(name, getattr(new, name)) for name in lacked):
         for name in lacked:
