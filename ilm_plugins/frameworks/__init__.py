@@ -1,7 +1,4 @@
-"""What makes the layers usable in detectron2, OpenMMLab, timm and transformers.
-
-Rooms below import no framework; they know some of its classes and functions by name alone.
-"""
+"""What makes the layers usable in detectron2, OpenMMLab and others; rooms below import none."""
 
 import sys
 from functools import partial

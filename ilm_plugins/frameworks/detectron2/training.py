@@ -1,4 +1,7 @@
-"""Train and evaluate detectron2's yaml configs and LazyConfigs, on GPUs and on the CPU."""
+"""Train and evaluate detectron2's yaml configs and LazyConfigs, on GPUs and on the CPU.
+
+An ``opened`` config is a Detectron2Config, whose file imports this one.
+"""
 
 import logging
 import os
