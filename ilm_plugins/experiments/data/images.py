@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ...errors import UserError, one_line
 
-#: Key of the orientation in EXIF data; its values, but for 1 -> how to turn the image upright.
-ORIENTATION = 0x0112
+#: Orientation in EXIF data -> how to turn the image upright. Pillow's own exif_transpose also
+#: writes the EXIF data again, which fails for some photos.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -30,13 +30,9 @@ def read_image(path: str | os.PathLike) -> Image.Image:
     try:
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):  # Pillow would cut all values off at 255
-                raise UserError(
-                    f"{path} has values of mode {image.mode!r}, expected 8 bits; convert it"
-                )
-            turn = TURNS.get(image.getexif().get(ORIENTATION))
+                raise ValueError(f"mode {image.mode!r}, expected 8 bits")
+            turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
             return (image if turn is None else image.transpose(turn)).convert("RGB")
-    except UserError:
-        raise
     except Exception as error:  # Pillow raises many kinds for damaged files
         reason = one_line(error)
         raise UserError(f"{path} cannot be read ({reason}); remove or replace it") from error
