@@ -5,12 +5,7 @@ has them as ``backbone``. ``aa_resnet``, which derives from mmpretrain's ResNet,
 own.
 """
 
-from mmengine.registry import MODELS
-
-from ...frameworks.openmmlab.norms import register
 from .bn_inception import BNInception
 from .cifar_resnet import CifarResNet
 
 __all__ = ["BNInception", "CifarResNet"]
-
-register(MODELS, classes={"BNInception": BNInception, "CifarResNet": CifarResNet})

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
 from ...errors import UserError
-from ...frameworks.openmmlab.norms import register
 
 #: Attention heads, and channels of each head's queries and keys: the paper's minimum, 20. Its
 #: kappa = 0.2 would give each head fewer, of at most 512 channels.
@@ -73,6 +72,7 @@ class AugmentedConv2d(nn.Module):
         return embeddings[at - at[:, None] + self.size - 1]
 
 
+@MODELS.register_module()
 class AAResNet(ResNet):
     """AA-ResNet: mmpretrain's ResNet of bottlenecks whose last three stages have AugmentedConv2d.
 
@@ -98,6 +98,3 @@ class AAResNet(ResNet):
                     size //= 2
                 block.conv2 = AugmentedConv2d(block.mid_channels, stride, halvings, size)
         self._freeze_stages()  # the new layers, too
-
-
-register(MODELS, classes={"AAResNet": AAResNet})

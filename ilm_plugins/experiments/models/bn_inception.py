@@ -1,6 +1,7 @@
 """BN-Inception: Ioffe and Szegedy, ICML 2015; "Inception v2" in the papers on normalization."""
 
 import torch
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .staged import StagedBackbone, conv
@@ -26,6 +27,7 @@ STAGES = (
 )
 
 
+@MODELS.register_module()
 class BNInception(StagedBackbone):
     """BN-Inception with any normalization: 69 convolutions, each followed by norm and ReLU.
 

@@ -1,11 +1,13 @@
 """ResNet-20, 56, 110 for 32 x 32 images: He et al., CVPR 2016, Section 4.2."""
 
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from .staged import StagedBackbone, conv
 
 
+@MODELS.register_module()
 class CifarResNet(StagedBackbone):
     """The CIFAR ResNet of 6n + 2 layers: n blocks each of 16, 32 and 64 channels, with any norm.
 
