@@ -102,10 +102,6 @@ def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset
     return result
 
 
-def runs(network: Network, x: Tensor, num_groups: int) -> bool:
-    return network.has_kernels()
-
-
 # ---- a whole network in one call
 
 
@@ -117,7 +113,7 @@ def find_plan(
     activation: Activation | None = None,
 ) -> "CpuPlan | None":
     """Return the plan for x; see engine/plain.py."""
-    if not runs(network, x, num_groups):
+    if not network.has_kernels():
         return None
     uses_batch = network.mixes_batch and tensors[-1] is None
     map = x.shape, x.dtype, becomes_contiguous(x)
@@ -203,7 +199,7 @@ def _plan(*options) -> CpuPlan:
 class Description(NamedTuple):
     """A network for the library, of a number of channels."""
 
-    fields: array  #: its number and options, as Reader in options.hpp takes them
+    fields: array  #: its number, its tensors', and options, as Reader in options.hpp takes them
     kept: int  #: values in its buffers
 
 
@@ -214,7 +210,8 @@ def _pair(x: Tensor, columns: int) -> Tensor:
 @functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal
 def _description(network: Network, channels: int, num_groups: int) -> Description:
     network.check(channels, num_groups)
-    fields, kept = array("d", [[*Network.by_name].index(type(network).__name__)]), 0
+    number = [*Network.by_name].index(type(network).__name__)
+    fields, kept = array("d", (number, len(network.tensors))), 0
     for option in network._fields:  # type: ignore[attr-defined]
         choices = network.choices.get(option, ())
         fields.extend(_numbers(option, getattr(network, option), choices))

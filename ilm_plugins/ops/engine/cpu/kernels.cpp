@@ -22,7 +22,7 @@ using Real = ILM_PLUGINS_REAL;
 // statistics follow, then addresses of the network's tensors.
 struct Call {
     Map map;
-    // The number of the network, then what Reader reads; none without a network.
+    // The network's number and its tensors', then what Reader reads; none without a network.
     int64_t num_fields;
     const double *fields;
 
@@ -134,17 +134,6 @@ struct Keeper {
     }
 };
 
-// What a layer runs of its network.
-struct Layer {
-    Step<Real> forward, backward;
-    Step<Real> couple; // of a mixture: adds the part of dx through the batch's moments
-    int64_t (*measure_tape)(const Job<Real> &job); // reals of an instance
-    void (*add_gradients)(const Job<Real> &job, Sums<Real> &sums);
-    Mixture<Real> *mixture; // null if the network is no mixture
-
-    bool uses_batch_moments() const { return mixture && mixture->uses_batch_moments(); }
-};
-
 template <class Net> const Net &network_of(const Job<Real> &job)
 {
     return *static_cast<const Net *>(job.network);
@@ -164,40 +153,24 @@ void backward_step(const Job<Real> &job, int64_t instance, Arena<Real> &scratch)
     net.backward(job, instance, tape, scratch);
 }
 
+// Add the part of dx through the batch's moments.
 template <class Net> void couple_step(const Job<Real> &job, int64_t instance, Arena<Real> &scratch)
 {
+    if (!scratch.measures())
+        network_of<Net>(job).mixture.couple(job, instance);
+}
+
+template <class Net> bool uses_batch_moments(const Net &net)
+{
     if constexpr (Net::is_mixture)
-        if (!scratch.measures())
-            network_of<Net>(job).mixture.couple(job, instance);
-}
-
-template <class Net> int64_t measure_tape(const Job<Real> &job)
-{
-    Arena<Real> measuring;
-    typename Net::Tape tape(network_of<Net>(job), job, measuring);
-    return measuring.size();
-}
-
-template <class Net> void add_gradients(const Job<Real> &job, Sums<Real> &sums)
-{
-    const Net &net = network_of<Net>(job);
-    Arena<Real> arena(job.tape);
-    typename Net::Tape first(net, job, arena);
-    net.gradients(job, first, sums);
-}
-
-template <class Net> Layer layer_of(Net &net)
-{
-    Layer layer = {forward_step<Net>, backward_step<Net>, couple_step<Net>,
-                   measure_tape<Net>, add_gradients<Net>, nullptr};
-    if constexpr (Net::is_mixture)
-        layer.mixture = &net.mixture;
-    return layer;
+        return net.mixture.uses_batch_moments();
+    else
+        return false;
 }
 
 // `running` has the addresses of BN's running mean and variance, and where to put them after the
 // batch; all may be null.
-int run_forward(Job<Real> job, const Layer &layer, void *const *running)
+template <class Net> int run_forward(Job<Real> job, const Net &net, void *const *running)
 {
     const Map &map = *job.map;
     Arrays arrays([&](Arena<Real> &arena) {
@@ -210,24 +183,30 @@ int run_forward(Job<Real> job, const Layer &layer, void *const *running)
     if (job.kept_scale)
         job.scale = job.kept_scale, job.shift = job.kept_shift;
     Pass<Real> first = job.passes->moments;
-    if (layer.uses_batch_moments()) {
+    if (uses_batch_moments(net)) {
         int error = run<Real>(job, first, pool_moments_step, nullptr);
-        if (!error)
-            error = layer.mixture->pool_batch(job);
+        if constexpr (Net::is_mixture) {
+            if (!error)
+                error = net.mixture.pool_batch(job);
+            if (!error)
+                net.mixture.update_running(job, running);
+        }
         if (error)
             return error;
-        layer.mixture->update_running(job, running);
         first = nullptr;
     }
-    return run<Real>(job, first, layer.forward, job.passes->affine);
+    return run<Real>(job, first, forward_step<Net>, job.passes->affine);
 }
 
-int run_backward(Job<Real> job, const Layer &layer)
+template <class Net> int run_backward(Job<Real> job, Net &net)
 {
     const Map &map = *job.map;
     Real *d_batch = nullptr;
-    bool uses_batch = layer.uses_batch_moments();
-    job.tape_size = layer.measure_tape(job);
+    Arena<Real> measuring;
+    typename Net::Tape(net, job, measuring);
+    job.tape_size = measuring.size();
+    // The batch's moments have gradients after all instances, so that dx waits for these.
+    bool couples = job.y && uses_batch_moments(net);
     Arrays arrays([&](Arena<Real> &arena) {
         job.partials = arena.take(count_sums(job));
         job.scale = arena.take(map.instances * map.channels);
@@ -236,20 +215,22 @@ int run_backward(Job<Real> job, const Layer &layer)
         job.slope = arena.take(map.instances * map.groups);
         job.offset = arena.take(map.instances * map.groups);
         job.tape = arena.take(map.instances * job.tape_size);
-        d_batch = arena.take(uses_batch ? 2 * map.channels : 0);
+        d_batch = arena.take(couples ? 2 * map.channels : 0);
     });
     if (arrays.are_missing())
         return ENOMEM;
     Pass<Real> dx = job.y ? job.passes->dx : nullptr;
-    int error = run<Real>(job, job.passes->sums, layer.backward, uses_batch ? nullptr : dx);
+    int error = run<Real>(job, job.passes->sums, backward_step<Net>, couples ? nullptr : dx);
     if (error)
         return error;
+    if constexpr (Net::is_mixture)
+        net.mixture.d_batch = couples ? d_batch : nullptr;
     Sums<Real> sums(job);
-    if (uses_batch && dx)
-        layer.mixture->d_batch = d_batch;
-    layer.add_gradients(job, sums);
-    if (!sums.error && uses_batch && dx)
-        return run<Real>(job, nullptr, layer.couple, dx);
+    Arena<Real> arena(job.tape);
+    net.gradients(job, typename Net::Tape(net, job, arena), sums);
+    if constexpr (Net::is_mixture)
+        if (!sums.error && couples)
+            return run<Real>(job, nullptr, couple_step<Net>, dx);
     return sums.error;
 }
 
@@ -273,17 +254,17 @@ template <class Net> int run_network(const Call &call, bool is_backward)
         statistics += 2 * size;
     }
     job.network = &net;
-    void *const *tensors = call.at() + 4, *const *after = tensors + count_tensors(net);
-    Reader<Real> reader(call.fields + 1, call.num_fields - 1, tensors,
+    void *const *tensors = call.at() + 4, *const *after = tensors + int64_t(call.fields[1]);
+    Reader<Real> reader(call.fields + 2, call.num_fields - 2, tensors,
                         is_backward ? after : nullptr, statistics);
     net.members(reader);
     if (!reader.succeeded())
         return EINVAL;
     if (is_backward)
-        return run_backward(job, layer_of(net));
+        return run_backward(job, net);
     Keeper keeper;
     net.members(keeper);
-    return run_forward(job, layer_of(net), after);
+    return run_forward(job, net, after);
 }
 
 // ---- the networks, by number

@@ -34,24 +34,6 @@ template <class Visitor, class... Members> void visit_each(Visitor &visit, Membe
     (visit(members), ...);
 }
 
-// ---- visitors
-
-// Counts the tensors.
-struct Counter {
-    int64_t tensors = 0;
-
-    template <class Option> void operator()(Option &) { }
-    template <class Real> void operator()(Parameter<Real> &) { tensors++; }
-    template <class Real> void operator()(Buffer<Real> &) { tensors++; }
-};
-
-template <class Net> int64_t count_tensors(Net &net)
-{
-    Counter counter;
-    net.members(counter);
-    return counter.tensors;
-}
-
 // Reads the members of a call. Of each option there is a number: a value, the place of a choice in
 // its enum, or a list's length and then its values; of each buffer its place among the kept
 // statistics, and its size.

@@ -380,50 +380,58 @@ template <class T> inline void fetch_ahead(const T *x, int64_t channels, int64_t
         __builtin_prefetch(at + i);
 }
 
+// Call `some(count, p)` for four positions p at a time, then for single ones; count is a constant.
+template <class Some> inline void for_positions(int64_t n, const Some &some)
+{
+    int64_t p = 0;
+    for (; p + 4 <= n; p += 4)
+        some(std::integral_constant<int, 4>(), p);
+    for (; p < n; p++)
+        some(std::integral_constant<int, 1>(), p);
+}
+
+// Add vectors to the reals at an address.
+template <class Real, class Vector> inline void add_to(Real *at, const Vector (&values)[4])
+{
+    Vec<Real>::store(at, Vec<Real>::load(at) + ((values[0] + values[1]) + (values[2] + values[3])));
+}
+
+template <class Real, class Vector> inline void add_to(Real *at, const Vector (&values)[1])
+{
+    Vec<Real>::store(at, Vec<Real>::load(at) + values[0]);
+}
+
 // Add x - center and its square over n positions to `sum` and `squares`.
 template <class T>
 void center_positions(const T *x, int64_t n, int64_t channels, const RealOf<T> *center,
                       RealOf<T> *sum, RealOf<T> *squares)
 {
     using V = Vec<T>;
-    using Reals = Vec<RealOf<T>>;
     using Vector = typename V::Vector;
-    int64_t p = 0;
-    for (; p + 4 <= n; p += 4, x += 4 * channels)
+    for_positions(n, [&](auto at_once, int64_t p) {
+        constexpr int count = decltype(at_once)::value;
+        const T *at = x + p * channels;
         for_channels<RealOf<T>>(
             channels,
             [&](int64_t c) {
-                Vector middle = Reals::load(center + c);
-                fetch_ahead(x, channels, c);
-                Vector o0 = V::load(x + c) - middle;
-                Vector o1 = V::load(x + channels + c) - middle;
-                Vector o2 = V::load(x + 2 * channels + c) - middle;
-                Vector o3 = V::load(x + 3 * channels + c) - middle;
-                Reals::store(sum + c, Reals::load(sum + c) + ((o0 + o1) + (o2 + o3)));
-                Reals::store(squares + c,
-                             Reals::load(squares + c)
-                                 + ((o0 * o0 + o1 * o1) + (o2 * o2 + o3 * o3)));
+                Vector middle = Vec<RealOf<T>>::load(center + c), off[count], square[count];
+                if (count == 4)
+                    fetch_ahead(at, channels, c);
+                for (int j = 0; j < count; j++) {
+                    off[j] = V::load(at + j * channels + c) - middle;
+                    square[j] = off[j] * off[j];
+                }
+                add_to(sum + c, off);
+                add_to(squares + c, square);
             },
             [&](int64_t c) {
-                for (int j = 0; j < 4; j++) {
-                    RealOf<T> off = V::load_one(x + j * channels + c) - center[c];
+                for (int j = 0; j < count; j++) {
+                    RealOf<T> off = V::load_one(at + j * channels + c) - center[c];
                     sum[c] += off;
                     squares[c] += off * off;
                 }
             });
-    for (; p < n; p++, x += channels)
-        for_channels<RealOf<T>>(
-            channels,
-            [&](int64_t c) {
-                Vector off = V::load(x + c) - Reals::load(center + c);
-                Reals::store(sum + c, Reals::load(sum + c) + off);
-                Reals::store(squares + c, Reals::load(squares + c) + off * off);
-            },
-            [&](int64_t c) {
-                RealOf<T> off = V::load_one(x + c) - center[c];
-                sum[c] += off;
-                squares[c] += off * off;
-            });
+    });
 }
 
 // Add dz * (x - center) and dz = gradient(dy, x, c) over n positions to `products` and `sum`.
@@ -432,54 +440,35 @@ void sum_positions(const T *dy, const T *x, int64_t n, int64_t channels, const R
                    const Gradient &gradient, RealOf<T> *products, RealOf<T> *sum)
 {
     using V = Vec<T>;
-    using Reals = Vec<RealOf<T>>;
     using Vector = typename V::Vector;
-    int64_t p = 0;
-    for (; p + 4 <= n; p += 4, x += 4 * channels, dy += 4 * channels)
+    for_positions(n, [&](auto at_once, int64_t p) {
+        constexpr int count = decltype(at_once)::value;
+        const T *at_x = x + p * channels, *at_dy = dy + p * channels;
         for_channels<RealOf<T>>(
             channels,
             [&](int64_t c) {
-                Vector middle = Reals::load(center + c);
-                fetch_ahead(x, channels, c);
-                fetch_ahead(dy, channels, c);
-                Vector x0 = V::load(x + c), x1 = V::load(x + channels + c);
-                Vector x2 = V::load(x + 2 * channels + c), x3 = V::load(x + 3 * channels + c);
-                auto of = [&](Vector of_dy, Vector of_x) {
-                    return gradient(Lanes<T>(), of_dy, of_x, c);
-                };
-                Vector d0 = of(V::load(dy + c), x0), d1 = of(V::load(dy + channels + c), x1);
-                Vector d2 = of(V::load(dy + 2 * channels + c), x2);
-                Vector d3 = of(V::load(dy + 3 * channels + c), x3);
-                Reals::store(sum + c, Reals::load(sum + c) + ((d0 + d1) + (d2 + d3)));
-                d0 *= x0 - middle;
-                d1 *= x1 - middle;
-                d2 *= x2 - middle;
-                d3 *= x3 - middle;
-                Reals::store(products + c, Reals::load(products + c) + ((d0 + d1) + (d2 + d3)));
+                Vector middle = Vec<RealOf<T>>::load(center + c), dz[count], product[count];
+                if (count == 4) {
+                    fetch_ahead(at_x, channels, c);
+                    fetch_ahead(at_dy, channels, c);
+                }
+                for (int j = 0; j < count; j++) {
+                    Vector v = V::load(at_x + j * channels + c);
+                    dz[j] = gradient(Lanes<T>(), V::load(at_dy + j * channels + c), v, c);
+                    product[j] = dz[j] * (v - middle);
+                }
+                add_to(sum + c, dz);
+                add_to(products + c, product);
             },
             [&](int64_t c) {
-                for (int j = 0; j < 4; j++) {
-                    RealOf<T> v = V::load_one(x + j * channels + c);
-                    RealOf<T> d = gradient(Lane<T>(), V::load_one(dy + j * channels + c), v, c);
-                    sum[c] += d;
-                    products[c] += d * (v - center[c]);
+                for (int j = 0; j < count; j++) {
+                    RealOf<T> v = V::load_one(at_x + j * channels + c);
+                    RealOf<T> dz = gradient(Lane<T>(), V::load_one(at_dy + j * channels + c), v, c);
+                    sum[c] += dz;
+                    products[c] += dz * (v - center[c]);
                 }
             });
-    for (; p < n; p++, x += channels, dy += channels)
-        for_channels<RealOf<T>>(
-            channels,
-            [&](int64_t c) {
-                Vector v = V::load(x + c), d = gradient(Lanes<T>(), V::load(dy + c), v, c);
-                Reals::store(sum + c, Reals::load(sum + c) + d);
-                Reals::store(products + c,
-                             Reals::load(products + c) + d * (v - Reals::load(center + c)));
-            },
-            [&](int64_t c) {
-                RealOf<T> v = V::load_one(x + c),
-                          d = gradient(Lane<T>(), V::load_one(dy + c), v, c);
-                sum[c] += d;
-                products[c] += d * (v - center[c]);
-            });
+    });
 }
 
 // Compute y[c] = formula(values, c) for each channel c of each of n positions. `values` is Lanes<T>
@@ -491,9 +480,10 @@ inline void map_positions(T *y, int64_t n, int64_t channels, bool streams, const
     constexpr int64_t lanes = V::lanes;
     for (int64_t p = 0, at = 0; p < n; p++, at += channels) {
         int64_t c = 0;
-        if (streams && unaligned(y + at, lanes) == 0)
-            for (; c + lanes <= channels; c += lanes)
-                V::stream(y + at + c, formula(Lanes<T>(), at + c, c));
+        if constexpr (sizeof(T) == sizeof(RealOf<T>)) // half a register cannot bypass the cache
+            if (streams && unaligned(y + at, lanes) == 0)
+                for (; c + lanes <= channels; c += lanes)
+                    V::stream(y + at + c, formula(Lanes<T>(), at + c, c));
         for (; c + lanes <= channels; c += lanes)
             V::store(y + at + c, formula(Lanes<T>(), at + c, c));
         for (; c < channels; c++)

@@ -210,9 +210,6 @@ template <> struct Vec<BFloat16> : OfFloats {
 
     static void stream_two(BFloat16 *at, Two values) { Vec<float>::stream(at, join(values)); }
 
-    // A vector is stored in half a register, which cannot bypass the cache.
-    static void stream(BFloat16 *at, Vector values) { store(at, values); }
-
   private:
     // Round to the nearest, ties to even: the upper 16 bits of the result are the bfloat16. A NaN
     // whose lower 16 bits are all set would overflow: see `canonical_nan`.
@@ -263,9 +260,6 @@ template <> struct Vec<Float16> : OfFloats {
         Vec<float>::stream(at, both);
     }
 
-    // A vector is stored in half a register, which cannot bypass the cache.
-    static void stream(Float16 *at, Vector values) { store(at, values); }
-
   private:
     static Vector widen(Half stored)
     {
@@ -307,8 +301,7 @@ template <> struct Vec<Float16> : OfFloats {
     }
 };
 
-// How a formula reads and writes a vector of channels: `load` and `store` a map, `get`
-// coefficients.
+// How a formula reads a vector of channels: `load` a map, `get` coefficients.
 template <class T> struct Lanes : Vec<T> {
     static auto get(const typename Vec<T>::Real *at)
     {
@@ -320,7 +313,6 @@ template <class T> struct Lanes : Vec<T> {
 template <class T> struct Lane {
     using Real = typename Vec<T>::Real;
     static Real load(const T *at) { return Vec<T>::load_one(at); }
-    static void store(T *at, Real value) { Vec<T>::store_one(at, value); }
     static Real get(const Real *at) { return *at; }
 };
 
