@@ -118,8 +118,7 @@ class MixtureNorm(AdaptiveNorm):
     @property
     def tracks_statistics(self) -> bool:
         """Whether BN has running statistics, which nobody has set to None."""
-        running_mean, running_var = self._stored_statistics()
-        return running_mean is not None and running_var is not None
+        return self._stored_statistics()[0] is not None
 
     @property
     def updates_running_stats(self) -> bool:
@@ -187,14 +186,15 @@ class MixtureNorm(AdaptiveNorm):
 
     def running_statistics(self) -> tuple[Tensor | None, Tensor | None]:
         """Return the running mean and variance (C) if BN uses them now; else two Nones."""
-        if self.uses_batch_statistics or not self.tracks_statistics:
-            return None, None
-        return self._stored_statistics()
+        return (None, None) if self.uses_batch_statistics else self._stored_statistics()
 
     def _stored_statistics(self) -> tuple[Tensor | None, Tensor | None]:
+        """Return the running mean and variance (C); two Nones if either is None."""
         running_mean, running_var = self._buffers.get("running_mean"), self._buffers.get(VARIANCE)
         if running_mean is None or running_var is None:  # None, or parameters in their place
-            return self.running_mean, self.running_variance
+            running_mean, running_var = self.running_mean, self.running_variance
+            if running_mean is None or running_var is None:
+                return None, None
         return running_mean, running_var
 
     def statistics(

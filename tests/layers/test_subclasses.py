@@ -141,8 +141,8 @@ def test_a_network_of_another_class_runs_without_kernels_and_leaves_the_others_t
     plain.load_state_dict(layer.state_dict())
     torch.testing.assert_close(layer(x), plain(x))
     if cpu.is_built():
-        assert cpu.runs(plain.as_network(), x, 4)
-        assert not cpu.runs(layer.as_network(), x, 4)
+        assert cpu.find_plan(x, plain.moment_groups, plain.as_network(), (None,))
+        assert not cpu.find_plan(x, layer.moment_groups, layer.as_network(), (None,))
 
 
 def test_a_network_that_is_no_class_is_refused():

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from operator import is_
-from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -21,6 +20,8 @@ from .shared_batch import SharedBatch, no_second_derivatives
 from .torch_plan import TorchPlan, copy_buffers, without_autocast
 from .tracing import is_traced
 
+#: A function that returns the description of ``rescale`` for kernels that compute it, or None.
+Describe = Callable[[], Network | None] | None
 #: The most plans that a layer keeps, one for each kind of input.
 MOST_PLANS = 64
 
@@ -31,7 +32,7 @@ def adaptive_norm(
     eps: float,
     rescale: Rescale,
     *tensors: Tensor | None,
-    network: Callable[[], Network | None] | None = None,
+    network: Describe = None,
     running: tuple[Tensor, Tensor, float] | tuple[Tensor, Tensor, float, Tensor] | tuple[()] = (),
     plans: Callable[[], dict[tuple, Plan]] | None = None,
     activation: Activation | None = None,
@@ -83,50 +84,50 @@ def adaptive_norm(
             or has the wrong shape; or ``num_groups`` does not divide C.
         MemoryError: the C++ kernels lack memory for intermediate values.
     """
-    is_recorded = is_traced(x, *tensors, *running[:2])
-    kept = None if plans is None or is_recorded else plans()
-    plan: Plan | None = None
-    if kept is not None:
-        # All that a plan depends on but the layer's options, and what checks below depend on.
-        key = (
-            _backend.get(_default),
-            x.shape,
-            x.dtype,
-            x.device,
-            x.stride(),
-            x.is_neg(),
-            not x.data_ptr() & 15,
-            bool(tensors) and tensors[-1] is None,
-            activation,
-            None if batch is None else batch.processes,
-        )
-        plan = kept.get(key)
     equation = Equation(num_groups, eps, rescale, activation, batch)
+    if is_traced(x, *tensors, *running[:2]):
+        plan = None
+    else:
+        plan = _find_plan(x, equation, network, tensors, {} if plans is None else plans())
     if plan is None:
-        if num_groups < 1 or x.shape[1] % num_groups:
-            raise RuntimeError(
-                f"adaptive_norm: {x.shape[1]} channels do not consist of {num_groups} groups; give "
-                "a number that divides the channels"
-            )
-        kernels = None if is_recorded else kernels_for(x, num_groups)
-        if kernels is None:
-            return _by_operations(x, equation, network, tensors, running)
-        plan = _make_plan(kernels, x, equation, network, tensors)
-        if kept is not None:
+        return _by_operations(x, equation, network, tensors, running)
+    return plan.apply(_by_plan, x, tensors, running, equation)
+
+
+def _find_plan(
+    x: Tensor, equation: Equation, network: Describe, tensors: Tensors, kept: dict[tuple, Plan]
+) -> Plan | None:
+    """Return the kept plan for x, or keep a new one; None if the reference computes x."""
+    batch = equation.batch
+    # All that a plan depends on but the layer's options, and what its checks depend on.
+    key = (
+        _backend.get(_default),
+        x.shape,
+        x.dtype,
+        x.device,
+        x.stride(),
+        x.is_neg(),
+        not x.data_ptr() & 15,
+        bool(tensors) and tensors[-1] is None,
+        equation.activation,
+        None if batch is None else batch.processes,
+    )
+    plan = kept.get(key)
+    if plan is None:
+        plan = _make_plan(x, equation, network, tensors)
+        if plan is not None:
             if len(kept) >= MOST_PLANS:
                 kept.clear()
             kept[key] = plan
-    return _by_plan(x, equation, plan, tensors, running)
+    return plan
 
 
-def _make_plan(
-    kernels: ModuleType,
-    x: Tensor,
-    equation: Equation,
-    network: Callable[[], Network | None] | None,
-    tensors: Tensors,
-) -> Plan:
+def _make_plan(x: Tensor, equation: Equation, network: Describe, tensors: Tensors) -> Plan | None:
     groups, batch = equation.num_groups, equation.batch
+    _check_groups(x, groups)
+    kernels = kernels_for(x, groups)
+    if kernels is None:
+        return None
     plan, description = None, None if network is None else network()
     if description is not None:
         plan = kernels.find_plan(x, groups, description, tensors, equation.activation)
@@ -135,15 +136,20 @@ def _make_plan(
     return TorchPlan(kernels, x, groups) if plan is None else plan
 
 
+def _check_groups(x: Tensor, num_groups: int) -> None:
+    if num_groups < 1 or x.shape[1] % num_groups:
+        raise RuntimeError(
+            f"adaptive_norm: {x.shape[1]} channels do not consist of {num_groups} groups; give a "
+            "number that divides the channels"
+        )
+
+
 def _by_operations(
-    x: Tensor,
-    equation: Equation,
-    network: Callable[[], Network | None] | None,
-    tensors: Tensors,
-    running: tuple,
+    x: Tensor, equation: Equation, network: Describe, tensors: Tensors, running: tuple
 ) -> Tensor:
     """Return y by operations of torch, which it records, transforms or compiles."""
     groups, activation = equation.num_groups, equation.activation
+    _check_groups(x, groups)
     y = operators.adaptive_norm(x, groups, network, tensors, running, activation)
     if y is not None:
         return y
@@ -157,14 +163,8 @@ def _by_operations(
     return y
 
 
-def _by_plan(x: Tensor, equation: Equation, plan: Plan, tensors: Tensors, running: tuple) -> Tensor:
+def _by_plan(plan: Plan, x: Tensor, tensors: Tensors, running: tuple, equation: Equation) -> Tensor:
     """Return y by a plan's forward pass, and record its backward pass."""
-    if not plan.takes((*tensors, *running[:2]) if running else tensors):
-
-        def again(plan: Plan, tensors: Tensors, running: tuple) -> Tensor:
-            return _by_plan(x, equation, plan, tensors, running)
-
-        return plan.call_with_copies(again, x, tensors, running)
     if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
         return plan.forward(dense(x), tensors, running, equation)[0]
     inputs = plan.inputs(tensors)

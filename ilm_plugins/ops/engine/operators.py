@@ -119,7 +119,7 @@ def network_for_operators(layer: Any, device: torch.device, dtype: torch.dtype) 
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
         or kernels is None
-        or not kernels.runs(network, x, layer.moment_groups)
+        or kernels.find_plan(x, layer.moment_groups, network, (None,)) is None
     ):
         return None
     key = json.dumps((type(network).__name__, *network), default=lambda number: number.item())
@@ -179,16 +179,11 @@ def _forward(x, num_groups, key, activation, slope, running, tensors):
     # Operators change no argument: the kernels update copies.
     empty = x.new_empty((0, x.shape[1]), dtype=dtype)
     updated = torch.stack(running).to(dtype) if running else empty
-    rows = updated.unbind()
 
-    def forward(plan, tensors, running):
-        return plan.forward(x, tensors, running)
+    def forward(plan, *given):
+        return plan.forward(*given)
 
-    if plan.takes((*tensors, *rows)):
-        y, statistics = forward(plan, tensors, rows)
-    else:
-        y, statistics = plan.call_with_copies(forward, x, tensors, rows)
-    return y, statistics, updated
+    return *plan.apply(forward, x, tensors, updated.unbind()), updated
 
 
 def _plan(x, num_groups, key, activation, slope, tensors):

@@ -8,7 +8,8 @@ statistics mean, var, slope and offset are (N, G'), scale and shift (N, C), at l
 Results of x's shape have the dtype and layout of x.
 
 ``moments`` returns means and biased variances (2, N, G'). ``find_plan`` returns the plan of kernels
-that compute a network, too, or None where they do not; see engine/plans.py.
+that compute a network, too, or None where they do not; see engine/plans.py. Of the network's
+tensors it takes only the first one's dtype, and whether BN's statistics, the last ones, are None.
 """
 
 import torch
@@ -20,7 +21,7 @@ from .moments import duplicate
 from .network import Network, Tensors
 from .reference import per_channel
 
-__all__ = ["affine", "dx", "find_plan", "moments", "runs", "sums"]
+__all__ = ["affine", "dx", "find_plan", "moments", "sums"]
 
 
 def moments(x: Tensor, num_groups: int) -> Tensor:
@@ -49,11 +50,6 @@ def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset
     slope, offset = (per_channel(duplicate(t, x.shape[1]), x) for t in (slope, offset))
     result = _centered(x, mean).mul_(slope).add_(offset)
     return result.addcmul_(dy.to(mean.dtype), per_channel(scale, x)).to(x.dtype)
-
-
-def runs(network: Network, x: Tensor, num_groups: int) -> bool:
-    """Return whether the backend computes a network for x (N, C, *) and G' groups: never here."""
-    return False
 
 
 def find_plan(

@@ -39,15 +39,17 @@ class Plan:
     def __reduce__(self) -> tuple:
         return type(None), ()  # unpickles as None; the next call makes a plan
 
-    def takes(self, tensors: Tensors) -> bool:
-        """Return whether the passes can read, and write to, all tensors as they are."""
-        return True
-
-    def call_with_copies(
-        self, function: Callable[..., Any], x: Tensor, tensors: Tensors, running: tuple
+    def apply(
+        self, function: Callable[..., Any], x: Tensor, tensors: Tensors, running: tuple, *others
     ) -> Any:
-        """Return ``function(plan, tensors, running)`` of copies that the plan takes."""
-        return function(self, tensors, running)
+        """Return ``function(plan, x, tensors, running, *others)``, of copies if kernels need some.
+
+        What the function writes to running statistics is copied back.
+
+        Raises:
+            RuntimeError: a tensor is missing, on another device than x, or of another size.
+        """
+        return function(self, x, tensors, running, *others)
 
     def readable(self, x: Tensor, parameters: Tensors) -> Tensors:
         """Return the parameters, copied where the backward pass cannot read them."""
@@ -86,10 +88,7 @@ class Plan:
         needs: Needs,
         equation: Equation,
     ) -> list[Tensor | None]:
-        """Return the gradients of x and of each parameter, None where ``needs`` is false.
-
-        Gradients of parameters may be there all the same.
-        """
+        """Return the gradients of x and of each parameter, None where ``needs`` is false."""
         raise NotImplementedError
 
     def buffers(self, statistics: Tensor) -> list[Tensor]:
@@ -179,20 +178,15 @@ class KernelPlan(Plan):
         """Return the plan for copies of tensors that this plan does not take."""
         return self
 
-    def call_with_copies(
-        self, function: Callable[..., Any], x: Tensor, tensors: Tensors, running: tuple
+    def apply(
+        self, function: Callable[..., Any], x: Tensor, tensors: Tensors, running: tuple, *others
     ) -> Any:
-        """Return ``function(plan, tensors, running)`` of copies that kernels take.
-
-        What the function writes to running statistics is copied back.
-
-        Raises:
-            RuntimeError: a tensor is missing, on another device than x, or of another size.
-        """
+        if self.takes((*tensors, *running[:2]) if running else tensors):
+            return function(self, x, tensors, running, *others)
         check_tensors(x, self.network, (*tensors, *running[:2]))
         plan = self.for_copies()
         updated = plan.adapted(running[:2])
-        result = function(plan, plan.adapted(tensors), (*updated, *running[2:]))
+        result = function(plan, x, plan.adapted(tensors), (*updated, *running[2:]), *others)
         for new, old in zip(updated, running, strict=False):
             if old is not new:
                 old.copy_(new)

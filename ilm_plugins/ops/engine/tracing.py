@@ -15,7 +15,8 @@ RECORDING = tuple(
 
 #: What :func:`is_traced` asks, which each call of a layer does: a look-up each instead of three.
 _tracing_state = torch._C._get_tracing_state
-_num_modes_before_dispatch = torch._ops._len_torch_dispatch_stack_pre_dispatch
+_is_included = torch._C._dispatch_tls_is_dispatch_key_included
+_BEFORE_DISPATCH = torch._C.DispatchKey.PreDispatch
 _num_modes = torch._C._len_torch_dispatch_stack
 _are_transforms_active = torch._C._are_functorch_transforms_active
 _is_batched = torch._C._functorch.is_legacy_batchedtensor
@@ -28,7 +29,7 @@ def is_traced(x: Tensor, *tensors: Tensor | None) -> bool:
         or _tracing_state() is not None
         or type(x) not in PLAIN  # other subclasses, such as DTensor
         or not PLAIN.issuperset(map(type, tensors))
-        or _num_modes_before_dispatch() > 0
+        or _is_included(_BEFORE_DISPATCH)
         or (_num_modes() > 0 and any(map(_is_on, RECORDING)))  # make_fx
         or _are_transforms_active()
         or _is_batched(x)

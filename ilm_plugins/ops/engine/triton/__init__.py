@@ -22,11 +22,9 @@ device, and the order of additions is the same in each run.
 import torch
 from torch import Tensor
 
-from ..network import Network
 from . import devices, one_read, plan, streaming
 from .devices import INTERPRETED, has_bfloat16, on_device
 from .plan import find_plan
-from .sizes import find_sizes
 
 __all__ = [
     "affine",
@@ -36,7 +34,6 @@ __all__ = [
     "moments",
     "one_read",
     "plan",
-    "runs",
     "sums",
     "supports",
 ]
@@ -58,7 +55,3 @@ moments = on_device(streaming.moments)
 affine = on_device(streaming.affine)
 sums = on_device(streaming.sums)
 dx = on_device(streaming.dx)
-
-
-def runs(network: Network, x: Tensor, num_groups: int) -> bool:
-    return find_sizes(network, x.shape[1], num_groups) is not None

@@ -177,7 +177,7 @@ class TritonPlan(KernelPlan):
             with torch.cuda.device(x.device):
                 return self.forward(x, tensors, running)
         y = torch.empty_like(x)
-        statistics = torch.empty(self.num_statistics, dtype=torch.float32, device=x.device)
+        statistics = x.new_empty(self.num_statistics, dtype=torch.float32)
         pointers, stream = self.pointers(*tensors, statistics), current_stream(self.index)
         if self.shape is not None:
             self.launch(stream, x, y, statistics, pointers)
