@@ -133,7 +133,7 @@ def datasets():
     pytest.importorskip("PIL", reason="needs Pillow, of the extra ilm_plugins[data]")
     from ilm_plugins.experiments.data.shapes import write_shapes
 
-    write_shapes(DATASETS / "shapes", num_training=8, num_validation=4, size=64)
+    write_shapes(DATASETS, num_training=8, num_validation=4, size=64)
     if "detectron2" in sys.modules:
         from ilm_plugins.experiments.data.detectron2_datasets import register_datasets
 

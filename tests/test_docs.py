@@ -257,8 +257,7 @@ def tutorial(tmp_path_factory):
     for path in (ROOT / "docs" / "tutorial").glob("*.py"):
         text = re.sub(r"iterations = \d+", "iterations = 2", path.read_text(encoding="utf-8"))
         (out / path.name).write_text(text, encoding="utf-8")
-    shapes = out / "shapes"
-    write_shapes(shapes, num_training=1, num_validation=2, seed=5)
+    shapes = write_shapes(out, num_training=1, num_validation=2, seed=5)
     bccd, camvid = out / "data" / "bccd", out / "data" / "camvid"
     for folder in (bccd / "annotations", camvid / "images", camvid / "annotations"):
         folder.mkdir(parents=True)

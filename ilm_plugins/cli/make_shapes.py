@@ -8,9 +8,8 @@ from ..files import make_folder
 
 
 def run(args: argparse.Namespace) -> None:
-    folder = args.root / "shapes"
-    sizes = {"num_training": args.num_training, "num_validation": args.num_validation}
     make_folder(args.root)
     with writing_to(args.root):
-        write_shapes(folder, **sizes, size=args.size, seed=args.seed)
-    print(f"{folder}: {args.num_training} training and {args.num_validation} validation images")
+        folder = write_shapes(**vars(args))
+    counts = f"{args.num_training} training and {args.num_validation} validation images"
+    print(f"{folder}: {counts}")

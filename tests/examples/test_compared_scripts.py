@@ -121,7 +121,7 @@ def test_ultralytics(tmp_path, monkeypatch):
 
 def test_detectron2():
     pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
-    write_shapes(Path("datasets/shapes"), num_training=4, num_validation=4, size=64)
+    write_shapes(Path("datasets"), num_training=4, num_validation=4, size=64)
     short = ["SOLVER.MAX_ITER", "2", "SOLVER.WARMUP_ITERS", "0", "SOLVER.BASE_LR", "0.01"]
     found = compared(words_of("compare_detectron2.yaml"), *short, "SOLVER.IMS_PER_BATCH", "2")
     assert found.query("metric == 'bbox/AP'")["norm"].to_list() == ["GN", "ILMGN"]
@@ -149,7 +149,7 @@ def test_arms_of_a_script():
 
 def test_arms_of_detectron2():
     pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
-    write_shapes(Path("datasets/shapes"), num_training=4, num_validation=4, size=64)
+    write_shapes(Path("datasets"), num_training=4, num_validation=4, size=64)
     words = ["examples/compare_detectron2.yaml", *words_of("arms_detectron2.py")[1:]]
     data = words_of("compare_detectron2.yaml")
     words += [*data[data.index("--dataset") :], "--at", "MODEL.FPN.NORM"]
@@ -160,7 +160,7 @@ def test_arms_of_detectron2():
 
 def test_arms_of_mmseg():
     pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
-    write_shapes(Path("datasets/shapes"), num_training=4, num_validation=4, size=64)
+    write_shapes(Path("datasets"), num_training=4, num_validation=4, size=64)
     words = words_of("arms_mmseg.py")
     found = compared(["examples/compare_mmseg.py", *words[1:]], *SHORT)
     assert found.query("metric == 'mIoU'")["norm"].to_list() == ARMS
@@ -168,6 +168,6 @@ def test_arms_of_mmseg():
 
 def test_mmseg():
     pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
-    write_shapes(Path("datasets/shapes"), num_training=4, num_validation=4, size=64)
+    write_shapes(Path("datasets"), num_training=4, num_validation=4, size=64)
     found = compared(words_of("compare_mmseg.py"), *SHORT)
     assert found.query("metric == 'mIoU'")["norm"].to_list() == ["BN", "EN"]

@@ -138,14 +138,14 @@ def _coverage(corners: np.ndarray, size: int) -> np.ndarray:
 
 
 def write_shapes(
-    folder: Path,
+    root: str | os.PathLike,
     *,
     num_training: int = 1000,
     num_validation: int = 200,
     size: int = 128,
     seed: int = 0,
-) -> None:
-    """Write the dataset to a folder, or find it there; UserError if there is anything else."""
+) -> Path:
+    """Write the dataset to ROOT/shapes, or find it there; UserError if there is anything else."""
     counts = {"num_training": num_training, "num_validation": num_validation}
     settings = {"seed": seed, "size": size, **counts}
     if seed < 0 or size < MIN_SIZE or min(counts.values()) < 1:
@@ -154,11 +154,13 @@ def write_shapes(
             "of each split"
         )
     manifest = {"format": FORMAT_VERSION, **settings, "classes": list(CLASSES)}
+    root = Path(root)
+    folder = root / "shapes"
     if _is_written(folder, manifest):
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
+        return folder
+    root.mkdir(parents=True, exist_ok=True)
     # The folder gets its name when it is complete, so that a killed run leaves no part of it.
-    with tempfile.TemporaryDirectory(prefix=".shapes-", dir=folder.parent) as temporary:
+    with tempfile.TemporaryDirectory(prefix=".shapes-", dir=root) as temporary:
         # The temporary folder is private to the user; the one inside has ordinary permissions.
         partial = Path(temporary) / "shapes"
         for split in SPLITS:
@@ -170,6 +172,7 @@ def write_shapes(
             # Another process may have finished first.
             if not _is_written(folder, manifest):
                 raise
+    return folder
 
 
 def _is_written(folder: Path, manifest: dict) -> bool:
@@ -214,7 +217,13 @@ def _write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
-def ensure_shapes(folder: Path) -> None:
-    """Write `shapes` to a folder, unless it has a shapes.json."""
-    if not (folder / "shapes.json").exists():
-        write_shapes(folder)
+def ensure_shapes(folder: Path, **options: int) -> None:
+    """Write `shapes` with the options of ``write_shapes``, unless the folder has a shapes.json."""
+    if (folder / "shapes.json").exists():
+        return
+    if folder.name != "shapes":
+        raise UserError(
+            f"shapes is not in {str(folder)!r}, and is generated only in a folder called 'shapes'; "
+            "give one"
+        )
+    write_shapes(folder.parent, **options)

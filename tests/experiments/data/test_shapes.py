@@ -124,9 +124,7 @@ every_split = pytest.mark.parametrize("split", COUNTS)
 def written(tmp_path_factory):
     """A small dataset of the seed 3."""
     numbers = {f"num_{split}": count for split, count in COUNTS.items()}
-    folder = tmp_path_factory.mktemp("written") / "shapes"
-    shapes.write_shapes(folder, seed=3, **numbers)
-    return folder
+    return shapes.write_shapes(tmp_path_factory.mktemp("written"), seed=3, **numbers)
 
 
 def scenes_of(split):
@@ -185,40 +183,46 @@ def test_pairs_have_the_photo_beside_its_mask_in_colours(written, split):
 def test_a_run_that_fails_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes, "_write_json", None)
     with pytest.raises(TypeError):
-        shapes.write_shapes(tmp_path / "shapes", **SMALL)
+        shapes.write_shapes(tmp_path, **SMALL)
     assert not list(tmp_path.iterdir())
 
 
 def test_after_a_killed_run_all_is_written(tmp_path):
     (tmp_path / ".shapes-killed" / "shapes" / "images").mkdir(parents=True)
-    shapes.write_shapes(tmp_path / "shapes", **SMALL)
+    shapes.write_shapes(tmp_path, **SMALL)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".shapes-killed", "shapes"]
 
 
 @pytest.mark.parametrize("wrong", [{"num_training": 0}, {"size": 63}, {"seed": -1}], ids=str)
 def test_numbers_that_cannot_be_are_refused(tmp_path, wrong):
     with pytest.raises(UserError, match="seed 0 or more"):
-        shapes.write_shapes(tmp_path / "shapes", **{**SMALL, **wrong})
+        shapes.write_shapes(tmp_path, **{**SMALL, **wrong})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dataset_is_generated_only_in_a_folder_called_shapes(tmp_path):
+    with pytest.raises(UserError, match="only in a folder called 'shapes'"):
+        ensure_shapes(tmp_path / "mine", **SMALL)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
 def small(tmp_path):
     """A root with a small dataset."""
-    shapes.write_shapes(tmp_path / "shapes", **SMALL)
+    ensure_shapes(tmp_path / "shapes", **SMALL)
     return tmp_path
 
 
 def test_a_dataset_of_the_same_settings_is_kept(small):
     before = contents(small)
-    shapes.write_shapes(small / "shapes", **SMALL)
+    shapes.write_shapes(small, **SMALL)
     assert contents(small) == before
 
 
 def test_a_dataset_of_other_settings_is_kept_with_an_error(small):
     before = contents(small)
     with pytest.raises(UserError, match="delete the folder or choose another root"):
-        shapes.write_shapes(small / "shapes", **{**SMALL, "seed": 1})
+        shapes.write_shapes(small, **{**SMALL, "seed": 1})
     assert contents(small) == before
 
 
@@ -232,7 +236,7 @@ def test_a_complete_dataset_of_another_name_is_used_as_it_is(small):
 def test_a_file_in_place_of_the_dataset_is_refused(tmp_path):
     (tmp_path / "shapes").write_text("a file")
     with pytest.raises(UserError, match="delete the folder or choose another root"):
-        shapes.write_shapes(tmp_path / "shapes", **SMALL)
+        shapes.write_shapes(tmp_path, **SMALL)
 
 
 def test_the_commands_defaults_are_the_functions(tmp_path, monkeypatch):
