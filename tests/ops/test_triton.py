@@ -831,6 +831,16 @@ def test_a_pass_has_three_launches_and_no_operation_of_torch(name, channels):
         assert (list(map(len, passes)), operations) == ([3, 3], [[], []])
 
 
+@compiles
+def test_one_kernel_of_dx_is_compiled_for_any_number_of_images():
+    """The gradients of BN's moments are added up before, to one row."""
+    constants = []
+    for images in (2, 5, 40):
+        kernel, arguments, _ = launches(NORMS["EN"](64), (images, 64, 56, 56))[0][1][-1]
+        constants.append([arguments[i] for i in kernel.constexprs])
+    assert constants[0] == constants[1] == constants[2]
+
+
 @pytest.fixture
 def two_processes():
     """A group of two processes without the second, in which a collective call does nothing."""

@@ -11,7 +11,7 @@ import triton.language as tl
 
 from .devices import Map, padded
 from .map_activations import activation_of, gradient_of
-from .programs import sum_gradients
+from .programs import sum_rows
 from .rescaling import keep, kept_scale, rescale_vjp, store_coefficients
 from .sizes import Sizes, rescale_of
 from .streaming import TILE, Shape, limit, tile_offsets
@@ -126,7 +126,11 @@ def one_read_vjp_kernel(
     d_x += spread(offset, SIZES.fine, SHAPE.block_c)[:, None]
     if dx_ptr is not None:
         tl.store(dx_ptr + start + offsets, d_x.to(dx_ptr.dtype.element_ty), mask=inside)
-    sum_gradients(n, members, work_ptr, counters_ptr, gradients, SIZES.gradients, PARAMETERS)
+    groups_ptr = work_ptr + tl.num_programs(0).to(tl.int64) * SIZES.gradients
+    sum_rows(
+        n, members, work_ptr, SIZES.gradients, groups_ptr, counters_ptr, gradients,
+        SIZES.gradients, PARAMETERS,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -187,7 +191,11 @@ def one_read_activation_vjp_kernel(
             dy, x, at, inside = _activation_vjp(*tile, position, length, SHAPE, ACTIVATION)
             d_x = scale * dy + slope * x + offset
             tl.store(dx_ptr + at, d_x.to(dx_ptr.dtype.element_ty), mask=inside)
-    sum_gradients(n, members, work_ptr, counters_ptr, gradients, SIZES.gradients, PARAMETERS)
+    groups_ptr = work_ptr + tl.num_programs(0).to(tl.int64) * SIZES.gradients
+    sum_rows(
+        n, members, work_ptr, SIZES.gradients, groups_ptr, counters_ptr, gradients,
+        SIZES.gradients, PARAMETERS,
+    )  # fmt: skip
 
 
 # ---- host

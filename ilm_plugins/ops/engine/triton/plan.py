@@ -100,6 +100,7 @@ class TritonPlan(KernelPlan):
         self.of_network = sizes
         self.n = map.shape[0]
         self.moments = self.n * num_groups
+        self.members = max(MEMBERS, divide_up(self.n, GROUPS))
         self.shape = one_read.shape_for(map, sizes)
         self.keeps, size = activation is not None, self.n * map.shape[1]
         #: Where scale and shift begin in the tensor that has them.
@@ -116,7 +117,8 @@ class TritonPlan(KernelPlan):
         self.no_buffers = (None,) * len(sizes.buffers)
         #: Arguments of the kernels of both passes, see :class:`.launch.Launch`.
         self.named: dict[str, Any] = {
-            **{"moments": self.moments, "group_size": map.shape[1] // num_groups},
+            **{"moments": self.moments, "members": self.members},
+            "group_size": map.shape[1] // num_groups,
             "count": float(map.shape[1:].numel() // num_groups),  # values of one channel group
             **{"RESCALE": self.rescale.function, "SIZES": sizes},
             **{"ACTIVATION": activation, "KEEPS": self.keeps, "mean_at": sizes.kept},
@@ -312,15 +314,14 @@ class _Backward:
 
     def plan_one_read(self, plan: TritonPlan, map: Map, work: Work) -> None:
         sizes, self.counts = plan.of_network, True
-        members = max(MEMBERS, divide_up(plan.n, GROUPS))
         work.place(plan.n * sizes.gradients)
-        work.place(divide_up(plan.n, members) * sizes.gradients)
+        work.place(divide_up(plan.n, plan.members) * sizes.gradients)
         kernel, shape = one_read.one_read_vjp_kernel, one_read.shape_for(map, sizes) or plan.shape
         chunks, length = map.shape[1:].numel() // (shape.block_c * shape.vector), 0
         if plan.keeps:
             kernel, shape = one_read.one_read_activation_vjp_kernel, one_read.shape_of_rows(map)
             length = map.shape[2:].numel()
-        named = {"members": members, "chunks": chunks, "length": length, "SHAPE": shape}
+        named = {"chunks": chunks, "length": length, "SHAPE": shape}
         named |= plan.named | {"PARAMETERS": sizes.parameters}
         self.launch = Launch(kernel, plan.n, named, **plan.options)
 
@@ -340,18 +341,11 @@ class _Backward:
             "rows_at": work.place(n * sizes.gradients),
             "groups_at": work.size,
         }
-        # Gradients of BN's moments: one row per instance; with many instances, one per group; one
-        # row if several processes add them up.
-        is_shared = plan.processes is not None
-        self.counts = plan.uses_batch and (n > GROUPS or is_shared)
-        members, rows, step = n if is_shared else divide_up(n, GROUPS), n, sizes.gradients
-        batch_at = named["rows_at"] + step - 2 * c
-        if self.counts:
-            rows, step = divide_up(n, members), 2 * c
-            batch_at = work.place(rows * step)
+        self.counts, of_batch = plan.uses_batch, 2 * c if plan.uses_batch else 0
+        work.place(divide_up(n, plan.members) * of_batch)  # gradients of BN's moments, of groups
+        named["batch_at"] = work.place(of_batch)  # their sums
         #: Where the work has the sums that processes add up.
-        self.shared_sums = slice(batch_at, work.size)
-        named |= {"members": members, "batch_at": batch_at, "batch_rows": rows, "batch_step": step}
+        self.shared_sums = slice(named["batch_at"], work.size)
         programs = n * tiling.blocks * tiling.splits
         options = {"num_warps": tiling.warps, "maxnreg": 128}
         self.launch_sums = Launch(streaming._sums_kernel, programs, named, **options)
@@ -363,8 +357,7 @@ class _Backward:
         adding = divide_up(last_at + last_size, COLUMNS.value) if adds else 0
         named |= {"shift_at": kept_at[1], "batch_mean_at": plan.of_batch.start}
         named |= {"step": sizes.gradients, "instances": n, "adding": adding}
-        named |= {"BATCH": padded(rows) if plan.uses_batch else 0}
-        named |= {"PARAMETERS": sizes.parameters if adds else ()}
+        named |= {"BATCH": plan.uses_batch, "PARAMETERS": sizes.parameters if adds else ()}
         options = {"num_warps": tiling.warps}
         if plan.keeps:  # else ptxas spills some registers to fit a fourth program
             named["scale_at"], options["maxnreg"] = kept_at[0], 80

@@ -30,54 +30,50 @@ def is_last(counter_ptr, count):
 
 
 @triton.jit
-def add_rows(rows_ptr, step, rows, columns):
-    """Return the sums of columns, offsets in a row, of rows that are ``step`` values apart."""
+def add_rows(rows_ptr, step, rows, columns, size):
+    """Return the sums of columns, offsets in rows of ``size`` values that are ``step`` apart."""
     row = tl.arange(0, ROWS)
     # Added up after the loop: a sum across warps would wait for each tile.
     tile = tl.zeros((ROWS, columns.shape[0]), tl.float32)
     for start in range(0, rows, ROWS):
         at = (start + row).to(tl.int64)[:, None] * step + columns[None, :]
-        inside = (start + row < rows)[:, None] & (columns < step)[None, :]
+        inside = (start + row < rows)[:, None] & (columns < size)[None, :]
         tile += load(rows_ptr, at, inside)
     return tl.sum(tile, axis=0)
 
 
 @triton.jit
-def add_all(rows_ptr, step, rows, sums_ptr, SIZE: tl.constexpr):
-    """Store the sums of the first SIZE columns of rows, in one program."""
+def _add_all(rows_ptr, step, rows, sums, SIZE: tl.constexpr, PARAMETERS: tl.constexpr):
+    """Store the sums of rows, see :func:`sum_rows`, in one program."""
     for first in range(0, SIZE, MOST_COLUMNS):
         columns = first + tl.arange(0, MOST_COLUMNS)
-        tl.store(sums_ptr + columns, add_rows(rows_ptr, step, rows, columns), mask=columns < SIZE)
+        of_columns = add_rows(rows_ptr, step, rows, columns, SIZE)
+        if PARAMETERS is None:
+            tl.store(sums + columns, of_columns, mask=columns < SIZE)
+        else:
+            store_gradients(sums, columns, of_columns, PARAMETERS)
 
 
 @triton.jit
-def add_all_gradients(
-    rows_ptr, step, rows, gradients, SIZE: tl.constexpr, PARAMETERS: tl.constexpr
-):
-    """Store the sums of rows to the gradients of the parameters, in one program."""
-    for first in range(0, SIZE, MOST_COLUMNS):
-        columns = first + tl.arange(0, MOST_COLUMNS)
-        store_gradients(gradients, columns, add_rows(rows_ptr, step, rows, columns), PARAMETERS)
+def sum_rows(
+    n, members, rows_ptr, step, groups_ptr, counters_ptr, sums,
+    SIZE: tl.constexpr, PARAMETERS: tl.constexpr,
+):  # fmt: skip
+    """Store the sums of the instances' rows of SIZE values, which are ``step`` values apart.
 
-
-@triton.jit
-def sum_gradients(
-    n, members, work_ptr, counters_ptr, gradients, STEP: tl.constexpr, PARAMETERS: tl.constexpr
-):
-    """Store the sums of the instances' rows of the work, of STEP values, to the gradients.
-
-    The last of each group of ``members`` instances adds their rows, to a row behind those of the
-    instances, and the last of these the rows of the groups. Instance n calls this at its end.
+    They go to ``sums``, a pointer, or with PARAMETERS the gradients of the parameters. The last of
+    each group of ``members`` instances adds their rows, to a row of ``groups_ptr``, and the last of
+    these the rows of the groups. Instance n calls this at its end.
     """
     instances = tl.num_programs(0).to(tl.int64)
     first = n // members * members
     in_group = tl.minimum(members, instances - first)
     if is_last(counters_ptr + 1 + n // members, in_group):
         groups = (instances + members - 1) // members
-        groups_ptr = work_ptr + instances * STEP
-        add_all(work_ptr + first * STEP, STEP, in_group, groups_ptr + n // members * STEP, STEP)
+        group_ptr = groups_ptr + n // members * SIZE
+        _add_all(rows_ptr + first * step, step, in_group, group_ptr, SIZE, None)
         if is_last(counters_ptr, groups):
-            add_all_gradients(groups_ptr, STEP, groups, gradients, STEP, PARAMETERS)
+            _add_all(groups_ptr, SIZE, groups, sums, SIZE, PARAMETERS)
 
 
 @triton.jit

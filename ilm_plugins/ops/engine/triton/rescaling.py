@@ -6,7 +6,7 @@ The order of what they read and store is in :class:`.plan.TritonPlan`.
 import triton
 import triton.language as tl
 
-from .programs import add_all, is_last
+from .programs import sum_rows
 from .streaming import pool
 from .vectors import load, numbers
 
@@ -87,19 +87,20 @@ def rescale_kernel(
 @triton.jit(
     do_not_specialize=[
         *("moments", "sum_at", "scale_at", "slope_at", "offset_at", "rows_at", "groups_at"),
-        *("splits", "members"),
+        *("batch_at", "splits", "members"),
     ],
     do_not_specialize_on_alignment=["statistics_ptr", "work_ptr", "counters_ptr"],
 )
 def rescale_vjp_kernel(
     statistics_ptr, work_ptr, counters_ptr, t,
     # Offsets into work_ptr; computed in the kernel, they would occupy registers.
-    moments, sum_at, scale_at, slope_at, offset_at, rows_at, groups_at, splits, members, count,
+    moments, sum_at, scale_at, slope_at, offset_at, rows_at, groups_at, batch_at, splits, members,
+    count,
     RESCALE: tl.constexpr, SIZES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Compute ``rescale_vjp`` from the sums of splits.
 
-    With counters, the last of a group of ``members`` instances sums the gradients of BN's moments.
+    With counters, the last instance sums the gradients of BN's moments, see :func:`sum_rows`.
     """
     n = tl.program_id(0).to(tl.int64)
     group, is_group = numbers(SIZES.fine)
@@ -128,12 +129,9 @@ def rescale_vjp_kernel(
     tl.store(work_ptr + slope_at + n * SIZES.fine + group, slope, mask=is_group)
     tl.store(work_ptr + offset_at + n * SIZES.fine + group, offset, mask=is_group)
     if counters_ptr is not None:
-        of_group = n // members
-        first = of_group * members
-        in_group = tl.minimum(members, tl.num_programs(0) - first)
-        if is_last(counters_ptr + of_group, in_group):
-            batch: tl.constexpr = 2 * SIZES.channels
-            # From the first of the batch's values on.
-            rows_ptr = work_ptr + rows_at + (first + 1) * SIZES.gradients - batch
-            sums_ptr = work_ptr + groups_at + of_group * batch
-            add_all(rows_ptr, SIZES.gradients, in_group, sums_ptr, batch)
+        batch: tl.constexpr = 2 * SIZES.channels  # the last values of an instance's row
+        rows_ptr = work_ptr + rows_at + SIZES.gradients - batch
+        sum_rows(
+            n, members, rows_ptr, SIZES.gradients, work_ptr + groups_at, counters_ptr,
+            work_ptr + batch_at, batch, None,
+        )  # fmt: skip

@@ -355,8 +355,7 @@ def _sums_kernel(
 @triton.jit(
     do_not_specialize=[
         *("mean_at", "scale_at", "shift_at", "batch_mean_at", "slope_at", "offset_at", "batch_at"),
-        *("rows_at", "batch_step", "batch_rows", "step", "instances", "adding", "rows", "chunks"),
-        "group_size",
+        *("rows_at", "step", "instances", "adding", "rows", "chunks", "group_size"),
     ],
     do_not_specialize_on_alignment=[
         *("mean_ptr", "scale_ptr", "slope_ptr", "offset_ptr", "batch_mean_ptr", "work_ptr"),
@@ -367,7 +366,7 @@ def _dx_kernel(
     gradients,
     # Where each begins, from its pointer on; the shift in scale_ptr, the last two in work_ptr.
     mean_at, scale_at, shift_at, batch_mean_at, slope_at, offset_at, batch_at, rows_at,
-    batch_step, batch_rows, step, instances, adding,
+    step, instances, adding,
     rows, chunks, group_size, SHAPE: tl.constexpr, BATCH: tl.constexpr,
     PARAMETERS: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
@@ -382,13 +381,13 @@ def _dx_kernel(
         offset_ptr + offset_at,
     )  # fmt: skip
     batch = (batch_mean_ptr + batch_mean_at, work_ptr + batch_at) if BATCH else (None, None)
-    sizes = batch_step, batch_rows, channels, length, group_size
+    sizes = channels, length, group_size
     # Without PARAMETERS there are no gradients of parameters, only x's.
     if len(PARAMETERS) == 0:
         _dx_tile(*values, *batch, *sizes, SHAPE, BATCH, ACTIVATION)
     elif tl.program_id(0) < adding:
         columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-        sums = add_rows(work_ptr + rows_at, step, instances, columns)
+        sums = add_rows(work_ptr + rows_at, step, instances, columns, step)
         store_gradients(gradients, columns, sums, PARAMETERS)
     elif dx_ptr is not None:
         _dx_tile(*values, *batch, *sizes, SHAPE, BATCH, ACTIVATION)
@@ -397,14 +396,10 @@ def _dx_kernel(
 @triton.jit
 def _dx_tile(
     dy_ptr, x_ptr, dx_ptr, mean_ptr, scale_ptr, shift_ptr, slope_ptr, offset_ptr, batch_mean_ptr,
-    d_batch_ptr, batch_step, batch_rows, channels, length, group_size,
+    d_batch_ptr, channels, length, group_size,
     SHAPE: tl.constexpr, BATCH: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
-    """dx = scale * dy + slope * (x - mean) + offset, and the part through the batch's moments.
-
-    Their gradients are the sum of ``batch_rows`` rows, at most BATCH, of which each has the means'
-    and then the variances'.
-    """
+    """dx = scale * dy + slope * (x - mean) + offset, and the part through the batch's moments."""
     start, offsets, inside, group, c, exists = _tile(channels, length, group_size, SHAPE)
     dy = load(dy_ptr + start, offsets, inside)
     x = load(x_ptr + start, offsets, inside)
@@ -413,11 +408,8 @@ def _dx_tile(
     offset = _column(offset_ptr, group, exists)
     if BATCH:
         channel = c % channels
-        row = tl.arange(0, BATCH)[None, :]
-        at = row * batch_step + channel[:, None]
-        is_row = exists[:, None] & (row < batch_rows)
-        d_mean = tl.sum(load(d_batch_ptr, at, is_row), axis=1)[:, None]
-        d_var = tl.sum(load(d_batch_ptr + channels, at, is_row), axis=1)[:, None]
+        d_mean = _column(d_batch_ptr, channel, exists)
+        d_var = _column(d_batch_ptr + channels, channel, exists)
         count = tl.load(batch_mean_ptr + 2 * channels)
         of_var = d_var * (2.0 / count)
         offset += d_mean / count
@@ -492,9 +484,9 @@ def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset
 #: gradients.
 FROM_THE_BEGINNING: Named = {
     **dict.fromkeys(("mean_at", "scale_at", "shift_at", "slope_at", "offset_at"), 0),
-    **dict.fromkeys(("batch_mean_at", "batch_at", "batch_step", "batch_rows", "BATCH"), 0),
-    **dict.fromkeys(("rows_at", "step", "instances", "adding"), 0),
+    **dict.fromkeys(("batch_mean_at", "batch_at", "rows_at", "step", "instances", "adding"), 0),
     **dict.fromkeys(("kept_scale_at", "kept_shift_at", "ACTIVATION"), None),
+    "BATCH": False,
     "PARAMETERS": (),
 }
 
