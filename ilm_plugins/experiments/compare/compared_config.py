@@ -44,7 +44,7 @@ class ComparedConfig:
         return "cuda" if self.num_gpus else "cpu"
 
     @cached_property
-    def variants(self) -> OpenConfig:
+    def opened(self) -> OpenConfig:
         return open_config(self.config, self.overrides, self.device)
 
     @cached_property
@@ -54,16 +54,16 @@ class ComparedConfig:
         By default the places of this package's layers, if the config has any, else all that are
         trained.
         """
-        found = self.variants.places()
+        found = self.opened.places()
         found = {key: norm for key, norm in found.items() if norm_key(norm)} or found
         if self.at:
-            norms = self.variants.norms()
+            norms = self.opened.norms()
             found = {key: norms.get(key, "none") for key in self.at}
         if not found:
             kept = "".join(f"; {key} keeps {norm}" for key, norm in self.kept_norms(()).items())
             raise UserError(
                 f"{self.config} names no norm to replace{kept}; give a place, such as --at "
-                f"{self.variants.example}"
+                f"{self.opened.example}"
             )
         return found
 
@@ -71,15 +71,15 @@ class ComparedConfig:
         """Return each key that is not replaced -> the config's norm, and why it stays, in words."""
         others = "--at names others" if self.at else "layers of ilm_plugins alone are replaced"
         return {
-            key: f"{norm}: {self.variants.why_kept(key, norm) or others}"
-            for key, norm in self.variants.norms().items()
+            key: f"{norm}: {self.opened.why_kept(key, norm) or others}"
+            for key, norm in self.opened.norms().items()
             if key not in replaced
         }
 
     def norm_overrides(self, norm: str) -> list[str]:
         """Return the overrides that give a norm to all keys, and its own overrides."""
         arm = self.arms[norm]
-        return [*self.variants.with_norm(arm.norm, self.own_norms), *arm.overrides]
+        return [*self.opened.with_norm(arm.norm, self.own_norms), *arm.overrides]
 
     def open(self, norm: str, device: str | None = None) -> OpenConfig:
         """Open the config with a norm, by default for the device of the runs."""
@@ -88,7 +88,7 @@ class ComparedConfig:
 
     def settings_of_norms(self, norms: Sequence[str]) -> dict[str, list[str]]:
         """Return norm -> the overrides that not all norms have."""
-        size, found = self.variants.words, {}
+        size, found = self.opened.words, {}
         for norm in norms:
             words = iter(self.norm_overrides(norm))
             found[norm] = [" ".join(pair) for pair in zip(*[words] * size, strict=True)]

@@ -41,9 +41,9 @@ class ConfigSource(ComparedConfig, Source):
     def models(self, plan: Plan) -> dict[str, ModelSummary]:
         """Print the keys and the norms of all models; UserError for mistakes in the config."""
         self.register()
-        for opened in (self.variants, *map(self.open, self.arms)):
+        for opened in (self.opened, *map(self.open, self.arms)):
             opened.check_training(self.registrations.names)
-        self.variants.check_test()
+        self.opened.check_test()
         kept = self.kept_norms(self.own_norms)
         for what, norms in (("get the norm", self.own_norms), ("keep their norm", kept)):
             if norms:
@@ -73,10 +73,10 @@ class ConfigSource(ComparedConfig, Source):
             options[DIGEST] = hashlib.sha256(self.weights.read_bytes()).hexdigest()
         options |= self.registrations.settings()
         options |= self.arms.settings(plan.norms)
-        keys_of_run = {*self.variants.keys.values()} - {self.variants.keys["weights"]}
-        config = self.variants.settings
+        keys_of_run = {*self.opened.keys.values()} - {self.opened.keys["weights"]}
+        config = self.opened.settings
         options |= {k: v for k, v in config.items() if k not in keys_of_run}
-        for name, other in self.variants_of_tests.items():
+        for name, other in self.opened_tests.items():
             options[f"--test {name}"] = other.settings_of_test()
         return options
 
@@ -105,7 +105,7 @@ class ConfigSource(ComparedConfig, Source):
         """Return the file that the config loads into norms of ours without --weights, or None."""
         if self.weights is not None or not any(norm_key(self.arms[norm].norm) for norm in norms):
             return None
-        return self.variants.pretrained(self.own_norms)
+        return self.opened.pretrained(self.own_norms)
 
     def code(self, norm: str, seed: int, folder: Path) -> str:
         return self.registrations.code
@@ -130,17 +130,17 @@ class ConfigSource(ComparedConfig, Source):
         if self.unsafe:
             options.append("--unsafe")
         overrides = self.overrides if config == self.config else self.overrides_of_tests
-        values = self.variants.overrides(**values)
+        values = self.opened.overrides(**values)
         return ["train", *options, *overrides, *self.norm_overrides(norm), *values]
 
     @property
     def overrides_of_tests(self) -> list[str]:
         """The overrides for further tests, without the overrides of the config's own test set."""
-        return self.variants.without_test_set(self.overrides)
+        return self.opened.without_test_set(self.overrides)
 
     @cached_property
-    def variants_of_tests(self) -> dict[str, OpenConfig]:
-        """Name of each further test -> the variants of its config."""
+    def opened_tests(self) -> dict[str, OpenConfig]:
+        """Name of each further test -> its config, opened."""
         overrides = self.overrides_of_tests
         return {
             name: open_config(config, overrides, self.device) for name, config in self.tests.items()
@@ -148,22 +148,22 @@ class ConfigSource(ComparedConfig, Source):
 
     def check_folders(self) -> None:
         """Raise UserError if the config would have all runs write to one folder."""
-        key = self.variants.shared_folder
-        if folder := self.variants.settings.get(key):
+        key = self.opened.shared_folder
+        if folder := self.opened.settings.get(key):
             raise UserError(f"{key} = {folder!r}: all runs would write to it; remove it")
 
     def check_tests(self, norms: Sequence[str]) -> None:
         """Raise UserError unless the configs of further tests have the same model."""
         # Each norm is given to the keys of a test's config, too, but as-is is given to none.
         replaced = [] if AS_IS in [self.arms[norm].norm for norm in norms] else [*self.own_norms]
-        for name, other in self.variants_of_tests.items():
-            self.variants.check_same_model(other, name, replaced)
+        for name, other in self.opened_tests.items():
+            self.opened.check_same_model(other, name, replaced)
             other.check_test()
             self._check_same_classes(other, name)
 
     def _check_same_classes(self, other: OpenConfig, name: str) -> None:
         """Raise UserError if both test sets are known to have other classes, or another order."""
-        both = [one.classes_of_test() for one in (self.variants, other)]
+        both = [one.classes_of_test() for one in (self.opened, other)]
         if None in both:
             return
         for i, expected, found in differences(*(dict(enumerate(classes)) for classes in both)):
@@ -174,21 +174,21 @@ class ConfigSource(ComparedConfig, Source):
 
     def check_metric(self, metric: str | None) -> None:
         """Raise UserError if the config tells that its test does not have the wanted metric."""
-        names = self.variants.metric_names()
+        names = self.opened.metric_names()
         if metric is None or names is None:
             return
         endings = names
         # MMEngine's prefixes are free, detectron2's are tasks.
-        if "/" not in metric or self.variants.framework != "detectron2":
+        if "/" not in metric or self.opened.framework != "detectron2":
             endings = [name.rpartition("/")[2] for name in names]
         if not any(fnmatchcase(f"/{metric}", f"*/{ending}") for ending in endings):
             raise UserError(f"--metric {metric!r}: the test has {', '.join(names)}; give one")
 
     def best_metric(self) -> str | None:
-        return self.variants.main_metric()
+        return self.opened.main_metric()
 
     def unit(self, metric: str) -> str | None:
-        return self.variants.unit(metric)
+        return self.opened.unit(metric)
 
     def predictions(
         self, folders: Mapping[str, Path], output: Path

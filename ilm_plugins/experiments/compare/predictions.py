@@ -60,7 +60,7 @@ def predictions(
 
 
 def _draw(config: ComparedConfig, paths: dict[str, Path]) -> Predictions | None:
-    own = config.variants
+    own = config.opened
     images = [*own.test_images(COUNT)] if paths else []
     photos = [photo for photo, _ in images]
     columns = {}

@@ -353,7 +353,7 @@ class Accuracy(BaseMetric):
 )
 def test_a_metric_that_the_evaluator_has_is_not_refused(config, evaluator, metric):
     source = ConfigSource(config)
-    source.variants.config.test_evaluator = evaluator
+    source.opened.config.test_evaluator = evaluator
     source.check_metric(metric)
 
 
