@@ -1,7 +1,7 @@
 """The child modules of layers, whose weights a layer reads without calling them, where it can."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -20,13 +20,6 @@ class Child(nn.Module):
         weight: Tensor | None = self.weight
         weight, bias = (t if t is None else t.clone() for t in (weight, self.bias))
         return weight, bias
-
-
-class Fetched(NamedTuple):
-    """The weight and the bias that a child's call returns."""
-
-    weight: Tensor | None
-    bias: Tensor | None
 
 
 def tensors_of(layer: Any, names: TensorNames) -> tuple[Tensor | None, ...]:
@@ -62,14 +55,15 @@ def tensors_of(layer: Any, names: TensorNames) -> tuple[Tensor | None, ...]:
 
 def _fetched(layer: Any, names: TensorNames) -> tuple[Tensor | None, ...]:
     """Return what :func:`tensors_of` does; each child is called once."""
-    children = {c: Fetched(*layer._modules[c]()) for c, _ in filter(None, names) if c}
+    called = {c: layer._modules[c]() for c, _ in filter(None, names) if c}
+    children = {c: dict(zip(("weight", "bias"), both, strict=True)) for c, both in called.items()}
     tensors: list[Tensor | None] = []
     for full_name in names:
         tensor = None
         if full_name is not None:
             child, name = full_name
             # getattr where it is parametrized, for example
-            tensor = getattr(children[child], name) if child else getattr(layer, name)
+            tensor = children[child][name] if child else getattr(layer, name)
             if tensor is None:  # a kernel would read it from the address 0
                 neutral = 0.0 if child else layer.initial_values.get(name, 0.0)
                 shown = ".".join(filter(None, full_name))

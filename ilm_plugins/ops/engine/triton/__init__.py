@@ -22,9 +22,10 @@ device, and the order of additions is the same in each run.
 import torch
 from torch import Tensor
 
-from . import devices, one_read, plan, streaming
-from .devices import INTERPRETED, has_bfloat16, on_device
+from . import devices, one_read, plan
+from .devices import INTERPRETED, has_bfloat16
 from .plan import find_plan
+from .streaming import affine, dx, moments, sums
 
 __all__ = [
     "affine",
@@ -46,12 +47,3 @@ def supports(x: Tensor) -> bool:
         and (x.dtype != torch.bfloat16 or has_bfloat16(x.device))
         and (x.shape.numel() < 2**30 or x.shape[2:].numel() < 2**30)
     )
-
-
-# ---- the functions of every backend, see engine/plain.py
-
-
-moments = on_device(streaming.moments)
-affine = on_device(streaming.affine)
-sums = on_device(streaming.sums)
-dx = on_device(streaming.dx)

@@ -70,7 +70,7 @@ class NetworkPlan:
         self.network, self.channels = network, channels
         sizes = find_sizes(network, channels, fine)
         assert sizes is not None
-        self.sizes, self.pointers = sizes, pointers_to(network)
+        self.sizes, self.pointers = sizes, pointers_to(type(network))  # type: ignore[arg-type]
         numbers = network.sizes(channels)
         self.numbers = [numbers[name] for name in network.tensors]
         self.index = -1 if device.index is None else device.index

@@ -107,7 +107,7 @@ class TritonPlan(KernelPlan):
         first = sizes.kept + 2 * self.moments if self.keeps else 0
         self.coefficients_at = first, first + size
         self.num_statistics = sizes.kept + 2 * (self.moments + self.keeps * size)
-        self.pointers = pointers_to(network)
+        self.pointers = pointers_to(type(network))  # type: ignore[arg-type]
         self.rescale = rescale_of(network)
         first = sizes.at.running_mean if uses_batch else 0
         #: Where the statistics have the batch's means, variances, and number of values.

@@ -56,16 +56,12 @@ def rescale_of(network: Network) -> Rescale:
     return importlib.import_module(f"{folder}.triton").RESCALE
 
 
-def pointers_to(network: Network) -> Callable[..., tuple]:
-    """Return the named tuple of pointers that a kernel gets, the network's and ``kept``.
+@functools.cache
+def pointers_to(kind: Any) -> Callable[..., tuple]:
+    """Return the named tuple of pointers that a kernel gets for a kind of network, and ``kept``.
 
     Where a buffer's pointer is None, the kernel finds the buffer among the kept values.
     """
-    return _pointers_to(type(network))  # type: ignore[arg-type]
-
-
-@functools.cache
-def _pointers_to(kind: Any) -> Callable[..., tuple]:
     return namedtuple(f"{kind.__name__}Pointers", (*fields_of(kind.tensors), "kept"))
 
 

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .devices import Map, divide_up, multiprocessors, padded
+from .devices import Map, divide_up, multiprocessors, on_device, padded
 from .launch import Launch, Named
 from .map_activations import activation_of, gradient_of
 from .programs import COLUMNS, add_rows, is_last, store_gradients
@@ -423,9 +423,10 @@ def _dx_tile(
     tl.store(dx_ptr + start + offsets, dx.to(dx_ptr.dtype.element_ty), mask=inside)
 
 
-# ---- host
+# ---- host: the functions of every backend, see engine/plain.py
 
 
+@on_device
 def moments(x: Tensor, num_groups: int) -> Tensor:
     """Return means and biased variances, (2, N, G') in float32."""
     n, c = x.shape[:2]
@@ -447,6 +448,7 @@ def moments(x: Tensor, num_groups: int) -> Tensor:
     return pooled
 
 
+@on_device
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     y, tiling = torch.empty_like(x), Tiling.for_map(Map.of(x))
     values = (t.contiguous() for t in (mean, scale, shift))
@@ -456,6 +458,7 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return y
 
 
+@on_device
 def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sums over positions of dy * (x - mean) and of dy, (N, C) each, in float32."""
     n, c = x.shape[:2]
@@ -470,6 +473,7 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     return products, gradients
 
 
+@on_device
 def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
     d_x, tiling = torch.empty_like(x), Tiling.for_map(Map.of(x, dy))
     values = (t.contiguous() for t in (mean, scale, slope, offset))
