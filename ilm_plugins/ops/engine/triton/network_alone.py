@@ -58,7 +58,7 @@ def network_vjp_kernel(
 # ---- host
 
 
-class NetworkPlan:
+class NetworkLaunches:
     """The checks and launches for N instances of a network with C channels and G' fine groups.
 
     ``dtypes`` are those of the network's tensors; Triton compiles a kernel for each.
@@ -94,13 +94,15 @@ class NetworkPlan:
         return self.pointers(*tensors, None)
 
 
-_plan = functools.lru_cache(maxsize=4096, typed=True)(NetworkPlan)
+_launches = functools.lru_cache(maxsize=4096, typed=True)(NetworkLaunches)
 
 
-def _find_plan(mean: Tensor, channels: int, network: Network, tensors: Tensors) -> NetworkPlan:
+def _find_launches(
+    mean: Tensor, channels: int, network: Network, tensors: Tensors
+) -> NetworkLaunches:
     n, fine = mean.shape
     dtypes = [None if t is None else t.dtype for t in tensors]
-    return _plan(network, channels, fine, n, mean.device, *dtypes)
+    return _launches(network, channels, fine, n, mean.device, *dtypes)
 
 
 @on_device
@@ -115,11 +117,11 @@ def forward(
         network: the layer's description.
         tensors: the network's, also BN's statistics of the batch, as vectors.
     """
-    plan = _find_plan(mean, channels, network, tensors)
-    pointers, size = plan.pointers_of(mean, tensors), (mean.shape[0], channels)
+    launches = _find_launches(mean, channels, network, tensors)
+    pointers, size = launches.pointers_of(mean, tensors), (mean.shape[0], channels)
     scale, shift = mean.new_empty(size), mean.new_empty(size)
-    stream = current_stream(plan.index)
-    plan.forward(stream, _ready(mean), _ready(var), scale, shift, pointers)
+    stream = current_stream(launches.index)
+    launches.forward(stream, _ready(mean), _ready(var), scale, shift, pointers)
     return scale, shift
 
 
@@ -132,13 +134,13 @@ def backward(
     A row has the parameters' gradients, in the order and with the sizes of ``gradient_sizes``, then
     those of BN's mean and variance, if the network mixes them.
     """
-    plan = _find_plan(mean, d_scale.shape[1], network, tensors)
-    pointers = plan.pointers_of(mean, tensors)
+    launches = _find_launches(mean, d_scale.shape[1], network, tensors)
+    pointers = launches.pointers_of(mean, tensors)
     d_scale, d_shift, mean, var = map(_ready, (d_scale, d_shift, mean, var))
     d_mean, d_var = torch.empty_like(mean), torch.empty_like(var)
-    rows = mean.new_empty((mean.shape[0], plan.sizes.gradients))
-    stream = current_stream(plan.index)
-    plan.backward(stream, d_scale, d_shift, mean, var, d_mean, d_var, rows, pointers)
+    rows = mean.new_empty((mean.shape[0], launches.sizes.gradients))
+    stream = current_stream(launches.index)
+    launches.backward(stream, d_scale, d_shift, mean, var, d_mean, d_var, rows, pointers)
     return d_mean, d_var, rows
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from ..activation import Activation
-from ..layouts import becomes_contiguous, is_dense
 from ..network import Needs, Network, Tensors
 from ..plans import KernelPlan
 from ..shared_batch import Processes
@@ -20,7 +19,7 @@ from . import one_read, rescaling, streaming
 from .devices import Map, divide_up, padded
 from .launch import Launch, counters, current_stream
 from .programs import COLUMNS
-from .sizes import find_sizes, pointers_to, rescale_of
+from .sizes import Sizes, find_sizes, pointers_to, rescale_of
 
 #: Gradients are added in groups of at least MEMBERS instances, in at most GROUPS groups.
 MEMBERS, GROUPS = 16, 16
@@ -40,22 +39,16 @@ def find_plan(
 ) -> "TritonPlan | None":
     """Return the plan for x; see engine/plain.py."""
     uses_batch = tensors[-1] is None and network.mixes_batch
-    is_contiguous = x.is_contiguous()
-    is_aligned = not x.data_ptr() & 15
-    if not (is_contiguous or is_dense(x)):  # a copy will be made
-        is_contiguous, is_aligned = becomes_contiguous(x), True
-    map = x.shape, x.dtype, x.device, is_contiguous, is_aligned
     dtype = getattr(tensors[0], "dtype", torch.float32)  # a missing tensor raises later
-    return _plan(network, num_groups, map, dtype, uses_batch, activation)
+    return _plan(network, num_groups, Map.of(x), dtype, uses_batch, activation)
 
 
 @functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal
 def _plan(
-    network: Network, num_groups: int, map: tuple, dtype: torch.dtype, *options: Any
+    network: Network, num_groups: int, map: Map, dtype: torch.dtype, *options: Any
 ) -> "TritonPlan | None":
-    if find_sizes(network, map[0][1], num_groups) is None:
-        return None
-    return TritonPlan(network, num_groups, Map(*map), dtype, *options)
+    sizes = find_sizes(network, map.shape[1], num_groups)
+    return None if sizes is None else TritonPlan(network, sizes, map, dtype, *options)
 
 
 def forget() -> None:
@@ -84,19 +77,18 @@ class TritonPlan(KernelPlan):
     def __init__(
         self,
         network: Network,
-        num_groups: int,
+        sizes: Sizes,
         map: Map,
         dtype: torch.dtype,
         uses_batch: bool,
         activation: Activation | None,
     ) -> None:
         index = -1 if map.device.index is None else map.device.index
+        num_groups = sizes.fine
         super().__init__(network, num_groups, map.shape[1], dtype, index, 16, map.is_contiguous)
         self.map, self.uses_batch = map, uses_batch
         self.activation = activation
         self.statistics_dtype = torch.float32
-        sizes = find_sizes(network, map.shape[1], num_groups)
-        assert sizes is not None
         self.of_network = sizes
         self.n = map.shape[0]
         self.moments = self.n * num_groups
@@ -128,7 +120,7 @@ class TritonPlan(KernelPlan):
         else:
             self.plan_streaming()
         #: How dy and x are off multiples of 16 bytes, and which gradients are needed -> launches.
-        self.backward_plans: dict[tuple[int, ...], _Backward] = {}
+        self.backward_plans: dict[tuple[int, ...], _BackwardLaunches] = {}
 
     # ---- forward
 
@@ -236,7 +228,7 @@ class TritonPlan(KernelPlan):
         kind = dy.data_ptr() & 15, x.data_ptr() & 15, self.processes is not None, *needs
         plan = self.backward_plans.get(kind)
         if plan is None:
-            plan = _Backward(self, not any(kind[:2]), any(needs[1:]), all(needs))
+            plan = _BackwardLaunches(self, not any(kind[:2]), any(needs[1:]), all(needs))
             self.backward_plans[kind] = plan
         pointers = self.pointers(*parameters, *self.no_buffers, statistics)
         stream = current_stream(self.index)
@@ -297,7 +289,7 @@ class Work:
         return self.size - size
 
 
-class _Backward:
+class _BackwardLaunches:
     """The launches of a plan's backward pass.
 
     ``adds`` tells whether a parameter needs a gradient, ``needs_all`` whether x and all do.
