@@ -7,7 +7,6 @@ import re
 import warnings
 from contextvars import ContextVar
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -117,7 +116,8 @@ def _find_triton(x: Tensor) -> ModuleType | str:
     if not has_triton():
         version = ".".join(map(str, TRITON))
         return f"Triton {version} or newer cannot be imported; upgrade torch, which brings it"
-    kernels = _triton()
+    from . import triton as kernels  # needs Triton
+
     if not kernels.supports(x):
         dtypes = "float32, float16 and, from compute capability 8.0 on, bfloat16, on CUDA"
         given = f"a {x.dtype} tensor of {x.shape[2:].numel()} positions on {x.device.type!r}"
@@ -128,14 +128,6 @@ def _find_triton(x: Tensor) -> ModuleType | str:
             "such as gcc, and Python's header files"
         )
     return kernels
-
-
-@functools.cache
-def _triton() -> Any:
-    """Import the backend, which needs Triton."""
-    from . import triton
-
-    return triton
 
 
 @functools.cache

@@ -184,8 +184,7 @@ class CpuPlan(KernelPlan):
         return list(statistics[self.first_kept :].split(of_buffers))
 
     def call(self, name: str, x: Tensor, tensors: Tensors) -> None:
-        function, fields = self.functions[name], self.description.fields
-        _run(name, function, x, (*self.head, *_threads(), *_fields(fields), *_addresses(tensors)))
+        _run(name, self.functions, x, self.head, self.description.fields, tensors)
 
 
 @functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal
@@ -234,8 +233,7 @@ def _numbers(option: str, value: Any, choices: Sequence[str]) -> list[float]:
 def _call(name: str, x: Tensor, num_groups: int, tensors: Tensors) -> None:
     """Call a function of the library that computes no network, for a dense x."""
     head = _head(x.shape, num_groups, x.dtype, x.is_contiguous())
-    function = _functions(x.dtype)[name]
-    _run(name, function, x, (*head, *_threads(), *_fields(NO_FIELDS), *_addresses(tensors)))
+    _run(name, _functions(x.dtype), x, head, NO_FIELDS, tensors)
 
 
 def _head(
@@ -256,24 +254,22 @@ def _head(
     return n, c, length, num_groups, *layout, activation.number, slope
 
 
-def _fields(fields: array) -> tuple[int, int]:
-    address, length = fields.buffer_info()
-    return length, address
+Functions = dict[str, Callable[..., int]]
 
 
-def _threads() -> tuple[int, int]:
-    return torch.get_num_threads(), parallel_for() or 0
-
-
-def _functions(dtype: torch.dtype) -> dict[str, Callable[..., int]]:
+def _functions(dtype: torch.dtype) -> Functions:
     variant = "double" if DTYPES[dtype][0] is torch.float64 else "float"
     return library.functions(variant, instruction_set())
 
 
-def _run(name: str, function: Callable[..., int], x: Tensor, values: Sequence[int]) -> None:
+def _run(
+    name: str, functions: Functions, x: Tensor, head: tuple, fields: array, tensors: Tensors
+) -> None:
     """Call a function of the library; raise its error, if there is one."""
-    call = array("q", values)
-    error = function(call.buffer_info()[0])
+    threads, (address, length) = torch.get_num_threads(), fields.buffer_info()
+    values = threads, parallel_for() or 0, length, address, *_addresses(tensors)
+    call = array("q", (*head, *values))
+    error = functions[name](call.buffer_info()[0])
     if not error:
         return
     shape = tuple(x.shape)
