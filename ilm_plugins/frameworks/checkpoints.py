@@ -1,4 +1,4 @@
-"""Read a checkpoint file of either framework, and find a training's last one."""
+"""The checkpoints of a training in either framework: read a file, find the last one."""
 
 import os
 from collections.abc import Mapping

@@ -13,7 +13,7 @@ class ProcessOptions:
 
     #: GPUs of a machine; 0 for the CPU.
     num_gpus: int = 0
-    #: ProcessOptions of a machine on the CPU, over gloo.
+    #: Processes of a machine on the CPU, over gloo.
     num_processes: int = 1
     num_machines: int = 1
     machine_rank: int = 0

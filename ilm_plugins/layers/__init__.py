@@ -1,4 +1,4 @@
-"""The layers, one file for each paper, and the keys by which frameworks' configs name them."""
+"""The layers: bases, and ilm, assoc, attentive, exemplar, switchable and sparse, a paper each."""
 
 from ..errors import OptionError as OptionError
 from .assoc import AssocNorm as AssocNorm

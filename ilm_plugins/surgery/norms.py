@@ -10,8 +10,8 @@ from .. import layers
 from ..foreign_norms import FRAMEWORKS
 from .plain_norms import SOURCES, is_adaptive, source_of
 
-#: Layer -> the layout of its tensors, a key of :data:`.rules.LAYOUTS`. A subclass may compute
-#: something else.
+#: Layer -> the layout of its tensors, a key of :data:`.norms_in_state_dict.LAYOUTS`. A subclass may
+#: compute something else.
 LAYERS: dict[type[nn.Module], str] = {
     **dict.fromkeys((layers.ILMGroupNorm, layers.ILMInstanceNorm, layers.ILMLayerNorm), "ILM"),
     layers.AssocNorm: "ILM",

@@ -1,4 +1,4 @@
-"""The runs of a config with several norms: commands ``train``, and what is checked before them."""
+"""The source of a comparison whose runs are commands ``train`` of one config; its checks."""
 
 import hashlib
 import re

@@ -105,7 +105,7 @@ class Task:
 class RunningTask:
     """A task's steps in processes, which start in the thread that asks if they have ended.
 
-    A process ends with that thread, see :func:`.parent.end_with_parent`.
+    A process ends with that thread, see :func:`.parent_process.end_with_parent`.
     """
 
     def __init__(self, task: Task, variables: Mapping[str, str]) -> None:

@@ -1,1 +1,1 @@
-"""detectron2: names of norms (`norms`), RetinaNet's head, configs, training."""
+"""detectron2: its norms, heads, configs, datasets, checkpoints, training, tests and pictures."""
