@@ -7,10 +7,11 @@ from tqdm import tqdm
 
 from ...errors import writing_to
 from ...files import lock, write_text
+from ..reports import style
 from . import history, runs
 from .page import page
 from .plan import Plan
-from .plot import draw
+from .plot import WIDE, figure_of
 from .report import csv_of, markdown
 from .results import Results, complete, main_metric
 
@@ -50,6 +51,6 @@ def report(plan: Plan, command: str, **found: Any) -> Results:
     write_text(plan.output / "compare.md", markdown(results, command))
     write_text(plan.output / "compare.csv", csv_of(results))
     if results.main:
-        draw(results, plan.output / "compare.png")
+        style.save(figure_of(results, WIDE), plan.output / "compare.png")
     write_text(plan.output / "compare.html", page(plan, results, command))
     return results

@@ -1,7 +1,6 @@
 """The picture of a comparison: every run as a point, and differences with their intervals."""
 
 import textwrap
-from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
@@ -30,15 +29,6 @@ class Layout(NamedTuple):
 WIDE, NARROW = Layout(2, 9.0, 120, 40), Layout(1, 3.6, 200, 16)
 
 
-def draw(results: Results, path: Path) -> None:
-    """Write a PNG with a row for each test: values by norm, and differences from the baseline.
-
-    Lines connect the runs of one seed. Runs without a result are crosses at the worse edge. Without
-    differences there is no plot of them.
-    """
-    style.save(figure_of(results, WIDE), path)
-
-
 def has_differences(results: Results) -> bool:
     """Return whether a norm has a seed in common with the baseline by any test."""
     return any(one for test in results.tests for one in results.differences[test].values())
@@ -46,7 +36,10 @@ def has_differences(results: Results) -> bool:
 
 @style.styled
 def figure_of(results: Results, layout: Layout) -> Figure:
-    """Return the figure of :func:`draw` in a layout."""
+    """Return a row for each test: values by norm, and differences from the baseline, if any.
+
+    Lines connect the runs of one seed. Runs without a result are crosses at the worse edge.
+    """
     kinds = [_draw_runs, _draw_differences] if has_differences(results) else [_draw_runs]
     plots = [(draw_one, test) for test in results.tests for draw_one in kinds]
     columns = min(layout.columns, len(kinds))

@@ -67,9 +67,10 @@ def write_starts(
         if (start := start_of(output / folder_name(norm))).exists():
             continue
         model.load_state_dict(fitted, strict=False)
-        # EN starts with BatchNorm's outputs and statistics.
+        # EN starts with BatchNorm's outputs and statistics, SN and SSN with others.
         is_converted = {*report.converted.values()} - {"renamed"}
-        if is_converted and any(map(is_switch_of_bn, model.modules())):
+        switches = (layer for layer in model.modules() if isinstance(layer, SwitchNorm))
+        if is_converted and any("BN" in layer.normalizers for layer in switches):
             batches = islice(opened.training_batches(), BATCHES)
             surgery.recalibrate(model, batches, partial(opened.outputs, model))
         start.parent.mkdir(parents=True, exist_ok=True)
@@ -88,8 +89,3 @@ def fit(state: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor
     wanted = part.state_dict()
     fits = {k: t for k, t in fitted.items() if k in wanted and t.shape == wanted[k].shape}
     return {f"{name}.{key}" if name else key: t for key, t in fits.items()}, report
-
-
-def is_switch_of_bn(layer: nn.Module) -> bool:
-    """Return whether a layer is SN or SSN with BN: its outputs are not those of BN alone."""
-    return isinstance(layer, SwitchNorm) and "BN" in layer.normalizers

@@ -29,6 +29,7 @@ from ilm_plugins.experiments.compare.page import page
 from ilm_plugins.experiments.compare.plan import Plan, Source
 from ilm_plugins.experiments.compare.results import OWN_TEST, ModelSummary, Results, Value
 from ilm_plugins.experiments.compare.script_metric import ScriptMetric
+from ilm_plugins.experiments.reports import style
 from ilm_plugins.frameworks import run_record
 from ilm_plugins.frameworks.images import Content, spread
 
@@ -84,7 +85,7 @@ def made_up(tmp_path_factory):
         models=models,
         steps={norm: {"seconds": 0.5, "memory": 12e9} for norm in NORMS},
     )
-    plot.draw(found, plan.output / "compare.png")
+    style.save(plot.figure_of(found, plot.WIDE), plan.output / "compare.png")
     return plan, found
 
 
@@ -205,7 +206,7 @@ def test_the_page_has_no_empty_column_and_no_curve_of_one_value(tmp_path):
 def test_without_differences_there_is_no_plot_of_them(tmp_path, made_up):
     plan, _ = made_up
     found = Results(["GN"], values_of(["40 41"], ["GN"]), "mIoU")
-    plot.draw(found, plan.output / "compare.png")
+    style.save(plot.figure_of(found, plot.WIDE), plan.output / "compare.png")
     read = Reader(page(plan, found, ""))
     assert "minus GN" not in read.find("img")[0]["alt"] + read.text
     assert not plot.has_differences(found)

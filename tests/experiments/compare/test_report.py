@@ -30,6 +30,7 @@ from ilm_plugins.experiments.compare.results import (
     main_metric,
 )
 from ilm_plugins.experiments.compare.unit import decimals, unit_of
+from ilm_plugins.experiments.reports import style
 
 VALUES = {
     OWN_TEST: {"GN": [40.0, 41.5, 39.0], "ILMGN": [41.0, 42.6, 40.2], "EN": [40.1, 41.0, 39.5]},
@@ -116,7 +117,7 @@ def test_a_report_collects_no_garbage(collections, tmp_path):
     found = results(VALUES, margin=1)
     report(found)
     csv_of(found)
-    plot.draw(found, tmp_path / "compare.png")
+    style.save(plot.figure_of(found, plot.WIDE), tmp_path / "compare.png")
     assert collections == []
 
 
@@ -511,7 +512,7 @@ def drawn(tmp_path, monkeypatch):
     )
 
     def draw(found):
-        plot.draw(found, tmp_path / "compare.png")
+        style.save(plot.figure_of(found, plot.WIDE), tmp_path / "compare.png")
         return shown[-1].axes[0]
 
     return draw
@@ -556,7 +557,7 @@ def test_the_picture_has_a_cross_at_the_worse_edge_for_each_run_that_failed(draw
 
 def test_equal_results_give_an_equal_picture(tmp_path):
     for name in ("a.png", "b.png"):
-        plot.draw(results(), tmp_path / name)
+        style.save(plot.figure_of(results(), plot.WIDE), tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
@@ -624,7 +625,7 @@ def test_forty_runs_are_read_and_reported_within_five_seconds(tmp_path):
     read = Results(norms, complete(values, "mIoU"), "mIoU", margin=1)
     page = report(read)
     csv_of(read)
-    plot.draw(read, tmp_path / "compare.png")
+    style.save(plot.figure_of(read, plot.WIDE), tmp_path / "compare.png")
     assert time.process_time() - started < 5
     assert len(read.main[norms[-1], "dusk"]) == 5
     assert page.count("Next: ") == 2 * 7
