@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
         plan.source.models(plan)
         for seed in plan.seeds:
             for norm in plan.norms:
-                print(plan.shown(norm, seed))
+                print(plan.source.shown(norm, seed, plan.folder(norm, seed)))
         return 0
     command = shown(["compare", *args.argv])
     results = compare(plan, command, partial(runs.run_all, execution=execution))

@@ -26,7 +26,7 @@ def build_models(config: ComparedConfig, norms: Sequence[str]) -> dict[str, Mode
         if model is None:
             # Before further norms: after an import that failed, they have errors of their own.
             if not errors:
-                check_own_model(config, described)
+                check_own_model(config)
             errors.append(f"{norm}: {described}")
         else:
             count = sum(parameter.numel() for parameter in model.parameters())
@@ -65,13 +65,12 @@ def build_model(config: ComparedConfig, norm: str) -> tuple[nn.Module | None, st
         return None, f"{type(error).__name__}: {one_line(error)}"
 
 
-def check_own_model(config: ComparedConfig, error: str) -> None:
-    """Raise UserError with a norm's error if the config's own norms cannot be built, either."""
-    model, own_error = build_model(config, AS_IS)
+def check_own_model(config: ComparedConfig) -> None:
+    """Raise UserError if the config's own norms cannot be built, either."""
+    model, error = build_model(config, AS_IS)
     if model is None:
-        own = "" if own_error == error else f" (with its own norms: {own_error})"
         raise UserError(
-            f"{config.config}: the model cannot be built, whatever its norms: {error}{own}; "
+            f"{config.config}: the model cannot be built, with its own norms, too: {error}; "
             "correct the config or the overrides"
         )
 

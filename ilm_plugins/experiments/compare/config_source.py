@@ -33,10 +33,9 @@ class ConfigSource(ComparedConfig, Source):
 
     def check(self, plan: Plan) -> None:
         for name in self.tests:
-            if folder_name(name) != name or not re.search(r"\w", name):
-                raise UserError(f"--test {name!r}: give a name of letters and digits")
-            if name == OWN_TEST:
-                raise UserError(f"--test {name!r} is the config's own test; give another name")
+            is_word = folder_name(name) == name and re.search(r"\w", name)
+            if not is_word or name == OWN_TEST:
+                raise UserError(f"--test {name!r}: give a name of letters and digits, not 'test'")
 
     def models(self, plan: Plan) -> dict[str, ModelSummary]:
         """Print the keys and the norms of all models; UserError for mistakes in the config."""
@@ -92,7 +91,8 @@ class ConfigSource(ComparedConfig, Source):
         if self.start_state is not None:
             args = plan.norms, plan.output, self.start_state
             call_on_device(start_weights.write_starts, here, *args)
-        commands = {norm: plan.shown(norm, plan.seeds[0]) for norm in plan.norms}
+        seed = plan.seeds[0]
+        commands = {norm: self.shown(norm, seed, plan.folder(norm, seed)) for norm in plan.norms}
         file, is_trained = plan.output / "steps.json", not all(map(has_ended, plan.folders))
         steps = compared_models.measured_steps(self, commands, file, is_trained)
         return {

@@ -97,10 +97,9 @@ def gpus_of_jobs(jobs: int, num_gpus: int) -> list[dict[str, str]]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if jobs * num_gpus > available:
         seen = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
-        most = f"give --jobs {available // num_gpus}" if available >= num_gpus else "give fewer"
         raise UserError(
             f"--jobs {jobs} with --num-gpus {num_gpus} needs {jobs * num_gpus} GPUs, this machine "
-            f"has {available}{seen}; {most}"
+            f"has {available}{seen}; give fewer"
         )
     if jobs == 1:
         return [{}]

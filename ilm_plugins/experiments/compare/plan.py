@@ -136,10 +136,6 @@ class Plan:
         """Return the folder of a run, or of its evaluation by a further test."""
         return self.output / folder_name(norm) / f"seed{seed}" / test
 
-    def shown(self, norm: str, seed: int) -> str:
-        """Return the command line of a run for a shell."""
-        return self.source.shown(norm, seed, self.folder(norm, seed))
-
     def other_code(self) -> str | None:
         """Return which runs other code has made, and what to do; None if there are none."""
         made = []

@@ -484,7 +484,7 @@ def test_an_override_may_add_a_part_named_like_another(config):
 def test_an_error_of_the_model_is_none_of_a_norm(config, capsys):
     assert compare(config, GN, EN, "--dry-run", "model.backbone.no_such_option=1") == 2
     message = capsys.readouterr().err
-    assert "the model cannot be built, whatever its norms: TypeError: " in message
+    assert "the model cannot be built, with its own norms, too: TypeError: " in message
     assert "unexpected keyword argument 'no_such_option'" in message
     assert "do not fit" not in message
 
@@ -634,7 +634,7 @@ def test_a_folder_keeps_the_overrides_for_a_norm(config, tmp_path, norms, rate, 
     "words, message",
     [
         ("--test dusk fcn.py --test dusk fcn.py", "two --test have the same name"),
-        ("--test test fcn.py", "--test 'test' is the config's own test"),
+        ("--test test fcn.py", "--test 'test': give a name of letters and digits, not 'test'"),
         ("--test .. fcn.py", "--test '..': give a name of letters and digits"),
         ("--arm GN4 GN(num_groups=4) a='b", "No closing quotation; close each quote"),
         ("--arm a GN lr=1 --arm a GN lr=2", "two --arm have the name 'a'; give each another"),

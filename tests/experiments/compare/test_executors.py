@@ -165,7 +165,7 @@ def test_more_gpus_than_there_are_is_an_error(monkeypatch):
         Execution(jobs=3).check(num_gpus=2)
     assert str(error.value) == (
         "--jobs 3 with --num-gpus 2 needs 6 GPUs, this machine has 5 "
-        "(CUDA_VISIBLE_DEVICES=0,1,2,3,4); give --jobs 2"
+        "(CUDA_VISIBLE_DEVICES=0,1,2,3,4); give fewer"
     )
 
 

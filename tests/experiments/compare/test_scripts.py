@@ -294,7 +294,8 @@ def test_an_arm_adds_words_to_the_command_and_is_told_by_folder_and_page(started
 
 
 def test_one_seed_needs_no_placeholder():
-    assert plan(command="train {norm} {output}").shown("BN", 0).startswith("train BN ")
+    source = plan(command="train {norm} {output}").source
+    assert source.shown("BN", 0, Path("out")).startswith("train BN ")
 
 
 @pytest.mark.parametrize(
