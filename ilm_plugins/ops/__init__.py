@@ -10,8 +10,8 @@ from .engine import cpu
 from .engine.activation import Activation
 from .engine.autograd import adaptive_norm
 from .engine.backends import use_backend
-from .engine.moments import coarsen, duplicate, over_batch, pool, restandardize
 from .engine.network import Network
+from .engine.pooling import coarsen, duplicate, over_batch, pool, restandardize
 from .engine.reference import cast, moments
 from .engine.shared_batch import SharedBatch
 from .networks import Attentive, Autoencoder, Exemplar, SparseSwitch, Switch

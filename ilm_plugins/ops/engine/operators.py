@@ -19,8 +19,8 @@ from torch.autograd.function import once_differentiable
 from . import backends, cpu
 from .activation import Activation
 from .layouts import dense, in_layout_of
-from .moments import coarsen, duplicate, over_batch
 from .network import BATCH, Network, Tensors, with_none
+from .pooling import coarsen, duplicate, over_batch
 from .reference import per_channel
 from .running_statistics import update
 

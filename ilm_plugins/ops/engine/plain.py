@@ -17,8 +17,8 @@ from torch import Tensor
 
 from . import reference
 from .activation import Activation
-from .moments import duplicate
 from .network import Network, Tensors
+from .pooling import duplicate
 from .reference import per_channel
 
 __all__ = ["affine", "dx", "find_plan", "moments", "sums"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .activation import Activation
-from .moments import duplicate
+from .pooling import duplicate
 from .shared_batch import SharedBatch
 
 #: A function of mean, var and further tensors that returns scale and shift.

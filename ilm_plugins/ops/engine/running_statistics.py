@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .moments import pool
+from .pooling import pool
 from .shared_batch import SharedBatch
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, distributed
 from torch.autograd import Function
 
-from .moments import over_batch
+from .pooling import over_batch
 from .tracing import is_traced
 
 
@@ -73,7 +73,7 @@ class SharedBatch:
         shares = counts / self.count.clamp(min=1)
         self.share = self.local_count / self.count.clamp(min=1)
         self.mean = (shares * means).sum(0)
-        # The law of total variance, see engine/moments.py.
+        # The law of total variance, see engine/pooling.py.
         self.var = (shares * (variances + (means - self.mean).square())).sum(0)
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from .layouts import becomes_contiguous, in_layout_of
-from .moments import duplicate
 from .network import Needs, Tensors, with_none
 from .plans import Plan
+from .pooling import duplicate
 from .reference import Equation, cast
 from .running_statistics import update
 
