@@ -1,4 +1,4 @@
-"""Compare EN with BN's two remedies that cost nothing, in a detector with detectron2:
+"""Compare EN with BN's two remedies without a new layer, in a detector with detectron2:
 
     python -m ilm_plugins compare my.yaml BN EN --seeds 0 1 2 3 4 \
         --import examples/standardize_detectron2.py --import examples/arms_detectron2.py \

@@ -1,4 +1,4 @@
-"""Compare EN with BN's two remedies that cost nothing, in a segmenter with mmseg:
+"""Compare EN with BN's two remedies without a new layer, in a segmenter with mmseg:
 
     python -m ilm_plugins compare my_fcn.py BN EN --seeds 0 1 2 3 4 \
         --import examples/arms_mmseg.py \

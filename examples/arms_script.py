@@ -1,4 +1,4 @@
-"""Compare EN with BN's two remedies that cost nothing, in a training script of your own:
+"""Compare EN with BN's two remedies without a new layer, in a training script of your own:
 
     python -m ilm_plugins compare BN EN --seeds 0 1 2 3 4 --metric top1:results.json \
         --arm BN+standardized BN --standardize --arm BN+test-statistics BN --test-statistics \
