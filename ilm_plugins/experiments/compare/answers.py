@@ -92,10 +92,8 @@ def headline(results: Results) -> str:
     equivalent = [norm for norm, one in told.items() if one.word == "equivalent"]
     if better:
         best = max(better, key=lambda norm: abs(results.differences[test][norm].mean))
-        text, chosen = (
-            f"Use {best} in place of {baseline}: gain {gain(results, best, test)}",
-            [best],
-        )
+        text = f"Use {best} in place of {baseline}: gain {gain(results, best, test)}"
+        chosen = [best]
     elif equivalent:
         within, chosen = results.unit.size(results.margin), equivalent
         text = f"Use {' or '.join([baseline, *chosen])}: they are equivalent within {within}"

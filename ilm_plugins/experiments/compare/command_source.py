@@ -36,12 +36,8 @@ ENDED = "script ended"
 LARGE = 10**6
 #: Seconds that a script has to end after SIGTERM.
 PATIENCE = 30
-#: Placeholder -> what it stands for.
-PLACEHOLDERS = {
-    "norm": "the norm",
-    "seed": "the seed, as several --seeds are given",
-    "output": "the folder to which the run writes",
-}
+#: Placeholders of a command; one seed needs none.
+PLACEHOLDERS = "norm", "seed", "output"
 
 
 @dataclass(frozen=True)
@@ -57,9 +53,9 @@ class CommandSource(Source):
 
     def check(self, plan: Plan) -> None:
         self.words(plan.norms[0], 0, plan.output)  # UserError for a mistake
-        for name, what in PLACEHOLDERS.items():
+        for name in PLACEHOLDERS:
             if f"{{{name}}}" not in self.command and (name != "seed" or len(plan.seeds) > 1):
-                raise UserError(f"--command lacks {{{name}}}; write it for {what}")
+                raise UserError(f"--command lacks {{{name}}}; give {{norm}}, {{seed}}, {{output}}")
 
     def words(self, norm: str, seed: int, folder: Path) -> list[str]:
         """Return the words of a run's command."""

@@ -80,10 +80,8 @@ def measured_steps(
 ) -> dict[str, dict[str, float]]:
     """Return the time of each norm's training step, and keep it; measured again for other norms.
 
-    A norm whose step fails is a UserError if ``is_trained``, because its trainings would fail, too;
-    ``commands`` is norm -> its command. The result is empty if nothing can be told of the
-    trainings: after a loss of NaN, where the first norm's step needs a whole training around it, or
-    where this machine lacks the GPU.
+    It is empty if the steps cannot be measured. A failure that tells of the trainings, where
+    ``is_trained``, is a UserError; ``commands`` is norm -> its command.
     """
     if path.is_file():
         steps = read_object(path)
@@ -95,29 +93,36 @@ def measured_steps(
     print("a training step of each norm ...")
     try:
         steps = call_on_device(measure_steps, config, [*commands])
-    except StepError as error:
-        norm, reason = error.args
-        # The first norm, or other processes, may fail by a hook that a step alone lacks.
-        is_certain = norm != next(iter(commands)) and config.num_gpus <= 1
-        if is_trained and (is_certain or isinstance(error, MemoryOfStepError)):
-            raise UserError(
-                f"{norm}: a training step fails with {reason}; no run was started; correct the "
-                "config, give a smaller batch, or leave out the norm; this command shows more: "
-                f"{commands[norm]}"
-            ) from error
-        print(f"the cost of a step was not measured: {norm}: {reason}")
-        return {}
-    except (FloatingPointError, UserError) as error:
-        if is_trained and isinstance(error, UserError):
-            raise
+    except (StepError, FloatingPointError, UserError) as error:
+        if is_trained:
+            check_certain(config, commands, error)
         print(f"the cost of a step was not measured: {one_line(error)}")
         return {}
     write_text(path, json.dumps(steps, indent=1))
     return steps
 
 
+def check_certain(config: ComparedConfig, commands: Mapping[str, str], error: Exception) -> None:
+    """Raise UserError if the trainings would fail by the error of a step."""
+    if isinstance(error, UserError):
+        raise error
+    if isinstance(error, StepError):
+        norm, reason = error.args
+        # The first norm, or other processes, may fail by a hook that a step alone lacks.
+        is_certain = norm != next(iter(commands)) and config.num_gpus <= 1
+        if is_certain or isinstance(error, MemoryOfStepError):
+            raise UserError(
+                f"{norm}: a training step fails with {reason}; no run was started; correct the "
+                "config, give a smaller batch, or leave out the norm; this command shows more: "
+                f"{commands[norm]}"
+            ) from error
+
+
 class StepError(Exception):
     """A norm's step failed: the norm, and the error in words."""
+
+    def __str__(self) -> str:
+        return ": ".join(self.args)
 
 
 class MemoryOfStepError(StepError):
