@@ -64,7 +64,7 @@ def convert_state(
         replaced = replacing or source.kind_in_state
         reason = f"{kind}, but {replaced} is replaced{rules.hint(SOURCES.get(kind), layer)}"
         refuse(kind in PLAIN and kind != source.kind_in_state, reason)
-        reason = "a weight and a bias alone do not tell the norm; to convert it, match it"
+        reason = "a weight and a bias alone do not tell the norm; match its name, or '*'"
         refuse(kind == UNTOLD and match is None, reason)
         lacking = rules.AFFINE - tensors.keys() if kind == UNTOLD else ()
         advice = "convert the model, or fit the state dict to a model"

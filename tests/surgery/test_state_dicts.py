@@ -108,7 +108,7 @@ def test_a_state_dict_is_converted_as_the_model_is(to):
 def test_a_weight_with_a_bias_alone_is_converted_only_if_named():
     _, report = surgery.convert_state(small().state_dict(), "ILMGN")
     assert not report.converted
-    assert "match it" in report.left["stem.1"]
+    assert "match its name" in report.left["stem.1"]
 
 
 def test_a_weight_with_a_bias_alone_becomes_no_layer_that_replaces_batchnorm():
