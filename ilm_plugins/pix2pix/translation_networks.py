@@ -71,7 +71,6 @@ class SteadyDropout(nn.Dropout):
         return x * (kept / (1 - self.p)).to(x)
 
 
-@MODELS.register_module()
 class UNetGenerator(nn.Module):
     """The U-Net of the appendix: C64-C128-C256-C512-...-C512 down, and the mirror image up.
 
@@ -149,7 +148,6 @@ class UNetGenerator(nn.Module):
         return x.tanh()
 
 
-@MODELS.register_module()
 class PatchDiscriminator(nn.Module):
     """The PatchGAN of the appendix: C64-C128-C256-C512, and a logit for each patch.
 
@@ -211,7 +209,6 @@ def to_bytes(images: Tensor) -> Tensor:
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-@MODELS.register_module()
 class Pix2Pix(BaseModel):
     """A generator G trained with an L1 loss and against a discriminator D; Section 3 of the paper.
 
@@ -317,3 +314,7 @@ def _call_with_fixed_parameters(network: nn.Module, *inputs: Tensor) -> Tensor:
     """Call a network so that gradients flow to its inputs but not to its parameters."""
     fixed = {name: p.detach() for name, p in network.named_parameters()}
     return functional_call(network, fixed, inputs)
+
+
+for network in (UNetGenerator, PatchDiscriminator, Pix2Pix):
+    MODELS.register_module(module=network)
