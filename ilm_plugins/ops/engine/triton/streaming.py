@@ -401,8 +401,6 @@ def _dx_tile(
 ):  # fmt: skip
     """dx = scale * dy + slope * (x - mean) + offset, and the part through the batch's moments."""
     start, offsets, inside, group, c, exists = _tile(channels, length, group_size, SHAPE)
-    dy = load(dy_ptr + start, offsets, inside)
-    x = load(x_ptr + start, offsets, inside)
     mean = _column(mean_ptr, group, exists)
     slope = _column(slope_ptr, group, exists)
     offset = _column(offset_ptr, group, exists)
@@ -416,6 +414,8 @@ def _dx_tile(
         offset += of_var * (mean - _column(batch_mean_ptr, channel, exists))
         slope += of_var
     scale = _column(scale_ptr, c, exists)
+    dy = load(dy_ptr + start, offsets, inside)
+    x = load(x_ptr + start, offsets, inside)
     if ACTIVATION is not None:
         z = scale * (x - mean) + _column(shift_ptr, c, exists)
         dy = gradient_of(dy, z, ACTIVATION)
