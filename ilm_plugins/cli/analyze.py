@@ -10,7 +10,7 @@ from ..checkpoints import load_weights
 from ..configs import resolve
 from ..errors import UserError
 from ..experiments.analysis.collect import collect_ratios, collect_rescaling
-from ..experiments.analysis.tables import Report, write_ratios, write_rescaling
+from ..experiments.analysis.tables import TableFolder, write_ratios, write_rescaling
 from ..experiments.data.images import open_images
 from ..files import check_folder, make_folder
 from ..frameworks import open_config
@@ -36,9 +36,9 @@ def run(args: argparse.Namespace) -> None:
     torch.manual_seed(0)  # some models apply dropout in evaluation
     with tqdm(images.batches(size), checkpoint.name, -(-len(images) // size)) as batches:
         collected = collect(inference.model, batches, inference.forward, args.match)
-    name = " ".join([inference.name, *args.opts])
+    subject = f"{' '.join([inference.name, *args.opts])}, {checkpoint.name}, {len(images):,} images"
     classes = f" ({', '.join(args.classes)})" if args.classes else ""
-    subject = f"{len(images):,} images of {Path(args.images).resolve().name}{classes}"
+    subject += f" of {Path(args.images).resolve().name}{classes}"
     make_folder(args.output)
-    print(write(Report(args.output, images, f"{name}, {checkpoint.name}, {subject}"), collected))
+    print(write(TableFolder(args.output, images, subject), collected))
     print(f"written to {args.output}")

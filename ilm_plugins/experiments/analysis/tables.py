@@ -16,7 +16,7 @@ from .collect import Ratios, Rescaling
 
 
 @dataclass(frozen=True)
-class Report:
+class TableFolder:
     """A folder for a report; ``subject`` is the title."""
 
     folder: Path
@@ -41,7 +41,7 @@ class Report:
         return pd.MultiIndex.from_arrays([images.names, images.classes], names=["image", "class"])
 
 
-def write_ratios(report: Report, layers: Mapping[str, Ratios]) -> str:
+def write_ratios(report: TableFolder, layers: Mapping[str, Ratios]) -> str:
     """Write a report on ratios, see the module; return the summary."""
     values = {
         name: pd.DataFrame(ratios.values.double().numpy(), report.index(), ratios.normalizers)
@@ -63,7 +63,7 @@ def write_ratios(report: Report, layers: Mapping[str, Ratios]) -> str:
     )
 
 
-def write_rescaling(report: Report, layers: Mapping[str, Rescaling]) -> str:
+def write_rescaling(report: TableFolder, layers: Mapping[str, Rescaling]) -> str:
     """Write a report on omega and beta, see the module; return the summary."""
     values = {
         (name, parameter): pd.DataFrame(values.double().numpy(), report.index())
@@ -86,7 +86,7 @@ def write_rescaling(report: Report, layers: Mapping[str, Rescaling]) -> str:
     )
 
 
-def _write_images(report: Report, prefix: str, frame: pd.DataFrame) -> list[str]:
+def _write_images(report: TableFolder, prefix: str, frame: pd.DataFrame) -> list[str]:
     """Write the files that compare images; return lines of the summary."""
     names = ["/".join(map(str, column)) for column in frame.columns]
     report.table(f"{prefix}_by_image", frame.set_axis(names, axis=1))

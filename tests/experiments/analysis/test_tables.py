@@ -14,7 +14,7 @@ from PIL import Image
 
 from ilm_plugins.experiments.analysis import tables
 from ilm_plugins.experiments.analysis.collect import Ratios, Rescaling
-from ilm_plugins.experiments.analysis.tables import Report, share_between_classes
+from ilm_plugins.experiments.analysis.tables import TableFolder, share_between_classes
 from ilm_plugins.experiments.data.images import Images
 
 NORMALIZERS = "IN", "LN", "BN"
@@ -28,7 +28,7 @@ def report(tmp_path):
     for i, file in enumerate(files):
         Image.new("RGB", (6, 4), (20 * i,) * 3).save(file)
     images = Images([file.name for file in files], ["class 0", "class 1"] * 4, files)
-    return Report(tmp_path / "out", images, "a model")
+    return TableFolder(tmp_path / "out", images, "a model")
 
 
 def ratios(layers=3, seed=0):
