@@ -88,5 +88,5 @@ def copy_state(state: Mapping[str, Any]) -> dict[str, Any]:
     copy: Any = OrderedDict(state)
     # torch reads a state dict without the attribute as one of the oldest version.
     if isinstance(versions := getattr(state, "_metadata", None), Mapping):
-        copy._metadata = OrderedDict(versions)
+        copy._metadata = OrderedDict((n, of) for n, of in versions.items() if isinstance(of, dict))
     return copy

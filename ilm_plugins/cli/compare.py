@@ -49,8 +49,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         source = command_of(args)
         metric, higher = source.metric.name, higher and source.metric.rule != "min"
     norms = [*args.norms, *(name for name in source.arms if name not in args.norms)]
-    seeds, output, margin, unit = args.seeds, args.output, args.margin, args.unit
-    return Plan(source, norms, seeds, output, metric, margin, higher, unit)
+    return Plan(source, norms, args.seeds, args.output, metric, args.margin, higher, args.unit)
 
 
 def command_of(args: argparse.Namespace) -> CommandSource:
@@ -65,7 +64,6 @@ def command_of(args: argparse.Namespace) -> CommandSource:
 
 def config_of(args: argparse.Namespace) -> ConfigSource:
     """Return the config with its options."""
-    gpus = gpus_of(args)
     if len({name for name, _ in args.test}) < len(args.test):
         raise UserError("two --test have the same name; give each another name")
     return ConfigSource(
@@ -73,7 +71,7 @@ def config_of(args: argparse.Namespace) -> ConfigSource:
         at=args.at,
         overrides=args.overrides,
         arms=arms_of(args),
-        num_gpus=gpus,
+        num_gpus=gpus_of(args),
         registrations=Registrations.of_options(args.imports, args.datasets),
         unsafe=args.unsafe,
         weights=args.weights,

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 from ..checkpoints import load_weights
+from ..errors import UserError
 from ..frameworks import OpenConfig, open_config, run_record
 from ..frameworks.run_options import RunOptions
 from . import train
@@ -15,7 +16,9 @@ COUNT, MIN_SCORE = 3, 0.6
 
 def run(args: argparse.Namespace) -> None:
     """Train each config on the CPU in OUTPUT/NAME, draw predictions, and print a table."""
-    rows = []
+    rows, names = [], [Path(config).stem for config in args.configs]
+    if len({*names}) < len(names):
+        raise UserError(f"two of {', '.join(args.configs)} have one name; rename one of them")
     for config in args.configs:
         folder = args.output / Path(config).stem
         overrides = ("OUTPUT_DIR", str(folder), *args.opts)

@@ -49,7 +49,7 @@ class OpenConfig:
     - ``inference()``: the model and the preprocessing of its evaluation, an :class:`Inference`;
     - ``test_images(count)``: up to ``count`` test images (H, W, 3), RGB, uint8, each with what its
       annotations say, a :class:`.Content` or None;
-    - ``content(output)``: what a model's output says of one image, a :class:`.Content`, or None;
+    - ``content(output)``: the prediction for one image, a :class:`.Content`, or None;
     - ``run(record)``: train, or evaluate, in this process of a run;
     - ``training_batches(processes=1)``: batches, each as one of several processes gets it;
     - ``training_step(processes=1)``: a function that trains a new model for one iteration, on the
@@ -59,7 +59,7 @@ class OpenConfig:
     - ``metric_names()``: patterns of the test's metrics, * for any characters, or None;
     - ``unit(metric)``: "percent", "fraction" or None.
 
-    None is for what the config does not tell. ``build_model`` needs ``_build()``, and
+    None means that the config does not tell. ``build_model`` needs ``_build()``, and
     ``_is_unknown(key, norm, error)``, whether a KeyError of building is of the norm of a key.
     """
 

@@ -1,4 +1,4 @@
-"""Files of configs: which framework they are of, and what is wrong in them."""
+"""Config files: find their framework, and explain their mistakes."""
 
 import difflib
 import importlib.util

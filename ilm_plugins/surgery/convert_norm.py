@@ -149,8 +149,7 @@ def _take_tensors(old: nn.Module, new: nn.Module, state: State) -> None:
 
 def losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
     """Yield remarks on what a norm has, and the norm that replaces it lacks."""
-    kind = norms.kind_of_module(old)
-    if changes := find_rule(kind, type(new)).changes:
+    if changes := find_rule(norms.kind_of_module(old), type(new)).changes:
         yield changes
     back_to = norms.target_of(type(new))
     if back_to == "BN" and getattr(old, "frozen", False):
@@ -163,8 +162,11 @@ def losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
         yield _NOT_TRACKED
     if invalid := remark_on_values({**dict(old.named_parameters()), **dict(old.named_buffers())}):
         yield invalid
-    if any(map(has_hooks, modules_of(old))):
-        yield "hooks of replaced modules do not run; register them again"
+    parameters = {p for module in modules_of(old) for p in module.parameters(recurse=False)}
+    kinds = "_backward_hooks", "_post_accumulate_grad_hooks"
+    found = [getattr(p, kind, None) for p in parameters - {*new.parameters()} for kind in kinds]
+    if any(found) or any(map(has_hooks, modules_of(old))):
+        yield "hooks of replaced modules and parameters do not run; register them again"
     known = set[str]().union(*LAYOUTS.get(norms.kind_in_state(old), ()))
     inside = {name for name in old.state_dict() if not is_beside(name)}
     if added := ", ".join(sorted(inside - known)):

@@ -35,7 +35,10 @@ class Container(NamedTuple):
 
 #: Dotted name of the class that defines a forward -> what the forward does. Frameworks add theirs.
 CONTAINERS = {
-    "torch.nn.modules.container.Sequential": Container(lambda module: pairwise(module._modules))
+    "torch.nn.modules.container.Sequential": Container(
+        # A subclass may run its children in another order.
+        lambda m: pairwise(m._modules) if type(m).__iter__ is nn.Sequential.__iter__ else ()
+    )
 }
 #: Dotted name of a module's exact class -> the torch function that it computes. Frameworks add
 #: theirs.

@@ -420,6 +420,16 @@ def test_a_state_dict_is_found_with_the_versions_of_its_modules(key):
     assert copy._metadata == state._metadata
 
 
+def test_versions_of_modules_that_torch_cannot_read_are_dropped(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    state = model.state_dict()
+    state._metadata = {"": {"version": 1}, "other": 3}
+    torch.save(state, tmp_path / "a.pth")
+    _, found = checkpoints.find_state(checkpoints.read(tmp_path / "a.pth"), "a.pth")
+    assert found._metadata == {"": {"version": 1}}
+    model.load_state_dict(found)
+
+
 @pytest.mark.parametrize("model, first", [({"type": 1}, "state_dict"), (None, "model")])
 def test_of_two_entries_model_is_the_state_dict_if_it_has_tensors(model, first):
     state = torch.nn.BatchNorm2d(3).state_dict()

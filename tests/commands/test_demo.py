@@ -43,3 +43,9 @@ def test_a_detector_without_masks_has_nan_in_the_column_of_masks(root, datasets,
     (row,) = capfd.readouterr().out.rsplit("box head norm", 1)[1].splitlines()[1:]
     assert row.split()[2] == "nan"
     assert (tmp_path / "mask_rcnn_R_18_FPN_gn" / "predictions.png").is_file()
+
+
+def test_two_configs_of_one_name_are_refused(tmp_path, capsys):
+    words = ["demo", "a/toy.yaml", "b/toy.yaml", "--output", str(tmp_path)]
+    assert main(words) == 2
+    assert "two of a/toy.yaml, b/toy.yaml have one name" in capsys.readouterr().err

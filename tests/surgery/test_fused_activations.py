@@ -267,6 +267,16 @@ def test_torch_fx_traces_fused_models():
     assert_equal(traced(x := torch.randn(2, 3, 7, 7)), model(x))
 
 
+class Reversed(nn.Sequential):
+    def __iter__(self):
+        return reversed([*self._modules.values()])
+
+
+def test_a_sequential_that_runs_its_children_in_another_order_is_left_alone():
+    report = surgery.fuse_activations(Reversed(own.ILMGroupNorm(64), nn.SiLU()))
+    assert not report.converted
+
+
 @pytest.mark.parametrize(
     "value", ["silu", nn.ReLU(), Activation("gelu"), Activation("leaky_relu", "0.1")], ids=repr
 )

@@ -1,11 +1,11 @@
-"""The arms of a comparison: what the compared names stand for."""
+"""The arms of a comparison: a norm and own overrides for each compared name."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 
 class Arm(NamedTuple):
-    """What a name among the compared norms stands for: a norm, and overrides of its own."""
+    """A norm and its own overrides, for one of the compared names."""
 
     norm: str
     overrides: Sequence[str] = ()

@@ -103,7 +103,7 @@ def digest_of(function: Any) -> str:
 
 
 class _Reader:
-    """Reads what a function computes with, as far as its own module defines it."""
+    """Reads the code and the constants that a function uses from its own module."""
 
     def __init__(self) -> None:
         self._seen: set[int] = set()
@@ -142,7 +142,7 @@ class _Reader:
         return []
 
     def _definition(self, value: Any) -> Sequence[Any]:
-        """Return what a definition has; nothing of another module, or for the second time."""
+        """Return the parts of a function or class; [] in another module, and the second time."""
         self._module = self._module or value.__module__
         if id(value) in self._seen or value.__module__ != self._module:
             return []

@@ -19,6 +19,7 @@ from .predictions import SCORE
 from .report import (
     ABOUT,
     cost_table,
+    filled,
     history_table,
     metrics_table,
     run_of,
@@ -59,10 +60,10 @@ def page(plan: Plan, results: Results, command: str) -> str:
         about=ABOUT,
         notes=notes(results),
         answers={test: answers(results, test) for test in results.tests},
-        tables={test: _filled(table(results, test)) for test in results.tests},
+        tables={test: filled(table(results, test)) for test in results.tests},
         has_differences=has_differences(results),
         runs=_pictures(plot.figure_of, results) if results.main else None,
-        history=_filled(history_table(results)),
+        history=history_table(results),
         metrics=metrics_table(results),
         curves=_pictures(curves.figure_of, found, results.norms) if found else None,
         no_curves=plan.source.no_curves,
@@ -76,12 +77,6 @@ def page(plan: Plan, results: Results, command: str) -> str:
         environment=_environment(plan),
         failures=[_failure(plan, value) for value in results.failures],
     )
-
-
-def _filled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Return a table without its empty columns."""
-    names = [name for name in rows[0] if any(row[name] for row in rows)]
-    return [{name: row[name] for name in names} for row in rows]
 
 
 def _pictures(figure_of: Callable[..., Figure], *arguments: Any) -> list[str]:

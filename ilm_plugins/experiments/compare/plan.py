@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ...errors import UserError
 from ...files import check_folder, read_object, write_text
@@ -16,9 +16,6 @@ from ...frameworks.config import as_json, differences
 from ...frameworks.run_record import is_complete, read
 from .results import ModelSummary
 from .unit import UNITS
-
-if TYPE_CHECKING:
-    from .predictions import Predictions
 
 #: The file of a comparison's folder that has its settings.
 SETTINGS = "compare.json"
@@ -85,8 +82,8 @@ class Source:
         """Return the name of a metric's unit; None if it is unknown."""
         return None
 
-    def predictions(self, folders: Mapping[str, Path], output: Path) -> "Predictions | str | None":
-        """Return pictures of norm -> folder of a run; None for models that are unknown."""
+    def predictions(self, folders: Mapping[str, Path], output: Path) -> Any:
+        """Return pictures by norm -> folder of a run, see ``predictions``; None for no pictures."""
         return None
 
 

@@ -110,7 +110,13 @@ def history_table(results: Results) -> list[dict[str, str]]:
         rows.append(
             row | {"tests": tests, "this call": call, "failures, earlier ones too": reasons}
         )
-    return rows
+    return filled(rows)
+
+
+def filled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return a table without its empty columns."""
+    names = [name for name in rows[0] if any(row[name] for row in rows)]
+    return [{name: row[name] for name in names} for row in rows]
 
 
 def metrics_table(results: Results) -> list[dict[str, str]]:

@@ -182,7 +182,5 @@ class Progress:
 
 def start(arguments: Sequence[str], file: IO, variables: Mapping[str, str]) -> subprocess.Popen:
     """Start a command of the package, its output in a file."""
-    options = {"stdout": file, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(
-        command_line(arguments), env={**ending_with_us(), **variables}, **options
-    )
+    env = {**ending_with_us(), **variables}
+    return subprocess.Popen(command_line(arguments), env=env, stdout=file, stderr=subprocess.STDOUT)

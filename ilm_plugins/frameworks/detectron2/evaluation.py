@@ -1,4 +1,4 @@
-"""What a config of detectron2 tells of its test before a run: classes, names of metrics."""
+"""The test of a detectron2 config: its classes, its metrics' names, its evaluators."""
 
 import inspect
 
@@ -82,7 +82,7 @@ def check_evaluator(name: str) -> None:
 
 
 def build_evaluator(name: str, cfg: CfgNode) -> evaluation.DatasetEvaluators:
-    """The evaluators of a registered dataset, each with those of the options that it takes."""
+    """Return the evaluators of a registered dataset, each with the options that it accepts."""
     options = {
         "output_dir": f"{cfg.OUTPUT_DIR}/inference",
         "kpt_oks_sigmas": cfg.TEST.KEYPOINT_OKS_SIGMAS,
