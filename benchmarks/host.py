@@ -1,8 +1,9 @@
 """The host's time of a training call on a GPU, without its launches; needs no GPU.
 
-``python -m benchmarks.host`` measures each layer's forward and backward pass by the Triton backend,
-whose launches do nothing, beside GroupNorm's whole call on the CPU, on a map too small to matter.
-``--device cuda`` measures both on a GPU, with their launches, and profiles EN.
+``python -m benchmarks.host`` measures each layer's passes by the Triton backend, and the operators
+that a compiled model calls for its network. Launches do nothing, and GroupNorm's whole call on the
+CPU stands beside them, on a map too small to matter. ``--device cuda`` measures all on a GPU, with
+their launches, and profiles EN.
 """
 
 import argparse
@@ -11,11 +12,12 @@ import os
 import sys
 import timeit
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ilm_plugins.files import write_text
 
@@ -47,7 +49,7 @@ def main() -> None:
 
 
 def rows(rounds: int, device: torch.device) -> Iterator[dict]:
-    """Yield each layer's time of both passes over GroupNorm's, and its launches on the CPU."""
+    """Yield each layer's times, that of both passes also over GroupNorm's, and its launches."""
     from ilm_plugins import NORMS
 
     is_cuda = device.type == "cuda"
@@ -58,35 +60,56 @@ def rows(rounds: int, device: torch.device) -> Iterator[dict]:
     norms |= {name: make(x.shape[1]) for name, make in {**NORMS, SYNC: synchronized()}.items()}
     norms = {name: norm.to(device) for name, norm in norms.items()}
 
-    def passes(layer: nn.Module) -> Callable[[], None]:
-        inputs = [x, *layer.parameters()]
+    inputs = {layer: [x, *layer.parameters()] for layer in norms.values()}
 
-        def run() -> None:
-            for _ in range(CALLS):
-                torch.autograd.grad(layer(x), inputs, dy)
+    def forward(layer: nn.Module) -> None:
+        with torch.no_grad():
+            layer(x)
 
-        return run
+    def both(layer: nn.Module) -> None:
+        torch.autograd.grad(layer(x), inputs[layer], dy)
 
     def clock(run: measure.Run) -> float:
         if is_cuda:
             torch.cuda.synchronize()
-        return timeit.timeit(run, number=1)  # without a wait for the GPU afterwards
+        return timeit.timeit(run, number=CALLS)  # without a wait for the GPU afterwards
 
-    runs = {name: passes(layer) for name, layer in norms.items()}
+    runs = {(name, f.__name__): partial(f, norms[name]) for name in norms for f in (forward, both)}
+    for name in list(norms)[1:]:
+        for part, run in operators(norms[name], x):
+            runs[name, part] = run
     times = measure.interleaved(runs, rounds, clock)
     if is_cuda:
-        cProfile.runctx("run()", {"run": runs["EN"]}, {}, sort="tottime")
+        profiled = partial(timeit.timeit, runs["EN", "both"], number=CALLS)
+        cProfile.runctx("profiled()", {"profiled": profiled}, {}, sort="tottime")
     for name in list(norms)[1:]:
         before = count_launches()
         y = norms[name](x)
-        forward = count_launches() - before
-        torch.autograd.grad(y, [x, *norms[name].parameters()], dy)
+        launched = count_launches() - before
+        torch.autograd.grad(y, inputs[norms[name]], dy)
         yield {
             "layer": name,
-            "microseconds": 1e6 * median(times[name]) / CALLS,
-            "over GroupNorm": measure.ratio(times[name], times["GroupNorm"]),
-            "launches": [forward, count_launches() - before - forward],
+            "microseconds": {
+                part: 1e6 * median(times[name, part]) / CALLS for n, part in runs if n == name
+            },
+            "over GroupNorm": measure.ratio(times[name, "both"], times["GroupNorm", "both"]),
+            "launches": [launched, count_launches() - before - launched],
         }
+
+
+def operators(layer: nn.Module, x: Tensor) -> Iterator[tuple[str, measure.Run]]:
+    """Yield the operators of a layer's network alone, forward and backward, if it has them."""
+    found = layer.network_for_operators(x.device, x.dtype)
+    if found is None:
+        return
+    rescale, backward = torch.ops.ilm_plugins.network, torch.ops.ilm_plugins.network_backward
+    mean, var = torch.rand(2, x.shape[0], layer.moment_groups, device=x.device)
+    batch = torch.ones(x.shape[1], device=x.device)
+    tensors = [batch if t is None else t.detach() for t in layer.rescale_tensors()]
+    arguments = mean, var, x.shape[1], found[0]
+    d = torch.ones(x.shape[:2], device=x.device)
+    yield "operator", lambda: rescale(*arguments, tensors)
+    yield "operator, backward", lambda: backward(*arguments, d, d, tensors)
 
 
 def without_launches() -> Callable[[], int]:

@@ -236,12 +236,15 @@ def gpu_steps(results: dict) -> str:
 
 
 def host(results: dict) -> str:
-    """Return the table of the host's time of both passes without launches, and of launches."""
+    """Return the table of the host's microseconds without launches, and of launches."""
     rows = [
         {
             "layer": row["layer"],
-            "host, over GroupNorm": text(row["over GroupNorm"]),
-            "microseconds": f"{row['microseconds']:.0f}",
+            "forward, no gradients": f"{row['microseconds']['forward']:.0f}",
+            "forward + backward": f"{row['microseconds']['both']:.0f}",
+            "over GroupNorm": text(row["over GroupNorm"]),
+            "operator": f"{row['microseconds']['operator']:.0f}",
+            "its backward": f"{row['microseconds']['operator, backward']:.0f}",
             "launches, forward + backward": "{} + {}".format(*row["launches"]),
         }
         for row in results["rows"]
