@@ -96,7 +96,7 @@ def revert(model: nn.Module, *, match: Match = None, dims: int = 2) -> tuple[nn.
 
     Args:
         model, match: see :func:`convert`.
-        dims: number of spatial dimensions, 1 to 3, of new InstanceNorms and BatchNorms.
+        dims: spatial dimensions, 1 to 3, of a BatchNorm or InstanceNorm if its layer replaced none.
 
     Returns:
         The model, or the new norm if the model itself is a layer; and a report on each layer.

@@ -113,6 +113,8 @@ def plain_for(old: Any, like: dict, dims: int) -> nn.Module:
             rows = sorted(range(len(old.normalizers)), key=lambda k: old.normalizers[k] == "BN")
             state["weight"] = state["weight"][rows]
     groups = 1 if chosen == "LN" else old.num_groups
+    replaced = getattr(old, "replaced", "")
+    dims = next((d for d in (1, 2, 3) if replaced.endswith(f"Norm{d}d")), dims)
     new = plain_module(source, old.num_channels, groups, dims, **options)
     _take_tensors(old, new, state)
     return _as_before(old, new)

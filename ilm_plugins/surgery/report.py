@@ -2,7 +2,7 @@
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ..errors import printable
@@ -35,18 +35,18 @@ class Report:
             self.notes.setdefault(remark, []).append(name)
 
     def __repr__(self) -> str:
-        lines = []
-        for title, names in self._sections():
-            shown = names[:SHOWN] + ["..."] * (len(names) > SHOWN)
-            lines.append(f"{title} ({len(names)}): {', '.join(shown)}" if names else title)
-        return "\n".join(lines) or "no norms"
+        def first(names: list[str]) -> str:
+            return " " + ", ".join(names[:SHOWN] + ["..."] * (len(names) > SHOWN))
+
+        return self._text(first)
 
     def names(self) -> str:
         """Return the text with every name, one a line."""
-        lines = []
-        for title, names in self._sections():
-            lines.append(f"{title} ({len(names)}):" if names else title)
-            lines += [f"    {name}" for name in names]
+        return self._text(lambda names: "".join(f"\n    {name}" for name in names))
+
+    def _text(self, show: Callable[[list[str]], str]) -> str:
+        sections = self._sections()
+        lines = (f"{title} ({len(n)}):{show(n)}" if n else title for title, n in sections)
         return "\n".join(lines) or "no norms"
 
     def _sections(self) -> Iterator[tuple[str, list[str]]]:

@@ -169,6 +169,13 @@ def test_the_way_back_notes_that_statistics_move():
     assert "no longer frozen" in str(surgery.revert(own.freeze(layers[1]))[1])
 
 
+@pytest.mark.parametrize("norm, to", [("BatchNorm", "EN"), ("InstanceNorm", "ILMIN")])
+def test_norms_of_any_dimensions_come_back_in_one_call(norm, to):
+    classes = [getattr(nn, f"{norm}{dims}d") for dims in (1, 2, 3)]
+    model, _ = surgery.convert(nn.Sequential(*(make(32) for make in classes)), to)
+    assert [type(m) for m in surgery.revert(model)[0]] == classes
+
+
 def without(norm, *names):
     """A norm without a weight or a bias, as later releases of torch build one."""
     for name in names:
