@@ -17,7 +17,6 @@ from .adapt_tensors import adapt, is_identity, remark_on_values
 from .checks import has_hooks, modules_of
 from .conversion import Conversion
 from .fusing import with_activation
-from .norms import modules_after
 from .norms_in_state_dict import LAYOUTS, check_complete
 from .plain_norms import num_channels, plain_module, source_of
 from .rules import (
@@ -43,6 +42,7 @@ _NEEDS_EPS = (
     f"eps=0, and the layer needs more: set the norm's eps to {_EPS:g}, which changes outputs"
 )
 _INFINITE = "its running variance has zeros, and its eps is 0: outputs are infinite"
+_FROZEN = "frozen, as the norm was; to train it, call ilm_plugins.freeze(model, False)"
 
 
 def layer_for(old: Any, like: dict, asked: Conversion) -> nn.Module:
@@ -63,7 +63,7 @@ def layer_for(old: Any, like: dict, asked: Conversion) -> nn.Module:
         vars(new)["lacked"] = lacked
     if applied := getattr(old, "fused_activation", None):
         new.fused_activation = applied
-    if not (after := modules_after(old)):
+    if not (after := norms.modules_after(old)):
         # A name, because pickles and compilers may not know a class.
         is_plain = source_of(type(old)) is not None
         vars(new)["replaced"] = path_of(type(old)) if is_plain else getattr(old, "replaced", "")
@@ -162,6 +162,8 @@ def losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
         yield f"eps=0 becomes {_EPS:g}, and the weight is scaled to match"
     if isinstance(new, MixtureNorm) and not getattr(old, "track_running_stats", True):
         yield _NOT_TRACKED
+    if getattr(new, "frozen", False):
+        yield _FROZEN
     if invalid := remark_on_values({**dict(old.named_parameters()), **dict(old.named_buffers())}):
         yield invalid
     parameters = {p for module in modules_of(old) for p in module.parameters(recurse=False)}

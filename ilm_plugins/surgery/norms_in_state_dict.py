@@ -33,11 +33,7 @@ def _layout_of(layer: Any) -> tuple[set[str], set[str]]:
 #: Kind of a norm in a state dict -> names of its required tensors, and of its optional tensors.
 LAYOUTS: dict[str, tuple[set[str], set[str]]] = {
     UNTOLD: (set(), AFFINE),
-    **{
-        source.name: (BN_RUNNING, AFFINE | {"num_batches_tracked"})
-        for source in SOURCES.values()
-        if source.has_statistics
-    },
+    "BN": (BN_RUNNING, AFFINE | {"num_batches_tracked"}),
     **{kind: _layout_of(layer) for layer, kind in LAYERS.items()},
     "released ILM": (
         {"weight_bias", "bias_bias", "fc_embed.0.weight"}
