@@ -21,14 +21,13 @@ def find_state(contents: Any, path: str | os.PathLike) -> tuple[str | None, dict
     for key in STATE_KEYS:
         state = _with_tensors(entries.get(key))
         if count := _count_tensors(state):
-            others = [
-                repr(k) for k, v in entries.items() if k != key and _count_tensors(v) >= count
-            ]
-            if others:
+            others = [k for k, v in entries.items() if k != key and _count_tensors(v) >= count]
+            # ``steps`` is of MMEngine's EMAHook: its ``state_dict`` has the averaged weights.
+            if others and not any("steps" in entries[other] for other in others):
                 warn_once(
                     f"{str(path)!r} holds the weights {key!r}, which are read, and "
-                    f"{', '.join(others)}, such as averaged weights; to read these, save them in a "
-                    "file of their own"
+                    f"{', '.join(map(repr, others))}, such as averaged weights; to read these, "
+                    "save them in a file of their own"
                 )
             return key, state
     state = _with_tensors(entries)

@@ -199,6 +199,16 @@ def test_averaged_weights_beside_the_weights_are_named(tmp_path, key, other):
         assert checkpoints.find_state(contents, "c.pth")[0] == key
 
 
+def test_weights_that_mmengine_has_averaged_are_read_without_a_warning(recwarn):
+    models = pytest.importorskip("mmengine.model", reason="needs OpenMMLab")
+    model = torch.nn.Linear(2, 3)
+    # As EMAHook saves them: the model's own weights are in the state dict of the average.
+    beside = models.ExponentialMovingAverage(model).state_dict()
+    contents = {"state_dict": model.state_dict(), "ema_state_dict": beside}
+    assert checkpoints.find_state(contents, "c.pth")[0] == "state_dict"
+    assert not [w for w in recwarn if "averaged" in str(w.message)]
+
+
 def write_script(path):
     torch.jit.script(torch.nn.Linear(2, 3)).save(str(path))
 
