@@ -153,7 +153,7 @@ def _by_operations(
     y = operators.adaptive_norm(x, groups, network, tensors, running, activation)
     if y is not None:
         return y
-    if is_recording() and not torch.jit.is_tracing():
+    if torch.is_grad_enabled() and not torch.jit.is_tracing():
         tensors = copy_buffers(tensors)
     with nullcontext() if torch.compiler.is_compiling() else without_autocast(x.device.type):
         y, mean, var = reference.adaptive_norm(
@@ -175,13 +175,6 @@ def _by_plan(plan: Plan, x: Tensor, tensors: Tensors, running: tuple, equation: 
     first = plan.num_parameters
     call = plan, equation, inputs[first:], running
     return _apply(call, x, *inputs[:first])
-
-
-def is_recording() -> bool:
-    """Return whether autograd records; in inference mode, it does not even with enable_grad."""
-    if torch.compiler.is_compiling():  # torch.compile cannot trace is_inference_mode_enabled
-        return torch.is_grad_enabled()
-    return torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
 
 
 #: A plan, what it computes, tensors without gradients, and BN's statistics that the batch updates.

@@ -29,11 +29,6 @@ def dense(x: Tensor) -> Tensor:
     return x if x.is_contiguous() else in_layout(x, becomes_contiguous(x))
 
 
-def in_layout_of(x: Tensor, dy: Tensor) -> Tensor:
-    """Return dy, a copy if needed, in the layout of x, which :func:`dense` has returned."""
-    return in_layout(dy.resolve_neg(), x.is_contiguous())
-
-
 def in_layout(x: Tensor, is_contiguous: bool) -> Tensor:
     """Return x, a copy if needed, contiguous or in channels last."""
     if is_contiguous:

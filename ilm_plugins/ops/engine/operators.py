@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from . import backends, cpu
 from .activation import Activation
-from .layouts import dense, in_layout_of
+from .layouts import dense, in_layout
 from .network import BATCH, Network, Tensors, with_none
 from .pooling import coarsen, duplicate, over_batch
 from .reference import per_channel
@@ -210,7 +210,8 @@ def _backward(x, num_groups, key, activation, slope, dy, statistics, needs, tens
     plan, tensors = _plan(x, num_groups, key, activation, slope, tensors)
     parameters = tensors[: plan.num_parameters]
     given, needs = plan.readable(x, parameters), needs[: 1 + len(parameters)]
-    gradients = plan.backward(in_layout_of(x, dy), x, statistics, given, needs)
+    dy = in_layout(dy.resolve_neg(), plan.is_contiguous)
+    gradients = plan.backward(dy, x, statistics, given, needs)
     pairs = zip(gradients, (x, *parameters), strict=True)
     return [d.to(t.dtype) for d, t in pairs if d is not None]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from .layouts import becomes_contiguous, in_layout_of
+from .layouts import becomes_contiguous, in_layout
 from .network import Needs, Tensors, with_none
 from .plans import Plan
 from .pooling import duplicate
@@ -59,7 +59,7 @@ class TorchPlan(Plan):
         with without_autocast(x.device.type):
             if equation.activation is not None:
                 z = self.kernels.affine(x, mean, *coefficients(mean, var, *tensors))
-                dy = in_layout_of(x, equation.activation.gradient(dy, z))
+                dy = in_layout(equation.activation.gradient(dy, z), self.is_contiguous)
             dscale, dshift = self.kernels.sums(dy, x, mean)
             scale, dmean, dvar, *dtensors = _vjp(
                 coefficients, needs, dscale, dshift, mean, var, *tensors
