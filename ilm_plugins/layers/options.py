@@ -71,7 +71,7 @@ def fit_width(layer: type[Any], num_channels: int, **options: int | str) -> tupl
             f"{layer.__name__}: {option}={value!r} is a {type(value).__name__}; set an integer, or "
             f'{option}="auto"',
         )
-        if not _divides(value, num_channels):
+        if int(value) < 1 or num_channels % int(value):
             # Most networks have other widths, too, multiples of 32 or of 8.
             common = math.gcd(8 if num_channels % 32 else 32, num_channels)
             raise OptionError(
@@ -82,7 +82,3 @@ def fit_width(layer: type[Any], num_channels: int, **options: int | str) -> tupl
             )
         found.append(int(value))
     return tuple(found)
-
-
-def _divides(value: Any, number: int) -> bool:
-    return isinstance(value, numbers.Integral) and int(value) >= 1 and number % int(value) == 0
