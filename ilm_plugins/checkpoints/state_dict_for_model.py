@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from ..errors import CheckpointError
+from ..foreign_norms import is_beside
+from ..layers.weight_decay import NORM_CLASSES
 from .reading import read
 from .state_dict_in_file import copy_state, find_state
 
@@ -89,10 +91,20 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
             f"{len(model.state_dict())} tensors, such as {lacking[0]}, are missing there or of "
             "another shape; give one of this model"
         )
+    norms = {f"{name}." for name, m in model.named_modules() if isinstance(m, NORM_CLASSES)}
+    unknown = (name for name in state.keys() - model.state_dict() if name.startswith((*norms,)))
+    if beside := [name for name in sorted(unknown) if not _may_be_absent(name)]:
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} does not fit: it has {beside[0]}, which the model's norm of "
+            "this name lacks; give one of a model with this norm"
+        )
     model.load_state_dict(state, strict=False)
 
 
 def _required(model: nn.Module) -> dict[str, Tensor]:
+    return {name: t for name, t in model.state_dict().items() if not _may_be_absent(name)}
+
+
+def _may_be_absent(name: str) -> bool:
     # Older checkpoints lack BatchNorm's num_batches_tracked.
-    state = model.state_dict()
-    return {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}
+    return name.endswith("num_batches_tracked") or is_beside(name)
