@@ -1,6 +1,6 @@
 """The answer about each norm in words: a verdict, a sentence, a reader's next step, and notes."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from statistics import fmean
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ STEPS = {
     "either": "use {baseline} or {norm}.",
     "keep": "keep {baseline}.",
     "seeds": "compare with at least {seeds} seeds.",
-    "repair": "find the cause and correct it, or keep {baseline}.",
+    "repair": "find the cause and correct it.",
 }
 
 
@@ -81,39 +81,46 @@ def gain(results: Results, norm: str, test: str) -> str:
 
 
 def headline(results: Results) -> str:
-    """Return one sentence on all norms, by the source's own test, behind what went wrong."""
+    """Return one sentence on all norms, between what went wrong and what further tests tell."""
     test, (baseline, *others) = results.tests[0], results.norms
     if not others:
         return f"Only {baseline} was trained: give a second norm."
     found = answers(results, test)
     told = {norm: one for norm, one in found.items() if one.word != "not told"}
     parts = [*dict.fromkeys(found[norm].text for norm in others if norm not in told)]
-    better = [norm for norm, one in told.items() if one.word == "better"]
-    equivalent = [norm for norm, one in told.items() if one.word == "equivalent"]
-    if better:
-        best = max(better, key=lambda norm: abs(results.differences[test][norm].mean))
-        text = f"Use {best} in place of {baseline}: gain {gain(results, best, test)}"
-        chosen = [best]
-    elif equivalent:
-        within, chosen = results.unit.size(results.margin), equivalent
-        text = f"Use {' or '.join([baseline, *chosen])}: they are equivalent within {within}"
-    elif told:
-        chosen = [*told]
-        names = f"none of {', '.join(told)} is" if len(told) > 1 else f"{chosen[0]} is not"
-        text = f"Keep {baseline}: {names} shown to be better"
+    if told:
+        parts.append(_advice(results, told))
     else:
         steps = dict.fromkeys(one.next_step for one in found.values())
-        return " ".join([*parts, *(step[0].upper() + step[1:] for step in steps)])
-    rest = [f"{norm} is {one.word}" for norm, one in told.items() if norm not in chosen]
-    further = [] if better or equivalent else _further(told.values(), baseline)
-    parts.append("; ".join([text, *_costs(results, chosen), *rest, *further]) + ".")
+        parts += [step[0].upper() + step[1:] for step in steps]
+    for other in results.tests[1:]:
+        words = [f"{norm} is {one.word}" for norm, one in results.verdicts[other].items()]
+        parts.append(f"By {other}: {', '.join(words)}.")
     return " ".join(parts)
 
 
-def _further(found: Iterable[Answer], baseline: str) -> list[str]:
-    """Return what a reader who keeps the baseline may do instead."""
-    steps = {one.next_step for one in found} - {STEPS["keep"].format(baseline=baseline)}
-    return [f"or {step.removesuffix('.')}" for step in sorted(steps)]
+def _advice(results: Results, told: Mapping[str, Answer]) -> str:
+    """Return which norm to use, by norm -> what the first test tells, and the other verdicts."""
+    test, baseline = results.tests[0], results.norms[0]
+    better, equivalent, undecided = (
+        [norm for norm, one in told.items() if one.word == word]
+        for word in ("better", "equivalent", "undecided")
+    )
+    chosen, further = better or equivalent or undecided or [*told], list[str]()
+    if better:
+        gains = " or ".join(gain(results, norm, test) for norm in better)
+        text = f"Use {' or '.join(better)} in place of {baseline}: gain {gains}"
+    elif equivalent:
+        within = results.unit.size(results.margin)
+        text = f"Use {' or '.join([baseline, *equivalent])}: they are equivalent within {within}"
+    else:
+        steps = {one.next_step for one in told.values()} - {STEPS["keep"].format(baseline=baseline)}
+        further = [f"or {step.removesuffix('.')}" for step in sorted(steps)]
+        names = f"none of {', '.join(chosen)} is" if chosen[1:] else f"{chosen[0]} is not"
+        reason = f"{names} shown to be better" if undecided else f"{', '.join(chosen)} did worse"
+        text = f"Keep {baseline}: {reason}"
+    rest = [f"{norm} is {one.word}" for norm, one in told.items() if norm not in chosen]
+    return "; ".join([text, *_costs(results, chosen), *rest, *further]) + "."
 
 
 def _costs(results: Results, norms: list[str]) -> list[str]:
@@ -125,13 +132,18 @@ def _costs(results: Results, norms: list[str]) -> list[str]:
     return [f"a step takes {', '.join(ratios)}"] if ratios else []
 
 
+def compared_by(results: Results) -> str:
+    """Return by which values the norms are compared, which are better, and the margin."""
+    rule = "" if results.rule == "last" else f", the {results.rule} of each run"
+    better = "higher" if results.higher_is_better else "lower"
+    text = f"Compared by {results.metric}{rule}: {better} is better"
+    margin = results.margin
+    return f"{text}." if margin is None else f"{text}; the margin is {results.unit.size(margin)}."
+
+
 def notes(results: Results) -> list[str]:
     """Return what else is to know about verdicts and p, as notes under the tables."""
-    found, first = [], results.tests[0]
-    for test in results.tests[1:]:
-        words = [f"{norm} is {one.word}" for norm, one in results.verdicts[test].items()]
-        found.append(f"By {test}: {', '.join(words)}.")
-    verdicts = results.verdicts[first]
+    found, verdicts = [], results.verdicts[results.tests[0]]
     if results.margin is not None:
         for norm, one in verdicts.items():
             if one.word in ("better", "worse") and one.p_equivalent < ALPHA:
@@ -140,8 +152,6 @@ def notes(results: Results) -> list[str]:
         found.append(f"Norms are compared with {results.norms[0]}, not with each other.")
     if any(one.word == "undecided" for one in verdicts.values()):
         found.append("Undecided does not mean that the norms are equal.")
-    if not results.higher_is_better:
-        found.append(f"A lower {results.metric} is a gain.")
     of_tests = (one for of_test in results.differences.values() for one in of_test.values())
     if (count := len(results.read)) and any(one and one.is_tested for one in of_tests):
         tests = "of the one test that was read in this folder"

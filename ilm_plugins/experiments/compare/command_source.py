@@ -108,7 +108,7 @@ class CommandSource(Source):
                         print(error, file=file)
         self.check_ended(plan.folders)
         settings = {name: [arm.norm, *arm.overrides] for name, arm in self.arms.items()}
-        return {"settings_of_norms": settings}
+        return {"settings_of_norms": settings, "rule": self.metric.rule}
 
     def check_ended(self, folders: Sequence[Path]) -> None:
         """Raise UserError if scripts have ended well, but none with the metric."""

@@ -51,13 +51,13 @@ class Comparison:
         import pandas as pd
 
         from ..reports.style import uri
-        from .answers import headline, notes, warnings
+        from .answers import compared_by, headline, notes, warnings
         from .report import history_table, sentences
 
         def shown(rows: list[dict[str, str]]) -> str:
             return pd.DataFrame(rows).to_html(index=False, border=0)
 
-        texts = [headline(self.results), *warnings(self.results)]
+        texts = [headline(self.results), compared_by(self.results), *warnings(self.results)]
         texts += [one.removeprefix("- ") for one in sentences(self.results, self.results.tests[0])]
         parts = [f"<p>{escape(text)}</p>" for text in texts]
         parts.append(shown(self.table))

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from ...frameworks.run_record import read
 from ..reports.style import png, uri
 from . import curves, plot
-from .answers import answers, headline, notes, warnings
+from .answers import answers, compared_by, headline, notes, warnings
 from .plan import Plan
 from .plot import NARROW, WIDE, has_differences
 from .predictions import SCORE
@@ -56,6 +56,7 @@ def page(plan: Plan, results: Results, command: str) -> str:
         results=results,
         title=title_of(results),
         headline=headline(results),
+        compared_by=compared_by(results),
         command=command,
         about=ABOUT,
         notes=notes(results),

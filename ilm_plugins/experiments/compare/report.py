@@ -7,7 +7,7 @@ import pandas as pd
 
 from ..reports.interval import interval, p_value, spread
 from ..reports.table import of_dicts
-from .answers import answers, headline, notes, warnings
+from .answers import answers, compared_by, headline, notes, warnings
 from .results import OWN_TEST, ROUNDS, Results, Value
 from .unit import decimals
 
@@ -24,7 +24,8 @@ COLUMNS = [field for field in Value._fields if field != "failure"] + ["failure"]
 
 def markdown(results: Results, command: str) -> str:
     """Return the page compare.md."""
-    lines = [f"# {title_of(results)}", "", headline(results), "", f"Written by `{command}`.", ""]
+    lines = [f"# {title_of(results)}", "", headline(results), ""]
+    lines += [f"{compared_by(results)} Written by `{command}`.", ""]
     for warning in warnings(results):
         lines += [warning, ""]
     for test in results.tests:

@@ -61,6 +61,7 @@ def test_a_notebook_shows_the_answer_the_verdicts_the_picture_the_history_and_a_
     compare(trained, seeds=(0, 2))
     shown = compare(trained)._repr_html_()
     assert shown.startswith("<p>Use EN in place of BN: gain +2.")
+    assert "<p>Compared by top1: higher is better.</p>" in shown
     assert "<p>EN: better. Gain: +2." in shown
     assert "Next: use EN in place of BN.</p>" in shown
     assert "<td>72.67 ± 0.21</td>" in shown

@@ -290,11 +290,12 @@ def test_a_seed_that_failed_may_not_be_left_out():
         (([40.0, 41.0, 42.0], [40.0, 42.0, 41.0]), 1, "compare with at least 10 seeds."),
         (([40.0, 41.0, 42.0], [44.0, 39.0, 43.0]), 1, "keep GN."),
         (([40.0], [45.0]), None, "compare with at least 5 seeds."),
-        (([40.0, 41.0], [40.0, "failed"]), None, "find the cause and correct it, or keep GN."),
+        (([40.0, 41.0], [40.0, "failed"]), None, "find the cause and correct it."),
+        (([40.0, "failed"], [40.0, 41.0]), None, "find the cause and correct it."),
     ],
     ids=[
         *("better", "worse", "equivalent", "three seeds", "open", "open, a margin", "hopeless"),
-        *("one seed", "failed"),
+        *("one seed", "failed", "the baseline failed"),
     ],
 )
 def test_a_reader_is_told_what_to_do_next(values, margin, expected):
@@ -330,22 +331,48 @@ def test_the_first_sentence_is_on_all_norms():
     text = headlines({"SN": OPEN, "EN": SAME}, steps=True)
     cost = "a step takes 1.04 times GN's with EN"
     assert text == f"Keep GN: none of SN, EN is shown to be better; {cost}."
-    text = headlines({"SN": GOOD, "EN": BETTER, "IN": OPEN})
-    assert re.fullmatch(
-        r"Use EN in place of GN: gain \S+ to \S+; SN is better; IN is undecided\.", text
-    )
+    text = headlines({"EN": BETTER, "IN": OPEN})
+    assert re.fullmatch(r"Use EN in place of GN: gain \S+ to \S+; IN is undecided\.", text)
     assert headlines({"EN": SAME}, margin=1) == "Use GN or EN: they are equivalent within 1."
+
+
+def test_the_first_sentence_names_all_better_norms_which_are_not_compared_with_each_other():
+    text = headlines({"SN": GOOD, "EN": BETTER})
+    gains = r"gain \+1\.\S+ to \+2\.\S+ or \+7\.\S+ to \+8\.\S+"
+    assert re.fullmatch(rf"Use SN or EN in place of GN: {gains}\.", text)
+
+
+def test_the_first_sentence_says_that_a_norm_is_worse():
+    worse = [value - 3 for value in SAME]
+    assert headlines({"EN": worse}) == "Keep GN: EN did worse."
+    text = headlines({"SN": OPEN, "EN": worse})
+    assert text == "Keep GN: SN is not shown to be better; EN is worse."
 
 
 def test_the_first_sentence_begins_with_runs_that_did_not_learn():
     told = "2 of 5 runs with AN (seeds 1, 3) did not learn. "
-    assert headlines({"AN": TORN}).startswith(f"{told}Find the cause and correct it")
+    assert headlines({"AN": TORN}) == f"{told}Find the cause and correct it."
     assert headlines({"SN": OPEN, "AN": TORN}) == f"{told}Keep GN: SN is not shown to be better."
 
 
-def test_another_verdict_by_another_test_is_a_note():
-    found = results(VALUES)
-    assert "By dusk: ILMGN is undecided, EN is worse." in notes(found)
+def test_the_verdicts_by_another_test_follow_the_first_sentence():
+    text = headline(results(VALUES))
+    assert text.startswith("Use ILMGN in place of GN: ")
+    assert text.endswith(". By dusk: ILMGN is undecided, EN is worse.")
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        ({}, "Compared by mIoU: higher is better."),
+        ({"higher_is_better": False, "margin": 2}, "mIoU: lower is better; the margin is 2."),
+        ({"rule": "max"}, "Compared by mIoU, the max of each run: higher is better."),
+    ],
+)
+def test_the_report_begins_with_what_is_compared_and_which_direction_is_better(options, text):
+    page = report(results(**options))
+    assert text in page
+    assert page.index(text) < page.index("##")
 
 
 # ---- units

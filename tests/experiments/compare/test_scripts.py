@@ -196,6 +196,7 @@ def test_another_metric_of_finished_runs_is_read(started):
     lines = Path("out/compare.md").read_text().splitlines()
     (sentence,) = [line for line in lines if line.startswith("- EN: ")]
     assert sentence.startswith("- EN: better. Gain: +2.28 to +2.85 (p < 0.001).")
+    assert any("by loss, the min of each run: lower is better." in line for line in lines)
 
 
 def test_the_value_is_kept_when_the_scripts_files_are_removed(started):
