@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import NamedTuple
 
-from ..reports.interval import ALPHA, ends, p_value
+from ..reports.interval import ALPHA, MOST_SEEDS, Difference, ends, p_value
 from .plain_states import too_few
 from .results import OWN_TEST, Results
 
@@ -46,26 +46,25 @@ def _answer(results: Results, norm: str, test: str) -> Answer:
         difference = results.differences[test][norm]
         text = f"Gain: {gain(results, norm, test)}"
         if word == "undecided":
-            is_open, seeds = _further_seeds(results, norm, test)
-            text = f"{'No difference is shown.' if seeds else 'Seeds cannot settle this.'} {text}."
-            step = "seeds" if is_open else "keep"
+            seeds = _seeds_needed(results, difference)
+            shown = "No difference is shown" if seeds else f"{MOST_SEEDS} seeds are too few"
+            text = f"{shown}. {text}."
+            step = "seeds" if seeds and seeds > difference.seeds else "keep"
         else:
             text = f"{text} (p {p_value(difference.p)})."
     next_step = STEPS[step].format(norm=norm, baseline=results.norms[0], seeds=seeds)
     return Answer(word, text, next_step)
 
 
-def _further_seeds(results: Results, norm: str, test: str) -> tuple[bool, int | None]:
-    """Return whether more seeds may decide, and how many; None if no practicable number does.
+def _seeds_needed(results: Results, difference: Difference) -> int | None:
+    """Return how many seeds may decide; None if no practicable number does.
 
     Without a margin, no size of a difference is known that matters.
     """
-    difference = results.differences[test][norm]
-    needed: int | None = FEWEST
-    if results.margin is not None:
-        needed = difference.seeds_for(results.margin * results.unit.point)
-        needed = needed and max(FEWEST, needed)
-    return needed is not None and needed > difference.seeds, needed
+    if results.margin is None:
+        return FEWEST
+    needed = difference.seeds_for(results.margin * results.unit.point)
+    return needed and max(FEWEST, needed)
 
 
 def gain(results: Results, norm: str, test: str) -> str:

@@ -120,7 +120,7 @@ class CommandSource(Source):
             if record.get(ENDED) and record.get("metric") == str(self.metric):
                 ended = ended or folder
         if ended:
-            self.metric.read(ended)  # raises the reason
+            self.metric.values(ended)  # raises the reason
 
 
 def run_script(

@@ -1,6 +1,5 @@
 """The results of a comparison's runs: tables of values and of differences from the baseline."""
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -259,17 +258,11 @@ def complete(values: Sequence[Value], metric: str) -> list[Value]:
 
     All failures are of ``metric``, so that a table of it has them, too.
     """
-    tested = {(v.norm, v.seed, v.test): None for v in values if not v.failure}
+    of_metric = {v[:3]: v.value for v in values if v.metric == metric}
     known = [v._replace(metric=metric) if v.failure else v for v in values]
-    known = [v for v in known if v.failure or (v.value is not None and math.isfinite(v.value))]
-    found = {(v.norm, v.seed, v.test) for v in known if v.metric == metric}
-    with_metric = {(v.norm, v.seed, v.test) for v in values if v.metric == metric}
-    for run in tested:
-        if run not in found:
-            reason = f"{metric} {NOT_MEASURED}"
-            if run in with_metric:
-                reason = f"{metric} is NaN or infinite"
-            elif metric == NO_METRIC:
-                reason = "nothing was measured"
-            known.append(Value(*run, metric, None, reason))
+    known = [v for v in known if v.failure or v.value is not None]
+    for run in dict.fromkeys(v[:3] for v in values if not v.failure):
+        if of_metric.get(run) is None:
+            reason = "is NaN or infinite" if run in of_metric else NOT_MEASURED
+            known.append(Value(*run, metric, None, f"{metric} {reason}"))
     return known

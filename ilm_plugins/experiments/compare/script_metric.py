@@ -50,10 +50,6 @@ class ScriptMetric:
     def __str__(self) -> str:
         return f"{self.name}:{self.file}:{self.rule}"
 
-    def read(self, folder: Path) -> float:
-        """Return the metric of the run in a folder; UserError if it has none."""
-        return self.choose(self.values(folder))
-
     def choose(self, values: list[float]) -> float:
         """Return the value that counts, by the rule."""
         finite = [value for value in values if not isnan(value)]
