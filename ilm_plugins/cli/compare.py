@@ -41,13 +41,9 @@ def run(args: argparse.Namespace) -> int:
 
 def plan_of(args: argparse.Namespace) -> Plan:
     """Return the plan that options describe; UserError for options that contradict each other."""
-    source: CommandSource | ConfigSource
-    metric, higher = args.metric, not args.lower_is_better
-    if args.command is None:
-        source = config_of(args)
-    else:
-        source = command_of(args)
-        metric, higher = source.metric.name, higher and source.metric.rule != "min"
+    source = config_of(args) if args.command is None else command_of(args)
+    metric = args.metric if args.command is None else None  # of a script, the source's
+    higher = not args.lower_is_better
     norms = [*args.norms, *(name for name in source.arms if name not in args.norms)]
     return Plan(source, norms, args.seeds, args.output, metric, args.margin, higher, args.unit)
 

@@ -185,7 +185,7 @@ def compare(argv: Sequence[str]) -> Namespace:
     what = "to compare; default: save_best, mIoU or the first. With --command, NAME:FILE[:RULE]: "
     what += "a FILE in {output} (.json, .jsonl, .csv, text); RULE last, max or min"
     add("--metric", metavar="NAME", help=what)
-    what = "as of a loss; the rule min implies it"
+    what = "as of a loss; the rule min, or save_best with the rule less, implies it"
     add("--lower-is-better", action="store_true", help=what)
     what = "percent, fraction or number; default: as its values tell"
     add("--unit", choices=("percent", "fraction", "number"), metavar="UNIT", help=what)

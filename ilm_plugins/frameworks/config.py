@@ -160,9 +160,9 @@ class OpenConfig:
     def check_training(self, given: Collection[str]) -> None:
         """Raise UserError if the config's training ignores a setting or the ``--dataset`` given."""
 
-    def main_metric(self) -> str | None:
-        """Return the metric by which the config chooses its best checkpoint, or None."""
-        return None
+    def main_metric(self) -> tuple[str | None, bool]:
+        """Return the metric that chooses the best checkpoint, or None; and if lower is better."""
+        return None, False
 
     def pretrained(self, places: Iterable[str]) -> str | None:
         """Return the file of weights from which the model, or its part with places, starts."""

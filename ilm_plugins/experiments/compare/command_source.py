@@ -110,6 +110,9 @@ class CommandSource(Source):
         settings = {name: [arm.norm, *arm.overrides] for name, arm in self.arms.items()}
         return {"settings_of_norms": settings, "rule": self.metric.rule}
 
+    def best_metric(self) -> tuple[str | None, bool]:
+        return self.metric.name, self.metric.rule == "min"
+
     def check_ended(self, folders: Sequence[Path]) -> None:
         """Raise UserError if scripts have ended well, but none with the metric."""
         ended = None

@@ -35,7 +35,9 @@ def compare(plan: Plan, command: str, make_runs: Callable[[Plan], None]) -> Resu
 def report(plan: Plan, command: str, **found: Any) -> Results:
     """Write the files of the report on all runs; return the results, with further fields."""
     values = runs.collect(plan)
-    metric = main_metric(values, plan.metric, plan.source.best_metric())
+    best, is_low = plan.source.best_metric()
+    metric = main_metric(values, plan.metric, best)
+    is_best = best is not None and metric.rpartition("/")[2] == best.rpartition("/")[2]
     results = Results(
         norms=plan.norms,
         values=complete(values, metric),
@@ -43,7 +45,7 @@ def report(plan: Plan, command: str, **found: Any) -> Results:
         unit_name=plan.unit or plan.source.unit(metric),
         margin=plan.margin,
         other_code=plan.other_code(),
-        higher_is_better=plan.higher_is_better,
+        higher_is_better=plan.higher_is_better and not (is_low and is_best),
         history=history.of_folder(plan, metric),
         **found,
     )

@@ -184,13 +184,11 @@ class ConfigSource(ComparedConfig, Source):
         if not any(fnmatchcase(f"/{metric}", f"*/{ending}") for ending in endings):
             raise UserError(f"--metric {metric!r}: the test has {', '.join(names)}; give one")
 
-    def best_metric(self) -> str | None:
+    def best_metric(self) -> tuple[str | None, bool]:
         return self.opened.main_metric()
 
     def unit(self, metric: str) -> str | None:
         return self.opened.unit(metric)
 
-    def predictions(
-        self, folders: Mapping[str, Path], output: Path
-    ) -> predictions.Predictions | str | None:
+    def predictions(self, folders: Mapping[str, Path], output: Path) -> Any:
         return predictions.predictions(self, folders, output)

@@ -74,9 +74,9 @@ class Source:
     def check_ended(self, folders: Sequence[Path]) -> None:
         """Raise UserError if runs have ended, but none with a result that can be read."""
 
-    def best_metric(self) -> str | None:
-        """Return the metric to compare where the plan does not name one."""
-        return None
+    def best_metric(self) -> tuple[str | None, bool]:
+        """Return the metric to compare where the plan names none; and if lower is better."""
+        return None, False
 
     def unit(self, metric: str) -> str | None:
         """Return the name of a metric's unit; None if it is unknown."""
@@ -144,10 +144,9 @@ class Plan:
                     made.append(str(folder))
         if not made:
             return None
-        runs = "1 run is" if len(made) == 1 else f"{len(made)} runs are"
         return (
-            f"{runs} of other code than the present one; to repeat what it changes, remove "
-            f"{', '.join(made)}, or give another output"
+            "Some runs are of other code than the present one; to repeat what it changes, remove "
+            f"{', '.join(made)}, or give another output."
         )
 
     def check_settings(self) -> None:

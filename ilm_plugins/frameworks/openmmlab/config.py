@@ -96,9 +96,10 @@ class OpenMMEngineConfig(OpenConfig):
         if "runner_type" not in self.config:  # a Runner of one's own may have other loops
             training.check_loop(self.config)
 
-    def main_metric(self) -> str | None:
-        best = self.settings.get("default_hooks.checkpoint.save_best")
-        return best if isinstance(best, str) and best != "auto" else None
+    def main_metric(self) -> tuple[str | None, bool]:
+        hook = "default_hooks.checkpoint"
+        best, rule = (self.settings.get(f"{hook}.{key}") for key in ("save_best", "rule"))
+        return best if isinstance(best, str) and best != "auto" else None, rule == "less"
 
     def pretrained(self, places: Iterable[str]) -> str | None:
         if whole := super().pretrained(places):

@@ -309,6 +309,23 @@ def test_the_evaluator_tells_a_metrics_unit(config, evaluator, metric, unit):
     assert opened.unit(metric) == unit
 
 
+@pytest.mark.parametrize("metric, word", [(None, "better"), ("d1", "worse")])
+def test_a_metric_that_the_config_minimizes_is_better_if_it_is_lower(
+    config, tmp_path, metric, word
+):
+    overrides = [f"default_hooks.checkpoint.{one}" for one in ("save_best=rmse", "rule=less")]
+    plan = plan_of(config, ["GN", "EN"], [0, 1, 2], tmp_path / "out", overrides=overrides)
+    for i, norm in enumerate(plan.norms):
+        for seed in plan.seeds:
+            values = {"d1": 7.0 - i - 0.1 * seed * i, "rmse": 9.0 - i - 0.1 * seed * i}
+            (folder := plan.folder(norm, seed)).mkdir(parents=True)
+            record = {"run": 1, "planned": 1, "metrics": {"": values}}
+            run_record.write(folder / run_record.FILE, record)
+    plan.check_settings()
+    found = comparison.report(replace(plan, metric=metric), "")
+    assert found.verdicts["test"]["EN"].word == word
+
+
 def test_detectron2s_metrics_are_percentages(tmp_path):
     assert open_config(str(SHAPES)).unit("bbox/AP") == "percent"
     config = tmp_path / "lazy.py"
