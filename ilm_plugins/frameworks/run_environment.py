@@ -34,11 +34,12 @@ def processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Name -> version of this package, torch and the frameworks that this process has imported."""
+    """Name -> version of Python, this package, torch and the frameworks that are imported."""
     names = _distributions()
     imported = [name for name in FRAMEWORKS if name in sys.modules and name in names]
     frameworks = {name: importlib.metadata.version(names[name][0]) for name in imported}
-    return {"ilm_plugins": __version__, "torch": torch.__version__, **frameworks}
+    python = platform.python_version()
+    return {"Python": python, "ilm_plugins": __version__, "torch": torch.__version__, **frameworks}
 
 
 @cache  # all of an environment's packages are searched

@@ -60,7 +60,7 @@ def rates(results: Results, begin: str, metric: str) -> list[str]:
 
 def holm(differences: Sequence[Difference]) -> list[Difference]:
     """Return the differences with their p corrected for their number, by Holm's step-down rule."""
-    tested = [i for i, one in enumerate(differences) if one.is_tested]
+    tested = [i for i, one in enumerate(differences) if one.has_interval]
     corrected, largest = list(differences), 0.0
     for step, i in enumerate(sorted(tested, key=lambda i: differences[i].p)):
         largest = max(largest, min(1.0, (len(tested) - step) * differences[i].p))

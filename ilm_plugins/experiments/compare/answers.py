@@ -143,20 +143,17 @@ def compared_by(results: Results) -> str:
 def notes(results: Results) -> list[str]:
     """Return what else is to know about verdicts and p, as notes under the tables."""
     found, verdicts = [], results.verdicts[results.tests[0]]
-    if results.margin is not None:
-        for norm, one in verdicts.items():
-            if one.word in ("better", "worse") and one.p_equivalent < ALPHA:
-                found.append(f"{norm} is {one.word} by less than the margin.")
+    for norm, one in verdicts.items():
+        if one.word in ("better", "worse") and one.p_equivalent < ALPHA:
+            found.append(f"{norm} is {one.word} by less than the margin.")
     if sum(one.word == "better" for one in verdicts.values()) > 1:
         found.append(f"Norms are compared with {results.norms[0]}, not with each other.")
     if any(one.word == "undecided" for one in verdicts.values()):
         found.append("Undecided does not mean that the norms are equal.")
     of_tests = (one for of_test in results.differences.values() for one in of_test.values())
-    if (count := len(results.read)) and any(one and one.is_tested for one in of_tests):
-        tests = "of the one test that was read in this folder"
-        if count > 1:
-            tests = f"corrected for all {count} tests that this and earlier calls read here"
-        found.append(f"p and intervals are {tests}: {'; '.join(_listed(results))}.")
+    if (count := len(results.read)) and any(one and one.has_interval for one in of_tests):
+        tests = f"all tests that this and earlier calls read here ({count})"
+        found.append(f"p and intervals are corrected for {tests}: {'; '.join(_listed(results))}.")
     if failures := _repeated(results):
         found.append(f"Runs were repeated after a failure: {', '.join(failures)}.")
     if results.left_out:
@@ -167,11 +164,9 @@ def notes(results: Results) -> list[str]:
 
 def warnings(results: Results) -> list[str]:
     """Return why the comparison as a whole may be unfair."""
-    found = []
+    found = [*results.confounded]
     if results.unconverted:
         found.append(warning_of_unconverted(results.unconverted))
-    if results.other_code:
-        found.append(f"{results.other_code}.")
     largest = results.unit.largest
     values = [value for of_seeds in results.main.values() for value in of_seeds.values()]
     if largest is not None and not all(0 <= value <= largest for value in values):

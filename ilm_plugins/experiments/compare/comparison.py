@@ -44,7 +44,7 @@ def report(plan: Plan, command: str, **found: Any) -> Results:
         metric=metric,
         unit_name=plan.unit or plan.source.unit(metric),
         margin=plan.margin,
-        other_code=plan.other_code(),
+        confounded=[*filter(None, [plan.other_code()]), *runs.confounded(plan)],
         higher_is_better=plan.higher_is_better and not (is_low and is_best),
         history=history.of_folder(plan, metric),
         **found,

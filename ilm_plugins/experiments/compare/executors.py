@@ -44,18 +44,17 @@ class Execution:
 
         A task that fails does not end the others.
         """
-        if self.executor == "slurm":
-            with Progress(todo, check) as progress:
-                slurm_jobs.run(todo, output, self.slurm, self.jobs, num_gpus, progress)
-            return
-        if (ids := slurm_jobs.ids_of(output)).is_file():
+        if self.executor != "slurm" and (ids := slurm_jobs.ids_of(output)).is_file():
             raise UserError(
                 f"{output} has jobs on a cluster; give --executor slurm, or cancel them and remove "
                 f"{ids}"
             )
-        slots = [{**threads(self.jobs), **gpus} for gpus in gpus_of_jobs(self.jobs, num_gpus)]
         with Progress(todo, check) as progress:
-            run_locally(todo, slots, progress)
+            if self.executor == "slurm":
+                slurm_jobs.run(todo, output, self.slurm, self.jobs, num_gpus, progress)
+            else:
+                gpus = gpus_of_jobs(self.jobs, num_gpus)
+                run_locally(todo, [threads(self.jobs) | one for one in gpus], progress)
 
 
 def run_locally(

@@ -81,14 +81,11 @@ def _numbers(found: Any) -> dict[str, float]:
     try:
         if not (isinstance(found, Mapping) and found):
             raise TypeError
-        return {str(name): float(_detached(value)) for name, value in found.items()}
+        # A loss may have its gradient, of which float() would warn.
+        plain = {n: v.detach() if isinstance(v, torch.Tensor) else v for n, v in found.items()}
+        return {str(name): float(value) for name, value in plain.items()}
     except (TypeError, ValueError):
         raise UserError(f"the function returned {found!r}; return a dict of numbers") from None
-
-
-def _detached(value: Any) -> Any:
-    """Return a number, such as a loss, without its gradient, of which float() would warn."""
-    return value.detach() if isinstance(value, torch.Tensor) else value
 
 
 def digest_of(function: Any) -> str:

@@ -1,6 +1,5 @@
 """The page of a comparison, compare.html: one file that needs no network and no script."""
 
-import platform
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -9,40 +8,17 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from ...frameworks.run_record import read
 from ..reports.style import png, uri
-from . import curves, plot
+from . import curves, plot, report
 from .answers import answers, compared_by, headline, notes, warnings
 from .plan import Plan
 from .plot import NARROW, WIDE, has_differences
 from .predictions import SCORE
-from .report import (
-    ABOUT,
-    cost_table,
-    filled,
-    history_table,
-    metrics_table,
-    run_of,
-    table,
-    title_of,
-)
 from .results import OWN_TEST, ROUNDS, Results, Value
-from .run_folders import log_of
+from .run_folders import environment, log_of
 
 #: Number of the last lines of a failed run's output.
 TAIL = 20
-#: Setting in a run's record -> its name in the page.
-SETTINGS = {
-    "device": "device",
-    "processes": "processes",
-    "commit": "commit",
-    "code": "code of the function",
-    "amp": "mixed precision",
-    "batch": "images of a step",
-    "images": "training images",
-    "planned": "planned length",
-    "unit": "unit of the length",
-}
 
 
 def page(plan: Plan, results: Results, command: str) -> str:
@@ -54,24 +30,24 @@ def page(plan: Plan, results: Results, command: str) -> str:
     )
     return environment.from_string(template).render(
         results=results,
-        title=title_of(results),
+        title=report.title_of(results),
         headline=headline(results),
         compared_by=compared_by(results),
         command=command,
-        about=ABOUT,
+        about=report.ABOUT,
         notes=notes(results),
         answers={test: answers(results, test) for test in results.tests},
-        tables={test: filled(table(results, test)) for test in results.tests},
+        tables={test: report.filled(report.table(results, test)) for test in results.tests},
         has_differences=has_differences(results),
         runs=_pictures(plot.figure_of, results) if results.main else None,
-        history=history_table(results),
-        metrics=metrics_table(results),
+        history=report.history_table(results),
+        metrics=report.metrics_table(results),
         curves=_pictures(curves.figure_of, found, results.norms) if found else None,
         no_curves=plan.source.no_curves,
         quantities=[*found],
         predictions=plan.source.predictions(_first_runs(plan, results), plan.output),
         score=SCORE,
-        costs=cost_table(results),
+        costs=report.cost_table(results),
         rounds=ROUNDS,
         warnings=warnings(results),
         overrides=results.settings_of_norms,
@@ -93,19 +69,16 @@ def _first_runs(plan: Plan, results: Results) -> dict[str, Path]:
 
 def _environment(plan: Plan) -> dict[str, str]:
     """Return versions, device and settings of the runs; all values where they differ."""
-    found: dict[str, dict[str, None]] = {"Python": {platform.python_version(): None}}
+    found: dict[str, dict[str, None]] = {}
     for folder in plan.folders:
-        record = read(folder) or {}
-        settings = {name: record.get(key) for key, name in SETTINGS.items()}
-        for name, value in (record.get("versions", {}) | settings).items():
-            if value is not None:
-                found.setdefault(name, {})[str(value)] = None
+        for name, value in environment(folder).items():
+            found.setdefault(name, {})[value] = None
     return {name: ", ".join(values) for name, values in found.items()}
 
 
-def _failure(plan: Plan, value: Value) -> dict[str, str]:
+def _failure(plan: Plan, value: Value) -> dict[str, str | None]:
     """Return a run without a result, why, and the last lines of its output."""
     log = log_of(plan.folder(value.norm, value.seed, "" if value.test == OWN_TEST else value.test))
     lines = log.read_text("utf-8", errors="replace").splitlines() if log.is_file() else []
     tail = "\n".join(lines[-TAIL:])
-    return {"run": run_of(value), "reason": value.failure or "", "log": str(log), "tail": tail}
+    return {"run": report.run_of(value), "reason": value.failure, "log": str(log), "tail": tail}

@@ -16,7 +16,8 @@ LONG = 60
 #: What the columns of the tables are.
 ABOUT = (
     "± is the standard deviation over seeds. Differences are paired by seed; brackets have their "
-    "95 % interval. p is how probable a difference of this size is between equal norms."
+    "95 % interval. p is how probable a difference at least this large is between equal norms. "
+    "Seeds do not change the images: a difference may not hold on others."
 )
 #: Columns of compare.csv.
 COLUMNS = [field for field in Value._fields if field != "failure"] + ["failure"]
@@ -77,7 +78,7 @@ def table(results: Results, test: str) -> list[dict[str, str]]:
         row[results.metric] = spread(values, digits) if values else "no result"
         difference = differences.get(norm)
         row[f"minus {baseline} [95 %]"] = interval(difference, digits) if difference else ""
-        is_tested = difference is not None and difference.is_tested
+        is_tested = difference is not None and difference.has_interval
         row["p"] = p_value(difference.p).removeprefix("= ") if is_tested else ""
         row["verdict"] = verdicts[norm].word if norm in verdicts else ""
         rows.append(row)

@@ -1,6 +1,5 @@
 """The results of a comparison's runs: tables of values and of differences from the baseline."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,8 +12,6 @@ from .unit import Unit, decimals, unit_of
 
 #: The name of the source's own test in tables.
 OWN_TEST = "test"
-#: The main metric where no run has a metric.
-NO_METRIC = "no metric"
 #: The end of the reason of a run that has other metrics only.
 NOT_MEASURED = "was not measured"
 #: How many times the training step of each norm is measured.
@@ -91,8 +88,8 @@ class Results:
     margin: float | None = None
     higher_is_better: bool = True
     history: History = History()
-    #: Which runs are of other code than the others, if there are any.
-    other_code: str | None = None
+    #: How runs differ by more than their norm: in their code, versions, devices or settings.
+    confounded: Sequence[str] = ()
     #: The file from which norms start unconverted, if there is one.
     unconverted: str | None = None
     #: Norm -> its model's numbers of parameters and norms.
@@ -105,11 +102,11 @@ class Results:
     @cached_property
     def main(self) -> dict[tuple[str, str], dict[int, float]]:
         """(norm, test) -> seed -> value of the main metric, for all runs that have one."""
-        found = defaultdict(dict)
+        found: dict[tuple[str, str], dict[int, float]] = {}
         for value in self.values:
             if value.metric == self.metric and value.value is not None:
-                found[value.norm, value.test][value.seed] = value.value
-        return dict(found)
+                found.setdefault((value.norm, value.test), {})[value.seed] = value.value
+        return found
 
     @property
     def tests(self) -> list[str]:
@@ -250,7 +247,7 @@ def main_metric(values: Iterable[Value], wanted: str | None, best: str | None = 
         if metric == wanted and names:
             raise UserError(f"--metric {wanted!r}: the runs have {', '.join(names)}; give one")
     default = "mIoU" if "mIoU" in names else next(iter(names), None)
-    return default or wanted or best or NO_METRIC
+    return default or wanted or best or "no metric"
 
 
 def complete(values: Sequence[Value], metric: str) -> list[Value]:

@@ -7,6 +7,20 @@ from ...files import make_folder
 from ...frameworks import run_environment, run_record
 from ...frameworks.run_record import PLAIN, read
 
+#: Setting in a run's record -> its name in a report.
+SETTINGS = {
+    "device": "device",
+    "processes": "processes",
+    "commit": "commit",
+    "code": "code of the function",
+    "amp": "mixed precision",
+    "batch": "images of a step",
+    "images": "training images",
+    "test images": "test images",
+    "planned": "planned length",
+    "unit": "unit of the length",
+}
+
 
 def is_complete(folder: Path) -> bool:
     return run_record.is_complete(read(folder))
@@ -26,6 +40,13 @@ def metrics(folder: Path) -> dict[str, float | None]:
     """Return the metrics of a run or an evaluation, None for NaN; empty if there are none yet."""
     found = (read(folder) or {}).get("metrics", {}).get(PLAIN, {})
     return {name: one for name, one in found.items() if isinstance(one, int | float | None)}
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Return the versions, the device and the settings of a run, by their names in a report."""
+    record = read(folder) or {}
+    found = record.get("versions", {}) | {SETTINGS[key]: record.get(key) for key in SETTINGS}
+    return {name: str(value) for name, value in found.items() if value is not None}
 
 
 def new_record(

@@ -7,7 +7,7 @@ from ...frameworks.run_record import read
 from .executors import Execution
 from .plan import Plan
 from .results import OWN_TEST, Value, main_metric
-from .run_folders import divergence, is_complete, log_of, metrics
+from .run_folders import SETTINGS, divergence, environment, is_complete, log_of, metrics
 from .tasks import CHECKPOINT, Step, Task
 
 #: The reason of a run that was not begun.
@@ -87,3 +87,18 @@ def collect(
             found = metrics_of(plan, norm, seed, test).items()
             values += [Value(*run, *one, None, *made) for one in found]
     return values
+
+
+def confounded(plan: Plan) -> list[str]:
+    """Return in which versions, device or settings all runs of a norm are unlike the baseline's."""
+    plain, *others = (
+        {pair for seed in plan.seeds for pair in environment(plan.folder(norm, seed)).items()}
+        for norm in plan.norms
+    )
+    texts = []
+    for norm, found in zip(plan.norms[1:], others, strict=True):
+        names, before, shared = (dict(one).keys() for one in (found, plain, found & plain))
+        if different := sorted(names & before - shared - {SETTINGS["code"]}):
+            text = f"All runs with {norm} differ from those with {plan.norms[0]} in"
+            texts.append(f"{text} {', '.join(different)}.")
+    return texts

@@ -50,20 +50,18 @@ def unit_of(name: str | None, higher_is_better: bool, groups: Iterable[Collectio
     A metric that should be high is then a fraction if all values are in 0..1, all others have no
     ends.
     """
-    groups = [*groups]
     is_share = higher_is_better and all(0 <= value <= 1 for group in groups for value in group)
     unit = UNITS[name or ("fraction" if is_share else "number")]
     return replace(unit, higher_is_better=higher_is_better)
 
 
 def decimals(
-    groups: Iterable[Collection[float]], differences: Iterable[Collection[float]] = ()
+    groups: Collection[Collection[float]], differences: Iterable[Collection[float]] = ()
 ) -> int:
     """Return how many decimals show a third of the smallest deviation of a group or of differences.
 
     Without any deviation, they show a 300th of the largest value.
     """
-    groups = [*groups]
     largest = max((abs(value) for group in groups for value in group), default=0.0)
     deviations = [stdev(group) for group in (*groups, *differences) if len(group) > 1]
     sizes = [one for one in deviations if one > 1e-9 * largest] or [largest / 100]

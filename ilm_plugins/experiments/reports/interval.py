@@ -33,11 +33,8 @@ class Difference:
 
     @property
     def has_interval(self) -> bool:
+        """Whether the difference has an interval, and with it a p."""
         return bool(np.isfinite(self.low))
-
-    @property
-    def is_tested(self) -> bool:
-        return bool(np.isfinite(self.p))
 
     @property
     def _error(self) -> float:

@@ -17,9 +17,9 @@ import fresh
 import ilm_plugins
 from ilm_plugins import files
 from ilm_plugins.errors import UserError
-from ilm_plugins.frameworks import run_record
+from ilm_plugins.frameworks import run_environment, run_record
 
-VALUES = {"BN": [70, 70.1, 70.2], "EN": [72.5, 72.6, 72.9]}
+VALUES = {"BN": [70, 70.1, 70.2, 70.4], "EN": [72.5, 72.6, 72.9, 73.0]}
 
 
 @pytest.fixture
@@ -108,6 +108,19 @@ def test_the_unit_of_a_metric_may_be_given(trained):
 def test_a_margin_is_above_0(trained, margin):
     with pytest.raises(UserError, match=f"margin {margin:g}: give a number of points above 0"):
         compare(trained, margin=margin)
+
+
+def test_a_report_warns_if_all_runs_of_a_norm_were_made_elsewhere(trained, monkeypatch):
+    """The environment of single runs, as on a cluster, may differ."""
+    text = "All runs with EN differ from those with BN in device, torch."
+    compare(trained, ("BN",))
+    monkeypatch.setattr(run_environment, "device", lambda _: "another one")
+    monkeypatch.setattr(run_environment, "versions", lambda: {"torch": "another one"})
+    found = compare(trained)
+    assert text in repr(found)
+    assert text in Path("out/compare.html").read_text()
+    assert text in found._repr_html_()
+    assert text not in repr(compare(trained, seeds=(0, 1, 2, 3)))
 
 
 def history(found):
@@ -218,7 +231,7 @@ def test_runs_of_a_function_that_has_changed_are_named(trained, capsys):
         return {"top1": 2}
 
     ilm_plugins.compare(train, ["BN", "EN", "GN"], output="out")
-    words = "2 runs are of other code than the present one; to repeat what it changes, remove "
+    words = "Some runs are of other code than the present one; to repeat what it changes, remove "
     assert words + "out/BN/seed0, out/EN/seed0, or give" in capsys.readouterr().out
     assert "code of the function" in Path("out/compare.html").read_text()
     ilm_plugins.compare(train, ["GN"], output="out")

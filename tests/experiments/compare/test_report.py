@@ -195,7 +195,8 @@ def test_all_tests_that_were_read_count():
     p = scipy.stats.ttest_1samp([1.0, 1.1, 1.2], 0).pvalue
     assert found.differences[OWN_TEST]["ILMGN"].p == pytest.approx(5 * p)
     (text,) = [note for note in notes(found) if "corrected" in note]
-    assert text.startswith("p and intervals are corrected for all 5 tests that this and earlier ")
+    assert text.startswith("p and intervals are corrected for all tests that this and earlier ")
+    assert "calls read here (5): " in text
     assert "EN minus GN by mIoU, seeds 3 4 5" in text
 
 
@@ -251,7 +252,7 @@ def test_runs_that_tell_nothing_are_not_tested(values, options, text):
     assert verdict.word == "not told"
     assert verdict.reason.startswith(text.replace("AN", "EN"))
     difference = found.differences[OWN_TEST]["EN"]
-    assert difference is None or not difference.is_tested
+    assert difference is None or not difference.has_interval
     assert len(verdict.reason.split()) <= 20
 
 
@@ -266,7 +267,7 @@ def test_runs_that_tell_nothing_are_not_tested(values, options, text):
     ids=["exactly one point", "near the ceiling", "a norm that is worse", "a run that is worse"],
 )
 def test_runs_that_tell_something_are_tested(plain, ours):
-    assert pair(plain, ours, unit_name="percent").differences[OWN_TEST]["EN"].is_tested
+    assert pair(plain, ours, unit_name="percent").differences[OWN_TEST]["EN"].has_interval
 
 
 def test_a_seed_that_failed_may_not_be_left_out():

@@ -145,7 +145,7 @@ def test_runs_of_edited_code_are_told_in_the_report(edited, started, capsys):
         file.write("\n# other code")
     assert compare("BN", "EN", "--seeds", "0", "1", "2", command=command) == 0
     folders = "out/BN/seed0, out/BN/seed1, out/BN/seed2"
-    told = "3 runs are of other code than the present one; to repeat what it changes, remove "
+    told = "Some runs are of other code than the present one; to repeat what it changes, remove "
     for text in (capsys.readouterr().out, Path("out/compare.md").read_text()):
         assert f"{told}{folders}, or give another output" in text
 

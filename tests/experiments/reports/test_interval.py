@@ -60,7 +60,7 @@ def test_equal_differences_have_no_interval(unit):
 
 def test_equal_results_are_no_test():
     assert paired(BASELINE, BASELINE).mean == 0
-    assert not paired(BASELINE, BASELINE).is_tested
+    assert not paired(BASELINE, BASELINE).has_interval
 
 
 def spread(seeds, deviation, tests=1):
@@ -127,7 +127,7 @@ def test_no_norm_is_equivalent_within_0():
 def test_what_has_no_interval_has_no_test(values):
     baseline = {0: 0.0, 1: 0.0}
     found = paired(values, baseline)
-    assert found is None or not found.is_tested
+    assert found is None or not found.has_interval
     assert found is None or math.isnan(found.corrected(2).p)
     assert found is None or math.isnan(found.p_within(1.0))
 
