@@ -80,13 +80,13 @@ class Results:
     norms: Sequence[str]
     values: Sequence[Value]
     metric: str
-    #: Which value of a run counts, if it has several: "last", "max" or "min".
-    rule: str = "last"
     #: Name of the main metric's unit, see :data:`.unit.UNITS`; None to tell it by the values.
     unit_name: str | None = None
     #: Points of the main metric within which a norm counts as equivalent to the baseline.
     margin: float | None = None
     higher_is_better: bool = True
+    #: Which value of a run counts, if it has several: "last", "max" or "min".
+    rule: str = "last"
     history: History = History()
     #: How runs differ by more than their norm: in their code, versions, devices or settings.
     confounded: Sequence[str] = ()
