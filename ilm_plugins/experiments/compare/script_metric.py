@@ -63,7 +63,7 @@ class ScriptMetric:
             found = [*self._values(path)]
         except (ValueError, csv.Error, OSError, RecursionError) as error:
             raise self._error(f"{path} cannot be read ({error})") from error
-        if bad := [value for value in found if not _is_number(value)]:
+        if bad := [value for value in found if _number(value) is None]:
             raise self._error(f"{path} has {repr(bad[0])[:80]}, which is not a number")
         if not found:
             raise self._error(f"{path} has no value of {self.name!r}")
@@ -94,7 +94,7 @@ class ScriptMetric:
         text = path.read_text(encoding="utf-8", errors="replace")
         if path.suffix in (".json", ".jsonl", ".ndjson"):
             leaves = [*_leaves(_json(text))]
-            numbers = [name for name, one in leaves if name == self.name or _is_number(one)]
+            numbers = [n for n, one in leaves if n == self.name or _number(one) is not None]
             self._check(numbers, path)
             yield from (one for name, one in leaves if name == self.name)
             return
@@ -140,18 +140,12 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool):
-        raise TypeError
-    return float(value)
-
-
-def _is_number(value: Any) -> bool:
+def _number(value: Any) -> float | None:
+    """Return a number, or a text with one, as a float; None for anything else."""
     try:
-        _number(value)
+        return None if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
-        return False
-    return True
+        return None
 
 
 def _near(name: str, names: list[str]) -> str:
