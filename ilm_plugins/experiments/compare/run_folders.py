@@ -64,7 +64,6 @@ def new_record(
         "unit": "trainings",
         "planned": 1,
         "run": 0,
-        "seconds": 0.0,
         "curve": [],
         "metrics": {},
     }

@@ -117,6 +117,14 @@ def test_a_run_that_fails_is_a_row_and_starts_again(started):
     assert "broken" in command
 
 
+def test_the_time_of_a_run_that_failed_is_not_zero_but_unknown(started):
+    run(plan())
+    compare("BN", "broken")
+    times = pd.read_csv("out/compare.csv").set_index("norm")["seconds"]
+    assert times["BN"] > 0
+    assert pd.isna(times["broken"])
+
+
 def test_a_changed_command_is_named(started, capsys):
     run(plan())
     plan().check_settings()
