@@ -82,7 +82,7 @@ def check_fits(path: str | os.PathLike, model: nn.Module, absent: Iterable[str])
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
-    """Load a checkpoint, which may have more tensors than the model and prefixes of wrappers."""
+    """Load a checkpoint, which may have further modules, and prefixes of wrappers."""
     _, state = find_state(read(path), path)
     state = unwrap_state(state, model)
     if lacking := find_absent(state, model):

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from types import MethodType
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 from torch import Tensor, nn
@@ -78,7 +78,7 @@ class Surroundings:
 
 
 def _modules_in(value: Any, seen: set[int]) -> Iterator[nn.Module]:
-    """Yield the modules that a value is, contains, or binds as a method or partial function."""
+    """Yield the modules that a value is, contains, or binds as a method or another function."""
     if isinstance(value, nn.Module):
         yield value
         return
@@ -89,6 +89,9 @@ def _modules_in(value: Any, seen: set[int]) -> Iterator[nn.Module]:
         parts = value
     elif isinstance(value, MethodType):
         parts = (value.__self__,)
+    elif isinstance(value, FunctionType):  # a lambda has the variables around it in cells
+        cells = (cell for cell in value.__closure__ or () if cell != CellType())
+        parts = (*(value.__defaults__ or ()), *(cell.cell_contents for cell in cells))
     elif isinstance(value, partial):
         parts = (value.func, *value.args, *value.keywords.values())
     if parts and id(value) not in seen:  # a collection may be inside itself

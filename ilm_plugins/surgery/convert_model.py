@@ -45,7 +45,7 @@ def convert(
     raised, the model is as it was.
 
     A norm also stays if an attribute other than a submodule refers to it: to the norm itself, a
-    bound method or a partial function of it, also in lists, tuples, sets and dicts.
+    method or a function that holds it, also in lists, tuples, sets and dicts.
 
     Args:
         model: any module; on the meta device, layers have no values.

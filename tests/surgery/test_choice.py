@@ -301,7 +301,21 @@ def in_partial(model):
     model.normalize = partial(map, model.norm)
 
 
-@pytest.mark.parametrize("hold", [in_list, in_dict, as_attribute, as_method, in_partial])
+def in_closure(model):
+    norm = model.norm
+    model.normalize = lambda x: later(norm(x))
+    for later in ():  # its cell stays empty
+        pass
+
+
+def in_default(model):
+    model.normalize = lambda x, norm=model.norm: norm(x)
+
+
+HOLDING = [in_list, in_dict, as_attribute, as_method, in_partial, in_closure, in_default]
+
+
+@pytest.mark.parametrize("hold", HOLDING)
 @pytest.mark.parametrize("swap", [partial(surgery.convert, to="EN"), surgery.revert])
 def test_a_norm_that_another_attribute_holds_stays(hold, swap):
     """The forward pass may use the attribute, which would still be the old norm."""
