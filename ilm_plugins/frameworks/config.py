@@ -127,10 +127,10 @@ class OpenConfig:
         settings = self.settings.items()
         return {k: v for k, v in settings if k not in of_run and not k.startswith(f"{self.model}.")}
 
-    def settings_of_results(self) -> dict[str, Any]:
-        """Return the settings that change the results of a trained model, whatever its weights."""
+    def digest_of_test(self) -> str:
+        """Return a digest of the settings that change a model's results, whatever its weights."""
         above = (*self.test_set, *self.of_test, self.model)
-        return {
+        settings = {
             key: value
             for key, value in self.settings.items()
             if is_below(key, above)
@@ -138,10 +138,7 @@ class OpenConfig:
             and key not in self.beside
             and key.rpartition(".")[2] not in OF_SPEED
         }
-
-    def digest_of_test(self) -> str:
-        """Return a digest of all settings that change the results of a trained model."""
-        text = json.dumps(as_json(self.settings_of_results()), sort_keys=True)
+        text = json.dumps(as_json(settings), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def settings_of_norms(self) -> dict[str, Any]:
@@ -199,10 +196,11 @@ class OpenConfig:
 
     def norms(self) -> dict[str, str]:
         """Return key -> norm of each place where the config names a norm."""
+        # A norm may also be a function or a class, which is called with the number of channels.
         return {
-            key: norm
+            key: norm_name(norm)
             for key, norm in self.settings.items()
-            if self.is_of_norm(key) and norm and isinstance(norm, str)
+            if self.is_of_norm(key) and norm and (isinstance(norm, str) or callable(norm))
         }
 
     def places(self) -> dict[str, str]:
@@ -301,6 +299,16 @@ def open_config(
     if device is None:
         device = "cuda" if import_module("torch").cuda.is_available() else "cpu"
     return module.open_file(path, overrides, device, amp)
+
+
+def norm_name(norm: Any) -> str:
+    """Return a config's norm as text, by its key if it is a class of NORMS or a partial of one."""
+    from ..layers.registry import NORMS
+
+    for key, layer in NORMS.items():
+        if layer is getattr(norm, "func", norm) or norm == f"ilm_plugins.{layer.__name__}":
+            return key
+    return getattr(norm, "__name__", ADDRESS.sub("", str(norm)))
 
 
 def is_below(key: str, above: Iterable[str]) -> bool:

@@ -171,6 +171,18 @@ def test_a_key_without_a_layer_is_told_if_other_layers_have_its_norm(described):
         describe("ILMGN(num_groups=4)", asked=[key])
 
 
+@pytest.mark.parametrize("norm", ["ILMGroupNorm", "partial(ILMGroupNorm, num_groups=4)"])
+def test_a_norm_that_a_config_names_by_its_class_and_no_layer_has_is_an_error(
+    norm, tmp_path, datasets
+):
+    code = "from functools import partial\nfrom ilm_plugins import ILMGroupNorm\n"
+    code += f"{KEYS['lazy'][0]} = {norm}\n"
+    (tmp_path / "lazy.py").write_text(LAZY + code)
+    opened = open_config(str(tmp_path / "lazy.py"), WITHOUT_LAYER["lazy"])
+    with pytest.raises(UserError, match=r"conv_norm is 'ILMGN', but no layer has this norm"):
+        opened.describe_norms(opened.build_model())
+
+
 def test_a_detectron2_config_without_its_base_is_an_error(tmp_path):
     (tmp_path / "my.yaml").write_text("MODEL: {FPN: {NORM: ILMGN}, DEVICE: cpu}")
     opened = open_config(str(tmp_path / "my.yaml"))

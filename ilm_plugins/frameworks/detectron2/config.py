@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ...errors import UserError
-from ..config import ADDRESS, Inference, OpenConfig, differences, is_below
+from ..config import Inference, OpenConfig, differences, is_below
 from . import evaluation, images, training
 from .config_files import TRAIN, load_config
 from .datasets import check_dataset
@@ -221,13 +221,6 @@ class OpenYaml(Detectron2Config):
         frozen = ["MODEL.BACKBONE"] if section == "MODEL.RESNETS" else []
         return [*frozen, *super().parts_above(f"{PARTS.get(section, 'model')}.norm")]
 
-    def norm(self, place: str, norm: str) -> list[str]:
-        if place not in self.settings:
-            raise UserError(
-                f"--at {place}: the config has no such key; give one such as {self.example}"
-            )
-        return self.override(place, norm)
-
 
 class OpenLazyConfig(Detectron2Config):
     """A LazyConfig."""
@@ -300,15 +293,6 @@ class OpenLazyConfig(Detectron2Config):
         # Quoted for hydra's grammar, in which a bracket calls a function.
         text = str(value).replace("\\", "\\\\").replace("'", "\\'")
         return [f"{key}={value}" if isinstance(value, int) else f"{key}='{text}'"]
-
-    def norms(self) -> dict[str, str]:
-        # A norm may also be a function or a class, which is called with the number of channels.
-        makers = {
-            key: getattr(value, "__name__", ADDRESS.sub("", repr(value)))
-            for key, value in self.settings.items()
-            if self.is_of_norm(key) and callable(value)
-        }
-        return {**super().norms(), **makers}
 
 
 def open_file(path: str, overrides: Sequence[str], device: str, amp: bool) -> Detectron2Config:

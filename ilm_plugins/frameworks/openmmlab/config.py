@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ...layers import parse_call
-from ..config import Inference, OpenConfig, is_below
+from ..config import Inference, OpenConfig, is_below, norm_name
 from . import evaluation, images, training
 from .config_files import load_config
 from .datasets import preprocessing, set_scope
@@ -123,7 +123,7 @@ class OpenMMEngineConfig(OpenConfig):
 
     def norms(self) -> dict[str, str]:
         return {
-            key.removesuffix(".type"): getattr(kind, "__name__", kind)
+            key.removesuffix(".type"): norm_name(kind)
             for key, kind in self.settings.items()
             if key.startswith("model.") and key.endswith(".norm_cfg.type")
         }

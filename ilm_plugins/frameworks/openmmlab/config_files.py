@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 
 from ...errors import OPERATORS, UserError, missing
 from ...layers import NORMS
-from ..config import flat
+from ..config import flat, norm_name
 from ..config_files import check_overrides, installed, names_in, reading
 from .checkpoints import use_safe_checkpoints
 
@@ -69,7 +69,7 @@ def check_variables(path: str, cfg: Config, overrides: Sequence[str]) -> None:
     norm = settings.get("norm_cfg.type")
     types = [v for k, v in settings.items() if k.startswith("model.") and k.endswith(".type")]
     is_own = "norm_cfg" in names_in(path, Path(path).read_text(encoding="utf-8"))
-    if strict and norm in NORMS and norm not in types and is_own:
+    if strict and norm_name(norm) in NORMS and norm not in types and is_own:
         raise UserError(
             f"norm_cfg.type is {norm!r}, but no part of the model has this norm: norm_cfg is a "
             "variable of the config, without effect; give it to a part, as "

@@ -255,6 +255,19 @@ def test_a_pure_python_config_names_the_class(tmp_path):
     assert {norm.reduction for norm in norms} == {8}
 
 
+def test_a_class_in_a_pure_python_config_is_known_by_its_key(tmp_path):
+    (tmp_path / "base.py").write_text("model = dict(type='ResNet')\n")
+    (tmp_path / "mine.py").write_text(PURE_PYTHON)
+    assert open_config(str(tmp_path / "mine.py")).norms() == {"model.norm_cfg": "EN"}
+
+
+def test_a_class_that_no_part_of_a_pure_python_config_has_is_an_error(tmp_path):
+    (tmp_path / "base.py").write_text("model = dict(type='ResNet')\n")
+    (tmp_path / "mine.py").write_text(PURE_PYTHON.replace("model.update(norm_cfg=", "norm_cfg = ("))
+    with pytest.raises(UserError, match=r"norm_cfg\.type is .*ExemplarNorm', but no part"):
+        open_config(str(tmp_path / "mine.py"))
+
+
 def test_a_pure_python_config_that_names_the_class_needs_no_other_import(tmp_path):
     """As in a framework's own tools, which do not import ilm_plugins."""
     (tmp_path / "base.py").write_text("model = dict()\n")
