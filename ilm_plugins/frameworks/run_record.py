@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, one_line
+from ..errors import UserError, one_line, warn_once
 from ..files import read_object, write_text
 from . import run_environment
 from .checkpoints import is_last_checkpoint
@@ -73,17 +73,23 @@ class RunRecord:
     #: The clocks when the last point of the curve was written.
     last_point: tuple[float, float] | None = None
 
-    def check_norms(self) -> None:
-        """Raise UserError if a run would continue a training of other norms."""
-        before, now = (read(self.folder) or {}).get("norms"), self.norms or {}
-        if not (self.options.resume and before and Path(self.folder, "last_checkpoint").is_file()):
+    def check_norms(self, weights: str | None = None, resumes: bool = False) -> None:
+        """Raise UserError if a run would continue a training of other norms.
+
+        Warn if it evaluates ``weights``, the config's, of such a training. ``resumes`` is whether
+        the config continues the training of ``weights``, or without them of the folder.
+        """
+        options, is_named = self.options, not self.options.resume and bool(weights)
+        start = Path(weights) if is_named else Path(self.folder, "last_checkpoint")
+        if not (options.resume or resumes or options.eval_only) or not start.is_file():
             return
-        changes = [f"{key} was {a!r} and is {b!r}" for key, a, b in differences(before, now)]
-        if changes:
-            raise UserError(
-                f"--resume: the norms of {self.folder} are others: {', '.join(changes[:3])}; give "
-                "the norms of its training, or another folder"
-            )
+        before, now = (read(start.parent) or {}).get("norms"), self.norms or {}
+        changes = [f"{key} was {a!r} and is {b!r}" for key, a, b in differences(before or now, now)]
+        told = f"the norms of {start.parent} are others: {', '.join(changes[:3])}; give the norms"
+        if changes and is_named and options.eval_only:
+            warn_once(f"{told} of its training, or results are of another model")
+        elif changes:
+            raise UserError(f"--resume: {told} of its training, or another folder")
 
     def start(
         self,

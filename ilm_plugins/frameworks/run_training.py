@@ -22,7 +22,8 @@ def run(options: RunOptions) -> None:
         # Before the framework's own code changes the config.
         of_test, norms = opened.digest_of_test(), opened.settings_of_norms()
         record = RunRecord(folder, options, opened.framework, of_test, norms)
-        record.check_norms()
+        weights = opened.settings.get(opened.keys["weights"])
+        record.check_norms(weights, bool(opened.settings.get("resume")))
         if options.eval_only:
             make_folder(folder)
         is_locked = is_rank_zero() and not options.eval_only

@@ -350,6 +350,12 @@ def test_mmengines_own_resume_goes_on(config, trained, tmp_path):
     assert torch.equal(after["backbone.conv1.weight"], before["backbone.conv1.weight"])
 
 
+def test_mmengines_own_resume_does_not_go_on_with_another_norm(config, trained, capsys):
+    opts = ["resume=True", "model.backbone.norm_cfg.num_groups=2"]
+    assert main(command(config, out=trained, opts=opts)) == 2
+    assert "model.backbone.norm_cfg.num_groups was 4 and is 2" in capsys.readouterr().err
+
+
 def test_an_evaluation_of_an_earlier_checkpoint_leaves_the_trainings_metrics(
     config, trained, tmp_path
 ):
