@@ -107,18 +107,6 @@ def test_layers_without_running_statistics_work_in_a_shared_head(key, kind):
         assert all(output.isfinite().all() for output in outputs)
 
 
-def test_retinanets_trial_on_32_channels_does_not_limit_the_options_of_a_config():
-    cfg = get_cfg()
-    cfg.MODEL.RETINANET.NORM = "ILMGN(num_groups=64)"
-    head = RetinaNetHead(cfg, [ShapeSpec(channels=64, stride=8 << i) for i in range(5)])
-    assert head.cls_subnet[1].num_groups == 64
-
-
-def test_an_option_that_does_not_fit_retinanets_head_names_the_heads_width():
-    with pytest.raises(ValueError, match="num_channels=64"):
-        retinanet_head("ILMGN(num_groups=48)")
-
-
 @pytest.mark.parametrize("kind", [RetinaNetHead, FCOSHead])
 @pytest.mark.parametrize("norm", ["BN", "FrozenBN", "naiveSyncBN"])
 @pytest.mark.parametrize("key", ["EN", "SN", "ILMGN"])
