@@ -311,6 +311,21 @@ def norm_name(norm: Any) -> str:
     return getattr(norm, "__name__", ADDRESS.sub("", str(norm)))
 
 
+def check_frozen(model: "nn.Module") -> None:
+    """Raise UserError if a layer of a model in training mode uses untrained running statistics."""
+    from ..layers.mixture import MixtureNorm
+
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, MixtureNorm)]
+    for name, layer in layers:
+        # Weights of Caffe2 have a bias, and the same statistics as an untrained layer.
+        is_frozen = layer.tracks_statistics and not layer.uses_batch_statistics
+        if is_frozen and not (layer.running_mean.any() or layer.bias.any()):
+            raise UserError(
+                f"{name} is frozen, by FREEZE_AT, frozen_stages or norm_eval, but not trained: its "
+                "running mean is 0, the variance 1; load converted weights, or do not freeze it"
+            )
+
+
 def is_below(key: str, above: Iterable[str]) -> bool:
     return any(f"{key}.".startswith(f"{one}.") for one in above)
 

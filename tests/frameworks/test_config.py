@@ -10,9 +10,10 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 import torch
 from torch import nn
 
+from ilm_plugins import ExemplarNorm, freeze
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import open_config
-from ilm_plugins.frameworks.config import as_json
+from ilm_plugins.frameworks.config import as_json, check_frozen
 from runs import LAZY, SHAPES, write_mmengine_config
 
 
@@ -252,3 +253,13 @@ def test_all_but_the_norms_starts_equally_for_a_seed(opened, norm):
     assert len(shared) > 3
     assert all(map(torch.equal, plain, ours))
     assert torch.equal(*states)
+
+
+@pytest.mark.parametrize("name", ["running_mean", "bias"])
+def test_a_frozen_layer_with_trained_tensors_is_used(name):
+    """Norms of Caffe2's backbones have a weight and a bias, and no statistics."""
+    model = nn.Sequential(ExemplarNorm(4), freeze(ExemplarNorm(4)))
+    with pytest.raises(UserError, match=r"^1 is frozen, .* but not trained"):
+        check_frozen(model)
+    nn.init.ones_(getattr(model[1], name))
+    check_frozen(model)

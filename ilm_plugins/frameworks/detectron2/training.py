@@ -22,7 +22,7 @@ from torch import distributed, nn
 
 from ...errors import UserError
 from .. import run_record
-from ..config import OpenConfig
+from ..config import OpenConfig, check_frozen
 from ..run_options import ProcessOptions
 from ..run_record import RunRecord
 from .checkpoints import Checkpointer
@@ -172,6 +172,7 @@ class RecordHook(engine.HookBase):
         self.seed = None if seed is None or seed < 0 else seed
 
     def before_train(self) -> None:
+        check_frozen(self.evaluation.model)
         self.period = max(1, self.trainer.max_iter // run_record.POINTS)
         self.record.start(
             planned=self.trainer.max_iter,

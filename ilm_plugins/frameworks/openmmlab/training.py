@@ -23,7 +23,7 @@ from torch import Tensor, distributed, nn
 from ... import checkpoints
 from ...errors import UserError
 from .. import run_record
-from ..config import OpenConfig
+from ..config import OpenConfig, check_frozen
 from ..run_options import ProcessOptions, RunOptions
 from ..run_processes import check_same_start
 from ..run_record import RunRecord
@@ -38,15 +38,6 @@ TTA_MODELS = {
         "tta_cfg": {"nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 100},
     },
     "mmpretrain": {"type": "AverageClsScoreTTA"},
-}
-#: Default scope -> options that the last step of a test pipeline needs for the TTA_MODELS.
-TTA_PACKING = {
-    "mmdet": {
-        "meta_keys": (
-            *("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
-            *("flip", "flip_direction"),
-        )
-    },
 }
 #: Metrics of pycocotools, which are -1 where nothing was measured: no objects of a size, or an AP
 #: by 100 detections that the evaluator's ``proposal_nums`` lacks.
@@ -146,7 +137,8 @@ def augment_test(cfg: Config) -> None:
         cfg.tta_model = TTA_MODELS[scope]
     if "tta_pipeline" in lacking:
         *steps, pack = datasets[0].pipeline
-        pack = {**pack, **TTA_PACKING.get(scope, {})}
+        # By default, it packs what the TTA_MODELS need: how an image was mirrored.
+        pack = {key: value for key, value in pack.items() if key != "meta_keys"}
         flips = [{"type": "RandomFlip", "prob": probability} for probability in (1.0, 0.0)]
         cfg.tta_pipeline = [*steps, {"type": "TestTimeAug", "transforms": [flips, [pack]]}]
     for dataset in datasets:
@@ -279,6 +271,7 @@ class RecordHook(Hook):
         runner.logger.info(f"norms of the model: {norms}")
 
     def before_train(self, runner) -> None:
+        check_frozen(unwrapped_model(runner).train())
         loop, loader = runner.train_loop, runner.train_dataloader
         self.by_epoch = isinstance(loop, EpochBasedTrainLoop)
         planned = loop.max_epochs if self.by_epoch else loop.max_iters

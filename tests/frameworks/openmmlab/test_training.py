@@ -54,6 +54,17 @@ def test_a_signal_while_mmengine_formats_the_config_ends_in_one_line(
     )
 
 
+def test_a_frozen_backbone_without_trained_statistics_is_refused(config, tmp_path, capsys):
+    part = "model.backbone"
+    opts = [f"{part}.norm_cfg._delete_=True", f"{part}.norm_cfg.type=EN", f"{part}.norm_eval=True"]
+    assert main(command(config, out=tmp_path / "out", opts=opts)) == 2
+    assert (
+        "backbone.gn1 is frozen, by FREEZE_AT, frozen_stages or norm_eval, but not trained"
+        in capsys.readouterr().err
+    )
+    assert not run_record.read(tmp_path / "out")
+
+
 def test_a_training_leaves_checkpoints(trained):
     state = read(trained / "iter_4.pth")["state_dict"]
     assert state["decode_head.convs.0.gn.encode.weight"].shape == (2, 2)
