@@ -87,6 +87,8 @@ class OpenConfig:
     test_set: ClassVar[tuple[str, ...]]
     #: Further keys that change the results of a trained model, beside the model's.
     of_test: ClassVar[tuple[str, ...]] = ()
+    #: Key of mixed precision, True or the type of the optimizer's wrapper.
+    amp: ClassVar[str]
     #: Number of words of the command line for an override.
     words = 1
 
@@ -150,6 +152,10 @@ class OpenConfig:
 
     def names_weights(self, key: str) -> bool:
         return key == self.keys["weights"]
+
+    def uses_amp(self) -> bool:
+        """Return whether the config's training is in mixed precision."""
+        return str(self.settings.get(self.amp)).endswith(("True", "AmpOptimWrapper"))
 
     def check_test(self) -> None:
         """Raise UserError if the command ``train`` cannot do the config's test."""

@@ -70,6 +70,8 @@ class RunRecord:
     test_settings: str | None = None
     #: :meth:`.OpenConfig.settings_of_norms` of the config.
     norms: dict[str, Any] | None = None
+    #: Whether a training is in mixed precision.
+    amp: bool = False
     #: The clocks when the last point of the curve was written.
     last_point: tuple[float, float] | None = None
 
@@ -132,7 +134,7 @@ class RunRecord:
             "versions": versions,
             "device": _joined(", then ", kept.get("device"), device),
             "processes": options.processes.world_size,
-            "amp": options.amp,
+            "amp": self.amp,
             "seed": seed,
             "batch": batch,
             "images": images,

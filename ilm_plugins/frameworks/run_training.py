@@ -21,7 +21,8 @@ def run(options: RunOptions) -> None:
         folder = opened.settings[opened.keys["folder"]]
         # Before the framework's own code changes the config.
         of_test, norms = opened.digest_of_test(), opened.settings_of_norms()
-        record = RunRecord(folder, options, opened.framework, of_test, norms)
+        amp = opened.uses_amp()
+        record = RunRecord(folder, options, opened.framework, of_test, norms, amp)
         weights = opened.settings.get(opened.keys["weights"])
         record.check_norms(weights, bool(opened.settings.get("resume")))
         if options.eval_only:

@@ -229,10 +229,31 @@ def test_a_run_of_a_norm_that_no_layer_has_is_refused(
         train.start(RunOptions(str(config), overrides, eval_only=eval_only))
 
 
+@pytest.mark.parametrize("is_mixed", [True, False])
+@pytest.mark.parametrize("kind", ["yaml", "mmengine"])
+def test_a_record_says_whether_the_config_trains_in_mixed_precision(
+    tmp_path, monkeypatch, datasets, kind, is_mixed
+):
+    config, overrides = SHAPES, ("SOLVER.AMP.ENABLED", str(is_mixed), "OUTPUT_DIR", str(tmp_path))
+    if kind == "mmengine":
+        pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
+        config = write_mmengine_config(tmp_path / "fcn.py", datasets)
+        wrapper = "AmpOptimWrapper" if is_mixed else "OptimWrapper"
+        overrides = f"work_dir={tmp_path}", f"optim_wrapper.type={wrapper}"
+    else:
+        pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
+    # Both frameworks train in mixed precision on GPUs only.
+    opened = type(frameworks.open_config(str(config)))
+    monkeypatch.setattr(opened, "run", lambda _, record: record.start(planned=1))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # restored afterwards
+    train.start(RunOptions(str(config), overrides))
+    assert run_record.read(tmp_path)["amp"] == is_mixed
+
+
 def begin(folder, options=None, test_settings=None, norms=None, **settings):
     """Begin a run of three epochs, and return its record, which has no metrics yet."""
     options = options or RunOptions("a.py")
-    record = RunRecord(folder, options, "openmmlab", test_settings, norms)
+    record = RunRecord(folder, options, "openmmlab", test_settings, norms, options.amp)
     record.start(**{"unit": "epochs", "planned": 3, "batch": 4, "images": 8, "seed": 1, **settings})
     return record
 

@@ -57,9 +57,8 @@ class Detectron2Config(OpenConfig):
     #: The key that turns masks on, the value that turns them off, and the key for keypoints.
     masks: ClassVar[tuple[str, str]]
     keypoints: ClassVar[str]
-    #: Keys of the images of a step, and of mixed precision.
+    #: Key of the number of images of a step.
     batch: ClassVar[str]
-    amp: ClassVar[str]
 
     run = training.run
     training_step = training.training_step

@@ -156,7 +156,7 @@ def simple_trainer(
     opened: OpenConfig, model: nn.Module, wrapped: nn.Module, batches: Iterable[list[dict]]
 ) -> engine.SimpleTrainer:
     """Return a trainer of a model, wrapped for several processes, with the config's optimizer."""
-    kind = engine.AMPTrainer if opened.settings[opened.amp] else engine.SimpleTrainer
+    kind = engine.AMPTrainer if opened.uses_amp() else engine.SimpleTrainer
     return kind(wrapped, batches, opened.optimizer(model))
 
 

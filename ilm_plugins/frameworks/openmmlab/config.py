@@ -35,7 +35,7 @@ class OpenMMEngineConfig(OpenConfig):
     framework = "openmmlab"
     norm_keys = sorted(MMCVS_KEYS)
     keys: ClassVar = {"seed": "randomness.seed", "folder": "work_dir", "weights": "load_from"}
-    example = "model.backbone.norm_cfg"
+    example, amp = "model.backbone.norm_cfg", "optim_wrapper.type"
     freezing: ClassVar = ("frozen_stages", -1)
     shared_folder = "default_hooks.checkpoint.out_dir"
     test_set: ClassVar = ("test_dataloader", "test_evaluator", "test_pipeline")
