@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -318,7 +319,7 @@ def norm_name(norm: Any) -> str:
 
 
 def check_frozen(model: "nn.Module") -> None:
-    """Raise UserError if a layer of a model in training mode uses untrained running statistics."""
+    """Warn if a layer of a model in training mode uses untrained running statistics."""
     from ..layers.mixture import MixtureNorm
 
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, MixtureNorm)]
@@ -326,10 +327,12 @@ def check_frozen(model: "nn.Module") -> None:
         # Weights of Caffe2 have a bias, and the same statistics as an untrained layer.
         is_frozen = layer.tracks_statistics and not layer.uses_batch_statistics
         if is_frozen and not (layer.running_mean.any() or layer.bias.any()):
-            raise UserError(
+            warnings.warn(
                 f"{name} is frozen, by FREEZE_AT, frozen_stages or norm_eval, but not trained: its "
-                "running mean is 0, the variance 1; load converted weights, or do not freeze it"
+                "running mean is 0, the variance 1; load converted weights, or do not freeze it",
+                stacklevel=2,
             )
+            return
 
 
 def is_below(key: str, above: Iterable[str]) -> bool:
