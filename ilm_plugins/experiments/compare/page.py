@@ -25,10 +25,10 @@ def page(plan: Plan, results: Results, command: str) -> str:
     """Return compare.html."""
     found = curves.curves(plan, results)
     template = files(__package__).joinpath("page.html.jinja").read_text("utf-8")
-    environment = Environment(
+    pages = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    return environment.from_string(template).render(
+    return pages.from_string(template).render(
         results=results,
         title=report.title_of(results),
         headline=headline(results),
