@@ -37,6 +37,11 @@ def test_without_a_complete_seed_no_row_is_shown():
     ]
 
 
+def test_nothing_is_tested_before_all_planned_seeds_are_there():
+    heads = [ilm.answers(results(range(20, 20 + number)))[0] for number in (1, 5, 6)]
+    assert ["p, corrected" in head for head in heads] == [False, False, True]
+
+
 def test_p_is_corrected_for_three_tests():
     lines = ilm.answers(results(range(20, 26)))
     alone = ilm.Pair(*(ilm.values(results(range(20, 26)), n) for n in ("GN", "ILMGN"))).difference

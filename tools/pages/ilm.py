@@ -47,9 +47,10 @@ def answers(results: Results) -> list[str]:
             "time": f"{times[1] / times[0]:.2f}",
         }
         found.append((row, last, both.difference))
-    rows = tested([(row, difference) for row, _, difference in found], COLUMNS[:3])
-    rows = [row | last for row, (_, last, _) in zip(rows, found, strict=True)]
     mark = values(results, "BN")
+    columns = COLUMNS[:3] if len(mark) == PLANNED else COLUMNS[:1]  # nothing is tested before
+    rows = tested([(row, difference) for row, _, difference in found], columns)
+    rows = [row | last for row, (_, last, _) in zip(rows, found, strict=True)]
     below = f"{len(mark)} of {PLANNED} seeds. BN, not tested: {mean(mark.values()):.1f}."
     return [*of_dicts(rows), "", below]
 
