@@ -93,7 +93,10 @@ def headline(results: Results) -> str:
         steps = dict.fromkeys(one.next_step for one in found.values())
         parts += [step[0].upper() + step[1:] for step in steps]
     for other in results.tests[1:]:
-        words = [f"{norm} is {one.word}" for norm, one in results.verdicts[other].items()]
+        words = [
+            f"nothing is told of {norm}" if one.word == "not told" else f"{norm} is {one.word}"
+            for norm, one in results.verdicts[other].items()
+        ]
         parts.append(f"By {other}: {', '.join(words)}.")
     return " ".join(parts)
 

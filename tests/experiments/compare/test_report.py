@@ -361,6 +361,9 @@ def test_the_verdicts_by_another_test_follow_the_first_sentence():
     text = headline(results(VALUES))
     assert text.startswith("Use ILMGN in place of GN: ")
     assert text.endswith(". By dusk: ILMGN is undecided, EN is worse.")
+    torn = VALUES["dusk"] | {"EN": [20.0, 1.0, 21.0]}
+    text = headline(results(VALUES | {"dusk": torn}))
+    assert text.endswith(". By dusk: ILMGN is undecided, nothing is told of EN.")
 
 
 @pytest.mark.parametrize(
