@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def rows(rounds: int, device: torch.device) -> Iterator[dict]:
-    """Yield each layer's times, that of both passes also over GroupNorm's, and its launches."""
+    """Yield each layer's times and launches; both passes are also compared with GroupNorm's."""
     from ilm_plugins import NORMS
 
     is_cuda = device.type == "cuda"

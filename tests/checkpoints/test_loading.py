@@ -1,4 +1,4 @@
-"""Weights of a file in a model: those of another norm are refused, counters beside them are not."""
+"""Loading a file's weights: another norm's are refused; counters beside a norm are accepted."""
 
 import re
 from functools import partial

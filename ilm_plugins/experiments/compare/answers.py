@@ -102,7 +102,7 @@ def headline(results: Results) -> str:
 
 
 def _advice(results: Results, told: Mapping[str, Answer]) -> str:
-    """Return which norm to use, by norm -> what the first test tells, and the other verdicts."""
+    """Return which norm to use by the first test, whose answers ``told`` has, and all verdicts."""
     test, baseline = results.tests[0], results.norms[0]
     better, equivalent, undecided = (
         [norm for norm, one in told.items() if one.word == word]
