@@ -162,7 +162,7 @@ def losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
         yield f"eps=0 becomes {_EPS:g}, and the weight is scaled to match"
     if isinstance(new, MixtureNorm) and not getattr(old, "track_running_stats", True):
         yield _NOT_TRACKED
-    if getattr(new, "frozen", False):
+    if isinstance(new, AdaptiveNorm) and not any(p.requires_grad for p in new.parameters()):
         yield _FROZEN
     if invalid := remark_on_values({**dict(old.named_parameters()), **dict(old.named_buffers())}):
         yield invalid
