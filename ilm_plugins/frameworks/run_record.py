@@ -83,7 +83,8 @@ class RunRecord:
         """
         options, is_named = self.options, not self.options.resume and bool(weights)
         start = Path(weights) if is_named else Path(self.folder, "last_checkpoint")
-        if not (options.resume or resumes or options.eval_only) or not start.is_file():
+        is_used = options.resume or resumes or (options.eval_only and is_named)
+        if not is_used or not start.is_file():
             return
         before, now = (read(start.parent) or {}).get("norms"), self.norms or {}
         changes = [f"{key} was {a!r} and is {b!r}" for key, a, b in differences(before or now, now)]

@@ -301,6 +301,8 @@ def test_an_evaluation_of_weights_of_other_norms_is_told(tmp_path):
     with pytest.warns(UserWarning, match=r"norms of .*one are others: .*groups was 32 and is 16"):
         RunRecord(tmp_path / "two", options, "openmmlab", norms=now).check_norms(weights)
     RunRecord(tmp_path / "two", options, "openmmlab", norms=NORMS).check_norms(weights)
+    (tmp_path / "one/last_checkpoint").touch()
+    RunRecord(tmp_path / "one", options, "openmmlab", norms=now).check_norms()  # it needs weights
 
 
 def test_a_record_is_read_once_a_change(tmp_path, monkeypatch):
