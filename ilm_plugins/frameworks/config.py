@@ -322,8 +322,9 @@ def check_frozen(model: "nn.Module") -> None:
     """Warn if a layer of a model in training mode uses untrained running statistics."""
     from ..layers.mixture import MixtureNorm
 
-    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, MixtureNorm)]
-    for name, layer in layers:
+    for name, layer in model.named_modules():
+        if not isinstance(layer, MixtureNorm):
+            continue
         # Weights of Caffe2 have a bias, and the same statistics as an untrained layer.
         is_frozen = layer.tracks_statistics and not layer.uses_batch_statistics
         if is_frozen and not (layer.running_mean.any() or layer.bias.any()):

@@ -41,10 +41,10 @@ class TableFolder:
         return pd.MultiIndex.from_arrays([images.names, images.classes], names=["image", "class"])
 
 
-def write_ratios(report: TableFolder, layers: Mapping[str, Ratios]) -> str:
+def write_ratios(folder: TableFolder, layers: Mapping[str, Ratios]) -> str:
     """Write a report on ratios, see the module; return the summary."""
     values = {
-        name: pd.DataFrame(ratios.values.double().numpy(), report.index(), ratios.normalizers)
+        name: pd.DataFrame(ratios.values.double().numpy(), folder.index(), ratios.normalizers)
         for name, ratios in layers.items()
     }
     frame = pd.concat(values, axis=1, names=["layer", "normalizer"])
@@ -54,24 +54,24 @@ def write_ratios(report: TableFolder, layers: Mapping[str, Ratios]) -> str:
         for name, ratios in layers.items()
     }
     table["share"] = pd.concat(shares)  # by name: the table may have another order
-    report.table("ratios_by_layer", table)
-    return report.summary(
+    folder.table("ratios_by_layer", table)
+    return folder.summary(
         "mean and standard deviation (std) over images; a share is the mean ratio times the mean "
         "|weight| of the normalizer, over their sum",
         table[["mean", "std", "share"]].to_string(float_format="{:.4f}".format),
-        *_write_images(report, "ratios", frame),
+        *_write_images(folder, "ratios", frame),
     )
 
 
-def write_rescaling(report: TableFolder, layers: Mapping[str, Rescaling]) -> str:
+def write_rescaling(folder: TableFolder, layers: Mapping[str, Rescaling]) -> str:
     """Write a report on omega and beta, see the module; return the summary."""
     values = {
-        (name, parameter): pd.DataFrame(values.double().numpy(), report.index())
+        (name, parameter): pd.DataFrame(values.double().numpy(), folder.index())
         for name, layer in layers.items()
         for parameter, values in (("omega", layer.omega), ("beta", layer.beta))
     }
     frame = pd.concat(values, axis=1, names=["layer", "parameter", "key_group"])
-    report.table("rescaling_by_layer", _statistics(frame, "layer", "parameter", "key_group"))
+    folder.table("rescaling_by_layer", _statistics(frame, "layer", "parameter", "key_group"))
     of_layers = ["layer", "parameter"]
     means = pd.DataFrame(
         {
@@ -79,22 +79,22 @@ def write_rescaling(report: TableFolder, layers: Mapping[str, Rescaling]) -> str
             "deviation": frame.var(ddof=0).groupby(of_layers, sort=False).mean() ** 0.5,
         }
     )
-    return report.summary(
+    return folder.summary(
         "means of omega - B_omega and beta - B_beta, and deviations of an image from all images",
         means.to_string(float_format="{:+.4f}".format),
-        *_write_images(report, "rescaling", frame),
+        *_write_images(folder, "rescaling", frame),
     )
 
 
-def _write_images(report: TableFolder, prefix: str, frame: pd.DataFrame) -> list[str]:
+def _write_images(folder: TableFolder, prefix: str, frame: pd.DataFrame) -> list[str]:
     """Write the files that compare images; return lines of the summary."""
     names = ["/".join(map(str, column)) for column in frame.columns]
-    report.table(f"{prefix}_by_image", frame.set_axis(names, axis=1))
+    folder.table(f"{prefix}_by_image", frame.set_axis(names, axis=1))
     deviation = frame.std(ddof=0).groupby(level=[0, 1]).mean().mean()
     lines = [f"standard deviation between images, mean over layers: {deviation:.4f}"]
-    if any(report.images.classes):
+    if any(folder.images.classes):
         quantity = frame.columns.names[1]
-        report.table(f"{prefix}_by_class", _statistics(frame, "layer", "class", quantity))
+        folder.table(f"{prefix}_by_class", _statistics(frame, "layer", "class", quantity))
         share = share_between_classes(frame)
         lines.append(f"share of the variance between images that lies between classes: {share:.3f}")
     return lines
