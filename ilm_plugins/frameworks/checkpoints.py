@@ -1,12 +1,16 @@
 """The checkpoints of a training in either framework: read a file, find the last one."""
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from .. import checkpoints
 from ..errors import UserError
+from ..layers.base import AdaptiveNorm
 from .config_files import module_for
 
 
@@ -17,6 +21,36 @@ def read_checkpoint(path: Path) -> Any:
     if zoo.get("__author__") != "Caffe2":
         return contents
     return module_for("detectron2", "checkpoints", str(path)).rename_caffe2(zoo["model"])
+
+
+def describe_other_norms(
+    model: nn.Module, absent: set[str], rejected: Iterable[str], by_suffix: bool = False
+) -> str | None:
+    """Describe layers that lack some of their tensors, for which a file has another norm's.
+
+    ``absent`` are the model's tensors that were not loaded, ``rejected`` the file's, of which
+    ``by_suffix`` names may lack the beginning of the model's.
+    """
+    owners = {name[: dot.start()] for name in rejected for dot in re.finditer(r"\.", name)}
+    found = []
+    for name, layer in model.named_modules():
+        if not isinstance(layer, AdaptiveNorm):
+            continue
+        parameters = {f"{name}.{key}" for key, _ in layer.named_parameters()}
+        parts = name.split(".")
+        suffixes = {".".join(parts[i:]) for i in range(len(parts) if by_suffix else 1)}
+        starts_as_plain = getattr(layer, "init", None) == "identity"
+        is_plain = parameters - absent and not starts_as_plain
+        if parameters & absent and (suffixes & owners or is_plain):
+            found.append(name)
+    if not found:
+        return None
+    return (
+        f"another norm's weights for {len(found)} layers, such as {found[0]}, which keep initial "
+        "values, in part or all, so that outputs change: convert the file by the command convert "
+        "with --config-file, which lists what it converts, and load the new file; after GN, ILM "
+        "layers, AssocNorm and AN may have init='identity' instead"
+    )
 
 
 def is_last_checkpoint(path: str | Path, folder: str | Path) -> bool:

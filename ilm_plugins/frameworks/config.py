@@ -323,10 +323,9 @@ def check_frozen(model: "nn.Module") -> None:
     from ..layers.mixture import MixtureNorm
 
     for name, layer in model.named_modules():
-        if not isinstance(layer, MixtureNorm):
-            continue
         # Weights of Caffe2 have a bias, and the same statistics as an untrained layer.
-        is_frozen = layer.tracks_statistics and not layer.uses_batch_statistics
+        tracks = isinstance(layer, MixtureNorm) and layer.tracks_statistics
+        is_frozen = tracks and not layer.uses_batch_statistics
         if is_frozen and not (layer.running_mean.any() or layer.bias.any()):
             warnings.warn(
                 f"{name} is frozen, by FREEZE_AT, frozen_stages or norm_eval, but not trained: its "

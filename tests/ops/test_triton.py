@@ -219,9 +219,9 @@ def path(request, monkeypatch):
     if request.param == "small-tiles":
         monkeypatch.setattr(kernels.streaming, "TILE", 32)
         monkeypatch.setattr(kernels.streaming, "CHANNELS", 4)
-    kernels.plan.forget()
+    kernels.plan._plan.cache_clear()
     yield
-    kernels.plan.forget()
+    kernels.plan._plan.cache_clear()
 
 
 @runs
@@ -797,9 +797,9 @@ def launching(run):
         patch.setattr(kernels, "supports", lambda x: True)
         patch.setattr(devices, "launch_problem", lambda device: None)
         launch.counters(-1, None)  # made once
-        kernels.plan.forget()
+        kernels.plan._plan.cache_clear()
         yield
-        kernels.plan.forget()
+        kernels.plan._plan.cache_clear()
 
 
 def launches(layer, shape, dtype=torch.float32, layout=torch.Tensor.contiguous, needs_x=True):

@@ -1,6 +1,5 @@
 """detectron2's checkpoints: read without running the code in them, written whole or not at all."""
 
-import re
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,8 +13,8 @@ from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from ... import checkpoints, files
 from ...checkpoints.state_dict_in_file import as_tensor, copy_state
 from ...errors import CheckpointError
-from ...layers.base import AdaptiveNorm
 from ...layers.mixture import BN_VARIANCE, VARIANCE
+from ..checkpoints import describe_other_norms
 from ..run_processes import check_same_start
 
 
@@ -66,37 +65,10 @@ class Checkpointer(DetectionCheckpointer):
         other_shape = [name for name, *_ in incompatible.incorrect_shapes]
         absent = [*incompatible.missing_keys, *other_shape]
         checkpoints.check_fits(self._path, self.model, absent)
-        self._warn_of_norms({*absent}, [*incompatible.unexpected_keys, *other_shape], by_suffix)
+        rejected = [*incompatible.unexpected_keys, *other_shape]
+        if told := describe_other_norms(self.model, {*absent}, rejected, by_suffix):
+            self.logger.warning(f"{self._path} has {told}")
         return incompatible
-
-    def _warn_of_norms(self, absent: set[str], rejected: list[str], by_suffix: bool) -> None:
-        """Warn of layers that did not get all their parameters, but some tensors of a norm.
-
-        Args:
-            absent: names of the model's tensors that were not loaded.
-            rejected: names of the checkpoint's tensors that were not loaded.
-            by_suffix: whether the checkpoint's names may lack the beginning of the model's.
-        """
-        owners = {name[: dot.start()] for name in rejected for dot in re.finditer(r"\.", name)}
-        found = []
-        for name, layer in self.model.named_modules():
-            if not isinstance(layer, AdaptiveNorm):
-                continue
-            parameters = {f"{name}.{key}" for key, _ in layer.named_parameters()}
-            parts = name.split(".")
-            suffixes = {".".join(parts[i:]) for i in range(len(parts) if by_suffix else 1)}
-            starts_as_plain = getattr(layer, "init", None) == "identity"
-            is_plain = parameters - absent and not starts_as_plain
-            if parameters & absent and (suffixes & owners or is_plain):
-                found.append(name)
-        if found:
-            self.logger.warning(
-                f"{self._path} has another norm's weights for {len(found)} layers, such as "
-                f"{found[0]}, which keep initial values, in part or all, so that outputs change: "
-                "convert the file by the command convert with --config-file, which lists what it "
-                "converts, and load the new file; after GN, ILM layers, AssocNorm and AN may have "
-                "init='identity' instead"
-            )
 
 
 def name_variances(state: Mapping[str, Any], wanted: Iterable[str]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from torch import Tensor, distributed, nn
 from ... import checkpoints
 from ...errors import UserError
 from .. import run_record
+from ..checkpoints import describe_other_norms
 from ..config import OpenConfig, check_frozen
 from ..run_options import ProcessOptions, RunOptions
 from ..run_processes import check_same_start
@@ -183,11 +184,15 @@ class PluginRunner(Runner):
         return revert_sync_batchnorm(model) if get_device() == "cpu" else model
 
     def load_checkpoint(self, filename: str, *args, **options) -> dict:
-        """Load a checkpoint; raise CheckpointError if it has none of the model's tensors."""
+        """Load a checkpoint; warn of another norm's weights; CheckpointError if none fits."""
         checkpoint = super().load_checkpoint(filename, *args, **options)
         model = unwrapped_model(self)
         state = checkpoints.unwrap_state(checkpoint.get("state_dict", checkpoint), model)
-        checkpoints.check_fits(filename, model, checkpoints.find_absent(state, model))
+        absent = {*checkpoints.find_absent(state, model)}
+        checkpoints.check_fits(filename, model, absent)
+        rejected = state.keys() - (model.state_dict().keys() - absent)
+        if told := describe_other_norms(model, absent, rejected):
+            self.logger.warning(f"{filename} has {told}")
         self.resumed_schedules = schedules(checkpoint.get("param_schedulers"))
         return checkpoint
 

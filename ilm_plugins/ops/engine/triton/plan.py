@@ -51,11 +51,6 @@ def _plan(
     return None if sizes is None else TritonPlan(network, sizes, map, dtype, *options)
 
 
-def forget() -> None:
-    """Clear the cache of plans, for tests that change the constants of this folder."""
-    _plan.cache_clear()
-
-
 class TritonPlan(KernelPlan):
     """The passes of a layer for maps of one kind.
 
