@@ -18,6 +18,8 @@ PAIRS = {"GN": "ILMGN", "IN": "ILMIN", "LN": "ILMLN"}
 #: BN is a mark, which is not tested.
 ARMS = [*(norm for pair in PAIRS.items() for norm in pair), "BN"]
 METRIC, LOSS = "top-1", "training loss"
+#: Measured before the trainings, in turn, so of no seed.
+STEP = "seconds of a step"
 
 
 def values(results: Results, norm: str, metric: str = METRIC) -> dict[int, float]:
@@ -36,15 +38,12 @@ def answers(results: Results) -> list[str]:
         if not both.plain:
             return [f"No seed has all models yet (0 of {PLANNED})."]
         losses = (mean(values(results, norm, LOSS).values()) for norm in (plain, ours))
-        times = [
-            mean(r.seconds for r in results[COMPARISON][norm] if r.seed in both.plain)
-            for norm in (plain, ours)
-        ]
+        steps = [by_seed(results, COMPARISON, norm, metric=STEP)[None] for norm in (plain, ours)]
         means = (f"{norm} {m:.1f}" for norm, m in zip((plain, ours), both.means, strict=True))
         row = dict(zip(("norm", "with ILM"), means, strict=True))
         last = {
             "training loss": " -> ".join(f"{loss:.3f}" for loss in losses),
-            "time": f"{times[1] / times[0]:.2f}",
+            "time": f"{steps[1] / steps[0]:.2f}",
         }
         found.append((row, last, both.difference))
     mark = values(results, "BN")

@@ -8,7 +8,7 @@ metric       a metric of the framework, or a measure of papers.json
 value        the metric's value
 run          how a run differs from its recipe, such as "shortened: 4 of 165 epochs"
 trained      length of the training, and "on re-encoded JPEG" if that is so
-seconds      of the training
+seconds      of the training, with its pauses
 commit, processor
 """
 
@@ -80,8 +80,8 @@ def load(folder: Path = FOLDER) -> Results:
 
 def by_seed(
     results: Results, comparison: str, norm: str, test: str = OWN_TEST, metric: str = "mIoU"
-) -> dict[int, float]:
-    """Return seed -> metric by a test of a norm's runs."""
+) -> dict[int | None, float]:
+    """Return seed -> metric by a test of a norm's runs; the seed is None if nothing was trained."""
     runs = results.get(comparison, {}).get(norm, ())
     found = {run.seed: run.values[test].get(metric) for run in runs if test in run.values}
     return {seed: value for seed, value in found.items() if value is not None}
