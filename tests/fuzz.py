@@ -109,7 +109,7 @@ def run(first: int, count: int, seconds: float) -> None:
 # ---- sanitizers
 
 COMMAND = sys.executable, __file__
-FLAGS = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+FLAGS = "-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all"
 
 
 @contextlib.contextmanager
