@@ -53,13 +53,7 @@ def rewrite(
     target: Path,
     overwrite: bool = False,
 ) -> list[str]:
-    """Write a converted state dict to a new checkpoint; return the names of dropped entries.
-
-    Args:
-        source: the file from which ``contents`` were read.
-        entry: key of the state dict in ``contents``; None if ``contents`` is the state dict.
-        target: the new file, as :func:`check_target` allows it.
-    """
+    """Write a converted state dict to a new checkpoint; return the names of dropped entries."""
     row, read_texts = format_of(target), format_of(source).metadata
     metadata = read_texts(source) if read_texts else {}
     beside = {} if entry is None else {k: v for k, v in contents.items() if k != entry}

@@ -84,12 +84,7 @@ def conversion(args: argparse.Namespace) -> Change:
 def fit(
     state: Mapping[str, Tensor], model: nn.Module, part: str | None, by_end: bool
 ) -> tuple[dict[str, Tensor], surgery.Report]:
-    """Convert a state dict to the norms of a model; UserError if it is of a part of the model.
-
-    Args:
-        part: the name of ``model`` in the whole model, or None.
-        by_end: whether names may be ends of the model's names.
-    """
+    """Convert a state dict to the norms of a model; UserError if it is of a part of the model."""
     if by_end:
         state = complete_names(unwrap_state(state, model), model)
     if inner := find_part(state, model):

@@ -23,11 +23,7 @@ class Child(nn.Module):
 
 
 def tensors_of(layer: Any, names: TensorNames) -> tuple[Tensor | None, ...]:
-    """Return the tensors of a layer by their names; None where a name is None.
-
-    Raises:
-        RuntimeError: a tensor is None.
-    """
+    """Return the tensors of a layer by their names; None where a name is None."""
     # A child is called only if it must fetch its tensors: it has hooks (of FSDP or pruning), it is
     # a wrapper without the parameters, or its weight is on the meta device (accelerate's
     # offloading). A call takes a microsecond, getattr half of one.

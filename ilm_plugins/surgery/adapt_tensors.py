@@ -43,11 +43,7 @@ def adapt(source: State, kind: str, layer: nn.Module) -> dict[str, Tensor]:
 
 
 def _check_values(source: State, may_lack: bool) -> None:
-    """Raise NotConvertible if tensors are sparse, or of a dtype in which no layer computes.
-
-    Args:
-        may_lack: whether the tensors may be on the meta device, if all of them are.
-    """
+    """Raise NotConvertible if tensors are sparse, or of a dtype in which no layer computes."""
     may_lack = may_lack and all(tensor.is_meta for tensor in source.values())
     for key, tensor in source.items():
         refuse(tensor.layout != torch.strided, f"its {key} is {tensor.layout}; make it dense first")
@@ -84,12 +80,7 @@ def _with_values(layer: Any, device: torch.device) -> Any:
 
 
 def _check_fit(made: State, wanted: State, name: str) -> None:
-    """Raise NotConvertible if a layer lacks a tensor, has another shape, or needs one more.
-
-    Args:
-        made, wanted: the tensors that the rule has made, and the layer's own.
-        name: of the layer's class.
-    """
+    """Raise NotConvertible if a layer lacks a tensor, has another shape, or needs one more."""
     # The layer's own are initial values, with which it would compute something else.
     needed = (AFFINE | MIXTURES_RUNNING) & wanted.keys() - made.keys()
     refuse(needed, f"it has no {' and no '.join(sorted(needed))}, which {name} needs")

@@ -158,12 +158,7 @@ def _rewrite(
     plain: str | None = None,
     skip: Container[str] = (),
 ) -> tuple[dict[str, Tensor], Report]:
-    """Convert the selected norms of a state dict.
-
-    Args:
-        plain: what plain norms are.
-        skip: kinds that are not reported.
-    """
+    """Convert the selected norms of a state dict; do not report those of the kinds in ``skip``."""
     state, stored = copy_state(state), find_norms(state)
     report = report_of_match(match, stored)
     for name, norm in stored.items():
@@ -194,14 +189,7 @@ def _convert_norm(
     kind: str,
     build: Callable[[StoredNorm], nn.Module],
 ) -> nn.Module | None:
-    """Convert a norm to what ``build`` returns, and store it under a name.
-
-    Args:
-        kind: of the norm, in the rules.
-
-    Returns:
-        The new norm; None if it cannot be converted.
-    """
+    """Convert a norm to what ``build`` returns, stored by name; return None if it is refused."""
     try:
         layer = build(norm)
         refuse(norm.beside, _BESIDE.format(", ".join(norm.beside), norm.kind))

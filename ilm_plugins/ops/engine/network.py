@@ -91,12 +91,7 @@ def with_none(values: Iterable, present: Sequence[bool]) -> list:
 
 
 def check_tensors(x: Tensor, network: Network, tensors: Tensors) -> None:
-    """Raise RuntimeError if a tensor is missing, on another device than x, or of another size.
-
-    Args:
-        tensors: the network's, then BN's running mean and variance; trailing tensors may be
-            omitted.
-    """
+    """Raise RuntimeError if a tensor is missing, on another device than x, or of another size."""
     channels = x.shape[1]
     sizes = dict.fromkeys(BATCH, channels) | network.sizes(channels)
     for name, tensor in zip((*network.tensors, *BATCH), tensors, strict=False):

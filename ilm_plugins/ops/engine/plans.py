@@ -133,11 +133,7 @@ class KernelPlan(Plan):
         self.sizes = [(number, n in BATCH) for number, n in zip(numbers, names, strict=True)]
 
     def takes(self, tensors: Tensors) -> bool:
-        """Return whether kernels can read, and write to, all tensors as they are.
-
-        Args:
-            tensors: the network's, then BN's running mean and variance; the last may be missing.
-        """
+        """Return whether kernels can read, and write to, all tensors as they are."""
         dtype, index, unaligned = self.dtype, self.index, self.alignment - 1
         for t, (size, is_optional) in zip(tensors, self.sizes, strict=False):
             if t is None:

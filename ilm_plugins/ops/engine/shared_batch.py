@@ -48,11 +48,7 @@ class SharedBatch:
         self.is_gathered = False
 
     def pool(self, mean: Tensor, var: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return means and biased variances (C) of the batch of all processes, differentiably.
-
-        Raises:
-            RuntimeError: the moments (N, C) of this process's instances are traced.
-        """
+        """Return means and biased variances (C) of the batch of all processes, differentiably."""
         if is_traced(mean):
             raise RuntimeError(
                 f"sync=True: got a {type(mean).__name__}, but batch statistics of several "
