@@ -42,6 +42,7 @@ HOOKS = {
     "mmengine.model.base_module": "openmmlab.norms:obey_norm_eval",
     "mmengine.registry.root": "openmmlab.norms:register_layers",
     "mmengine.runner": "openmmlab.radius:register_hook",
+    "mmengine.runner.checkpoint": "openmmlab.norms:tell_other_norms",
     "mmpose.engine.hooks.sync_norm_hook": "openmmlab.norms:share_statistics",
     "timm": "timm:add_norms",
     "transformers.modeling_utils": "transformers:initialize_layers",

@@ -10,8 +10,15 @@ from torch import nn
 
 from .. import checkpoints
 from ..errors import UserError
+from ..foreign_norms import OTHER_NAMES, is_beside
 from ..layers.base import AdaptiveNorm
 from .config_files import module_for
+
+#: What to do about weights of another norm in a file.
+CONVERT_FILE = (
+    "convert the file by the command convert with --config-file, which lists what it converts, and "
+    "load the new file; after GN, ILM layers, AssocNorm and AN may have init='identity' instead"
+)
 
 
 def read_checkpoint(path: Path) -> Any:
@@ -26,30 +33,30 @@ def read_checkpoint(path: Path) -> Any:
 def describe_other_norms(
     model: nn.Module, absent: set[str], rejected: Iterable[str], by_suffix: bool = False
 ) -> str | None:
-    """Describe layers that lack some of their tensors, for which a file has another norm's.
+    """Describe layers for which a file has another norm's tensors.
 
     ``absent`` are the model's tensors that were not loaded, ``rejected`` the file's, of which
     ``by_suffix`` names may lack the beginning of the model's.
     """
-    owners = {name[: dot.start()] for name in rejected for dot in re.finditer(r"\.", name)}
+    foreign = [name for name in rejected if not is_beside(name)]
+    owners = {name[: dot.start()] for name in foreign for dot in re.finditer(r"\.", name)}
+    owners |= {name for others in OTHER_NAMES for owner in owners for name in others(owner)}
     found = []
     for name, layer in model.named_modules():
         if not isinstance(layer, AdaptiveNorm):
             continue
-        parameters = {f"{name}.{key}" for key, _ in layer.named_parameters()}
+        tensors = {f"{name}.{key}" for key in checkpoints.find_absent({}, layer)}
         parts = name.split(".")
         suffixes = {".".join(parts[i:]) for i in range(len(parts) if by_suffix else 1)}
         starts_as_plain = getattr(layer, "init", None) == "identity"
-        is_plain = parameters - absent and not starts_as_plain
-        if parameters & absent and (suffixes & owners or is_plain):
+        is_part = tensors & absent and tensors - absent and not starts_as_plain
+        if suffixes & owners or is_part:
             found.append(name)
     if not found:
         return None
     return (
         f"another norm's weights for {len(found)} layers, such as {found[0]}, which keep initial "
-        "values, in part or all, so that outputs change: convert the file by the command convert "
-        "with --config-file, which lists what it converts, and load the new file; after GN, ILM "
-        "layers, AssocNorm and AN may have init='identity' instead"
+        "values, in part or all, so that outputs change"
     )
 
 

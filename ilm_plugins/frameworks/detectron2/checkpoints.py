@@ -14,7 +14,7 @@ from ... import checkpoints, files
 from ...checkpoints.state_dict_in_file import as_tensor, copy_state
 from ...errors import CheckpointError
 from ...layers.mixture import BN_VARIANCE, VARIANCE
-from ..checkpoints import describe_other_norms
+from ..checkpoints import CONVERT_FILE, describe_other_norms
 from ..run_processes import check_same_start
 
 
@@ -67,16 +67,14 @@ class Checkpointer(DetectionCheckpointer):
         checkpoints.check_fits(self._path, self.model, absent)
         rejected = [*incompatible.unexpected_keys, *other_shape]
         if told := describe_other_norms(self.model, {*absent}, rejected, by_suffix):
-            self.logger.warning(f"{self._path} has {told}")
+            self.logger.warning(f"{self._path} has {told}: {CONVERT_FILE}")
         return incompatible
 
 
 def name_variances(state: Mapping[str, Any], wanted: Iterable[str]) -> dict[str, Any]:
     """Give BatchNorm's variances the names of a model's mixtures, by which detectron2 matches them.
 
-    Args:
-        state: names -> tensors; a name may be the end of the model's name, as for detectron2.
-        wanted: the names in the model.
+    A name in ``state`` may be the end of the model's name.
     """
     names, renamed = {*wanted}, copy_state(state)
     ours = [f".{name}" for name in names if name.endswith(VARIANCE)]

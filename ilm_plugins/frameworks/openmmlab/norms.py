@@ -1,10 +1,12 @@
 """Register this package's layers in mmcv's registries; make hooks and options reach the mixtures.
 
 mmcv 1.x looks a type up in its own ``NORM_LAYERS``, mmcv 2.x in MMEngine's ``MODELS``. The layers
-are registered as soon as either is imported; this module imports neither.
+are registered as soon as either is imported; this module imports neither. MMEngine warns where it
+loads weights of another norm.
 """
 
 import functools
+import logging
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from types import ModuleType
@@ -14,11 +16,14 @@ import wrapt
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ... import checkpoints
 from ...errors import OptionError, warn_once
 from ...foreign_norms import FRAMEWORKS, TAKEN, Framework, path_of, with_tensors
 from ...layers import NORMS
+from ...layers.base import AdaptiveNorm
 from ...layers.mixture import RUNNING, MixtureNorm
 from ...surgery.fusing import ACTIVATIONS, CONTAINERS, Container
+from ..checkpoints import CONVERT_FILE, describe_other_norms
 
 #: mmcv's module that registers its norms, and their keys, which must be free until then.
 MMCVS_NORMS = "mmcv.cnn.bricks.norm"
@@ -117,3 +122,33 @@ def _norm_states(wrapped, _instance, args: tuple, options: dict) -> dict:
         if isinstance(layer, MixtureNorm) and layer.tracks_statistics:
             states.update({f"{name}.{buffer}": getattr(layer, buffer) for buffer in RUNNING})
     return states
+
+
+@functools.cache  # wrap it once
+def tell_other_norms(module: ModuleType) -> None:
+    """Have MMEngine warn of weights of another norm, by whatever way it loads them."""
+    wrapt.wrap_function_wrapper(module, "load_state_dict", _load_state_dict)
+
+
+def _load_state_dict(wrapped, _instance, args: tuple, options: dict) -> None:
+    wrapped(*args, **options)
+    model = unwrapped_model(args[0] if args else options["module"])
+    state = args[1] if len(args) > 1 else options["state_dict"]
+    if not any(isinstance(layer, AdaptiveNorm) for layer in model.modules()):
+        return
+    absent = {*checkpoints.find_absent(state, model)}
+    rejected = state.keys() - (model.state_dict().keys() - absent)
+    if told := describe_other_norms(model, absent, rejected):
+        message = (
+            f"the checkpoint for {type(model).__name__} has {told}: {CONVERT_FILE}; ignore this if "
+            "load_from loads converted weights afterwards"
+        )
+        import_module("mmengine.logging").print_log(message, "current", logging.WARNING)
+
+
+def unwrapped_model(model: nn.Module) -> nn.Module:
+    """Return a model of MMEngine without its wrappers for several processes and for TTA."""
+    kinds = import_module("mmengine.model")
+    while kinds.is_model_wrapper(model) or isinstance(model, kinds.BaseTTAModel):
+        model = model.module
+    return model

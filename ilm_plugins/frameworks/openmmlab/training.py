@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook, Hook, ParamSchedulerHook
 from mmengine.logging import MessageHub
-from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
+from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import LOOPS, RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
@@ -23,13 +23,13 @@ from torch import Tensor, distributed, nn
 from ... import checkpoints
 from ...errors import UserError
 from .. import run_record
-from ..checkpoints import describe_other_norms
 from ..config import OpenConfig, check_frozen
 from ..run_options import ProcessOptions, RunOptions
 from ..run_processes import check_same_start
 from ..run_record import RunRecord
 from .checkpoints import DropConfig, latest
 from .datasets import unwrapped
+from .norms import unwrapped_model
 from .radius import RadiusHook
 
 #: Default scope -> the ``tta_model`` of its tools/test.py, where a config has none.
@@ -165,14 +165,6 @@ def choose_launcher(cfg: Config, processes: ProcessOptions) -> None:
     cfg.sync_bn = None
 
 
-def unwrapped_model(runner: Runner) -> nn.Module:
-    """Return a Runner's model without its wrappers for several processes and for TTA."""
-    model = runner.model
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
-
-
 class PluginRunner(Runner):
     """MMEngine's Runner; reads ``channels_last`` from configs, refuses unfitting checkpoints."""
 
@@ -184,15 +176,11 @@ class PluginRunner(Runner):
         return revert_sync_batchnorm(model) if get_device() == "cpu" else model
 
     def load_checkpoint(self, filename: str, *args, **options) -> dict:
-        """Load a checkpoint; warn of another norm's weights; CheckpointError if none fits."""
+        """Load a checkpoint; raise CheckpointError if it has none of the model's tensors."""
         checkpoint = super().load_checkpoint(filename, *args, **options)
-        model = unwrapped_model(self)
+        model = unwrapped_model(self.model)
         state = checkpoints.unwrap_state(checkpoint.get("state_dict", checkpoint), model)
-        absent = {*checkpoints.find_absent(state, model)}
-        checkpoints.check_fits(filename, model, absent)
-        rejected = state.keys() - (model.state_dict().keys() - absent)
-        if told := describe_other_norms(model, absent, rejected):
-            self.logger.warning(f"{filename} has {told}")
+        checkpoints.check_fits(filename, model, checkpoints.find_absent(state, model))
         self.resumed_schedules = schedules(checkpoint.get("param_schedulers"))
         return checkpoint
 
@@ -272,11 +260,11 @@ class RecordHook(Hook):
         self.opened, self.record = opened, record
 
     def before_run(self, runner) -> None:
-        norms = self.opened.describe_norms(unwrapped_model(runner))
+        norms = self.opened.describe_norms(unwrapped_model(runner.model))
         runner.logger.info(f"norms of the model: {norms}")
 
     def before_train(self, runner) -> None:
-        check_frozen(unwrapped_model(runner).train())
+        check_frozen(unwrapped_model(runner.model).train())
         loop, loader = runner.train_loop, runner.train_dataloader
         self.by_epoch = isinstance(loop, EpochBasedTrainLoop)
         planned = loop.max_epochs if self.by_epoch else loop.max_iters

@@ -234,6 +234,13 @@ def test_batchnorm_in_the_identity_of_groupnorm_gives_a_warning(warnings_of):
     assert "another norm's weights for 2 layers" in told
 
 
+@pytest.mark.parametrize("stored, ours", [("SN", "SSN"), ("SSN", "SN")])
+def test_ratios_of_another_function_give_a_warning(warnings_of, stored, ours):
+    """Their parameters have the same names and shapes; only SSN has further buffers."""
+    (told,) = warnings_of(block(stored), block(ours))
+    assert "another norm's weights for 2 layers" in told
+
+
 def test_networks_of_other_sizes_give_a_warning(warnings_of):
     target = block("ILMGN(key_group_size=8, init='identity')")
     (told,) = warnings_of(block("ILMGN(key_group_size=16)"), target)
@@ -245,7 +252,13 @@ def test_norms_that_a_file_lacks_give_no_warning_to_convert_it(warnings_of, form
     assert warnings_of(block(""), block("EN"), form) == []
 
 
-@pytest.mark.parametrize("norm", ["BN", "EN", "ILMGN"])
+def test_counters_beside_a_norm_give_no_warning(warnings_of):
+    source = block("EN")
+    source["backbone"]["res2"][0].conv1.norm.register_buffer("total_ops", torch.zeros(1))
+    assert warnings_of(source, block("EN")) == []
+
+
+@pytest.mark.parametrize("norm", ["BN", "EN", "ILMGN", "SSN"])
 def test_the_same_norm_gives_no_warning(warnings_of, norm):
     assert warnings_of(block(norm), block(norm)) == []
 

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import os
+import re
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import torch
 pytest.importorskip("mmcv", reason="needs OpenMMLab: make install-openmmlab")
 
 from mmcv.cnn import ConvModule
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModule, initialize
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import Registry
@@ -84,6 +86,48 @@ def test_a_residual_that_starts_at_zero_leaves_the_networks_alone(key):
     networks = [n for n, _ in model.layer1.named_parameters(prefix="layer1") if n.count(".") == 4]
     assert bool(networks) == any(True for _ in NORMS[key](64).children())
     assert_equal({n: model.state_dict()[n] for n in networks}, {n: before[n] for n in networks})
+
+
+def resnet(key, **options):
+    backbones = pytest.importorskip("mmdet.models.backbones", reason="needs mmdet")
+    one = {"num_stages": 1, "strides": (1,), "dilations": (1,), "out_indices": (0,)}
+    return backbones.ResNet(18, **one, norm_cfg=dict(_NORMS.get(key, {}), type=key), **options)
+
+
+_NORMS = {"GN": {"num_groups": 32}, "ILMGN": {"init": "identity"}}
+
+
+@pytest.fixture
+def told(tmp_path, capfd):
+    """The function (source, target, prefix) -> what ``init_cfg`` with a file tells of norms."""
+
+    MMLogger.get_instance(str(tmp_path))  # which writes to what capfd reads
+
+    def load(source, target, prefix=None):
+        names = {f"{prefix}.{n}" if prefix else n: t for n, t in source.state_dict().items()}
+        torch.save({"state_dict": names}, tmp_path / "c.pth")
+        target.init_cfg = {"type": "Pretrained", "checkpoint": str(tmp_path / "c.pth")}
+        target.init_cfg |= {"prefix": prefix} if prefix else {}
+        target.init_weights()
+        printed = capfd.readouterr()
+        return re.findall(
+            r"the checkpoint for ResNet has (.*), which keep", printed.out + printed.err
+        )
+
+    return load
+
+
+@pytest.mark.parametrize("prefix", [None, "backbone"])
+@pytest.mark.parametrize("norm", ["BN", "GN"])
+def test_a_backbone_that_starts_from_weights_of_another_norm_gives_one_warning(told, norm, prefix):
+    """BatchNorm has other names, GroupNorm the same names and other shapes."""
+    found = told(resnet(norm), resnet("EN"), prefix)
+    assert found == ["another norm's weights for 5 layers, such as gn1"]
+
+
+@pytest.mark.parametrize("norm, ours", [("EN", "EN"), ("GN", "ILMGN")])
+def test_a_backbone_that_starts_from_weights_of_its_norm_gives_no_warning(told, norm, ours):
+    assert told(resnet(norm), resnet(ours)) == []
 
 
 @pytest.mark.parametrize("key", PATHS)

@@ -225,15 +225,21 @@ def test_evaluations_are_recorded_beside_the_training(config, trained, tmp_path,
     assert 0 < found["metrics"]["tta"]["mIoU"] < 100
 
 
-def test_weights_of_another_norm_give_a_warning_to_convert_them(config, tmp_path, capfd):
-    plain = open_config(str(config), ["model.decode_head.norm_cfg.type=GN"]).build_model()
-    weights = tmp_path / "gn.pth"
+@pytest.mark.parametrize("tta", [[], ["--tta"]])
+def test_weights_of_another_norm_give_a_warning_to_convert_them(config, tmp_path, capfd, tta):
+    norm = "model.decode_head.norm_cfg"
+    plain = open_config(str(config), [f"{norm}._delete_=True", f"{norm}.type=BN"]).build_model()
+    weights = tmp_path / "bn.pth"
     torch.save({"state_dict": plain.state_dict()}, weights)
-    assert main(command(config, "--eval-only", out=tmp_path, opts=[f"load_from={weights}"])) == 0
-    layers = sum(type(module) is nn.GroupNorm for module in plain.modules())
+    opts = [f"load_from={weights}"]
+    assert main(command(config, "--eval-only", *tta, out=tmp_path, opts=opts)) == 0
+    layers = sum(type(module) is nn.BatchNorm2d for module in plain.modules())
     printed = capfd.readouterr()
-    told = f"gn.pth has another norm's weights for {layers} layers, such as decode_head."
-    assert told in printed.out + printed.err
+    told = (
+        f"the checkpoint for EncoderDecoder has another norm's weights for {layers} layers, such "
+        "as decode_head.convs.0.gn, which"
+    )
+    assert (printed.out + printed.err).count(told) == 1
 
 
 @pytest.mark.parametrize(
