@@ -45,6 +45,7 @@ HOOKS = {
     "mmengine.runner.checkpoint": "openmmlab.norms:tell_other_norms",
     "mmpose.engine.hooks.sync_norm_hook": "openmmlab.norms:share_statistics",
     "timm": "timm:add_norms",
+    "timm.models._builder": "timm:tell_other_norms",
     "transformers.modeling_utils": "transformers:initialize_layers",
 }
 

@@ -1,17 +1,20 @@
 """timm: this package's layers as ``norm_layer``, by name or class; timm's norms with activation."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+import wrapt
 from torch import nn
 
 from ..errors import warn_once
 from ..foreign_norms import FRAMEWORKS, Framework, with_tensors
 from ..layers import NORMS
 from ..surgery.fusing import ACTIVATIONS, with_activation
+from .checkpoints import describe_other_norms
 
 _ACTIVATIONS = {
     "timm.layers.activations.Swish": "silu",
@@ -131,3 +134,21 @@ class NormsWithActivation(Framework):
         if path.rpartition(".")[0] != "timm.layers.norm_act":
             return None
         return self.join_activation(norm, [nn.Identity()])  # of a norm without an activation
+
+
+@cache  # wrap it once
+def tell_other_norms(module: ModuleType) -> None:
+    """Have timm warn where the pretrained weights of a model are another norm's."""
+    wrapt.wrap_function_wrapper(module, "load_pretrained", _load_pretrained)
+
+
+def _load_pretrained(wrapped, _instance, args: tuple, options: dict) -> None:
+    model: nn.Module = args[0] if args else options["model"]
+    with model.register_load_state_dict_post_hook(_warn_of_other_norms):
+        wrapped(*args, **options)
+
+
+def _warn_of_other_norms(model: nn.Module, keys: Any) -> None:
+    if told := describe_other_norms(model, {*keys.missing_keys}, keys.unexpected_keys):
+        advice = "build it without norm_layer, and convert it by ilm_plugins.surgery.convert"
+        warnings.warn(f"{type(model).__name__} gets {told}: {advice}", stacklevel=2)

@@ -1,5 +1,7 @@
 """timm's models take the layers as ``norm_layer``, by key or as a class."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -101,3 +103,35 @@ def test_options_reach_the_activation(with_dropout):
 @pytest.mark.wide
 def test_timms_training_averages_running_statistics_over_processes():
     spawn(workers.in_one_group, (2, free_port(), [workers.averaged_by_timm]), nprocs=2)
+
+
+@pytest.fixture
+def pretrained(tmp_path):
+    """The function (norm of the weights, norm, options) -> a model that starts from weights."""
+
+    def create(stored, norm, **options):
+        torch.save(
+            timm.create_model("resnet18", norm_layer=stored).state_dict(), tmp_path / "w.pth"
+        )
+        source = {"file": str(tmp_path / "w.pth")}
+        options |= {"pretrained": True, "pretrained_cfg_overlay": source}
+        return timm.create_model("resnet18", norm_layer=norm, **options)
+
+    return create
+
+
+@pytest.mark.parametrize(
+    "stored, norm", [("batchnorm2d", "ilmgn"), ("batchnorm2d", "sn"), ("groupnorm", "ilmgn")]
+)
+def test_pretrained_weights_of_another_norm_give_a_warning(pretrained, stored, norm):
+    """For another number of classes timm loads whatever has the same name and shape."""
+    told = r"ResNet gets another norm's weights for 20 layers, such as bn1, .*surgery\.convert"
+    with pytest.warns(UserWarning, match=told):
+        pretrained(stored, norm, num_classes=2)
+
+
+@pytest.mark.parametrize("norm", ["batchnorm2d", "ilmgn"])
+def test_pretrained_weights_of_the_same_norm_give_no_warning(pretrained, norm):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pretrained(norm, norm, num_classes=2)
