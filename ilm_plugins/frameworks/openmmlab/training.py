@@ -177,6 +177,8 @@ class PluginRunner(Runner):
 
     def load_checkpoint(self, filename: str, *args, **options) -> dict:
         """Load a checkpoint; raise CheckpointError if it has none of the model's tensors."""
+        # MMEngine removes only "module.", not torch.compile's prefix.
+        options = {"revise_keys": [(r"^(module\.|_orig_mod\.)+", "")], **options}
         checkpoint = super().load_checkpoint(filename, *args, **options)
         model = unwrapped_model(self.model)
         state = checkpoints.unwrap_state(checkpoint.get("state_dict", checkpoint), model)

@@ -22,7 +22,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import nn
 from yapf.yapflib import yapf_api
 
-from close import assert_close
+from close import assert_close, assert_equal
 from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import read
 from ilm_plugins.errors import UserError
@@ -33,7 +33,7 @@ from ilm_plugins.frameworks.openmmlab.checkpoints import (
     latest,
     use_safe_checkpoints,
 )
-from ilm_plugins.frameworks.openmmlab.training import StopAtNaN, check_loop, numbers
+from ilm_plugins.frameworks.openmmlab.training import PluginRunner, StopAtNaN, check_loop, numbers
 from runs import mmengine_command as command
 from runs import train_until_killed
 
@@ -223,6 +223,16 @@ def test_evaluations_are_recorded_beside_the_training(config, trained, tmp_path,
     assert found["metrics"][""] == other["metrics"][""]
     assert other["planned"] == 0
     assert 0 < found["metrics"]["tta"]["mIoU"] < 100
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_weights_of_a_wrapped_model_are_loaded(config, trained, tmp_path, prefix):
+    state = read(trained / "iter_4.pth")["state_dict"]
+    torch.save({f"{prefix}{name}": tensor for name, tensor in state.items()}, tmp_path / "w.pth")
+    opened = open_config(str(config), [f"work_dir={tmp_path}", f"experiment_name={tmp_path.name}"])
+    runner = PluginRunner.from_cfg(opened.config)
+    runner.load_checkpoint(str(tmp_path / "w.pth"))
+    assert_equal(dict(runner.model.state_dict()), dict(state))
 
 
 @pytest.mark.parametrize("tta", [[], ["--tta"]])
