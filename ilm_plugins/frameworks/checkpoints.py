@@ -40,6 +40,8 @@ def describe_other_norms(
     """
     foreign = [name for name in rejected if not is_beside(name)]
     owners = {name[: dot.start()] for name in foreign for dot in re.finditer(r"\.", name)}
+    # A layer in place of a norm of timm that has its activation inside is first in a Sequential.
+    owners |= {f"{name.rpartition('.')[0]}.0" for name in foreign}
     owners |= {name for others in OTHER_NAMES for owner in owners for name in others(owner)}
     found = []
     for name, layer in model.named_modules():

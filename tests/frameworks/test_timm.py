@@ -107,31 +107,35 @@ def test_timms_training_averages_running_statistics_over_processes():
 
 @pytest.fixture
 def pretrained(tmp_path):
-    """The function (norm of the weights, norm, options) -> a model that starts from weights."""
+    """The function (name, norm of the weights, norm) -> a model that starts from weights.
 
-    def create(stored, norm, **options):
-        torch.save(
-            timm.create_model("resnet18", norm_layer=stored).state_dict(), tmp_path / "w.pth"
-        )
+    For another number of classes, timm loads whatever has the same name and shape.
+    """
+
+    def create(name, stored, norm):
         source = {"file": str(tmp_path / "w.pth")}
-        options |= {"pretrained": True, "pretrained_cfg_overlay": source}
-        return timm.create_model("resnet18", norm_layer=norm, **options)
+        torch.save(timm.create_model(name, norm_layer=stored).state_dict(), source["file"])
+        options = {"pretrained": True, "pretrained_cfg_overlay": source, "num_classes": 2}
+        return timm.create_model(name, norm_layer=norm, **options)
 
     return create
 
 
-@pytest.mark.parametrize(
-    "stored, norm", [("batchnorm2d", "ilmgn"), ("batchnorm2d", "sn"), ("groupnorm", "ilmgn")]
-)
+@pytest.mark.parametrize("stored, norm", [("batchnorm2d", "sn"), ("groupnorm", "ilmgn")])
 def test_pretrained_weights_of_another_norm_give_a_warning(pretrained, stored, norm):
-    """For another number of classes timm loads whatever has the same name and shape."""
     told = r"ResNet gets another norm's weights for 20 layers, such as bn1, .*surgery\.convert"
     with pytest.warns(UserWarning, match=told):
-        pretrained(stored, norm, num_classes=2)
+        pretrained("resnet18", stored, norm)
+
+
+def test_weights_of_another_norm_with_its_activation_inside_give_a_warning(pretrained):
+    told = r"EfficientNet gets another norm's weights for 52 layers, such as bn1\.0, "
+    with pytest.warns(UserWarning, match=told):
+        pretrained("mobilenetv2_050", "batchnorm2d", "ilmgn")
 
 
 @pytest.mark.parametrize("norm", ["batchnorm2d", "ilmgn"])
 def test_pretrained_weights_of_the_same_norm_give_no_warning(pretrained, norm):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pretrained(norm, norm, num_classes=2)
+        pretrained("mobilenetv2_050", norm, norm)
