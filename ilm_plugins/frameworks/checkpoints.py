@@ -35,21 +35,21 @@ def describe_other_norms(
 ) -> str | None:
     """Describe layers for which a file has another norm's tensors.
 
-    ``absent`` are the model's tensors that were not loaded, ``rejected`` the file's, of which
-    ``by_suffix`` names may lack the beginning of the model's.
+    ``absent`` are the model's tensors that were not loaded, ``rejected`` the file's. With
+    ``by_suffix``, the file's names may be ends of the model's names.
     """
     foreign = [name for name in rejected if not is_beside(name)]
     owners = {name[: dot.start()] for name in foreign for dot in re.finditer(r"\.", name)}
     # A layer in place of a norm of timm that has its activation inside is first in a Sequential.
     owners |= {f"{name.rpartition('.')[0]}.0" for name in foreign}
     owners |= {name for others in OTHER_NAMES for owner in owners for name in others(owner)}
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, AdaptiveNorm)}
     found = []
-    for name, layer in model.named_modules():
-        if not isinstance(layer, AdaptiveNorm):
-            continue
+    for name, layer in layers.items():
         tensors = {f"{name}.{key}" for key in checkpoints.find_absent({}, layer)}
         parts = name.split(".")
-        suffixes = {".".join(parts[i:]) for i in range(len(parts) if by_suffix else 1)}
+        # The last part alone, such as norm, ends the names of many layers.
+        suffixes = {".".join(parts[i:]) for i in range(max(len(parts) - 1, 1) if by_suffix else 1)}
         starts_as_plain = getattr(layer, "init", None) == "identity"
         is_part = tensors & absent and tensors - absent and not starts_as_plain
         if suffixes & owners or is_part:

@@ -258,6 +258,14 @@ def test_counters_beside_a_norm_give_no_warning(warnings_of):
     assert warnings_of(source, block("EN")) == []
 
 
+@pytest.mark.parametrize("norm", ["", "EN"])
+def test_a_norm_whose_name_ends_the_names_of_layers_gives_no_warning(warnings_of, norm):
+    """Such as the last norm of a Swin Transformer, before its classifier."""
+    source = block(norm)
+    source["norm"] = nn.LayerNorm(7)
+    assert warnings_of(source, block("EN"), "zoo") == []
+
+
 @pytest.mark.parametrize("norm", ["BN", "EN", "ILMGN", "SSN"])
 def test_the_same_norm_gives_no_warning(warnings_of, norm):
     assert warnings_of(block(norm), block(norm)) == []
