@@ -9,6 +9,7 @@ from .state_dict_for_model import (
     find_absent,
     find_part,
     load_weights,
+    name_variances,
     unwrap_state,
 )
 from .state_dict_in_file import find_state, read_named
@@ -23,6 +24,7 @@ __all__ = [
     "find_state",
     "format_of",
     "load_weights",
+    "name_variances",
     "read",
     "read_named",
     "unwrap_state",

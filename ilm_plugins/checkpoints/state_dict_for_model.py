@@ -9,6 +9,7 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from ..errors import CheckpointError
 from ..foreign_norms import is_beside
+from ..layers.mixture import BN_VARIANCE, VARIANCE
 from ..layers.weight_decay import NORM_CLASSES
 from .reading import read
 from .state_dict_in_file import copy_state, find_state
@@ -65,6 +66,17 @@ def complete_names(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]
     return completed
 
 
+def name_variances(state: Mapping[str, Any], wanted: Iterable[str]) -> dict[str, Any]:
+    """Rename BatchNorm's variances as in a model's mixtures; names may be ends of the model's."""
+    names, renamed = {*wanted}, copy_state(state)
+    ours = [f".{name}" for name in names if name.endswith(VARIANCE)]
+    for name in state.keys() - names:
+        newer = name.replace(BN_VARIANCE, VARIANCE)
+        if newer != name and any(whole.endswith(f".{newer}") for whole in ours):
+            renamed[newer] = renamed.pop(name)
+    return renamed
+
+
 def find_absent(state: Mapping[str, Any], model: nn.Module) -> list[str]:
     """Return the names of a model's tensors that a state dict lacks or has in another shape."""
     required = _required(model).items()
@@ -84,7 +96,7 @@ def check_fits(path: str | os.PathLike, model: nn.Module, absent: Iterable[str])
 def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
     """Load a checkpoint, which may have further modules, and prefixes of wrappers."""
     _, state = find_state(read(path), path)
-    state = unwrap_state(state, model)
+    state = name_variances(unwrap_state(state, model), model.state_dict())
     if lacking := find_absent(state, model):
         raise CheckpointError(
             f"checkpoint {str(path)!r} does not fit: {len(lacking)} of the model's "

@@ -45,6 +45,15 @@ def test_weights_of_another_norm_that_has_all_tensors_of_the_models_are_refused(
         load_weights(model(make), save(stored))
 
 
+def test_a_running_variance_is_loaded_by_batchnorms_name(tmp_path):
+    state = model(SwitchNorm).state_dict()
+    del state["norm.running_variance"]
+    torch.save(state | {"norm.running_var": torch.full((32,), 2.0)}, tmp_path / "weights.pth")
+    loaded = model(SwitchNorm)
+    load_weights(loaded, tmp_path / "weights.pth")
+    assert loaded["norm"].running_variance.unique().tolist() == [2.0]
+
+
 @pytest.mark.parametrize("make", [ILMGroupNorm, ExemplarNorm, nn.BatchNorm2d, GN])
 def test_weights_are_loaded_with_counters_and_without_modules_that_the_model_lacks(save, make):
     further = ("norm.total_ops", "norm.num_batches_tracked", "head.norm.weight", "conv.scale")

@@ -1,6 +1,6 @@
 """detectron2's checkpoints: read without running the code in them, written whole or not at all."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
@@ -11,9 +11,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 
 from ... import checkpoints, files
-from ...checkpoints.state_dict_in_file import as_tensor, copy_state
+from ...checkpoints.state_dict_in_file import as_tensor
 from ...errors import CheckpointError
-from ...layers.mixture import BN_VARIANCE, VARIANCE
 from ..checkpoints import CONVERT_FILE, describe_other_norms
 from ..run_processes import check_same_start
 
@@ -60,7 +59,7 @@ class Checkpointer(DetectionCheckpointer):
         """Load weights; warn of another norm's weights; CheckpointError if none fits the model."""
         by_suffix = checkpoint.get("matching_heuristics", False)
         state = checkpoints.unwrap_state(checkpoint["model"], self.model)
-        checkpoint["model"] = name_variances(state, self.model.state_dict())
+        checkpoint["model"] = checkpoints.name_variances(state, self.model.state_dict())
         incompatible = super()._load_model(checkpoint)
         other_shape = [name for name, *_ in incompatible.incorrect_shapes]
         absent = [*incompatible.missing_keys, *other_shape]
@@ -69,20 +68,6 @@ class Checkpointer(DetectionCheckpointer):
         if told := describe_other_norms(self.model, {*absent}, rejected, by_suffix):
             self.logger.warning(f"{self._path} has {told}: {CONVERT_FILE}")
         return incompatible
-
-
-def name_variances(state: Mapping[str, Any], wanted: Iterable[str]) -> dict[str, Any]:
-    """Give BatchNorm's variances the names of a model's mixtures, by which detectron2 matches them.
-
-    A name in ``state`` may be the end of the model's name.
-    """
-    names, renamed = {*wanted}, copy_state(state)
-    ours = [f".{name}" for name in names if name.endswith(VARIANCE)]
-    for name in state.keys() - names:
-        newer = name.replace(BN_VARIANCE, VARIANCE)
-        if newer != name and any(whole.endswith(f".{newer}") for whole in ours):
-            renamed[newer] = renamed.pop(name)
-    return renamed
 
 
 def rename_caffe2(blobs: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """Register this package's layers in mmcv's registries; make hooks and options reach the mixtures.
 
 mmcv 1.x looks a type up in its own ``NORM_LAYERS``, mmcv 2.x in MMEngine's ``MODELS``. The layers
-are registered as soon as either is imported; this module imports neither. MMEngine warns where it
-loads weights of another norm.
+are registered as soon as either is imported; this module imports neither.
 """
 
 import functools
@@ -136,8 +135,10 @@ def _load_state_dict(wrapped, _instance, args: tuple, options: dict) -> None:
     state = args[1] if len(args) > 1 else options["state_dict"]
     if not any(isinstance(layer, AdaptiveNorm) for layer in model.modules()):
         return
+    wanted = model.state_dict().keys()
+    state = checkpoints.name_variances(state, wanted)
     absent = {*checkpoints.find_absent(state, model)}
-    rejected = state.keys() - (model.state_dict().keys() - absent)
+    rejected = state.keys() - (wanted - absent)
     if told := describe_other_norms(model, absent, rejected):
         message = (
             f"the checkpoint for {type(model).__name__} has {told}: {CONVERT_FILE}; ignore this if "

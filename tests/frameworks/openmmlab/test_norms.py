@@ -130,6 +130,14 @@ def test_a_backbone_that_starts_from_weights_of_its_norm_gives_no_warning(told, 
     assert told(resnet(norm), resnet(ours)) == []
 
 
+def test_batchnorms_name_of_the_variance_gives_no_warning(told):
+    source = resnet("EN")
+    for layer in source.modules():
+        if isinstance(layer, ExemplarNorm):
+            layer._buffers["running_var"] = layer._buffers.pop("running_variance")
+    assert told(source, resnet("EN")) == []
+
+
 @pytest.mark.parametrize("key", PATHS)
 def test_an_initializer_of_mmcv_1_leaves_the_networks_alone(key):
     """It stands in another module than MMEngine's."""
