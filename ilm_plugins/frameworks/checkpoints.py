@@ -16,8 +16,8 @@ from .config_files import module_for
 
 #: What to do about weights of another norm in a file.
 CONVERT_FILE = (
-    "convert the file by the command convert with --config-file, which lists what it converts, and "
-    "load the new file; after GN, ILM layers, AssocNorm and AN may have init='identity' instead"
+    "convert the file by the command convert with --config-file, and load the new file; for GN's "
+    "weights, ILM layers, AssocNorm and AN may have init='identity' instead"
 )
 
 
@@ -40,7 +40,7 @@ def describe_other_norms(
     """
     foreign = [name for name in rejected if not is_beside(name)]
     owners = {name[: dot.start()] for name in foreign for dot in re.finditer(r"\.", name)}
-    # A layer in place of a norm of timm that has its activation inside is first in a Sequential.
+    # timm's norms with an activation inside become a Sequential, whose first module is the layer.
     owners |= {f"{name.rpartition('.')[0]}.0" for name in foreign}
     owners |= {name for others in OTHER_NAMES for owner in owners for name in others(owner)}
     layers = {name: m for name, m in model.named_modules() if isinstance(m, AdaptiveNorm)}

@@ -109,7 +109,7 @@ def test_timms_training_averages_running_statistics_over_processes():
 def pretrained(tmp_path):
     """The function (name, norm of the weights, norm) -> a model that starts from weights.
 
-    For another number of classes, timm loads whatever has the same name and shape.
+    For another number of classes, timm accepts missing and unexpected tensors.
     """
 
     def create(name, stored, norm):

@@ -18,7 +18,7 @@ PAIRS = {"GN": "ILMGN", "IN": "ILMIN", "LN": "ILMLN"}
 #: BN is a mark, which is not tested.
 ARMS = [*(norm for pair in PAIRS.items() for norm in pair), "BN"]
 METRIC, LOSS = "top-1", "training loss"
-#: Measured before the trainings, in turn, so of no seed.
+#: Measured in turn before the trainings; it has no seed.
 STEP = "seconds of a step"
 
 
