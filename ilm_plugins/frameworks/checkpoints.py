@@ -11,6 +11,7 @@ from torch import nn
 from .. import checkpoints
 from ..errors import UserError
 from ..foreign_norms import OTHER_NAMES, is_beside
+from ..layers.activated import NormWithActivation
 from ..layers.base import AdaptiveNorm
 from .config_files import module_for
 
@@ -41,7 +42,8 @@ def describe_other_norms(
     foreign = [name for name in rejected if not is_beside(name)]
     owners = {name[: dot.start()] for name in foreign for dot in re.finditer(r"\.", name)}
     # timm's norms with an activation inside become a Sequential, whose first module is the layer.
-    owners |= {f"{name.rpartition('.')[0]}.0" for name in foreign}
+    joined = (name for name, m in model.named_modules() if isinstance(m, NormWithActivation))
+    owners |= {f"{name}.0" for name in joined if name in owners}
     owners |= {name for others in OTHER_NAMES for owner in owners for name in others(owner)}
     layers = {name: m for name, m in model.named_modules() if isinstance(m, AdaptiveNorm)}
     found = []
@@ -71,10 +73,7 @@ def is_last_checkpoint(path: str | Path, folder: str | Path) -> bool:
 
 
 def last_checkpoint(folder: Path) -> Path:
-    """Return the last checkpoint of a training, in its folder, which may have been moved.
-
-    UserError if the training has written no checkpoint.
-    """
+    """Return the last checkpoint in a training's folder; UserError if it has written none."""
     named = folder / "last_checkpoint"
     if not named.is_file():
         raise UserError(

@@ -130,6 +130,13 @@ def test_a_backbone_that_starts_from_weights_of_its_norm_gives_no_warning(told, 
     assert told(resnet(norm), resnet(ours)) == []
 
 
+def test_another_head_that_begins_with_a_norm_gives_no_warning(told):
+    source, target = resnet("EN"), resnet("EN")
+    source.head = nn.Linear(32, 2)
+    target.head = nn.Sequential(SwitchNorm(32), nn.Linear(32, 2))
+    assert told(source, target) == []
+
+
 def test_batchnorms_name_of_the_variance_gives_no_warning(told):
     source = resnet("EN")
     for layer in source.modules():
