@@ -98,10 +98,10 @@ _NORMS = {"GN": {"num_groups": 32}, "ILMGN": {"init": "identity"}}
 
 
 @pytest.fixture
-def told(tmp_path, capfd):
+def told(tmp_path):
     """The function (source, target, prefix) -> what ``init_cfg`` with a file tells of norms."""
-
-    MMLogger.get_instance(str(tmp_path))  # which writes to what capfd reads
+    log = tmp_path / "log"
+    MMLogger.get_instance(str(tmp_path), log_file=str(log))
 
     def load(source, target, prefix=None):
         names = {f"{prefix}.{n}" if prefix else n: t for n, t in source.state_dict().items()}
@@ -109,10 +109,7 @@ def told(tmp_path, capfd):
         target.init_cfg = {"type": "Pretrained", "checkpoint": str(tmp_path / "c.pth")}
         target.init_cfg |= {"prefix": prefix} if prefix else {}
         target.init_weights()
-        printed = capfd.readouterr()
-        return re.findall(
-            r"the checkpoint for ResNet has (.*), which keep", printed.out + printed.err
-        )
+        return re.findall(r"the checkpoint for ResNet has (.*), which keep", log.read_text())
 
     return load
 
