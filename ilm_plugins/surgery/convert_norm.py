@@ -42,7 +42,7 @@ _NEEDS_EPS = (
     f"eps=0, and the layer needs more: set the norm's eps to {_EPS:g}, which changes outputs"
 )
 _INFINITE = "its running variance has zeros, and its eps is 0: outputs are infinite"
-_FROZEN = "frozen, as the norm was; to train it, call ilm_plugins.freeze(model, False)"
+_FIXED = "parameters fixed, as the norm's were; to train them: ilm_plugins.freeze(model, False)"
 
 
 def layer_for(old: Any, like: dict, asked: Conversion) -> nn.Module:
@@ -163,7 +163,7 @@ def losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
     if isinstance(new, MixtureNorm) and not getattr(old, "track_running_stats", True):
         yield _NOT_TRACKED
     if isinstance(new, AdaptiveNorm) and not any(p.requires_grad for p in new.parameters()):
-        yield _FROZEN
+        yield _FIXED
     if invalid := remark_on_values({**dict(old.named_parameters()), **dict(old.named_buffers())}):
         yield invalid
     parameters = {p for module in modules_of(old) for p in module.parameters(recurse=False)}

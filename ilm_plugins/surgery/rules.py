@@ -265,7 +265,7 @@ def find_rule(kind: str, target: type[nn.Module]) -> Rule:
 
 
 def plain_norm_of(kind: str, chosen: str | None = None) -> PlainNorm:
-    """Return the plain norm to which a rule leads back; NotConvertible if there is none."""
+    """Return the plain norm that a kind of norm converts back to, or raise NotConvertible."""
     names = [t for rule in RULES if rule.source == kind for t in rule.targets if t in SOURCES]
     refuse(not names, f"{kind} does not become a plain norm")
     name = "GN" if chosen == "LN" else chosen or names[0]

@@ -174,12 +174,12 @@ def test_frozen_batchnorm_becomes_a_frozen_en(module):
 
 
 @pytest.mark.parametrize("to, replacing", [("EN", None), ("SN", None), ("ILMGN", "BN")])
-def test_the_report_tells_of_layers_that_are_frozen_as_the_norm_was(to, replacing):
+def test_the_report_tells_of_layers_whose_parameters_are_fixed_as_the_norms_were(to, replacing):
     ops = pytest.importorskip("torchvision", reason="needs torchvision: make install-test").ops
     fixed = nn.BatchNorm2d(32).requires_grad_(False)
     norms = nn.Sequential(ops.FrozenBatchNorm2d(32), nn.BatchNorm2d(32), fixed)
     _, report = surgery.convert(norms, to, replacing=replacing)
-    told = [names for words, names in report.notes.items() if words.startswith("frozen")]
+    told = [names for words, names in report.notes.items() if words.startswith("parameters fixed")]
     assert told == [["0", "2"]]
 
 

@@ -142,6 +142,13 @@ def test_batchnorms_name_of_the_variance_gives_no_warning(told):
     assert told(source, resnet("EN")) == []
 
 
+def test_a_trained_model_keeps_its_weights_by_is_init_as_the_page_says():
+    model, _ = surgery.convert(resnet("BN"), "EN")
+    model.is_init, before = True, copy.deepcopy(dict(model.state_dict()))
+    model.init_weights()  # as Runner.train does
+    assert_equal(dict(model.state_dict()), before)
+
+
 @pytest.mark.parametrize("key", PATHS)
 def test_an_initializer_of_mmcv_1_leaves_the_networks_alone(key):
     """It stands in another module than MMEngine's."""
