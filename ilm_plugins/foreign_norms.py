@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
+#: FrozenBatchNorm2d, DetrFrozenBatchNorm2d and the like: BatchNorm computed from buffers, without a
+#: momentum, and with an eps of 1e-5 if they have no such attribute.
+FROZEN = r"(detectron2|mmdet|timm|torchvision|transformers)\..*FrozenBatchNorm(Act)?2d"
 #: Pattern of a class's dotted name -> the name of the plain norm that the class computes exactly.
 EXACT = {
     r"torch\.nn\.modules\.batchnorm\.(BatchNorm[123]d|SyncBatchNorm)": "BN",
     r"torch\.nn\.modules\.instancenorm\.InstanceNorm[123]d": "IN",
     r"torch\.nn\.modules\.normalization\.GroupNorm": "GN",
-    # FrozenBatchNorm2d, DetrFrozenBatchNorm2d and the like compute BatchNorm from buffers, with an
-    # eps of 1e-5 if they have none.
-    r"(detectron2|mmdet|timm|torchvision|transformers)\..*FrozenBatchNorm(Act)?2d": "BN",
+    FROZEN: "BN",
     r"mmengine\.model\.utils\._BatchNormXd": "BN",
     r"mmengine\.utils\.dl_utils\.parrots_wrapper\.SyncBatchNorm": "BN",
     r"timm\.layers\.norm_act\.(BatchNormAct2d|SyncBatchNormAct)": "BN",

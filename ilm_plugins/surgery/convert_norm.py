@@ -1,12 +1,13 @@
 """Build the norm that replaces another one, with its tensors, mode and ``requires_grad``."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..foreign_norms import FRAMEWORKS, is_beside, path_of
+from ..foreign_norms import FRAMEWORKS, FROZEN, is_beside, path_of
 from ..layers import ILMInstanceNorm, SwitchNorm, freeze
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.base import AdaptiveNorm
@@ -47,8 +48,9 @@ _FIXED = "parameters fixed, as the norm's were; to train them: ilm_plugins.freez
 
 def layer_for(old: Any, like: dict, asked: Conversion) -> nn.Module:
     """Return the layer that replaces a norm, and a Sequential of it and what timm's norm runs."""
-    kept = _kept_options(old, asked)
     tensors = {**old._parameters, **old._buffers}
+    _check_names(old, asked, tensors)
+    kept = _kept_options(old, asked)
     state = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     if kept.get("eps") == 0:
         refuse(not issubclass(asked.layer, MixtureNorm), _NEEDS_EPS)
@@ -71,6 +73,17 @@ def layer_for(old: Any, like: dict, asked: Conversion) -> nn.Module:
     joined = with_activation(new, *after)
     joined.training = old.training
     return joined
+
+
+def _check_names(old: Any, asked: Conversion, tensors: dict) -> None:
+    """Raise NotConvertible if a norm lacks a name by which torch has an option or a tensor."""
+    is_frozen = re.fullmatch(FROZEN, path_of(type(old)))
+    options = {"num_groups", *asked.of_norm} & {*asked.source.options} if not is_frozen else ()
+    lacking = [name for name in options if not hasattr(old, name)]
+    lacking += [name for name in AFFINE - tensors.keys() if getattr(old, name, "") is not None]
+    if num_channels(old) is None:
+        lacking.append("num_channels")
+    refuse(lacking, f"it has no {', '.join(sorted(lacking))}; give its class torch's names")
 
 
 def _kept_options(old: Any, asked: Conversion) -> dict[str, Any]:

@@ -51,15 +51,16 @@ class PlainNorm:
         return self.name if self.has_statistics else UNTOLD
 
 
-def num_channels(norm: Any) -> int:
-    """Return a plain norm's number of channels, by torch's attributes or the length of a tensor."""
+def num_channels(norm: Any) -> int | None:
+    """Return a norm's number of channels, by torch's attributes or a tensor's length, or None."""
     for name in ("num_channels", "num_features"):
         if hasattr(norm, name):
             return getattr(norm, name)
     if hasattr(norm, "normalized_shape"):
         return norm.normalized_shape[0]
     # FrozenBatchNorm2d of some packages has tensors alone.
-    return len(norm.weight if norm.weight is not None else norm.running_mean)
+    tensors = (getattr(norm, name, None) for name in ("weight", "running_mean"))
+    return next((len(tensor) for tensor in tensors if tensor is not None), None)
 
 
 def plain_module(
@@ -115,8 +116,8 @@ def _batch_norm_refusal(norm: nn.Module, layer: type[nn.Module]) -> str | None:
     return None
 
 
-def _layer_norm_refusal(norm: nn.LayerNorm, layer: type[nn.Module]) -> str | None:
-    if type(norm) is nn.LayerNorm or len(norm.normalized_shape) > 1:
+def _layer_norm_refusal(norm: nn.Module, layer: type[nn.Module]) -> str | None:
+    if type(norm) is nn.LayerNorm or len(getattr(norm, "normalized_shape", ())) > 1:
         return (
             "it normalizes the last dimensions; only LayerNorm2d of maps (N, C, H, W) is replaced"
         )

@@ -82,6 +82,47 @@ def test_a_model_of_timm_with_groupnorm_is_converted_whole():
     assert (len(report.converted), len(report.left)) == (53, 0)
 
 
+class OtherNames(nn.Module):
+    """A norm whose options and tensors have the given names; a tensor's value may be None."""
+
+    def __init__(self, **named):
+        super().__init__()
+        for name, value in named.items():
+            is_parameter = isinstance(value, torch.Tensor)
+            setattr(self, name, nn.Parameter(value) if is_parameter else value)
+
+
+AFFINE = {"weight": torch.ones(C), "bias": torch.zeros(C)}
+GN, BN = {**AFFINE, "num_groups": 8, "eps": 1e-5}, {**AFFINE, "eps": 1e-5, "momentum": 0.1}
+RUNNING = {"running_mean": torch.zeros(C), "running_var": torch.ones(C)}
+
+
+@pytest.mark.parametrize(
+    "name, to, named, lacking",
+    [
+        ("GN", "ILMGN", GN, "num_groups"),
+        ("GN", "ILMLN", GN, "num_groups"),
+        ("GN", "AN", GN, "eps"),
+        ("GN", "AssocNorm", {**GN, "num_channels": C}, "weight"),
+        ("IN", "ILMIN", {**AFFINE, "eps": 1e-5}, "eps"),
+        ("LN", "ILMGN", {**AFFINE, "eps": 1e-5}, "eps"),
+        ("BN", "EN", {**BN, **RUNNING}, "momentum"),
+        ("BN", "SN", {**BN, **RUNNING}, "eps"),
+        ("BN", "ILMGN", BN, "bias"),
+        ("GN", "ILMGN", {**GN, "weight": None, "num_channels": C}, "num_channels"),
+    ],
+)
+def test_a_norm_that_has_an_option_or_a_tensor_by_another_name_is_refused(
+    monkeypatch, name, to, named, lacking
+):
+    monkeypatch.setitem(EXACT, re.escape(path_of(OtherNames)), name)
+    norm = OtherNames(**{f"own_{n}" if n == lacking else n: value for n, value in named.items()})
+    replacing = name if name in ("BN", "LN") and to == "ILMGN" else None
+    same, report = surgery.convert(norm, to, replacing=replacing)
+    assert same is norm
+    assert report.left == {"": f"it has no {lacking}; give its class torch's names"}
+
+
 class WidthlessNorm(nn.Module):
     """GroupNorm of four groups, whose width is known by its weight alone."""
 
