@@ -79,7 +79,7 @@ FRAMEWORKS = {
     # Upstream's mmengine and detectron2 import pkg_resources, which setuptools 82 has no more.
     "mmengine": "pip install onedl-mmengine 'setuptools<82'",
     "pkg_resources": "pip install 'setuptools<82'",
-    "torchvision": "pip install torchvision",
+    "torchvision": "pip install torch torchvision, both from the index of your torch",
 }
 
 

@@ -35,6 +35,10 @@ def blocks(page, language):
     return [text for found, text in BLOCK.findall(page.read_text("utf-8")) if found == language]
 
 
+def words_of(page):
+    return " ".join((ROOT / page).read_text("utf-8").split())
+
+
 def block(page, language, words=""):
     (text,) = (text for text in blocks(page, language) if words in text)
     return text
@@ -164,6 +168,32 @@ def test_readmes_blocks_of_python_run_and_print_what_is_shown(capsys):
     for text in blocks(README, "python"):
         exec(text, names)
     assert capsys.readouterr().out == block(README, "text", "converted")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/detectron2.md", "docs/tutorial.ipynb"])
+def test_torch_and_torchvision_are_installed_in_one_line(page):
+    """Of two indices, pip replaces the torch for CPUs, or torchvision's operators are missing."""
+    assert "pip install torch torchvision" in words_of(page)
+
+
+def test_the_table_of_families_says_how_many_work_by_a_key_by_convert_and_not_at_all():
+    record = json.loads((ROOT / "docs" / "families.json").read_text("utf-8"))
+    ways = [words for models in record.values() for words in models.values()]
+    by_key, by_convert, none = (
+        sum(words.startswith(way) for words in ways) for way in ("norm_", "convert", "no: ")
+    )
+    text = words_of("docs/adopting.md")
+    assert f"one model of each of {len(ways)} families" in text
+    assert re.search(rf" {by_key} compute .* by a key: ", text)
+    assert f" {by_convert} do so after `convert`; {none} do not: " in text
+
+
+def test_the_table_that_readme_names_has_as_many_differences_as_readme_says():
+    link = r"\[table by norm\]\(([^)#]+)#by-norm\) has the (\d+) differences"
+    page, number = re.search(link, words_of("README.md")).groups()
+    _, section = (ROOT / page).read_text("utf-8").split("\n### By norm\n")
+    rows = re.findall(r"^\| \w+ - \w+ \| (\d+) \|", section.split("\n#")[0], re.MULTILINE)
+    assert sum(map(int, rows)) == int(number)
 
 
 @pytest.mark.parametrize("layer", [layer for layer in NORMS.values() if ">>>" in layer.__doc__])

@@ -18,7 +18,7 @@ import ilm_plugins
 from ilm_plugins import __main__ as commands
 from ilm_plugins import trust
 from ilm_plugins.cli import environment
-from ilm_plugins.errors import UserError
+from ilm_plugins.errors import UserError, missing
 from runs import NEEDS
 from workers import Harmful
 
@@ -111,6 +111,10 @@ def test_a_mistake_ends_a_command_with_one_line_that_says_what_it_needs(words, p
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith(f"python -m ilm_plugins {words[0]}: error: ")
     assert f"needs {install}" in done.stderr
+
+
+def test_the_error_of_a_missing_torchvision_installs_torch_from_the_same_index():
+    assert "pip install torch torchvision, both from" in str(missing("a model", "torchvision"))
 
 
 @pytest.mark.parametrize(
