@@ -2,6 +2,7 @@
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
 
@@ -33,8 +34,8 @@ def get_config_file(name: str) -> str:
     )
 
 
-def resolve(path: str) -> str:
-    """Return the path of the config that ``ilm_plugins://NAME`` names; another path as it is."""
+def resolve(path: Any) -> Any:
+    """Return the path of the config that ``ilm_plugins://NAME`` names; all else as it is."""
     # fvcore takes a _BASE_ for relative to the file, whose folder then stands before the scheme.
-    _, scheme, name = path.partition(SCHEME)
-    return get_config_file(name) if scheme else path
+    is_ours = isinstance(path, str) and SCHEME in path
+    return get_config_file(path.partition(SCHEME)[2]) if is_ours else path

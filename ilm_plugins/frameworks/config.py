@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -292,7 +293,7 @@ class OpenConfig:
 
 
 def open_config(
-    path: str, overrides: Sequence[str] = (), device: str | None = "cpu", amp: bool = False
+    path: str | os.PathLike, overrides: Sequence[str] = (), device: str | None = "cpu", amp=False
 ) -> OpenConfig:
     """Read a config, a file or ``ilm_plugins://NAME``, with overrides as of the command ``train``.
 
@@ -301,7 +302,7 @@ def open_config(
     Raises:
         UserError: there is no such file, or its framework is not installed.
     """
-    path = configs.resolve(path)
+    path = configs.resolve(os.fsdecode(path))
     module = module_for(framework_of(path), "config", path)
     if device is None:
         device = "cuda" if import_module("torch").cuda.is_available() else "cpu"

@@ -142,10 +142,10 @@ def tell_other_norms(module: ModuleType) -> None:
     wrapt.wrap_function_wrapper(module, "load_pretrained", _load_pretrained)
 
 
-def _load_pretrained(wrapped, _instance, args: tuple, options: dict) -> None:
+def _load_pretrained(wrapped, _instance, args: tuple, options: dict) -> Any:
     model: nn.Module = args[0] if args else options["model"]
     with model.register_load_state_dict_post_hook(_warn_of_other_norms):
-        wrapped(*args, **options)
+        return wrapped(*args, **options)
 
 
 def _warn_of_other_norms(model: nn.Module, keys: Any) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 from types import ModuleType
+from typing import Any
 
 import torch
 import wrapt
@@ -24,11 +25,11 @@ def initialize_layers(module: ModuleType) -> None:
 
 
 @torch.no_grad()
-def _initialize(wrapped, _model: nn.Module, args: tuple, options: dict) -> None:
-    (layer, *_) = (*args, *options.values())
+def _initialize(wrapped, _model: nn.Module, args: tuple, options: dict) -> Any:
+    layer = args[0] if args else options.get("module")
     if not isinstance(layer, AdaptiveNorm):
-        wrapped(*args, **options)
-    elif not getattr(layer, IS_DONE, False):
+        return wrapped(*args, **options)
+    if not getattr(layer, IS_DONE, False):
         tensors = layer.state_dict(keep_vars=True).values()
         loaded = [(tensor, tensor.clone()) for tensor in tensors if getattr(tensor, IS_DONE, False)]
         layer.reset_parameters()

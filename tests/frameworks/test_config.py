@@ -1,7 +1,9 @@
 """Overrides that make variants of a config, and the settings that are compared."""
 
+import os
 import re
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +34,12 @@ def opened(request, tmp_path, datasets):
 def test_a_folder_keeps_its_name(opened, path):
     again = open_config(opened.path, opened.overrides(folder=path))
     assert again.settings[opened.keys["folder"]] == path
+
+
+@pytest.mark.parametrize("kind", [Path, os.fsencode])
+def test_a_path_is_of_any_kind_that_open_takes(opened, kind):
+    again = open_config(kind(opened.path))
+    assert (again.path, again.settings) == (opened.path, opened.settings)
 
 
 def test_the_last_weights_count(tmp_path, datasets):

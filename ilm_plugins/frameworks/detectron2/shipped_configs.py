@@ -34,6 +34,4 @@ def find_bases(module: ModuleType) -> None:
 
 
 def _load_yaml_with_base(wrapped, _cls, args: tuple, options: dict) -> dict[str, Any]:
-    if args:
-        return wrapped(resolve(args[0]), *args[1:], **options)
-    return wrapped(**{**options, "filename": resolve(options["filename"])})
+    return wrapped(*map(resolve, args), **{name: resolve(one) for name, one in options.items()})

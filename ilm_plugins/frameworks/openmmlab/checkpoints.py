@@ -33,15 +33,15 @@ def _load(filename: str, map_location: Any = None) -> Any:
 
 
 def _load_url(
-    url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True
+    url, model_dir=None, map_location=None, progress=True, check_hash=False, file_name=None, **_
 ) -> Any:
     """Read a file of a URL, which is downloaded once, to the folder that torch.hub uses."""
-    path = Path(
-        model_dir or Path(torch.hub.get_dir(), "checkpoints"), Path(urlparse(url).path).name
-    )
+    folder = Path(model_dir or Path(torch.hub.get_dir(), "checkpoints"))
+    path = folder / (file_name or Path(urlparse(url).path).name)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), progress=progress)
+        digest = torch.hub.HASH_REGEX.search(path.name) if check_hash else None
+        torch.hub.download_url_to_file(url, str(path), digest and digest[1], progress=progress)
     return checkpoints.read_named(path, "state_dict")
 
 

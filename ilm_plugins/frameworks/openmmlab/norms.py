@@ -129,12 +129,12 @@ def tell_other_norms(module: ModuleType) -> None:
     wrapt.wrap_function_wrapper(module, "load_state_dict", _load_state_dict)
 
 
-def _load_state_dict(wrapped, _instance, args: tuple, options: dict) -> None:
-    wrapped(*args, **options)
+def _load_state_dict(wrapped, _instance, args: tuple, options: dict) -> Any:
+    result = wrapped(*args, **options)
     model = unwrapped_model(args[0] if args else options["module"])
     state = args[1] if len(args) > 1 else options["state_dict"]
     if not any(isinstance(layer, AdaptiveNorm) for layer in model.modules()):
-        return
+        return result
     wanted = model.state_dict().keys()
     state = checkpoints.name_variances(state, wanted)
     absent = {*checkpoints.find_absent(state, model)}
@@ -145,6 +145,7 @@ def _load_state_dict(wrapped, _instance, args: tuple, options: dict) -> None:
             "load_from loads converted weights afterwards"
         )
         import_module("mmengine.logging").print_log(message, "current", logging.WARNING)
+    return result
 
 
 def unwrapped_model(model: nn.Module) -> nn.Module:

@@ -22,7 +22,7 @@ def find_bases(module: ModuleType) -> None:
 
 def _get_cfg_path(wrapped, _instance, args: tuple, options: dict) -> tuple[str, str | None]:
     """Return a base file's path, and its modules' scope: None for a config of this package."""
-    name = args[0] if args else options["cfg_path"]
-    if name.startswith(PREFIX):
+    name = args[0] if args else options.get("cfg_path")
+    if isinstance(name, str) and name.startswith(PREFIX):
         return get_config_file(name.removeprefix(PREFIX)), None
     return wrapped(*args, **options)

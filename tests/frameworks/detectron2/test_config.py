@@ -9,7 +9,7 @@ import pytest
 import torch
 
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
-from detectron2.config import LazyCall, get_cfg
+from detectron2.config import CfgNode, LazyCall, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.data.datasets import register_coco_instances
@@ -28,6 +28,34 @@ from ilm_plugins.trust import ALLOW_CODE, loading
 from runs import LAZY, SHAPES
 
 OURS = "ilm_plugins://mask_rcnn_R_50_FPN_batch2_ilmgn.yaml"
+
+
+class OfStreams(CfgNode):
+    """Reads an open file, as fvcore lets a subclass do."""
+
+    @classmethod
+    def _open_cfg(cls, stream):
+        return stream if hasattr(stream, "read") else super()._open_cfg(stream)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        CfgNode.load_yaml_with_base,
+        lambda path: CfgNode.load_yaml_with_base(allow_unsafe=True, filename=path),
+        lambda path: OfStreams.load_yaml_with_base(path.open()),
+    ],
+    ids=["path", "by name", "stream"],
+)
+def test_a_yaml_is_read_from_what_fvcore_takes(tmp_path, read):
+    (tmp_path / "base.yaml").write_text("MODEL: {MASK_ON: True}\n")
+    (tmp_path / "mine.yaml").write_text(f"_BASE_: {tmp_path}/base.yaml\nSEED: 7\n")
+    assert read(tmp_path / "mine.yaml") == {"MODEL": {"MASK_ON": True}, "SEED": 7}
+
+
+def test_a_call_without_its_argument_has_pythons_error():
+    with pytest.raises(TypeError, match="missing 1 required positional argument"):
+        CfgNode.load_yaml_with_base()
 
 
 def merged(path):

@@ -1,5 +1,6 @@
 """MMEngine's checkpoints: conversion for a config, code in them, and what a kill leaves."""
 
+import hashlib
 import os
 import re
 import sys
@@ -12,7 +13,7 @@ import torch
 pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
 
 from mmengine.logging import HistoryBuffer
-from mmengine.runner import CheckpointLoader
+from mmengine.runner import CheckpointLoader, checkpoint
 from mmengine.runner.checkpoint import load_from_http, load_from_local
 
 import fresh
@@ -157,6 +158,20 @@ def test_a_downloaded_file_is_read_safely(tmp_path, harmful):
     with loading(), refused if harmful else nullcontext():
         assert load_from_http(source.as_uri(), model_dir=str(folder))["array"].tolist() == [1.0]
     assert (folder / "c.pth").read_bytes() == source.read_bytes()
+
+
+def test_a_downloaded_file_has_the_name_and_digest_that_are_asked(tmp_path):
+    """As torch.hub's function does, which MMEngine offers under this name."""
+    use_safe_checkpoints()
+    torch.save({"a": 1}, tmp_path / "c.pth")
+    digest = hashlib.sha256((tmp_path / "c.pth").read_bytes()).hexdigest()
+    options = {"model_dir": tmp_path / "downloaded", "check_hash": True, "weights_only": True}
+    url, right, wrong = (tmp_path / "c.pth").as_uri(), f"c-{digest[:8]}.pth", "c-00000000.pth"
+    with loading():
+        assert checkpoint.load_url(url, file_name=right, **options) == {"a": 1}
+        with pytest.raises(RuntimeError, match="invalid hash value"):
+            checkpoint.load_url(url, file_name=wrong, **options)
+    assert [path.name for path in (tmp_path / "downloaded").iterdir()] == [right]
 
 
 def test_a_history_of_losses_is_data(tmp_path):
