@@ -17,17 +17,22 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
+from . import needs
 
-from ilm_plugins.files import write_text
-from ilm_plugins.ops.engine.backends import find_kernels, use_backend
+try:
+    import torch
 
-from . import layers, measure
-from .steps import AGAIN, STEP_BASELINES
+    from ilm_plugins.files import write_text
+    from ilm_plugins.ops.engine.backends import find_kernels, use_backend
+
+    from . import layers, measure
+    from .steps import AGAIN, STEP_BASELINES
+except ModuleNotFoundError:
+    needs.check_needs()  # ends here without torch or wrapt
+    raise
 
 #: Steps in the order of their value. BN is measured twice: it shows how far two processes differ.
 STEPS = [
@@ -41,16 +46,6 @@ STEPS = [
 REHEARSED = [("compiled", "EN"), ("eager", "EN, sync"), ("eager", "EfficientNet-B0, EN, fused")]
 #: Images of a step, the bytes that each takes with GroupNorm, the most, and a process beside them.
 IMAGES, IMAGE_BYTES, PROCESS_BYTES = 128, 0.11 * 2**30, 2 * 2**30
-#: First word of parts' names, or the table -> modules that they need.
-NEEDS = {
-    "tests": ("pytest", "xdist"),
-    "step": ("torchvision",),
-    "host": ("matplotlib", "pandas"),
-    "facades": ("mmengine", "numpy", "PIL"),
-    "table": ("matplotlib", "pandas"),
-}
-#: Packages that have another name than their module.
-PACKAGES = {"PIL": "pillow", "mmengine": "onedl-mmengine", "xdist": "pytest-xdist"}
 #: Forward and backward passes for compute-sanitizer, on a device.
 PASSES = """
 import sys, torch, ilm_plugins
@@ -85,7 +80,7 @@ def main() -> None:
 def measure_all(output: Path, seconds: float, rehearse: bool) -> None:
     """Run what fits into a time; print how each part ends, the table, and what is left out."""
     begin, limit = time.monotonic(), min(300, seconds / 3)  # of a part
-    without = check_needs()
+    without = needs.check_needs()
     about = machine(torch.device("cpu" if rehearse else "cuda"))
     output.mkdir(parents=True, exist_ok=True)
     for pattern in ("step, *.json", "layers, *.json", "table.md"):
@@ -105,24 +100,6 @@ def measure_all(output: Path, seconds: float, rehearse: bool) -> None:
         print((output / "table.md").read_text())
     if late:
         print(f"left out after {seconds / 60:g} minutes: {'; '.join(late)}")
-
-
-def check_needs() -> set[str]:
-    """Return the kinds of parts that miss a module, and print what installs all of them."""
-    missing = {module for modules in NEEDS.values() for module in modules if is_missing(module)}
-    without = {kind for kind, modules in NEEDS.items() if missing & {*modules}}
-    if without:
-        packages = " ".join(sorted(PACKAGES.get(module, module) for module in missing))
-        left = ", ".join(sorted(without))
-        print(f"left out: {left}; to add them: pip install {packages}", flush=True)
-    return without
-
-
-def is_missing(module: str) -> bool:
-    try:
-        return find_spec(module) is None
-    except ModuleNotFoundError:
-        return True
 
 
 def machine(device: torch.device) -> dict:
@@ -274,7 +251,7 @@ def kill(process: subprocess.Popen) -> None:
 
 def write_table(output: Path) -> None:
     """Write the results so far, if the table's modules are there."""
-    if not any(map(is_missing, NEEDS["table"])):
+    if not any(map(needs.is_missing, needs.NEEDS["table"])):
         from . import report
 
         write_text(output / "table.md", report.everything(report.collect(output)) + "\n")

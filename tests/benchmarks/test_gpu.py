@@ -37,7 +37,7 @@ WRITE = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text(sys.argv[2])"
 COMMAND = f"""
 from benchmarks import gpu
 gpu.kernels = lambda *_: []
-gpu.NEEDS = {{"table": ("pandas",)}}
+gpu.needs.NEEDS = {{"all": (), "table": ("pandas",)}}
 gpu.write_pairs = lambda *_: None
 gpu.parts = lambda *_: [gpu.Part("part", (gpu.sys.executable, "-c", {ENDLESS!r}))]
 gpu.main()
@@ -88,7 +88,8 @@ def test_what_the_time_of_all_does_not_reach_is_left_out(folder):
 
 def test_the_command_says_what_it_leaves_out(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "kernels", lambda *_: [])
-    monkeypatch.setattr(gpu, "NEEDS", {"table": ("pandas",), "step": ("unknown_module",)})
+    needs = {"all": (), "table": ("pandas",), "step": ("unknown_module",)}
+    monkeypatch.setattr(gpu.needs, "NEEDS", needs)
     monkeypatch.setattr(gpu, "write_pairs", lambda *_: None)
     names = ("a", "step, eager, EN", *"bcde")
     monkeypatch.setattr(gpu, "parts", lambda *_: [part(ENDLESS, name=name) for name in names])
@@ -97,6 +98,18 @@ def test_the_command_says_what_it_leaves_out(tmp_path, monkeypatch, capsys):
     assert first == "left out: step; to add them: pip install unknown_module"
     assert last.startswith("left out after 0.05 minutes: ")
     assert last.endswith("e")
+
+
+@pytest.mark.parametrize("module", ["torch", "wrapt"])
+def test_a_python_without_torch_ends_with_one_line_that_installs_what_is_missing(root, module):
+    code = "import runpy, sys; sys.modules[sys.argv[1]] = None; runpy.run_module('benchmarks.gpu')"
+    command = [sys.executable, "-c", code, module]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    start, words = line.split(": pip install ")
+    assert start == f"error: {sys.executable} lacks {module}"
+    assert module in words.split()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
