@@ -1,4 +1,8 @@
-"""A metric in a file that a training script writes: JSON, JSON lines, CSV, or printed text."""
+"""A metric in a file that a training script writes: JSON, JSON lines, CSV, or printed text.
+
+A name is whole: "best acc" is another metric than "acc". In JSON, the keys and indices that lead to
+a number are its name, "test.bbox.0"; objects in a list are records, and have no index.
+"""
 
 import csv
 import difflib
@@ -6,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
@@ -16,6 +21,13 @@ from ...errors import UserError
 #: Rule -> which of a metric's values over a training counts.
 RULES = {"last": lambda values: values[-1], "max": max, "min": min}
 EXAMPLE = "top1:results.json or loss:metrics.csv:min"
+NUMBER = r"[-+]?(?:(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|(?i:nan|inf(?:inity)?)\b)"
+#: The end of a longer text that only begins as a number: 71,5 and 45/60 and 1.2.3 and 3s.
+MORE = r"(?:(?:\w|[^\w\s(]\d|[\u00a0\u202f]\d)\S*)?"
+#: What is read as its number alone: np.float64(0.9) and tensor(0.9, device='cuda:0').
+SCALAR = re.compile(r"\b(?:np\.\w+|tensor)\(([^()\[\],]+)(?:,[^()]*)?\)")
+#: Codes of a terminal's colors.
+COLOR = re.compile(r"\x1b\[[\d;]*m")
 
 
 @dataclass(frozen=True)
@@ -60,13 +72,15 @@ class ScriptMetric:
         path: Path | str = folder
         try:
             path = self._find(folder)
-            found = [*self._values(path)]
+            named = [*_named(path, self.name)]
         except (ValueError, csv.Error, OSError, RecursionError) as error:
             raise self._error(f"{path} cannot be read ({error})") from error
-        if bad := [value for value in found if _number(value) is None]:
-            raise self._error(f"{path} has {repr(bad[0])[:80]}, which is not a number")
+        found = [value for name, value in named if name == self.name]
         if not found:
-            raise self._error(f"{path} has no value of {self.name!r}")
+            names = [name for name, value in named if _number(value) is not None]
+            raise self._error(f"{path} has no value of {self.name!r}{_near(self.name, names)}")
+        if bad := [value for value in found if _number(value) is None]:
+            raise self._error(f"{path} has {repr(bad[0])[:80]}, not a number such as 1234.5")
         return [_number(value) for value in found]
 
     def _find(self, folder: Path) -> Path:
@@ -77,77 +91,62 @@ class ScriptMetric:
         files = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
         raise self._error(f"{folder} has no file {self.file!r}{_near(self.file, files)}")
 
-    def _values(self, path: Path) -> Iterator[Any]:
-        """Yield the values of the metric in a file, in its order."""
-        if path.suffix == ".csv":
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                rows = csv.DictReader(file, skipinitialspace=True)
-                columns = [name.strip() for name in rows.fieldnames or ()]
-                self._check(columns, path)
-                rows.fieldnames = columns
-                for row in rows:
-                    if any(cell.strip() for cell in row.get(None, ())):  # as of a decimal comma
-                        raise ValueError(f"line {rows.line_num} has more cells than the header")
-                    if (row[self.name] or "").strip():
-                        yield row[self.name]
-            return
-        text = path.read_text(encoding="utf-8", errors="replace")
-        if path.suffix in (".json", ".jsonl", ".ndjson"):
-            leaves = [*_leaves(_json(text))]
-            numbers = [n for n, one in leaves if n == self.name or _number(one) is not None]
-            self._check(numbers, path)
-            yield from (one for name, one in leaves if name == self.name)
-            return
-        name = r"[^\S\n]+".join(map(re.escape, self.name.split()))
-        number = r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf))"
-        # Digits behind a comma or another separator, which are not to be cut off.
-        more = r"([,'_\u2019\u00a0\u202f]\d\S*)?"
-        pattern = rf"(?<![\w@/.-]){name}['\"]?(?:[^\S\n]|[:=])+{number}{more}(?![\w.])"
-        for match in re.finditer(pattern, text):
-            if match[2]:
-                line = 1 + text.count("\n", 0, match.start(1))
-                raise ValueError(f"line {line}: {match[0]!r} has a number unlike 1234.5")
-            yield match[1]
-
-    def _check(self, names: list[str], path: Path) -> None:
-        if self.name not in names:
-            raise self._error(f"{path} has no {self.name!r}{_near(self.name, names)}")
-
     def _error(self, reason: str) -> UserError:
         return UserError(f"--metric {self}: {reason}")
 
 
-def _json(text: str) -> Any:
-    """Return the value of JSON, or a list of the lines' values."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        lines = [line for line in text.splitlines() if line.strip()]
-        if len(lines) < 2:
-            raise
-        return [json.loads(line) for line in lines]
+def _named(path: Path, wanted: str) -> Iterator[tuple[str, Any]]:
+    """Yield the names and the values of a file in its order; of a printed text, the wanted ones."""
+    text = COLOR.sub("", path.read_text(encoding="utf-8-sig", errors="replace"))
+    text = SCALAR.sub(r"\1", text)
+    if path.suffix == ".csv":
+        return _cells(text)
+    lines = [line for line in text.splitlines() if line.strip()]
+    for content in (text, f"[{','.join(lines)}]"):
+        with suppress(ValueError):
+            return _leaves(json.loads(content))
+    if path.suffix in (".json", ".jsonl", ".ndjson"):
+        raise ValueError("it is neither JSON nor JSON lines")
+    return _printed(text, wanted)
+
+
+def _cells(text: str) -> Iterator[tuple[str, Any]]:
+    rows = csv.reader(text.splitlines(keepends=True), skipinitialspace=True)
+    names = [name.strip() for name in next(rows, ())]
+    for row in rows:
+        cells = [cell.strip() for cell in row]
+        if any(cells[len(names) :]):  # as of a decimal comma
+            raise ValueError(f"line {rows.line_num} has more cells than the header")
+        yield from ((name, cell) for name, cell in zip(names, cells, strict=False) if cell)
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each text, number or null with its keys, dots between them; lists have no keys."""
-    if isinstance(value, list):
-        for entry in value:
-            yield from _leaves(entry, name)
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{name}.{key}" if name else key)
+    """Yield each text, number or null with its keys and indices, dots between them."""
+    if isinstance(value, list) and any(isinstance(entry, dict) for entry in value):
+        for record in value:
+            yield from _leaves(record, name)
+    elif isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(inner, f"{name}.{key}" if name else str(key))
     else:
         yield name, value
 
 
+def _printed(text: str, wanted: str) -> Iterator[tuple[str, str]]:
+    """Yield each number behind the wanted name, and behind one that has another word before it."""
+    name = r"[^\S\n]+".join(map(re.escape, wanted.split()))
+    word = r"(?<!\w)(?!(?:nan|inf)\b)[^\W\d]\w*[^\S\n]+"
+    pattern = rf"({word})?(?<![\w@/.-]){name}['\"]?(?:[^\S\n]|[:=])+({NUMBER}{MORE})"
+    for match in re.finditer(pattern, text):
+        yield (match[1] or "") + wanted, match[2]
+
+
 def _number(value: Any) -> float | None:
     """Return a number, or a text with one, as a float; None for anything else."""
-    try:
-        return None if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
+    match = re.fullmatch(rf"({NUMBER})\s*%?", str(value).strip())
+    return float(match[1]) if match else None
 
 
 def _near(name: str, names: list[str]) -> str:
     near = difflib.get_close_matches(name, dict.fromkeys(names), n=3, cutoff=0)
-    return f"; it has {', '.join(near)}" if near else ""
+    return f"; it has {', '.join(one[:80] for one in near)}" if near else ""

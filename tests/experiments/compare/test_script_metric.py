@@ -33,7 +33,11 @@ def read(text, folder):
         ("results.json", '{"top1": 71.5}', "top1:results.json", 71.5),
         ("r.json", '{"test": {"top1": 7, "top5": 9}}', "test.top1:r.json", 7),
         ("r.json", '{"test.top1": "7.5"}', "test.top1:r.json", 7.5),
-        ("r.json", '{"val": {"loss.all": [3, 2, 4]}}', "val.loss.all:r.json:min", 2),
+        ("r.json", '[{"val": {"l.1": 3}}, {"val": {"l.1": 2}}]', "val.l.1:r.json", 2),
+        ("r.json", '{"bbox": [0.31, 0.5, 0.64]}', "bbox.0:r.json", 0.31),
+        ("log.txt", '{"bbox": [1, 2]}\n{"bbox": [3, 4]}\n', "bbox.1:log.txt:max", 4),
+        ("r.json", '{"top1": "tensor(0.9, device=\'cuda:0\')"}', "top1:r.json", 0.9),
+        ("m.csv", "top1,x\n\"tensor(0.9, device='cuda:0')\",1\n", "top1:m.csv", 0.9),
         ("state.json", '{"log": [{"acc": 1}, {"x": 2}, {"acc": 3}]}', "log.acc:state.json", 3),
         ("scalars.json", LINES, "mAP:scalars.json", 0.3),
         ("log.jsonl", LINES + "\n", "mAP:log.jsonl:max", 0.3),
@@ -54,6 +58,13 @@ def read(text, folder):
         ("log.txt", "{'eval_accuracy': 0.5}", "eval_accuracy:log.txt", 0.5),
         ("log.txt", "{'top1': 71.5,'top5': 9}", "top1:log.txt", 71.5),
         ("log.txt", "Accuracy of the network: 93 %", "Accuracy of the network:log.txt", 93),
+        ("log.txt", "acc: 0.6 best acc: 0.75 train acc: 0.9", "acc:log.txt", 0.6),
+        ("log.txt", "acc: 0.6 best acc: 0.75", "best acc:log.txt", 0.75),
+        ("log.txt", "loss 0.1 acc 0.6; loss nan acc 0.7", "acc:log.txt:max", 0.7),
+        ("log.txt", "{'loss': np.float64(0.21), 'acc': np.float64(0.915)}", "acc:log.txt", 0.915),
+        ("log.txt", "acc: tensor(0.9, device='cuda:0')", "acc:log.txt", 0.9),
+        ("log.txt", "acc: \x1b[1;32m0.9\x1b[0m", "acc:log.txt", 0.9),
+        ("log.txt", "The last acc is, with acc 0.9.", "with acc:log.txt", 0.9),
     ],
 )
 def test_a_metric_is_read(tmp_path, file, content, metric, value):
@@ -65,10 +76,11 @@ def test_a_metric_is_read(tmp_path, file, content, metric, value):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ('{"top_1": 3, "loss": 2}', "results.json has no 'top1'; it has top_1, loss"),
-        ('{"top1": "many"}', "results.json has 'many', which is not a number"),
-        ('{"top1": true}', "results.json has True, which is not a number"),
-        ('{"top1": 3', "results.json cannot be read"),
+        ('{"top_1": 3, "loss": 2}', "results.json has no value of 'top1'; it has top_1, loss"),
+        ('{"top1": [3, 4]}', "results.json has no value of 'top1'; it has top1.1, top1.0"),
+        ('{"top1": "many"}', "results.json has 'many', not a number such as 1234.5"),
+        ('{"top1": true}', "results.json has True, not a number such as 1234.5"),
+        ('{"top1": 3', "results.json cannot be read (it is neither JSON nor JSON lines)"),
     ],
 )
 def test_a_file_without_the_metric_is_named(tmp_path, content, message):
@@ -87,14 +99,20 @@ def test_a_number_of_the_next_line_is_no_value(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "number", ["71,5", "1,234.5", "1.234,5", "1,234,567", "1'234", "1_234.5", "1\u202f234", "7,5e1"]
+    "number",
+    ["71,5", "1,234.5", "1.234,5", "1,234,567", "1'234", "1_234.5", "1\u202f234", "7,5e1", "45/60"],
 )
-def test_a_number_with_a_comma_or_separators_is_told_with_its_line(tmp_path, number):
-    (tmp_path / "log.txt").write_text(f"top1: 2.5\ntop1: {number} %\n", encoding="utf-8")
+def test_a_text_that_only_begins_as_a_number_is_refused(tmp_path, number):
+    (tmp_path / "log.txt").write_text(f"top1: 2.5\ntop1: {number} (75%)\n", encoding="utf-8")
     with pytest.raises(UserError) as caught:
         read("top1:log.txt", tmp_path)
-    shown = repr(f"top1: {number}")
-    assert f"line 2: {shown} has a number unlike 1234.5" in str(caught.value)
+    assert f"log.txt has {number!r}, not a number such as 1234.5" in str(caught.value)
+
+
+def test_other_metrics_whose_names_end_alike_are_named(tmp_path):
+    (tmp_path / "log.txt").write_text("train acc: 0.9, best acc: 0.8")
+    with pytest.raises(UserError, match="has no value of 'acc'; it has best acc, train acc"):
+        read("acc:log.txt", tmp_path)
 
 
 def test_a_decimal_comma_in_a_csv_is_told_with_its_line(tmp_path):
@@ -113,10 +131,9 @@ def test_a_file_that_is_not_below_the_runs_folder_is_refused(file):
     "text, message",
     [
         ("[" * 100_000, "r.json cannot be read (maximum recursion depth"),
-        ('{"top1": 1' + "0" * 400 + "}", "r.json has 1000"),
         ('{"top1":' * 900 + "1" + "}" * 900, "r.json has "),
     ],
-    ids=["deep", "huge", "nested"],
+    ids=["deep", "nested"],
 )
 def test_a_damaged_file_is_told(tmp_path, text, message):
     (tmp_path / "r.json").write_text(text)
@@ -129,7 +146,8 @@ def test_a_long_run_of_digits_takes_linear_time(tmp_path):
     """30,000 digits take milliseconds; in quadratic time they would take minutes."""
     (tmp_path / "log.txt").write_text(f"top1: {'1' * 30_000}x top1: 3")
     begun = time.process_time()
-    assert read("top1:log.txt", tmp_path) == 3
+    with pytest.raises(UserError, match="not a number"):
+        read("top1:log.txt", tmp_path)
     assert time.process_time() - begun < 5
 
 
@@ -141,7 +159,7 @@ def test_a_column_without_a_value_is_named(tmp_path):
 
 def test_a_column_that_a_csv_lacks_is_named_with_its_neighbours(tmp_path):
     (tmp_path / "summary.csv").write_text("epoch,eval_top1\n0,1\n")
-    with pytest.raises(UserError, match=r"summary.csv has no 'top1'; it has eval_top1"):
+    with pytest.raises(UserError, match=r"summary.csv has no value of 'top1'; it has eval_top1"):
         read("top1:summary.csv", tmp_path)
 
 
@@ -168,6 +186,6 @@ def test_the_newest_of_several_files_counts(tmp_path):
 @pytest.mark.parametrize("rule, value", [("max", 2), ("min", 1), ("last", None)])
 def test_only_the_last_value_may_be_nan(tmp_path, rule, value):
     """A training that diverges in the end may have been better before."""
-    (tmp_path / "r.json").write_text('{"top1": [1, 2, NaN]}')
+    (tmp_path / "r.json").write_text('{"top1": 1}\n{"top1": 2}\n{"top1": NaN}')
     found = read(f"top1:r.json:{rule}", tmp_path)
     assert (None if math.isnan(found) else found) == value
