@@ -1,6 +1,7 @@
 """Compare norms in train.py of torchvision's references: copy this file beside it, and give there
 
-    python -m ilm_plugins compare BN EN --seeds 0 1 2 3 4 --metric "Test: Acc@1:log.txt" \
+    python -m ilm_plugins compare BN EN --seeds 0 1 2 3 4 \
+        --metric "Test: Acc@1:printed-by-script.txt" \
         --command "python compare_torchvision.py {norm} {seed} --model resnet50 \
         --data-path imagenet --output-dir {output}"
 

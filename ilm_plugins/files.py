@@ -16,6 +16,7 @@ from .errors import UserError, one_line, writing_to
 
 #: Suffix of a file while it is being written, after its own name and the thread's number.
 PARTIAL = ".ilm_plugins-partial"
+LOCK = ".ilm_plugins-lock"
 #: Seconds to wait for the data loader processes of a killed training, which hold its lock.
 PATIENCE = 10
 
@@ -54,6 +55,14 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write(text.encode())
+
+
+def open_to_add(path: Path, mode: str, **options) -> IO:
+    """Open a file to add to it, in its folder, which is made if missing; a link is replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():  # as of somebody else's folder
+        path.unlink()
+    return path.open(mode, **options)
 
 
 def check_regular(path: str | os.PathLike) -> None:
@@ -108,7 +117,7 @@ def read_object(path: Path) -> dict[str, Any]:
 def lock(folder: str | Path) -> Iterator[None]:
     """Lock and clean up an output folder, made if missing; UserError if another training has it."""
     make_folder(folder)
-    held = FileLock(Path(folder, ".lock"))
+    held = FileLock(Path(folder, LOCK))
     try:
         held.acquire(timeout=PATIENCE)
     except Timeout:

@@ -277,7 +277,12 @@ def _is_of(kind: Any, value: Any) -> bool:
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
-    """Write a record as JSON, a line for each key and each point of the curve; null for NaN."""
+    """Write a record as JSON, a line for each key and each point of the curve; null for NaN.
+
+    UserError if the file is the user's own.
+    """
+    if (earlier := read(path.parent)) and not {"planned", "run"} <= earlier.keys():
+        raise UserError(f"{path} is no record of a run; give your own file another name")
     lines = []
     for key, value in record.items():
         text = json.dumps(_finite(value), allow_nan=False)

@@ -18,6 +18,7 @@ pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
 
 from fresh import PROGRAMS
 from ilm_plugins.__main__ import main
+from ilm_plugins.experiments.compare.command_source import PRINTED
 from ilm_plugins.experiments.data.shapes import write_shapes
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -76,7 +77,7 @@ def test_torchvision():
     shutil.copy(EXAMPLES / "compare_torchvision.py", ".")
     found = compared(words_of("compare_torchvision.py"))
     last = [
-        float(Path("out", norm, "seed0", "log.txt").read_text().split("Acc@1")[-1].split()[0])
+        float(Path("out", norm, "seed0", PRINTED).read_text().split("Acc@1")[-1].split()[0])
         for norm in ("BN", "EN")
     ]
     assert found["value"].to_list() == last

@@ -26,7 +26,7 @@ from ilm_plugins import frameworks
 from ilm_plugins.__main__ import main
 from ilm_plugins.cli import train
 from ilm_plugins.errors import UserError
-from ilm_plugins.files import PARTIAL, lock, make_folder, read_object
+from ilm_plugins.files import LOCK, PARTIAL, lock, make_folder, read_object
 from ilm_plugins.frameworks import run_environment, run_processes, run_record
 from ilm_plugins.frameworks.run_options import ProcessOptions, RunOptions
 from ilm_plugins.frameworks.run_record import RunRecord
@@ -168,7 +168,7 @@ def test_one_training_at_a_time_writes_to_a_folder(tmp_path, monkeypatch):
     (folder / f"c.pth.12{PARTIAL}").touch()
     with lock(folder):
         assert not [*folder.glob(f"*{PARTIAL}")], "files of a killed run are removed"
-    other = FileLock(folder / ".lock")  # the one file of all processes
+    other = FileLock(folder / LOCK)  # the one file of all processes
     with other, pytest.raises(UserError, match="in use"), lock(folder):
         pass
 

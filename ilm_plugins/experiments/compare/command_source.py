@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
+from ...files import open_to_add
 from ...frameworks import run_record
 from ...frameworks.code_digest import digest_of_files
 from ...frameworks.run_record import PLAIN
@@ -28,8 +29,8 @@ from .plan import Plan, Source
 from .run_folders import new_record, open_log, save
 from .script_metric import ScriptMetric
 
-#: The file of the script's output, in the run's folder.
-PRINTED = "log.txt"
+#: The file of the script's output, in the run's folder, by a name that scripts do not use.
+PRINTED = "printed-by-script.txt"
 #: Key of the record of a script that has ended with status 0.
 ENDED = "script ended"
 #: Bytes of a file that a command names for its data.
@@ -180,9 +181,12 @@ def measure(folder: Path, metric: ScriptMetric) -> None:
 
 
 def call(words: Sequence[str], printed: Path) -> int:
-    """Run a command to its end, or end it with this process; keep what it prints, then print it."""
-    printed.unlink(missing_ok=True)
-    with printed.open("a+b") as file:  # where a process that is left adds, it goes to the end
+    """Run a command to its end, or end it with this process; keep what it prints, then print it.
+
+    A script that was stopped may continue: the output of each start is added to the earlier ones.
+    """
+    with open_to_add(printed, "a+b") as file:
+        begin = file.tell()
         try:
             process = subprocess.Popen(
                 words,
@@ -199,7 +203,7 @@ def call(words: Sequence[str], printed: Path) -> int:
             status = process.wait()
         finally:
             _end(process)
-            file.seek(0)
+            file.seek(begin)
             shutil.copyfileobj(file, sys.stdout.buffer)
     if status < 0:
         print(f"ended by {signal.Signals(-status).name}")

@@ -19,6 +19,8 @@ from .unit import UNITS
 
 #: The file of a comparison's folder that has its settings.
 SETTINGS = "compare.json"
+#: The files of a comparison's report, and its other files in the folder.
+FILES = "compare.md", "compare.csv", "compare.png", "compare.html", "steps.json"
 #: The setting that tells if the file of --weights has changed.
 DIGEST = "--weights, SHA-256"
 #: The entry of that file that has failures and readings, beside the settings.
@@ -177,6 +179,11 @@ class Plan:
                     "same, or another --output"
                 )
             settings = earlier | settings
+        elif found := [name for name in FILES if (self.output / name).exists()]:
+            raise UserError(
+                f"{self.output} has {', '.join(found)}, but no {SETTINGS}; move away what is your "
+                "own, or give another --output"
+            )
         write_text(path, json.dumps(settings, indent=1))
 
 

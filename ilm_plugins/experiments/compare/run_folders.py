@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import IO, Any
 
-from ...files import make_folder
+from ...files import make_folder, open_to_add
 from ...frameworks import run_environment, run_record
 from ...frameworks.run_record import PLAIN, read
 
@@ -82,8 +82,4 @@ def log_of(folder: Path) -> Path:
 
 def open_log(folder: Path) -> IO[str]:
     """Open the log of a folder to add to it."""
-    log = log_of(folder)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    if log.is_symlink():  # as of somebody else's folder
-        log.unlink()
-    return log.open("a", encoding="utf-8")
+    return open_to_add(log_of(folder), "a", encoding="utf-8")

@@ -19,8 +19,8 @@ from ilm_plugins.cli import parsers
 from ilm_plugins.cli.compare import plan_of
 from ilm_plugins.errors import UserError
 from ilm_plugins.experiments.compare import run_folders, tasks
-from ilm_plugins.experiments.compare.command_source import CommandSource
-from ilm_plugins.experiments.compare.plan import Plan
+from ilm_plugins.experiments.compare.command_source import PRINTED, CommandSource
+from ilm_plugins.experiments.compare.plan import FILES, Plan
 from ilm_plugins.experiments.compare.script_metric import ScriptMetric
 from ilm_plugins.frameworks import run_record
 from ilm_plugins.parent_process import command_line
@@ -166,8 +166,9 @@ def test_runs_of_the_same_code_are_not_told(started, capsys):
 
 def test_links_in_a_comparisons_folder_are_not_written_through(started, tmp_path):
     Path("out/EN/seed0").mkdir(parents=True)
+    plan().check_settings()
     links = ["compare.md", "compare.csv", "compare.png", "compare.html"]
-    links += ["EN/seed0.log", "EN/seed0/record.json", "EN/seed0/log.txt"]
+    links += ["EN/seed0.log", "EN/seed0/record.json", f"EN/seed0/{PRINTED}"]
     for i, name in enumerate(links):
         Path(f"kept{i}").write_text("{}")
         Path("out", name).symlink_to(tmp_path / f"kept{i}")
@@ -236,8 +237,52 @@ def test_a_script_may_remove_its_folder(started):
 
 def test_what_a_script_prints_is_a_file_of_its_folder(started):
     Path("train.py").write_text("print('Test:  Acc@1 12.5'); print('Test:  Acc@1 13.5')")
-    run(plan(metric="Acc@1:log.txt"))
+    run(plan(metric=f"Acc@1:{PRINTED}"))
     assert run_record.read("out/BN/seed0")["metrics"] == {"": {"Acc@1": 13.5}}
+
+
+#: A script that appends to its own log, and stops after two of three epochs the first time.
+STOPPED = """
+import sys
+from pathlib import Path
+norm, seed, output = sys.argv[1:]
+log, done = Path(output, "log.txt"), Path(output, "done")
+begun = done.exists()
+for value in (0.6,) if begun else (0.7, 0.9):
+    with log.open("a") as file:
+        file.write(f"acc: {value}\\n")
+    print(f"printed: {value}")
+done.touch()
+sys.exit(not begun)
+"""
+
+
+@pytest.mark.parametrize("metric", ["acc:log.txt:max", f"printed:{PRINTED}:max"])
+def test_a_script_that_continues_keeps_its_log_and_what_it_printed(started, metric, capfd):
+    Path("train.py").write_text(STOPPED)
+    assert [run(plan(metric=metric)) for _ in range(2)] == [1, 0]
+    assert [*run_record.read("out/BN/seed0")["metrics"][""].values()] == [0.9]
+    assert Path("out/BN/seed0/log.txt").read_text() == "acc: 0.7\nacc: 0.9\nacc: 0.6\n"
+    assert capfd.readouterr().out.count("printed: 0.9") == 1
+
+
+def test_a_scripts_own_record_is_not_replaced(started, capsys):
+    Path("train.py").write_text(TRAIN.replace("results.json", "record.json"))
+    assert run(plan()) == 2
+    told = "out/BN/seed0/record.json is no record of a run; give your own file another name"
+    assert told in capsys.readouterr().err
+    assert '"top1": 70.0' in Path("out/BN/seed0/record.json").read_text()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_the_users_own_is_not_replaced_by_the_report(started, name, capsys):
+    Path("out").mkdir()
+    Path("out", name).write_text("mine")
+    assert compare("BN", "EN") == 2
+    told = f"out has {name}, but no compare.json; move away what is your own, or give another"
+    assert told in capsys.readouterr().err
+    assert Path("out", name).read_text() == "mine"
+    assert not started
 
 
 def test_a_full_disk_is_told_in_one_line(started, small_files, capsys):
