@@ -1,0 +1,31 @@
+"""Commands of the evidence: python -m reproduction lines | run NAME | merge."""
+
+import argparse
+import sys
+
+from . import records, study
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m reproduction", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("lines", help="print the names of all lines in their order")
+    run = commands.add_parser("run", help="train and test what a line names, and write its rows")
+    run.add_argument("name")
+    commands.add_parser("merge", help="add the rows of output/records to reports/corruptions.csv")
+    options = parser.parse_args()
+    named = dict(study.lines())
+    if options.command == "lines":
+        print(*named, sep="\n")
+    elif options.command == "merge":
+        before, found = len(study.committed()), study.known()
+        records.write(study.COMMITTED, found.values())
+        print(f"{study.COMMITTED}: {len(found)} rows, {len(found) - before} new")
+    elif options.name in named:
+        named[options.name]()
+    else:
+        sys.exit(f"{options.name!r}: no such line; python -m reproduction lines prints all")
+
+
+if __name__ == "__main__":
+    main()
