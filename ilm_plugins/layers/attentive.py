@@ -10,7 +10,6 @@ from .base import AdaptiveNorm
 from .children import Child
 from .options import check_choice, check_eps, check_positive, fit_width
 from .projection import Projection, project
-from .random_state import draw
 
 
 class AffinePairs(Child):
@@ -28,7 +27,7 @@ class AffinePairs(Child):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         for rows, center in ((self.weight, 1.0), (self.bias, 0.0)):
-            draw(rows, nn.init.normal_, center, 0.1)
+            nn.init.normal_(rows, center, 0.1)
             if self.init == "identity":  # attentions of 1/2 mix them to 1 and 0
                 rows.copy_(balanced(rows, center))
 

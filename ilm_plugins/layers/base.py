@@ -152,10 +152,7 @@ class AdaptiveNorm(nn.GroupNorm):
         return 0
 
     def reset_parameters(self) -> None:
-        """Initialize child modules again, and the tensors named in :attr:`initial_values`.
-
-        As in the constructor, the state of torch's random generators stays as it is.
-        """
+        """Initialize child modules again, and the tensors named in :attr:`initial_values`."""
         # nn.GroupNorm's constructor calls this before a subclass has registered further tensors.
         for name, tensor in {**self._parameters, **self._buffers}.items():
             if tensor is not None and name in self.initial_values:

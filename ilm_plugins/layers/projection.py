@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from .children import Child
-from .random_state import draw
 
 
 # It is not an nn.Linear, because frameworks re-initialize, quantize or adapt every nn.Linear they
@@ -37,10 +36,10 @@ class Projection(Child):
             if self.init == "zeros":
                 nn.init.zeros_(parameter)
             elif self.init == "normal":
-                draw(parameter, nn.init.normal_)
+                nn.init.normal_(parameter)
             else:
                 bound = 1 / math.sqrt(self.in_features)
-                draw(parameter, nn.init.uniform_, -bound, bound)
+                nn.init.uniform_(parameter, -bound, bound)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
