@@ -9,8 +9,10 @@ written again.
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import geometric_mean
+from textwrap import fill
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -30,9 +32,14 @@ RECORD_OF_HOST = ROOT / "benchmarks" / "record_host.json"
 RECORD_OF_ACTIVATIONS = ROOT / "benchmarks" / "record_activations.json"
 PAGES = tuple(ROOT / page for page in ("docs/performance.md", "benchmarks/README.md"))
 CHART = ROOT / "docs" / "figures" / "speed.png"
-CHARTED = ("float32", "bfloat16", "GPU, channels last, bfloat16")
+#: Layer -> the plain norm that it is compared with on a GPU.
+ON_GPU = {"ILMGN": "GN", "AN": "GN", "EN": "BN", "SN": "BN", "SSN": "BN"}
+#: Mode in which a layer was timed on a GPU -> what the names of its times end with.
+MODES = {"eager": "", "CUDA graph": ", graph"}
 #: A table in a page: start marker, name of the table, end marker.
 TABLE = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+#: Pattern of a plain norm's name at the end of "layer / plain" -> its key.
+PLAIN = {"GroupNorm$": "GN", "BatchNorm2d$": "BN"}
 #: Number of maps that a pass must read or write: forward x and y; backward also dy, x and dx.
 MAPS_MOVED = {"forward": 2, "both": 5}
 
@@ -45,11 +52,11 @@ def write(results: dict, folder: Path) -> str:
     return everything(results)
 
 
-def passes(results: dict) -> pd.DataFrame:
-    """Return a row for each setting, layer, map and pass; on CUDA, the times of graphs."""
+def passes(results: dict, ending: str = ", graph") -> pd.DataFrame:
+    """Return a row for each setting, layer, map and pass; on CUDA, of the mode of an ending."""
     rows = []
     for setting, row in ((s, row) for s, measured in results["layers"].items() for row in measured):
-        forward, both = (row.get(f"{which}, graph", row[which]) for which in MAPS_MOVED)
+        forward, both = (row.get(f"{which}{ending}", row[which]) for which in MAPS_MOVED)
         for (which, moved), times in zip(MAPS_MOVED.items(), (forward, both), strict=True):
             ratios = {key: value for key, value in times.items() if key.startswith("over ")}
             rows.append(
@@ -57,6 +64,7 @@ def passes(results: dict) -> pd.DataFrame:
                     "layer / plain": f"{row['layer']} / {row['baseline']}",
                     "map": f"{row['shape name']} {'x'.join(map(str, row['shape']))}",
                     **{"shape name": row["shape name"], "setting": setting, "pass": which},
+                    "seconds": times["seconds"],
                     "ms": f"{1e3 * times['seconds']:#.3g}".rstrip("."),
                     "GB/s": moved * row["bytes"] / times["seconds"] / 1e9,
                     "copy GB/s": 2 * row["bytes"] / forward["copy seconds"] / 1e9,
@@ -116,20 +124,105 @@ def means(results: dict) -> str:
     return markdown(table.reset_index())
 
 
-def compared(results: dict) -> pd.DataFrame:
-    """Return the rows of forward and backward, of the CPU's results and the GPU's record."""
-    frame, of_gpu = passes(results), passes(json.loads(RECORD_OF_GPU.read_text()))
-    of_gpu["setting"] = "GPU, " + of_gpu["setting"]
-    frame = pd.concat([frame[frame.setting != "without C"], of_gpu])
-    return frame[frame["pass"] == "both"]
+def spread(groups) -> pd.Series:
+    """Return each group's geometric mean, minimum and maximum as "1.20 (1.10-1.30)"."""
+    return groups.agg(lambda ratios: text([geometric_mean(ratios), min(ratios), max(ratios)]))
 
 
 def short(results: dict) -> str:
-    """Return the table of forward and backward over the plain norm, and the machines."""
-    gpu = json.loads(RECORD_OF_GPU.read_text())
-    ratios = compared(results).groupby(["layer / plain", "setting"], sort=False)["over baseline"]
-    table = mean(ratios, "{:.2f}").unstack(sort=False).fillna("-").reset_index()
-    return f"{markdown(table)}\n\n{about(results)} GPU: {about(gpu)}"
+    """Return the table of forward and backward over the plain norm, and the machine."""
+    frame = passes(results)
+    frame = frame[(frame.setting != "without C") & (frame["pass"] == "both")]
+    ratios = frame.groupby(["layer / plain", "setting"], sort=False)["over baseline"]
+    return f"{markdown(spread(ratios).unstack(sort=False).reset_index())}\n\n{about(results)}"
+
+
+def on_gpu(results: dict) -> str:
+    """Return the table of all that was measured on a GPU, over the plain norm: a row a mode."""
+    rows = [*rows_of_layers(results), *rows_of_calls(results), *rows_of_steps(results)]
+    names = [f"{norm} / {plain}" for norm, plain in ON_GPU.items()]
+    columns = ["measured", "mode", "at commit", *names, "host's part"]
+    return markdown(pd.DataFrame(rows, columns=columns).fillna("-"))
+
+
+def rows_of_layers(results: dict) -> Iterator[dict]:
+    frames = {mode: passes(results, ending) for mode, ending in MODES.items()}
+    waiting = 100 * (1 - frames["CUDA graph"].seconds / frames["eager"].seconds)
+    for setting in results["layers"]:
+        for mode, frame in frames.items():
+            rows = (frame.setting == setting) & (frame["pass"] == "both")
+            names = frame["layer / plain"].replace(PLAIN, regex=True)
+            cells = spread(frame[rows].groupby(names)["over baseline"])
+            parts = waiting[rows]
+            part = f"{parts.min():.0f} to {parts.max():.0f} %" if mode == "eager" else "none"
+            yield {
+                **{"measured": f"a layer on eight maps, {setting}", "mode": mode},
+                **{"at commit": results["machine"]["commit"], **cells, "host's part": part},
+            }
+
+
+def rows_of_calls(results: dict) -> Iterator[dict]:
+    """Yield the row of the host's time on a small map, of the last commit that has one."""
+    if "host" in results:
+        commit, times = [*results["host"]["microseconds"].items()][-1]
+        shape = "x".join(map(str, results["host"]["shape"]))
+        yield {
+            **{"measured": f"a call on a small map, {shape}", "mode": "eager", "at commit": commit},
+            **over_plain(times),
+            "host's part": "host's time alone",
+        }
+
+
+def rows_of_steps(results: dict) -> Iterator[dict]:
+    """Yield the rows of the times and peak memory of ResNet-50's training step."""
+    for way, norms in results["steps"].items():
+        row = {"mode": mode_of(way), "at commit": commit_of(way, results)}
+        cells = over_plain({norm: times["seconds"] for norm, times in norms.items()})
+        parts = [
+            100 * min(1, norms[norm]["host seconds"] / norms[norm]["seconds"])
+            for norm in ON_GPU
+            if "host seconds" in norms.get(norm, {})
+        ]
+        part = f"{min(parts):.0f} %" if parts else "none" if way == "graph" else "not measured"
+        yield {"measured": "ResNet-50's step", **row, **cells, "host's part": part}
+        peaks = {
+            norm: times["peak bytes"] for norm, times in norms.items() if "peak bytes" in times
+        }
+        if peaks:
+            shown = {norm: f"{peak / 2**30:.1f}" for norm, peak in peaks.items()}
+            cells = {
+                f"{norm} / {plain}": f"{shown[norm]} / {shown[plain]}"
+                for norm, plain in ON_GPU.items()
+                if {norm, plain} <= shown.keys()
+            }
+            yield {"measured": "its peak memory, GiB", **row, **cells, "host's part": ""}
+
+
+def mode_of(way: str) -> str:
+    return "CUDA graph" if way == "graph" else way
+
+
+def commit_of(way: str, results: dict) -> str:
+    """Return the commit at which the training steps of a way were measured."""
+    return results.get("commits of steps", {}).get(way, results["machine"]["commit"])
+
+
+def over_plain(times: dict[str, float]) -> dict[str, str]:
+    """Return column -> a norm's time over the plain norm's."""
+    return {
+        f"{norm} / {plain}": f"{times[norm] / times[plain]:.2f}"
+        for norm, plain in ON_GPU.items()
+        if {norm, plain} <= times.keys()
+    }
+
+
+def eager_maps(results: dict) -> str:
+    """Return the table of each map in eager mode on a GPU: both passes over the plain norm's."""
+    frame = passes(results, "")
+    frame = frame[frame["pass"] == "both"]
+    frame["column"] = frame["layer / plain"] + ", " + frame.setting
+    table = frame.set_index(["map", "column"])["over baseline"].map("{:.2f}".format)
+    return markdown(table.unstack(sort=False).reset_index())
 
 
 def maps(results: dict) -> str:
@@ -275,14 +368,16 @@ def collect(folder: Path) -> dict:
 
 def everything(results: dict) -> str:
     tables = (means, maps, without_c) if results["layers"] else ()
-    of_gpu = (gpu_steps,) if results.get("steps") else ()
+    is_of_gpu = results["machine"]["device"] != "cpu"
+    of_gpu = (eager_maps,) if results["layers"] and is_of_gpu else ()
+    of_gpu += (gpu_steps,) if results.get("steps") else ()
     texts = (table(results) for table in (about, *tables, activations, compiled, steps, *of_gpu))
     return "\n\n".join(filter(None, texts))
 
 
 #: Name of a table in the pages -> its function, and the record that it shows.
 TABLES = {f.__name__: (f, RECORD) for f in (about, means, short, maps, without_c, compiled, steps)}
-TABLES |= {"gpu": (everything, RECORD_OF_GPU), "gpu_steps": (gpu_steps, RECORD_OF_GPU)}
+TABLES |= {"gpu": (everything, RECORD_OF_GPU), "on_gpu": (on_gpu, RECORD_OF_GPU)}
 TABLES |= {"host": (host, RECORD_OF_HOST)}
 TABLES |= {"activations": (activations, RECORD_OF_ACTIVATIONS)}
 TABLES |= {f"activated_{f.__name__}": (f, RECORD_OF_ACTIVATIONS) for f in (about, steps)}
@@ -299,30 +394,56 @@ def documented() -> dict[Path, str]:
 
 
 @styled
-def chart(results: dict) -> Figure:
-    """Plot times over the plain norm's: a dot for each map, a bar for their geometric mean."""
+def chart(results: dict, of_gpu: dict) -> Figure:
+    """Plot times over the plain norm's, of layers on maps and of a training step on a GPU.
+
+    A layer has a dot for each map and a bar for their geometric mean; a step has a diamond.
+    """
     # No wider: a phone shows the whole chart, and must not shrink its labels.
-    frame, figure = compared(results), Figure(figsize=(3.6, 4.8), layout="constrained")
-    axes = figure.subplots()
-    names = list(dict.fromkeys(frame["layer / plain"]))
-    for i, setting in enumerate(CHARTED):
-        shown = frame[frame.setting == setting].groupby("layer / plain")["over baseline"]
-        options = {"color": OKABE_ITO[i], "linestyle": "none"}
-        for name, ratios in shown:
-            y = names.index(name) + 0.27 * (i - 1)
-            axes.plot(ratios, [y] * len(ratios), marker=".", alpha=0.6, **options)
-            axes.plot(geometric_mean(ratios), y, marker="|", markersize=11, mew=3, **options)
-        label = setting if setting.startswith("GPU") else f"CPU, {setting}"
-        axes.plot([], marker="|", markersize=11, mew=3, label=label, **options)
-    axes.axvline(1, color="0.5", linewidth=1)
-    axes.set(xscale="log", xlim=(0.15, 3), ylim=(len(names) - 0.5, -0.5))
-    axes.set_xticks([0.2, 0.5, 1, 2], labels=["0.2", "0.5", "1", "2"])
-    axes.set_xticks([], minor=True)
-    axes.set_yticks(range(len(names)), labels=[name.replace(" / ", " /\n") for name in names])
-    axes.set_xlabel("time of forward and backward,\nover the plain norm's")
-    for x, side, word in ((0.97, "right", "← faster"), (1.03, "left", "slower →")):
-        axes.annotate(word, (x, 1.01), xycoords=("data", "axes fraction"), ha=side, color="0.3")
-    figure.legend(loc="outside upper left", ncols=1)
+    figure = Figure(figsize=(3.6, 7.2), layout="constrained")
+    layers, steps = figure.subplots(2, height_ratios=(8, 3.6), sharex=True)
+    frames = {f"CPU, {name}": (passes(results), name) for name in ("float32", "bfloat16")}
+    for mode, ending in MODES.items():
+        frames[f"GPU, {mode}"] = passes(of_gpu, ending), "channels last, bfloat16"
+    modes = (f"GPU, {mode_of(way)}" for way in of_gpu["steps"])
+    colours = dict(zip(dict.fromkeys((*frames, *modes)), OKABE_ITO, strict=False))
+    names = list(dict.fromkeys(passes(results)["layer / plain"]))
+    for i, (label, (frame, setting)) in enumerate(frames.items()):
+        shown = frame[(frame.setting == setting) & (frame["pass"] == "both")]
+        options = {"color": colours[label], "linestyle": "none"}
+        for name, ratios in shown.groupby("layer / plain")["over baseline"]:
+            y = names.index(name) + 0.21 * (i - 1.5)
+            layers.plot(ratios, [y] * len(ratios), marker=".", alpha=0.6, **options)
+            layers.plot(geometric_mean(ratios), y, marker="|", markersize=9, mew=3, **options)
+    for label, colour in colours.items():
+        layers.plot([], marker="s", linestyle="none", label=label, color=colour)
+    for way, norms in of_gpu["steps"].items():
+        for i, (norm, plain) in enumerate(ON_GPU.items()):
+            if {norm, plain} <= norms.keys():
+                ratio = norms[norm]["seconds"] / norms[plain]["seconds"]
+                options = {"color": colours[f"GPU, {mode_of(way)}"], "linestyle": "none"}
+                steps.plot(ratio, i, marker="D", markersize=5, **options)
+    cpu, gpu = (record["machine"]["commit"][:8] for record in (results, of_gpu))
+    title = {"loc": "right", "fontsize": 8.5}
+    title_of_layers = f"Eight maps (CPU at {cpu}, GPU at {gpu})"
+    layers.set_title(fill(title_of_layers, 48), pad=16, **title)
+    ways = ", ".join(f"{way} at {commit_of(way, of_gpu)}" for way in of_gpu["steps"])
+    title_of_steps = f"ResNet-50's step on the GPU ({ways})"
+    steps.set_title(fill(title_of_steps, 48), **title)
+    labels = [name.replace(" / ", " /\n") for name in names]
+    layers.set_yticks(range(len(names)), labels=labels)
+    steps.set_yticks(range(len(ON_GPU)), labels=[" / ".join(pair) for pair in ON_GPU.items()])
+    for axes in (layers, steps):
+        axes.axvline(1, color="0.5", linewidth=1)
+        axes.set(xscale="log", xlim=(0.15, 5), ylim=(len(axes.get_yticks()) - 0.5, -0.5))
+        axes.set_xticks([0.2, 0.5, 1, 2, 4], labels=["0.2", "0.5", "1", "2", "4"])
+        axes.set_xticks([], minor=True)
+        axes.tick_params(labelbottom=True)
+    steps.set_xlabel("time of forward and backward\n(a step: of all), over the plain norm's")
+    for x, side, word in ((0.95, "right", "← faster"), (1.05, "left", "slower →")):
+        place = {"xycoords": ("data", "axes fraction"), "ha": side, "color": "0.3"}
+        layers.annotate(word, (x, 1.01), **place)
+    figure.legend(loc="outside upper left", ncols=2)
     return figure
 
 
@@ -345,4 +466,5 @@ if __name__ == "__main__":
             path.write_text(measure.to_json(measured))
     for page, written in documented().items():
         page.write_text(written, "utf-8")
-    style.save(chart(json.loads(RECORD.read_text())), CHART)
+    records = (json.loads(record.read_text()) for record in (RECORD, RECORD_OF_GPU))
+    style.save(chart(*records), CHART)
