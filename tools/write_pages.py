@@ -12,6 +12,7 @@ marker and ``<!-- end -->`` are written again:
     <!-- conditions: NAME -->   mIoU of a comparison's models, by norm and kind of test images
     <!-- contrast: TABLE -->    low contrast and standardized inputs: a table of CONTRAST
     <!-- ilm: answers -->       ILM and the norm that it builds on
+    <!-- corrupted: STUDY -->   planned tests on corrupted images, STUDY-kinds by kind of images
     <!-- rates: NAME -->        the comparisons NAME-rateR, by norm and learning rate R
     <!-- batches: NAME -->      box AP of the comparisons NAME-batchN, by norm and images a step
     <!-- options: all -->       the layers' options, from signatures and docstrings
@@ -27,6 +28,7 @@ from ilm_plugins.experiments.papers import published
 from pages import (
     batches,
     comparisons,
+    corruptions,
     daylight,
     folds,
     ilm,
@@ -52,6 +54,11 @@ def file(name: str, found: Results) -> list[str]:
     return [f"```{LANGUAGES[path.suffix]}\n{path.read_text(encoding='utf-8')}```"]
 
 
+def corrupted(name: str, found: Results) -> list[str]:
+    study, _, is_by_kind = name.partition("-")
+    return (corruptions.kinds if is_by_kind else corruptions.answers)(found, study)
+
+
 #: Name of a part about contrast -> the function that returns its lines.
 CONTRAST = {
     "afterwards": daylight.afterwards,
@@ -62,7 +69,7 @@ CONTRAST = {
     "folds-means": folds.means,
 }
 #: Comparisons by learning rate -> their metric, if it is not mIoU.
-METRICS = {"ilm": "top-1"}
+METRICS = {"ilm": "top-1", "cifar": "top-1"}
 #: Kind of a part -> the function that returns its lines.
 KINDS: dict[str, Callable[[str, Results], list[str]]] = {
     "file": file,
@@ -75,6 +82,7 @@ KINDS: dict[str, Callable[[str, Results], list[str]]] = {
     "contrast": lambda name, found: CONTRAST[name](found),
     "rates": lambda name, found: comparisons.rates(found, name, METRICS.get(name, "mIoU")),
     "ilm": lambda name, found: ilm.answers(found),
+    "corrupted": corrupted,
     "batches": lambda name, found: batches.markdown(batches.detectors(name, found)),
     "options": lambda name, found: options.table(),
 }

@@ -55,7 +55,7 @@ def rates(results: Results, begin: str, metric: str) -> list[str]:
         for rate, comparison in comparisons.items():
             row[f"{rate:g}"] = mean_cell(by_seed(results, comparison, norm, metric=metric).values())
         rows.append(row)
-    return of_dicts(rows)
+    return of_dicts(rows) if rows else ["No run has ended yet."]
 
 
 def holm(differences: Sequence[Difference]) -> list[Difference]:
