@@ -6,6 +6,7 @@ in place of the pages that link to them; the API (api.rst) is on the site alone.
 
 import inspect
 import re
+from pathlib import Path
 
 from docutils import nodes
 from latex2mathml import converter
@@ -40,15 +41,6 @@ python_use_unqualified_type_names = True
 # Frameworks that the documented modules may import, and a reader's environment may lack.
 autodoc_mock_imports = ["mmengine", "mmcv"]
 
-README = """# ilm_plugins
-
-```{include} ../README.md
-:start-after: "<!-- site -->"
-:end-before: "## Demo and tests"
-:relative-images:
-:relative-docs: docs/
-```
-"""
 FILE = """```{{include}} ../{}
 :relative-images:
 :relative-docs: {}
@@ -72,7 +64,16 @@ def fill_page(app, name, source):
     for page, (file, _) in FILES.items():
         source[0] = source[0].replace(f"](../{file}", f"]({page}.md")
     if name == "index":
-        source[0] = README + "".join(toctrees(source[0]))
+        source[0] = readme() + "".join(toctrees(source[0]))
+
+
+def readme():
+    """Return the part of README that the site shows, with links to the site's pages."""
+    text = (Path(__file__).parents[1] / "README.md").read_text("utf-8").split("<!-- site -->")[1]
+    text = text.split("## Demo and tests")[0].replace("](docs/", "](")
+    for page, (file, _) in FILES.items():
+        text = text.replace(f"]({file}", f"]({page}.md")
+    return f"# ilm_plugins\n{text}"
 
 
 def toctrees(index):
