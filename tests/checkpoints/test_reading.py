@@ -5,6 +5,7 @@ import datetime
 import os
 import pathlib
 import pickle
+import re
 import sys
 import tarfile
 import zipfile
@@ -454,16 +455,44 @@ def test_numbers_in_arrays_of_a_state_dict_become_tensors():
     assert all(map(torch.is_tensor, copy.values()))
 
 
-UNKNOWN = {"loss": torch.ones(1), "weights": {"a": torch.ones(1), "b": torch.ones(1)}}
-
-
 @pytest.mark.parametrize(
-    "contents",
-    [[1], 3, {}, {"model": 3}, {"model": {1: torch.ones(1)}}, {"x": {"y": torch.ones(1)}}, UNKNOWN],
+    "contents", [[1], 3, {}, {"model": 3}, {"model": {1: torch.ones(1)}}, {"x": {"y": {}}}]
 )
 def test_a_file_without_a_state_dict_is_told(contents):
     with pytest.raises(CheckpointError, match=r"'c.pth' holds no state dict"):
         checkpoints.find_state(contents, "c.pth")
+
+
+def beside_weights():
+    """What the script of a training saves beside the state dict."""
+    (learned := torch.ones(2, requires_grad=True)).sum().backward()
+    optimizer = torch.optim.Adam([learned])
+    optimizer.step()
+    return {
+        "epoch": 3,
+        "loss": torch.ones(1),
+        "optimizer_state_dict": optimizer.state_dict(),
+        "metrics": {"accuracy": torch.tensor(0.9), "AP": np.float64(0.4)},
+        "rng": {"torch": torch.get_rng_state()},
+    }
+
+
+@pytest.mark.parametrize("key", ["model_state_dict", "net", "module", "params_ema", "generator"])
+def test_a_state_dict_is_found_in_the_only_entry_with_weights(key):
+    state = torch.nn.BatchNorm2d(3).state_dict()
+    assert checkpoints.find_state({**beside_weights(), key: state}, "c.pth") == (key, state)
+
+
+def test_entries_with_weights_are_named_with_the_way_to_choose_one(tmp_path):
+    state = torch.nn.BatchNorm2d(3).state_dict()
+    contents = {"epoch": 3, "generator": state, "discriminator": state}
+    torch.save(contents, path := tmp_path / "c.pth")
+    with pytest.raises(CheckpointError, match="tensors in 'generator', 'discriminator'; ") as told:
+        checkpoints.find_state(contents, path)
+    new = tmp_path / "new.pth"
+    (advice,) = re.findall(r"torch\.save\(.*\)$", str(told.value))
+    exec(advice, {"torch": torch, "FILE": path, "NEW": new})
+    assert checkpoints.read(new).keys() == state.keys()
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,8 @@ class Checkpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]):
         """Load weights; warn of another norm's weights; CheckpointError if none fits the model."""
         by_suffix = checkpoint.get("matching_heuristics", False)
-        state = checkpoints.unwrap_state(checkpoint["model"], self.model)
+        _, state = checkpoints.find_state(checkpoint["model"], self._path)
+        state = checkpoints.unwrap_state(state, self.model)
         checkpoint["model"] = checkpoints.name_variances(state, self.model.state_dict())
         incompatible = super()._load_model(checkpoint)
         other_shape = [name for name, *_ in incompatible.incorrect_shapes]

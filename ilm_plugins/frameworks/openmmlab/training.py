@@ -181,6 +181,8 @@ class PluginRunner(Runner):
         options = {"revise_keys": [(r"^(module\.|_orig_mod\.)+", "")], **options}
         checkpoint = super().load_checkpoint(filename, *args, **options)
         model = unwrapped_model(self.model)
+        if "state_dict" not in checkpoint:
+            checkpoints.find_state(checkpoint, filename)  # else its error names the entries
         state = checkpoints.unwrap_state(checkpoint.get("state_dict", checkpoint), model)
         checkpoints.check_fits(filename, model, checkpoints.find_absent(state, model))
         self.resumed_schedules = schedules(checkpoint.get("param_schedulers"))

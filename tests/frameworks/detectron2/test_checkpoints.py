@@ -123,6 +123,20 @@ def test_a_file_of_pycls_is_loaded(tmp_path, monkeypatch):
     assert load(tmp_path / "c.pyth", {"model_state": state}).weight.eq(1).all()
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".pyth"])
+def test_a_state_dict_in_an_entry_of_another_name_is_loaded(tmp_path, suffix):
+    state = {"weight": torch.full((2, 2), 3.0), "bias": torch.zeros(2)}
+    loaded = load(tmp_path / f"c{suffix}", {"epoch": 3, "model_state_dict": state})
+    assert loaded.weight.unique().tolist() == [3.0]
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pyth"])
+def test_entries_with_weights_are_named(tmp_path, suffix):
+    state = {"weight": torch.ones(2, 2), "bias": torch.zeros(2)}
+    with pytest.raises(CheckpointError, match="holds tensors in 'student', 'teacher'; save one"):
+        load(tmp_path / f"c{suffix}", {"epoch": 3, "student": state, "teacher": state})
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".pkl", ".pyth"])
 def test_code_is_refused(tmp_path, suffix):
     contents = {"model": {"weight": Harmful(tmp_path / "ran")}, "__author__": "nobody"}

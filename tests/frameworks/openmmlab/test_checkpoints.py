@@ -14,7 +14,7 @@ pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
 
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, checkpoint
-from mmengine.runner.checkpoint import load_from_http, load_from_local
+from mmengine.runner.checkpoint import load_checkpoint, load_from_http, load_from_local
 
 import fresh
 from close import assert_close
@@ -114,6 +114,22 @@ def test_a_file_without_a_state_dict_is_told(tmp_path, contents, held):
     torch.save(contents, tmp_path / "c.pth")
     with pytest.raises(CheckpointError, match=f"holds {held}, expected a state dict"):
         CheckpointLoader.load_checkpoint(str(tmp_path / "c.pth"))
+
+
+def test_a_state_dict_in_an_entry_of_another_name_is_loaded(tmp_path):
+    use_safe_checkpoints()
+    path = str(tmp_path / "c.pth")
+    torch.save({"epoch": 3, "model_state_dict": {"weight": torch.full((2, 2), 3.0)}}, path)
+    loaded = torch.nn.Linear(2, 2, bias=False)
+    load_checkpoint(loaded, path)
+    assert loaded.weight.unique().tolist() == [3.0]
+
+
+def test_a_file_of_several_models_reaches_code_that_chooses_one(tmp_path):
+    use_safe_checkpoints()
+    path = str(tmp_path / "c.pth")
+    torch.save({name: {"weight": torch.ones(1)} for name in ("student", "teacher")}, path)
+    assert CheckpointLoader.load_checkpoint(path).keys() == {"student", "teacher"}
 
 
 MODEL = """

@@ -267,11 +267,13 @@ def test_weights_of_another_norm_give_a_warning_to_convert_them(config, tmp_path
         (["model.decode_head.norm_cfg.type=ILMNG"], "'ILMNG', an unknown norm; near ones are ILM"),
         (["load_from=/nowhere/none.pth"], "none.pth' does not exist"),
         (["load_from=other.pth"], "other.pth' is of another model"),
+        (["load_from=two.pth"], "two.pth' holds tensors in 'student', 'teacher'; save one"),
     ],
 )
 def test_a_mistake_is_one_line(config, tmp_path, capfd, monkeypatch, options, word):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {"weight": torch.ones(1)}}, "other.pth")
+    torch.save({name: {"weight": torch.ones(1)} for name in ("student", "teacher")}, "two.pth")
     flags = [option for option in options if option.startswith("--")]
     opts = [option for option in options if option not in flags]
     assert main(command(config, *flags, out=tmp_path, opts=opts)) == 2
