@@ -7,7 +7,7 @@ Two layouts::
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +73,8 @@ class PairedImages(Dataset):
         data_root: str = "",
         data_prefix: dict | None = None,  # only pair_path, or input_path and target_path
         direction: str = DIRECTIONS[0],  # of pairs side by side
-        images: Sequence[int | None] = (None, None),  # first and end, in the order of names
+        # First and end, in the order of names; as a dict, of the folder of a name alone.
+        images: Sequence[int | None] | Mapping[str, Sequence[int | None]] = (None, None),
         size: int = 256,
         load_size: int | None = None,  # before a random crop and flip; None for neither
         flip: float = 0.5,  # its probability
@@ -95,6 +96,8 @@ class PairedImages(Dataset):
                 f"data_prefix has {', '.join(folders) or 'nothing'}; give only pair_path, or "
                 "input_path and target_path"
             )
+        if isinstance(images, Mapping):
+            images = images.get(root.name, (None, None))
         self.pairs = [*pairs.items()][slice(*images)]
         if not self.pairs:
             raise UserError(f"images={tuple(images)} leaves none of the {len(pairs)} pairs")
@@ -102,8 +105,8 @@ class PairedImages(Dataset):
         self.load_size, self.flip = load_size, flip
         self.metainfo = {"name": "PairedImages"}
         if mean_of is not None:
-            options = {"data_prefix": data_prefix, "direction": direction, "size": size, **mean_of}
-            others = PairedImages(data_root, **options)
+            own = {"data_root": data_root, "data_prefix": data_prefix, "direction": direction}
+            others = PairedImages(**{**own, "size": size, **mean_of})
             targets = torch.stack([others[i]["target"] for i in range(len(others))])
             self.metainfo["mean_image"] = targets.double().mean(0).round().to(torch.uint8)
 

@@ -12,6 +12,8 @@ pytest.importorskip("torchmetrics", reason="needs torchmetrics, of the extra ilm
 
 import numpy as np
 import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS
 from PIL import Image
 
 from close import assert_close
@@ -90,6 +92,29 @@ def test_halves_are_input_and_target_in_either_direction(halves, direction):
 def test_a_choice_of_images_has_their_names(halves):
     data = PairedImages(halves[0], size=6, images=(1, None))
     assert [data[i]["name"] for i in range(len(data))] == ["b"]
+
+
+@pytest.mark.parametrize("place", ["train", "val", "test"])
+def test_own_pairs_are_used_whole(halves, root, place):
+    """Not the part of the folder facades that the config asks for."""
+    cfg = Config.fromfile(str(root / "configs/pix2pix/facades_ilmin_in.py"))
+    cfg.merge_from_dict({f"{place}_dataloader.dataset.data_root": str(halves[0])})
+    assert len(DATASETS.build(cfg[f"{place}_dataloader"].dataset)) == 2
+
+
+def test_a_part_may_be_asked_for_by_the_name_of_the_folder(tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path / "facades" / f"{name}.png", 6, 12)
+    data = PairedImages(tmp_path / "facades", size=6, images={"facades": (1, None)})
+    assert [data[i]["name"] for i in range(len(data))] == ["b"]
+
+
+def test_the_mean_image_may_be_that_of_another_folder(halves, tmp_path):
+    folder, left, _ = halves
+    save(tmp_path / "other" / "a.png", 6, 12)
+    chosen = {"data_root": str(folder), "images": (1, None)}
+    data = PairedImages(tmp_path / "other", size=6, mean_of=chosen)
+    assert np.array_equal(channels_last(data.metainfo["mean_image"]), left)
 
 
 def test_the_mean_image_is_that_of_the_chosen_targets(halves):

@@ -1,7 +1,7 @@
 """pix2pix on Facades, label map to photo: ILM Norm paper, Section 4.4, with pix2pix's own recipe.
 
-The dataset is a folder of pairs side by side, photo left and label map right. Its first 200 train,
-the next 200 test; which 200 of the 400 the paper takes, it does not say.
+The dataset is a folder of pairs side by side, photo left and label map right. The first 200 of the
+folder facades train, the next 200 test; which 200 of the 400 the paper takes, it does not say.
 """
 
 custom_imports = dict(
@@ -15,6 +15,7 @@ default_scope = "mmengine"
 
 data_root = "data/facades"
 size = 256
+first, second = dict(facades=(0, 200)), dict(facades=(200, 400))
 pair = dict(
     type="PairedImages",
     data_root=data_root,
@@ -27,20 +28,20 @@ train_dataloader = dict(
     num_workers=2,
     persistent_workers=True,  # otherwise each epoch has the same crops in the same order
     sampler=dict(type="DefaultSampler", shuffle=True),
-    dataset=dict(**pair, images=(0, 200), load_size=286, flip=0.5),
+    dataset=dict(**pair, images=first, load_size=286, flip=0.5),
 )
 val_dataloader = dict(
     batch_size=1,
     num_workers=2,
     sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(**pair, images=(200, 400)),
+    dataset=dict(**pair, images=second),
 )
 # A test also scores the mean training image.
 test_dataloader = dict(
     batch_size=1,
     num_workers=2,
     sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(**pair, images=(200, 400), mean_of=dict(images=(0, 200))),
+    dataset=dict(**pair, images=second, mean_of=dict(images=first)),
 )
 
 # At batch size 1 pix2pix's batch norm is instance norm with scale and shift.
