@@ -1,4 +1,4 @@
-"""Compile the C++ kernels along with the package, where there is a compiler that can.
+"""Compile the C++ kernels along with the package, where there is a compiler that can compile CHECK.
 
 ILM_PLUGINS_REQUIRE_C=1 makes it an error if there is none, ILM_PLUGINS_WITHOUT_C=1 leaves them out.
 ILM_PLUGINS_CHECKED=1 builds kernels that check where they write. ILM_PLUGINS_CFLAGS adds flags.
@@ -29,10 +29,20 @@ if platform.machine() in ("x86_64", "AMD64"):
     INSTRUCTIONS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
     INSTRUCTIONS["avx512"] = [f"-mavx512{part}" for part in ("f", "bw", "vl", "dq")]
     INSTRUCTIONS["avx512"] += ["-mfma", "-mf16c", "-mprefer-vector-width=512"]
+#: A library that every compiler builds which can be asked for the kernels.
+CHECK = """\
+#include <cmath>
+#include <stdlib.h>
+#if !defined __clang__ && !(__GNUC__ >= 9)
+#error "the kernels need g++ 9 or newer, or clang++"
+#endif
+"""
 
 
 class BuildKernels(build_ext):
     """One library of the same source, compiled for each instruction set, for float and double."""
+
+    has_compiler = False
 
     def run(self):
         for extension in self.extensions:  # never one of other sources
@@ -42,16 +52,30 @@ class BuildKernels(build_ext):
         try:
             super().run()
         except (CCompilerError, PlatformError) as error:
+            if self.has_compiler:
+                advice = "to install without the kernels, set ILM_PLUGINS_WITHOUT_C=1"
+                raise CCompilerError(f"the kernels do not compile: {error}; {advice}") from error
             if os.environ.get("ILM_PLUGINS_REQUIRE_C") == "1":
                 raise
-            self.warn(f"no C++ compiler could build the kernels, which are left out: {error}")
+            self.warn(f"the kernels are left out, without a C++ compiler that works: {error}")
             self.leave_out()
 
     def leave_out(self):
         self.extensions = self.distribution.ext_modules = []
         self.get_finalized_command("bdist_wheel").root_is_pure = True
 
+    def check_compiler(self):
+        folder = Path(self.build_temp, "check")
+        folder.mkdir(parents=True, exist_ok=True)
+        (source := folder / "check.cpp").write_text(CHECK)
+        for instructions in INSTRUCTIONS.values():
+            flags = [*FLAGS, *instructions]
+            objects = self.compiler.compile([str(source)], str(folder), extra_postargs=flags)
+        self.link(objects, str(folder / "check.so"), FLAGS)
+        self.has_compiler = True
+
     def build_extension(self, extension):
+        self.check_compiler()
         # By which the binding in Python refuses a library of other sources.
         sources = run_path(str(CPU / "source_hash.py"))["hash_sources"](FOLDER)
         flags = [*FLAGS, *os.environ.get("ILM_PLUGINS_CFLAGS", "").split()]
@@ -76,14 +100,14 @@ class BuildKernels(build_ext):
         variants = [(item, real) for item in INSTRUCTIONS.items() for real in ("float", "double")]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = [name for names in pool.map(compile_for, variants) for name in names]
+        self.link(objects, self.get_ext_fullpath(extension.name), flags)
+
+    def link(self, objects, path, flags):
         # The C++ compiler links its own library, which nothing needs.
         needed = ["-Wl,--as-needed"] if sys.platform == "linux" else []
+        flags = [*flags, *needed]
         self.compiler.link_shared_object(
-            objects,
-            self.get_ext_fullpath(extension.name),
-            libraries=["m"],
-            extra_postargs=[*flags, *needed],
-            target_lang="c++",
+            objects, path, libraries=["m"], extra_postargs=flags, target_lang="c++"
         )
 
     def get_ext_filename(self, name):

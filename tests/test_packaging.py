@@ -204,10 +204,41 @@ def test_an_installation_in_place_without_kernels_removes_those_of_an_earlier_on
     assert kernels_of(source) == "plain"
 
 
+@pytest.fixture
+def compilers(tmp_path):
+    """C++ compilers that cannot build the kernels, and what each says."""
+    (old := tmp_path / "g++-8").write_text('#!/bin/sh\nexec g++ -U__GNUC__ -D__GNUC__=8 "$@"\n')
+    (bare := tmp_path / "g++-bare").write_text('#!/bin/sh\nexec g++ -nostdinc "$@"\n')
+    for script in (old, bare):
+        script.chmod(0o755)
+    return {
+        "none": ("/nowhere/g++", "command '/nowhere/g++' failed"),
+        "broken": ("/bin/false", "command '/bin/false' failed"),
+        "old": (str(old), "the kernels need g++ 9 or newer, or clang++"),
+        "without headers": (str(bare), "cmath: No such file or directory"),
+    }
+
+
 @pytest.mark.wide
-def test_a_missing_compiler_is_an_error_where_the_kernels_are_required(source, tmp_path):
-    tag, *_ = wheel_of(source, tmp_path, CXX="/bin/false")
+@pytest.mark.parametrize("kind", ["none", "broken", "old", "without headers"])
+def test_without_a_compiler_that_works_the_kernels_are_left_out(source, tmp_path, compilers, kind):
+    compiler, says = compilers[kind]
+    tag, *_ = wheel_of(source, tmp_path, CXX=compiler)
     assert tag == "py3-none-any"
-    required = {"CXX": "/bin/false", "ILM_PLUGINS_REQUIRE_C": "1"}
-    printed = run(*PIP, "wheel", source, *IN, "-w", tmp_path, fails=True, **required)
-    assert "command '/bin/false' failed" in printed
+    required = {"CXX": compiler, "ILM_PLUGINS_REQUIRE_C": "1"}
+    assert says in run(*PIP, "wheel", source, *IN, "-w", tmp_path, fails=True, **required)
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("editable", [True, False])
+def test_kernels_that_do_not_compile_are_an_error_with_the_compilers_message(
+    source, tmp_path, editable
+):
+    broken = shutil.copytree(source, tmp_path / "source", symlinks=True)
+    kernels = broken / "ilm_plugins/ops/engine/cpu/kernels.cpp"
+    kernels.write_text("int mistake = undeclared;\n" + kernels.read_text())
+    command = (*PIP, "install", *IN, "--target", tmp_path / "site", *["-e"] * editable, broken)
+    printed = run(*command, fails=True)
+    assert "kernels.cpp:1:15: error: " in printed
+    assert "to install without the kernels, set ILM_PLUGINS_WITHOUT_C=1" in printed
+    run(*command, ILM_PLUGINS_WITHOUT_C="1")
