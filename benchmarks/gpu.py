@@ -26,7 +26,7 @@ try:
     import torch
 
     from ilm_plugins.files import write_text
-    from ilm_plugins.ops.engine.backends import find_kernels, use_backend
+    from ilm_plugins.ops.engine.backends import backend_for, use_backend
 
     from . import layers, measure
     from .steps import AGAIN, STEP_BASELINES
@@ -109,7 +109,7 @@ def machine(device: torch.device) -> dict:
         return measure.machine(device) | sizes
     try:
         with use_backend("triton"):
-            find_kernels(torch.empty(1, 1, 1, 1, dtype=torch.bfloat16, device=device))
+            backend_for(torch.empty(1, 1, 2, dtype=torch.bfloat16, device=device), 1)
     except (AssertionError, RuntimeError) as error:  # torch without CUDA, or no GPU
         sys.exit(f"error: {error}; --rehearse tries the parts on the CPU")
     x, y = (torch.ones(2**30, dtype=torch.uint8, device=device) for _ in range(2))

@@ -99,7 +99,7 @@ def rows(rounds: int, device: torch.device) -> Iterator[dict]:
 
 def operators(layer: nn.Module, x: Tensor) -> Iterator[tuple[str, measure.Run]]:
     """Yield the operators of a layer's network alone, forward and backward, if it has them."""
-    found = layer.network_for_operators(x.device, x.dtype)
+    found = layer.find_operator(x.device, x.dtype)
     if found is None:
         return
     rescale, backward = torch.ops.ilm_plugins.network, torch.ops.ilm_plugins.network_backward

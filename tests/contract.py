@@ -246,13 +246,13 @@ def test_fixed_parameters_do_not_fix_running_statistics(norm):
 
 
 #: The backends of C++ and of torch's operations, and the reference.
-each_way = pytest.mark.parametrize("find", [backends.find_kernels, lambda x: plain, lambda x: None])
+each_way = pytest.mark.parametrize("find", [backends._find_cpu, lambda x: plain, lambda x: None])
 
 
 @each_way
 def test_a_fixed_parameter_has_no_gradient_and_changes_no_other(norm, training, find, monkeypatch):
     """Each alone is fixed, and each alone is trained, without a gradient of x."""
-    monkeypatch.setattr(backends, "find_kernels", find)
+    monkeypatch.setattr(backends, "_find_cpu", find)
     layer, x, dy = random(norm).double().train(training), small().double(), small(seed=2).double()
     names = [name for name, _ in layer.named_parameters()]
     expected = dict(zip(["x", *names], results(layer, x, dy)[1:], strict=True))
@@ -469,7 +469,7 @@ def test_the_host_never_waits_for_a_result(norm, backend):
 @each_way
 def test_buffers_may_change_before_the_backward_pass(norm, training, find, monkeypatch):
     """DistributedDataParallel broadcasts them at each forward pass; training moves them."""
-    monkeypatch.setattr(backends, "find_kernels", find)
+    monkeypatch.setattr(backends, "_find_cpu", find)
     layer, x, found = random(norm).train(training), small(), []
     for written in (False, True):
         twin, leaf = copy.deepcopy(layer), x.clone().requires_grad_()

@@ -84,7 +84,7 @@ def check(seed: int) -> str:
     description = f"seed {seed}: {layer} of {shape}, {dtype}, {instructions}, {threads} threads"
     x, dy = (lay_out(cases.inputs(*shape, dtype=dtype, seed=r.randrange(1000))) for _ in range(2))
     # Torch computes single values and variants, with activations in x's own precision.
-    if math.prod(shape[2:]) > 1 and layer.as_network() is not None and r.random() < 0.4:
+    if math.prod(shape[2:]) > 1 and layer.describe() is not None and r.random() < 0.4:
         dy = fuse(r, layer, x, dy)
         description += f", {layer.fused_activation}"
     cpu.instruction_set = lambda: instructions

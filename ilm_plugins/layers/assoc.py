@@ -37,7 +37,7 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
     """
 
     mean_drives = "omega"
-    papers_form: Mapping[str, object] = {"combine": "a(WE)+B"}
+    papers_form = "combine", "a(WE)+B"
     network = Autoencoder
     fits_width: Mapping[str, int] = {"num_groups": 32, "num_key_groups": 32}
 

@@ -108,7 +108,7 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
         self.pairs = AffinePairs(num_affine, num_channels, init, **factory)
 
     def rescale(self, mean, var, *tensors):
-        t = self.named(*tensors)
+        t = self.network.named(*tensors)
         features = mean * (var + self.feature_eps).rsqrt()
         logits = project(features, t.attention_weight, t.attention_bias)
         attentions = nn.functional.relu6(logits + 3) / 6

@@ -41,6 +41,8 @@ class AutoencoderNorm(AdaptiveNorm):
     omega_offset: Tensor
     #: "beta" or "omega": what the mean predicts; the variance predicts the other.
     mean_drives: str
+    #: The option that has the variants of the paper's table, and its value in the equations.
+    papers_form: tuple[str, object]
 
     def __init__(
         self,
@@ -68,7 +70,7 @@ class AutoencoderNorm(AdaptiveNorm):
         self.init = init
         self.activations = activations
         self.combine = combine
-        ((option, value),) = self.papers_form.items()
+        option, value = self.papers_form
         check(
             init != "identity" or self.has_papers_form,
             f"{name}: init='identity' does not exist for {option}={getattr(self, option)!r}; "
@@ -88,6 +90,11 @@ class AutoencoderNorm(AdaptiveNorm):
         self.initial_values = {**self.initial_values, "omega_offset": offset}
         self.register_buffer("omega_offset", torch.full((), offset, **factory))
 
+    @property
+    def has_papers_form(self) -> bool:
+        option, value = self.papers_form
+        return getattr(self, option) == value
+
     def rescaling(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the omega and beta (N, C) that rescale the standardized instances of x (Eq. 2).
 
@@ -95,12 +102,14 @@ class AutoencoderNorm(AdaptiveNorm):
         """
         self.check_input(x)
         mean, var = moments(x, self.moment_groups)
-        omega, beta = self.predict(mean, var, self.named(*cast(self.rescale_tensors(), mean.dtype)))
+        omega, beta = self.predict(
+            mean, var, self.network.named(*cast(self.rescale_tensors(), mean.dtype))
+        )
         return omega.flatten(1), beta.flatten(1)
 
     def rescale(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         # Eqs. 1 and 2: y = omega * ratio * x_hat + (beta + omega * offset), see restandardize.
-        omega, beta = self.predict(mean, var, self.named(*tensors))
+        omega, beta = self.predict(mean, var, self.network.named(*tensors))
         omega, beta = omega.flatten(1), beta.flatten(1)
         if self.moment_groups == self.num_groups:  # ratio 1, offset 0
             return omega, beta

@@ -59,19 +59,13 @@ class AdaptiveNorm(nn.GroupNorm):
 
     #: Number of channel groups whose moments ``rescale`` receives; divides the number of channels.
     moment_groups: int
-    #: The kind of network by which kernels compute ``rescale``; None if only ``rescale`` does. A
-    #: subclass that replaces a method, except ``normalize`` and ``reset_parameters``, gets None,
-    #: because its equations differ.
-    network: type[Network] | None = None
-    #: The network of the nearest base that has one.
-    _described_by: ClassVar[type[Network] | None] = None
-    #: Makes a named tuple, with ``_`` for ``.``, of that network's tensors.
-    named: ClassVar[Any] = None
-    #: A method that returns what operators of compiled models take in place of ``network``.
-    network_for_operators = operators.network_for_operators
-    #: Option -> its value in the paper's equations. Kernels compute these equations only; with
-    #: another value, ``rescale`` computes the layer.
-    papers_form: Mapping[str, object] = {}
+    #: The kind of network that ``rescale`` is: it names the tensors, and kernels may compute it.
+    #: They do not in a subclass that replaces a method, except ``normalize`` and
+    #: ``reset_parameters``, because its equations differ, unless it sets ``network`` again.
+    network: ClassVar[Any] = None
+    _replaces_equations: ClassVar[bool] = False
+    #: A method only for Dynamo, see there.
+    find_operator = operators.find_operator
     #: Names of tensors that a layer of some options lacks.
     optional_tensors: frozenset[str] = frozenset()
     #: Options that must divide the number of channels -> the paper's number, "auto"'s largest.
@@ -87,12 +81,10 @@ class AdaptiveNorm(nn.GroupNorm):
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
-        if cls.network is not None and _changes_equations(cls):
-            cls.network = None
-        if cls.network is not None:
-            if not (isinstance(cls.network, type) and issubclass(cls.network, Network)):
-                raise TypeError(f"{cls.__name__}.network must be a subclass of ops.Network or None")
-            cls._described_by, cls.named = cls.network, cls.network.named
+        network = cls.network
+        if not (network is None or (isinstance(network, type) and issubclass(network, Network))):
+            raise TypeError(f"{cls.__name__}.network must be a subclass of ops.Network or None")
+        cls._replaces_equations = _replaces_equations(cls)
         if "__init__" in vars(cls):
             cls.__init__ = _checking(cls.__init__)  # type: ignore[method-assign, misc]
 
@@ -111,7 +103,8 @@ class AdaptiveNorm(nn.GroupNorm):
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
         """Return the parameters and buffers that ``rescale`` takes after the moments.
 
-        A layer with a :attr:`network` returns the network's tensors, and :attr:`named` names them.
+        A layer with a :attr:`network` returns the network's tensors, and ``network.named`` makes
+        them a named tuple, with ``_`` for ``.``.
         """
         return tensors_of(self, self._tensor_names())
 
@@ -119,17 +112,17 @@ class AdaptiveNorm(nn.GroupNorm):
         """Return (child or "", name) of each tensor but BN's statistics; None for an absent one."""
         kept = self.__dict__.get("_kept_names")
         if kept is None:
-            if self._described_by is None:
+            if self.network is None:
                 name = type(self).__name__
                 raise NotImplementedError(
                     f"{name} has no network, so it must define rescale_tensors"
                 )
-            names = [name for name in self._described_by.tensors if name not in BATCH]
+            names = [name for name in self.network.tensors if name not in BATCH]
             pairs = (n.rpartition(".")[::2] if self._has(n) else None for n in names)
             kept = self.__dict__["_kept_names"] = tuple(pairs)
         return kept
 
-    # As ``network_for_operators``: Dynamo neither traces it nor guards on what it keeps.
+    # As ``find_operator``: Dynamo neither traces it nor guards on what it keeps.
     _tensor_names._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def _has(self, name: str) -> bool:
@@ -139,11 +132,11 @@ class AdaptiveNorm(nn.GroupNorm):
     @property
     def has_papers_form(self) -> bool:
         """Whether the layer computes the paper's equations, not a variant from its tables."""
-        return all(getattr(self, option) == value for option, value in self.papers_form.items())
+        return True
 
-    def as_network(self) -> Network | None:
+    def describe(self) -> Network | None:
         """Return the layer's options as kernels take them; None if only ``rescale`` computes it."""
-        if self.network is None or not self.has_papers_form:
+        if self.network is None or self._replaces_equations or not self.has_papers_form:
             return None
         return self.network.of(self)
 
@@ -243,7 +236,7 @@ class AdaptiveNorm(nn.GroupNorm):
             self.eps,
             rescale or self.rescale,
             *self.rescale_tensors(),
-            network=self.as_network,
+            describe=self.describe,
             running=running,
             plans=self.kept_plans,
             activation=activation,
@@ -339,7 +332,7 @@ def _checking(init: Callable[..., None]) -> Callable[..., None]:
     return construct
 
 
-def _changes_equations(cls: type[AdaptiveNorm]) -> bool:
+def _replaces_equations(cls: type[AdaptiveNorm]) -> bool:
     """Whether a class replaces methods of the base that defines its ``network``."""
     owner = next(base for base in cls.__mro__ if "network" in vars(base))
     replaced = {

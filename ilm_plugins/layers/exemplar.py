@@ -69,11 +69,6 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
     """
 
     network = Exemplar
-    papers_form: Mapping[str, object] = {
-        "ratio_net": "conv",
-        "activation": "tanh",
-        "shared_affine": False,
-    }
     optional_tensors = frozenset({"reduce.weight"})
     fits_width: Mapping[str, int] = {"num_groups": 32, "reduction": 32}
     num_batches_tracked: Tensor | None
@@ -152,8 +147,13 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         """
         self.check_input(x)
         mean, var = moments(x, self.moment_groups)
-        t = self.named(*cast(self.rescale_tensors(), mean.dtype))
+        t = self.network.named(*cast(self.rescale_tensors(), mean.dtype))
         return self._ratios(mean, self._normalize_means(mean, var, t)[1], t)
+
+    @property
+    def has_papers_form(self) -> bool:
+        options = self.ratio_net, self.activation, self.shared_affine
+        return options == ("conv", "tanh", False)
 
     def unused_options(self) -> list[str]:
         unused = {"no_conv": ["reduction"], "mlp": ["expansion"]}.get(self.ratio_net, [])
@@ -169,7 +169,7 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         return maps + k * c + k * k * (c // self.reduction)
 
     def rescale(self, mean, var, *tensors):
-        t = self.named(*tensors)
+        t = self.network.named(*tensors)
         one_over_sigma, normalized_means = self._normalize_means(mean, var, t)
         ratios = self._ratios(mean, normalized_means, t)
         lambda_gamma = (ratios.unsqueeze(2) * t.weight.view(-1, self.num_channels)).unbind(1)
@@ -180,8 +180,8 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
 
     def _normalize_means(self, mean, var, t):
         """Return K tensors 1 / sigma_k, and (mu_IN - mu_k) / sigma_k, (N, K, C)."""
-        statistics = self.statistics(mean, var, t.running_mean, t.running_variance)
-        means, variances = zip(*statistics, strict=True)
+        moments = self.normalizer_moments(mean, var, t.running_mean, t.running_variance)
+        means, variances = zip(*moments, strict=True)
         one_over_sigma = [(v + self.eps).rsqrt() for v in variances]
         pairs = zip(means, one_over_sigma, strict=True)
         return one_over_sigma, torch.stack([(mean - m) * rstd for m, rstd in pairs], 1)

@@ -43,7 +43,7 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
     """
 
     mean_drives = "beta"
-    papers_form: Mapping[str, object] = {"activations": ("tanh", "sigmoid")}
+    papers_form = "activations", ("tanh", "sigmoid")
     network = Autoencoder
     fits_width: Mapping[str, int] = {"num_groups": 32, "key_group_size": 16}
 

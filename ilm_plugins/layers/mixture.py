@@ -105,7 +105,7 @@ class MixtureNorm(AdaptiveNorm):
 
     def unused_options(self) -> list[str]:
         unused = {"num_groups": "GN", "momentum": "BN"}
-        return [option for option, one in unused.items() if one not in self.normalizers]
+        return [option for option, name in unused.items() if name not in self.normalizers]
 
     def register_ratios(self, logits: Tensor) -> None:
         """Register the ratios' logits (K) with these initial values; EN's network has none."""
@@ -197,26 +197,26 @@ class MixtureNorm(AdaptiveNorm):
                 return None, None
         return running_mean, running_var
 
-    def statistics(
+    def normalizer_moments(
         self, mean: Tensor, var: Tensor, running_mean: Tensor | None, running_var: Tensor | None
     ) -> list[tuple[Tensor, Tensor]]:
         """Return (mu_k, sigma_k^2) of each normalizer: LN's (N, 1), BN's (1, C), others (N, C)."""
-        statistics = []
+        moments: list[tuple[Tensor, Tensor]] = []
         for normalizer in self.normalizers:
             if normalizer == "IN":
-                statistics.append((mean, var))
+                moments.append((mean, var))
             elif normalizer == "BN":
                 if running_mean is None or running_var is None:
-                    statistics.append(over_batch(mean, var))
+                    moments.append(over_batch(mean, var))
                 else:
-                    statistics.append((running_mean.unsqueeze(0), running_var.unsqueeze(0)))
+                    moments.append((running_mean.unsqueeze(0), running_var.unsqueeze(0)))
             elif normalizer == "LN":
-                statistics.append(coarsen(mean, var, 1))
+                moments.append(coarsen(mean, var, 1))
             else:
                 group_mean, group_var = coarsen(mean, var, self.num_groups)
                 c = self.num_channels
-                statistics.append((duplicate(group_mean, c), duplicate(group_var, c)))
-        return statistics
+                moments.append((duplicate(group_mean, c), duplicate(group_var, c)))
+        return moments
 
 
 def check_momentum(layer: str, momentum: Any) -> float:

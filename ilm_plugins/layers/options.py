@@ -62,7 +62,7 @@ def check_fraction(layer: str, option: str, value: float) -> float:
 def fit_width(layer: type[Any], num_channels: int, **options: int | str) -> tuple[int, ...]:
     """Return options that must divide the number of channels, with numbers in place of "auto"."""
     check_positive(layer.__name__, "num_channels", num_channels)
-    found = []
+    fitting = []
     for option, value in options.items():
         if isinstance(value, str) and value == "auto":
             value = math.gcd(layer.fits_width[option], num_channels)
@@ -80,5 +80,5 @@ def fit_width(layer: type[Any], num_channels: int, **options: int | str) -> tupl
                 f"{option}={math.gcd(layer.fits_width[option], common)} for widths that are "
                 f"multiples of {common}"
             )
-        found.append(int(value))
-    return tuple(found)
+        fitting.append(int(value))
+    return tuple(fitting)

@@ -68,7 +68,7 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
         """
         check_fraction(type(self).__name__, "radius", radius)
         self.radius.fill_(radius)
-        t = self.named(*self.rescale_tensors())
+        t = self.network.named(*self.rescale_tensors())
         if hasattr(t.mean_weight, "full_tensor"):  # sharded by fully_shard; all processes call this
             whole = {name: getattr(t, name).full_tensor() for name in ("mean_weight", "var_weight")}
             t = t._replace(**whole)

@@ -52,7 +52,7 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
             (2, K) in the order of ``normalizers``: the ratios lambda of the means and lambda' of
             the variances; each row sums to 1.
         """
-        return self.ratios_of(self.named(*self.rescale_tensors()))
+        return self.ratios_of(self.network.named(*self.rescale_tensors()))
 
     def ratios_of(self, t: Any) -> Tensor:
         return self.to_ratios(torch.stack((t.mean_weight, t.var_weight)), t)
@@ -61,9 +61,9 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
         return logits.softmax(1)
 
     def rescale(self, mean, var, *tensors):
-        t = self.named(*tensors)
-        statistics = self.statistics(mean, var, t.running_mean, t.running_variance)
-        means, variances = zip(*statistics, strict=True)
+        t = self.network.named(*tensors)
+        moments = self.normalizer_moments(mean, var, t.running_mean, t.running_variance)
+        means, variances = zip(*moments, strict=True)
         mean_ratios, var_ratios = (row.unbind() for row in self.ratios_of(t).unbind())
         # mu_IN - mu as a sum of differences: rounding of large means can exceed the deviation.
         off_mean = weighted_sum(mean_ratios, [mean - m for m in means])

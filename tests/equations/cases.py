@@ -154,7 +154,7 @@ for combine in ("a(WE)", "a(WE+B)", "a(WE)*B"):
     CASES[f"AssocNorm-{combine}"] = (partial(assoc, combine=combine), by_assoc)
 
 #: Cases that kernels compute whole: all but the variants of the papers' tables.
-IN_KERNELS = [name for name, (make, _) in CASES.items() if make().as_network() is not None]
+IN_KERNELS = [name for name, (make, _) in CASES.items() if make().describe() is not None]
 
 #: Cases that are evaluated, too: their running statistics make that another computation.
 WITH_RUNNING = ["EN", "EN-GN", "EN-mlp", "SN", "SSN"]

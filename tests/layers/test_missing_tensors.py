@@ -48,11 +48,11 @@ def test_a_missing_tensor_is_named_by_a_compiled_layer(key, name):
 def test_kernels_refuse_a_missing_tensor(key):
     """Whoever calls them, they would read from the address 0."""
     layer, x = NORMS[key](C), inputs(2, C, 4, 5)
-    network, tensors = layer.as_network(), [*layer.rescale_tensors()]
+    network, tensors = layer.describe(), [*layer.rescale_tensors()]
     for i, name in enumerate(network.tensors):
         if tensors[i] is not None:  # BN's statistics in training
             given = [None if place == i else t for place, t in enumerate(tensors)]
             with pytest.raises(RuntimeError, match=rf"\A'{name}' of .* is None"):
                 adaptive_norm(
-                    x, layer.moment_groups, 1e-5, layer.rescale, *given, network=layer.as_network
+                    x, layer.moment_groups, 1e-5, layer.rescale, *given, describe=layer.describe
                 )

@@ -372,9 +372,9 @@ def test_a_variant_that_is_set_on_a_layer_that_has_run_is_computed(name, option,
     """Kernels know only the papers' equations."""
     layer, x = randomized(CASES[name][0]).eval(), inputs(2, 12, 5)
     before = layer(x)
-    assert layer.as_network() is not None
+    assert layer.describe() is not None
     setattr(layer, option, value)
-    assert layer.as_network() is None
+    assert layer.describe() is None
     with use_backend("reference"):
         expected = layer(x)
     assert (expected - before).abs().max() > 1e-3

@@ -120,7 +120,7 @@ class OfItsOwn(NORMS["ILMGN"]):
 def test_layers_without_kernels_for_their_network_apply_it_too(activation, monkeypatch):
     layer = randomized(lambda: OfItsOwn(CHANNELS, 4, key_group_size=3))
     assert_equal_to_the_composition(layer, activation, inputs(3, CHANNELS, 5, 7))
-    monkeypatch.setattr(backends, "find_kernels", lambda x: plain)
+    monkeypatch.setattr(backends, "_find_cpu", lambda x: plain)
     assert_equal_to_the_composition(layer, activation, inputs(3, CHANNELS, 5, 7))
 
 

@@ -110,7 +110,7 @@ def test_fixed_parameters_have_no_gradient_and_change_no_other(name):
 def test_operators_are_what_torch_asks_of_them(name, layout, dtype, activation):
     layer, x = build(name, dtype=dtype), layout(inputs(3, C, 4, 5, dtype=dtype))
     tensors, groups = layer.rescale_tensors(), layer.moment_groups
-    key, *_ = layer.network_for_operators(x.device, dtype)
+    key, *_ = layer.find_operator(x.device, dtype)
     tensors = [t.detach().clone() for t in tensors if t is not None]
     needs = [True, *(t.is_floating_point() and t.dim() > 0 for t in tensors)]
     for t, need in zip((x, *tensors), needs, strict=True):
@@ -132,7 +132,7 @@ def test_a_function_describes_the_network_as_a_layers_method_does():
 
     def call(x):
         arguments = x, layer.moment_groups, layer.eps, layer.rescale, *layer.rescale_tensors()
-        return adaptive_norm(*arguments, network=lambda: layer.as_network())
+        return adaptive_norm(*arguments, describe=lambda: layer.describe())
 
     run, _ = recorded(call)
     assert_close(results_of(run, x), results_of(call, x))

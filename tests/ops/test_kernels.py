@@ -60,7 +60,7 @@ def test_no_function_can_be_that_of_another_instruction_set():
 @needs_kernels
 def test_a_choice_that_the_library_lacks_is_refused():
     layer = NORMS["EN"](8, reduction=2)
-    network = layer.as_network()._replace(normalizers=("IN", "PN"))
+    network = layer.describe()._replace(normalizers=("IN", "PN"))
     message = "the kernels know no normalizers='PN', only IN, LN, BN, GN"
     with pytest.raises(RuntimeError, match=message):
         cpu.find_plan(torch.ones(2, 8, 3), 8, network, layer.rescale_tensors(), ())
@@ -69,7 +69,7 @@ def test_a_choice_that_the_library_lacks_is_refused():
 @needs_kernels
 def test_options_that_the_library_cannot_read_are_refused(monkeypatch):
     layer, describe = NORMS["SN"](8), cpu._description
-    found = describe(layer.as_network(), 8, 8)
+    found = describe(layer.describe(), 8, 8)
     longer = found._replace(fields=found.fields + array("d", [3]))
     monkeypatch.setattr(cpu, "_description", lambda *_: longer)
     with pytest.raises(RuntimeError, match="cannot read the options of its network; compare"):

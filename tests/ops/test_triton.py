@@ -204,7 +204,7 @@ def build(name, *args, dtype=torch.float32, training=True, mean=0, **options):
 
 
 def check_layer(layer, x, roundings=ROUNDINGS):
-    assert kernels.find_plan(x, layer.moment_groups, layer.as_network(), layer.rescale_tensors())
+    assert kernels.find_plan(x, layer.moment_groups, layer.describe(), layer.rescale_tensors())
     assert_exact(layer, x, inputs(*x.shape, dtype=x.dtype, seed=2).to(x), "triton", roundings)
 
 
@@ -505,7 +505,7 @@ OTHERS = product(("ILMGN", "AN", "SSN"), LAYOUTS)
 def test_layers(name, layout, dtype, path):
     layer = randomized(CASES[name][0], torch.float32).to(DEVICE)
     x = make_map(2, CHANNELS, 5, 7, layout=layout, dtype=dtype)
-    assert (layer.as_network() is None) == (name == "EN-mlp")
+    assert (layer.describe() is None) == (name == "EN-mlp")
     assert_exact(layer, x, make_map(*x.shape, dtype=dtype, seed=2), "triton")
     x = make_map(2, CHANNELS, 6, 4).transpose(2, 3)  # neither layout
     assert_exact(layer, x, x, "triton")
@@ -681,7 +681,7 @@ def test_a_compiled_layer_has_the_gradient_of_the_bias_alone(name, fresh_compile
 def test_the_operators_between_passes_are_few_calls_of_python(name, without_launches):
     """Before there were plans, they were 106 and 94."""
     layer, mean, var = build(name, 64), make_map(3, 64), make_map(3, 64, seed=2).square()
-    key, *_ = layer.network_for_operators(mean.device, mean.dtype)
+    key, *_ = layer.find_operator(mean.device, mean.dtype)
     mean, var = (t[:, : layer.moment_groups].contiguous() for t in (mean, var))
     tensors = [mean.mean(0) if t is None else t.detach() for t in layer.rescale_tensors()]
     forward, d_scale = (mean, var, 64, key, tensors), make_map(3, 64)
@@ -700,7 +700,7 @@ def test_the_operators_between_passes_are_few_calls_of_python(name, without_laun
 def test_the_operators_between_passes_refuse_a_tensor_of_another_size():
     layer = build("AN", 64)
     mean, var = make_map(3, layer.moment_groups), torch.ones(3, layer.moment_groups, device=DEVICE)
-    key, *_ = layer.network_for_operators(mean.device, mean.dtype)
+    key, *_ = layer.find_operator(mean.device, mean.dtype)
     tensors = [t.detach() for t in layer.rescale_tensors()]
     operators._network_alone(mean, var, 64, key, tensors)
     with pytest.raises(RuntimeError, match=r"'weight' of Attentive has the shape \(3,\)"):
@@ -713,7 +713,7 @@ def test_the_operators_between_passes_refuse_a_tensor_of_another_size():
 @pytest.mark.parametrize("name", ["ILMGN", "SN"])
 def test_the_operators_between_passes_are_what_torch_asks_of_them(name):
     layer, mean, var = build(name, 32), make_map(3, 32), make_map(3, 32, seed=2).square()
-    key, *_ = layer.network_for_operators(mean.device, mean.dtype)
+    key, *_ = layer.find_operator(mean.device, mean.dtype)
     mean, var = (t[:, : layer.moment_groups].contiguous() for t in (mean, var))
     tensors = list(layer.rescale_tensors())
     if tensors[-1] is None:
@@ -760,7 +760,7 @@ def test_gpus_that_lack_bfloat16(monkeypatch):
 def test_which_networks_run_in_kernels(name, channels, options, eligible):
     layer = NORMS[name](channels, **options)
     x = torch.empty(1, channels, 2, 2, device=DEVICE)
-    plan = kernels.find_plan(x, layer.moment_groups, layer.as_network(), layer.rescale_tensors())
+    plan = kernels.find_plan(x, layer.moment_groups, layer.describe(), layer.rescale_tensors())
     assert (plan is not None) == eligible
 
 
@@ -1032,7 +1032,7 @@ def test_the_kernels_between_passes_compile(driver, name, channels):
         found.append((kernel, args, options))
 
     launch.counters(-1, None)  # made once
-    network = layer.as_network()
+    network = layer.describe()
     with pytest.MonkeyPatch.context() as patch, Operations() as counted:
         patch.setattr(triton.JITFunction, "run", run)
         scale, shift = network_alone.forward(mean, var, layer.num_channels, network, tensors)

@@ -10,7 +10,7 @@ from torch.autograd import Function
 
 from . import operators, reference
 from .activation import Activation
-from .backends import _backend, _default, kernels_for
+from .backends import _backend, _default, backend_for
 from .layouts import dense, in_layout
 from .network import Needs, Network, Tensors, with_none
 from .plans import Plan
@@ -32,7 +32,7 @@ def adaptive_norm(
     eps: float,
     rescale: Rescale,
     *tensors: Tensor | None,
-    network: Describe = None,
+    describe: Describe = None,
     running: tuple[Tensor, Tensor, float] | tuple[Tensor, Tensor, float, Tensor] | tuple[()] = (),
     plans: Callable[[], dict[tuple, Plan]] | None = None,
     activation: Activation | None = None,
@@ -67,12 +67,12 @@ def adaptive_norm(
             backward pass can be derived from its vector-Jacobian product.
         tensors: parameters and buffers of ``rescale``, or None; handed over in the moments' dtype,
             at least float32.
-        network: returns the description of ``rescale`` for kernels that compute it, or None; or is
-            None.
+        describe: returns the description of ``rescale`` for kernels that compute it, or None; or
+            is None.
         running: BN's running mean and variance, their momentum, and the number of batches, if it is
             counted; empty unless the batch updates them.
         plans: returns a dict, which keeps the plans of kernels for further calls as long as
-            ``num_groups`` and the description of ``network`` stay the same; or None.
+            ``num_groups`` and what ``describe`` returns stay the same; or None.
         activation: applied to the normalized values, by kernels in the same pass; or None.
         batch: the batch of several processes, whose moments ``rescale`` takes for BN; or None.
 
@@ -88,14 +88,14 @@ def adaptive_norm(
     if is_traced(x, *tensors, *running[:2]):
         plan = None
     else:
-        plan = _find_plan(x, equation, network, tensors, {} if plans is None else plans())
+        plan = _find_plan(x, equation, describe, tensors, {} if plans is None else plans())
     if plan is None:
-        return _by_operations(x, equation, network, tensors, running)
+        return _by_operations(x, equation, describe, tensors, running)
     return plan.apply(_by_plan, x, tensors, running, equation)
 
 
 def _find_plan(
-    x: Tensor, equation: Equation, network: Describe, tensors: Tensors, kept: dict[tuple, Plan]
+    x: Tensor, equation: Equation, describe: Describe, tensors: Tensors, kept: dict[tuple, Plan]
 ) -> Plan | None:
     """Return the kept plan for x, or keep a new one; None if the reference computes x."""
     batch = equation.batch
@@ -114,7 +114,7 @@ def _find_plan(
     )
     plan = kept.get(key)
     if plan is None:
-        plan = _make_plan(x, equation, network, tensors)
+        plan = _make_plan(x, equation, describe, tensors)
         if plan is not None:
             if len(kept) >= MOST_PLANS:
                 kept.clear()
@@ -122,18 +122,18 @@ def _find_plan(
     return plan
 
 
-def _make_plan(x: Tensor, equation: Equation, network: Describe, tensors: Tensors) -> Plan | None:
+def _make_plan(x: Tensor, equation: Equation, describe: Describe, tensors: Tensors) -> Plan | None:
     groups, batch = equation.num_groups, equation.batch
     _check_groups(x, groups)
-    kernels = kernels_for(x, groups)
-    if kernels is None:
+    backend = backend_for(x, groups)
+    if backend is None:
         return None
-    plan, description = None, None if network is None else network()
-    if description is not None:
-        plan = kernels.find_plan(x, groups, description, tensors, equation.activation)
+    plan, network = None, None if describe is None else describe()
+    if network is not None:
+        plan = backend.find_plan(x, groups, network, tensors, equation.activation)
     if plan is not None and batch is not None:
         plan = plan.over(batch.processes)
-    return TorchPlan(kernels, x, groups) if plan is None else plan
+    return TorchPlan(backend, x, groups) if plan is None else plan
 
 
 def _check_groups(x: Tensor, num_groups: int) -> None:
@@ -145,12 +145,12 @@ def _check_groups(x: Tensor, num_groups: int) -> None:
 
 
 def _by_operations(
-    x: Tensor, equation: Equation, network: Describe, tensors: Tensors, running: tuple
+    x: Tensor, equation: Equation, describe: Describe, tensors: Tensors, running: tuple
 ) -> Tensor:
     """Return y by operations of torch, which it records, transforms or compiles."""
     groups, activation = equation.num_groups, equation.activation
     _check_groups(x, groups)
-    y = operators.adaptive_norm(x, groups, network, tensors, running, activation)
+    y = operators.adaptive_norm(x, groups, describe, tensors, running, activation)
     if y is not None:
         return y
     if torch.is_grad_enabled() and not torch.jit.is_tracing():
@@ -170,7 +170,7 @@ def _by_plan(plan: Plan, x: Tensor, tensors: Tensors, running: tuple, equation: 
     inputs = plan.inputs(tensors)
     if inputs is None:
         groups = equation.num_groups
-        plan = TorchPlan(kernels_for(x, groups), x, groups)
+        plan = TorchPlan(backend_for(x, groups), x, groups)
         inputs = plan.inputs(tensors)
     first = plan.num_parameters
     call = plan, equation, inputs[first:], running
@@ -187,9 +187,9 @@ class _AdaptiveNorm(Function):
     @staticmethod
     def forward(ctx, call: Call, x: Tensor, *parameters: Tensor | None) -> Tensor:
         plan, equation, buffers, running = call
-        y, statistics = plan.forward(dense(x), (*parameters, *buffers), running, equation)
+        y, saved = plan.forward(dense(x), (*parameters, *buffers), running, equation)
         ctx.call, ctx.parameters = call, parameters
-        ctx.save_for_backward(x, statistics, *parameters)
+        ctx.save_for_backward(x, saved, *parameters)
         ctx.set_materialize_grads(False)
         return y
 
@@ -201,12 +201,12 @@ class _AdaptiveNorm(Function):
         needs = ctx.needs_input_grad[1:]
         if dy is None:
             return None, *(None for _ in needs)
-        x, statistics, *parameters = ctx.saved_tensors
-        return None, *_backward_of(ctx, dy, x, statistics, parameters, needs)
+        x, saved, *parameters = ctx.saved_tensors
+        return None, *_backward_of(ctx, dy, x, saved, parameters, needs)
 
 
 def _backward_of(
-    ctx, dy: Tensor, x: Tensor, statistics: Tensor, parameters: Tensors, needs: Needs
+    ctx, dy: Tensor, x: Tensor, saved: Tensor, parameters: Tensors, needs: Needs
 ) -> Tensors:
     """Return the gradients of x and of the parameters."""
     plan, equation, _, _ = ctx.call
@@ -214,31 +214,31 @@ def _backward_of(
     if torch.is_grad_enabled() or is_traced(dy):
         if plan.processes is not None:
             raise no_second_derivatives()
-        return _differentiable_backward(ctx.call, dy, x, statistics, parameters, needs)
+        return _differentiable_backward(ctx.call, dy, x, saved, parameters, needs)
     if (
         x.dtype is not dy.dtype
         or x.numel() != dy.numel()
-        or statistics.dtype is not plan.statistics_dtype
-        or statistics.numel() != plan.num_statistics
-        or not x.get_device() == statistics.get_device() == dy.get_device()
+        or saved.dtype is not plan.saved_dtype
+        or saved.numel() != plan.num_saved
+        or not x.get_device() == saved.get_device() == dy.get_device()
     ):  # tell which, and how
         _check_unpacked(x, dy.dtype, dy.numel(), dy)
-        _check_unpacked(statistics, plan.statistics_dtype, plan.num_statistics, dy)
+        _check_unpacked(saved, plan.saved_dtype, plan.num_saved, dy)
     is_ready = plan.is_contiguous and x.is_contiguous() and dy.is_contiguous()
     if not is_ready or x.is_neg() or dy.is_neg():  # hooks may have changed x's layout
         x, dy = (in_layout(t.resolve_neg(), plan.is_contiguous) for t in (x, dy))
     if not all(map(is_, parameters, ctx.parameters)):  # hooks may have returned others
         parameters = plan.readable(x, parameters)
-    statistics = plan.aligned(statistics.contiguous())
-    return plan.backward(dy, x, statistics, parameters, needs, equation)
+    saved = plan.aligned(saved.contiguous())
+    return plan.backward(dy, x, saved, parameters, needs, equation)
 
 
 def _differentiable_backward(
-    call: Call, dy: Tensor, x: Tensor, statistics: Tensor, parameters: Tensors, needs: Needs
+    call: Call, dy: Tensor, x: Tensor, saved: Tensor, parameters: Tensors, needs: Needs
 ) -> Tensors:
     """Return the gradients by the reference, which autograd can differentiate."""
     plan, (num_groups, eps, rescale, activation, _), buffers, _ = call
-    kept = plan.buffers(statistics)
+    kept = plan.buffers(saved)
     buffers = [None if given is None else t for given, t in zip(buffers, kept, strict=True)]
     with without_autocast(dy.device.type):
         with torch.enable_grad():

@@ -67,33 +67,28 @@ def use_backend(name: str) -> contextlib.ExitStack:
     return restoring
 
 
-def kernels_for(x: Tensor, num_groups: int) -> ModuleType | None:
+def backend_for(x: Tensor, num_groups: int) -> ModuleType | None:
     """Return the backend for an x that is not traced, of G' groups; None for the reference."""
-    return find_kernels(x) if has_variances(x, num_groups) and not x.is_meta else None
+    name = _backend.get(_default)
+    if name == "reference" or x.is_meta or not has_variances(x, num_groups):
+        return None
+    if name == "cpu" or (name == "auto" and x.is_cpu):
+        backend_or_problem = _find_cpu(x)
+    elif name == "triton" or x.is_cuda:
+        backend_or_problem = _find_triton(x)
+    else:
+        return plain
+    if not isinstance(backend_or_problem, str):
+        return backend_or_problem
+    if name != "auto":
+        raise RuntimeError(f"the backend {name!r} is forced: {backend_or_problem}; or force 'auto'")
+    _warn(backend_or_problem)
+    return plain
 
 
 def has_variances(x: Tensor, num_groups: int) -> bool:
     # A single value minus its mean is 0; the kernels' rounding error would be divided by sqrt(eps).
     return x.numel() > x.shape[0] * num_groups
-
-
-def find_kernels(x: Tensor) -> ModuleType | None:
-    """Return the backend for an x that is not traced; None stands for the reference."""
-    name = _backend.get(_default)
-    if name == "reference":
-        return None
-    if name == "cpu" or (name == "auto" and x.is_cpu):
-        kernels_or_problem = _find_cpu(x)
-    elif name == "triton" or x.is_cuda:
-        kernels_or_problem = _find_triton(x)
-    else:
-        return plain
-    if not isinstance(kernels_or_problem, str):
-        return kernels_or_problem
-    if name != "auto":
-        raise RuntimeError(f"the backend {name!r} is forced: {kernels_or_problem}; or force 'auto'")
-    _warn(kernels_or_problem)
-    return plain
 
 
 @functools.cache
@@ -116,18 +111,18 @@ def _find_triton(x: Tensor) -> ModuleType | str:
     if not has_triton():
         version = ".".join(map(str, TRITON))
         return f"Triton {version} or newer cannot be imported; upgrade torch, which brings it"
-    from . import triton as kernels  # needs Triton
+    from . import triton  # needs Triton
 
-    if not kernels.supports(x):
+    if not triton.supports(x):
         dtypes = "float32, float16 and, from compute capability 8.0 on, bfloat16, on CUDA"
         given = f"a {x.dtype} tensor of {x.shape[2:].numel()} positions on {x.device.type!r}"
         return f"got {given}, but Triton's kernels take less than 2**30 of {dtypes}"
-    if problem := kernels.devices.launch_problem(x.device):
+    if problem := triton.devices.launch_problem(x.device):
         return (
             f"Triton cannot run a kernel on {str(x.device)!r} ({problem}); it needs a C compiler, "
             "such as gcc, and Python's header files"
         )
-    return kernels
+    return triton
 
 
 @functools.cache

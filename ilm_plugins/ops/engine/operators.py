@@ -26,19 +26,20 @@ from .running_statistics import update
 
 
 def adaptive_norm(
-    x: Tensor, num_groups: int, network, tensors: Tensors, running, activation: Activation | None
+    x: Tensor, num_groups: int, describe, tensors: Tensors, running, activation: Activation | None
 ) -> Tensor | None:
     """Return y if torch.compile traces x and kernels compute the layer; else None."""
-    if not _is_compiled(x, num_groups, network, (*tensors, *running[:2])):
+    if not _is_compiled(x, num_groups, describe, (*tensors, *running[:2])):
         return None
-    layer: Any = network.__self__
-    described = layer.network_for_operators(x.device, x.dtype)
-    if described is None:
+    layer: Any = describe.__self__
+    operator = layer.find_operator(x.device, x.dtype)
+    if operator is None or not layer.has_papers_form:
         return None
-    key, is_one_operator, mixes_batch, num_parameters, names, *options = described
-    trained = [t for t in tensors[num_parameters:] if t is not None and t.requires_grad]
+    key, is_one_operator, mixes_batch, *options = operator
+    buffers = tensors[layer.network.num_parameters :]
+    trained = [t for t in buffers if t is not None and t.requires_grad]
     # Dynamo guards on what is compared here, so a changed option recompiles.
-    if read(layer, names) != options or trained:
+    if read(layer, layer.network._fields) != options or trained:
         return None
     if is_one_operator:
         return _by_one_operator(x, num_groups, key, tensors, running, activation)
@@ -47,7 +48,7 @@ def adaptive_norm(
     return y if activation is None else activation(y)
 
 
-def _is_compiled(x: Tensor, num_groups: int, network, tensors: Tensors) -> bool:
+def _is_compiled(x: Tensor, num_groups: int, describe, tensors: Tensors) -> bool:
     """Return whether torch.compile traces a call of a layer that operators may compute."""
     is_compiling = HAS_OPERATORS and torch.compiler.is_dynamo_compiling()
     if not is_compiling or torch.compiler._is_exporting_flag:
@@ -56,7 +57,7 @@ def _is_compiled(x: Tensor, num_groups: int, network, tensors: Tensors) -> bool:
     types = [type(t) for t in (x, *tensors) if t is not None]
     others = [kind for kind in types if kind not in (Tensor, nn.Parameter)]
     return (
-        inspect.ismethod(network)  # not a function, which Dynamo traces
+        inspect.ismethod(describe)  # not a function, which Dynamo traces
         and backends.has_variances(x, num_groups)
         and not others
         and type(tensors[0]) is not Tensor
@@ -103,34 +104,34 @@ def _given(tensors: Tensors) -> list[Tensor]:
     return [t for t in tensors if t is not None]
 
 
-def network_for_operators(layer: Any, device: torch.device, dtype: torch.dtype) -> tuple | None:
-    """Return a layer's network as a string, and its options; None if kernels do not compute it.
+def find_operator(layer: Any, device: torch.device, dtype: torch.dtype) -> tuple | None:
+    """Return how operators compute a layer; None if kernels do not compute it.
 
-    On the CPU, one operator computes the layer. On CUDA, the compiler writes the passes over x and
-    fuses the affine map with what follows; its code for the CPU is slower than the kernels in C++.
+    It is the network as a string, whether one operator computes the layer, whether the network
+    mixes the batch's moments, and its options. On the CPU, one operator computes the layer. On
+    CUDA, the compiler writes the passes over x and fuses the affine map with what follows; its code
+    for the CPU is slower than the kernels in C++.
     """
     x = torch.empty(1, layer.num_channels, 2, device=device, dtype=dtype)
-    network, kernels = layer.as_network(), backends.find_kernels(x)
+    network, backend = layer.describe(), backends.backend_for(x, layer.moment_groups)
     if (
         network is None
+        or backend is None
         # `is_exporting` is a constant, True, in Dynamo before torch 2.14 (PyTorch issue 176347).
         or torch.compiler._is_exporting_flag
         # In forward mode, operators would have a tangent of zero.
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
-        or kernels is None
-        or kernels.find_plan(x, layer.moment_groups, network, (None,)) is None
+        or backend.find_plan(x, layer.moment_groups, network, (None,)) is None
     ):
         return None
     key = json.dumps((type(network).__name__, *network), default=lambda number: number.item())
-    names = *network._fields, *layer.papers_form
-    of_network = network.mixes_batch, network.num_parameters
-    return key, kernels is cpu, *of_network, names, *read(layer, names)
+    return key, backend is cpu, network.mixes_batch, *read(layer, type(network)._fields)
 
 
 # As torch.compiler.assume_constant_result does, which would import the compiler. It is a method of
 # layers, because Dynamo accepts no module as an argument of such a function.
-network_for_operators._dynamo_marked_constant = True  # type: ignore[attr-defined]
+find_operator._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def read(layer: nn.Module, names: Sequence[str]) -> list:
@@ -166,9 +167,9 @@ class _Layer(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy, *_):
-        x, statistics, *tensors = ctx.saved_tensors
+        x, saved, *tensors = ctx.saved_tensors
         needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[6:]]
-        arguments = x, *ctx.call, dy, statistics, needs, tensors
+        arguments = x, *ctx.call, dy, saved, needs, tensors
         dx, *gradients = with_none(torch.ops.ilm_plugins.backward(*arguments), needs)
         return dx, *[None] * 5, *gradients
 
@@ -190,8 +191,8 @@ def _plan(x, num_groups, key, activation, slope, tensors):
     """Return the plan, and the network's tensors, also those that are None."""
     network = _network(key)
     tensors = _all_tensors(network, tensors)
-    found = None if activation is None else Activation(activation, slope)
-    return cpu.find_plan(x, num_groups, network, tensors, found), tensors
+    applied = None if activation is None else Activation(activation, slope)
+    return cpu.find_plan(x, num_groups, network, tensors, applied), tensors
 
 
 def _fake_forward(x, num_groups, key, activation, slope, running, tensors):
@@ -205,18 +206,18 @@ def _fake_forward(x, num_groups, key, activation, slope, running, tensors):
     return torch.empty_like(dense(x)), updated.new_empty(size), updated
 
 
-def _backward(x, num_groups, key, activation, slope, dy, statistics, needs, tensors):
+def _backward(x, num_groups, key, activation, slope, dy, saved, needs, tensors):
     x = dense(x)
     plan, tensors = _plan(x, num_groups, key, activation, slope, tensors)
     parameters = tensors[: plan.num_parameters]
     given, needs = plan.readable(x, parameters), needs[: 1 + len(parameters)]
     dy = in_layout(dy.resolve_neg(), plan.is_contiguous)
-    gradients = plan.backward(dy, x, statistics, given, needs)
+    gradients = plan.backward(dy, x, saved, given, needs)
     pairs = zip(gradients, (x, *parameters), strict=True)
     return [d.to(t.dtype) for d, t in pairs if d is not None]
 
 
-def _fake_backward(x, num_groups, key, activation, slope, dy, statistics, needs, tensors):
+def _fake_backward(x, num_groups, key, activation, slope, dy, saved, needs, tensors):
     likes = torch.empty_like(dense(x)), *(t.new_empty(t.shape) for t in tensors)
     return [like for like, need in zip(likes, needs, strict=True) if need]
 
@@ -306,7 +307,7 @@ if HAS_OPERATORS:
     _library = library.Library("ilm_plugins", "FRAGMENT")
     _map = "Tensor x, int num_groups, str network, str? activation, float slope"
     _moments = "Tensor mean, Tensor var, int channels, str network"
-    _d_map = f"{_map}, Tensor dy, Tensor statistics, bool[] needs"
+    _d_map = f"{_map}, Tensor dy, Tensor saved, bool[] needs"
     _d_moments = f"{_moments}, Tensor d_scale, Tensor d_shift"
     _map += ", Tensor[] running"
     _two, _three = "(Tensor, Tensor)", "(Tensor, Tensor, Tensor)"

@@ -27,9 +27,9 @@ class Plan:
     num_parameters: int
     #: The layout of the maps; else channels last.
     is_contiguous: bool
-    #: The dtype of the statistics, and their number.
-    statistics_dtype: torch.dtype
-    num_statistics: int
+    #: The dtype of the values that are saved for the backward pass, and their number.
+    saved_dtype: torch.dtype
+    num_saved: int
     #: The processes that share the batch, if kernels wait for them.
     processes: Processes | None = None
 
@@ -56,7 +56,7 @@ class Plan:
         return parameters
 
     def aligned(self, tensor: Tensor) -> Tensor:
-        """Return the statistics as the backward pass reads them."""
+        """Return a saved tensor as the backward pass reads it."""
         return tensor
 
     def inputs(self, tensors: Tensors) -> Tensors | None:
@@ -69,7 +69,7 @@ class Plan:
     def forward(
         self, x: Tensor, tensors: Tensors, running: tuple, equation: Equation
     ) -> tuple[Tensor, Tensor]:
-        """Return y, after the activation, and the statistics that the backward pass needs.
+        """Return y, after the activation, and the values saved for the backward pass, a vector.
 
         Args:
             x: the map, :func:`~.layouts.dense`.
@@ -83,7 +83,7 @@ class Plan:
         self,
         dy: Tensor,
         x: Tensor,
-        statistics: Tensor,
+        saved: Tensor,
         parameters: Tensors,
         needs: Needs,
         equation: Equation,
@@ -91,7 +91,7 @@ class Plan:
         """Return the gradients of x and of each parameter, None where ``needs`` is false."""
         raise NotImplementedError
 
-    def buffers(self, statistics: Tensor) -> list[Tensor]:
+    def buffers(self, saved: Tensor) -> list[Tensor]:
         """Return the network's buffers, as vectors, at the time of the forward pass.
 
         The last two of a mixture are BN's moments.

@@ -22,11 +22,11 @@ class TorchPlan(Plan):
 
     num_parameters = sys.maxsize  # all
 
-    def __init__(self, kernels: Any, x: Tensor, num_groups: int) -> None:
-        self.kernels, self.num_groups = kernels, num_groups
+    def __init__(self, backend: Any, x: Tensor, num_groups: int) -> None:
+        self.backend, self.num_groups = backend, num_groups
         self.is_contiguous = becomes_contiguous(x)
-        self.statistics_dtype = torch.promote_types(x.dtype, torch.float32)
-        self.num_statistics = 2 * x.shape[0] * num_groups
+        self.saved_dtype = torch.promote_types(x.dtype, torch.float32)
+        self.num_saved = 2 * x.shape[0] * num_groups
 
     def inputs(self, tensors: Tensors) -> Tensors:
         return copy_buffers(tensors)
@@ -35,32 +35,32 @@ class TorchPlan(Plan):
         self, x: Tensor, tensors: Tensors, running: tuple, equation: Equation
     ) -> tuple[Tensor, Tensor]:
         with without_autocast(x.device.type):
-            statistics = self.kernels.moments(x, self.num_groups)
-            mean, var = statistics.unbind()
+            saved = self.backend.moments(x, self.num_groups)
+            mean, var = saved.unbind()
             scale, shift = _coefficients(x, equation, mean, var, *cast(tensors, mean.dtype))
-            y = self.kernels.affine(x, mean, scale, shift)
+            y = self.backend.affine(x, mean, scale, shift)
             if equation.activation is not None:
                 y = equation.activation(y, inplace=True)
         update(running, x, mean, var, equation.batch)
-        return y, statistics
+        return y, saved
 
     def backward(
         self,
         dy: Tensor,
         x: Tensor,
-        statistics: Tensor,
+        saved: Tensor,
         tensors: Tensors,
         needs: Needs,
         equation: Equation,
     ) -> list[Tensor | None]:
         needs_x, *needs = needs
-        mean, var = statistics.unbind()
+        mean, var = saved.unbind()
         coefficients, tensors = partial(_coefficients, x, equation), cast(tensors, mean.dtype)
         with without_autocast(x.device.type):
             if equation.activation is not None:
-                z = self.kernels.affine(x, mean, *coefficients(mean, var, *tensors))
+                z = self.backend.affine(x, mean, *coefficients(mean, var, *tensors))
                 dy = in_layout(equation.activation.gradient(dy, z), self.is_contiguous)
-            dscale, dshift = self.kernels.sums(dy, x, mean)
+            dscale, dshift = self.backend.sums(dy, x, mean)
             scale, dmean, dvar, *dtensors = _vjp(
                 coefficients, needs, dscale, dshift, mean, var, *tensors
             )
@@ -69,7 +69,7 @@ class TorchPlan(Plan):
             m = x.numel() // mean.numel()
             through_center = (scale * dshift).unflatten(1, (self.num_groups, -1)).sum(2)
             slope, offset = dvar * (2 / m), (dmean - through_center) / m
-            return [self.kernels.dx(dy, x, mean, scale, slope, offset), *dtensors]
+            return [self.backend.dx(dy, x, mean, scale, slope, offset), *dtensors]
 
 
 def copy_buffers(tensors: Tensors) -> Tensors:

@@ -1,4 +1,4 @@
-"""The statistics that EN and SN mix, of one instance: see layers/mixture.py.
+"""The moments of the normalizers that EN and SN mix, of one instance: see layers/mixture.py.
 
 The K normalizers are computed one after the other. Values that depend on all of them need a second
 loop over them, which computes a normalizer's vectors again: K vectors of channels would take more
@@ -15,7 +15,7 @@ from ..engine.triton import vectors as v
 
 
 @triton.jit
-def statistics(i: tl.constexpr, mean, var, t, SIZES: tl.constexpr):
+def normalizer_moments(i: tl.constexpr, mean, var, t, SIZES: tl.constexpr):
     """Return mean - mu_i and the variance of normalizer i (channels)."""
     NAME: tl.constexpr = SIZES.network.normalizers[i]
     C: tl.constexpr = SIZES.channels
@@ -35,7 +35,9 @@ def statistics(i: tl.constexpr, mean, var, t, SIZES: tl.constexpr):
 
 
 @triton.jit
-def statistics_vjp(i: tl.constexpr, d_offset, d_of_var, mean, gradients_ptr, SIZES: tl.constexpr):
+def normalizer_moments_vjp(
+    i: tl.constexpr, d_offset, d_of_var, mean, gradients_ptr, SIZES: tl.constexpr
+):
     """Return normalizer i's part of mean's and var's gradients; store BN's moments' gradients."""
     NAME: tl.constexpr = SIZES.network.normalizers[i]
     C: tl.constexpr = SIZES.channels

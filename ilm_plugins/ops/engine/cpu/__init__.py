@@ -33,7 +33,7 @@ NO_FIELDS = array("d")
 #: many bytes after it.
 LOWEST = 2**40
 
-#: dtype of x -> dtype of its statistics, and x's number in Map, job.hpp.
+#: dtype of x -> dtype of its moments, and x's number in Map, job.hpp.
 DTYPES = {
     torch.float32: (torch.float32, 0),
     torch.float64: (torch.float64, 0),
@@ -77,9 +77,9 @@ def supports(x: Tensor) -> bool:
 
 
 def moments(x: Tensor, num_groups: int) -> Tensor:
-    found = _pair(x, num_groups)
-    _call("moments", x, num_groups, (x, *found.unbind()))
-    return found
+    mean_and_var = _pair(x, num_groups)
+    _call("moments", x, num_groups, (x, *mean_and_var.unbind()))
+    return mean_and_var
 
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -133,13 +133,12 @@ class CpuPlan(KernelPlan):
         uses_batch: bool,
         activation: Activation | None,
     ) -> None:
-        self.statistics_dtype = DTYPES[dtype][0]
-        dtype_of_tensors = self.statistics_dtype
-        super().__init__(network, num_groups, shape[1], dtype_of_tensors, -1, 1, is_contiguous)
+        self.saved_dtype = DTYPES[dtype][0]
+        super().__init__(network, num_groups, shape[1], self.saved_dtype, -1, 1, is_contiguous)
         self.activation = activation
         self.description = _description(network, shape[1], num_groups)
         self.first_kept = 2 * shape[0] * (num_groups + (shape[1] if activation else 0))
-        self.num_statistics = self.first_kept + self.description.kept
+        self.num_saved = self.first_kept + self.description.kept
         self.head = _head(shape, num_groups, dtype, is_contiguous, activation)
         self.num_channels = shape[1]
         self.functions = _functions(dtype)
@@ -151,37 +150,37 @@ class CpuPlan(KernelPlan):
     def forward(self, x: Tensor, tensors: Tensors, running: tuple, *_) -> tuple[Tensor, Tensor]:
         updated = running[:2]
         y = torch.empty_like(x)
-        statistics = x.new_empty(self.num_statistics, dtype=self.statistics_dtype)
+        saved = x.new_empty(self.num_saved, dtype=self.saved_dtype)
         # Running statistics are updated in place. A mixture without them passes four times None.
         given = *tensors, *updated, *updated, *[None] * 4
-        self.call("forward", x, (x, y, statistics, None, *given))
+        self.call("forward", x, (x, y, saved, None, *given))
         if running:
             increment_version(updated)
             if self.updates:
                 for tracked in running[3:]:
                     tracked.add_(1)
-        return y, statistics
+        return y, saved
 
     def backward(
-        self, dy: Tensor, x: Tensor, statistics: Tensor, parameters: Tensors, needs: Needs, *_
+        self, dy: Tensor, x: Tensor, saved: Tensor, parameters: Tensors, needs: Needs, *_
     ) -> list[Tensor | None]:
         gradients = [
             torch.empty_like(t) if need else None
             for t, need in zip((x, *parameters), needs, strict=True)
         ]
-        # Kernels read the copies of buffers among the statistics; here it only matters if there
+        # Kernels read the copies of buffers in ``saved``; here it only matters if there
         # are buffers.
         names = self.network.buffers
-        buffers = [None if self.uses_batch and n in BATCH else statistics for n in names]
+        buffers = [None if self.uses_batch and n in BATCH else saved for n in names]
         nowhere = [None] * len(buffers)
         given = *parameters, *buffers, *gradients[1:], *nowhere
-        self.call("backward", x, (x, gradients[0], statistics, dy, *given))
+        self.call("backward", x, (x, gradients[0], saved, dy, *given))
         return gradients
 
-    def buffers(self, statistics: Tensor) -> list[Tensor]:
+    def buffers(self, saved: Tensor) -> list[Tensor]:
         sizes = self.network.sizes(self.num_channels)
         of_buffers = [sizes[name] for name in self.network.buffers]
-        return list(statistics[self.first_kept :].split(of_buffers))
+        return list(saved[self.first_kept :].split(of_buffers))
 
     def call(self, name: str, x: Tensor, tensors: Tensors) -> None:
         _run(name, self.functions, x, self.head, self.description.fields, tensors)
@@ -216,7 +215,7 @@ def _description(network: Network, channels: int, num_groups: int) -> Descriptio
         fields.extend(_numbers(option, getattr(network, option), choices))
     sizes = network.sizes(channels)
     for name in network.buffers:
-        fields.extend((kept, sizes[name]))  # its place among the kept statistics, its size
+        fields.extend((kept, sizes[name]))  # its place among the kept values, its size
         kept += sizes[name]
     return Description(fields, kept)
 
@@ -274,7 +273,7 @@ def _run(
         return
     shape = tuple(x.shape)
     if error == errno.ENOMEM:
-        raise MemoryError(f"not enough memory for the statistics of a {shape} tensor")
+        raise MemoryError(f"not enough memory for the moments of a {shape} tensor")
     if error == errno.EINVAL:
         raise RuntimeError(
             f"{name} of a {shape} tensor: the kernels cannot read the options of its network; "

@@ -34,10 +34,10 @@ def load_problem() -> str | None:
 
 
 @functools.cache
-def functions(statistics: str, instructions: str) -> dict[str, Callable[..., int]]:
-    """Return name -> function, for statistics in "float" or "double" and an instruction set."""
+def functions(real: str, instructions: str) -> dict[str, Callable[..., int]]:
+    """Return name -> function, for real in "float" or "double" and an instruction set."""
     function = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
-    return {name: function(_address(name, f"{statistics}_{instructions}")) for name in FUNCTIONS}
+    return {name: function(_address(name, f"{real}_{instructions}")) for name in FUNCTIONS}
 
 
 def _check_sources() -> None:

@@ -67,27 +67,27 @@ def _sums_of_channels(dy_ptr, x_ptr, mean, chunks, SHAPE: tl.constexpr, CHANNELS
 
 @triton.jit(
     do_not_specialize=["moments", "chunks"],
-    do_not_specialize_on_alignment=["statistics_ptr"],
+    do_not_specialize_on_alignment=["saved_ptr"],
 )
 def one_read_kernel(
-    x_ptr, y_ptr, statistics_ptr, t, moments, count, chunks,
+    x_ptr, y_ptr, saved_ptr, t, moments, count, chunks,
     SHAPE: tl.constexpr, RESCALE: tl.constexpr, SIZES: tl.constexpr, ACTIVATION: tl.constexpr,
     KEEPS: tl.constexpr,
 ):  # fmt: skip
-    """Normalize x, and store its statistics, see :class:`.plan.TritonPlan`."""
+    """Normalize x, and store what the backward pass reads, see :class:`.plan.TritonPlan`."""
     n, start, offsets, inside = _instance(chunks, SHAPE)
-    keep(n, statistics_ptr, t, SIZES)
+    keep(n, saved_ptr, t, SIZES)
     x = load(x_ptr + start, offsets, inside)
     mean = divide(fold(tl.sum(x, axis=1), SHAPE.block_c, SIZES.fine), count)
     x = tl.where(inside, x - spread(mean, SIZES.fine, SHAPE.block_c)[:, None], 0.0)
     var = finite(fold(tl.sum(x * x, axis=1), SHAPE.block_c, SIZES.fine) / count)
     group = n * SIZES.fine + tl.arange(0, SIZES.fine)
-    tl.store(statistics_ptr + SIZES.kept + group, mean)
-    tl.store(statistics_ptr + SIZES.kept + moments + group, var)
+    tl.store(saved_ptr + SIZES.kept + group, mean)
+    tl.store(saved_ptr + SIZES.kept + moments + group, var)
     mean, var = spread(mean, SIZES.fine, SIZES.fine), spread(var, SIZES.fine, SIZES.fine)
     scale, shift = RESCALE(mean, var, t, SIZES)
     if KEEPS:
-        store_coefficients(n, scale, shift, kept_scale(statistics_ptr, moments, SIZES), SIZES)
+        store_coefficients(n, scale, shift, kept_scale(saved_ptr, moments, SIZES), SIZES)
     y = _to_elements(scale, chunks, SHAPE) * x
     y += _to_elements(shift, chunks, SHAPE)
     if ACTIVATION is not None:
@@ -97,10 +97,10 @@ def one_read_kernel(
 
 @triton.jit(
     do_not_specialize=["moments", "chunks", "members"],
-    do_not_specialize_on_alignment=["statistics_ptr", "work_ptr", "counters_ptr"],
+    do_not_specialize_on_alignment=["saved_ptr", "work_ptr", "counters_ptr"],
 )
 def one_read_vjp_kernel(
-    dy_ptr, x_ptr, dx_ptr, statistics_ptr, work_ptr, counters_ptr, t, gradients,
+    dy_ptr, x_ptr, dx_ptr, saved_ptr, work_ptr, counters_ptr, t, gradients,
     moments, members, count, chunks, SHAPE: tl.constexpr, RESCALE: tl.constexpr,
     SIZES: tl.constexpr, PARAMETERS: tl.constexpr,
 ):  # fmt: skip
@@ -109,8 +109,8 @@ def one_read_vjp_kernel(
     dy_ptr += start
     x_ptr += start
     group = n * SIZES.fine + tl.arange(0, SIZES.fine)
-    mean = tl.load(statistics_ptr + SIZES.kept + group)
-    var = tl.load(statistics_ptr + SIZES.kept + moments + group)
+    mean = tl.load(saved_ptr + SIZES.kept + group)
+    var = tl.load(saved_ptr + SIZES.kept + moments + group)
     if SHAPE.block_c != SIZES.channels:
         d_scale, d_shift = _sums_of_channels(dy_ptr, x_ptr, mean, chunks, SHAPE, SIZES.channels)
     dy = load(dy_ptr, offsets, inside)
@@ -150,10 +150,10 @@ def _activation_vjp(
 
 @triton.jit(
     do_not_specialize=["moments", "length", "members"],
-    do_not_specialize_on_alignment=["statistics_ptr", "work_ptr", "counters_ptr"],
+    do_not_specialize_on_alignment=["saved_ptr", "work_ptr", "counters_ptr"],
 )
 def one_read_activation_vjp_kernel(
-    dy_ptr, x_ptr, dx_ptr, statistics_ptr, work_ptr, counters_ptr, t, gradients,
+    dy_ptr, x_ptr, dx_ptr, saved_ptr, work_ptr, counters_ptr, t, gradients,
     moments, members, count, length, SHAPE: tl.constexpr, RESCALE: tl.constexpr,
     SIZES: tl.constexpr, PARAMETERS: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
@@ -166,8 +166,8 @@ def one_read_activation_vjp_kernel(
     n = tl.program_id(0).to(tl.int64)
     start = n * C * length
     c = tl.arange(0, C)[:, None]
-    mean_ptr = statistics_ptr + SIZES.kept + n * SIZES.fine
-    scale_ptr = kept_scale(statistics_ptr, moments, SIZES) + n * C + c
+    mean_ptr = saved_ptr + SIZES.kept + n * SIZES.fine
+    scale_ptr = kept_scale(saved_ptr, moments, SIZES) + n * C + c
     scale = tl.load(scale_ptr)
     shift = tl.load(scale_ptr + tl.num_programs(0).to(tl.int64) * C)
     tile = dy_ptr, x_ptr, tl.load(mean_ptr + c // (C // SIZES.fine)), scale, shift, start

@@ -27,7 +27,7 @@ MEMBERS, GROUPS = 16, 16
 POOLED = 512
 
 #: BN's statistics of the batch: where the kernel writes them, and what it updates.
-Batch = namedtuple("Batch", ("statistics", "running_mean", "running_var", "tracked"))
+Batch = namedtuple("Batch", ("saved", "running_mean", "running_var", "tracked"))
 
 
 def find_plan(
@@ -56,12 +56,12 @@ class TritonPlan(KernelPlan):
 
     Kernels find what they share by its place among values in float32:
 
-    statistics
+    saved
         copies of the network's buffers, and behind BN's moments of the batch the number of values
         that a channel has there (``kept``); mean and var (N, G'); scale and shift (N, C), if an
         activation's gradient needs them
     work, forward
-        scale and shift (N, C), if the statistics have none; mean and var (N, C, splits)
+        scale and shift (N, C), if ``saved`` has none; mean and var (N, C, splits)
     work, backward
         two sums (N, C, splits); scale (N, C), slope and offset (N, G') of dx; the gradients of each
         instance (N, ``gradients``); the sums of such rows over groups of instances
@@ -83,7 +83,7 @@ class TritonPlan(KernelPlan):
         super().__init__(network, num_groups, map.shape[1], dtype, index, 16, map.is_contiguous)
         self.map, self.uses_batch = map, uses_batch
         self.activation = activation
-        self.statistics_dtype = torch.float32
+        self.saved_dtype = torch.float32
         self.of_network = sizes
         self.n = map.shape[0]
         self.moments = self.n * num_groups
@@ -93,11 +93,11 @@ class TritonPlan(KernelPlan):
         #: Where scale and shift begin in the tensor that has them.
         first = sizes.kept + 2 * self.moments if self.keeps else 0
         self.coefficients_at = first, first + size
-        self.num_statistics = sizes.kept + 2 * (self.moments + self.keeps * size)
+        self.num_saved = sizes.kept + 2 * (self.moments + self.keeps * size)
         self.pointers = pointers_to(type(network))  # type: ignore[arg-type]
         self.rescale = rescale_of(network)
         first = sizes.at.running_mean if uses_batch else 0
-        #: Where the statistics have the batch's means, variances, and number of values.
+        #: Where ``saved`` has the batch's means, variances, and number of values.
         self.of_batch = slice(first, first + 2 * map.shape[1] + 1)
         #: Weight of the newest batch in running statistics.
         self.momentum = float(getattr(network, "momentum", 0.0))
@@ -166,40 +166,40 @@ class TritonPlan(KernelPlan):
             with torch.cuda.device(x.device):
                 return self.forward(x, tensors, running)
         y = torch.empty_like(x)
-        statistics = x.new_empty(self.num_statistics, dtype=torch.float32)
-        pointers, stream = self.pointers(*tensors, statistics), current_stream(self.index)
+        saved = x.new_empty(self.num_saved, dtype=torch.float32)
+        pointers, stream = self.pointers(*tensors, saved), current_stream(self.index)
         if self.shape is not None:
-            self.launch(stream, x, y, statistics, pointers)
-            return y, statistics
+            self.launch(stream, x, y, saved, pointers)
+            return y, saved
         counts = batch = None
         moved = (*running[:2], *running[3:]) if running else ()  # without the momentum
-        work = statistics.new_empty(self.num_work) if self.num_work else statistics
+        work = saved.new_empty(self.num_work) if self.num_work else saved
         if self.uses_batch:
             counts = counters(self.index, stream)
-            batch = Batch(statistics, *moved, *(None,) * (3 - len(moved)))
-        moments = work if self.is_pooled else statistics
+            batch = Batch(saved, *moved, *(None,) * (3 - len(moved)))
+        moments = work if self.is_pooled else saved
         kind = len(moved), moved[2].dtype if len(moved) > 2 else None
         if self.processes is None:
             self.launches_of_moments[kind](stream, x, moments, counts, batch)
         else:  # the running statistics follow the batch of all processes
-            alone = Batch(statistics, None, None, None)
+            alone = Batch(saved, None, None, None)
             self.launches_of_moments[0, None](stream, x, moments, counts, alone)
-            batches = self.processes.gather(statistics[self.of_batch])
+            batches = self.processes.gather(saved[self.of_batch])
             self.launch_of_pooling(len(batches), kind)(stream, batches, batch)
-        self.launch_rescale(stream, statistics, work, pointers)
-        coefficients = statistics if self.keeps else work
-        self.launch_affine(stream, x, y, statistics, coefficients, coefficients)
+        self.launch_rescale(stream, saved, work, pointers)
+        coefficients = saved if self.keeps else work
+        self.launch_affine(stream, x, y, saved, coefficients, coefficients)
         if moved:
             increment_version(moved)
-        return y, statistics
+        return y, saved
 
     def launch_of_pooling(self, processes: int, kind: tuple) -> Launch:
         """Return the launch that pools the batches of processes."""
-        found = self.launches_of_pooling.get((processes, kind))
-        if found is None:
+        launch = self.launches_of_pooling.get((processes, kind))
+        if launch is None:
             channels, block = self.map.shape[1], padded(processes)
             block_c = min(padded(channels), max(1, streaming.BATCH_TILE.value // block))
-            found = self.launches_of_pooling[processes, kind] = Launch(
+            launch = self.launches_of_pooling[processes, kind] = Launch(
                 streaming.pool_batches_kernel,
                 divide_up(channels, block_c),
                 {
@@ -208,26 +208,26 @@ class TritonPlan(KernelPlan):
                     **{"BLOCK_C": block_c, "BLOCK": block},
                 },
             )
-        return found
+        return launch
 
     # ---- backward
 
     def backward(
-        self, dy: Tensor, x: Tensor, statistics: Tensor, parameters: Tensors, needs: Needs, *_
+        self, dy: Tensor, x: Tensor, saved: Tensor, parameters: Tensors, needs: Needs, *_
     ) -> list[Tensor | None]:
         """Return the gradients of x and of each parameter; None for x if ``needs`` is false."""
         if self.runs_elsewhere():
             with torch.cuda.device(x.device):
-                return self.backward(dy, x, statistics, parameters, needs)
+                return self.backward(dy, x, saved, parameters, needs)
         # None and alignment select another compiled kernel.
         kind = dy.data_ptr() & 15, x.data_ptr() & 15, self.processes is not None, *needs
         plan = self.backward_plans.get(kind)
         if plan is None:
             plan = _BackwardLaunches(self, not any(kind[:2]), any(needs[1:]), all(needs))
             self.backward_plans[kind] = plan
-        pointers = self.pointers(*parameters, *self.no_buffers, statistics)
+        pointers = self.pointers(*parameters, *self.no_buffers, saved)
         stream = current_stream(self.index)
-        work = statistics.new_empty(plan.num_work)
+        work = saved.new_empty(plan.num_work)
         if plan.needs_all:
             d_x, *gradients = map(torch.empty_like, (x, *parameters))
         else:
@@ -237,15 +237,15 @@ class TritonPlan(KernelPlan):
             ]
         counts = counters(self.index, stream) if plan.counts else None
         if self.shape is not None:
-            plan.launch(stream, dy, x, d_x, statistics, work, counts, pointers, (*gradients,))
+            plan.launch(stream, dy, x, d_x, saved, work, counts, pointers, (*gradients,))
         else:
-            plan.launch_sums(stream, dy, x, statistics, work)
-            plan.launch_vjp(stream, statistics, work, counts, pointers)
+            plan.launch_sums(stream, dy, x, saved, work)
+            plan.launch_vjp(stream, saved, work, counts, pointers)
             if self.processes is not None:
                 self.processes.add_up(work[plan.shared_sums])
             launch_dx = plan.launch_gradients if d_x is None else plan.launch_dx
-            scale = statistics if self.keeps else work
-            values = statistics, scale, work, work, statistics, work, (*gradients,)
+            scale = saved if self.keeps else work
+            values = saved, scale, work, work, saved, work, (*gradients,)
             launch_dx(stream, dy, x, d_x, *values)
         return [d_x, *gradients]
 
@@ -268,9 +268,9 @@ class TritonPlan(KernelPlan):
         plan.__dict__.update(self.__dict__, processes=processes)
         return plan
 
-    def buffers(self, statistics: Tensor) -> list[Tensor]:
+    def buffers(self, saved: Tensor) -> list[Tensor]:
         """Return the network's buffers, as vectors, at the time of the forward pass."""
-        return [statistics[at : at + size] for _, at, size in self.of_network.buffers]
+        return [saved[at : at + size] for _, at, size in self.of_network.buffers]
 
 
 class Work:

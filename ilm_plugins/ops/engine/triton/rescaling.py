@@ -34,9 +34,9 @@ def keep(n, kept_ptr, t, SIZES: tl.constexpr):
 
 
 @triton.jit
-def kept_scale(statistics_ptr, moments, SIZES: tl.constexpr):
-    """Return where the statistics have scale and shift, for the gradient of an activation."""
-    return statistics_ptr + SIZES.kept + 2 * tl.cast(moments, tl.int64)
+def kept_scale(saved_ptr, moments, SIZES: tl.constexpr):
+    """Return where the saved values have scale and shift, for the gradient of an activation."""
+    return saved_ptr + SIZES.kept + 2 * tl.cast(moments, tl.int64)
 
 
 @triton.jit
@@ -51,21 +51,21 @@ def store_coefficients(n, scale, shift, to_ptr, SIZES: tl.constexpr):
 
 @triton.jit(
     do_not_specialize=["moments", "run", "splits", "split", "length"],
-    do_not_specialize_on_alignment=["statistics_ptr", "work_ptr"],
+    do_not_specialize_on_alignment=["saved_ptr", "work_ptr"],
 )
 def rescale_kernel(
-    statistics_ptr, work_ptr, t, moments, run, splits, split, length, count,
+    saved_ptr, work_ptr, t, moments, run, splits, split, length, count,
     RESCALE: tl.constexpr, SIZES: tl.constexpr, BLOCK: tl.constexpr, KEEPS: tl.constexpr,
 ):  # fmt: skip
     """Compute scale and shift (N, C), the first part of ``work``, from the moments.
 
-    With ``KEEPS``, they are the last part of the statistics instead. If ``BLOCK`` is 0, the moments
-    are among the statistics; else they are pooled from runs of moments of channels and splits.
+    With ``KEEPS``, they are the last of the saved values instead. If ``BLOCK`` is 0, the moments
+    are among these; else they are pooled from runs of moments of channels and splits.
     """
     n = tl.program_id(0).to(tl.int64)
-    keep(n, statistics_ptr, t, SIZES)
+    keep(n, saved_ptr, t, SIZES)
     group, is_group = numbers(SIZES.fine)
-    mean_ptr = statistics_ptr + SIZES.kept + n * SIZES.fine
+    mean_ptr = saved_ptr + SIZES.kept + n * SIZES.fine
     var_ptr = mean_ptr + moments
     if BLOCK == 0:
         mean = load(mean_ptr, group, is_group)
@@ -80,7 +80,7 @@ def rescale_kernel(
         tl.store(mean_ptr + group, mean, mask=is_group)
         tl.store(var_ptr + group, var, mask=is_group)
     scale, shift = RESCALE(mean, var, t, SIZES)
-    to_ptr = kept_scale(statistics_ptr, moments, SIZES) if KEEPS else work_ptr
+    to_ptr = kept_scale(saved_ptr, moments, SIZES) if KEEPS else work_ptr
     store_coefficients(n, scale, shift, to_ptr, SIZES)
 
 
@@ -89,10 +89,10 @@ def rescale_kernel(
         *("moments", "sum_at", "scale_at", "slope_at", "offset_at", "rows_at", "groups_at"),
         *("batch_at", "splits", "members"),
     ],
-    do_not_specialize_on_alignment=["statistics_ptr", "work_ptr", "counters_ptr"],
+    do_not_specialize_on_alignment=["saved_ptr", "work_ptr", "counters_ptr"],
 )
 def rescale_vjp_kernel(
-    statistics_ptr, work_ptr, counters_ptr, t,
+    saved_ptr, work_ptr, counters_ptr, t,
     # Offsets into work_ptr; computed in the kernel, they would occupy registers.
     moments, sum_at, scale_at, slope_at, offset_at, rows_at, groups_at, batch_at, splits, members,
     count,
@@ -119,7 +119,7 @@ def rescale_vjp_kernel(
             d_scale += load(first_ptr, at, exists)
             d_shift += load(first_ptr + sum_at, at, exists)
         d_scale, d_shift = tl.sum(d_scale, axis=1), tl.sum(d_shift, axis=1)
-    mean_ptr = statistics_ptr + SIZES.kept + n * SIZES.fine
+    mean_ptr = saved_ptr + SIZES.kept + n * SIZES.fine
     mean = load(mean_ptr, group, is_group)
     var = load(mean_ptr + moments, group, is_group)
     scale, slope, offset = rescale_vjp(

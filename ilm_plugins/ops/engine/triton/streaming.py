@@ -170,7 +170,7 @@ def _store_batch(batch, batch_at, momentum, c, exists, channels, block, mean, va
 
     They are the means and the variances of all channels, and ``count``, the values of a channel.
     """
-    batch_ptr = batch.statistics + batch_at
+    batch_ptr = batch.saved + batch_at
     tl.store(batch_ptr + c, mean, mask=exists)
     tl.store(batch_ptr + channels + c, var, mask=exists)
     if block == 0:
@@ -306,17 +306,17 @@ def _affine_kernel(
         ),
         "tiles",
     ],
-    do_not_specialize_on_alignment=["statistics_ptr", "sums_ptr"],
+    do_not_specialize_on_alignment=["saved_ptr", "sums_ptr"],
 )
 def _sums_kernel(
-    dy_ptr, x_ptr, statistics_ptr, sums_ptr, mean_at, kept_scale_at, kept_shift_at, sum_at,
+    dy_ptr, x_ptr, saved_ptr, sums_ptr, mean_at, kept_scale_at, kept_shift_at, sum_at,
     rows, chunks, group_size, splits, tiles, SHAPE: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     """Sum dy * (x - mean), and from ``sum_at`` on dy, over each split: (N, C, splits) each.
 
-    With an activation, dy is its input's gradient, by the scale and shift among the statistics.
+    With an activation, dy is its input's gradient, by the scale and shift among the saved values.
     """
-    mean_ptr = statistics_ptr + mean_at
+    mean_ptr = saved_ptr + mean_at
     channels, length = _extent(rows, chunks, SHAPE)
     split_length = tiles * SHAPE.block_l
     n, c, begin, start = _place(tl.program_id(0), channels, length, splits, split_length, SHAPE)
@@ -326,8 +326,8 @@ def _sums_kernel(
     group = n * (channels // group_size) + c // group_size
     mean = _column(mean_ptr, group, c < channels)
     if ACTIVATION is not None:
-        scale = _column(statistics_ptr + kept_scale_at, n * channels + c, c < channels)
-        shift = _column(statistics_ptr + kept_shift_at, n * channels + c, c < channels)
+        scale = _column(saved_ptr + kept_scale_at, n * channels + c, c < channels)
+        shift = _column(saved_ptr + kept_shift_at, n * channels + c, c < channels)
     dy_ptr += start
     x_ptr += start
 

@@ -29,7 +29,7 @@ def _reduced(mean, var, t, SIZES: tl.constexpr):
     row, _ = v.numbers(len(SIZES.network.normalizers))
     z = tl.zeros((row.shape[0], run.shape[0]), tl.float32)
     for i in tl.static_range(len(SIZES.network.normalizers)):
-        offset, of_var = mixture.statistics(i, mean, var, t, SIZES)
+        offset, of_var = mixture.normalizer_moments(i, mean, var, t, SIZES)
         u = reduce * offset * tl.rsqrt(of_var + SIZES.network.eps)
         z = tl.where((row == i)[:, None] & is_run, v.fold(u, SIZES.channels, RUNS)[None, :], z)
     return z
@@ -116,7 +116,7 @@ def exemplar(mean, var, t, SIZES: tl.constexpr, d_scale=None, d_shift=None, grad
     shift = tl.zeros_like(mean)
     d_ratios = tl.zeros_like(ratios)
     for i in tl.static_range(K):
-        offset, of_var = mixture.statistics(i, mean, var, t, SIZES)
+        offset, of_var = mixture.normalizer_moments(i, mean, var, t, SIZES)
         weight = _weight(i, t.weight, SIZES)
         ratio = mixture.element(ratios, i)
         rstd = tl.rsqrt(of_var + SIZES.network.eps)
@@ -139,14 +139,14 @@ def exemplar(mean, var, t, SIZES: tl.constexpr, d_scale=None, d_shift=None, grad
         d_mean = tl.zeros_like(mean)
         d_var = tl.zeros_like(mean)
         for i in tl.static_range(K):
-            offset, of_var = mixture.statistics(i, mean, var, t, SIZES)
+            offset, of_var = mixture.normalizer_moments(i, mean, var, t, SIZES)
             gain = mixture.element(ratios, i) * _weight(i, t.weight, SIZES)
             rstd = tl.rsqrt(of_var + SIZES.network.eps)
             d_run = v.spread(mixture.row(d_z, i), RUNS, C)
             d_u = d_shift * gain + reduce * d_run
             d_reduce += d_run * offset * rstd
             d_of_var = -0.5 * rstd * rstd * rstd * (d_scale * gain + d_u * offset)
-            more_mean, more_var = mixture.statistics_vjp(
+            more_mean, more_var = mixture.normalizer_moments_vjp(
                 i, d_u * rstd, d_of_var, mean, gradients_ptr, SIZES
             )
             d_mean += more_mean

@@ -84,7 +84,7 @@ def switch(mean, var, t, SIZES: tl.constexpr, d_scale=None, d_shift=None, gradie
     off_mixed = tl.zeros_like(mean)
     mixed_var = tl.zeros_like(var)
     for i in tl.static_range(K):
-        offset, of_var = mixture.statistics(i, mean, var, t, SIZES)
+        offset, of_var = mixture.normalizer_moments(i, mean, var, t, SIZES)
         off_mixed += mixture.element(mean_ratios, i) * offset
         mixed_var += mixture.element(var_ratios, i) * of_var
     rstd = tl.rsqrt(mixed_var + SIZES.network.eps)
@@ -102,16 +102,16 @@ def switch(mean, var, t, SIZES: tl.constexpr, d_scale=None, d_shift=None, gradie
         d_mean = tl.zeros_like(mean)
         d_var = tl.zeros_like(mean)
         for i in tl.static_range(K):
-            offset, of_var = mixture.statistics(i, mean, var, t, SIZES)
+            offset, of_var = mixture.normalizer_moments(i, mean, var, t, SIZES)
             # Ratios sum to 1, so that the mixed statistic may be subtracted from each statistic: no
-            # digits are lost where statistics are much larger than their differences.
+            # digits are lost where moments are much larger than their differences.
             of_mean = v.total(d_off_mixed * (offset - off_mixed), C)
             of_variance = v.total(d_mixed_var * (of_var - mixed_var), C)
             d_mean_ratios = tl.where(row == i, of_mean, d_mean_ratios)
             d_var_ratios = tl.where(row == i, of_variance, d_var_ratios)
             d_offset = mixture.element(mean_ratios, i) * d_off_mixed
             d_of_var = mixture.element(var_ratios, i) * d_mixed_var
-            more_mean, more_var = mixture.statistics_vjp(
+            more_mean, more_var = mixture.normalizer_moments_vjp(
                 i, d_offset, d_of_var, mean, gradients_ptr, SIZES
             )
             d_mean += more_mean
