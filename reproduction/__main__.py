@@ -1,7 +1,8 @@
-"""Commands of the evidence: python -m reproduction lines | run NAME | merge."""
+"""Commands of the evidence: python -m reproduction lines | run NAME | merge [FOLDER]."""
 
 import argparse
 import sys
+from pathlib import Path
 
 from . import records, study
 
@@ -12,13 +13,14 @@ def main() -> None:
     commands.add_parser("lines", help="print the names of all lines in their order")
     run = commands.add_parser("run", help="train and test what a line names, and write its rows")
     run.add_argument("name")
-    commands.add_parser("merge", help="add the rows of output/records to reports/corruptions.csv")
+    merge = commands.add_parser("merge", help="add new rows of runs to reports/corruptions.csv")
+    merge.add_argument("folder", nargs="?", type=Path, default=study.RECORDS)
     options = parser.parse_args()
     named = dict(study.lines())
     if options.command == "lines":
         print(*named, sep="\n")
     elif options.command == "merge":
-        before, found = len(study.committed()), study.known()
+        before, found = len(study.committed()), study.known(options.folder)
         records.write(study.COMMITTED, found.values())
         print(f"{study.COMMITTED}: {len(found)} rows, {len(found) - before} new")
     elif options.name in named:

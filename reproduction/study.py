@@ -64,9 +64,9 @@ FIRST_CONFIG = "ilm_plugins://mmseg/camvid_daylight/fcn_r18-d8.py"
 SHORT = ("train_cfg.max_iters=500", "train_cfg.val_interval=500", "param_scheduler.end=500")
 
 
-def known() -> dict[tuple[str, ...], records.Row]:
-    """Return the committed rows and the rows of this checkout's own runs."""
-    return records.read(sorted(RECORDS.glob("*.csv"))) | committed()
+def known(folder: Path = RECORDS) -> dict[tuple[str, ...], records.Row]:
+    """Return the committed rows and the rows of a folder of records."""
+    return records.read(sorted(folder.glob("*.csv"))) | committed()
 
 
 def committed() -> dict[tuple[str, ...], records.Row]:

@@ -1,10 +1,12 @@
 """The rule that chooses learning rates, the order of the lines, and rows that are kept."""
 
+import sys
+
 import pytest
 
 pytest.importorskip("mmengine", reason="needs OpenMMLab: make install-openmmlab")
 
-from reproduction import records, study
+from reproduction import __main__, records, study
 
 GRID = ((0.1, 0.2, 0.4), 2.0)
 RECORD = {
@@ -70,16 +72,25 @@ def test_a_line_whose_rows_are_there_trains_nothing(monkeypatch):
     dict(study.lines())["cifar-30-EN"]()
 
 
-def test_committed_rows_stay_and_merging_again_changes_nothing():
+def test_committed_rows_stay_and_merging_again_changes_nothing(monkeypatch):
     (row,) = made("cifar", "EN", 80.0)
     assert row["value"] == "80.0" and row["trained"] == "12 of 12 epochs, on re-encoded JPEG"
     records.write(study.COMMITTED, study.known().values())
     made("cifar", "EN", 81.0)  # the same run again
     made("cifar", "BN", 79.0)
+    study.RECORDS.rename("records of another checkout")
+    monkeypatch.setattr(sys, "argv", ["reproduction", "merge", "records of another checkout"])
+    made("cifar", "SN", 82.0)  # not in that folder
     text = None
     for _ in range(2):
-        records.write(study.COMMITTED, study.known().values())
+        __main__.main()
         assert text in (None, text := study.COMMITTED.read_text())
     found = records.read([study.COMMITTED])
     assert {key[1]: row["value"] for key, row in found.items()} == {"EN": "80.0", "BN": "79.0"}
     assert '"CPU, AMD EPYC"' in text
+
+
+def test_an_unknown_line_ends_with_one_sentence(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["reproduction", "run", "cifar-30-GN"])
+    with pytest.raises(SystemExit, match="'cifar-30-GN': no such line"):
+        __main__.main()
