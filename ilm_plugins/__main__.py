@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from .cli import exit_on_sigterm, parsers
-from .errors import DISK, EXTRAS, FRAMEWORKS, UserError, missing
+from .errors import DISK, EXTRAS, FRAMEWORKS, UserError, missing, say
 from .parent_process import end_with_parent
 from .trust import loading
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
         if status not in (128 + signal.SIGINT, 128 + signal.SIGTERM):
             raise
         words = filter(None, ["stopped", CONTINUING.get(chosen)])
-        print(f"\n{Path(sys.argv[0]).name}: {'; '.join(words)}", file=sys.stderr)
+        say(f"\n{Path(sys.argv[0]).name}: {'; '.join(words)}", file=sys.stderr)
         return status
     except OSError as error:
         if error.errno not in DISK:
@@ -68,8 +68,8 @@ def run(chosen: str | None, argv: Sequence[str]) -> int:
     if chosen is None:
         from .cli.environment import report
 
-        print(report())
-        print(f"commands     {', '.join(COMMANDS)}; --help says what each does")
+        say(report())
+        say(f"commands     {', '.join(COMMANDS)}; --help says what each does")
         return 0
     # --help and mistakes in options end here, before torch is imported.
     extra, does = (COMMANDS | INTERNAL)[chosen]
@@ -86,7 +86,7 @@ def run(chosen: str | None, argv: Sequence[str]) -> int:
 
 
 def fail(message: object) -> int:
-    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+    say(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
     return 2
 
 

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO
 
 
 class UserError(Exception):
@@ -120,6 +121,12 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in characters)
 
 
+def say(*texts: object, file: IO[str] | None = None) -> None:
+    """Print texts, which may have strings of a config, a checkpoint or a script, in lines."""
+    for text in texts:
+        print(*map(printable, str(text).splitlines()), sep="\n", file=file, flush=True)
+
+
 @functools.cache
 def warn_once(message: str) -> None:
-    warnings.warn(message, stacklevel=3)
+    warnings.warn(printable(message), stacklevel=3)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 from filelock import FileLock, Timeout
@@ -57,14 +58,6 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def open_to_add(path: Path, mode: str, **options) -> IO:
-    """Open a file to add to it, in its folder, which is made if missing; a link is replaced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_symlink():  # as of somebody else's folder
-        path.unlink()
-    return path.open(mode, **options)
-
-
 def check_regular(path: str | os.PathLike) -> None:
     """Raise UserError if a path leads to a folder, a device or a pipe, which no file replaces."""
     if os.path.exists(path) and not os.path.isfile(path):
@@ -102,15 +95,37 @@ def check_folder(folder: str | Path) -> None:
     )
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file of an output folder; UserError for a damaged file."""
+def read_object(path: Path, kind: Any = MappingProxyType({})) -> dict[str, Any]:
+    """Return the JSON object in a file of an output folder; UserError for a damaged file.
+
+    ``kind`` has the types of values by key, {"": TYPE} for all other keys; [TYPE] is a list of any
+    length, (TYPE, TYPE) a list of two.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("it is no JSON object")
+        for damage in _damages({**kind}, found, "it"):
+            raise ValueError(damage)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)}); move it away") from error
     return found
+
+
+def _damages(kind: Any, value: Any, name: str) -> Iterator[str]:
+    """Yield each value that is not of its kind, with its key."""
+    match kind, value:
+        case dict(), dict():
+            for key, inner in value.items():
+                yield from _damages(kind.get(key, kind.get("", object)), inner, key)
+        case [each], list():
+            for inner in value:
+                yield from _damages(each, inner, name)
+        case tuple(), list() if len(kind) == len(value):
+            for each, inner in zip(kind, value, strict=True):
+                yield from _damages(each, inner, name)
+        case _:
+            is_huge = isinstance(value, int) and abs(value) > 2**1000  # no float
+            if isinstance(kind, dict | list | tuple) or not isinstance(value, kind) or is_huge:
+                yield f"{name} is {repr(value)[:80]}"
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from ..checkpoints import load_weights
 from ..configs import resolve
-from ..errors import UserError
+from ..errors import UserError, say
 from ..experiments.analysis.collect import collect_ratios, collect_rescaling
 from ..experiments.analysis.tables import TableFolder, write_ratios, write_rescaling
 from ..experiments.data.images import open_images
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
     images = open_images(args.images, args.limit, args.classes)
     inference = opened.inference()
     opened.print_norms(inference.model)
-    print(f"{len(images):,} images of {args.images}, each: {inference.preprocessing}")
+    say(f"{len(images):,} images of {args.images}, each: {inference.preprocessing}")
     collect, write = collect_rescaling, write_rescaling
     if args.measure == "ratios":
         collect, write = collect_ratios, write_ratios
@@ -40,5 +40,5 @@ def run(args: argparse.Namespace) -> None:
     classes = f" ({', '.join(args.classes)})" if args.classes else ""
     subject += f" of {Path(args.images).resolve().name}{classes}"
     make_folder(args.output)
-    print(write(TableFolder(args.output, images, subject), collected))
-    print(f"written to {args.output}")
+    say(write(TableFolder(args.output, images, subject), collected))
+    say(f"written to {args.output}")

@@ -6,7 +6,7 @@ import shlex
 from functools import partial
 
 from ..configs import resolve
-from ..errors import UserError
+from ..errors import UserError, say
 from ..experiments.compare import runs
 from ..experiments.compare.arms import Arm, Arms
 from ..experiments.compare.command_source import CommandSource
@@ -31,11 +31,11 @@ def run(args: argparse.Namespace) -> int:
         plan.source.models(plan)
         for seed in plan.seeds:
             for norm in plan.norms:
-                print(plan.source.shown(norm, seed, plan.folder(norm, seed)))
+                say(plan.source.shown(norm, seed, plan.folder(norm, seed)))
         return 0
     command = shown(["compare", *args.argv])
     results = compare(plan, command, partial(runs.run_all, execution=execution))
-    print((plan.output / "compare.md").read_text("utf-8"))
+    say((plan.output / "compare.md").read_text("utf-8"))
     return 0 if results.main else 1
 
 

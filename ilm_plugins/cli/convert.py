@@ -14,7 +14,7 @@ from ..checkpoints import find_part, find_state, unwrap_state
 from ..checkpoints.state_dict_for_model import complete_names
 from ..checkpoints.writing import check_target, rewrite
 from ..configs import resolve
-from ..errors import UserError, printable
+from ..errors import UserError, printable, say
 from ..files import check_folder, remove_partial
 from ..frameworks import open_config
 from ..frameworks.checkpoints import read_checkpoint
@@ -42,10 +42,10 @@ def run(args: argparse.Namespace) -> None:
         state, report = change(state, bool(entry and contents.get("matching_heuristics")))
     check_report(args.input, report, entry == "state_dict" and "meta" in contents)
     dropped = rewrite(args.input, contents, entry, state, output, args.overwrite)
-    print(report.names() if args.names else report)
+    say(report.names() if args.names else report)
     if dropped:
-        print(f"not copied: {', '.join(map(printable, dropped))}")
-    print(f"{args.output} is written")
+        say(f"not copied: {', '.join(map(printable, dropped))}")
+    say(f"{args.output} is written")
 
 
 def conversion(args: argparse.Namespace) -> Change:

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 from ..checkpoints import load_weights
-from ..errors import UserError
+from ..errors import UserError, say
 from ..frameworks import OpenConfig, open_config, run_record
 from ..frameworks.run_options import RunOptions
 from . import train
@@ -33,8 +33,8 @@ def run(args: argparse.Namespace) -> None:
         # A model without predictions has null in its record, and a model without masks no segm/AP.
         box, mask = (math.nan if value is None else value for value in precisions)
         rows.append(f"{norm:14} {box:7.1f} {mask:8.1f} {result['seconds']:8.0f}   {picture}")
-    print(f"\n{'box head norm':14} {'box AP':>7} {'mask AP':>8} {'seconds':>8}   picture")
-    print(*rows, sep="\n")
+    say(f"\n{'box head norm':14} {'box AP':>7} {'mask AP':>8} {'seconds':>8}   picture")
+    say(*rows)
 
 
 def draw_predictions(opened: OpenConfig, checkpoint: Path, path: Path) -> None:

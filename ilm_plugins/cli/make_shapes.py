@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..errors import writing_to
+from ..errors import say, writing_to
 from ..experiments.data.shapes import write_shapes
 from ..files import make_folder
 
@@ -12,4 +12,4 @@ def run(args: argparse.Namespace) -> None:
     with writing_to(args.root):
         folder = write_shapes(**vars(args))
     counts = f"{args.num_training} training and {args.num_validation} validation images"
-    print(f"{folder}: {counts}")
+    say(f"{folder}: {counts}")

@@ -7,7 +7,7 @@ from dataclasses import fields
 from functools import partial
 
 from ..configs import SCHEME
-from ..errors import UserError
+from ..errors import UserError, say
 from ..experiments.compare import runs
 from ..experiments.compare.comparison import compare
 from ..experiments.compare.executors import Execution
@@ -26,17 +26,17 @@ def run(args: argparse.Namespace) -> int | None:
 def list_(args: argparse.Namespace) -> None:
     """Print the tables that have rows, or one table's rows with the sources of their figures."""
     if not args.table:
-        print("Tables, and how many rows they have; reproduce list TABLE has the rows")
+        say("Tables, and how many rows they have; reproduce list TABLE has the rows")
         tables = published.tables().values()
         for table in (table for table in tables if table.cells):
             line = f"{table.id:10} {len(table.cells):2}  {table.title}"
-            print(textwrap.fill(line, 80, subsequent_indent=" " * 15))
+            say(textwrap.fill(line, 80, subsequent_indent=" " * 15))
         figures = [t.id for t in tables if not t.cells and (t.shows or t.command)]
-        print(textwrap.fill(f"Figures of them: {', '.join(figures)}", 80, break_on_hyphens=False))
+        say(textwrap.fill(f"Figures of them: {', '.join(figures)}", 80, break_on_hyphens=False))
         return
     table = published.find_table(args.table)
     paper = published.papers()[table.paper]
-    print(f"{table.id}  {paper.title}, {paper.source}, {table.number}: {table.title}")
+    say(f"{table.id}  {paper.title}, {paper.source}, {table.number}: {table.title}")
     data = table.shows and f"data of {', '.join(table.shows)}"
     lines = [paper.url, table.note, table.command, data, " / ".join(table.measures)]
     width = max(map(len, table.cells), default=0)
@@ -49,7 +49,7 @@ def list_(args: argparse.Namespace) -> None:
         if cell.says and not any(cell.paper):
             text = cell.says
         lines.append(f"{cell.name:{width}}  {text:17}  {source}")
-    print(*filter(None, lines), sep="\n")
+    say(*filter(None, lines))
 
 
 def train(args: argparse.Namespace) -> int:
@@ -74,5 +74,5 @@ def train(args: argparse.Namespace) -> int:
         results = compare(plan, command, make_runs)
         lines += comparison.lines()
         status |= not results.main
-    print(*lines, *(f"not run: {reason}" for reason in obstacles), sep="\n")
+    say(*lines, *(f"not run: {reason}" for reason in obstacles))
     return int(status)

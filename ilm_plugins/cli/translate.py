@@ -6,7 +6,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..checkpoints import load_weights
-from ..errors import UserError
+from ..errors import UserError, say
 from ..experiments.data.images import read_image
 from ..files import check_folder
 from ..frameworks import open_config
@@ -32,4 +32,4 @@ def run(args: argparse.Namespace) -> None:
     for name, path in tqdm(files.items()):
         (translated,) = inference.forward([np.asarray(read_image(path))])
         write(to_image(translated["output"]), args.output / f"{name}.png")
-    print(f"{args.output}: {len(files)} images")
+    say(f"{args.output}: {len(files)} images")

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import configs
-from ..errors import UserError
+from ..errors import UserError, printable, say
 from .config_files import framework_of, module_for, unknown_norm
 
 if TYPE_CHECKING:
@@ -266,11 +266,11 @@ class OpenConfig:
                     "a head of detectron2 with NUM_CONV 0; correct that, or remove the key"
                 )
             lacking.append(key)
-        return f"{count}; none at {', '.join(lacking)}" if lacking else count
+        return f"{count}; none at {printable(', '.join(lacking))}" if lacking else count
 
     def print_norms(self, model: "nn.Module") -> None:
         """Print the norms of the config's model; UserError if it lacks one of the config's."""
-        print(f"norms of the model: {self.describe_norms(model)}")
+        say(f"norms of the model: {self.describe_norms(model)}")
 
     def norm(self, place: str, norm: str) -> list[str]:
         """Return the overrides that put a norm at a place; UserError for an unknown place."""

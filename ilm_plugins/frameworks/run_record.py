@@ -30,8 +30,11 @@ OTHERS = "other evaluations"
 RESULTS = "metrics", "test images", "evaluation", "test settings"
 #: Key of a training's record while it evaluates.
 EVALUATES = "evaluates"
-#: Key -> the type of its value, where other parts rely on it; of a list's and a dict's values, too.
+#: Key -> the type of its value, see :func:`.read_object`.
 KINDS: dict[str, Any] = {
+    "command": str,
+    "commit": str | None,
+    "device": str | None,
     "planned": int,
     "run": int,
     "seconds": int | float | None,
@@ -39,6 +42,8 @@ KINDS: dict[str, Any] = {
     "curve": [{"": int | float | str | None}],
     "versions": {"": object},
     "code": str,
+    "norms": dict | None,
+    OTHERS: list,
 }
 #: Name of a plain evaluation, and of one with test-time augmentation, in the record's "metrics".
 PLAIN, TTA = "", "tta"
@@ -148,7 +153,7 @@ class RunRecord:
         }
         if OTHERS in kept:
             record[OTHERS] = kept[OTHERS]
-        if is_complete(kept) and kept["run"] >= planned:
+        if is_complete(kept) and kept.get("run", 0) >= planned:
             record |= {key: kept[key] for key in RESULTS if key in kept}
         elif planned and self.test_settings is not None:
             record["test settings"] = self.test_settings
@@ -226,8 +231,8 @@ def _is_kept(earlier: dict[str, Any], options: RunOptions) -> bool:
     """Return whether an evaluation keeps a record: a training's, or its own of another test."""
     if not earlier:
         return False
-    commands = (text.replace(" --tta", "") for text in (earlier["command"], options.command()))
-    return earlier["planned"] > 0 or len({*commands}) == 1
+    texts = earlier.get("command", ""), options.command()
+    return earlier.get("planned", 0) > 0 or len({text.replace(" --tta", "") for text in texts}) == 1
 
 
 def diverged(folder: str | Path, reason: str) -> None:
@@ -258,22 +263,7 @@ def _joined(separator: str, earlier: str | None, new: str | None) -> str | None:
 
 
 def _read(folder: str | Path) -> dict[str, Any]:
-    path = Path(folder, FILE)
-    record = read_object(path)
-    for key, kind in KINDS.items():
-        if key in record and not _is_of(kind, value := record[key]):
-            shown = repr(value)[:80]
-            raise UserError(f"{path} is no record of a run ({key} is {shown}); move it away")
-    return record
-
-
-def _is_of(kind: Any, value: Any) -> bool:
-    if isinstance(kind, dict | list):
-        inner = value.values() if isinstance(value, dict) else value
-        (each,) = kind.values() if isinstance(kind, dict) else kind
-        return type(value) is type(kind) and all(_is_of(each, one) for one in inner)
-    is_huge = isinstance(value, int) and abs(value) > 2**1000  # no float
-    return isinstance(value, kind) and not is_huge
+    return read_object(Path(folder, FILE), KINDS)
 
 
 def write(path: Path, record: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ import ilm_plugins
 from ilm_plugins import __main__ as commands
 from ilm_plugins import trust
 from ilm_plugins.cli import environment
-from ilm_plugins.errors import UserError, missing
+from ilm_plugins.errors import UserError, missing, say
 from runs import NEEDS
 from workers import Harmful
 
@@ -72,6 +72,11 @@ def test_a_mistake_ends_a_command_by_one_line(capsys, monkeypatch):
     monkeypatch.setattr("ilm_plugins.cli.make_shapes.run", raised)
     assert commands.main(["make-shapes"]) == 2
     assert capsys.readouterr().err.endswith("error: give a file\n")
+
+
+def test_what_a_command_prints_does_not_move_the_cursor(capsys):
+    say("GN\x1b[2J", "two\nlines\x9b", "")
+    assert capsys.readouterr().out == "GN\\x1b[2J\ntwo\nlines\\x9b\n\n"
 
 
 @pytest.mark.parametrize("error", [KeyError("lost"), ModuleNotFoundError("No module", name="mine")])

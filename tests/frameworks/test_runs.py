@@ -601,6 +601,7 @@ def test_an_evaluation_replaces_the_record_of_another_one(tmp_path):
         *("", "[1]", '{"run": null}', '{"metrics": []}', "[" * 10**5, '{"seconds": [[]]}'),
         '{"metrics": {"": {"top1": 1' + "0" * 400 + "}}}",
         '{"curve": [{"iterations": [1], "loss": 1.0}]}',
+        *('{"device": 1}', '{"commit": [1]}', '{"norms": []}', '{"other evaluations": {}}'),
     ],
 )
 def test_a_damaged_record_is_named(tmp_path, text):

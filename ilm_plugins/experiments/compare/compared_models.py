@@ -10,7 +10,7 @@ from statistics import median
 import torch
 from torch import nn
 
-from ...errors import OPERATORS, UserError, broken_import, one_line
+from ...errors import OPERATORS, UserError, broken_import, one_line, say
 from ...files import read_object, write_text
 from ...frameworks.config import AS_IS
 from ...frameworks.run_processes import available_gpus
@@ -84,19 +84,19 @@ def measured_steps(
     ``is_trained``, is a UserError; ``commands`` is norm -> its command.
     """
     if path.is_file():
-        steps = read_object(path)
-        if steps.keys() == commands.keys():
+        steps = read_object(path, {"": {"": int | float}})
+        if steps.keys() == commands.keys() and all(one.get("seconds") for one in steps.values()):
             return steps
     if config.num_gpus and not available_gpus():
-        print("the cost of a step is not measured: this machine has no GPU")
+        say("the cost of a step is not measured: this machine has no GPU")
         return {}
-    print("a training step of each norm ...")
+    say("a training step of each norm ...")
     try:
         steps = call_on_device(measure_steps, config, [*commands])
     except (StepError, FloatingPointError, UserError) as error:
         if is_trained:
             check_certain(config, commands, error)
-        print(f"the cost of a step was not measured: {one_line(error)}")
+        say(f"the cost of a step was not measured: {one_line(error)}")
         return {}
     write_text(path, json.dumps(steps, indent=1))
     return steps

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import UserError
+from ...errors import UserError, say
 from ...frameworks.run_processes import available_gpus
 from . import slurm_jobs, tasks
 from .tasks import Progress, RunningTask, Task
@@ -33,7 +33,7 @@ class Execution:
             raise UserError("--slurm is for --executor slurm; give both, or none")
         if self.executor == "slurm":
             shown = slurm_jobs.check(self.slurm, self.jobs, num_gpus)
-            print(f"each job: {shown}") if is_dry else slurm_jobs.check_commands()
+            say(f"each job: {shown}") if is_dry else slurm_jobs.check_commands()
         elif not is_dry:
             gpus_of_jobs(self.jobs, num_gpus)
 

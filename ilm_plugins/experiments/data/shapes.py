@@ -26,6 +26,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from ...errors import UserError
+from ...files import read_object
 
 #: Class -> RGB colour, 0..255, to draw it in; from the palette of Okabe and Ito, whose colours
 #: people with colour blindness can tell apart, too.
@@ -180,7 +181,7 @@ def _is_written(folder: Path, manifest: dict) -> bool:
     if not os.path.lexists(folder):
         return False
     try:
-        existing = json.loads((folder / "shapes.json").read_text(encoding="utf-8"))
+        existing = read_object(folder / "shapes.json")
     except (FileNotFoundError, NotADirectoryError):
         existing = None
     if existing != manifest:
