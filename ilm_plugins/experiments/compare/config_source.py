@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ...errors import UserError
+from ...errors import UserError, say
 from ...frameworks import OpenConfig, open_config
 from ...frameworks.config import AS_IS, differences
 from ...frameworks.run_processes import available_gpus
@@ -46,16 +46,16 @@ class ConfigSource(ComparedConfig, Source):
         kept = self.kept_norms(self.own_norms)
         for what, norms in (("get the norm", self.own_norms), ("keep their norm", kept)):
             if norms:
-                print(f"keys that {what}:")
-                print(*(f"  {key}  {norm}" for key, norm in norms.items()), sep="\n")
+                say(f"keys that {what}:")
+                say(*(f"  {key}  {norm}" for key, norm in norms.items()))
         if file := self.unconverted(plan.norms):
-            print(warning_of_unconverted(file))
+            say(warning_of_unconverted(file))
         models = compared_models.build_models(self, plan.norms)
         if self.start_state is not None:
             model = self.open(plan.norms[0], "cpu").build_model()
             start_weights.check_fits(self.weights, self.start_state, model)
-        print("norms of the models:")
-        print(*(f"  {norm}: {model.norms}" for norm, model in models.items()), sep="\n")
+        say("norms of the models:")
+        say(*(f"  {norm}: {model.norms}" for norm, model in models.items()))
         self.check_folders()
         self.check_tests(plan.norms)
         self.check_metric(plan.metric)
@@ -190,5 +190,5 @@ class ConfigSource(ComparedConfig, Source):
     def unit(self, metric: str) -> str | None:
         return self.opened.unit(metric)
 
-    def predictions(self, folders: Mapping[str, Path], output: Path) -> Any:
-        return predictions.predictions(self, folders, output)
+    def predictions(self, folders: Mapping[str, Path]) -> Any:
+        return predictions.predictions(self, folders)

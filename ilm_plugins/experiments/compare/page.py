@@ -45,7 +45,7 @@ def page(plan: Plan, results: Results, command: str) -> str:
         curves=_pictures(curves.figure_of, found, results.norms) if found else None,
         no_curves=plan.source.no_curves,
         quantities=[*found],
-        predictions=plan.source.predictions(_first_runs(plan, results), plan.output),
+        predictions=plan.source.predictions(_first_runs(plan, results)),
         score=SCORE,
         costs=report.cost_table(results),
         rounds=ROUNDS,

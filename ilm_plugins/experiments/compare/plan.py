@@ -25,6 +25,8 @@ FILES = "compare.md", "compare.csv", "compare.png", "compare.html", "steps.json"
 DIGEST = "--weights, SHA-256"
 #: The entry of that file that has failures and readings, beside the settings.
 HISTORY = "history"
+#: The types of its values, by :func:`.read_object`.
+KINDS = {HISTORY: {"failures": [(str, int, str, str)], "read": [(str, str, str, str, [int])]}}
 
 
 class Source:
@@ -84,7 +86,7 @@ class Source:
         """Return the name of a metric's unit; None if it is unknown."""
         return None
 
-    def predictions(self, folders: Mapping[str, Path], output: Path) -> Any:
+    def predictions(self, folders: Mapping[str, Path]) -> Any:
         """Return pictures by norm -> folder of a run, see ``predictions``; None for no pictures."""
         return None
 
@@ -165,7 +167,7 @@ class Plan:
         settings = as_json(self.source.settings(self))
         path = self.output / SETTINGS
         if path.is_file():
-            earlier = read_object(path)
+            earlier = read_object(path, KINDS)
             for key, before, now in differences(earlier, settings):
                 # A norm or a test, and its dataset, may be added, or left out this time.
                 is_free = key.startswith(("--arm ", "--test ", "--dataset ", "--import ", HISTORY))

@@ -1,7 +1,6 @@
 """What the detectors or segmenters of a comparison predict on a few test images, as pictures."""
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,6 @@ from PIL import Image, ImageDraw
 
 from ...checkpoints import load_weights
 from ...errors import one_line
-from ...files import write_text
 from ...frameworks.checkpoints import last_checkpoint
 from ...frameworks.images import Content
 from ..reports.style import OKABE_ITO, uri
@@ -21,7 +19,6 @@ from .compared_config import ComparedConfig
 
 #: Number of images, their longer side in pixels, and the score from which objects are drawn.
 COUNT, SIDE, SCORE = 6, 640, 0.5
-FILE = "predictions.json"
 #: What stands in place of a picture without objects; of an annotation without any.
 NOTHING, NO_ANNOTATION = f"no object above {SCORE:g}", "no annotated object"
 
@@ -37,26 +34,15 @@ class Predictions(NamedTuple):
     has_objects: bool
 
 
-def predictions(
-    config: ComparedConfig, folders: Mapping[str, Path], output: Path
-) -> Predictions | str | None:
+def predictions(config: ComparedConfig, folders: Mapping[str, Path]) -> Predictions | str | None:
     """Return the pictures by norm -> folder of its run; None for models that predict no objects.
 
-    In words why the pictures cannot be drawn. They are kept in ``output`` until one of the models
-    is another.
+    In words why the pictures cannot be drawn.
     """
     try:
-        paths = {norm: last_checkpoint(folder) for norm, folder in folders.items()}
-        state = {norm: [path.name, path.stat().st_mtime_ns] for norm, path in paths.items()}
-        kept = output / FILE
-        if kept.is_file() and (found := json.loads(kept.read_text("utf-8")))["of"] == state:
-            return Predictions(*found["drawn"])
-        drawn = _draw(config, paths)
+        return _draw(config, {norm: last_checkpoint(folder) for norm, folder in folders.items()})
     except Exception as error:  # such as too little memory; the report goes on
         return f"{type(error).__name__}: {one_line(error)}"
-    if drawn is not None:
-        write_text(kept, json.dumps({"of": state, "drawn": drawn}))
-    return drawn
 
 
 def _draw(config: ComparedConfig, paths: dict[str, Path]) -> Predictions | None:

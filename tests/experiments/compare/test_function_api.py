@@ -243,6 +243,16 @@ def test_runs_of_a_function_that_has_changed_are_named(trained, capsys):
     [
         ("compare.json", "{"),
         ("compare.json", "[]"),
+        *(
+            ("compare.json", f'{{"train": "train", "history": {history}}}')
+            for history in (
+                *("null", "[]", '{"failures": null}', '{"read": [[]]}', '{"read": [null]}'),
+                '{"failures": [["EN"]]}',
+                '{"failures": [["EN", "0", "", "no memory"]]}',
+                '{"read": [["BN", "EN", "test", "top1"]]}',
+                '{"read": [["BN", "EN", "test", "top1", ["0"]]]}',
+            )
+        ),
         ("EN/seed1/record.json", '{"run": 1, "planned": null}'),
         ("EN/seed1", "a file"),
     ],

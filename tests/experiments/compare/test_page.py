@@ -354,7 +354,7 @@ def test_a_detector_that_finds_nothing_says_so(made_up):
     assert drawn.columns["annotation"][1] == "no annotated object"
 
     class Detectors(Source):
-        def predictions(self, folders, output):
+        def predictions(self, folders):
             return drawn
 
     plan, results_of_runs = made_up
