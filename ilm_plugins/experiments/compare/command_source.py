@@ -18,15 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...errors import UserError
-from ...files import open_to_add
+from ...errors import UserError, say
 from ...frameworks import run_record
 from ...frameworks.code_digest import digest_of_files
 from ...frameworks.run_record import PLAIN
 from ...parent_process import end_with_parent
 from .arms import Arms
 from .plan import Plan, Source
-from .run_folders import new_record, open_log, save
+from .run_folders import new_record, note_failure, open_to_add, save
 from .script_metric import ScriptMetric
 
 #: The file of the script's output, in the run's folder, by a name that scripts do not use.
@@ -99,14 +98,13 @@ class CommandSource(Source):
         for folder in plan.folders:
             record = run_record.read(folder) or {}
             is_complete = run_record.is_complete(record)
-            if record.get(ENDED) and not (is_complete and record["metric"] == str(self.metric)):
+            if record.get(ENDED) and not (is_complete and record.get("metric") == str(self.metric)):
                 try:
                     measure(folder, self.metric)
                 except UserError as error:  # a reason for this run
                     if is_complete:
                         raise
-                    with open_log(folder) as file:
-                        print(error, file=file)
+                    note_failure(folder, error)
         self.check_ended(plan.folders)
         settings = {name: [arm.norm, *arm.overrides] for name, arm in self.arms.items()}
         return {"settings_of_norms": settings, "rule": self.metric.rule}
@@ -138,7 +136,7 @@ def run_script(
         begun, command = time.monotonic(), shlex.join(words)
         record = new_record(command, "script", code_of(words, folder), seed, num_gpus)
         save(folder, record)
-        print(command, flush=True)
+        say(command)
         if status := call(words, folder / PRINTED):
             return status
         save(folder, record | {ENDED: True, "seconds": time.monotonic() - begun})
@@ -185,7 +183,7 @@ def call(words: Sequence[str], printed: Path) -> int:
 
     A script that was stopped may continue: the output of each start is added to the earlier ones.
     """
-    with open_to_add(printed, "a+b") as file:
+    with open_to_add(printed, "a+b", None) as file:
         begin = file.tell()
         try:
             process = subprocess.Popen(
@@ -206,7 +204,7 @@ def call(words: Sequence[str], printed: Path) -> int:
             file.seek(begin)
             shutil.copyfileobj(file, sys.stdout.buffer)
     if status < 0:
-        print(f"ended by {signal.Signals(-status).name}")
+        say(f"ended by {signal.Signals(-status).name}")
         return 128 - status
     return status
 

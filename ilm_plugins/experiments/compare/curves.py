@@ -45,7 +45,7 @@ def curves(plan: Plan, results: Results) -> dict[str, list[Curve]]:
                     point[unit]: point[name]
                     for point in points
                     for name in names
-                    if isinstance(point.get(name), int | float)
+                    if unit in point and isinstance(point.get(name), int | float)
                 }
                 if values:
                     found[quantity].append(Curve(i, values, unit, "diverged" in record))

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ...errors import UserError, one_line
+from ...errors import UserError, one_line, printable
 from ...frameworks.run_processes import available_gpus
 from ...frameworks.run_record import PLAIN
 from .plan import Plan, Source
-from .run_folders import is_complete, new_record, open_log, save
+from .run_folders import is_complete, log_of, new_record, note_failure, open_to_add, save
 from .runs import check_metric
 
 Train = Callable[[str, int, Path], Mapping[str, float]]
@@ -68,9 +68,11 @@ class FunctionSource(Source):
         try:
             found = _numbers(self.train(norm, seed, folder))
         except Exception as error:  # of the user's code: a reason for this run, the others go on
-            with open_log(folder) as file:
+            with open_to_add(log_of(folder)) as file:
                 traceback.print_exception(error, file=file)
-            tqdm.write(f"{norm}, seed {seed} failed: {type(error).__name__}: {one_line(error)}")
+            note_failure(folder)
+            failed = f"{norm}, seed {seed} failed: {type(error).__name__}: {one_line(error)}"
+            tqdm.write(printable(failed))
             return
         seconds = time.monotonic() - begun
         save(folder, record | {"run": 1, "seconds": seconds, "metrics": {PLAIN: found}})

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ...files import read_object, write_text
 from ...frameworks.run_record import FILE
 from . import runs
-from .plan import HISTORY, SETTINGS, Plan, folder_name
+from .plan import HISTORY, KINDS, SETTINGS, Plan, folder_name
 from .results import History, Reading, complete
 
 #: Norm, seed, test and reason of a run without a result.
@@ -46,15 +46,15 @@ def note(plan: Plan, read: Sequence[Reading] = ()) -> None:
     """Note in the locked folder which runs have failed, and which tests are read."""
     failures, earlier = _noted(plan)
     for value in runs.collect(plan):
-        if value.failure not in (None, runs.NOT_RUN):
+        if value.failure not in (None, runs.NOT_RUN, runs.STOPPED):
             failures.append((value.norm, value.seed, value.test, value.failure))
     noted = {"failures": [*dict.fromkeys(failures)], "read": [*dict.fromkeys([*earlier, *read])]}
     if any(noted.values()):
         path = plan.output / SETTINGS
-        write_text(path, json.dumps(read_object(path) | {HISTORY: noted}, indent=1))
+        write_text(path, json.dumps(read_object(path, KINDS) | {HISTORY: noted}, indent=1))
 
 
 def _noted(plan: Plan) -> tuple[list[Failure], list[Reading]]:
-    noted = read_object(plan.output / SETTINGS).get(HISTORY, {})
+    noted = read_object(plan.output / SETTINGS, KINDS).get(HISTORY, {})
     failures = [(*one,) for one in noted.get("failures", ())]
     return failures, [Reading(*one[:-1], (*one[-1],)) for one in noted.get("read", ())]

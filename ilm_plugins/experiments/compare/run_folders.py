@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import IO, Any
 
-from ...files import make_folder, open_to_add
+from ...errors import one_line, say
+from ...files import make_folder
 from ...frameworks import run_environment, run_record
 from ...frameworks.run_record import PLAIN, read
 
+#: The begin of a log's last line if the training or the evaluation has failed.
+FAILED = "failed: "
 #: Setting in a run's record -> its name in a report.
 SETTINGS = {
     "device": "device",
@@ -80,6 +83,28 @@ def log_of(folder: Path) -> Path:
     return folder.with_name(folder.name + ".log")
 
 
-def open_log(folder: Path) -> IO[str]:
-    """Open the log of a folder to add to it."""
-    return open_to_add(log_of(folder), "a", encoding="utf-8")
+def open_to_add(path: Path, mode: str = "a", encoding: str | None = "utf-8") -> IO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():  # as of somebody else's folder
+        path.unlink()
+    return path.open(mode, encoding=encoding)
+
+
+def note_failure(folder: Path, reason: object = None) -> None:
+    """Add the reason of a failure to a folder's log, by default the last line; not of a stop."""
+    with open_to_add(log_of(folder)) as file:
+        text = one_line(reason or _last_line(folder)).removeprefix(FAILED)
+        say(f"{FAILED}{text[:200]}", file=file)
+
+
+def noted_failure(folder: Path) -> str | None:
+    """Return the failure that a folder's log ends with; None if there is none."""
+    line = _last_line(folder)
+    return f"{line}; see {log_of(folder)}" if line.startswith(FAILED) else None
+
+
+def _last_line(folder: Path) -> str:
+    log = log_of(folder)
+    # A kill may cut a character.
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "no output")

@@ -7,11 +7,11 @@ from ...frameworks.run_record import read
 from .executors import Execution
 from .plan import Plan
 from .results import OWN_TEST, Value, main_metric
-from .run_folders import SETTINGS, divergence, environment, is_complete, log_of, metrics
+from .run_folders import SETTINGS, divergence, environment, is_complete, metrics, noted_failure
 from .tasks import CHECKPOINT, Step, Task
 
-#: The reason of a run that was not begun.
-NOT_RUN = "not run"
+#: The reasons of a run that was not begun, and of one that did not end by itself.
+NOT_RUN, STOPPED = "not run", "stopped"
 
 
 def run_all(plan: Plan, execution: Execution) -> None:
@@ -64,12 +64,8 @@ def failure(plan: Plan, norm: str, seed: int, test: str = "") -> str | None:
         return f"diverged: {reason}"
     if metrics_of(plan, norm, seed, test):
         return None
-    log = log_of(plan.folder(norm, seed, test))
-    if not log.is_file():  # as of a training function that was stopped
-        return "failed or was stopped" if folder.exists() else NOT_RUN
-    text = log.read_text(encoding="utf-8", errors="replace")  # a kill may cut a character
-    lines = [line for line in text.splitlines() if line.strip()]
-    return f"failed: {lines[-1][:200] if lines else 'no output'}; see {log}"
+    noted = noted_failure(plan.folder(norm, seed, test))
+    return noted or (STOPPED if folder.exists() else NOT_RUN)
 
 
 def collect(

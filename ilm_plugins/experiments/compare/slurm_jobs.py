@@ -13,10 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ...errors import UserError, missing, one_line
+from ...errors import UserError, missing, one_line, say
 from ...files import read_object, write_text
 from . import tasks
-from .run_folders import log_of, open_log
+from .run_folders import log_of, note_failure
 from .tasks import Progress, Task
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def run_by(executor: "Executor", todo: Sequence[Task], ids: Path, progress: Prog
             jobs[task.name].cancel(check=False)
         if running:
             names = ", ".join(jobs[task.name].job_id for task in running)
-            print(f"\nthese jobs are cancelled: {names}", file=sys.stderr)
+            say(f"\nthese jobs are cancelled: {names}", file=sys.stderr)
         ids.unlink(missing_ok=True)
 
 
@@ -130,7 +130,7 @@ def jobs_of(executor: "Executor", ids: Path) -> dict[str, "Job"]:
     if not ids.is_file():
         return {}
     job_class = getattr(executor, "_executor", executor).job_class
-    earlier = read_object(ids)
+    earlier = read_object(ids, {"": str})
     jobs = {name: job_class(ids.parent, number) for name, number in earlier.items()}
     return {name: job for name, job in jobs.items() if not job.done(force_check=True)}
 
@@ -138,8 +138,8 @@ def jobs_of(executor: "Executor", ids: Path) -> dict[str, "Job"]:
 def note_early_end(task: Task, job: "Job") -> None:
     """Write to a task's log if its job ended before the task did."""
     if not job.paths.result_pickle.exists() or job.exception() is not None:
-        with open_log(task.training.folder) as file:
-            print(f"job {job.job_id} ended early: {job.state}; see {job.paths.stderr}", file=file)
+        reason = f"job {job.job_id} ended early: {job.state}; see {job.paths.stderr}"
+        note_failure(task.training.folder, reason)
 
 
 def slurm_options(words: Sequence[str], jobs: int, num_gpus: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ...errors import UserError
 from ...frameworks.checkpoints import last_checkpoint
 from ...frameworks.run_record import EVALUATES, read
 from ...parent_process import command_line, ending_with_us
-from .run_folders import has_ended, is_complete, metrics, open_log
+from .run_folders import has_ended, is_complete, log_of, metrics, note_failure, open_to_add
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -69,8 +69,7 @@ class Task:
             try:
                 name = last_checkpoint(folder).name
             except UserError as error:  # a reason for this run; the others go on
-                with open_log(step.folder) as file:
-                    print(error, file=file)
+                note_failure(step.folder, error)
                 continue
             yield step._replace(arguments=[a.replace(CHECKPOINT, name) for a in step.arguments])
 
@@ -111,25 +110,30 @@ class RunningTask:
     def __init__(self, task: Task, variables: Mapping[str, str]) -> None:
         self.task, self.variables = task, variables
         self._steps = task.missing()
+        self._step: Step | None = None
         self._process: subprocess.Popen | None = None
 
     def has_ended(self) -> bool:
         """Start the next step where one has ended; return whether there is none."""
         if self._process is not None and self._process.poll() is None:
             return False
-        step = next(self._steps, None)
+        if (step := self._step) is not None:
+            is_done = has_ended if step is self.task.training else metrics
+            if not (is_done(step.folder) or self.was_stopped):
+                note_failure(step.folder)
+        self._step = step = next(self._steps, None)
         if step is None:
             return True
-        with open_log(step.folder) as file:
+        with open_to_add(log_of(step.folder)) as file:
             self._process = start(step.arguments, file, self.variables)
         return False
 
     @property
     def was_stopped(self) -> bool:
         """Whether a signal ended the last process."""
-        stops = {-number for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
+        stops = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2
         status = None if self._process is None else self._process.poll()
-        return status in stops | {128 + signal.SIGTERM}
+        return status in {*(-one for one in stops), *(128 + one for one in stops)}
 
     def terminate(self) -> None:
         """Ask the process to end, if there is one."""

@@ -18,7 +18,7 @@ from ilm_plugins.__main__ import main
 from ilm_plugins.cli import parsers
 from ilm_plugins.cli.compare import plan_of
 from ilm_plugins.errors import UserError
-from ilm_plugins.experiments.compare import run_folders, tasks
+from ilm_plugins.experiments.compare import run_folders, runs, tasks
 from ilm_plugins.experiments.compare.command_source import PRINTED, CommandSource
 from ilm_plugins.experiments.compare.plan import FILES, Plan
 from ilm_plugins.experiments.compare.script_metric import ScriptMetric
@@ -115,6 +115,31 @@ def test_a_run_that_fails_is_a_row_and_starts_again(started):
     compare("BN", "broken")
     (command,) = started
     assert "broken" in command
+
+
+def test_a_scripts_text_does_not_move_the_cursor(started, capsys):
+    Path("train.py").write_text(TRAIN.replace("no such norm", "\\x1b[2Jno\\x9bsuch norm"))
+    run(plan())
+    compare("BN", "broken")
+    reason = r"failed: ValueError: \x1b[2Jno\x9bsuch norm; see out/broken/seed0.log"
+    for text in (capsys.readouterr().out, Path("out/compare.md").read_text()):
+        assert reason in text
+        assert all(line.isprintable() for line in text.split("\n"))
+
+
+def test_a_run_that_is_stopped_and_continued_is_no_failure(started):
+    """Ctrl-C in its second run: the report then tells of no failure and no repetition."""
+    Path("train.py").write_text(f"""
+import os, signal, time
+if "EN" in __import__("sys").argv:
+    os.kill({os.getpid()}, signal.SIGINT)
+    time.sleep(300)
+{TRAIN}""")
+    assert compare("BN", "EN") == 128 + signal.SIGINT
+    assert runs.failure(plan(("BN", "EN")), "EN", 0) == "stopped"
+    Path("train.py").write_text(TRAIN)
+    assert compare("BN", "EN") == 0
+    assert "fail" not in Path("out/compare.md").read_text()
 
 
 def test_the_time_of_a_run_that_failed_is_not_zero_but_unknown(started):
