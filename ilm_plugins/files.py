@@ -43,12 +43,24 @@ def replacing(
                 file.flush()
                 os.fsync(file.fileno())
             if new:
-                path.touch(exist_ok=False)
-            elif path.is_file() and not path.is_symlink():
+                link_or_move(partial, path)
+                return
+            if path.is_file() and not path.is_symlink():
                 shutil.copymode(path, partial)
             os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)  # after a kill, remove_partial removes it
+
+
+def link_or_move(source: Path, path: Path) -> None:
+    """Give a file another name; FileExistsError if the name is taken."""
+    try:
+        os.link(source, path)
+    except FileExistsError:
+        raise
+    except OSError:  # of a file system without hard links
+        path.touch(exist_ok=False)
+        os.replace(source, path)
 
 
 def write_text(path: Path, text: str) -> None:
