@@ -42,8 +42,10 @@ def check_choice(layer: str, option: str, value: Any, choices: Collection[Any]) 
 
 
 def check_positive(layer: str, option: str, value: Any) -> int:
-    is_positive = isinstance(value, numbers.Integral) and int(value) >= 1
-    check(is_positive, f"{layer}: {option}={value!r} is not a positive integer; set one")
+    is_positive = isinstance(value, numbers.Integral) and 1 <= int(value) < 2**31
+    check(
+        is_positive, f"{layer}: {option}={value!r} is not a positive integer below 2**31; set one"
+    )
     return int(value)
 
 

@@ -46,6 +46,7 @@ def test_a_number_of_channels_among_the_options_is_refused(key):
     "key, options, words",
     [
         ("ILMGN", {"hidden": 0}, ["ILMGroupNorm: hidden=0", "positive"]),
+        ("ILMGN", {"hidden": int("9" * 50)}, ["hidden=9999", "integer below 2**31"]),
         ("ILMGN", {"init": "xavier"}, ["init='xavier'", "'identity'"]),
         ("ILMGN", {"activations": "tanh"}, ["activations='tanh'", "two"]),
         ("ILMGN", {"activations": ["tanh", "gelu"]}, ["'gelu'", "'relu6'"]),
