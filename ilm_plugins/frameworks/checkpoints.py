@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Mapping
+from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,22 @@ def describe_other_norms(
         f"another norm's weights for {len(found)} layers, such as {found[0]}, which keep initial "
         "values, in part or all, so that outputs change"
     )
+
+
+def base_rates(optimizers: Iterable[Any]) -> list[float]:
+    """Return the learning rates of optimizers' parameters, before a schedule changes them."""
+    return [g.get("initial_lr", g["lr"]) for one in optimizers for g in one.param_groups]
+
+
+def describe_other_rate(planned: list[float], used: list[float]) -> str | None:
+    """Describe a learning rate of the config that a checkpoint has replaced, if there is one."""
+    pairs = [pair for pair in zip(planned, used, strict=False) if not isclose(*pair)]
+    if not pairs:
+        return None
+    return (
+        "the resumed training keeps the learning rate {1:g} of its checkpoint, not the config's "
+        "{0:g}; for another rate, start from its weights in another folder"
+    ).format(*pairs[0])
 
 
 def is_last_checkpoint(path: str | Path, folder: str | Path) -> bool:

@@ -53,6 +53,7 @@ class OpenConfig:
       annotations say, a :class:`.Content` or None;
     - ``content(output)``: the prediction for one image, a :class:`.Content`, or None;
     - ``run(record)``: train, or evaluate, in this process of a run;
+    - ``length(processes=1)``: the :class:`.Length` of the training in several processes, or None;
     - ``training_batches(processes=1)``: batches, each as one of several processes gets it;
     - ``training_step(processes=1)``: a function that trains a new model for one iteration, on the
       same batch each time;
@@ -78,9 +79,9 @@ class OpenConfig:
     keys: ClassVar[dict[str, str]]
     #: The key of the model, and settings of it that do not change the model.
     model, beside = "model", ()
-    #: Names of the settings that name a norm, and an example of the key of one.
+    #: Names of the settings that name a norm, and keys that may take one, for advice.
     norm_names: ClassVar[tuple[str, ...]] = ()
-    example: ClassVar[str]
+    examples: ClassVar[tuple[str, ...]]
     #: Name of the setting that freezes a backbone's first stages, and the value that freezes none.
     freezing: ClassVar[tuple[str, int]] = ("freeze_at", 0)
     #: Key of a folder for the checkpoints of all runs.
@@ -277,9 +278,9 @@ class OpenConfig:
         # The object that is built may take the argument even if the config does not give it.
         above = place.rpartition(".")[0] or place
         if not any(key.startswith(f"{above}.") for key in self.settings):
-            raise UserError(
-                f"--at {place}: the config has no {above}; give a key such as {self.example}"
-            )
+            raise UserError(f"--at {place}: the config has no {above}; give another place")
+        if place not in self.norms() and any(key.startswith(f"{place}.") for key in self.settings):
+            raise UserError(f"--at {place}: it is a part of the config, not a norm; give its norm")
         return self._norm(place, norm)
 
     def _norm(self, place: str, norm: str) -> list[str]:
@@ -319,10 +320,21 @@ def norm_name(norm: Any) -> str:
     return getattr(norm, "__name__", ADDRESS.sub("", str(norm)))
 
 
-def check_frozen(model: "nn.Module") -> None:
-    """Warn if a layer of a model in training mode uses untrained running statistics."""
+def check_statistics(model: "nn.Module", processes: int = 1) -> None:
+    """Warn if a layer of a model in training mode uses untrained running statistics.
+
+    Warn of several processes, too, each of which computes the batch's statistics by itself.
+    """
     from ..layers.mixture import MixtureNorm
 
+    mixtures = [one for one in model.modules() if isinstance(one, MixtureNorm)]
+    alone = [one for one in mixtures if one.sync is False and one.uses_batch_statistics]
+    if processes > 1 and alone:
+        warnings.warn(
+            f"{type(alone[0]).__name__} in {processes} processes: each uses the statistics of its "
+            "own part of the batch; for the whole batch's, give sync=True",
+            stacklevel=2,
+        )
     for name, layer in model.named_modules():
         # Weights of Caffe2 have a bias, and the same statistics as an untrained layer.
         tracks = isinstance(layer, MixtureNorm) and layer.tracks_statistics

@@ -135,7 +135,8 @@ def check_processes(processes: ProcessOptions) -> None:
         )
     available = available_gpus()
     if not 0 <= processes.num_gpus <= available:
-        choice = f"0 to {available}" if available else "0, the CPU"
+        several = f", with --num-processes {processes.num_gpus}" if processes.num_gpus > 1 else ""
+        choice = f"0 to {available}" if available else f"0, the CPU{several}"
         raise UserError(
             f"--num-gpus {processes.num_gpus}: this machine has {available} GPUs; give {choice}"
         )

@@ -19,6 +19,7 @@ from ..files import read_object, write_text
 from . import run_environment
 from .checkpoints import is_last_checkpoint
 from .config import differences
+from .length import Length
 from .run_options import RunOptions
 
 FILE = "record.json"
@@ -45,6 +46,7 @@ KINDS: dict[str, Any] = {
     "norms": dict | None,
     OTHERS: list,
 }
+OF_EVALUATION = Length()
 #: Name of a plain evaluation, and of one with test-time augmentation, in the record's "metrics".
 PLAIN, TTA = "", "tta"
 
@@ -101,30 +103,24 @@ class RunRecord:
 
     def start(
         self,
+        length: Length = OF_EVALUATION,
         *,
-        unit: str = "iterations",
-        planned: int = 0,
-        batch: int | None = None,
-        images: int | None = None,
         seed: int | None = None,
         resumes: bool | None = None,
+        rate: float | None = None,
     ) -> None:
         """Write a run's settings; a resumed run keeps the curve, an evaluation a training's record.
 
         A complete training that is resumed for no further step keeps its metrics, too.
 
-        Args:
-            unit: "epochs" or "iterations".
-            planned: their number, 0 of an evaluation.
-            batch: images of a step, over all processes.
-            images: of the whole training set.
-            resumes: whether there was a checkpoint to resume from; by default, as the options say.
+        ``resumes`` is whether there was a checkpoint to resume from; by default, as the options
+        say. ``rate`` is the learning rate before the schedule, a resumed checkpoint's.
         """
         options, earlier = self.options, read(self.folder) or {}
         if not is_rank_zero() or (options.eval_only and _is_kept(earlier, options)):
             return
         resumes = options.resume if resumes is None else resumes
-        is_same = resumes and not options.eval_only and earlier.get("unit") == unit
+        is_same = resumes and not options.eval_only and earlier.get("unit") == length.unit
         kept = earlier if is_same else {}
         device = run_environment.device(options.processes.num_gpus)
         versions = run_environment.versions()
@@ -142,10 +138,8 @@ class RunRecord:
             "processes": options.processes.world_size,
             "amp": self.amp,
             "seed": seed,
-            "batch": batch,
-            "images": images,
-            "unit": unit,
-            "planned": planned,
+            "learning rate": rate,
+            **vars(length),
             "run": kept.get("run", 0),
             "seconds": kept.get("seconds", 0.0),
             "curve": kept.get("curve", []),
@@ -153,11 +147,11 @@ class RunRecord:
         }
         if OTHERS in kept:
             record[OTHERS] = kept[OTHERS]
-        if is_complete(kept) and kept.get("run", 0) >= planned:
+        if is_complete(kept) and kept.get("run", 0) >= length.planned:
             record |= {key: kept[key] for key in RESULTS if key in kept}
-        elif planned and self.test_settings is not None:
+        elif length.planned and self.test_settings is not None:
             record["test settings"] = self.test_settings
-        if planned:
+        if length.planned:
             record["norms"] = self.norms
         self._write(record)
         self.last_point = _clocks()

@@ -10,12 +10,15 @@ import pytest
 pytest.importorskip("mmengine", reason="needs OpenMMLab: make install-openmmlab")
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
 
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
 from ilm_plugins import ExemplarNorm, freeze
 from ilm_plugins.errors import UserError
+from ilm_plugins.experiments.data import detectron2_datasets
 from ilm_plugins.frameworks import open_config
-from ilm_plugins.frameworks.config import as_json, check_frozen
+from ilm_plugins.frameworks.config import as_json, check_statistics
+from ilm_plugins.frameworks.length import Length
 from runs import LAZY, SHAPES, write_mmengine_config
 
 
@@ -39,6 +42,42 @@ def test_a_folder_keeps_its_name(opened, path):
 def test_a_path_is_of_any_kind_that_open_takes(opened, kind):
     again = open_config(kind(opened.path))
     assert (again.path, again.settings) == (opened.path, opened.settings)
+
+
+@pytest.mark.parametrize(
+    "opened, told",
+    [
+        ("yaml", "360 iterations of 4 images, 180 epochs of 8 images"),
+        ("lazy", "2 iterations of 2 images, 0.5 epochs of 8 images"),
+        ("mmengine", "4 iterations of 4 images, 4.0 epochs of 4 images"),  # in two processes
+    ],
+    indirect=["opened"],
+)
+def test_the_length_of_a_training_is_told_in_iterations_and_epochs(opened, told, datasets):
+    detectron2_datasets.register_datasets()
+    assert str(opened.length(processes=2)) == told
+
+
+def test_the_length_in_epochs_is_told_in_iterations():
+    length = Length("epochs", 200, 16, 1000)
+    assert (str(length), length.iterations) == (
+        "200 epochs of 1,000 images, 12,600 iterations of 16 images",
+        12600,
+    )
+
+
+@pytest.mark.parametrize("opened", ["yaml", "mmengine"], indirect=True)
+def test_a_training_set_that_is_missing_is_not_made_to_count_it(opened, tmp_path):
+    folder = tmp_path / "elsewhere"
+    override = [f"train_dataloader.dataset.data_root={folder}"]
+    if opened.framework == "detectron2":
+        override = ["DATASETS.TRAIN", f"('{tmp_path.name}',)"]
+        DatasetCatalog.register(tmp_path.name, folder.mkdir)
+        MetadataCatalog.get(tmp_path.name).json_file = str(folder / "a.json")
+    length = open_config(opened.path, override).length()
+    assert length.images is None
+    assert str(length) == f"{length.planned} iterations of {length.batch} images"
+    assert not folder.exists()
 
 
 def test_the_last_weights_count(tmp_path, datasets):
@@ -246,13 +285,23 @@ def test_a_function_that_makes_norms_is_a_place(tmp_path, datasets):
     assert "print" in places["model.backbone.norm"]
 
 
+@pytest.mark.parametrize("sync, processes, count", [(False, 2, 1), (True, 2, 0), (False, 1, 0)])
+def test_batch_statistics_of_each_process_alone_are_told_once(sync, processes, count):
+    model = nn.Sequential(*(ExemplarNorm(4, sync=sync) for _ in range(2)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_statistics(model, processes)
+    told = "ExemplarNorm in 2 processes: each uses the statistics of its own part of the batch; "
+    assert [str(one.message).startswith(told) for one in caught] == [True] * count
+
+
 @pytest.mark.parametrize("name", ["running_mean", "bias"])
 def test_a_frozen_layer_with_trained_tensors_is_used(name):
     """Norms of Caffe2's backbones have a weight and a bias, and no statistics."""
     model = nn.Sequential(ExemplarNorm(4), freeze(ExemplarNorm(4)))
     with pytest.warns(UserWarning, match=r"^1 is frozen, .* but not trained"):
-        check_frozen(model)
+        check_statistics(model)
     nn.init.ones_(getattr(model[1], name))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_frozen(model)
+        check_statistics(model)

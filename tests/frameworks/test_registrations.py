@@ -6,6 +6,7 @@ import math
 import re
 import shlex
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from ilm_plugins.__main__ import main
 from ilm_plugins.cli import parsers
 from ilm_plugins.cli.compare import plan_of
 from ilm_plugins.errors import UserError
+from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.detectron2 import datasets as coco_datasets
 from ilm_plugins.frameworks.registrations import Registrations
 from ilm_plugins.frameworks.run_options import RunOptions
@@ -103,6 +105,10 @@ FAULTS = {
     "a list": (lambda: Path("my_test.json").write_text("[]"), "my_test.json' is no json of COCO"),
     "no images": (lambda: change(images=[]), "no image has annotations"),
     "no annotations": (lambda: change(annotations=[]), "no image has annotations"),
+    "crowds alone": (
+        lambda: change(annotations=[{**one, "iscrowd": 1} for one in coco()["annotations"]]),
+        "no image has annotations, other than of crowds .iscrowd 1.",
+    ),
     "no categories": (lambda: change(categories=[]), "my_test.json' is no json of COCO"),
     "another category": (
         lambda: change(categories=coco()["categories"][1:]),
@@ -150,7 +156,10 @@ INVALID = {
     "area": ([None, "200", math.nan], "the test needs a number"),
     "iscrowd": (["0", 2, [0]], "detectron2 needs 0 or 1"),
     "segmentation": (
-        [None, [], [[2, 3]], [["2", "3", "9", "9", "2", "9"]], [[2, 3, 9, 9, 2, math.nan]]],
+        [
+            *(None, [], [[2, 3]], [["2", "3", "9", "9", "2", "9"]], [[2, 3, 9, 9, 2, math.nan]]),
+            *([[2, 3, 9, 9]], [[2, 3, 9, 9], [2, 3, 22, 3, 2, 13]], [[2, 3, 9, 9, 2]]),
+        ],
         "MODEL.MASK_ON needs polygons or a mask (without masks, give MODEL.MASK_ON False)",
     ),
 }
@@ -191,7 +200,36 @@ def test_values_that_detectron2_reads_are_accepted(own, capsys):
     change("my_test", annotations=[first, last], categories=coco()["categories"][::-1])
     del first["area"]
     change("my_train", annotations=[first, last])
-    assert main([*COMPARE, *DATASETS, "MODEL.MASK_ON", "True"]) == 0
+    words = "MODEL.MASK_ON", "True", "INPUT.MASK_FORMAT", "bitmask"
+    assert main([*COMPARE, *DATASETS, *words]) == 0
+
+
+@pytest.mark.parametrize(
+    "is_crowd, name, form, is_refused",
+    [
+        (0, "my_train", "polygon", True),
+        (0, "my_train", "bitmask", False),
+        (0, "my_test", "polygon", False),
+        (1, "my_train", "polygon", False),
+    ],
+)
+def test_a_mask_that_is_no_polygon_is_told_where_it_is_trained_as_one(
+    is_crowd, name, form, is_refused, own
+):
+    for one in NAMES:
+        first, last = ({**a, "segmentation": [[2, 3, 22, 3, 2, 13]]} for a in coco()["annotations"])
+        mask = {"size": [30, 40], "counts": [0, 5, 1195]}
+        rle = {"segmentation": mask, "iscrowd": is_crowd} if one == name else {}
+        change(one, annotations=[first, {**last, **rle}])
+    words = "MODEL.MASK_ON", "True", "INPUT.MASK_FORMAT", form
+    for dataset in Registrations.of_options((), [DATASETS[1:4], DATASETS[5:8]]).datasets:
+        coco_datasets.register_coco(*dataset)
+    told = (
+        r"dataset 'my_train': 'segmentation' of annotation 2 is {.*}, but INPUT.MASK_FORMAT needs "
+        r"polygons \(for other masks, give INPUT.MASK_FORMAT bitmask\); correct its json"
+    )
+    with pytest.raises(UserError, match=told) if is_refused else nullcontext():
+        open_config("mine.yaml", words).check_training(NAMES)
 
 
 @pytest.mark.parametrize("format", ["jpg", "png", "tiff", "webp"])

@@ -28,6 +28,7 @@ from ilm_plugins.cli import train
 from ilm_plugins.errors import UserError
 from ilm_plugins.files import LOCK, PARTIAL, lock, make_folder, read_object
 from ilm_plugins.frameworks import run_environment, run_processes, run_record
+from ilm_plugins.frameworks.length import Length
 from ilm_plugins.frameworks.run_options import ProcessOptions, RunOptions
 from ilm_plugins.frameworks.run_record import RunRecord
 from runs import SHAPES, assert_gone, write_mmengine_config
@@ -114,6 +115,7 @@ def test_two_machines_end_with_one_status(tmp_path, what, status):
     [
         ({"num_gpus": -1}, "--num-gpus -1: this machine has 2 GPUs; give 0 to 2"),
         ({"num_gpus": 1, "resume": True}, "has 0 GPUs; give 0, the CPU"),  # too old a driver
+        ({"num_gpus": 2, "resume": True}, "give 0, the CPU, with --num-processes 2"),
         ({"num_gpus": 1, "num_processes": 2}, "--num-processes 2 with --num-gpus 1"),
         ({"num_machines": 2, "machine_rank": 2, "dist_url": "tcp://a:1"}, "--machine-rank 2"),
         ({"num_machines": 2, "dist_url": "tcp://a"}, "needs --dist-url"),
@@ -244,7 +246,7 @@ def test_a_record_says_whether_the_config_trains_in_mixed_precision(
         pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
     # Both frameworks train in mixed precision on GPUs only.
     opened = type(frameworks.open_config(str(config)))
-    monkeypatch.setattr(opened, "run", lambda _, record: record.start(planned=1))
+    monkeypatch.setattr(opened, "run", lambda _, record: record.start(Length(planned=1)))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # restored afterwards
     train.start(RunOptions(str(config), overrides))
     assert run_record.read(tmp_path)["amp"] == is_mixed
@@ -254,7 +256,9 @@ def begin(folder, options=None, test_settings=None, norms=None, **settings):
     """Begin a run of three epochs, and return its record, which has no metrics yet."""
     options = options or RunOptions("a.py")
     record = RunRecord(folder, options, "openmmlab", test_settings, norms, options.amp)
-    record.start(**{"unit": "epochs", "planned": 3, "batch": 4, "images": 8, "seed": 1, **settings})
+    given = {"resumes": settings.pop("resumes")} if "resumes" in settings else {}
+    length = Length(**{"unit": "epochs", "planned": 3, "batch": 4, "images": 8, **settings})
+    record.start(length, seed=1, **given)
     return record
 
 

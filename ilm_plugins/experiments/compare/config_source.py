@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from ...errors import UserError, say
 from ...frameworks import OpenConfig, open_config
 from ...frameworks.config import AS_IS, differences
+from ...frameworks.length import Length
 from ...frameworks.run_processes import available_gpus
 from ...layers.registry import norm_key
 from . import compared_models, predictions, start_weights
@@ -59,6 +61,9 @@ class ConfigSource(ComparedConfig, Source):
         self.check_folders()
         self.check_tests(plan.norms)
         self.check_metric(plan.metric)
+        lengths = [f"  {length}" for norm in plan.norms if (length := self.length(norm))]
+        if lengths:
+            say("length of each run:", *dict.fromkeys(lengths))
         return models
 
     def settings(self, plan: Plan) -> dict[str, Any]:
@@ -95,11 +100,29 @@ class ConfigSource(ComparedConfig, Source):
         commands = {norm: self.shown(norm, seed, plan.folder(norm, seed)) for norm in plan.norms}
         file, is_trained = plan.output / "steps.json", not all(map(has_ended, plan.folders))
         steps = compared_models.measured_steps(self, commands, file, is_trained)
+        times = [
+            f"{timedelta(seconds=round(step['seconds'] * length.iterations))} with {norm}"
+            for norm, step in steps.items()
+            if (length := self.length(norm)) and length.iterations
+        ]
+        if times:
+            say(f"all steps of a run take about {', '.join(times)}; loading and tests add to it")
         return {
             "steps": steps,
             "unconverted": self.unconverted(plan.norms),
             "settings_of_norms": self.settings_of_norms(plan.norms),
         }
+
+    @cached_property
+    def _lengths(self) -> dict[tuple[str, ...], Length | None]:
+        return {}
+
+    def length(self, norm: str) -> Length | None:
+        """Return the length of a norm's runs; the training set is read once for all norms."""
+        own = (*self.arms[norm].overrides,)
+        if own not in self._lengths:
+            self._lengths[own] = self.open(norm).length(max(1, self.num_gpus))
+        return self._lengths[own]
 
     def unconverted(self, norms: Sequence[str]) -> str | None:
         """Return the file that the config loads into norms of ours without --weights, or None."""

@@ -1,6 +1,8 @@
 """detectron2's yaml configs and LazyConfigs: their models, data and training, and variants."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,9 +17,10 @@ from torch import nn
 
 from ...errors import UserError
 from ..config import Inference, OpenConfig, differences, is_below
+from ..length import Length
 from . import evaluation, images, training
 from .config_files import TRAIN, load_config
-from .datasets import check_dataset
+from .datasets import POLYGONS, check_dataset
 
 #: Those that count iterations.
 COUNTS = {"max_iter", "eval_period", "log_period"}
@@ -44,8 +47,9 @@ class Detectron2Config(OpenConfig):
     """What both kinds of config have: datasets by name, and a number of classes.
 
     A subclass has ``train(record)``; ``optimizer(model)``; ``tests()``, the name, the loader and
-    the evaluator of each test set; ``class_keys()``, the keys of the model's number of classes; and
-    ``_preprocessing()``, the resizing of the evaluation and the order of colours.
+    the evaluator of each test set; ``class_keys()``, the keys of the model's number of classes;
+    ``_train_loader(processes)``; and ``_preprocessing()``, the resizing of the evaluation and the
+    order of colours.
     """
 
     framework = "detectron2"
@@ -57,8 +61,11 @@ class Detectron2Config(OpenConfig):
     #: The key that turns masks on, the value that turns them off, and the key for keypoints.
     masks: ClassVar[tuple[str, str]]
     keypoints: ClassVar[str]
-    #: Key of the number of images of a step.
+    #: The keys by which the training reads masks, and of their form.
+    mask_format: ClassVar[tuple[str, str]]
+    #: Keys of the number of images of a step, and of the number of steps.
     batch: ClassVar[str]
+    steps: ClassVar[str]
 
     run = training.run
     training_step = training.training_step
@@ -87,6 +94,18 @@ class Detectron2Config(OpenConfig):
 
         preprocessing = ", ".join(map(str, augmentations)) or "not resized"
         return Inference(Path(self.path).stem, model, forward, 1, preprocessing)
+
+    def training_batches(self, processes: int = 1) -> Iterator[list[dict]]:
+        return iter(self._train_loader(processes))
+
+    def length(self, processes: int = 1) -> Length:
+        settings, images = self.settings, None
+        metadata = map(data.MetadataCatalog.get, self.datasets(self.training_sets))
+        with suppress(Exception):  # such as of files that are missing
+            # Without its json, a dataset may be generated.
+            if all(os.path.isfile(one.get("json_file", __file__)) for one in metadata):
+                images = training.count_images(self._train_loader(processes))
+        return Length("iterations", settings[self.steps], settings.get(self.batch), images)
 
     def has_test(self) -> bool:
         of_test = self.test_set[-1:]
@@ -129,6 +148,11 @@ class Detectron2Config(OpenConfig):
         masks, off = self.masks
         if self.settings.get(masks):
             needed["segmentation"] = f"{masks} needs polygons or a mask (without masks, give {off})"
+            reads, form = self.mask_format
+            is_read = setting == self.training_sets and self.settings.get(reads)
+            if is_read and self.settings.get(form, "polygon") == "polygon":
+                bitmask = " ".join(self.override(form, "bitmask"))
+                needed[POLYGONS] = f"{form} needs polygons (for other masks, give {bitmask})"
         found = {name: check_dataset(name, setting, needed) for name in self.datasets(setting)}
         found = {name: classes for name, classes in found.items() if classes is not None}
         if found and self.settings.get(self.keypoints):
@@ -154,17 +178,19 @@ class OpenYaml(Detectron2Config):
 
     keys: ClassVar = {"seed": "SEED", "folder": "OUTPUT_DIR", "weights": "MODEL.WEIGHTS"}
     model, beside = "MODEL", ("MODEL.WEIGHTS", "MODEL.DEVICE")
-    norm_names, example = ("NORM",), "MODEL.ROI_BOX_HEAD.NORM"
+    norm_names = ("NORM",)
+    examples = "MODEL.ROI_BOX_HEAD.NORM", "MODEL.FPN.NORM", "MODEL.RESNETS.NORM"
     freezing: ClassVar = ("FREEZE_AT", 0)
     training_sets, test_sets = "DATASETS.TRAIN", "DATASETS.TEST"
     masks, keypoints = ("MODEL.MASK_ON", "MODEL.MASK_ON False"), "MODEL.KEYPOINT_ON"
+    mask_format = "MODEL.MASK_ON", "INPUT.MASK_FORMAT"
     test_set: ClassVar = (test_sets,)
     of_test: ClassVar = (
         *("DATASETS.PROPOSAL_FILES_TEST", "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST"),
         *("INPUT.FORMAT", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"),
         *("TEST.DETECTIONS_PER_IMAGE", "TEST.KEYPOINT_OKS_SIGMAS"),
     )
-    batch, amp = "SOLVER.IMS_PER_BATCH", "SOLVER.AMP.ENABLED"
+    batch, steps, amp = "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.AMP.ENABLED"
     words = 2
 
     train = training.train_yaml
@@ -178,11 +204,11 @@ class OpenYaml(Detectron2Config):
         side, longest = given.MIN_SIZE_TEST, given.MAX_SIZE_TEST
         return [T.ResizeShortestEdge([side, side], longest)] if side else [], given.FORMAT
 
-    def training_batches(self, processes: int = 1) -> Iterator[list[dict]]:
+    def _train_loader(self, processes: int) -> Iterable[list[dict]]:
         cfg = self.config.clone()
         cfg.defrost()
         cfg.SOLVER.IMS_PER_BATCH = max(1, cfg.SOLVER.IMS_PER_BATCH // processes)
-        return iter(data.build_detection_train_loader(cfg))
+        return data.build_detection_train_loader(cfg)
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return engine.DefaultTrainer.build_optimizer(self.config, model)
@@ -229,12 +255,18 @@ class OpenLazyConfig(Detectron2Config):
         "folder": "train.output_dir",
         "weights": "train.init_checkpoint",
     }
-    norm_names, example = ("norm", "conv_norm"), "model.roi_heads.box_head.conv_norm"
+    norm_names = ("norm", "conv_norm")
+    examples = "model.roi_heads.box_head.conv_norm", "model.backbone.norm"
     training_sets, test_sets = "dataloader.train.dataset.names", "dataloader.test.dataset.names"
     masks = ("model.roi_heads.mask_in_features", "model.roi_heads.mask_in_features=null")
     keypoints = "model.roi_heads.keypoint_in_features"
+    mask_format: ClassVar = (
+        "dataloader.train.mapper.use_instance_mask",
+        "dataloader.train.mapper.instance_mask_format",
+    )
     test_set: ClassVar = ("dataloader.test", "dataloader.evaluator")
-    batch, amp = "dataloader.train.total_batch_size", "train.amp.enabled"
+    batch, steps = "dataloader.train.total_batch_size", "train.max_iter"
+    amp = "train.amp.enabled"
 
     train = training.train_lazy
 
@@ -246,10 +278,10 @@ class OpenLazyConfig(Detectron2Config):
         augmentations = [instantiate(one) for one in mapper.get("augmentations", ())]
         return augmentations, mapper.get("image_format", "BGR")
 
-    def training_batches(self, processes: int = 1) -> Iterator[list[dict]]:
+    def _train_loader(self, processes: int) -> Iterable[list[dict]]:
         loader = self.config.dataloader.train
         size = {"total_batch_size": max(1, loader.total_batch_size // processes)}
-        return iter(instantiate({**loader, **size}))
+        return instantiate({**loader, **size})
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         cfg = self.config.copy()

@@ -19,16 +19,29 @@ from PIL import ExifTags, Image
 
 from ...errors import UserError, one_line
 
-#: Key of an annotation -> whether a value is valid; an error says no, too.
-VALUES: dict[str, Callable[[Any], bool]] = {
-    "bbox": lambda box: len(box) == 4 and isfinite(sum(box)) and min(box[2:]) >= 0,
-    "area": isfinite,
-    "iscrowd": (0, 1).__contains__,
-    "segmentation": lambda mask: (
-        isinstance(mask, dict)
-        or (mask and all(len(polygon) > 2 and isfinite(sum(polygon)) for polygon in mask))
-    ),
+POLYGONS = "segmentation of polygons"
+#: Key of an annotation, a form behind it -> whether it is valid there; an error says no, too.
+VALUES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
+    "bbox": lambda one: is_box(one["bbox"]),
+    "area": lambda one: isfinite(one["area"]),
+    "iscrowd": lambda one: one["iscrowd"] in (0, 1),
+    "segmentation": lambda one: is_mask(one["segmentation"]),
+    # A crowd is not trained.
+    POLYGONS: lambda one: one["iscrowd"] == 1 or not isinstance(one["segmentation"], dict),
 }
+
+
+def is_box(box: Any) -> bool:
+    return len(box) == 4 and isfinite(sum(box)) and min(box[2:]) >= 0
+
+
+def is_mask(mask: Any) -> bool:
+    """Whether detectron2 trains a mask, and pycocotools tests it, for which 4 numbers are a box."""
+    if isinstance(mask, dict):
+        return True
+    areas = [polygon for polygon in mask if len(polygon) >= 6 and len(polygon) % 2 == 0]
+    are_numbers = all(len(polygon) > 2 and isfinite(sum(polygon)) for polygon in mask)
+    return are_numbers and len(mask[0]) > 4 and bool(areas)
 
 
 def register_coco(name: str, json_file: str, images: str) -> None:
@@ -80,8 +93,9 @@ def read_coco(name: str, json_file: str, folder: str) -> tuple[list[str], dict[s
         classes = classes_of(name, content["categories"], annotations)
         invalid = invalid_values(annotations)
         del content, annotations
-        if not any(record["annotations"] for record in load_coco_json(json_file, folder)):
-            raise ValueError("no image has annotations")
+        entries = load_coco_json(json_file, folder)
+        if all(one.get("iscrowd") for entry in entries for one in entry["annotations"]):
+            raise ValueError("no image has annotations, other than of crowds (iscrowd 1)")
     except Exception as error:  # of pycocotools and detectron2, by whatever the json has
         raise UserError(
             f"--dataset {name}: {json_file!r} is no json of COCO instances, with images, "
@@ -128,12 +142,13 @@ def invalid_values(annotations: list[dict]) -> dict[str, str]:
         values = {"iscrowd": 0, **annotation}
         for key, is_valid in VALUES.items():
             try:
-                if is_valid(values[key]):
+                if is_valid(values):
                     continue
             except (ArithmeticError, LookupError, TypeError):
                 pass
-            value = reprlib.repr(values[key]) if key in values else "missing"
-            invalid.setdefault(key, f"{key!r} of annotation {annotation['id']!r} is {value}")
+            name = key.partition(" ")[0]
+            value = reprlib.repr(values[name]) if name in values else "missing"
+            invalid.setdefault(key, f"{name!r} of annotation {annotation['id']!r} is {value}")
     return invalid
 
 

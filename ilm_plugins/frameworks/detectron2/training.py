@@ -22,7 +22,9 @@ from torch import distributed, nn
 
 from ...errors import UserError
 from .. import run_record
-from ..config import OpenConfig, check_frozen
+from ..checkpoints import base_rates
+from ..config import OpenConfig, check_statistics
+from ..length import Length
 from ..run_options import ProcessOptions
 from ..run_record import RunRecord
 from .checkpoints import Checkpointer
@@ -172,15 +174,13 @@ class RecordHook(engine.HookBase):
         self.seed = None if seed is None or seed < 0 else seed
 
     def before_train(self) -> None:
-        check_frozen(self.evaluation.model)
+        check_statistics(self.evaluation.model, comm.get_world_size())
         self.period = max(1, self.trainer.max_iter // run_record.POINTS)
-        self.record.start(
-            planned=self.trainer.max_iter,
-            batch=self.batch,
-            images=count_images(self.trainer.data_loader),
-            seed=self.seed,
-            resumes=self.trainer.start_iter > 0,
-        )
+        images = count_images(self.trainer.data_loader)
+        length = Length("iterations", self.trainer.max_iter, self.batch, images)
+        logging.getLogger("detectron2").info(f"length of the training: {length}")
+        (rate, *_), resumes = base_rates([self.trainer.optimizer]), self.trainer.start_iter > 0
+        self.record.start(length, seed=self.seed, resumes=resumes, rate=rate)
         self.started = True
 
     def evaluate(self) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 A place is a ``norm_cfg``, which is replaced as a whole.
 """
 
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,9 +16,11 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from torch import nn
+from torch.utils.data import DataLoader
 
 from ...layers import parse_call
 from ..config import Inference, OpenConfig, is_below, norm_name
+from ..length import Length
 from . import evaluation, images, training
 from .config_files import load_config
 from .datasets import preprocessing, set_scope
@@ -35,7 +39,8 @@ class OpenMMEngineConfig(OpenConfig):
     framework = "openmmlab"
     norm_keys = sorted(MMCVS_KEYS)
     keys: ClassVar = {"seed": "randomness.seed", "folder": "work_dir", "weights": "load_from"}
-    example, amp = "model.backbone.norm_cfg", "optim_wrapper.type"
+    examples = "model.backbone.norm_cfg", "model.neck.norm_cfg", "model.decode_head.norm_cfg"
+    amp = "optim_wrapper.type"
     freezing: ClassVar = ("frozen_stages", -1)
     shared_folder = "default_hooks.checkpoint.out_dir"
     test_set: ClassVar = ("test_dataloader", "test_evaluator", "test_pipeline")
@@ -78,10 +83,26 @@ class OpenMMEngineConfig(OpenConfig):
         return Inference(name, model, forward, loader.get("batch_size", 1), description)
 
     def training_batches(self, processes: int = 1) -> Iterator[Any]:
-        set_scope(self.config)
-        loader = Runner.build_dataloader(self.config.train_dataloader, seed=0)
+        loader = self._train_loader()
         while True:
             yield from loader
+
+    def _train_loader(self) -> DataLoader:
+        set_scope(self.config)
+        return Runner.build_dataloader(self.config.train_dataloader, seed=0)
+
+    def length(self, processes: int = 1) -> Length | None:
+        loop, loader = self.config.get("train_cfg") or {}, self.config.get("train_dataloader") or {}
+        units = {"max_epochs": "epochs", "max_iters": "iterations"}
+        found = [(unit, int(loop[key])) for key, unit in units.items() if key in loop]
+        if not found:  # of a loop of one's own
+            return None
+        size, images = loader.get("batch_size"), None
+        folders = [v for k, v in self.settings.items() if k.endswith(".data_root") and v]
+        with suppress(Exception):  # such as of files that are missing
+            if all(map(os.path.isdir, folders)):  # without its folder, a dataset may download it
+                images = len(self._train_loader().dataset)
+        return Length(*found[0], size * processes if isinstance(size, int) else None, images)
 
     def contents(self) -> Mapping[str, Any]:
         return self.config.to_dict()

@@ -15,7 +15,7 @@ from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook, Hook, ParamSchedulerHook
 from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import OptimWrapperDict, build_optim_wrapper
 from mmengine.registry import LOOPS, RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import Tensor, distributed, nn
@@ -23,7 +23,9 @@ from torch import Tensor, distributed, nn
 from ... import checkpoints
 from ...errors import UserError
 from .. import run_record
-from ..config import OpenConfig, check_frozen
+from ..checkpoints import base_rates, describe_other_rate
+from ..config import OpenConfig, check_statistics
+from ..length import Length
 from ..run_options import ProcessOptions, RunOptions
 from ..run_processes import check_same_start
 from ..run_record import RunRecord
@@ -192,8 +194,10 @@ class PluginRunner(Runner):
         """Resume from a checkpoint; the schedules are the config's, from their first step on."""
         # MMEngine restores the checkpoint's settings of a schedule: after its end, a longer
         # training would go on with a learning rate of 0.
-        planned = schedules(self.param_schedulers)
+        planned, rates = schedules(self.param_schedulers), base_rates(optimizers(self))
         super().resume(filename, *args, **options)
+        if told := describe_other_rate(rates, base_rates(optimizers(self))):
+            self.logger.warning(told)
         if self.resumed_schedules == planned or not planned:
             return
         for scheduler in each_scheduler(self.param_schedulers):
@@ -209,6 +213,12 @@ class PluginRunner(Runner):
                 if of_epoch and done % of_epoch == 0:
                     steps.after_train_epoch(self)
         self.logger.info("the config's schedule, param_scheduler, replaces the checkpoint's")
+
+
+def optimizers(runner: Runner) -> list[torch.optim.Optimizer]:
+    wrapper = runner.optim_wrapper
+    several = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    return [one.optimizer for one in several]
 
 
 def each_scheduler(found: list | dict[str, list] | None) -> Iterator[Any]:
@@ -268,21 +278,19 @@ class RecordHook(Hook):
         runner.logger.info(f"norms of the model: {norms}")
 
     def before_train(self, runner) -> None:
-        check_frozen(unwrapped_model(runner.model).train())
+        check_statistics(unwrapped_model(runner.model).train(), runner.world_size)
         loop, loader = runner.train_loop, runner.train_dataloader
         self.by_epoch = isinstance(loop, EpochBasedTrainLoop)
         planned = loop.max_epochs if self.by_epoch else loop.max_iters
         self.interval = len(loader) if self.by_epoch else max(1, planned // run_record.POINTS)
         # A batch sampler of one's own may have none, and mmdet's of several datasets has a list.
         size = getattr(loader.batch_sampler, "batch_size", None)
-        self.record.start(
-            unit="epochs" if self.by_epoch else "iterations",
-            planned=planned,
-            batch=size * runner.world_size if isinstance(size, int) else None,
-            images=len(loader.dataset),
-            seed=runner.seed,
-            resumes=self.opened.config.resume,
-        )
+        batch = size * runner.world_size if isinstance(size, int) else None
+        unit = "epochs" if self.by_epoch else "iterations"
+        length = Length(unit, planned, batch, len(loader.dataset))
+        runner.logger.info(f"length of the training: {length}")
+        rate, resumes = base_rates(optimizers(runner))[0], self.opened.config.resume
+        self.record.start(length, seed=runner.seed, resumes=resumes, rate=rate)
 
     def before_test(self, runner) -> None:
         self.record.start(seed=runner.seed)

@@ -9,6 +9,7 @@ import signal
 import weakref
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -445,6 +446,12 @@ def test_a_training_tells_the_plain_norms_that_are_left(compared):
     assert words in logs[FOLDERS[1]]
 
 
+def test_a_training_tells_its_length_before_its_first_step(compared):
+    before, _, after = Path("out", FOLDERS[0], "seed0.log").read_text().partition("Iter(train)")
+    assert "length of the training: 4 iterations of 2 images, 2.0 epochs of 4 images\n" in before
+    assert after
+
+
 def test_weights_of_another_model_begin_no_comparison(config, capsys):
     other = {f"backbone.conv1.{i}.weight": torch.ones(2) for i in range(20)}
     own = open_config(config).build_model().state_dict()
@@ -544,7 +551,9 @@ def test_a_stock_detector_without_trained_norms_is_refused(tmp_path, monkeypatch
     stock = model_zoo.get_config_file("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
     assert compare(stock, "GN", "ILMGN", "--dry-run", "DATASETS.TEST", "()") == 2
     told = capsys.readouterr().err
-    assert "MODEL.RESNETS.NORM keeps FrozenBN: it is not trained; give a place, such as --" in told
+    # Not of the box head, which has no convolution with a norm.
+    place = "give a place, such as --at MODEL.FPN.NORM"
+    assert f"MODEL.RESNETS.NORM keeps FrozenBN: it is not trained; {place}\n" in told
 
 
 def test_two_plain_norms_that_no_layer_has_are_refused(datasets, tmp_path, monkeypatch, capsys):
@@ -556,8 +565,14 @@ def test_two_plain_norms_that_no_layer_has_are_refused(datasets, tmp_path, monke
 
 def test_a_place_that_the_config_lacks_is_refused(config, started, capsys):
     assert compare(config, GN, "--at", "model.neck.norm_cfg") == 2
-    words = "--at model.neck.norm_cfg: the config has no model.neck"
-    assert words in capsys.readouterr().err
+    words = "--at model.neck.norm_cfg: the config has no model.neck; give another place, such as"
+    assert f"{words} --at model.backbone.norm_cfg\n" in capsys.readouterr().err
+
+
+def test_a_part_in_place_of_its_norm_is_refused(config, started, capsys):
+    assert compare(config, GN, "--at", "model.decode_head") == 2
+    words = "--at model.decode_head: it is a part of the config, not a norm; give its norm, such as"
+    assert f"{words} --at model.backbone.norm_cfg\n" in capsys.readouterr().err
 
 
 def test_a_norm_stands_only_where_at_says(config, capsys):
@@ -580,6 +595,14 @@ def test_a_dry_run_prints_the_commands(config, capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if " train " in line]
     assert len(lines) == 4
     assert "randomness.seed=3" in lines[0]
+
+
+def test_a_dry_run_tells_each_length_of_the_runs(config, capsys):
+    """Which an arm may change, and a base may have set to a large dataset's."""
+    words = ["--arm", EN, EN, "train_cfg.max_iters=30", "--dry-run"]
+    compare(config, GN, EN, "SN", *words)
+    told = "length of each run:\n  4 iterations of 2 images, 2.0 epochs of 4 images\n"
+    assert f"{told}  30 iterations of 2 images, 15 epochs of 4 images\n" in capsys.readouterr().out
 
 
 def test_a_dry_run_writes_nothing(config):
@@ -767,14 +790,17 @@ def test_a_norm_whose_step_fails_ends_the_comparison_before_the_first_training(
     assert not started
 
 
-def test_steps_are_measured_before_the_trainings(config, started, monkeypatch):
+def test_steps_are_measured_before_the_trainings(config, started, monkeypatch, capsys):
     before = []
     there = Path("out/steps.json").exists
     monkeypatch.setattr(runs, "run_all", lambda *_, **__: before.append(there()))
-    compare(config, GN, EN)
+    compare(config, GN, EN, "train_cfg.max_iters=1000")
     assert before == [True]
     steps = json.loads(Path("out/steps.json").read_text())
     assert all(steps[norm]["seconds"] > 0 for norm in (GN, EN))
+    hours = [str(timedelta(seconds=round(1000 * steps[norm]["seconds"]))) for norm in (GN, EN)]
+    told = f"all steps of a run take about {hours[0]} with {GN}, {hours[1]} with {EN}; loading"
+    assert told in capsys.readouterr().out
 
 
 def test_where_a_config_has_our_layers_they_are_compared_unless_at_names_others():

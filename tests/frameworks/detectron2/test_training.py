@@ -20,6 +20,7 @@ from ilm_plugins.errors import CheckpointError, UserError
 from ilm_plugins.files import lock
 from ilm_plugins.frameworks import run_record
 from ilm_plugins.frameworks.detectron2 import training
+from ilm_plugins.frameworks.detectron2.checkpoints import Checkpointer
 from ilm_plugins.frameworks.detectron2.config import OpenYaml
 from ilm_plugins.frameworks.run_options import RunOptions
 from ilm_plugins.frameworks.run_record import RunRecord
@@ -64,6 +65,14 @@ def trained(killed):
     end = str(before["iteration"] + 2)
     train(killed, "SOLVER.MAX_ITER", end, "SEED", "7", *clip, resume=True)
     return killed, before
+
+
+def test_a_training_tells_its_length_before_its_first_step(trained):
+    folder, before = trained
+    log, planned = (folder / "log.txt").read_text(), before["iteration"] + 2
+    epochs = f"{planned * 2 / 8:.1f} epochs of 8 images"
+    assert f"length of the training: {planned} iterations of 2 images, {epochs}\n" in log
+    assert log.index("length of the training") < log.index("  iter: ")
 
 
 def test_a_killed_training_goes_on_where_it_stopped(trained):
@@ -272,7 +281,7 @@ def test_a_training_that_fails_is_not_complete(datasets, tmp_path, monkeypatch):
 def test_nothing_is_evaluated_after_an_error(tmp_path, stage, start):
     """detectron2 calls ``after_train``, and evaluates if the last iteration was near."""
     trainer, failing = engine.TrainerBase(), engine.HookBase()
-    trainer.data_loader = []
+    trainer.data_loader, trainer.optimizer = [], torch.optim.SGD(torch.nn.Linear(1, 1).parameters())
     setattr(failing, stage, Mock(side_effect=RuntimeError("the first error")))
     evaluation = Mock(model=torch.nn.Identity())
     record = RunRecord(tmp_path, RunOptions(""), "detectron2")
@@ -282,6 +291,21 @@ def test_nothing_is_evaluated_after_an_error(tmp_path, stage, start):
     with pytest.raises(RuntimeError, match="the first error"):
         trainer.train(start, 1)
     evaluation.assert_not_called()
+
+
+@pytest.mark.parametrize("rate, count", [(0.5, 1), (0.1, 0)])
+def test_a_resumed_training_tells_the_learning_rate_that_it_keeps(tmp_path, caplog, rate, count):
+    for lr in (0.1, rate):
+        model = torch.nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+        trainer = engine.SimpleTrainer(model, [], optimizer)
+        checkpointer = Checkpointer(model, str(tmp_path), trainer=trainer)
+        checkpointer.resume_or_load("", resume=True)
+        trainer.iter = 0
+        checkpointer.save("model_0000000")
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    told = "keeps the learning rate 0.1 of its checkpoint, not the config's 0.5; for another rate"
+    assert caplog.text.count(told) == count
 
 
 def test_an_evaluation_without_a_test_is_refused(tmp_path):

@@ -163,6 +163,18 @@ def test_a_training_is_not_resumed_with_other_norms(config, trained, tmp_path, c
     assert "others: model.decode_head.norm_cfg.num_groups was 4 and is 2; give" in line
 
 
+def test_a_resumed_training_tells_and_records_the_learning_rate_that_it_keeps(
+    config, trained, tmp_path, capfd
+):
+    shutil.copytree(trained, tmp_path / "out")
+    opts = ["optim_wrapper.optimizer.lr=0.5", "train_cfg.max_iters=5"]
+    assert main(command(config, "--resume", out=tmp_path / "out", opts=opts)) == 0
+    printed = capfd.readouterr()
+    told = "keeps the learning rate 0.01 of its checkpoint, not the config's 0.5; for another rate"
+    assert (printed.out + printed.err).count(told) == 1
+    assert run_record.read(tmp_path / "out")["learning rate"] == 0.01
+
+
 @pytest.mark.parametrize("by_epoch", [False, pytest.param(True, marks=pytest.mark.wide)])
 def test_a_longer_training_resumes_with_the_schedule_of_its_config(config, tmp_path, by_epoch):
     """MMEngine restores the settings of the schedule, by which the rate would stay at 0."""
