@@ -28,7 +28,8 @@ class Checkpointer(DetectionCheckpointer):
         """As detectron2's method; UserError if processes would resume from different files."""
         resumes = resume and self.has_checkpoint()
         check_same_start(self.get_checkpoint_file() if resumes else None)
-        optimizers = [one.optimizer for one in self.checkpointables.values() if resumes]
+        trainer = self.checkpointables.get("trainer")
+        optimizers = [trainer.optimizer] if resumes and trainer else []
         planned = base_rates(optimizers)
         try:
             found = super().resume_or_load(path, resume=resume)
