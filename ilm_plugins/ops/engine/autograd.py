@@ -13,7 +13,7 @@ from .activation import Activation
 from .backends import _backend, _default, backend_for
 from .layouts import dense, in_layout
 from .network import Needs, Network, Tensors, with_none
-from .plans import Plan
+from .plans import Plan, copy_back
 from .reference import Equation, Rescale
 from .running_statistics import update
 from .shared_batch import SharedBatch, no_second_derivatives
@@ -91,7 +91,11 @@ def adaptive_norm(
         plan = _find_plan(x, equation, describe, tensors, {} if plans is None else plans())
     if plan is None:
         return _by_operations(x, equation, describe, tensors, running)
-    return plan.apply(_by_plan, x, tensors, running, equation)
+    plan, tensors, updated = plan.prepared(x, tensors, running)
+    y = _by_plan(plan, x, tensors, updated, equation)
+    if updated is not running:
+        copy_back(updated, running)
+    return y
 
 
 def _find_plan(

@@ -20,6 +20,7 @@ from . import backends, cpu
 from .activation import Activation
 from .layouts import dense, in_layout
 from .network import BATCH, Network, Tensors, with_none
+from .plans import copy_back
 from .pooling import coarsen, duplicate, over_batch
 from .reference import per_channel
 from .running_statistics import update
@@ -180,11 +181,11 @@ def _forward(x, num_groups, key, activation, slope, running, tensors):
     # Operators change no argument: the kernels update copies.
     empty = x.new_empty((0, x.shape[1]), dtype=dtype)
     updated = torch.stack(running).to(dtype) if running else empty
-
-    def forward(plan, *given):
-        return plan.forward(*given)
-
-    return *plan.apply(forward, x, tensors, updated.unbind()), updated
+    statistics = updated.unbind()
+    plan, tensors, taken = plan.prepared(x, tensors, statistics)
+    y, saved = plan.forward(x, tensors, taken)
+    copy_back(taken, statistics)
+    return y, saved, updated
 
 
 def _plan(x, num_groups, key, activation, slope, tensors):

@@ -5,8 +5,7 @@ Either kernels compute the network, too, or torch does between kernels over the 
 engine/torch_plan.py.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -39,17 +38,17 @@ class Plan:
     def __reduce__(self) -> tuple:
         return type(None), ()  # unpickles as None; the next call makes a plan
 
-    def apply(
-        self, function: Callable[..., Any], x: Tensor, tensors: Tensors, running: tuple, *others
-    ) -> Any:
-        """Return ``function(plan, x, tensors, running, *others)``, of copies if kernels need some.
+    def prepared(
+        self, x: Tensor, tensors: Tensors, running: tuple
+    ) -> tuple["Plan", Tensors, tuple]:
+        """Return a plan, with tensors and running statistics that it takes: copies where needed.
 
-        What the function writes to running statistics is copied back.
+        After its forward pass, :func:`copy_back` updates running statistics that were copied.
 
         Raises:
             RuntimeError: a tensor is missing, on another device than x, or of another size.
         """
-        return function(self, x, tensors, running, *others)
+        return self, tensors, running
 
     def readable(self, x: Tensor, parameters: Tensors) -> Tensors:
         """Return the parameters, copied where the backward pass cannot read them."""
@@ -174,20 +173,20 @@ class KernelPlan(Plan):
         """Return the plan for copies of tensors that this plan does not take."""
         return self
 
-    def apply(
-        self, function: Callable[..., Any], x: Tensor, tensors: Tensors, running: tuple, *others
-    ) -> Any:
+    def prepared(self, x: Tensor, tensors: Tensors, running: tuple) -> tuple[Plan, Tensors, tuple]:
         if self.takes((*tensors, *running[:2]) if running else tensors):
-            return function(self, x, tensors, running, *others)
+            return self, tensors, running
         check_tensors(x, self.network, (*tensors, *running[:2]))
         plan = self.for_copies()
-        updated = plan.adapted(running[:2])
-        result = function(plan, x, plan.adapted(tensors), (*updated, *running[2:]), *others)
-        for new, old in zip(updated, running, strict=False):
-            if old is not new:
-                old.copy_(new)
-        return result
+        return plan, plan.adapted(tensors), (*plan.adapted(running[:2]), *running[2:])
 
     def over(self, processes: Processes) -> "KernelPlan | None":
         """Return the plan for a batch of these processes; None if kernels cannot wait for them."""
         return None
+
+
+def copy_back(updated: tuple, running: tuple) -> None:
+    """Copy to running statistics what a forward pass has written to their copies."""
+    for new, old in zip(updated[:2], running[:2], strict=True):
+        if new is not old:
+            old.copy_(new)

@@ -5,7 +5,8 @@ A pass is a few allocations and at most three launches; four forward, if process
 
 import functools
 from collections import defaultdict, namedtuple
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -273,15 +274,20 @@ class TritonPlan(KernelPlan):
         return [saved[at : at + size] for _, at, size in self.of_network.buffers]
 
 
-class Work:
-    """The places of the parts of a tensor, each behind the one before."""
+class BackwardWork(NamedTuple):
+    """Where the parts of a streaming backward pass's work begin; each ends where the next begins.
 
-    size = 0
+    The sums (N, C, splits) of dy * (x - mean) are the first part, from 0 on.
+    """
 
-    def place(self, size: int) -> int:
-        """Return where the next part begins, which has this size."""
-        self.size += size
-        return self.size - size
+    sum_at: int  #: sums of dy (N, C, splits)
+    scale_at: int  #: scale of dx (N, C)
+    slope_at: int  #: slope of dx (N, G')
+    offset_at: int  #: offset of dx (N, G')
+    rows_at: int  #: gradients of the tensors, a row for each instance (N, ``Sizes.gradients``)
+    groups_at: int  #: gradients of BN's moments, added up over groups of instances (groups, 2 * C)
+    batch_at: int  #: their sums (2 * C)
+    size: int
 
 
 class _BackwardLaunches:
@@ -291,18 +297,17 @@ class _BackwardLaunches:
     """
 
     def __init__(self, plan: TritonPlan, is_aligned: bool, adds: bool, needs_all: bool) -> None:
-        self.needs_all, work = needs_all, Work()
+        self.needs_all = needs_all
         map = plan.map._replace(is_aligned=is_aligned)
         if plan.shape is not None:
-            self.plan_one_read(plan, map, work)
+            self.plan_one_read(plan, map)
         else:
-            self.plan_streaming(plan, map, work, adds)
-        self.num_work = work.size
+            self.plan_streaming(plan, map, adds)
 
-    def plan_one_read(self, plan: TritonPlan, map: Map, work: Work) -> None:
+    def plan_one_read(self, plan: TritonPlan, map: Map) -> None:
         sizes, self.counts = plan.of_network, True
-        work.place(plan.n * sizes.gradients)
-        work.place(divide_up(plan.n, plan.members) * sizes.gradients)
+        # A row for each instance, and one for each group of instances.
+        self.num_work = (plan.n + divide_up(plan.n, plan.members)) * sizes.gradients
         kernel, shape = one_read.one_read_vjp_kernel, one_read.shape_for(map, sizes) or plan.shape
         chunks, length = map.shape[1:].numel() // (shape.block_c * shape.vector), 0
         if plan.keeps:
@@ -312,27 +317,23 @@ class _BackwardLaunches:
         named |= plan.named | {"PARAMETERS": sizes.parameters}
         self.launch = Launch(kernel, plan.n, named, **plan.options)
 
-    def plan_streaming(self, plan: TritonPlan, map: Map, work: Work, adds: bool) -> None:
+    def plan_streaming(self, plan: TritonPlan, map: Map, adds: bool) -> None:
         n, c = map.shape[:2]
         sizes, tiling = plan.of_network, streaming.Tiling.for_map(map)
+        self.counts, of_batch = plan.uses_batch, 2 * c if plan.uses_batch else 0
+        sums, groups = n * c * tiling.splits, divide_up(n, plan.members)
+        parts = sums, sums, n * c, plan.moments, plan.moments, n * sizes.gradients
+        work = BackwardWork(*accumulate((*parts, groups * of_batch, of_batch)))
+        self.num_work = work.size
+        #: Where the work has the sums that processes add up.
+        self.shared_sums = slice(work.batch_at, work.size)
         kept_at = plan.coefficients_at if plan.keeps else (None, None)
-        work.place(n * c * tiling.splits)  # sums of dy * (x - mean)
         named: dict[str, Any] = {
             **plan.named,
             **tiling.named,
+            **work._asdict(),
             **dict(zip(("kept_scale_at", "kept_shift_at"), kept_at, strict=True)),
-            "sum_at": work.place(n * c * tiling.splits),  # of dy
-            "scale_at": work.place(n * c),
-            "slope_at": work.place(plan.moments),
-            "offset_at": work.place(plan.moments),
-            "rows_at": work.place(n * sizes.gradients),
-            "groups_at": work.size,
         }
-        self.counts, of_batch = plan.uses_batch, 2 * c if plan.uses_batch else 0
-        work.place(divide_up(n, plan.members) * of_batch)  # gradients of BN's moments, of groups
-        named["batch_at"] = work.place(of_batch)  # their sums
-        #: Where the work has the sums that processes add up.
-        self.shared_sums = slice(named["batch_at"], work.size)
         programs = n * tiling.blocks * tiling.splits
         options = {"num_warps": tiling.warps, "maxnreg": 128}
         self.launch_sums = Launch(streaming._sums_kernel, programs, named, **options)

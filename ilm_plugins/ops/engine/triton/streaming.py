@@ -91,8 +91,11 @@ def _inside(c, position, channels, length, SHAPE: tl.constexpr):
     do_not_specialize_on_alignment=["moments_ptr", "counters_ptr"],
 )
 def _moments_kernel(
-    x_ptr, moments_ptr, counters_ptr, batch, mean_at, var_at, batch_at, momentum,
-    rows, chunks, splits, tiles, SHAPE: tl.constexpr,
+    x_ptr,  # (N, C, *)
+    moments_ptr,  # means and variances (N, C, splits), from mean_at and mean_at + var_at on
+    counters_ptr,  # a counter for each block of channels, or None
+    batch,  # pointers, see plan.Batch; batch_at as in _store_batch
+    mean_at, var_at, batch_at, momentum, rows, chunks, splits, tiles, SHAPE: tl.constexpr,
 ):  # fmt: skip
     """Compute the moments (N, C, splits) of each split, by Welford's recurrence in each lane.
 
@@ -275,7 +278,10 @@ def _column(ptr, at, exists):
     do_not_specialize_on_alignment=["mean_ptr", "scale_ptr", "shift_ptr"],
 )
 def _affine_kernel(
-    x_ptr, y_ptr, mean_ptr, scale_ptr, shift_ptr, mean_at, scale_at, shift_at,
+    x_ptr, y_ptr,  # (N, C, *)
+    mean_ptr,  # (N, G')
+    scale_ptr, shift_ptr,  # (N, C)
+    mean_at, scale_at, shift_at,
     rows, chunks, group_size, SHAPE: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     """y = scale * (x - mean) + shift, then its activation, if given."""
@@ -309,7 +315,10 @@ def _affine_kernel(
     do_not_specialize_on_alignment=["saved_ptr", "sums_ptr"],
 )
 def _sums_kernel(
-    dy_ptr, x_ptr, saved_ptr, sums_ptr, mean_at, kept_scale_at, kept_shift_at, sum_at,
+    dy_ptr, x_ptr,  # (N, C, *)
+    saved_ptr,  # means (N, G') from mean_at on; with an activation scale and shift (N, C)
+    sums_ptr,  # (N, C, splits), twice
+    mean_at, kept_scale_at, kept_shift_at, sum_at,
     rows, chunks, group_size, splits, tiles, SHAPE: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     """Sum dy * (x - mean), and from ``sum_at`` on dy, over each split: (N, C, splits) each.
@@ -362,8 +371,13 @@ def _sums_kernel(
     ],
 )
 def _dx_kernel(
-    dy_ptr, x_ptr, dx_ptr, mean_ptr, scale_ptr, slope_ptr, offset_ptr, batch_mean_ptr, work_ptr,
-    gradients,
+    dy_ptr, x_ptr, dx_ptr,  # (N, C, *)
+    mean_ptr,  # (N, G')
+    scale_ptr,  # (N, C); with an activation the shift (N, C), too
+    slope_ptr, offset_ptr,  # (N, G')
+    batch_mean_ptr,  # the batch's means (C), variances (C) and number of values
+    work_ptr,  # gradients of the batch's moments (2, C), and of the tensors (instances, step)
+    gradients,  # pointers to the parameters' gradients
     # Where each begins, from its pointer on; the shift in scale_ptr, the last two in work_ptr.
     mean_at, scale_at, shift_at, batch_mean_at, slope_at, offset_at, batch_at, rows_at,
     step, instances, adding,
@@ -395,8 +409,13 @@ def _dx_kernel(
 
 @triton.jit
 def _dx_tile(
-    dy_ptr, x_ptr, dx_ptr, mean_ptr, scale_ptr, shift_ptr, slope_ptr, offset_ptr, batch_mean_ptr,
-    d_batch_ptr, channels, length, group_size,
+    dy_ptr, x_ptr, dx_ptr,  # (N, C, *)
+    mean_ptr,  # (N, G')
+    scale_ptr, shift_ptr,  # (N, C)
+    slope_ptr, offset_ptr,  # (N, G')
+    batch_mean_ptr,  # (2 * C + 1)
+    d_batch_ptr,  # (2, C)
+    channels, length, group_size,
     SHAPE: tl.constexpr, BATCH: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     """dx = scale * dy + slope * (x - mean) + offset, and the part through the batch's moments."""
