@@ -91,8 +91,8 @@ def adaptive_norm(
         plan = _find_plan(x, equation, describe, tensors, {} if plans is None else plans())
     if plan is None:
         return _by_operations(x, equation, describe, tensors, running)
-    plan, tensors, updated = plan.prepared(x, tensors, running)
-    y = _by_plan(plan, x, tensors, updated, equation)
+    plan, taken, updated = plan.prepared(x, tensors, running)
+    y = _by_plan(plan, x, taken, updated, equation)
     if updated is not running:
         copy_back(updated, running)
     return y
