@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import OptionError
 from ..ops import Autoencoder, cast, coarsen, duplicate, moments, restandardize
 from .base import AdaptiveNorm
-from .options import check, check_choice, check_eps, check_positive
+from .options import check_choice, check_eps, check_positive
 from .projection import Projection, project
 
 
@@ -70,12 +71,12 @@ class AutoencoderNorm(AdaptiveNorm):
         self.init = init
         self.activations = activations
         self.combine = combine
-        option, value = self.papers_form
-        check(
-            init != "identity" or self.has_papers_form,
-            f"{name}: init='identity' does not exist for {option}={getattr(self, option)!r}; "
-            f"set {option}={value!r} or init='default'",
-        )
+        if init == "identity" and not self.has_papers_form:
+            option, value = self.papers_form
+            raise OptionError(
+                f"{name}: init='identity' does not exist for {option}={getattr(self, option)!r}; "
+                f"set {option}={value!r} or init='default'"
+            )
         # The largest groups that divide both the key groups and the groups of the GN.
         self.moment_groups = math.lcm(num_groups, num_key_groups)
 

@@ -9,13 +9,14 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 from torch.fx import Proxy, Tracer
 
+from ..errors import OptionError
 from ..ops import Activation, Network, SharedBatch, adaptive_norm
 from ..ops.engine import operators
 from ..ops.engine.activation import FUNCTIONS
 from ..ops.engine.network import BATCH
 from ..ops.engine.reference import Rescale
 from .children import TensorNames, tensors_of
-from .options import check, check_known, parameters_of
+from .options import check_known, parameters_of
 
 #: Modules whose initializers would overwrite the weights of a norm's sub-networks.
 INITIALIZERS = {"mmengine.model.weight_init", "mmcv.cnn.utils.weight_init"}
@@ -308,10 +309,11 @@ class AdaptiveNorm(nn.GroupNorm):
 
 
 def check_activation(layer: str, value: Any) -> None:
-    is_valid = value is None or (isinstance(value, Activation) and value.is_known)
-    names = ", ".join(FUNCTIONS)
-    expected = f"set None, or an ilm_plugins.ops.Activation of {names}"
-    check(is_valid, f"{layer}: fused_activation={value!r} is none that kernels apply; {expected}")
+    if value is not None and not (isinstance(value, Activation) and value.is_known):
+        expected = f"set None, or an ilm_plugins.ops.Activation of {', '.join(FUNCTIONS)}"
+        raise OptionError(
+            f"{layer}: fused_activation={value!r} is none that kernels apply; {expected}"
+        )
 
 
 def _checking(init: Callable[..., None]) -> Callable[..., None]:
@@ -325,8 +327,8 @@ def _checking(init: Callable[..., None]) -> Callable[..., None]:
         name = type(self).__name__
         check_known(name, options, parameters)
         by_position = [*parameters][1 : 1 + len(args)]
-        is_given_twice = "num_channels" in by_position and "num_channels" in options
-        check(not is_given_twice, f"{name}: num_channels is the model's; leave it out")
+        if "num_channels" in by_position and "num_channels" in options:
+            raise OptionError(f"{name}: num_channels is the model's; leave it out")
         init(self, *args, **options)
 
     return construct

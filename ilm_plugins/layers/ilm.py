@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from ..errors import OptionError
 from ..ops import Autoencoder
 from .autoencoder import AutoencoderNorm
-from .options import check, check_choice, fit_width
+from .options import check_choice, fit_width
 from .projection import ACTIVATIONS
 
 
@@ -64,9 +65,9 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
         num_groups, key_group_size = fit_width(
             type(self), num_channels, num_groups=num_groups, key_group_size=key_group_size
         )
-        is_pair = isinstance(activations, list | tuple) and len(activations) == 2
-        problem = "is not a pair; give two names, for (mean, variance)"
-        check(is_pair, f"{name}: activations={activations!r} {problem}")
+        if not isinstance(activations, list | tuple) or len(activations) != 2:
+            problem = "is not a pair; give two names, for (mean, variance)"
+            raise OptionError(f"{name}: activations={activations!r} {problem}")
         for_mean, for_var = activations
         check_choice(name, "activations", for_mean, ACTIVATIONS)
         check_choice(name, "activations", for_var, ACTIVATIONS)

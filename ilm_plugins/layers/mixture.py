@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, distributed
 from torch.nn.utils import parametrize
 
+from ..errors import OptionError
 from ..ops import Activation, SharedBatch, coarsen, duplicate, over_batch
 from ..ops.networks import NORMALIZERS
 from .base import KEPT, AdaptiveNorm
-from .options import check, check_choice, check_eps, check_fraction, check_positive, fit_width
+from .options import check_choice, check_eps, check_fraction, check_positive, fit_width
 
 #: Names of the running variance in a mixture, and in BatchNorm.
 VARIANCE, BN_VARIANCE = "running_variance", "running_var"
@@ -80,9 +81,12 @@ class MixtureNorm(AdaptiveNorm):
         name = type(self).__name__
         are_distinct = isinstance(normalizers, list | tuple) and len(normalizers) > 0
         are_distinct = are_distinct and all(normalizers.count(n) == 1 for n in normalizers)
-        listed = ", ".join(map(repr, NORMALIZERS))
-        problem = f"is not a tuple or list of different normalizers; give at least one of {listed}"
-        check(are_distinct, f"{name}: normalizers={normalizers!r} {problem}")
+        if not are_distinct:
+            listed = ", ".join(map(repr, NORMALIZERS))
+            raise OptionError(
+                f"{name}: normalizers={normalizers!r} is not a tuple or list of different "
+                f"normalizers; give at least one of {listed}"
+            )
         for normalizer in normalizers:
             check_choice(name, "normalizers", normalizer, NORMALIZERS)
         num_channels = check_positive(name, "num_channels", num_channels)
@@ -220,11 +224,11 @@ class MixtureNorm(AdaptiveNorm):
 
 
 def check_momentum(layer: str, momentum: Any) -> float:
-    check(
-        momentum is not None,
-        f"{layer}: momentum=None is no number between 0 and 1; for an average over all batches, as "
-        "BatchNorm's, call surgery.recalibrate",
-    )
+    if momentum is None:
+        raise OptionError(
+            f"{layer}: momentum=None is no number between 0 and 1; for an average over all "
+            "batches, as BatchNorm's, call surgery.recalibrate"
+        )
     return check_fraction(layer, "momentum", momentum)
 
 
@@ -234,8 +238,9 @@ def check_sync(layer: str, sync: Any) -> None:
         is_valid |= isinstance(sync, distributed.ProcessGroup)
         # A process outside a new group gets a number in place of the group.
         is_valid |= sync == distributed.GroupMember.NON_GROUP_MEMBER
-    expected = "True, False or a group from torch.distributed.new_group"
-    check(is_valid, f"{layer}: sync={sync!r} is no process group; set it to {expected}")
+    if not is_valid:
+        expected = "True, False or a group from torch.distributed.new_group"
+        raise OptionError(f"{layer}: sync={sync!r} is no process group; set it to {expected}")
 
 
 def weighted_sum(weights: Iterable[Tensor], values: Iterable[Tensor]) -> Tensor:

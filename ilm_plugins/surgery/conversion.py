@@ -7,7 +7,7 @@ from torch import nn
 
 from ..layers import NORMS, OptionError
 from ..layers.base import AdaptiveNorm
-from ..layers.options import check, check_choice, check_known, parameters_of
+from ..layers.options import check_choice, check_known, parameters_of
 from .norms import KEYS, LAYERS, kind_of_module
 from .plain_norms import PlainNorm, exact_source_of, source_of
 from .rules import has_rule, hint, refuse, sources_for
@@ -25,7 +25,8 @@ class Conversion(NamedTuple):
 def conversion_to(to: str, replacing: str | None, options: Mapping[str, Any]) -> Conversion:
     """Return the conversion to a layer; OptionError if an argument is unknown."""
     keys = [key for key, layer in NORMS.items() if layer in LAYERS]
-    check(to in keys, f"{to!r} is no norm to convert to; give one of {', '.join(keys)}")
+    if to not in keys:
+        raise OptionError(f"{to!r} is no norm to convert to; give one of {', '.join(keys)}")
     layer = NORMS[to]
     default, *others = sources_for(layer)
     choices = {source.name: source for source in (default, *others)}
