@@ -54,10 +54,9 @@ def writing_to(path: object) -> Iterator[None]:
 #: Import name of a package that only some parts need -> the extra that installs it.
 EXTRAS = {
     "PIL": "data",
-    "fvcore": "reproduction",
     "matplotlib": "compare",
     "numpy": "data",
-    "pandas": "analysis",
+    "pandas": "compare",
     "safetensors": "safetensors",
     "scipy": "compare",
     "submitit": "cluster",
@@ -72,6 +71,7 @@ _MAKE = "or run 'make install-openmmlab' in a checkout of ilm_plugins"
 FRAMEWORKS = {
     "cv2": "pip install opencv-python-headless",
     "detectron2": "install it, or run 'make install-detectron2' in a checkout of ilm_plugins",
+    "fvcore": "pip install fvcore",
     "mmcv": f"MMCV_WITH_OPS=0 pip install onedl-mmcv, {_MAKE}",
     "mmdet": f"pip install onedl-mmdetection, {_MAKE}",
     "mmpretrain": f"pip install onedl-mmpretrain, {_MAKE}",

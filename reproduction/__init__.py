@@ -1,1 +1,1 @@
-"""The laboratory: this project's own evidence, beside the package and not in its wheel."""
+"""The laboratory: the papers' tables, what trained layers learned, and this project's evidence."""

@@ -1,33 +1,29 @@
-"""Commands of the evidence: python -m reproduction lines | run NAME | merge [FOLDER]."""
+"""Run ``python -m reproduction list | run | analyze`` in the root of a checkout."""
 
-import argparse
 import sys
-from pathlib import Path
+from collections.abc import Sequence
+from functools import partial
 
-from . import records, study
+from ilm_plugins.cli import ending_in_one_line, run_module
+from ilm_plugins.parent_process import end_with_parent
+
+from .parsers import parse
+
+#: Command -> the module that runs it.
+MODULES = {"list": "rows", "run": "rows", "analyze": "analyze"}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m reproduction", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("lines", help="print the names of all lines in their order")
-    run = commands.add_parser("run", help="train and test what a line names, and write its rows")
-    run.add_argument("name")
-    merge = commands.add_parser("merge", help="add new rows of runs to reports/corruptions.csv")
-    merge.add_argument("folder", nargs="?", type=Path, default=study.RECORDS)
-    options = parser.parse_args()
-    named = dict(study.lines())
-    if options.command == "lines":
-        print(*named, sep="\n")
-    elif options.command == "merge":
-        before, found = len(study.committed()), study.known(options.folder)
-        records.write(study.COMMITTED, found.values())
-        print(f"{study.COMMITTED}: {len(found)} rows, {len(found) - before} new")
-    elif options.name in named:
-        named[options.name]()
-    else:
-        sys.exit(f"{options.name!r}: no such line; python -m reproduction lines prints all")
+def main(argv: Sequence[str]) -> int:
+    """Run a command; what the user can correct ends it in one line, with status 2."""
+    args = parse(argv)
+    run = partial(run_module, f"reproduction.{MODULES[args.action]}", args, args.action, "compare")
+    continuing = "the same command continues" if args.action == "run" else None
+    return ending_in_one_line(run, continuing)
 
 
 if __name__ == "__main__":
-    main()
+    end_with_parent()
+    arguments = sys.argv[1:]
+    # The program's name in messages.
+    sys.argv = [" ".join(["python -m reproduction", *arguments[:1]]), *arguments[1:]]
+    sys.exit(main(arguments))

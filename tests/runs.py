@@ -171,4 +171,4 @@ def train_until_killed(launcher, words, path):
 
 
 #: Command -> what it needs before it looks at its words.
-NEEDS = {"analyze": "matplotlib", "make-shapes": "PIL", "translate": "mmengine"}
+NEEDS = {"make-shapes": "PIL", "translate": "mmengine"}

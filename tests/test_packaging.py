@@ -105,11 +105,6 @@ def test_the_wheel_has_no_module_of_an_earlier_build(plain):
     assert "ilm_plugins/removed.py" not in plain[2]
 
 
-def test_the_wheel_has_the_papers_figures(plain):
-    papers = "ilm_plugins/experiments/papers"
-    assert {f"{papers}/{name}.json" for name in ("papers", "study")} <= {*plain[2]}
-
-
 def test_the_wheel_says_that_it_has_types(plain):
     assert "ilm_plugins/py.typed" in plain[2]
 

@@ -1,4 +1,4 @@
-"""Draw EN's Figures 1a and 4 to 8 from tables of ``python -m ilm_plugins analyze ratios``.
+"""Draw EN's Figures 1a and 4 to 8 from tables of ``python -m reproduction analyze ratios``.
 
 Run it as: python tools/paper_figures.py OUTPUT.png ratios_by_image.csv ...
 

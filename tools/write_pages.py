@@ -24,7 +24,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from ilm_plugins.experiments.papers import published
 from pages import (
     batches,
     comparisons,
@@ -41,6 +40,7 @@ from pages import (
     study,
 )
 from pages.results import ROOT, Results
+from reproduction.papers import published
 
 PAPERS = ("ilm", "assoc", "en")
 PAGES = sorted([ROOT / "README.md", ROOT / "reports" / "README.md", *ROOT.glob("docs/**/*.md")])

@@ -10,7 +10,6 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..experiments.papers.reproduce_options import Options
 from ..frameworks.run_options import ProcessOptions
 
 #: An override KEY=VALUE.
@@ -84,71 +83,6 @@ def convert(argv: Sequence[str]) -> Namespace:
     add("--unsafe", action="store_true", help="run code that INPUT or a yaml config holds")
     add("overrides", nargs="*", metavar="KEY VALUE", help="with --config-file: overrides of it")
     return p.parse_intermixed_args(argv)
-
-
-def analyze(argv: Sequence[str]) -> Namespace:
-    p = new_parser(
-        "See what adaptive layers have learned: tables (CSV) and a summary.",
-        "analyze ratios IMAGES \\\n"
-        "    --config-file ilm_plugins://mmseg/fcn_r50-d8_ade20k_en.py \\\n"
-        "    --checkpoint iter_100000.pth --output output/ratios",
-    )
-    add = p.add_argument
-    what = "ratios of EN, SN and SSN, or how far omega and beta of ILM and AssocNorm are from "
-    what += "B_omega and B_beta; by layer, class and image"
-    add("measure", choices=("ratios", "omega"), help=what)
-    add("images", help="a folder of class folders, or a flat folder")
-    add("--config-file", required=True, metavar="FILE")
-    _add_registrations(add)
-    add("--checkpoint", required=True, metavar="FILE")
-    add("--output", required=True, type=_user_path, metavar="DIR", help="new or empty")
-    what = "names of layers, * for any characters; can be given again"
-    add("--match", action="append", metavar="PATTERN", help=what)
-    add("--classes", nargs="+", default=(), metavar="NAME", help="only images of these classes")
-    add("--limit", type=_positive, metavar="N", help="only N images, evenly spread over all")
-    what = "default: of the config's test_dataloader; in detectron2 1"
-    add("--batch-size", type=_positive, metavar="N", help=what)
-    add("--device", help="default: cuda if there is a GPU, else cpu")
-    add("--unsafe", action="store_true", help="run code that a checkpoint or a yaml config holds")
-    what = "last: overrides of the config"
-    add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help=what)
-    return p.parse_args(argv)
-
-
-def reproduce(argv: Sequence[str]) -> Namespace:
-    """The subcommand becomes ``action``; arguments KEY=VALUE are ``overrides``."""
-    p = new_parser(
-        "The papers' tables and figures, run here.",
-        "reproduce list en-5",
-        "reproduce run en-5 ResNet20/EN --seeds 0 1 2 --num-gpus 1",
-    )
-    commands = p.add_subparsers(required=True, metavar="list | run", dest="action")
-    listing = commands.add_parser("list", help="the tables, or one table's rows")
-    listing.add_argument("table", nargs="?", help="such as en-5")
-
-    running = commands.add_parser(
-        "run",
-        help="train and test a table's rows, or continue them",
-        usage="%(prog)s TABLE [ROW] [options] [KEY=VALUE ...]",
-        epilog="Rows of one config are a comparison in WORK_DIR/CONFIG, as by compare. "
-        "Arguments KEY=VALUE at the end are overrides of the config.",
-    )
-    add = running.add_argument
-    add("table", help="such as en-5; 'list' has them all")
-    add("row", nargs="?", help="such as ResNet20/EN; default: all")
-    add("--seeds", type=int, nargs="+", default=Options.seeds, metavar="SEED")
-    shorter = running.add_mutually_exclusive_group()
-    what = "train for N, with the schedule scaled to it; the result's label says so"
-    for unit in ("epochs", "iterations"):
-        shorter.add_argument(f"--{unit}", type=_positive, metavar="N", help=what)
-    add("--num-gpus", type=int, metavar="N", help="GPUs of each run; 0 for the CPU")
-    add("--data", type=_user_path, metavar="DIR", help="the images; default: the config's folder")
-    add("--unsafe", action="store_true", help="run code that checkpoints and yaml configs hold")
-    add("--work-dir", type=_user_path, default=Options.work_dir, metavar="DIR")
-    overrides = [argument for argument in argv if OVERRIDE.match(argument)]
-    others = [argument for argument in argv if not OVERRIDE.match(argument)]
-    given = Namespace(overrides=overrides, executor="local", argv=[*argv][1:])
-    return p.parse_args(others, given)
 
 
 def compare(argv: Sequence[str]) -> Namespace:

@@ -118,6 +118,3 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
         ratio, offset = restandardize(mean, var, self.num_groups, self.eps)
         scale = mixed_scale * t.weight * ratio
         return scale, mixed_scale * (t.weight * offset + t.bias) + mixed_shift
-
-    def network_flops(self) -> int:
-        return 3 * self.num_affine * self.num_channels

@@ -137,6 +137,3 @@ class AutoencoderNorm(AdaptiveNorm):
 
     def by_key_group(self, parameter: Tensor) -> Tensor:
         return parameter.view(self.num_key_groups, -1)
-
-    def network_flops(self) -> int:
-        return 4 * self.hidden * self.num_key_groups  # the encoder runs twice, either decoder once

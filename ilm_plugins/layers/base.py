@@ -141,10 +141,6 @@ class AdaptiveNorm(nn.GroupNorm):
             return None
         return self.network.of(self)
 
-    def network_flops(self) -> int:
-        """Return the multiply-adds of ``rescale``'s linear maps for one instance."""
-        return 0
-
     def reset_parameters(self) -> None:
         """Initialize child modules again, and the tensors named in :attr:`initial_values`."""
         # nn.GroupNorm's constructor calls this before a subclass has registered further tensors.

@@ -159,15 +159,6 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         unused = {"no_conv": ["reduction"], "mlp": ["expansion"]}.get(self.ratio_net, [])
         return [*super().unused_options(), *unused]
 
-    def network_flops(self) -> int:
-        maps = self.expand.weight.numel() + self.ratio.weight.numel()
-        k, c = len(self.normalizers), self.num_channels
-        if self.ratio_net == "mlp":
-            return maps
-        if self.ratio_net == "no_conv":
-            return maps + k * k * c
-        return maps + k * c + k * k * (c // self.reduction)
-
     def rescale(self, mean, var, *tensors):
         t = self.network.named(*tensors)
         one_over_sigma, normalized_means = self._normalize_means(mean, var, t)

@@ -13,7 +13,7 @@ from torch import nn
 from ilm_plugins import ILMGroupNorm
 from ilm_plugins.ops import cpu
 
-pytest.importorskip("seaborn", reason="needs the extra ilm_plugins[analysis]")
+pytest.importorskip("seaborn", reason="needs seaborn: requirements/test.txt")
 
 from benchmarks import __main__ as command
 from benchmarks import layers, measure, report

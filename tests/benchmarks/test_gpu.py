@@ -12,7 +12,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-pytest.importorskip("seaborn", reason="needs the extra ilm_plugins[analysis]")
+pytest.importorskip("seaborn", reason="needs seaborn: requirements/test.txt")
 
 from benchmarks import gpu, report
 from ilm_plugins.ops.engine.backends import has_triton

@@ -39,13 +39,13 @@ def test_help_is_one_screen_with_an_example_that_parses(name, capsys, monkeypatc
     for line in examples.replace("\\\n", " ").splitlines():
         *start, word = shlex.split(line)[:4]
         assert [*start, word] == ["python", "-m", "ilm_plugins", name]
-        monkeypatch.setattr(commands.command_module(name), "run", lambda args: None)
+        monkeypatch.setattr(f"ilm_plugins.cli.{name.replace('-', '_')}.run", lambda args: None)
         assert commands.main(shlex.split(line)[3:]) == 0
 
 
 def test_a_command_without_options_needs_only_its_row_and_module(monkeypatch, capsys):
     monkeypatch.setitem(commands.COMMANDS, "greet", ("", "say hello"))
-    monkeypatch.setattr(commands, "command_module", lambda name: Mock(**{"run.return_value": None}))
+    monkeypatch.setattr(commands, "run_module", lambda *args: 0)
     assert commands.main(["greet"]) == 0
     with pytest.raises(SystemExit) as ended:
         commands.main(["greet", "--help"])
@@ -122,19 +122,10 @@ def test_the_error_of_a_missing_torchvision_installs_torch_from_the_same_index()
     assert "pip install torch torchvision, both from" in str(missing("a model", "torchvision"))
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "make-shapes --root FILE",
-        "reproduce run en-5 --num-gpus 0 --work-dir FILE",
-    ],
-)
-def test_a_file_in_place_of_an_output_folder_ends_a_command_with_one_line(
-    tmp_path, capsys, command
-):
+def test_a_file_in_place_of_an_output_folder_ends_a_command_with_one_line(tmp_path, capsys):
     pytest.importorskip("PIL", reason="make-shapes needs PIL")
     (tmp_path / "file").touch()
-    assert commands.main(command.replace("FILE", str(tmp_path / "file")).split()) == 2
+    assert commands.main(["make-shapes", "--root", str(tmp_path / "file")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "cannot be written to" in line
     assert str(tmp_path / "file") in line

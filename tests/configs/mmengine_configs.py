@@ -19,10 +19,8 @@ ROOT = Path(__file__).parents[2]
 NORM_TYPES = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 #: Functions of torch.nn.init that fill a tensor.
 INITIALIZATIONS = [name for name in vars(nn.init) if name.endswith("_") and name[0] != "_"]
-#: A folder of configs that test one training under many conditions.
-DAYLIGHT = "mmseg/camvid_daylight"
 #: Folders of configs whose norms are arguments; base files have none.
-OTHERS = {"_base_", "camvid_daylight", "camvid_folds", "camvid", "study"}
+OTHERS = {"_base_", "camvid"}
 _skeletons = {}
 
 
@@ -35,11 +33,11 @@ def configs(framework: str) -> list[str]:
 
 @cache
 def _parsed(path: str) -> Config:
-    return Config.fromfile(ROOT / "configs" / path)
+    return Config.fromfile((ROOT if path.startswith("reproduction/") else ROOT / "configs") / path)
 
 
 def load(path: str) -> Config:
-    """A copy of a config below configs/, which may be changed."""
+    """A copy of a config below configs/, or in reproduction/, which may be changed."""
     return copy.deepcopy(_parsed(path))
 
 
@@ -81,6 +79,7 @@ def described_translation(cfg: Config) -> dict:
     # Constant, then linear to 0 after the last epoch.
     assert (schedule.type, schedule.start_factor, schedule.end_factor) == ("LinearLR", 1, 0)
     assert schedule.end == epochs + 1
+    parts = {"training": train, "test": test}
     sizes = {n: train[n.replace(" ", "_")] for n in ("direction", "size", "load size", "flip")}
     return sizes | {
         **dict(zip(("optimizer", "learning rate", "betas", "weight decay"), settings, strict=True)),
@@ -88,7 +87,7 @@ def described_translation(cfg: Config) -> dict:
         **{"images a GPU": cfg.train_dataloader.batch_size, "decay from": schedule.begin},
         **{"lambda": model.lambda_l1, "dropout": dropped[0].p, "dropping layers": len(dropped)},
         "key group size": max([m.num_channels // m.encode.weight.shape[1] for m in ilm] or [1]),
-        **{"training images": train.images, "test images": test.images},
+        **{f"{name} images": one.images["facades"] for name, one in parts.items()},
         **{"generator": round(plain[0], 1), "discriminator": round(plain[1], 2)},
         "depth": len(model.generator.down),
     }

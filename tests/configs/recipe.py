@@ -6,11 +6,15 @@ from pathlib import Path
 
 import yaml
 
+#: The recipes of the package's configs, and of the reproduction's.
+FOLDERS = Path(__file__).parent, Path(__file__).parents[1] / "reproduction" / "configs"
+
 
 @cache
 def entries(framework: str) -> list[dict]:
-    path = Path(__file__).parent / "recipes" / f"{framework}.yaml"
-    return yaml.load(path.read_text(), yaml.CSafeLoader)
+    paths = (folder / "recipes" / f"{framework}.yaml" for folder in FOLDERS)
+    texts = (path.read_text() for path in paths if path.exists())
+    return [entry for text in texts for entry in yaml.load(text, yaml.CSafeLoader)]
 
 
 def recipe(framework: str, config: str) -> dict:

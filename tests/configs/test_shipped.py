@@ -8,8 +8,8 @@ import yaml
 import ilm_plugins
 from ilm_plugins import configs
 from ilm_plugins.errors import UserError
-from ilm_plugins.experiments.papers import published
 from pages import metafile
+from reproduction.papers import published
 
 ILMGN = "mask_rcnn_R_50_FPN_batch2_ilmgn.yaml"
 

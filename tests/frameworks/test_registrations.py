@@ -31,7 +31,7 @@ from ilm_plugins.frameworks.run_options import RunOptions
 from runs import LAZY
 
 YAML = """
-_BASE_: "ilm_plugins://bccd/faster_rcnn_R_18_FPN.yaml"
+_BASE_: "ilm_plugins://faster_rcnn_R_18_FPN_gn.yaml"
 DATASETS:
   TRAIN: ("my_train",)
   TEST: ("my_test",)

@@ -3,10 +3,10 @@
 import pytest
 
 from committed import run
-from ilm_plugins.experiments.papers import published
 from ilm_plugins.experiments.reports.interval import Difference
 from pages import papers, plots
 from pages.results import Run, load
+from reproduction.papers import published
 
 WHERE = {"commit": "0123456789ab", "processor": "CPU, Xeon", "seconds": 3600.0}
 SHORT = "shortened: 9 of 165 epochs"
@@ -47,7 +47,7 @@ def test_rows_tables_and_figures_that_were_not_run_are_one_line():
     results = made("en-5 ResNet20/EN", {"top-1": 90.0})
     assert not rows(results, "en-5", "ResNet20/BN")
     (line,) = rows(results, "en-5", "Rows not run")
-    assert line.startswith("Rows not run: 17 of 18. `reproduce list en-5`")
+    assert line.startswith("Rows not run: 17 of 18. `python -m reproduction list en-5`")
     counted, line = papers.rows_run(["en"], results)[-3::2]
     assert counted.startswith("| en-5")
     listed = line.removeprefix("Not run: of Exemplar Normalization ").removesuffix(".").split(", ")

@@ -3,15 +3,17 @@
 import pytest
 
 from committed import run
-from ilm_plugins.experiments.papers import published
 from pages import study
 from pages.questions import questions
+from reproduction.papers import published
 
 
 def test_a_table_of_norms_names_the_comparison_that_trains_it():
     assert study.comparison(published.find_table("study-box"), [0, 1]) == (
-        "python -m ilm_plugins compare ilm_plugins://detectron2/bccd/faster_rcnn_R_18_FPN.yaml "
-        "as-is ILMGN AN --at MODEL.ROI_BOX_HEAD.NORM --seeds 0 1 --output output/compare/study-box"
+        "python -m ilm_plugins compare "
+        "reproduction/configs/detectron2/bccd/faster_rcnn_R_18_FPN.yaml as-is ILMGN AN "
+        "--at MODEL.ROI_BOX_HEAD.NORM --import reproduction.data.bccd --seeds 0 1 "
+        "--output output/compare/study-box"
     )
 
 

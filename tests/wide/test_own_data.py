@@ -47,7 +47,7 @@ def own(tmp_path, monkeypatch):
     Path("images").symlink_to(BCCD / "images")
     page = (ROOT / "docs" / "detectron2.md").read_text("utf-8")
     (lines,) = re.findall(r"^```yaml\n(MODEL: .*?my_test.*?)^```$", page, re.DOTALL | re.M)
-    base = '_BASE_: "ilm_plugins://bccd/faster_rcnn_R_18_FPN.yaml"\n'
+    base = '_BASE_: "ilm_plugins://faster_rcnn_R_18_FPN_gn.yaml"\n'
     solver = "SOLVER: {IMS_PER_BATCH: 2, MAX_ITER: 2, WARMUP_ITERS: 0, BASE_LR: 0.01}\n"
     Path("my_detector.yaml").write_text(base + lines + solver)
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from ilm_plugins.experiments.papers import published
 from ilm_plugins.experiments.reports.interval import interval, paired, spread
 from ilm_plugins.experiments.reports.table import of_dicts
+from reproduction.papers import published
 
 from . import papers
 from .results import Results, by_seed, by_setting

@@ -1,13 +1,13 @@
 """configs/metafile.yml, which lists the papers' configs for OpenMMLab's tools, from papers.json."""
 
+import re
 from pathlib import Path
 
-from ilm_plugins.experiments.papers import published
-from ilm_plugins.experiments.papers.published import Cell
+from reproduction.papers import published
+from reproduction.papers.published import Cell
 
 #: Framework -> what its models do, in the words of OpenMMLab's Model Index.
 TASKS = {
-    "mmpretrain": "Image Classification",
     "mmdet": "Instance Segmentation",
     "mmseg": "Semantic Segmentation",
     "pix2pix": "Image-to-Image Translation",
@@ -17,12 +17,8 @@ DATASETS = {
     "ade20k": "ADE20K",
     "batch2": "COCO test",
     "batch16": "COCO test",
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
     "cityscapes": "Cityscapes test",
     "facades": "Facades",
-    "imagenet": "ImageNet",
-    "webvision": "WebVision",
 }
 #: Another reading of the figure of RMSE.
 LEFT_OUT = {"RMSE of RGB vectors"}
@@ -36,10 +32,10 @@ def metafile(text: str) -> str:
 
 
 def models() -> list[Cell]:
-    """Return the first row of each MMEngine config that trains, as it is, to a paper's figures."""
+    """Return each of MMEngine's configs in configs/ with a paper's figures, by its first row."""
     cells: dict[str, Cell] = {}
     for cell in published.cells():
-        of_mmengine = cell.config and cell.config.endswith(".py")
+        of_mmengine = re.fullmatch(r"configs/.*\.py", cell.config or "")
         is_changed = cell.norm or cell.overrides
         if of_mmengine and not is_changed and not cell.tests and any(cell.paper):
             cells.setdefault(cell.config, cell)

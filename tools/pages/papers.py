@@ -9,11 +9,11 @@ from statistics import mean
 from typing import Any
 
 from ilm_plugins.experiments.compare.results import OWN_TEST
-from ilm_plugins.experiments.papers import published
-from ilm_plugins.experiments.papers.published import Cell, Measure, Table
 from ilm_plugins.experiments.reports.interval import Difference, interval, paired, spread
 from ilm_plugins.experiments.reports.table import markdown, of_dicts
 from ilm_plugins.frameworks.config import AS_IS
+from reproduction.papers import published
+from reproduction.papers.published import Cell, Measure, Table
 
 from .results import Results, Run
 
@@ -154,7 +154,7 @@ def table_lines(table: Table, results: Results) -> list[str]:
     ]
     lines = [above, "", *of_dicts([{name: row.get(name, "") for name in columns} for row in rows])]
     if missing:
-        listed = f"`reproduce list {table.id}` has the paper's figures."
+        listed = f"`python -m reproduction list {table.id}` has the paper's figures."
         lines += ["", f"Rows not run: {missing} of {len(table.cells)}. {listed}"]
     return lines
 

@@ -7,11 +7,11 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ilm_plugins.experiments.papers import published
-from ilm_plugins.experiments.papers.published import Table
 from ilm_plugins.experiments.reports import style
 from ilm_plugins.experiments.reports.interval import Difference
 from ilm_plugins.experiments.reports.style import OKABE_ITO, styled
+from reproduction.papers import published
+from reproduction.papers.published import Table
 
 from . import folds, papers
 from .results import Results, curves

@@ -4,12 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 from itertools import chain
 
-from ilm_plugins import configs
 from ilm_plugins.experiments.compare.plan import shown
-from ilm_plugins.experiments.papers import published
-from ilm_plugins.experiments.papers.published import Table
 from ilm_plugins.experiments.reports.interval import ALPHA, Difference, signed
 from ilm_plugins.experiments.reports.table import of_dicts
+from reproduction.papers import published
+from reproduction.papers.published import Table
 
 from . import papers, questions
 from .comparisons import corrected, tested
@@ -32,8 +31,9 @@ def comparison(entry: Table, seeds: Iterable[int]) -> str:
     if not rows or not alike:
         return ""
     norms = [cell.norm for cell in rows if cell.config == entry.config]
-    config = configs.SCHEME + entry.config.removeprefix("configs/")
+    config = published.argument(entry.config)
     at = ["--at", *entry.at] if entry.at else []
+    at += [word for module in entry.imports for word in ("--import", module)]
     output = ["--output", f"output/compare/{entry.id}"]
     return shown(["compare", config, *norms, *at, "--seeds", *map(str, seeds), *output])
 

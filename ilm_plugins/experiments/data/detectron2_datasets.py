@@ -1,4 +1,4 @@
-"""Register the generated dataset `shapes`, and BCCD of the study, in detectron2."""
+"""Register the generated dataset `shapes` in detectron2."""
 
 import functools
 import os
@@ -6,9 +6,8 @@ from pathlib import Path
 
 
 def register_datasets() -> None:
-    """Register all splits; `shapes` are generated when one is first loaded."""
+    """Register both splits; the dataset is generated when one is first loaded."""
     from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
-    from detectron2.data.datasets import register_coco_instances
 
     from .shapes import SHAPES
 
@@ -27,11 +26,6 @@ def register_datasets() -> None:
             image_root=str(images),
             evaluator_type="coco",
         )
-    for split in ("train", "test"):
-        if f"bccd_{split}" not in DatasetCatalog:
-            annotations = root / "bccd" / "annotations" / f"{split}.json"
-            images = str(root / "bccd" / "images")
-            register_coco_instances(f"bccd_{split}", {}, str(annotations), images)
 
 
 def _load(root: Path, name: str, annotations: Path, images: Path) -> list[dict]:

@@ -244,7 +244,6 @@ def test_images_of_crowds_alone_are_tested(crowds, tmp_path, monkeypatch):
         ("cityscapes_fine_sem_seg_val", "CityscapesSemSeg"),
         ("cityscapes_fine_panoptic_val", "COCOPanoptic CityscapesSemSeg CityscapesInstance"),
         ("shapes_val", "COCO"),
-        ("bccd_test", "COCO"),
     ],
 )
 def test_a_dataset_is_evaluated_as_by_detectron2s_own_tools(name, kinds):

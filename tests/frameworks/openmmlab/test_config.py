@@ -1,5 +1,7 @@
 """Reading MMEngine's configs, also as bases, and models that run on images in memory."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +25,9 @@ from ilm_plugins.frameworks.openmmlab.config_files import load_config
 from ilm_plugins.frameworks.run_options import ProcessOptions, RunOptions
 from ilm_plugins.frameworks.run_record import RunRecord
 
-RESNET20 = "ilm_plugins://mmpretrain/en/resnet20_cifar10.py"
+REPRODUCTION = Path(__file__).parents[3] / "reproduction" / "configs"
+RESNET20 = str(REPRODUCTION / "mmpretrain/en/resnet20_cifar10.py")
+DUSK = str(REPRODUCTION / "mmseg/camvid_daylight/dusk.py")
 MASK_RCNN = "ilm_plugins://mmdet/shapes/mask-rcnn_r18_fpn_gn_shapes_ilmgn.py"
 IMAGES = [np.random.default_rng(i).integers(256, size=(32, 32, 3), dtype=np.uint8) for i in (0, 1)]
 
@@ -169,13 +173,13 @@ def test_a_segmenter_without_an_augmented_test_is_refused(root):
         training.augment_test(cfg)
 
 
-def test_a_test_set_of_several_parts_prepares_images(root):
-    found = open_config(str(root / "configs/mmseg/camvid_daylight/dusk.py")).inference()
+def test_a_test_set_of_several_parts_prepares_images():
+    found = open_config(DUSK).inference()
     assert found.preprocessing == "the config's test pipeline, PackSegInputs"
 
 
-def test_every_part_of_a_test_set_is_augmented(root):
-    cfg = open_config(str(root / "configs/mmseg/camvid_daylight/dusk.py")).config
+def test_every_part_of_a_test_set_is_augmented():
+    cfg = open_config(DUSK).config
     cfg.tta_pipeline = [{"type": "LoadImageFromFile"}]
     training.augment_test(cfg)
     parts = cfg.test_dataloader.dataset.datasets

@@ -1,5 +1,5 @@
 # EN, not synchronized between GPUs, on a backbone trained on ImageNet: copy the last checkpoint of
-# "python -m ilm_plugins reproduce run en-6 backbone/EN" to the path below, or train from
+# "python -m reproduction run en-6 backbone/EN" to the path below, or train from
 # scratch: model.backbone.init_cfg=None. The momentum is SN's; the paper gives none.
 pretrained = "checkpoints/resnet50_imagenet_8xb32_en.pth"
 norm_cfg = dict(type="EN", momentum=0.003, requires_grad=True)

@@ -1,5 +1,5 @@
 # GN with 32 groups, on a backbone trained on ImageNet: copy the last checkpoint of
-# "python -m ilm_plugins reproduce run en-6 backbone/GN" to the path below, or train from
+# "python -m reproduction run en-6 backbone/GN" to the path below, or train from
 # scratch: model.backbone.init_cfg=None.
 pretrained = "checkpoints/resnet50_imagenet_8xb32_gn.pth"
 norm_cfg = dict(type="GN", num_groups=32, requires_grad=True)

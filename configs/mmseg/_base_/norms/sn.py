@@ -1,5 +1,5 @@
 # SN, not synchronized between GPUs, on a backbone trained on ImageNet: copy the last checkpoint of
-# "python -m ilm_plugins reproduce run en-6 backbone/SN" to the path below, or train from
+# "python -m reproduction run en-6 backbone/SN" to the path below, or train from
 # scratch: model.backbone.init_cfg=None. The momentum is SwitchNorm_Segmentation's, .997.
 pretrained = "checkpoints/resnet50_imagenet_8xb32_sn.pth"
 norm_cfg = dict(type="SN", momentum=0.003, requires_grad=True)

@@ -1,5 +1,5 @@
 # Synchronized BN, on a backbone trained on ImageNet: copy the last checkpoint of
-# "python -m ilm_plugins reproduce run en-6 backbone/SyncBN" to the path below, or train from
+# "python -m reproduction run en-6 backbone/SyncBN" to the path below, or train from
 # scratch: model.backbone.init_cfg=None. The paper says only of SN's and EN's backbones how they
 # are pretrained, so that this one is trained as they are.
 # torchvision's weights, another recipe's: model.backbone.init_cfg.checkpoint=torchvision://resnet50
