@@ -179,7 +179,13 @@ def parts(output: Path, rehearse: bool, images: int = IMAGES) -> Iterator[Part]:
     for tool in ("memcheck", "racecheck") if sanitizer else ():
         yield Part(tool, (sanitizer, "--tool", tool, python, "-c", PASSES, device))
     config = "shapes_ilmin_in" if rehearse else "facades_ilmin_in"
-    train = ("tools/train_pix2pix_as_graph.py", f"configs/pix2pix/{config}.py", "--epochs", "2")
+    train = (
+        "-m",
+        "reproduction.train_pix2pix_as_graph",
+        f"configs/pix2pix/{config}.py",
+        "--epochs",
+        "2",
+    )
     words = ("--device", device, "--data", str(output / "noise"), "--output", str(output))
     yield Part("facades, 400 steps on noise", (python, *train, *words))
 

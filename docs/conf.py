@@ -50,7 +50,7 @@ FILE = """```{{include}} ../{}
 FILES = {
     "changelog": ("CHANGELOG.md", "docs/"),
     "contributing": ("CONTRIBUTING.md", "docs/"),
-    "results": ("reports/README.md", "../docs/"),
+    "results": ("reproduction/results.md", "../docs/"),
     "measuring": ("benchmarks/README.md", "../docs/"),
     "configs": ("configs/README.md", "../docs/"),
 }

@@ -1,6 +1,6 @@
-"""Made-up results, as those below reports/."""
+"""Made-up results, as those in reproduction/records/."""
 
-from pages.results import OWN_TEST, Results, Run
+from reproduction.pages.results import OWN_TEST, Results, Run
 
 
 def run(results: Results, comparison, norm, seed, values, test=OWN_TEST, **options) -> Results:

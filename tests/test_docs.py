@@ -5,10 +5,10 @@ import doctest
 import json
 import os
 import re
-import runpy
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,11 +23,13 @@ from ilm_plugins import NORMS, ILMGroupNorm
 from ilm_plugins.cli import parsers
 from ilm_plugins.experiments.data.shapes import write_shapes
 from ilm_plugins.layers.base import AdaptiveNorm
+from reproduction.parsers import parse
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 TUTORIAL = ROOT / "docs" / "tutorial.md"
-PAGES = sorted(p for name in ("*.md", "*/README.md", "docs/**/*.md") for p in ROOT.glob(name))
+PATTERNS = "*.md", "*/README.md", "reproduction/results.md", "docs/**/*.md"
+PAGES = sorted(path for pattern in PATTERNS for path in ROOT.glob(pattern))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -61,18 +63,18 @@ def test_the_site_builds_without_warnings_and_its_sources_lead_back_to_the_api(t
 
 
 def test_pages_have_the_files_and_records_that_they_show():
-    for page, text in runpy.run_path(str(ROOT / "tools" / "write_pages.py"))[
-        "documented"
-    ]().items():
+    from reproduction.write_pages import documented
+
+    for page, text in documented().items():
         shown = page.read_text("utf-8")
-        assert shown == text, f"{page.relative_to(ROOT)}: run python tools/write_pages.py"
+        assert shown == text, f"{page.relative_to(ROOT)}: run python -m reproduction.write_pages"
 
 
 def test_the_sample_of_a_comparison_is_what_compare_writes_of_its_records():
     pytest.importorskip("scipy", reason="needs the extra ilm_plugins[compare]")
     from ilm_plugins.experiments.compare.report import markdown
     from ilm_plugins.experiments.compare.results import OWN_TEST, Results, Value
-    from pages.results import by_seed, load
+    from reproduction.pages.results import by_seed, load
 
     values = [
         Value(norm, seed, OWN_TEST, "bbox/AP", value)
@@ -220,7 +222,7 @@ each_command = pytest.mark.parametrize("page, command", list(commands()))
 @each_command
 def test_files_in_commands_exist(page, command):
     for word in shlex.split(command):
-        if re.match(r"(configs|tools)/", word):
+        if re.match(r"(configs|reproduction|tools)/", word):
             assert list(ROOT.glob(word)), f"{page}: {word} is not there"
 
 
@@ -238,6 +240,9 @@ def test_commands_of_the_package_are_parsed(page, command):
     if command.startswith("python -m ilm_plugins "):
         name, *options = shlex.split(command)[3:]
         getattr(parsers, name.replace("-", "_"))(options)
+    if command.startswith("python -m reproduction "):
+        with suppress(SystemExit):  # of --help
+            parse(shlex.split(command)[3:])
 
 
 SRUN = """#!/bin/bash

@@ -14,7 +14,8 @@ import pytest
 from PIL import ImageFont
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(p for name in ("*.md", "*/README.md", "docs/**/*.md") for p in ROOT.glob(name))
+PATTERNS = "*.md", "*/README.md", "reproduction/results.md", "docs/**/*.md"
+PAGES = sorted(path for pattern in PATTERNS for path in ROOT.glob(pattern))
 DIAGRAMS = sorted((ROOT / "docs" / "figures").glob("*.svg"))
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 CODE = re.compile(r"<(pre|code)\b.*?</\1>", re.DOTALL)

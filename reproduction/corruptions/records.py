@@ -1,4 +1,4 @@
-"""Rows of CSV files as those in ``reports/``, whose columns ``tools/pages/results.py`` explains."""
+"""Rows of CSV files as those in ``records/``, whose columns ``pages/results.py`` explains."""
 
 import csv
 from collections.abc import Iterable, Mapping

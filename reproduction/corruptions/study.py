@@ -1,4 +1,4 @@
-"""The runs of the plans in reports/README.md on corrupted images, and what each run's line does.
+"""The runs of the plans in results.md on corrupted images, and what each run's line does.
 
 A line trains one model or a few, tests them and writes a CSV file to ``output/records``. All paths
 are relative to the checkout in which it runs.
@@ -21,7 +21,7 @@ from .records import OWN_TEST
 OUTPUT = Path("output/corruptions")
 RECORDS = Path("output/records")
 #: The committed rows; their runs are not repeated.
-COMMITTED = Path("reports/corruptions.csv")
+COMMITTED = Path("reproduction/records/corruptions.csv")
 JPEG = ", on re-encoded JPEG"
 RATE_SEED = 100
 #: No rate beyond these is tried.

@@ -8,7 +8,7 @@ import yaml
 import ilm_plugins
 from ilm_plugins import configs
 from ilm_plugins.errors import UserError
-from pages import metafile
+from reproduction.pages import metafile
 from reproduction.papers import published
 
 ILMGN = "mask_rcnn_R_50_FPN_batch2_ilmgn.yaml"
@@ -52,7 +52,7 @@ def test_openmmlabs_tools_get_each_model_by_a_name_of_its_own(listed):
 
 
 def test_openmmlabs_tools_list_the_papers_configs(listed):
-    """tests/test_docs.py compares the file with what tools/write_pages.py writes."""
+    """tests/test_docs.py compares the file with what reproduction.write_pages writes."""
     collections = {one["Name"]: one["Paper"] for one in listed["Collections"]}
     for model, cell in zip(listed["Models"], metafile.models(), strict=True):
         (result,), paper = (

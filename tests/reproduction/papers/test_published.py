@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ilm_plugins.errors import UserError
-from pages.results import load
 from reproduction.__main__ import main
+from reproduction.pages.results import load
 from reproduction.papers import computed, published
 
 ROOT = Path(__file__).parents[3]

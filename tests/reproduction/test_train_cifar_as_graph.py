@@ -1,4 +1,4 @@
-"""tools/train_cifar_as_graph.py, on the CPU: the same steps, without a graph."""
+"""CIFAR as a CUDA graph, on the CPU: the same steps, without a graph."""
 
 import importlib.util
 import io
@@ -16,7 +16,7 @@ pytest.importorskip("torchvision", reason="needs torchvision")
 
 @pytest.fixture
 def tool(root, monkeypatch):
-    path = root / "tools" / "train_cifar_as_graph.py"
+    path = root / "reproduction" / "train_cifar_as_graph.py"
     spec = importlib.util.spec_from_file_location("train_cifar_as_graph", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

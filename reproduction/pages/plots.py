@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from ilm_plugins.experiments.reports import style
 from ilm_plugins.experiments.reports.interval import Difference
 from ilm_plugins.experiments.reports.style import OKABE_ITO, styled
-from reproduction.papers import published
-from reproduction.papers.published import Table
 
+from ..papers import published
+from ..papers.published import Table
 from . import folds, papers
 from .results import Results, curves
 

@@ -1,4 +1,4 @@
-"""Download the data of docs/evidence.md: python tools/study_data.py {bccd,camvid} FOLDER."""
+"""Download the data of docs/evidence.md: python -m reproduction.study_data {bccd,camvid} FOLDER."""
 
 import argparse
 import json

@@ -1,6 +1,6 @@
 """Train pix2pix with several configs at once, a step of all of them as one CUDA graph.
 
-Run it as: python tools/train_pix2pix_as_graph.py CONFIG... --data FOLDER --output FOLDER
+Run it as: python -m reproduction.train_pix2pix_as_graph CONFIG... --data FOLDER --output FOLDER
 
 Each config trains by its own ``train_step``, on the same images in the same order; pairs are read
 once, and cropped on the device. Configs are branches of the graph, so that their small kernels

@@ -1,6 +1,6 @@
-"""Write files and tables into the documentation's pages: python tools/write_pages.py.
+"""Write files and tables into the documentation's pages: python -m reproduction.write_pages.
 
-The results are the CSV files in ``reports/``. A page keeps its text; only the lines between a
+The results are the CSV files in ``records/``. A page keeps its text; only the lines between a
 marker and ``<!-- end -->`` are written again:
 
     <!-- file: PATH -->         a file, as a block of code
@@ -24,7 +24,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from pages import (
+from .pages import (
     batches,
     comparisons,
     corruptions,
@@ -39,11 +39,11 @@ from pages import (
     results,
     study,
 )
-from pages.results import ROOT, Results
-from reproduction.papers import published
+from .pages.results import ROOT, Results
+from .papers import published
 
 PAPERS = ("ilm", "assoc", "en")
-PAGES = sorted([ROOT / "README.md", ROOT / "reports" / "README.md", *ROOT.glob("docs/**/*.md")])
+PAGES = [ROOT / "README.md", ROOT / "reproduction" / "results.md", *ROOT.glob("docs/**/*.md")]
 FIGURES = ROOT / "docs" / "figures"
 METAFILE = ROOT / "configs" / "metafile.yml"
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".sh": "sh"}

@@ -3,8 +3,8 @@
 import pytest
 
 from committed import run
-from pages import study
-from pages.questions import questions
+from reproduction.pages import study
+from reproduction.pages.questions import questions
 from reproduction.papers import published
 
 

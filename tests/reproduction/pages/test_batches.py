@@ -2,7 +2,7 @@
 
 import scipy.stats
 
-from pages.batches import markdown
+from reproduction.pages.batches import markdown
 
 BN, EN = {0: 50.0, 1: 52.0, 2: 51.0}, {0: 51.0, 1: 52.5, 2: 53.0}
 

@@ -12,9 +12,9 @@ from ilm_plugins.experiments.compare.results import OWN_TEST
 from ilm_plugins.experiments.reports.interval import Difference, interval, paired, spread
 from ilm_plugins.experiments.reports.table import markdown, of_dicts
 from ilm_plugins.frameworks.config import AS_IS
-from reproduction.papers import published
-from reproduction.papers.published import Cell, Measure, Table
 
+from ..papers import published
+from ..papers.published import Cell, Measure, Table
 from .results import Results, Run
 
 #: Columns that stand above the table if they are the same for all runs.

@@ -1,4 +1,4 @@
-"""Answers to the questions of reports/README.md, from the committed runs of its comparisons.
+"""Answers to the questions of reproduction/results.md, from the committed runs of its comparisons.
 
 ``questions.json`` has the questions as they were stated before the runs.
 """

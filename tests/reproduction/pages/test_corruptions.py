@@ -4,8 +4,8 @@ import pytest
 import scipy.stats
 
 from committed import run
-from pages import corruptions
-from pages.comparisons import rates
+from reproduction.pages import corruptions
+from reproduction.pages.comparisons import rates
 
 GAINS = {"BN": 0, "EN": 2, "SN": 1, "BN-AugMix": 1.5, "EN-AugMix": 3, "BN-standardized": 0.5}
 
@@ -85,7 +85,7 @@ def test_the_kinds_have_bn_with_statistics_of_test_images_beside_the_arms():
 
 def test_the_corruptions_are_those_that_models_are_tested_on():
     pytest.importorskip("cv2", reason="needs OpenCV: make install-openmmlab")
-    from reproduction.corruptions import CORRUPTIONS
+    from reproduction.corruptions.corruptions import CORRUPTIONS
 
     assert [*corruptions.CORRUPTIONS] == [*CORRUPTIONS]
 

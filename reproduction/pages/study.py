@@ -7,9 +7,9 @@ from itertools import chain
 from ilm_plugins.experiments.compare.plan import shown
 from ilm_plugins.experiments.reports.interval import ALPHA, Difference, signed
 from ilm_plugins.experiments.reports.table import of_dicts
-from reproduction.papers import published
-from reproduction.papers.published import Table
 
+from ..papers import published
+from ..papers.published import Table
 from . import papers, questions
 from .comparisons import corrected, tested
 from .results import Results

@@ -4,8 +4,8 @@ import pytest
 
 from committed import run
 from ilm_plugins.experiments.reports.interval import Difference
-from pages import papers, plots
-from pages.results import Run, load
+from reproduction.pages import papers, plots
+from reproduction.pages.results import Run, load
 from reproduction.papers import published
 
 WHERE = {"commit": "0123456789ab", "processor": "CPU, Xeon", "seconds": 3600.0}

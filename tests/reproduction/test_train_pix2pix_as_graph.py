@@ -1,4 +1,4 @@
-"""tools/train_pix2pix_as_graph.py, on the CPU: the same steps, without a graph."""
+"""Pix2pix as a CUDA graph, on the CPU: the same steps, without a graph."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from ilm_plugins.pix2pix.pairs import jitter
 
 @pytest.fixture(scope="module")
 def tool(root):
-    return runpy.run_path(str(root / "tools" / "train_pix2pix_as_graph.py"))
+    return runpy.run_path(str(root / "reproduction" / "train_pix2pix_as_graph.py"))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_each_config_has_its_losses_and_metrics(tool, folder, tmp_path, root, mo
     for norm, options in {"IN": "", "ILMIN": ", key_group_size=1"}.items():
         config = tmp_path / f"{norm}.py"
         config.write_text(f"""
-_base_ = {str(root / "configs" / "pix2pix" / "study" / "facades128.py")!r}
+_base_ = {str(root / "reproduction" / "configs" / "pix2pix" / "facades128.py")!r}
 train_dataloader = dict(dataset=dict(images=(0, 3), size=32, load_size=36))
 test_dataloader = dict(dataset=dict(images=(3, 4), size=32, mean_of=dict(images=(0, 3))))
 cfg = dict(_delete_=True, type={norm!r}{options})

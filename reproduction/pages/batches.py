@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from ilm_plugins.experiments.reports.interval import interval, paired, spread
 from ilm_plugins.experiments.reports.table import of_dicts
-from reproduction.papers import published
 
+from ..papers import published
 from . import papers
 from .results import Results, by_seed, by_setting
 

@@ -1,11 +1,11 @@
-"""Answers to the questions of reports/README.md, from made-up records."""
+"""Answers to the questions of reproduction/results.md, from made-up records."""
 
 import pytest
 import scipy.stats
 
 from committed import run
-from pages import daylight
-from pages.questions import markdown, questions
+from reproduction.pages import daylight
+from reproduction.pages.questions import markdown, questions
 
 VALUES = {
     "BN": [40.0, 41.0, 42.5],
@@ -66,7 +66,7 @@ def test_the_means_are_of_the_seeds_that_both_norms_have(results):
 
 def test_the_questions_are_those_of_the_page(root):
     """Every task of the table of questions has its pairs in the file."""
-    text = (root / "reports" / "README.md").read_text(encoding="utf-8")
+    text = (root / "reproduction" / "results.md").read_text(encoding="utf-8")
     stated = {"day": 3, "dusk": 3, "dark": 1, "converted": 4, "one image": 2}
     assert all(f"\n| {name} |" in text for name in stated)
     assert sum(len(question["pairs"]) for question in questions()) == sum(stated.values())

@@ -1,6 +1,6 @@
 """Train ResNet-50 on CIFAR-10 with several norms, each step as one CUDA graph in bfloat16.
 
-Run it as: python tools/train_cifar_as_graph.py NORM... --data FOLDER --output FOLDER
+Run it as: python -m reproduction.train_cifar_as_graph NORM... --data FOLDER --output FOLDER
 
 A short version of Table 1 of the ILM Norm paper, not its recipe: see NOTE. Batch, learning rate,
 its steps at the same fractions, momentum and weight decay are the paper's. FOLDER has train.npz and

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("seaborn", reason="draws by seaborn")
 
-import paper_figures
+from reproduction import paper_figures
 
 
 @pytest.fixture

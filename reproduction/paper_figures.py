@@ -1,6 +1,6 @@
 """Draw EN's Figures 1a and 4 to 8 from tables of ``python -m reproduction analyze ratios``.
 
-Run it as: python tools/paper_figures.py OUTPUT.png ratios_by_image.csv ...
+Run it as: python -m reproduction.paper_figures OUTPUT.png ratios_by_image.csv ...
 
 Of one table: the mean ratios by layer (Fig. 4), and the images by their ratios in all layers, by
 t-SNE (Fig. 8). Of several, one for each checkpoint in the order of the training: the mean ratios by

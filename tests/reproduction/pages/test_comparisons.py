@@ -11,7 +11,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from ilm_plugins.experiments.reports.interval import Difference, paired
-from pages.comparisons import holm, not_excluded
+from reproduction.pages.comparisons import holm, not_excluded
 
 
 def difference(p):

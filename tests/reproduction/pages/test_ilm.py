@@ -4,8 +4,8 @@ from collections import defaultdict
 
 import pytest
 
-from pages import ilm
-from pages.results import Run
+from reproduction.pages import ilm
+from reproduction.pages.results import Run
 
 
 def results(seeds, without=()):

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from reproduction.papers import published
-from reproduction.papers.published import Cell
+from ..papers import published
+from ..papers.published import Cell
 
 #: Framework -> what its models do, in the words of OpenMMLab's Model Index.
 TASKS = {

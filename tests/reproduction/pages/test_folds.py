@@ -4,8 +4,8 @@ import pytest
 import scipy.stats
 
 from committed import run
-from pages import folds
-from pages.daylight import REESTIMATED, TESTS
+from reproduction.pages import folds
+from reproduction.pages.daylight import REESTIMATED, TESTS
 
 BN = [38.0, 39.0, 40.5]
 EN = [40.0, 42.5, 42.0]

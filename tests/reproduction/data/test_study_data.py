@@ -1,4 +1,4 @@
-"""tools/study_data.py: what it writes from clones of the data's repositories."""
+"""The study's data: what it writes from clones of the data's repositories."""
 
 import json
 import os
@@ -15,7 +15,7 @@ VOC = f"""<annotation><size><width>8</width><height>6</height></size>
 
 def written(root, tmp_path, name):
     """The folder that the tool writes from the clone of a data set's repository."""
-    command = [sys.executable, root / "tools" / "study_data.py", name, tmp_path / name]
+    command = [sys.executable, root / "reproduction" / "study_data.py", name, tmp_path / name]
     subprocess.run([*command, "--source", tmp_path / "clone"], check=True)
     return tmp_path / name
 
@@ -49,7 +49,7 @@ def test_camvid_is_written_at_half_its_size(root, tmp_path):
 
 
 def test_without_a_network_one_line_says_what_to_do(root, tmp_path):
-    command = [sys.executable, root / "tools" / "study_data.py", "bccd", tmp_path / "bccd"]
+    command = [sys.executable, root / "reproduction" / "study_data.py", "bccd", tmp_path / "bccd"]
     env = os.environ | {"GIT_ALLOW_PROTOCOL": "none"}
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     (line,) = done.stderr.splitlines()
@@ -60,7 +60,12 @@ def test_without_a_network_one_line_says_what_to_do(root, tmp_path):
 
 
 def test_a_source_without_images_is_refused(root, tmp_path):
-    command = [sys.executable, root / "tools" / "study_data.py", "camvid", tmp_path / "camvid"]
+    command = [
+        sys.executable,
+        root / "reproduction" / "study_data.py",
+        "camvid",
+        tmp_path / "camvid",
+    ]
     done = subprocess.run([*command, "--source", tmp_path], capture_output=True, text=True)
     assert done.returncode == 2
     assert "has no folder CamVid; give a clone of https://" in done.stderr

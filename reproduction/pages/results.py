@@ -1,4 +1,4 @@
-"""The committed results: CSV files below ``reports/``, a line for each value of a run by a test.
+"""The committed results: CSV files of ``records/``, a line for each value of a run by a test.
 
 comparison   as the pages call it, such as daylight or the papers' table en-5
 norm         the norm, or the row of a paper's table
@@ -22,7 +22,7 @@ from pathlib import Path
 from ilm_plugins.experiments.compare.results import OWN_TEST
 
 ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "reports"
+FOLDER = ROOT / "reproduction" / "records"
 #: A run that may stand beside the paper's figure.
 FULL = "full recipe", "computed"
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from ilm_plugins import NORMS
-from pages.options import first_sentence
+from reproduction.pages.options import first_sentence
 
 
 @pytest.fixture
