@@ -8,6 +8,8 @@ from .exemplar import ExemplarNorm as ExemplarNorm
 from .ilm import ILMGroupNorm as ILMGroupNorm
 from .ilm import ILMInstanceNorm as ILMInstanceNorm
 from .ilm import ILMLayerNorm as ILMLayerNorm
+from .projection import Projection as Projection
+from .projection import project as project
 from .registry import NORMS as NORMS
 from .registry import norm_key as norm_key
 from .registry import parse_call as parse_call

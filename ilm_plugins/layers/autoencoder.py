@@ -32,10 +32,10 @@ class AutoencoderNorm(AdaptiveNorm):
         num_groups: groups of the standardization.
         hidden: M, the number of values that the encoder returns; None is ``max(2, N // 16)``, which
             gives the papers' parameter counts.
-        init: "default" (as nn.Linear, and as in the authors' code), "normal" (as the papers say)
-            or "identity": the layer starts as exactly the norm that it replaces, whichever weight
-            and bias are loaded. Decoders are then zero, and ``omega_offset`` is 1/2. This exists
-            for the papers' equations, not for the variants of their tables.
+        init: "default" (as nn.Linear, and as in the authors' code) or "identity": the layer starts
+            as exactly the norm that it replaces, whichever weight and bias are loaded. Decoders are
+            then zero, and ``omega_offset`` is 1/2. This exists for the papers' equations, not for
+            the variants of their tables.
     """
 
     network = Autoencoder
@@ -60,7 +60,7 @@ class AutoencoderNorm(AdaptiveNorm):
         dtype: torch.dtype | None = None,
     ) -> None:
         name = type(self).__name__
-        check_choice(name, "init", init, ("default", "normal", "identity"))
+        check_choice(name, "init", init, ("default", "identity"))
         if hidden is None:
             hidden = max(2, num_key_groups // 16)
         hidden, eps = check_positive(name, "hidden", hidden), check_eps(name, eps)
@@ -80,10 +80,9 @@ class AutoencoderNorm(AdaptiveNorm):
         # The largest groups that divide both the key groups and the groups of the GN.
         self.moment_groups = math.lcm(num_groups, num_key_groups)
 
-        encoder = "normal" if init == "normal" else "default"
-        decoder = "zeros" if init == "identity" else encoder
+        decoder = "zeros" if init == "identity" else "default"
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.encode = Projection(num_key_groups, hidden, init=encoder, **factory)
+        self.encode = Projection(num_key_groups, hidden, **factory)
         self.decode_mean = Projection(hidden, num_key_groups, init=decoder, **factory)
         self.decode_var = Projection(hidden, num_key_groups, init=decoder, **factory)
         # Zero decoders leave sigmoid(0) in omega.

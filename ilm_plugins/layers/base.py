@@ -13,7 +13,6 @@ from ..errors import OptionError
 from ..ops import Activation, Network, SharedBatch, adaptive_norm
 from ..ops.engine import operators
 from ..ops.engine.activation import FUNCTIONS
-from ..ops.engine.network import BATCH
 from ..ops.engine.reference import Rescale
 from .children import TensorNames, tensors_of
 from .options import check_known, parameters_of
@@ -23,8 +22,8 @@ INITIALIZERS = {"mmengine.model.weight_init", "mmcv.cnn.utils.weight_init"}
 #: Methods that a subclass may replace without other equations.
 BESIDE_EQUATIONS = {"reset_parameters", "normalize"}
 
-#: Cached attributes, which are removed when any other attribute is set.
-KEPT = "_kept_plans", "_kept_names"
+#: The attribute with the plans that a layer keeps until any other attribute is set.
+KEPT = "_kept_plans"
 
 
 class AdaptiveNorm(nn.GroupNorm):
@@ -65,10 +64,8 @@ class AdaptiveNorm(nn.GroupNorm):
     #: ``reset_parameters``, because its equations differ, unless it sets ``network`` again.
     network: ClassVar[Any] = None
     _replaces_equations: ClassVar[bool] = False
-    #: A method only for Dynamo, see there.
+    #: For compiled models; a method, because Dynamo passes no module to a function.
     find_operator = operators.find_operator
-    #: Names of tensors that a layer of some options lacks.
-    optional_tensors: frozenset[str] = frozenset()
     #: Options that must divide the number of channels -> the paper's number, "auto"'s largest.
     fits_width: Mapping[str, int] = {"num_groups": 32}
     #: Whether :func:`freeze` has frozen the layer.
@@ -110,25 +107,14 @@ class AdaptiveNorm(nn.GroupNorm):
         return tensors_of(self, self._tensor_names())
 
     def _tensor_names(self) -> TensorNames:
-        """Return (child or "", name) of each tensor but BN's statistics; None for an absent one."""
-        kept = self.__dict__.get("_kept_names")
-        if kept is None:
-            if self.network is None:
-                name = type(self).__name__
-                raise NotImplementedError(
-                    f"{name} has no network, so it must define rescale_tensors"
-                )
-            names = [name for name in self.network.tensors if name not in BATCH]
-            pairs = (n.rpartition(".")[::2] if self._has(n) else None for n in names)
-            kept = self.__dict__["_kept_names"] = tuple(pairs)
-        return kept
+        """Return (child or "", name) of each tensor of the network but BN's statistics."""
+        if self.network is None:
+            name = type(self).__name__
+            raise NotImplementedError(f"{name} has no network, so it must define rescale_tensors")
+        return self.network.places
 
-    # As ``find_operator``: Dynamo neither traces it nor guards on what it keeps.
+    # As ``find_operator``: Dynamo neither traces it nor guards on what it returns.
     _tensor_names._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-    def _has(self, name: str) -> bool:
-        child = name.rpartition(".")[0]
-        return name not in self.optional_tensors or child in self._modules
 
     @property
     def has_papers_form(self) -> bool:
@@ -243,28 +229,24 @@ class AdaptiveNorm(nn.GroupNorm):
     def kept_plans(self) -> dict:
         """Return the plans of kernels that the layer keeps, until one of its attributes is set."""
         # Among the attributes, but never in a copy or a pickle, whose layer may change.
-        plans = self.__dict__.get("_kept_plans")
+        plans = self.__dict__.get(KEPT)
         if plans is None:
-            plans = self.__dict__["_kept_plans"] = {}
+            plans = self.__dict__[KEPT] = {}
         return plans
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "fused_activation":
             check_activation(type(self).__name__, value)
         super().__setattr__(name, value)
-        self._forget()
+        self.__dict__.pop(KEPT, None)
 
     def __delattr__(self, name: str) -> None:
         super().__delattr__(name)
-        self._forget()
-
-    def _forget(self) -> None:
-        for name in KEPT:
-            self.__dict__.pop(name, None)
+        self.__dict__.pop(KEPT, None)
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        return {name: value for name, value in state.items() if name not in KEPT}
+        return {name: value for name, value in state.items() if name != KEPT}
 
     def unused_options(self) -> list[str]:
         """Return options that have no effect beside the layer's others."""

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-#: A child's name, or "", and a tensor's; None for a tensor that a layer lacks.
-TensorNames = Sequence[tuple[str, str] | None]
+#: A child's name, or "", and a tensor's.
+TensorNames = Sequence[tuple[str, str]]
 
 
 class Child(nn.Module):
@@ -22,18 +22,14 @@ class Child(nn.Module):
         return weight, bias
 
 
-def tensors_of(layer: Any, names: TensorNames) -> tuple[Tensor | None, ...]:
-    """Return the tensors of a layer by their names; None where a name is None."""
+def tensors_of(layer: Any, names: TensorNames) -> tuple[Tensor, ...]:
+    """Return the tensors of a layer by their names."""
     # A child is called only if it must fetch its tensors: it has hooks (of FSDP or pruning), it is
     # a wrapper without the parameters, or its weight is on the meta device (accelerate's
     # offloading). A call takes a microsecond, getattr half of one.
     own, buffers, children = layer._parameters, layer._buffers, layer._modules
-    tensors: list[Tensor | None] = []
-    for full_name in names:
-        if full_name is None:
-            tensors.append(None)
-            continue
-        child, name = full_name
+    tensors: list[Tensor] = []
+    for child, name in names:
         if child:
             module = children[child]
             tensor = module._parameters.get(name)
@@ -49,23 +45,20 @@ def tensors_of(layer: Any, names: TensorNames) -> tuple[Tensor | None, ...]:
     return tuple(tensors)
 
 
-def _fetched(layer: Any, names: TensorNames) -> tuple[Tensor | None, ...]:
+def _fetched(layer: Any, names: TensorNames) -> tuple[Tensor, ...]:
     """Return what :func:`tensors_of` does; each child is called once."""
-    called = {c: layer._modules[c]() for c, _ in filter(None, names) if c}
+    called = {child: layer._modules[child]() for child, _ in names if child}
     children = {c: dict(zip(("weight", "bias"), both, strict=True)) for c, both in called.items()}
-    tensors: list[Tensor | None] = []
-    for full_name in names:
-        tensor = None
-        if full_name is not None:
-            child, name = full_name
-            # getattr where it is parametrized, for example
-            tensor = children[child][name] if child else getattr(layer, name)
-            if tensor is None:  # a kernel would read it from the address 0
-                neutral = 0.0 if child else layer.initial_values.get(name, 0.0)
-                shown = ".".join(filter(None, full_name))
-                raise RuntimeError(
-                    f"{type(layer).__name__}: {shown} is None, expected a tensor; to "
-                    f"do without it, keep it at {neutral:g}, with requires_grad=False"
-                )
+    tensors: list[Tensor] = []
+    for child, name in names:
+        # getattr where it is parametrized, for example
+        tensor = children[child][name] if child else getattr(layer, name)
+        if tensor is None:  # a kernel would read it from the address 0
+            neutral = 0.0 if child else layer.initial_values.get(name, 0.0)
+            shown = f"{child}.{name}" if child else name
+            raise RuntimeError(
+                f"{type(layer).__name__}: {shown} is None, expected a tensor; to do without it, "
+                f"keep it at {neutral:g}, with requires_grad=False"
+            )
         tensors.append(tensor)
     return tuple(tensors)

@@ -8,12 +8,8 @@ from torch import Tensor, distributed, nn
 
 from ..ops import Exemplar, cast, moments
 from .mixture import MixtureNorm, weighted_sum
-from .options import check_choice, check_positive, fit_width
-from .projection import ACTIVATIONS, Projection, project
-
-#: Values of the options ``ratio_net`` and ``activation``.
-RATIO_NETS = "conv", "no_conv", "mlp"
-RATIO_ACTIVATIONS = "tanh", "relu"
+from .options import check_positive, fit_width
+from .projection import Projection, project
 
 
 class ExemplarNorm(MixtureNorm, nn.GroupNorm):
@@ -49,27 +45,20 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
     (pi*K, K*K) and ``expand.bias``; ``ratio.weight`` (K, pi*K) and ``ratio.bias``: 2KC + C + 1953
     in all for K = 3, pi = 50 (Table 1, where the last is Psi(3)). ``ratio`` starts at zero, hence
     the ratios at 1/K. The paper initializes all parameters of the ratios with zero, but then only
-    ``ratio.bias`` would ever get a gradient, and all samples would have the same ratios. With
-    ``ratio_net="mlp"`` ``expand.weight`` is (C/r, C) and ``ratio.weight`` (K, C/r); "mlp" and
-    "no_conv" have no ``reduce``. Buffer, beside the mixtures': ``num_batches_tracked``.
+    ``ratio.bias`` would ever get a gradient, and all samples would have the same ratios. Buffer,
+    beside the mixtures': ``num_batches_tracked``.
 
     Args:
         reduction: r, how many channels the network of the ratios reduces to one (Table 8): 32 for
             ResNet-50, 16 for BN-Inception, 8 for ShuffleNetV2 x0.5; by default 32, or less where 32
-            does not divide C; unused by "no_conv".
-        expansion: pi; the first linear map of that network returns pi*K values (Table 7); unused by
-            "mlp".
-        ratio_net: "conv"; or, of Table 9, "no_conv" (b: correlates the normalized means themselves)
-            or "mlp" (a: C -> C/r -> K on the spatial means).
-        activation: "tanh" or "relu" (Table 9, c) between the two linear maps.
-        shared_affine: one weight and bias (C) for all normalizers (Table 9, d).
+            does not divide C.
+        expansion: pi; the first linear map of that network returns pi*K values (Table 7).
 
     For the other options, evaluation and freezing see
     :class:`~ilm_plugins.layers.mixture.MixtureNorm`.
     """
 
     network = Exemplar
-    optional_tensors = frozenset({"reduce.weight"})
     fits_width: Mapping[str, int] = {"num_groups": 32, "reduction": 32}
     num_batches_tracked: Tensor | None
     initial_values: Mapping[str, float] = {**MixtureNorm.initial_values, "num_batches_tracked": 0}
@@ -82,23 +71,14 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         *,
         reduction: int | str = "auto",
         expansion: int = 50,
-        ratio_net: str = "conv",
-        activation: str = "tanh",
-        shared_affine: bool = False,
         normalizers: Sequence[str] = ("IN", "LN", "BN"),
         num_groups: int | str = "auto",
         sync: bool | distributed.ProcessGroup = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        name = type(self).__name__
-        check_choice(name, "ratio_net", ratio_net, RATIO_NETS)
-        check_choice(name, "activation", activation, RATIO_ACTIVATIONS)
-        expansion = check_positive(name, "expansion", expansion)
-        if ratio_net != "no_conv" or reduction == "auto":
-            (r,) = fit_width(type(self), num_channels, reduction=reduction)
-        else:
-            r = check_positive(name, "reduction", reduction)
+        (r,) = fit_width(type(self), num_channels, reduction=reduction)
+        expansion = check_positive(type(self).__name__, "expansion", expansion)
         super().__init__(
             num_channels,
             eps,
@@ -109,25 +89,19 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
             device=device,
             dtype=dtype,
         )
+        k, c = len(self.normalizers), num_channels
         self.reduction = r
         self.expansion = expansion
-        self.ratio_net = ratio_net
-        self.activation = activation
-        self.shared_affine = bool(shared_affine)
+        self.hidden = expansion * k
 
-        k, c = len(self.normalizers), num_channels
         factory: dict[str, Any] = {"device": self.weight.device, "dtype": self.weight.dtype}
-        if not shared_affine:
-            self.weight = nn.Parameter(self.weight.detach().repeat(k, 1))
-            self.bias = nn.Parameter(self.bias.detach().repeat(k, 1))
-        if ratio_net == "conv":
-            # A row for each group of r channels, in the shape of nn.Conv1d's weights.
-            self.reduce = Projection(r, c // r, **factory)
-            self.reduce.weight = nn.Parameter(self.reduce.weight.detach().unsqueeze(2))
-        features, hidden = (c, c // r) if ratio_net == "mlp" else (k * k, expansion * k)
-        self.hidden = hidden
-        self.expand = Projection(features, hidden, bias=True, **factory)
-        self.ratio = Projection(hidden, k, bias=True, init="zeros", **factory)
+        self.weight = nn.Parameter(self.weight.detach().repeat(k, 1))
+        self.bias = nn.Parameter(self.bias.detach().repeat(k, 1))
+        # A row for each group of r channels, in the shape of nn.Conv1d's weights.
+        self.reduce = Projection(r, c // r, **factory)
+        self.reduce.weight = nn.Parameter(self.reduce.weight.detach().unsqueeze(2))
+        self.expand = Projection(k * k, self.hidden, bias=True, **factory)
+        self.ratio = Projection(self.hidden, k, bias=True, init="zeros", **factory)
         has_bn = self.running_mean is not None
         tracked = torch.zeros((), dtype=torch.long, device=self.weight.device) if has_bn else None
         self.register_buffer("num_batches_tracked", tracked)
@@ -148,45 +122,36 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         self.check_input(x)
         mean, var = moments(x, self.moment_groups)
         t = self.network.named(*cast(self.rescale_tensors(), mean.dtype))
-        return self._ratios(mean, self._normalize_means(mean, var, t)[1], t)
-
-    @property
-    def has_papers_form(self) -> bool:
-        options = self.ratio_net, self.activation, self.shared_affine
-        return options == ("conv", "tanh", False)
-
-    def unused_options(self) -> list[str]:
-        unused = {"no_conv": ["reduction"], "mlp": ["expansion"]}.get(self.ratio_net, [])
-        return [*super().unused_options(), *unused]
+        return self.predict_ratios(mean, self.normalize_means(mean, var, t)[1], t)
 
     def rescale(self, mean, var, *tensors):
         t = self.network.named(*tensors)
-        one_over_sigma, normalized_means = self._normalize_means(mean, var, t)
-        ratios = self._ratios(mean, normalized_means, t)
-        lambda_gamma = (ratios.unsqueeze(2) * t.weight.view(-1, self.num_channels)).unbind(1)
+        one_over_sigma, normalized_means = self.normalize_means(mean, var, t)
+        ratios = self.predict_ratios(mean, normalized_means, t)
+        lambda_gamma = (ratios.unsqueeze(2) * t.weight).unbind(1)
         sigma_in = (var + self.eps).sqrt()
         scale = sigma_in * weighted_sum(lambda_gamma, one_over_sigma)
-        shift = weighted_sum(lambda_gamma, normalized_means.unbind(1))
-        return scale, shift + t.bias.view(-1, self.num_channels).sum(0)
+        shift = weighted_sum(lambda_gamma, normalized_means.unbind(1)) + t.bias.sum(0)
+        return scale, shift
 
-    def _normalize_means(self, mean, var, t):
+    def normalize_means(self, mean, var, t):
         """Return K tensors 1 / sigma_k, and (mu_IN - mu_k) / sigma_k, (N, K, C)."""
-        moments = self.normalizer_moments(mean, var, t.running_mean, t.running_variance)
-        means, variances = zip(*moments, strict=True)
+        of_normalizers = self.normalizer_moments(mean, var, t.running_mean, t.running_variance)
+        means, variances = zip(*of_normalizers, strict=True)
         one_over_sigma = [(v + self.eps).rsqrt() for v in variances]
         pairs = zip(means, one_over_sigma, strict=True)
         return one_over_sigma, torch.stack([(mean - m) * rstd for m, rstd in pairs], 1)
 
-    def _ratios(self, mean, normalized_means, t):
-        """Return the ratios (N, K) by Section 3.3's network; only "mlp" reads ``mean``."""
-        if self.ratio_net == "mlp":
-            features = mean
-        else:
-            z = normalized_means
-            if t.reduce_weight is not None:  # a grouped convolution with weights (C/r, r, 1)
-                reduce = t.reduce_weight.squeeze(2)
-                # Not unflatten, which ONNX has from opset 13 on.
-                z = (z.reshape(*z.shape[:2], *reduce.shape) * reduce).sum(-1)
-            features = project(z, z.unsqueeze(1)).flatten(1)  # v = z z^T
-        hidden = ACTIVATIONS[self.activation](project(features, t.expand_weight, t.expand_bias))
+    def predict_ratios(self, mean, normalized_means, t):
+        """Return the ratios (N, K) of Section 3.3, from mu_IN (N, C) and what it normalizes to."""
+        features = self.correlate(normalized_means, t).flatten(1)
+        hidden = torch.tanh(project(features, t.expand_weight, t.expand_bias))
         return project(hidden, t.ratio_weight, t.ratio_bias).softmax(1)
+
+    def correlate(self, normalized_means, t):
+        """Return v = z z^T (N, K, K) of the means, reduced by a grouped convolution."""
+        reduce = t.reduce_weight.squeeze(2)
+        # Not unflatten, which ONNX has from opset 13 on.
+        runs = normalized_means.reshape(*normalized_means.shape[:2], *reduce.shape)
+        z = (runs * reduce).sum(-1)
+        return project(z, z.unsqueeze(1))

@@ -19,7 +19,7 @@ from .options import check_choice, check_eps, check_fraction, check_positive, fi
 #: Names of the running variance in a mixture, and in BatchNorm.
 VARIANCE, BN_VARIANCE = "running_variance", "running_var"
 #: Attributes that a copy makes anew.
-NOT_COPIED = {"_compiled_call_impl", *KEPT}
+NOT_COPIED = {"_compiled_call_impl", KEPT}
 #: Initial values of BN's running statistics.
 RUNNING = {"running_mean": 0.0, VARIANCE: 1.0}
 

@@ -13,7 +13,7 @@ from .children import Child
 class Projection(Child):
     """The weight (out, in) and the bias of a small linear map, which :func:`project` computes.
 
-    ``init`` is "default" (as nn.Linear), "normal" (ILM paper, Section 4.1.1) or "zeros".
+    ``init`` is "default" (as nn.Linear) or "zeros".
     """
 
     def __init__(
@@ -35,8 +35,6 @@ class Projection(Child):
         for parameter in self.parameters():
             if self.init == "zeros":
                 nn.init.zeros_(parameter)
-            elif self.init == "normal":
-                nn.init.normal_(parameter)
             else:
                 bound = 1 / math.sqrt(self.in_features)
                 nn.init.uniform_(parameter, -bound, bound)

@@ -25,8 +25,8 @@ def _layout_of(layer: Any) -> tuple[set[str], set[str]]:
     if layer.network is None:
         return {*layer.initial_values}, set()
     running = MIXTURES_RUNNING if set(BATCH) & {*layer.network.tensors} else set()
-    needed = {*layer.network.tensors} - running - layer.optional_tensors
-    others = running | layer.optional_tensors | layer.initial_values.keys()
+    needed = {*layer.network.tensors} - running
+    others = running | layer.initial_values.keys()
     return needed, others - needed
 
 

@@ -101,8 +101,7 @@ def _released_to_ilm(source: State, layer: AutoencoderNorm) -> State:
 
 def _bn_to_en(source: State, layer: ExemplarNorm) -> State:
     """Ratios of 1/K; BN's row of the weight is K times BN's weight, the other rows are zero."""
-    reason = "the layer cannot compute BN; add BN to normalizers, set shared_affine=False"
-    refuse("BN" not in layer.normalizers or layer.shared_affine, reason)
+    refuse("BN" not in layer.normalizers, "the layer cannot compute BN; add BN to normalizers")
     k, row = len(layer.normalizers), layer.normalizers.index("BN")
     state = {**source, **_zeros(layer, "ratio.weight", "ratio.bias")}
     for name in AFFINE:

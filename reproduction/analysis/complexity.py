@@ -43,18 +43,21 @@ def flops(model: nn.Module, *inputs: Tensor) -> int:
 
 def network_operations(layer: AdaptiveNorm) -> int:
     """Return the multiply-adds of the linear maps in a layer's ``rescale``, for one instance."""
+    from ..layers import MLPExemplarNorm, WithoutConvolutionExemplarNorm  # registers keys
+
     match layer:
         case AutoencoderNorm():
             # The encoder runs twice, either decoder once.
             return 4 * layer.hidden * layer.num_key_groups
         case AttentiveNorm():
             return 3 * layer.num_affine * layer.num_channels
+        case MLPExemplarNorm():
+            return layer.expand.weight.numel() + layer.ratio.weight.numel()
+        case WithoutConvolutionExemplarNorm():
+            maps = layer.expand.weight.numel() + layer.ratio.weight.numel()
+            return maps + len(layer.normalizers) ** 2 * layer.num_channels
         case ExemplarNorm():
             maps = layer.expand.weight.numel() + layer.ratio.weight.numel()
             k, c = len(layer.normalizers), layer.num_channels
-            if layer.ratio_net == "mlp":
-                return maps
-            if layer.ratio_net == "no_conv":
-                return maps + k * k * c
             return maps + k * c + k * k * (c // layer.reduction)
     return 0

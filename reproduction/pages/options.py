@@ -8,6 +8,8 @@ from ilm_plugins.experiments.reports.table import markdown
 from ilm_plugins.layers import NORMS
 from ilm_plugins.layers.options import parameters_of
 
+#: The package's layers, without the variants in this folder.
+LAYERS = {k: layer for k, layer in NORMS.items() if layer.__module__.startswith("ilm_plugins.")}
 #: The names of an entry of Args, and its text.
 ARGUMENT = re.compile(r"^    (\w+(?:, \w+)*): (.*(?:\n {8}.*)*)", re.MULTILINE)
 #: Shown beside the name.
@@ -19,14 +21,14 @@ VALUE = re.compile(r'"[^\s"]+"')
 def table() -> list[str]:
     """Return a table of the options, by the layers that have them with the same meaning."""
     layers: dict[tuple[str, str], list[str]] = {}
-    for key, layer in NORMS.items():
+    for key, layer in LAYERS.items():
         for option in options(layer):
             layers.setdefault(option, []).append(key)
     # What all layers have comes last.
-    groups = sorted(dict.fromkeys(map(tuple, layers.values())), key=lambda g: len(g) == len(NORMS))
+    groups = sorted(dict.fromkeys(map(tuple, layers.values())), key=lambda g: len(g) == len(LAYERS))
     rows = []
     for group in groups:
-        rows.append((f"**{'all layers' if len(group) == len(NORMS) else ', '.join(group)}**", ""))
+        rows.append((f"**{'all layers' if len(group) == len(LAYERS) else ', '.join(group)}**", ""))
         rows += [option for option, keys in layers.items() if tuple(keys) == group]
     return markdown(("option and default", "meaning"), rows)
 

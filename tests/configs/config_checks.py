@@ -13,7 +13,7 @@ from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from ilm_plugins import NORMS
+from ilm_plugins import NORMS, ExemplarNorm
 from ilm_plugins.frameworks.openmmlab.config import OpenMMEngineConfig
 from mmengine_configs import described, norms, skeleton
 
@@ -30,7 +30,11 @@ def check(config, cfg, kind, expected, places):
     ``places`` are names of files -> how many norms the parts of the model have.
     """
     kind, model = CLASSES[kind], skeleton(cfg)
-    found = {part: type(layer) for part, layer in norms(model).items()}
+    # EN's variants are among what is compared below.
+    found = {
+        part: ExemplarNorm if isinstance(layer, ExemplarNorm) else type(layer)
+        for part, layer in norms(model).items()
+    }
     # In mmdet the box head varies, and all other norms are GN.
     box = {n: found.pop(n) for n in [*found] if n.startswith("roi_head.bbox_head.")}
     if cfg.default_scope == "mmdet":

@@ -193,8 +193,7 @@ def of_norms(model: nn.Module) -> dict:
             options |= {"key groups": layer.num_key_groups, "combine": layer.combine}
         elif isinstance(layer, ExemplarNorm):
             options |= {"reduction": layer.reduction, "expansion": layer.expansion}
-            options["ratio network"] = [layer.ratio_net, layer.activation]
-            options["single affine"] = layer.shared_affine
+            options["variant"] = type(layer).__name__.removesuffix("ExemplarNorm")
         for name, value in options.items():
             found.setdefault(name, []).append(value)
     return {name: v[0] for name, v in found.items() if all(value == v[0] for value in v)}

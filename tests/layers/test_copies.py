@@ -52,7 +52,9 @@ def test_a_copy_has_the_state_that_a_subclass_gives():
 
 #: Of a network that kernels compute, and of one that torch computes.
 each_plan = pytest.mark.parametrize(
-    "name, options", [*((name, {}) for name in NORMS), ("EN", {"ratio_net": "mlp"})], ids=str
+    "name, options",
+    [*((name, {}) for name in NORMS), ("ILMGN", {"activations": ("tanh", "relu")})],
+    ids=str,
 )
 
 

@@ -359,7 +359,7 @@ def test_activations(name, options, path, layout, activation, monkeypatch):
 
 
 @runs
-@pytest.mark.parametrize("name", ["ILMIN", "AN", "SSN", "EN-mlp"])
+@pytest.mark.parametrize("name", ["ILMIN", "AN", "SSN", "EN-relu"])
 def test_networks_before_an_activation(name):
     layer = randomized(CASES[name][0], torch.float32).to(DEVICE).eval()
     x = make_map(2, CHANNELS, 3, 5)
@@ -486,7 +486,7 @@ def test_a_nan_in_a_tensor_reaches_every_result_that_it_reaches_in_the_reference
 
 
 #: A layer whose network is not in the kernels, and some whose is.
-LAYERS = ("EN-mlp", channels_last), ("EN", torch.Tensor.contiguous), ("SN", channels_last)
+LAYERS = ("EN-relu", channels_last), ("EN", torch.Tensor.contiguous), ("SN", channels_last)
 OTHERS = product(("ILMGN", "AN", "SSN"), LAYOUTS)
 
 
@@ -505,7 +505,7 @@ OTHERS = product(("ILMGN", "AN", "SSN"), LAYOUTS)
 def test_layers(name, layout, dtype, path):
     layer = randomized(CASES[name][0], torch.float32).to(DEVICE)
     x = make_map(2, CHANNELS, 5, 7, layout=layout, dtype=dtype)
-    assert (layer.describe() is None) == (name == "EN-mlp")
+    assert (layer.describe() is None) == (name == "EN-relu")
     assert_exact(layer, x, make_map(*x.shape, dtype=dtype, seed=2), "triton")
     x = make_map(2, CHANNELS, 6, 4).transpose(2, 3)  # neither layout
     assert_exact(layer, x, x, "triton")
@@ -546,7 +546,7 @@ def test_each_update_of_running_statistics_is_a_version(name):
 
 
 @runs
-@pytest.mark.parametrize("name", ["ILMGN", "EN", "EN-mlp", "SSN"])
+@pytest.mark.parametrize("name", ["ILMGN", "EN", "EN-relu", "SSN"])
 def test_buffers_may_change_between_the_passes(name):
     """Another forward pass may write to them, or DistributedDataParallel."""
     layer = randomized(CASES[name][0], torch.float32).to(DEVICE).eval()

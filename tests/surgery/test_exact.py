@@ -122,7 +122,6 @@ STAY = [
     (own.ILMGroupNorm(32), "decoders are not zero"),
     (own.AttentiveNorm(32), "attention's weight is not zero"),
     (own.ExemplarNorm(32), "more than BN"),
-    (own.ExemplarNorm(32, shared_affine=True), "cannot compute BN"),
     (own.ExemplarNorm(32, normalizers=("IN", "LN")), "cannot compute BN"),
     (own.SwitchNorm(32), "SN does not become a plain norm"),
     (Renamed(32, init="identity"), "Renamed does not become a plain norm"),

@@ -31,6 +31,8 @@ class Network:
     num_parameters: ClassVar[int]
     #: The names of all tensors.
     tensors: ClassVar[tuple[str, ...]]
+    #: (CHILD or "", NAME) of each tensor but BN's moments.
+    places: ClassVar[Sequence[tuple[str, str]]]
     #: The class of a named tuple of all tensors.
     named: ClassVar[Callable[..., Any]]
     #: Option whose values are names -> the names, in the order of the enum in cpu.hpp.
@@ -41,6 +43,7 @@ class Network:
     def __init_subclass__(cls) -> None:
         cls.num_parameters = len(cls.parameters)
         cls.tensors = (*cls.parameters, *cls.buffers)
+        cls.places = tuple(n.rpartition(".")[::2] for n in cls.tensors if n not in BATCH)
         cls.named = namedtuple(f"{cls.__name__}Tensors", fields_of(cls.tensors))  # type: ignore
 
     @property

@@ -172,6 +172,8 @@ def test_operations_of_a_layer_are_those_of_group_norm_plus_its_networks(name):
 
 
 def test_without_a_convolution_en_correlates_all_channels():
-    layer = ExemplarNorm(64, ratio_net="no_conv")
+    from reproduction.layers import WithoutConvolutionExemplarNorm  # registers keys
+
+    layer = WithoutConvolutionExemplarNorm(64)
     weights = layer.expand.weight.numel() + layer.ratio.weight.numel()
     assert network_operations(layer) == weights + 3 * 3 * 64

@@ -66,10 +66,10 @@ CHANGES = {
     "en-9": lambda name: {
         "EN": {},
         # With 1/32 of the channels in its hidden layer, which is EN's reduction (Section 4.5).
-        "2-layer MLP": {"ratio network": ["mlp", "tanh"]},
-        "w/o convolution": {"ratio network": ["no_conv", "tanh"]},
-        "ReLU": {"ratio network": ["conv", "relu"]},
-        "single gamma, beta": {"single affine": True},
+        "2-layer MLP": {"variant": "MLP"},
+        "w/o convolution": {"variant": "WithoutConvolution"},
+        "ReLU": {"variant": "ReLU"},
+        "single gamma, beta": {"variant": "SingleAffine"},
     }[name],
 }
 CHANGES["assoc-3"] = CHANGES["ilm-4"]

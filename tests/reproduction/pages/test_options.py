@@ -6,8 +6,7 @@ import re
 
 import pytest
 
-from ilm_plugins import NORMS
-from reproduction.pages.options import first_sentence
+from reproduction.pages.options import LAYERS, first_sentence
 
 
 @pytest.fixture
@@ -19,7 +18,7 @@ def options(root):
     for line in table.strip().splitlines()[2:]:
         shown, meaning = re.fullmatch(r"\| (.*?) \| (.*) \|", line).groups()
         if layers := re.fullmatch(r"\*\*(.*)\*\*", shown):
-            keys = NORMS if layers[1] == "all layers" else layers[1].split(", ")
+            keys = LAYERS if layers[1] == "all layers" else layers[1].split(", ")
         for key in keys:
             for name, default in re.findall(r"`(\w+)=([^`]+`[\w ]*)", shown):
                 found[key, name] = default, meaning
@@ -29,7 +28,7 @@ def options(root):
 def test_the_table_has_the_options_of_every_layer_and_no_others(options):
     expected = {
         (key, name)
-        for key, layer in NORMS.items()
+        for key, layer in LAYERS.items()
         for name in inspect.signature(layer).parameters
         if name != "num_channels"
     }
@@ -48,7 +47,7 @@ def test_a_default_that_follows_the_width_has_its_largest_number_in_the_table(op
         if default.endswith(" or less") and not meaning.startswith("groups of `")  # unused
     }
     assert ("EN", "reduction") in shown
-    assert shown == {(key, name): getattr(NORMS[key](width), name) for key, name in shown}
+    assert shown == {(key, name): getattr(LAYERS[key](width), name) for key, name in shown}
 
 
 @pytest.mark.parametrize(
