@@ -56,11 +56,11 @@ template <class Real> struct Mixture {
     }
 
     // The moments of an instance, as each normalizer sees them.
-    struct Statistics {
+    struct Moments {
         Real *off, *var; // (K, C) each; off is 0 for IN
         Real *coarse;    // (2, C): moments of groups
 
-        Statistics(const Mixture &mixture, const Job<Real> &job, Arena<Real> &scratch)
+        Moments(const Mixture &mixture, const Job<Real> &job, Arena<Real> &scratch)
         {
             off = scratch.take(mixture.count() * job.map->channels);
             var = scratch.take(mixture.count() * job.map->channels);
@@ -69,8 +69,8 @@ template <class Real> struct Mixture {
     };
 
     // Find mean - mean_k and var_k of each normalizer.
-    [[gnu::noinline]] void find_statistics(const Job<Real> &job, int64_t instance,
-                                           const Statistics &s) const
+    [[gnu::noinline]] void find_moments(const Job<Real> &job, int64_t instance,
+                                        const Moments &s) const
     {
         int64_t channels = job.map->channels;
         const Real *mean = job.mean + instance * channels, *var = job.var + instance * channels;
@@ -91,9 +91,9 @@ template <class Real> struct Mixture {
 
     // Add normalizer k's part, by the gradients d_off and d_of_var (C), to d_mean and d_var of the
     // instance; write the gradients of the batch's moments to `d_of_batch` (2, C).
-    [[gnu::noinline]] void statistics_vjp(const Job<Real> &job, int64_t instance, int64_t k,
-                                          const Statistics &s, const Real *__restrict d_off,
-                                          const Real *__restrict d_of_var, Real *d_of_batch) const
+    [[gnu::noinline]] void moments_vjp(const Job<Real> &job, int64_t instance, int64_t k,
+                                       const Moments &s, const Real *__restrict d_off,
+                                       const Real *__restrict d_of_var, Real *d_of_batch) const
     {
         int64_t channels = job.map->channels;
         Real *__restrict d_mean = job.offset + instance * channels;

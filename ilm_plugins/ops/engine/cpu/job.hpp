@@ -79,9 +79,11 @@ enum : int64_t {
     BLOCK = 8192,  // values in a block of a contiguous map, which has whole channels if possible
     RUN = 32768,   // values that a pass in reverse takes in increasing order, see run_in_reverse
     SHORT = 512,   // A contiguous block of fewer values is short: see passes.hpp.
-    GRAIN = 32768, // values that make another thread worthwhile
-    AT_ONCE = 64,  // channels or groups whose moments or sums are pooled at once
-    AHEAD = 4096,  // bytes between what is read and what is prefetched in channels last, at least
+    GRAIN = 32768, // values of a thread's share, at least: fewer are not worth another thread
+    // A batch of at most this many values is done instance by instance, never by blocks.
+    SMALL_BATCH = 32768,
+    AT_ONCE = 64, // channels or groups whose moments or sums are pooled at once
+    AHEAD = 4096, // bytes between what is read and what is prefetched in channels last, at least
     // An instance of at most this many bytes is prefetched while the one before is written.
     FETCH = 131072,
     // Outputs of at least this many bytes bypass the cache, if each row has at least STREAM_ROW:
@@ -412,7 +414,7 @@ int run(const Job<Real> &job, Pass<Real> first, Step<Real> step, Pass<Real> seco
 {
     const Map &map = *job.map;
     int64_t n = map.instances, threads = maximum(1, map.threads);
-    if (n % threads == 0 || n >= 4 * threads || n * map.values() <= GRAIN)
+    if (n % threads == 0 || n >= 4 * threads || n * map.values() <= SMALL_BATCH)
         return run_parallel(job, {first, step, second}, false);
     int error = first ? run_parallel(job, {first, nullptr, nullptr}, true) : 0;
     if (!error && step)

@@ -6,7 +6,7 @@
 #include "../../networks/networks.hpp"
 #include "passes.hpp"
 
-// setup.py sets the type of statistics, the name of the exported function, and a hash of all
+// setup.py sets the type of moments, the name of the exported function, and a hash of all
 // sources. An editor has these.
 #if !defined(ILM_PLUGINS_REAL)
 #define ILM_PLUGINS_REAL float
@@ -19,7 +19,7 @@ namespace {
 using Real = ILM_PLUGINS_REAL;
 
 // A call of a function: only 64-bit integers and addresses. Addresses of the function's maps and
-// statistics follow, then addresses of the network's tensors.
+// saved values follow, then addresses of the network's tensors.
 struct Call {
     Map map;
     // The network's number and its tensors', then what Reader reads; none without a network.
@@ -234,7 +234,7 @@ template <class Net> int run_backward(Job<Real> job, Net &net)
     return sums.error;
 }
 
-// Addresses: x, y or dx, statistics, dy or null; then the network's tensors. After them, in
+// Addresses: x, y or dx, the saved values, dy or null; then the network's tensors. After them, in
 // the forward pass: BN's running mean and variance, and where to put them after the batch, all null
 // if they do not move. In the backward pass, where it only matters whether a buffer is null: the
 // tensors' gradients; dx and gradients that are not needed are null.
@@ -245,18 +245,18 @@ template <class Net> int run_network(const Call &call, bool is_backward)
         start(call.map, call.address<void>(0), call.address<void>(3), call.address<void>(1));
     int64_t group_values = call.map.instances * call.map.groups;
     // The moments; scale and shift, if an activation needs them; copies of the network's buffers.
-    Real *statistics = call.address<Real>(2);
-    job.mean = statistics, job.var = statistics + group_values;
-    statistics += 2 * group_values;
+    Real *saved = call.address<Real>(2);
+    job.mean = saved, job.var = saved + group_values;
+    saved += 2 * group_values;
     if (call.map.activation) {
         int64_t size = call.map.instances * call.map.channels;
-        job.kept_scale = statistics, job.kept_shift = statistics + size;
-        statistics += 2 * size;
+        job.kept_scale = saved, job.kept_shift = saved + size;
+        saved += 2 * size;
     }
     job.network = &net;
     void *const *tensors = call.at() + 4, *const *after = tensors + int64_t(call.fields[1]);
     Reader<Real> reader(call.fields + 2, call.num_fields - 2, tensors,
-                        is_backward ? after : nullptr, statistics);
+                        is_backward ? after : nullptr, saved);
     net.members(reader);
     if (!reader.succeeded())
         return EINVAL;

@@ -14,8 +14,8 @@ template <class Real> struct Parameter {
     Real *gradient = nullptr;
 };
 
-// A tensor without a gradient: its copy among the statistics that are kept for the backward pass,
-// because it may change before that.
+// A tensor without a gradient: its copy among the values that are saved for the backward
+// pass, because it may change before that.
 template <class Real> struct Buffer {
     // Null if the layer lacks it. The backward pass reads only this, not what it points to.
     const Real *given = nullptr;
@@ -35,8 +35,8 @@ template <class Visitor, class... Members> void visit_each(Visitor &visit, Membe
 }
 
 // Reads the members of a call. Of each option there is a number: a value, the place of a choice in
-// its enum, or a list's length and then its values; of each buffer its place among the kept
-// statistics, and its size.
+// its enum, or a list's length and then its values; of each buffer its place among the
+// copies, and its size.
 template <class Real> class Reader {
   public:
     // `gradients` is null in the forward pass.

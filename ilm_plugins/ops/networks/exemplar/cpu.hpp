@@ -62,14 +62,14 @@ template <class T> struct Exemplar {
 
     // What both passes compute in a thread's memory.
     struct Scratch {
-        typename Mixture<Real>::Statistics statistics;
+        typename Mixture<Real>::Moments moments;
         Real *rstd;           // (K, C)
         Real *z;              // (K, C / r)
         Real *u;              // (C)
         Real *slope, *ratios; // (H), (K)
 
         Scratch(const Exemplar &net, const Job<Real> &job, Arena<Real> &arena)
-            : statistics(net.mixture, job, arena)
+            : moments(net.mixture, job, arena)
         {
             int64_t channels = job.map->channels;
             rstd = arena.take(net.count() * channels);
@@ -80,16 +80,16 @@ template <class T> struct Exemplar {
         }
     };
 
-    // Find statistics, rstd, z, features, the activated hidden values, their slopes and the ratios.
+    // Find moments, rstd, z, features, the activated hidden values, their slopes and the ratios.
     [[gnu::noinline]] void find_ratios(const Job<Real> &job, int64_t instance, const Scratch &s,
                                        Real *features, Real *activated) const
     {
         int64_t channels = job.map->channels, width = this->width(channels);
-        mixture.find_statistics(job, instance, s.statistics);
+        mixture.find_moments(job, instance, s.moments);
         for (int64_t i = 0; i < count() * channels; i++)
-            s.rstd[i] = 1 / std::sqrt(s.statistics.var[i] + Real(mixture.eps));
+            s.rstd[i] = 1 / std::sqrt(s.moments.var[i] + Real(mixture.eps));
         for (int64_t k = 0; k < count(); k++) {
-            const Real *off = s.statistics.off + k * channels, *rstd = s.rstd + k * channels;
+            const Real *off = s.moments.off + k * channels, *rstd = s.rstd + k * channels;
             for (int64_t c = 0; c < channels; c++)
                 s.u[c] = off[c] * rstd[c] * reduce.values[c];
             fold(s.u, channels, width, s.z + k * width);
@@ -124,7 +124,7 @@ template <class T> struct Exemplar {
         clear(shift, channels);
         for (int64_t k = 0; k < count(); k++) {
             const Real *of_k = weight.values + k * channels, *rstd = s.rstd + k * channels;
-            const Real *off = s.statistics.off + k * channels;
+            const Real *off = s.moments.off + k * channels;
             for (int64_t c = 0; c < channels; c++) {
                 Real gain = s.ratios[k] * of_k[c] * rstd[c];
                 scale[c] += gain;
@@ -157,7 +157,7 @@ template <class T> struct Exemplar {
         clear(scale, channels);
         for (int64_t k = 0; k < count(); k++) {
             const Real *of_k = weight.values + k * channels, *rstd = s.rstd + k * channels;
-            const Real *off = s.statistics.off + k * channels;
+            const Real *off = s.moments.off + k * channels;
             Real *__restrict d_weight = tape.d_weight + k * channels;
             Real of_ratio = s.ratios[k];
 #pragma GCC ivdep // The compiler would not check so many arrays for overlaps.
@@ -177,7 +177,7 @@ template <class T> struct Exemplar {
         clear(tape.d_reduce, channels);
         for (int64_t k = 0; k < count(); k++) {
             const Real *of_k = weight.values + k * channels, *rstd = s.rstd + k * channels;
-            const Real *off = s.statistics.off + k * channels;
+            const Real *off = s.moments.off + k * channels;
             Real of_ratio = s.ratios[k];
             find_d_run(s, k, channels, d_features, d_z, d_run);
             for (int64_t c = 0; c < channels; c++) {
@@ -190,7 +190,7 @@ template <class T> struct Exemplar {
                 d_off[c] = d_u * r;
                 d_of_var[c] = Real(-0.5) * r * r * r * (d_scale[c] * gain + d_u * off[c]);
             }
-            mixture.statistics_vjp(job, instance, k, s.statistics, d_off, d_of_var, tape.d_batch);
+            mixture.moments_vjp(job, instance, k, s.moments, d_off, d_of_var, tape.d_batch);
         }
         find_dx_coefficients(job, instance);
     }

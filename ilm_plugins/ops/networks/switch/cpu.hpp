@@ -56,12 +56,12 @@ template <class T> struct Switchable {
 
     // What both passes compute in a thread's memory.
     struct Scratch {
-        typename Mixture<Real>::Statistics statistics;
+        typename Mixture<Real>::Moments moments;
         Real *mean_ratios, *var_ratios; // (K) each
         Real *off, *var, *rstd; // (C) each: mean - mixed mean, the mixed variance and 1 / its root
 
         Scratch(const Switchable &net, const Job<Real> &job, Arena<Real> &arena)
-            : statistics(net.mixture, job, arena)
+            : moments(net.mixture, job, arena)
         {
             int64_t channels = job.map->channels;
             mean_ratios = arena.take(net.count());
@@ -93,18 +93,18 @@ template <class T> struct Switchable {
         }
     }
 
-    // Find the mixed statistics.
+    // Find the mixed moments.
     [[gnu::noinline]] void mix(const Job<Real> &job, int64_t instance, const Scratch &s) const
     {
         int64_t channels = job.map->channels;
-        mixture.find_statistics(job, instance, s.statistics);
+        mixture.find_moments(job, instance, s.moments);
         find_ratios(mean_weight, mean_fixed, s.mean_ratios);
         find_ratios(var_weight, var_fixed, s.var_ratios);
         clear(s.off, channels);
         clear(s.var, channels);
         for (int64_t k = 0; k < count(); k++) {
-            add_scaled(s.off, s.statistics.off + k * channels, channels, s.mean_ratios[k]);
-            add_scaled(s.var, s.statistics.var + k * channels, channels, s.var_ratios[k]);
+            add_scaled(s.off, s.moments.off + k * channels, channels, s.mean_ratios[k]);
+            add_scaled(s.var, s.moments.var + k * channels, channels, s.var_ratios[k]);
         }
         for (int64_t c = 0; c < channels; c++)
             s.rstd[c] = 1 / std::sqrt(s.var[c] + Real(mixture.eps));
@@ -159,11 +159,11 @@ template <class T> struct Switchable {
         clear(job.slope + instance * channels, channels);
         for (int64_t k = 0; k < count(); k++) {
             Real mean_ratio = s.mean_ratios[k], var_ratio = s.var_ratios[k];
-            const Real *off_k = s.statistics.off + k * channels;
-            const Real *var_k = s.statistics.var + k * channels;
+            const Real *off_k = s.moments.off + k * channels;
+            const Real *var_k = s.moments.var + k * channels;
             // The logits' gradients do not change if a number is added to all gradients g_k of the
             // ratios: g_k - sum of ratio_j g_j takes their place. The mixed statistic is subtracted
-            // from each statistic before the product with its gradient: statistics can be much
+            // from each moment before the product with its gradient: moments can be much
             // larger than their differences, and a difference of the sums would lose digits.
 #pragma GCC ivdep
             for (int64_t c = 0; c < channels; c++) {
@@ -180,7 +180,7 @@ template <class T> struct Switchable {
                 d_off[c] = mean_ratio * d_mixed_off[c];
                 d_of_var[c] = var_ratio * d_mixed_var[c];
             }
-            mixture.statistics_vjp(job, instance, k, s.statistics, d_off, d_of_var, tape.d_batch);
+            mixture.moments_vjp(job, instance, k, s.moments, d_off, d_of_var, tape.d_batch);
         }
         find_dx_coefficients(job, instance);
     }
