@@ -17,9 +17,9 @@ from textwrap import fill
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ilm_plugins.experiments.reports import style
-from ilm_plugins.experiments.reports.style import OKABE_ITO, styled
-from ilm_plugins.experiments.reports.table import markdown as markdown_lines
+from ilm_plugins.reports import style
+from ilm_plugins.reports.style import OKABE_ITO, styled
+from ilm_plugins.reports.table import markdown as markdown_lines
 
 from . import measure
 from .layers import SHAPES

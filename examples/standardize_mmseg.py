@@ -1,7 +1,7 @@
 # Standardize each input image over all its values, with mmseg; mmdet and mmpretrain are alike. It
 # undoes a change of brightness and contrast, for any norm. Give your own config as _base_.
 _base_ = "ilm_plugins::mmseg/shapes/fcn_r18-d8_shapes_bn.py"
-imports = ["ilm_plugins", "ilm_plugins.experiments.data.standardize_image"]
+imports = ["ilm_plugins", "ilm_plugins.frameworks.openmmlab.standardize_image"]
 custom_imports = dict(imports=imports)
 step = dict(type="StandardizeImage")
 train_pipeline = [*_base_.train_pipeline[:-1], step, *_base_.train_pipeline[-1:]]

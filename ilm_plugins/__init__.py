@@ -8,7 +8,7 @@ from .frameworks import install_import_hooks, register
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:  # __getattr__ imports these, most of which need torch, on first use
-    from .experiments.compare.function_api import compare
+    from .comparison.function_api import compare
     from .layers import (
         NORMS,
         AssocNorm,
@@ -47,7 +47,7 @@ __all__ = [
 #: Subpackages that need no import of their own.
 _SUBPACKAGES = ("layers", "ops", "surgery")
 #: Name -> the module that has it, where that is not ``layers``.
-_MODULES = {"compare": "experiments.compare.function_api", "use_backend": "ops"}
+_MODULES = {"compare": "comparison.function_api", "use_backend": "ops"}
 
 
 def __getattr__(name: str) -> Any:

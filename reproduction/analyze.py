@@ -10,8 +10,7 @@ from ilm_plugins.checkpoints import load_weights
 from ilm_plugins.configs import resolve
 from ilm_plugins.errors import UserError, say
 from ilm_plugins.files import check_folder, make_folder
-from ilm_plugins.frameworks import open_config
-from ilm_plugins.frameworks.registrations import Registrations
+from ilm_plugins.frameworks import Registrations, open_config
 
 from .analysis.collect import collect_ratios, collect_rescaling
 from .analysis.images import open_images

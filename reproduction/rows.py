@@ -5,14 +5,11 @@ import os
 import shlex
 import textwrap
 from dataclasses import fields
-from functools import partial
 
 import torch
 
+from ilm_plugins.comparison import compare_plan
 from ilm_plugins.errors import UserError, say
-from ilm_plugins.experiments.compare import runs
-from ilm_plugins.experiments.compare.comparison import compare
-from ilm_plugins.experiments.compare.executors import Execution
 from ilm_plugins.files import make_folder
 
 from .papers import computed, published
@@ -75,8 +72,7 @@ def train(args: argparse.Namespace) -> int:
         raise UserError(obstacles[0])
     status, command = 0, shlex.join(["python", "-m", "reproduction", *args.argv])
     for comparison in [*comparisons(trained, options)]:
-        make_runs = partial(runs.run_all, execution=Execution())
-        results = compare(comparison.plan, command, make_runs)
+        results = compare_plan(comparison.plan, command)
         lines += comparison.lines()
         status |= not results.main
     say(*lines, *(f"not run: {reason}" for reason in obstacles))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet, resnet50
 
 from ilm_plugins import NORMS
-from ilm_plugins.frameworks.run_environment import commit, versions
+from ilm_plugins.frameworks import commit, versions
 
 NOTE = "not the paper's recipe: ResNet-50, few epochs, bfloat16 autocast, JPEG images"
 MAKES = {"LN": lambda c: nn.GroupNorm(1, c), "GN": lambda c: nn.GroupNorm(32, c), **NORMS}

@@ -20,7 +20,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from ilm_plugins.frameworks.run_environment import commit, versions
+from ilm_plugins.frameworks import commit, versions
 from ilm_plugins.pix2pix import training
 from ilm_plugins.pix2pix.pairs import PairedImages
 

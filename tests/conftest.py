@@ -131,11 +131,11 @@ def pytest_unconfigure():
 def datasets():
     """The folder DETECTRON2_DATASETS, which holds eight training and four validation images."""
     pytest.importorskip("PIL", reason="needs Pillow, of the extra ilm_plugins[data]")
-    from ilm_plugins.experiments.data.shapes import write_shapes
+    from ilm_plugins.shapes.dataset import write_shapes
 
     write_shapes(DATASETS, num_training=8, num_validation=4, size=64)
     if "detectron2" in sys.modules:
-        from ilm_plugins.experiments.data.detectron2_datasets import register_datasets
+        from ilm_plugins.shapes.detectron2 import register_datasets
 
         register_datasets()
     return DATASETS

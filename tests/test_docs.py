@@ -21,8 +21,8 @@ import workers
 from close import assert_close
 from ilm_plugins import NORMS, ILMGroupNorm
 from ilm_plugins.cli import parsers
-from ilm_plugins.experiments.data.shapes import write_shapes
 from ilm_plugins.layers.base import AdaptiveNorm
+from ilm_plugins.shapes.dataset import write_shapes
 from reproduction.parsers import parse
 
 ROOT = Path(__file__).parents[1]
@@ -72,8 +72,8 @@ def test_pages_have_the_files_and_records_that_they_show():
 
 def test_the_sample_of_a_comparison_is_what_compare_writes_of_its_records():
     pytest.importorskip("scipy", reason="needs the extra ilm_plugins[compare]")
-    from ilm_plugins.experiments.compare.report import markdown
-    from ilm_plugins.experiments.compare.results import OWN_TEST, Results, Value
+    from ilm_plugins.comparison.report import markdown
+    from ilm_plugins.comparison.results import OWN_TEST, Results, Value
     from reproduction.pages.results import by_seed, load
 
     values = [

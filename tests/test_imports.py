@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,9 @@ PACKAGE = Path(ilm_plugins.__file__).parent
 #: From the lowest room to the highest; a room imports only lower ones.
 ROOMS = [
     *("version", "errors", "trust", "configs", "parent_process", "foreign_norms", "ops", "layers"),
-    *("files", "checkpoints", "surgery", "frameworks", "experiments", "pix2pix", "cli"),
+    *("files", "images", "shapes", "reports", "checkpoints", "surgery", "frameworks"),
+    *("comparison", "pix2pix", "cli"),
 ]
-#: The rooms within experiments, likewise.
-EXPERIMENTS = ["reports", "data", "models", "analysis", "compare", "papers"]
 #: They put the package together.
 TOP = {"__init__.py", "__main__.py"}
 
@@ -45,26 +45,60 @@ def imported(path):
                 yield name.removeprefix("ilm_plugins.")
 
 
-def upwards(files, rooms, depth):
+def upwards(files):
     """The imports of a higher room, as "FILE imports MODULE"."""
     found = []
     for path in files:
-        room = path.relative_to(PACKAGE).parts[depth].removesuffix(".py")
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         for module in imported(path):
-            target = [*module.split("."), ""][depth]
-            if target in rooms and rooms.index(target) > rooms.index(room):
+            target = module.partition(".")[0]
+            if target in ROOMS and ROOMS.index(target) > ROOMS.index(room):
                 found.append(f"{path.relative_to(PACKAGE)} imports {module}")
     return found
 
 
 def test_rooms_import_only_lower_rooms():
     files = [p for p in PACKAGE.rglob("*.py") if p.relative_to(PACKAGE).as_posix() not in TOP]
-    assert not upwards(files, ROOMS, 0)
+    assert not upwards(files)
 
 
-def test_experiments_import_only_lower_experiments():
-    files = [p for p in (PACKAGE / "experiments").rglob("*.py") if p.parent.name != "experiments"]
-    assert not upwards(files, EXPERIMENTS, 1)
+def test_no_room_hides_a_public_name():
+    """An imported submodule becomes an attribute of the package."""
+    assert not {path.stem for path in PACKAGE.iterdir()} & {*ilm_plugins.__all__}
+
+
+#: Modules within a room that are public: configs or the pages' tables name them.
+NAMED = {
+    "frameworks.openmmlab.standardize_image",
+    *("pix2pix.pairs", "pix2pix.training"),
+    *("reports.interval", "reports.style", "reports.table"),
+}
+
+
+def from_imports(folder):
+    """The (file, module, name) of each "from MODULE import NAME" with an absolute module."""
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                yield from ((path.name, node.module, name.name) for name in node.names)
+
+
+def test_the_reproduction_uses_public_names_alone():
+    """Of a room, those that it exports; of other modules, those without a leading underscore."""
+    for file, module, name in from_imports(PACKAGE.parent / "reproduction"):
+        package, _, below = module.partition(".")
+        if package != "ilm_plugins":
+            continue
+        where = f"{file}: from {module} import {name}"
+        assert "." not in below or below in NAMED, where
+        found = import_module(module)
+        exported = getattr(found, "__all__", [name])
+        assert name in exported or (hasattr(found, "__path__") and not below), where
+        assert not name.startswith("_"), where
+
+
+def test_the_package_does_not_import_the_reproduction():
+    assert not [one for one in from_imports(PACKAGE) if one[1].partition(".")[0] == "reproduction"]
 
 
 def imports_of_files(package):
@@ -106,8 +140,8 @@ def test_a_circle_of_imports_is_found(tmp_path, monkeypatch, line):
     "line, module",
     [
         ("from ilm_plugins.cli.x import y", "cli.x.y"),
-        ("from ilm_plugins import experiments", "experiments"),
-        ("import ilm_plugins.experiments.x", "experiments.x"),
+        ("from ilm_plugins import comparison", "comparison"),
+        ("import ilm_plugins.comparison.x", "comparison.x"),
         ("from ..cli.x import y", "cli.x.y"),
         ("from .. import cli", "cli"),
         ("def f():\n    from .. import cli", "cli"),
@@ -118,7 +152,7 @@ def test_an_import_upwards_is_found(tmp_path, monkeypatch, line, module):
     monkeypatch.setattr(f"{__name__}.PACKAGE", tmp_path)
     (tmp_path / "layers").mkdir()
     (tmp_path / "layers" / "base.py").write_text(f"{line}\n")
-    (found,) = upwards([tmp_path / "layers" / "base.py"], ROOMS, 0)
+    (found,) = upwards([tmp_path / "layers" / "base.py"])
     assert found == f"layers/base.py imports {module}"
 
 

@@ -5,16 +5,16 @@ import os
 import shlex
 from functools import partial
 
+from ..comparison import runs
+from ..comparison.arms import Arm, Arms
+from ..comparison.command_source import CommandSource
+from ..comparison.comparison import compare_plan
+from ..comparison.config_source import ConfigSource
+from ..comparison.executors import Execution
+from ..comparison.plan import Plan, shown
+from ..comparison.script_metric import EXAMPLE, ScriptMetric
 from ..configs import resolve
 from ..errors import UserError, say
-from ..experiments.compare import runs
-from ..experiments.compare.arms import Arm, Arms
-from ..experiments.compare.command_source import CommandSource
-from ..experiments.compare.comparison import compare
-from ..experiments.compare.config_source import ConfigSource
-from ..experiments.compare.executors import Execution
-from ..experiments.compare.plan import Plan, shown
-from ..experiments.compare.script_metric import EXAMPLE, ScriptMetric
 from ..frameworks.registrations import Registrations
 from ..frameworks.run_processes import available_gpus
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
                 say(plan.source.shown(norm, seed, plan.folder(norm, seed)))
         return 0
     command = shown(["compare", *args.argv])
-    results = compare(plan, command, partial(runs.run_all, execution=execution))
+    results = compare_plan(plan, command, partial(runs.run_all, execution=execution))
     say((plan.output / "compare.md").read_text("utf-8"))
     return 0 if results.main else 1
 

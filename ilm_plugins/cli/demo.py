@@ -44,7 +44,7 @@ def draw_predictions(opened: OpenConfig, checkpoint: Path, path: Path) -> None:
     from detectron2.utils.visualizer import ColorMode, Visualizer
     from PIL import Image, ImageDraw, ImageOps
 
-    from ..experiments.data.images import read_image
+    from ..images import read_image
 
     (name, *_) = opened.config.DATASETS.TEST
     records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)

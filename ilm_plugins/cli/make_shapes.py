@@ -3,8 +3,8 @@
 import argparse
 
 from ..errors import say, writing_to
-from ..experiments.data.shapes import write_shapes
 from ..files import make_folder
+from ..shapes.dataset import write_shapes
 
 
 def run(args: argparse.Namespace) -> None:

@@ -2,9 +2,9 @@
 
 import argparse
 
+from ..comparison.command_source import run_script
+from ..comparison.script_metric import ScriptMetric
 from ..errors import writing_to
-from ..experiments.compare.command_source import run_script
-from ..experiments.compare.script_metric import ScriptMetric
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,13 +8,13 @@ from functools import partial
 
 from ..configs import resolve
 from ..errors import UserError
-from ..experiments.data.detectron2_datasets import register_datasets
 from ..frameworks import framework_of
 from ..frameworks.config_files import module_for
 from ..frameworks.registrations import Registrations
 from ..frameworks.run_options import RunOptions
 from ..frameworks.run_processes import available_gpus, check_processes, launch
 from ..frameworks.run_training import run as run_training
+from ..shapes.detectron2 import register_datasets
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,9 +7,9 @@ from tqdm import tqdm
 
 from ..checkpoints import load_weights
 from ..errors import UserError, say
-from ..experiments.data.images import read_image
 from ..files import check_folder
 from ..frameworks import open_config
+from ..images import read_image
 from ..pix2pix.pairs import image_files
 
 

@@ -4,27 +4,41 @@ import sys
 from functools import partial
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import wrapt
 
 from .. import foreign_norms
 from ..errors import one_line, warn_once
-from .config import OpenConfig, open_config
+from .config import AS_IS, OpenConfig, open_config
 from .config_files import framework_of, installed
 from .openmmlab import names_by_type, remark_on_name
+from .registrations import Registrations
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
+    "AS_IS",
     "OpenConfig",
+    "Registrations",
+    "commit",
     "framework_of",
     "install_import_hooks",
     "installed",
+    "last_checkpoint",
     "open_config",
     "register",
+    "run_record",
+    "versions",
 ]
+
+#: Public names that need torch -> their module, imported on first use.
+_MODULES = {
+    "commit": "run_environment",
+    "last_checkpoint": "checkpoints",
+    "versions": "run_environment",
+}
 
 #: Module of a framework -> our function, which is called with the module once it is imported. Only
 #: then is the function's own module imported, and torch with it.
@@ -54,6 +68,12 @@ foreign_norms.SHARED_HEADS.add("detectron2.modeling.meta_arch.retinanet.RetinaNe
 foreign_norms.BESIDE.add(r"(drop|act)\..+")
 foreign_norms.OTHER_NAMES.append(names_by_type)
 foreign_norms.NAME_REMARKS.append(remark_on_name)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def install_import_hooks() -> None:

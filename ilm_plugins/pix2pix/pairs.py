@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import UserError
-from ..experiments.data.images import list_images, read_image
+from ..images import list_images, read_image
 
 #: Which half is the input: "right-to-left" translates the right half into the left one.
 DIRECTIONS = ("right-to-left", "left-to-right")

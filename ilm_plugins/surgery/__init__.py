@@ -13,17 +13,23 @@ from the papers' released layers, which divide variances by n - 1.
 
 from .convert_model import convert, revert
 from .convert_state_dict import convert_state, fit_state, revert_state
+from .evaluating import evaluating, watching
 from .fusing import fuse_activations
 from .recalibration import recalibrate
 from .report import Report
+from .selection import check_match, matches
 
 __all__ = [
     "Report",
+    "check_match",
     "convert",
     "convert_state",
+    "evaluating",
     "fit_state",
     "fuse_activations",
+    "matches",
     "recalibrate",
     "revert",
     "revert_state",
+    "watching",
 ]

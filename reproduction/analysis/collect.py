@@ -5,7 +5,7 @@ sets of ratios, the same for all images, under ``NAME.mean`` and ``NAME.var``.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ilm_plugins.errors import UserError
-from ilm_plugins.layers import ExemplarNorm
-from ilm_plugins.layers.autoencoder import AutoencoderNorm
-from ilm_plugins.layers.mixture import MixtureNorm
-from ilm_plugins.surgery.evaluating import evaluating, watching
-from ilm_plugins.surgery.selection import Match, check_match, matches
+from ilm_plugins.layers import AutoencoderNorm, ExemplarNorm, MixtureNorm
+from ilm_plugins.surgery import check_match, evaluating, matches, watching
+
+#: Names to select, as one or several patterns in which * is any text; None selects all.
+Match = str | Sequence[str] | None
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from ilm_plugins.layers import AttentiveNorm, ExemplarNorm
-from ilm_plugins.layers.autoencoder import AutoencoderNorm
-from ilm_plugins.layers.base import AdaptiveNorm
-from ilm_plugins.surgery.evaluating import evaluating, watching
+from ilm_plugins.layers import AdaptiveNorm, AttentiveNorm, AutoencoderNorm, ExemplarNorm
+from ilm_plugins.surgery import evaluating, watching
 
 #: FLOPs that fvcore counts for each element of a GroupNorm: moments, standardization, affine map.
 PER_ELEMENT = 5

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ilm_plugins.errors import UserError
-from ilm_plugins.experiments.data.images import list_images, read_image
+from ilm_plugins.images import list_images, read_image
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ from torch import nn
 from torch.nn import functional
 
 from ilm_plugins import checkpoints
-from ilm_plugins.experiments.data.standardize_image import StandardizeImage
-from ilm_plugins.frameworks import open_config, run_record
-from ilm_plugins.frameworks.checkpoints import last_checkpoint
+from ilm_plugins.frameworks import last_checkpoint, open_config, run_record
+from ilm_plugins.frameworks.openmmlab.standardize_image import StandardizeImage
 
 from .corruptions import CORRUPTIONS, corrupt
 from .records import OWN_TEST

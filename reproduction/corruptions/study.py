@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ilm_plugins.frameworks import open_config, run_record
-from ilm_plugins.frameworks.checkpoints import last_checkpoint
+from ilm_plugins.frameworks import last_checkpoint, open_config, run_record
 from ilm_plugins.parent_process import command_line
 
 from . import evaluation, records

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from ilm_plugins.experiments.reports.interval import interval, paired, spread
-from ilm_plugins.experiments.reports.table import of_dicts
+from ilm_plugins.reports.interval import interval, paired, spread
+from ilm_plugins.reports.table import of_dicts
 
 from ..papers import published
 from . import papers

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from scipy import stats
 
-from ilm_plugins.experiments.reports.interval import ALPHA, Difference, ends, paired, signed
-from ilm_plugins.experiments.reports.table import of_dicts
+from ilm_plugins.reports.interval import ALPHA, Difference, ends, paired, signed
+from ilm_plugins.reports.table import of_dicts
 
 from .results import Results, by_seed, by_setting
 

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import mean
 
-from ilm_plugins.experiments.compare.results import OWN_TEST
-from ilm_plugins.experiments.reports.interval import interval, signed
-from ilm_plugins.experiments.reports.table import markdown, of_dicts
+from ilm_plugins.reports.interval import interval, signed
+from ilm_plugins.reports.table import markdown, of_dicts
 
 from .comparisons import COLUMNS, Pair, mean_cell, tested
-from .results import Results, by_seed
+from .results import OWN_TEST, Results, by_seed
 
 #: Study -> its metric and its planned number of seeds.
 METRICS = {"cifar": "top-1", "camvid": "mIoU", "further": "mIoU"}

@@ -6,12 +6,11 @@ The differences on low contrast were found afterwards; fresh seeds answered ques
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ilm_plugins.experiments.compare.results import OWN_TEST
-from ilm_plugins.experiments.reports.interval import ALPHA, Difference
-from ilm_plugins.experiments.reports.table import markdown, of_dicts
+from ilm_plugins.reports.interval import ALPHA, Difference
+from ilm_plugins.reports.table import markdown, of_dicts
 
 from .comparisons import COLUMNS, Pair, corrected, difference_cells, mean_cell, pair, tested
-from .results import Results, by_seed
+from .results import OWN_TEST, Results, by_seed
 
 #: Name of a test -> what its images are.
 CONDITIONS = {

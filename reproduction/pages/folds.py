@@ -3,13 +3,12 @@
 from collections.abc import Iterable
 from statistics import mean
 
-from ilm_plugins.experiments.compare.results import OWN_TEST
-from ilm_plugins.experiments.reports.interval import Difference, interval
-from ilm_plugins.experiments.reports.table import of_dicts
+from ilm_plugins.reports.interval import Difference, interval
+from ilm_plugins.reports.table import of_dicts
 
 from .comparisons import COLUMNS, Pair, mean_cell, tested
 from .daylight import REESTIMATED, TESTS
-from .results import Results, by_seed
+from .results import OWN_TEST, Results, by_seed
 
 #: Fold, by the sequence that does not train -> the comparison without standardized inputs.
 FOLDS = {"0016E5": "folds-0016E5", "0006R0": "folds-0006R0"}

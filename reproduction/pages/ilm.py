@@ -4,12 +4,11 @@ from statistics import mean
 
 from matplotlib.figure import Figure
 
-from ilm_plugins.experiments.compare.results import OWN_TEST
-from ilm_plugins.experiments.reports.style import OKABE_ITO, styled
-from ilm_plugins.experiments.reports.table import of_dicts
+from ilm_plugins.reports.style import OKABE_ITO, styled
+from ilm_plugins.reports.table import of_dicts
 
 from .comparisons import COLUMNS, Pair, tested
-from .results import Results, by_seed
+from .results import OWN_TEST, Results, by_seed
 
 COMPARISON = "ilm"
 PLANNED = 6

@@ -4,9 +4,8 @@ import inspect
 import re
 from collections.abc import Iterator
 
-from ilm_plugins.experiments.reports.table import markdown
 from ilm_plugins.layers import NORMS
-from ilm_plugins.layers.options import parameters_of
+from ilm_plugins.reports.table import markdown
 
 #: The package's layers, without the variants in this folder.
 LAYERS = {k: layer for k, layer in NORMS.items() if layer.__module__.startswith("ilm_plugins.")}
@@ -35,7 +34,9 @@ def table() -> list[str]:
 
 def options(layer: type) -> Iterator[tuple[str, str]]:
     """Yield name=default and meaning of a layer's options; two with one meaning are together."""
-    parameters = dict(list(parameters_of(layer).items())[2:])  # without self and num_channels
+    parameters = dict(
+        list(inspect.signature(layer.__init__).parameters.items())[2:]
+    )  # without self and num_channels
     described = arguments(layer)
     for names in dict.fromkeys(described[name][0] for name in parameters):
         shown = [with_default(layer, name, parameters[name].default) for name in names]

@@ -8,14 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import mean
 from typing import Any
 
-from ilm_plugins.experiments.compare.results import OWN_TEST
-from ilm_plugins.experiments.reports.interval import Difference, interval, paired, spread
-from ilm_plugins.experiments.reports.table import markdown, of_dicts
-from ilm_plugins.frameworks.config import AS_IS
+from ilm_plugins.frameworks import AS_IS
+from ilm_plugins.reports.interval import Difference, interval, paired, spread
+from ilm_plugins.reports.table import markdown, of_dicts
 
 from ..papers import published
 from ..papers.published import Cell, Measure, Table
-from .results import Results, Run
+from .results import OWN_TEST, Results, Run
 
 #: Columns that stand above the table if they are the same for all runs.
 OF_RUNS = ("run", "seeds", "trained", "device", "hours", "commit")

@@ -7,9 +7,9 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ilm_plugins.experiments.reports import style
-from ilm_plugins.experiments.reports.interval import Difference
-from ilm_plugins.experiments.reports.style import OKABE_ITO, styled
+from ilm_plugins.reports import style
+from ilm_plugins.reports.interval import Difference
+from ilm_plugins.reports.style import OKABE_ITO, styled
 
 from ..papers import published
 from ..papers.published import Table

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from ilm_plugins.experiments.reports.table import of_dicts
+from ilm_plugins.reports.table import of_dicts
 
 from .comparisons import Pair, pair, tested
 from .results import Results

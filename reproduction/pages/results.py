@@ -19,10 +19,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ilm_plugins.experiments.compare.results import OWN_TEST
-
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "reproduction" / "records"
+#: A test by the config's own test images.
+OWN_TEST = "test"
 #: A run that may stand beside the paper's figure.
 FULL = "full recipe", "computed"
 

@@ -1,12 +1,12 @@
 """The study of norms on small public data: the command of each table, all differences in one."""
 
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable
 from itertools import chain
 
-from ilm_plugins.experiments.compare.plan import shown
-from ilm_plugins.experiments.reports.interval import ALPHA, Difference, signed
-from ilm_plugins.experiments.reports.table import of_dicts
+from ilm_plugins.reports.interval import ALPHA, Difference, signed
+from ilm_plugins.reports.table import of_dicts
 
 from ..papers import published
 from ..papers.published import Table
@@ -35,7 +35,20 @@ def comparison(entry: Table, seeds: Iterable[int]) -> str:
     at = ["--at", *entry.at] if entry.at else []
     at += [word for module in entry.imports for word in ("--import", module)]
     output = ["--output", f"output/compare/{entry.id}"]
-    return shown(["compare", config, *norms, *at, "--seeds", *map(str, seeds), *output])
+    return shlex.join(
+        [
+            "python",
+            "-m",
+            "ilm_plugins",
+            "compare",
+            config,
+            *norms,
+            *at,
+            "--seeds",
+            *map(str, seeds),
+            *output,
+        ]
+    )
 
 
 def differences(results: Results) -> list[str]:

@@ -13,12 +13,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ilm_plugins.comparison import ConfigSource, Plan
 from ilm_plugins.errors import UserError
-from ilm_plugins.experiments.compare.config_source import ConfigSource
-from ilm_plugins.experiments.compare.plan import Plan
-from ilm_plugins.frameworks import OpenConfig, open_config, run_record
-from ilm_plugins.frameworks.config import AS_IS
-from ilm_plugins.frameworks.registrations import Registrations
+from ilm_plugins.frameworks import AS_IS, OpenConfig, Registrations, open_config, run_record
 
 from . import published
 from .options import Options

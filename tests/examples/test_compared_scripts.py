@@ -18,8 +18,8 @@ pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
 
 from fresh import PROGRAMS
 from ilm_plugins.__main__ import main
-from ilm_plugins.experiments.compare.command_source import PRINTED
-from ilm_plugins.experiments.data.shapes import write_shapes
+from ilm_plugins.comparison.command_source import PRINTED
+from ilm_plugins.shapes.dataset import write_shapes
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 pytestmark = pytest.mark.wide

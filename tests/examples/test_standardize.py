@@ -40,8 +40,8 @@ def test_detectron2s_model_gets_the_same_image_at_half_the_contrast(root):
 
 def test_mmsegs_config_standardizes_last_and_nothing_else_does(root):
     pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
-    from ilm_plugins.experiments.data.standardize_image import StandardizeImage
     from ilm_plugins.frameworks import open_config
+    from ilm_plugins.frameworks.openmmlab.standardize_image import StandardizeImage
 
     cfg = open_config(str(root / "examples" / "standardize_mmseg.py")).config
     for name in ("train", "val", "test"):

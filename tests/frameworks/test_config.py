@@ -15,10 +15,10 @@ from torch import nn
 
 from ilm_plugins import ExemplarNorm, freeze
 from ilm_plugins.errors import UserError
-from ilm_plugins.experiments.data import detectron2_datasets
 from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.config import as_json, check_statistics
 from ilm_plugins.frameworks.length import Length
+from ilm_plugins.shapes import detectron2 as detectron2_datasets
 from runs import LAZY, SHAPES, write_mmengine_config
 
 

@@ -17,9 +17,9 @@ pytest.importorskip("submitit", reason="needs submitit, of the extra ilm_plugins
 
 import submitit
 
-from ilm_plugins.experiments.compare import run_folders, tasks
-from ilm_plugins.experiments.compare.slurm_jobs import run_by
-from ilm_plugins.experiments.compare.tasks import Progress, Step, Task
+from ilm_plugins.comparison import run_folders, tasks
+from ilm_plugins.comparison.slurm_jobs import run_by
+from ilm_plugins.comparison.tasks import Progress, Step, Task
 from ilm_plugins.frameworks import run_record
 from runs import mmengine_command, write_mmengine_config
 
@@ -42,8 +42,8 @@ EXECUTE = """
 import json, sys
 from pathlib import Path
 from ilm_plugins.cli import exit_on_sigterm
-from ilm_plugins.experiments.compare.executors import Execution
-from ilm_plugins.experiments.compare.tasks import Step, Task
+from ilm_plugins.comparison.executors import Execution
+from ilm_plugins.comparison.tasks import Step, Task
 
 exit_on_sigterm()
 options, commands = map(json.loads, sys.argv[1:])

@@ -14,8 +14,8 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 
 from ilm_plugins.cli import parsers
 from ilm_plugins.cli.compare import plan_of
-from ilm_plugins.experiments.compare.compared_config import in_own_process
-from ilm_plugins.experiments.compare.compared_models import measure_steps
+from ilm_plugins.comparison.compared_config import in_own_process
+from ilm_plugins.comparison.compared_models import measure_steps
 from ilm_plugins.frameworks import run_record
 from runs import LAZY
 

@@ -1,7 +1,7 @@
 # A Mask R-CNN small enough to learn the generated `shapes` in minutes on two CPU cores. They are
 # written to data_root if they are not there.
 _base_ = "mask-rcnn_r50_fpn_gn_batch2.py"
-custom_imports = dict(imports=["ilm_plugins.experiments.data.mmdet_shapes"])
+custom_imports = dict(imports=["ilm_plugins.shapes.mmdet"])
 model = dict(
     data_preprocessor=dict(mean=[90.0, 90.0, 90.0], std=[64.0, 64.0, 64.0]),
     backbone=dict(depth=18, frozen_stages=-1, norm_eval=False, init_cfg=None),

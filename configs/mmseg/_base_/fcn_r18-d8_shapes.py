@@ -5,7 +5,7 @@ _base_ = [
     "schedules/sgd_poly_100k.py",
     "default_runtime.py",
 ]
-custom_imports = dict(imports=["ilm_plugins.experiments.data.mmseg_shapes"])
+custom_imports = dict(imports=["ilm_plugins.shapes.mmseg"])
 model = dict(
     backbone=dict(depth=18, stem_channels=32, base_channels=32),
     decode_head=dict(in_channels=256, channels=128, num_classes=5),

@@ -2,7 +2,7 @@
 # Seq05VD, which tests no fold, tests.
 _base_ = "../mmseg/camvid_daylight/fcn_r18-d8.py"
 custom_imports = dict(
-    imports=[*_base_.custom_imports.imports, "ilm_plugins.experiments.data.standardize_image"]
+    imports=[*_base_.custom_imports.imports, "ilm_plugins.frameworks.openmmlab.standardize_image"]
 )
 step = dict(type="StandardizeImage")
 train_pipeline = [*_base_.train_pipeline[:-1], step, *_base_.train_pipeline[-1:]]

@@ -3,7 +3,7 @@ _base_ = "../mmpretrain/study/resnet20_cifar10-12epochs.py"
 custom_imports = dict(
     imports=[
         *_base_.custom_imports.imports,
-        "ilm_plugins.experiments.data.standardize_image",
+        "ilm_plugins.frameworks.openmmlab.standardize_image",
         "reproduction.corruptions.openmmlab",
     ],
     allow_failed_imports=False,

@@ -19,11 +19,11 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from ilm_plugins.errors import UserError
-from ilm_plugins.experiments.data import detectron2_datasets, shapes
 from ilm_plugins.frameworks import OpenConfig, open_config
 from ilm_plugins.frameworks.detectron2 import evaluation, training
 from ilm_plugins.frameworks.detectron2.config import OpenLazyConfig
 from ilm_plugins.frameworks.detectron2.config_files import load_config
+from ilm_plugins.shapes import dataset, detectron2
 from ilm_plugins.trust import ALLOW_CODE, loading
 from runs import LAZY, SHAPES
 
@@ -176,11 +176,11 @@ def test_inference_prepares_images_as_the_evaluation_does(monkeypatch, order):
 
 
 def test_shapes_are_generated_on_first_use(tmp_path, monkeypatch):
-    few = partial(shapes.write_shapes, num_training=2, num_validation=1, size=64)
-    monkeypatch.setattr(shapes, "write_shapes", few)
+    few = partial(dataset.write_shapes, num_training=2, num_validation=1, size=64)
+    monkeypatch.setattr(dataset, "write_shapes", few)
     folder = tmp_path / "shapes"
     files = folder / "annotations" / "instances_validation.json", folder / "images" / "validation"
-    assert len(detectron2_datasets._load(tmp_path, "shapes_val", *files)) == 1
+    assert len(detectron2._load(tmp_path, "shapes_val", *files)) == 1
 
 
 @pytest.fixture

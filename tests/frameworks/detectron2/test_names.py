@@ -13,7 +13,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from close import assert_close
 from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import read, write
-from ilm_plugins.experiments.compare import start_weights
+from ilm_plugins.comparison import start_weights
 from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.detectron2.checkpoints import Checkpointer
 from swaps import randomized

@@ -10,7 +10,7 @@ pytest.importorskip("statsmodels", reason="needs requirements/test.txt")
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from ilm_plugins.experiments.reports.interval import Difference, paired
+from ilm_plugins.reports.interval import Difference, paired
 from reproduction.pages.comparisons import holm, not_excluded
 
 

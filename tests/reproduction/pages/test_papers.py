@@ -3,7 +3,7 @@
 import pytest
 
 from committed import run
-from ilm_plugins.experiments.reports.interval import Difference
+from ilm_plugins.reports.interval import Difference
 from reproduction.pages import papers, plots
 from reproduction.pages.results import Run, load
 from reproduction.papers import published

@@ -1,7 +1,7 @@
 # Not in the papers: CamVid's day sequences 0006R0 and Seq05VD train, 0016E5 (305 images) tests.
 _base_ = "../camvid_daylight/fcn_r18-d8.py"
 custom_imports = dict(
-    imports=[*_base_.custom_imports.imports, "ilm_plugins.experiments.data.standardize_image"]
+    imports=[*_base_.custom_imports.imports, "ilm_plugins.frameworks.openmmlab.standardize_image"]
 )
 train_first = dict(_base_.train_folder, indices=list(range(62, 163)))
 train_second = dict(

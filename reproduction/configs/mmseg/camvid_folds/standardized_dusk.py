@@ -1,7 +1,7 @@
 # As ../camvid_daylight/dusk.py, but each input image is standardized over all its values.
 _base_ = "../camvid_daylight/dusk.py"
 custom_imports = dict(
-    imports=[*_base_.custom_imports.imports, "ilm_plugins.experiments.data.standardize_image"]
+    imports=[*_base_.custom_imports.imports, "ilm_plugins.frameworks.openmmlab.standardize_image"]
 )
 step = dict(type="StandardizeImage")
 test_pipeline = [*_base_.test_pipeline[:-1], step, *_base_.test_pipeline[-1:]]

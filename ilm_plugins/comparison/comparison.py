@@ -1,0 +1,60 @@
+"""A comparison from its plan to its results: the runs, and the files of the report."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tqdm import tqdm
+
+from ..errors import writing_to
+from ..files import lock, write_text
+from ..reports import style
+from . import history, runs
+from .page import page
+from .plan import Plan
+from .plot import WIDE, figure_of
+from .report import csv_of, markdown
+from .results import Results, complete, main_metric
+
+
+def compare_plan(
+    plan: Plan, command: str, make_runs: Callable[[Plan], None] = runs.run_all
+) -> Results:
+    """Make the missing runs, and write compare.md, .csv, .png and .html; return the results.
+
+    The report shows ``command``.
+    """
+    models = plan.source.models(plan)
+    with writing_to(plan.output), lock(plan.output):
+        plan.check_settings()
+        history.note(plan)
+        found = plan.source.prepare(plan)
+        if other := plan.other_code():
+            tqdm.write(other)
+        make_runs(plan)
+        return report(plan, command, models=models, **found)
+
+
+def report(plan: Plan, command: str, **found: Any) -> Results:
+    """Write the files of the report on all runs; return the results, with further fields."""
+    values = runs.collect(plan)
+    best, is_low = plan.source.best_metric()
+    metric = main_metric(values, plan.metric, best)
+    is_best = best is not None and metric.rpartition("/")[2] == best.rpartition("/")[2]
+    results = Results(
+        norms=plan.norms,
+        values=complete(values, metric),
+        metric=metric,
+        unit_name=plan.unit or plan.source.unit(metric),
+        margin=plan.margin,
+        confounded=[*filter(None, [plan.other_code()]), *runs.confounded(plan)],
+        higher_is_better=plan.higher_is_better and not (is_low and is_best),
+        history=history.of_folder(plan, metric),
+        **found,
+    )
+    history.note(plan, results.read)
+    write_text(plan.output / "compare.md", markdown(results, command))
+    write_text(plan.output / "compare.csv", csv_of(results))
+    if results.main:
+        style.save(figure_of(results, WIDE), plan.output / "compare.png")
+    write_text(plan.output / "compare.html", page(plan, results, command))
+    return results

@@ -1,0 +1,265 @@
+"""The results of a comparison's runs: tables of values and of differences from the baseline."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple
+
+from ..errors import UserError
+from ..reports.interval import ALPHA, Difference, paired
+from .plain_states import RULES, Runs
+from .unit import Unit, decimals, unit_of
+
+#: The name of the source's own test in tables.
+OWN_TEST = "test"
+#: The end of the reason of a run that has other metrics only.
+NOT_MEASURED = "was not measured"
+#: How many times the training step of each norm is measured.
+ROUNDS = 7
+
+
+class Value(NamedTuple):
+    """One metric of one run by one test; ``value`` is None where ``failure`` says why."""
+
+    norm: str
+    seed: int
+    test: str
+    metric: str
+    value: float | None
+    failure: str | None = None
+    #: Of the training, and where and by which commit it was made; None where no record tells.
+    seconds: float | None = None
+    commit: str | None = None
+    processor: str | None = None
+
+
+class Reading(NamedTuple):
+    """A difference that was read: of a norm from a baseline, by a test, a metric and seeds."""
+
+    baseline: str
+    norm: str
+    test: str
+    metric: str
+    seeds: tuple[int, ...]
+
+
+class Verdict(NamedTuple):
+    """What the seeds of a norm tell about it and the baseline."""
+
+    #: "better", "worse", "equivalent", "undecided", or "not told".
+    word: str
+    #: Why nothing is told; "" for the other words.
+    reason: str = ""
+    #: p of equivalence within the margin; NaN without a test.
+    p_equivalent: float = float("nan")
+
+
+@dataclass(frozen=True)
+class History:
+    """What the folder of a comparison has, of this call and of all earlier ones."""
+
+    #: The values of all runs.
+    values: Sequence[Value] = ()
+    #: Norm, seed, test and reason of each run without a result, those that were repeated, too.
+    failures: Sequence[tuple[str, int, str, str]] = ()
+    read: Sequence[Reading] = ()
+
+
+class ModelSummary(NamedTuple):
+    """The number of parameters and the norms of a model, for the report."""
+
+    parameters: int
+    #: The number of norms of each class.
+    norms: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """All values of a comparison; the first norm is the baseline."""
+
+    norms: Sequence[str]
+    values: Sequence[Value]
+    metric: str
+    #: Name of the main metric's unit, see :data:`.unit.UNITS`; None to tell it by the values.
+    unit_name: str | None = None
+    #: Points of the main metric within which a norm counts as equivalent to the baseline.
+    margin: float | None = None
+    higher_is_better: bool = True
+    #: Which value of a run counts, if it has several: "last", "max" or "min".
+    rule: str = "last"
+    history: History = History()
+    #: How runs differ by more than their norm: in their code, versions, devices or settings.
+    confounded: Sequence[str] = ()
+    #: The file from which norms start unconverted, if there is one.
+    unconverted: str | None = None
+    #: Norm -> its model's numbers of parameters and norms.
+    models: dict[str, ModelSummary] = field(default_factory=dict)
+    #: Norm -> "seconds" and "memory" of a training step.
+    steps: dict[str, dict[str, float]] = field(default_factory=dict)
+    #: Norm -> all overrides that not all norms have; empty for code of the user's own.
+    settings_of_norms: dict[str, list[str]] = field(default_factory=dict)
+
+    @cached_property
+    def main(self) -> dict[tuple[str, str], dict[int, float]]:
+        """(norm, test) -> seed -> value of the main metric, for all runs that have one."""
+        found: dict[tuple[str, str], dict[int, float]] = {}
+        for value in self.values:
+            if value.metric == self.metric and value.value is not None:
+                found.setdefault((value.norm, value.test), {})[value.seed] = value.value
+        return found
+
+    @property
+    def tests(self) -> list[str]:
+        return list(dict.fromkeys(test for _, test in self.main)) or [OWN_TEST]
+
+    @property
+    def failures(self) -> list[Value]:
+        return [value for value in self.values if value.failure]
+
+    def title(self, test: str) -> str:
+        """Return the name of the main metric, and of the test if it is not the config's own."""
+        return self.metric if test == OWN_TEST else f"{self.metric}, {test}"
+
+    def by_seed(self, norm: str, test: str) -> dict[int, float]:
+        """Return seed -> value of the main metric."""
+        return self.main.get((norm, test), {})
+
+    @cached_property
+    def left_out(self) -> list[Value]:
+        """The values of the folder's runs that this call leaves out."""
+        ours = {(value.norm, value.seed) for value in self.values}
+        return [value for value in self.history.values if (value.norm, value.seed) not in ours]
+
+    def failed_seeds(self, norm: str, test: str) -> dict[int, str]:
+        """Return seed -> reason of a norm's runs without a value of the main metric.
+
+        Those that this call leaves out count: leaving them out would be a choice by the result.
+        """
+        found = self.by_seed(norm, test)
+        left_out = [one for one in self.left_out if not (one.failure or "").endswith(NOT_MEASURED)]
+        return {
+            value.seed: value.failure
+            for value in (*self.values, *left_out)
+            if value.failure and value.norm == norm
+            if value.test in (test, OWN_TEST) and value.seed not in found
+        }
+
+    def seeds_of(self, norm: str, test: str) -> str:
+        """Return the number of a norm's runs, "3 of 5" where two have no result."""
+        found, failed = self.by_seed(norm, test), self.failed_seeds(norm, test)
+        return f"{len(found)} of {len(found) + len(failed)}" if failed else str(len(found))
+
+    @cached_property
+    def unit(self) -> Unit:
+        """The unit of the main metric, whose digits show its smallest deviation."""
+        groups = [[*of_seeds.values()] for of_seeds in self.main.values()]
+        plain = {test: self.by_seed(self.norms[0], test) for test in self.tests}
+        differences = [
+            [one - plain[test][seed] for seed, one in of_seeds.items() if seed in plain[test]]
+            for (norm, test), of_seeds in self.main.items()
+            if norm != self.norms[0]
+        ]
+        unit = unit_of(self.unit_name, self.higher_is_better, groups)
+        return replace(unit, digits=decimals(groups, differences))
+
+    def runs(self, norm: str, test: str) -> Runs:
+        """Return the runs of a norm and of the baseline."""
+        both = self.norms[0], norm
+        return Runs(
+            *both,
+            {one: self.by_seed(one, test) for one in both},
+            {one: self.failed_seeds(one, test) for one in both},
+            self.unit,
+        )
+
+    @cached_property
+    def read(self) -> list[Reading]:
+        """All tests that were read in the folder, these included; p is corrected for them."""
+        found = dict.fromkeys(self.history.read)
+        plain = self.norms[0]
+        for test in self.tests:
+            for norm in self.norms[1:]:
+                seeds = sorted(self.by_seed(norm, test).keys() & self.by_seed(plain, test).keys())
+                if len(seeds) > 1:
+                    found[Reading(plain, norm, test, self.metric, (*seeds,))] = None
+        return [*found]
+
+    @cached_property
+    def differences(self) -> dict[str, dict[str, Difference | None]]:
+        """Test -> norm -> its difference from the baseline, corrected for all tests of the folder.
+
+        Without interval and p where the verdict is "not told".
+        """
+        return {test: self._differences(test) for test in self.tests}
+
+    @cached_property
+    def verdicts(self) -> dict[str, dict[str, Verdict]]:
+        """Test -> norm, but the baseline -> what its seeds tell."""
+        norms = self.norms[1:]
+        return {test: {norm: self._verdict(norm, test) for norm in norms} for test in self.tests}
+
+    def _reason(self, norm: str, test: str) -> str:
+        """Return why the runs tell nothing before any test, or ""."""
+        runs = self.runs(norm, test)
+        return next(filter(None, (rule(runs) for rule in RULES)), "")
+
+    def _differences(self, test: str) -> dict[str, Difference | None]:
+        found: dict[str, Difference | None] = {}
+        for norm in self.norms[1:]:
+            one = paired(self.by_seed(norm, test), self.by_seed(self.norms[0], test))
+            if one is not None and one.has_interval:
+                one = one.corrected(len(self.read))
+                if self._reason(norm, test):
+                    one = replace(one, **dict.fromkeys(("low", "high", "p"), float("nan")))
+            found[norm] = one
+        return found
+
+    def _verdict(self, norm: str, test: str) -> Verdict:
+        difference = self.differences[test][norm]
+        if reason := self._reason(norm, test):
+            return Verdict("not told", reason)
+        p = float("nan")
+        if self.margin is not None:
+            p = difference.p_within(self.margin * self.unit.point)
+        if difference.p < ALPHA:
+            gain = (difference.mean > 0) == self.higher_is_better
+            return Verdict("better" if gain else "worse", p_equivalent=p)
+        return Verdict("equivalent" if p < ALPHA else "undecided", p_equivalent=p)
+
+
+def main_metric(values: Iterable[Value], wanted: str | None, best: str | None = None) -> str:
+    """Return the metric to compare; UserError if the wanted one is missing.
+
+    Otherwise it is ``best``, by which the config chooses a checkpoint, mIoU, which mmseg's
+    evaluator gives behind the pixel accuracy, or the first.
+    """
+    values = [value for value in values if value.metric]
+    known = [v.metric for v in values if v.value is not None]
+    names = list(dict.fromkeys([*known, *(v.metric for v in values)]))  # those of NaN come last
+    for metric in filter(None, (wanted, best)):
+        if metric in names:
+            return metric
+        # A name may have another prefix in a config or a command than in a record, or none.
+        for ending in (metric, metric.rpartition("/")[2]):
+            for name in names:
+                if f"/{name}".endswith(f"/{ending}"):
+                    return name
+        if metric == wanted and names:
+            raise UserError(f"--metric {wanted!r}: the runs have {', '.join(names)}; give one")
+    default = "mIoU" if "mIoU" in names else next(iter(names), None)
+    return default or wanted or best or "no metric"
+
+
+def complete(values: Sequence[Value], metric: str) -> list[Value]:
+    """Return the values that are known, and a failure for each tested run without ``metric``.
+
+    All failures are of ``metric``, so that a table of it has them, too.
+    """
+    of_metric = {v[:3]: v.value for v in values if v.metric == metric}
+    known = [v._replace(metric=metric) if v.failure else v for v in values]
+    known = [v for v in known if v.failure or v.value is not None]
+    for run in dict.fromkeys(v[:3] for v in values if not v.failure):
+        if of_metric.get(run) is None:
+            reason = "is NaN or infinite" if run in of_metric else NOT_MEASURED
+            known.append(Value(*run, metric, None, f"{metric} {reason}"))
+    return known

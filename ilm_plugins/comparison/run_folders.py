@@ -1,0 +1,110 @@
+"""The folder of a run: the record of its training, and the log beside it."""
+
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import one_line, say
+from ..files import make_folder
+from ..frameworks import run_environment, run_record
+from ..frameworks.run_record import PLAIN, read
+
+#: The begin of a log's last line if the training or the evaluation has failed.
+FAILED = "failed: "
+#: Setting in a run's record -> its name in a report.
+SETTINGS = {
+    "device": "device",
+    "processes": "processes",
+    "commit": "commit",
+    "code": "code of the function",
+    "amp": "mixed precision",
+    "batch": "images of a step",
+    "images": "training images",
+    "test images": "test images",
+    "planned": "planned length",
+    "unit": "unit of the length",
+}
+
+
+def is_complete(folder: Path) -> bool:
+    return run_record.is_complete(read(folder))
+
+
+def divergence(folder: Path) -> str | None:
+    """Return why the training diverged; None if it did not."""
+    return (read(folder) or {}).get("diverged")
+
+
+def has_ended(folder: Path) -> bool:
+    """Return whether a run is not to be trained."""
+    return is_complete(folder) or divergence(folder) is not None
+
+
+def metrics(folder: Path) -> dict[str, float | None]:
+    """Return the metrics of a run or an evaluation, None for NaN; empty if there are none yet."""
+    found = (read(folder) or {}).get("metrics", {}).get(PLAIN, {})
+    return {name: one for name, one in found.items() if isinstance(one, int | float | None)}
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Return the versions, the device and the settings of a run, by their names in a report."""
+    record = read(folder) or {}
+    found = record.get("versions", {}) | {SETTINGS[key]: record.get(key) for key in SETTINGS}
+    return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def new_record(
+    command: str, framework: str, code: str, seed: int, num_gpus: int = 0
+) -> dict[str, Any]:
+    """Return the record of a run of the user's own code at its start: one training is planned."""
+    return {
+        "framework": framework,
+        "command": command,
+        "commit": run_environment.commit(),
+        "code": code,
+        "versions": run_environment.versions(),
+        "device": run_environment.device(num_gpus),
+        "seed": seed,
+        "unit": "trainings",
+        "planned": 1,
+        "run": 0,
+        "curve": [],
+        "metrics": {},
+    }
+
+
+def save(folder: Path, record: dict[str, Any]) -> None:
+    """Write the record of a run of the user's own code."""
+    make_folder(folder)  # a script may have removed it
+    run_record.write(folder / run_record.FILE, record)
+
+
+def log_of(folder: Path) -> Path:
+    """Return the file with the output of a training or an evaluation."""
+    return folder.with_name(folder.name + ".log")
+
+
+def open_to_add(path: Path, mode: str = "a", encoding: str | None = "utf-8") -> IO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():  # as of somebody else's folder
+        path.unlink()
+    return path.open(mode, encoding=encoding)
+
+
+def note_failure(folder: Path, reason: object = None) -> None:
+    """Add the reason of a failure to a folder's log, by default the last line; not of a stop."""
+    with open_to_add(log_of(folder)) as file:
+        text = one_line(reason or _last_line(folder)).removeprefix(FAILED)
+        say(f"{FAILED}{text[:200]}", file=file)
+
+
+def noted_failure(folder: Path) -> str | None:
+    """Return the failure that a folder's log ends with; None if there is none."""
+    line = _last_line(folder)
+    return f"{line}; see {log_of(folder)}" if line.startswith(FAILED) else None
+
+
+def _last_line(folder: Path) -> str:
+    log = log_of(folder)
+    # A kill may cut a character.
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "no output")

@@ -1,1 +1,0 @@
-"""Experiments with the layers: comparisons of norms, the papers' tables, analysis."""

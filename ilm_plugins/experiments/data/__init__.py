@@ -1,1 +1,0 @@
-"""The generated dataset `shapes`, and folders of images to analyze."""

@@ -1,0 +1,1 @@
+"""The generated dataset `shapes`, for detectron2, mmdet and mmseg."""

@@ -1,0 +1,662 @@
+"""Reports of comparisons, from made-up values."""
+
+import csv
+import gc
+import json
+import re
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.stats
+
+pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
+
+from ilm_plugins.comparison import plot, runs
+from ilm_plugins.comparison.answers import answers, headline, notes
+from ilm_plugins.comparison.config_source import ConfigSource
+from ilm_plugins.comparison.plan import Plan
+from ilm_plugins.comparison.report import csv_of, markdown
+from ilm_plugins.comparison.results import (
+    OWN_TEST,
+    History,
+    ModelSummary,
+    Reading,
+    Results,
+    Value,
+    complete,
+    main_metric,
+)
+from ilm_plugins.comparison.unit import decimals, unit_of
+from ilm_plugins.errors import UserError
+from ilm_plugins.frameworks import run_record
+from ilm_plugins.reports import style
+
+VALUES = {
+    OWN_TEST: {"GN": [40.0, 41.5, 39.0], "ILMGN": [41.0, 42.6, 40.2], "EN": [40.1, 41.0, 39.5]},
+    "dusk": {"GN": [20.0, 21.0, 22.0], "ILMGN": [18.0, 25.0, 21.0], "EN": [10.0, 11.1, 12.2]},
+}
+
+MODELS = {"GN": ModelSummary(1000, "2 GroupNorm"), "ILMGN": ModelSummary(1016, "2 ILMGroupNorm")}
+
+
+def results(values=None, factor=1, seeds=3, failures=(), **options):
+    values = {OWN_TEST: VALUES[OWN_TEST]} if values is None else values
+    found = [
+        Value(norm, seed, test, metric, value * factor)
+        for test, norms in values.items()
+        for norm, numbers in norms.items()
+        for seed, value in enumerate(numbers[:seeds])
+        for metric in ("mIoU", "aAcc")
+    ]
+    return Results(["GN", "ILMGN", "EN"], [*found, *failures], "mIoU", **options)
+
+
+def row(page, norm, title="## mIoU"):
+    """The first row of a norm below a title."""
+    lines = page.partition(title + "\n")[2].splitlines()
+    return next(line for line in lines if line.startswith(f"| {norm}"))
+
+
+def test_the_table_has_mean_deviation_difference_and_p():
+    cells = [cell.strip() for cell in row(report(results()), "ILMGN").split("|")][1:-1]
+    # Differences 1.0, 1.1, 1.2: t = 19.05 of two degrees of freedom, p = .00274, of two tests.
+    # The interval is that of 97.5 %, whose t is 6.21.
+    assert cells == ["ILMGN", "3", "41.27 ± 1.22", "+1.10 [+0.74, +1.46]", "0.005", "better"]
+
+
+def report(found):
+    return markdown(found, "python -m ilm_plugins compare")
+
+
+def test_each_further_test_has_a_table():
+    assert "21.33 ± 3.51" in row(report(results(VALUES)), "ILMGN", "## mIoU, dusk")
+
+
+#: Norm -> mIoU by seed, of segmenters.
+MIOU = {
+    "BN": (39.76, 40.39, 39.76),
+    "GN": (36.5, 34.1, 36.37),
+    "SN": (42.5, 42.49, 41.1),
+    "EN": (40.56, 40.93, 37.48),
+    "ILMGN": (35.96, 32.76, 33.45),
+}
+
+
+@pytest.mark.parametrize("norm", ["GN", "SN", "EN", "ILMGN"])
+def test_a_difference_from_the_first_norm_has_scipys_interval(norm):
+    values = [
+        Value(name, seed, OWN_TEST, "mIoU", value)
+        for name, found in MIOU.items()
+        for seed, value in enumerate(found)
+    ]
+    expected = scipy.stats.ttest_rel(MIOU[norm], MIOU["BN"])
+    low, high = expected.confidence_interval(1 - 0.05 / 4)
+    mean = np.mean(MIOU[norm]) - np.mean(MIOU["BN"])
+    text = report(Results([*MIOU], values, "mIoU"))
+    assert f" {mean:+.1f} [{low:+.1f}, {high:+.1f}] " in row(text, norm)
+
+
+@pytest.fixture
+def collections():
+    """A list that gets the generation of each garbage collection; Python starts none by itself."""
+    found = []
+
+    def note(phase, info):
+        if phase == "start":
+            found.append(info["generation"])
+
+    gc.disable()
+    gc.callbacks.append(note)
+    yield found
+    gc.callbacks.remove(note)
+    gc.enable()
+
+
+def test_a_report_collects_no_garbage(collections, tmp_path):
+    """With torch loaded, a collection takes .1 to .5 s."""
+    found = results(VALUES, margin=1)
+    report(found)
+    csv_of(found)
+    style.save(plot.figure_of(found, plot.WIDE), tmp_path / "compare.png")
+    assert collections == []
+
+
+def answer(found, norm="EN"):
+    return answers(found, OWN_TEST)[norm]
+
+
+def pair(plain, ours, **options):
+    """The results of GN and EN, from a value for each seed, or a text of a failure."""
+    found = []
+    for norm, values in (("GN", plain), ("EN", ours)):
+        for seed, value in enumerate(values):
+            known = (None, value) if isinstance(value, str) else (value, None)
+            found.append(Value(norm, seed, OWN_TEST, "mIoU", *known))
+    return Results(["GN", "EN"], found, "mIoU", **options)
+
+
+@pytest.mark.parametrize("higher, side", [(True, "better"), (False, "worse")])
+def test_a_seen_difference_is_better_or_worse_with_its_gain(higher, side):
+    found = answer(results(higher_is_better=higher), "ILMGN")
+    ends = "+0.74 to +1.46" if higher else "-1.46 to -0.74"
+    assert (found.word, found.text) == (side, f"Gain: {ends} (p = 0.005).")
+
+
+def test_the_gain_of_an_undecided_norm_is_students_interval_for_all_tests():
+    differences = np.subtract(VALUES[OWN_TEST]["EN"], VALUES[OWN_TEST]["GN"])
+    low, high = scipy.stats.ttest_1samp(differences, 0).confidence_interval(1 - 0.05 / 2)
+    found = answer(results())
+    assert found.word == "undecided"
+    assert f"No difference is shown. Gain: {low:+.2f} to {high:+.2f}." == found.text
+
+
+def test_a_gain_ends_where_the_metric_does():
+    text = answer(pair([98.0, 99.0, 97.0], [99.5, 90.0, 98.5], unit_name="percent")).text
+    assert "to +2.0 points." in text
+
+
+def test_the_verdict_of_equivalence_has_the_p_of_two_one_sided_tests():
+    plain, ours = [40.0, 41.5, 39.0, 40.5], [40.5, 41.0, 39.4, 40.0]
+    differences = np.subtract(ours, plain)
+    sides = ((-1, "greater"), (1, "less"))
+    p = max(scipy.stats.ttest_1samp(differences, m, alternative=a).pvalue for m, a in sides)
+    found = answer(pair(plain, ours, margin=1))
+    assert (found.word, found.text) == ("equivalent", f"The gain is within 1 of 0 (p = {p:.3f}).")
+    assert p > 0.001
+    assert answer(pair(plain, ours, margin=0.01)).word == "undecided"
+
+
+def test_a_margin_is_in_points_of_the_unit():
+    plain, ours = [0.40, 0.415, 0.39], [0.402, 0.414, 0.391]
+    ps = [
+        pair(
+            np.multiply(plain, k).tolist(), np.multiply(ours, k).tolist(), margin=1, unit_name=name
+        )
+        .verdicts[OWN_TEST]["EN"]
+        .p_equivalent
+        for k, name in ((1, "fraction"), (100, "percent"), (100, "number"))
+    ]
+    assert ps == pytest.approx([ps[0]] * 3)
+
+
+def test_a_difference_within_the_margin_is_named():
+    text = "EN is better by less than the margin."
+    assert text in notes(pair([40.0, 41.0, 42.0], [40.2, 41.21, 42.2], margin=0.5))
+    assert text not in notes(pair([40.0, 41.0, 42.0], [45.0, 46.1, 47.0], margin=0.5))
+
+
+def test_all_tests_that_were_read_count():
+    """Four norms by two tests, and two readings of earlier calls, one of them again now."""
+    own = Reading("GN", "EN", OWN_TEST, "mIoU", (0, 1, 2))
+    earlier = [own, own._replace(seeds=(3, 4, 5))]
+    found = results(VALUES, history=History(read=earlier))
+    assert len(found.read) == 5
+    p = scipy.stats.ttest_1samp([1.0, 1.1, 1.2], 0).pvalue
+    assert found.differences[OWN_TEST]["ILMGN"].p == pytest.approx(5 * p)
+    (text,) = [note for note in notes(found) if "corrected" in note]
+    assert text.startswith("p and intervals are corrected for all tests that this and earlier ")
+    assert "calls read here (5): " in text
+    assert "EN minus GN by mIoU, seeds 3 4 5" in text
+
+
+def test_another_call_is_another_test_and_the_same_call_is_none():
+    first = pair([40.0, 41.0, 42.0], [40.2, 41.2, 42.3])
+    assert len(replace(first, history=History(read=first.read)).read) == 1
+    for other in (
+        pair([40.0, 41.0], [40.2, 41.3]),
+        replace(first, metric="mAcc", values=[v._replace(metric="mAcc") for v in first.values]),
+    ):
+        assert len(replace(other, history=History(read=first.read)).read) == 2
+
+
+# ---- what is told without a test
+
+
+@pytest.mark.parametrize(
+    "values, options, text",
+    [
+        (([40.0], [41.0]), {}, "One seed shows nothing."),
+        (([40.0, "failed"], ["failed", 40.0]), {}, "1 of 2 runs with GN (seed 1) and 1 of 2 runs"),
+        (([40.0, 41.0], [41.0, "diverged: NaN"]), {}, "1 of 2 runs with EN (seed 1) diverged."),
+        (([0.5, 0.99], [0.2, 0.0]), {"unit_name": "percent"}, "No run has learned: all values are"),
+        (
+            ([99.5, 99.2], [99.9, 99.1]),
+            {"unit_name": "percent", "higher_is_better": False},
+            "No run has learned: all values are within 1 point of 100.",
+        ),
+        (([99.95, 99.9], [100.0, 99.92]), {"unit_name": "percent"}, "Nothing is left to gain: all"),
+        (
+            ([7.0, 7.0], [7.0, 7.0]),
+            {},
+            "All runs have 7, so this metric cannot tell the norms apart.",
+        ),
+        (([40.0, 40.0], [41.0, 41.0]), {}, "Each norm has one value for all seeds: the training"),
+        (([40.0, 42.0], [40.0, 42.0]), {}, "EN has GN's result in each seed: it had no effect, or"),
+        (([40.0, 42.0], [41.0, 43.0]), {}, "All seeds have the same difference, which does not"),
+        (([51.7, 50.5, 53.9, 52.6, 49.8], [51.3, 4.6, 50.0, 52.6, 4.9]), {}, "2 of 5 runs with AN"),
+        (
+            ([0.31, 0.30, 0.33], [0.32, 2.31, 0.29]),
+            {"higher_is_better": False},
+            "1 of 3 runs with EN (seed 1) did not learn.",
+        ),
+    ],
+    ids=[
+        *("one seed", "failed", "diverged", "at the start", "an error of 100 %", "at the ceiling"),
+        *("one value", "no seed", "no effect", "same differences", "collapsed", "a loss"),
+    ],
+)
+def test_runs_that_tell_nothing_are_not_tested(values, options, text):
+    found = pair(*values, margin=50, **options)
+    verdict = found.verdicts[OWN_TEST]["EN"]
+    assert verdict.word == "not told"
+    assert verdict.reason.startswith(text.replace("AN", "EN"))
+    difference = found.differences[OWN_TEST]["EN"]
+    assert difference is None or not difference.has_interval
+    assert len(verdict.reason.split()) <= 20
+
+
+@pytest.mark.parametrize(
+    "plain, ours",
+    [
+        ([0.5, 0.3, 0.1], [1.0, 0.2, 0.3]),
+        ([99.5, 99.6, 99.4], [99.6, 99.5, 99.7]),
+        ([50.0, 50.4, 49.8], [5.0, 5.2, 4.9]),
+        ([50.0, 50.4, 49.8], [30.0, 50.2, 50.1]),
+    ],
+    ids=["exactly one point", "near the ceiling", "a norm that is worse", "a run that is worse"],
+)
+def test_runs_that_tell_something_are_tested(plain, ours):
+    assert pair(plain, ours, unit_name="percent").differences[OWN_TEST]["EN"].has_interval
+
+
+def test_a_seed_that_failed_may_not_be_left_out():
+    """Its run is in the folder, of an earlier call."""
+    failed = [Value("EN", 3, OWN_TEST, "mIoU", None, reason) for reason in ("diverged: NaN",)]
+    found = pair([40.0, 41.0, 42.0], [45.0, 46.1, 47.0])
+    found = replace(found, history=History([*found.values, *failed]))
+    assert found.verdicts[OWN_TEST]["EN"].reason == "1 of 4 runs with EN (seed 3) diverged."
+    other = failed[0]._replace(failure="mIoU was not measured")
+    found = replace(found, history=History([*found.values, other]))
+    assert found.verdicts[OWN_TEST]["EN"].word == "better"
+
+
+@pytest.mark.parametrize(
+    "values, margin, expected",
+    [
+        (([40.0, 41.0, 42.0], [45.0, 46.1, 47.0]), None, "use EN in place of GN."),
+        (([45.0, 46.1, 47.0], [40.0, 41.0, 42.0]), None, "keep GN."),
+        (([40.0, 41.0, 42.0], [40.0, 41.01, 42.0]), 1, "use GN or EN."),
+        (([40.0, 41.0, 42.0], [44.0, 39.0, 43.0]), None, "compare with at least 5 seeds."),
+        (([40.0, 41.0, 42.0, 41.0, 40.0], [41.0, 40.0, 42.5, 41.0, 40.0]), None, "keep GN."),
+        (([40.0, 41.0, 42.0], [40.0, 42.0, 41.0]), 1, "compare with at least 10 seeds."),
+        (([40.0, 41.0, 42.0], [44.0, 39.0, 43.0]), 1, "keep GN."),
+        (([40.0], [45.0]), None, "compare with at least 5 seeds."),
+        (([40.0, 41.0], [40.0, "failed"]), None, "find the cause and correct it."),
+        (([40.0, "failed"], [40.0, 41.0]), None, "find the cause and correct it."),
+    ],
+    ids=[
+        *("better", "worse", "equivalent", "three seeds", "open", "open, a margin", "hopeless"),
+        *("one seed", "failed", "the baseline failed"),
+    ],
+)
+def test_a_reader_is_told_what_to_do_next(values, margin, expected):
+    assert answer(pair(*values, margin=margin)).next_step.startswith(expected)
+
+
+def test_what_fifty_seeds_cannot_show_is_not_planned():
+    text = answer(pair([40.0, 41.0, 42.0], [44.0, 39.0, 43.0], margin=1)).text
+    assert text.startswith("50 seeds are too few. Gain: ")
+
+
+def headlines(norms, steps=False, **options):
+    values = {"GN": [40.0, 41.0, 42.0, 41.5, 40.5], **norms}
+    found = [
+        Value(norm, seed, OWN_TEST, "mIoU", value)
+        for norm, of_norm in values.items()
+        for seed, value in enumerate(of_norm)
+    ]
+    costs = {"GN": {"seconds": 0.5}, "EN": {"seconds": 0.52}} if steps else {}
+    return headline(Results([*values], found, "mIoU", steps=costs, **options))
+
+
+GOOD, BETTER, SAME, OPEN, TORN = (
+    [42.0, 43.1, 44.0, 43.4, 42.6],
+    [48.0, 49.1, 50.0, 49.4, 48.6],
+    [40.1, 40.9, 42.0, 41.6, 40.4],
+    [41.0, 39.5, 43.0, 40.5, 41.1],
+    [41.0, 4.0, 43.0, 5.0, 41.1],
+)
+
+
+def test_the_first_sentence_is_on_all_norms():
+    text = headlines({"SN": OPEN, "EN": SAME}, steps=True)
+    cost = "a step takes 1.04 times GN's with EN"
+    assert text == f"Keep GN: none of SN, EN is shown to be better; {cost}."
+    text = headlines({"EN": BETTER, "IN": OPEN})
+    assert re.fullmatch(r"Use EN in place of GN: gain \S+ to \S+; IN is undecided\.", text)
+    assert headlines({"EN": SAME}, margin=1) == "Use GN or EN: they are equivalent within 1."
+
+
+def test_the_first_sentence_names_all_better_norms_which_are_not_compared_with_each_other():
+    text = headlines({"SN": GOOD, "EN": BETTER})
+    gains = r"gain \+1\.\S+ to \+2\.\S+ or \+7\.\S+ to \+8\.\S+"
+    assert re.fullmatch(rf"Use SN or EN in place of GN: {gains}\.", text)
+
+
+def test_the_first_sentence_says_that_a_norm_is_worse():
+    worse = [value - 3 for value in SAME]
+    assert headlines({"EN": worse}) == "Keep GN: EN did worse."
+    text = headlines({"SN": OPEN, "EN": worse})
+    assert text == "Keep GN: SN is not shown to be better; EN is worse."
+
+
+def test_the_first_sentence_begins_with_runs_that_did_not_learn():
+    told = "2 of 5 runs with AN (seeds 1, 3) did not learn. "
+    assert headlines({"AN": TORN}) == f"{told}Find the cause and correct it."
+    assert headlines({"SN": OPEN, "AN": TORN}) == f"{told}Keep GN: SN is not shown to be better."
+
+
+def test_the_verdicts_by_another_test_follow_the_first_sentence():
+    text = headline(results(VALUES))
+    assert text.startswith("Use ILMGN in place of GN: ")
+    assert text.endswith(". By dusk: ILMGN is undecided, EN is worse.")
+    torn = VALUES["dusk"] | {"EN": [20.0, 1.0, 21.0]}
+    text = headline(results(VALUES | {"dusk": torn}))
+    assert text.endswith(". By dusk: ILMGN is undecided, nothing is told of EN.")
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        ({}, "Compared by mIoU: higher is better."),
+        ({"higher_is_better": False, "margin": 2}, "mIoU: lower is better; the margin is 2."),
+        ({"rule": "max"}, "Compared by mIoU, the max of each run: higher is better."),
+    ],
+)
+def test_the_report_begins_with_what_is_compared_and_which_direction_is_better(options, text):
+    page = report(results(**options))
+    assert text in page
+    assert page.index(text) < page.index("##")
+
+
+# ---- units
+
+
+@pytest.mark.parametrize(
+    "values, higher, unit",
+    [
+        ([0.2, 1.0], True, "fraction"),
+        ([0.2, 1.5], True, "number"),
+        ([-0.2, 0.5], True, "number"),
+        ([0.2, 0.5], False, "number"),
+        ([12.0, 93.0], True, "number"),
+    ],
+)
+def test_the_values_of_an_unknown_metric_tell_its_unit(values, higher, unit):
+    assert unit_of(None, higher, [values]).name == unit
+
+
+@pytest.mark.parametrize(
+    "groups, digits",
+    [
+        ([[51.7, 50.5, 53.9], [51.3, 4.6, 50.0]], 1),
+        ([[3.1e-4, 3.3e-4], [2.5e-4, 2.6e-4]], 6),
+        ([[0.25], [0.517]], 3),
+        ([[4000.0, 5000.0]], 0),
+        ([[0.0, 0.0]], 1),
+    ],
+)
+def test_decimals_show_a_third_of_the_smallest_deviation(groups, digits):
+    assert decimals(groups) == digits
+
+
+def test_values_that_their_unit_does_not_have_are_named():
+    text = "mIoU has values outside 0 to 1: it is no fraction."
+    assert text in report(results(unit_name="fraction"))
+    assert text not in report(results(factor=0.01, unit_name="fraction"))
+
+
+def test_a_tiny_p_is_not_printed_as_zero():
+    page = report(pair([40.0, 41.5, 39.0], [41.0, 42.5001, 40.0]))
+    assert row(page, "EN").split("|")[5].strip() == "< 0.001"
+    assert "(p < 0.001)" in page
+
+
+FAILED = [Value("ILMGN", seed, OWN_TEST, "", None, "diverged: NaN") for seed in (3, 4)]
+
+
+def test_the_table_counts_the_runs_that_learned():
+    cells = [c.strip() for c in row(report(results(failures=FAILED)), "ILMGN").split("|")][1:-1]
+    assert cells[1] == "3 of 5"
+    assert cells[-2:] == ["", "not told"]
+
+
+def test_a_further_test_names_runs_that_failed_in_training():
+    page = report(results(VALUES, failures=FAILED))
+    assert " 3 of 5 " in row(page, "ILMGN", "## mIoU, dusk")
+
+
+def test_a_run_that_failed_in_a_further_test_counts_in_the_configs_own():
+    failed = Value("EN", 2, "dusk", "", None, "failed: no images")
+    values = {**VALUES, "dusk": {**VALUES["dusk"], "EN": [10.0, 11.1]}}
+    page = report(results(values, failures=[failed]))
+    assert row(page, "EN").split("|")[2].strip() == "3"
+    assert row(page, "EN", "## mIoU, dusk").split("|")[2].strip() == "2 of 3"
+
+
+def test_rows_of_the_main_metric_name_failed_runs():
+    found = Results(["GN", "ILMGN"], complete([*results().values, *FAILED], "mIoU"), "mIoU")
+    failures = [v.failure for v in found.values if v.metric == "mIoU" and v.failure]
+    assert failures == ["diverged: NaN"] * 2
+
+
+def test_a_run_without_a_result_is_listed():
+    failure = Value("EN", 3, OWN_TEST, "", None, "diverged: the loss became NaN")
+    assert "- EN, seed 3: diverged: the loss became NaN" in report(results(failures=[failure]))
+
+
+def test_a_norm_without_any_result_keeps_its_row():
+    values = {OWN_TEST: {"GN": [40.0, 41.0], "EN": [41.0, 42.0]}}
+    page = report(results(values))
+    assert "no result" in row(page, "ILMGN")
+    assert "No seed has a result of both norms" in page
+
+
+def test_steps_are_shown_by_the_baselines():
+    steps = {"GN": {"seconds": 0.2}, "ILMGN": {"seconds": 0.21}}
+    found = results(models=MODELS, steps=steps)
+    cells = [cell.strip() for cell in row(report(found), "ILMGN", "## Cost").split("|")][1:-1]
+    assert cells == ["ILMGN", "2 ILMGroupNorm", "1,016", "0.210 s", "1.05"]
+
+
+def test_the_wall_time_of_each_norms_runs_is_shown():
+    values = [Value("GN", seed, OWN_TEST, "mIoU", 40.0, seconds=80.0 + seed) for seed in (0, 20)]
+    assert "| GN     | 0:01:30" in report(Results(["GN", "EN"], values, "mIoU"))
+    short = [value._replace(seconds=1.0) for value in values]
+    assert "wall time" not in report(Results(["GN", "EN"], short, "mIoU"))
+
+
+def test_memory_is_shown_where_it_was_measured():
+    steps = {norm: {"seconds": 0.2, "memory": 3 * 2**20} for norm in ("GN", "ILMGN")}
+    found = results(models=MODELS, steps=steps)
+    assert "3 MiB" in row(report(found), "ILMGN", "## Cost")
+
+
+def test_weights_that_no_norm_converts_are_in_the_report():
+    text = report(results(unconverted="bn.pth"))
+    assert text.index("The config loads 'bn.pth'. If the file") < text.index("| norm")
+
+
+def test_the_csv_has_a_row_for_each_run_test_and_metric():
+    head, *rows = csv.reader(csv_of(results(failures=FAILED)).splitlines())
+    made = ["seconds", "commit", "processor"]
+    assert head == ["norm", "seed", "test", "metric", "value", *made, "failure"]
+    assert rows[0] == ["GN", "0", "test", "mIoU", "40.0", "", "", "", ""]
+    assert rows[-1] == ["ILMGN", "4", "test", "", "", "", "", "", "diverged: NaN"]
+    assert len(rows) == 3 * 3 * 2 + len(FAILED)
+
+
+def test_the_main_metric_is_the_first_without_a_choice():
+    assert main_metric(results().values, None) == "mIoU"
+
+
+def test_segmenters_are_compared_by_miou_without_a_choice():
+    values = [Value("GN", 0, OWN_TEST, metric, 1.0) for metric in ("aAcc", "mIoU", "mAcc")]
+    assert main_metric(values, None) == "mIoU"
+
+
+def test_the_main_metric_is_found_without_its_prefix():
+    assert main_metric([Value("GN", 0, OWN_TEST, "coco/bbox_mAP", 0.4)], "bbox_mAP") == (
+        "coco/bbox_mAP"
+    )
+
+
+def test_the_main_metric_is_of_the_wanted_task_among_several_test_sets():
+    names = [f"{data}/{task}/AP" for data in ("a", "b") for task in ("bbox", "segm")]
+    values = [Value("GN", 0, OWN_TEST, name, 0.4) for name in names]
+    assert main_metric(values, "segm/AP") == "a/segm/AP"
+
+
+def test_the_configs_metric_is_found_under_another_prefix():
+    values = [Value("GN", 0, "test", name, 1.0) for name in ("coco/AP50", "coco/bbox_mAP")]
+    assert main_metric(values, None, "val/bbox_mAP") == "coco/bbox_mAP"
+
+
+def test_a_configs_metric_that_the_runs_lack_is_no_mistake():
+    assert main_metric(results().values, None, "mDice") == "mIoU"
+
+
+def test_an_unknown_metric_names_the_known_ones():
+    with pytest.raises(UserError, match=r"--metric 'AP': the runs have mIoU, aAcc"):
+        main_metric(results().values, "AP")
+
+
+@pytest.fixture
+def drawn(tmp_path, monkeypatch):
+    """A function that draws results, and returns the axes of the first test's values."""
+    shown = []
+    save = plot.Figure.savefig
+    monkeypatch.setattr(
+        plot.Figure,
+        "savefig",
+        lambda figure, *args, **options: (shown.append(figure), save(figure, *args, **options)),
+    )
+
+    def draw(found):
+        style.save(plot.figure_of(found, plot.WIDE), tmp_path / "compare.png")
+        return shown[-1].axes[0]
+
+    return draw
+
+
+def test_the_picture_shows_each_run(drawn):
+    left = drawn(results())
+    points = [tuple(map(float, p.get_offsets()[:, 0])) for p in left.collections]
+    assert sorted(map(sorted, points)) == sorted(map(sorted, VALUES[OWN_TEST].values()))
+
+
+def test_the_picture_names_failed_seeds(drawn):
+    labels = [label.get_text() for label in drawn(results(failures=FAILED)).get_yticklabels()]
+    assert labels == ["GN", "ILMGN\nno result: seed 3, 4", "EN"]
+
+
+def test_the_picture_connects_the_runs_of_a_seed(drawn):
+    lines = [[*line.get_xdata()] for line in drawn(results()).lines]
+    for values in zip(*VALUES[OWN_TEST].values(), strict=True):
+        assert [*values] in lines
+
+
+def test_a_failed_run_leaves_the_other_norms_of_its_seed_connected(drawn):
+    values = {OWN_TEST: {**VALUES[OWN_TEST], "ILMGN": [41.0, 42.6]}}
+    failed = Value("ILMGN", 2, OWN_TEST, "", None, "diverged: NaN")
+    lines = [[*line.get_xdata()] for line in drawn(results(values, failures=[failed])).lines]
+    assert [39.0, 39.5] in lines
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_the_picture_has_a_cross_at_the_worse_edge_for_each_run_that_failed(drawn, higher):
+    left = drawn(results(failures=FAILED, higher_is_better=higher))
+    (crosses,) = [line for line in left.lines if line.get_marker() == "x" and len(line.get_xdata())]
+    places = left.transData.inverted().transform(
+        crosses.get_transform().transform(crosses.get_xydata())
+    )
+    assert len(places) == len(FAILED)
+    assert all(round(y) == 1 for _, y in places)  # the second norm's row
+    values = [value for norm in VALUES[OWN_TEST].values() for value in norm]
+    assert all(x < min(values) if higher else x > max(values) for x, _ in places)
+
+
+def test_equal_results_give_an_equal_picture(tmp_path):
+    for name in ("a.png", "b.png"):
+        style.save(plot.figure_of(results(), plot.WIDE), tmp_path / name)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_a_run_whose_metric_is_nan_is_a_failure():
+    """A detector that finds nothing has an AP of NaN, which a record keeps as null."""
+    values = [Value("GN", seed, OWN_TEST, "AP", 40.0) for seed in (0, 1)]
+    values += [Value("AN", 0, OWN_TEST, "AP", 44.0), Value("AN", 1, OWN_TEST, "AP", None)]
+    (failed,) = Results(["GN", "AN"], complete(values, "AP"), "AP").failures
+    assert (failed.norm, failed.seed) == ("AN", 1)
+    assert failed.failure == "AP is NaN or infinite"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_value_that_is_not_finite_is_a_failure(value, tmp_path):
+    plan = Plan(ConfigSource("fcn.py"), ["GN"], [0], tmp_path)
+    (folder := plan.folder("GN", 0)).mkdir(parents=True)
+    record = {"run": 1, "planned": 1, "metrics": {"": {"AP": value}}}
+    run_record.write(folder / run_record.FILE, record)
+    (failed,) = complete(runs.collect(plan), "AP")
+    assert (failed.value, failed.failure) == (None, "AP is NaN or infinite")
+
+
+def test_a_run_that_failed_is_one_failure():
+    value = Value("GN", 0, OWN_TEST, "", None, "failed: no memory")
+    assert complete([value], "AP") == [value._replace(metric="AP")]
+
+
+def test_a_metric_that_is_nan_in_all_runs_is_named():
+    """A detector that finds nothing."""
+    values = [Value(norm, 0, OWN_TEST, "bbox/AP", None) for norm in ("GN", "ILMGN")]
+    metric = main_metric(values, None)
+    page = report(Results(["GN", "ILMGN"], complete(values, metric), metric))
+    assert "- GN, seed 0: bbox/AP is NaN or infinite" in page
+
+
+def test_a_run_without_the_main_metric_is_not_measured():
+    values = [Value("GN", seed, OWN_TEST, "AP", 40.0) for seed in (0, 1)]
+    (failed,) = complete([*values, Value("GN", 2, OWN_TEST, "AR", 30.0)], "AP")[3:]
+    assert failed.failure == "AP was not measured"
+
+
+def test_steps_are_explained_only_where_they_were_measured():
+    assert "A step is the median" not in report(results(models=MODELS))
+
+
+def test_forty_runs_are_read_and_reported_within_five_seconds(tmp_path):
+    """Of the process's own time: reading the records, all tables and texts, and the picture."""
+    norms, seeds = [f"N{i}" for i in range(8)], range(5)
+    source = ConfigSource("fcn.py", tests={"dusk": "dusk.py"})
+    plan = Plan(source, norms, seeds, tmp_path)
+    generator = np.random.default_rng(0)
+    curve = [{"run": i, "loss": 1 / (i + 1)} for i in range(100)]
+    for norm in norms:
+        for seed in seeds:
+            for test in ("", "dusk"):
+                metrics = {"mIoU": generator.normal(50), "aAcc": 80.0}
+                found = {"run": 9, "planned": 9, "curve": curve, "metrics": {"": metrics}}
+                folder = plan.folder(norm, seed, test)
+                folder.mkdir(parents=True)
+                (folder / "record.json").write_text(json.dumps(found))
+    started = time.process_time()
+    values = runs.collect(plan)
+    read = Results(norms, complete(values, "mIoU"), "mIoU", margin=1)
+    page = report(read)
+    csv_of(read)
+    style.save(plot.figure_of(read, plot.WIDE), tmp_path / "compare.png")
+    assert time.process_time() - started < 5
+    assert len(read.main[norms[-1], "dusk"]) == 5
+    assert page.count("Next: ") == 2 * 7
