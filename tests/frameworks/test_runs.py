@@ -311,7 +311,9 @@ def test_an_evaluation_of_weights_of_other_norms_is_told(tmp_path):
 
 def test_a_record_is_read_once_a_change(tmp_path, monkeypatch):
     record, paths = begin(tmp_path), []
-    monkeypatch.setattr(run_record, "read_object", lambda p: paths.append(p) or read_object(p))
+    monkeypatch.setattr(
+        run_record, "read_object", lambda p, kind: paths.append(p) or read_object(p, kind)
+    )
     assert [run_record.read(tmp_path)["run"] for _ in range(3)] == [0] * 3
     assert len(paths) == 1
     record.point(1)
