@@ -94,7 +94,8 @@ def note_failure(folder: Path, reason: object = None) -> None:
     """Add the reason of a failure to a folder's log, by default the last line; not of a stop."""
     with open_to_add(log_of(folder)) as file:
         text = one_line(reason or _last_line(folder)).removeprefix(FAILED)
-        say(f"{FAILED}{text[:200]}", file=file)
+        # The log of a run that was killed may end within a line.
+        say("", f"{FAILED}{text[:200]}", file=file)
 
 
 def noted_failure(folder: Path) -> str | None:

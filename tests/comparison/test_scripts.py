@@ -213,8 +213,8 @@ def test_a_run_folder_that_leads_elsewhere_is_refused(started, tmp_path, capsys)
 
 def test_a_mistake_in_the_metric_needs_no_other_training(started, capsys):
     assert compare("BN", "EN", metric="top5:results.json") == 2
-    message = "--metric top5:results.json:last: out/BN/seed0/results.json has no 'top5'; it has "
-    assert message + "top1, loss" in capsys.readouterr().err
+    message = "--metric top5:results.json:last: out/BN/seed0/results.json has no value of 'top5'; "
+    assert message + "it has top1, loss" in capsys.readouterr().err
     assert len(started) == 1
     Path("train.py").write_text("raise SystemExit('trained again')")
     assert compare("BN", "BN2", metric="top1:results.json") == 0

@@ -272,7 +272,7 @@ def test_a_lazy_config_takes_a_norm_where_it_has_none(opened):
     assert opened.norm("model.proposal_generator.norm", "EN") == [
         "model.proposal_generator.norm='EN'"
     ]
-    with pytest.raises(UserError, match=r"has no model\.absent; give a key such"):
+    with pytest.raises(UserError, match=r"has no model\.absent; give another place"):
         opened.norm("model.absent.norm", "EN")
 
 
