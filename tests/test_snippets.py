@@ -88,7 +88,8 @@ def test_the_yaml_to_fine_tune_starts_the_box_head_as_its_group_norm(tmp_path):
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_detector_is_exported_as_the_page_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = '_BASE_: "ilm_plugins://faster_rcnn_R_18_FPN_gn.yaml"\nMODEL: {FPN: {NORM: "ILMGN"}, ROI_HEADS: {NUM_CLASSES: 3}}'
+    text = '_BASE_: "ilm_plugins://faster_rcnn_R_18_FPN_gn.yaml"\n'
+    text += 'MODEL: {FPN: {NORM: "ILMGN"}, ROI_HEADS: {NUM_CLASSES: 3}}'
     model, folder = model_of(tmp_path, text), tmp_path / "output" / "ilmgn"
     (tmp_path / "mine.yaml").rename("my_detector.yaml")
     folder.mkdir(parents=True)
