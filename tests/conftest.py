@@ -123,6 +123,20 @@ def pytest_runtest_call(item):
     seed_generators()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def keys_of_papers_variants(request):
+    """Leave the keys of ``reproduction.layers`` to tests/reproduction: others list all keys."""
+
+    def variants():
+        return getattr(sys.modules.get("reproduction.layers"), "VARIANTS", {})
+
+    if "reproduction" in request.path.parts and variants():
+        importlib.import_module("ilm_plugins").NORMS.update(variants())
+    yield
+    for key in variants():
+        importlib.import_module("ilm_plugins").NORMS.pop(key, None)
+
+
 def pytest_unconfigure():
     shutil.rmtree(DATASETS, ignore_errors=True)
 
