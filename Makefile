@@ -91,7 +91,7 @@ format: install
 
 sanitize: install-test
 	$(BIN)/clang-tidy --quiet --checks="-*,clang-analyzer-*" $(CPU)/kernels.cpp
-	PYTHONPATH=.:tests/equations $(BIN)/python tests/fuzz.py --sanitize --seconds 600
+	PYTHONPATH=.:tests $(BIN)/python -m helpers.fuzz --sanitize --seconds 600
 
 install: $(VENV)/.installed
 

@@ -67,7 +67,7 @@ def pytest_collection_finish(session):
     gc.collect()
     gc.freeze()
     if launches:
-        session.config.launcher = importlib.import_module("runs").Launcher()
+        session.config.launcher = importlib.import_module("helpers.trainings").Launcher()
 
 
 def quicken_frameworks():
@@ -157,7 +157,7 @@ def datasets():
 
 @pytest.fixture(scope="session")
 def launcher(request):
-    """The process that runs commands on request, see :class:`runs.Launcher`."""
+    """The process that runs commands on request, see :class:`helpers.trainings.Launcher`."""
     return request.config.launcher
 
 

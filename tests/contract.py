@@ -19,11 +19,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import cases
 import ilm_plugins
 from benchmarks.measure import saved_bytes
-from cases import BACKENDS, KERNELS, every_backend, inputs, layouts, results
-from close import EQUAL, assert_close, assert_equal
+from equations import cases
+from equations.cases import BACKENDS, KERNELS, every_backend, inputs, layouts, results
+from helpers.close import EQUAL, assert_close, assert_equal
 from ilm_plugins import NORMS, freeze, use_backend
 from ilm_plugins.layers.mixture import MixtureNorm
 from ilm_plugins.ops.engine import backends, plain

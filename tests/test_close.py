@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from close import assert_close, assert_equal
+from helpers.close import assert_close, assert_equal
 
 comparisons = pytest.mark.parametrize("compare", [assert_close, assert_equal])
 

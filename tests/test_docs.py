@@ -14,11 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import fresh
 import ilm_plugins
-import runs
-import workers
-from close import assert_close
+from helpers import processes, trainings, workers
+from helpers.close import assert_close
 from ilm_plugins import NORMS, ILMGroupNorm
 from ilm_plugins.cli import parsers
 from ilm_plugins.layers.base import AdaptiveNorm
@@ -97,7 +95,7 @@ def test_links_lead_somewhere():
 def test_the_worked_example_of_a_norm_runs():
     page = ROOT / "docs" / "adding-a-normalizer.md"
     code = "\n".join((*blocks(page, "python"), 'ilm_plugins.NORMS["ILN"](8, eps=1e-3)'))
-    fresh.run([sys.executable, "-c", code], check=True)
+    processes.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_norm_with_a_function_after_the_affine_map_is_made_as_the_page_says():
@@ -268,9 +266,9 @@ def test_the_job_script_of_slurm_trains_on_two_nodes(tmp_path, datasets):
     path = os.pathsep.join((str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]))
     words = [
         "--config-file",
-        runs.SHAPES,
-        *runs.SMALL,
-        *runs.NO_TEST,
+        trainings.SHAPES,
+        *trainings.SMALL,
+        *trainings.NO_TEST,
         "OUTPUT_DIR",
         tmp_path / "out",
     ]

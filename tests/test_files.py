@@ -12,7 +12,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-import fresh
+from helpers import processes
 from ilm_plugins.checkpoints import write
 from ilm_plugins.errors import UserError
 from ilm_plugins.files import PARTIAL, remove_partial, replacing
@@ -121,8 +121,8 @@ def test_a_link_is_replaced_and_what_it_leads_to_stays(old, tmp_path):
 def partial(old):
     """The partial file of a process that was killed while it replaced the old one."""
     with open(os.devnull, "w") as nowhere:
-        command = [sys.executable, fresh.PROGRAMS / "endless_write.py", old]
-        writer = fresh.Process(command, stdout=nowhere, stderr=nowhere)
+        command = [sys.executable, processes.PROGRAMS / "endless_write.py", old]
+        writer = processes.Process(command, stdout=nowhere, stderr=nowhere)
     path = old.parent / f"c.pth.{writer.pid}{PARTIAL}"
     while not (path.exists() and path.stat().st_size):
         time.sleep(0.01)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import fresh
 import ilm_plugins
+from helpers import processes
 
 PACKAGE = Path(ilm_plugins.__file__).parent
 #: From the lowest room to the highest; a room imports only lower ones.
@@ -167,7 +167,7 @@ print(json.dumps(sorted({*sys.modules} - before)))
 
 def test_hooks_load_nothing_of_a_higher_room_and_no_framework():
     """Surgery, which imports all lower rooms, triggers no hook of another room."""
-    loaded = json.loads(fresh.run([sys.executable, "-c", LOAD], check=True).stdout)
+    loaded = json.loads(processes.run([sys.executable, "-c", LOAD], check=True).stdout)
     rooms = ROOMS[ROOMS.index("frameworks") :]
     own = [m.removeprefix("ilm_plugins.") for m in loaded if m.startswith("ilm_plugins.")]
     assert not [module for module in own if module.partition(".")[0] in rooms]

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import ilm_plugins
-import runs
-from close import assert_close
+from helpers import trainings
+from helpers.close import assert_close
 from ilm_plugins import ExemplarNorm, ILMGroupNorm
 from ilm_plugins.frameworks import open_config
 from ilm_plugins.layers.base import AdaptiveNorm
@@ -210,8 +210,8 @@ def test_a_loader_of_images_and_labels_gives_batch_norm_its_statistics():
 
 def test_detectron2s_images_give_batch_norm_their_statistics_without_annotations():
     pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
-    options = [*runs.SMALL, "MODEL.FPN.NORM", "BN", "MODEL.DEVICE", "cpu"]
-    model = open_config(str(runs.SHAPES), options).build_model()
+    options = [*trainings.SMALL, "MODEL.FPN.NORM", "BN", "MODEL.DEVICE", "cpu"]
+    model = open_config(str(trainings.SHAPES), options).build_model()
     layer = model.backbone.fpn_output2.norm
     batches = [[{"image": 255 * torch.rand(3, 64, 64)} for _ in range(2)] for _ in range(3)]
     code = snippet("docs/adopting.md", "python", "update_bn_stats")

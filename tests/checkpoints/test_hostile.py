@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 import torch
 
-import fresh
+from helpers import processes
+from helpers.workers import Built
 from ilm_plugins.checkpoints import CheckpointError, read
 from ilm_plugins.checkpoints.pickled import check_contents
-from workers import Built
 
 RECONSTRUCT = np.zeros(1).__reduce__()[0]
 FROM_BUFFER = np.zeros(1).__reduce_ex__(5)[0]
@@ -220,7 +220,7 @@ def test_a_command_refuses_an_argument_before_a_function_gets_it(tmp_path, conte
     function, given = contents
     path = save(Built(function, (given,)), tmp_path / f"c{suffix}")
     words = "convert", path, tmp_path / "out.pth", "--to", "EN"
-    done = fresh.run([sys.executable, "-m", "ilm_plugins", *words])
+    done = processes.run([sys.executable, "-m", "ilm_plugins", *words])
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
 

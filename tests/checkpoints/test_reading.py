@@ -17,12 +17,12 @@ import pytest
 import torch
 from torchvision.transforms import InterpolationMode
 
-import fresh
-from close import assert_equal
+from helpers import processes
+from helpers.close import assert_equal
+from helpers.workers import Built, Harmful
 from ilm_plugins import checkpoints, trust
 from ilm_plugins.checkpoints import CheckpointError, read
 from ilm_plugins.trust import code_is_allowed, loading
-from workers import Built, Harmful
 
 
 def save(contents, path, protocol=pickle.HIGHEST_PROTOCOL):
@@ -388,7 +388,7 @@ def test_logs_of_mmengine_are_data_without_mmengine(tmp_path):
     log = logging.HistoryBuffer([1.0, 2.0], [1, 1])
     path = save({"message_hub": {"loss": log}, "model": {}}, tmp_path / "c.pth")
     assert read(path)["message_hub"]["loss"].mean() == 1.5
-    fresh.run_program("read_a_log.py", path)
+    processes.run_program("read_a_log.py", path)
 
 
 @pytest.fixture(params=[".pth", ".pkl", ".safetensors"])

@@ -13,14 +13,14 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-import fresh
 import ilm_plugins
+from helpers import processes
+from helpers.trainings import NEEDS
+from helpers.workers import Harmful
 from ilm_plugins import __main__ as commands
 from ilm_plugins import trust
 from ilm_plugins.cli import environment
 from ilm_plugins.errors import UserError, missing, say
-from runs import NEEDS
-from workers import Harmful
 
 CONFIG = "ilm_plugins://pix2pix/shapes_ilmin_in.py"
 
@@ -54,7 +54,12 @@ def test_a_command_without_options_needs_only_its_row_and_module(monkeypatch, ca
 
 @pytest.mark.parametrize("word, status", [("--help", 0), ("--none", 2)])
 def test_options_are_parsed_without_any_package(word, status):
-    command = [sys.executable, fresh.PROGRAMS / "commands_without_packages.py", word, str(status)]
+    command = [
+        sys.executable,
+        processes.PROGRAMS / "commands_without_packages.py",
+        word,
+        str(status),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -62,7 +67,7 @@ def test_options_are_parsed_without_any_package(word, status):
 @pytest.mark.parametrize("words", [[], ["convert", "a.pth", "b.pth", "--to", "EN"]])
 def test_an_unknown_backend_in_the_environment_ends_in_one_line(words):
     environment = {**os.environ, "ILM_PLUGINS_BACKEND": "CPU"}
-    done = fresh.run([sys.executable, "-m", "ilm_plugins", *words], env=environment)
+    done = processes.run([sys.executable, "-m", "ilm_plugins", *words], env=environment)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "ILM_PLUGINS_BACKEND='CPU' is unknown" in done.stderr
 
@@ -111,7 +116,9 @@ def test_no_command_runs_code_of_a_checkpoint(tmp_path, monkeypatch, weights_onl
     ],
 )
 def test_a_mistake_ends_a_command_with_one_line_that_says_what_it_needs(words, package, install):
-    done = fresh.run([sys.executable, fresh.PROGRAMS / "command_without.py", package, *words])
+    done = processes.run(
+        [sys.executable, processes.PROGRAMS / "command_without.py", package, *words]
+    )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith(f"python -m ilm_plugins {words[0]}: error: ")
@@ -145,7 +152,7 @@ def printed():
     pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
     pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
     env = {**os.environ, "ILM_PLUGINS_BACKEND": "cpu"}
-    done = fresh.run([sys.executable, "-m", "ilm_plugins"], check=True, env=env)
+    done = processes.run([sys.executable, "-m", "ilm_plugins"], check=True, env=env)
     return {line.split()[0]: line for line in done.stdout.splitlines() if line}
 
 

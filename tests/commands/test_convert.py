@@ -12,11 +12,13 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
-from converting import refused, run
 from torch import nn
 
-import fresh
-from close import EQUAL, assert_close, assert_equal
+from helpers import processes
+from helpers.close import EQUAL, assert_close, assert_equal
+from helpers.convert_command import refused, run
+from helpers.swapped_norms import randomized
+from helpers.workers import Harmful
 from ilm_plugins import ExemplarNorm, ILMGroupNorm, SwitchNorm, surgery
 from ilm_plugins.checkpoints import read, write
 from ilm_plugins.checkpoints.formats import FORMATS, Format, format_of
@@ -24,8 +26,6 @@ from ilm_plugins.cli.convert import fit
 from ilm_plugins.errors import UserError
 from ilm_plugins.files import PARTIAL
 from ilm_plugins.trust import ALLOW_CODE
-from swaps import randomized
-from workers import Harmful
 
 
 def model_of(last):
@@ -503,7 +503,7 @@ def test_a_signal_leaves_no_partial_file_for_ever(large, tmp_path, number):
     out = tmp_path / "out.pth"
     command = [sys.executable, "-m", "ilm_plugins", "convert", large, out, "--to", "EN"]
     with open(os.devnull, "w") as nowhere:
-        process = fresh.Process(command, stdout=nowhere, stderr=nowhere)
+        process = processes.Process(command, stdout=nowhere, stderr=nowhere)
     while not [*tmp_path.glob(f"*{PARTIAL}")]:
         assert process.poll() is None
         time.sleep(0.001)

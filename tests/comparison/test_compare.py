@@ -24,6 +24,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from mmengine.evaluator import BaseMetric
 
+from helpers.swapped_norms import randomized
+from helpers.trainings import (
+    LAZY,
+    SHAPES,
+    SMALL,
+    write_mmengine_config,
+)
 from ilm_plugins.__main__ import main
 from ilm_plugins.cli import parsers
 from ilm_plugins.comparison import (
@@ -42,13 +49,6 @@ from ilm_plugins.comparison.plan import Plan
 from ilm_plugins.comparison.tasks import Progress
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import open_config, run_record
-from runs import (
-    LAZY,
-    SHAPES,
-    SMALL,
-    write_mmengine_config,
-)
-from swaps import randomized
 
 #: A norm that fits the small segmenter, and the baseline.
 EN, GN = "EN(reduction=8)", "GN(num_groups=4)"

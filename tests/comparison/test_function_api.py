@@ -13,8 +13,8 @@ import torch
 
 pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
 
-import fresh
 import ilm_plugins
+from helpers import processes
 from ilm_plugins import files
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import run_environment, run_record
@@ -314,4 +314,4 @@ ilm_plugins.compare(None, [])
 
 def test_a_missing_package_is_named():
     words = "ilm_plugins.compare needs scipy: pip install 'ilm_plugins[compare]'"
-    assert words in fresh.run([sys.executable, "-c", WITHOUT]).stderr
+    assert words in processes.run([sys.executable, "-c", WITHOUT]).stderr

@@ -13,7 +13,8 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
 
-import fresh
+from helpers import processes
+from helpers.trainings import assert_gone
 from ilm_plugins.__main__ import main
 from ilm_plugins.cli import parsers
 from ilm_plugins.cli.compare import plan_of
@@ -24,7 +25,6 @@ from ilm_plugins.comparison.script_metric import ScriptMetric
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import run_record
 from ilm_plugins.parent_process import command_line
-from runs import assert_gone
 
 TRAIN = """
 import json, sys
@@ -47,7 +47,7 @@ def started(monkeypatch, tmp_path):
     def start(words, file, variables):
         commands.append(shlex.join(words))
         env = {**os.environ, **variables}
-        return fresh.Process(command_line(words), stdout=file, stderr=file, env=env)
+        return processes.Process(command_line(words), stdout=file, stderr=file, env=env)
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as --num-gpus 0 sets it
     monkeypatch.setattr(tasks, "start", start)
@@ -435,7 +435,7 @@ def start(file):
     """Start a run; return its process as soon as the script has written a file."""
     with open("log", "w") as log:
         words = plan().source.training("BN", 0, Path("out/BN/seed0"))
-        process = fresh.Process(command_line(words), stdout=log, stderr=log)
+        process = processes.Process(command_line(words), stdout=log, stderr=log)
     deadline = time.monotonic() + 60
     while not (Path(file).is_file() and Path(file).read_text()):
         assert process.poll() is None and time.monotonic() < deadline, Path("log").read_text()

@@ -10,10 +10,10 @@ import numpy as np
 from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 
-from cases import wide
-from config_checks import check, check_step
-from mmengine_configs import configs, load
-from recipe import recipe
+from equations.cases import wide
+from helpers.config_checks import check, check_step
+from helpers.mmengine_configs import configs, load
+from helpers.recipes import recipe
 
 ALL = [f"{framework}/{config}" for framework in ("mmdet", "mmseg") for config in configs(framework)]
 #: Names of files -> how many norms the parts of the model have.

@@ -6,9 +6,9 @@ from torch import nn
 pytest.importorskip("mmengine", reason="needs MMEngine: make install-openmmlab")
 pytest.importorskip("torchmetrics", reason="needs torchmetrics, of the extra ilm_plugins[pix2pix]")
 
+from helpers.mmengine_configs import configs, described_translation, load, norms, skeleton
+from helpers.recipes import recipe
 from ilm_plugins import ILMInstanceNorm
-from mmengine_configs import configs, described_translation, load, norms, skeleton
-from recipe import recipe
 
 CLASSES = {"in": nn.InstanceNorm2d, "ilmin": ILMInstanceNorm}
 

@@ -11,8 +11,8 @@ from unittest import mock
 import pytest
 import torch
 
-import transcription
-from close import EQUAL, ROUNDINGS, assert_close
+from equations import transcription
+from helpers.close import EQUAL, ROUNDINGS, assert_close
 from ilm_plugins import NORMS, use_backend
 from ilm_plugins.layers.assoc import COMBINE
 from ilm_plugins.layers.mixture import NORMALIZERS, MixtureNorm

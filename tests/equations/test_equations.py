@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-import transcription
-from cases import (
+from equations import transcription
+from equations.cases import (
     BACKENDS,
     CASES,
     CHANNELS,
@@ -20,7 +20,7 @@ from cases import (
     randomized,
     results,
 )
-from close import EQUAL, assert_close, assert_equal
+from helpers.close import EQUAL, assert_close, assert_equal
 from ilm_plugins import (
     NORMS,
     AttentiveNorm,

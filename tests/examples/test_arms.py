@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import runs
+from helpers import trainings
 from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.registrations import Registrations
 
@@ -18,8 +18,8 @@ def test_detectron2s_arm_tests_by_the_test_images_and_trains_on_by_its_own_stati
     pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
     example = runpy.run_path(str(root / "examples" / "arms_detectron2.py"))
     kind = example["TestStatisticsRCNN"]
-    options = [*runs.SMALL, "MODEL.FPN.NORM", "BN", "MODEL.DEVICE", "cpu"]
-    model = kind(open_config(str(runs.SHAPES), options).config)
+    options = [*trainings.SMALL, "MODEL.FPN.NORM", "BN", "MODEL.DEVICE", "cpu"]
+    model = kind(open_config(str(trainings.SHAPES), options).config)
     batches = [[{"image": 255 * torch.rand(3, 64, 64)}] for _ in range(3)]
     monkeypatch.setitem(
         kind.inference.__globals__, "build_detection_test_loader", lambda *_: batches

@@ -16,7 +16,7 @@ from PIL import Image
 
 pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
 
-from fresh import PROGRAMS
+from helpers.processes import PROGRAMS
 from ilm_plugins.__main__ import main
 from ilm_plugins.comparison.command_source import PRINTED
 from ilm_plugins.shapes.dataset import write_shapes

@@ -13,13 +13,13 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
+from helpers.trainings import LAZY, SHAPES, write_mmengine_config
 from ilm_plugins import ExemplarNorm, freeze
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.config import as_json, check_statistics
 from ilm_plugins.frameworks.length import Length
 from ilm_plugins.shapes import detectron2 as detectron2_datasets
-from runs import LAZY, SHAPES, write_mmengine_config
 
 
 @pytest.fixture(params=["yaml", "lazy", "mmengine"])

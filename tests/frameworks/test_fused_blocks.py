@@ -7,14 +7,14 @@ from importlib import import_module
 
 import pytest
 import torch
-from fused import assert_fuses, results, trained
 from torch import nn
 from torch.nn import functional
 
-from close import EQUAL, assert_close, assert_equal
+from helpers.close import EQUAL, assert_close, assert_equal
+from helpers.fused_norms import assert_fuses, results, trained
+from helpers.swapped_norms import double
 from ilm_plugins import ILMGroupNorm, surgery
 from ilm_plugins.layers import OptionError
-from swaps import double
 
 NORM = {"type": "ILMGN"}
 NOTHING = "no activation follows it in a module whose forward is known"

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from cases import MIXTURES
-from close import assert_equal
+from equations.cases import MIXTURES
+from helpers.close import assert_equal
 from ilm_plugins import NORMS, surgery
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from close import assert_equal
+from helpers.close import assert_equal
 from ilm_plugins import NORMS, surgery
 from ilm_plugins.surgery.norms import KEYS
 

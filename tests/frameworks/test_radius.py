@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from close import assert_close
+from helpers.close import assert_close
 from ilm_plugins import SparseSwitchNorm, freeze
 from ilm_plugins.frameworks.radius import RadiusSchedule
 from ilm_plugins.layers import set_radius

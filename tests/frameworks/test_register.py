@@ -5,8 +5,8 @@ import sys
 import pytest
 from torch import nn
 
-import fresh
 import ilm_plugins
+from helpers import processes
 from ilm_plugins import NORMS
 from ilm_plugins.frameworks import installed
 
@@ -59,29 +59,29 @@ IN_BOTH_ORDERS = pytest.mark.parametrize("first", ["ours", "theirs"])
 @IN_BOTH_ORDERS
 def test_a_key_of_a_framework_stays_theirs_with_a_warning(first):
     modules = [m for m in ("detectron2.layers", "mmcv.cnn") if installed(m.partition(".")[0])]
-    fresh.run_program("framework_key_taken.py", first, *modules)
+    processes.run_program("framework_key_taken.py", first, *modules)
 
 
 @IN_BOTH_ORDERS
 def test_a_key_that_timm_has_for_a_norm_with_activation_is_nowhere_ours(first):
     pytest.importorskip("timm", reason="needs timm")
-    fresh.run_program("timm_key_taken.py", "EvoNorm_B0", "OwnNorm", first)
+    processes.run_program("timm_key_taken.py", "EvoNorm_B0", "OwnNorm", first)
 
 
 @IN_BOTH_ORDERS
 def test_a_key_that_timm_has_for_a_plain_norm_stays_timms_joined_with_its_activation_too(first):
     pytest.importorskip("timm", reason="needs timm")
-    fresh.run_program("timm_key_taken.py", "SimpleNorm", "OwnNorm", first)
+    processes.run_program("timm_key_taken.py", "SimpleNorm", "OwnNorm", first)
 
 
 @IN_BOTH_ORDERS
 def test_a_class_that_timm_would_replace_by_its_name_gives_a_warning(first):
     pytest.importorskip("timm", reason="needs timm")
-    fresh.run_program("timm_key_taken.py", "Own", "LayerNorm2d", first)
+    processes.run_program("timm_key_taken.py", "Own", "LayerNorm2d", first)
 
 
 def test_a_release_that_is_not_fitted_is_imported_and_told_in_one_line(tmp_path):
-    fresh.run_program("unknown_releases.py", tmp_path)
+    processes.run_program("unknown_releases.py", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from PIL import ExifTags, Image
 
+from helpers.trainings import LAZY
 from ilm_plugins import checkpoints
 from ilm_plugins.__main__ import main
 from ilm_plugins.cli import parsers
@@ -28,7 +29,6 @@ from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.detectron2 import datasets as coco_datasets
 from ilm_plugins.frameworks.registrations import Registrations
 from ilm_plugins.frameworks.run_options import RunOptions
-from runs import LAZY
 
 YAML = """
 _BASE_: "ilm_plugins://faster_rcnn_R_18_FPN_gn.yaml"

@@ -20,8 +20,8 @@ import pytest
 from filelock import FileLock
 from torch.utils.data import DataLoader
 
-import fresh
-import workers
+from helpers import processes, workers
+from helpers.trainings import SHAPES, assert_gone, write_mmengine_config
 from ilm_plugins import frameworks
 from ilm_plugins.__main__ import main
 from ilm_plugins.cli import train
@@ -31,7 +31,6 @@ from ilm_plugins.frameworks import run_environment, run_processes, run_record
 from ilm_plugins.frameworks.length import Length
 from ilm_plugins.frameworks.run_options import ProcessOptions, RunOptions
 from ilm_plugins.frameworks.run_record import RunRecord
-from runs import SHAPES, assert_gone, write_mmengine_config
 
 
 def ranks(folder, count, seconds=120):
@@ -49,7 +48,9 @@ def start(folder, what, number=1, rank=0, port=0):
     """Start the two processes of a machine, where each writes the file of its rank in a folder."""
     machine = {"machine_rank": rank, "dist_url": f"tcp://127.0.0.1:{port}"}
     of_run = ProcessOptions(num_processes=2, num_machines=number, **machine)
-    process = fresh.SERVER.Process(target=workers.launch_one_machine, args=(folder, what, of_run))
+    process = processes.SERVER.Process(
+        target=workers.launch_one_machine, args=(folder, what, of_run)
+    )
     process.start()
     return process
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-import workers
-from close import assert_close
-from fresh import spawn
+from helpers import workers
+from helpers.close import assert_close
+from helpers.processes import spawn
+from helpers.workers import free_port
 from ilm_plugins import NORMS, ILMGroupNorm, surgery
 from ilm_plugins.frameworks.timm import conflicts
-from workers import free_port
 
 timm = pytest.importorskip("timm", reason="needs timm")
 
@@ -102,7 +102,11 @@ def test_options_reach_the_activation(with_dropout):
 
 @pytest.mark.wide
 def test_timms_training_averages_running_statistics_over_processes():
-    spawn(workers.in_one_group, (2, free_port(), [workers.averaged_by_timm]), nprocs=2)
+    spawn(
+        workers.in_one_group,
+        (2, free_port(), [workers.averaged_by_timm]),
+        nprocs=2,
+    )
 
 
 @pytest.fixture

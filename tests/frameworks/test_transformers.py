@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from close import assert_close, assert_equal
 from contract import assert_initialized
+from helpers.close import assert_close, assert_equal
 from ilm_plugins import NORMS
 
 transformers = pytest.importorskip("transformers", reason="needs transformers")

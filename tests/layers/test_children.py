@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from cases import inputs, randomized
-from close import assert_close, assert_equal
+from equations.cases import inputs, randomized
+from helpers.close import assert_close, assert_equal
 from ilm_plugins import NORMS
 from ilm_plugins.layers.children import Child
 

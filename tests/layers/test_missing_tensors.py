@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cases import BACKENDS, DESCRIBED, inputs, needs_kernels
+from equations.cases import BACKENDS, DESCRIBED, inputs, needs_kernels
 from ilm_plugins import NORMS, use_backend
 from ilm_plugins.layers.mixture import RUNNING
 from ilm_plugins.ops import adaptive_norm

@@ -9,8 +9,8 @@ import numpy
 import pytest
 import torch
 
-from cases import CASES, MIXTURES, inputs, randomized
-from close import EQUAL, assert_close
+from equations.cases import CASES, MIXTURES, inputs, randomized
+from helpers.close import EQUAL, assert_close
 from ilm_plugins import NORMS, use_backend
 from ilm_plugins.layers import OptionError, parse_norm
 from ilm_plugins.layers.mixture import MixtureNorm

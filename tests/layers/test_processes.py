@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import distributed, nn
 
-import workers
-from cases import BACKENDS, wide
-from close import assert_close
-from fresh import spawn
+from equations.cases import BACKENDS, wide
+from helpers import workers
+from helpers.close import assert_close
+from helpers.processes import spawn
+from helpers.workers import SHARDED, SYNCHRONIZED, free_port
 from ilm_plugins import NORMS
 from ilm_plugins.ops.engine.running_statistics import update_by
-from workers import SHARDED, SYNCHRONIZED, free_port
 
 every_share = pytest.mark.parametrize(
     "shares",

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from cases import MIXTURES, every_backend, inputs, randomized
-from close import assert_close, assert_equal
+from equations.cases import MIXTURES, every_backend, inputs, randomized
+from helpers.close import assert_close, assert_equal
 from ilm_plugins import NORMS, use_backend
 from ilm_plugins.layers import OptionError
 from ilm_plugins.layers.mixture import RUNNING

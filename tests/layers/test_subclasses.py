@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.utils import parametrize
 
-from cases import every_backend
+from equations.cases import every_backend
 from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, ILMInstanceNorm, SwitchNorm, use_backend
 from ilm_plugins.layers.autoencoder import AutoencoderNorm
 from ilm_plugins.layers.base import AdaptiveNorm

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad
 
-import cases
 from benchmarks.measure import saved_bytes
-from cases import (
+from equations import cases
+from equations.cases import (
     CASES,
     CHANNELS,
     FUSED,
@@ -22,7 +22,7 @@ from cases import (
     layouts,
     randomized,
 )
-from close import EQUAL, assert_close, assert_equal
+from helpers.close import EQUAL, assert_close, assert_equal
 from ilm_plugins import NORMS, use_backend
 from ilm_plugins.ops import coarsen
 from ilm_plugins.ops.engine import backends, plain

@@ -10,7 +10,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import jvp, vmap
 
-from cases import (
+from equations.cases import (
     MIXTURES,
     channels_last,
     inputs,
@@ -18,7 +18,7 @@ from cases import (
     randomized,
     results,
 )
-from close import assert_close, assert_equal
+from helpers.close import assert_close, assert_equal
 from ilm_plugins import NORMS, freeze, use_backend
 from ilm_plugins.ops import adaptive_norm
 from ilm_plugins.ops.engine import operators

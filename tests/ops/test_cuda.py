@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from blocks import Block, apart_from_corners
 
-from cases import inputs, layouts, results
-from close import assert_close, assert_equal
+from equations.cases import inputs, layouts, results
+from helpers.blocks import Block, apart_from_corners
+from helpers.close import assert_close, assert_equal
 from ilm_plugins import NORMS
 from ilm_plugins.ops.engine import backends
 from ilm_plugins.ops.engine.activation import FUNCTIONS, Activation

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import fuzz
-from cases import needs_kernels
+from equations.cases import needs_kernels
+from helpers import fuzz
 from ilm_plugins import NORMS
 from ilm_plugins.cli import environment
 from ilm_plugins.ops import cpu

@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 import torch
 
-import cases
-from cases import (
+from equations import cases
+from equations.cases import (
     BACKENDS,
     CASES,
     CHANNELS,

@@ -14,11 +14,20 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-import cases
-import fresh
 from benchmarks.measure import saved_bytes
-from cases import BACKENDS, PATHS, every_backend, inputs, layouts, needs_kernels, results, wide
-from close import EQUAL, assert_close, assert_equal
+from equations import cases
+from equations.cases import (
+    BACKENDS,
+    PATHS,
+    every_backend,
+    inputs,
+    layouts,
+    needs_kernels,
+    results,
+    wide,
+)
+from helpers import processes
+from helpers.close import EQUAL, assert_close, assert_equal
 from ilm_plugins import NORMS, ILMGroupNorm, SwitchNorm, use_backend
 from ilm_plugins.ops import adaptive_norm, coarsen, cpu, over_batch
 from ilm_plugins.ops.engine import backends, plain
@@ -200,8 +209,10 @@ def test_a_backend_is_forced_in_one_thread(fused):
 
 def run_in_process(backend):
     """Run a layer in a process whose environment names a backend."""
-    program = fresh.PROGRAMS / "print_operation.py"
-    return fresh.run([sys.executable, program], env={**os.environ, "ILM_PLUGINS_BACKEND": backend})
+    program = processes.PROGRAMS / "print_operation.py"
+    return processes.run(
+        [sys.executable, program], env={**os.environ, "ILM_PLUGINS_BACKEND": backend}
+    )
 
 
 @pytest.mark.parametrize(
@@ -659,7 +670,7 @@ def test_plain_operations_save_no_more(name):
 
 @needs_kernels
 def test_layers_run_without_triton_or_a_compiler():
-    fresh.run_program("layers_without_compiler.py", env={**os.environ, "PATH": ""})
+    processes.run_program("layers_without_compiler.py", env={**os.environ, "PATH": ""})
 
 
 # ---- sizes and sanitizers

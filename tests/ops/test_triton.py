@@ -18,16 +18,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from blocks import Block, apart_from_corners
 from torch import distributed, nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.torch_version import TorchVersion
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import workers
 from benchmarks.layers import SHAPES
 from benchmarks.measure import saved_bytes
-from cases import (
+from equations.cases import (
     CASES,
     CHANNELS,
     DESCRIBED,
@@ -42,14 +40,11 @@ from cases import (
     results,
     wide,
 )
-from close import ROUNDINGS, assert_close, assert_equal
-from fresh import spawn
-from ilm_plugins import NORMS, ILMGroupNorm, use_backend
-from ilm_plugins.layers.mixture import RUNNING
-from ilm_plugins.layers.projection import ACTIVATIONS
-from ilm_plugins.ops.engine import operators
-from ilm_plugins.ops.engine.activation import FUNCTIONS, Activation
-from interpreter import (
+from helpers import workers
+from helpers.blocks import Block, apart_from_corners
+from helpers.close import ROUNDINGS, assert_close, assert_equal
+from helpers.processes import spawn
+from helpers.triton_interpreter import (
     DEVICE,
     INTERPRETED,
     compiles,
@@ -58,7 +53,12 @@ from interpreter import (
     skip_without_triton,
     without_gpu,
 )
-from workers import free_port
+from helpers.workers import free_port
+from ilm_plugins import NORMS, ILMGroupNorm, use_backend
+from ilm_plugins.layers.mixture import RUNNING
+from ilm_plugins.layers.projection import ACTIVATIONS
+from ilm_plugins.ops.engine import operators
+from ilm_plugins.ops.engine.activation import FUNCTIONS, Activation
 
 skip_without_triton()
 import triton  # noqa: E402

@@ -6,10 +6,10 @@ pytest.importorskip("torchmetrics", reason="needs torchmetrics, of the extra ilm
 
 import torch
 
-from close import assert_close
+from helpers.close import assert_close
+from helpers.workers import Harmful
 from ilm_plugins.errors import UserError
 from ilm_plugins.pix2pix import metrics
-from workers import Harmful
 
 
 def noise(seed, *size):

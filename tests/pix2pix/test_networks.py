@@ -12,7 +12,7 @@ pytest.importorskip("mmengine", reason="needs MMEngine: make install-openmmlab")
 
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 
-from close import assert_close, assert_equal
+from helpers.close import assert_close, assert_equal
 from ilm_plugins import ILMInstanceNorm
 from ilm_plugins.layers import OptionError
 from ilm_plugins.pix2pix import translation_networks as networks

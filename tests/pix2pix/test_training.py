@@ -16,14 +16,14 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from PIL import Image
 
-from close import assert_close
+from helpers.close import assert_close
+from helpers.trainings import mmengine_command
+from helpers.workers import Harmful, start_by
 from ilm_plugins.__main__ import main
 from ilm_plugins.errors import UserError
 from ilm_plugins.pix2pix import metrics, training
 from ilm_plugins.pix2pix.pairs import PairedImages, jitter
 from ilm_plugins.trust import ALLOW_CODE
-from runs import mmengine_command
-from workers import Harmful, start_by
 
 
 @pytest.fixture(scope="module")

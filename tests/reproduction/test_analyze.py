@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from close import assert_close
+from helpers.close import assert_close
+from helpers.workers import Harmful
 from ilm_plugins import ExemplarNorm, ILMGroupNorm
 from ilm_plugins.checkpoints import write
 from ilm_plugins.frameworks import OpenConfig
@@ -20,7 +21,6 @@ from ilm_plugins.frameworks.config import Inference
 from ilm_plugins.trust import ALLOW_CODE
 from reproduction import analyze
 from reproduction.__main__ import main
-from workers import Harmful
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,17 @@ import copy
 import pytest
 import torch
 
-import transcription
-from cases import BACKENDS, CHANNELS, attributes_of, inputs, parameters_of, randomized, results
-from close import EQUAL, assert_close
+from equations import transcription
+from equations.cases import (
+    BACKENDS,
+    CHANNELS,
+    attributes_of,
+    inputs,
+    parameters_of,
+    randomized,
+    results,
+)
+from helpers.close import EQUAL, assert_close
 from ilm_plugins import NORMS
 
 # ``reproduction.layers`` registers keys, so tests import it when they run.

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from close import EQUAL, assert_close
+from helpers.close import EQUAL, assert_close
+from helpers.swapped_norms import BOTH, GN4, double, randomized, small
 from ilm_plugins import NORMS, ILMGroupNorm, SwitchNorm, surgery
 from ilm_plugins.layers import OptionError
-from swaps import BOTH, GN4, double, randomized, small
 
 
 def test_norms_are_chosen_by_name():

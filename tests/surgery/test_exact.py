@@ -8,9 +8,9 @@ import torch
 from torch import distributed, nn
 
 import ilm_plugins as own
-from close import EQUAL, assert_close
+from helpers.close import EQUAL, assert_close
+from helpers.swapped_norms import BOTH, GN4, Small, double, randomized
 from ilm_plugins import NORMS, surgery
-from swaps import BOTH, GN4, Small, double, randomized
 
 #: Plain norm of 32 channels, key of the layer.
 EXACT = [

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from close import EQUAL, assert_close, assert_equal
+from helpers.close import EQUAL, assert_close, assert_equal
+from helpers.swapped_norms import double, randomized
 from ilm_plugins import surgery
 from ilm_plugins.foreign_norms import EXACT, path_of
 from ilm_plugins.surgery.plain_norms import exact_source_of
-from swaps import double, randomized
 
 C = 32
 VITDET = "models.vitdet.modeling_vitdet.VitDetLayerNorm"

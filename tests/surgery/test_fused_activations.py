@@ -5,17 +5,17 @@ import pickle
 
 import pytest
 import torch
-from fused import assert_fuses, results, trained
 from torch import nn
 from torch.nn.utils import parametrize
 
 import ilm_plugins as own
-from close import EQUAL, assert_close, assert_equal
+from helpers.close import EQUAL, assert_close, assert_equal
+from helpers.fused_norms import assert_fuses, results, trained
+from helpers.swapped_norms import double, small
 from ilm_plugins import NORMS, surgery
 from ilm_plugins.layers.activated import FusedActivation
 from ilm_plugins.ops.engine.activation import Activation
 from ilm_plugins.surgery.norms import KEYS
-from swaps import double, small
 
 
 def chain(norm, activation):

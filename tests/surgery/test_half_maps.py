@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from close import EQUAL, assert_close, assert_equal
+from helpers.close import EQUAL, assert_close, assert_equal
+from helpers.swapped_norms import Block, double, randomized
 from ilm_plugins import NORMS, surgery
 from ilm_plugins.surgery.norms import KEYS
-from swaps import Block, double, randomized
 
 C = 64
 #: Key -> a plain norm that it replaces with the same outputs in evaluation.

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from close import EQUAL, assert_close
+from helpers.close import EQUAL, assert_close
+from helpers.swapped_norms import BOTH, Small, double, randomized, small
 from ilm_plugins import NORMS, ILMGroupNorm, SwitchNorm, freeze, surgery
-from swaps import BOTH, Small, double, randomized, small
 
 OUTPUTS_CHANGE = "outputs change: each image's own statistics take the place of BatchNorm's"
 GROUPS = {"ILMGN": 8, "ILMIN": 24, "ILMLN": 1, "AssocNorm": 8, "AN": 8}

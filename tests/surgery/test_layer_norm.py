@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from close import EQUAL, assert_close, assert_equal
+from helpers.close import EQUAL, assert_close, assert_equal
+from helpers.swapped_norms import Block, double, randomized
 from ilm_plugins import NORMS, surgery
 from ilm_plugins.layers import OptionError
-from swaps import Block, double, randomized
 
 C = 24
 #: Key -> groups of the GroupNorm as which the layer starts.

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import ilm_plugins
-from close import EQUAL, assert_close
+from helpers.close import EQUAL, assert_close
+from helpers.swapped_norms import double, randomized
 from ilm_plugins import NORMS, surgery
 from ilm_plugins.surgery import norms, norms_in_state_dict, rules
-from swaps import double, randomized
 
 
 @pytest.fixture

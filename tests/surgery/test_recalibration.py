@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from close import EQUAL, assert_close, assert_equal
+from helpers.close import EQUAL, assert_close, assert_equal
+from helpers.swapped_norms import double, small
 from ilm_plugins import ExemplarNorm, SwitchNorm, freeze, surgery, use_backend
 from ilm_plugins.layers import OptionError
-from swaps import double, small
 
 
 @pytest.mark.parametrize("layer", [ExemplarNorm, SwitchNorm])

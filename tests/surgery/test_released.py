@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-import transcription
-from close import EQUAL, assert_close
+from equations import transcription
+from helpers.close import EQUAL, assert_close
+from helpers.swapped_norms import Block, double
 from ilm_plugins import AttentiveNorm, ILMGroupNorm, SparseSwitchNorm, SwitchNorm, surgery
-from swaps import Block, double
 
 
 def released_ilm(hidden=2):

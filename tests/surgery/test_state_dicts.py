@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn.utils import prune
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from close import EQUAL, assert_close, assert_equal
+from helpers.close import EQUAL, assert_close, assert_equal
+from helpers.swapped_norms import BOTH, GN4, Block, Small, double, randomized, small
 from ilm_plugins import (
     NORMS,
     AttentiveNorm,
@@ -21,7 +22,6 @@ from ilm_plugins import (
 )
 from ilm_plugins import SparseSwitchNorm as SSN
 from ilm_plugins.layers import OptionError
-from swaps import BOTH, GN4, Block, Small, double, randomized, small
 
 KINDS = {
     "ILMGN": (GN4, lambda c: ILMGroupNorm(c, 4), "GN or IN", {}),

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from close import EQUAL, assert_close
+from helpers.close import EQUAL, assert_close
+from helpers.swapped_norms import Block, double, randomized
 from ilm_plugins import SparseSwitchNorm, SwitchNorm, surgery
 from ilm_plugins.layers.mixture import RUNNING
-from swaps import Block, double, randomized
 
 WITHOUT_BN = {"normalizers": ("IN", "LN", "GN")}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-import runs
+from helpers import trainings
 from ilm_plugins.frameworks import open_config
 
 
@@ -17,7 +17,7 @@ def test_batch_norm_gets_the_test_images_statistics_and_all_else_stays(tmp_path,
     pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
     from mmengine.runner import Runner
 
-    text = runs.MMENGINE_CONFIG.replace("DATASETS", str(datasets)).replace(
+    text = trainings.MMENGINE_CONFIG.replace("DATASETS", str(datasets)).replace(
         "batch_size=1", "batch_size=4"
     )
     config, run = tmp_path / "small.py", tmp_path / "run"

@@ -17,11 +17,11 @@ pytest.importorskip("submitit", reason="needs submitit, of the extra ilm_plugins
 
 import submitit
 
+from helpers.trainings import mmengine_command, write_mmengine_config
 from ilm_plugins.comparison import run_folders, tasks
 from ilm_plugins.comparison.slurm_jobs import run_by
 from ilm_plugins.comparison.tasks import Progress, Step, Task
 from ilm_plugins.frameworks import run_record
-from runs import mmengine_command, write_mmengine_config
 
 pytestmark = pytest.mark.wide
 NORMS = "GN(num_groups=4)", "EN(reduction=8)"

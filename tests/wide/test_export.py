@@ -7,9 +7,9 @@ from itertools import product
 import pytest
 import torch
 
-import fresh
-from cases import MIXTURES, inputs, wide
-from close import assert_close
+from equations.cases import MIXTURES, inputs, wide
+from helpers import processes
+from helpers.close import assert_close
 from ilm_plugins import NORMS
 from ilm_plugins.layers.projection import Projection, project
 
@@ -178,7 +178,7 @@ def test_what_is_recorded_in_training_mode_goes_on_training(name, record):
 
 @pytest.mark.wide
 def test_compiled_gradients_stay_within_their_memory():
-    fresh.run_program("compiled_training.py")
+    processes.run_program("compiled_training.py")
 
 
 @pytest.mark.wide

@@ -13,10 +13,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_leaves
 
-from close import EQUAL, assert_close
+from helpers.close import EQUAL, assert_close
+from helpers.swapped_norms import double, randomized
 from ilm_plugins import NORMS, surgery
 from ilm_plugins.layers.base import AdaptiveNorm
-from swaps import double, randomized
 
 RECORD = Path(__file__).parents[2] / "docs" / "families.json"
 FAMILIES = [

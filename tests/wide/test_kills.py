@@ -5,9 +5,9 @@ import time
 
 import pytest
 
+from helpers.trainings import NO_TEST, SHAPES, SMALL, mmengine_command, write_mmengine_config
 from ilm_plugins.checkpoints import read
 from ilm_plugins.files import PARTIAL
-from runs import NO_TEST, SHAPES, SMALL, mmengine_command, write_mmengine_config
 
 
 def command_of(framework, datasets, out):

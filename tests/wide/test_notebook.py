@@ -11,7 +11,7 @@ pytestmark = pytest.mark.wide
 @pytest.fixture(scope="module")
 def committed():
     nbformat = pytest.importorskip("nbformat", reason="needs nbformat and nbclient")
-    from run_notebook import NOTEBOOK
+    from tools.run_notebook import NOTEBOOK
 
     return nbformat.read(NOTEBOOK, as_version=4)
 
@@ -21,7 +21,7 @@ def executed(committed, tmp_path_factory):
     """The notebook, executed with trainings of two steps."""
     for package in ("nbclient", "ipykernel", "torchvision", "scipy", "matplotlib"):
         pytest.importorskip(package, reason=f"needs {package}")
-    from run_notebook import execute
+    from tools.run_notebook import execute
 
     notebook = copy.deepcopy(committed)
     for cell in notebook.cells:
@@ -59,7 +59,7 @@ def test_the_notebooks_cells_warn_of_nothing(executed):
 
 
 def test_the_notebook_is_saved_as_its_tool_saves_it(committed):
-    from run_notebook import clean
+    from tools.run_notebook import clean
 
     saved = copy.deepcopy(committed)
     clean(saved)

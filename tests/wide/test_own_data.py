@@ -12,12 +12,12 @@ import pytest
 
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
 
+from helpers.trainings import LAZY
 from ilm_plugins.cli import parsers
 from ilm_plugins.cli.compare import plan_of
 from ilm_plugins.comparison.compared_config import in_own_process
 from ilm_plugins.comparison.compared_models import measure_steps
 from ilm_plugins.frameworks import run_record
-from runs import LAZY
 
 ROOT = Path(__file__).parents[2]
 BCCD = ROOT.parent / "shared" / "data" / "bccd"

@@ -9,15 +9,15 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 from detectron2.modeling.backbone.resnet import BasicBlock
 from torch import nn
 
-from close import assert_close, assert_equal
+from helpers.close import assert_close, assert_equal
+from helpers.swapped_norms import randomized
+from helpers.workers import Harmful
 from ilm_plugins import ExemplarNorm, ILMGroupNorm, SwitchNorm
 from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import CheckpointError, write
 from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.detectron2.checkpoints import Checkpointer
 from ilm_plugins.trust import loading
-from swaps import randomized
-from workers import Harmful
 
 FOLDER = "configs/detectron2/shapes"
 GN, ILMGN = (f"{FOLDER}/mask_rcnn_R_18_FPN_{norm}.yaml" for norm in ("gn", "ilmgn"))

@@ -18,6 +18,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
+from helpers.trainings import LAZY, SHAPES
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import OpenConfig, open_config
 from ilm_plugins.frameworks.detectron2 import evaluation, training
@@ -25,7 +26,6 @@ from ilm_plugins.frameworks.detectron2.config import OpenLazyConfig
 from ilm_plugins.frameworks.detectron2.config_files import load_config
 from ilm_plugins.shapes import dataset, detectron2
 from ilm_plugins.trust import ALLOW_CODE, loading
-from runs import LAZY, SHAPES
 
 OURS = "ilm_plugins://mask_rcnn_R_50_FPN_batch2_ilmgn.yaml"
 

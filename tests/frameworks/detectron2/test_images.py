@@ -9,9 +9,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
+from helpers.trainings import SHAPES
 from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.detectron2.images import content
-from runs import SHAPES
 
 
 @pytest.mark.usefixtures("datasets")

@@ -10,13 +10,13 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 
 from detectron2.checkpoint import DetectionCheckpointer
 
-from close import assert_close
+from helpers.close import assert_close
+from helpers.swapped_norms import randomized
 from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import read, write
 from ilm_plugins.comparison import start_weights
 from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.detectron2.checkpoints import Checkpointer
-from swaps import randomized
 
 CONFIG = "configs/detectron2/shapes/mask_rcnn_R_18_FPN_gn.yaml"
 #: A name of detectron2 -> Caffe2's.

@@ -15,27 +15,27 @@ from detectron2.modeling.meta_arch.fcos import FCOSHead
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.solver import build_optimizer
 
-import fresh
-from cases import INDEPENDENT, MIXTURES
-from close import EQUAL, assert_close, assert_equal
+from equations.cases import INDEPENDENT, MIXTURES
+from helpers import processes
+from helpers.close import EQUAL, assert_close, assert_equal
+from helpers.swapped_norms import randomized
 from ilm_plugins import NORMS, surgery
 from ilm_plugins.layers import OptionError
-from swaps import randomized
 
 # ---- registration
 
 
 @pytest.mark.parametrize("first", ["ours", "theirs", "theirs in part"])
 def test_keys_are_known_everywhere_in_any_import_order(first):
-    fresh.run_program("detectron2_keys.py", first)
+    processes.run_program("detectron2_keys.py", first)
 
 
 def test_a_wrapper_of_another_package_stays_around_ours():
-    fresh.run_program("detectron2_wrapped_afterwards.py")
+    processes.run_program("detectron2_wrapped_afterwards.py")
 
 
 def test_a_key_that_another_package_took_stays_theirs_with_a_warning():
-    fresh.run_program("detectron2_wrapped_before.py")
+    processes.run_program("detectron2_wrapped_before.py")
 
 
 @pytest.mark.parametrize("nothing", ["", None])

@@ -13,7 +13,8 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 from detectron2 import engine
 from detectron2.config import get_cfg
 
-from close import assert_close
+from helpers.close import assert_close
+from helpers.trainings import LAZY, NO_TEST, SHAPES, SMALL, train_until_killed
 from ilm_plugins import checkpoints
 from ilm_plugins.cli import train as command_line
 from ilm_plugins.errors import CheckpointError, UserError
@@ -24,7 +25,6 @@ from ilm_plugins.frameworks.detectron2.checkpoints import Checkpointer
 from ilm_plugins.frameworks.detectron2.config import OpenYaml
 from ilm_plugins.frameworks.run_options import RunOptions
 from ilm_plugins.frameworks.run_record import RunRecord
-from runs import LAZY, NO_TEST, SHAPES, SMALL, train_until_killed
 
 
 def options(out, *overrides, config=SHAPES, **more):

@@ -2,8 +2,8 @@
 
 import pytest
 
+from helpers.trainings import mmengine_command, write_mmengine_config
 from ilm_plugins.__main__ import main
-from runs import mmengine_command, write_mmengine_config
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,11 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, checkpoint
 from mmengine.runner.checkpoint import load_checkpoint, load_from_http, load_from_local
 
-import fresh
-from close import assert_close
+from helpers import processes
+from helpers.close import assert_close
+from helpers.swapped_norms import randomized
+from helpers.trainings import MMENGINE_CONFIG
+from helpers.workers import Built, Harmful
 from ilm_plugins import ExemplarNorm
 from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import CheckpointError, read, write
@@ -28,9 +31,6 @@ from ilm_plugins.frameworks.openmmlab.checkpoints import (
     use_safe_checkpoints,
 )
 from ilm_plugins.trust import loading
-from runs import MMENGINE_CONFIG
-from swaps import randomized
-from workers import Built, Harmful
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_a_checkpoint_that_a_model_loads_while_it_is_built_is_read_safely(tmp_pa
     words = "convert", path, tmp_path / "out.pth", "--config-file", config
     paths = os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])
     environment = {**os.environ, "PYTHONPATH": paths}
-    done = fresh.run([sys.executable, "-m", "ilm_plugins", *words], env=environment)
+    done = processes.run([sys.executable, "-m", "ilm_plugins", *words], env=environment)
     assert done.returncode == 2, done.stderr
     assert "teacher.pth' cannot be read" in done.stderr, done.stderr
 

@@ -13,8 +13,8 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import nn
 
-import fresh
-from close import assert_close
+from helpers import processes
+from helpers.close import assert_close
 from ilm_plugins import ExemplarNorm
 from ilm_plugins.__main__ import main
 from ilm_plugins.errors import UserError
@@ -276,7 +276,7 @@ def test_a_pure_python_config_that_names_the_class_needs_no_other_import(tmp_pat
     """As in a framework's own tools, which do not import ilm_plugins."""
     (tmp_path / "base.py").write_text("model = dict()\n")
     (tmp_path / "mine.py").write_text(PURE_PYTHON)
-    fresh.run_program("mmengine_class_in_config.py", tmp_path / "mine.py")
+    processes.run_program("mmengine_class_in_config.py", tmp_path / "mine.py")
 
 
 @pytest.mark.parametrize("package", ["mmcv", "mmseg"])

@@ -19,21 +19,20 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import Registry
 from torch import nn
 
-import fresh
-import workers
-from cases import MIXTURES, PATHS
-from close import assert_equal
-from fresh import spawn
+from equations.cases import MIXTURES, PATHS
+from helpers import processes, workers
+from helpers.close import assert_equal
+from helpers.processes import spawn
+from helpers.workers import free_port
 from ilm_plugins import NORMS, ExemplarNorm, SwitchNorm, surgery
 from ilm_plugins.frameworks.openmmlab import norms as norms
-from workers import free_port
 
 
 @pytest.mark.parametrize("order", ["ours first", "theirs first", "ours between"])
 def test_everything_is_registered_in_any_import_order(order, tmp_path):
     config = tmp_path / "mine.py"
     config.write_text("_base_ = 'ilm_plugins::mmseg/_base_/norms/en.py'\nnorm_cfg = _base_.norm")
-    fresh.run_program("openmmlab_registrations.py", order, config)
+    processes.run_program("openmmlab_registrations.py", order, config)
 
 
 @pytest.mark.parametrize("key", MIXTURES)
@@ -243,7 +242,11 @@ def test_norm_eval_is_left_again_by_evaluation():
 @pytest.mark.wide
 def test_mmdets_hook_averages_running_statistics_over_processes():
     pytest.importorskip("mmdet.engine.hooks", reason="needs mmdet")
-    spawn(workers.in_one_group, (2, free_port(), [workers.averaged_by_mmdets_hook]), nprocs=2)
+    spawn(
+        workers.in_one_group,
+        (2, free_port(), [workers.averaged_by_mmdets_hook]),
+        nprocs=2,
+    )
 
 
 # ---- other distributions of mmcv
@@ -263,7 +266,7 @@ def test_other_distributions_of_mmcv(packages, tmp_path):
         pytest.skip(f"{packages} cannot be installed: {done.stderr[-200:]}")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     for first in ("ilm_plugins", "mmcv.cnn"):
-        done = fresh.run_program("mmcv_models.py", first, env=environment)
+        done = processes.run_program("mmcv_models.py", first, env=environment)
         assert done.stdout.startswith(str(tmp_path))
 
 

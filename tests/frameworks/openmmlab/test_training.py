@@ -22,7 +22,9 @@ from pycocotools.cocoeval import COCOeval
 from torch import nn
 from yapf.yapflib import yapf_api
 
-from close import assert_close, assert_equal
+from helpers.close import assert_close, assert_equal
+from helpers.trainings import mmengine_command as command
+from helpers.trainings import train_until_killed
 from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import read
 from ilm_plugins.errors import UserError
@@ -34,8 +36,6 @@ from ilm_plugins.frameworks.openmmlab.checkpoints import (
     use_safe_checkpoints,
 )
 from ilm_plugins.frameworks.openmmlab.training import PluginRunner, StopAtNaN, check_loop, numbers
-from runs import mmengine_command as command
-from runs import train_until_killed
 
 use_safe_checkpoints()  # it lets MMEngine's log of losses be read
 

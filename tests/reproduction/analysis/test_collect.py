@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from cases import randomized
-from close import assert_equal
+from equations.cases import randomized
+from helpers.close import assert_equal
 from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, SwitchNorm
 from ilm_plugins.errors import UserError
 from ilm_plugins.layers import AssocNorm

@@ -9,7 +9,7 @@ pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 
 from mmseg.datasets.transforms import PhotoMetricDistortion
 
-from mmengine_configs import ROOT, load
+from helpers.mmengine_configs import ROOT, load
 
 BASE = "fcn_r18-d8"
 DAYLIGHT = "reproduction/configs/mmseg/camvid_daylight"

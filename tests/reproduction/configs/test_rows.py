@@ -4,11 +4,11 @@ import pytest
 
 pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
 
-from cases import wide
-from config_checks import check, check_step
+from equations.cases import wide
+from helpers.config_checks import check, check_step
+from helpers.mmengine_configs import ROOT, configs, load
+from helpers.recipes import recipe
 from ilm_plugins.layers import parse_call
-from mmengine_configs import ROOT, configs, load
-from recipe import recipe
 from reproduction.papers import published
 from reproduction.papers.paper_runs import open_row
 

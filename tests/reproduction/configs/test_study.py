@@ -9,10 +9,10 @@ pytest.importorskip("torchmetrics", reason="needs torchmetrics, of the extra ilm
 
 from detectron2.modeling import build_model
 
+from helpers.mmengine_configs import described, described_translation, norms, skeleton
+from helpers.recipes import recipe
 from ilm_plugins import NORMS
 from ilm_plugins.frameworks.config import AS_IS
-from mmengine_configs import described, described_translation, norms, skeleton
-from recipe import recipe
 from reproduction.data import bccd as bccd  # registers it
 from reproduction.papers import published
 from reproduction.papers.paper_runs import open_row

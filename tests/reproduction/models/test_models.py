@@ -14,7 +14,7 @@ pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmla
 import mmpretrain.models  # noqa: F401 - after it AAResNet is registered
 from mmengine.registry import MODELS
 
-from close import assert_close
+from helpers.close import assert_close
 from ilm_plugins.errors import UserError
 from reproduction.models.aa_resnet import HEADS, KEYS, AugmentedConv2d
 

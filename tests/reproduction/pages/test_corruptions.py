@@ -3,7 +3,7 @@
 import pytest
 import scipy.stats
 
-from committed import run
+from helpers.made_up_results import run
 from reproduction.pages import corruptions
 from reproduction.pages.comparisons import rates
 

@@ -3,7 +3,7 @@
 import pytest
 import scipy.stats
 
-from committed import run
+from helpers.made_up_results import run
 from reproduction.pages import daylight
 
 BN, EN = [30.0, 31.0, 32.5, 33.0], [38.0, 41.5, 40.0, 42.0]

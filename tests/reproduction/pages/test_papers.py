@@ -2,7 +2,7 @@
 
 import pytest
 
-from committed import run
+from helpers.made_up_results import run
 from ilm_plugins.reports.interval import Difference
 from reproduction.pages import papers, plots
 from reproduction.pages.results import Run, load

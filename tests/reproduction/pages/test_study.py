@@ -2,7 +2,7 @@
 
 import pytest
 
-from committed import run
+from helpers.made_up_results import run
 from reproduction.pages import study
 from reproduction.pages.questions import questions
 from reproduction.papers import published

@@ -7,7 +7,8 @@ from pathlib import Path
 import yaml
 
 #: The recipes of the package's configs, and of the reproduction's.
-FOLDERS = Path(__file__).parent, Path(__file__).parents[1] / "reproduction" / "configs"
+TESTS = Path(__file__).parents[1]
+FOLDERS = TESTS / "configs", TESTS / "reproduction" / "configs"
 
 
 @cache

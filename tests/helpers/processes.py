@@ -19,7 +19,7 @@ import torch.multiprocessing
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["torch", "torchvision"])
 #: Files that tests run as programs of their own.
-PROGRAMS = Path(__file__).parent / "programs"
+PROGRAMS = Path(__file__).parents[1] / "programs"
 
 
 class Process:

@@ -2,10 +2,10 @@
 
 ::
 
-    export PYTHONPATH=.:tests/equations
-    python tests/fuzz.py --seconds 60
-    python tests/fuzz.py --seed 1234 --cases 1        # one case again
-    python tests/fuzz.py --sanitize --seconds 600     # what make sanitize runs
+    export PYTHONPATH=.:tests
+    python -m helpers.fuzz --seconds 60
+    python -m helpers.fuzz --seed 1234 --cases 1        # one case again
+    python -m helpers.fuzz --sanitize --seconds 600     # what make sanitize runs
 
 With ``--sanitize``, the kernels are compiled into a temporary folder, with AddressSanitizer,
 UndefinedBehaviorSanitizer and red zones around their arrays.
@@ -25,12 +25,12 @@ from pathlib import Path
 
 import torch
 
-import cases
+from equations import cases
 from ilm_plugins import NORMS
 from ilm_plugins.ops import cpu
 
 SETS = ["default", "avx2", "avx512"]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DTYPES = torch.float32, torch.float64, torch.bfloat16, torch.float16
 CHANNELS = 1, 2, 3, 4, 6, 8, 12, 16, 17, 24, 30, 33, 48, 64, 66, 96
 #: Sizes around which the kernels change their way: vectors, short blocks, parts of a row.
@@ -108,7 +108,7 @@ def run(first: int, count: int, seconds: float) -> None:
 
 # ---- sanitizers
 
-COMMAND = sys.executable, __file__
+COMMAND = sys.executable, "-m", "helpers.fuzz"
 FLAGS = "-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all"
 
 

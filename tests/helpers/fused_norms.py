@@ -5,10 +5,10 @@ import copy
 import torch
 from torch.utils._pytree import tree_leaves
 
-from close import EQUAL, assert_close
+from helpers.close import EQUAL, assert_close
+from helpers.swapped_norms import randomized
 from ilm_plugins import surgery
 from ilm_plugins.layers.base import AdaptiveNorm
-from swaps import randomized
 
 
 def trained(layer, seed=0):

@@ -47,7 +47,7 @@ def run_interpreted(file, selection):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", seed, *strict, file]
     command += ["-m", selection, "-k", "not test_under_the_interpreter"]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    cwd = Path(__file__).parents[1]
+    cwd = Path(__file__).parents[2]
     done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     assert " passed" in done.stdout

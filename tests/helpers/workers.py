@@ -21,7 +21,7 @@ from torch.distributed import fsdp
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from close import ROUNDINGS, assert_close, assert_equal, unit
+from helpers.close import ROUNDINGS, assert_close, assert_equal, unit
 from ilm_plugins import NORMS, freeze, set_radius, surgery, use_backend
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import run_processes
@@ -220,7 +220,7 @@ def synchronized(rank, size, port, shares, backends):
 
 def synchronized_by_triton(rank, size, port, keys, shares):
     """Layers of several activations by Triton's kernels, in its interpreter."""
-    import interpreter  # noqa: F401 (for Triton 3.6)
+    import helpers.triton_interpreter  # noqa: F401 (for Triton 3.6)
 
     join(rank, size, port)
     for key, sizes, activation in itertools.product(keys, shares, (None, Activation("silu"))):

@@ -13,9 +13,9 @@ from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 from torch import nn
 
+from helpers.mmengine_configs import described, norms, skeleton
 from ilm_plugins import NORMS, ExemplarNorm
 from ilm_plugins.frameworks.openmmlab.config import OpenMMEngineConfig
-from mmengine_configs import described, norms, skeleton
 
 #: The last word of a config's name, or the norm of a row -> the class of its norms.
 CLASSES = {key.lower(): layer for key, layer in NORMS.items()} | {

@@ -10,10 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
+from helpers.workers import start_by
 from ilm_plugins import __main__ as commands
-from workers import start_by
 
-SHAPES = Path(__file__).parents[1] / "configs/detectron2/shapes/mask_rcnn_R_18_FPN_ilmgn.yaml"
+SHAPES = Path(__file__).parents[2] / "configs/detectron2/shapes/mask_rcnn_R_18_FPN_ilmgn.yaml"
 #: detectron2: two images of 64 x 64 a batch, no loader processes, random weights.
 SMALL = [
     *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MAX_SIZE_TRAIN", "64"),

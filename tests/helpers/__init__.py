@@ -1,0 +1,1 @@
+"""What tests share; a module for each need."""
