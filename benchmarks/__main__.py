@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ilm_plugins.frameworks.run_processes import keep_freed_memory
+from ilm_plugins.frameworks.run.processes import keep_freed_memory
 
 from . import layers, measure, models, report
 

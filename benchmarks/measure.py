@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.profiler import profile
 from torch.utils.benchmark import timer
 
-from ilm_plugins.frameworks.run_environment import commit, processor
+from ilm_plugins.frameworks.run.environment import commit, processor
 from ilm_plugins.ops import cpu
 
 Run = Callable[[], object]

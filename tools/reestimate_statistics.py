@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 from torch.optim.swa_utils import update_bn
 
 from ilm_plugins import checkpoints
-from ilm_plugins.frameworks import open_config, run_record
+from ilm_plugins.frameworks import open_config, read_record
 from ilm_plugins.frameworks.checkpoints import last_checkpoint
 from ilm_plugins.parent_process import command_line
 
@@ -25,7 +25,7 @@ from ilm_plugins.parent_process import command_line
 def main() -> None:
     run, config = Path(sys.argv[1]), sys.argv[2]
     folder = run / f"{Path(config).stem}-reestimated"
-    of_model = [o for o in run_record.read(run)["overrides"] if o.startswith("model.")]
+    of_model = [o for o in read_record(run)["overrides"] if o.startswith("model.")]
     opened = open_config(config, of_model)
     model = opened.build_model()
     checkpoints.load_weights(model, last_checkpoint(run))

@@ -16,7 +16,7 @@ from ..comparison.script_metric import EXAMPLE, ScriptMetric
 from ..configs import resolve
 from ..errors import UserError, say
 from ..frameworks.registrations import Registrations
-from ..frameworks.run_processes import available_gpus
+from ..frameworks.run.processes import available_gpus
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ..checkpoints import load_weights
 from ..errors import UserError, say
-from ..frameworks import OpenConfig, open_config, run_record
-from ..frameworks.run_options import RunOptions
+from ..frameworks import OpenConfig, open_config
+from ..frameworks.run.options import RunOptions
+from ..frameworks.run.record import PLAIN, read_record
 from . import train
 
 #: Largest number of images in the picture; least score, 0 to 1, of a prediction that is drawn.
@@ -26,8 +27,8 @@ def run(args: argparse.Namespace) -> None:
         opened = open_config(config, overrides)
         picture = folder / "predictions.png"
         draw_predictions(opened, folder / "model_final.pth", picture)
-        result = run_record.read(folder)
-        metrics = result["metrics"][run_record.PLAIN]
+        result = read_record(folder)
+        metrics = result["metrics"][PLAIN]
         norm = opened.config.MODEL.ROI_BOX_HEAD.NORM
         precisions = (metrics.get(name) for name in ("bbox/AP", "segm/AP"))
         # A model without predictions has null in its record, and a model without masks no segm/AP.

@@ -11,7 +11,7 @@ from torch import nn
 from ..errors import FRAMEWORKS as HOW_TO_INSTALL
 from ..errors import OPERATORS, UserError, missing, one_line
 from ..frameworks import installed
-from ..frameworks.run_environment import FRAMEWORKS
+from ..frameworks.run.environment import FRAMEWORKS
 from ..layers import NORMS
 from ..ops import cpu
 from ..ops.engine.backends import VARIABLE

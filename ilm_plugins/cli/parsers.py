@@ -10,7 +10,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..frameworks.run_options import ProcessOptions
+from ..frameworks.run.options import ProcessOptions
 
 #: An override KEY=VALUE.
 OVERRIDE = re.compile(r"\w+(\.\w+)*=")

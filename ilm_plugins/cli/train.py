@@ -11,9 +11,9 @@ from ..errors import UserError
 from ..frameworks import framework_of
 from ..frameworks.config_files import module_for
 from ..frameworks.registrations import Registrations
-from ..frameworks.run_options import RunOptions
-from ..frameworks.run_processes import available_gpus, check_processes, launch
-from ..frameworks.run_training import run as run_training
+from ..frameworks.run.options import RunOptions
+from ..frameworks.run.processes import available_gpus, check_processes, launch
+from ..frameworks.run.training import run as run_training
 from ..shapes.detectron2 import register_datasets
 
 

@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, say
-from ..frameworks import run_record
 from ..frameworks.code_digest import digest_of_files
-from ..frameworks.run_record import PLAIN
+from ..frameworks.run.record import PLAIN, POINTS, is_complete_record, read_record
 from ..parent_process import end_with_parent
 from .arms import Arms
 from .plan import Plan, Source
@@ -96,8 +95,8 @@ class CommandSource(Source):
         UserError if a run that has another lacks this one.
         """
         for folder in plan.folders:
-            record = run_record.read(folder) or {}
-            is_complete = run_record.is_complete(record)
+            record = read_record(folder) or {}
+            is_complete = is_complete_record(record)
             if record.get(ENDED) and not (is_complete and record.get("metric") == str(self.metric)):
                 try:
                     measure(folder, self.metric)
@@ -116,8 +115,8 @@ class CommandSource(Source):
         """Raise UserError if scripts have ended well, but none with the metric."""
         ended = None
         for folder in folders:
-            record = run_record.read(folder) or {}
-            if run_record.is_complete(record):
+            record = read_record(folder) or {}
+            if is_complete_record(record):
                 return
             if record.get(ENDED) and record.get("metric") == str(self.metric):
                 ended = ended or folder
@@ -132,7 +131,7 @@ def run_script(
 
     UserError if the script ends well without the metric.
     """
-    if not (run_record.read(folder) or {}).get(ENDED):
+    if not (read_record(folder) or {}).get(ENDED):
         begun, command = time.monotonic(), shlex.join(words)
         record = new_record(command, "script", code_of(words, folder), seed, num_gpus)
         save(folder, record)
@@ -164,15 +163,15 @@ def measure(folder: Path, metric: ScriptMetric) -> None:
 
     A record that is complete by another metric then stays as it is.
     """
-    record = run_record.read(folder) or {}
+    record = read_record(folder) or {}
     asked = {"metric": str(metric)}
     try:
         values = metric.values(folder)
     except UserError:
-        if not run_record.is_complete(record):
+        if not is_complete_record(record):
             save(folder, record | asked)
         raise
-    kept = range(0, len(values), -(-len(values) // run_record.POINTS)) if len(values) > 1 else ()
+    kept = range(0, len(values), -(-len(values) // POINTS)) if len(values) > 1 else ()
     curve = [{"values": 1 + i, metric.name: values[i]} for i in kept]
     metrics = {PLAIN: {metric.name: metric.choose(values)}}
     save(folder, record | asked | {"run": 1, "curve": curve, "metrics": metrics})

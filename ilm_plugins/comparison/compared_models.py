@@ -13,7 +13,7 @@ from torch import nn
 from ..errors import OPERATORS, UserError, broken_import, one_line, say
 from ..files import read_object, write_text
 from ..frameworks.config import AS_IS
-from ..frameworks.run_processes import available_gpus
+from ..frameworks.run.processes import available_gpus
 from .compared_config import ComparedConfig, call_on_device
 from .results import ROUNDS, ModelSummary
 

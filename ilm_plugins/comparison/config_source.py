@@ -14,7 +14,7 @@ from ..errors import UserError, say
 from ..frameworks import OpenConfig, open_config
 from ..frameworks.config import AS_IS, differences
 from ..frameworks.length import Length
-from ..frameworks.run_processes import available_gpus
+from ..frameworks.run.processes import available_gpus
 from ..layers.registry import norm_key
 from . import compared_models, predictions, start_weights
 from .answers import warning_of_unconverted

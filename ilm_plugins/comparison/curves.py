@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..frameworks.run_record import read
+from ..frameworks.run.record import read_record
 from ..reports import style
 from .plan import Plan
 from .plot import Layout, wrapped
@@ -37,7 +37,7 @@ def curves(plan: Plan, results: Results) -> dict[str, list[Curve]]:
     found: dict[str, list[Curve]] = {name: [] for name in quantities}
     for i, norm in enumerate(plan.norms):
         for seed in plan.seeds:
-            record = read(plan.folder(norm, seed)) or {}
+            record = read_record(plan.folder(norm, seed)) or {}
             points = record.get("curve") or [{}]
             unit = next(iter(points[0]), "")  # a point begins with its step
             for quantity, names in quantities.items():

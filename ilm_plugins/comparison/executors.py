@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError, say
-from ..frameworks.run_processes import available_gpus
+from ..frameworks.run.processes import available_gpus
 from . import slurm_jobs, tasks
 from .tasks import Progress, RunningTask, Task
 

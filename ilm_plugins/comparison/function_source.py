@@ -19,8 +19,8 @@ import torch
 from tqdm import tqdm
 
 from ..errors import UserError, one_line, printable
-from ..frameworks.run_processes import available_gpus
-from ..frameworks.run_record import PLAIN
+from ..frameworks.run.processes import available_gpus
+from ..frameworks.run.record import PLAIN
 from .plan import Plan, Source
 from .run_folders import is_complete, log_of, new_record, note_failure, open_to_add, save
 from .runs import check_metric

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from ..files import read_object, write_text
-from ..frameworks.run_record import FILE
+from ..frameworks.run.record import FILE
 from . import runs
 from .plan import HISTORY, KINDS, SETTINGS, Plan, folder_name
 from .results import History, Reading, complete

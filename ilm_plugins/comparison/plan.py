@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from ..errors import UserError
 from ..files import check_folder, read_object, write_text
 from ..frameworks.config import as_json, differences
-from ..frameworks.run_record import is_complete, read
+from ..frameworks.run.record import is_complete_record, read_record
 from .results import ModelSummary
 from .unit import UNITS
 
@@ -143,8 +143,8 @@ class Plan:
         for norm in self.norms:
             for seed in self.seeds:
                 folder = self.folder(norm, seed)
-                code = (record := read(folder) or {}).get("code", "")
-                if is_complete(record) and code != self.source.code(norm, seed, folder):
+                code = (record := read_record(folder) or {}).get("code", "")
+                if is_complete_record(record) and code != self.source.code(norm, seed, folder):
                     made.append(str(folder))
         if not made:
             return None
@@ -163,7 +163,7 @@ class Plan:
             if self.output.resolve() not in folder.resolve().parents:
                 raise UserError(f"{folder} leads out of {self.output} by a link; remove the link")
             for test in self.tests:
-                read(folder / test)
+                read_record(folder / test)
         settings = as_json(self.source.settings(self))
         path = self.output / SETTINGS
         if path.is_file():

@@ -5,8 +5,8 @@ from typing import IO, Any
 
 from ..errors import one_line, say
 from ..files import make_folder
-from ..frameworks import run_environment, run_record
-from ..frameworks.run_record import PLAIN, read
+from ..frameworks.run.environment import commit, device, versions
+from ..frameworks.run.record import FILE, PLAIN, is_complete_record, read_record, write_record
 
 #: The begin of a log's last line if the training or the evaluation has failed.
 FAILED = "failed: "
@@ -26,12 +26,12 @@ SETTINGS = {
 
 
 def is_complete(folder: Path) -> bool:
-    return run_record.is_complete(read(folder))
+    return is_complete_record(read_record(folder))
 
 
 def divergence(folder: Path) -> str | None:
     """Return why the training diverged; None if it did not."""
-    return (read(folder) or {}).get("diverged")
+    return (read_record(folder) or {}).get("diverged")
 
 
 def has_ended(folder: Path) -> bool:
@@ -41,13 +41,13 @@ def has_ended(folder: Path) -> bool:
 
 def metrics(folder: Path) -> dict[str, float | None]:
     """Return the metrics of a run or an evaluation, None for NaN; empty if there are none yet."""
-    found = (read(folder) or {}).get("metrics", {}).get(PLAIN, {})
+    found = (read_record(folder) or {}).get("metrics", {}).get(PLAIN, {})
     return {name: one for name, one in found.items() if isinstance(one, int | float | None)}
 
 
 def environment(folder: Path) -> dict[str, str]:
     """Return the versions, the device and the settings of a run, by their names in a report."""
-    record = read(folder) or {}
+    record = read_record(folder) or {}
     found = record.get("versions", {}) | {SETTINGS[key]: record.get(key) for key in SETTINGS}
     return {name: str(value) for name, value in found.items() if value is not None}
 
@@ -59,10 +59,10 @@ def new_record(
     return {
         "framework": framework,
         "command": command,
-        "commit": run_environment.commit(),
+        "commit": commit(),
         "code": code,
-        "versions": run_environment.versions(),
-        "device": run_environment.device(num_gpus),
+        "versions": versions(),
+        "device": device(num_gpus),
         "seed": seed,
         "unit": "trainings",
         "planned": 1,
@@ -75,7 +75,7 @@ def new_record(
 def save(folder: Path, record: dict[str, Any]) -> None:
     """Write the record of a run of the user's own code."""
     make_folder(folder)  # a script may have removed it
-    run_record.write(folder / run_record.FILE, record)
+    write_record(folder / FILE, record)
 
 
 def log_of(folder: Path) -> Path:

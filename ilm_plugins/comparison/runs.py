@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from itertools import product
 
-from ..frameworks.run_record import read
+from ..frameworks.run.record import read_record
 from .executors import Execution
 from .plan import Plan
 from .results import OWN_TEST, Value, main_metric
@@ -75,7 +75,7 @@ def collect(
     """Return all metrics of runs, norms and seeds, and the failures; by default of the plan's."""
     values = []
     for norm, seed in chosen or product(plan.norms, plan.seeds):
-        record = read(plan.folder(norm, seed)) or {}
+        record = read_record(plan.folder(norm, seed)) or {}
         made = record.get("seconds"), record.get("commit"), record.get("device")
         for test in tests or plan.tests:
             run = norm, seed, test or OWN_TEST

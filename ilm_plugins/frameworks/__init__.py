@@ -26,18 +26,21 @@ __all__ = [
     "framework_of",
     "install_import_hooks",
     "installed",
+    "is_complete_record",
     "last_checkpoint",
     "open_config",
+    "read_record",
     "register",
-    "run_record",
     "versions",
 ]
 
 #: Public names that need torch -> their module, imported on first use.
 _MODULES = {
-    "commit": "run_environment",
+    "commit": "run.environment",
+    "is_complete_record": "run.record",
     "last_checkpoint": "checkpoints",
-    "versions": "run_environment",
+    "read_record": "run.record",
+    "versions": "run.environment",
 }
 
 #: Module of a framework -> our function, which is called with the module once it is imported. Only

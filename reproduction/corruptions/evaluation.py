@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from ilm_plugins import checkpoints
-from ilm_plugins.frameworks import last_checkpoint, open_config, run_record
+from ilm_plugins.frameworks import last_checkpoint, open_config, read_record
 from ilm_plugins.frameworks.openmmlab.standardize_image import StandardizeImage
 
 from .corruptions import CORRUPTIONS, corrupt
@@ -76,7 +76,7 @@ def classifier_tests(run: Path) -> dict[str, dict[str, float]]:
     A model with BatchNorm is tested with the statistics of batches of the test images, too, in an
     order shuffled with seed 0: as the tests NAME-batchN.
     """
-    record = run_record.read(run)
+    record = read_record(run)
     model = open_config(record["config"], record["overrides"]).build_model().eval()
     checkpoints.load_weights(model, last_checkpoint(run))
     models = {"": model}
@@ -135,7 +135,7 @@ def segmenter_tests(
 
     ``configs`` has the start of a test's name -> a config with these test images.
     """
-    record = run_record.read(run)
+    record = read_record(run)
     of_model = [word for word in record["overrides"] if word.startswith("model.")]
     found, model = {}, None
     for start, config in configs.items():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ilm_plugins.frameworks import last_checkpoint, open_config, run_record
+from ilm_plugins.frameworks import is_complete_record, last_checkpoint, open_config, read_record
 from ilm_plugins.parent_process import command_line
 
 from . import evaluation, records
@@ -125,16 +125,16 @@ def train(arm: Arm, folder: Path, seed: int, rate: float, *overrides: str) -> No
     words = [f"optim_wrapper.optimizer.lr={rate:g}", *overrides, *opened.with_norm(arm.norm)]
     command = ["train", "--config-file", arm.config, "--num-gpus", "0"]
     run = opened.overrides(seed=seed, folder=folder)
-    if not run_record.is_complete(run_record.read(folder)):
+    if not is_complete_record(read_record(folder)):
         subprocess.run(command_line([*command, "--resume", *words, *run]), check=True)
-    if not run_record.read(folder)["metrics"]:
+    if not read_record(folder)["metrics"]:
         weights = opened.overrides(folder=folder, weights=last_checkpoint(folder))
         subprocess.run(command_line([*command, "--eval-only", *words, *weights]), check=True)
 
 
 def own_test(run: Path) -> dict[str, dict[str, float]]:
     """Return the metrics of a training's own test; a run that diverged has 0."""
-    record = run_record.read(run)
+    record = read_record(run)
     if "diverged" in record:
         return {OWN_TEST: {"accuracy/top1": 0.0, "mIoU": 0.0}}
     return {OWN_TEST: record["metrics"][""]}
@@ -144,7 +144,7 @@ def choose(study: str, arm: str, run: Callable[[float], Path], trained: str = ""
     """Train an arm by one rate after the other, until the best one is not at an end."""
     while (rate := next_rate(rates(study, arm), *GRIDS[study])) is not None:
         folder = run(rate)
-        record, tests = run_record.read(folder), own_test(folder)
+        record, tests = read_record(folder), own_test(folder)
         kept = [
             row
             for row in records.rows(f"{study}-rate{rate:g}", arm, record, tests, trained)
@@ -178,7 +178,7 @@ def cifar(seed: int, arm: str) -> None:
     folder = OUTPUT / f"cifar-seed{seed}-{arm}"
     train(CIFAR[arm], folder, seed, chosen_rate("cifar", arm))
     tests = evaluation.classifier_tests(folder)
-    write("cifar", records.rows("cifar", arm, run_record.read(folder), tests, JPEG))
+    write("cifar", records.rows("cifar", arm, read_record(folder), tests, JPEG))
 
 
 def camvid_rates(arm: str) -> None:
@@ -200,7 +200,7 @@ def camvid(seed: int, fold: str, arm: str) -> None:
     train(Arm(CAMVID[arm], config), folder, seed, chosen_rate("camvid", arm))
     configs = {"": config, "dusk": f"{FOLDER}/standardized_dusk.py"}
     tests = evaluation.segmenter_tests(folder, configs, evaluation.CHANGES)
-    write(comparison, records.rows(comparison, arm, run_record.read(folder), tests))
+    write(comparison, records.rows(comparison, arm, read_record(folder), tests))
 
 
 def go_on(start: Path, folder: Path, arms: Mapping[str, float], seed: int, config: str) -> None:
@@ -250,7 +250,7 @@ def further(seed: int, fold: str) -> None:
         for arm in todo:
             run = first / f"as{end}" / arm / f"seed{seed}"
             tests = evaluation.segmenter_tests(run, {"": config, "dusk": dusk}, changes)
-            write(comparison, records.rows(comparison, arm, run_record.read(run), tests))
+            write(comparison, records.rows(comparison, arm, read_record(run), tests))
 
 
 def _allowing_divergence(folder: Path, arm: Arm, seed: int, rate: float, *overrides: str) -> None:
@@ -258,7 +258,7 @@ def _allowing_divergence(folder: Path, arm: Arm, seed: int, rate: float, *overri
     try:
         train(arm, folder, seed, rate, *overrides)
     except subprocess.CalledProcessError:
-        if "diverged" not in (run_record.read(folder) or {}):
+        if "diverged" not in (read_record(folder) or {}):
             raise
 
 

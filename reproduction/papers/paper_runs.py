@@ -15,7 +15,14 @@ from typing import Any
 
 from ilm_plugins.comparison import ConfigSource, Plan
 from ilm_plugins.errors import UserError
-from ilm_plugins.frameworks import AS_IS, OpenConfig, Registrations, open_config, run_record
+from ilm_plugins.frameworks import (
+    AS_IS,
+    OpenConfig,
+    Registrations,
+    is_complete_record,
+    open_config,
+    read_record,
+)
 
 from . import published
 from .options import Options
@@ -38,8 +45,8 @@ class PaperComparison:
         lines = []
         for norm, cell in self.cells.items():
             table = published.tables()[cell.table]
-            found = (run_record.read(self.plan.folder(norm, seed)) for seed in self.plan.seeds)
-            records = [one for one in found if run_record.is_complete(one)]
+            found = (read_record(self.plan.folder(norm, seed)) for seed in self.plan.seeds)
+            records = [one for one in found if is_complete_record(one)]
             if not records:
                 lines.append(f"{cell.id}: no result")
                 continue

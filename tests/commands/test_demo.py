@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ilm_plugins.__main__ import main
-from ilm_plugins.frameworks import run_record
+from ilm_plugins.frameworks.run.record import PLAIN, read_record
 
 CONFIGS = "configs/detectron2/shapes/mask_rcnn_R_18_FPN_"
 
@@ -21,8 +21,8 @@ def test_it_trains_evaluates_and_draws(root, datasets, tmp_path, capfd):
     rows = capfd.readouterr().out.rsplit("box head norm", 1)[1].splitlines()[1:]
     for row, norm in zip(rows, ("GN", "ILMGN"), strict=True):
         drawn = tmp_path / f"mask_rcnn_R_18_FPN_{norm.lower()}" / "predictions.png"
-        found = run_record.read(drawn.parent)
-        box, mask = (found["metrics"][run_record.PLAIN][f"{kind}/AP"] for kind in ("bbox", "segm"))
+        found = read_record(drawn.parent)
+        box, mask = (found["metrics"][PLAIN][f"{kind}/AP"] for kind in ("bbox", "segm"))
         figures = f"{box:.1f}", f"{mask:.1f}", f"{found['seconds']:.0f}"
         assert row.split() == [norm, *figures, str(drawn)]
     picture = np.asarray(Image.open(drawn))

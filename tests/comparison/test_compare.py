@@ -48,7 +48,8 @@ from ilm_plugins.comparison.executors import Execution
 from ilm_plugins.comparison.plan import Plan
 from ilm_plugins.comparison.tasks import Progress
 from ilm_plugins.errors import UserError
-from ilm_plugins.frameworks import open_config, run_record
+from ilm_plugins.frameworks import open_config
+from ilm_plugins.frameworks.run.record import FILE, read_record, write_divergence, write_record
 
 #: A norm that fits the small segmenter, and the baseline.
 EN, GN = "EN(reduction=8)", "GN(num_groups=4)"
@@ -142,13 +143,13 @@ def test_each_norm_has_a_result(compared):
 
 @pytest.mark.parametrize("norm", ["GN-num_groups=4", "EN-reduction=8"])
 def test_each_run_is_an_ordinary_training(compared, norm):
-    found = run_record.read(Path("out", norm, "seed0"))
+    found = read_record(Path("out", norm, "seed0"))
     assert (found["run"], found["planned"], found["seed"]) == (4, 4, 0)
 
 
 @pytest.mark.parametrize("test, images", [("", 4), ("dusk", 8)])
 def test_each_model_is_tested_by_each_config(compared, test, images):
-    assert run_record.read(Path("out/GN-num_groups=4/seed0", test))["test images"] == images
+    assert read_record(Path("out/GN-num_groups=4/seed0", test))["test images"] == images
 
 
 def test_a_run_that_was_moved_is_tested_where_it_is_now(compared, started, tmp_path):
@@ -306,7 +307,7 @@ def test_a_metric_that_the_config_minimizes_is_better_if_it_is_lower(
             values = {"d1": 7.0 - i - 0.1 * seed * i, "rmse": 9.0 - i - 0.1 * seed * i}
             (folder := plan.folder(norm, seed)).mkdir(parents=True)
             record = {"run": 1, "planned": 1, "metrics": {"": values}}
-            run_record.write(folder / run_record.FILE, record)
+            write_record(folder / FILE, record)
     plan.check_settings()
     found = comparison.report(replace(plan, metric=metric), "")
     assert found.verdicts["test"]["EN"].word == word
@@ -734,7 +735,7 @@ def test_the_bar_says_that_a_run_evaluates(config, tmp_path):
         progress.bar.set_description_str = lambda text: shown.append(text)
         for more in ({}, {"evaluates": True}):
             record = {"run": 2, "planned": 4, **more}
-            run_record.write(plan.folder(GN, 0) / "record.json", record)
+            write_record(plan.folder(GN, 0) / "record.json", record)
             progress.show([task])
             assert progress.bar.n == 0.5
     assert shown[:2] == [f"{GN}, seed 0: ", f"{GN}, seed 0, evaluates: "]
@@ -769,14 +770,14 @@ def test_a_log_that_is_cut_within_a_character_is_read(config, tmp_path):
 
 def test_a_training_that_stops_early_is_complete(tmp_path):
     record = {"planned": 4, "run": 2, "stopped early": True}
-    run_record.write(tmp_path / "record.json", record)
+    write_record(tmp_path / "record.json", record)
     assert run_folders.is_complete(tmp_path)
 
 
 def test_a_reason_of_several_lines_becomes_one(tmp_path):
-    run_record.write(tmp_path / "record.json", {"planned": 4, "run": 2})
-    run_record.diverged(tmp_path, "Loss became infinite or NaN at iteration=2!\nloss_dict = {}")
-    reason = run_record.read(tmp_path)["diverged"]
+    write_record(tmp_path / "record.json", {"planned": 4, "run": 2})
+    write_divergence(tmp_path, "Loss became infinite or NaN at iteration=2!\nloss_dict = {}")
+    reason = read_record(tmp_path)["diverged"]
     assert reason == "Loss became infinite or NaN at iteration=2! loss_dict = {}"
 
 

@@ -19,7 +19,7 @@ from ilm_plugins.comparison import executors, slurm_jobs, tasks
 from ilm_plugins.comparison.executors import Execution
 from ilm_plugins.comparison.tasks import Progress, Step, Task
 from ilm_plugins.errors import UserError
-from ilm_plugins.frameworks import run_record
+from ilm_plugins.frameworks.run.record import is_complete_record, read_record, write_record
 
 #: A command "train FOLDER SECONDS STATUS" which takes two steps, and adds its times to a journal.
 TRAIN = """
@@ -81,7 +81,7 @@ def test_runs_begin_in_the_order_of_the_comparison(fakes):
 
 def test_a_run_that_fails_does_not_end_others(fakes):
     run(fakes("a", status=1) + fakes("b"))
-    assert [run_record.is_complete(run_record.read(name)) for name in "ab"] == [False, True]
+    assert [is_complete_record(read_record(name)) for name in "ab"] == [False, True]
 
 
 def test_only_what_is_missing_is_run_again(fakes):
@@ -92,7 +92,7 @@ def test_only_what_is_missing_is_run_again(fakes):
 
 def test_an_error_of_a_check_ends_the_other_runs(fakes):
     def check(task):
-        if (run_record.read(task.training.folder) or {}).get("metrics"):
+        if (read_record(task.training.folder) or {}).get("metrics"):
             raise UserError("no such metric")
 
     begin = time.monotonic()
@@ -194,7 +194,7 @@ def test_runs_share_the_cores_unless_the_user_says_how(
     ],
 )
 def test_a_run_that_diverged_is_neither_trained_nor_tested_again(tmp_path, record, expected):
-    run_record.write(tmp_path / "record.json", record)
+    write_record(tmp_path / "record.json", record)
     (tmp_path / "last_checkpoint").write_text("last.pth")
     evaluation = Step(["test"], tmp_path / "test")
     task = Task("EN", 0, Step(["training"], tmp_path), [evaluation])
@@ -204,7 +204,7 @@ def test_a_run_that_diverged_is_neither_trained_nor_tested_again(tmp_path, recor
 def test_the_bar_has_the_sum_of_all_runs(fakes):
     todo, shown = fakes(*"abcdef"), []
     for task, done in zip(todo, (2, 1, 0, 0, 0), strict=False):
-        run_record.write(task.training.folder / "record.json", {"run": done, "planned": 2})
+        write_record(task.training.folder / "record.json", {"run": done, "planned": 2})
     with Progress(todo, lambda task: None) as progress:
         progress.bar.set_description_str = shown.append
         progress.end(todo[0])

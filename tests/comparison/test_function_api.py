@@ -16,8 +16,9 @@ pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
 import ilm_plugins
 from helpers import processes
 from ilm_plugins import files
+from ilm_plugins.comparison import run_folders
 from ilm_plugins.errors import UserError
-from ilm_plugins.frameworks import run_environment, run_record
+from ilm_plugins.frameworks.run.record import read_record
 
 VALUES = {"BN": [70, 70.1, 70.2, 70.4], "EN": [72.5, 72.6, 72.9, 73.0]}
 
@@ -53,7 +54,7 @@ def test_a_function_is_compared(trained):
     values = pd.DataFrame(found.values).query("norm == 'EN' and metric == 'loss'")["value"]
     assert values.to_list() == pytest.approx([27.5, 27.4, 27.1])
     assert Path("out/compare.png").is_file()
-    record = run_record.read("out/EN/seed2")
+    record = read_record("out/EN/seed2")
     assert (record["seed"], record["metrics"][""]["top1"]) == (2, 72.9)
 
 
@@ -114,8 +115,8 @@ def test_a_report_warns_if_all_runs_of_a_norm_were_made_elsewhere(trained, monke
     """The environment of single runs, as on a cluster, may differ."""
     text = "All runs with EN differ from those with BN in device, torch."
     compare(trained, ("BN",))
-    monkeypatch.setattr(run_environment, "device", lambda _: "another one")
-    monkeypatch.setattr(run_environment, "versions", lambda: {"torch": "another one"})
+    monkeypatch.setattr(run_folders, "device", lambda _: "another one")
+    monkeypatch.setattr(run_folders, "versions", lambda: {"torch": "another one"})
     found = compare(trained)
     assert text in repr(found)
     assert text in Path("out/compare.html").read_text()

@@ -29,8 +29,8 @@ from ilm_plugins.comparison.page import page
 from ilm_plugins.comparison.plan import Plan, Source
 from ilm_plugins.comparison.results import OWN_TEST, ModelSummary, Results, Value
 from ilm_plugins.comparison.script_metric import ScriptMetric
-from ilm_plugins.frameworks import run_record
 from ilm_plugins.frameworks.images import Content, spread
+from ilm_plugins.frameworks.run.record import FILE, write_record
 from ilm_plugins.reports import style
 
 #: Elements without an end.
@@ -62,7 +62,7 @@ def write_run(folder, norm, seed):
     else:
         curve[50][METRIC] = curve[99][METRIC] = 30.0
     folder.mkdir(parents=True)
-    run_record.write(folder / run_record.FILE, record | {"curve": curve})
+    write_record(folder / FILE, record | {"curve": curve})
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def test_the_page_has_no_empty_column_and_no_curve_of_one_value(tmp_path):
         plan.folder(norm, 0).mkdir(parents=True)
         curve = [{"iterations": i, "loss": 1.0 / i} for i in (1, 2)]
         curve[-1]["mIoU"] = 40.0
-        run_record.write(plan.folder(norm, 0) / run_record.FILE, {"planned": 2, "curve": curve})
+        write_record(plan.folder(norm, 0) / FILE, {"planned": 2, "curve": curve})
     text = page(plan, found, COMMAND)
     columns = re.findall('<th scope="col">(.*?)</th>', text)
     assert columns[:6] == ["norm", "seeds", "mIoU", "minus GN [95 %]", "p", "verdict"]
@@ -274,7 +274,7 @@ def test_an_axis_of_large_quotients_of_positive_losses_is_logarithmic(tmp_path, 
     plan = plan_of(tmp_path)
     (folder := plan.folder("GN", 0)).mkdir(parents=True)
     curve = [{"epochs": 1, "loss": 1.0}, {"epochs": 2, "loss": last}]
-    run_record.write(folder / run_record.FILE, {"planned": 2, "curve": curve})
+    write_record(folder / FILE, {"planned": 2, "curve": curve})
     found = curves(plan, Results(NORMS, [], "mIoU"))
     (axis,) = figure_of(found, NORMS, plot.NARROW).axes
     assert (axis.get_xlabel(), axis.get_yscale()) == ("epochs", scale)

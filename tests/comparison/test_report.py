@@ -30,7 +30,7 @@ from ilm_plugins.comparison.results import (
 )
 from ilm_plugins.comparison.unit import decimals, unit_of
 from ilm_plugins.errors import UserError
-from ilm_plugins.frameworks import run_record
+from ilm_plugins.frameworks.run.record import FILE, write_record
 from ilm_plugins.reports import style
 
 VALUES = {
@@ -608,7 +608,7 @@ def test_a_value_that_is_not_finite_is_a_failure(value, tmp_path):
     plan = Plan(ConfigSource("fcn.py"), ["GN"], [0], tmp_path)
     (folder := plan.folder("GN", 0)).mkdir(parents=True)
     record = {"run": 1, "planned": 1, "metrics": {"": {"AP": value}}}
-    run_record.write(folder / run_record.FILE, record)
+    write_record(folder / FILE, record)
     (failed,) = complete(runs.collect(plan), "AP")
     assert (failed.value, failed.failure) == (None, "AP is NaN or infinite")
 

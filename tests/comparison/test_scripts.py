@@ -23,7 +23,7 @@ from ilm_plugins.comparison.command_source import PRINTED, CommandSource
 from ilm_plugins.comparison.plan import FILES, Plan
 from ilm_plugins.comparison.script_metric import ScriptMetric
 from ilm_plugins.errors import UserError
-from ilm_plugins.frameworks import run_record
+from ilm_plugins.frameworks.run.record import read_record
 from ilm_plugins.parent_process import command_line
 
 TRAIN = """
@@ -86,7 +86,7 @@ def test_a_script_is_compared(started, capsys):
     assert "+2.57 [+2.28, +2.85]" in page
     assert page in capsys.readouterr().out
     assert Path("out/compare.png").is_file()
-    record = run_record.read("out/EN/seed0")
+    record = read_record("out/EN/seed0")
     assert (record["seed"], record["metrics"]) == (0, {"": {"top1": 72.5}})
     assert Path("out/EN/seed0.log").read_text().endswith("learning\n")
     row = pd.read_csv("out/compare.csv").iloc[3]
@@ -102,7 +102,7 @@ def test_scripts_run_at_the_same_time(started):
         f"    assert time.monotonic() < end\n    time.sleep(0.02){TRAIN}"
     )
     assert compare("BN", "EN", "--jobs", "2") == 0
-    assert run_record.read("out/EN/seed0")["metrics"] == {"": {"top1": 72.5}}
+    assert read_record("out/EN/seed0")["metrics"] == {"": {"top1": 72.5}}
 
 
 def test_a_run_that_fails_is_a_row_and_starts_again(started):
@@ -218,7 +218,7 @@ def test_a_mistake_in_the_metric_needs_no_other_training(started, capsys):
     assert len(started) == 1
     Path("train.py").write_text("raise SystemExit('trained again')")
     assert compare("BN", "BN2", metric="top1:results.json") == 0
-    assert run_record.read("out/BN/seed0")["metrics"] == {"": {"top1": 70}}
+    assert read_record("out/BN/seed0")["metrics"] == {"": {"top1": 70}}
 
 
 def test_another_metric_of_finished_runs_is_read(started):
@@ -239,7 +239,7 @@ def test_the_value_is_kept_when_the_scripts_files_are_removed(started):
     prepare(plan())
     with pytest.raises(UserError, match=r"has no file 'results\.json'"):
         prepare(plan(metric="loss:results.json"))
-    assert run_record.read("out/BN/seed0")["metrics"] == {"": {"top1": 70}}
+    assert read_record("out/BN/seed0")["metrics"] == {"": {"top1": 70}}
     assert run_folders.is_complete(Path("out/BN/seed0"))
 
 
@@ -263,7 +263,7 @@ def test_a_script_may_remove_its_folder(started):
 def test_what_a_script_prints_is_a_file_of_its_folder(started):
     Path("train.py").write_text("print('Test:  Acc@1 12.5'); print('Test:  Acc@1 13.5')")
     run(plan(metric=f"Acc@1:{PRINTED}"))
-    assert run_record.read("out/BN/seed0")["metrics"] == {"": {"Acc@1": 13.5}}
+    assert read_record("out/BN/seed0")["metrics"] == {"": {"Acc@1": 13.5}}
 
 
 #: A script that appends to its own log, and stops after two of three epochs the first time.
@@ -286,7 +286,7 @@ sys.exit(not begun)
 def test_a_script_that_continues_keeps_its_log_and_what_it_printed(started, metric, capfd):
     Path("train.py").write_text(STOPPED)
     assert [run(plan(metric=metric)) for _ in range(2)] == [1, 0]
-    assert [*run_record.read("out/BN/seed0")["metrics"][""].values()] == [0.9]
+    assert [*read_record("out/BN/seed0")["metrics"][""].values()] == [0.9]
     assert Path("out/BN/seed0/log.txt").read_text() == "acc: 0.7\nacc: 0.9\nacc: 0.6\n"
     assert capfd.readouterr().out.count("printed: 0.9") == 1
 
@@ -362,12 +362,12 @@ def test_an_arm_adds_words_to_the_command_and_is_told_by_folder_and_page(started
         )
     )
     assert compare("BN", "EN", "--arm", "BN+fast", "BN", "--fast") == 0
-    record = run_record.read("out/BN+fast/seed0")
+    record = read_record("out/BN+fast/seed0")
     assert record["metrics"] == {"": {"top1": 71}}
     assert record["command"].endswith(
         "train.py BN 0 " + os.path.abspath("out/BN+fast/seed0 --fast")
     )
-    assert run_record.read("out/BN/seed0")["metrics"] == {"": {"top1": 70}}
+    assert read_record("out/BN/seed0")["metrics"] == {"": {"top1": 70}}
     assert "--fast" in Path("out/compare.html").read_text()
     assert compare("BN", "EN", "--arm", "BN+fast", "BN", "--slow") == 2
 

@@ -28,7 +28,7 @@ from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.detectron2 import datasets as coco_datasets
 from ilm_plugins.frameworks.registrations import Registrations
-from ilm_plugins.frameworks.run_options import RunOptions
+from ilm_plugins.frameworks.run.options import RunOptions
 
 YAML = """
 _BASE_: "ilm_plugins://faster_rcnn_R_18_FPN_gn.yaml"

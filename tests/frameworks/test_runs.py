@@ -27,10 +27,10 @@ from ilm_plugins.__main__ import main
 from ilm_plugins.cli import train
 from ilm_plugins.errors import UserError
 from ilm_plugins.files import LOCK, PARTIAL, lock, make_folder, read_object
-from ilm_plugins.frameworks import run_environment, run_processes, run_record
 from ilm_plugins.frameworks.length import Length
-from ilm_plugins.frameworks.run_options import ProcessOptions, RunOptions
-from ilm_plugins.frameworks.run_record import RunRecord
+from ilm_plugins.frameworks.run import environment, processes
+from ilm_plugins.frameworks.run.options import ProcessOptions, RunOptions
+from ilm_plugins.frameworks.run.record import RunRecord, read_record, write_divergence, write_record
 
 
 def ranks(folder, count, seconds=120):
@@ -65,7 +65,7 @@ def failed(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("failed")
     # A fork of this process would collect the garbage of earlier tests, which can crash the fork.
     with workers.start_by("forkserver"), pytest.raises(UserError) as error:
-        run_processes.launch(partial(workers.meet, folder, what), ProcessOptions(num_processes=2))
+        processes.launch(partial(workers.meet, folder, what), ProcessOptions(num_processes=2))
     return error, cause, ranks(folder, 2)
 
 
@@ -87,7 +87,7 @@ def test_a_failed_rank_ends_all(failed):
 def test_processes_that_resume_from_different_files_are_told():
     words = r"rank 0 continues from iter_0\.pth, rank 1 from iter_1\.pth; copy the output folder"
     with workers.start_by("forkserver"), pytest.raises(UserError, match=words):
-        run_processes.launch(workers.resume_by_own_files, ProcessOptions(num_processes=2))
+        processes.launch(workers.resume_by_own_files, ProcessOptions(num_processes=2))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -151,7 +151,7 @@ def test_only_processes_of_another_launcher_are_refused(environment, is_refused,
         monkeypatch.setenv(name, value)
     words = "torchrun, started 2 processes; start one a machine, without it, and give --num-gpus"
     with pytest.raises(UserError, match=words) if is_refused else nullcontext():
-        run_processes.check_processes(ProcessOptions(num_processes=2))
+        processes.check_processes(ProcessOptions(num_processes=2))
 
 
 def test_a_run_on_the_cpu_hides_gpus_before_it_imports_a_framework(monkeypatch):
@@ -250,7 +250,7 @@ def test_a_record_says_whether_the_config_trains_in_mixed_precision(
     monkeypatch.setattr(opened, "run", lambda _, record: record.start(Length(planned=1)))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # restored afterwards
     train.start(RunOptions(str(config), overrides))
-    assert run_record.read(tmp_path)["amp"] == is_mixed
+    assert read_record(tmp_path)["amp"] == is_mixed
 
 
 def begin(folder, options=None, test_settings=None, norms=None, **settings):
@@ -313,13 +313,14 @@ def test_an_evaluation_of_weights_of_other_norms_is_told(tmp_path):
 def test_a_record_is_read_once_a_change(tmp_path, monkeypatch):
     record, paths = begin(tmp_path), []
     monkeypatch.setattr(
-        run_record, "read_object", lambda p, kind: paths.append(p) or read_object(p, kind)
+        "ilm_plugins.frameworks.run.record.read_object",
+        lambda p, kind: paths.append(p) or read_object(p, kind),
     )
-    assert [run_record.read(tmp_path)["run"] for _ in range(3)] == [0] * 3
+    assert [read_record(tmp_path)["run"] for _ in range(3)] == [0] * 3
     assert len(paths) == 1
     record.point(1)
     paths.clear()
-    assert [run_record.read(tmp_path)["run"] for _ in range(3)] == [1] * 3
+    assert [read_record(tmp_path)["run"] for _ in range(3)] == [1] * 3
     assert len(paths) == 1
 
 
@@ -334,7 +335,7 @@ def checkout(tmp_path, monkeypatch):
     who = "-c", "user.name=nobody", "-c", "user.email=nobody@example.org"
     for words in (["init", "-q"], ["add", "file"], [*who, "commit", "-q", "-m", "Add a file"]):
         subprocess.run(["git", "-C", str(folder), *words], check=True)
-    monkeypatch.setattr(run_environment, "ROOT", folder)
+    monkeypatch.setattr(environment, "ROOT", folder)
     return folder
 
 
@@ -345,18 +346,18 @@ def test_the_commit_is_of_the_checkout(checkout):
         capture_output=True,
         text=True,
     )
-    assert run_environment.commit() == done.stdout[:12]
+    assert environment.commit() == done.stdout[:12]
 
 
 def test_the_commit_of_a_changed_checkout_says_so(checkout):
-    before = run_environment.commit()
+    before = environment.commit()
     (checkout / "file").write_text("changed")
-    assert run_environment.commit() == f"{before}+changes"
+    assert environment.commit() == f"{before}+changes"
 
 
 def test_without_a_checkout_there_is_no_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_environment, "ROOT", tmp_path)
-    assert run_environment.commit() is None
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    assert environment.commit() is None
 
 
 def begin_epochs(folder, *epochs):
@@ -371,7 +372,7 @@ def test_a_resumed_run_has_no_points_of_lost_epochs(tmp_path):
     begin_epochs(tmp_path, (1, 2.0), (2, 1.0), (3, 0.5))
     # Killed here, and resumed from the checkpoint of the first epoch.
     begin_epochs(tmp_path, (2, 1.5))
-    points = [(entry["epochs"], entry["loss"]) for entry in run_record.read(tmp_path)["curve"]]
+    points = [(entry["epochs"], entry["loss"]) for entry in read_record(tmp_path)["curve"]]
     assert points == [(1, 2.0), (2, 1.5)]
 
 
@@ -380,9 +381,9 @@ def record(tmp_path_factory):
     """The record of a run that was killed after 100 seconds, resumed, and tested."""
     folder = tmp_path_factory.mktemp("record")
     begin_epochs(folder, (1, 2.0), (2, 1.0), (3, 0.5))
-    run_record.write(folder / "record.json", {**run_record.read(folder), "seconds": 100.0})
+    write_record(folder / "record.json", {**read_record(folder), "seconds": 100.0})
     begin_epochs(folder, (2, 1.5), (3, 1.25)).finish({"top1": 50.0}, images=5)
-    return run_record.read(folder)
+    return read_record(folder)
 
 
 def test_a_record_has_the_command(record):
@@ -419,16 +420,16 @@ def test_a_record_has_the_environment(record):
 
 def test_a_record_has_the_frameworks_that_the_run_has_imported(monkeypatch):
     pytest.importorskip("mmengine", reason="needs OpenMMLab: make install-openmmlab")
-    assert "mmengine" in run_environment.versions()
+    assert "mmengine" in environment.versions()
     monkeypatch.delitem(sys.modules, "mmengine")
-    assert "mmengine" not in run_environment.versions()
+    assert "mmengine" not in environment.versions()
 
 
 def test_a_record_of_openmmlab_does_not_name_detectron2(tmp_path):
     pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
     for framework in ("openmmlab", "detectron2"):
         RunRecord(tmp_path / framework, RunOptions("a.py"), framework).start()
-        found = run_record.read(tmp_path / framework)["versions"]
+        found = read_record(tmp_path / framework)["versions"]
         assert ("detectron2" in found) == (framework == "detectron2")
 
 
@@ -451,11 +452,11 @@ def test_a_record_is_read_by_strict_readers_with_null_for_nan(tmp_path):
 
 def test_the_first_point_has_the_seconds_since_the_start(tmp_path, monkeypatch):
     clocks = iter([(10.0, 1.0), (15.0, 3.0), (16.0, 4.0), (20.0, 9.0)])
-    monkeypatch.setattr(run_record, "_clocks", lambda: next(clocks))
+    monkeypatch.setattr("ilm_plugins.frameworks.run.record._clocks", lambda: next(clocks))
     record = begin(tmp_path)
     for epoch in (1, 2, 2):  # the last of a validation
         record.point(epoch)
-    found = run_record.read(tmp_path)
+    found = read_record(tmp_path)
     assert found["seconds"] == 10
     assert [point["cpu"] for point in found["curve"]] == [2, 1]
 
@@ -463,14 +464,14 @@ def test_the_first_point_has_the_seconds_since_the_start(tmp_path, monkeypatch):
 @pytest.fixture
 def continued(tmp_path, monkeypatch):
     """The record of a run that was begun on the CPU, and resumed twice on other machines."""
-    monkeypatch.setattr(run_environment, "commit", iter("abb").__next__)
+    monkeypatch.setattr(environment, "commit", iter("abb").__next__)
     begin(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda index: "H100")
     flags = dict.fromkeys(("resume", "tta", "amp", "unsafe"), True)
     for _ in range(2):
         begin(tmp_path, RunOptions.of_command("a.py", num_gpus=2, num_machines=3, **flags))
-    return run_record.read(tmp_path)
+    return read_record(tmp_path)
 
 
 def test_a_record_has_each_commit_of_a_run(continued):
@@ -478,7 +479,7 @@ def test_a_record_has_each_commit_of_a_run(continued):
 
 
 def test_a_record_has_each_device_of_a_run(continued):
-    assert continued["device"] == f"{run_environment.device(0)}, then 2 x H100"
+    assert continued["device"] == f"{environment.device(0)}, then 2 x H100"
 
 
 def test_a_record_has_the_options_of_a_run(continued):
@@ -505,14 +506,14 @@ def evaluated(tmp_path):
 
 
 def test_an_evaluation_keeps_the_record_of_the_training(evaluated):
-    found = run_record.read(evaluated)
+    found = read_record(evaluated)
     assert (found["planned"], found["run"], found["metrics"]) == (3, 3, {"tta": {"top1": 60.0}})
 
 
 def test_an_evaluation_of_another_checkpoint_stands_beside_the_trainings_metrics(evaluated):
     options = RunOptions("a.py", ("load_from=b.pth",), eval_only=True)
     begin(evaluated, options, planned=0).finish({"top1": 1.0}, 5, "b.pth")
-    found = run_record.read(evaluated)
+    found = read_record(evaluated)
     (other,) = found["other evaluations"]
     assert found["metrics"] == {"tta": {"top1": 60.0}}
     assert (other["metrics"], other["command"].split()[-1]) == ({"top1": 1.0}, "load_from=b.pth")
@@ -521,7 +522,7 @@ def test_an_evaluation_of_another_checkpoint_stands_beside_the_trainings_metrics
 def evaluate(folder, test_settings, **metrics):
     options = RunOptions("a.py", eval_only=True, resume=True)
     begin(folder, options, test_settings, planned=0).finish(metrics, 5)
-    return run_record.read(folder)
+    return read_record(folder)
 
 
 def test_only_an_evaluation_by_the_trainings_test_replaces_its_metrics(tmp_path):
@@ -536,20 +537,20 @@ def test_only_an_evaluation_by_the_trainings_test_replaces_its_metrics(tmp_path)
 def test_a_complete_training_that_is_resumed_keeps_its_metrics(tmp_path):
     begin_epochs(tmp_path, (1, 2.0), (2, 1.0), (3, 0.5)).finish({"top1": 50.0}, images=5)
     begin_epochs(tmp_path)
-    found = run_record.read(tmp_path)
+    found = read_record(tmp_path)
     assert (found["metrics"], found["test images"]) == ({"": {"top1": 50.0}}, 5)
 
 
 def test_a_training_that_repeats_an_epoch_loses_its_metrics(tmp_path):
     begin_epochs(tmp_path, (1, 2.0), (2, 1.0), (3, 0.5)).finish({"top1": 50.0}, images=5)
     begin_epochs(tmp_path, (3, 0.5))
-    assert not run_record.read(tmp_path)["metrics"]
+    assert not read_record(tmp_path)["metrics"]
 
 
 def test_a_training_that_is_resumed_for_more_epochs_has_no_metrics(tmp_path):
     begin_epochs(tmp_path, (3, 0.5)).finish({"top1": 50.0}, images=5)
     begin(tmp_path, RunOptions("a.py", resume=True), planned=4)
-    assert not run_record.read(tmp_path)["metrics"]
+    assert not read_record(tmp_path)["metrics"]
 
 
 def test_kept_metrics_stay_those_of_their_test(tmp_path):
@@ -590,14 +591,14 @@ def test_the_command_of_a_training_starts_it_anew():
 def test_a_record_has_the_command_of_a_later_evaluation(evaluated):
     options = RunOptions("a.py", ("x=1",), eval_only=True, resume=True)
     RunRecord(evaluated, options, "openmmlab").finish({"top1": 1.0}, 5)
-    assert run_record.read(evaluated)["evaluation"].endswith("--eval-only --resume x=1")
+    assert read_record(evaluated)["evaluation"].endswith("--eval-only --resume x=1")
 
 
 def test_an_evaluation_replaces_the_record_of_another_one(tmp_path):
     for weights in ("a.pth", "b.pth"):
         options = RunOptions("a.py", (f"load_from={weights}",), eval_only=True)
         begin(tmp_path, options, planned=0).finish({weights: 1.0}, 5, weights)
-    found = run_record.read(tmp_path)
+    found = read_record(tmp_path)
     assert found["metrics"] == {"": {"b.pth": 1.0}}
     assert found["command"].endswith("load_from=b.pth")
 
@@ -614,38 +615,38 @@ def test_an_evaluation_replaces_the_record_of_another_one(tmp_path):
 def test_a_damaged_record_is_named(tmp_path, text):
     (tmp_path / "record.json").write_text(text)
     with pytest.raises(UserError, match=r"record\.json is .*; move it away"):
-        run_record.read(tmp_path)
+        read_record(tmp_path)
 
 
 def test_an_evaluation_with_augmentation_keeps_the_plain_one(tmp_path):
     for tta in (False, True):
         options = RunOptions("a.py", eval_only=True, tta=tta)
         begin(tmp_path, options, planned=0).finish({"top1": 1.0}, 5)
-    assert run_record.read(tmp_path)["metrics"].keys() == {"", "tta"}
+    assert read_record(tmp_path)["metrics"].keys() == {"", "tta"}
 
 
 def test_a_curve_of_another_unit_is_not_continued(tmp_path):
     begin_epochs(tmp_path, (1, 2.0))
     begin(tmp_path, RunOptions("a.py", resume=True), unit="iterations")
-    assert run_record.read(tmp_path)["curve"] == []
+    assert read_record(tmp_path)["curve"] == []
 
 
 def test_without_a_checkpoint_no_curve_is_continued(tmp_path):
     begin_epochs(tmp_path, (1, 2.0))
     begin(tmp_path, RunOptions("a.py", resume=True), resumes=False)
-    assert run_record.read(tmp_path)["curve"] == []
+    assert read_record(tmp_path)["curve"] == []
 
 
 def test_a_divergence_is_recorded(evaluated):
-    run_record.diverged(evaluated, "NaN at iteration 7")
-    assert run_record.read(evaluated)["diverged"] == "NaN at iteration 7"
+    write_divergence(evaluated, "NaN at iteration 7")
+    assert read_record(evaluated)["diverged"] == "NaN at iteration 7"
 
 
 @pytest.mark.parametrize("resume", [True, False], ids=["resumed", "new"])
 def test_a_training_has_neither_metrics_nor_divergence_of_an_earlier_one(evaluated, resume):
-    run_record.diverged(evaluated, "NaN at iteration 7")
+    write_divergence(evaluated, "NaN at iteration 7")
     begin(evaluated, RunOptions("a.py", resume=resume))
-    found = run_record.read(evaluated)
+    found = read_record(evaluated)
     assert "diverged" not in found
     assert not found["metrics"]
 
@@ -653,21 +654,21 @@ def test_a_training_has_neither_metrics_nor_divergence_of_an_earlier_one(evaluat
 @pytest.mark.parametrize("resume", [True, False], ids=["resumed", "new"])
 def test_a_training_keeps_the_curve_if_it_is_resumed(evaluated, resume):
     begin(evaluated, RunOptions("a.py", resume=resume))
-    assert bool(run_record.read(evaluated)["curve"]) == resume
+    assert bool(read_record(evaluated)["curve"]) == resume
 
 
 def test_other_ranks_than_0_write_only_that_the_training_diverged(tmp_path, monkeypatch):
     begin(tmp_path)
-    before = run_record.read(tmp_path)
+    before = read_record(tmp_path)
     monkeypatch.setenv("RANK", "1")
     record = begin(tmp_path, RunOptions("b.py"))
     record.point(1)
     record.finish({"top1": 50.0})
-    assert run_record.read(tmp_path) == before
-    run_record.diverged(tmp_path, "NaN at iteration 7")
-    assert run_record.read(tmp_path) == {**before, "diverged": "NaN at iteration 7"}
-    run_processes.launch(lambda: record.point(1), ProcessOptions())
-    assert run_record.read(tmp_path)["run"] == 1, "a single process has rank 0"
+    assert read_record(tmp_path) == before
+    write_divergence(tmp_path, "NaN at iteration 7")
+    assert read_record(tmp_path) == {**before, "diverged": "NaN at iteration 7"}
+    processes.launch(lambda: record.point(1), ProcessOptions())
+    assert read_record(tmp_path)["run"] == 1, "a single process has rank 0"
     shutil.rmtree(tmp_path)
     with pytest.raises(FileNotFoundError):  # the folder is not made again
         record.point(1)
@@ -768,7 +769,7 @@ def test_workers_of_data_loaders_end_by_themselves_with_the_training():
     """The garbage collector would wait five seconds for each, then terminate it."""
     trainer = Trainer()
     workers = trainer.batches._workers
-    run_processes.leave_group()
+    processes.leave_group()
     del trainer
     gc.collect()
     assert [worker.exitcode for worker in workers] == [0, 0]

@@ -24,8 +24,8 @@ from torch.utils.checkpoint import checkpoint
 from helpers.close import ROUNDINGS, assert_close, assert_equal, unit
 from ilm_plugins import NORMS, freeze, set_radius, surgery, use_backend
 from ilm_plugins.errors import UserError
-from ilm_plugins.frameworks import run_processes
-from ilm_plugins.frameworks.run_processes import leave_group
+from ilm_plugins.frameworks.run import processes
+from ilm_plugins.frameworks.run.processes import leave_group
 from ilm_plugins.ops import Activation
 from ilm_plugins.ops.engine.plans import KernelPlan
 
@@ -414,8 +414,8 @@ def untraceable(rank):
 
 def start_by(method):
     """Have runs start processes by "fork" or "forkserver", which are quicker than "spawn"."""
-    quick = partial(run_processes.LaunchConfig, start_method=method)
-    return patch.object(run_processes, "LaunchConfig", quick)
+    quick = partial(processes.LaunchConfig, start_method=method)
+    return patch.object(processes, "LaunchConfig", quick)
 
 
 def meet(folder, what):
@@ -439,9 +439,9 @@ def meet(folder, what):
 def resume_by_own_files():
     """Continue each rank from another checkpoint, as on machines that share no folder."""
     dist.init_process_group("gloo")
-    run_processes.check_same_start(f"/runs/iter_{dist.get_rank()}.pth")
+    processes.check_same_start(f"/runs/iter_{dist.get_rank()}.pth")
 
 
 def launch_one_machine(folder, what, of_run):
     with start_by("fork"):
-        run_processes.launch(partial(meet, folder, what), of_run)
+        processes.launch(partial(meet, folder, what), of_run)

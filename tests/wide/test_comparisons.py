@@ -21,7 +21,7 @@ from helpers.trainings import mmengine_command, write_mmengine_config
 from ilm_plugins.comparison import run_folders, tasks
 from ilm_plugins.comparison.slurm_jobs import run_by
 from ilm_plugins.comparison.tasks import Progress, Step, Task
-from ilm_plugins.frameworks import run_record
+from ilm_plugins.frameworks.run.record import is_complete_record, read_record
 
 pytestmark = pytest.mark.wide
 NORMS = "GN(num_groups=4)", "EN(reduction=8)"
@@ -112,7 +112,7 @@ def checkpoints(*folders):
 
 
 def results(folder="."):
-    return [run_record.read(Path(folder, run))["metrics"] for run in RUNS]
+    return [read_record(Path(folder, run))["metrics"] for run in RUNS]
 
 
 def write_config(folder, datasets):
@@ -169,7 +169,7 @@ def test_a_killed_comparison_ends_its_processes_and_continues(config, unbroken):
     assert len(killed.processes()) >= 4, "two trainings, and a data loader"
     killed.end_by(signal.SIGKILL)
     killed.assert_gone()
-    assert not all(run_record.is_complete(run_record.read(folder)) for folder in RUNS)
+    assert not all(is_complete_record(read_record(folder)) for folder in RUNS)
     compare(config).wait()
     assert any("resumed epoch: 0" in run_folders.log_of(folder).read_text() for folder in RUNS)
     assert results() == unbroken
@@ -208,7 +208,7 @@ def test_jobs_outlive_a_killed_comparison_which_finds_them_again(config, slurm):
     first.end_by(signal.SIGKILL)
     execute(runs, executor="slurm", jobs=2).wait()
     assert [path.name for path in slurm.glob("*.sh")] == ["1001.sh"]
-    assert all(run_record.is_complete(run_record.read(name)) for name in "ab")
+    assert all(is_complete_record(read_record(name)) for name in "ab")
 
 
 def test_a_stopped_comparison_cancels_its_jobs_and_continues_here(config, slurm):
@@ -217,10 +217,10 @@ def test_a_stopped_comparison_cancels_its_jobs_and_continues_here(config, slurm)
     first.end_by(signal.SIGTERM)
     first.assert_gone()
     assert "these jobs are cancelled: 1001" in Path("log").read_text()
-    reached = run_record.read("a")["run"]
+    reached = read_record("a")["run"]
     iterations = f"train_cfg.max_iters={reached + 2}"
     execute({"a": training(config, "a", opts=[iterations])}, executor="local").wait()
-    assert run_record.is_complete(run_record.read("a"))
+    assert is_complete_record(read_record("a"))
     assert "resumed epoch: 0" in Path("a.log").read_text()
 
 
@@ -246,5 +246,5 @@ def test_submitits_local_executor_requeues_a_run(config, monkeypatch):
     with Progress([task], interrupt) as progress:
         run_by(executor, [task], Path("jobs/jobs.json"), progress)
     assert not jobs
-    assert run_record.is_complete(run_record.read("a"))
+    assert is_complete_record(read_record("a"))
     assert "resumed epoch: 0" in Path("a.log").read_text()

@@ -17,7 +17,7 @@ from ilm_plugins.cli import parsers
 from ilm_plugins.cli.compare import plan_of
 from ilm_plugins.comparison.compared_config import in_own_process
 from ilm_plugins.comparison.compared_models import measure_steps
-from ilm_plugins.frameworks import run_record
+from ilm_plugins.frameworks.run.record import read_record
 
 ROOT = Path(__file__).parents[2]
 BCCD = ROOT.parent / "shared" / "data" / "bccd"
@@ -70,7 +70,7 @@ def test_a_json_is_trained_on_and_compared_by_three_lines(own):
     run(lines.replace("--seeds 0 1 2 3 4", "--seeds 0"))
     folders = ["output/ilmgn", *(f"output/compare/my_detector/{n}/seed0" for n in ("GN", "ILMGN"))]
     for folder in folders:
-        record = run_record.read(folder)
+        record = read_record(folder)
         assert (record["run"], record["images"], record["test images"]) == (2, IMAGES, IMAGES)
         assert {"bbox/AP", "bbox/AP-Platelets"} <= record["metrics"][""].keys()
         assert f"--dataset my_test {Path('test.json').absolute()}" in record["command"]
@@ -93,6 +93,6 @@ def test_all_processes_of_a_lazy_config_know_datasets_and_imports(own):
     Path("code/my_norm.py").write_text('MINE = "GN"\n')
     words = f"{DATA} --import code/my_norm.py --num-gpus 0 --num-processes 2"
     run(f"python -m ilm_plugins train --config-file lazy.py {words} train.output_dir=out")
-    record = run_record.read("out")
+    record = read_record("out")
     assert (record["processes"], record["run"]) == (2, 2)
     assert record["metrics"][""].keys() >= {"bbox/AP"}

@@ -14,7 +14,7 @@ from ... import checkpoints, files
 from ...checkpoints.state_dict_in_file import as_tensor
 from ...errors import CheckpointError
 from ..checkpoints import CONVERT_FILE, base_rates, describe_other_norms, describe_other_rate
-from ..run_processes import check_same_start
+from ..run.processes import check_same_start
 
 
 class Checkpointer(DetectionCheckpointer):

@@ -21,12 +21,11 @@ from detectron2.utils.events import EventStorage
 from torch import distributed, nn
 
 from ...errors import UserError
-from .. import run_record
 from ..checkpoints import base_rates
 from ..config import OpenConfig, check_statistics
 from ..length import Length
-from ..run_options import ProcessOptions
-from ..run_record import RunRecord
+from ..run.options import ProcessOptions
+from ..run.record import POINTS, RunRecord
 from .checkpoints import Checkpointer
 from .config_files import TRAIN
 from .radius import RadiusHook
@@ -175,7 +174,7 @@ class RecordHook(engine.HookBase):
 
     def before_train(self) -> None:
         check_statistics(self.evaluation.model, comm.get_world_size())
-        self.period = max(1, self.trainer.max_iter // run_record.POINTS)
+        self.period = max(1, self.trainer.max_iter // POINTS)
         images = count_images(self.trainer.data_loader)
         length = Length("iterations", self.trainer.max_iter, self.batch, images)
         logging.getLogger("detectron2").info(f"length of the training: {length}")

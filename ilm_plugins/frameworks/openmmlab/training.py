@@ -22,13 +22,12 @@ from torch import Tensor, distributed, nn
 
 from ... import checkpoints
 from ...errors import UserError
-from .. import run_record
 from ..checkpoints import base_rates, describe_other_rate
 from ..config import OpenConfig, check_statistics
 from ..length import Length
-from ..run_options import ProcessOptions, RunOptions
-from ..run_processes import check_same_start
-from ..run_record import RunRecord
+from ..run.options import ProcessOptions, RunOptions
+from ..run.processes import check_same_start
+from ..run.record import POINTS, RunRecord
 from .checkpoints import DropConfig, latest
 from .datasets import unwrapped
 from .norms import unwrapped_model
@@ -282,7 +281,7 @@ class RecordHook(Hook):
         loop, loader = runner.train_loop, runner.train_dataloader
         self.by_epoch = isinstance(loop, EpochBasedTrainLoop)
         planned = loop.max_epochs if self.by_epoch else loop.max_iters
-        self.interval = len(loader) if self.by_epoch else max(1, planned // run_record.POINTS)
+        self.interval = len(loader) if self.by_epoch else max(1, planned // POINTS)
         # A batch sampler of one's own may have none, and mmdet's of several datasets has a list.
         size = getattr(loader.batch_sampler, "batch_size", None)
         batch = size * runner.world_size if isinstance(size, int) else None

@@ -19,12 +19,11 @@ from ilm_plugins import checkpoints
 from ilm_plugins.cli import train as command_line
 from ilm_plugins.errors import CheckpointError, UserError
 from ilm_plugins.files import lock
-from ilm_plugins.frameworks import run_record
 from ilm_plugins.frameworks.detectron2 import training
 from ilm_plugins.frameworks.detectron2.checkpoints import Checkpointer
 from ilm_plugins.frameworks.detectron2.config import OpenYaml
-from ilm_plugins.frameworks.run_options import RunOptions
-from ilm_plugins.frameworks.run_record import RunRecord
+from ilm_plugins.frameworks.run.options import RunOptions
+from ilm_plugins.frameworks.run.record import RunRecord, read_record
 
 
 def options(out, *overrides, config=SHAPES, **more):
@@ -34,7 +33,7 @@ def options(out, *overrides, config=SHAPES, **more):
 
 def train(*args, **more):
     command_line.start(options(*args, **more))
-    return run_record.read(args[0])
+    return read_record(args[0])
 
 
 def last(folder):
@@ -97,7 +96,7 @@ def test_a_training_is_not_resumed_with_other_norms(trained):
 
 def test_a_run_writes_its_record(trained):
     folder, before = trained
-    found, total = run_record.read(folder), before["iteration"] + 2
+    found, total = read_record(folder), before["iteration"] + 2
     assert (found["unit"], found["planned"], found["run"]) == ("iterations", total, total)
     names = ("framework", "batch", "images", "test images", "seed")
     assert [found[name] for name in names] == ["detectron2", 2, 8, 4, 7]
@@ -114,22 +113,20 @@ def test_evaluation_finds_what_the_training_found(trained, tmp_path, capfd):
     folder, _ = trained
     results = folder / "inference" / "coco_instances_results.json"
     score = "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"
-    found, before = [], run_record.read(folder)
+    found, before = [], read_record(folder)
     # As after a kill during the final evaluation.
     again = train(folder, "SOLVER.MAX_ITER", str(before["planned"]), resume=True)
     assert again["curve"] == before["curve"]
     assert again["metrics"][""].keys() >= {"bbox/AP"}
     train(folder, *score, resume=True, eval_only=True)
-    assert (
-        run_record.read(folder)["run"] == last(folder)["iteration"] + 1
-    )  # it stays the training's
+    assert read_record(folder)["run"] == last(folder)["iteration"] + 1  # it stays the training's
     found.append(json.loads(results.read_text()))
     capfd.readouterr()
     weights = "MODEL.WEIGHTS", f"{folder / 'model_final.pth'}?matching_heuristics=True"
     expected = "TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 1000, 1]]"
     with pytest.raises(SystemExit):  # as detectron2's own tools end
         train(tmp_path, *score, *weights, *expected, eval_only=True)
-    evaluated = run_record.read(tmp_path)
+    evaluated = read_record(tmp_path)
     assert "copypaste: Task: segm" in capfd.readouterr().out
     assert evaluated["run"] == 0
     assert evaluated["test images"] == 4
@@ -159,7 +156,7 @@ def resumed(datasets, tmp_path_factory):
     folder, ddp = tmp_path_factory.mktemp("lazy"), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "create_ddp_model", lambda model, **o: ddp.update(o) or model)
-        patch.setattr(run_record, "POINTS", 1)
+        patch.setattr(training, "POINTS", 1)
         overrides = ("train.ddp.find_unused_parameters=True",)
         first = lazy_options(folder, *overrides, code=UNREAD, resume=True)
         command_line.start(first)
@@ -210,7 +207,7 @@ def test_a_lazy_config_is_resumed(resumed):
 
 def test_a_resumed_record_has_points_of_both_trainings(resumed):
     out, _ = resumed
-    curve = run_record.read(out)["curve"]
+    curve = read_record(out)["curve"]
     assert [point["iterations"] for point in curve] == [2, 3]
     # The log has the median since the start, here of two losses.
     assert abs(curve[0]["total_loss"] / logged(out)[1]["total_loss"] - 1) < 1e-6
@@ -223,7 +220,7 @@ def test_the_radius_of_a_resumed_training_goes_on(resumed):
 
 def test_a_lazy_configs_record_has_its_images(resumed):
     out, _ = resumed
-    assert run_record.read(out)["images"] == 8
+    assert read_record(out)["images"] == 8
 
 
 def test_a_lazy_config_is_not_resumed_with_other_norms(resumed, tmp_path):
@@ -234,7 +231,7 @@ def test_a_lazy_config_is_not_resumed_with_other_norms(resumed, tmp_path):
 
 def test_a_lazy_config_is_evaluated_after_training(resumed):
     out, _ = resumed
-    assert "bbox/AP" in run_record.read(out)["metrics"][""]
+    assert "bbox/AP" in read_record(out)["metrics"][""]
 
 
 def test_a_lazy_config_is_evaluated(resumed, tmp_path, capfd):
@@ -255,7 +252,7 @@ def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(datasets, tmp_path):
     with pytest.raises(FloatingPointError):
         command_line.start(lazy_options(tmp_path, *words, code="del dataloader['evaluator']\n"))
     out = tmp_path / "out"
-    assert run_record.read(out)["diverged"]
+    assert read_record(out)["diverged"]
     assert not (out / "model_final.pth").exists()
     assert all(value.isfinite().all() for value in last(out)["model"].values())
 
@@ -272,7 +269,7 @@ def test_a_training_that_fails_is_not_complete(datasets, tmp_path, monkeypatch):
     monkeypatch.setattr(training.engine.SimpleTrainer, "run_step", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         train(tmp_path, "SOLVER.MAX_ITER", "3", *NO_TEST)
-    assert run_record.read(tmp_path)["run"] == 1
+    assert read_record(tmp_path)["run"] == 1
 
 
 @pytest.mark.parametrize(
@@ -383,7 +380,7 @@ def of_two(datasets, tmp_path_factory):
 
 @pytest.mark.wide
 def test_two_processes_divide_the_batch(of_two):
-    found = run_record.read(of_two)
+    found = read_record(of_two)
     assert (found["processes"], found["batch"], found["images"], found["run"]) == (2, 2, 8, 2)
     assert "World size: 2" in (of_two / "log.txt.rank1").read_text()
 

@@ -18,12 +18,12 @@ from helpers.close import assert_close
 from ilm_plugins import ExemplarNorm
 from ilm_plugins.__main__ import main
 from ilm_plugins.errors import UserError
-from ilm_plugins.frameworks import open_config, run_record
+from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.openmmlab import config_files, training
 from ilm_plugins.frameworks.openmmlab.config import OpenMMEngineConfig
 from ilm_plugins.frameworks.openmmlab.config_files import load_config
-from ilm_plugins.frameworks.run_options import ProcessOptions, RunOptions
-from ilm_plugins.frameworks.run_record import RunRecord
+from ilm_plugins.frameworks.run.options import ProcessOptions, RunOptions
+from ilm_plugins.frameworks.run.record import RunRecord, read_record
 
 REPRODUCTION = Path(__file__).parents[3] / "reproduction" / "configs"
 RESNET20 = str(REPRODUCTION / "mmpretrain/en/resnet20_cifar10.py")
@@ -164,7 +164,7 @@ def test_a_detector_without_an_augmented_test_is_tested_by_the_command(datasets,
     words += [f"test_evaluator.ann_file={root}/annotations/instances_validation.json"]
     options = ["--num-gpus", "0", "--eval-only", "--tta"]
     assert main(["train", "--config-file", MASK_RCNN, *options, *words]) == 0
-    assert "coco/bbox_mAP" in run_record.read(tmp_path)["metrics"]["tta"]
+    assert "coco/bbox_mAP" in read_record(tmp_path)["metrics"]["tta"]
 
 
 def test_a_segmenter_without_an_augmented_test_is_refused(root):

@@ -29,13 +29,14 @@ from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import read
 from ilm_plugins.errors import UserError
 from ilm_plugins.files import lock
-from ilm_plugins.frameworks import open_config, run_record
+from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.checkpoints import last_checkpoint
 from ilm_plugins.frameworks.openmmlab.checkpoints import (
     latest,
     use_safe_checkpoints,
 )
 from ilm_plugins.frameworks.openmmlab.training import PluginRunner, StopAtNaN, check_loop, numbers
+from ilm_plugins.frameworks.run.record import read_record, write_record
 
 use_safe_checkpoints()  # it lets MMEngine's log of losses be read
 
@@ -67,13 +68,13 @@ def test_a_training_leaves_checkpoints(trained):
 
 
 def test_a_training_leaves_its_record(trained):
-    found = run_record.read(trained)
+    found = read_record(trained)
     names = ("unit", "planned", "run", "batch", "images", "seed", "processes", "metrics")
     assert [found[name] for name in names] == ["iterations", 4, 4, 2, 4, 0, 1, {}]
 
 
 def test_a_record_has_the_losses_of_each_iteration(trained):
-    curve = run_record.read(trained)["curve"]
+    curve = read_record(trained)["curve"]
     assert [point["iterations"] for point in curve] == [1, 2, 3, 4]
     assert all(point["loss"] == point["decode.loss_ce"] > 0 for point in curve)
 
@@ -96,7 +97,7 @@ def epochs(config, tmp_path_factory):
 
 
 def test_a_training_by_epochs_is_recorded_in_epochs(epochs):
-    found = run_record.read(epochs)
+    found = read_record(epochs)
     assert (found["unit"], found["planned"]) == ("epochs", 2)
     assert [point["epochs"] for point in found["curve"]] == [1, 2]
 
@@ -105,11 +106,11 @@ def test_a_point_of_an_epoch_has_mean_losses(epochs):
     (log,) = epochs.glob("*/vis_data/scalars.json")
     entries = [entry for entry in map(json.loads, log.open()) if "loss" in entry]
     # The log has means of a window of 10 iterations, of 4 decimals.
-    assert abs(run_record.read(epochs)["curve"][0]["loss"] - entries[1]["loss"]) <= 1e-4
+    assert abs(read_record(epochs)["curve"][0]["loss"] - entries[1]["loss"]) <= 1e-4
 
 
 def test_a_point_of_an_epoch_has_the_validation(epochs):
-    curve = run_record.read(epochs)["curve"]
+    curve = read_record(epochs)["curve"]
     assert all(0 <= point["mIoU"] <= 100 for point in curve)
 
 
@@ -127,7 +128,7 @@ def test_two_processes_that_are_killed_resume_with_their_optimizer(config, launc
     opts = ["train_cfg.max_iters=100000"]
     words = command(path, "--num-processes", "2", out=out, opts=opts)
     train_until_killed(launcher, words, out / "iter_4.pth")
-    found = run_record.read(out)
+    found = read_record(out)
     assert (found["processes"], found["batch"], found["planned"]) == (2, 4, 100000)
 
     first = read(latest(out))
@@ -144,9 +145,9 @@ def test_two_processes_that_are_killed_resume_with_their_optimizer(config, launc
     assert not torch.equal(expected, first["state_dict"][name])
     assert_close(last["state_dict"][name], expected, 16)
     # Points between the checkpoint and the kill are replaced.
-    steps = [point["iterations"] for point in run_record.read(out)["curve"]]
+    steps = [point["iterations"] for point in read_record(out)["curve"]]
     assert steps == sorted(set(steps))
-    assert steps[-1] == run_record.read(out)["run"] == at + 2
+    assert steps[-1] == read_record(out)["run"] == at + 2
 
     radii = {value.item() for name, value in last["state_dict"].items() if name[-7:] == ".radius"}
     assert radii == {torch.tensor((at + 1) / (at + 2)).item()}
@@ -172,7 +173,7 @@ def test_a_resumed_training_tells_and_records_the_learning_rate_that_it_keeps(
     printed = capfd.readouterr()
     told = "keeps the learning rate 0.01 of its checkpoint, not the config's 0.5; for another rate"
     assert (printed.out + printed.err).count(told) == 1
-    assert run_record.read(tmp_path / "out")["learning rate"] == 0.01
+    assert read_record(tmp_path / "out")["learning rate"] == 0.01
 
 
 @pytest.mark.parametrize("by_epoch", [False, pytest.param(True, marks=pytest.mark.wide)])
@@ -207,13 +208,13 @@ def test_resuming_without_a_checkpoint_starts_from_load_from(
 ):
     opts = [f"load_from={trained / 'iter_4.pth'}", "train_cfg.max_iters=1"]
     assert main(command(config, "--resume", out=tmp_path, opts=opts)) == 0
-    (point,) = run_record.read(tmp_path)["curve"]
+    (point,) = read_record(tmp_path)["curve"]
     assert point["iterations"] == 1
-    assert point["loss"] != run_record.read(trained)["curve"][0]["loss"]
-    monkeypatch.setattr("ilm_plugins.frameworks.run_record.POINTS", 2)
+    assert point["loss"] != read_record(trained)["curve"][0]["loss"]
+    monkeypatch.setattr("ilm_plugins.frameworks.openmmlab.training.POINTS", 2)
     opts[1] = "train_cfg.max_iters=5"  # the last iteration is always recorded
     assert main(command(config, "--resume", out=tmp_path, opts=opts)) == 0
-    assert [point["iterations"] for point in run_record.read(tmp_path)["curve"]] == [1, 2, 4, 5]
+    assert [point["iterations"] for point in read_record(tmp_path)["curve"]] == [1, 2, 4, 5]
 
 
 def test_evaluations_are_recorded_beside_the_training(config, trained, tmp_path, monkeypatch):
@@ -228,8 +229,8 @@ def test_evaluations_are_recorded_beside_the_training(config, trained, tmp_path,
     elsewhere = [f"load_from={trained / 'iter_4.pth'}"]
     argv = command(config, "--eval-only", out=tmp_path / "other", opts=elsewhere)
     assert main(argv) == 0
-    found, other = run_record.read(out), run_record.read(tmp_path / "other")
-    assert found["curve"] == run_record.read(trained)["curve"]
+    found, other = read_record(out), read_record(tmp_path / "other")
+    assert found["curve"] == read_record(trained)["curve"]
     assert found["test images"] == 4
     assert found["metrics"].keys() == {"", "tta"}
     assert found["metrics"][""] == other["metrics"][""]
@@ -299,7 +300,7 @@ def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(config, tmp_path):
     # Its number from 0 is that of the iterations before it, of which the last was saved.
     iteration = int(re.search(r"iteration (\d+)", str(error.value))[1])
     assert latest(tmp_path) == str(tmp_path / f"iter_{iteration}.pth")
-    assert run_record.read(tmp_path)["diverged"] == str(error.value)
+    assert read_record(tmp_path)["diverged"] == str(error.value)
 
 
 @pytest.mark.parametrize("size, name", [(6_000, ""), (100_000, "/iter_1.pth")])
@@ -314,7 +315,7 @@ def test_a_full_disk_ends_a_training_with_one_line(
     words = f"error: {tmp_path}/out{name} cannot be written to (File too large); free space, then "
     assert words + "the same command with --resume continues" in error
     assert "Traceback" not in error
-    assert not name or run_record.read(tmp_path / "out")["run"] == 0
+    assert not name or read_record(tmp_path / "out")["run"] == 0
 
 
 def test_a_training_that_stops_early_says_so_and_has_a_checkpoint(config, tmp_path):
@@ -326,7 +327,7 @@ def test_a_training_that_stops_early_says_so_and_has_a_checkpoint(config, tmp_pa
     path = tmp_path / "stop.py"
     path.write_text(f"_base_ = {str(config)!r}\ncustom_hooks = [dict(type='StopAtOnce')]\n")
     assert main(command(path, out=tmp_path / "out")) == 0
-    found = run_record.read(tmp_path / "out")
+    found = read_record(tmp_path / "out")
     assert (found["run"], found["stopped early"]) == (1, True)
     # The hook's interval is 2.
     assert last_checkpoint(tmp_path / "out") == tmp_path / "out" / "iter_1.pth"
@@ -349,15 +350,15 @@ def test_a_batch_sampler_that_tells_no_batch_size_trains(config, tmp_path):
     loader = "train_dataloader = dict(batch_sampler=dict(type='Pairs'))"
     path.write_text(f"_base_ = {str(config)!r}\n{loader}\n")
     assert main(command(path, out=tmp_path / "out", opts=["train_cfg.max_iters=1"])) == 0
-    found = run_record.read(tmp_path / "out")
+    found = read_record(tmp_path / "out")
     assert (found["run"], found["batch"]) == (1, None)
 
 
 def test_a_record_that_a_kill_left_behind_its_checkpoint_is_completed(config, trained, tmp_path):
     out = shutil.copytree(trained, tmp_path / "out")
-    run_record.write(out / "record.json", {**run_record.read(out), "run": 3})
+    write_record(out / "record.json", {**read_record(out), "run": 3})
     assert main(command(config, "--resume", out=out)) == 0
-    assert run_record.read(out)["run"] == 4
+    assert read_record(out)["run"] == 4
 
 
 def test_a_record_has_finite_numbers_of_six_decimals():
@@ -392,7 +393,7 @@ def test_mmengines_own_resume_goes_on(config, trained, tmp_path):
     before = read(tmp_path / "out" / "iter_4.pth")["state_dict"]
     opts = [f"load_from={tmp_path / 'out' / 'iter_4.pth'}", "resume=True", "train_cfg.max_iters=5"]
     assert main(command(config, out=tmp_path / "out", opts=opts)) == 0
-    record = run_record.read(tmp_path / "out")
+    record = read_record(tmp_path / "out")
     assert [point["iterations"] for point in record["curve"]] == [1, 2, 3, 4, 5]
     after = read(tmp_path / "out" / "iter_4.pth")["state_dict"]
     assert torch.equal(after["backbone.conv1.weight"], before["backbone.conv1.weight"])
@@ -409,10 +410,10 @@ def test_an_evaluation_of_an_earlier_checkpoint_leaves_the_trainings_metrics(
 ):
     shutil.copytree(trained, tmp_path / "out")
     assert main(command(config, "--eval-only", "--resume", out=tmp_path / "out")) == 0
-    before = run_record.read(tmp_path / "out")["metrics"]
+    before = read_record(tmp_path / "out")["metrics"]
     opts = [f"load_from={tmp_path / 'out' / 'iter_2.pth'}"]
     assert main(command(config, "--eval-only", out=tmp_path / "out", opts=opts)) == 0
-    found = run_record.read(tmp_path / "out")
+    found = read_record(tmp_path / "out")
     assert found["metrics"] == before
     assert "iter_2.pth" in found["other evaluations"][0]["command"]
 
@@ -421,11 +422,11 @@ def test_an_evaluation_on_other_images_leaves_the_trainings_metrics(config, trai
     shutil.copytree(trained, tmp_path / "out")
     words = "--eval-only", "--resume"
     assert main(command(config, *words, out=tmp_path / "out")) == 0
-    before = run_record.read(tmp_path / "out")["metrics"]
+    before = read_record(tmp_path / "out")["metrics"]
     opts = ["test_dataloader.dataset.data_prefix.img_path=images/training"]
     opts.append("test_dataloader.dataset.data_prefix.seg_map_path=annotations/training")
     assert main(command(config, *words, out=tmp_path / "out", opts=opts)) == 0
-    found = run_record.read(tmp_path / "out")
+    found = read_record(tmp_path / "out")
     assert before
     assert found["metrics"] == before
     assert [other["test images"] for other in found["other evaluations"]] == [8]

@@ -17,8 +17,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from ..errors import UserError, one_line
-from .run_options import ProcessOptions
+from ...errors import UserError, one_line
+from .options import ProcessOptions
 
 Main = Callable[[], None]
 

@@ -4,7 +4,7 @@ import shlex
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .registrations import Registrations
+from ..registrations import Registrations
 
 
 @dataclass(frozen=True)

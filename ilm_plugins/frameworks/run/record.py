@@ -1,8 +1,8 @@
 """``record.json`` in a run's folder: what was run, on what, and what came out.
 
 The training process with rank 0 writes the record at its start, at each point of the training curve
-and after each evaluation; on other ranks only :func:`diverged` writes. Nothing else in a run's
-folder is read again, except checkpoints.
+and after each evaluation; other ranks only write a divergence. Nothing else in a run's folder is
+read again, except checkpoints.
 """
 
 import json
@@ -14,13 +14,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, one_line, warn_once
-from ..files import read_object, write_text
-from . import run_environment
-from .checkpoints import is_last_checkpoint
-from .config import differences
-from .length import Length
-from .run_options import RunOptions
+from ...errors import UserError, one_line, warn_once
+from ...files import read_object, write_text
+from ..checkpoints import is_last_checkpoint
+from ..config import differences
+from ..length import Length
+from . import environment
+from .options import RunOptions
 
 FILE = "record.json"
 #: Number of points of the curve of a training that counts iterations.
@@ -51,7 +51,7 @@ OF_EVALUATION = Length()
 PLAIN, TTA = "", "tta"
 
 
-def read(folder: str | Path) -> dict[str, Any] | None:
+def read_record(folder: str | Path) -> dict[str, Any] | None:
     """Return the record in a folder, which is not to be changed; read once a change of the file."""
     path = Path(folder, FILE)
     if not path.is_file():
@@ -93,7 +93,7 @@ class RunRecord:
         is_used = options.resume or resumes or (options.eval_only and is_named)
         if not is_used or not start.is_file():
             return
-        before, now = (read(start.parent) or {}).get("norms"), self.norms or {}
+        before, now = (read_record(start.parent) or {}).get("norms"), self.norms or {}
         changes = [f"{key} was {a!r} and is {b!r}" for key, a, b in differences(before or now, now)]
         told = f"the norms of {start.parent} are others: {', '.join(changes[:3])}; give the norms"
         if changes and is_named and options.eval_only:
@@ -116,14 +116,14 @@ class RunRecord:
         ``resumes`` is whether there was a checkpoint to resume from; by default, as the options
         say. ``rate`` is the learning rate before the schedule, a resumed checkpoint's.
         """
-        options, earlier = self.options, read(self.folder) or {}
+        options, earlier = self.options, read_record(self.folder) or {}
         if not is_rank_zero() or (options.eval_only and _is_kept(earlier, options)):
             return
         resumes = options.resume if resumes is None else resumes
         is_same = resumes and not options.eval_only and earlier.get("unit") == length.unit
         kept = earlier if is_same else {}
-        device = run_environment.device(options.processes.num_gpus)
-        versions = run_environment.versions()
+        device = environment.device(options.processes.num_gpus)
+        versions = environment.versions()
         if self.framework != "detectron2":
             versions.pop("detectron2", None)  # mmdet imports it if it is installed
         record = {
@@ -131,7 +131,7 @@ class RunRecord:
             "config": options.config_file,
             "overrides": list(options.overrides),
             "command": options.command(),
-            "commit": _joined(", ", kept.get("commit"), run_environment.commit()),
+            "commit": _joined(", ", kept.get("commit"), environment.commit()),
             "code": _joined(", ", kept.get("code"), options.registrations.code) or "",
             "versions": versions,
             "device": _joined(", then ", kept.get("device"), device),
@@ -147,7 +147,7 @@ class RunRecord:
         }
         if OTHERS in kept:
             record[OTHERS] = kept[OTHERS]
-        if is_complete(kept) and kept.get("run", 0) >= length.planned:
+        if is_complete_record(kept) and kept.get("run", 0) >= length.planned:
             record |= {key: kept[key] for key in RESULTS if key in kept}
         elif length.planned and self.test_settings is not None:
             record["test settings"] = self.test_settings
@@ -218,7 +218,7 @@ class RunRecord:
             self._write({**_read(self.folder), "stopped early": True})
 
     def _write(self, record: dict[str, Any]) -> None:
-        write(Path(self.folder, FILE), record)
+        write_record(Path(self.folder, FILE), record)
 
 
 def _is_kept(earlier: dict[str, Any], options: RunOptions) -> bool:
@@ -229,14 +229,14 @@ def _is_kept(earlier: dict[str, Any], options: RunOptions) -> bool:
     return earlier.get("planned", 0) > 0 or len({text.replace(" --tta", "") for text in texts}) == 1
 
 
-def diverged(folder: str | Path, reason: str) -> None:
+def write_divergence(folder: str | Path, reason: str) -> None:
     # On any rank, after which the launcher ends the others. If rank 0 writes a point at the same
     # time, one of both gets lost.
-    if record := read(folder):
-        write(Path(folder, FILE), {**record, "diverged": one_line(reason)})
+    if record := read_record(folder):
+        write_record(Path(folder, FILE), {**record, "diverged": one_line(reason)})
 
 
-def is_complete(record: dict[str, Any] | None) -> bool:
+def is_complete_record(record: dict[str, Any] | None) -> bool:
     """Return whether a training ran to its planned length, or to the end that its settings wish."""
     if not record or "diverged" in record:
         return False
@@ -260,12 +260,12 @@ def _read(folder: str | Path) -> dict[str, Any]:
     return read_object(Path(folder, FILE), KINDS)
 
 
-def write(path: Path, record: dict[str, Any]) -> None:
+def write_record(path: Path, record: dict[str, Any]) -> None:
     """Write a record as JSON, a line for each key and each point of the curve; null for NaN.
 
     UserError if the file is the user's own.
     """
-    if (earlier := read(path.parent)) and not {"planned", "run"} <= earlier.keys():
+    if (earlier := read_record(path.parent)) and not {"planned", "run"} <= earlier.keys():
         raise UserError(f"{path} is no record of a run; give your own file another name")
     lines = []
     for key, value in record.items():

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from ..version import __version__
+from ...version import __version__
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FRAMEWORKS = ("detectron2", "mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain")
 
 

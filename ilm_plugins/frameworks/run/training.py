@@ -2,12 +2,12 @@
 
 from contextlib import nullcontext
 
-from ..errors import writing_to
-from ..files import lock, make_folder
-from ..trust import loading
-from .config import open_config
-from .run_options import RunOptions
-from .run_record import RunRecord, diverged, is_rank_zero
+from ...errors import writing_to
+from ...files import lock, make_folder
+from ...trust import loading
+from ..config import open_config
+from .options import RunOptions
+from .record import RunRecord, is_rank_zero, write_divergence
 
 
 def run(options: RunOptions) -> None:
@@ -32,5 +32,5 @@ def run(options: RunOptions) -> None:
             try:
                 opened.run(record)
             except FloatingPointError as error:  # of a loss of NaN
-                diverged(folder, str(error))
+                write_divergence(folder, str(error))
                 raise

@@ -1,0 +1,1 @@
+"""A run of the command ``train``: its options, processes, environment and record."""
