@@ -20,7 +20,8 @@ import pytest
 from filelock import FileLock
 from torch.utils.data import DataLoader
 
-from helpers import processes, workers
+from helpers import workers
+from helpers.processes import SERVER
 from helpers.trainings import SHAPES, assert_gone, write_mmengine_config
 from ilm_plugins import frameworks
 from ilm_plugins.__main__ import main
@@ -48,9 +49,7 @@ def start(folder, what, number=1, rank=0, port=0):
     """Start the two processes of a machine, where each writes the file of its rank in a folder."""
     machine = {"machine_rank": rank, "dist_url": f"tcp://127.0.0.1:{port}"}
     of_run = ProcessOptions(num_processes=2, num_machines=number, **machine)
-    process = processes.SERVER.Process(
-        target=workers.launch_one_machine, args=(folder, what, of_run)
-    )
+    process = SERVER.Process(target=workers.launch_one_machine, args=(folder, what, of_run))
     process.start()
     return process
 
