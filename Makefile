@@ -29,7 +29,7 @@ help:
 	@echo "make test-versions       the oldest and the newest torch, in .venv-oldest and .venv-newest"
 	@echo "make sanitize            random cases of the C++ kernels with sanitizers, for ten minutes"
 	@echo "make docs                the documentation site, in output/site"
-	@echo "make notebook            execute docs/tutorial.ipynb, and save its outputs"
+	@echo "make notebook            execute docs/notebook.ipynb, and save its outputs"
 	@echo "make coverage            the lines and branches that the test suite runs"
 	@echo "make install-detectron2  detectron2 into VENV (default: .venv), by a pinned wheel"
 	@echo "make install-openmmlab   mmcv, mmdet, mmseg and mmpretrain into VENV, likewise"

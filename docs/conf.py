@@ -1,11 +1,14 @@
 """The documentation site: ``make docs``.
 
 Pages are plain Markdown, as GitHub shows it. The site has README, CHANGELOG.md and CONTRIBUTING.md
-in place of the pages that link to them; the API (api.rst) is on the site alone.
+in place of the pages that link to them, and the executed notebook; the API (api.rst) is on the site
+alone.
 """
 
 import inspect
+import json
 import re
+import subprocess
 from pathlib import Path
 
 from docutils import nodes
@@ -15,6 +18,7 @@ from sphinx.util.inspect import stringify_signature
 
 import ilm_plugins
 
+ROOT = Path(__file__).parents[1]
 project = "ilm_plugins"
 release = version = ilm_plugins.__version__
 extensions = [
@@ -23,8 +27,22 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
+source_suffix = {".rst": "restructuredtext", ".md": "markdown", ".ipynb": "markdown"}
 exclude_patterns = ["output"]  # of the notebook, run in its folder
+templates_path = ["_templates"]
 html_theme = "furo"
+html_sidebars = {
+    "**": [
+        *("sidebar/brand.html", "sidebar/search.html", "sidebar/scroll-start.html"),
+        *("sidebar/navigation.html", "sidebar/project.html"),
+        *("sidebar/scroll-end.html", "sidebar/variant-selector.html"),
+    ]
+}
+#: The remote repository of this checkout, if a browser can open it.
+REMOTE = subprocess.run(
+    ["git", "config", "--get", "remote.origin.url"], capture_output=True, text=True, cwd=ROOT
+).stdout.strip()
+html_context = {"repository": re.match(r"https://[^@]*$", REMOTE) and REMOTE}
 html_title = f"ilm_plugins {release}"
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
@@ -54,6 +72,8 @@ FILES = {
     "measuring": ("benchmarks/README.md", "../docs/"),
     "configs": ("configs/README.md", "../docs/"),
 }
+#: Kinds of a notebook's outputs; of one output, the first is shown.
+SHOWN = ["image/png", "image/jpeg", "text/html", "text/plain"]
 
 
 def fill_page(app, name, source):
@@ -61,26 +81,42 @@ def fill_page(app, name, source):
     if name in FILES:
         source[0] = FILE.format(*FILES[name])
         return
+    if Path(app.env.doc2path(name)).suffix == ".ipynb":
+        source[0] = "\n\n".join(cells(json.loads(source[0])))
+    parts = [readme(), source[0]] if name == "index" else [source[0]]
     for page, (file, _) in FILES.items():
-        source[0] = source[0].replace(f"](../{file}", f"]({page}.md")
-    if name == "index":
-        source[0] = readme() + "".join(toctrees(source[0]))
+        parts = [part.replace(f"](../{file}", f"]({page}.md") for part in parts]
+    source[0] = parts[0] + "".join(text for index in parts[1:] for text in toctrees(index))
 
 
 def readme():
-    """Return the part of README that the site shows, with links to the site's pages."""
-    text = (Path(__file__).parents[1] / "README.md").read_text("utf-8").split("<!-- site -->")[1]
-    text = text.split("## Demo and tests")[0].replace("](docs/", "](")
-    for page, (file, _) in FILES.items():
-        text = text.replace(f"]({file}", f"]({page}.md")
-    return f"# ilm_plugins\n{text}"
+    """Return README, with links as from docs/."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    return re.sub(r"\]\((?!https?:|#)(docs/)?", lambda m: "](" if m[1] else "](../", text)
+
+
+def cells(notebook):
+    """Yield the notebook's text, code and outputs as Markdown."""
+    for cell in notebook["cells"]:
+        text = "".join(cell["source"])
+        yield f"```python\n{text}\n```" if cell["cell_type"] == "code" else text
+        for output in cell.get("outputs", []):
+            data = output.get("data", {"text/plain": output.get("text")})
+            kind = next(kind for kind in sorted(data, key=SHOWN.index) if data[kind])
+            content = "".join(data[kind])
+            if kind == "text/plain":
+                yield f"```text\n{content}\n```"
+            elif kind == "text/html":
+                yield f"```{{raw}} html\n{content}\n```"
+            else:
+                yield f'```{{raw}} html\n<img alt="" src="data:{kind};base64,{content}">\n```'
 
 
 def toctrees(index):
     """Yield a directive for each section of the index, of the pages that the section links to."""
     for section in index.split("\n## ")[1:]:
         caption, links = section.split("\n", 1)
-        names = re.findall(r"^- \[.*?\]\((.*?)\.(?:md|rst)\)", links, re.MULTILINE)
+        names = re.findall(r"^- \[.*?\]\((.*?)\.(?:md|rst|ipynb)\)", links, re.MULTILINE)
         yield "\n".join(["```{toctree}", f":caption: {caption}", ":hidden:", *names, "```", ""])
 
 

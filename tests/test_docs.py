@@ -1,4 +1,4 @@
-"""The documentation: it builds, its figures are up to date, its examples and commands run."""
+"""The documentation: its figures are up to date, its examples and commands run."""
 
 import copy
 import doctest
@@ -42,22 +42,6 @@ def words_of(page):
 def block(page, language, words=""):
     (text,) = (text for text in blocks(page, language) if words in text)
     return text
-
-
-@pytest.mark.wide
-def test_the_site_builds_without_warnings_and_its_sources_lead_back_to_the_api(tmp_path):
-    for package in ("sphinx", "furo", "latex2mathml", "myst_parser"):
-        pytest.importorskip(package, reason=f"needs {package}")
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
-    done = subprocess.run(
-        [*command, ROOT / "docs", tmp_path], capture_output=True, text=True, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr
-    documented = (tmp_path / "api.html").read_text()
-    sources = "".join(page.read_text() for page in tmp_path.glob("_modules/**/*.html"))
-    targets = re.findall(r'"viewcode-back" href="[^"]*/api.html#([^"]+)"', sources)
-    assert targets
-    assert [name for name in targets if f'id="{name}"' not in documented] == []
 
 
 def test_pages_have_the_files_and_records_that_they_show():
@@ -170,7 +154,7 @@ def test_readmes_blocks_of_python_run_and_print_what_is_shown(capsys):
     assert capsys.readouterr().out == block(README, "text", "converted")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/detectron2.md", "docs/tutorial.ipynb"])
+@pytest.mark.parametrize("page", ["README.md", "docs/detectron2.md", "docs/notebook.ipynb"])
 def test_torch_and_torchvision_are_installed_in_one_line(page):
     """Of two indices, pip replaces the torch for CPUs, or torchvision's operators are missing."""
     assert "pip install torch torchvision" in words_of(page)

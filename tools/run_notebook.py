@@ -1,4 +1,4 @@
-"""Execute docs/tutorial.ipynb in an empty folder, and save its outputs: make notebook."""
+"""Execute docs/notebook.ipynb in an empty folder, and save its outputs: make notebook."""
 
 import tempfile
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-NOTEBOOK = Path(__file__).parents[1] / "docs" / "tutorial.ipynb"
+NOTEBOOK = Path(__file__).parents[1] / "docs" / "notebook.ipynb"
 
 
 def execute(notebook, folder):

@@ -1,4 +1,4 @@
-"""The notebook docs/tutorial.ipynb: its cells run, and print what the page shows."""
+"""The notebook docs/notebook.ipynb: its cells run, and print what the page shows."""
 
 import copy
 import re
