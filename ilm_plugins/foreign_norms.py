@@ -1,7 +1,7 @@
 """What :mod:`ilm_plugins.frameworks` tells surgery about norms; surgery knows no framework.
 
-``ilm_plugins.frameworks`` fills all tables but EXACT, and adds to BESIDE. A framework's entry in
-:data:`FRAMEWORKS` is added when the framework is imported. Nothing here imports torch.
+``ilm_plugins.frameworks`` fills all tables but EXACT, and adds to IGNORED_TENSORS. A framework's
+entry in :data:`FRAMEWORKS` is added when the framework is imported. Nothing here imports torch.
 """
 
 import re
@@ -36,7 +36,7 @@ EXACT = {
 }
 #: Patterns of the names of tensors in a norm that change nothing of its normalization, such as the
 #: counters of thop.
-BESIDE = {r"(.*\.|)total_(ops|params)"}
+IGNORED_TENSORS = {r"(.*\.|)total_(ops|params)"}
 #: Keys of NORMS that are another package's norm in a framework.
 TAKEN: set[str] = set()
 #: Dotted names of heads that run each of their norms over all levels of a pyramid.
@@ -76,9 +76,9 @@ class Framework:
 FRAMEWORKS: dict[str, Framework] = {}
 
 
-def is_beside(name: str) -> bool:
+def is_ignored_tensor(name: str) -> bool:
     """Return whether a norm's tensor, by its name in the norm, is not of the normalization."""
-    return any(re.fullmatch(pattern, name) for pattern in BESIDE)
+    return any(re.fullmatch(pattern, name) for pattern in IGNORED_TENSORS)
 
 
 def path_of(cls: type | FunctionType) -> str:

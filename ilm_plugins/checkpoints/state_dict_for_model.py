@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from ..errors import CheckpointError
-from ..foreign_norms import is_beside
+from ..foreign_norms import is_ignored_tensor
 from ..layers.mixture import BN_VARIANCE, VARIANCE
 from ..layers.weight_decay import NORM_CLASSES
 from .reading import read
@@ -105,10 +105,10 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
         )
     norms = {f"{name}." for name, m in model.named_modules() if isinstance(m, NORM_CLASSES)}
     unknown = (name for name in state.keys() - model.state_dict() if name.startswith((*norms,)))
-    if beside := [name for name in sorted(unknown) if not _may_be_absent(name)]:
+    if extra_tensors := [name for name in sorted(unknown) if not _may_be_absent(name)]:
         raise CheckpointError(
-            f"checkpoint {str(path)!r} does not fit: it has {beside[0]}, which the model's norm of "
-            "this name lacks; give one of a model with this norm"
+            f"checkpoint {str(path)!r} does not fit: it has {extra_tensors[0]}, which the model's "
+            "norm of this name lacks; give one of a model with this norm"
         )
     model.load_state_dict(state, strict=False)
 
@@ -119,4 +119,4 @@ def _required(model: nn.Module) -> dict[str, Tensor]:
 
 def _may_be_absent(name: str) -> bool:
     # Older checkpoints lack BatchNorm's num_batches_tracked.
-    return name.endswith("num_batches_tracked") or is_beside(name)
+    return name.endswith("num_batches_tracked") or is_ignored_tensor(name)

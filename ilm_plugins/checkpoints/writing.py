@@ -56,26 +56,26 @@ def rewrite(
     """Write a converted state dict to a new checkpoint; return the names of dropped entries."""
     row, read_texts = format_of(target), format_of(source).metadata
     metadata = read_texts(source) if read_texts else {}
-    beside = {} if entry is None else {k: v for k, v in contents.items() if k != entry}
-    kept = _entries_to_copy(beside) if row.entries else {}
+    others = {} if entry is None else {k: v for k, v in contents.items() if k != entry}
+    kept = _entries_to_copy(others) if row.entries else {}
     if not row.entries:
-        beside |= {name: value for name, value in state.items() if not isinstance(value, Tensor)}
+        others |= {name: value for name, value in state.items() if not isinstance(value, Tensor)}
         contents = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     elif row.as_zoo:  # without an author, detectron2 would read it as a file of Caffe2
         contents = {"__author__": "ilm_plugins", **kept, "model": dict(state)}
     else:
         contents = state if entry is None else {**kept, entry: state}
     if row.metadata is None:
-        beside |= metadata
+        others |= metadata
     with replacing(target, new=not overwrite) as file:
         row.write(contents, metadata, file)
-    return [key for key in beside if key not in kept]
+    return [key for key in others if key not in kept]
 
 
-def _entries_to_copy(beside: Mapping[str, Any]) -> dict[str, Any]:
+def _entries_to_copy(others: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries by which detectron2 and MMEngine read a state dict beside them."""
-    kept = {key: beside[key] for key in COPIED if key in beside}
-    meta = beside.get("meta")
+    kept = {key: others[key] for key in COPIED if key in others}
+    meta = others.get("meta")
     if isinstance(meta, Mapping) and "dataset_meta" in meta:  # the names of classes
         kept["meta"] = {"dataset_meta": meta["dataset_meta"]}
     return kept

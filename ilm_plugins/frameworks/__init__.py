@@ -68,7 +68,7 @@ HOOKS = {
 
 foreign_norms.SHARED_HEADS.add("detectron2.modeling.meta_arch.retinanet.RetinaNetHead")
 #: What timm's norms run after the normalization.
-foreign_norms.BESIDE.add(r"(drop|act)\..+")
+foreign_norms.IGNORED_TENSORS.add(r"(drop|act)\..+")
 foreign_norms.OTHER_NAMES.append(names_by_type)
 foreign_norms.NAME_REMARKS.append(remark_on_name)
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from .. import checkpoints
 from ..errors import UserError
-from ..foreign_norms import OTHER_NAMES, is_beside
+from ..foreign_norms import OTHER_NAMES, is_ignored_tensor
 from ..layers.activated import NormWithActivation
 from ..layers.base import AdaptiveNorm
 from .config_files import module_for
@@ -40,7 +40,7 @@ def describe_other_norms(
     ``absent`` are the model's tensors that were not loaded, ``rejected`` the file's. With
     ``by_suffix``, the file's names may be ends of the model's names.
     """
-    foreign = [name for name in rejected if not is_beside(name)]
+    foreign = [name for name in rejected if not is_ignored_tensor(name)]
     owners = {name[: dot.start()] for name in foreign for dot in re.finditer(r"\.", name)}
     # timm's norms with an activation inside become a Sequential, whose first module is the layer.
     joined = (name for name, m in model.named_modules() if isinstance(m, NormWithActivation))

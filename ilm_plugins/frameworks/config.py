@@ -78,7 +78,7 @@ class OpenConfig:
     #: What a run sets -> its key.
     keys: ClassVar[dict[str, str]]
     #: The key of the model, and settings of it that do not change the model.
-    model, beside = "model", ()
+    model, ignored_settings = "model", ()
     #: Names of the settings that name a norm, and keys that may take one, for advice.
     norm_names: ClassVar[tuple[str, ...]] = ()
     examples: ClassVar[tuple[str, ...]]
@@ -140,7 +140,7 @@ class OpenConfig:
             for key, value in self.settings.items()
             if is_below(key, above)
             and not self.names_weights(key)
-            and key not in self.beside
+            and key not in self.ignored_settings
             and key.rpartition(".")[2] not in OF_SPEED
         }
         text = json.dumps(as_json(settings), sort_keys=True)
@@ -178,8 +178,8 @@ class OpenConfig:
         """Raise UserError unless both configs have one model, apart from the norms at places."""
         both = as_json(self.settings), as_json(other.settings)
         for key, ours, theirs in differences(*both):
-            is_norm = is_below(key, places)
-            if key.startswith(f"{self.model}.") and key not in self.beside and not is_norm:
+            is_ignored = key in self.ignored_settings or is_below(key, places)
+            if key.startswith(f"{self.model}.") and not is_ignored:
                 raise UserError(
                     f"--test {name}: its {key} is {theirs!r}, expected {ours!r}; give a config of "
                     "the same model"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..foreign_norms import is_beside
+from ..foreign_norms import is_ignored_tensor
 from ..layers.mixture import BN_VARIANCE, VARIANCE
 from .norms import kind_of_module
 from .plain_norms import SOURCES
@@ -36,7 +36,7 @@ def adapt(source: State, kind: str, layer: nn.Module) -> dict[str, Tensor]:
     device = next(iter(source.values())).device
     layer = _with_values(layer, device)
     tensors = layer.state_dict().items()
-    wanted = {key: tensor.detach().clone() for key, tensor in tensors if not is_beside(key)}
+    wanted = {key: tensor.detach().clone() for key, tensor in tensors if not is_ignored_tensor(key)}
     made = _name_variance(_apply(rule, source, layer, wanted), wanted)
     _check_fit(made, wanted, type(layer).__name__)
     return {key: made.get(key, tensor).to(device) for key, tensor in wanted.items()}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..foreign_norms import FRAMEWORKS, FROZEN, is_beside, path_of
+from ..foreign_norms import FRAMEWORKS, FROZEN, is_ignored_tensor, path_of
 from ..layers import ILMInstanceNorm, SwitchNorm, freeze
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.base import AdaptiveNorm
@@ -185,6 +185,6 @@ def losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
     if any(found) or any(map(has_hooks, modules_of(old))):
         yield "hooks of replaced modules and parameters do not run; register them again"
     known = set[str]().union(*LAYOUTS.get(norms.kind_in_state(old), ()))
-    inside = {name for name in old.state_dict() if not is_beside(name)}
+    inside = {name for name in old.state_dict() if not is_ignored_tensor(name)}
     if added := ", ".join(sorted(inside - known)):
         yield f"{added} inside the norm is no tensor of its class, and is removed"

@@ -23,7 +23,7 @@ _NOT_STORED = (
     "a state dict has no eps, num_groups or normalizers; where a layer has others, outputs change"
 )
 #: Why a norm with further tensors stays.
-_BESIDE = (
+_EXTRA = (
     "it has {} beside the tensors of {}, and may compute something else; if it does not, remove "
     "these entries"
 )
@@ -142,7 +142,7 @@ def _fit_norm(state: dict, report: Report, norm: StoredNorm, name: str, layer: n
     chosen = chosen_by(norm.tensors)
     if norm.kind == norms.kind_in_state(layer):
         # A weight and a bias alone may be of any norm.
-        if norm.name != name and norm.kind != UNTOLD and not norm.beside:
+        if norm.name != name and norm.kind != UNTOLD and not norm.extra_tensors:
             _store(state, norm, name, norm.tensors)
             report.converted[name] = "renamed"
     elif chosen not in (None, _normalizer_of(layer)):
@@ -192,7 +192,7 @@ def _convert_norm(
     """Convert a norm to what ``build`` returns, stored by name; return None if it is refused."""
     try:
         layer = build(norm)
-        refuse(norm.beside, _BESIDE.format(", ".join(norm.beside), norm.kind))
+        refuse(norm.extra_tensors, _EXTRA.format(", ".join(norm.extra_tensors), norm.kind))
         refuse(is_of_level(state, norm), reason_of_levels())
         tensors = adapt(norm.tensors, kind, layer)
     except (NotConvertible, OptionError) as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..foreign_norms import is_beside
+from ..foreign_norms import is_ignored_tensor
 from ..ops.engine.network import BATCH
 from .norms import LAYERS
 from .plain_norms import SOURCES, UNTOLD
@@ -53,13 +53,13 @@ class StoredNorm:
         name: its name in the state dict.
         kind: a key of LAYOUTS, "released SN" or "released SSN".
         tensors: its tensors, by their names in it.
-        beside: names of further tensors in it, which no norm of its kind has.
+        extra_tensors: names of further tensors in it, which no norm of its kind has.
     """
 
     name: str
     kind: str
     tensors: State
-    beside: Sequence[str] = ()
+    extra_tensors: Sequence[str] = ()
 
 
 def join(*parts: str) -> str:
@@ -75,19 +75,19 @@ def find_norms(state: State) -> dict[str, StoredNorm]:
 
 def _norm_of(name: str, state: State) -> StoredNorm | None:
     """Return the norm that a module's tensors are, of the kind that leaves the fewest over."""
-    state = {key: tensor for key, tensor in state.items() if not is_beside(key)}
+    state = {key: tensor for key, tensor in state.items() if not is_ignored_tensor(key)}
     is_leaf = not any("." in key for key in state)
     norms = []
     for kind, (needed, allowed) in LAYOUTS.items():
         own = {key: tensor for key, tensor in state.items() if key in needed | allowed}
         if not own or not needed <= own.keys():
             continue
-        beside = sorted(state.keys() - own.keys())
+        extra = sorted(state.keys() - own.keys())
         # A weight and a bias alone are of a norm only beside tensors of their own module.
-        is_other = kind == UNTOLD and beside and not (is_leaf and own.keys() == AFFINE)
+        is_other = kind == UNTOLD and extra and not (is_leaf and own.keys() == AFFINE)
         if not is_other and (found := _kind_by_dimensions(kind, own)):
-            norms.append(StoredNorm(name, found, own, beside))
-    return min(norms, key=lambda norm: len(norm.beside), default=None)
+            norms.append(StoredNorm(name, found, own, extra))
+    return min(norms, key=lambda norm: len(norm.extra_tensors), default=None)
 
 
 def _kind_by_dimensions(kind: str, tensors: State) -> str | None:

@@ -177,7 +177,7 @@ class OpenYaml(Detectron2Config):
     """A yaml config, whose overrides are words KEY VALUE."""
 
     keys: ClassVar = {"seed": "SEED", "folder": "OUTPUT_DIR", "weights": "MODEL.WEIGHTS"}
-    model, beside = "MODEL", ("MODEL.WEIGHTS", "MODEL.DEVICE")
+    model, ignored_settings = "MODEL", ("MODEL.WEIGHTS", "MODEL.DEVICE")
     norm_names = ("NORM",)
     examples = "MODEL.ROI_BOX_HEAD.NORM", "MODEL.FPN.NORM", "MODEL.RESNETS.NORM"
     freezing: ClassVar = ("FREEZE_AT", 0)
