@@ -21,7 +21,7 @@ from ilm_plugins import NORMS, use_backend
 from ilm_plugins.files import write_text
 from ilm_plugins.ops import cpu
 from ilm_plugins.ops.engine.activation import Activation
-from ilm_plugins.surgery.rules import sources_for
+from ilm_plugins.surgery.rules import replaced_by
 
 from . import measure
 
@@ -45,16 +45,16 @@ PLAIN = {
 NAMES = {"GN": "GroupNorm", "IN": "InstanceNorm2d", "BN": "BatchNorm2d"}
 
 
-def default_source(layer: type[nn.Module]) -> str | None:
+def default_plain_norm(layer: type[nn.Module]) -> str | None:
     """Return the name of the plain norm that a layer replaces by default, if any."""
-    sources = sources_for(layer)
-    return sources[0].name if sources else None
+    plain_norms = replaced_by(layer)
+    return plain_norms[0].name if plain_norms else None
 
 
 #: Layer -> the plain norm that a user would pick instead, a key of PLAIN.
-BASELINES = {key: NAMES.get(default_source(layer), "GroupNorm") for key, layer in NORMS.items()} | {
-    "ILMLN": "GroupNorm(1)"
-}
+BASELINES = {
+    key: NAMES.get(default_plain_norm(layer), "GroupNorm") for key, layer in NORMS.items()
+} | {"ILMLN": "GroupNorm(1)"}
 #: Compilation takes long, so only these layers and maps are compiled.
 COMPILED_LAYERS = ("ILMGN", "EN")
 COMPILED_SHAPES = ("box head", "res2", "DeepLab head")

@@ -86,7 +86,7 @@ def test_every_norm_is_in_every_place(root):
         "ilm_plugins.__all__": lambda key, norm: norm.__name__ in ilm_plugins.__all__,
         "tests/equations/cases.py": lambda key, norm: key in cases.CASES,
         "LAYERS of ilm_plugins/surgery/norms.py, or RULES of rules.py": (
-            lambda key, norm: (norm in LAYERS) == any(key in rule.targets for rule in RULES)
+            lambda key, norm: (norm in LAYERS) == any(key in rule.to for rule in RULES)
         ),
         "docs/layers.md": lambda key, norm: re.search(
             rf"^\| `{key}` \(`{norm.__name__}`\) \|", table, re.MULTILINE

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..foreign_norms import is_ignored_tensor
 from ..layers.mixture import BN_VARIANCE, VARIANCE
-from .norms import kind_of_module
-from .plain_norms import SOURCES
+from .norms import kind_of
+from .plain_norms import PLAIN_NORMS
 from .rules import AFFINE, MIXTURES_RUNNING, Rule, State, find_rule, refuse
 
 _HALVES = {torch.float16, torch.bfloat16}
@@ -24,28 +24,28 @@ _DTYPES = {
 
 
 @torch.no_grad()
-def adapt(source: State, kind: str, layer: nn.Module) -> dict[str, Tensor]:
+def adapt(tensors: State, kind: str, layer: nn.Module) -> dict[str, Tensor]:
     """Return a layer's state dict, made from a norm's, or raise NotConvertible.
 
     Values of 16 bits are converted in float32, and rounded once to the layer's dtype.
     """
     rule = find_rule(kind, type(layer))
-    _check_values(source, may_lack=kind_of_module(layer) not in SOURCES)
-    if rule.source in SOURCES:
-        source = {**_identity_map(source, layer), **source}
-    device = next(iter(source.values())).device
+    _check_values(tensors, may_lack=kind_of(layer) not in PLAIN_NORMS)
+    if rule.kind in PLAIN_NORMS:
+        tensors = {**_identity_map(tensors, layer), **tensors}
+    device = next(iter(tensors.values())).device
     layer = _with_values(layer, device)
-    tensors = layer.state_dict().items()
-    wanted = {key: tensor.detach().clone() for key, tensor in tensors if not is_ignored_tensor(key)}
-    made = _name_variance(_apply(rule, source, layer, wanted), wanted)
+    own = layer.state_dict().items()
+    wanted = {key: tensor.detach().clone() for key, tensor in own if not is_ignored_tensor(key)}
+    made = _name_variance(_apply(rule, tensors, layer, wanted), wanted)
     _check_fit(made, wanted, type(layer).__name__)
     return {key: made.get(key, tensor).to(device) for key, tensor in wanted.items()}
 
 
-def _check_values(source: State, may_lack: bool) -> None:
+def _check_values(tensors: State, may_lack: bool) -> None:
     """Raise NotConvertible if tensors are sparse, or of a dtype in which no layer computes."""
-    may_lack = may_lack and all(tensor.is_meta for tensor in source.values())
-    for key, tensor in source.items():
+    may_lack = may_lack and all(tensor.is_meta for tensor in tensors.values())
+    for key, tensor in tensors.items():
         refuse(tensor.layout != torch.strided, f"its {key} is {tensor.layout}; make it dense first")
         is_empty = tensor.is_meta and not may_lack
         refuse(is_empty, f"its {key} is on the meta device, without values")
@@ -91,15 +91,15 @@ def _check_fit(made: State, wanted: State, name: str) -> None:
         refuse(shape != expected, f"{key} has shape {shape}, shape {expected} in the layer")
 
 
-def _apply(rule: Rule, source: State, layer: nn.Module, wanted: State) -> State:
+def _apply(rule: Rule, tensors: State, layer: nn.Module, wanted: State) -> State:
     """Return what a rule makes of a norm's tensors, those of 16 bits computed in float32."""
-    wide = {k: t.float() if t.dtype in _HALVES else t for k, t in source.items()}
+    wide = {k: t.float() if t.dtype in _HALVES else t for k, t in tensors.items()}
     made = dict(rule.function(wide, layer))
     for key, value in made.items():
         # A tensor has the dtype that it has in the norm, or in the layer if that is wider.
-        dtypes = [state[key].dtype for state in (source, wanted) if key in state]
+        dtypes = [state[key].dtype for state in (tensors, wanted) if key in state]
         if value is wide.get(key):
-            made[key] = source[key]
+            made[key] = tensors[key]
         elif dtypes:
             made[key] = value.to(reduce(torch.promote_types, dtypes))
     return made
@@ -121,8 +121,8 @@ def is_identity(key: str, value: Tensor) -> bool:
     return bool(difference.abs().max() <= 8 * torch.finfo(value.dtype).eps)
 
 
-def _identity_map(source: State, layer: Any) -> dict[str, Tensor]:
+def _identity_map(tensors: State, layer: Any) -> dict[str, Tensor]:
     """Return the weight 1 and the bias 0, either of which a plain norm may lack."""
-    like = next((source[name] for name in (*AFFINE, "running_mean") if name in source), None)
+    like = next((tensors[name] for name in (*AFFINE, "running_mean") if name in tensors), None)
     like = layer.weight.detach() if like is None else like
     return {"weight": torch.ones_like(like), "bias": torch.zeros_like(like)}

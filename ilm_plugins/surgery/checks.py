@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from ..foreign_norms import SHARED_HEADS, path_of
 from ..layers import NORMS
 from ..layers.mixture import MixtureNorm
-from .norms import kind_of_module, modules_after
+from .norms import kind_of, modules_after
 from .rules import AFFINE, BN_RUNNING, refuse
 
 _COMPILED = "torch.compile holds the norm itself: convert the model before you compile it"
@@ -64,7 +64,7 @@ class Surroundings:
         check_plain_modules(norm)
         refuse(any(name.rpartition(".")[2] == "_orig_mod" for name in names), _COMPILED)
         self.check_not_held(norm)
-        refuse(norm in self.shared and kind_of_module(norm) == "BN", reason_of_levels())
+        refuse(norm in self.shared and kind_of(norm) == "BN", reason_of_levels())
         inside = Counter(p for m in norm.modules() for p in m.parameters(recurse=False))
         for name, p in norm.named_parameters():
             refuse(self.owners[p] > inside[p], f"it shares its {name} with another module")

@@ -8,16 +8,16 @@ from torch import nn
 from ..layers import NORMS, OptionError
 from ..layers.base import AdaptiveNorm
 from ..layers.options import check_choice, check_known, parameters_of
-from .norms import KEYS, LAYERS, kind_of_module
-from .plain_norms import PlainNorm, exact_source_of, source_of
-from .rules import has_rule, hint, refuse, sources_for
+from .norms import KEYS, LAYERS, kind_of
+from .plain_norms import PlainNorm, exact_plain_norm_of, plain_norm_of
+from .rules import has_rule, hint, refuse, replaced_by
 
 
 class Conversion(NamedTuple):
     """Plain norms to replace by a layer, which takes some options from each norm."""
 
     layer: type[nn.Module]
-    source: PlainNorm
+    plain_norm: PlainNorm
     of_norm: list[str]
     options: dict[str, Any]
 
@@ -28,18 +28,18 @@ def conversion_to(to: str, replacing: str | None, options: Mapping[str, Any]) ->
     if to not in keys:
         raise OptionError(f"{to!r} is no norm to convert to; give one of {', '.join(keys)}")
     layer = NORMS[to]
-    default, *others = sources_for(layer)
-    choices = {source.name: source for source in (default, *others)}
+    default, *others = replaced_by(layer)
+    choices = {plain_norm.name: plain_norm for plain_norm in (default, *others)}
     check_choice("convert", "replacing", replacing or default.name, choices)
-    source = choices[replacing or default.name]
+    plain_norm = choices[replacing or default.name]
     parameters = parameters_of(layer)
     check_known(layer.__name__, options, parameters)
     check_absent(options, "num_channels", "device", "dtype")
     if options.get("init", "identity") != "identity":
         raise OptionError(f"init={options['init']!r}: a converted layer has init='identity'")
     fixed = {"init": "identity"} if "init" in parameters else {}
-    of_norm = [o for o in source.options if o in parameters]
-    return Conversion(layer, source, of_norm, {**options, **fixed})
+    of_norm = [o for o in plain_norm.options if o in parameters]
+    return Conversion(layer, plain_norm, of_norm, {**options, **fixed})
 
 
 def check_absent(options: Mapping, *of_norm: str) -> None:
@@ -50,20 +50,23 @@ def check_absent(options: Mapping, *of_norm: str) -> None:
 
 def check_replaces(asked: Conversion, module: nn.Module, types: frozenset[type] | None) -> None:
     """Raise NotConvertible unless a module is exactly a plain norm, or a layer with a rule."""
-    cls, layer, source = type(module), asked.layer, asked.source
-    name, old_source = cls.__name__, source_of(cls)
+    cls, layer, plain_norm = type(module), asked.layer, asked.plain_norm
+    name, derived_from = cls.__name__, plain_norm_of(cls)
     if isinstance(module, AdaptiveNorm):
         is_asked = types is None or cls in types
-        is_replaced = is_asked and has_rule(kind_of_module(module), layer)
+        is_replaced = is_asked and has_rule(kind_of(module), layer)
         refuse(not is_replaced, f"is {name}, already a layer of this package")
         return
-    reason = old_source.refusal(module, layer) if old_source else None
-    advice = f"; {reason}" if reason else hint(old_source, layer)
-    refuse(old_source is not source, f"{name}, but {KEYS[layer]} replaces {source.title}{advice}")
+    reason = derived_from.refusal(module, layer) if derived_from else None
+    advice = f"; {reason}" if reason else hint(derived_from, layer)
+    refuse(
+        derived_from is not plain_norm,
+        f"{name}, but {KEYS[layer]} replaces {plain_norm.title}{advice}",
+    )
     refuse(types is not None and cls not in types, f"{name}, which is not among types")
     refuse(
-        not types and exact_source_of(cls) is None,
-        f"{name} derives from {source.title} and may compute something else; if it does not, name "
-        "it in types",
+        not types and exact_plain_norm_of(cls) is None,
+        f"{name} derives from {plain_norm.title} and may compute something else; if it does not, "
+        "name it in types",
     )
     refuse(reason, f"{reason}")

@@ -19,14 +19,14 @@ from .checks import has_hooks, modules_of
 from .conversion import Conversion
 from .fusing import with_activation
 from .norms_in_state_dict import LAYOUTS, check_complete
-from .plain_norms import num_channels, plain_module, source_of
+from .plain_norms import num_channels, plain_module, plain_norm_of
 from .rules import (
     AFFINE,
     State,
     chosen_by,
     find_rule,
-    plain_norm_of,
     refuse,
+    reverts_to,
 )
 
 _NOT_TRACKED = (
@@ -67,7 +67,7 @@ def layer_for(old: Any, like: dict, asked: Conversion) -> nn.Module:
         new.fused_activation = applied
     if not (after := norms.modules_after(old)):
         # A name, because pickles and compilers may not know a class.
-        is_plain = source_of(type(old)) is not None
+        is_plain = plain_norm_of(type(old)) is not None
         vars(new)["replaced"] = path_of(type(old)) if is_plain else getattr(old, "replaced", "")
         return new
     joined = with_activation(new, *after)
@@ -78,7 +78,7 @@ def layer_for(old: Any, like: dict, asked: Conversion) -> nn.Module:
 def _check_names(old: Any, asked: Conversion, tensors: dict) -> None:
     """Raise NotConvertible if a norm lacks a name by which torch has an option or a tensor."""
     is_frozen = re.fullmatch(FROZEN, path_of(type(old)))
-    options = {"num_groups", *asked.of_norm} & {*asked.source.options} if not is_frozen else ()
+    options = {"num_groups", *asked.of_norm} & {*asked.plain_norm.options} if not is_frozen else ()
     lacking = [name for name in options if not hasattr(old, name)]
     lacking += [name for name in AFFINE - tensors.keys() if getattr(old, name, "") is not None]
     if num_channels(old) is None:
@@ -114,12 +114,12 @@ def plain_for(old: Any, like: dict, dims: int) -> nn.Module:
     is_variant = isinstance(old, AutoencoderNorm) and not old.has_papers_form
     refuse(is_variant, "a variant of the layer cannot compute a plain norm")
     refuse(old.fused_activation, "it applies an activation outside the modules known for this")
-    state, kind = dict(old.state_dict(keep_vars=True)), norms.kind_of_module(old)
+    state, kind = dict(old.state_dict(keep_vars=True)), norms.kind_of(old)
     check_complete(state, kind)
     chosen = chosen_by(state, getattr(old, "normalizers", ()))
-    source = plain_norm_of(kind, "IN" if isinstance(old, ILMInstanceNorm) else chosen)
+    plain_norm = reverts_to(kind, "IN" if isinstance(old, ILMInstanceNorm) else chosen)
     options = {"eps": old.eps, **like}
-    if source.name == "BN":
+    if plain_norm.name == "BN":
         options["momentum"] = old.momentum
         if state["weight"].dim() == 2:
             # The rule expects BN's row to be the last.
@@ -128,7 +128,7 @@ def plain_for(old: Any, like: dict, dims: int) -> nn.Module:
     groups = 1 if chosen == "LN" else old.num_groups
     replaced = getattr(old, "replaced", "")
     dims = next((d for d in (1, 2, 3) if replaced.endswith(f"Norm{d}d")), dims)
-    new = plain_module(source, old.num_channels, groups, dims, **options)
+    new = plain_module(plain_norm, old.num_channels, groups, dims, **options)
     _take_tensors(old, new, state)
     return _as_before(old, new)
 
@@ -151,7 +151,7 @@ def _take_tensors(old: nn.Module, new: nn.Module, state: State) -> None:
     parameters = old.named_parameters(recurse=isinstance(old, AdaptiveNorm))  # timm's have others
     trained = {name: p.requires_grad for name, p in parameters}
     frozen = not trained and "weight" in old._buffers  # as in FrozenBatchNorm2d
-    tensors = adapt(state, norms.kind_of_module(old), new)
+    tensors = adapt(state, norms.kind_of(old), new)
     new.requires_grad_(any(trained.values()) if trained else not frozen)
     if frozen or getattr(old, "frozen", False):
         freeze(new)
@@ -164,9 +164,9 @@ def _take_tensors(old: nn.Module, new: nn.Module, state: State) -> None:
 
 def losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
     """Yield remarks on what a norm has, and the norm that replaces it lacks."""
-    if changes := find_rule(norms.kind_of_module(old), type(new)).changes:
+    if changes := find_rule(norms.kind_of(old), type(new)).changes:
         yield changes
-    back_to = norms.target_of(type(new))
+    back_to = norms.key_of(type(new))
     if back_to == "BN" and getattr(old, "frozen", False):
         yield "no longer frozen: training uses batch statistics and updates the running ones"
     if back_to == "BN" and getattr(old, "sync", False):

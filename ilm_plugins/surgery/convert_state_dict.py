@@ -14,7 +14,7 @@ from .adapt_tensors import adapt, first_computable, remark_on_values
 from .checks import reason_of_levels
 from .conversion import conversion_to
 from .norms_in_state_dict import PLAIN, StoredNorm, find_norms, is_of_level, join
-from .plain_norms import SOURCES, UNTOLD, plain_module
+from .plain_norms import PLAIN_NORMS, UNTOLD, plain_module
 from .report import Report, warn_of_nothing
 from .rules import NotConvertible, State, chosen_by, refuse
 from .selection import Match, matches, report_of_match
@@ -54,16 +54,16 @@ def convert_state(
             norm of a state dict that has norms.
     """
     asked = conversion_to(to, replacing, options)
-    source, layer, layout = asked.source, asked.layer, norms.LAYERS[asked.layer]
+    plain_norm, layer = asked.plain_norm, asked.layer
     defaults = {"num_groups": 1} if "num_groups" in asked.of_norm else {}
 
     def build(norm: StoredNorm) -> nn.Module:
         kind, tensors = norm.kind, norm.tensors
-        refuse(kind == layout, f"is {kind}, already a layer of this package")
+        refuse(kind == norms.LAYERS[layer], f"is {kind}, already a layer of this package")
         rules.find_rule(kind, layer)
-        replaced = replacing or source.kind_in_state
-        reason = f"{kind}, but {replaced} is replaced{rules.hint(SOURCES.get(kind), layer)}"
-        refuse(kind in PLAIN and kind != source.kind_in_state, reason)
+        replaced = replacing or plain_norm.kind_in_state
+        reason = f"{kind}, but {replaced} is replaced{rules.hint(PLAIN_NORMS.get(kind), layer)}"
+        refuse(kind in PLAIN and kind != plain_norm.kind_in_state, reason)
         reason = "a weight and a bias alone do not tell the norm; match its name, or '*'"
         refuse(kind == UNTOLD and match is None, reason)
         lacking = rules.AFFINE - tensors.keys() if kind == UNTOLD else ()
@@ -72,7 +72,7 @@ def convert_state(
         stored = {"num_affine": len(tensors["weight_"])} if kind == "released AN" else {}
         return layer(_channels(tensors), **defaults | stored | asked.options, dtype=_dtype(tensors))
 
-    return _rewrite(state, match, build, source.name)
+    return _rewrite(state, match, build, plain_norm.name)
 
 
 def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor], Report]:
@@ -93,8 +93,8 @@ def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor
 
     def build(norm: StoredNorm) -> nn.Module:
         """Return the plain norm for a layer's tensors; its eps and groups do not matter."""
-        source = rules.plain_norm_of(norm.kind, chosen_by(norm.tensors))
-        return plain_module(source, _channels(norm.tensors), dtype=_dtype(norm.tensors))
+        plain_norm = rules.reverts_to(norm.kind, chosen_by(norm.tensors))
+        return plain_module(plain_norm, _channels(norm.tensors), dtype=_dtype(norm.tensors))
 
     return _rewrite(state, match, build, skip=PLAIN)
 
@@ -122,10 +122,9 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
     taken = {*model_norms}
     for name, layer in model_norms.items():
         free = (n for n in _names(name, stored) if n in stored and (n == name or n not in taken))
-        source = next(free, None)
-        if source is not None:
-            taken.add(source)
-            _fit_norm(state, report, stored[source], name, layer)
+        if (found := next(free, None)) is not None:
+            taken.add(found)
+            _fit_norm(state, report, stored[found], name, layer)
     wanted = model.state_dict()
     for key, tensor in state.items():
         if key not in wanted:
@@ -177,7 +176,7 @@ def _normalizer_of(norm: nn.Module) -> str | None:
     """Return the normalizer "IN", "LN" or "BN" that a plain norm computes; None for any other."""
     if groups := getattr(norm, "num_groups", None):
         return {norm.num_channels: "IN", 1: "LN"}.get(groups)
-    name = norms.target_of(type(norm))
+    name = norms.key_of(type(norm))
     return name if name in ("IN", "BN") else None
 
 

@@ -8,9 +8,9 @@ from torch import nn
 
 from .. import layers
 from ..foreign_norms import FRAMEWORKS
-from .plain_norms import SOURCES, is_adaptive, source_of
+from .plain_norms import PLAIN_NORMS, is_adaptive, plain_norm_of
 
-#: Layer -> the layout of its tensors, a key of :data:`.norms_in_state_dict.LAYOUTS`. A subclass may
+#: Layer -> the kind of its tensors, a key of :data:`.norms_in_state_dict.LAYOUTS`. A subclass may
 #: compute something else.
 LAYERS: dict[type[nn.Module], str] = {
     **dict.fromkeys((layers.ILMGroupNorm, layers.ILMInstanceNorm, layers.ILMLayerNorm), "ILM"),
@@ -31,7 +31,7 @@ def modules_after(norm: nn.Module) -> list[nn.Module]:
 
 def is_norm(module: nn.Module) -> bool:
     """Return whether a module is, or derives from, a plain norm or a layer of NORMS."""
-    return is_adaptive(type(module)) or source_of(type(module)) is not None
+    return is_adaptive(type(module)) or plain_norm_of(type(module)) is not None
 
 
 def may_be_norm(module: nn.Module) -> bool:
@@ -46,27 +46,21 @@ def may_be_norm(module: nn.Module) -> bool:
     return is_norm(module) or (bool(looks_so) and not any(map(may_be_norm, inside)))
 
 
-def target_of(cls: type[nn.Module]) -> str:
-    """Return a norm's name as a target of the rules: a layer's key, or a plain norm's name.
-
-    Of all other norms, it is the name of the class, to which no rule leads.
-    """
-    source = None if is_adaptive(cls) else source_of(cls)
-    return source.name if source else KEYS.get(cls, cls.__name__)
+def key_of(cls: type[nn.Module]) -> str:
+    """Return a class's key in NORMS or PLAIN_NORMS; the class's name, if it has none."""
+    plain_norm = None if is_adaptive(cls) else plain_norm_of(cls)
+    return plain_norm.name if plain_norm else KEYS.get(cls, cls.__name__)
 
 
-def kind_of_module(module: nn.Module) -> str:
-    """Return a norm's kind: a plain norm's name, or the layout of a layer's tensors.
-
-    Of all other norms, it is the name of the class.
-    """
-    return LAYERS.get(type(module)) or target_of(type(module))
+def kind_of(module: nn.Module) -> str:
+    """Return what a norm's tensors are: a key of PLAIN_NORMS or LAYOUTS, or the class's name."""
+    return LAYERS.get(type(module)) or key_of(type(module))
 
 
 def kind_in_state(module: nn.Module) -> str:
     """Return the kind that the tensors of a norm tell, without the module."""
-    kind = kind_of_module(module)
-    return SOURCES[kind].kind_in_state if kind in SOURCES else kind
+    kind = kind_of(module)
+    return PLAIN_NORMS[kind].kind_in_state if kind in PLAIN_NORMS else kind
 
 
 def named_norms(

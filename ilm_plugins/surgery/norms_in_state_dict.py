@@ -10,11 +10,11 @@ from torch import Tensor
 from ..foreign_norms import is_ignored_tensor
 from ..ops.engine.network import BATCH
 from .norms import LAYERS
-from .plain_norms import SOURCES, UNTOLD
+from .plain_norms import PLAIN_NORMS, UNTOLD
 from .rules import AFFINE, BN_RUNNING, MIXTURES_RUNNING, RELEASED_ATTENTION, State, refuse
 
 #: Kinds of plain norms in a state dict.
-PLAIN = {source.kind_in_state for source in SOURCES.values()}
+PLAIN = {plain_norm.kind_in_state for plain_norm in PLAIN_NORMS.values()}
 
 
 def _layout_of(layer: Any) -> tuple[set[str], set[str]]:
@@ -99,10 +99,10 @@ def _kind_by_dimensions(kind: str, tensors: State) -> str | None:
     return kind if is_vectors or kind not in {*PLAIN, "SN", "SSN"} else None
 
 
-def check_complete(source: State, kind: str) -> None:
+def check_complete(tensors: State, kind: str) -> None:
     """Raise NotConvertible if a layer of this package lacks a tensor that it needs."""
-    needed = LAYOUTS[kind][0] if kind in LAYOUTS and kind not in SOURCES else set()
-    absent = ", ".join(sorted(needed - source.keys()))
+    needed = LAYOUTS[kind][0] if kind in LAYOUTS and kind not in PLAIN_NORMS else set()
+    absent = ", ".join(sorted(needed - tensors.keys()))
     refuse(absent, f"its {absent} is missing, without which the layer computes nothing")
 
 

@@ -17,8 +17,8 @@ from ..layers import NORMS
 from ..layers.base import AdaptiveNorm
 from ..layers.mixture import MixtureNorm
 
-#: Kind of a weight and a bias alone in a state dict: of any source without running statistics, or
-#: of no norm.
+#: Kind of a weight and a bias alone in a state dict: of any plain norm without running statistics,
+#: or of no norm.
 UNTOLD = "GN or IN"
 
 
@@ -28,22 +28,22 @@ class PlainNorm:
 
     Attributes:
         name: its name in the rules, and in ``replacing``.
-        base: the class from which its modules derive. Subclasses may compute anything; those that
-            compute exactly this norm are in :data:`~..foreign_norms.EXACT`.
+        base_class: the class from which its modules derive. Subclasses may compute anything; those
+            that compute exactly this norm are in :data:`~..foreign_norms.EXACT`.
         options: the options that a layer takes over, if its constructor has them.
         refusal: returns the reason why a layer of a class cannot replace a module; else None.
         has_statistics: whether its running statistics distinguish it in a state dict.
     """
 
     name: str
-    base: type[nn.Module]
+    base_class: type[nn.Module]
     options: tuple[str, ...]
     refusal: Callable[[Any, type[nn.Module]], str | None] = lambda norm, layer: None
     has_statistics: bool = False
 
     @property
     def title(self) -> str:
-        return self.base.__name__.lstrip("_")
+        return self.base_class.__name__.lstrip("_")
 
     @property
     def kind_in_state(self) -> str:
@@ -64,21 +64,21 @@ def num_channels(norm: Any) -> int | None:
 
 
 def plain_module(
-    source: PlainNorm, channels: int, groups: int = 1, dims: int = 2, **options: Any
+    plain_norm: PlainNorm, channels: int, groups: int = 1, dims: int = 2, **options: Any
 ) -> nn.Module:
     """Return a new GN, IN or BN; options are eps, BN's momentum, device and dtype."""
-    if source.name == "GN":
+    if plain_norm.name == "GN":
         return nn.GroupNorm(groups, channels, **options)
-    if source.name == "IN":
+    if plain_norm.name == "IN":
         return getattr(nn, f"InstanceNorm{dims}d")(channels, affine=True, **options)
     return getattr(nn, f"BatchNorm{dims}d")(channels, **options)
 
 
-def exact_source_of(cls: type[nn.Module]) -> PlainNorm | None:
+def exact_plain_norm_of(cls: type[nn.Module]) -> PlainNorm | None:
     """Return the plain norm that a class computes exactly."""
     for pattern, name in EXACT.items():
         if re.fullmatch(pattern, path_of(cls)):
-            return SOURCES[name]
+            return PLAIN_NORMS[name]
     return None
 
 
@@ -87,12 +87,14 @@ def is_adaptive(cls: type[nn.Module]) -> bool:
     return issubclass(cls, (AdaptiveNorm, *NORMS.values()))
 
 
-def source_of(cls: type[nn.Module]) -> PlainNorm | None:
+def plain_norm_of(cls: type[nn.Module]) -> PlainNorm | None:
     """Return the plain norm that a class is or derives from; None for this package's layers."""
     if issubclass(cls, AdaptiveNorm):
         return None
-    derived = (source for source in SOURCES.values() if issubclass(cls, source.base))
-    return exact_source_of(cls) or next(derived, None)
+    derived = (
+        plain_norm for plain_norm in PLAIN_NORMS.values() if issubclass(cls, plain_norm.base_class)
+    )
+    return exact_plain_norm_of(cls) or next(derived, None)
 
 
 def _has_running(norm: nn.Module) -> bool:
@@ -130,4 +132,4 @@ _ROWS = (
     PlainNorm("BN", _BatchNorm, ("eps", "momentum"), _batch_norm_refusal, has_statistics=True),
     PlainNorm("LN", nn.LayerNorm, ("eps",), _layer_norm_refusal),
 )
-SOURCES = {source.name: source for source in _ROWS}
+PLAIN_NORMS = {plain_norm.name: plain_norm for plain_norm in _ROWS}

@@ -11,8 +11,8 @@ from ..layers import AttentiveNorm, ExemplarNorm, SparseSwitchNorm, SwitchNorm
 from ..layers.attentive import balanced
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.mixture import BN_VARIANCE, VARIANCE
-from .norms import KEYS, target_of
-from .plain_norms import SOURCES, PlainNorm
+from .norms import KEYS, key_of
+from .plain_norms import PLAIN_NORMS, PlainNorm
 
 #: A state dict, of a model or of a single norm: name -> tensor.
 State = Mapping[str, Tensor]
@@ -41,105 +41,105 @@ RELEASED_ATTENTION = "attention_weights.attention.0.weight", "attention_weights.
 # The functions of the rules, see Rule.
 
 
-def _gn_to_ilm(source: State, layer: AutoencoderNorm) -> State:
+def _gn_to_ilm(tensors: State, layer: AutoencoderNorm) -> State:
     refuse(not layer.has_papers_form, "a variant of the layer cannot compute a plain norm")
     half = torch.full_like(layer.omega_offset, 0.5)
-    return {**_zeros(layer, *_DECODERS), "omega_offset": half, **source}
+    return {**_zeros(layer, *_DECODERS), "omega_offset": half, **tensors}
 
 
-def _ilm_to_gn(source: State, layer: nn.Module) -> State:
-    depends = any(source[name].any() for name in source if name.startswith("decode_"))
-    depends |= bool(source["omega_offset"] != 0.5)
+def _ilm_to_gn(tensors: State, layer: nn.Module) -> State:
+    depends = any(tensors[name].any() for name in tensors if name.startswith("decode_"))
+    depends |= bool(tensors["omega_offset"] != 0.5)
     refuse(depends, "its scale and shift depend on the input: the decoders are not zero")
-    return source
+    return tensors
 
 
-def _gn_to_an(source: State, layer: AttentiveNorm) -> State:
+def _gn_to_an(tensors: State, layer: AttentiveNorm) -> State:
     """Attentions of 1/2; the rows of ``pairs`` keep the differences that they have in the layer."""
     maps = layer.pairs.weight.detach(), layer.pairs.bias.detach()
     pairs = {name: balanced(m, i) for name, m, i in zip(_PAIRS, maps, (1, 0), strict=True)}
-    return {**_zeros(layer, *_ATTENTION), **pairs, **source}
+    return {**_zeros(layer, *_ATTENTION), **pairs, **tensors}
 
 
-def _an_to_gn(source: State, layer: nn.Module) -> State:
+def _an_to_gn(tensors: State, layer: nn.Module) -> State:
     reason = "its scale and shift depend on the input: the attention's weight is not zero"
-    refuse(source["attention.weight"].any(), reason)
-    attentions = nn.functional.hardsigmoid(source["attention.bias"].double())
-    scale, shift = (attentions @ source[name].double() for name in _PAIRS)
-    return {"weight": source["weight"] * scale, "bias": source["bias"] * scale + shift}
+    refuse(tensors["attention.weight"].any(), reason)
+    attentions = nn.functional.hardsigmoid(tensors["attention.bias"].double())
+    scale, shift = (attentions @ tensors[name].double() for name in _PAIRS)
+    return {"weight": tensors["weight"] * scale, "bias": tensors["bias"] * scale + shift}
 
 
-def _released_to_an(source: State, layer: AttentiveNorm) -> State:
-    k, channels = source["weight_"].shape
+def _released_to_an(tensors: State, layer: AttentiveNorm) -> State:
+    k, channels = tensors["weight_"].shape
     reason = f"{k} affine pairs, {layer.num_affine} in the layer; set num_affine={k}"
     refuse(k != layer.num_affine, reason)
-    maps, map_bias = (source[name] for name in RELEASED_ATTENTION)
-    ones = source["weight_"].new_ones(channels)  # the released layer's GN has no weight and bias
-    tensors = maps.reshape(k, channels), map_bias, source["weight_"], source["bias_"]
-    new = dict(zip((*_ATTENTION, *_PAIRS), tensors, strict=True))
+    maps, map_bias = (tensors[name] for name in RELEASED_ATTENTION)
+    ones = tensors["weight_"].new_ones(channels)  # the released layer's GN has no weight and bias
+    made = maps.reshape(k, channels), map_bias, tensors["weight_"], tensors["bias_"]
+    new = dict(zip((*_ATTENTION, *_PAIRS), made, strict=True))
     return {"weight": ones, "bias": torch.zeros_like(ones), **new}
 
 
-def _released_to_ilm(source: State, layer: AutoencoderNorm) -> State:
+def _released_to_ilm(tensors: State, layer: AutoencoderNorm) -> State:
     # fc_weight maps the variance to the scale, fc_bias the mean to the shift. A shorter embedding
     # is padded with components that the decoders ignore.
     reason = f"a released ILM layer does not become this {type(layer).__name__}"
     refuse(not layer.has_papers_form, reason)
-    encode, channels = source["fc_embed.0.weight"], source["weight_bias"].numel()
+    encode, channels = tensors["fc_embed.0.weight"], tensors["weight_bias"].numel()
     hidden, keys = encode.shape
     size, given = channels // keys, channels // layer.num_key_groups
     reason = f"key groups of {size} channels, of {given} in the layer; set the same size"
     refuse(size != given, reason)
     reason = f"an embedding of {hidden}, {layer.hidden} in the layer; set hidden={hidden}"
     refuse(hidden > layer.hidden, reason)
-    state = {"weight": source["weight_bias"].flatten(), "bias": source["bias_bias"].flatten()}
+    state = {"weight": tensors["weight_bias"].flatten(), "bias": tensors["bias_bias"].flatten()}
     state["encode.weight"] = torch.cat((encode, layer.encode.weight[hidden:].to(encode)))
     for name, released in zip(_DECODERS, ("fc_bias.1.weight", "fc_weight.1.weight"), strict=True):
-        state[name] = nn.functional.pad(source[released], (0, layer.hidden - hidden))
+        state[name] = nn.functional.pad(tensors[released], (0, layer.hidden - hidden))
     return state | _zeros(layer, "omega_offset")
 
 
-def _bn_to_en(source: State, layer: ExemplarNorm) -> State:
+def _bn_to_en(tensors: State, layer: ExemplarNorm) -> State:
     """Ratios of 1/K; BN's row of the weight is K times BN's weight, the other rows are zero."""
     refuse("BN" not in layer.normalizers, "the layer cannot compute BN; add BN to normalizers")
     k, row = len(layer.normalizers), layer.normalizers.index("BN")
-    state = {**source, **_zeros(layer, "ratio.weight", "ratio.bias")}
+    state = {**tensors, **_zeros(layer, "ratio.weight", "ratio.bias")}
     for name in AFFINE:
-        value = source[name]
+        value = tensors[name]
         state[name] = value.new_zeros(k, len(value))
         state[name][row] = k * value if name == "weight" else value
     return state
 
 
-def _en_to_bn(source: State, layer: nn.Module) -> State:
+def _en_to_bn(tensors: State, layer: nn.Module) -> State:
     """BN's row must be the last: its K-th part is the weight, the sum of all rows the bias."""
-    weight, bias = source["weight"], source["bias"]
+    weight, bias = tensors["weight"], tensors["bias"]
     reason = "EN without BN, or with a shared weight and bias, cannot compute BN"
-    refuse("running_mean" not in source or weight.dim() != 2, reason)
-    others = source["ratio.weight"], source["ratio.bias"], weight[:-1]
+    refuse("running_mean" not in tensors or weight.dim() != 2, reason)
+    others = tensors["ratio.weight"], tensors["ratio.bias"], weight[:-1]
     reason = "its ratios depend on the input, or it uses more than BN"
     refuse(any(tensor.any() for tensor in others), reason)
-    return {**source, "weight": weight[-1] / len(weight), "bias": bias.sum(0)}
+    return {**tensors, "weight": weight[-1] / len(weight), "bias": bias.sum(0)}
 
 
-def _released_to_sn(source: State, layer: SwitchNorm) -> State:
-    k = source["mean_weight"].numel()
-    without_in = k == 2 and "running_mean" in source  # SwitchNorm1d
+def _released_to_sn(tensors: State, layer: SwitchNorm) -> State:
+    k = tensors["mean_weight"].numel()
+    without_in = k == 2 and "running_mean" in tensors  # SwitchNorm1d
     normalizers = ("LN", "BN") if without_in else ("IN", "LN", "BN")[:k]
     reason = f"{k} ratios, for {normalizers}; set normalizers={normalizers}"
     refuse(layer.normalizers != normalizers, reason)
-    return {name: tensor.flatten() for name, tensor in source.items()}
+    return {name: tensor.flatten() for name, tensor in tensors.items()}
 
 
-def _sn_to_ssn(source: State, layer: SparseSwitchNorm) -> State:
+def _sn_to_ssn(tensors: State, layer: SparseSwitchNorm) -> State:
     """SN's ratios as logits, at radius 0: projecting ratios onto the simplex keeps them."""
-    state = {**source, **_zeros(layer, "radius", "mean_fixed", "var_fixed")}
-    return state | {name: source[name].softmax(0) for name in ("mean_weight", "var_weight")}
+    state = {**tensors, **_zeros(layer, "radius", "mean_fixed", "var_fixed")}
+    return state | {name: tensors[name].softmax(0) for name in ("mean_weight", "var_weight")}
 
 
-def _released_to_ssn(source: State, layer: SparseSwitchNorm) -> State:
+def _released_to_ssn(tensors: State, layer: SparseSwitchNorm) -> State:
     """That code stores whether ratios are fixed; the largest logit tells which ratio is then 1."""
-    state = dict(_released_to_sn(source, layer))
+    state = dict(_released_to_sn(tensors, layer))
     for part in ("mean", "var"):
         logits = state[f"{part}_weight"]
         one_hot = torch.arange(len(logits), device=logits.device) == logits.argmax()
@@ -147,12 +147,12 @@ def _released_to_ssn(source: State, layer: SparseSwitchNorm) -> State:
     return {**state, "radius": state["radius"].to(state["mean_weight"])}
 
 
-def _ssn_to_plain(source: State, layer: nn.Module) -> State:
+def _ssn_to_plain(tensors: State, layer: nn.Module) -> State:
     """The layer must be the plain norm that the SSN's fixed ratios choose."""
-    row = _fixed_row(source["mean_fixed"])
-    is_one = row is not None and row == _fixed_row(source["var_fixed"])
+    row = _fixed_row(tensors["mean_fixed"])
+    is_one = row is not None and row == _fixed_row(tensors["var_fixed"])
     refuse(not is_one, "its ratios are not fixed on one normalizer for both means and variances")
-    return source
+    return tensors
 
 
 def _fixed_row(fixed: Tensor) -> int | None:
@@ -177,12 +177,12 @@ def _zeros(layer: nn.Module, *names: str) -> dict[str, Tensor]:
     return {name: torch.zeros_like(layer.state_dict()[name]) for name in names}
 
 
-def _unchanged(source: State, layer: nn.Module) -> State:
-    return source
+def _unchanged(tensors: State, layer: nn.Module) -> State:
+    return tensors
 
 
-def _released_sn_to_ssn(source: State, layer: SparseSwitchNorm) -> State:
-    return _sn_to_ssn(_released_to_sn(source, layer), layer)
+def _released_sn_to_ssn(tensors: State, layer: SparseSwitchNorm) -> State:
+    return _sn_to_ssn(_released_to_sn(tensors, layer), layer)
 
 
 @dataclass(frozen=True)
@@ -190,16 +190,16 @@ class Rule:
     """How norms of one kind become others.
 
     Attributes:
-        source: name of a plain norm, layout of a layer, or "released ..." for the papers' code.
-        targets: keys of layers, or names of plain norms.
+        kind: a key of PLAIN_NORMS or LAYOUTS, or "released ..." for the papers' code.
+        to: keys of NORMS or PLAIN_NORMS.
         function: takes a norm's tensors and the new layer, which it does not change, and returns
             the layer's tensors that the norm determines; it raises NotConvertible if the layer
             would compute another function.
         changes: what changes for the user; None if outputs stay the same.
     """
 
-    source: str
-    targets: tuple[str, ...]
+    kind: str
+    to: tuple[str, ...]
     function: Callable[[State, Any], State]
     changes: str | None = None
 
@@ -239,44 +239,44 @@ RULES = (
 )
 
 
-def sources_for(layer: type[nn.Module]) -> list[PlainNorm]:
+def replaced_by(layer: type[nn.Module]) -> list[PlainNorm]:
     """Return the plain norms that a layer can replace, by default the first; may be empty."""
-    names = (rule.source for rule in RULES if KEYS.get(layer) in rule.targets)
-    return [SOURCES[name] for name in names if name in SOURCES]
+    names = (rule.kind for rule in RULES if KEYS.get(layer) in rule.to)
+    return [PLAIN_NORMS[name] for name in names if name in PLAIN_NORMS]
 
 
-def has_rule(layout: str, target: type[nn.Module]) -> bool:
-    return any(rule.source == layout and target_of(target) in rule.targets for rule in RULES)
+def has_rule(kind: str, cls: type[nn.Module]) -> bool:
+    return any(rule.kind == kind and key_of(cls) in rule.to for rule in RULES)
 
 
-def find_rule(kind: str, target: type[nn.Module]) -> Rule:
+def find_rule(kind: str, cls: type[nn.Module]) -> Rule:
     """Return the rule from a kind of norm to a class; raise NotConvertible if there is none.
 
     For tensors that do not tell the norm, it is the first rule of such a norm.
     """
-    name = target_of(target)
+    key = key_of(cls)
     for rule in RULES:
-        source = SOURCES.get(rule.source)
-        kinds = (rule.source, source.kind_in_state) if source else (rule.source,)
-        if kind in kinds and name in rule.targets:
+        plain_norm = PLAIN_NORMS.get(rule.kind)
+        kinds = (rule.kind, plain_norm.kind_in_state) if plain_norm else (rule.kind,)
+        if kind in kinds and key in rule.to:
             return rule
-    raise NotConvertible(f"{kind} does not become {target.__name__}")
+    raise NotConvertible(f"{kind} does not become {cls.__name__}")
 
 
-def plain_norm_of(kind: str, chosen: str | None = None) -> PlainNorm:
+def reverts_to(kind: str, chosen: str | None = None) -> PlainNorm:
     """Return the plain norm that a kind of norm converts back to, or raise NotConvertible."""
-    names = [t for rule in RULES if rule.source == kind for t in rule.targets if t in SOURCES]
+    names = [t for rule in RULES if rule.kind == kind for t in rule.to if t in PLAIN_NORMS]
     refuse(not names, f"{kind} does not become a plain norm")
     name = "GN" if chosen == "LN" else chosen or names[0]
     refuse(name not in names, f"its ratios are fixed on {name}, to which no rule leads")
-    return SOURCES[name]
+    return PLAIN_NORMS[name]
 
 
-def hint(source: PlainNorm | None, layer: type[nn.Module]) -> str:
+def hint(plain_norm: PlainNorm | None, layer: type[nn.Module]) -> str:
     """Return how to ask for the replacement of a plain norm by a layer; "" if nobody can."""
-    if source not in sources_for(layer)[1:]:
+    if plain_norm not in replaced_by(layer)[1:]:
         return ""
-    name = source.name
+    name = plain_norm.name
     return (
         f"; give --replacing {name}, or replacing={name!r} in Python, to replace it; outputs then "
         "change"

@@ -12,7 +12,7 @@ from helpers.close import EQUAL, assert_close, assert_equal
 from helpers.swapped_norms import double, randomized
 from ilm_plugins import surgery
 from ilm_plugins.foreign_norms import EXACT, path_of
-from ilm_plugins.surgery.plain_norms import exact_source_of
+from ilm_plugins.surgery.plain_norms import exact_plain_norm_of
 
 C = 32
 VITDET = "models.vitdet.modeling_vitdet.VitDetLayerNorm"
@@ -59,7 +59,7 @@ def test_it_equals_groupnorm_bit_for_bit_and_is_converted(path):
 def test_it_equals_layernorm_of_the_channels_and_is_converted(path):
     norm, x = build(path, **LAYER_NORMS[path]).eval(), torch.randn(2, C, 5, 5)
     weight, bias = norm.weight.detach().clone(), norm.bias.detach().clone()
-    assert exact_source_of(type(norm)).name == "LN"
+    assert exact_plain_norm_of(type(norm)).name == "LN"
     last = functional.layer_norm(x.movedim(1, -1), (C,), weight, bias, norm.eps)
     assert_close(norm(x), last.movedim(-1, 1), 64)
     layer, report = surgery.convert(norm, "ILMGN", replacing="LN")
