@@ -114,12 +114,12 @@ def read_object(path: Path, kind: Any = MappingProxyType({})) -> dict[str, Any]:
     length, (TYPE, TYPE) a list of two.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        for damage in _damages({**kind}, found, "it"):
+        contents = json.loads(path.read_text(encoding="utf-8"))
+        for damage in _damages({**kind}, contents, "it"):
             raise ValueError(damage)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)}); move it away") from error
-    return found
+    return contents
 
 
 def _damages(kind: Any, value: Any, name: str) -> Iterator[str]:

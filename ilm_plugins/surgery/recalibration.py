@@ -1,6 +1,6 @@
 """Measure the running statistics of the mixtures (EN, SN, SSN) again."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -41,54 +41,45 @@ def recalibrate(
         OptionError: no layer has running statistics, or there are no batches. After any error, all
             statistics are as before.
     """
-    measured = {
-        name: _Measured(layer)
+    measurements = {
+        name: _Measurement(layer)
         for name, layer in model.named_modules()
         if isinstance(layer, MixtureNorm) and layer.tracks_statistics
     }
-    if not measured:
+    if not measurements:
         raise OptionError("recalibrate: the model has no layer that mixes BN's running statistics")
+    layers = {name: measurement.layer for name, measurement in measurements.items()}
+    trained = {name: layer for name, layer in layers.items() if not layer.frozen}
+    count = 0
     try:
-        count = _run(model, measured, batches, forward or model)
+        with evaluating(model), watching(trained, lambda name, x: measurements[name].weigh(x)):
+            for layer in layers.values():
+                layer.train()
+            for batch in batches:
+                (forward or model)(batch)
+                count += 1
     except BaseException:
-        for one in measured.values():
-            one.restore()
+        for measurement in measurements.values():
+            measurement.restore()
         raise
     finally:
-        for one in measured.values():
-            one.layer.momentum = one.momentum
+        for measurement in measurements.values():
+            measurement.layer.momentum = measurement.momentum
     if count == 0:
         raise OptionError("recalibrate: got no batches; give at least one")
     report = Report()
-    for name, one in measured.items():
-        if problem := one.problem():
-            one.restore()
+    for name, measurement in measurements.items():
+        if problem := measurement.problem():
+            measurement.restore()
             report.left[name] = problem
         else:
             # A layer that runs several times a batch has more calls than batches.
-            report.converted[name] = f"running statistics of {min(count, one.calls)} batches"
+            calls = min(count, measurement.calls)
+            report.converted[name] = f"running statistics of {calls} batches"
     return report
 
 
-def _run(
-    model: nn.Module,
-    measured: Mapping[str, "_Measured"],
-    batches: Iterable[Any],
-    forward: Callable[[Any], Any],
-) -> int:
-    """Run batches, the layers in training mode, all else in evaluation; return their number."""
-    trained = {name: one.layer for name, one in measured.items() if not one.layer.frozen}
-    count = 0
-    with evaluating(model), watching(trained, lambda name, x: measured[name].weigh(x)):
-        for one in measured.values():
-            one.layer.train()
-        for batch in batches:
-            forward(batch)
-            count += 1
-    return count
-
-
-class _Measured:
+class _Measurement:
     """A layer whose running statistics are measured, with what it had before."""
 
     def __init__(self, layer: MixtureNorm) -> None:
@@ -127,5 +118,5 @@ class _Measured:
     def _statistics(self) -> list[Tensor]:
         """Return the running mean and variance, and EN's number of batches."""
         tracked = getattr(self.layer, "num_batches_tracked", None)
-        found = self.layer.running_mean, self.layer.running_variance, tracked
-        return [tensor for tensor in found if tensor is not None]
+        statistics = self.layer.running_mean, self.layer.running_variance, tracked
+        return [tensor for tensor in statistics if tensor is not None]

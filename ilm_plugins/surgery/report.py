@@ -2,7 +2,7 @@
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..errors import printable
@@ -45,12 +45,6 @@ class Report:
         return self._text(lambda names: "".join(f"\n    {name}" for name in names))
 
     def _text(self, show: Callable[[list[str]], str]) -> str:
-        sections = self._sections()
-        lines = (f"{title} ({len(n)}):{show(n)}" if n else title for title, n in sections)
-        return "\n".join(lines) or "no norms"
-
-    def _sections(self) -> Iterator[tuple[str, list[str]]]:
-        """Yield titles, and the names below them as they are printed."""
         sections = defaultdict(list)
         for name, classes in self.converted.items():
             sections[f"converted, {classes}"].append(name)
@@ -59,8 +53,11 @@ class Report:
         if self.missing:
             sections["missing"] = self.missing
         sections |= {f"note, {remark}": names for remark, names in self.notes.items()}
+        lines = []
         for title, names in sections.items():
-            yield title, [printable(name) or "(root)" for name in names]
+            names = [printable(name) or "(root)" for name in names]
+            lines.append(f"{title} ({len(names)}):{show(names)}" if names else title)
+        return "\n".join(lines) or "no norms"
 
 
 def warn_of_nothing(report: Report) -> None:
