@@ -18,11 +18,10 @@ def parameters_of(layer: type) -> Mapping[str, inspect.Parameter]:
 def check_known(
     layer: str, options: Iterable[str], parameters: Mapping[str, inspect.Parameter]
 ) -> None:
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    for option in options:
-        if option not in parameters and not takes_any:
-            known = ", ".join(list(parameters)[1:])
-            raise OptionError(f"{layer}: unknown option {option!r}; the options are {known}")
+    unknown = [option for option in options if option not in parameters]
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        known = ", ".join(list(parameters)[1:])
+        raise OptionError(f"{layer}: unknown option {unknown[0]!r}; the options are {known}")
 
 
 def check_choice(layer: str, option: str, value: Any, choices: Collection[Any]) -> None:

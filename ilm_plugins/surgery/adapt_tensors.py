@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from ..foreign_norms import is_ignored_tensor
 from ..layers.mixture import BN_VARIANCE, VARIANCE
-from .norms import kind_of
-from .plain_norms import PLAIN_NORMS
-from .rules import AFFINE, MIXTURES_RUNNING, Rule, State, find_rule, refuse
+from .plain_norms import PLAIN_NORMS, is_adaptive
+from .rules import AFFINE, MIXTURES_RUNNING, Refused, Rule, State
 
 _HALVES = {torch.float16, torch.bfloat16}
 #: Dtypes of tensors that are converted; counters and flags may be integers.
@@ -24,33 +23,33 @@ _DTYPES = {
 
 
 @torch.no_grad()
-def adapt(tensors: State, kind: str, layer: nn.Module) -> dict[str, Tensor]:
-    """Return a layer's state dict, made from a norm's, or raise NotConvertible.
+def adapt(rule: Rule, tensors: State, layer: nn.Module) -> dict[str, Tensor]:
+    """Return a layer's state dict, made from a norm's tensors, or raise Refused.
 
     Values of 16 bits are converted in float32, and rounded once to the layer's dtype.
     """
-    rule = find_rule(kind, type(layer))
-    _check_values(tensors, may_lack=kind_of(layer) not in PLAIN_NORMS)
+    _check_values(tensors, may_lack=is_adaptive(type(layer)))
     if rule.kind in PLAIN_NORMS:
         tensors = {**_identity_map(tensors, layer), **tensors}
     device = next(iter(tensors.values())).device
     layer = _with_values(layer, device)
-    own = layer.state_dict().items()
-    wanted = {key: tensor.detach().clone() for key, tensor in own if not is_ignored_tensor(key)}
+    wanted = {k: t.detach() for k, t in layer.state_dict().items() if not is_ignored_tensor(k)}
     made = _name_variance(_apply(rule, tensors, layer, wanted), wanted)
     _check_fit(made, wanted, type(layer).__name__)
-    return {key: made.get(key, tensor).to(device) for key, tensor in wanted.items()}
+    kept = {key: tensor.clone() for key, tensor in wanted.items() if key not in made}
+    return {key: {**made, **kept}[key].to(device) for key in wanted}
 
 
 def _check_values(tensors: State, may_lack: bool) -> None:
-    """Raise NotConvertible if tensors are sparse, or of a dtype in which no layer computes."""
+    """Raise Refused if tensors are sparse, or of a dtype in which no layer computes."""
     may_lack = may_lack and all(tensor.is_meta for tensor in tensors.values())
     for key, tensor in tensors.items():
-        refuse(tensor.layout != torch.strided, f"its {key} is {tensor.layout}; make it dense first")
-        is_empty = tensor.is_meta and not may_lack
-        refuse(is_empty, f"its {key} is on the meta device, without values")
-        reason = f"its {key} is {tensor.dtype}; convert it to float32 first"
-        refuse(tensor.dtype not in _DTYPES, reason)
+        if tensor.layout != torch.strided:
+            raise Refused(f"its {key} is {tensor.layout}; make it dense first")
+        if tensor.is_meta and not may_lack:
+            raise Refused(f"its {key} is on the meta device, without values")
+        if tensor.dtype not in _DTYPES:
+            raise Refused(f"its {key} is {tensor.dtype}; convert it to float32 first")
 
 
 def remark_on_values(tensors: State) -> str | None:
@@ -80,15 +79,18 @@ def _with_values(layer: Any, device: torch.device) -> Any:
 
 
 def _check_fit(made: State, wanted: State, name: str) -> None:
-    """Raise NotConvertible if a layer lacks a tensor, has another shape, or needs one more."""
+    """Raise Refused if a layer lacks a tensor, has another shape, or needs one more."""
     # The layer's own are initial values, with which it would compute something else.
     needed = (AFFINE | MIXTURES_RUNNING) & wanted.keys() - made.keys()
-    refuse(needed, f"it has no {' and no '.join(sorted(needed))}, which {name} needs")
+    if needed:
+        raise Refused(f"it has no {' and no '.join(sorted(needed))}, which {name} needs")
     for key in AFFINE & made.keys() - wanted.keys():
-        refuse(not is_identity(key, made[key]), f"it has a {key}, which {name} lacks")
+        if not is_identity(key, made[key]):
+            raise Refused(f"it has a {key}, which {name} lacks")
     for key, tensor in wanted.items():
         shape, expected = tuple(made.get(key, tensor).shape), tuple(tensor.shape)
-        refuse(shape != expected, f"{key} has shape {shape}, shape {expected} in the layer")
+        if shape != expected:
+            raise Refused(f"{key} has shape {shape}, shape {expected} in the layer")
 
 
 def _apply(rule: Rule, tensors: State, layer: nn.Module, wanted: State) -> State:

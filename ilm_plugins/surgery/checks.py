@@ -13,7 +13,7 @@ from ..foreign_norms import SHARED_HEADS, path_of
 from ..layers import NORMS
 from ..layers.mixture import MixtureNorm
 from .norms import kind_of, modules_after
-from .rules import AFFINE, BN_RUNNING, refuse
+from .rules import AFFINE, BN_RUNNING, Refused
 
 _COMPILED = "torch.compile holds the norm itself: convert the model before you compile it"
 _COMPUTED = (
@@ -26,10 +26,12 @@ _REPLACED = "its forward method is replaced, for example by a hook of accelerate
 
 
 def check_plain_modules(norm: nn.Module) -> None:
-    """Raise NotConvertible if something else than its class says what a norm computes."""
+    """Raise Refused if something else than its class says what a norm computes."""
     for module in modules_of(norm):
-        refuse(_is_computed(module), _COMPUTED)
-        refuse("forward" in vars(module), _REPLACED)
+        if _is_computed(module):
+            raise Refused(_COMPUTED)
+        if "forward" in vars(module):
+            raise Refused(_REPLACED)
 
 
 def modules_of(norm: nn.Module) -> list[nn.Module]:
@@ -60,21 +62,25 @@ class Surroundings:
         self.shared = _modules_of_shared_heads(model)
 
     def check(self, norm: nn.Module, names: list[str]) -> None:
-        """Raise NotConvertible if a norm of these names must stay."""
+        """Raise Refused if a norm of these names must stay."""
         check_plain_modules(norm)
-        refuse(any(name.rpartition(".")[2] == "_orig_mod" for name in names), _COMPILED)
+        if any(name.rpartition(".")[2] == "_orig_mod" for name in names):
+            raise Refused(_COMPILED)
         self.check_not_held(norm)
-        refuse(norm in self.shared and kind_of(norm) == "BN", reason_of_levels())
+        if norm in self.shared and kind_of(norm) == "BN":
+            raise Refused(reason_of_levels())
         inside = Counter(p for m in norm.modules() for p in m.parameters(recurse=False))
         for name, p in norm.named_parameters():
-            refuse(self.owners[p] > inside[p], f"it shares its {name} with another module")
+            if self.owners[p] > inside[p]:
+                raise Refused(f"it shares its {name} with another module")
 
     def check_not_held(self, norm: nn.Module) -> None:
-        """Raise NotConvertible if an attribute of a module outside a norm would keep the norm."""
+        """Raise Refused if an attribute of a module outside a norm would keep the norm."""
         inside = {*norm.modules()}
         for module, attribute in self.holders.get(norm, ()):
             name = f"{type(module).__name__}.{attribute}"
-            refuse(module not in inside, _HELD.format(name))
+            if module not in inside:
+                raise Refused(_HELD.format(name))
 
 
 def _modules_in(value: Any, seen: set[int]) -> Iterator[nn.Module]:

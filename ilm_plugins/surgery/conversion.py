@@ -10,7 +10,7 @@ from ..layers.base import AdaptiveNorm
 from ..layers.options import check_choice, check_known, parameters_of
 from .norms import KEYS, LAYERS, kind_of
 from .plain_norms import PlainNorm, exact_plain_norm_of, plain_norm_of
-from .rules import has_rule, hint, refuse, replaced_by
+from .rules import Refused, has_rule, hint, replaced_by
 
 
 class Conversion(NamedTuple):
@@ -49,24 +49,23 @@ def check_absent(options: Mapping, *of_norm: str) -> None:
 
 
 def check_replaces(asked: Conversion, module: nn.Module, types: frozenset[type] | None) -> None:
-    """Raise NotConvertible unless a module is exactly a plain norm, or a layer with a rule."""
+    """Raise Refused unless a module is exactly a plain norm, or a layer with a rule."""
     cls, layer, plain_norm = type(module), asked.layer, asked.plain_norm
     name, derived_from = cls.__name__, plain_norm_of(cls)
     if isinstance(module, AdaptiveNorm):
-        is_asked = types is None or cls in types
-        is_replaced = is_asked and has_rule(kind_of(module), layer)
-        refuse(not is_replaced, f"is {name}, already a layer of this package")
+        if (types is not None and cls not in types) or not has_rule(kind_of(module), layer):
+            raise Refused(f"is {name}, already a layer of this package")
         return
     reason = derived_from.refusal(module, layer) if derived_from else None
-    advice = f"; {reason}" if reason else hint(derived_from, layer)
-    refuse(
-        derived_from is not plain_norm,
-        f"{name}, but {KEYS[layer]} replaces {plain_norm.title}{advice}",
-    )
-    refuse(types is not None and cls not in types, f"{name}, which is not among types")
-    refuse(
-        not types and exact_plain_norm_of(cls) is None,
-        f"{name} derives from {plain_norm.title} and may compute something else; if it does not, "
-        "name it in types",
-    )
-    refuse(reason, f"{reason}")
+    if derived_from is not plain_norm:
+        advice = f"; {reason}" if reason else hint(derived_from, layer)
+        raise Refused(f"{name}, but {KEYS[layer]} replaces {plain_norm.title}{advice}")
+    if types is not None and cls not in types:
+        raise Refused(f"{name}, which is not among types")
+    if not types and exact_plain_norm_of(cls) is None:
+        raise Refused(
+            f"{name} derives from {plain_norm.title} and may compute something else; if it does "
+            "not, name it in types"
+        )
+    if reason:
+        raise Refused(reason)

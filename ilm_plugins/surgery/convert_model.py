@@ -16,10 +16,11 @@ from . import norms
 from .adapt_tensors import first_computable
 from .checks import Surroundings
 from .conversion import check_absent, check_replaces, conversion_to
-from .convert_norm import layer_for, losses, plain_for
+from .convert_norm import layer_for, plain_for
 from .fusing import fuse, unfuse
+from .losses import LOSSES
 from .report import Report, warn_of_nothing
-from .rules import NotConvertible
+from .rules import Refused
 from .selection import Match, check_match, matches, report_of_match
 
 
@@ -105,7 +106,8 @@ def revert(model: nn.Module, *, match: Match = None, dims: int = 2) -> tuple[nn.
         OptionError: ``dims`` is invalid, or ``match`` fits no layer.
     """
     check_choice("revert", "dims", dims, (1, 2, 3))
-    check_match(match, (name for name, _ in norms.named_norms(model, _is_layer)))
+    named = model.named_modules(remove_duplicate=False)
+    check_match(match, (name for name, module in named if _is_layer(module)))
     unfuse(model)
     model, report = _replace(model, match, _is_layer, partial(plain_for, dims=dims))
     warn_of_nothing(report)
@@ -134,8 +136,9 @@ def _replace(
 ) -> tuple[nn.Module, Report]:
     """Replace the selected norms by ``build(norm, factory options)``; see :func:`convert`."""
     names = defaultdict(list)
-    for name, module in norms.named_norms(model, among):
-        names[module].append(name)
+    for name, module in model.named_modules(remove_duplicate=False):
+        if among(module):
+            names[module].append(name)
     report = report_of_match(match, itertools.chain(*names.values()))
     surroundings, places = Surroundings(model), []
     for old, old_names in names.items():
@@ -144,11 +147,15 @@ def _replace(
         try:
             surroundings.check(old, old_names)
             new = build(old, _factory_options(model, old_names[0]))
-        except (NotConvertible, OptionError) as error:
+        except (Refused, OptionError) as error:
             report.left |= dict.fromkeys(old_names, str(error))
             continue
         places += _places(model, old_names, new)
-        _note_conversion(report, old, old_names, new)
+        layer = new[0] if isinstance(new, NormWithActivation) else new
+        classes = f"{type(old).__name__} -> {type(layer).__name__}"
+        report.converted |= dict.fromkeys(old_names, classes)
+        for loss in LOSSES:
+            report.note(loss(old, layer), old_names[0])
     # All are built, and their parents found, before the first is replaced: an error leaves the
     # model as it was, and a norm inside the activation of another one gets another name.
     for around, attribute, new in places:
@@ -159,13 +166,6 @@ def _replace(
     for framework in FRAMEWORKS.values():
         framework.finish(model)
     return model, report
-
-
-def _note_conversion(report: Report, old: nn.Module, names: list[str], new: nn.Module) -> None:
-    layer = new[0] if isinstance(new, NormWithActivation) else new
-    report.converted |= dict.fromkeys(names, f"{type(old).__name__} -> {type(layer).__name__}")
-    for loss in losses(old, layer):
-        report.note(loss, names[0])
 
 
 def _places(

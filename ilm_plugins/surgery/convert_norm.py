@@ -1,49 +1,27 @@
 """Build the norm that replaces another one, with its tensors, mode and ``requires_grad``."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..foreign_norms import FRAMEWORKS, FROZEN, is_ignored_tensor, path_of
+from ..foreign_norms import FRAMEWORKS, FROZEN, path_of
 from ..layers import ILMInstanceNorm, SwitchNorm, freeze
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.base import AdaptiveNorm
 from ..layers.mixture import MixtureNorm
 from ..ops import Switch
 from . import norms
-from .adapt_tensors import adapt, is_identity, remark_on_values
-from .checks import has_hooks, modules_of
+from .adapt_tensors import adapt, is_identity
 from .conversion import Conversion
 from .fusing import with_activation
-from .norms_in_state_dict import LAYOUTS, check_complete
+from .norms_in_state_dict import LAYOUTS
 from .plain_norms import num_channels, plain_module, plain_norm_of
-from .rules import (
-    AFFINE,
-    State,
-    chosen_by,
-    find_rule,
-    refuse,
-    reverts_to,
-)
+from .rules import AFFINE, Refused, State, chosen_by, find_rule, reverts_to
 
-_NOT_TRACKED = (
-    "track_running_stats=False: momentum=0 keeps the running statistics as they are; set momentum "
-    "to update them"
-)
-_UNSYNCHRONIZED = (
-    "no longer synchronized: nn.SyncBatchNorm.convert_sync_batchnorm makes it use the batches of "
-    "all processes again"
-)
 #: The eps of layers that replace BatchNorms of eps=0, as in torchvision's detectors.
-_EPS = 1e-5
-_NEEDS_EPS = (
-    f"eps=0, and the layer needs more: set the norm's eps to {_EPS:g}, which changes outputs"
-)
-_INFINITE = "its running variance has zeros, and its eps is 0: outputs are infinite"
-_FIXED = "parameters fixed, as the norm's were; to train them: ilm_plugins.freeze(model, False)"
+EPS = 1e-5
 
 
 def layer_for(old: Any, like: dict, asked: Conversion) -> nn.Module:
@@ -53,13 +31,17 @@ def layer_for(old: Any, like: dict, asked: Conversion) -> nn.Module:
     kept = _kept_options(old, asked)
     state = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     if kept.get("eps") == 0:
-        refuse(not issubclass(asked.layer, MixtureNorm), _NEEDS_EPS)
-        kept["eps"], state["weight"] = _EPS, _weight_at_eps(state)
+        if not issubclass(asked.layer, MixtureNorm):
+            raise Refused(
+                f"eps=0, and the layer needs more: set the norm's eps to {EPS:g}, which changes "
+                "outputs"
+            )
+        kept["eps"], state["weight"] = EPS, _weight_at_eps(state)
     new = asked.layer(num_channels(old), **kept | asked.options, **like)
     for name, value in {"num_groups": getattr(old, "num_groups", None), **kept}.items():
         given = getattr(new, name, None)
-        differs = name != "sync" and value not in (None, given)
-        refuse(differs, f"{name}={value!r}, where the layer has {given!r}")
+        if name != "sync" and value not in (None, given):
+            raise Refused(f"{name}={value!r}, where the layer has {given!r}")
     _take_tensors(old, new, state)
     if lacked := getattr(old, "lacked", None) or sorted(AFFINE - state.keys()):
         vars(new)["lacked"] = lacked
@@ -76,14 +58,16 @@ def layer_for(old: Any, like: dict, asked: Conversion) -> nn.Module:
 
 
 def _check_names(old: Any, asked: Conversion, tensors: dict) -> None:
-    """Raise NotConvertible if a norm lacks a name by which torch has an option or a tensor."""
+    """Raise Refused if a norm lacks a name by which torch has an option or a tensor."""
     is_frozen = re.fullmatch(FROZEN, path_of(type(old)))
-    options = {"num_groups", *asked.of_norm} & {*asked.plain_norm.options} if not is_frozen else ()
-    lacking = [name for name in options if not hasattr(old, name)]
+    options = {"num_groups", *asked.of_norm} & {*asked.plain_norm.options}
+    lacking = [] if is_frozen else [name for name in options if not hasattr(old, name)]
     lacking += [name for name in AFFINE - tensors.keys() if getattr(old, name, "") is not None]
     if num_channels(old) is None:
         lacking.append("num_channels")
-    refuse(lacking, f"it has no {', '.join(sorted(lacking))}; give its class torch's names")
+    if lacking:
+        names = ", ".join(sorted(lacking))
+        raise Refused(f"it has no {names}; give its class torch's names")
 
 
 def _kept_options(old: Any, asked: Conversion) -> dict[str, Any]:
@@ -101,21 +85,25 @@ def _kept_options(old: Any, asked: Conversion) -> dict[str, Any]:
 
 @torch.no_grad()
 def _weight_at_eps(state: State) -> Tensor:
-    """Return the weight that makes a BatchNorm of eps=0 the same function with ``_EPS``."""
+    """Return the weight that makes a BatchNorm of eps=0 the same function with ``EPS``."""
     var = state["running_var"]
-    refuse(not var.is_meta and not var.all(), _INFINITE)
+    if not var.is_meta and not var.all():
+        raise Refused("its running variance has zeros, and its eps is 0: outputs are infinite")
+    weight = state.get("weight", torch.ones_like(var))
     var = var.to(torch.promote_types(var.dtype, torch.float32))
-    weight = state.get("weight", torch.ones_like(state["running_var"]))
-    return (weight * (1 + _EPS / var).sqrt()).to(weight)
+    return (weight * (1 + EPS / var).sqrt()).to(weight)
 
 
 def plain_for(old: Any, like: dict, dims: int) -> nn.Module:
     """Return the plain norm that a layer computes, with the layer's tensors and mode."""
-    is_variant = isinstance(old, AutoencoderNorm) and not old.has_papers_form
-    refuse(is_variant, "a variant of the layer cannot compute a plain norm")
-    refuse(old.fused_activation, "it applies an activation outside the modules known for this")
+    if isinstance(old, AutoencoderNorm) and not old.has_papers_form:
+        raise Refused("a variant of the layer cannot compute a plain norm")
+    if old.fused_activation:
+        raise Refused("it applies an activation outside the modules known for this")
     state, kind = dict(old.state_dict(keep_vars=True)), norms.kind_of(old)
-    check_complete(state, kind)
+    needed, _ = LAYOUTS.get(kind, (set(), set()))
+    if absent := ", ".join(sorted(needed - state.keys())):
+        raise Refused(f"its {absent} is missing, without which the layer computes nothing")
     chosen = chosen_by(state, getattr(old, "normalizers", ()))
     plain_norm = reverts_to(kind, "IN" if isinstance(old, ILMInstanceNorm) else chosen)
     options = {"eps": old.eps, **like}
@@ -128,19 +116,14 @@ def plain_for(old: Any, like: dict, dims: int) -> nn.Module:
     groups = 1 if chosen == "LN" else old.num_groups
     replaced = getattr(old, "replaced", "")
     dims = next((d for d in (1, 2, 3) if replaced.endswith(f"Norm{d}d")), dims)
-    new = plain_module(plain_norm, old.num_channels, groups, dims, **options)
+    new: Any = plain_module(plain_norm, old.num_channels, groups, dims, **options)
     _take_tensors(old, new, state)
-    return _as_before(old, new)
-
-
-def _as_before(old: nn.Module, new: Any) -> nn.Module:
-    """Return a plain norm of the class, and without the tensors, that the first norm had."""
+    # The first norm's class comes back, and what it lacked is None again.
     lacked = getattr(old, "lacked", ())
     if all(is_identity(name, getattr(new, name)) for name in lacked):
         for name in lacked:
             setattr(new, name, None)
         new.affine = new.weight is not None
-    replaced = getattr(old, "replaced", "")
     made = (framework.as_replaced(new, replaced) for framework in FRAMEWORKS.values())
     return next(filter(None, made), new)
 
@@ -151,7 +134,7 @@ def _take_tensors(old: nn.Module, new: nn.Module, state: State) -> None:
     parameters = old.named_parameters(recurse=isinstance(old, AdaptiveNorm))  # timm's have others
     trained = {name: p.requires_grad for name, p in parameters}
     frozen = not trained and "weight" in old._buffers  # as in FrozenBatchNorm2d
-    tensors = adapt(state, norms.kind_of(old), new)
+    tensors = adapt(find_rule(norms.kind_of(old), type(new)), state, new)
     new.requires_grad_(any(trained.values()) if trained else not frozen)
     if frozen or getattr(old, "frozen", False):
         freeze(new)
@@ -160,31 +143,3 @@ def _take_tensors(old: nn.Module, new: nn.Module, state: State) -> None:
     # Last, because it gives ``requires_grad`` of the new parameters to the old norm's tensors.
     new.load_state_dict(tensors, assign=True)
     new.train(old.training)
-
-
-def losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
-    """Yield remarks on what a norm has, and the norm that replaces it lacks."""
-    if changes := find_rule(norms.kind_of(old), type(new)).changes:
-        yield changes
-    back_to = norms.key_of(type(new))
-    if back_to == "BN" and getattr(old, "frozen", False):
-        yield "no longer frozen: training uses batch statistics and updates the running ones"
-    if back_to == "BN" and getattr(old, "sync", False):
-        yield _UNSYNCHRONIZED
-    if getattr(old, "eps", None) == 0:
-        yield f"eps=0 becomes {_EPS:g}, and the weight is scaled to match"
-    if isinstance(new, MixtureNorm) and not getattr(old, "track_running_stats", True):
-        yield _NOT_TRACKED
-    if isinstance(new, AdaptiveNorm) and not any(p.requires_grad for p in new.parameters()):
-        yield _FIXED
-    if invalid := remark_on_values({**dict(old.named_parameters()), **dict(old.named_buffers())}):
-        yield invalid
-    parameters = {p for module in modules_of(old) for p in module.parameters(recurse=False)}
-    kinds = "_backward_hooks", "_post_accumulate_grad_hooks"
-    found = [getattr(p, kind, None) for p in parameters - {*new.parameters()} for kind in kinds]
-    if any(found) or any(map(has_hooks, modules_of(old))):
-        yield "hooks of replaced modules and parameters do not run; register them again"
-    known = set[str]().union(*LAYOUTS.get(norms.kind_in_state(old), ()))
-    inside = {name for name in old.state_dict() if not is_ignored_tensor(name)}
-    if added := ", ".join(sorted(inside - known)):
-        yield f"{added} inside the norm is no tensor of its class, and is removed"

@@ -16,7 +16,7 @@ from .conversion import conversion_to
 from .norms_in_state_dict import PLAIN, StoredNorm, find_norms, is_of_level, join
 from .plain_norms import PLAIN_NORMS, UNTOLD, plain_module
 from .report import Report, warn_of_nothing
-from .rules import NotConvertible, State, chosen_by, refuse
+from .rules import Refused, State, chosen_by
 from .selection import Match, matches, report_of_match
 
 _NOT_STORED = (
@@ -59,16 +59,18 @@ def convert_state(
 
     def build(norm: StoredNorm) -> nn.Module:
         kind, tensors = norm.kind, norm.tensors
-        refuse(kind == norms.LAYERS[layer], f"is {kind}, already a layer of this package")
+        if kind == norms.LAYERS[layer]:
+            raise Refused(f"is {kind}, already a layer of this package")
         rules.find_rule(kind, layer)
-        replaced = replacing or plain_norm.kind_in_state
-        reason = f"{kind}, but {replaced} is replaced{rules.hint(PLAIN_NORMS.get(kind), layer)}"
-        refuse(kind in PLAIN and kind != plain_norm.kind_in_state, reason)
-        reason = "a weight and a bias alone do not tell the norm; match its name, or '*'"
-        refuse(kind == UNTOLD and match is None, reason)
-        lacking = rules.AFFINE - tensors.keys() if kind == UNTOLD else ()
-        advice = "convert the model, or fit the state dict to a model"
-        refuse(lacking, f"it has no {', '.join(lacking)}, and may be no norm; {advice}")
+        if kind in PLAIN and kind != plain_norm.kind_in_state:
+            replaced = replacing or plain_norm.kind_in_state
+            advice = rules.hint(PLAIN_NORMS.get(kind), layer)
+            raise Refused(f"{kind}, but {replaced} is replaced{advice}")
+        if kind == UNTOLD and match is None:
+            raise Refused("a weight and a bias alone do not tell the norm; match its name, or '*'")
+        if kind == UNTOLD and (lacking := rules.AFFINE - tensors.keys()):
+            advice = "convert the model, or fit the state dict to a model"
+            raise Refused(f"it has no {', '.join(lacking)}, and may be no norm; {advice}")
         stored = {"num_affine": len(tensors["weight_"])} if kind == "released AN" else {}
         return layer(_channels(tensors), **defaults | stored | asked.options, dtype=_dtype(tensors))
 
@@ -116,7 +118,8 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
         (``left``); tensors of another shape must be removed before loading.
     """
     state = unwrap_state(state, model)
-    model_norms = dict(norms.named_norms(model, norms.is_norm))
+    named = model.named_modules(remove_duplicate=False)
+    model_norms = {name: module for name, module in named if norms.is_norm(module)}
     report, stored = Report(), find_norms(state)
     # A norm takes no tensors that another norm of the model has under its own name, or has taken.
     taken = {*model_norms}
@@ -191,15 +194,18 @@ def _convert_norm(
     """Convert a norm to what ``build`` returns, stored by name; return None if it is refused."""
     try:
         layer = build(norm)
-        refuse(norm.extra_tensors, _EXTRA.format(", ".join(norm.extra_tensors), norm.kind))
-        refuse(is_of_level(state, norm), reason_of_levels())
-        tensors = adapt(norm.tensors, kind, layer)
-    except (NotConvertible, OptionError) as error:
+        if norm.extra_tensors:
+            raise Refused(_EXTRA.format(", ".join(norm.extra_tensors), norm.kind))
+        if is_of_level(state, norm):
+            raise Refused(reason_of_levels())
+        rule = rules.find_rule(kind, type(layer))
+        tensors = adapt(rule, norm.tensors, layer)
+    except (Refused, OptionError) as error:
         report.left[norm.name] = str(error)
         return None
     _store(state, norm, name, tensors)
     report.converted[name] = f"{norm.kind} -> {type(layer).__name__}"
-    report.note(rules.find_rule(kind, type(layer)).changes, name)
+    report.note(rule.changes, name)
     report.note(remark_on_values(norm.tensors), name)
     return layer
 

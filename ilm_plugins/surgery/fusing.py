@@ -16,7 +16,7 @@ from ..ops.engine.activation import Activation
 from .checks import Surroundings, check_plain_modules, has_hooks
 from .norms import LAYERS
 from .report import Report
-from .rules import NotConvertible, refuse
+from .rules import Refused
 from .selection import Match, matches, report_of_match
 
 
@@ -113,34 +113,34 @@ def fuse(model: nn.Module, layers: Iterable[AdaptiveNorm]) -> dict[AdaptiveNorm,
     """Fuse the activations of some layers of a model; return why the others apply none."""
     left = {layer: _APPLIES if layer.fused_activation else _UNKNOWN for layer in layers}
     surroundings = Surroundings(model)
-    for found in [*_find_pairs(model)]:
-        if found.is_fused or found.norm not in left:
+    for pair in [*_find_pairs(model)]:
+        if pair.is_fused or pair.norm not in left:
             continue
         try:
-            _check_norm(found.norm, surroundings)
-            activation = _check_activation(found.activation, surroundings)
-        except NotConvertible as error:
-            left[found.norm] = str(error)
+            _check_norm(pair.norm, surroundings)
+            activation = _check_activation(pair.activation, surroundings)
+        except Refused as error:
+            left[pair.norm] = str(error)
             continue
-        found.norm.fused_activation = activation
-        _set(found.module, found.name, FusedActivation(found.activation))
-        if guard := found.container.guard:
-            found.module.register_forward_pre_hook(guard, with_kwargs=True)
-        del left[found.norm]
+        pair.norm.fused_activation = activation
+        _set(pair.module, pair.name, FusedActivation(pair.activation))
+        if guard := pair.container.guard:
+            pair.module.register_forward_pre_hook(guard, with_kwargs=True)
+        del left[pair.norm]
     return left
 
 
 def unfuse(model: nn.Module) -> None:
     """Put all activations back that layers apply in modules of known classes."""
-    for found in [*_find_pairs(model)]:
-        if not found.is_fused:
+    for pair in [*_find_pairs(model)]:
+        if not pair.is_fused:
             continue
-        if isinstance(found.norm, AdaptiveNorm):  # else somebody has replaced it
-            found.norm.fused_activation = None
-        _set(found.module, found.name, found.activation.original)
-        hooks = found.module._forward_pre_hooks
-        for key in [key for key, hook in hooks.items() if hook is found.container.guard]:
-            del hooks[key], found.module._forward_pre_hooks_with_kwargs[key]
+        if isinstance(pair.norm, AdaptiveNorm):  # else somebody has replaced it
+            pair.norm.fused_activation = None
+        _set(pair.module, pair.name, pair.activation.original)
+        hooks = pair.module._forward_pre_hooks
+        for key in [key for key, hook in hooks.items() if hook is pair.container.guard]:
+            del hooks[key], pair.module._forward_pre_hooks_with_kwargs[key]
 
 
 def with_activation(layer: nn.Module, *after: nn.Module) -> NormWithActivation:
@@ -171,24 +171,30 @@ def _container_of(module: nn.Module) -> Container | None:
 
 
 def _check_norm(norm: Any, surroundings: Surroundings) -> None:
-    """Raise NotConvertible if a layer cannot apply its activation."""
-    refuse(type(norm) not in LAYERS, f"{type(norm).__name__} cannot apply it")
-    refuse(norm.fused_activation, _APPLIES)
-    refuse(surroundings.parents[norm] > 1, "several modules have the norm")
-    refuse(has_hooks(norm), "the norm has hooks")
+    """Raise Refused if a layer cannot apply its activation."""
+    if type(norm) not in LAYERS:
+        raise Refused(f"{type(norm).__name__} cannot apply it")
+    if norm.fused_activation:
+        raise Refused(_APPLIES)
+    if surroundings.parents[norm] > 1:
+        raise Refused("several modules have the norm")
+    if has_hooks(norm):
+        raise Refused("the norm has hooks")
     check_plain_modules(norm)
     surroundings.check_not_held(norm)
 
 
 def _check_activation(original: Any, surroundings: Surroundings) -> Activation:
-    """Return the activation that follows a norm; raise NotConvertible if no layer can apply it."""
+    """Return the activation that follows a norm; raise Refused if no layer can apply it."""
     activation = _activation(original)
     name = getattr(original, "__name__", type(original).__name__)
     if activation is None:
-        raise NotConvertible(f"{name} follows it, and no activation that layers apply")
+        raise Refused(f"{name} follows it, and no activation that layers apply")
     if isinstance(original, nn.Module):
-        refuse(surroundings.parents[original] > 1, "several modules have its activation")
-        refuse(has_hooks(original), "its activation has hooks")
+        if surroundings.parents[original] > 1:
+            raise Refused("several modules have its activation")
+        if has_hooks(original):
+            raise Refused("its activation has hooks")
     return activation
 
 

@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
 
 from torch import nn
 
@@ -63,18 +62,10 @@ def kind_in_state(module: nn.Module) -> str:
     return PLAIN_NORMS[kind].kind_in_state if kind in PLAIN_NORMS else kind
 
 
-def named_norms(
-    model: nn.Module, among: Callable[[nn.Module], bool]
-) -> Iterator[tuple[str, nn.Module]]:
-    """Yield name and module of norms; a module under several names comes once for each."""
-    for name, module in model.named_modules(remove_duplicate=False):
-        if among(module):
-            yield name, module
-
-
 def count_norms(model: nn.Module) -> str:
     """Return the number of norms of each class, and behind layers of NORMS, of the plain ones."""
-    norms = [module for _, module in named_norms(model, may_be_norm)]
+    modules = model.named_modules(remove_duplicate=False)
+    norms = [module for _, module in modules if may_be_norm(module)]
     classes = Counter(type(norm).__name__ for norm in norms)
     text = ", ".join(f"{n} {name}" for name, n in classes.most_common())
     plain = sum(not is_adaptive(type(norm)) for norm in norms)

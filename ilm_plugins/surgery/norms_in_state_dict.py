@@ -11,7 +11,7 @@ from ..foreign_norms import is_ignored_tensor
 from ..ops.engine.network import BATCH
 from .norms import LAYERS
 from .plain_norms import PLAIN_NORMS, UNTOLD
-from .rules import AFFINE, BN_RUNNING, MIXTURES_RUNNING, RELEASED_ATTENTION, State, refuse
+from .rules import AFFINE, BN_RUNNING, MIXTURES_RUNNING, RELEASED_ATTENTION, State
 
 #: Kinds of plain norms in a state dict.
 PLAIN = {plain_norm.kind_in_state for plain_norm in PLAIN_NORMS.values()}
@@ -69,8 +69,8 @@ def join(*parts: str) -> str:
 def find_norms(state: State) -> dict[str, StoredNorm]:
     """Return the norms in a state dict, by name."""
     named = {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
-    found = {name: _norm_of(name, within) for name, within in _modules(named).items()}
-    return {name: norm for name, norm in found.items() if norm}
+    modules = _modules(named).items()
+    return {name: norm for name, within in modules if (norm := _norm_of(name, within))}
 
 
 def _norm_of(name: str, state: State) -> StoredNorm | None:
@@ -85,8 +85,8 @@ def _norm_of(name: str, state: State) -> StoredNorm | None:
         extra = sorted(state.keys() - own.keys())
         # A weight and a bias alone are of a norm only beside tensors of their own module.
         is_other = kind == UNTOLD and extra and not (is_leaf and own.keys() == AFFINE)
-        if not is_other and (found := _kind_by_dimensions(kind, own)):
-            norms.append(StoredNorm(name, found, own, extra))
+        if not is_other and (kind_by_dimensions := _kind_by_dimensions(kind, own)):
+            norms.append(StoredNorm(name, kind_by_dimensions, own, extra))
     return min(norms, key=lambda norm: len(norm.extra_tensors), default=None)
 
 
@@ -97,13 +97,6 @@ def _kind_by_dimensions(kind: str, tensors: State) -> str | None:
     vectors = {"weight", "bias", "running_mean", "running_var", "running_variance"}
     is_vectors = all(tensors[name].dim() == 1 for name in vectors & tensors.keys())
     return kind if is_vectors or kind not in {*PLAIN, "SN", "SSN"} else None
-
-
-def check_complete(tensors: State, kind: str) -> None:
-    """Raise NotConvertible if a layer of this package lacks a tensor that it needs."""
-    needed = LAYOUTS[kind][0] if kind in LAYOUTS and kind not in PLAIN_NORMS else set()
-    absent = ", ".join(sorted(needed - tensors.keys()))
-    refuse(absent, f"its {absent} is missing, without which the layer computes nothing")
 
 
 def is_of_level(state: State, norm: StoredNorm) -> bool:

@@ -76,8 +76,9 @@ def plain_module(
 
 def exact_plain_norm_of(cls: type[nn.Module]) -> PlainNorm | None:
     """Return the plain norm that a class computes exactly."""
+    path = path_of(cls)
     for pattern, name in EXACT.items():
-        if re.fullmatch(pattern, path_of(cls)):
+        if re.fullmatch(pattern, path):
             return PLAIN_NORMS[name]
     return None
 

@@ -18,13 +18,8 @@ from .plain_norms import PLAIN_NORMS, PlainNorm
 State = Mapping[str, Tensor]
 
 
-class NotConvertible(Exception):
-    """A layer cannot be converted and stays as it is; the message has the reason."""
-
-
-def refuse(wrong: object, reason: str) -> None:
-    if wrong:
-        raise NotConvertible(reason)
+class Refused(Exception):
+    """A norm stays as it is; the message has the reason."""
 
 
 #: The weight and bias of a norm.
@@ -42,7 +37,8 @@ RELEASED_ATTENTION = "attention_weights.attention.0.weight", "attention_weights.
 
 
 def _gn_to_ilm(tensors: State, layer: AutoencoderNorm) -> State:
-    refuse(not layer.has_papers_form, "a variant of the layer cannot compute a plain norm")
+    if not layer.has_papers_form:
+        raise Refused("a variant of the layer cannot compute a plain norm")
     half = torch.full_like(layer.omega_offset, 0.5)
     return {**_zeros(layer, *_DECODERS), "omega_offset": half, **tensors}
 
@@ -50,7 +46,8 @@ def _gn_to_ilm(tensors: State, layer: AutoencoderNorm) -> State:
 def _ilm_to_gn(tensors: State, layer: nn.Module) -> State:
     depends = any(tensors[name].any() for name in tensors if name.startswith("decode_"))
     depends |= bool(tensors["omega_offset"] != 0.5)
-    refuse(depends, "its scale and shift depend on the input: the decoders are not zero")
+    if depends:
+        raise Refused("its scale and shift depend on the input: the decoders are not zero")
     return tensors
 
 
@@ -62,8 +59,8 @@ def _gn_to_an(tensors: State, layer: AttentiveNorm) -> State:
 
 
 def _an_to_gn(tensors: State, layer: nn.Module) -> State:
-    reason = "its scale and shift depend on the input: the attention's weight is not zero"
-    refuse(tensors["attention.weight"].any(), reason)
+    if tensors["attention.weight"].any():
+        raise Refused("its scale and shift depend on the input: the attention's weight is not zero")
     attentions = nn.functional.hardsigmoid(tensors["attention.bias"].double())
     scale, shift = (attentions @ tensors[name].double() for name in _PAIRS)
     return {"weight": tensors["weight"] * scale, "bias": tensors["bias"] * scale + shift}
@@ -71,8 +68,8 @@ def _an_to_gn(tensors: State, layer: nn.Module) -> State:
 
 def _released_to_an(tensors: State, layer: AttentiveNorm) -> State:
     k, channels = tensors["weight_"].shape
-    reason = f"{k} affine pairs, {layer.num_affine} in the layer; set num_affine={k}"
-    refuse(k != layer.num_affine, reason)
+    if k != layer.num_affine:
+        raise Refused(f"{k} affine pairs, {layer.num_affine} in the layer; set num_affine={k}")
     maps, map_bias = (tensors[name] for name in RELEASED_ATTENTION)
     ones = tensors["weight_"].new_ones(channels)  # the released layer's GN has no weight and bias
     made = maps.reshape(k, channels), map_bias, tensors["weight_"], tensors["bias_"]
@@ -83,15 +80,15 @@ def _released_to_an(tensors: State, layer: AttentiveNorm) -> State:
 def _released_to_ilm(tensors: State, layer: AutoencoderNorm) -> State:
     # fc_weight maps the variance to the scale, fc_bias the mean to the shift. A shorter embedding
     # is padded with components that the decoders ignore.
-    reason = f"a released ILM layer does not become this {type(layer).__name__}"
-    refuse(not layer.has_papers_form, reason)
+    if not layer.has_papers_form:
+        raise Refused(f"a released ILM layer does not become this {type(layer).__name__}")
     encode, channels = tensors["fc_embed.0.weight"], tensors["weight_bias"].numel()
     hidden, keys = encode.shape
     size, given = channels // keys, channels // layer.num_key_groups
-    reason = f"key groups of {size} channels, of {given} in the layer; set the same size"
-    refuse(size != given, reason)
-    reason = f"an embedding of {hidden}, {layer.hidden} in the layer; set hidden={hidden}"
-    refuse(hidden > layer.hidden, reason)
+    if size != given:
+        raise Refused(f"key groups of {size} channels, of {given} in the layer; set the same size")
+    if hidden > layer.hidden:
+        raise Refused(f"an embedding of {hidden}, {layer.hidden} in the layer; set hidden={hidden}")
     state = {"weight": tensors["weight_bias"].flatten(), "bias": tensors["bias_bias"].flatten()}
     state["encode.weight"] = torch.cat((encode, layer.encode.weight[hidden:].to(encode)))
     for name, released in zip(_DECODERS, ("fc_bias.1.weight", "fc_weight.1.weight"), strict=True):
@@ -101,7 +98,8 @@ def _released_to_ilm(tensors: State, layer: AutoencoderNorm) -> State:
 
 def _bn_to_en(tensors: State, layer: ExemplarNorm) -> State:
     """Ratios of 1/K; BN's row of the weight is K times BN's weight, the other rows are zero."""
-    refuse("BN" not in layer.normalizers, "the layer cannot compute BN; add BN to normalizers")
+    if "BN" not in layer.normalizers:
+        raise Refused("the layer cannot compute BN; add BN to normalizers")
     k, row = len(layer.normalizers), layer.normalizers.index("BN")
     state = {**tensors, **_zeros(layer, "ratio.weight", "ratio.bias")}
     for name in AFFINE:
@@ -114,11 +112,11 @@ def _bn_to_en(tensors: State, layer: ExemplarNorm) -> State:
 def _en_to_bn(tensors: State, layer: nn.Module) -> State:
     """BN's row must be the last: its K-th part is the weight, the sum of all rows the bias."""
     weight, bias = tensors["weight"], tensors["bias"]
-    reason = "EN without BN, or with a shared weight and bias, cannot compute BN"
-    refuse("running_mean" not in tensors or weight.dim() != 2, reason)
+    if "running_mean" not in tensors or weight.dim() != 2:
+        raise Refused("EN without BN, or with a shared weight and bias, cannot compute BN")
     others = tensors["ratio.weight"], tensors["ratio.bias"], weight[:-1]
-    reason = "its ratios depend on the input, or it uses more than BN"
-    refuse(any(tensor.any() for tensor in others), reason)
+    if any(tensor.any() for tensor in others):
+        raise Refused("its ratios depend on the input, or it uses more than BN")
     return {**tensors, "weight": weight[-1] / len(weight), "bias": bias.sum(0)}
 
 
@@ -126,8 +124,8 @@ def _released_to_sn(tensors: State, layer: SwitchNorm) -> State:
     k = tensors["mean_weight"].numel()
     without_in = k == 2 and "running_mean" in tensors  # SwitchNorm1d
     normalizers = ("LN", "BN") if without_in else ("IN", "LN", "BN")[:k]
-    reason = f"{k} ratios, for {normalizers}; set normalizers={normalizers}"
-    refuse(layer.normalizers != normalizers, reason)
+    if layer.normalizers != normalizers:
+        raise Refused(f"{k} ratios, for {normalizers}; set normalizers={normalizers}")
     return {name: tensor.flatten() for name, tensor in tensors.items()}
 
 
@@ -147,11 +145,15 @@ def _released_to_ssn(tensors: State, layer: SparseSwitchNorm) -> State:
     return {**state, "radius": state["radius"].to(state["mean_weight"])}
 
 
+def _released_sn_to_ssn(tensors: State, layer: SparseSwitchNorm) -> State:
+    return _sn_to_ssn(_released_to_sn(tensors, layer), layer)
+
+
 def _ssn_to_plain(tensors: State, layer: nn.Module) -> State:
     """The layer must be the plain norm that the SSN's fixed ratios choose."""
     row = _fixed_row(tensors["mean_fixed"])
-    is_one = row is not None and row == _fixed_row(tensors["var_fixed"])
-    refuse(not is_one, "its ratios are not fixed on one normalizer for both means and variances")
+    if row is None or row != _fixed_row(tensors["var_fixed"]):
+        raise Refused("its ratios are not fixed on one normalizer for both means and variances")
     return tensors
 
 
@@ -173,16 +175,13 @@ def chosen_by(state: State, normalizers: Sequence[str] = ("IN", "LN", "BN")) -> 
     return normalizers[row] if row < len(normalizers) else "another normalizer"
 
 
-def _zeros(layer: nn.Module, *names: str) -> dict[str, Tensor]:
-    return {name: torch.zeros_like(layer.state_dict()[name]) for name in names}
-
-
 def _unchanged(tensors: State, layer: nn.Module) -> State:
     return tensors
 
 
-def _released_sn_to_ssn(tensors: State, layer: SparseSwitchNorm) -> State:
-    return _sn_to_ssn(_released_to_sn(tensors, layer), layer)
+def _zeros(layer: nn.Module, *names: str) -> dict[str, Tensor]:
+    state = layer.state_dict()
+    return {name: torch.zeros_like(state[name]) for name in names}
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,7 @@ class Rule:
         kind: a key of PLAIN_NORMS or LAYOUTS, or "released ..." for the papers' code.
         to: keys of NORMS or PLAIN_NORMS.
         function: takes a norm's tensors and the new layer, which it does not change, and returns
-            the layer's tensors that the norm determines; it raises NotConvertible if the layer
+            the layer's tensors that the norm determines; it raises Refused if the layer
             would compute another function.
         changes: what changes for the user; None if outputs stay the same.
     """
@@ -241,8 +240,8 @@ RULES = (
 
 def replaced_by(layer: type[nn.Module]) -> list[PlainNorm]:
     """Return the plain norms that a layer can replace, by default the first; may be empty."""
-    names = (rule.kind for rule in RULES if KEYS.get(layer) in rule.to)
-    return [PLAIN_NORMS[name] for name in names if name in PLAIN_NORMS]
+    kinds = (rule.kind for rule in RULES if KEYS.get(layer) in rule.to)
+    return [PLAIN_NORMS[kind] for kind in kinds if kind in PLAIN_NORMS]
 
 
 def has_rule(kind: str, cls: type[nn.Module]) -> bool:
@@ -250,7 +249,7 @@ def has_rule(kind: str, cls: type[nn.Module]) -> bool:
 
 
 def find_rule(kind: str, cls: type[nn.Module]) -> Rule:
-    """Return the rule from a kind of norm to a class; raise NotConvertible if there is none.
+    """Return the rule from a kind of norm to a class; raise Refused if there is none.
 
     For tensors that do not tell the norm, it is the first rule of such a norm.
     """
@@ -260,15 +259,17 @@ def find_rule(kind: str, cls: type[nn.Module]) -> Rule:
         kinds = (rule.kind, plain_norm.kind_in_state) if plain_norm else (rule.kind,)
         if kind in kinds and key in rule.to:
             return rule
-    raise NotConvertible(f"{kind} does not become {cls.__name__}")
+    raise Refused(f"{kind} does not become {cls.__name__}")
 
 
 def reverts_to(kind: str, chosen: str | None = None) -> PlainNorm:
-    """Return the plain norm that a kind of norm converts back to, or raise NotConvertible."""
+    """Return the plain norm that a kind of norm converts back to, or raise Refused."""
     names = [t for rule in RULES if rule.kind == kind for t in rule.to if t in PLAIN_NORMS]
-    refuse(not names, f"{kind} does not become a plain norm")
+    if not names:
+        raise Refused(f"{kind} does not become a plain norm")
     name = "GN" if chosen == "LN" else chosen or names[0]
-    refuse(name not in names, f"its ratios are fixed on {name}, to which no rule leads")
+    if name not in names:
+        raise Refused(f"its ratios are fixed on {name}, to which no rule leads")
     return PLAIN_NORMS[name]
 
 

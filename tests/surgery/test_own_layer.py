@@ -25,12 +25,13 @@ def own(root, monkeypatch):
     layout = norms_in_state_dict._layout_of(layer)
     monkeypatch.setitem(norms_in_state_dict.LAYOUTS, "ILN", layout)
 
-    def to_own(source, layer):
-        return {**source, "rho": torch.ones_like(source["weight"])}
+    def to_own(tensors, layer):
+        return {**tensors, "rho": torch.ones_like(tensors["weight"])}
 
-    def back(source, layer):
-        rules.refuse((source["rho"] != 1).any(), "it mixes LN")
-        return source
+    def back(tensors, layer):
+        if (tensors["rho"] != 1).any():
+            raise rules.Refused("it mixes LN")
+        return tensors
 
     added = rules.Rule("IN", ("ILN",), to_own), rules.Rule("ILN", ("IN",), back)
     monkeypatch.setattr(rules, "RULES", (*rules.RULES, *added))
