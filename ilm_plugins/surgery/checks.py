@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from itertools import repeat
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
@@ -55,11 +56,12 @@ class Surroundings:
         #: Module -> the (owner, attribute) pairs outside the submodules that refer to it.
         self.holders: dict[nn.Module, list[tuple[nn.Module, str]]] = defaultdict(list)
         for module in model.modules():
-            for attribute, value in vars(module).items():
-                if attribute != "_modules":
-                    for held in _modules_in(value, set()):
-                        self.holders[held].append((module, attribute))
-        self.shared = _modules_of_shared_heads(model)
+            for attribute, held in _references(module):
+                self.holders[held].append((module, attribute))
+        #: The modules in heads that run each of their norms over all levels of a pyramid.
+        classes = {type(module) for module in model.modules()}
+        heads = {cls for cls in classes if SHARED_HEADS.intersection(map(path_of, cls.__mro__))}
+        self.shared = {m for head in model.modules() if type(head) in heads for m in head.modules()}
 
     def check(self, norm: nn.Module, names: list[str]) -> None:
         """Raise Refused if a norm of these names must stay."""
@@ -78,32 +80,36 @@ class Surroundings:
         """Raise Refused if an attribute of a module outside a norm would keep the norm."""
         inside = {*norm.modules()}
         for module, attribute in self.holders.get(norm, ()):
-            name = f"{type(module).__name__}.{attribute}"
             if module not in inside:
-                raise Refused(_HELD.format(name))
+                raise Refused(_HELD.format(f"{type(module).__name__}.{attribute}"))
 
 
-def _modules_in(value: Any, seen: set[int]) -> Iterator[nn.Module]:
-    """Yield the modules that a value is, contains, or binds as a method or another function."""
-    if isinstance(value, nn.Module):
-        yield value
-        return
-    parts: Iterable[Any] = ()
-    if isinstance(value, Mapping):
-        parts = [*value.values()]
-    elif isinstance(value, list | tuple | set | frozenset):
-        parts = value
-    elif isinstance(value, MethodType):
-        parts = (value.__self__,)
-    elif isinstance(value, FunctionType):  # a lambda has the variables around it in cells
-        cells = (cell for cell in value.__closure__ or () if cell != CellType())
-        parts = (*(value.__defaults__ or ()), *(cell.cell_contents for cell in cells))
-    elif isinstance(value, partial):
-        parts = (value.func, *value.args, *value.keywords.values())
-    if parts and id(value) not in seen:  # a collection may be inside itself
+def _references(owner: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules to which a module's attributes refer, without its submodules.
+
+    An attribute refers to a module itself, by a method or another function, or in a collection.
+    """
+    waiting: list[tuple[str, Any]] = [*vars(owner).items()]
+    seen = {id(owner._modules)}
+    for name, value in waiting:  # which grows
+        if id(value) in seen:  # a collection may be inside itself
+            continue
         seen.add(id(value))
-        for part in parts:
-            yield from _modules_in(part, seen)
+        parts: Iterable[Any] = ()
+        if isinstance(value, nn.Module):
+            yield name, value
+        elif isinstance(value, Mapping):
+            parts = value.values()
+        elif isinstance(value, list | tuple | set | frozenset):
+            parts = value
+        elif isinstance(value, MethodType):
+            parts = (value.__self__,)
+        elif isinstance(value, FunctionType):  # a lambda has the variables around it in cells
+            cells = (cell for cell in value.__closure__ or () if cell != CellType())
+            parts = (*(value.__defaults__ or ()), *(cell.cell_contents for cell in cells))
+        elif isinstance(value, partial):
+            parts = (value.func, *value.args, *value.keywords.values())
+        waiting += zip(repeat(name), parts)
 
 
 def reason_of_levels() -> str:
@@ -113,12 +119,6 @@ def reason_of_levels() -> str:
         "the levels of a pyramid share this head, and EN, SN and SSN would need running statistics "
         f"for each: build it with one of {able}"
     )
-
-
-def _modules_of_shared_heads(model: nn.Module) -> set[nn.Module]:
-    """Return the modules in heads that run each of their norms over all levels of a pyramid."""
-    heads = (m for m in model.modules() if SHARED_HEADS.intersection(map(path_of, type(m).__mro__)))
-    return {module for head in heads for module in head.modules()}
 
 
 def has_hooks(module: nn.Module) -> bool:
