@@ -17,7 +17,7 @@ import torch
 import ilm_plugins
 from helpers import processes, trainings, workers
 from helpers.close import assert_close
-from ilm_plugins import NORMS, ILMGroupNorm
+from ilm_plugins import NORMS, ILMGroupNorm, surgery
 from ilm_plugins.cli import parsers
 from ilm_plugins.layers.base import AdaptiveNorm
 from ilm_plugins.shapes.dataset import write_shapes
@@ -180,11 +180,20 @@ def test_the_table_that_readme_names_has_as_many_differences_as_readme_says():
     assert sum(map(int, rows)) == int(number)
 
 
-@pytest.mark.parametrize("layer", [layer for layer in NORMS.values() if ">>>" in layer.__doc__])
-def test_examples_in_docstrings_run(layer):
-    names = {n: getattr(ilm_plugins, n) for n in ilm_plugins.__all__} | {"torch": torch}
-    (example,) = doctest.DocTestFinder(recurse=False).find(layer, globs=names)
-    assert example.examples
+EXAMPLES = [*NORMS.values(), ilm_plugins.freeze, ilm_plugins.compare]
+EXAMPLES += [surgery.convert, surgery.revert, surgery.recalibrate]
+
+
+@pytest.mark.parametrize("documented", EXAMPLES, ids=lambda one: one.__name__)
+def test_the_example_in_a_docstring_runs(documented, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # compare writes there
+    names = {n: getattr(ilm_plugins, n) for n in ilm_plugins.__all__} | vars(surgery)
+    names |= {"torch": torch, "nn": torch.nn, "ilm_plugins": ilm_plugins}
+    if documented is ilm_plugins.compare:
+        names["timm"] = pytest.importorskip("timm", reason="needs timm")
+        names["accuracy"] = lambda model: sum(p.numel() for p in model.parameters())
+    (example,) = doctest.DocTestFinder(recurse=False).find(documented, globs=names)
+    assert 3 <= len(example.docstring.partition("Example:\n")[2].strip().splitlines()) <= 8
     assert not doctest.DocTestRunner().run(example).failed
 
 

@@ -109,15 +109,12 @@ def compare(
             above 0, a run lacks the metric, the folder is in use or has runs of another function,
             or a package is missing.
 
-    Example::
-
-        def train(norm, seed, folder):
-            torch.manual_seed(seed)
-            model = timm.create_model("resnet18", norm_layer=norm)
-            ...
-            return {"top1": accuracy}
-
-        ilm_plugins.compare(train, ["batchnorm2d", "en"], seeds=[0, 1, 2])
+    Example:
+        >>> def train(norm, seed, folder):
+        ...     torch.manual_seed(seed)
+        ...     model = timm.create_model("resnet18", norm_layer=norm)
+        ...     return {"top1": accuracy(model)}
+        >>> comparison = ilm_plugins.compare(train, ["batchnorm2d", "en"], seeds=[0, 1, 2])
     """
     try:
         from . import comparison

@@ -22,9 +22,8 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
         \beta  &= \tanh(W_3\, \mathrm{ReLU}(W_1 \gamma))\!\uparrow + B_\beta \\
         y      &= \omega\, \mathrm{GN}(x) + \beta
 
-    (Eqs. 4 to 6 and 2. The repetition to C entries, :math:`\uparrow`, and C entries of B are from
-    ILM Norm's Eq. 6; they give the parameter counts of AssocNorm's Table 4.) The mean drives omega
-    and the variance beta, unlike in :class:`~ilm_plugins.ILMGroupNorm`.
+    (Eqs. 4 to 6 and 2; the repetition to C entries, :math:`\uparrow`, and C entries of B, which
+    give the parameter counts of Table 4, are from ILM Norm's Eq. 6.)
 
     Args:
         num_key_groups: N, the number of key groups; by default 32, or less where 32 does not divide
@@ -34,6 +33,11 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
 
     For parameters and the other options see
     :class:`~ilm_plugins.layers.autoencoder.AutoencoderNorm`.
+
+    Example:
+        >>> layer = AssocNorm(64)
+        >>> layer(torch.randn(2, 64, 7, 7)).shape
+        torch.Size([2, 64, 7, 7])
     """
 
     mean_drives = "omega"

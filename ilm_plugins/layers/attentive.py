@@ -60,9 +60,8 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
 
     Parameters: ``weight``, ``bias`` (C), GN's own; ``attention.weight`` A (K, C) and
     ``attention.bias`` b (K); ``pairs.weight`` W and ``pairs.bias`` B (K, C). The authors' GN has no
-    weight and bias. Here they start as 1 and 0, which changes nothing, and do not make the layer
-    more expressive, since the pairs can absorb them. With them a GroupNorm checkpoint loads, and
-    frameworks that set a norm's weight to 1 and its bias to 0 leave the pairs alone.
+    weight and bias. Here they start as 1 and 0, so that GroupNorm checkpoints load; the pairs can
+    absorb them.
 
     Args:
         num_groups: groups of the standardization; by default 32, or less where 32 does not divide
@@ -75,6 +74,11 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
             1/2; the pairs are chosen so that they mix to a scale of 1 and a shift of 0.
 
     For the other options see :class:`~ilm_plugins.layers.base.AdaptiveNorm`.
+
+    Example:
+        >>> layer, x = AttentiveNorm(64, init="identity"), torch.randn(2, 64, 7, 7)
+        >>> torch.allclose(layer(x), torch.nn.GroupNorm(32, 64)(x), atol=1e-5)
+        True
     """
 
     network = Attentive

@@ -23,8 +23,7 @@ class AutoencoderNorm(AdaptiveNorm):
 
     Parameters: ``weight``, ``bias`` (C), as in nn.GroupNorm; ``encode.weight`` W1 (M, N);
     ``decode_mean.weight`` W2 and ``decode_var.weight`` W3 (N, M). Buffer: ``omega_offset``, a
-    scalar that is subtracted from the output of omega's activation, before the weight is added, so
-    that no digits of a small weight are lost.
+    scalar that is subtracted from omega before the weight is added, which keeps its digits.
 
     For the other arguments see :class:`~ilm_plugins.layers.base.AdaptiveNorm`.
 

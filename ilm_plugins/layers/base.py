@@ -37,9 +37,7 @@ class AdaptiveNorm(nn.GroupNorm):
 
     Shape: input and output (N, C, *), any number of spatial dimensions. Float32 and bfloat16 inputs
     are normalized as in float64, up to rounding, while they differ from their means by at most 2^52
-    (4.5e15). From 1e19 on, squares overflow; nn.GroupNorm's output is then 0 or NaN. Here it is NaN
-    if they overflow within one of the ``moment_groups``. If they overflow only between these
-    groups, or between images, the values that coarser statistics standardize are 0 or NaN.
+    (4.5e15). From 1e19 on, squares overflow, and outputs are 0 or NaN, as nn.GroupNorm's.
 
     A subclass defines which moments it needs (``moment_groups``), how it computes scale and shift
     (``rescale``), and from which tensors (``rescale_tensors``).
@@ -338,6 +336,11 @@ def freeze(module: nn.Module, frozen: bool = True) -> nn.Module:
 
     Returns:
         The module.
+
+    Example:
+        >>> layer = ilm_plugins.freeze(ilm_plugins.ExemplarNorm(64))
+        >>> layer.weight.requires_grad
+        False
     """
     for layer in module.modules():
         if isinstance(layer, AdaptiveNorm):

@@ -20,14 +20,8 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         y_n = \sum_k \left[ \gamma_k \lambda_{nk} \frac{x_n - \mu_k}{\sigma_k} + \beta_k \right],
         \qquad \sigma_k = \sqrt{\mathrm{Var}_k + \epsilon}
 
-    (Eq. 3). With x standardized by channels, :math:`\hat x = (x - \mu_{IN}) / \sigma_{IN}`,
-
-    .. math::
-
-        \frac{x - \mu_k}{\sigma_k}
-            = \frac{\sigma_{IN}}{\sigma_k} \hat x + \frac{\mu_{IN} - \mu_k}{\sigma_k},
-
-    hence :math:`y = \mathrm{scale} \cdot \hat x + \mathrm{shift}` with
+    (Eq. 3). With :math:`\hat x = (x - \mu_{IN}) / \sigma_{IN}`, standardized by channels, this is
+    :math:`y = \mathrm{scale} \cdot \hat x + \mathrm{shift}` with
 
     .. math::
 
@@ -37,16 +31,13 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
     The ratios :math:`\lambda_n` of sample n come from its spatial means :math:`\mu_{IN}` (C) in
     three steps (Section 3.3): normalize them by each of the K statistics, as in the shift, and
     reduce the result to z (K, C/r) with a grouped convolution; correlate, :math:`v = z z^T` (K, K);
-    then two linear maps with tanh between them, K*K -> pi*K -> K, and softmax. IN's row of z is
-    :math:`\mu_{IN} - \mu_{IN} = 0`. So IN's row and column of v are 0, 5 of the 9 entries for
-    K = 3, and the columns of ``expand.weight`` that multiply them have no effect.
+    then two linear maps with tanh between them, K*K -> pi*K -> K, and softmax. IN's row of z is 0,
+    so IN's row and column of v, and their columns of ``expand.weight``, have no effect.
 
     Parameters: ``weight``, ``bias`` (K, C); ``reduce.weight`` (C/r, r, 1); ``expand.weight``
     (pi*K, K*K) and ``expand.bias``; ``ratio.weight`` (K, pi*K) and ``ratio.bias``: 2KC + C + 1953
     in all for K = 3, pi = 50 (Table 1, where the last is Psi(3)). ``ratio`` starts at zero, hence
-    the ratios at 1/K. The paper initializes all parameters of the ratios with zero, but then only
-    ``ratio.bias`` would ever get a gradient, and all samples would have the same ratios. Buffer,
-    beside the mixtures': ``num_batches_tracked``.
+    the ratios at 1/K. Buffer, beside the mixtures': ``num_batches_tracked``.
 
     Args:
         reduction: r, how many channels the network of the ratios reduces to one (Table 8): 32 for
@@ -56,6 +47,13 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
 
     For the other options, evaluation and freezing see
     :class:`~ilm_plugins.layers.mixture.MixtureNorm`.
+
+    Example:
+        >>> layer, x = ExemplarNorm(64), torch.randn(2, 64, 7, 7)
+        >>> layer(x).shape
+        torch.Size([2, 64, 7, 7])
+        >>> layer.ratios(x).shape  # for each image, the weights of IN, LN and BN
+        torch.Size([2, 3])
     """
 
     network = Exemplar
@@ -109,9 +107,8 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
     def ratios(self, x: Tensor) -> Tensor:
         """Return the ratios of each sample: its weights of the normalizers, which sum to 1.
 
-        BN's statistics are the same as in forward, with one exception: in training with ``sync``,
-        only this process's batch counts. Nothing is communicated, and running statistics are not
-        updated.
+        BN's statistics are those of forward, in training with ``sync`` only of this process's
+        batch. Running statistics are not updated.
 
         Args:
             x: (N, C, *), the layer's input.

@@ -36,8 +36,7 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
     For the other parameters and options see
     :class:`~ilm_plugins.layers.autoencoder.AutoencoderNorm`.
 
-    Example::
-
+    Example:
         >>> layer = ILMGroupNorm(64)
         >>> layer(torch.randn(2, 64, 7, 7)).shape
         torch.Size([2, 64, 7, 7])
@@ -127,6 +126,11 @@ class ILMInstanceNorm(_ILMOfFixedGroups, nn.GroupNorm):
 
     It is :class:`ILMGroupNorm` with each channel standardized by itself. The standardized value of
     a map with a single pixel is 0, hence the output beta.
+
+    Example:
+        >>> layer = ILMInstanceNorm(64, key_group_size=1)
+        >>> layer(torch.randn(1, 64, 8, 8, 8)).shape  # a volume
+        torch.Size([1, 64, 8, 8, 8])
     """
 
 
@@ -134,6 +138,11 @@ class ILMLayerNorm(_ILMOfFixedGroups, nn.GroupNorm):
     """Layer normalization with Instance-Level Meta rescaling, ILM+LN.
 
     It is :class:`ILMGroupNorm` with each instance standardized as one group.
+
+    Example:
+        >>> layer = ILMLayerNorm(64)
+        >>> layer(torch.randn(2, 64, 500)).shape  # one spatial dimension
+        torch.Size([2, 64, 500])
     """
 
     fixed_groups = 1

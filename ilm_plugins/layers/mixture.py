@@ -33,22 +33,19 @@ class MixtureNorm(AdaptiveNorm):
 
     **Several processes.** Each process uses the statistics of its own batch, as in the papers. With
     ``sync=True`` the statistics cover the batches of all processes of torch.distributed's default
-    group, or of the group that is given; every value of a channel has the same weight, however
-    large the processes' shares of the batch. In training, every process must then run the layer,
-    forward and backward, the same number of times. A process with an empty batch must do so, too,
-    with the output as a term of its loss. Evaluation, frozen layers and single processes
-    communicate nothing. Second derivatives, torch.func and export raise RuntimeError in training
-    with ``sync``; torch.compile leaves such a layer uncompiled.
+    group, or of the group that is given, weighted by values. In training, every process must then
+    run the layer, forward and backward, the same number of times, also with an empty batch, whose
+    output must be a term of the loss. Evaluation, frozen layers and single processes communicate
+    nothing. Second derivatives, torch.func and export raise RuntimeError in training with ``sync``;
+    torch.compile leaves such a layer uncompiled.
 
-    **Freezing.** A frozen layer uses its running statistics in training mode, too, and does not
-    update them, as FrozenBatchNorm2d. :func:`ilm_plugins.freeze` and detectron2's FREEZE_AT freeze
-    a layer; OpenMMLab's frozen_stages and norm_eval set it to evaluation mode, to the same effect.
-    ``requires_grad_(False)`` alone fixes only the parameters, as in BatchNorm.
+    **Freezing.** :func:`ilm_plugins.freeze` and detectron2's FREEZE_AT freeze a layer, which then
+    uses its running statistics in training mode, too, without updates. ``requires_grad_(False)``
+    fixes only the parameters, as in BatchNorm.
 
     Buffers: ``running_mean``, ``running_variance`` (C), None without BN. If they are set to None,
-    the batch's statistics are used in evaluation, too, as in BatchNorm. The variance is not named
-    as in BatchNorm, because other packages would take the layer for one, and fuse it into a
-    convolution; BatchNorm's name loads, too.
+    the batch's statistics are used in evaluation, too. The variance has another name than
+    BatchNorm's, which loads, too, so that other packages do not fuse the layer into a convolution.
 
     For the other arguments see :class:`~ilm_plugins.layers.base.AdaptiveNorm`.
 

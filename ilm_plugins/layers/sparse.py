@@ -24,20 +24,22 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
     one ratio is 1 and all others are 0 unless the largest logits are equal.
 
     **The radius** grows linearly from 0 to 1 in training: before each forward pass, a hook sets it
-    to the fraction of the iterations that are done. ``python -m ilm_plugins train`` adds this hook.
-    For other trainers, it is ``ilm_plugins.frameworks.detectron2.radius.RadiusHook`` in
-    detectron2, and ``custom_hooks = [dict(type="RadiusHook")]`` in a config of MMEngine. In a
-    training loop of your own, call :func:`set_radius`, and clip the logits' gradients to the norm
-    1, as the hooks do; or use ``ilm_plugins.frameworks.radius.RadiusSchedule``. Without any of
-    these r stays 0.
+    to the fraction of the iterations that are done, and clips the logits' gradients to the norm 1.
+    ``python -m ilm_plugins train`` adds it; in MMEngine it is ``dict(type="RadiusHook")``, in
+    detectron2 ``ilm_plugins.frameworks.detectron2.radius.RadiusHook``. In your own loop, use
+    ``ilm_plugins.frameworks.radius.RadiusSchedule``. Otherwise r stays 0.
 
     **Fixed ratios.** :meth:`set_radius` fixes a set of ratios in which one is 1: from then on
-    neither its logits nor the radius have an influence on it, and its logits get gradients of zero.
-    The forward pass changes neither the radius nor what is fixed.
+    neither its logits nor the radius influence it, and its logits get gradients of zero.
 
     Parameters and options: SN's; the authors' code has a momentum of 0.003. Buffers: SN's;
-    ``radius`` (1); ``mean_fixed``, ``var_fixed`` (K), the fixed ratios of the means and of the
-    variances, zeros while they are not fixed.
+    ``radius`` (1); ``mean_fixed``, ``var_fixed`` (K), the ratios once they are fixed, before zeros.
+
+    Example:
+        >>> layer = SparseSwitchNorm(64)
+        >>> layer.set_radius(0.5)  # halfway through a training
+        >>> layer(torch.randn(2, 64, 7, 7)).shape
+        torch.Size([2, 64, 7, 7])
     """
 
     network = SparseSwitch

@@ -29,9 +29,15 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
         \mathrm{shift} &= \gamma\, (\mu_{IN} - \mu) / \sigma + \beta
 
     Parameters: ``weight``, ``bias`` (C); ``mean_weight`` w, ``var_weight`` w' (K). All four get the
-    weight decay of norms: detectron2's ``WEIGHT_DECAY_NORM``, MMEngine's ``norm_decay_mult``.
-    For options, buffers, evaluation and freezing see
+    weight decay of norms. For options, buffers, evaluation and freezing see
     :class:`~ilm_plugins.layers.mixture.MixtureNorm`.
+
+    Example:
+        >>> layer = SwitchNorm(64)
+        >>> layer(torch.randn(2, 64, 7, 7)).shape
+        torch.Size([2, 64, 7, 7])
+        >>> layer.ratios().shape  # of means and variances, the weights of IN, LN and BN
+        torch.Size([2, 3])
     """
 
     network = Switch

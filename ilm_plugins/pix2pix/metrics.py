@@ -2,9 +2,7 @@
 
 For a dataset, each metric is the mean over its images::
 
-    rmse   root of the mean squared difference over all pixels and channels, in grey levels;
-           over the RGB vectors of all pixels, by the squared norm of their difference, it is
-           sqrt(3) times as large
+    rmse   root of the mean squared difference over all pixels and channels, in grey levels
     ssim   Wang et al., IEEE TIP 2004: Gaussian window of 11 x 11 pixels, sigma 1.5, K1 = .01,
            K2 = .03, data range 255; mean over the three channels and all pixels, the image
            reflected at its borders

@@ -74,11 +74,10 @@ class SteadyDropout(nn.Dropout):
 class UNetGenerator(nn.Module):
     """The U-Net of the appendix: C64-C128-C256-C512-...-C512 down, and the mirror image up.
 
-    Every layer is a 4 x 4 convolution of stride 2. Each layer up also receives the output of the
-    layer down with the same resolution (skip connections). Convolutions without a norm have a bias:
-    the first layer, the last, and the innermost layer down, whose output is one pixel and hence has
-    no variance. 54.4 M parameters at 256 x 256. As in the paper dropout is the only noise, and
-    active in evaluation, too; there it has the same mask for all images.
+    Every layer is a 4 x 4 convolution of stride 2, with skip connections. The first layer, the last
+    and the innermost layer down, whose output is one pixel, have a bias and no norm. 54.4 M
+    parameters at 256 x 256. As in the paper, dropout is the only noise, and active in evaluation,
+    too; there it has the same mask for all images.
 
     Shape: (N, in_channels, H, W) to (N, out_channels, H, W) in -1..1; H and W are multiples of
     ``size``.

@@ -1,10 +1,5 @@
 """Convert the norms of trained models and checkpoints to our layers, and back.
 
-:func:`convert` replaces the norms of a model, :func:`convert_state` the norms of a state dict
-without its model, :func:`fit_state` makes a state dict fit a model; :func:`revert` and
-:func:`revert_state` lead back. :func:`recalibrate` measures the mixtures' running statistics again,
-:func:`fuse_activations` has layers apply the activations that follow them.
-
 Outputs stay the same from GroupNorm and InstanceNorm to ILM layers, AssocNorm and AN, from
 BatchNorm to EN in evaluation, and back, as long as the layer still computes a plain norm; and from
 SN to SSN at radius 0. They change from BatchNorm to all others, from LayerNorm2d, and, a little,

@@ -40,13 +40,10 @@ def convert(
     model must be trained further. The layers keep weights, statistics, eps, number of groups,
     dtype, device, training mode and ``requires_grad``. timm's norms with an activation become a
     Sequential of layer and activation, of which the layer computes both where it can. A norm stays,
-    with the reason in the report, if the layer cannot replace it exactly, or if it shares a
-    parameter with another module. Hooks stay with the replaced module, which the report says. Build
-    the optimizer, compile the model, and wrap it for several processes, afterwards. If an error is
-    raised, the model is as it was.
-
-    A norm also stays if an attribute other than a submodule refers to it: to the norm itself, a
-    method or a function that holds it, also in lists, tuples, sets and dicts.
+    with the reason in the report, if the layer cannot replace it exactly, if it shares a parameter
+    with another module, or if an attribute other than a submodule, or its container, refers to it.
+    Hooks stay with the replaced module, which the report says. Build the optimizer, compile the
+    model, and wrap it for several processes, afterwards. After an error, the model is as it was.
 
     Args:
         model: any module; on the meta device, layers have no values.
@@ -69,6 +66,12 @@ def convert(
     Raises:
         OptionError: an argument is unknown, or the layer takes this option from each norm; or
             ``match`` fits no norm of a model that has norms.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64))
+        >>> model, report = convert(model, "EN")
+        >>> print(report)
+        converted, BatchNorm2d -> ExemplarNorm (1): 1
     """
     asked = conversion_to(to, replacing, options)
     check_absent(asked.options, *asked.of_norm)
@@ -104,6 +107,11 @@ def revert(model: nn.Module, *, match: Match = None, dims: int = 2) -> tuple[nn.
 
     Raises:
         OptionError: ``dims`` is invalid, or ``match`` fits no layer.
+
+    Example:
+        >>> model, _ = convert(nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64)), "EN")
+        >>> print(revert(model)[1])
+        converted, ExemplarNorm -> BatchNorm2d (1): 1
     """
     check_choice("revert", "dims", dims, (1, 2, 3))
     named = model.named_modules(remove_duplicate=False)

@@ -38,9 +38,7 @@ def convert_state(
     weight and a bias alone, of GroupNorm or another module, are converted only if ``match`` selects
     them. A state dict has no eps, number of groups or normalizers: set them as in the original
     norms, otherwise outputs change. A norm that cannot be converted stays; the report says why.
-
-    Names stay, also where OpenMMLab or timm have another name for the new norm: see
-    :func:`fit_state`.
+    Names stay; :func:`fit_state` renames norms as OpenMMLab and timm do.
 
     Args:
         state: names -> tensors; not changed.
@@ -113,9 +111,8 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
         model: an untrained model, with plain norms or ours; not changed.
 
     Returns:
-        A new state dict for ``model.load_state_dict(state, strict=False)``, and a report on norms
-        of another kind than the model's, on missing tensors and on tensors that do not fit
-        (``left``); tensors of another shape must be removed before loading.
+        A new state dict for ``model.load_state_dict(state, strict=False)``, and a report on missing
+        tensors and on norms and tensors that do not fit; remove those of another shape.
     """
     state = unwrap_state(state, model)
     named = model.named_modules(remove_duplicate=False)

@@ -63,14 +63,10 @@ def fuse_activations(model: nn.Module, *, match: Match = None) -> Report:
     A fused layer computes norm and activation in one pass over its map. Outputs stay the same up to
     rounding, and the state dict keeps its names; :func:`revert` leads back.
 
-    An activation is fused in ``nn.Sequential`` and subclasses that keep its forward, such as
-    torchvision's ``Conv2dNormActivation``, in detectron2's ``Conv2d``, and in mmcv's
-    ``ConvModule``. It is ReLU, ReLU6, LeakyReLU, SiLU or Hardswish. Everywhere else, activations
-    stay where they are, as in the blocks of ResNets. So do layers with hooks, in several places, or
-    of a subclass.
-
-    Hooks of a fused layer see the activation's output. Fuse before you register hooks, compile the
-    model, or wrap it for several processes.
+    ReLU, ReLU6, LeakyReLU, SiLU and Hardswish are fused in ``nn.Sequential`` and subclasses that
+    keep its forward, detectron2's ``Conv2d`` and mmcv's ``ConvModule``, unless a layer has hooks,
+    is a subclass or is in several places. Fuse before you register hooks, which see the
+    activation's output, compile the model, or wrap it for several processes.
 
     Args:
         model: any module.

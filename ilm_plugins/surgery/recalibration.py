@@ -19,11 +19,10 @@ def recalibrate(
     """Compute the running statistics of the mixtures (EN, SN, SSN) from some batches, in place.
 
     As by "precise BN" for BatchNorm, the statistics become the average of the batches' means and
-    unbiased variances, under weights that stay. Meanwhile the mixtures normalize by the batch's
+    unbiased variances over all calls of a layer. Meanwhile the mixtures normalize by the batch's
     statistics, so batches should be as large as in training; all other modules are in evaluation
-    mode, and nothing runs compiled. Running statistics of 16 bits round each average: convert a
-    model to bfloat16 afterwards. A layer that is called several times for a batch averages over
-    all calls. If layers have ``sync``, every process must pass the same number of batches.
+    mode, and nothing runs compiled. Convert a model to bfloat16 afterwards: 16 bits round each
+    average. If layers have ``sync``, every process must pass the same number of batches.
 
     Args:
         model: any module, not wrapped for several processes.
@@ -40,6 +39,11 @@ def recalibrate(
     Raises:
         OptionError: no layer has running statistics, or there are no batches. After any error, all
             statistics are as before.
+
+    Example:
+        >>> model, _ = convert(nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64)), "SN")
+        >>> print(recalibrate(model, (torch.randn(4, 3, 8, 8) for _ in range(32))))
+        converted, running statistics of 32 batches (1): 1
     """
     measurements = {
         name: _Measurement(layer)

@@ -67,12 +67,10 @@ def adaptive_norm(
             backward pass can be derived from its vector-Jacobian product.
         tensors: parameters and buffers of ``rescale``, or None; handed over in the moments' dtype,
             at least float32.
-        describe: returns the description of ``rescale`` for kernels that compute it, or None; or
-            is None.
+        describe: returns ``rescale``'s description for kernels, or None; or is None.
         running: BN's running mean and variance, their momentum, and the number of batches, if it is
             counted; empty unless the batch updates them.
-        plans: returns a dict, which keeps the plans of kernels for further calls as long as
-            ``num_groups`` and what ``describe`` returns stay the same; or None.
+        plans: returns a dict that keeps plans while ``describe`` returns the same; or None.
         activation: applied to the normalized values, by kernels in the same pass; or None.
         batch: the batch of several processes, whose moments ``rescale`` takes for BN; or None.
 

@@ -46,15 +46,12 @@ def use_backend(name: str) -> contextlib.ExitStack:
             finds no kernels, and on other devices, plain torch operations run under the same
             backward pass: they store as little for it as the kernels, but take longer.
 
-    The reference computes some inputs whatever is forced: empty inputs, inputs whose finest groups
-    have a single value, meta tensors and subclasses of Tensor, and inputs of a computation that is
-    recorded or transformed, by torch.export, ONNX, TorchScript, torch.func or forward-mode
-    differentiation. A compiled model keeps the backend of its compilation, "reference" where no
-    kernels compute a layer.
+    The reference always computes empty inputs, groups of a single value, meta tensors, subclasses
+    of Tensor, and what is recorded or transformed (torch.export, ONNX, TorchScript, torch.func). A
+    compiled model keeps the backend of its compilation.
 
-    Other threads keep their backend. So activation checkpointing repeats a forward pass with the
-    backend that its thread has at that time: on CUDA the default, on the CPU the forced one only
-    inside the block. The environment variable ILM_PLUGINS_BACKEND sets the default of a process.
+    Other threads keep their backend, also the thread in which activation checkpointing repeats a
+    forward pass. The environment variable ILM_PLUGINS_BACKEND sets the default of a process.
 
     Returns:
         A context manager whose end restores the backend that was set before.

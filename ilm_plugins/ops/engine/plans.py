@@ -70,11 +70,7 @@ class Plan:
     ) -> tuple[Tensor, Tensor]:
         """Return y, after the activation, and the values saved for the backward pass, a vector.
 
-        Args:
-            x: the map, :func:`~.layouts.dense`.
-            tensors: of the network, that :meth:`takes` returns True for.
-            running: what the batch updates, see :func:`.running_statistics.update`.
-            equation: what torch computes; kernels know it.
+        x is :func:`~.layouts.dense`, and :meth:`takes` is True for ``tensors``.
         """
         raise NotImplementedError
 
@@ -101,14 +97,8 @@ class Plan:
 class KernelPlan(Plan):
     """The plan of kernels that compute the network, too: its checks, once for each call.
 
-    Args:
-        network: the description of the layer's network.
-        num_groups: G', the number of fine groups of the map.
-        channels: C.
-        dtype: of the tensors that kernels take.
-        index: the GPU of the maps; -1 is the CPU.
-        alignment: tensors begin at multiples of this number of bytes, a power of two.
-        is_contiguous: the layout of the maps; else channels last.
+    The maps have G' = ``num_groups`` fine groups and are on the GPU ``index``, or on the CPU (-1);
+    tensors begin at multiples of ``alignment`` bytes, a power of two.
     """
 
     def __init__(
