@@ -48,10 +48,7 @@ NAME_REMARKS: list[Callable[[str, bool], str | None]] = []
 
 
 class Framework:
-    """What surgery asks about a framework's own modules.
-
-    The defaults are for a framework that has none.
-    """
+    """What surgery asks about a framework's own modules; the defaults are of one without any."""
 
     def modules_after(self, norm: "nn.Module") -> list["nn.Module"]:
         """Return the modules that a norm runs after the normalization."""
@@ -62,10 +59,7 @@ class Framework:
         return None
 
     def as_replaced(self, norm: Any, path: str) -> "nn.Module | None":
-        """Return a plain norm as an instance of the class with this dotted name.
-
-        None if this framework has no such class.
-        """
+        """Return a plain norm as the framework's class of this dotted name; None without one."""
         return None
 
     def finish(self, model: "nn.Module") -> None:

@@ -36,8 +36,7 @@ def adapt(rule: Rule, tensors: State, layer: nn.Module) -> dict[str, Tensor]:
     wanted = {k: t.detach() for k, t in layer.state_dict().items() if not is_ignored_tensor(k)}
     made = _name_variance(_apply(rule, tensors, layer, wanted), wanted)
     _check_fit(made, wanted, type(layer).__name__)
-    kept = {key: tensor.clone() for key, tensor in wanted.items() if key not in made}
-    return {key: {**made, **kept}[key].to(device) for key in wanted}
+    return {k: (made[k] if k in made else t.clone()).to(device) for k, t in wanted.items()}
 
 
 def _check_values(tensors: State, may_lack: bool) -> None:

@@ -16,23 +16,21 @@ from ..layers.mixture import MixtureNorm
 from .norms import kind_of, modules_after
 from .rules import AFFINE, BN_RUNNING, Refused
 
-_COMPILED = "torch.compile holds the norm itself: convert the model before you compile it"
-_COMPUTED = (
-    "its tensors are computed, by pruning, a parametrization or FSDP: first call "
-    "torch.nn.utils.prune.remove or parametrize.remove_parametrizations, or convert the model "
-    "before you wrap it"
-)
-_HELD = "{} also refers to the norm: remove this reference, then convert the model"
-_REPLACED = "its forward method is replaced, for example by a hook of accelerate: remove that first"
-
 
 def check_plain_modules(norm: nn.Module) -> None:
     """Raise Refused if something else than its class says what a norm computes."""
     for module in modules_of(norm):
         if _is_computed(module):
-            raise Refused(_COMPUTED)
+            raise Refused(
+                "its tensors are computed, by pruning, a parametrization or FSDP: first call "
+                "torch.nn.utils.prune.remove or parametrize.remove_parametrizations, or convert "
+                "the model before you wrap it"
+            )
         if "forward" in vars(module):
-            raise Refused(_REPLACED)
+            raise Refused(
+                "its forward method is replaced, for example by a hook of accelerate: remove that "
+                "first"
+            )
 
 
 def modules_of(norm: nn.Module) -> list[nn.Module]:
@@ -67,7 +65,9 @@ class Surroundings:
         """Raise Refused if a norm of these names must stay."""
         check_plain_modules(norm)
         if any(name.rpartition(".")[2] == "_orig_mod" for name in names):
-            raise Refused(_COMPILED)
+            raise Refused(
+                "torch.compile holds the norm itself: convert the model before you compile it"
+            )
         self.check_not_held(norm)
         if norm in self.shared and kind_of(norm) == "BN":
             raise Refused(reason_of_levels())
@@ -81,7 +81,10 @@ class Surroundings:
         inside = {*norm.modules()}
         for module, attribute in self.holders.get(norm, ()):
             if module not in inside:
-                raise Refused(_HELD.format(f"{type(module).__name__}.{attribute}"))
+                raise Refused(
+                    f"{type(module).__name__}.{attribute} also refers to the norm: remove this "
+                    "reference, then convert the model"
+                )
 
 
 def _references(owner: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -28,10 +28,10 @@ def conversion_to(to: str, replacing: str | None, options: Mapping[str, Any]) ->
     if to not in keys:
         raise OptionError(f"{to!r} is no norm to convert to; give one of {', '.join(keys)}")
     layer = NORMS[to]
-    default, *others = replaced_by(layer)
-    choices = {plain_norm.name: plain_norm for plain_norm in (default, *others)}
-    check_choice("convert", "replacing", replacing or default.name, choices)
-    plain_norm = choices[replacing or default.name]
+    choices = {plain_norm.name: plain_norm for plain_norm in replaced_by(layer)}
+    name = replacing or next(iter(choices))
+    check_choice("convert", "replacing", name, choices)
+    plain_norm = choices[name]
     parameters = parameters_of(layer)
     check_known(layer.__name__, options, parameters)
     check_absent(options, "num_channels", "device", "dtype")
@@ -53,7 +53,8 @@ def check_replaces(asked: Conversion, module: nn.Module, types: frozenset[type] 
     cls, layer, plain_norm = type(module), asked.layer, asked.plain_norm
     name, derived_from = cls.__name__, plain_norm_of(cls)
     if isinstance(module, AdaptiveNorm):
-        if (types is not None and cls not in types) or not has_rule(kind_of(module), layer):
+        is_asked = types is None or cls in types
+        if not is_asked or not has_rule(kind_of(module), layer):
             raise Refused(f"is {name}, already a layer of this package")
         return
     reason = derived_from.refusal(module, layer) if derived_from else None

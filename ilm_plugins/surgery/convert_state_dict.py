@@ -22,11 +22,6 @@ from .selection import Match, matches, report_of_match
 _NOT_STORED = (
     "a state dict has no eps, num_groups or normalizers; where a layer has others, outputs change"
 )
-#: Why a norm with further tensors stays.
-_EXTRA = (
-    "it has {} beside the tensors of {}, and may compute something else; if it does not, remove "
-    "these entries"
-)
 
 
 def convert_state(
@@ -122,9 +117,9 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
     taken = {*model_norms}
     for name, layer in model_norms.items():
         free = (n for n in _names(name, stored) if n in stored and (n == name or n not in taken))
-        if (found := next(free, None)) is not None:
-            taken.add(found)
-            _fit_norm(state, report, stored[found], name, layer)
+        if (stored_name := next(free, None)) is not None:
+            taken.add(stored_name)
+            _fit_norm(state, report, stored[stored_name], name, layer)
     wanted = model.state_dict()
     for key, tensor in state.items():
         if key not in wanted:
@@ -192,7 +187,10 @@ def _convert_norm(
     try:
         layer = build(norm)
         if norm.extra_tensors:
-            raise Refused(_EXTRA.format(", ".join(norm.extra_tensors), norm.kind))
+            raise Refused(
+                f"it has {', '.join(norm.extra_tensors)} beside the tensors of {norm.kind}, and "
+                "may compute something else; if it does not, remove these entries"
+            )
         if is_of_level(state, norm):
             raise Refused(reason_of_levels())
         rule = rules.find_rule(kind, type(layer))

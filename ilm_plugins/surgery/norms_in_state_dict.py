@@ -94,8 +94,8 @@ def _kind_by_dimensions(kind: str, tensors: State) -> str | None:
     """Return the kind of tensors with a layout's names; None if they are of no norm."""
     if kind in ("SN", "SSN") and tensors["weight"].dim() > 1:
         return f"released {kind}"
-    vectors = {"weight", "bias", "running_mean", "running_var", "running_variance"}
-    is_vectors = all(tensors[name].dim() == 1 for name in vectors & tensors.keys())
+    vectors = (AFFINE | MIXTURES_RUNNING) & tensors.keys()
+    is_vectors = all(tensors[name].dim() == 1 for name in vectors)
     return kind if is_vectors or kind not in {*PLAIN, "SN", "SSN"} else None
 
 
