@@ -108,7 +108,7 @@ def main() -> None:
     plots.save(plots.study(found), FIGURES / "study.png")
     plots.save(plots.training(published.find_table("en-5")), FIGURES / "en-5.png")
     plots.save(plots.differences(daylight.panels(found)), FIGURES / "daylight.png")
-    plots.save(plots.finding(folds.by_contrast(found)), FIGURES / "finding.png")
+    plots.save_svg(plots.finding(folds.by_contrast(found)), FIGURES / "finding.svg")
     if ilm.values(found, "BN"):
         plots.save(ilm.points(found), FIGURES / "ilm_seeds.png")
     for page, text in documented().items():

@@ -16,7 +16,8 @@ from PIL import ImageFont
 ROOT = Path(__file__).parents[1]
 PATTERNS = "*.md", "*/README.md", "reproduction/results.md", "docs/**/*.md"
 PAGES = sorted(path for pattern in PATTERNS for path in ROOT.glob(pattern))
-DIAGRAMS = sorted((ROOT / "docs" / "figures").glob("*.svg"))
+FIGURES = sorted((ROOT / "docs" / "figures").glob("*.svg"))
+DIAGRAMS = [path for path in FIGURES if "<text" in path.read_text("utf-8")]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 CODE = re.compile(r"<(pre|code)\b.*?</\1>", re.DOTALL)
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -1,6 +1,8 @@
 """Plots of the pages: differences between norms, and the curves of a table's trainings."""
 
+import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 
 import matplotlib as mpl
@@ -21,6 +23,8 @@ save = style.save
 STYLES = mpl.cycler(
     color=OKABE_ITO * 2, linestyle=["-", "--", ":", "-."] * 5, marker=[*"os^vD"] * 4
 )
+#: Colours of a plot -> the colours in their places if the browser prefers a dark mode.
+DARK = {"#ffffff": "#0d1117", "#000000": "#e6edf3", "#b0b0b0": "#5c6570", "#0072b2": "#56b4e9"}
 #: The largest difference that is drawn, in points.
 LIMIT = 30
 #: Model -> label, its vertical alignment, colour and marker in the plot of the finding.
@@ -103,10 +107,25 @@ def differences(panels: Mapping[str, list[tuple[str, Difference]]]) -> Figure:
     return fig
 
 
+def save_svg(figure: Figure, path: Path) -> None:
+    """Write a figure as SVG, whose colours follow the reader's light or dark mode."""
+    file = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": path.stem}):
+        figure.savefig(file, format="svg", metadata={"Creator": None, "Date": None})
+    rules = [
+        f'[style*="{kind}: {light}"] {{ {kind}: {dark} !important }}'
+        for light, dark in DARK.items()
+        for kind in ("fill", "stroke")
+    ]
+    rules.append(f"svg {{ fill: {DARK['#000000']} }}")  # where black is not written
+    style = f"<style>@media (prefers-color-scheme: dark) {{ {' '.join(rules)} }}</style>"
+    path.write_text(file.getvalue().replace("</svg>", f"{style}\n</svg>"), encoding="utf-8")
+
+
 @styled
 def finding(models: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     """Plot the mIoU of models by day over the contrast, and at dusk: means, and seeds as dots."""
-    fig = Figure((4.8, 3.4), layout="constrained")
+    fig = Figure((4.8, 3.2), layout="constrained")
     by_day, dusk = fig.subplots(ncols=2, sharey=True, width_ratios=(3.4, 1))
     panels = {by_day: ("day", "half", "a quarter"), dusk: ("dusk",)}
     for i, (model, (label, side, colour, marker)) in enumerate(FINDING.items()):
@@ -120,9 +139,9 @@ def finding(models: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
             if axis is by_day:
                 beside = {"xytext": (8, 0), "textcoords": "offset points", "va": side}
                 axis.annotate(label, (places[-1], means[-1]), color=colour, **beside)
-    low = "Low contrast: EN loses less than BN,\nBN with standardized inputs nothing."
-    dark = "Dusk: EN is lowest, test images' statistics highest."
-    fig.suptitle(f"{low}\n{dark}", fontsize=10)
+    low = "At low contrast, EN loses less than BN;\nBN with standardized inputs loses nothing."
+    dark = "At dusk, EN is lowest; BN with the test images' statistics is highest."
+    fig.suptitle(f"{low}\n{dark}", fontsize=9)
     by_day.set_xticks(range(3), ["unchanged", "half", "a quarter"])
     by_day.set_xlim(-0.25, 3.25)
     by_day.set_ylim(0, 45)

@@ -47,7 +47,7 @@ def test_the_sources_lead_back_to_the_api(site):
     assert [name for name in targets if f'id="{name}"' not in documented] == []
 
 
-@pytest.mark.parametrize("place", ["report-a-fault", "cite", "licence"])
+@pytest.mark.parametrize("place", ["help", "cite", "licence"])
 def test_each_page_leads_to_help_citation_and_licence(place, site):
     assert f'id="{place}"' in (site / "index.html").read_text()
     for page in site.glob("**/*.html"):

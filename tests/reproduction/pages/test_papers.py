@@ -143,3 +143,15 @@ def test_results_are_read_line_by_line(tmp_path):
         1, seconds=60.0, commit="abc", values={"test": {"mIoU": 40.5}, "dusk": {"mIoU": 20.0}}
     )
     assert not two.values
+
+
+def test_a_plot_as_svg_has_the_same_bytes_again_and_colours_for_dark_mode(tmp_path):
+    figure = plots.differences({"BCCD": [("EN - BN", difference(1.0, 0.5, 2.0))]})
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        plots.save_svg(figure, tmp_path / name / "plot.svg")
+    text = (tmp_path / "one" / "plot.svg").read_text("utf-8")
+    assert text == (tmp_path / "two" / "plot.svg").read_text("utf-8")
+    assert 'style="fill: #ffffff"' in text
+    dark = text.partition("@media (prefers-color-scheme: dark)")[2]
+    assert '[style*="fill: #ffffff"] { fill: #0d1117 !important }' in dark
