@@ -97,11 +97,10 @@ def _apply(rule: Rule, tensors: State, layer: nn.Module, wanted: State) -> State
     wide = {k: t.float() if t.dtype in _HALVES else t for k, t in tensors.items()}
     made = dict(rule.function(wide, layer))
     for key, value in made.items():
-        # A tensor has the dtype that it has in the norm, or in the layer if that is wider.
-        dtypes = [state[key].dtype for state in (tensors, wanted) if key in state]
         if value is wide.get(key):
             made[key] = tensors[key]
-        elif dtypes:
+        # A tensor has the dtype that it has in the norm, or in the layer if that is wider.
+        elif dtypes := [state[key].dtype for state in (tensors, wanted) if key in state]:
             made[key] = value.to(reduce(torch.promote_types, dtypes))
     return made
 

@@ -1,6 +1,6 @@
-"""What a norm has and the norm that replaces it lacks: rules, each a remark for the report or None.
+"""Remarks on what a conversion loses: rules, each for one thing that a norm may have.
 
-Each gets the old and the new norm.
+A rule gets the old and the new norm, and returns a remark for the report, or None.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ def outputs(old: nn.Module, new: nn.Module) -> str | None:
 
 def freezing(old: Any, new: nn.Module) -> str | None:
     text = "no longer frozen: training uses batch statistics and updates the running ones"
-    return text if key_of(type(new)) == "BN" and getattr(old, "frozen", False) else None
+    return text if getattr(old, "frozen", False) and key_of(type(new)) == "BN" else None
 
 
 def synchronization(old: Any, new: nn.Module) -> str | None:
@@ -32,7 +32,7 @@ def synchronization(old: Any, new: nn.Module) -> str | None:
         "no longer synchronized: nn.SyncBatchNorm.convert_sync_batchnorm makes it use the batches "
         "of all processes again"
     )
-    return text if key_of(type(new)) == "BN" and getattr(old, "sync", False) else None
+    return text if getattr(old, "sync", False) and key_of(type(new)) == "BN" else None
 
 
 def zero_eps(old: Any, new: nn.Module) -> str | None:
@@ -63,9 +63,9 @@ def hooks(old: nn.Module, new: nn.Module) -> str | None:
     modules = modules_of(old)
     replaced = {p for module in modules for p in module.parameters(recurse=False)}
     of_parameters = (
-        getattr(p, hooks, None)
+        getattr(p, attribute, None)
         for p in replaced - {*new.parameters()}
-        for hooks in ("_backward_hooks", "_post_accumulate_grad_hooks")
+        for attribute in ("_backward_hooks", "_post_accumulate_grad_hooks")
     )
     if any(of_parameters) or any(map(has_hooks, modules)):
         return "hooks of replaced modules and parameters do not run; register them again"
@@ -81,6 +81,7 @@ def extra_tensors(old: nn.Module, new: nn.Module) -> str | None:
     return None
 
 
+#: In the order in which a report has them.
 LOSSES = (
     *(outputs, freezing, synchronization, zero_eps, tracking),
     *(training, finite_values, hooks, extra_tensors),

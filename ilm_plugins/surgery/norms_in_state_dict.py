@@ -85,8 +85,8 @@ def _norm_of(name: str, state: State) -> StoredNorm | None:
         extra = sorted(state.keys() - own.keys())
         # A weight and a bias alone are of a norm only beside tensors of their own module.
         is_other = kind == UNTOLD and extra and not (is_leaf and own.keys() == AFFINE)
-        if not is_other and (kind_by_dimensions := _kind_by_dimensions(kind, own)):
-            norms.append(StoredNorm(name, kind_by_dimensions, own, extra))
+        if not is_other and (shown := _kind_by_dimensions(kind, own)):
+            norms.append(StoredNorm(name, shown, own, extra))
     return min(norms, key=lambda norm: len(norm.extra_tensors), default=None)
 
 

@@ -99,8 +99,7 @@ def plain_norm_of(cls: type[nn.Module]) -> PlainNorm | None:
 
 
 def _has_running(norm: nn.Module) -> bool:
-    buffers = (getattr(norm, name, None) for name in ("running_mean", "running_var"))
-    return all(buffer is not None for buffer in buffers)
+    return all(getattr(norm, name, None) is not None for name in ("running_mean", "running_var"))
 
 
 def _instance_norm_refusal(norm: nn.Module, layer: type[nn.Module]) -> str | None:

@@ -256,8 +256,7 @@ def find_rule(kind: str, cls: type[nn.Module]) -> Rule:
     key = key_of(cls)
     for rule in RULES:
         plain_norm = PLAIN_NORMS.get(rule.kind)
-        kinds = (rule.kind, plain_norm.kind_in_state) if plain_norm else (rule.kind,)
-        if kind in kinds and key in rule.to:
+        if key in rule.to and kind in (rule.kind, plain_norm and plain_norm.kind_in_state):
             return rule
     raise Refused(f"{kind} does not become {cls.__name__}")
 
