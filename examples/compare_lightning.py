@@ -3,6 +3,8 @@
     python -m ilm_plugins compare BN EN --seeds 0 1 2 3 4 \
         --metric "val_acc:lightning_logs/*/metrics.csv" \
         --command "python examples/compare_lightning.py {norm} {seed} {output}"
+
+Each run trains 3 epochs, see ``max_epochs``.
 """
 
 import sys

@@ -4,6 +4,8 @@
         --metric eval_top1:run/summary.csv \
         --command "python compare_timm.py --data-dir imagenet --model resnet50 \
         --model-kwargs norm_layer={norm} --seed {seed} --output {output} --experiment run"
+
+Each run trains 300 epochs, timm's default; add ``--epochs N``.
 """
 
 import runpy

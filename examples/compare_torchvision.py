@@ -5,7 +5,8 @@
         --command "python compare_torchvision.py {norm} {seed} --model resnet50 \
         --data-path imagenet --output-dir {output}"
 
-What stands behind the norm and the seed are train.py's own options.
+What stands behind the norm and the seed are train.py's own options. Each run trains 90 epochs, its
+default; add ``--epochs N``.
 """
 
 import functools

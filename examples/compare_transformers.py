@@ -2,6 +2,8 @@
 
     python -m ilm_plugins compare BN EN --seeds 0 1 2 3 4 --metric eval_accuracy:eval_results.json \
         --command "python examples/compare_transformers.py {norm} {seed} {output}"
+
+Each run trains 3 epochs, see ``num_train_epochs``.
 """
 
 import sys

@@ -236,6 +236,25 @@ def test_commands_of_the_package_are_parsed(page, command):
             parse(shlex.split(command)[3:])
 
 
+#: Words of a command that trains, and of one that only shows how a command is written.
+TRAINS = re.compile(
+    r"ilm_plugins (?:train|compare) (?!.*--(?:eval-only|dry-run))|reproduction run "
+)
+FORM = re.compile(r"CONFIG|train\.py|setup=")
+
+
+GUIDES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_a_section_with_a_training_says_how_long_it_trains(page):
+    for section in re.split(r"^##? ", page.read_text("utf-8"), flags=re.MULTILINE):
+        shown = " ".join(text for kind, text in BLOCK.findall(section) if kind == "sh")
+        trains = [line for line in shown.replace("\\\n", " ").splitlines() if TRAINS.search(line)]
+        if any(not FORM.search(line) for line in trains):
+            assert re.search(r"\d (?:epochs|iterations|steps)", section), section.splitlines()[0]
+
+
 SRUN = """#!/bin/bash
 for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@" & done
 wait -n && wait -n

@@ -158,6 +158,25 @@ def test_a_stock_model_of_timm_gets_our_norms(words):
     assert names["model"].eval()(torch.randn(1, 3, 64, 64)).isfinite().all()
 
 
+def test_a_layer_is_applied_to_a_tensor_as_the_page_says():
+    names = {}
+    exec(snippet("docs/layers.md", "python", "torch.randn"), names)
+    assert names["y"].shape == (8, 64, 32, 32)
+    assert_close(names["ratios"].sum(1), torch.ones(8), 4)
+
+
+def test_a_model_of_volumes_is_converted_as_the_page_says():
+    pytest.importorskip("monai", reason="needs monai")
+    text, names = snippet("docs/adopting.md", "python", "spatial_dims=3"), {}
+    made, convert = text.split("model, report")
+    exec(made, names)
+    x = torch.randn(1, 1, 16, 16, 16)
+    expected = names["model"].eval()(x)
+    exec(f"model, report{convert}", names)
+    assert kinds(names["model"]) == {ilm_plugins.ILMInstanceNorm}
+    assert_close(names["model"](x), expected, 2**8)
+
+
 def test_the_radius_is_set_in_a_loop_as_the_page_says():
     layer = ilm_plugins.SparseSwitchNorm(32)
     model = nn.Sequential(nn.Conv2d(3, 32, 1), layer)
