@@ -6,7 +6,7 @@ from statistics import mean
 from ilm_plugins.reports.interval import Difference, interval
 from ilm_plugins.reports.table import of_dicts
 
-from .comparisons import COLUMNS, Pair, mean_cell, tested
+from .comparisons import ALPHA, COLUMNS, Pair, mean_cell, tested
 from .daylight import REESTIMATED, TESTS
 from .results import OWN_TEST, Results, by_seed
 
@@ -54,7 +54,7 @@ def difference(
 
 
 def answers(results: Results) -> list[str]:
-    """Return the table of the three questions, with each fold's difference beside them."""
+    """Return the table of the three questions, with each fold's difference and what follows."""
     found = []
     for question, (*models, test) in QUESTIONS.items():
         row = {"question": question, "models": f"{models[1]} - {models[0]}"}
@@ -63,6 +63,9 @@ def answers(results: Results) -> list[str]:
     for row, (*models, test) in zip(rows, QUESTIONS.values(), strict=True):
         for fold in FOLDS:
             row[f"{fold} held out"] = interval(difference(results, models, test, [fold]))
+        p, is_below = row["p, corrected"], row["difference"].startswith("-")
+        decided = f"keep {models[0]}" if is_below else f"use {models[1]}"
+        row["so"] = decided if p != "-" and float(p) < ALPHA else "undecided"
     return of_dicts(rows)
 
 

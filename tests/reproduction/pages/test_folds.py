@@ -48,6 +48,15 @@ def test_p_is_corrected_over_the_three_questions(results):
         assert float(row["p, corrected"]) == pytest.approx(3 * p, abs=5e-4)
 
 
+def test_a_row_says_what_follows(results):
+    for seed, gain in enumerate((5.0, 5.1, 5.2)):  # by day only
+        for comparison, shift in zip(folds.FOLDS.values(), (2, -2), strict=True):
+            value = {"mIoU": BN[seed] + shift - gain}
+            run(results, f"{comparison}-standardized", "EN", seed, value, TESTS["day"])
+    found = [row["so"] for row in rows(folds.answers(results))]
+    assert found == ["undecided", "keep BN standardized", "undecided"]
+
+
 def test_a_seed_counts_when_all_its_models_and_tests_have_run(results):
     assert rows(folds.means(results))[2]["day"] == "41.5"  # without 90
 
