@@ -211,7 +211,7 @@ _NOT_OF_BATCH = (
 )
 _NOT_OF_PIXEL = f"outputs change: each image's statistics take the place of each pixel's; {_KEPT}"
 _BY_N = "the released code divides variances by n - 1, this layer by n: outputs are not quite equal"
-_MIXES = "mixes other statistics with BN's: outputs differ until it is trained"
+_MIXES = "mixes other statistics with BN's: outputs change; train the model further"
 
 #: A layer replaces the plain norm of its first rule unless another is asked for.
 RULES = (
