@@ -232,11 +232,8 @@ def maps(results: dict) -> str:
     forward, both = (frame[frame["pass"] == which] for which in MAPS_MOVED)
     columns = {
         **{"forward, ms": forward.ms, "over plain": forward["over baseline, text"]},
-        "over copy": forward["over copy, text"],
-        **{name: forward[name].map("{:.1f}".format) for name in ("GB/s", "copy GB/s")},
         **{"both, ms": both.ms, "both over plain": both["over baseline, text"]},
-        "both, GB/s": both["GB/s"].map("{:.1f}".format),
-        **{"kept": both.kept.map("{:.3f}".format), "peak": both.peak.map("{:.2f}".format)},
+        "peak": both.peak.map("{:.2f}".format),
     }
     return markdown(pd.DataFrame(columns).reset_index())
 
