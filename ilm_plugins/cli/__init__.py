@@ -31,8 +31,8 @@ def ending_in_one_line(command: Callable[[], int], continuing: str | None = None
         status = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else error.code
         if status not in (128 + signal.SIGINT, 128 + signal.SIGTERM):
             raise
-        words = filter(None, ["stopped", continuing])
-        say(f"\n{Path(sys.argv[0]).name}: {'; '.join(words)}", file=sys.stderr)
+        stopped = f"stopped; {continuing}" if continuing else "stopped"
+        say(f"\n{Path(sys.argv[0]).name}: {stopped}", file=sys.stderr)
         return status
     except OSError as error:
         if error.errno not in DISK:

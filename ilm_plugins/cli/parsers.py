@@ -157,14 +157,14 @@ def compare(argv: Sequence[str]) -> Namespace:
 
 
 def run_script(argv: Sequence[str]) -> Namespace:
-    """A run of ``compare --command``: the words of the script's command come after ``--``."""
+    """A run of ``compare --command``: the script's command comes after ``--``."""
     end = argv.index("--")
     p = new_parser("A run of compare --command.")
     p.add_argument("folder", type=Path)
     p.add_argument("--metric", required=True)
     p.add_argument("--seed", type=int, required=True)
     p.add_argument("--num-gpus", type=int, required=True)
-    return p.parse_args(argv[:end], Namespace(words=[*argv[end + 1 :]]))
+    return p.parse_args(argv[:end], Namespace(command=[*argv[end + 1 :]]))
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:

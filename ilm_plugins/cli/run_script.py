@@ -11,4 +11,4 @@ def run(args: argparse.Namespace) -> int:
     """Run the script, and record its metric; return the script's exit status."""
     metric = ScriptMetric.of(args.metric)
     with writing_to(args.folder):
-        return run_script(args.words, args.folder, metric, args.seed, args.num_gpus)
+        return run_script(args.command, args.folder, metric, args.seed, args.num_gpus)

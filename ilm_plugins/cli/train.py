@@ -8,13 +8,11 @@ from functools import partial
 
 from ..configs import resolve
 from ..errors import UserError
-from ..frameworks import framework_of
-from ..frameworks.config_files import module_for
+from ..frameworks.config import kind_of
 from ..frameworks.registrations import Registrations
 from ..frameworks.run.options import RunOptions
 from ..frameworks.run.processes import available_gpus, check_processes, launch
 from ..frameworks.run.training import run as run_training
-from ..shapes.detectron2 import register_datasets
 
 
 def run(args: argparse.Namespace) -> None:
@@ -35,12 +33,11 @@ def start(options: RunOptions) -> None:
         raise UserError(f"{late[0]} comes after an override; give options before overrides")
     check_processes(options.processes)
     options = replace(options, config_file=resolve(options.config_file))
-    framework = framework_of(options.config_file)
+    kind = kind_of(options.config_file)  # an error before processes start
     if options.amp and options.processes.device == "cpu":
         raise UserError("--amp is for GPUs; leave it out on the CPU")
-    if options.tta and framework == "detectron2":
+    if options.tta and not kind.has_tta:
         raise UserError("--tta is for MMEngine's configs; leave it out")
-    module_for(framework, "config", options.config_file)  # an error before processes start
     launch(partial(train_in_process, options), options.processes)
 
 
@@ -48,7 +45,5 @@ def train_in_process(options: RunOptions) -> None:
     """Train or evaluate in one process of a run, which knows all datasets and imports."""
     # On a full disk, each line of the log would print a traceback before the command's error.
     logging.raiseExceptions = False
-    if framework_of(options.config_file) == "detectron2":
-        register_datasets()
     options.registrations.register(options.config_file)
     run_training(options)

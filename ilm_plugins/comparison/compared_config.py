@@ -11,11 +11,10 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import UserError
-from ..frameworks import OpenConfig, framework_of, open_config
+from ..frameworks import OpenConfig, open_config
 from ..frameworks.registrations import Registrations
 from ..layers.registry import norm_key
 from ..parent_process import end_with_parent
-from ..shapes.detectron2 import register_datasets
 from ..trust import loading
 from .arms import Arms
 
@@ -36,8 +35,6 @@ class ComparedConfig:
 
     def register(self) -> None:
         """Have this process know all datasets and imports."""
-        if framework_of(self.config) == "detectron2":
-            register_datasets()
         self.registrations.register(self.config)
 
     @property
@@ -101,12 +98,12 @@ class ComparedConfig:
 
     def settings_of_norms(self, norms: Sequence[str]) -> dict[str, list[str]]:
         """Return norm -> the overrides that not all norms have."""
-        size, found = self.opened.words, {}
-        for norm in norms:
-            words = iter(self.norm_overrides(norm))
-            found[norm] = [" ".join(pair) for pair in zip(*[words] * size, strict=True)]
-        shared = set.intersection(*map(set, found.values()))
-        return {norm: [one for one in words if one not in shared] for norm, words in found.items()}
+        overrides = {
+            norm: [" ".join(o) for o in self.opened.each_override(self.norm_overrides(norm))]
+            for norm in norms
+        }
+        shared = set.intersection(*map(set, overrides.values()))
+        return {norm: [o for o in own if o not in shared] for norm, own in overrides.items()}
 
 
 def call_on_device(function: Callable[..., Any], config: ComparedConfig, *args: Any) -> Any:

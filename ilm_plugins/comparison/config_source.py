@@ -149,7 +149,7 @@ class ConfigSource(ComparedConfig, Source):
         self, config: str, norm: str, flags: Sequence[str], values: dict[str, Any]
     ) -> list[str]:
         options = ["--config-file", config, "--num-gpus", str(self.num_gpus), *flags]
-        options += self.registrations.words()
+        options += self.registrations.arguments()
         if self.unsafe:
             options.append("--unsafe")
         overrides = self.overrides if config == self.config else self.overrides_of_tests
@@ -201,8 +201,7 @@ class ConfigSource(ComparedConfig, Source):
         if metric is None or names is None:
             return
         endings = names
-        # MMEngine's prefixes are free, detectron2's are tasks.
-        if "/" not in metric or self.opened.framework != "detectron2":
+        if "/" not in metric or self.opened.has_free_prefixes:
             endings = [name.rpartition("/")[2] for name in names]
         if not any(fnmatchcase(f"/{metric}", f"*/{ending}") for ending in endings):
             raise UserError(f"--metric {metric!r}: the test has {', '.join(names)}; give one")

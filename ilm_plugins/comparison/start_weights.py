@@ -76,8 +76,7 @@ def write_starts(
         start.parent.mkdir(parents=True, exist_ok=True)
         # Without the random tensors that the file lacks.
         kept = {name: tensor for name, tensor in model.state_dict().items() if name in fitted}
-        entry = "model" if opened.framework == "detectron2" else "state_dict"
-        checkpoints.write({entry: kept}, start)
+        checkpoints.write({opened.checkpoint_entry: kept}, start)
 
 
 def fit(state: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], surgery.Report]:

@@ -1,4 +1,4 @@
-"""An open config of either framework, and words for ``train`` that change its norms or a run."""
+"""An open config of any kind, and arguments of ``train`` that change its norms or a run."""
 
 import hashlib
 import json
@@ -48,6 +48,9 @@ class OpenConfig:
 
     A subclass for each kind of config has these methods, too:
 
+    - ``read(path, overrides, device, amp)``, a class method: read a file;
+    - ``register(datasets)``, a class method, before a file is read: register the datasets of
+      ``--dataset``, each a name, a json and a folder;
     - ``inference()``: the model and the preprocessing of its evaluation, an :class:`Inference`;
     - ``test_images(count)``: up to ``count`` test images (H, W, 3), RGB, uint8, each with what its
       annotations say, a :class:`.Content` or None;
@@ -73,6 +76,14 @@ class OpenConfig:
 
     #: "detectron2", or "openmmlab" for all of MMEngine's.
     framework: ClassVar[str]
+    #: Packages whose versions a record has, where they are imported.
+    packages: ClassVar[tuple[str, ...]]
+    #: Whether an evaluation may augment the test images.
+    has_tta = False
+    #: The entry of a checkpoint that is the state dict.
+    checkpoint_entry: ClassVar[str]
+    #: Whether the prefix of a metric, up to its "/", is free, and not the name of a task.
+    has_free_prefixes = False
     #: Keys of the framework's own norms.
     norm_keys: ClassVar[Iterable[str]]
     #: What a run sets -> its key.
@@ -92,8 +103,8 @@ class OpenConfig:
     of_test: ClassVar[tuple[str, ...]] = ()
     #: Key of mixed precision, True or the type of the optimizer's wrapper.
     amp: ClassVar[str]
-    #: Number of words of the command line for an override.
-    words = 1
+    #: Number of arguments of the command line for an override.
+    arguments_per_override = 1
 
     # ---- the model
 
@@ -188,7 +199,7 @@ class OpenConfig:
     # ---- overrides
 
     def override(self, key: str, value: Any) -> list[str]:
-        """Return an override as words of the command line."""
+        """Return an override as arguments of the command line."""
         return [f"{key}={value}"]
 
     def overrides(self, **values: Any) -> list[str]:
@@ -199,9 +210,17 @@ class OpenConfig:
 
     def without_test_set(self, overrides: Sequence[str]) -> list[str]:
         """Return the overrides without the overrides of the config's test set."""
-        starts = range(0, len(overrides), self.words)
-        kept = [i for i in starts if not is_below(overrides[i].partition("=")[0], self.test_set)]
-        return [word for i in kept for word in overrides[i : i + self.words]]
+        return [
+            argument
+            for override in self.each_override(overrides)
+            if not is_below(override[0].partition("=")[0], self.test_set)
+            for argument in override
+        ]
+
+    def each_override(self, arguments: Sequence[str]) -> list[Sequence[str]]:
+        """Return the arguments of each override in those of the command line."""
+        size = self.arguments_per_override
+        return [arguments[i : i + size] for i in range(0, len(arguments), size)]
 
     def norms(self) -> dict[str, str]:
         """Return key -> norm of each place where the config names a norm."""
@@ -304,10 +323,15 @@ def open_config(
         UserError: there is no such file, or its framework is not installed.
     """
     path = configs.resolve(os.fsdecode(path))
-    module = module_for(framework_of(path), "config", path)
+    kind = kind_of(path)
     if device is None:
         device = "cuda" if import_module("torch").cuda.is_available() else "cpu"
-    return module.open_file(path, overrides, device, amp)
+    return kind.read(path, overrides, device, amp)
+
+
+def kind_of(path: str) -> type[OpenConfig]:
+    """Return the class of a config file's kind; UserError if its framework is not installed."""
+    return module_for(framework_of(path), "config", path).kind_of(path)
 
 
 def norm_name(norm: Any) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import UserError
 from .code_digest import digest_of_files
-from .config_files import framework_of, module_for
+from .config import kind_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Registrations:
         cls, imports: Sequence[str], datasets: Sequence[tuple[str, str, str]]
     ) -> "Registrations":
         """Return the registrations of a command line, with absolute paths."""
-        paths = [os.path.abspath(one) if one.endswith(".py") else one for one in imports]
+        paths = [os.path.abspath(code) if code.endswith(".py") else code for code in imports]
         named = [(name, *map(os.path.abspath, files)) for name, *files in datasets]
         return cls(tuple(paths), tuple(named))
 
@@ -42,36 +42,30 @@ class Registrations:
     @property
     def code(self) -> str:
         """A digest of the files of ``--import``."""
-        return digest_of_files(Path(one) for one in self.imports if one.endswith(".py"))
+        return digest_of_files(Path(code) for code in self.imports if code.endswith(".py"))
 
-    def words(self) -> list[str]:
+    def arguments(self) -> list[str]:
         """Return the options for another command line."""
-        options = [["--import", one] for one in self.imports]
-        options += [["--dataset", *one] for one in self.datasets]
-        return [word for option in options for word in option]
+        options = [["--import", code] for code in self.imports]
+        options += [["--dataset", *dataset] for dataset in self.datasets]
+        return [argument for option in options for argument in option]
 
     def settings(self) -> dict[str, Any]:
         """Return option -> value, as compare.json has them; a digest tells if a json changes."""
-        found: dict[str, Any] = {f"--import {one}": True for one in self.imports}
+        settings: dict[str, Any] = {f"--import {code}": True for code in self.imports}
         for name, json, images in self.datasets:
             digest = hashlib.sha256(Path(json).read_bytes()).hexdigest()
-            found[f"--dataset {name}"] = {"json": json, "SHA-256": digest, "images": images}
-        return found
+            settings[f"--dataset {name}"] = {"json": json, "SHA-256": digest, "images": images}
+        return settings
 
     def register(self, config: str) -> None:
         """Run the imports, and register the datasets for a config that is read afterwards.
 
         What this process has done already is not done again. UserError says what cannot work.
         """
-        if self.datasets and framework_of(config) != "detectron2":
-            raise UserError(
-                f"--dataset {self.datasets[0][0]} is for detectron2; in OpenMMLab, set data_root "
-                "and ann_file of the config's datasets"
-            )
-        for one in self.imports:
-            run_file(Path(one)) if one.endswith(".py") else run_module(one)
-        for dataset in self.datasets:
-            module_for("detectron2", "datasets", config).register_coco(*dataset)
+        for code in self.imports:
+            run_file(Path(code)) if code.endswith(".py") else run_module(code)
+        kind_of(config).register(self.datasets)
 
 
 def run_module(name: str) -> None:

@@ -424,12 +424,13 @@ def test_a_record_has_the_frameworks_that_the_run_has_imported(monkeypatch):
     assert "mmengine" not in environment.versions()
 
 
-def test_a_record_of_openmmlab_does_not_name_detectron2(tmp_path):
+def test_a_record_names_only_the_packages_of_its_kind_of_config(tmp_path):
+    """mmdet imports detectron2 if it is installed."""
     pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
-    for framework in ("openmmlab", "detectron2"):
-        RunRecord(tmp_path / framework, RunOptions("a.py"), framework).start()
-        found = read_record(tmp_path / framework)["versions"]
-        assert ("detectron2" in found) == (framework == "detectron2")
+    for packages in (["mmdet"], ["detectron2"]):
+        RunRecord(tmp_path / packages[0], RunOptions("a.py"), "", packages=packages).start()
+        versions = read_record(tmp_path / packages[0])["versions"]
+        assert ("detectron2" in versions) == ("detectron2" in packages)
 
 
 def test_a_record_has_the_seed(record):
@@ -688,15 +689,15 @@ def test_the_framework_of_a_config(tmp_path):
 @pytest.mark.parametrize("available, expected", [(True, "cuda"), (False, "cpu")])
 def test_the_default_device_is_a_gpu_if_there_is_one(monkeypatch, available, expected):
     monkeypatch.setattr("torch.cuda.is_available", lambda: available)
-    reader = SimpleNamespace(open_file=lambda path, overrides, device, amp: device)
-    monkeypatch.setattr(frameworks.config, "module_for", lambda *_: reader)
+    kind = SimpleNamespace(read=lambda path, overrides, device, amp: device)
+    monkeypatch.setattr(frameworks.config, "kind_of", lambda path: kind)
     assert frameworks.open_config(str(SHAPES), device=None) == expected
 
 
 def test_a_device_that_is_named_is_kept(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    reader = SimpleNamespace(open_file=lambda path, overrides, device, amp: device)
-    monkeypatch.setattr(frameworks.config, "module_for", lambda *_: reader)
+    kind = SimpleNamespace(read=lambda path, overrides, device, amp: device)
+    monkeypatch.setattr(frameworks.config, "kind_of", lambda path: kind)
     assert frameworks.open_config(str(SHAPES)) == "cpu"
     assert frameworks.open_config(str(SHAPES), device="cuda:1") == "cuda:1"
 

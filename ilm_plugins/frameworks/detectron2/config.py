@@ -1,7 +1,7 @@
 """detectron2's yaml configs and LazyConfigs: their models, data and training, and variants."""
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -16,11 +16,14 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ...errors import UserError
+from ...shapes.detectron2 import register_datasets as register_shapes
 from ..config import Inference, OpenConfig, differences, is_below
+from ..images import Content
 from ..length import Length
+from ..run.record import RunRecord
 from . import evaluation, images, training
 from .config_files import TRAIN, load_config
-from .datasets import POLYGONS, check_dataset
+from .datasets import POLYGONS, check_dataset, register_coco
 
 #: Those that count iterations.
 COUNTS = {"max_iter", "eval_period", "log_period"}
@@ -53,6 +56,8 @@ class Detectron2Config(OpenConfig):
     """
 
     framework = "detectron2"
+    packages = ("detectron2",)
+    checkpoint_entry = "model"
     #: They are nowhere to be read.
     norm_keys = "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"
     #: Keys of the names of the training sets and of the test sets.
@@ -67,12 +72,35 @@ class Detectron2Config(OpenConfig):
     batch: ClassVar[str]
     steps: ClassVar[str]
 
-    run = training.run
-    training_step = training.training_step
-    outputs = staticmethod(training.outputs)
-    test_images = images.test_images
-    content = staticmethod(images.content)
-    classes_of_test = evaluation.classes_of_test
+    @classmethod
+    def read(
+        cls, path: str, overrides: Sequence[str], device: str, amp: bool
+    ) -> "Detectron2Config":
+        return cls(path, load_config(path, overrides, device, amp), device)
+
+    @classmethod
+    def register(cls, datasets: Iterable[tuple[str, str, str]]) -> None:
+        register_shapes()
+        for dataset in datasets:
+            register_coco(*dataset)
+
+    def run(self, record: RunRecord) -> None:
+        training.run(self, record)
+
+    def training_step(self, processes: int = 1) -> Callable[[], None]:
+        return training.training_step(self, processes)
+
+    def outputs(self, model: nn.Module, batch: list[dict]) -> Any:
+        return model(batch)
+
+    def test_images(self, count: int) -> Iterator[tuple[np.ndarray, Content | None]]:
+        return images.test_images(self, count)
+
+    def content(self, output: dict) -> Content | None:
+        return images.content(output)
+
+    def classes_of_test(self) -> tuple[str, ...] | None:
+        return evaluation.classes_of_test(self)
 
     def _is_unknown(self, key: str, norm: str, error: KeyError) -> bool:
         return norm in error.args
@@ -174,7 +202,7 @@ class Detectron2Config(OpenConfig):
 
 
 class OpenYaml(Detectron2Config):
-    """A yaml config, whose overrides are words KEY VALUE."""
+    """A yaml config, whose overrides are two arguments, KEY VALUE."""
 
     keys: ClassVar = {"seed": "SEED", "folder": "OUTPUT_DIR", "weights": "MODEL.WEIGHTS"}
     model, ignored_settings = "MODEL", ("MODEL.WEIGHTS", "MODEL.DEVICE")
@@ -191,10 +219,13 @@ class OpenYaml(Detectron2Config):
         *("TEST.DETECTIONS_PER_IMAGE", "TEST.KEYPOINT_OKS_SIGMAS"),
     )
     batch, steps, amp = "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.AMP.ENABLED"
-    words = 2
+    arguments_per_override = 2
 
-    train = training.train_yaml
-    metric_names = evaluation.metric_names
+    def train(self, record: RunRecord) -> None:
+        training.train_yaml(self, record)
+
+    def metric_names(self) -> list[str] | None:
+        return evaluation.metric_names(self)
 
     def _build(self) -> nn.Module:
         return modeling.build_model(self.config)
@@ -268,7 +299,8 @@ class OpenLazyConfig(Detectron2Config):
     batch, steps = "dataloader.train.total_batch_size", "train.max_iter"
     amp = "train.amp.enabled"
 
-    train = training.train_lazy
+    def train(self, record: RunRecord) -> None:
+        training.train_lazy(self, record)
 
     def _build(self) -> nn.Module:
         return instantiate(self.config.model)
@@ -326,6 +358,5 @@ class OpenLazyConfig(Detectron2Config):
         return [f"{key}={value}" if isinstance(value, int) else f"{key}='{text}'"]
 
 
-def open_file(path: str, overrides: Sequence[str], device: str, amp: bool) -> Detectron2Config:
-    kind = OpenLazyConfig if path.endswith(".py") else OpenYaml
-    return kind(path, load_config(path, overrides, device, amp), device)
+def kind_of(path: str) -> type[Detectron2Config]:
+    return OpenLazyConfig if path.endswith(".py") else OpenYaml

@@ -280,11 +280,6 @@ def count_images(loader) -> int | None:
 # ---- single steps
 
 
-def outputs(model: nn.Module, batch: list[dict]) -> Any:
-    """Return a model's predictions, in evaluation mode."""
-    return model(batch)
-
-
 def training_step(opened: OpenConfig, processes: int = 1) -> Callable[[], None]:
     """Return a function that trains a new model for one iteration, on the same batch each time."""
     model = opened.build_model().train()

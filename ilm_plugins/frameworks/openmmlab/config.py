@@ -5,7 +5,7 @@ A place is a ``norm_cfg``, which is replaced as a whole.
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,9 +18,12 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ...errors import UserError
 from ...layers import parse_call
 from ..config import Inference, OpenConfig, is_below, norm_name
+from ..images import Content
 from ..length import Length
+from ..run.record import RunRecord
 from . import evaluation, images, training
 from .config_files import load_config
 from .datasets import preprocessing, set_scope
@@ -37,6 +40,10 @@ class OpenMMEngineConfig(OpenConfig):
     """A config of MMEngine."""
 
     framework = "openmmlab"
+    packages = ("mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain")
+    has_tta = True
+    checkpoint_entry = "state_dict"
+    has_free_prefixes = True
     norm_keys = sorted(MMCVS_KEYS)
     keys: ClassVar = {"seed": "randomness.seed", "folder": "work_dir", "weights": "load_from"}
     examples = "model.backbone.norm_cfg", "model.neck.norm_cfg", "model.decode_head.norm_cfg"
@@ -46,14 +53,43 @@ class OpenMMEngineConfig(OpenConfig):
     test_set: ClassVar = ("test_dataloader", "test_evaluator", "test_pipeline")
     of_test: ClassVar = ("test_cfg", "data_preprocessor")
 
-    run = training.run
-    training_step = training.training_step
-    outputs = staticmethod(training.outputs)
-    test_images = images.test_images
-    content = staticmethod(images.content)
-    classes_of_test = evaluation.classes_of_test
-    metric_names = evaluation.metric_names
-    unit = evaluation.unit
+    @classmethod
+    def read(
+        cls, path: str, overrides: Sequence[str], device: str, amp: bool
+    ) -> "OpenMMEngineConfig":
+        return cls(path, load_config(path, overrides, device, amp), device)
+
+    @classmethod
+    def register(cls, datasets: Sequence[tuple[str, str, str]]) -> None:
+        if datasets:
+            raise UserError(
+                f"--dataset {datasets[0][0]} is for detectron2; in OpenMMLab, set data_root and "
+                "ann_file of the config's datasets"
+            )
+
+    def run(self, record: RunRecord) -> None:
+        training.run(self, record)
+
+    def training_step(self, processes: int = 1) -> Callable[[], None]:
+        return training.training_step(self, processes)
+
+    def outputs(self, model: nn.Module, batch: Any) -> Any:
+        return model(**model.data_preprocessor(batch, False), mode="tensor")
+
+    def test_images(self, count: int) -> Iterator[tuple[np.ndarray, Content | None]]:
+        return images.test_images(self, count)
+
+    def content(self, output: Any) -> Content | None:
+        return images.content(output)
+
+    def classes_of_test(self) -> tuple[str, ...] | None:
+        return evaluation.classes_of_test(self)
+
+    def metric_names(self) -> list[str] | None:
+        return evaluation.metric_names(self)
+
+    def unit(self, metric: str) -> str | None:
+        return evaluation.unit(self, metric)
 
     def _build(self) -> nn.Module:
         set_scope(self.config)
@@ -163,5 +199,5 @@ class OpenMMEngineConfig(OpenConfig):
         ]
 
 
-def open_file(path: str, overrides: Sequence[str], device: str, amp: bool) -> OpenMMEngineConfig:
-    return OpenMMEngineConfig(path, load_config(path, overrides, device, amp), device)
+def kind_of(path: str) -> type[OpenMMEngineConfig]:
+    return OpenMMEngineConfig

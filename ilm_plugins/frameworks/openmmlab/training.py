@@ -366,11 +366,6 @@ def numbers(values: dict | None, only_finite: bool = True) -> dict[str, float]:
 # ---- single steps
 
 
-def outputs(model: nn.Module, batch: Any) -> Any:
-    """Return a model's raw outputs, in evaluation mode."""
-    return model(**model.data_preprocessor(batch, False), mode="tensor")
-
-
 def training_step(opened: OpenConfig, processes: int = 1) -> Callable[[], None]:
     """Return a function that trains a new model for one iteration, on the same batch each time."""
     model = opened.build_model()

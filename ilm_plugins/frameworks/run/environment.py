@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -33,10 +33,10 @@ def processor() -> str:
     return match[1].strip() if match else platform.processor() or platform.machine()
 
 
-def versions() -> dict[str, str]:
-    """Name -> version of Python, this package, torch and the frameworks that are imported."""
+def versions(packages: Iterable[str] = FRAMEWORKS) -> dict[str, str]:
+    """Name -> version of Python, this package, torch and the packages that are imported."""
     names = _distributions()
-    imported = [name for name in FRAMEWORKS if name in sys.modules and name in names]
+    imported = [name for name in packages if name in sys.modules and name in names]
     frameworks = {name: importlib.metadata.version(names[name][0]) for name in imported}
     python = platform.python_version()
     return {"Python": python, "ilm_plugins": __version__, "torch": torch.__version__, **frameworks}

@@ -37,7 +37,7 @@ class RunOptions:
     """The parsed command line of ``python -m ilm_plugins train``."""
 
     config_file: str
-    #: ``KEY VALUE`` pairs for a yaml config, ``KEY=VALUE`` words for a ``.py``.
+    #: ``KEY VALUE`` pairs for a yaml config, ``KEY=VALUE`` for a ``.py``.
     overrides: tuple[str, ...] = ()
     processes: ProcessOptions = field(default_factory=ProcessOptions)
     eval_only: bool = False
@@ -62,13 +62,13 @@ class RunOptions:
         given = vars(self.processes) | vars(self) | {"resume": self.resume and self.eval_only}
         default = vars(ProcessOptions()) | vars(RunOptions(""))
         # Always with the number of GPUs, whose default depends on the machine.
-        words = ["--config-file", self.config_file, "--num-gpus", str(self.processes.num_gpus)]
-        words += self.registrations.words()
+        arguments = ["--config-file", self.config_file, "--num-gpus", str(given["num_gpus"])]
+        arguments += self.registrations.arguments()
         in_place = "config_file", "num_gpus", "processes", "overrides", "registrations"
         # Of a cluster, not of the run: another port is no other evaluation.
         not_recorded = "dist_url", "machine_rank"
         for name, value in given.items():
             if name not in (*in_place, *not_recorded) and value != default[name]:
-                words.append("--" + name.replace("_", "-"))
-                words += [] if value is True else [str(value)]
-        return shlex.join(["python", "-m", "ilm_plugins", "train", *words, *self.overrides])
+                arguments.append("--" + name.replace("_", "-"))
+                arguments += [] if value is True else [str(value)]
+        return shlex.join(["python", "-m", "ilm_plugins", "train", *arguments, *self.overrides])

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -71,7 +72,7 @@ class RunRecord:
 
     folder: str | Path
     options: RunOptions
-    #: "detectron2" or "openmmlab".
+    #: :attr:`.OpenConfig.framework` of the config.
     framework: str
     #: :meth:`.OpenConfig.digest_of_test` of the config.
     test_settings: str | None = None
@@ -79,6 +80,8 @@ class RunRecord:
     norms: dict[str, Any] | None = None
     #: Whether a training is in mixed precision.
     amp: bool = False
+    #: :attr:`.OpenConfig.packages` of the config.
+    packages: Sequence[str] = ()
     #: The clocks when the last point of the curve was written.
     last_point: tuple[float, float] | None = None
 
@@ -123,9 +126,6 @@ class RunRecord:
         is_same = resumes and not options.eval_only and earlier.get("unit") == length.unit
         kept = earlier if is_same else {}
         device = environment.device(options.processes.num_gpus)
-        versions = environment.versions()
-        if self.framework != "detectron2":
-            versions.pop("detectron2", None)  # mmdet imports it if it is installed
         record = {
             "framework": self.framework,
             "config": options.config_file,
@@ -133,7 +133,7 @@ class RunRecord:
             "command": options.command(),
             "commit": _joined(", ", kept.get("commit"), environment.commit()),
             "code": _joined(", ", kept.get("code"), options.registrations.code) or "",
-            "versions": versions,
+            "versions": environment.versions(self.packages),
             "device": _joined(", then ", kept.get("device"), device),
             "processes": options.processes.world_size,
             "amp": self.amp,

@@ -22,7 +22,8 @@ def run(options: RunOptions) -> None:
         # Before the framework's own code changes the config.
         of_test, norms = opened.digest_of_test(), opened.settings_of_norms()
         amp = opened.uses_amp()
-        record = RunRecord(folder, options, opened.framework, of_test, norms, amp)
+        of_config = opened.framework, of_test, norms, amp, opened.packages
+        record = RunRecord(folder, options, *of_config)
         weights = opened.settings.get(opened.keys["weights"])
         record.check_norms(weights, bool(opened.settings.get("resume")))
         if options.eval_only:
