@@ -8,9 +8,6 @@ from pathlib import Path
 
 from .papers.options import Options
 
-#: An override KEY=VALUE.
-OVERRIDE = re.compile(r"\w+(\.\w+)*=")
-
 
 def parse(argv: Sequence[str]) -> Namespace:
     """Parse a command line; the command becomes ``action``."""
@@ -23,20 +20,15 @@ def parse(argv: Sequence[str]) -> Namespace:
     listing.add_argument("table", nargs="?", help="such as en-5")
     add_run(commands)
     add_analyze(commands)
-    given = Namespace(overrides=[], argv=[*argv])
-    if argv[:1] == ["run"]:
-        given.overrides = [argument for argument in argv if OVERRIDE.match(argument)]
-        argv = [argument for argument in argv if not OVERRIDE.match(argument)]
-    return p.parse_args(argv, given)
+    return p.parse_args(argv, Namespace(argv=[*argv]))
 
 
 def add_run(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
     p = commands.add_parser(
         "run",
         help="train and test a table's rows, or continue them",
-        usage="%(prog)s TABLE [ROW] [options] [KEY=VALUE ...]",
-        epilog="Rows of one config are a comparison in WORK_DIR/CONFIG, as by compare. "
-        "Arguments KEY=VALUE are overrides of the config.",
+        usage="%(prog)s TABLE [ROW] [options] [--opts KEY=VALUE ...]",
+        epilog="Rows of one config are a comparison in WORK_DIR/CONFIG, as by compare.",
     )
     add = p.add_argument
     add("table", help="such as en-5; 'list' has them all")
@@ -50,6 +42,8 @@ def add_run(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
     add("--data", type=user_path, metavar="DIR", help="the images; default: the config's folder")
     add("--unsafe", action="store_true", help="run code that checkpoints and yaml configs hold")
     add("--work-dir", type=user_path, default=Options.work_dir, metavar="DIR")
+    many = {"dest": "overrides", "action": "extend", "nargs": "+", "default": []}
+    add("--opts", metavar="KEY=VALUE", help="overrides of the config", **many)
 
 
 def add_analyze(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:

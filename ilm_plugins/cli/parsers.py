@@ -12,14 +12,8 @@ from pathlib import Path
 
 from ..frameworks.run.options import ProcessOptions
 
-#: An override KEY=VALUE.
-OVERRIDE = re.compile(r"\w+(\.\w+)*=")
-#: Option of ``compare`` -> its number of values, which may look like overrides.
-VALUES = {"--dataset": 3, "--arm": 3, "--test": 2} | dict.fromkeys(
-    ("--command", "--import", "--weights", "--metric", "--margin", "--num-gpus", "--output"), 1
-)
-#: A key of a yaml config.
-YAML_KEY = re.compile(r"[A-Z0-9_]+(\.[A-Z0-9_]+)+")
+#: An override KEY=VALUE, or the key of an override KEY VALUE.
+OVERRIDE = re.compile(r"\w+(\.\w+)*=|[A-Z0-9_]+(\.[A-Z0-9_]+)+$")
 
 
 def train(argv: Sequence[str]) -> Namespace:
@@ -86,17 +80,17 @@ def convert(argv: Sequence[str]) -> Namespace:
 
 
 def compare(argv: Sequence[str]) -> Namespace:
-    """Arguments from the first override on are ``overrides``; ``argv`` are all arguments."""
+    """All arguments stay in ``argv``."""
     p = new_parser(
         "Train a config or a script with several norms and seeds, and compare the norms.\n"
         "The same command continues what was stopped; more norms or seeds are added.",
         "compare ilm_plugins://shapes/mask_rcnn_R_18_FPN_gn.yaml GN ILMGN \\\n"
-        "    --at MODEL.ROI_BOX_HEAD.NORM --seeds 0 1 2 SOLVER.MAX_ITER 100",
+        "    --at MODEL.ROI_BOX_HEAD.NORM --seeds 0 1 2 --opts SOLVER.MAX_ITER 100",
         "compare bn gn --seeds 0 1 2 --metric top1:results.json --command \\\n"
         '    "python train.py --norm {norm} --seed {seed} --output {output}"',
     )
     p.usage = (
-        "%(prog)s CONFIG NORM NORM ... [options] [KEY VALUE | KEY=VALUE ...]\n"
+        "%(prog)s CONFIG NORM NORM ... [options] [--opts KEY VALUE ... | KEY=VALUE ...]\n"
         "       %(prog)s --command COMMAND NORM NORM ... --metric NAME:FILE[:RULE] [options]"
     )
     add = p.add_argument
@@ -106,7 +100,7 @@ def compare(argv: Sequence[str]) -> Namespace:
     _add_registrations(add)
     what = "config keys that get the norm; default: all keys of norms"
     add("--at", nargs="+", default=(), metavar="KEY", help=what)
-    add("--seeds", type=int, nargs="+", default=(0,), metavar="SEED", help="default: 0")
+    add("--seeds", type=_seed, nargs="+", default=(0,), metavar="SEED", help="default: 0")
     what = "a checkpoint that each norm starts from"
     add("--weights", type=_user_path, metavar="FILE", help=what)
     what = "test each model on the test set of another config, too; can be given again"
@@ -136,18 +130,20 @@ def compare(argv: Sequence[str]) -> Namespace:
     add("--output", type=_user_path, metavar="DIR", help=what)
     add("--dry-run", action="store_true", help="only print the command of each run")
     add("--unsafe", action="store_true", help="run code that checkpoints and yaml configs hold")
-    options, overrides = split_overrides(argv)
-    if late := [override for override in overrides if override.startswith("--")]:
-        p.error(f"{late[0]} comes after an override; give options before overrides")
-    # argparse would read the words of an arm as an option of its own.
-    of_arm = [i >= 3 and options[i - 3] == "--arm" for i in range(len(options))]
-    options = [f" {word}" if of_arm[i] else word for i, word in enumerate(options)]
-    args = p.parse_args(options, Namespace(overrides=overrides, argv=[*argv]))
+    what = "overrides: 'KEY VALUE' pairs for .yaml, 'KEY=VALUE' for .py"
+    many = {"dest": "overrides", "action": "extend", "nargs": "+", "default": []}
+    add("--opts", metavar="KEY VALUE", help=what, **many)
+    # argparse would read the overrides of an arm, such as --lr, as an option of its own.
+    of_arm = {i + 3 for i, argument in enumerate(argv) if argument == "--arm"}
+    arguments = [f" {argument}" if i in of_arm else argument for i, argument in enumerate(argv)]
+    args = p.parse_args(arguments, Namespace(argv=[*argv]))
+    if misplaced := [*filter(OVERRIDE.match, args.norms)]:
+        p.error(f"{misplaced[0]} is an override; give overrides behind --opts")
     name = args.config
     if args.command is not None:
         of_configs = {name: f"--{name}" for name in ("at", "weights", "test", "unsafe")}
         of_configs |= {"datasets": "--dataset", "imports": "--import"}
-        of_configs["overrides"] = " ".join(overrides)
+        of_configs["overrides"] = "--opts"
         if wrong := [shown for name, shown in of_configs.items() if getattr(args, name)]:
             p.error(f"{wrong[0]} is for a CONFIG; write it into --command, or leave it out")
         args.norms.insert(0, args.config)
@@ -165,30 +161,6 @@ def run_script(argv: Sequence[str]) -> Namespace:
     p.add_argument("--seed", type=int, required=True)
     p.add_argument("--num-gpus", type=int, required=True)
     return p.parse_args(argv[:end], Namespace(command=[*argv[end + 1 :]]))
-
-
-def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split a command line before its first override, KEY=VALUE or KEY VALUE with dots in KEY.
-
-    After --slurm, only a KEY with dots begins the overrides.
-    """
-    after, values = "", 0
-    for i, argument in enumerate(argv):
-        if argument.startswith("-"):
-            after, values = argument, VALUES.get(argument, 0)
-            continue
-        if values:
-            values -= 1
-            continue
-        followed = i + 1 < len(argv) and not argv[i + 1].startswith("--")
-        # An argument after --at is a place, unless a value follows.
-        is_key = YAML_KEY.fullmatch(argument) and followed and not YAML_KEY.fullmatch(argv[i + 1])
-        is_override = OVERRIDE.match(argument)
-        if after == "--slurm":
-            is_override = is_override and "." in argument.partition("=")[0]
-        if is_override or (is_key if after == "--at" else YAML_KEY.fullmatch(argument)):
-            return [*argv[:i]], [*argv[i:]]
-    return [*argv], []
 
 
 def translate(argv: Sequence[str]) -> Namespace:
@@ -259,6 +231,13 @@ def _add_registrations(add: Callable[..., object]) -> None:
 def _user_path(text: str) -> Path:
     """A path from the command line; shells leave the "~" of ``--output=~/runs`` as it is."""
     return Path(os.path.expanduser(text))
+
+
+def _seed(text: str) -> int:
+    if not re.fullmatch(r"-?\d+", text):
+        what = f"{text!r} is not an integer; give overrides behind --opts"
+        raise argparse.ArgumentTypeError(what)
+    return int(text)
 
 
 def _positive(text: str) -> int:

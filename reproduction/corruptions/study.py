@@ -208,7 +208,7 @@ def go_on(start: Path, folder: Path, arms: Mapping[str, float], seed: int, confi
     words = ["compare", config, *arms, "--seeds", str(seed), "--num-gpus", "0"]
     for arm, rate in arms.items():
         words += ["--arm", arm, FURTHER[arm], f"optim_wrapper.optimizer.lr={rate:g}"]
-    words += ["--weights", str(last_checkpoint(start)), "--output", str(folder), *SHORT]
+    words += ["--weights", str(last_checkpoint(start)), "--output", str(folder), "--opts", *SHORT]
     subprocess.run(command_line(words), check=True)
 
 

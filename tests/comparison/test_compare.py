@@ -102,8 +102,7 @@ def config(datasets, tmp_path, monkeypatch):
 
 
 def compare(config, *words):
-    words, overrides = parsers.split_overrides(words)
-    return main(["compare", config, *words, "--num-gpus", "0", "--output", "out", *overrides])
+    return main(["compare", config, "--num-gpus", "0", "--output", "out", *words])
 
 
 def plan_of(config, norms, seeds, output, **options):
@@ -194,7 +193,7 @@ def test_only_an_added_norm_is_trained(compared, started):
 
 
 def test_a_changed_setting_is_named(compared, capsys):
-    assert compare(compared, GN, EN, *TEST, "train_cfg.max_iters=2") == 2
+    assert compare(compared, GN, EN, *TEST, "--opts", "train_cfg.max_iters=2") == 2
     assert "was begun with train_cfg.max_iters = 4, not 2" in capsys.readouterr().err
 
 
@@ -211,14 +210,14 @@ def test_settings_are_kept_as_json(compared):
 
 
 def test_a_run_that_diverges_is_a_row(config, started):
-    assert compare(config, GN, "optim_wrapper.optimizer.lr=1e30") == 1
+    assert compare(config, GN, "--opts", "optim_wrapper.optimizer.lr=1e30") == 1
     (failure,) = frame()["failure"]
     assert failure.startswith("diverged: ")
 
 
 @pytest.mark.wide
 def test_a_run_that_fails_is_a_row(config, started):
-    compare(config, GN, "train_dataloader.dataset.data_prefix.img_path=nowhere")
+    compare(config, GN, "--opts", "train_dataloader.dataset.data_prefix.img_path=nowhere")
     (failure,) = frame()["failure"]
     assert failure.startswith("failed: ")
     assert failure.endswith("seed0.log")
@@ -406,18 +405,18 @@ def test_as_is_needs_a_test_of_its_own_norm(config):
     ],
 )
 def test_weights_that_no_norm_converts_are_named(config, capsys, words):
-    compare(config, GN, EN, "--dry-run", *words)
+    compare(config, GN, EN, "--dry-run", "--opts", *words)
     assert "The config loads 'bn.pth'. If the file has weights" in capsys.readouterr().out
 
 
 def test_no_weights_are_named_for_a_part_that_they_are_not_of(config, capsys):
-    words = "--at", "model.decode_head.norm_cfg", "--dry-run", "model.pretrained=bn.pth"
+    words = "--at", "model.decode_head.norm_cfg", "--dry-run", "--opts", "model.pretrained=bn.pth"
     compare(config, GN, EN, *words)
     assert "The config loads" not in capsys.readouterr().out
 
 
 def test_no_weights_are_named_for_plain_norms(config, capsys):
-    compare(config, "BN", GN, "--dry-run", "load_from=bn.pth")
+    compare(config, "BN", GN, "--dry-run", "--opts", "load_from=bn.pth")
     assert "The config loads" not in capsys.readouterr().out
 
 
@@ -492,7 +491,7 @@ def test_an_override_may_add_a_part_named_like_another(config):
 
 
 def test_an_error_of_the_model_is_none_of_a_norm(config, capsys):
-    assert compare(config, GN, EN, "--dry-run", "model.backbone.no_such_option=1") == 2
+    assert compare(config, GN, EN, "--dry-run", "--opts", "model.backbone.no_such_option=1") == 2
     message = capsys.readouterr().err
     assert "the model cannot be built, with its own norms, too: TypeError: " in message
     assert "unexpected keyword argument 'no_such_option'" in message
@@ -531,7 +530,7 @@ def test_norms_that_do_not_fit_are_named_before_any_training(config, started, ca
 def test_a_norm_that_no_part_of_the_model_has_is_refused(datasets, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     place = "MODEL.SEM_SEG_HEAD.NORM"  # a detector without this head has the key, too
-    assert compare(str(SHAPES), "GN", "ILMGN", "--at", place, "--dry-run", *SMALL) == 2
+    assert compare(str(SHAPES), "GN", "ILMGN", "--at", place, "--dry-run", "--opts", *SMALL) == 2
     told = capsys.readouterr().err
     assert f"these norms do not fit at {place}: ILMGN: the same model as with GN; " in told
 
@@ -539,7 +538,8 @@ def test_a_norm_that_no_part_of_the_model_has_is_refused(datasets, tmp_path, mon
 def test_frozen_norms_stay_and_the_plan_says_so(config, capsys):
     part = "model.backbone.norm_cfg"
     words = f"{part}._delete_=True", f"{part}.type=BN", "model.backbone.frozen_stages=1"
-    assert compare(config, GN, EN, "--dry-run", *words, "model.decode_head.norm_cfg.type=GN") == 0
+    words += ("model.decode_head.norm_cfg.type=GN",)
+    assert compare(config, GN, EN, "--dry-run", "--opts", *words) == 0
     printed = capsys.readouterr().out
     reason = "BN: model.backbone.frozen_stages = 1 freezes norms"
     assert f"keys that keep their norm:\n  model.backbone.norm_cfg  {reason}\n" in printed
@@ -550,7 +550,7 @@ def test_frozen_norms_stay_and_the_plan_says_so(config, capsys):
 def test_a_stock_detector_without_trained_norms_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     stock = model_zoo.get_config_file("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
-    assert compare(stock, "GN", "ILMGN", "--dry-run", "DATASETS.TEST", "()") == 2
+    assert compare(stock, "GN", "ILMGN", "--dry-run", "--opts", "DATASETS.TEST", "()") == 2
     told = capsys.readouterr().err
     # Not of the box head, which has no convolution with a norm.
     place = "give a place, such as --at MODEL.FPN.NORM"
@@ -560,7 +560,7 @@ def test_a_stock_detector_without_trained_norms_is_refused(tmp_path, monkeypatch
 def test_two_plain_norms_that_no_layer_has_are_refused(datasets, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     place = "--at", "MODEL.SEM_SEG_HEAD.NORM"
-    assert compare(str(SHAPES), "GN", "BN", *place, "--dry-run", *SMALL) == 2
+    assert compare(str(SHAPES), "GN", "BN", *place, "--dry-run", "--opts", *SMALL) == 2
     assert "BN: the same model as with GN; " in capsys.readouterr().err
 
 
@@ -666,7 +666,10 @@ def test_a_folder_keeps_the_overrides_for_a_norm(config, tmp_path, norms, rate, 
         ("--arm a GN lr=1 --arm a GN lr=2", "two --arm have the name 'a'; give each another"),
         ("--arm .. GN lr=1", "norm '..': give a name of letters and digits"),
         ("--weights typo.pth", "typo.pth' does not exist"),
-        ("default_hooks.checkpoint.out_dir=all", "out_dir = 'all': all runs would write to it"),
+        (
+            "--opts default_hooks.checkpoint.out_dir=all",
+            "'all': all runs would write to it",
+        ),
     ],
 )
 def test_a_mistake_begins_no_comparison(config, capsys, words, message):
@@ -795,7 +798,7 @@ def test_steps_are_measured_before_the_trainings(config, started, monkeypatch, c
     before = []
     there = Path("out/steps.json").exists
     monkeypatch.setattr(runs, "run_all", lambda *_, **__: before.append(there()))
-    compare(config, GN, EN, "train_cfg.max_iters=1000")
+    compare(config, GN, EN, "--opts", "train_cfg.max_iters=1000")
     assert before == [True]
     steps = json.loads(Path("out/steps.json").read_text())
     assert all(steps[norm]["seconds"] > 0 for norm in (GN, EN))
@@ -847,7 +850,7 @@ def test_steps_of_a_gpu_are_not_measured_where_there_is_none(config, tmp_path, c
 def test_a_step_that_fails_with_the_first_norm_ends_nothing(config, started, capsys):
     """A hook, or other processes, may belong to the step, as in self-supervised training."""
     started.clear()
-    compare(config, GN, EN, "optim_wrapper.optimizer.type=Unknown")
+    compare(config, GN, EN, "--opts", "optim_wrapper.optimizer.type=Unknown")
     assert "the cost of a step was not measured: " in capsys.readouterr().out
     assert started
 
@@ -881,7 +884,7 @@ def test_the_training_loop_of_one_norms_overrides_is_checked(config, started, ca
 
 def test_a_training_loop_that_lacks_a_setting_ends_the_comparison(config, started, capsys):
     started.clear()
-    assert compare(config, GN, EN, "train_cfg.max_epochs=2") == 2
+    assert compare(config, GN, EN, "--opts", "train_cfg.max_epochs=2") == 2
     assert (
         "train_cfg: IterBasedTrainLoop got an unexpected keyword argument 'max_epochs'; it takes "
         "max_iters, val_begin, val_interval"
@@ -895,7 +898,7 @@ def test_a_step_that_diverges_leaves_the_results(config, started, patched):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compared_models, "measure_steps", fail)
-        assert compare(config, GN, "train_cfg.max_iters=1") == 0
+        assert compare(config, GN, "--opts", "train_cfg.max_iters=1") == 0
     assert "## mIoU" in Path("out/compare.md").read_text()
 
 
@@ -917,7 +920,7 @@ def test_weights_start_each_norm_as_the_converted_model(config, started):
     model = open_config(config, words).build_model()
     torch.save({"state_dict": model.state_dict()}, "bn.pth")
     norms = "BN", EN, "SN"
-    assert compare(config, *norms, "--weights", "bn.pth", "train_cfg.max_iters=1") == 0
+    assert compare(config, *norms, "--weights", "bn.pth", "--opts", "train_cfg.max_iters=1") == 0
     weight = model.state_dict()["decode_head.conv_seg.weight"]
     for folder in "BN", "EN-reduction=8", "SN":
         start = torch.load(f"out/{folder}/weights.pth")["state_dict"]
@@ -1028,18 +1031,24 @@ def test_a_lazy_config_is_compared(started, datasets, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "words, overrides",
     [
-        ("c.yaml GN EN --seeds 0 1 SOLVER.MAX_ITER 3", "SOLVER.MAX_ITER 3"),
-        ("c.yaml GN EN --at MODEL.FPN.NORM --seeds 0", ""),
-        ("c.yaml GN --at MODEL.FPN.NORM MODEL.RESNETS.NORM SOLVER.MAX_ITER 3", "SOLVER.MAX_ITER 3"),
-        ("c.py GN EN train_cfg.max_iters=3", "train_cfg.max_iters=3"),
-        ("c.py EN(eps=1e-3) --at model.backbone.norm_cfg a=1 b.c=2", "a=1 b.c=2"),
-        ("c.py GN EN --arm EN EN lr=1 --arm a.b GN lr=2 --seeds 0 a=1", "a=1"),
-        ("c.py GN EN --output lr=0.1 --weights a=1.pth --test A.B c=1.py a=1", "a=1"),
-        ("c.py GN EN --margin 1 --seeds 0 a=1", "a=1"),
-        ("c.py GN EN --dataset A.B b=1.json c=1 --import d=1.py a=1", "a=1"),
+        ("c.yaml GN EN --at A.B.NORM --opts SOLVER.MAX_ITER 3 --seeds 0", "SOLVER.MAX_ITER 3"),
+        ("c.yaml GN --opts A.B -1 --opts C.D 2 --at A.B.NORM", "A.B -1 C.D 2"),
+        ("c.py EN(eps=1e-3) --arm EN EN lr=1 --arm a.b GN --lr=2 --opts a=1 b.c=2", "a=1 b.c=2"),
     ],
 )
-def test_overrides_are_told_from_norms_and_places(words, overrides):
-    args = parsers.compare(words.split())
-    assert args.overrides == overrides.split()
-    assert not {*args.overrides} & {*args.at, *args.norms}
+def test_overrides_are_behind_opts(words, overrides):
+    assert parsers.compare(words.split()).overrides == overrides.split()
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("c.yaml GN EN SOLVER.MAX_ITER 3", "SOLVER.MAX_ITER is an override"),
+        ("c.py GN EN train_cfg.max_iters=3", "train_cfg.max_iters=3 is an override"),
+        ("c.yaml GN EN --seeds 0 1 SOLVER.MAX_ITER 3", "'SOLVER.MAX_ITER' is not an integer"),
+    ],
+)
+def test_an_override_elsewhere_is_refused(words, message, capsys):
+    with pytest.raises(SystemExit):
+        parsers.compare(words.split())
+    assert f"{message}; give overrides behind --opts" in capsys.readouterr().err

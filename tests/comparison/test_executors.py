@@ -218,20 +218,6 @@ def test_options_of_slurm_need_its_executor():
         Execution(slurm=["partition=gpu"]).check(0)
 
 
-@pytest.mark.parametrize(
-    "words, slurm, overrides",
-    [
-        ("--slurm partition=gpu timeout_min=600", "partition=gpu timeout_min=600", ""),
-        ("--slurm qos=a train_cfg.max_iters=3 lr=1", "qos=a", "train_cfg.max_iters=3 lr=1"),
-        ("--slurm qos=a SOLVER.MAX_ITER 3", "qos=a", "SOLVER.MAX_ITER 3"),
-        ("--slurm qos=a --jobs 2 lr=1", "qos=a", "lr=1"),
-    ],
-)
-def test_slurms_options_are_told_from_overrides(words, slurm, overrides):
-    args = parsers.compare(["c.py", "GN", "EN", *words.split()])
-    assert (args.slurm or [], args.overrides) == (slurm.split(), overrides.split())
-
-
 class TestSlurm:
     """Options of submitit; the jobs themselves are in tests/wide/test_comparisons.py."""
 

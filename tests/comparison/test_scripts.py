@@ -382,7 +382,7 @@ def test_one_seed_needs_no_placeholder():
     [
         (("--at", "model"), "--at"),
         (("--test", "a", "b"), "--test"),
-        (("lr=1",), "lr=1"),
+        (("--opts", "lr=1"), "--opts"),
         (("--unsafe",), "--unsafe"),
     ],
 )

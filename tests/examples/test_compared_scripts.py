@@ -51,7 +51,8 @@ def words_of(example):
 
 def compared(words, *overrides):
     """Run a comparison; return its results."""
-    status = main(["compare", *words, "--num-gpus", "0", "--output", "out", *overrides])
+    opts = ["--opts", *overrides] if overrides else []
+    status = main(["compare", *words, "--num-gpus", "0", "--output", "out", *opts])
     logs = [path.read_text()[-2000:] for path in Path("out").glob("*/*.log")]
     assert status == 0, logs
     assert Path("out/compare.html").stat().st_size > 10_000

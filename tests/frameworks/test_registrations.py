@@ -294,7 +294,7 @@ def test_a_config_without_the_datasets_that_are_given_is_refused(own, capsys):
 def test_a_later_command_may_name_other_datasets(own, datasets, capsys):
     assert main([*COMPARE, *DATASETS, "--dry-run"]) == 0
     sets = "DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "('shapes_val',)"
-    assert main([*COMPARE, "--dry-run", *sets]) == 0
+    assert main([*COMPARE, "--dry-run", "--opts", *sets]) == 0
 
 
 def test_a_further_test_on_a_dataset_that_is_not_registered_is_refused(own, capsys):
@@ -312,7 +312,7 @@ def test_a_further_test_on_a_dataset_that_is_not_registered_is_refused(own, caps
     ],
 )
 def test_a_model_that_does_not_fit_the_json_is_refused(overrides, message, own, capsys):
-    assert message in refusal(capsys, *COMPARE, *DATASETS, *overrides)
+    assert message in refusal(capsys, *COMPARE, *DATASETS, "--opts", *overrides)
 
 
 def test_a_name_of_another_dataset_is_refused(own, capsys):

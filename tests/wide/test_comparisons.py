@@ -96,7 +96,7 @@ class Command:
 
 def compare(config, *options):
     words = ["compare", config, *NORMS, "--num-gpus", "0", "--output", "out", "--jobs", "2"]
-    return Command("-m", "ilm_plugins", *words, *options, *LONG)
+    return Command("-m", "ilm_plugins", *words, *options, "--opts", *LONG)
 
 
 def execute(commands, **options):

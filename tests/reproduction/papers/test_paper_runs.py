@@ -174,7 +174,7 @@ def test_a_row_is_trained_and_shown_beside_the_papers_figure(tmp_path, capsys):
     words = "run", "en-5", "ResNet20/EN", "--epochs", "1", "--num-gpus", "0"
     folders = "--data", str(tmp_path / "images"), "--work-dir", str(tmp_path / "runs")
     small = "train_dataloader.batch_size=4", "train_dataloader.drop_last=False"
-    assert main([*words, *folders, *small]) == 0
+    assert main([*words, *folders, "--opts", *small]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("en-5 ResNet20/EN: top-1 ")
     assert "(paper 92.41); shortened: 1 of 165 epochs, 8 of 50000 images" in last
