@@ -9,7 +9,7 @@ from ..errors import UserError, say
 from ..frameworks import OpenConfig, open_config
 from ..frameworks.run.options import RunOptions
 from ..frameworks.run.record import PLAIN, read_record
-from . import train
+from ..frameworks.run.training import start
 
 #: Largest number of images in the picture; least score, 0 to 1, of a prediction that is drawn.
 COUNT, MIN_SCORE = 3, 0.6
@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> None:
     for config in args.configs:
         folder = args.output / Path(config).stem
         overrides = ("OUTPUT_DIR", str(folder), *args.opts)
-        train.start(RunOptions(config, overrides))
+        start(RunOptions(config, overrides))
         opened = open_config(config, overrides)
         picture = folder / "predictions.png"
         draw_predictions(opened, folder / "model_final.pth", picture)
@@ -59,11 +59,11 @@ def draw_predictions(opened: OpenConfig, checkpoint: Path, path: Path) -> None:
         instances = inference.forward([image])[0]["instances"].to("cpu")
         mode = ColorMode.SEGMENTATION  # colours show classes
         truth, predicted = (Visualizer(image, metadata, 2, mode) for _ in range(2))
-        drawn = (
+        pictures = (
             truth.draw_dataset_dict(entry),
             predicted.draw_instance_predictions(instances[instances.scores >= MIN_SCORE]),
         )
-        tile = np.concatenate([one.get_image() for one in drawn], 1)
+        tile = np.concatenate([picture.get_image() for picture in pictures], 1)
         tiles.append(np.pad(tile, ((3, 3), (3, 3), (0, 0)), constant_values=255))
     picture = ImageOps.expand(Image.fromarray(np.concatenate(tiles, 1)), (0, 24, 0, 0), "white")
     drawing, width = ImageDraw.Draw(picture), tiles[0].shape[1] / 2

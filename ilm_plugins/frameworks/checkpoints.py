@@ -40,34 +40,49 @@ def describe_other_norms(
     ``absent`` are the model's tensors that were not loaded, ``rejected`` the file's. With
     ``by_suffix``, the file's names may be ends of the model's names.
     """
-    foreign = [name for name in rejected if not is_ignored_tensor(name)]
-    owners = {name[: dot.start()] for name in foreign for dot in re.finditer(r"\.", name)}
-    # timm's norms with an activation inside become a Sequential, whose first module is the layer.
-    joined = (name for name, m in model.named_modules() if isinstance(m, NormWithActivation))
-    owners |= {f"{name}.0" for name in joined if name in owners}
-    owners |= {name for others in OTHER_NAMES for owner in owners for name in others(owner)}
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, AdaptiveNorm)}
-    found = []
-    for name, layer in layers.items():
-        tensors = {f"{name}.{key}" for key in checkpoints.find_absent({}, layer)}
-        parts = name.split(".")
-        # The last part alone, such as norm, ends the names of many layers.
-        suffixes = {".".join(parts[i:]) for i in range(max(len(parts) - 1, 1) if by_suffix else 1)}
-        starts_as_plain = getattr(layer, "init", None) == "identity"
-        is_part = tensors & absent and tensors - absent and not starts_as_plain
-        if suffixes & owners or is_part:
-            found.append(name)
-    if not found:
+    owners = _owners(model, rejected)
+    layers = [
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, AdaptiveNorm)
+        and (_ends(name, by_suffix) & owners or _is_loaded_in_part(name, layer, absent))
+    ]
+    if not layers:
         return None
     return (
-        f"another norm's weights for {len(found)} layers, such as {found[0]}, which keep initial "
+        f"another norm's weights for {len(layers)} layers, such as {layers[0]}, which keep initial "
         "values, in part or all, so that outputs change"
     )
 
 
+def _owners(model: nn.Module, tensors: Iterable[str]) -> set[str]:
+    """Return the names of the modules that have tensors, and the model's other names for them."""
+    named = [name for name in tensors if not is_ignored_tensor(name)]
+    owners = {name[: dot.start()] for name in named for dot in re.finditer(r"\.", name)}
+    # timm's norms with an activation inside become a Sequential, whose first module is the layer.
+    joined = (name for name, m in model.named_modules() if isinstance(m, NormWithActivation))
+    owners |= {f"{name}.0" for name in joined if name in owners}
+    return owners | {name for others in OTHER_NAMES for owner in owners for name in others(owner)}
+
+
+def _ends(name: str, by_suffix: bool) -> set[str]:
+    """Return a module's name, and with ``by_suffix`` the ends of it that tell it from others."""
+    parts = name.split(".")
+    # The last part alone, such as norm, ends the names of many layers.
+    return {".".join(parts[i:]) for i in range(max(len(parts) - 1, 1) if by_suffix else 1)}
+
+
+def _is_loaded_in_part(name: str, layer: AdaptiveNorm, absent: set[str]) -> bool:
+    """Return whether a file lacks some of a layer's tensors, without which its outputs differ."""
+    tensors = {f"{name}.{key}" for key in checkpoints.find_absent({}, layer)}
+    starts_as_plain = getattr(layer, "init", None) == "identity"
+    return bool(tensors & absent and tensors - absent) and not starts_as_plain
+
+
 def base_rates(optimizers: Iterable[Any]) -> list[float]:
     """Return the learning rates of optimizers' parameters, before a schedule changes them."""
-    return [g.get("initial_lr", g["lr"]) for one in optimizers for g in one.param_groups]
+    groups = (group for optimizer in optimizers for group in optimizer.param_groups)
+    return [group.get("initial_lr", group["lr"]) for group in groups]
 
 
 def describe_other_rate(planned: list[float], used: list[float]) -> str | None:

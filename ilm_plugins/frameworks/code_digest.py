@@ -31,9 +31,11 @@ def _imported(code: bytes) -> list[tuple[int, str]]:
         nodes = [*ast.walk(ast.parse(code))]
     except (SyntaxError, ValueError):  # of another language
         return []
-    found = [(0, one.name) for node in nodes if isinstance(node, ast.Import) for one in node.names]
+    modules = []
     for node in nodes:
-        if isinstance(node, ast.ImportFrom):
-            inner = [f"{node.module or ''}.{one.name}".strip(".") for one in node.names]
-            found += [(node.level, name) for name in (node.module or "", *inner)]
-    return found
+        if isinstance(node, ast.Import):
+            modules += [(0, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            inner = [f"{node.module or ''}.{alias.name}".strip(".") for alias in node.names]
+            modules += [(node.level, name) for name in (node.module or "", *inner)]
+    return modules

@@ -6,8 +6,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,17 +70,17 @@ class Registrations:
 def run_module(name: str) -> None:
     """Import a module; UserError if Python does not find it. Errors of its own code pass."""
     try:
-        with explaining_syntax(name):
-            importlib.import_module(name)
+        importlib.import_module(name)
     except (ModuleNotFoundError, TypeError, ValueError) as error:
         # Of the name itself, such as "a", "..a" or "", but not of a module that it imports.
-        found = getattr(error, "name", None)
-        if not re.fullmatch(r"\w+(\.\w+)*", name) or (found and f"{name}.".startswith(f"{found}.")):
-            raise UserError(
-                f"--import {name}: Python finds no such module; give the path of a .py file, or a "
-                "module of an installed package or of this folder"
-            ) from error
-        raise
+        missing = getattr(error, "name", None) or ""
+        is_name = re.fullmatch(r"\w+(\.\w+)*", name)
+        if is_name and not (missing and f"{name}.".startswith(f"{missing}.")):
+            raise
+        raise UserError(
+            f"--import {name}: Python finds no such module; give the path of a .py file, or a "
+            "module of an installed package or of this folder"
+        ) from error
 
 
 def run_file(path: Path) -> None:
@@ -102,19 +101,7 @@ def run_file(path: Path) -> None:
     spec = importlib.util.spec_from_file_location(name, path)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
-        with explaining_syntax(path):
-            spec.loader.exec_module(module)
+        spec.loader.exec_module(module)
     except BaseException:
         sys.modules.pop(name, None)
         raise
-
-
-@contextmanager
-def explaining_syntax(what: str | Path) -> Iterator[None]:
-    """Replace an error of syntax, in a file or one that it imports, by a UserError."""
-    try:
-        yield
-    except SyntaxError as error:
-        raise UserError(
-            f"--import {what}: {error.msg} in {error.filename}, line {error.lineno}; correct it"
-        ) from error

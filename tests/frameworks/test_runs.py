@@ -29,7 +29,7 @@ from ilm_plugins.cli import train
 from ilm_plugins.errors import UserError
 from ilm_plugins.files import LOCK, PARTIAL, lock, make_folder, read_object
 from ilm_plugins.frameworks.length import Length
-from ilm_plugins.frameworks.run import environment, processes
+from ilm_plugins.frameworks.run import environment, processes, training
 from ilm_plugins.frameworks.run.options import ProcessOptions, RunOptions
 from ilm_plugins.frameworks.run.record import RunRecord, read_record, write_divergence, write_record
 
@@ -127,11 +127,11 @@ def test_two_machines_end_with_one_status(tmp_path, what, status):
 def test_a_mistake_on_the_command_line_is_named(options, words, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.is_available", lambda: "resume" not in options)
-    monkeypatch.setattr(train, "launch", lambda *_: None)  # nothing waits for another machine
+    monkeypatch.setattr(training, "launch", lambda *_: None)  # nothing waits for another machine
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # restored afterwards
     (tmp_path / "config.py").write_text("import detectron2")
     with pytest.raises(UserError, match=words):
-        train.start(RunOptions.of_command(str(tmp_path / "config.py"), **options))
+        training.start(RunOptions.of_command(str(tmp_path / "config.py"), **options))
 
 
 @pytest.mark.parametrize(
@@ -156,9 +156,9 @@ def test_only_processes_of_another_launcher_are_refused(environment, is_refused,
 def test_a_run_on_the_cpu_hides_gpus_before_it_imports_a_framework(monkeypatch):
     gpus, seen = "CUDA_VISIBLE_DEVICES", []
     monkeypatch.setenv(gpus, "0")
-    monkeypatch.setattr(train, "module_for", lambda *_: seen.append(os.environ[gpus]))
-    monkeypatch.setattr(train, "launch", lambda *_: None)
-    train.start(RunOptions(str(SHAPES)))
+    monkeypatch.setattr(training, "kind_of", lambda _: seen.append(os.environ[gpus]))
+    monkeypatch.setattr(training, "launch", lambda *_: None)
+    training.start(RunOptions(str(SHAPES)))
     assert seen == [""]
 
 
@@ -207,7 +207,7 @@ def test_a_run_with_a_file_for_an_output_folder_ends_in_one_line(
         pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # restored afterwards
     with pytest.raises(UserError, match=r"file' cannot be written to \(.*file is a file\)"):
-        train.start(RunOptions(str(config), overrides, eval_only=eval_only))
+        training.start(RunOptions(str(config), overrides, eval_only=eval_only))
 
 
 @pytest.mark.parametrize("eval_only", [False, True], ids=["training", "evaluation"])
@@ -228,7 +228,7 @@ def test_a_run_of_a_norm_that_no_layer_has_is_refused(
     with pytest.raises(
         UserError, match=r"(ROI_BOX_HEAD\.NORM|decode_head\.norm_cfg) is '(ILMG|E)N'"
     ):
-        train.start(RunOptions(str(config), overrides, eval_only=eval_only))
+        training.start(RunOptions(str(config), overrides, eval_only=eval_only))
 
 
 @pytest.mark.parametrize("is_mixed", [True, False])
@@ -248,7 +248,7 @@ def test_a_record_says_whether_the_config_trains_in_mixed_precision(
     opened = type(frameworks.open_config(str(config)))
     monkeypatch.setattr(opened, "run", lambda _, record: record.start(Length(planned=1)))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # restored afterwards
-    train.start(RunOptions(str(config), overrides))
+    training.start(RunOptions(str(config), overrides))
     assert read_record(tmp_path)["amp"] == is_mixed
 
 
@@ -715,7 +715,7 @@ def test_a_config_file_that_cannot_be_read_is_named(tmp_path, name, words):
     (tmp_path / "a.json").touch()
     (tmp_path / "folder.py").mkdir()
     path = str(tmp_path / name)
-    for read in (frameworks.open_config, lambda path: train.start(RunOptions(path))):
+    for read in (frameworks.open_config, lambda path: training.start(RunOptions(path))):
         with pytest.raises(UserError, match=f"config file '{path}' {words}"):
             read(path)
 

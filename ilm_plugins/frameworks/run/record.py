@@ -30,6 +30,8 @@ POINTS = 100
 OTHERS = "other evaluations"
 #: Keys of the results of a training, and of the test that gave them.
 RESULTS = "metrics", "test images", "evaluation", "test settings"
+#: Keys of a training's progress, with the values at its start.
+PROGRESS: dict[str, Any] = {"run": 0, "seconds": 0.0, "curve": []}
 #: Key of a training's record while it evaluates.
 EVALUATES = "evaluates"
 #: Key -> the type of its value, see :func:`.read_object`.
@@ -123,10 +125,21 @@ class RunRecord:
         if not is_rank_zero() or (options.eval_only and _is_kept(earlier, options)):
             return
         resumes = options.resume if resumes is None else resumes
-        is_same = resumes and not options.eval_only and earlier.get("unit") == length.unit
-        kept = earlier if is_same else {}
+        is_continued = resumes and not options.eval_only and earlier.get("unit") == length.unit
+        kept = earlier if is_continued else {}
+        record = self._settings(kept) | {"seed": seed, "learning rate": rate} | vars(length)
+        record |= {key: kept.get(key, default) for key, default in PROGRESS.items()}
+        record |= {"metrics": {}} | self._results(kept, length)
+        if length.planned:
+            record["norms"] = self.norms
+        self._write(record)
+        self.last_point = _clocks()
+
+    def _settings(self, kept: dict[str, Any]) -> dict[str, Any]:
+        """Return what is run on what, with the commits, code and devices of a record before it."""
+        options = self.options
         device = environment.device(options.processes.num_gpus)
-        record = {
+        return {
             "framework": self.framework,
             "config": options.config_file,
             "overrides": list(options.overrides),
@@ -137,24 +150,16 @@ class RunRecord:
             "device": _joined(", then ", kept.get("device"), device),
             "processes": options.processes.world_size,
             "amp": self.amp,
-            "seed": seed,
-            "learning rate": rate,
-            **vars(length),
-            "run": kept.get("run", 0),
-            "seconds": kept.get("seconds", 0.0),
-            "curve": kept.get("curve", []),
-            "metrics": {},
         }
-        if OTHERS in kept:
-            record[OTHERS] = kept[OTHERS]
+
+    def _results(self, kept: dict[str, Any], length: Length) -> dict[str, Any]:
+        """Return the results that a record before it keeps, else the test that will give them."""
+        others = {OTHERS: kept[OTHERS]} if OTHERS in kept else {}
         if is_complete_record(kept) and kept.get("run", 0) >= length.planned:
-            record |= {key: kept[key] for key in RESULTS if key in kept}
-        elif length.planned and self.test_settings is not None:
-            record["test settings"] = self.test_settings
-        if length.planned:
-            record["norms"] = self.norms
-        self._write(record)
-        self.last_point = _clocks()
+            return others | {key: kept[key] for key in RESULTS if key in kept}
+        if length.planned and self.test_settings is not None:
+            return others | {"test settings": self.test_settings}
+        return others
 
     def lacks(self, run: int) -> bool:
         """Return, on rank 0, if the record ends before ``run`` epochs or iterations; else False."""

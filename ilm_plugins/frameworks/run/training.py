@@ -1,29 +1,61 @@
-"""The part of ``train`` that both frameworks share: config, folder and its lock, record."""
+"""The command ``train``: check its options, start its processes, train or evaluate in each."""
 
+import logging
+import os
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 
-from ...errors import writing_to
+from ...configs import resolve
+from ...errors import UserError, writing_to
 from ...files import lock, make_folder
 from ...trust import loading
-from ..config import open_config
+from ..config import kind_of, open_config
 from .options import RunOptions
+from .processes import check_processes, launch
 from .record import RunRecord, is_rank_zero, write_divergence
 
 
-def run(options: RunOptions) -> None:
+def start(options: RunOptions) -> None:
+    """Train or evaluate; UserError for wrong options, or if one of several processes fails."""
+    if options.processes.num_gpus == 0:
+        # Before a framework is imported: wherever one sees a GPU, it picks CUDA and NCCL.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    late = [override for override in options.overrides if override.startswith("--")]
+    if late:
+        raise UserError(f"{late[0]} comes after an override; give options before overrides")
+    check_processes(options.processes)
+    options = replace(options, config_file=resolve(options.config_file))
+    kind = kind_of(options.config_file)  # an error before processes start
+    if options.amp and options.processes.device == "cpu":
+        raise UserError("--amp is for GPUs; leave it out on the CPU")
+    if options.tta and not kind.has_tta:
+        raise UserError("--tta is for MMEngine's configs; leave it out")
+    launch(partial(run_in_process, options), options.processes)
+
+
+def run_in_process(options: RunOptions) -> None:
     """Train, or evaluate with ``eval_only``, in this process of a run."""
-    path, device = options.config_file, options.processes.device
+    # On a full disk, each line of the log would print a traceback before the command's error.
+    logging.raiseExceptions = False
+    options.registrations.register(options.config_file)
     with loading(unsafe=options.unsafe):
-        opened = open_config(path, options.overrides, device, options.amp)
+        device = options.processes.device
+        opened = open_config(options.config_file, options.overrides, device, options.amp)
         if not options.eval_only:
             opened.check_training(options.registrations.names)
         opened.check_test()
         folder = opened.settings[opened.keys["folder"]]
         # Before the framework's own code changes the config.
-        of_test, norms = opened.digest_of_test(), opened.settings_of_norms()
-        amp = opened.uses_amp()
-        of_config = opened.framework, of_test, norms, amp, opened.packages
-        record = RunRecord(folder, options, *of_config)
+        record = RunRecord(
+            folder,
+            options,
+            opened.framework,
+            opened.digest_of_test(),
+            opened.settings_of_norms(),
+            opened.uses_amp(),
+            opened.packages,
+        )
         weights = opened.settings.get(opened.keys["weights"])
         record.check_norms(weights, bool(opened.settings.get("resume")))
         if options.eval_only:

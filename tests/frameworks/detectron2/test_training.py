@@ -16,7 +16,6 @@ from detectron2.config import get_cfg
 from helpers.close import assert_close
 from helpers.trainings import LAZY, NO_TEST, SHAPES, SMALL, train_until_killed
 from ilm_plugins import checkpoints
-from ilm_plugins.cli import train as command_line
 from ilm_plugins.errors import CheckpointError, UserError
 from ilm_plugins.files import lock
 from ilm_plugins.frameworks.detectron2 import training
@@ -24,6 +23,7 @@ from ilm_plugins.frameworks.detectron2.checkpoints import Checkpointer
 from ilm_plugins.frameworks.detectron2.config import OpenYaml
 from ilm_plugins.frameworks.run.options import RunOptions
 from ilm_plugins.frameworks.run.record import RunRecord, read_record
+from ilm_plugins.frameworks.run.training import start
 
 
 def options(out, *overrides, config=SHAPES, **more):
@@ -32,7 +32,7 @@ def options(out, *overrides, config=SHAPES, **more):
 
 
 def train(*args, **more):
-    command_line.start(options(*args, **more))
+    start(options(*args, **more))
     return read_record(args[0])
 
 
@@ -159,9 +159,9 @@ def resumed(datasets, tmp_path_factory):
         patch.setattr(training, "POINTS", 1)
         overrides = ("train.ddp.find_unused_parameters=True",)
         first = lazy_options(folder, *overrides, code=UNREAD, resume=True)
-        command_line.start(first)
+        start(first)
         ddp_of_first = dict(ddp)
-        command_line.start(lazy_options(folder, "train.max_iter=3", resume=True))
+        start(lazy_options(folder, "train.max_iter=3", resume=True))
     return folder / "out", ddp_of_first
 
 
@@ -183,7 +183,7 @@ def test_keys_of_a_lazy_config_that_no_training_reads_are_named(resumed):
 def test_an_override_that_no_training_reads_is_refused(tmp_path, override):
     key = override.split("=")[0].lstrip("+").removesuffix(".enabled")
     with pytest.raises(UserError, match=rf"does not read {key}; leave it out, or give one of out"):
-        command_line.start(lazy_options(tmp_path, override, code=UNREAD))
+        start(lazy_options(tmp_path, override, code=UNREAD))
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_an_override_that_no_training_reads_is_refused(tmp_path, override):
 )
 def test_a_wrong_setting_of_a_lazy_configs_train_is_one_line(tmp_path, code, words):
     with pytest.raises(UserError, match=words):
-        command_line.start(lazy_options(tmp_path, code=code))
+        start(lazy_options(tmp_path, code=code))
 
 
 def test_a_lazy_config_is_resumed(resumed):
@@ -226,7 +226,7 @@ def test_a_lazy_configs_record_has_its_images(resumed):
 def test_a_lazy_config_is_not_resumed_with_other_norms(resumed, tmp_path):
     shutil.copytree(resumed[0], tmp_path / "out")
     with pytest.raises(UserError, match=r"others: model\.backbone\.norm was 'SSN' and is 'EN'"):
-        command_line.start(lazy_options(tmp_path, "model.backbone.norm=EN", resume=True))
+        start(lazy_options(tmp_path, "model.backbone.norm=EN", resume=True))
 
 
 def test_a_lazy_config_is_evaluated_after_training(resumed):
@@ -237,7 +237,7 @@ def test_a_lazy_config_is_evaluated_after_training(resumed):
 def test_a_lazy_config_is_evaluated(resumed, tmp_path, capfd):
     out, _ = resumed
     weights = f"train.init_checkpoint={out / 'model_final.pth'}"
-    command_line.start(lazy_options(tmp_path, weights, eval_only=True))
+    start(lazy_options(tmp_path, weights, eval_only=True))
     assert "copypaste: Task: bbox" in capfd.readouterr().out
 
 
@@ -250,7 +250,7 @@ def test_a_frozen_stem_without_trained_statistics_is_told(datasets, tmp_path):
 def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(datasets, tmp_path):
     words = "optimizer.lr=1e12", "train.checkpointer.period=1", "train.max_iter=9"
     with pytest.raises(FloatingPointError):
-        command_line.start(lazy_options(tmp_path, *words, code="del dataloader['evaluator']\n"))
+        start(lazy_options(tmp_path, *words, code="del dataloader['evaluator']\n"))
     out = tmp_path / "out"
     assert read_record(out)["diverged"]
     assert not (out / "model_final.pth").exists()
@@ -355,7 +355,7 @@ def test_an_unknown_norm_of_a_yaml_is_named_with_near_keys(tmp_path, norm, near,
 def test_an_unknown_norm_of_a_lazy_config_is_named_with_near_keys(datasets, tmp_path):
     words = r"^model\.backbone\.bottom_up\.stem\.norm is 'gn', an unknown norm; near ones are GN\b"
     with pytest.raises(UserError, match=words):
-        command_line.start(lazy_options(tmp_path, "model.backbone.bottom_up.stem.norm=gn"))
+        start(lazy_options(tmp_path, "model.backbone.bottom_up.stem.norm=gn"))
 
 
 @pytest.mark.parametrize(
