@@ -6,7 +6,6 @@ import os
 import platform
 
 import torch
-from torch import nn
 
 from ..errors import FRAMEWORKS as HOW_TO_INSTALL
 from ..errors import OPERATORS, UserError, missing, one_line
@@ -17,30 +16,19 @@ from ..ops import cpu
 from ..ops.engine.backends import VARIABLE
 from ..version import __version__
 
-
-def _by_detectron2(key: str) -> nn.Module:
-    from detectron2.layers import get_norm
-
-    return get_norm(key, 64)
-
-
-def _by_mmcv(key: str) -> nn.Module:
-    from mmcv.cnn import build_norm_layer
-
-    return build_norm_layer({"type": key}, 64)[1]
-
-
-def _by_mmengine(key: str) -> nn.Module:
-    from mmengine.registry import MODELS
-
-    return MODELS.build({"type": key, "num_channels": 64})
-
-
-#: Package -> where its configs name norms, and a function that builds the norm of a key.
+#: Package -> where its configs name norms, its module with norms, and what builds a key's norm.
 SETTINGS = {
-    "detectron2": ("NORM in get_norm", _by_detectron2),
-    "mmcv": ("type in norm_cfg", _by_mmcv),
-    "mmengine": ("type in MODELS", _by_mmengine),
+    "detectron2": ("NORM in get_norm", "detectron2.layers", lambda m, key: m.get_norm(key, 64)),
+    "mmcv": (
+        "type in norm_cfg",
+        "mmcv.cnn",
+        lambda m, key: m.build_norm_layer({"type": key}, 64)[1],
+    ),
+    "mmengine": (
+        "type in MODELS",
+        "mmengine.registry",
+        lambda m, key: m.MODELS.build({"type": key, "num_channels": 64}),
+    ),
 }
 
 
@@ -89,8 +77,9 @@ def _describe_framework(package: str) -> str:
         if package == "mmdet" and not installed(OPERATORS):
             raise missing("mmdet", OPERATORS)
         if package in SETTINGS:
-            place, build = SETTINGS[package]
-            keys = [key for key, layer in NORMS.items() if type(build(key)) is layer]
+            place, name, build = SETTINGS[package]
+            module = importlib.import_module(name)
+            keys = [key for key, layer in NORMS.items() if type(build(module, key)) is layer]
             parts.append(f"{place}: {', '.join(keys)}")
     except Exception as error:  # incompatible packages may raise any exception
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "

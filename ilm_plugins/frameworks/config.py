@@ -351,8 +351,8 @@ def check_statistics(model: "nn.Module", processes: int = 1) -> None:
     """
     from ..layers.mixture import MixtureNorm
 
-    mixtures = [one for one in model.modules() if isinstance(one, MixtureNorm)]
-    alone = [one for one in mixtures if one.sync is False and one.uses_batch_statistics]
+    mixtures = [layer for layer in model.modules() if isinstance(layer, MixtureNorm)]
+    alone = [layer for layer in mixtures if layer.sync is False and layer.uses_batch_statistics]
     if processes > 1 and alone:
         warnings.warn(
             f"{type(alone[0]).__name__} in {processes} processes: each uses the statistics of its "
@@ -373,7 +373,7 @@ def check_statistics(model: "nn.Module", processes: int = 1) -> None:
 
 
 def is_below(key: str, above: Iterable[str]) -> bool:
-    return any(f"{key}.".startswith(f"{one}.") for one in above)
+    return any(f"{key}.".startswith(f"{part}.") for part in above)
 
 
 def differences(
@@ -381,8 +381,8 @@ def differences(
 ) -> Iterator[tuple[Any, Any, Any]]:
     """Yield each key with two values, and both; None for a missing one."""
     for key in dict.fromkeys([*settings, *others]):
-        if (one := settings.get(key)) != (other := others.get(key)):
-            yield key, one, other
+        if (value := settings.get(key)) != (other := others.get(key)):
+            yield key, value, other
 
 
 def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def names_in(path: str, code: str) -> set[str]:
         raise UserError(
             f"config file {path!r}: {error.msg} in line {error.lineno}; correct the file"
         ) from error
-    return {one.get_name() for one in symbols if one.is_assigned() or one.is_imported()}
+    return {s.get_name() for s in symbols if s.is_assigned() or s.is_imported()}
 
 
 @contextmanager

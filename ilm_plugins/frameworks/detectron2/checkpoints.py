@@ -32,14 +32,14 @@ class Checkpointer(DetectionCheckpointer):
         optimizers = [trainer.optimizer] if resumes and trainer else []
         planned = base_rates(optimizers)
         try:
-            found = super().resume_or_load(path, resume=resume)
+            entries = super().resume_or_load(path, resume=resume)
         except AssertionError as error:
             if "not found" not in str(error):
                 raise
             raise CheckpointError(f"checkpoint {path!r} does not exist; give a file") from error
         if told := describe_other_rate(planned, base_rates(optimizers)):
             self.logger.warning(told)
-        return found
+        return entries
 
     def save(self, name: str, **entries: Any) -> None:
         """Save to NAME.pth; FloatingPointError if a parameter is NaN or infinite."""

@@ -128,10 +128,10 @@ class Detectron2Config(OpenConfig):
 
     def length(self, processes: int = 1) -> Length:
         settings, images = self.settings, None
-        metadata = map(data.MetadataCatalog.get, self.datasets(self.training_sets))
+        sets = map(data.MetadataCatalog.get, self.datasets(self.training_sets))
         with suppress(Exception):  # such as of files that are missing
             # Without its json, a dataset may be generated.
-            if all(os.path.isfile(one.get("json_file", __file__)) for one in metadata):
+            if all(os.path.isfile(metadata.get("json_file", __file__)) for metadata in sets):
                 images = training.count_images(self._train_loader(processes))
         return Length("iterations", settings[self.steps], settings.get(self.batch), images)
 
@@ -148,20 +148,20 @@ class Detectron2Config(OpenConfig):
         self._check_number(self._classes(self.test_sets, {"area": "the test needs a number"}))
 
     def check_training(self, given: Collection[str]) -> None:
-        found = {**self._classes(self.training_sets), **self._classes(self.test_sets)}
-        is_unused = given and found.keys().isdisjoint(given)
+        classes = {**self._classes(self.training_sets), **self._classes(self.test_sets)}
+        is_unused = given and classes.keys().isdisjoint(given)
         if is_unused and (names := self.settings.get(self.training_sets)):
             raise UserError(
                 f"{self.training_sets} is {names!r}, but --dataset gives {', '.join(given)}; name "
                 "the same datasets in both"
             )
-        for (name, ours), (other, theirs) in pairwise(found.items()):
-            for i, one, another in differences(dict(enumerate(ours)), dict(enumerate(theirs))):
+        for (name, ours), (other, theirs) in pairwise(classes.items()):
+            for i, our, their in differences(dict(enumerate(ours)), dict(enumerate(theirs))):
                 raise UserError(
-                    f"class {i} of dataset {other!r} is {another!r}, of {name!r} {one!r}; give "
-                    "both jsons the same categories"
+                    f"class {i} of dataset {other!r} is {their!r}, of {name!r} {our!r}; give both "
+                    "jsons the same categories"
                 )
-        self._check_number(found)
+        self._check_number(classes)
 
     def _classes(self, setting: str, needed: Mapping[str, str] | None = None) -> dict[str, list]:
         """Return name -> classes of the datasets of a setting that come from ``--dataset``.
@@ -181,23 +181,23 @@ class Detectron2Config(OpenConfig):
             if is_read and self.settings.get(form, "polygon") == "polygon":
                 bitmask = " ".join(self.override(form, "bitmask"))
                 needed[POLYGONS] = f"{form} needs polygons (for other masks, give {bitmask})"
-        found = {name: check_dataset(name, setting, needed) for name in self.datasets(setting)}
-        found = {name: classes for name, classes in found.items() if classes is not None}
-        if found and self.settings.get(self.keypoints):
+        checked = {name: check_dataset(name, setting, needed) for name in self.datasets(setting)}
+        classes = {name: names for name, names in checked.items() if names is not None}
+        if classes and self.settings.get(self.keypoints):
             raise UserError(
-                f"{self.keypoints}: --dataset {min(found)} registers no keypoints; register it by "
-                "--import FILE, with keypoint_names and keypoint_flip_map"
+                f"{self.keypoints}: --dataset {min(classes)} registers no keypoints; register it "
+                "by --import FILE, with keypoint_names and keypoint_flip_map"
             )
-        return found
+        return classes
 
-    def _check_number(self, found: Mapping[str, list]) -> None:
+    def _check_number(self, classes: Mapping[str, list]) -> None:
         """Raise UserError unless the model has as many classes as each dataset."""
-        for name, classes in found.items():
+        for name, names in classes.items():
             for key in self.class_keys():
-                if (number := self.settings[key]) != len(classes):
+                if (number := self.settings[key]) != len(names):
                     raise UserError(
-                        f"{key} is {number}, but dataset {name!r} has {len(classes)} classes; give "
-                        f"{' '.join(self.override(key, len(classes)))}"
+                        f"{key} is {number}, but dataset {name!r} has {len(names)} classes; give "
+                        f"{' '.join(self.override(key, len(names)))}"
                     )
 
 
@@ -307,7 +307,7 @@ class OpenLazyConfig(Detectron2Config):
 
     def _preprocessing(self) -> tuple[list[T.Augmentation], str]:
         mapper = OmegaConf.select(self.config, "dataloader.test.mapper") or {}
-        augmentations = [instantiate(one) for one in mapper.get("augmentations", ())]
+        augmentations = [instantiate(node) for node in mapper.get("augmentations", ())]
         return augmentations, mapper.get("image_format", "BGR")
 
     def _train_loader(self, processes: int) -> Iterable[list[dict]]:

@@ -22,12 +22,12 @@ from ...errors import UserError, one_line
 POLYGONS = "segmentation of polygons"
 #: Key of an annotation, a form behind it -> whether it is valid there; an error says no, too.
 VALUES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
-    "bbox": lambda one: is_box(one["bbox"]),
-    "area": lambda one: isfinite(one["area"]),
-    "iscrowd": lambda one: one["iscrowd"] in (0, 1),
-    "segmentation": lambda one: is_mask(one["segmentation"]),
+    "bbox": lambda annotation: is_box(annotation["bbox"]),
+    "area": lambda annotation: isfinite(annotation["area"]),
+    "iscrowd": lambda annotation: annotation["iscrowd"] in (0, 1),
+    "segmentation": lambda annotation: is_mask(annotation["segmentation"]),
     # A crowd is not trained.
-    POLYGONS: lambda one: one["iscrowd"] == 1 or not isinstance(one["segmentation"], dict),
+    POLYGONS: lambda a: a["iscrowd"] == 1 or not isinstance(a["segmentation"], dict),
 }
 
 
@@ -49,7 +49,7 @@ def register_coco(name: str, json_file: str, images: str) -> None:
     if name not in DatasetCatalog:
         register_coco_instances(name, {}, json_file, images)
     metadata = MetadataCatalog.get(name)
-    files = [os.path.abspath(metadata.get(one, "")) for one in ("json_file", "image_root")]
+    files = [os.path.abspath(metadata.get(key, "")) for key in ("json_file", "image_root")]
     if files != [json_file, images]:
         other = metadata.get("json_file", "code")
         raise UserError(
@@ -94,7 +94,7 @@ def read_coco(name: str, json_file: str, folder: str) -> tuple[list[str], dict[s
         invalid = invalid_values(annotations)
         del content, annotations
         entries = load_coco_json(json_file, folder)
-        if all(one.get("iscrowd") for entry in entries for one in entry["annotations"]):
+        if all(a.get("iscrowd") for entry in entries for a in entry["annotations"]):
             raise ValueError("no image has annotations, other than of crowds (iscrowd 1)")
     except Exception as error:  # of pycocotools and detectron2, by whatever the json has
         raise UserError(
@@ -103,7 +103,7 @@ def read_coco(name: str, json_file: str, folder: str) -> tuple[list[str], dict[s
         ) from error
     if os.environ.get("LOCAL_RANK", "0") == "0":  # one process of each machine
         with ThreadPoolExecutor() as pool:
-            faults = [one for one in pool.map(partial(fault_of_image, folder), images) if one]
+            faults = [*filter(None, pool.map(partial(fault_of_image, folder), images))]
         if faults:
             raise UserError(
                 f"--dataset {name}: {len(faults)} of {len(images)} images do not fit the json, "
@@ -122,15 +122,17 @@ def classes_of(name: str, categories: list[dict], annotations: list[dict]) -> li
     """Return the names of categories by id; of several with one name, one may have annotations."""
     check_unique("categories", "id", categories)
     used = {annotation["category_id"] for annotation in annotations}
-    if unknown := used - {one["id"] for one in categories}:
+    if unknown := used - {category["id"] for category in categories}:
         raise ValueError(f"no category has the category_id {min(unknown)!r} of annotations")
-    check_unique("categories", "name", [one for one in categories if one["id"] in used])
-    classes = [one["name"] for one in sorted(categories, key=itemgetter("id"))]
-    for one in categories:
-        if one["id"] not in used and classes.count(one["name"]) > 1:
+    check_unique(
+        "categories", "name", [category for category in categories if category["id"] in used]
+    )
+    classes = [category["name"] for category in sorted(categories, key=itemgetter("id"))]
+    for category in categories:
+        if category["id"] not in used and classes.count(category["name"]) > 1:
             logging.getLogger("detectron2").warning(
-                f"--dataset {name}: category {one['id']!r} has no annotations and the name of "
-                f"another one, {one['name']!r}; it counts as a class"
+                f"--dataset {name}: category {category['id']!r} has no annotations and the name of "
+                f"another one, {category['name']!r}; it counts as a class"
             )
     return classes
 

@@ -34,4 +34,4 @@ def find_bases(module: ModuleType) -> None:
 
 
 def _load_yaml_with_base(wrapped, _cls, args: tuple, options: dict) -> dict[str, Any]:
-    return wrapped(*map(resolve, args), **{name: resolve(one) for name, one in options.items()})
+    return wrapped(*map(resolve, args), **{name: resolve(path) for name, path in options.items()})

@@ -255,9 +255,9 @@ def number_annotations(evaluator: Any) -> None:
 
     One without ``iscrowd`` is no crowd, as in the training.
     """
-    for one in getattr(evaluator, "_evaluators", [evaluator]):
-        if isinstance(one, evaluation.COCOEvaluator):
-            coco = one._coco_api
+    for part in getattr(evaluator, "_evaluators", [evaluator]):
+        if isinstance(part, evaluation.COCOEvaluator):
+            coco = part._coco_api
             coco.anns = dict(enumerate(coco.dataset.get("annotations", ()), 1))
             for number, annotation in coco.anns.items():
                 annotation.update(id=number, iscrowd=annotation.get("iscrowd", 0))

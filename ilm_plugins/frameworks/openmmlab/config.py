@@ -130,15 +130,15 @@ class OpenMMEngineConfig(OpenConfig):
     def length(self, processes: int = 1) -> Length | None:
         loop, loader = self.config.get("train_cfg") or {}, self.config.get("train_dataloader") or {}
         units = {"max_epochs": "epochs", "max_iters": "iterations"}
-        found = [(unit, int(loop[key])) for key, unit in units.items() if key in loop]
-        if not found:  # of a loop of one's own
+        lengths = [(unit, int(loop[key])) for key, unit in units.items() if key in loop]
+        if not lengths:  # of a loop of one's own
             return None
         size, images = loader.get("batch_size"), None
         folders = [v for k, v in self.settings.items() if k.endswith(".data_root") and v]
         with suppress(Exception):  # such as of files that are missing
             if all(map(os.path.isdir, folders)):  # without its folder, a dataset may download it
                 images = len(self._train_loader().dataset)
-        return Length(*found[0], size * processes if isinstance(size, int) else None, images)
+        return Length(*lengths[0], size * processes if isinstance(size, int) else None, images)
 
     def contents(self) -> Mapping[str, Any]:
         return self.config.to_dict()

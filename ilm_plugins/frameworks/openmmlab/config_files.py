@@ -31,8 +31,7 @@ def load_config(
 ) -> Config:
     """Read a config with overrides as of MMEngine's ``--cfg-options``; ``device`` has no effect."""
     use_safe_checkpoints()  # a model may load a checkpoint, such as a teacher's, while it is built
-    wrong = [word for word in overrides if "=" not in word]
-    if wrong:
+    if wrong := [override for override in overrides if "=" not in override]:
         raise UserError(f"override {wrong[0]!r} of {path} is not KEY=VALUE; give it as one word")
     with reading(path):
         cfg, parsed = Config.fromfile(path), Namespace()
@@ -75,17 +74,18 @@ def check_variables(path: str, cfg: Config, overrides: Sequence[str]) -> None:
             "variable of the config, without effect; give it to a part, as "
             "model.backbone.norm_cfg, or remove it"
         )
-    for word in overrides if strict else ():
-        name = word.partition("=")[0].partition(".")[0]
+    for override in overrides if strict else ():
+        name = override.partition("=")[0].partition(".")[0]
         if name not in read:
             places = [k for k in settings if k.partition(".")[0] in read and k.endswith(f".{name}")]
             where = f"give {', '.join(places)}" if places else "give the keys that have its value"
             raise UserError(
-                f"override {word!r}: {name} is a variable of the config, without effect; {where}"
+                f"override {override!r}: {name} is a variable of the config, without effect; "
+                f"{where}"
             )
 
 
 def _paths(overrides: Sequence[str]) -> dict[str, str | None]:
     """Return the overrides of PATHS as they are; DictAction drops spaces, and splits at commas."""
-    pairs = (word.split("=", 1) for word in overrides)
+    pairs = (override.split("=", 1) for override in overrides)
     return {k: None if v == "None" else v.strip("'\"") for k, v in pairs if k in PATHS}

@@ -21,8 +21,8 @@ def unwrapped(dataset: dict) -> Iterator[dict]:
     inner = dataset.get("datasets", [])
     if "dataset" in dataset:
         inner = [dataset["dataset"]]
-    for one in inner:
-        yield from unwrapped(one)
+    for wrapped in inner:
+        yield from unwrapped(wrapped)
     if not inner:
         yield dataset
 

@@ -43,20 +43,20 @@ def metric_names(opened: OpenConfig) -> list[str] | None:
         given = evaluator.get("iou_metrics", ["mIoU"])
         prefix = _prefix(evaluator, cls)
         if kind == "mmseg.IoUMetric" and {*given} <= OF_IOU_METRIC.keys():
-            found = [name for metric in given for name in OF_IOU_METRIC[metric]]
+            metrics = [name for metric in given for name in OF_IOU_METRIC[metric]]
         elif kind in OF_COCO:
             tasks = evaluator.get("metric", "bbox")
             tasks = [tasks] if isinstance(tasks, str) else tasks
             items = evaluator.get("metric_items") or ["mAP*"]
             detected = [task for task in tasks if not task.startswith("proposal")]
-            found = [f"{task}_{item}" for task in detected for item in items]
-            found += ["*_precision", *OF_COCO[kind]] if detected else []
-            found += ["AR*@*"] if len(detected) < len(tasks) else []
+            metrics = [f"{task}_{item}" for task in detected for item in items]
+            metrics += ["*_precision", *OF_COCO[kind]] if detected else []
+            metrics += ["AR*@*"] if len(detected) < len(tasks) else []
         elif kind == "mmpretrain.Accuracy":
-            found = ["top*"]
+            metrics = ["top*"]
         else:
             return None
-        names += [f"{prefix}/{name}" if prefix else name for name in found]
+        names += [f"{prefix}/{name}" if prefix else name for name in metrics]
     return names or None
 
 
@@ -76,12 +76,11 @@ def unit(opened: OpenConfig, metric: str) -> str | None:
 def _evaluators(cfg: Config) -> Iterator[tuple[dict, type | None]]:
     """Yield the config and the class of each metric of the test."""
     set_scope(cfg)
-    found = cfg.get("test_evaluator") or []
-    for evaluator in found if isinstance(found, list | tuple) else [found]:
-        if isinstance(evaluator.get("metrics"), list | tuple):  # of an Evaluator of several
-            yield from ((one, _class_of(one, METRICS)) for one in evaluator["metrics"])
-        else:
-            yield evaluator, _class_of(evaluator, METRICS)
+    given = cfg.get("test_evaluator") or []
+    for evaluator in given if isinstance(given, list | tuple) else [given]:
+        several = evaluator.get("metrics")  # of an Evaluator
+        for metric in several if isinstance(several, list | tuple) else [evaluator]:
+            yield metric, _class_of(metric, METRICS)
 
 
 def _prefix(evaluator: dict, cls: type | None) -> str:

@@ -216,22 +216,22 @@ class PluginRunner(Runner):
 
 def optimizers(runner: Runner) -> list[torch.optim.Optimizer]:
     wrapper = runner.optim_wrapper
-    several = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    return [one.optimizer for one in several]
+    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    return [wrapper.optimizer for wrapper in wrappers]
 
 
-def each_scheduler(found: list | dict[str, list] | None) -> Iterator[Any]:
+def each_scheduler(given: list | dict[str, list] | None) -> Iterator[Any]:
     """Yield the schedulers of a Runner, or their states, which several optimizers have by name."""
-    for schedulers in found.values() if isinstance(found, dict) else [found or []]:
+    for schedulers in given.values() if isinstance(given, dict) else [given or []]:
         yield from schedulers
 
 
-def schedules(found: list | dict[str, list] | None) -> list[dict[str, Any]]:
+def schedules(given: list | dict[str, list] | None) -> list[dict[str, Any]]:
     """Return the settings of the schedulers of a Runner or a checkpoint, without their progress.
 
     The list is empty if a scheduler depends on the metrics of validations.
     """
-    states = [s if isinstance(s, dict) else s.state_dict() for s in each_scheduler(found)]
+    states = [s if isinstance(s, dict) else s.state_dict() for s in each_scheduler(given)]
     if any("num_bad_epochs" in state for state in states):
         return []
     return [{k: v for k, v in state.items() if k not in PROGRESS} for state in states]
@@ -351,7 +351,7 @@ def save_last(runner: Runner) -> None:
 
 def numbers(values: dict | None, only_finite: bool = True) -> dict[str, float]:
     """Return the numbers of a dict, by default the finite ones, as floats of 6 decimals."""
-    found = {}
+    rounded = {}
     for name, value in (values or {}).items():
         # Unlike a confusion matrix.
         if isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1):
@@ -359,8 +359,8 @@ def numbers(values: dict | None, only_finite: bool = True) -> dict[str, float]:
             if number == -1 and OF_COCO.search(name):
                 number = math.nan  # it could not be measured
             if math.isfinite(number) or not only_finite:
-                found[name] = round(number, 6)
-    return found
+                rounded[name] = round(number, 6)
+    return rounded
 
 
 # ---- single steps

@@ -79,12 +79,12 @@ def work(main: Main, on_cpu: bool) -> None:
 
 def leave_group() -> None:
     """End the workers of data loaders, and leave the process group, if there is one."""
-    for one in gc.get_objects():
+    for thing in gc.get_objects():
         # In a reference cycle, as of a Runner, the collector would wait five seconds for each.
-        if issubclass(type(one), _MultiProcessingDataLoaderIter):
-            workers = getattr(one, "_workers", None)  # absent if one has not started
+        if issubclass(type(thing), _MultiProcessingDataLoaderIter):
+            workers = getattr(thing, "_workers", None)  # absent if one has not started
             if workers and workers[0]._parent_pid == os.getpid():
-                one._shutdown_workers()
+                thing._shutdown_workers()
     if distributed.is_initialized():
         # Models in reference cycles keep the group alive, and its threads may abort the
         # interpreter.
@@ -100,7 +100,7 @@ def check_same_start(checkpoint: str | None) -> None:
     name = checkpoint and os.path.basename(checkpoint)
     names: list[str | None] = [None] * distributed.get_world_size()
     distributed.all_gather_object(names, name)
-    other = next((rank for rank, found in enumerate(names) if found != names[0]), None)
+    other = next((rank for rank, name in enumerate(names) if name != names[0]), None)
     if other is not None:
         raise UserError(
             f"--resume: rank 0 continues from {names[0]}, rank {other} from {names[other]}; copy "
