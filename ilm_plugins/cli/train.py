@@ -13,4 +13,4 @@ def run(args: argparse.Namespace) -> None:
         args.num_gpus = min(1, available_gpus())
     given = {**vars(args), "overrides": tuple(args.overrides)}
     registrations = Registrations.of_options(given.pop("imports"), given.pop("datasets"))
-    start(RunOptions.of_command(**given, registrations=registrations))
+    start(RunOptions(**given, registrations=registrations))

@@ -71,11 +71,8 @@ def run_module(name: str) -> None:
     """Import a module; UserError if Python does not find it. Errors of its own code pass."""
     try:
         importlib.import_module(name)
-    except (ModuleNotFoundError, TypeError, ValueError) as error:
-        # Of the name itself, such as "a", "..a" or "", but not of a module that it imports.
-        missing = getattr(error, "name", None) or ""
-        is_name = re.fullmatch(r"\w+(\.\w+)*", name)
-        if is_name and not (missing and f"{name}.".startswith(f"{missing}.")):
+    except ModuleNotFoundError as error:
+        if not f"{name}.".startswith(f"{error.name}."):  # of a module that it imports
             raise
         raise UserError(
             f"--import {name}: Python finds no such module; give the path of a .py file, or a "

@@ -131,7 +131,7 @@ def test_a_mistake_on_the_command_line_is_named(options, words, tmp_path, monkey
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # restored afterwards
     (tmp_path / "config.py").write_text("import detectron2")
     with pytest.raises(UserError, match=words):
-        training.start(RunOptions.of_command(str(tmp_path / "config.py"), **options))
+        training.start(RunOptions(str(tmp_path / "config.py"), **options))
 
 
 @pytest.mark.parametrize(
@@ -470,7 +470,7 @@ def continued(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.get_device_name", lambda index: "H100")
     flags = dict.fromkeys(("resume", "tta", "amp", "unsafe"), True)
     for _ in range(2):
-        begin(tmp_path, RunOptions.of_command("a.py", num_gpus=2, num_machines=3, **flags))
+        begin(tmp_path, RunOptions("a.py", num_gpus=2, num_machines=3, **flags))
     return read_record(tmp_path)
 
 
@@ -492,7 +492,7 @@ def test_the_command_has_the_options_of_a_run(continued):
 
 
 def test_the_command_of_an_evaluation_by_processes_of_the_cpu():
-    command = RunOptions.of_command("a.py", num_processes=2, eval_only=True).command()
+    command = RunOptions("a.py", num_processes=2, eval_only=True).command()
     assert command.endswith("--num-gpus 0 --num-processes 2 --eval-only")
 
 
@@ -571,7 +571,7 @@ def test_the_command_gives_the_options_back(changed, monkeypatch):
     parts = (*fields(ProcessOptions), *fields(RunOptions))
     given = {part.name: other[type(part.default)] for part in parts if type(part.default) in other}
     del given["machine_rank"]
-    options = RunOptions.of_command("a b.py", overrides=("x=1",), **(given if changed else {}))
+    options = RunOptions("a b.py", overrides=("x=1",), **(given if changed else {}))
     parsed = Mock()
     monkeypatch.setattr(train, "start", parsed)
     assert main(shlex.split(options.command())[3:]) == 0
@@ -580,7 +580,7 @@ def test_the_command_gives_the_options_back(changed, monkeypatch):
 
 def test_the_command_has_no_address_of_a_cluster():
     given = {"num_machines": 2, "machine_rank": 1, "dist_url": "tcp://a:1"}
-    command = RunOptions.of_command("a.py", **given).command()
+    command = RunOptions("a.py", **given).command()
     assert command.endswith("--config-file a.py --num-gpus 0 --num-machines 2")
 
 
@@ -751,7 +751,7 @@ def test_a_wrong_value_in_a_config_is_one_line(tmp_path, monkeypatch, name):
 
 def test_options_of_processes_are_told_from_others():
     given = {"num_gpus": 2, "num_machines": 3, "machine_rank": 1, "dist_url": "tcp://a:1"}
-    options = RunOptions.of_command("a.py", overrides=("b=1",), num_processes=1, amp=True, **given)
+    options = RunOptions("a.py", overrides=("b=1",), num_processes=1, amp=True, **given)
     assert options == RunOptions(
         "a.py", ("b=1",), ProcessOptions(num_processes=1, **given), amp=True
     )

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import pairwise
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,13 +12,15 @@ import torch
 from detectron2 import data, engine, modeling
 from detectron2.config import instantiate
 from detectron2.data import transforms as T
+from detectron2.data.detection_utils import read_image
+from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 from torch import nn
 
 from ...errors import UserError
 from ...shapes.detectron2 import register_datasets as register_shapes
 from ..config import Inference, OpenConfig, differences, is_below
-from ..images import Content
+from ..images import Content, spread
 from ..length import Length
 from ..run.record import RunRecord
 from . import evaluation, images, training
@@ -88,19 +90,43 @@ class Detectron2Config(OpenConfig):
         training.run(self, record)
 
     def training_step(self, processes: int = 1) -> Callable[[], None]:
-        return training.training_step(self, processes)
+        model = self.build_model().train()
+        batch = next(self.training_batches(processes))
+        trainer, storage = (
+            training.simple_trainer(self, model, model, repeat(batch)),
+            EventStorage(),
+        )
+
+        def step() -> None:
+            with storage:
+                trainer.run_step()
+                storage.step()
+
+        return step
 
     def outputs(self, model: nn.Module, batch: list[dict]) -> Any:
         return model(batch)
 
     def test_images(self, count: int) -> Iterator[tuple[np.ndarray, Content | None]]:
-        return images.test_images(self, count)
+        for name in self.datasets(self.test_sets)[:1]:
+            dataset = data.DatasetCatalog.get(name)
+            for i in spread(len(dataset), count):
+                image = read_image(dataset[i]["file_name"], "RGB")
+                yield image, images.annotation(dataset[i], image.shape[:2])
 
     def content(self, output: dict) -> Content | None:
         return images.content(output)
 
     def classes_of_test(self) -> tuple[str, ...] | None:
-        return evaluation.classes_of_test(self)
+        for name in self.datasets(self.test_sets):
+            metadata = data.MetadataCatalog.get(name)
+            if not {"thing_classes", "stuff_classes"} & metadata.as_dict().keys():
+                try:
+                    data.DatasetCatalog.get(name)  # of COCO's format, it reads them from the file
+                except Exception:  # such as a missing file, which the test itself names
+                    return None
+            return (*metadata.get("thing_classes", ()), *metadata.get("stuff_classes", ())) or None
+        return None
 
     def _is_unknown(self, key: str, norm: str, error: KeyError) -> bool:
         return norm in error.args

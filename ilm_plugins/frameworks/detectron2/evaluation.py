@@ -4,7 +4,7 @@ import inspect
 
 from detectron2 import evaluation
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from ...errors import UserError
@@ -37,19 +37,6 @@ EVALUATORS = {
         evaluation.CityscapesInstanceEvaluator,
     ],
 }
-
-
-def classes_of_test(opened: OpenConfig) -> tuple[str, ...] | None:
-    """Return the names of the test set's classes, in order; None if its metadata has none."""
-    for name in opened.datasets(opened.test_sets):
-        metadata = MetadataCatalog.get(name)
-        if not {"thing_classes", "stuff_classes"} & metadata.as_dict().keys():
-            try:
-                DatasetCatalog.get(name)  # of COCO's format, it reads the classes from the file
-            except Exception:  # such as a missing file, which the test itself names
-                return None
-        return (*metadata.get("thing_classes", ()), *metadata.get("stuff_classes", ())) or None
-    return None
 
 
 def metric_names(opened: OpenConfig) -> list[str] | None:

@@ -1,22 +1,8 @@
 """Test images of a config of detectron2, their annotations, and what a model sees in them."""
 
-from collections.abc import Iterator
-
-import numpy as np
-from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import annotations_to_instances, read_image
 
-from ..config import OpenConfig
-from ..images import Content, spread
-
-
-def test_images(opened: OpenConfig, count: int) -> Iterator[tuple[np.ndarray, Content | None]]:
-    """Yield ``count`` images of the first test set, (H, W, 3) RGB uint8, and their annotations."""
-    for name in opened.datasets(opened.test_sets)[:1]:
-        dataset = DatasetCatalog.get(name)
-        for i in spread(len(dataset), count):
-            image = read_image(dataset[i]["file_name"], "RGB")
-            yield image, annotation(dataset[i], image.shape[:2])
+from ..images import Content
 
 
 def annotation(entry: dict, size: tuple[int, int]) -> Content | None:

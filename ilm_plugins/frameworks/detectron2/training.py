@@ -6,9 +6,8 @@ An ``opened`` config is a Detectron2Config, whose file imports this one.
 import logging
 import os
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import replace
-from itertools import repeat
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from detectron2.config import CfgNode, instantiate
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage
 from torch import distributed, nn
 
 from ...errors import UserError
@@ -34,8 +32,8 @@ from .radius import RadiusHook
 def run(opened: OpenConfig, record: RunRecord) -> None:
     """Train, or evaluate with ``eval_only``, in this process of a run."""
     options = record.options
-    if options.processes.world_size > 1:
-        join_group(options.processes)
+    if options.world_size > 1:
+        join_group(options)
     engine.default_setup(opened.config, options)
     if options.eval_only:
         evaluate(opened, record)
@@ -275,20 +273,3 @@ def count_images(loader) -> int | None:
     while hasattr(loader, "dataset"):
         loader = loader.dataset
     return len(loader) if isinstance(loader, Sized) else None
-
-
-# ---- single steps
-
-
-def training_step(opened: OpenConfig, processes: int = 1) -> Callable[[], None]:
-    """Return a function that trains a new model for one iteration, on the same batch each time."""
-    model = opened.build_model().train()
-    batch = next(opened.training_batches(processes))
-    trainer, storage = simple_trainer(opened, model, model, repeat(batch)), EventStorage()
-
-    def step() -> None:
-        with storage:
-            trainer.run_step()
-            storage.step()
-
-    return step

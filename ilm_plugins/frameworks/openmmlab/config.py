@@ -12,8 +12,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
@@ -21,7 +23,7 @@ from torch.utils.data import DataLoader
 from ...errors import UserError
 from ...layers import parse_call
 from ..config import Inference, OpenConfig, is_below, norm_name
-from ..images import Content
+from ..images import Content, spread
 from ..length import Length
 from ..run.record import RunRecord
 from . import evaluation, images, training
@@ -71,13 +73,27 @@ class OpenMMEngineConfig(OpenConfig):
         training.run(self, record)
 
     def training_step(self, processes: int = 1) -> Callable[[], None]:
-        return training.training_step(self, processes)
+        model = self.build_model()
+        model = (revert_sync_batchnorm(model) if self.device == "cpu" else model).train()
+        wrapper = build_optim_wrapper(model, self.config.optim_wrapper)
+        # A Runner says how far a training is, which some of mmdet's models read.
+        begin = {"epoch": 0, "iter": 0, "max_epochs": 1, "max_iters": 1}
+        MessageHub.get_current_instance().update_info_dict(begin)
+        batch = next(self.training_batches(processes))
+        return lambda: model.train_step(batch, wrapper)
 
     def outputs(self, model: nn.Module, batch: Any) -> Any:
         return model(**model.data_preprocessor(batch, False), mode="tensor")
 
     def test_images(self, count: int) -> Iterator[tuple[np.ndarray, Content | None]]:
-        return images.test_images(self, count)
+        import mmcv
+
+        set_scope(self.config)
+        dataset = DATASETS.build(self.config.test_dataloader.dataset)
+        for i in spread(len(dataset), count):
+            sample = dataset[i]["data_samples"]
+            if path := getattr(sample, "img_path", None):  # unlike images of CIFAR10's own files
+                yield mmcv.imread(path, channel_order="rgb"), images.content(sample, "gt")
 
     def content(self, output: Any) -> Content | None:
         return images.content(output)

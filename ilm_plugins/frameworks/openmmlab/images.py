@@ -1,29 +1,10 @@
 """Test images of a config of MMEngine, their annotations, and what a model sees in them."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from mmengine.registry import DATASETS
 
-from ..config import OpenConfig
-from ..images import Content, spread
-from .datasets import set_scope
-
-
-def test_images(opened: OpenConfig, count: int) -> Iterator[tuple[np.ndarray, Content | None]]:
-    """Yield ``count`` test images, (H, W, 3) RGB uint8, and their annotations.
-
-    Images that no file has, such as those of CIFAR10, are left out.
-    """
-    import mmcv
-
-    set_scope(opened.config)
-    dataset = DATASETS.build(opened.config.test_dataloader.dataset)
-    for i in spread(len(dataset), count):
-        sample = dataset[i]["data_samples"]
-        if path := getattr(sample, "img_path", None):
-            yield mmcv.imread(path, channel_order="rgb"), content(sample, "gt")
+from ..images import Content
 
 
 def content(sample: Any, kind: str = "pred") -> Content | None:

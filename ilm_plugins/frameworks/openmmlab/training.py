@@ -4,7 +4,7 @@ import inspect
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,8 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook, Hook, ParamSchedulerHook
-from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
-from mmengine.optim import OptimWrapperDict, build_optim_wrapper
+from mmengine.optim import OptimWrapperDict
 from mmengine.registry import LOOPS, RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import Tensor, distributed, nn
@@ -62,7 +61,7 @@ def run(opened: OpenConfig, record: RunRecord) -> None:
     last = choose_start(cfg, options)
     if options.tta:
         augment_test(cfg)
-    choose_launcher(cfg, options.processes)
+    choose_launcher(cfg, options)
     with opened.explaining_norms():
         runner = RUNNERS.build(cfg) if "runner_type" in cfg else PluginRunner.from_cfg(cfg)
     hooks = [DropConfig(), StopAtNaN(), RecordHook(opened, record)]
@@ -361,18 +360,3 @@ def numbers(values: dict | None, only_finite: bool = True) -> dict[str, float]:
             if math.isfinite(number) or not only_finite:
                 rounded[name] = round(number, 6)
     return rounded
-
-
-# ---- single steps
-
-
-def training_step(opened: OpenConfig, processes: int = 1) -> Callable[[], None]:
-    """Return a function that trains a new model for one iteration, on the same batch each time."""
-    model = opened.build_model()
-    model = (revert_sync_batchnorm(model) if opened.device == "cpu" else model).train()
-    wrapper = build_optim_wrapper(model, opened.config.optim_wrapper)
-    # A Runner says how far a training is, which some of mmdet's models read.
-    begin = {"epoch": 0, "iter": 0, "max_epochs": 1, "max_iters": 1}
-    MessageHub.get_current_instance().update_info_dict(begin)
-    batch = next(opened.training_batches(processes))
-    return lambda: model.train_step(batch, wrapper)

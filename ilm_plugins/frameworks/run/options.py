@@ -1,13 +1,12 @@
 """The options of the command ``train``."""
 
 import shlex
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 from ..registrations import Registrations
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ProcessOptions:
     """The processes of a run, on one machine or several."""
 
@@ -33,13 +32,12 @@ class ProcessOptions:
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class RunOptions(ProcessOptions):
     """The parsed command line of ``python -m ilm_plugins train``."""
 
     config_file: str
     #: ``KEY VALUE`` pairs for a yaml config, ``KEY=VALUE`` for a ``.py``.
     overrides: tuple[str, ...] = ()
-    processes: ProcessOptions = field(default_factory=ProcessOptions)
     eval_only: bool = False
     resume: bool = False
     tta: bool = False
@@ -47,24 +45,17 @@ class RunOptions:
     unsafe: bool = False
     registrations: Registrations = field(default_factory=Registrations)
 
-    @classmethod
-    def of_command(cls, config_file: str, **given: Any) -> "RunOptions":
-        """Return the options from arguments, also of the fields of :class:`ProcessOptions`."""
-        names = {field.name for field in fields(ProcessOptions)}
-        processes = ProcessOptions(**{name: given.pop(name) for name in names & given.keys()})
-        return cls(config_file, processes=processes, **given)
-
     def command(self) -> str:
         """Return the command line; a training's starts it anew, without ``--resume``.
 
         In an evaluation's, ``--resume`` tells which checkpoint was used.
         """
-        given = vars(self.processes) | vars(self) | {"resume": self.resume and self.eval_only}
-        default = vars(ProcessOptions()) | vars(RunOptions(""))
+        given = vars(self) | {"resume": self.resume and self.eval_only}
+        default = vars(RunOptions(""))
         # Always with the number of GPUs, whose default depends on the machine.
-        arguments = ["--config-file", self.config_file, "--num-gpus", str(given["num_gpus"])]
+        arguments = ["--config-file", self.config_file, "--num-gpus", str(self.num_gpus)]
         arguments += self.registrations.arguments()
-        in_place = "config_file", "num_gpus", "processes", "overrides", "registrations"
+        in_place = "config_file", "num_gpus", "overrides", "registrations"
         # Of a cluster, not of the run: another port is no other evaluation.
         not_recorded = "dist_url", "machine_rank"
         for name, value in given.items():

@@ -138,7 +138,7 @@ class RunRecord:
     def _settings(self, kept: dict[str, Any]) -> dict[str, Any]:
         """Return what is run on what, with the commits, code and devices of a record before it."""
         options = self.options
-        device = environment.device(options.processes.num_gpus)
+        device = environment.device(options.num_gpus)
         return {
             "framework": self.framework,
             "config": options.config_file,
@@ -148,7 +148,7 @@ class RunRecord:
             "code": _joined(", ", kept.get("code"), options.registrations.code) or "",
             "versions": environment.versions(self.packages),
             "device": _joined(", then ", kept.get("device"), device),
-            "processes": options.processes.world_size,
+            "processes": options.world_size,
             "amp": self.amp,
         }
 

@@ -18,20 +18,20 @@ from .record import RunRecord, is_rank_zero, write_divergence
 
 def start(options: RunOptions) -> None:
     """Train or evaluate; UserError for wrong options, or if one of several processes fails."""
-    if options.processes.num_gpus == 0:
+    if options.num_gpus == 0:
         # Before a framework is imported: wherever one sees a GPU, it picks CUDA and NCCL.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     late = [override for override in options.overrides if override.startswith("--")]
     if late:
         raise UserError(f"{late[0]} comes after an override; give options before overrides")
-    check_processes(options.processes)
+    check_processes(options)
     options = replace(options, config_file=resolve(options.config_file))
     kind = kind_of(options.config_file)  # an error before processes start
-    if options.amp and options.processes.device == "cpu":
+    if options.amp and options.device == "cpu":
         raise UserError("--amp is for GPUs; leave it out on the CPU")
     if options.tta and not kind.has_tta:
         raise UserError("--tta is for MMEngine's configs; leave it out")
-    launch(partial(run_in_process, options), options.processes)
+    launch(partial(run_in_process, options), options)
 
 
 def run_in_process(options: RunOptions) -> None:
@@ -40,7 +40,7 @@ def run_in_process(options: RunOptions) -> None:
     logging.raiseExceptions = False
     options.registrations.register(options.config_file)
     with loading(unsafe=options.unsafe):
-        device = options.processes.device
+        device = options.device
         opened = open_config(options.config_file, options.overrides, device, options.amp)
         if not options.eval_only:
             opened.check_training(options.registrations.names)

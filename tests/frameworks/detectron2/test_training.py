@@ -28,7 +28,7 @@ from ilm_plugins.frameworks.run.training import start
 
 def options(out, *overrides, config=SHAPES, **more):
     overrides = ("OUTPUT_DIR", str(out), *SMALL, *overrides)
-    return RunOptions.of_command(str(config), overrides=overrides, **more)
+    return RunOptions(str(config), overrides=overrides, **more)
 
 
 def train(*args, **more):
