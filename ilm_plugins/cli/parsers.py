@@ -136,9 +136,9 @@ def compare(argv: Sequence[str]) -> Namespace:
     # argparse would read the overrides of an arm, such as --lr, as an option of its own.
     of_arm = {i + 3 for i, argument in enumerate(argv) if argument == "--arm"}
     arguments = [f" {argument}" if i in of_arm else argument for i, argument in enumerate(argv)]
-    args = p.parse_args(arguments, Namespace(argv=[*argv]))
-    if misplaced := [*filter(OVERRIDE.match, args.norms)]:
-        p.error(f"{misplaced[0]} is an override; give overrides behind --opts")
+    args, unknown = p.parse_known_args(arguments, Namespace(argv=[*argv]))
+    if unknown := [*filter(OVERRIDE.match, args.norms), *unknown]:
+        p.error(f"unrecognized arguments: {' '.join(unknown)}; give overrides behind --opts")
     name = args.config
     if args.command is not None:
         of_configs = {name: f"--{name}" for name in ("at", "weights", "test", "unsafe")}

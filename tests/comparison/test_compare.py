@@ -1043,8 +1043,9 @@ def test_overrides_are_behind_opts(words, overrides):
 @pytest.mark.parametrize(
     "words, message",
     [
-        ("c.yaml GN EN SOLVER.MAX_ITER 3", "SOLVER.MAX_ITER is an override"),
-        ("c.py GN EN train_cfg.max_iters=3", "train_cfg.max_iters=3 is an override"),
+        ("c.yaml GN EN SOLVER.MAX_ITER 3", "unrecognized arguments: SOLVER.MAX_ITER"),
+        ("c.py GN EN train_cfg.max_iters=3", "unrecognized arguments: train_cfg.max_iters=3"),
+        ("c.yaml GN EN --jobs 2 A.B 3", "unrecognized arguments: A.B 3"),
         ("c.yaml GN EN --seeds 0 1 SOLVER.MAX_ITER 3", "'SOLVER.MAX_ITER' is not an integer"),
     ],
 )

@@ -185,7 +185,7 @@ def test_an_annotation_with_an_invalid_value_is_told_by_its_id(key, value, own, 
         first, last = coco()["annotations"]
         last = {k: v for k, v in {**last, **values}.items() if v is not None}
         change(name, annotations=[{**first, **masks}, last])
-    message = refusal(capsys, *COMPARE, *DATASETS, "MODEL.MASK_ON", str(bool(masks)))
+    message = refusal(capsys, *COMPARE, *DATASETS, "--opts", "MODEL.MASK_ON", str(bool(masks)))
     assert f"dataset 'my_test': '{key}' of annotation 2 is " in message
     assert f", but {INVALID[key][1]}" in message
     assert ("is missing" in message) == (value is None)
@@ -202,7 +202,7 @@ def test_values_that_detectron2_reads_are_accepted(own, capsys):
     del first["area"]
     change("my_train", annotations=[first, last])
     words = "MODEL.MASK_ON", "True", "INPUT.MASK_FORMAT", "bitmask"
-    assert main([*COMPARE, *DATASETS, *words]) == 0
+    assert main([*COMPARE, *DATASETS, "--opts", *words]) == 0
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_category_of_no_annotations_may_have_the_name_of_another(own, monkeypa
     root = {"id": 0, "name": "a", "supercategory": "none"}
     for name in NAMES:
         change(name, categories=[root, *coco()["categories"]])
-    assert main([*COMPARE, *DATASETS, "MODEL.ROI_HEADS.NUM_CLASSES", "4"]) == 0
+    assert main([*COMPARE, *DATASETS, "--opts", "MODEL.ROI_HEADS.NUM_CLASSES", "4"]) == 0
     told = "category 0 has no annotations and the name of another one, 'a'; it counts as a class"
     assert {f"--dataset {name}: {told}" for name in NAMES} <= {*caplog.messages}
 
@@ -267,7 +267,9 @@ def test_a_category_of_no_annotations_may_have_the_name_of_another(own, monkeypa
 @pytest.mark.parametrize("number", [3, 4])
 def test_jsons_of_other_classes_are_told_whatever_the_number_in_the_config(number, own, capsys):
     change(categories=[*coco()["categories"], {"id": 4, "name": "d"}])
-    message = refusal(capsys, *COMPARE, *DATASETS, "MODEL.ROI_HEADS.NUM_CLASSES", str(number))
+    message = refusal(
+        capsys, *COMPARE, *DATASETS, "--opts", "MODEL.ROI_HEADS.NUM_CLASSES", str(number)
+    )
     assert "class 3 of dataset 'my_test' is 'd', of 'my_train' None; give both jsons" in message
 
 
@@ -287,7 +289,7 @@ def test_a_dataset_that_is_not_registered_is_refused(command, own, capsys):
 def test_a_config_without_the_datasets_that_are_given_is_refused(own, capsys):
     """Which would train on another dataset."""
     sets = "DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "('shapes_val',)"
-    message = refusal(capsys, *COMPARE, *DATASETS, *sets)
+    message = refusal(capsys, *COMPARE, *DATASETS, "--opts", *sets)
     assert "DATASETS.TRAIN is ('shapes_train',), but --dataset gives my_train, my_test" in message
 
 

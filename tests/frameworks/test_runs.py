@@ -749,14 +749,6 @@ def test_a_wrong_value_in_a_config_is_one_line(tmp_path, monkeypatch, name):
     assert name in str(error.value)
 
 
-def test_options_of_processes_are_told_from_others():
-    given = {"num_gpus": 2, "num_machines": 3, "machine_rank": 1, "dist_url": "tcp://a:1"}
-    options = RunOptions("a.py", overrides=("b=1",), num_processes=1, amp=True, **given)
-    assert options == RunOptions(
-        "a.py", ("b=1",), ProcessOptions(num_processes=1, **given), amp=True
-    )
-
-
 class Trainer:
     """Keeps the iterator of a loader, and itself in a reference cycle, as MMEngine's Runner."""
 

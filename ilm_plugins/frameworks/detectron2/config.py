@@ -92,10 +92,8 @@ class Detectron2Config(OpenConfig):
     def training_step(self, processes: int = 1) -> Callable[[], None]:
         model = self.build_model().train()
         batch = next(self.training_batches(processes))
-        trainer, storage = (
-            training.simple_trainer(self, model, model, repeat(batch)),
-            EventStorage(),
-        )
+        trainer = training.simple_trainer(self, model, model, repeat(batch))
+        storage = EventStorage()
 
         def step() -> None:
             with storage:

@@ -1,4 +1,4 @@
-"""Test images of a config of detectron2, their annotations, and what a model sees in them."""
+"""What test images of detectron2 have by their annotations, and by a model."""
 
 from detectron2.data.detection_utils import annotations_to_instances, read_image
 

@@ -1,4 +1,4 @@
-"""Test images of a config of MMEngine, their annotations, and what a model sees in them."""
+"""What test images of MMEngine have by their annotations, and by a model."""
 
 from typing import Any
 
