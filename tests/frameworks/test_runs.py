@@ -129,7 +129,7 @@ def test_a_mistake_on_the_command_line_is_named(options, words, tmp_path, monkey
     monkeypatch.setattr("torch.cuda.is_available", lambda: "resume" not in options)
     monkeypatch.setattr(training, "launch", lambda *_: None)  # nothing waits for another machine
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # restored afterwards
-    (tmp_path / "config.py").write_text("import detectron2")
+    (tmp_path / "config.py").write_text("import detectron2\nmodel = None")
     with pytest.raises(UserError, match=words):
         training.start(RunOptions(str(tmp_path / "config.py"), **options))
 

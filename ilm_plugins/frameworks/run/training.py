@@ -25,10 +25,10 @@ def start(options: RunOptions) -> None:
     if late:
         raise UserError(f"{late[0]} comes after an override; give options before overrides")
     check_processes(options)
-    options = replace(options, config_file=resolve(options.config_file))
-    kind = kind_of(options.config_file)  # an error before processes start
     if options.amp and options.device == "cpu":
         raise UserError("--amp is for GPUs; leave it out on the CPU")
+    options = replace(options, config_file=resolve(options.config_file))
+    kind = kind_of(options.config_file)  # an error before processes start
     if options.tta and not kind.has_tta:
         raise UserError("--tta is for MMEngine's configs; leave it out")
     launch(partial(run_in_process, options), options)
