@@ -27,7 +27,7 @@ from ilm_plugins import frameworks
 from ilm_plugins.__main__ import main
 from ilm_plugins.cli import train
 from ilm_plugins.errors import UserError
-from ilm_plugins.files import LOCK, PARTIAL, lock, make_folder, read_object
+from ilm_plugins.files import LOCK, PARTIAL, lock, make_folder
 from ilm_plugins.frameworks.length import Length
 from ilm_plugins.frameworks.run import environment, processes, training
 from ilm_plugins.frameworks.run.options import ProcessOptions, RunOptions
@@ -307,20 +307,6 @@ def test_an_evaluation_of_weights_of_other_norms_is_told(tmp_path):
     RunRecord(tmp_path / "two", options, "openmmlab", norms=NORMS).check_norms(weights)
     (tmp_path / "one/last_checkpoint").touch()
     RunRecord(tmp_path / "one", options, "openmmlab", norms=now).check_norms()  # it needs weights
-
-
-def test_a_record_is_read_once_a_change(tmp_path, monkeypatch):
-    record, paths = begin(tmp_path), []
-    monkeypatch.setattr(
-        "ilm_plugins.frameworks.run.record.read_object",
-        lambda p, kind: paths.append(p) or read_object(p, kind),
-    )
-    assert [read_record(tmp_path)["run"] for _ in range(3)] == [0] * 3
-    assert len(paths) == 1
-    record.point(1)
-    paths.clear()
-    assert [read_record(tmp_path)["run"] for _ in range(3)] == [1] * 3
-    assert len(paths) == 1
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,17 +54,8 @@ PLAIN, TTA = "", "tta"
 
 
 def read_record(folder: str | Path) -> dict[str, Any] | None:
-    """Return the record in a folder, which is not to be changed; read once a change of the file."""
-    path = Path(folder, FILE)
-    if not path.is_file():
-        return None
-    file = path.stat()
-    return _read_once(folder, file.st_ino, file.st_size, file.st_mtime_ns)
-
-
-@lru_cache(1000)
-def _read_once(folder: str | Path, *version: int) -> dict[str, Any]:
-    return _read(folder)
+    """Return the record in a folder, None without one."""
+    return _read(folder) if Path(folder, FILE).is_file() else None
 
 
 @dataclass
@@ -196,10 +186,10 @@ class RunRecord:
         if not is_rank_zero():
             return
         record, options = _read(self.folder), self.options
-        is_beside = options.eval_only and record["planned"] > 0
+        is_later_test = options.eval_only and record["planned"] > 0
         is_last = options.resume or is_last_checkpoint(weights or "", self.folder)
         is_own_test = record.get("test settings") == self.test_settings
-        if is_beside and not (is_last and is_own_test):
+        if is_later_test and not (is_last and is_own_test):
             entry = {"command": options.command(), "metrics": metrics, "test images": images}
             record[OTHERS] = [*record.get(OTHERS, []), entry]
         else:
@@ -207,7 +197,7 @@ class RunRecord:
             record["test images"] = images
             if self.test_settings is not None:
                 record["test settings"] = self.test_settings
-            if is_beside:
+            if is_later_test:
                 record["evaluation"] = options.command()
         self._write(record)
 
