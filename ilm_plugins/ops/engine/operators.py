@@ -8,6 +8,7 @@ results from fake kernels. Lists of a network's tensors omit BN's statistics tha
 import functools
 import inspect
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from .activation import Activation
 from .layouts import dense, in_layout
 from .network import BATCH, Network, Tensors, with_none
 from .plans import copy_back
-from .pooling import coarsen, duplicate, over_batch
+from .pooling import coarsen, duplicate
 from .reference import per_channel
 from .running_statistics import update
 
@@ -84,21 +85,36 @@ def _with_compiled_passes(
     """Return y, mean and var of operations that the compiler writes, but the network."""
     dtype = x.dtype
     x = x.to(torch.promote_types(dtype, torch.float32))
-    positions = tuple(range(2, x.dim()))
-    if positions:
-        var, mean = torch.var_mean(x, positions, correction=0)
-    else:
-        mean, var = x, torch.zeros_like(x)
+    mean, var = _Moments.apply(x) if x.dim() > 2 else (x, torch.zeros_like(x))
     mean, var = coarsen(mean, var, num_groups)
     var = torch.where(var == torch.inf, torch.nan, var)
     if mixes_batch and tensors[-1] is None:
-        tensors = [*tensors[:-2], *(t.flatten() for t in over_batch(mean, var))]
+        pooled = mean.mean(0)
+        off = mean - pooled.detach()  # whose gradients add up to 0
+        tensors = [*tensors[:-2], pooled, (var + off * off).mean(0)]
     # The gradient of mean has that through x - mean already. The operator comes after, because the
     # compiler keeps for the backward pass, rather than repeats, what it finds after an operator.
     centered = x - per_channel(duplicate(mean.detach(), x.shape[1]), x)
     scale, shift = torch.ops.ilm_plugins.rescale(mean, var, x.shape[1], key, _given(tensors))
-    y = torch.addcmul(per_channel(shift, x), per_channel(scale, x), centered)
+    y = per_channel(scale, x) * centered + per_channel(shift, x)
     return y.to(dtype), mean.detach(), var.detach()
+
+
+class _Moments(Function):
+    """The moments of channels. In the backward pass, torch's own would read x once more."""
+
+    @staticmethod
+    def forward(ctx, x):
+        var, mean = torch.var_mean(x, tuple(range(2, x.dim())), correction=0)
+        ctx.save_for_backward(x, mean)
+        return mean, var
+
+    @staticmethod
+    def backward(ctx, d_mean, d_var):
+        x, mean = ctx.saved_tensors
+        count = math.prod(x.shape[2:])
+        slope, offset = per_channel(d_var * (2 / count), x), per_channel(d_mean / count, x)
+        return slope * (x - per_channel(mean, x)) + offset
 
 
 def _given(tensors: Tensors) -> list[Tensor]:
