@@ -83,7 +83,7 @@ def measure_all(output: Path, seconds: float, rehearse: bool) -> None:
     without = needs.check_needs()
     about = machine(torch.device("cpu" if rehearse else "cuda"))
     output.mkdir(parents=True, exist_ok=True)
-    for pattern in ("step, *.json", "layers, *.json", "table.md"):
+    for pattern in ("step, *.json", "layers, *.json", "loops over tiles.*", "table.md"):
         for file in output.glob(pattern):
             file.unlink()  # of an earlier run
     write_text(output / "machine.json", measure.to_json(about))
@@ -96,8 +96,9 @@ def measure_all(output: Path, seconds: float, rehearse: bool) -> None:
     if "facades" not in without:
         write_pairs(output / "noise", 4 if rehearse else 200)
     late = run(parts(output, rehearse, images), without, output, begin + seconds, limit)
-    if (output / "table.md").exists():
-        print((output / "table.md").read_text())
+    for name in ("table.md", "loops over tiles.txt"):
+        if (output / name).exists():
+            print((output / name).read_text())
     if late:
         print(f"left out after {seconds / 60:g} minutes: {'; '.join(late)}")
 
@@ -175,6 +176,8 @@ def parts(output: Path, rehearse: bool, images: int = IMAGES) -> Iterator[Part]:
     yield Part("host", (python, "-m", "benchmarks.host", *words))
     for shape in ["res5"] if rehearse else layers.SHAPES:
         yield to_file(f"layers, {shape}", "layers.measure_map", shape)
+    if not rehearse:
+        yield to_file("loops over tiles", "layers.measure_stages")
     sanitizer = shutil.which("compute-sanitizer", path=f"{os.environ['PATH']}:/usr/local/cuda/bin")
     for tool in ("memcheck", "racecheck") if sanitizer else ():
         yield Part(tool, (sanitizer, "--tool", tool, python, "-c", PASSES, device))

@@ -249,3 +249,26 @@ def measure_map(file: str, device: str, shape: str) -> None:
         for setting in SETTINGS_OF_CUDA
     }
     write_text(Path(file), measure.to_json({"rounds": rounds, "layers": measured}))
+
+
+def measure_stages(file: str, device: str) -> None:
+    """Write and print how long the passes that sum take on a GPU, by each way of their loops."""
+    from ilm_plugins.ops.engine.triton import streaming
+
+    def sums(x: torch.Tensor, mean: torch.Tensor, stages: int | None) -> None:
+        with mock.patch.object(streaming, "STAGES", stages):
+            streaming.moments(x, x.shape[1])
+            streaming.sums(x, x, mean)
+
+    torch.cuda.set_stream(torch.cuda.Stream())  # see measure.as_graph
+    by_map = {}
+    for setting, (name, shape) in itertools.product(SETTINGS_OF_CUDA, SHAPES.items()):
+        options = {"dtype": SETTINGS[setting].dtype, "memory_format": SETTINGS[setting].layout}
+        x = torch.randn(shape, device=device).to(**options)
+        ways = {"unrolled": None, "copied ahead": 3}
+        mean = x.new_zeros(shape[:2], dtype=torch.float32)
+        runs = {way: measure.as_graph(partial(sums, x, mean, n)) for way, n in ways.items()}
+        times = measure.interleaved(runs, 15, measure.device)
+        by_map[f"{name}, {setting}"] = seconds = {way: median(t) for way, t in times.items()}
+        print(f"{name}, {setting}: {min(seconds, key=seconds.__getitem__)} is faster", seconds)
+    write_text(Path(file), measure.to_json(by_map))

@@ -213,11 +213,14 @@ def check_layer(layer, x, roundings=ROUNDINGS):
 def path(request, monkeypatch):
     """One-read kernels where an instance fits; "streaming" ones; or those in "small-tiles".
 
-    These are several tiles and splits, of several tiles each, of maps small enough for a test.
+    These are several tiles and splits, of several tiles each, of maps small enough for a test; or
+    the same "copied-ahead".
     """
-    if request.param in ("streaming", "small-tiles"):
+    if request.param != "one-read":
         monkeypatch.setattr(kernels.one_read, "MAX_INSTANCE", 0)
-    if request.param == "small-tiles":
+    if request.param == "copied-ahead":
+        monkeypatch.setattr(kernels.streaming, "STAGES", 3)
+    if request.param in ("small-tiles", "copied-ahead"):
         monkeypatch.setattr(kernels.streaming, "TILE", 32)
         monkeypatch.setattr(kernels.streaming, "CHANNELS", 4)
     kernels.plan._plan.cache_clear()
@@ -246,7 +249,7 @@ def test_autoencoders_of_sizes(c, groups, keys, shape, layout, path):
 @runs
 @layouts
 @dtypes
-@paths("small-tiles")
+@paths("small-tiles", wide("copied-ahead"))
 def test_splits(dtype, layout, path):
     x = make_map(1, 4, 15, 15, layout=layout, dtype=dtype)
     assert kernels.streaming.Tiling.for_map(kernels.devices.Map.of(x)).splits > 2
@@ -983,6 +986,21 @@ def test_kernels_of_autoencoders_compile(request, driver, shape, count, layout, 
     for name, (_, compiled) in code.items():
         if shape == STREAMED and "pool" not in name and "rescale" not in name:
             assert "ld.global.v4.b32" in compiled.asm["ptx"], "loads of 16 bytes"
+
+
+@compiles
+@pytest.mark.parametrize("driver", [90, *map(wide, (80, 86, 89, 100, 120))], indirect=True)
+@pytest.mark.parametrize("activation", [None, wide(Activation("silu"))])
+def test_tiles_that_are_copied_ahead_spill_nothing(driver, activation, monkeypatch):
+    """And three of them fit into the shared memory of a program."""
+    monkeypatch.setattr(kernels.streaming, "STAGES", 3)
+    for dtype, layout in zip(DTYPES, LAYOUTS, strict=True):
+        passes, _ = launches(Block(NORMS["EN"](64), activation), (2, 64, 56, 56), dtype, layout)
+        for one in chain(*passes):
+            if one[0].__name__ in ("_moments_kernel", "_sums_kernel"):
+                _, (_, compiled) = compile_ahead(one)
+                assert "cp.async" in compiled.asm["ptx"]
+                assert compiled.metadata.shared <= 2**16
 
 
 with_activation = [

@@ -22,6 +22,9 @@ from .vectors import divide, finite, load
 TILE = 4096
 PROGRAMS = 8
 
+#: Tiles that are copied ahead, asynchronously, in loops over tiles; None unrolls these loops.
+STAGES: int | None = None
+
 #: Channels of a tile in channels last: a cache line of half floats.
 CHANNELS = 64
 
@@ -36,6 +39,7 @@ class Shape(NamedTuple):
     channels_last: bool
     block_c: int
     block_l: int
+    stages: int | None = None  #: see STAGES
 
 
 @triton.jit
@@ -112,7 +116,10 @@ def _moments_kernel(
     mean = tl.full((SHAPE.block_c, SHAPE.block_l), 0.0, tl.float32)
     square = tl.full((SHAPE.block_c, SHAPE.block_l), 0.0, tl.float32)
     count = 0.0
-    for position in tl.range(begin, end, SHAPE.block_l, loop_unroll_factor=2):
+    UNROLL: tl.constexpr = 2 if SHAPE.stages is None else 1
+    for position in tl.range(
+        begin, end, SHAPE.block_l, num_stages=SHAPE.stages, loop_unroll_factor=UNROLL
+    ):
         inside = _inside(c, position, channels, length, SHAPE)
         x = load(x_ptr, offsets, inside)
         count += 1.0
@@ -344,8 +351,11 @@ def _sums_kernel(
     d_shift = tl.full((SHAPE.block_c, SHAPE.block_l), 0.0, tl.float32)
     # In channels last, scale and shift take the registers of a second tile.
     is_tight: tl.constexpr = SHAPE.channels_last and ACTIVATION is not None
-    UNROLL: tl.constexpr = 2 if SHAPE.vector >= 4 and not is_tight else 1
-    for position in tl.range(begin, end, SHAPE.block_l, loop_unroll_factor=UNROLL):
+    is_unrolled: tl.constexpr = SHAPE.stages is None and SHAPE.vector >= 4 and not is_tight
+    UNROLL: tl.constexpr = 2 if is_unrolled else 1
+    for position in tl.range(
+        begin, end, SHAPE.block_l, num_stages=SHAPE.stages, loop_unroll_factor=UNROLL
+    ):
         inside = _inside(c, position, channels, length, SHAPE)
         dy = load(dy_ptr, offsets, inside)
         x = load(x_ptr, offsets, inside) - mean
@@ -542,7 +552,7 @@ class Tiling(NamedTuple):
         else:
             block_c = min(padded_c, CHANNELS, tile)
             block_l = min(padded_length, tile // block_c)
-        shape = Shape(vector, not map.is_contiguous, block_c, block_l)
+        shape = Shape(vector, not map.is_contiguous, block_c, block_l, STAGES)
         blocks, tiles = divide_up(c, block_c), divide_up(length, block_l)
         splits = divide_up(PROGRAMS * multiprocessors(map.device), n * blocks)
         split_tiles = max(2, divide_up(tiles, splits))
