@@ -26,7 +26,6 @@ from ilm_plugins import NORMS, freeze, set_radius, surgery, use_backend
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks.run import processes
 from ilm_plugins.frameworks.run.processes import leave_group
-from ilm_plugins.ops import Activation
 from ilm_plugins.ops.engine.plans import KernelPlan
 
 #: Roundings of models in float64, 1e-10 of the largest value.
@@ -218,12 +217,12 @@ def synchronized(rank, size, port, shares, backends):
     leave_group()
 
 
-def synchronized_by_triton(rank, size, port, keys, shares):
-    """Layers of several activations by Triton's kernels, in its interpreter."""
+def synchronized_by_triton(rank, size, port, key, cases):
+    """A layer by Triton's kernels, in its interpreter, of shares and activations."""
     import helpers.triton_interpreter  # noqa: F401 (for Triton 3.6)
 
     join(rank, size, port)
-    for key, sizes, activation in itertools.product(keys, shares, (None, Activation("silu"))):
+    for sizes, activation in cases:
         batch, weights = images(sum(sizes), 16, 4), images(sum(sizes), 16, 4).flip(0)
         layer, alone = sync_norm(key).float(), sync_norm(key, sync=False)
         layer.fused_activation = alone.fused_activation = activation
