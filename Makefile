@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
-.PHONY: help docs notebook demo bench gpu test test-wide test-versions test-oldest test-newest coverage lint \
+.PHONY: help docs notebook demo bench gpu test test-wide test-versions test-oldest test-newest coverage mutants lint \
 	format sanitize install install-test install-detectron2 install-openmmlab install-mathjax clean
 
 help:
@@ -30,6 +30,7 @@ help:
 	@echo "make sanitize            random cases of the C++ kernels with sanitizers, for ten minutes"
 	@echo "make docs                the documentation site, in output/site"
 	@echo "make notebook            execute docs/notebook.ipynb, and save its outputs"
+	@echo "make mutants ROOM=surgery  the small defects in a room that its tests find"
 	@echo "make coverage            the lines and branches that the test suite runs"
 	@echo "make install-detectron2  detectron2 into VENV (default: .venv), by a pinned wheel"
 	@echo "make install-openmmlab   mmcv, mmdet, mmseg and mmpretrain into VENV, likewise"
@@ -92,6 +93,11 @@ format: install
 sanitize: install-test
 	$(BIN)/clang-tidy --quiet --checks="-*,clang-analyzer-*" $(CPU)/kernels.cpp
 	PYTHONPATH=.:tests $(BIN)/python -m helpers.fuzz --sanitize --seconds 600
+
+# A room of the package, of tests/mutants.py.
+mutants: install-test install-detectron2 $(VENV)/.mmcv-lite
+	$(PIP) mutmut==3.8.1
+	$(BIN)/python tests/mutants.py $(ROOM)
 
 install: $(VENV)/.installed
 
