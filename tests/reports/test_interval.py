@@ -95,13 +95,27 @@ def test_more_than_fifty_seeds_are_not_counted():
     assert spread(3, 2.6).seeds_for(1.0) is None
 
 
-def test_a_difference_that_rounds_to_zero_has_no_minus():
-    assert interval.signed(-0.04) == "+0.0"
-    assert interval.spread([-0.04]) == "0.0"
+TWO = Difference(2, 0.25, 1.0, -0.96, 1.46, 0.5)
+ONE = paired({0: 1.5}, {0: 1.0})
 
 
-def test_one_seed_is_printed_without_an_interval():
-    assert interval.interval(paired({0: 1.5}, {0: 1.0})) == "+0.5"
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        (interval.signed(-0.04), "+0.0"),  # not -0.0
+        (interval.signed(-0.04, 2), "-0.04"),
+        (interval.spread([-0.04]), "0.0"),
+        (interval.spread([]), "-"),
+        (interval.spread([1.0, 2.0]), "1.5 ± 0.7"),
+        (interval.spread([1.251], 2), "1.25"),
+        (interval.ends(-0.96, 1.46), "-1.0 to +1.5"),
+        (interval.interval(TWO), "+0.2 [-1.0, +1.5]"),
+        (interval.interval(TWO, 2), "+0.25 [-0.96, +1.46]"),
+        (interval.interval(ONE), "+0.5"),
+    ],
+)
+def test_numbers_are_printed_with_their_sign_and_decimals(text, expected):
+    assert text == expected
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 20])
@@ -146,5 +160,5 @@ def test_power_is_known_for_small_and_large_differences(seeds, tests):
 
 
 def test_a_p_near_its_ends_is_no_number():
-    texts = [interval.p_value(p) for p in (0.0009999, 0.001, 0.05, 1)]
-    assert texts == ["< 0.001", "= 0.001", "= 0.050", "> 0.99"]
+    texts = [interval.p_value(p) for p in (0.0009999, 0.001, 0.05, 0.99, 1)]
+    assert texts == ["< 0.001", "= 0.001", "= 0.050", "= 0.990", "> 0.99"]
