@@ -2,32 +2,33 @@
 
 import copy
 import re
+import runpy
+from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.wide
+nbformat = pytest.importorskip("nbformat", reason="needs nbformat and nbclient")
+pytest.importorskip("nbclient", reason="needs nbformat and nbclient")
+#: By its path: detectron2's wheel has a package called ``tools``, too.
+TOOL = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "run_notebook.py"))
 
 
 @pytest.fixture(scope="module")
 def committed():
-    nbformat = pytest.importorskip("nbformat", reason="needs nbformat and nbclient")
-    from tools.run_notebook import NOTEBOOK
-
-    return nbformat.read(NOTEBOOK, as_version=4)
+    return nbformat.read(TOOL["NOTEBOOK"], as_version=4)
 
 
 @pytest.fixture(scope="module")
 def executed(committed, tmp_path_factory):
     """The notebook, executed with trainings of two steps."""
-    for package in ("nbclient", "ipykernel", "torchvision", "scipy", "matplotlib"):
+    for package in ("ipykernel", "torchvision", "scipy", "matplotlib"):
         pytest.importorskip(package, reason=f"needs {package}")
-    from tools.run_notebook import execute
-
     notebook = copy.deepcopy(committed)
     for cell in notebook.cells:
         cell.source = re.sub(r"STEPS = \d+", "STEPS = 2", cell.source)
     assert notebook.cells != committed.cells
-    execute(notebook, tmp_path_factory.mktemp("notebook"))
+    TOOL["execute"](notebook, tmp_path_factory.mktemp("notebook"))
     return notebook
 
 
@@ -59,10 +60,8 @@ def test_the_notebooks_cells_warn_of_nothing(executed):
 
 
 def test_the_notebook_is_saved_as_its_tool_saves_it(committed):
-    from tools.run_notebook import clean
-
     saved = copy.deepcopy(committed)
-    clean(saved)
+    TOOL["clean"](saved)
     assert saved == committed
     counts = [cell.execution_count for cell in saved.cells if cell.cell_type == "code"]
     assert counts == [*range(1, len(counts) + 1)]
