@@ -3,12 +3,13 @@
 import shutil
 import subprocess
 from array import array
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from equations.cases import needs_kernels
+from equations.cases import assert_exact, inputs, needs_kernels, randomized
 from helpers import fuzz
 from ilm_plugins import NORMS
 from ilm_plugins.cli import environment
@@ -28,6 +29,17 @@ def test_each_source_compiles_alone(path):
     command = COMPILER, "-std=c++17", "-fsyntax-only", "-x", "c++", str(path)
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("expansion, size", [(1, 1.0), (3, 1e-4), (17, 30.0), (50, 0.02)])
+def test_hidden_values_of_any_number_and_size_are_exact(expansion, size, dtype):
+    """Which are lanes of vectors; small ones, and some where their activation saturates."""
+    layer = randomized(partial(NORMS["EN"], 32, reduction=8, expansion=expansion), dtype)
+    layer.expand.weight.detach().mul_(size)
+    x, dy = (inputs(3, 32, 5, 4, dtype=dtype, seed=seed) for seed in (1, 2))
+    assert_exact(layer, x, dy, "cpu")
 
 
 def symbols(*options):

@@ -154,6 +154,7 @@ template <class Real> struct Mixture {
         const Real *mean = job.mean + instance * channels;
         const Real *d_mean = d_batch, *d_var = d_batch + channels;
         Real *slope = job.slope + instance * channels, *offset = job.offset + instance * channels;
+#pragma GCC ivdep // The compiler would not check so many arrays for overlaps.
         for (int64_t c = 0; c < channels; c++) {
             Real more = d_var[c] * 2 / n;
             slope[c] += more;

@@ -1,22 +1,16 @@
 // The activations of the networks. Each returns its value, and writes its derivative to `slope`.
 #pragma once
 
-#include <cmath>
+#include "map_activations.hpp"
 
 namespace {
 
-template <class Real> Real tanh(Real x, Real *slope)
+// Also of vectors.
+template <class Real, class Values> inline Values tanh(Values x, Values *slope)
 {
-    Real size = std::abs(x);
-    if (size < Real(0.5)) {
-        Real y = std::tanh(x);
-        *slope = 1 - y * y;
-        return y;
-    }
-    // Where y is near 1, 1 - y * y would be mostly rounding error.
-    Real small = std::exp(-2 * size), inverse = 1 / (1 + small);
-    *slope = 4 * small * inverse * inverse;
-    return std::copysign((1 - small) * inverse, x);
+    Values less, small = exp_of_negative_size<Real>(x + x, &less), inverse = 1 / (1 + small);
+    *slope = 4 * small * inverse * inverse; // 1 - y * y would be mostly rounding error near 1
+    return x < Real(0) ? less * inverse : -less * inverse;
 }
 
 template <class Real> Real sigmoid(Real x, Real *slope)

@@ -164,14 +164,14 @@ template <class Real> inline int64_t start_of(const Job<Real> &job, int64_t inst
 
 // ---- moments and sums of instances, from their blocks' moments and sums
 
-// The mean of n values, whose differences from `center` have this sum.
-inline double mean_of(int64_t n, double center, double sum) { return center + sum / double(n); }
+// The mean of values whose differences from `center` have this sum; `share` is 1 / their number.
+inline double mean_of(double share, double center, double sum) { return center + sum * share; }
 
-// The variance of n values, given the sum of their differences from a center, and the sum of the
-// squared differences; NaN if the squares have overflowed.
-inline double var_of(int64_t n, double sum, double squares)
+// Their variance, given the sum of their differences from a center, and the sum of the squared
+// differences; NaN if the squares have overflowed.
+inline double var_of(double share, double sum, double squares)
 {
-    double off = sum / double(n), var = squares / double(n) - off * off;
+    double off = sum * share, var = squares * share - off * off;
     var = var < 0 ? 0 : var;
     return std::isinf(squares) ? double(NAN) : var;
 }
@@ -196,11 +196,12 @@ void pool_channels(int64_t channels, int64_t groups, int64_t n, Real *__restrict
                    const Real *__restrict sum, Real *__restrict squares, Real *__restrict to)
 {
     int64_t size = channels / groups;
+    double share = 1 / double(n);
     Real *__restrict means = size == 1 ? to : mean;
     Real *__restrict vars = size == 1 ? to + groups : squares;
     for (int64_t c = 0; c < channels; c++) {
-        means[c] = Real(mean_of(n, mean[c], sum[c]));
-        vars[c] = Real(var_of(n, sum[c], squares[c]));
+        means[c] = Real(mean_of(share, mean[c], sum[c]));
+        vars[c] = Real(var_of(share, sum[c], squares[c]));
     }
     if (size == 1)
         return;
@@ -291,8 +292,13 @@ template <class Real> void find_dx_coefficients(const Job<Real> &job, int64_t in
     Real count = Real(size * map.length);
     const Real *scale = job.scale + instance * map.channels;
     const Real *d_shift = job.d_shift + instance * map.channels;
-    Real *slope = job.slope + instance * map.groups, *offset = job.offset + instance * map.groups;
-    for (int64_t g = 0; g < map.groups; g++) {
+    Real *__restrict slope = job.slope + instance * map.groups;
+    Real *__restrict offset = job.offset + instance * map.groups;
+    for (int64_t g = 0; g < map.groups && size == 1; g++) { // without an inner loop: vectors
+        slope[g] *= 2 / count;
+        offset[g] = (offset[g] - scale[g] * d_shift[g]) / count;
+    }
+    for (int64_t g = 0; g < map.groups && size > 1; g++) {
         Real through_center = 0;
         for (int64_t c = g * size; c < (g + 1) * size; c++)
             through_center += scale[c] * d_shift[c];

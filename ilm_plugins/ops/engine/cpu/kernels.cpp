@@ -168,15 +168,25 @@ template <class Net> bool uses_batch_moments(const Net &net)
         return false;
 }
 
+// Let a network take the arrays that all instances read, if it has any.
+template <class Net>
+auto take_shared(Net &net, Arena<Real> &arena, int) -> decltype(net.take_shared(arena))
+{
+    net.take_shared(arena);
+}
+
+template <class Net> void take_shared(Net &, Arena<Real> &, long) { }
+
 // `running` has the addresses of BN's running mean and variance, and where to put them after the
 // batch; all may be null.
-template <class Net> int run_forward(Job<Real> job, const Net &net, void *const *running)
+template <class Net> int run_forward(Job<Real> job, Net &net, void *const *running)
 {
     const Map &map = *job.map;
     Arrays arrays([&](Arena<Real> &arena) {
         job.partials = arena.take(count_moments(job));
         int64_t size = job.kept_scale ? 0 : map.instances * map.channels;
         job.scale = arena.take(size), job.shift = arena.take(size);
+        take_shared(net, arena, 0);
     });
     if (arrays.are_missing())
         return ENOMEM;
@@ -216,6 +226,7 @@ template <class Net> int run_backward(Job<Real> job, Net &net)
         job.offset = arena.take(map.instances * map.groups);
         job.tape = arena.take(map.instances * job.tape_size);
         d_batch = arena.take(couples ? 2 * map.channels : 0);
+        take_shared(net, arena, 0);
     });
     if (arrays.are_missing())
         return ENOMEM;

@@ -98,8 +98,9 @@ template <class Real> struct Series {
     }
 };
 
-// e^-|x|; 0 where it would be denormal.
-template <class Real, class Values> inline Values exp_of_negative_size(Values x)
+// e^-|x|, 0 where it would be denormal; and the same minus 1, if asked for, without cancellation.
+template <class Real, class Values>
+inline Values exp_of_negative_size(Values x, Values *minus_one = nullptr)
 {
     using Bits = typename BitsOf<Values>::Type;
     constexpr bool is_double = sizeof(Real) == 8;
@@ -114,10 +115,17 @@ template <class Real, class Values> inline Values exp_of_negative_size(Values x)
     Values rounded = x * Real(1.4426950408889634) + rounder, n = rounded - rounder;
     Values rest = x - n * log2_high - n * log2_low; // at most log(2) / 2 from 0
     Values power = Values{} + series.terms[last];
-    for (int k = last - 1; k >= 0; k--) // Horner's rule
+    for (int k = last - 1; k > 0; k--) // Horner's rule
         power = power * rest + series.terms[k];
-    power = as<Values>(as<Bits>(power) + (as<Bits>(rounded) << mantissa));
-    return x < smallest ? Values{} : power;
+    auto times_2_to_n = [&](Values values) {
+        return as<Values>(as<Bits>(values) + (as<Bits>(rounded) << mantissa));
+    };
+    const Values one = Values{} + Real(1);
+    if (minus_one) {
+        Values factor = times_2_to_n(one);
+        *minus_one = x < smallest ? -one : factor * (power * rest) + (factor - one);
+    }
+    return x < smallest ? Values{} : times_2_to_n(power * rest + one);
 }
 
 template <class Real> struct Silu : MapActivation {

@@ -244,8 +244,8 @@ inline void moments_of_run(const T *x, int64_t n, RealOf<T> *mean, RealOf<T> *va
         center_run(x + at, minimum(SUMMED<T>, n - at), center, &part_sum, &part_squares);
         sum += part_sum, squares += part_squares;
     }
-    *mean = Real(mean_of(n, center, sum));
-    *var = Real(var_of(n, sum, squares));
+    *mean = Real(mean_of(1 / double(n), center, sum));
+    *var = Real(var_of(1 / double(n), sum, squares));
 }
 
 template <class T>
@@ -478,17 +478,32 @@ inline void map_positions(T *y, int64_t n, int64_t channels, bool streams, const
 {
     using V = Vec<T>;
     constexpr int64_t lanes = V::lanes;
-    for (int64_t p = 0, at = 0; p < n; p++, at += channels) {
-        int64_t c = 0;
-        if constexpr (sizeof(T) == sizeof(RealOf<T>)) // half a register cannot bypass the cache
-            if (streams && unaligned(y + at, lanes) == 0)
-                for (; c + lanes <= channels; c += lanes)
+    if constexpr (sizeof(T) == sizeof(RealOf<T>)) // half a register cannot bypass the cache
+        if (streams && channels % lanes == 0 && unaligned(y, lanes) == 0) {
+            for (int64_t p = 0, at = 0; p < n; p++, at += channels)
+                for (int64_t c = 0; c < channels; c += lanes)
                     V::stream(y + at + c, formula(Lanes<T>(), at + c, c));
-        for (; c + lanes <= channels; c += lanes)
-            V::store(y + at + c, formula(Lanes<T>(), at + c, c));
-        for (; c < channels; c++)
-            V::store_one(y + at + c, formula(Lane<T>(), at + c, c));
-    }
+            return;
+        }
+    // Four values before the first is stored, so that their coefficients are read once.
+    for_positions(n, [&](auto at_once, int64_t p) {
+        constexpr int count = decltype(at_once)::value;
+        int64_t at = p * channels;
+        for_channels<RealOf<T>>(
+            channels,
+            [&](int64_t c) {
+                typename V::Vector values[count];
+                for (int j = 0; j < count; j++)
+                    values[j] = formula(Lanes<T>(), at + j * channels + c, c);
+                for (int j = 0; j < count; j++)
+                    V::store(y + at + j * channels + c, values[j]);
+            },
+            [&](int64_t c) {
+                for (int j = 0; j < count; j++)
+                    V::store_one(y + at + j * channels + c,
+                                 formula(Lane<T>(), at + j * channels + c, c));
+            });
+    });
 }
 
 template <class T>

@@ -121,8 +121,8 @@ template <class T> struct Autoencoder {
 
     void find_beta(const Job<Real> &job, const Scratch &s, Real *beta) const
     {
-        find(job, s.decoded + for_beta() * num_key_groups, bias.values, Real(0), tanh<Real>, beta,
-             s.slope);
+        find(job, s.decoded + for_beta() * num_key_groups, bias.values, Real(0), tanh<Real, Real>,
+             beta, s.slope);
     }
 
     void forward(const Job<Real> &job, int64_t instance, Arena<Real> &scratch) const

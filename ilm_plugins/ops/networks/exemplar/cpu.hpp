@@ -20,6 +20,7 @@ template <class T> struct Exemplar {
     Mixture<Real> mixture;
     int64_t hidden = 1, reduction = 1;
     Parameter<Real> weight, bias, reduce, expand_weight, expand_bias, ratio, ratio_bias;
+    Real *columns = nullptr; // (inputs + 1, lanes): expand's columns and its bias, then zeros
 
     template <class Visitor> void members(Visitor &visit)
     {
@@ -37,12 +38,28 @@ template <class T> struct Exemplar {
     // The number of inputs of the first linear map: z z^T.
     int64_t inputs() const { return count() * count(); }
 
+    // The number of hidden values, as vectors.
+    int64_t lanes() const { return divide_up(hidden, Vec<Real>::lanes) * Vec<Real>::lanes; }
+
+    // Take the arrays that all instances read.
+    void take_shared(Arena<Real> &arena)
+    {
+        columns = arena.take((inputs() + 1) * lanes());
+        if (arena.measures())
+            return;
+        clear(columns, (inputs() + 1) * lanes());
+        for (int64_t i = 0; i < inputs(); i++)
+            for (int64_t h = 0; h < hidden; h++)
+                columns[i * lanes() + h] = expand_weight.values[h * inputs() + i];
+        copy(columns + inputs() * lanes(), expand_bias.values, hidden);
+    }
+
     // What the gradients of the tensors are computed from, of an instance.
     struct Tape {
         Real *d_weight, *d_bias; // (K, C), (C)
         Real *d_reduce;          // (C)
         Real *features;          // (inputs)
-        Real *hidden, *d_hidden; // (H) each
+        Real *hidden, *d_hidden; // (lanes), (H)
         Real *d_logits;          // (K)
         Real *d_batch;           // (2, C): of the batch's moments
 
@@ -54,7 +71,7 @@ template <class T> struct Exemplar {
             d_reduce = arena.take(channels);
             features = arena.take(net.inputs());
             d_hidden = arena.take(net.hidden);
-            hidden = arena.take(net.hidden);
+            hidden = arena.take(net.lanes());
             d_logits = arena.take(net.count());
             d_batch = arena.take(net.mixture.uses_batch_moments() ? 2 * channels : 0);
         }
@@ -66,7 +83,7 @@ template <class T> struct Exemplar {
         Real *rstd;           // (K, C)
         Real *z;              // (K, C / r)
         Real *u;              // (C)
-        Real *slope, *ratios; // (H), (K)
+        Real *slope, *ratios; // (lanes), (K)
 
         Scratch(const Exemplar &net, const Job<Real> &job, Arena<Real> &arena)
             : moments(net.mixture, job, arena)
@@ -75,7 +92,7 @@ template <class T> struct Exemplar {
             rstd = arena.take(net.count() * channels);
             z = arena.take(net.count() * net.width(channels));
             u = arena.take(channels);
-            slope = arena.take(net.hidden);
+            slope = arena.take(net.lanes());
             ratios = arena.take(net.count());
         }
     };
@@ -98,10 +115,13 @@ template <class T> struct Exemplar {
             for (int64_t j = 0; j < count(); j++)
                 features[i * count() + j] = j < i ? features[j * count() + i]
                                                   : dot(s.z + i * width, s.z + j * width, width);
-        for (int64_t h = 0; h < hidden; h++) {
-            Real logit = expand_bias.values[h]
-                + dot(expand_weight.values + h * inputs(), features, inputs());
-            activated[h] = tanh(logit, &s.slope[h]);
+        using V = Vec<Real>;
+        for (int64_t h = 0; h < hidden; h += V::lanes) {
+            typename V::Vector slope, logit = V::load(columns + inputs() * lanes() + h);
+            for (int64_t i = 0; i < inputs(); i++)
+                logit += features[i] * V::load(columns + i * lanes() + h);
+            V::store(activated + h, tanh<Real>(logit, &slope));
+            V::store(s.slope + h, slope);
         }
         for (int64_t k = 0; k < count(); k++)
             s.ratios[k] = ratio_bias.values[k] + dot(ratio.values + k * hidden, activated, hidden);
@@ -112,7 +132,7 @@ template <class T> struct Exemplar {
     {
         int64_t channels = job.map->channels;
         Scratch s(*this, job, scratch);
-        Real *features = scratch.take(inputs()), *activated = scratch.take(hidden);
+        Real *features = scratch.take(inputs()), *activated = scratch.take(lanes());
         if (scratch.measures())
             return;
         Real *__restrict scale = job.scale + instance * channels;
@@ -199,13 +219,12 @@ template <class T> struct Exemplar {
     void ratio_net_vjp(const Scratch &s, const Tape &tape, Real *d_features) const
     {
         clear(tape.d_hidden, hidden);
-        clear(d_features, inputs());
         for (int64_t k = 0; k < count(); k++)
             add_scaled(tape.d_hidden, ratio.values + k * hidden, hidden, tape.d_logits[k]);
-        for (int64_t h = 0; h < hidden; h++) {
+        for (int64_t h = 0; h < hidden; h++)
             tape.d_hidden[h] *= s.slope[h];
-            add_scaled(d_features, expand_weight.values + h * inputs(), inputs(), tape.d_hidden[h]);
-        }
+        for (int64_t i = 0; i < inputs(); i++)
+            d_features[i] = dot(columns + i * lanes(), tape.d_hidden, hidden);
     }
 
     // The gradients of z_k, for each of the channels (C) whose run it sums; `d_z` is memory (C).
