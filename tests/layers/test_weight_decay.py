@@ -30,11 +30,12 @@ def test_norms_have_their_own_decay_and_their_networks_the_ordinary_one(key):
     assert found == {name: NORM if name in own else ORDINARY for name in found}
 
 
-def test_biases_can_have_a_decay_of_their_own():
-    model = nn.Sequential(nn.Conv2d(3, 64, 3), NORMS["EN"](64))
+def test_biases_and_vectors_can_have_a_decay_of_their_own():
+    """AN's pairs have a bias of two dimensions."""
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), NORMS["AN"](64), nn.PReLU())
     found = by_name(model, parameter_groups(model, ORDINARY, bias_weight_decay=BIAS))
     assert {name for name, decay in found.items() if decay == BIAS} == {
-        *("0.bias", "1.expand.bias", "1.ratio.bias")
+        *("0.bias", "1.attention.bias", "1.pairs.bias", "2.weight")
     }
 
 
