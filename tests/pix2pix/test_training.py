@@ -22,7 +22,7 @@ from helpers.workers import Harmful, start_by
 from ilm_plugins.__main__ import main
 from ilm_plugins.errors import UserError
 from ilm_plugins.pix2pix import metrics, training
-from ilm_plugins.pix2pix.pairs import PairedImages, jitter
+from ilm_plugins.pix2pix.pairs import DIRECTIONS, PairedImages, jitter
 from ilm_plugins.trust import ALLOW_CODE
 
 
@@ -80,7 +80,7 @@ def halves(tmp_path):
     return tmp_path, pixels[:, :6], pixels[:, 6:]
 
 
-@pytest.mark.parametrize("direction", ["right-to-left", "left-to-right"])
+@pytest.mark.parametrize("direction", DIRECTIONS)
 def test_halves_are_input_and_target_in_either_direction(halves, direction):
     folder, left, right = halves
     sample = PairedImages(folder, size=6, direction=direction)[1]
@@ -117,10 +117,12 @@ def test_the_mean_image_may_be_that_of_another_folder(halves, tmp_path):
     assert np.array_equal(channels_last(data.metainfo["mean_image"]), left)
 
 
-def test_the_mean_image_is_that_of_the_chosen_targets(halves):
-    folder, left, _ = halves
-    data = PairedImages(folder, size=6, direction="right-to-left", mean_of={"images": (1, None)})
-    assert np.array_equal(channels_last(data.metainfo["mean_image"]), left)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_the_mean_image_is_that_of_the_chosen_targets(halves, direction):
+    folder, left, right = halves
+    data = PairedImages(folder, size=6, direction=direction, mean_of={"images": (1, None)})
+    target = left if direction == "right-to-left" else right
+    assert np.array_equal(channels_last(data.metainfo["mean_image"]), target)
 
 
 def test_a_pair_is_flipped(tmp_path):
