@@ -169,6 +169,16 @@ def test_tensors_beyond_their_memory_are_refused(around):
         check_contents({"x": around(larger_than_its_storage())})
 
 
+def test_a_tensor_may_fill_its_storage_and_have_no_value_more():
+    """Of steps, and at an offset, as a view of a larger tensor has them."""
+    base = torch.zeros(12)
+    view = base.as_strided((2, 3), (6, 2), 1)  # its last value is the last of the storage
+    check_contents({"x": view})
+    base.untyped_storage().resize_(11 * base.element_size())
+    with pytest.raises(pickle.UnpicklingError, match="larger than its storage"):
+        check_contents({"x": view})
+
+
 @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")  # torch's own code uses it
 @pytest.mark.parametrize("zipped", [True, False])
 def test_quantized_tensors_are_refused(tmp_path, zipped):
