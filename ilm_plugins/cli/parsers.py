@@ -85,8 +85,8 @@ def compare(argv: Sequence[str]) -> Namespace:
         "Train a config or a script with several norms and seeds, and compare the norms.\n"
         "The same command continues what was stopped; more norms or seeds are added.",
         "compare ilm_plugins://shapes/mask_rcnn_R_18_FPN_gn.yaml GN ILMGN \\\n"
-        "    --at MODEL.ROI_BOX_HEAD.NORM --seeds 0 1 2 --opts SOLVER.MAX_ITER 100",
-        "compare bn gn --seeds 0 1 2 --metric top1:results.json --command \\\n"
+        "    --at MODEL.ROI_BOX_HEAD.NORM --seeds 0 1 2 3 4 --opts SOLVER.MAX_ITER 100",
+        "compare bn gn --seeds 0 1 2 3 4 --metric top1:results.json --command \\\n"
         '    "python train.py --norm {norm} --seed {seed} --output {output}"',
     )
     p.usage = (
@@ -100,7 +100,8 @@ def compare(argv: Sequence[str]) -> Namespace:
     _add_registrations(add)
     what = "config keys that get the norm; default: all keys of norms"
     add("--at", nargs="+", default=(), metavar="KEY", help=what)
-    add("--seeds", type=_seed, nargs="+", default=(0,), metavar="SEED", help="default: 0")
+    what = {"type": _seed, "default": range(5), "help": "default: 0 1 2 3 4"}
+    add("--seeds", nargs="+", metavar="SEED", **what)
     what = "a checkpoint that each norm starts from"
     add("--weights", type=_user_path, metavar="FILE", help=what)
     what = "test each model on the test set of another config, too; can be given again"
@@ -128,7 +129,11 @@ def compare(argv: Sequence[str]) -> Namespace:
     add("--slurm", nargs="+", default=(), metavar="KEY=VALUE", help=what)
     what = "default: output/compare/ and the config's name"
     add("--output", type=_user_path, metavar="DIR", help=what)
-    add("--dry-run", action="store_true", help="only print the command of each run")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="only print the plan: lengths, time and commands of the runs",
+    )
     add("--unsafe", action="store_true", help="run code that checkpoints and yaml configs hold")
     what = "overrides: 'KEY VALUE' pairs for .yaml, 'KEY=VALUE' for .py"
     many = {"dest": "overrides", "action": "extend", "nargs": "+", "default": []}

@@ -1,23 +1,29 @@
 """The answer about each norm in words: a verdict, a sentence, a reader's next step, and notes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from ..reports.interval import ALPHA, MOST_SEEDS, Difference, ends, p_value
-from .plain_states import too_few
-from .results import OWN_TEST, Results
+from ..reports.interval import ALPHA, MOST_SEEDS, Difference, ends, p_value, signed
+from .plain_states import FEWEST
+from .results import OWN_TEST, Reading, Results
+from .unit import UNITS
 
-#: The least number of seeds for which a comparison is planned.
-FEWEST = 5
+NOT_TESTED = "not tested"
 #: What a reader can do next.
 STEPS = {
     "use": "use {norm} in place of {baseline}.",
     "either": "use {baseline} or {norm}.",
     "keep": "keep {baseline}.",
     "seeds": "compare with at least {seeds} seeds.",
+    "add": "keep {baseline}, or compare with {seeds} seeds: enough to show a difference of {size}.",
+    "more": "keep {baseline}, or compare with at least {seeds} seeds.",
+    "many": "keep {baseline}: a difference of {size} needs more than {most} seeds.",
     "repair": "find the cause and correct it.",
+    "harder": "compare by a harder test, or by another metric.",
 }
+#: Verdict -> the next step, where the runs are tested; an undecided norm's depends on its seeds.
+STEP_OF = {"better": "use", "worse": "keep", "equivalent": "either"}
 
 
 class Answer(NamedTuple):
@@ -34,100 +40,100 @@ def answers(results: Results, test: str) -> dict[str, Answer]:
 
 
 def _answer(results: Results, norm: str, test: str) -> Answer:
-    word, reason, p_equivalent = results.verdicts[test][norm]
-    step, seeds = {"better": "use", "equivalent": "either"}.get(word, "keep"), FEWEST
-    text = reason
-    if reason:
-        step = "seeds" if reason == too_few(results.runs(norm, test)) else "repair"
+    word, state, p_equivalent = results.verdicts[test][norm]
+    values = {"norm": norm, "baseline": results.norms[0], "seeds": FEWEST, "most": MOST_SEEDS}
+    if state is not None:
+        return Answer(word, state.reason, STEPS[state.step].format(**values))
+    difference, text = results.differences[test][norm], gain(results, norm, test)
+    if word == "undecided":
+        step, text = "add", f"No difference is shown. {text}."
+        size, shown = abs(difference.mean), results.unit.shown(abs(difference.mean))
+        if results.margin is not None:
+            size, shown = results.margin * results.unit.point, results.unit.size(results.margin)
+        needed = _seeds_needed(results, difference, size)
+        values |= {"seeds": needed or FEWEST, "size": shown}
+        if needed is None:
+            step = "more" if difference.seeds < FEWEST and results.margin is None else "many"
+        elif needed <= difference.seeds:
+            step = "keep"
     elif word == "equivalent":
-        margin = results.unit.size(results.margin)
-        text = f"The gain is within {margin} of 0 (p {p_value(p_equivalent)})."
+        step, margin = STEP_OF[word], results.unit.size(results.margin)
+        text = f"{text}, within {margin} (p {p_value(p_equivalent)})."
     else:
-        difference = results.differences[test][norm]
-        text = f"Gain: {gain(results, norm, test)}"
-        if word == "undecided":
-            seeds = _seeds_needed(results, difference)
-            shown = "No difference is shown" if seeds else f"{MOST_SEEDS} seeds are too few"
-            text = f"{shown}. {text}."
-            step = "seeds" if seeds and seeds > difference.seeds else "keep"
-        else:
-            text = f"{text} (p {p_value(difference.p)})."
-    next_step = STEPS[step].format(norm=norm, baseline=results.norms[0], seeds=seeds)
-    return Answer(word, text, next_step)
+        step, text = STEP_OF[word], f"{text}, p {p_value(difference.p)}."
+    return Answer(word, text, STEPS[step].format(**values))
 
 
-def _seeds_needed(results: Results, difference: Difference) -> int | None:
-    """Return how many seeds may decide; None if no practicable number does.
-
-    Without a margin, no size of a difference is known that matters.
-    """
-    if results.margin is None:
-        return FEWEST
-    needed = difference.seeds_for(results.margin * results.unit.point)
+def _seeds_needed(results: Results, difference: Difference, size: float) -> int | None:
+    """Return how many seeds show a difference of a size in the next look, None for too many."""
+    looks = sum(bool(look.readings) for look in results.looks)
+    tests = (looks + 1) * (looks + 2) * (len(results.norms) - 1) * len(results.tests)
+    needed = difference.corrected(tests).seeds_for(size)
     return needed and max(FEWEST, needed)
 
 
 def gain(results: Results, norm: str, test: str) -> str:
-    """Return the interval of a norm's gain, as far as the metric's ends allow it."""
+    """Return the mean and the interval of a norm's gain or loss, within the metric's ends."""
     unit, difference = results.unit, results.differences[test][norm]
+    mean, _ = unit.gain(difference.mean, difference.mean)
     low, high = unit.gain(difference.low, difference.high)
     if unit.ends is not None:
         plain = fmean(results.by_seed(results.norms[0], test).values())
         worst, best = unit.gain(*(end - plain for end in sorted(unit.ends)))
         low, high = max(low, worst), min(high, best)
     points = " points" if unit.name == "percent" else ""
-    return ends(low, high, unit.digits) + points
+    if high < 0:
+        size, *both = (f"{-end:.{unit.digits}f}" for end in (mean, high, low))
+        return f"Loss: {size}{points} (95 %: {' to '.join(both)})"
+    return f"Gain: {signed(mean, unit.digits)}{points} (95 %: {ends(low, high, unit.digits)})"
 
 
 def headline(results: Results) -> str:
-    """Return one sentence on all norms, between what went wrong and what further tests tell."""
+    """Return one answer about all norms, then what was not tested, then what other tests tell."""
     test, (baseline, *others) = results.tests[0], results.norms
     if not others:
         return f"Only {baseline} was trained: give a second norm."
-    found = answers(results, test)
-    told = {norm: one for norm, one in found.items() if one.word != "not told"}
-    parts = [*dict.fromkeys(found[norm].text for norm in others if norm not in told)]
-    if told:
-        parts.append(_advice(results, told))
+    answer_of = answers(results, test)
+    reasons = [*dict.fromkeys(a.text for a in answer_of.values() if a.word == NOT_TESTED)]
+    tested = {norm: answer for norm, answer in answer_of.items() if answer.word != NOT_TESTED}
+    if tested:
+        parts = [_advice(results, tested), *reasons]
     else:
-        steps = dict.fromkeys(one.next_step for one in found.values())
-        parts += [step[0].upper() + step[1:] for step in steps]
+        steps = dict.fromkeys(answer.next_step for answer in answer_of.values())
+        parts = [*(step[0].upper() + step[1:] for step in steps), *reasons]
     for other in results.tests[1:]:
-        words = [
-            f"nothing is told of {norm}" if one.word == "not told" else f"{norm} is {one.word}"
-            for norm, one in results.verdicts[other].items()
-        ]
+        words = [f"{norm} is {verdict.word}" for norm, verdict in results.verdicts[other].items()]
         parts.append(f"By {other}: {', '.join(words)}.")
     return " ".join(parts)
 
 
-def _advice(results: Results, told: Mapping[str, Answer]) -> str:
-    """Return which norm to use by the first test, whose answers ``told`` has, and all verdicts."""
+def _advice(results: Results, tested: Mapping[str, Answer]) -> str:
+    """Return which norm to use by the first test, whose answers are ``tested``, and why."""
     test, baseline = results.tests[0], results.norms[0]
-    better, equivalent, undecided = (
-        [norm for norm, one in told.items() if one.word == word]
-        for word in ("better", "equivalent", "undecided")
-    )
-    chosen, further = better or equivalent or undecided or [*told], list[str]()
-    if better:
-        gains = " or ".join(gain(results, norm, test) for norm in better)
-        text = f"Use {' or '.join(better)} in place of {baseline}: gain {gains}"
-    elif equivalent:
-        within = results.unit.size(results.margin)
-        text = f"Use {' or '.join([baseline, *equivalent])}: they are equivalent within {within}"
+    norms_of: dict[str, list[str]] = {}
+    for norm, answer in tested.items():
+        norms_of.setdefault(answer.word, []).append(norm)
+    # The verdict on which the advice rests.
+    word = next(word for word in ("better", "equivalent", "undecided", "worse") if word in norms_of)
+    norms = norms_of[word]
+    if word == "better":
+        gains = " or ".join(gain(results, norm, test).removeprefix("Gain: ") for norm in norms)
+        text = f"Use {' or '.join(norms)} in place of {baseline}: gain {gains}"
+    elif word == "equivalent":
+        margin = results.unit.size(results.margin)
+        text = f"Use {' or '.join([baseline, *norms])}: they are equivalent within {margin}"
+    elif word == "undecided":
+        names = f"none of {', '.join(norms)} is" if norms[1:] else f"{norms[0]} is not"
+        text = f"Keep {baseline}, or add seeds: {names} shown to be better"
     else:
-        steps = {one.next_step for one in told.values()} - {STEPS["keep"].format(baseline=baseline)}
-        further = [f"or {step.removesuffix('.')}" for step in sorted(steps)]
-        names = f"none of {', '.join(chosen)} is" if chosen[1:] else f"{chosen[0]} is not"
-        reason = f"{names} shown to be better" if undecided else f"{', '.join(chosen)} did worse"
-        text = f"Keep {baseline}: {reason}"
-    rest = [f"{norm} is {one.word}" for norm, one in told.items() if norm not in chosen]
-    return "; ".join([text, *_costs(results, chosen), *rest, *further]) + "."
+        text = f"Keep {baseline}: {', '.join(norms)} did worse"
+    others = [f"{norm} is {answer.word}" for norm, answer in tested.items() if norm not in norms]
+    return "; ".join([text, *_costs(results, norms), *others]) + "."
 
 
 def _costs(results: Results, norms: list[str]) -> list[str]:
     """Return what steps of norms take by the baseline's, if they were measured."""
-    times = {norm: one["seconds"] for norm, one in results.steps.items()}
+    times = {norm: step["seconds"] for norm, step in results.steps.items()}
     plain = times.get(results.norms[0])
     known = [norm for norm in norms if plain and norm in times]
     ratios = [f"{times[norm] / plain:.2f} times {results.norms[0]}'s with {norm}" for norm in known]
@@ -136,47 +142,57 @@ def _costs(results: Results, norms: list[str]) -> list[str]:
 
 def compared_by(results: Results) -> str:
     """Return by which values the norms are compared, which are better, and the margin."""
-    rule = "" if results.rule == "last" else f", the {results.rule} of each run"
     better = "higher" if results.higher_is_better else "lower"
-    text = f"Compared by {results.metric}{rule}: {better} is better"
+    text = f"Compared by {results.measure or results.metric}: {better} is better"
     margin = results.margin
     return f"{text}." if margin is None else f"{text}; the margin is {results.unit.size(margin)}."
 
 
 def notes(results: Results) -> list[str]:
     """Return what else is to know about verdicts and p, as notes under the tables."""
-    found, verdicts = [], results.verdicts[results.tests[0]]
-    for norm, one in verdicts.items():
-        if one.word in ("better", "worse") and one.p_equivalent < ALPHA:
-            found.append(f"{norm} is {one.word} by less than the margin.")
-    if sum(one.word == "better" for one in verdicts.values()) > 1:
-        found.append(f"Norms are compared with {results.norms[0]}, not with each other.")
-    if any(one.word == "undecided" for one in verdicts.values()):
-        found.append("Undecided does not mean that the norms are equal.")
-    of_tests = (one for of_test in results.differences.values() for one in of_test.values())
-    if (count := len(results.read)) and any(one and one.has_interval for one in of_tests):
-        tests = f"all tests that this and earlier calls read here ({count})"
-        found.append(f"p and intervals are corrected for {tests}: {'; '.join(_listed(results))}.")
+    verdicts = results.verdicts[results.tests[0]]
+    words = [verdict.word for verdict in verdicts.values()]
+    texts = [
+        f"{norm} is {verdict.word} by less than the margin."
+        for norm, verdict in verdicts.items()
+        if verdict.word in ("better", "worse") and verdict.p_equivalent < ALPHA
+    ]
+    if words.count("better") > 1:
+        texts.append(f"Norms are compared with {results.norms[0]}, not with each other.")
+    if "undecided" in words:
+        texts.append("Undecided does not mean that the norms are equal.")
+    if looks := [look.readings for look in results.looks if look.readings]:
+        listed = "; ".join(f"{i}. {_listed(look)}" for i, look in enumerate(looks, 1))
+        texts.append(
+            "p and intervals are corrected for all tests that this and earlier calls read here "
+            f"({sum(map(len, looks))}), in turn: {listed}."
+        )
+    margins = {look.margin: None for look in results.looks} | {results.margin: None}
+    if None in margins:
+        del margins[None]
+    if len(margins) > 1:
+        texts.append(f"Calls had margins of {', '.join(map(results.unit.size, margins))}.")
     if failures := _repeated(results):
-        found.append(f"Runs were repeated after a failure: {', '.join(failures)}.")
+        texts.append(f"Runs were repeated after a failure: {', '.join(failures)}.")
+    if results.repeats:
+        listed = "; ".join(_repeat(results, run) for run in results.repeats)
+        texts.append(f"Runs with a result were repeated: {listed}.")
     if results.left_out:
         runs = {(value.norm, value.seed) for value in results.left_out}
-        found.append(f"The folder has {len(runs)} other runs, which this call leaves out.")
-    return found
+        texts.append(f"The folder has {len(runs)} other runs, which this call leaves out.")
+    return texts
 
 
 def warnings(results: Results) -> list[str]:
     """Return why the comparison as a whole may be unfair."""
-    found = [*results.confounded]
+    texts = [*results.confounded]
     if results.unconverted:
-        found.append(warning_of_unconverted(results.unconverted))
-    largest = results.unit.largest
-    values = [value for of_seeds in results.main.values() for value in of_seeds.values()]
-    if largest is not None and not all(0 <= value <= largest for value in values):
-        found.append(
-            f"{results.metric} has values outside 0 to {largest:g}: it is no {results.unit.name}."
-        )
-    return found
+        texts.append(warning_of_unconverted(results.unconverted))
+    unit = UNITS[results.unit_name or results.unit.name]
+    if unit.exceeded(v for of_seeds in results.main.values() for v in of_seeds.values()):
+        ends_of_unit = f"outside 0 to {unit.largest:g}: it is no {unit.name}."
+        texts.append(f"{results.metric} has values {ends_of_unit}")
+    return texts
 
 
 def warning_of_unconverted(file: str) -> str:
@@ -189,17 +205,25 @@ def warning_of_unconverted(file: str) -> str:
     )
 
 
-def _listed(results: Results) -> list[str]:
-    """Return the tests that were read in the folder, those of the same seeds together."""
-    norms: dict[tuple, list[str]] = {}
-    for baseline, norm, test, metric, seeds in results.read:
-        by = metric if test == OWN_TEST else f"{metric}, {test}"
-        numbers = " ".join(map(str, seeds))
-        norms.setdefault((baseline, by, numbers), []).append(norm)
-    return [
-        f"{', '.join(of_test)} minus {baseline} by {by}, seeds {numbers}"
-        for (baseline, by, numbers), of_test in norms.items()
+def _listed(readings: Sequence[Reading]) -> str:
+    """Return the tests of one look, those of the same seeds together."""
+    pairs: dict[tuple[str, ...], list[str]] = {}
+    for reading in readings:
+        by = [reading.measure] if reading.test == OWN_TEST else [reading.measure, reading.test]
+        seeds = f"seeds {' '.join(map(str, reading.seeds))}"
+        pairs.setdefault((", ".join(by), seeds), []).append(" and ".join(reading.norms))
+    return "; ".join(f"{', '.join(norms)} by {by}, {seeds}" for (by, seeds), norms in pairs.items())
+
+
+def _repeat(results: Results, run: tuple[str, int, str]) -> str:
+    """Return all results of a run that was repeated."""
+    norm, seed, test = run
+    values = [
+        "no result" if value is None else f"{value:.{results.unit.digits}f}"
+        for value in results.repeats[run]
     ]
+    of_test = "" if test == OWN_TEST else f", {test}"
+    return f"{norm}, seed {seed}{of_test}: {', then '.join(values)}"
 
 
 def _repeated(results: Results) -> list[str]:

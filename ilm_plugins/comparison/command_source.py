@@ -106,7 +106,7 @@ class CommandSource(Source):
                     note_failure(folder, error)
         self.check_ended(plan.folders)
         settings = {name: [arm.norm, *arm.overrides] for name, arm in self.arms.items()}
-        return {"settings_of_norms": settings, "rule": self.metric.rule}
+        return {"settings_of_norms": settings, "measure": self.metric.measure}
 
     def best_metric(self) -> tuple[str | None, bool]:
         return self.metric.name, self.metric.rule == "min"

@@ -17,6 +17,9 @@ from ..frameworks.run.processes import available_gpus
 from .compared_config import ComparedConfig, call_on_device
 from .results import ROUNDS, ModelSummary
 
+#: The file of a comparison's folder with the times of training steps.
+FILE = "steps.json"
+
 
 def build_models(config: ComparedConfig, norms: Sequence[str]) -> dict[str, ModelSummary]:
     """Build the model of each norm; UserError names norms that cannot be built or have no place."""
@@ -76,9 +79,13 @@ def check_own_model(config: ComparedConfig) -> None:
 
 
 def measured_steps(
-    config: ComparedConfig, commands: Mapping[str, str], path: Path, is_trained: bool
+    config: ComparedConfig,
+    commands: Mapping[str, str],
+    path: Path,
+    is_trained: bool,
+    is_dry: bool = False,
 ) -> dict[str, dict[str, float]]:
-    """Return the time of each norm's training step, and keep it; measured again for other norms.
+    """Return the time of each norm's training step; it is kept, except by a dry run.
 
     It is empty if the steps cannot be measured. A failure that tells of the trainings, where
     ``is_trained``, is a UserError; ``commands`` is norm -> its command.
@@ -98,7 +105,8 @@ def measured_steps(
             check_certain(config, commands, error)
         say(f"the cost of a step was not measured: {one_line(error)}")
         return {}
-    write_text(path, json.dumps(steps, indent=1))
+    if not is_dry:
+        write_text(path, json.dumps(steps, indent=1))
     return steps
 
 

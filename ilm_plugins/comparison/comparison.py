@@ -51,7 +51,7 @@ def report(plan: Plan, command: str, **found: Any) -> Results:
         history=history.of_folder(plan, metric),
         **found,
     )
-    history.note(plan, results.read)
+    history.note(plan, results)
     write_text(plan.output / "compare.md", markdown(results, command))
     write_text(plan.output / "compare.csv", csv_of(results))
     if results.main:

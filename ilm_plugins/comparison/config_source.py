@@ -96,22 +96,32 @@ class ConfigSource(ComparedConfig, Source):
         if self.start_state is not None:
             args = plan.norms, plan.output, self.start_state
             call_on_device(start_weights.write_starts, here, *args)
-        seed = plan.seeds[0]
-        commands = {norm: self.shown(norm, seed, plan.folder(norm, seed)) for norm in plan.norms}
-        file, is_trained = plan.output / "steps.json", not all(map(has_ended, plan.folders))
-        steps = compared_models.measured_steps(self, commands, file, is_trained)
-        times = [
-            f"{timedelta(seconds=round(step['seconds'] * length.iterations))} with {norm}"
-            for norm, step in steps.items()
-            if (length := self.length(norm)) and length.iterations
-        ]
-        if times:
-            say(f"all steps of a run take about {', '.join(times)}; loading and tests add to it")
         return {
-            "steps": steps,
+            "steps": self.steps(plan, not all(map(has_ended, plan.folders))),
             "unconverted": self.unconverted(plan.norms),
             "settings_of_norms": self.settings_of_norms(plan.norms),
         }
+
+    def steps(
+        self, plan: Plan, is_trained: bool, is_dry: bool = False
+    ) -> dict[str, dict[str, float]]:
+        """Measure each norm's training step, and print the time of all runs."""
+        seed = plan.seeds[0]
+        commands = {norm: self.shown(norm, seed, plan.folder(norm, seed)) for norm in plan.norms}
+        file = plan.output / compared_models.FILE
+        steps = compared_models.measured_steps(self, commands, file, is_trained, is_dry)
+        lengths = {norm: self.length(norm) for norm in steps}
+        times = {
+            norm: steps[norm]["seconds"] * length.iterations
+            for norm, length in lengths.items()
+            if length and length.iterations
+        }
+        if times:
+            listed = ", ".join(f"{_duration(one)} with {norm}" for norm, one in times.items())
+            total = _duration(sum(times.values()) * len(plan.seeds))
+            runs = f"of all {len(times) * len(plan.seeds)} runs {total}"
+            say(f"all steps of a run take about {listed}, {runs}; loading and tests add to it")
+        return steps
 
     @cached_property
     def _lengths(self) -> dict[tuple[str, ...], Length | None]:
@@ -214,3 +224,7 @@ class ConfigSource(ComparedConfig, Source):
 
     def predictions(self, folders: Mapping[str, Path]) -> Any:
         return predictions.predictions(self, folders)
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

@@ -73,7 +73,7 @@ class Comparison:
 def compare(
     train: Train,
     norms: Sequence[str],
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[int] = range(5),
     output: str | Path | None = None,
     *,
     metric: str | None = None,
@@ -92,7 +92,7 @@ def compare(
         train: trains one model: ``train(norm, seed, folder)`` returns metric -> number. It seeds
             the random number generators itself, and may write to ``folder``.
         norms: names that ``train`` knows, such as "BN" and "EN"; the first is the baseline.
-        seeds: each norm is trained with each seed.
+        seeds: each norm is trained with each seed; five by default.
         output: the comparison's folder; by default ``output/compare/`` and the function's name.
             Recorded runs are kept, with a message, if the code of the function, or what it uses
             from its module, has changed.
@@ -114,7 +114,7 @@ def compare(
         ...     torch.manual_seed(seed)
         ...     model = timm.create_model("resnet18", norm_layer=norm)
         ...     return {"top1": accuracy(model)}
-        >>> comparison = ilm_plugins.compare(train, ["batchnorm2d", "en"], seeds=[0, 1, 2])
+        >>> comparison = ilm_plugins.compare(train, ["batchnorm2d", "en"])
     """
     try:
         from . import comparison

@@ -7,25 +7,20 @@ left out, or a run that is repeated, may have been chosen by its result.
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..files import read_object, write_text
 from ..frameworks.run.record import FILE
 from . import runs
 from .plan import HISTORY, KINDS, SETTINGS, Plan, folder_name
-from .results import History, Reading, complete
-
-#: Norm, seed, test and reason of a run without a result.
-Failure = tuple[str, int, str, str]
+from .results import History, Look, Reading, Results, complete
 
 
 def of_folder(plan: Plan, metric: str) -> History:
     """Return what the folder has of all calls, with the values of a metric."""
-    failures, read = _noted(plan)
-    norms = [
-        *plan.norms,
-        *(norm for one in read for norm in one[:2]),
-        *(one[0] for one in failures),
-    ]
+    noted = _noted(plan)
+    others = [norm for look in noted.looks for reading in look.readings for norm in reading.norms]
+    norms = [*plan.norms, *others, *(failure[0] for failure in noted.failures)]
     names = {folder_name(norm): norm for norm in reversed(norms)}
     of_plan = {(norm, seed) for norm in plan.norms for seed in plan.seeds}
     everything = {*of_plan}
@@ -34,27 +29,46 @@ def of_folder(plan: Plan, metric: str) -> History:
             name = folder.parent.name
             everything.add((names.get(name, name), int(seed[1])))
     norms += sorted(norm for norm, _ in everything)
-    found = plan.output.glob(f"*/seed*/*/{FILE}")
-    tests = dict.fromkeys([*plan.tests, *sorted(path.parent.name for path in found)])
+    records = plan.output.glob(f"*/seed*/*/{FILE}")
+    tests = dict.fromkeys([*plan.tests, *sorted(path.parent.name for path in records)])
     ordered = sorted(everything, key=lambda run: (norms.index(run[0]), run[1]))
     values = runs.collect(plan, ordered, [*tests])
     kept = [v for v in values if v.failure != runs.NOT_RUN or v[:2] in of_plan]
-    return History(complete(kept, metric), failures, read)
+    return replace(noted, values=complete(kept, metric))
 
 
-def note(plan: Plan, read: Sequence[Reading] = ()) -> None:
-    """Note in the locked folder which runs have failed, and which tests are read."""
-    failures, earlier = _noted(plan)
-    for value in runs.collect(plan):
-        if value.failure not in (None, runs.NOT_RUN, runs.STOPPED):
-            failures.append((value.norm, value.seed, value.test, value.failure))
-    noted = {"failures": [*dict.fromkeys(failures)], "read": [*dict.fromkeys([*earlier, *read])]}
-    if any(noted.values()):
+def note(plan: Plan, results: Results | None = None) -> None:
+    """Note in the locked folder which runs have failed, and what a report tells."""
+    noted = _noted(plan)
+    failures = [
+        (value.norm, value.seed, value.test, value.failure)
+        for value in runs.collect(plan)
+        if value.failure not in (None, runs.NOT_RUN, runs.STOPPED)
+    ]
+    reported = [] if results is None else [(*run, value) for run, value in results.reported.items()]
+    entries = {
+        "failures": [*dict.fromkeys([*noted.failures, *failures])],
+        "results": [*dict.fromkeys([*noted.results, *reported])],
+        "looks": noted.looks if results is None else results.looks,
+    }
+    if any(entries.values()):
         path = plan.output / SETTINGS
-        write_text(path, json.dumps(read_object(path, KINDS) | {HISTORY: noted}, indent=1))
+        write_text(path, json.dumps(read_object(path, KINDS) | {HISTORY: entries}, indent=1))
 
 
-def _noted(plan: Plan) -> tuple[list[Failure], list[Reading]]:
+def _noted(plan: Plan) -> History:
     noted = read_object(plan.output / SETTINGS, KINDS).get(HISTORY, {})
-    failures = [(*one,) for one in noted.get("failures", ())]
-    return failures, [Reading(*one[:-1], (*one[-1],)) for one in noted.get("read", ())]
+    looks = [
+        Look(margin, tuple(_reading(*reading) for reading in readings))
+        for margin, readings in noted.get("looks", ())
+    ]
+    if old := noted.get("read"):
+        looks.insert(0, Look(None, tuple(_reading(sorted(one[:2]), *one[2:]) for one in old)))
+    failures, results = ([(*one,) for one in noted.get(key, ())] for key in ("failures", "results"))
+    return History((), failures, results, looks)
+
+
+def _reading(
+    norms: Sequence[str], test: str, measure: str, seeds: Sequence[int], repeats: int = 0
+) -> Reading:
+    return Reading((*norms,), test, measure, (*seeds,), repeats)

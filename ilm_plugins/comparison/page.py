@@ -12,7 +12,7 @@ from ..reports.style import png, uri
 from . import curves, plot, report
 from .answers import answers, compared_by, headline, notes, warnings
 from .plan import Plan
-from .plot import NARROW, WIDE, has_differences
+from .plot import NARROW, WIDE, collapsed_runs, has_differences
 from .predictions import SCORE
 from .results import OWN_TEST, ROUNDS, Results, Value
 from .run_folders import environment, log_of
@@ -39,6 +39,7 @@ def page(plan: Plan, results: Results, command: str) -> str:
         answers={test: answers(results, test) for test in results.tests},
         tables={test: report.filled(report.table(results, test)) for test in results.tests},
         has_differences=has_differences(results),
+        collapsed=any(collapsed_runs(results, test) for test in results.tests),
         runs=_pictures(plot.figure_of, results) if results.main else None,
         history=report.history_table(results),
         metrics=report.metrics_table(results),

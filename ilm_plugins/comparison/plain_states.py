@@ -1,6 +1,6 @@
 """What the runs of two norms show before any test: a list of rules, of which the first holds.
 
-A rule returns why the runs tell nothing, in at most twenty words, or None.
+A rule returns why the runs are not tested, in at most twenty words, or None.
 """
 
 import math
@@ -12,10 +12,12 @@ import numpy as np
 
 from .unit import Unit
 
+#: The least number of seeds for which a comparison is planned. Fewer tie by chance.
+FEWEST = 5
 #: Part of a point within which values are at their best end.
 SATURATED = 0.1
 #: How many times as far as the other runs differ a run is below them that did not learn.
-GAP = 3
+GAP = 4
 #: Part of a value that is rounding.
 ROUNDING = 1e-9
 
@@ -42,6 +44,14 @@ class Runs(NamedTuple):
         return bool(np.ptp([*values]) > ROUNDING * max(map(abs, self.all)))
 
 
+class State(NamedTuple):
+    """Why runs are not tested, their verdict, and a reader's next step."""
+
+    reason: str
+    word: str
+    step: str
+
+
 def no_result(runs: Runs) -> str | None:
     """Seeds that are left may be the lucky ones."""
     reasons = [reason for of_norm in runs.failed.values() for reason in of_norm.values()]
@@ -63,9 +73,7 @@ def not_learned(runs: Runs) -> str | None:
 
 
 def saturated(runs: Runs) -> str | None:
-    """The metric can't tell the norms apart: all values are equal, or at the best end."""
-    if not runs.vary(runs.all):
-        return f"All runs have {runs.all[0]:g}, so this metric cannot tell the norms apart."
+    """All values are at the best end, so the metric cannot tell the norms apart."""
     _, best = runs.unit.ends or (0, math.inf)
     near = all(abs(value - best) <= SATURATED * runs.unit.point for value in runs.all)
     text = (
@@ -76,49 +84,70 @@ def saturated(runs: Runs) -> str | None:
 
 def collapsed(runs: Runs) -> str | None:
     """Some runs of a norm ended far below its others, and below all of the other norm."""
-    one, other = (runs.values[norm] for norm in (runs.baseline, runs.norm))
-    found = {runs.baseline: _collapsed(one, other, runs), runs.norm: _collapsed(other, one, runs)}
-    return _counted(runs, found, "did not learn")
+    return _counted(runs, collapsed_seeds(runs), "did not learn")
 
 
-def ignores_seed(runs: Runs) -> str | None:
-    text = "Each norm has one value for all seeds: the training probably ignores its seed."
-    return None if any(runs.vary(one.values()) for one in runs.values.values()) else text
+def tied(runs: Runs) -> str | None:
+    """The differences have no spread, by a coarse metric, or by a training that is broken."""
+    if runs.vary(runs.differences):
+        return None
+    if not runs.vary(runs.all):
+        return f"All runs have {runs.all[0]:g}, so this metric cannot tell the norms apart."
+    if not any(runs.vary(one.values()) for one in runs.values.values()):
+        return "Each norm has one value for all seeds."
+    if not any(runs.differences):
+        return f"{runs.norm} has {runs.baseline}'s result in each seed."
+    return "All seeds have the same difference, which does not tell its spread."
 
 
-def no_effect(runs: Runs) -> str | None:
-    equal = f"{runs.norm} has {runs.baseline}'s result in each seed"
-    text = f"{equal}: it had no effect, or the metric is coarse."
-    return None if any(runs.differences) else text
+def state(runs: Runs) -> State | None:
+    """Return the state of runs that are not tested; None for a comparison that is tested."""
+    for rule, step in RULES:
+        if reason := rule(runs):
+            if rule is tied and len(runs.differences) < FEWEST:
+                return State(reason, "undecided", "seeds")
+            return State(reason, "not tested", step)
+    return None
 
 
-def equal_differences(runs: Runs) -> str | None:
-    text = "All seeds have the same difference, which does not tell its spread."
-    return None if runs.vary(runs.differences) else text
-
-
-#: In their order; a comparison that they let pass is tested.
+#: The rules in their order, each with a reader's next step.
 RULES = (
-    *(no_result, too_few, not_learned, saturated, collapsed),
-    *(ignores_seed, no_effect, equal_differences),
+    *((no_result, "repair"), (too_few, "seeds"), (not_learned, "repair"), (saturated, "harder")),
+    *((collapsed, "repair"), (tied, "repair")),
 )
 
 
+def collapsed_seeds(runs: Runs) -> dict[str, list[int]]:
+    """Return norm -> the seeds whose runs did not learn."""
+    one, other = (runs.values[norm] for norm in (runs.baseline, runs.norm))
+    return {runs.baseline: _collapsed(one, other, runs), runs.norm: _collapsed(other, one, runs)}
+
+
 def _collapsed(values: Mapping[int, float], others: Mapping[int, float], runs: Runs) -> list[int]:
-    """Return the seeds whose runs did not learn: behind a gap, and at less than half the median."""
+    """Return the seeds whose runs did not learn: behind a gap, and at less than half the median.
+
+    The runs that learned must be near the other norm's, else the norm as a whole is worse. Positive
+    losses are compared by their logarithms, as equal norms may have losses of any size.
+    """
     if len(values) < 3:
         return []
-    sign = 1 if runs.unit.higher_is_better else -1
-    seeds = sorted(values, key=lambda seed: sign * values[seed])  # the worst first
-    ordered = [values[seed] for seed in seeds]
+    higher = runs.unit.higher_is_better
+    size = float if higher or min(runs.all) <= 0 else math.log
+    seeds = sorted(values, key=values.__getitem__, reverse=not higher)  # the worst first
+    ordered, rest = [size(values[seed]) for seed in seeds], [*map(size, others.values())]
     gaps = np.abs(np.diff(ordered))
     first = int(gaps.argmax()) + 1
-    learned, rest = ordered[first:], [*others.values()]
-    usual, best = median([*learned, *rest]), ordered[first - 1]
-    is_far = gaps[first - 1] > GAP * max(np.ptp(learned), np.ptp(rest))
-    if usual > 0:  # of metrics that may be negative, no part of the median is little
-        is_far &= best < usual / 2 if sign == 1 else best > usual * 2
-    return seeds[:first] if is_far else []
+    if gaps[first - 1] <= GAP * max(np.ptp(ordered[first:]), np.ptp(rest)):
+        return []
+    learned = [values[seed] for seed in seeds[first:]]
+    usual = median([*learned, *others.values()])
+
+    def is_little(value: float) -> bool:
+        return value < usual / 2 if higher else value > usual * 2
+
+    # Of metrics that may be negative, no part of the median is little.
+    found = usual <= 0 or (is_little(values[seeds[first - 1]]) and not is_little(median(learned)))
+    return seeds[:first] if found else []
 
 
 def _counted(runs: Runs, found: Mapping[str, Collection[int]], what: str) -> str | None:

@@ -23,10 +23,17 @@ SETTINGS = "compare.json"
 FILES = "compare.md", "compare.csv", "compare.png", "compare.html", "steps.json"
 #: The setting that tells if the file of --weights has changed.
 DIGEST = "--weights, SHA-256"
-#: The entry of that file that has failures and readings, beside the settings.
+#: The entry of that file that has what earlier calls saw, beside the settings.
 HISTORY = "history"
-#: The types of its values, by :func:`.read_object`.
-KINDS = {HISTORY: {"failures": [(str, int, str, str)], "read": [(str, str, str, str, [int])]}}
+#: The types of its values, by :func:`.read_object`; "read" is of folders from before "looks".
+KINDS = {
+    HISTORY: {
+        "failures": [(str, int, str, str)],
+        "results": [(str, int, str, str, int | float)],
+        "looks": [(int | float | None, [((str, str), str, str, [int], int)])],
+        "read": [(str, str, str, str, [int])],
+    }
+}
 
 
 class Source:
@@ -48,6 +55,9 @@ class Source:
     def models(self, plan: "Plan") -> dict[str, ModelSummary]:
         """Return each norm's model, if it is known; UserError for mistakes that it shows."""
         return {}
+
+    def steps(self, plan: "Plan", is_trained: bool, is_dry: bool = False) -> Any:
+        """Print the time of all runs, if it is known."""
 
     def settings(self, plan: "Plan") -> dict[str, Any]:
         """Return the settings that all runs of a folder share."""

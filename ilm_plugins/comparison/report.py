@@ -1,5 +1,6 @@
 """The report of a comparison: compare.md, compare.csv, and their tables."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from statistics import fmean
 
@@ -86,33 +87,42 @@ def table(results: Results, test: str) -> list[dict[str, str]]:
 
 
 def history_table(results: Results) -> list[dict[str, str]]:
-    """Return rows of the folder's runs, those of all calls: results, readings and failures.
+    """Return rows of the folder's runs, those of all calls: results and failures.
 
     Runs of a norm that are alike but for their results share a row.
     """
-    values, left_out = results.history.values or results.values, {v[:2] for v in results.left_out}
-    failed = [(v.norm, v.seed, v.test, v.failure) for v in values if v.failure]
-    failures: dict[tuple[str, int], dict[str, None]] = {}
-    for norm, seed, _, reason in (*results.history.failures, *failed):
-        failures.setdefault((norm, seed), {})[reason.partition("; see ")[0]] = None
-    groups: dict[tuple[str, ...], list[int]] = {}
-    for norm, seed in dict.fromkeys(value[:2] for value in values):
-        tests = sum(norm in one[:2] and seed in one.seeds for one in results.read)
-        call = "left out" if (norm, seed) in left_out else ""
-        reasons = "; ".join(failures.get((norm, seed), ()))
-        groups.setdefault((norm, str(tests), call, reasons), []).append(seed)
-    known = {v[:3]: v.value for v in values if v.metric == results.metric and v.value is not None}
+    values = results.history.values or results.values
+    left_out = {(value.norm, value.seed) for value in results.left_out}
+    failures = _failures(results, values)
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for run in dict.fromkeys((value.norm, value.seed) for value in values):
+        call = "left out" if run in left_out else ""
+        groups.setdefault((run[0], call, failures.get(run, "")), []).append(run[1])
+    main = [value for value in values if value.metric == results.metric]
+    known = {value[:3]: value.value for value in main if value.value is not None}
     rows = []
-    for (norm, tests, call, reasons), seeds in groups.items():
-        row = {"norm": norm, "seeds": " ".join(map(str, seeds))}
-        for test in dict.fromkeys(value.test for value in values):
-            found = (known.get((norm, seed, test)) for seed in seeds)
-            texts = ("-" if one is None else f"{one:.{results.unit.digits}f}" for one in found)
-            row[results.title(test)] = " ".join(texts)
-        rows.append(
-            row | {"tests": tests, "this call": call, "failures, earlier ones too": reasons}
-        )
+    for (norm, call, reasons), seeds in groups.items():
+        cells = {
+            results.title(test): " ".join(
+                f"{known[norm, seed, test]:.{results.unit.digits}f}"
+                if (norm, seed, test) in known
+                else "-"
+                for seed in seeds
+            )
+            for test in dict.fromkeys(value.test for value in values)
+        }
+        named = {"norm": norm, "seeds": " ".join(map(str, seeds))}
+        rows.append(named | cells | {"this call": call, "failures, earlier ones too": reasons})
     return filled(rows)
+
+
+def _failures(results: Results, values: Sequence[Value]) -> dict[tuple[str, int], str]:
+    """Return norm, seed -> the reasons of all failures of a run, now and before."""
+    now = [(v.norm, v.seed, v.test, v.failure) for v in values if v.failure]
+    reasons: dict[tuple[str, int], dict[str, None]] = {}
+    for norm, seed, _, reason in (*results.history.failures, *now):
+        reasons.setdefault((norm, seed), {})[reason.partition("; see ")[0]] = None
+    return {run: "; ".join(of_run) for run, of_run in reasons.items()}
 
 
 def filled(rows: list[dict[str, str]]) -> list[dict[str, str]]:

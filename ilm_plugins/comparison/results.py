@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ..errors import UserError
 from ..reports.interval import ALPHA, Difference, paired
-from .plain_states import RULES, Runs
+from .plain_states import Runs, State, state
 from .unit import Unit, decimals, unit_of
 
 #: The name of the source's own test in tables.
@@ -34,22 +34,32 @@ class Value(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """A difference that was read: of a norm from a baseline, by a test, a metric and seeds."""
+    """A tested difference, by all that chooses its numbers."""
 
-    baseline: str
-    norm: str
+    #: Sorted, as either may be the baseline.
+    norms: tuple[str, str]
     test: str
-    metric: str
+    #: The metric; of a script with its file and rule.
+    measure: str
     seeds: tuple[int, ...]
+    #: How many results of its runs were replaced before.
+    repeats: int = 0
+
+
+class Look(NamedTuple):
+    """What a call has read that no earlier call had, and its margin."""
+
+    margin: float | None
+    readings: tuple[Reading, ...]
 
 
 class Verdict(NamedTuple):
     """What the seeds of a norm tell about it and the baseline."""
 
-    #: "better", "worse", "equivalent", "undecided", or "not told".
+    #: "better", "worse", "equivalent", "undecided", or "not tested".
     word: str
-    #: Why nothing is told; "" for the other words.
-    reason: str = ""
+    #: Why there is no test, and a reader's next step.
+    state: State | None = None
     #: p of equivalence within the margin; NaN without a test.
     p_equivalent: float = float("nan")
 
@@ -62,7 +72,9 @@ class History:
     values: Sequence[Value] = ()
     #: Norm, seed, test and reason of each run without a result, those that were repeated, too.
     failures: Sequence[tuple[str, int, str, str]] = ()
-    read: Sequence[Reading] = ()
+    #: Norm, seed, test, measure and value of each result that was reported.
+    results: Sequence[tuple[str, int, str, str, float]] = ()
+    looks: Sequence[Look] = ()
 
 
 class ModelSummary(NamedTuple):
@@ -85,8 +97,8 @@ class Results:
     #: Points of the main metric within which a norm counts as equivalent to the baseline.
     margin: float | None = None
     higher_is_better: bool = True
-    #: Which value of a run counts, if it has several: "last", "max" or "min".
-    rule: str = "last"
+    #: The metric in words; of a script with its file and rule. By default its name.
+    measure: str = ""
     history: History = History()
     #: How runs differ by more than their norm: in their code, versions, devices or settings.
     confounded: Sequence[str] = ()
@@ -173,24 +185,76 @@ class Results:
         )
 
     @cached_property
-    def read(self) -> list[Reading]:
-        """All tests that were read in the folder, these included; p is corrected for them."""
-        found = dict.fromkeys(self.history.read)
-        plain = self.norms[0]
-        for test in self.tests:
-            for norm in self.norms[1:]:
-                seeds = sorted(self.by_seed(norm, test).keys() & self.by_seed(plain, test).keys())
-                if len(seeds) > 1:
-                    found[Reading(plain, norm, test, self.metric, (*seeds,))] = None
-        return [*found]
+    def reported(self) -> dict[tuple[str, int, str, str], float]:
+        """Norm, seed, test and measure of each result of this call -> its value."""
+        names = {self.metric: self.measure or self.metric}
+        return {
+            (v.norm, v.seed, v.test, names.get(v.metric, v.metric)): v.value
+            for v in self.values
+            if v.value is not None
+        }
+
+    @cached_property
+    def repeats(self) -> dict[tuple[str, int, str], list[float | None]]:
+        """Norm, seed, test -> all results of a run that was repeated; None where it has none now.
+
+        Runs that this call leaves out do not count.
+        """
+        measure, tests = self.measure or self.metric, {value.test for value in self.values}
+        left_out = {(value.norm, value.seed) for value in self.left_out}
+        found: dict[tuple[str, int, str], dict[float | None, None]] = {}
+        for norm, seed, test, by, value in self.history.results:
+            if by == measure and test in tests and (norm, seed) not in left_out:
+                found.setdefault((norm, seed, test), {})[value] = None
+        for run, values in found.items():
+            values[self.reported.get((*run, measure))] = None
+        return {run: [*values] for run, values in found.items() if len(values) > 1}
+
+    @cached_property
+    def looks(self) -> list[Look]:
+        """What each call of the folder has read and no earlier one, this call last."""
+        earlier = [*self.history.looks]
+        known = {reading for look in earlier for reading in look.readings}
+        tested = [self._reading(norm, test) for test in self.tests for norm in self.norms[1:]]
+        new = [one for one in tested if one is not None and one not in known]
+        margins = {look.margin for look in earlier}
+        is_new = new or (self.margin not in margins and any(tested))
+        return [*earlier, Look(self.margin, (*new,))] if is_new else earlier
+
+    def _reading(self, norm: str, test: str) -> Reading | None:
+        """Return the reading of a norm's difference; None for one that is not tested."""
+        if self._states[test][norm] is not None:
+            return None
+        pair = sorted((norm, self.norms[0]))
+        seeds = sorted(set.intersection(*({*self.by_seed(one, test)} for one in pair)))
+        runs = [(one, seed, test) for one in pair for seed in seeds]
+        repeats = sum(len(self.repeats.get(run, [0])) - 1 for run in runs)
+        return Reading((*pair,), test, self.measure or self.metric, (*seeds,), repeats)
+
+    def _tests_of(self, reading: Reading) -> int:
+        """Return by how many tests p of a reading is corrected.
+
+        In the k-th look with n readings, it is k (k + 1) n: the errors of all looks then add up to
+        at most 5 %, however many there are, and whenever a reader stops.
+        """
+        looks = [look.readings for look in self.looks if look.readings]
+        place, readings = next(one for one in enumerate(looks, 1) if reading in one[1])
+        return place * (place + 1) * len(readings)
+
+    @cached_property
+    def _states(self) -> dict[str, dict[str, State | None]]:
+        """Test -> norm, but the baseline -> why it is not tested, or None."""
+        norms = self.norms[1:]
+        return {test: {norm: state(self.runs(norm, test)) for norm in norms} for test in self.tests}
 
     @cached_property
     def differences(self) -> dict[str, dict[str, Difference | None]]:
         """Test -> norm -> its difference from the baseline, corrected for all tests of the folder.
 
-        Without interval and p where the verdict is "not told".
+        Without interval and p where it is not tested.
         """
-        return {test: self._differences(test) for test in self.tests}
+        norms = self.norms[1:]
+        return {test: {norm: self._difference(norm, test) for norm in norms} for test in self.tests}
 
     @cached_property
     def verdicts(self) -> dict[str, dict[str, Verdict]]:
@@ -198,26 +262,18 @@ class Results:
         norms = self.norms[1:]
         return {test: {norm: self._verdict(norm, test) for norm in norms} for test in self.tests}
 
-    def _reason(self, norm: str, test: str) -> str:
-        """Return why the runs tell nothing before any test, or ""."""
-        runs = self.runs(norm, test)
-        return next(filter(None, (rule(runs) for rule in RULES)), "")
-
-    def _differences(self, test: str) -> dict[str, Difference | None]:
-        found: dict[str, Difference | None] = {}
-        for norm in self.norms[1:]:
-            one = paired(self.by_seed(norm, test), self.by_seed(self.norms[0], test))
-            if one is not None and one.has_interval:
-                one = one.corrected(len(self.read))
-                if self._reason(norm, test):
-                    one = replace(one, **dict.fromkeys(("low", "high", "p"), float("nan")))
-            found[norm] = one
-        return found
+    def _difference(self, norm: str, test: str) -> Difference | None:
+        found = paired(self.by_seed(norm, test), self.by_seed(self.norms[0], test))
+        if found is None or not found.has_interval:
+            return found
+        if reading := self._reading(norm, test):
+            return found.corrected(self._tests_of(reading))
+        return replace(found, **dict.fromkeys(("low", "high", "p"), float("nan")))
 
     def _verdict(self, norm: str, test: str) -> Verdict:
         difference = self.differences[test][norm]
-        if reason := self._reason(norm, test):
-            return Verdict("not told", reason)
+        if found := self._states[test][norm]:
+            return Verdict(found.word, found)
         p = float("nan")
         if self.margin is not None:
             p = difference.p_within(self.margin * self.unit.point)

@@ -10,6 +10,8 @@ from ..frameworks.run.record import FILE, PLAIN, is_complete_record, read_record
 
 #: The begin of a log's last line if the training or the evaluation has failed.
 FAILED = "failed: "
+#: The unit of the length of a run of the user's own code, which counts as one.
+TRAININGS = "trainings"
 #: Setting in a run's record -> its name in a report.
 SETTINGS = {
     "device": "device",
@@ -20,8 +22,6 @@ SETTINGS = {
     "batch": "images of a step",
     "images": "training images",
     "test images": "test images",
-    "planned": "planned length",
-    "unit": "unit of the length",
 }
 
 
@@ -49,6 +49,8 @@ def environment(folder: Path) -> dict[str, str]:
     """Return the versions, the device and the settings of a run, by their names in a report."""
     record = read_record(folder) or {}
     found = record.get("versions", {}) | {SETTINGS[key]: record.get(key) for key in SETTINGS}
+    if record.get("unit") != TRAININGS and "planned" in record:
+        found["length"] = f"{record['planned']:,} {record.get('unit', 'iterations')}"
     return {name: str(value) for name, value in found.items() if value is not None}
 
 
@@ -64,7 +66,7 @@ def new_record(
         "versions": versions(),
         "device": device(num_gpus),
         "seed": seed,
-        "unit": "trainings",
+        "unit": TRAININGS,
         "planned": 1,
         "run": 0,
         "curve": [],

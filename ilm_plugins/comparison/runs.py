@@ -87,15 +87,16 @@ def collect(
 
 
 def confounded(plan: Plan) -> list[str]:
-    """Return in which versions, device or settings all runs of a norm are unlike the baseline's."""
-    plain, *others = (
-        {pair for seed in plan.seeds for pair in environment(plan.folder(norm, seed)).items()}
-        for norm in plan.norms
-    )
-    texts = []
-    for norm, found in zip(plan.norms[1:], others, strict=True):
-        names, before, shared = (dict(one).keys() for one in (found, plain, found & plain))
-        if different := sorted(names & before - shared - {SETTINGS["code"]}):
-            text = f"All runs with {norm} differ from those with {plan.norms[0]} in"
-            texts.append(f"{text} {', '.join(different)}.")
-    return texts
+    """Return in which versions, device or settings runs are unlike the baseline's of their seed."""
+    baseline, *norms = plan.norms
+    seeds_of: dict[tuple[str, str], list[int]] = {}
+    for norm, seed in product(norms, plan.seeds):
+        plain, ours = (environment(plan.folder(one, seed)) for one in (baseline, norm))
+        names = plain.keys() & ours.keys() - {SETTINGS["code"]}
+        if unlike := sorted(name for name in names if plain[name] != ours[name]):
+            seeds_of.setdefault((norm, ", ".join(unlike)), []).append(seed)
+    return [
+        f"Runs with {norm} differ from those with {baseline} not only in the norm, but in {names}: "
+        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}."
+        for (norm, names), seeds in seeds_of.items()
+    ]

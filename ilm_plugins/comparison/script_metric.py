@@ -62,6 +62,12 @@ class ScriptMetric:
     def __str__(self) -> str:
         return f"{self.name}:{self.file}:{self.rule}"
 
+    @property
+    def measure(self) -> str:
+        """All that chooses the metric's numbers, in words."""
+        rule = "" if self.rule == "last" else f", the {self.rule} of each run"
+        return f"{self.name} of {self.file}{rule}"
+
     def choose(self, values: list[float]) -> float:
         """Return the value that counts, by the rule."""
         finite = [value for value in values if not isnan(value)]

@@ -26,9 +26,17 @@ class Unit:
             return None
         return (0.0, self.largest) if self.higher_is_better else (self.largest, 0.0)
 
+    def exceeded(self, values: Iterable[float]) -> bool:
+        """Return whether a value is beyond the ends."""
+        return self.largest is not None and not all(0 <= value <= self.largest for value in values)
+
     def gain(self, low: float, high: float) -> tuple[float, float]:
         """Return an interval of differences as one of gains, which are above 0 if it is better."""
         return (low, high) if self.higher_is_better else (-high, -low)
+
+    def shown(self, size: float) -> str:
+        """Return the size of a difference in words."""
+        return f"{size:.{self.digits}f}{' points' if self.name == 'percent' else ''}"
 
     def size(self, points: float) -> str:
         """Return a number of points in words, as a value where a point is not 1 %."""
@@ -48,11 +56,13 @@ def unit_of(name: str | None, higher_is_better: bool, groups: Iterable[Collectio
     """Return the unit of groups of values, each of one norm; of an unknown name, as they tell.
 
     A metric that should be high is then a fraction if all values are in 0..1, all others have no
-    ends.
+    ends. Values beyond the ends of a named unit show that it has none.
     """
-    is_share = higher_is_better and all(0 <= value <= 1 for group in groups for value in group)
+    values = [value for group in groups for value in group]
+    is_share = higher_is_better and all(0 <= value <= 1 for value in values)
     unit = UNITS[name or ("fraction" if is_share else "number")]
-    return replace(unit, higher_is_better=higher_is_better)
+    largest = None if unit.exceeded(values) else unit.largest
+    return replace(unit, largest=largest, higher_is_better=higher_is_better)
 
 
 def decimals(

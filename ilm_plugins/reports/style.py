@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,17 +38,13 @@ styled = mpl.rc_context(
 
 
 def draw_intervals(
-    axis: Axes,
-    rows: Sequence[tuple[str, "Difference | None"]],
-    colour: str,
-    hollow: Collection[str] = (),
+    axis: Axes, rows: Sequence[tuple[str, "Difference | None"]], colour: str
 ) -> None:
-    """Draw a row for each name: its difference, with an interval if it has one, and a line at 0."""
-    for i, (name, one) in enumerate(rows):
-        if one is not None:
-            ends = [[one.mean - one.low], [one.high - one.mean]] if one.has_interval else None
-            face = "white" if name in hollow else colour
-            axis.errorbar(one.mean, i, xerr=ends, fmt="o", capsize=3, color=colour, mfc=face)
+    """Draw a row for each name: its difference, if it has an interval, and a line at 0."""
+    for i, (_, one) in enumerate(rows):
+        if one is not None and one.has_interval:
+            ends = [[one.mean - one.low], [one.high - one.mean]]
+            axis.errorbar(one.mean, i, xerr=ends, fmt="o", capsize=3, color=colour)
     axis.set_yticks(range(len(rows)), [name for name, _ in rows])
     axis.set_ylim(max(1, len(rows)) - 0.5, -0.5)
     axis.axvline(0, color="0.5")

@@ -74,7 +74,7 @@ class Forked:
         self.status = self.launcher.wait() if self.status is None else self.status
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def patched():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compared_models, "ROUNDS", 1)
@@ -102,7 +102,8 @@ def config(datasets, tmp_path, monkeypatch):
 
 
 def compare(config, *words):
-    return main(["compare", config, "--num-gpus", "0", "--output", "out", *words])
+    seeds = [] if "--seeds" in words else ["--seeds", "0"]
+    return main(["compare", config, "--num-gpus", "0", "--output", "out", *seeds, *words])
 
 
 def plan_of(config, norms, seeds, output, **options):
@@ -598,12 +599,17 @@ def test_a_dry_run_prints_the_commands(config, capsys):
     assert "randomness.seed=3" in lines[0]
 
 
-def test_a_dry_run_tells_each_length_of_the_runs(config, capsys):
+def test_a_dry_run_tells_each_length_and_the_time_of_the_runs(config, capsys, monkeypatch):
     """Which an arm may change, and a base may have set to a large dataset's."""
-    words = ["--arm", EN, EN, "train_cfg.max_iters=30", "--dry-run"]
+    seconds = {GN: {"seconds": 1.0}, EN: {"seconds": 2.0}, "SN": {"seconds": 3.0}}
+    monkeypatch.setattr(compared_models, "measure_steps", lambda *_: seconds)
+    words = ["--arm", EN, EN, "train_cfg.max_iters=30", "--seeds", "0", "1", "--dry-run"]
     compare(config, GN, EN, "SN", *words)
+    printed = capsys.readouterr().out
     told = "length of each run:\n  4 iterations of 2 images, 2.0 epochs of 4 images\n"
-    assert f"{told}  30 iterations of 2 images, 15 epochs of 4 images\n" in capsys.readouterr().out
+    assert f"{told}  30 iterations of 2 images, 15 epochs of 4 images\n" in printed
+    times = f"0:00:04 with {GN}, 0:01:00 with {EN}, 0:00:12 with SN, of all 6 runs 0:02:32; loading"
+    assert f"all steps of a run take about {times} and tests add to it\n" in printed
 
 
 def test_a_dry_run_writes_nothing(config):
@@ -803,7 +809,7 @@ def test_steps_are_measured_before_the_trainings(config, started, monkeypatch, c
     steps = json.loads(Path("out/steps.json").read_text())
     assert all(steps[norm]["seconds"] > 0 for norm in (GN, EN))
     hours = [str(timedelta(seconds=round(1000 * steps[norm]["seconds"]))) for norm in (GN, EN)]
-    told = f"all steps of a run take about {hours[0]} with {GN}, {hours[1]} with {EN}; loading"
+    told = f"all steps of a run take about {hours[0]} with {GN}, {hours[1]} with {EN}, of all 2 "
     assert told in capsys.readouterr().out
 
 

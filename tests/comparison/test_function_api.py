@@ -48,7 +48,7 @@ def compare(trained, norms=("BN", "EN"), seeds=(0, 1, 2), **options):
 def test_a_function_is_compared(trained):
     found = compare(trained)
     assert trained == [(norm, seed) for seed in (0, 1, 2) for norm in ("BN", "EN")]
-    assert "+2.57 [+2.28, +2.85]" in repr(found)
+    assert "+2.57 [+2.15, +2.98]" in repr(found)
     assert repr(found) == Path("out/compare.md").read_text()
     assert pd.DataFrame(found.table)["top1"].to_list() == ["70.10 ± 0.10", "72.67 ± 0.21"]
     values = pd.DataFrame(found.values).query("norm == 'EN' and metric == 'loss'")["value"]
@@ -66,19 +66,19 @@ def test_a_notebook_shows_the_answer_the_verdicts_the_picture_the_history_and_a_
     assert "<p>EN: better. Gain: +2." in shown
     assert "Next: use EN in place of BN.</p>" in shown
     assert "<td>72.67 ± 0.21</td>" in shown
-    assert "EN minus BN by top1, seeds 0 2; EN minus BN by top1, seeds 0 1 2." in shown
+    assert "1. BN and EN by top1, seeds 0 2; 2. BN and EN by top1, seeds 0 1 2." in shown
     assert "<td>72.50 72.90</td>" in shown
     picture = base64.b64encode(Path("out/compare.png").read_bytes()).decode()
     assert f'src="data:image/png;base64,{picture}"' in shown
     assert '<a href="out/compare.html">' in shown
     assert "<b>" not in compare(trained, ("BN", "<b>"), (0,))._repr_html_()
-    other = ilm_plugins.compare(lambda *_: {"top1": 1.0}, ["BN"], output="a #1")
+    other = ilm_plugins.compare(lambda *_: {"top1": 1.0}, ["BN"], [0], "a #1")
     assert '<a href="a%20%231/compare.html">a #1/compare.html</a>' in other._repr_html_()
 
 
 def test_a_loss_with_a_gradient_is_a_number(trained, recwarn):
     parameter = torch.ones(1, requires_grad=True)
-    found = ilm_plugins.compare(lambda *_: {"loss": parameter.sum()}, ["BN"], output="out")
+    found = ilm_plugins.compare(lambda *_: {"loss": parameter.sum()}, ["BN"], [0], "out")
     assert found.values[0].value == 1.0
     assert not [one for one in recwarn if "requires_grad" in str(one.message)]
 
@@ -111,17 +111,19 @@ def test_a_margin_is_above_0(trained, margin):
         compare(trained, margin=margin)
 
 
-def test_a_report_warns_if_all_runs_of_a_norm_were_made_elsewhere(trained, monkeypatch):
+def test_a_report_names_the_runs_that_were_made_elsewhere(trained, monkeypatch):
     """The environment of single runs, as on a cluster, may differ."""
-    text = "All runs with EN differ from those with BN in device, torch."
     compare(trained, ("BN",))
+    compare(trained, seeds=(0,))
     monkeypatch.setattr(run_folders, "device", lambda _: "another one")
     monkeypatch.setattr(run_folders, "versions", lambda: {"torch": "another one"})
     found = compare(trained)
-    assert text in repr(found)
-    assert text in Path("out/compare.html").read_text()
-    assert text in found._repr_html_()
-    assert text not in repr(compare(trained, seeds=(0, 1, 2, 3)))
+    text = (
+        "Runs with EN differ from those with BN not only in the norm, but in device, torch: seeds 1"
+    )
+    for report in (repr(found), Path("out/compare.html").read_text(), found._repr_html_()):
+        assert f"{text}, 2." in report
+    assert "differ from" not in repr(compare(trained, seeds=(0, 3)))
 
 
 def history(found):
@@ -131,21 +133,43 @@ def history(found):
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in rows][1:]
 
 
-def test_the_history_has_the_runs_and_the_tests_of_all_calls(trained):
+def test_the_history_has_the_runs_the_readings_and_the_margins_of_all_calls(trained):
     compare(trained, ("BN", "XN"), (0,))
     compare(trained, seeds=(1, 2))
     compare(trained, seeds=(2, 1), margin=1)
     found = compare(trained, seeds=(0, 1))
-    assert [len(one.seeds) for one in found.results.read] == [2, 2]
-    assert history(found) == [
-        ["BN", "0", "70.00", "1", "", ""],
-        ["BN", "1", "70.10", "2", "", ""],
-        ["BN", "2", "70.20", "1", "left out", ""],
-        ["EN", "0", "72.50", "1", "", ""],
-        ["EN", "1", "72.60", "2", "", ""],
-        ["EN", "2", "72.90", "1", "left out", ""],
-        ["XN", "0", "-", "0", "left out", "failed: KeyError: 'XN'"],
+    assert [(one.margin, len(one.readings)) for one in found.results.looks] == [
+        (None, 1),
+        (1, 0),
+        (None, 1),
     ]
+    assert found.results.differences["test"]["EN"].tests == 6
+    assert history(found) == [
+        ["BN", "0 1", "70.00 70.10", "", ""],
+        ["BN", "2", "70.20", "left out", ""],
+        ["EN", "0 1", "72.50 72.60", "", ""],
+        ["EN", "2", "72.90", "left out", ""],
+        ["XN", "0", "-", "left out", "failed: KeyError: 'XN'"],
+    ]
+
+
+def test_a_result_that_was_replaced_is_told_and_is_another_look(trained, monkeypatch):
+    compare(trained)
+    shutil.rmtree("out/EN/seed2")
+    monkeypatch.setitem(VALUES, "EN", [72.5, 72.6, 74.0, 73.0])
+    found = compare(trained)
+    assert "Runs with a result were repeated: EN, seed 2: 72.90, then 74.00." in repr(found)
+    assert found.results.differences["test"]["EN"].tests == 6
+
+
+def test_a_history_of_before_looks_is_read_as_one_look(trained):
+    compare(trained)
+    settings = json.loads(Path("out/compare.json").read_text())
+    old = [["BN", "EN", "test", "top1", [0, 1]], ["EN", "BN", "test", "top1", [0, 1, 2]]]
+    Path("out/compare.json").write_text(json.dumps(settings | {"history": {"read": old}}))
+    found = compare(trained)
+    assert found.results.differences["test"]["EN"].tests == 2 * 2
+    assert len(json.loads(Path("out/compare.json").read_text())["history"]["looks"][0][1]) == 2
 
 
 def test_a_failure_that_was_repeated_or_removed_leaves_a_trace(trained):
@@ -172,8 +196,8 @@ def test_a_failure_before_ctrl_c_leaves_a_trace(trained):
         return {"top1": 70.0 + seed}
 
     with pytest.raises(KeyboardInterrupt):
-        ilm_plugins.compare(train, ["BN", "EN"], output="out")
-    found = ilm_plugins.compare(train, ["BN", "EN"], output="out")
+        ilm_plugins.compare(train, ["BN", "EN"], [0], "out")
+    found = ilm_plugins.compare(train, ["BN", "EN"], [0], "out")
     assert "loss is NaN" in history(found)[0][-1]
 
 
@@ -197,14 +221,14 @@ def test_ctrl_c_ends_a_comparison_and_the_next_call_continues(trained):
         return {"top1": 1.0}
 
     with pytest.raises(KeyboardInterrupt):
-        ilm_plugins.compare(train, ["BN", "EN", "GN"], output="out")
-    ilm_plugins.compare(train, ["BN", "EN", "GN"], output="out")
+        ilm_plugins.compare(train, ["BN", "EN", "GN"], [0], "out")
+    ilm_plugins.compare(train, ["BN", "EN", "GN"], [0], "out")
     assert trained == ["BN", "EN", "EN", "GN"]
 
 
 @pytest.mark.parametrize("returned", [None, 3, {}, {"top1": "many"}, {"top1": None}])
 def test_a_function_must_return_numbers(trained, returned):
-    found = ilm_plugins.compare(lambda *_: returned, ["BN"], output="out")
+    found = ilm_plugins.compare(lambda *_: returned, ["BN"], [0], "out")
     assert f"the function returned {returned!r}; return a dict of numbers; see" in repr(found)
 
 
@@ -217,25 +241,25 @@ def test_a_metric_that_the_first_run_lacks_ends_a_comparison(trained):
 def test_another_function_needs_another_folder(trained):
     compare(trained, seeds=(0,))
     with pytest.raises(UserError, match=r"out was begun with train = .*train', not .*lambda"):
-        ilm_plugins.compare(lambda *_: {"top1": 1}, ["BN"], output="out")
+        ilm_plugins.compare(lambda *_: {"top1": 1}, ["BN"], [0], "out")
 
 
 def test_runs_of_a_function_that_has_changed_are_named(trained, capsys):
     def train(norm, seed, folder):
         return {"top1": 1}
 
-    ilm_plugins.compare(train, ["BN", "EN"], output="out")
-    ilm_plugins.compare(train, ["BN", "EN"], output="out")
+    ilm_plugins.compare(train, ["BN", "EN"], [0], "out")
+    ilm_plugins.compare(train, ["BN", "EN"], [0], "out")
     assert "other code" not in capsys.readouterr().out
 
     def train(norm, seed, folder):
         return {"top1": 2}
 
-    ilm_plugins.compare(train, ["BN", "EN", "GN"], output="out")
+    ilm_plugins.compare(train, ["BN", "EN", "GN"], [0], "out")
     words = "Some runs are of other code than the present one; to repeat what it changes, remove "
     assert words + "out/BN/seed0, out/EN/seed0, or give" in capsys.readouterr().out
     assert "code of the function" in Path("out/compare.html").read_text()
-    ilm_plugins.compare(train, ["GN"], output="out")
+    ilm_plugins.compare(train, ["GN"], [0], "out")
     assert "other code" not in capsys.readouterr().out
 
 
@@ -251,7 +275,8 @@ def test_runs_of_a_function_that_has_changed_are_named(trained, capsys):
                 '{"failures": [["EN"]]}',
                 '{"failures": [["EN", "0", "", "no memory"]]}',
                 '{"read": [["BN", "EN", "test", "top1"]]}',
-                '{"read": [["BN", "EN", "test", "top1", ["0"]]]}',
+                '{"looks": [[null, [[["BN", "EN"], "test", "top1", ["0"], 0]]]]}',
+                '{"results": [["BN", 0, "test", "top1", null]]}',
             )
         ),
         ("EN/seed1/record.json", '{"run": 1, "planned": null}'),
@@ -278,8 +303,8 @@ def test_a_comparison_that_is_refused_leaves_the_settings(trained, monkeypatch):
         return {"top1": 1}
 
     train.__qualname__ = "another"
-    ilm_plugins.compare(train, ["BN"], output="out")
-    assert json.loads(Path("out/compare.json").read_text()) == {"train": "another"}
+    ilm_plugins.compare(train, ["BN"], [0], "out")
+    assert json.loads(Path("out/compare.json").read_text())["train"] == "another"
 
 
 def test_a_full_disk_names_the_file(trained, small_files):
@@ -288,9 +313,10 @@ def test_a_full_disk_names_the_file(trained, small_files):
         compare(trained, seeds=(0, 1))
 
 
-def test_the_folder_is_named_by_the_function(trained):
-    ilm_plugins.compare(function(trained), ["BN"])
-    assert Path("output/compare/train/compare.md").is_file()
+def test_by_default_five_seeds_are_in_a_folder_named_by_the_function(trained):
+    found = ilm_plugins.compare(function(trained), ["BN"])
+    assert [seed for _, seed in trained] == [0, 1, 2, 3, 4]
+    assert found.output == Path("output/compare/train")
 
 
 LOAD = """

@@ -59,6 +59,7 @@ def started(monkeypatch, tmp_path):
 
 def compare(*words, metric="top1:results.json", command=COMMAND):
     words = ["compare", "--command", command, *words, "--metric", metric, "--output", "out"]
+    words += [] if "--seeds" in words else ["--seeds", "0"]
     return main([*words, "--num-gpus", "0"])
 
 
@@ -83,7 +84,7 @@ def test_a_script_is_compared(started, capsys):
     assert compare("BN", "EN", "--seeds", "0", "1", "2") == 0
     assert len(started) == 2  # of seed 0, as the others were finished
     page = Path("out/compare.md").read_text()
-    assert "+2.57 [+2.28, +2.85]" in page
+    assert "+2.57 [+2.15, +2.98]" in page
     assert page in capsys.readouterr().out
     assert Path("out/compare.png").is_file()
     record = read_record("out/EN/seed0")
@@ -229,8 +230,10 @@ def test_another_metric_of_finished_runs_is_read(started):
     assert not started
     lines = Path("out/compare.md").read_text().splitlines()
     (sentence,) = [line for line in lines if line.startswith("- EN: ")]
-    assert sentence.startswith("- EN: better. Gain: +2.28 to +2.85 (p < 0.001).")
-    assert any("by loss, the min of each run: lower is better." in line for line in lines)
+    assert sentence.startswith("- EN: better. Gain: +2.57 (95 %: +2.15 to +2.98), p = 0.001.")
+    assert any(
+        "by loss of results.json, the min of each run: lower is better." in line for line in lines
+    )
 
 
 def test_the_value_is_kept_when_the_scripts_files_are_removed(started):
