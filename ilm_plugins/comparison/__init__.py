@@ -9,8 +9,7 @@ A comparison goes through these files, from its plan to its report:
   ``slurm_jobs``
 - ``results``: numbers, by a ``unit``, with the folder's ``history``; words in ``answers``, those
   without a test in ``plain_states``
-- ``report`` for compare.md and .csv, ``plot`` for .png, and ``page`` for .html, with ``curves`` and
-  ``predictions``
+- ``report`` for compare.md and .csv, ``plot`` for .png, and ``page`` for .html
 
 ``comparison`` calls them in this order, and ``function_api`` is its call in Python.
 """

@@ -20,7 +20,7 @@ from typing import Any
 
 from ..errors import UserError, say
 from ..frameworks.code_digest import digest_of_files
-from ..frameworks.run.record import PLAIN, POINTS, is_complete_record, read_record
+from ..frameworks.run.record import PLAIN, is_complete_record, read_record
 from ..parent_process import end_with_parent
 from .arms import Arms
 from .plan import Plan, Source
@@ -42,8 +42,6 @@ PLACEHOLDERS = "norm", "seed", "output"
 @dataclass(frozen=True)
 class CommandSource(Source):
     """A script, by the command line of ``--command``."""
-
-    no_curves = "--metric NAME:FILE draws them where FILE, such as metrics.csv, has several values."
 
     command: str
     metric: ScriptMetric
@@ -171,10 +169,8 @@ def measure(folder: Path, metric: ScriptMetric) -> None:
         if not is_complete_record(record):
             save(folder, record | asked)
         raise
-    kept = range(0, len(values), -(-len(values) // POINTS)) if len(values) > 1 else ()
-    curve = [{"values": 1 + i, metric.name: values[i]} for i in kept]
     metrics = {PLAIN: {metric.name: metric.choose(values)}}
-    save(folder, record | asked | {"run": 1, "curve": curve, "metrics": metrics})
+    save(folder, record | asked | {"run": 1, "metrics": metrics})
 
 
 def call(words: Sequence[str], printed: Path) -> int:

@@ -16,7 +16,7 @@ from ..frameworks.config import AS_IS, differences
 from ..frameworks.length import Length
 from ..frameworks.run.processes import available_gpus
 from ..layers.registry import norm_key
-from . import compared_models, predictions, start_weights
+from . import compared_models, start_weights
 from .answers import warning_of_unconverted
 from .compared_config import ComparedConfig, call_on_device
 from .plan import DIGEST, Plan, Source, folder_name
@@ -221,9 +221,6 @@ class ConfigSource(ComparedConfig, Source):
 
     def unit(self, metric: str) -> str | None:
         return self.opened.unit(metric)
-
-    def predictions(self, folders: Mapping[str, Path]) -> Any:
-        return predictions.predictions(self, folders)
 
 
 def _duration(seconds: float) -> str:

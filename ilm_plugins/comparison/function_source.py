@@ -3,16 +3,16 @@
 A digest of its code tells if the function has changed since it made a run.
 """
 
-import dis
 import hashlib
 import inspect
+import re
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from types import CellType, CodeType, FunctionType, MethodType
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -91,66 +91,45 @@ def _numbers(found: Any) -> dict[str, float]:
 
 
 def digest_of(function: Any) -> str:
-    """Return 12 digits of the SHA-256 of a function's bytecode and what it uses of its module.
+    """Return 12 digits of the SHA-256 of a function's source and what it uses of its module.
 
     This includes the functions, classes, numbers and texts that other cells of a notebook define.
-    Comments do not count. Each version of Python has its own bytecode.
     """
+    texts: set[str] = set()
     known = isinstance(function, partial | FunctionType | MethodType)
-    texts = _Reader().texts(function if known else type(function))
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
+    _read(function if known else type(function), function.__class__.__name__, None, texts)
+    return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()[:12]
 
 
-class _Reader:
-    """Reads the code and the constants that a function uses from its own module."""
+def _read(value: Any, name: str, module: str | None, texts: set[str]) -> None:
+    """Add the sources and constants of a value, and of what it uses, to texts.
 
-    def __init__(self) -> None:
-        self._seen: set[int] = set()
-        #: The module of the first function or class, and what it defines.
-        self._module: str | None = None
-        self._globals: Mapping[str, Any] = {}
+    Functions and classes of other modules than that of the first do not count.
+    """
+    value = inspect.unwrap(getattr(value, "__func__", value)) if callable(value) else value
+    used: Mapping[str, Any] = {}
+    if isinstance(value, CONSTANTS):
+        texts.add(f"{name} = {value!r}")
+    elif isinstance(value, partial):
+        used = {"": value.func, **{str(i): one for i, one in enumerate(value.args)}}
+        used |= value.keywords
+    elif isinstance(value, FunctionType | type) and value.__module__ == (
+        module or value.__module__
+    ):
+        module = value.__module__
+        if isinstance(value, type):  # a notebook has no file, by which inspect finds a class
+            own = {n: one for n, one in vars(value).items() if n not in ("__module__", "__doc__")}
+            used = own | {base.__name__: base for base in value.__bases__}
+        elif (source := _source(value)) not in texts:
+            texts.add(source)
+            known = value.__globals__ | inspect.getclosurevars(value).nonlocals
+            used = {word: known.get(word) for word in set(re.findall(r"\w+", source))}
+    for inner, one in used.items():
+        _read(one, inner, module, texts)
 
-    def texts(self, value: Any) -> Iterator[str]:
-        """Yield texts of a value and of all values in it, which change with its code."""
-        if isinstance(value, CONSTANTS):
-            yield repr(value)
-        elif isinstance(value, frozenset):
-            yield repr(sorted(map(repr, value)))  # the set's order is another one in each process
-        elif isinstance(value, CodeType):
-            yield value.co_code.hex()
-            yield repr(value.co_names)
-        for one in self._inner(value):
-            yield from self.texts(one)
 
-    def _inner(self, value: Any) -> Sequence[Any]:
-        match value:
-            case tuple():
-                return value
-            case partial():
-                return [value.func, *value.args, *sorted(value.keywords.items())]
-            case MethodType() | staticmethod() | classmethod():
-                return [value.__func__]
-            case property():
-                return [value.fget]
-            case CodeType():
-                loads = ("LOAD_GLOBAL", "LOAD_NAME")
-                used = {one.argval for one in dis.get_instructions(value) if one.opname in loads}
-                return [*value.co_consts, *(self._globals.get(name) for name in sorted(used))]
-            case FunctionType() | type():
-                return self._definition(inspect.unwrap(value))
-        return []
-
-    def _definition(self, value: Any) -> Sequence[Any]:
-        """Return the parts of a function or class; [] in another module, and the second time."""
-        self._module = self._module or value.__module__
-        if id(value) in self._seen or value.__module__ != self._module:
-            return []
-        self._seen.add(id(value))
-        if isinstance(value, type):
-            items = sorted(vars(value).items())
-            own = [one for name, one in items if not name.startswith("__") or callable(one)]
-            return [*own, *value.__bases__]
-        self._globals = value.__globals__
-        full = [cell for cell in value.__closure__ or () if cell != CellType()]
-        defaults = sorted((value.__kwdefaults__ or {}).items())
-        return [value.__code__, value.__defaults__, *defaults, *(c.cell_contents for c in full)]
+def _source(function: FunctionType) -> str:
+    try:
+        return inspect.getsource(function)
+    except OSError:  # of a function that was typed into a terminal
+        return function.__qualname__

@@ -1,19 +1,14 @@
 """The page of a comparison, compare.html: one file that needs no network and no script."""
 
-from collections.abc import Callable
 from importlib.resources import files
-from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from matplotlib.figure import Figure
 
 from ..reports.style import png, uri
-from . import curves, plot, report
+from . import plot, report
 from .answers import answers, compared_by, headline, notes, warnings
 from .plan import Plan
 from .plot import NARROW, WIDE, collapsed_runs, has_differences
-from .predictions import SCORE
 from .results import OWN_TEST, ROUNDS, Results, Value
 from .run_folders import environment, log_of
 
@@ -23,7 +18,6 @@ TAIL = 20
 
 def page(plan: Plan, results: Results, command: str) -> str:
     """Return compare.html."""
-    found = curves.curves(plan, results)
     template = files(__package__).joinpath("page.html.jinja").read_text("utf-8")
     pages = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
@@ -40,14 +34,8 @@ def page(plan: Plan, results: Results, command: str) -> str:
         tables={test: report.filled(report.table(results, test)) for test in results.tests},
         has_differences=has_differences(results),
         collapsed=any(collapsed_runs(results, test) for test in results.tests),
-        runs=_pictures(plot.figure_of, results) if results.main else None,
+        runs=_pictures(results) if results.main else None,
         history=report.history_table(results),
-        metrics=report.metrics_table(results),
-        curves=_pictures(curves.figure_of, found, results.norms) if found else None,
-        no_curves=plan.source.no_curves,
-        quantities=[*found],
-        predictions=plan.source.predictions(_first_runs(plan, results)),
-        score=SCORE,
         costs=report.cost_table(results),
         rounds=ROUNDS,
         warnings=warnings(results),
@@ -57,15 +45,9 @@ def page(plan: Plan, results: Results, command: str) -> str:
     )
 
 
-def _pictures(figure_of: Callable[..., Figure], *arguments: Any) -> list[str]:
-    """Return a figure as a wide picture and as one for phones."""
-    return [uri(png(figure_of(*arguments, layout)), "png") for layout in (WIDE, NARROW)]
-
-
-def _first_runs(plan: Plan, results: Results) -> dict[str, Path]:
-    """Return norm -> folder of its first seed with a result, for norms that have one."""
-    seeds = {norm: results.by_seed(norm, OWN_TEST) for norm in plan.norms}
-    return {norm: plan.folder(norm, min(found)) for norm, found in seeds.items() if found}
+def _pictures(results: Results) -> list[str]:
+    """Return the picture of all runs, wide, and for phones."""
+    return [uri(png(plot.figure_of(results, layout)), "png") for layout in (WIDE, NARROW)]
 
 
 def _environment(plan: Plan) -> dict[str, str]:

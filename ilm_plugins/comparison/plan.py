@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 from ..errors import UserError
 from ..files import check_folder, read_object, write_text
@@ -44,8 +44,6 @@ class Source:
     """
 
     num_gpus: int = 0
-    #: How runs get learning curves, for a report that has none; "" where no option brings them.
-    no_curves: ClassVar[str] = ""
     #: Name of a further test -> the config whose test set it uses.
     tests: Mapping[str, str] = MappingProxyType({})
 
@@ -94,10 +92,6 @@ class Source:
 
     def unit(self, metric: str) -> str | None:
         """Return the name of a metric's unit; None if it is unknown."""
-        return None
-
-    def predictions(self, folders: Mapping[str, Path]) -> Any:
-        """Return pictures by norm -> folder of a run, see ``predictions``; None for no pictures."""
         return None
 
 

@@ -10,7 +10,6 @@ from ..reports.interval import interval, p_value, spread
 from ..reports.table import of_dicts
 from .answers import answers, compared_by, headline, notes, warnings
 from .results import OWN_TEST, ROUNDS, Results, Value
-from .unit import decimals
 
 #: Seconds from which on a run's wall time is reported.
 LONG = 60
@@ -129,20 +128,6 @@ def filled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     """Return a table without its empty columns."""
     names = [name for name in rows[0] if any(row[name] for row in rows)]
     return [{name: row[name] for name in names} for row in rows]
-
-
-def metrics_table(results: Results) -> list[dict[str, str]]:
-    """Return a row for each metric and test: mean and deviation of each norm."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for one in results.values:
-        if one.value is not None:
-            name = one.metric if one.test == OWN_TEST else f"{one.metric}, {one.test}"
-            found.setdefault(name, {}).setdefault(one.norm, []).append(one.value)
-    return [
-        {"metric": name}
-        | {norm: spread(values, decimals(of_norms.values())) for norm, values in of_norms.items()}
-        for name, of_norms in found.items()
-    ]
 
 
 def cost_table(results: Results) -> list[dict[str, str]]:

@@ -69,7 +69,6 @@ def new_record(
         "unit": TRAININGS,
         "planned": 1,
         "run": 0,
-        "curve": [],
         "metrics": {},
     }
 

@@ -52,9 +52,6 @@ class OpenConfig:
     - ``register(datasets)``, a class method, before a file is read: register the datasets of
       ``--dataset``, each a name, a json and a folder;
     - ``inference()``: the model and the preprocessing of its evaluation, an :class:`Inference`;
-    - ``test_images(count)``: up to ``count`` test images (H, W, 3), RGB, uint8, each with what its
-      annotations say, a :class:`.Content` or None;
-    - ``content(output)``: the prediction for one image, a :class:`.Content`, or None;
     - ``run(record)``: train, or evaluate, in this process of a run;
     - ``length(processes=1)``: the :class:`.Length` of the training in several processes, or None;
     - ``training_batches(processes=1)``: batches, each as one of several processes gets it;

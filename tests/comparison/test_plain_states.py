@@ -9,6 +9,7 @@ from ilm_plugins.comparison.answers import answers
 from ilm_plugins.comparison.results import OWN_TEST, History, Results, Value
 from ilm_plugins.comparison.unit import UNITS, unit_of
 
+EMPTY = History()
 #: Three standard errors of a share of 5 % in so many simulated folders.
 FOLDERS = 20_000
 ERROR = 3 * (0.05 * 0.95 / FOLDERS) ** 0.5
@@ -55,7 +56,7 @@ def test_three_repeats_of_the_worst_runs_decide_in_at_most_five_percent(seeds, t
     assert decided(*looks) < 0.05 + ERROR
 
 
-def compared(runs, failed=(), history=History(), **options):
+def compared(runs, failed=(), history=EMPTY, **options):
     """Return the results of norms, their values by seed; ``failed`` are norms and seeds."""
     values = [
         Value(norm, seed, OWN_TEST, "AP", float(value))

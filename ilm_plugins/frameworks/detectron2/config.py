@@ -20,10 +20,9 @@ from torch import nn
 from ...errors import UserError
 from ...shapes.detectron2 import register_datasets as register_shapes
 from ..config import Inference, OpenConfig, differences, is_below
-from ..images import Content, spread
 from ..length import Length
 from ..run.record import RunRecord
-from . import evaluation, images, training
+from . import evaluation, training
 from .config_files import TRAIN, load_config
 from .datasets import POLYGONS, check_dataset, register_coco
 
@@ -104,16 +103,6 @@ class Detectron2Config(OpenConfig):
 
     def outputs(self, model: nn.Module, batch: list[dict]) -> Any:
         return model(batch)
-
-    def test_images(self, count: int) -> Iterator[tuple[np.ndarray, Content | None]]:
-        for name in self.datasets(self.test_sets)[:1]:
-            dataset = data.DatasetCatalog.get(name)
-            for i in spread(len(dataset), count):
-                image = read_image(dataset[i]["file_name"], "RGB")
-                yield image, images.annotation(dataset[i], image.shape[:2])
-
-    def content(self, output: dict) -> Content | None:
-        return images.content(output)
 
     def classes_of_test(self) -> tuple[str, ...] | None:
         for name in self.datasets(self.test_sets):

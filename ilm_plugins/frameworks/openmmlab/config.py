@@ -23,10 +23,9 @@ from torch.utils.data import DataLoader
 from ...errors import UserError
 from ...layers import parse_call
 from ..config import Inference, OpenConfig, is_below, norm_name
-from ..images import Content, spread
 from ..length import Length
 from ..run.record import RunRecord
-from . import evaluation, images, training
+from . import evaluation, training
 from .config_files import load_config
 from .datasets import preprocessing, set_scope
 from .norms import MMCVS_KEYS
@@ -84,19 +83,6 @@ class OpenMMEngineConfig(OpenConfig):
 
     def outputs(self, model: nn.Module, batch: Any) -> Any:
         return model(**model.data_preprocessor(batch, False), mode="tensor")
-
-    def test_images(self, count: int) -> Iterator[tuple[np.ndarray, Content | None]]:
-        import mmcv
-
-        set_scope(self.config)
-        dataset = DATASETS.build(self.config.test_dataloader.dataset)
-        for i in spread(len(dataset), count):
-            sample = dataset[i]["data_samples"]
-            if path := getattr(sample, "img_path", None):  # unlike images of CIFAR10's own files
-                yield mmcv.imread(path, channel_order="rgb"), images.content(sample, "gt")
-
-    def content(self, output: Any) -> Content | None:
-        return images.content(output)
 
     def classes_of_test(self) -> tuple[str, ...] | None:
         return evaluation.classes_of_test(self)
