@@ -5,13 +5,12 @@ import os
 import shlex
 from functools import partial
 
-from ..comparison import runs
 from ..comparison.arms import Arm, Arms
 from ..comparison.command_source import CommandSource
 from ..comparison.comparison import compare_plan
 from ..comparison.config_source import ConfigSource
-from ..comparison.executors import Execution
 from ..comparison.plan import Plan, shown
+from ..comparison.run.executors import Execution, run_all
 from ..comparison.script_metric import EXAMPLE, ScriptMetric
 from ..configs import resolve
 from ..errors import UserError, say
@@ -28,14 +27,14 @@ def run(args: argparse.Namespace) -> int:
     execution = Execution(args.executor, args.jobs, args.slurm)
     execution.check(plan.source.num_gpus, args.dry_run)
     if args.dry_run:
-        plan.source.models(plan)
+        plan.source.check_models(plan)
         plan.source.steps(plan, is_trained=False, is_dry=True)
         for seed in plan.seeds:
             for norm in plan.norms:
                 say(plan.source.shown(norm, seed, plan.folder(norm, seed)))
         return 0
     command = shown(["compare", *args.argv])
-    results = compare_plan(plan, command, partial(runs.run_all, execution=execution))
+    results = compare_plan(plan, command, partial(run_all, execution=execution))
     say((plan.output / "compare.md").read_text("utf-8"))
     return 0 if results.main else 1
 

@@ -5,8 +5,7 @@ A comparison goes through these files, from its plan to its report:
 - ``plan`` of norms (``arms``) and seeds; its source is a config (``config_source``,
   ``compared_config``, ``compared_models``, ``start_weights``), a script (``command_source``,
   ``script_metric``) or a function (``function_source``)
-- ``runs``, their files in ``run_folders``, their processes in ``tasks``, ``executors`` and
-  ``slurm_jobs``
+- ``run``: their folders, their processes by executors, and their outcomes
 - ``results``: numbers, by a ``unit``, with the folder's ``history``; words in ``answers``, those
   without a test in ``plain_states``
 - ``report`` for compare.md and .csv, ``plot`` for .png, and ``page`` for .html

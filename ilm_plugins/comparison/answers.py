@@ -121,7 +121,8 @@ def _advice(results: Results, tested: Mapping[str, Answer]) -> str:
         text = f"Use {' or '.join(norms)} in place of {baseline}: gain {gains}"
     elif word == "equivalent":
         margin = results.unit.size(results.margin)
-        text = f"Use {' or '.join([baseline, *norms])}: they are equivalent within {margin}"
+        names = ", ".join([baseline, *norms[:-1]])
+        text = f"Use {names} or {norms[-1]}: they are equivalent within {margin}"
     elif word == "undecided":
         names = f"none of {', '.join(norms)} is" if norms[1:] else f"{norms[0]} is not"
         text = f"Keep {baseline}, or add seeds: {names} shown to be better"
@@ -172,8 +173,6 @@ def notes(results: Results) -> list[str]:
         del margins[None]
     if len(margins) > 1:
         texts.append(f"Calls had margins of {', '.join(map(results.unit.size, margins))}.")
-    if failures := _repeated(results):
-        texts.append(f"Runs were repeated after a failure: {', '.join(failures)}.")
     if results.repeats:
         listed = "; ".join(_repeat(results, run) for run in results.repeats)
         texts.append(f"Runs with a result were repeated: {listed}.")
@@ -224,10 +223,3 @@ def _repeat(results: Results, run: tuple[str, int, str]) -> str:
     ]
     of_test = "" if test == OWN_TEST else f", {test}"
     return f"{norm}, seed {seed}{of_test}: {', then '.join(values)}"
-
-
-def _repeated(results: Results) -> list[str]:
-    """Return the runs with a result that failed before, by their seeds."""
-    failures = results.history.failures
-    runs = [f"{n}, seed {k}" for n, k, test, _ in failures if k in results.by_seed(n, test)]
-    return [*dict.fromkeys(runs)]

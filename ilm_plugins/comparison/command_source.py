@@ -24,7 +24,7 @@ from ..frameworks.run.record import PLAIN, is_complete_record, read_record
 from ..parent_process import end_with_parent
 from .arms import Arms
 from .plan import Plan, Source
-from .run_folders import new_record, note_failure, open_to_add, save
+from .run.folders import new_record, note_failure, open_to_add, save
 from .script_metric import ScriptMetric
 
 #: The file of the script's output, in the run's folder, by a name that scripts do not use.
@@ -103,8 +103,7 @@ class CommandSource(Source):
                         raise
                     note_failure(folder, error)
         self.check_ended(plan.folders)
-        settings = {name: [arm.norm, *arm.overrides] for name, arm in self.arms.items()}
-        return {"settings_of_norms": settings, "measure": self.metric.measure}
+        return {"measure": self.metric.measure}
 
     def best_metric(self) -> tuple[str | None, bool]:
         return self.metric.name, self.metric.rule == "min"

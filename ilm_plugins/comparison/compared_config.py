@@ -52,20 +52,22 @@ class ComparedConfig:
         By default the places of this package's layers, if the config has any, else all that are
         trained.
         """
-        found = self.opened.places()
-        found = {key: norm for key, norm in found.items() if norm_key(norm)} or found
+        norm_of_key = self.opened.places()
+        norm_of_key = {
+            key: norm for key, norm in norm_of_key.items() if norm_key(norm)
+        } or norm_of_key
         if self.at:
             norms = self.opened.norms()
-            found = {key: norms.get(key, "none") for key in self.at}
+            norm_of_key = {key: norms.get(key, "none") for key in self.at}
             try:
                 self.opened.with_norm("BN", self.at)
             except UserError as error:
                 raise UserError(f"{error}{self.advice()}") from error
-        if not found:
+        if not norm_of_key:
             kept = "".join(f"; {key} keeps {norm}" for key, norm in self.kept_norms(()).items())
             advice = f"give a place{self.advice()}"
             raise UserError(f"{self.config} names no norm to replace{kept}; {advice}")
-        return found
+        return norm_of_key
 
     def advice(self) -> str:
         """Return a place as an example, where the model of the config has a norm if it gets one."""
@@ -96,14 +98,6 @@ class ComparedConfig:
         overrides = [*self.overrides, *self.norm_overrides(norm)]
         return open_config(self.config, overrides, device or self.device)
 
-    def settings_of_norms(self, norms: Sequence[str]) -> dict[str, list[str]]:
-        """Return norm -> the overrides that not all norms have."""
-        overrides = {
-            norm: [" ".join(o) for o in self.opened.each_override(self.norm_overrides(norm))]
-            for norm in norms
-        }
-        shared = set.intersection(*map(set, overrides.values()))
-        return {norm: [o for o in own if o not in shared] for norm, own in overrides.items()}
 
 
 def call_on_device(function: Callable[..., Any], config: ComparedConfig, *args: Any) -> Any:

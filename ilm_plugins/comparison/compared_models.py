@@ -15,14 +15,15 @@ from ..files import read_object, write_text
 from ..frameworks.config import AS_IS
 from ..frameworks.run.processes import available_gpus
 from .compared_config import ComparedConfig, call_on_device
-from .results import ROUNDS, ModelSummary
 
+#: How many times the training step of each norm is measured.
+ROUNDS = 7
 #: The file of a comparison's folder with the times of training steps.
 FILE = "steps.json"
 
 
-def build_models(config: ComparedConfig, norms: Sequence[str]) -> dict[str, ModelSummary]:
-    """Build the model of each norm; UserError names norms that cannot be built or have no place."""
+def build_models(config: ComparedConfig, norms: Sequence[str]) -> dict[str, str]:
+    """Return the norms of each norm's model; UserError names norms that do not fit it."""
     models, errors = {}, []
     for norm in norms:
         model, described = build_model(config, norm)
@@ -32,13 +33,12 @@ def build_models(config: ComparedConfig, norms: Sequence[str]) -> dict[str, Mode
                 check_own_model(config)
             errors.append(f"{norm}: {described}")
         else:
-            count = sum(parameter.numel() for parameter in model.parameters())
-            alike = [other for other, model in models.items() if model.norms == described]
+            alike = [other for other, norms in models.items() if norms == described]
             others = {kind_of(config.arms[other].norm) for other in alike}
             others -= {kind_of(config.arms[norm].norm)}
             if others and AS_IS not in (config.arms[norm].norm, *others):
                 errors.append(f"{norm}: the same model as with {min(others)}")
-            models[norm] = ModelSummary(count, described)
+            models[norm] = described
     if errors:
         keys = ", ".join(config.own_norms)
         raise UserError(
@@ -92,7 +92,7 @@ def measured_steps(
     """
     if path.is_file():
         steps = read_object(path, {"": {"": int | float}})
-        if steps.keys() == commands.keys() and all(one.get("seconds") for one in steps.values()):
+        if steps.keys() == commands.keys() and all(step.get("seconds") for step in steps.values()):
             return steps
     if config.num_gpus and not available_gpus():
         say("the cost of a step is not measured: this machine has no GPU")
@@ -138,38 +138,31 @@ class MemoryOfStepError(StepError):
 
 
 def measure_steps(config: ComparedConfig, norms: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Return norm -> median "seconds" of a step and, on a GPU, its peak "memory" in bytes."""
+    """Return norm -> median "seconds" of a step."""
     try:
         return _measured_in_turn(config, norms)
     except MemoryOfStepError:
         pass  # behind this statement, as the error holds the models
-    found = {}
+    steps = {}
     for norm in norms:
         torch.cuda.empty_cache()
-        found |= _measured_in_turn(config, [norm])
-    return found
+        steps |= _measured_in_turn(config, [norm])
+    return steps
 
 
 def _measured_in_turn(config: ComparedConfig, norms: Sequence[str]) -> dict[str, dict[str, float]]:
     """Measure the steps of norms in turn, after one of each that warms up."""
-    on_gpu, rounds = config.num_gpus > 0, dict[str, list[tuple[float, int]]]()
-    steps: dict[str, Callable[[], None]] = {}
+    rounds, steps = dict[str, list[float]](), dict[str, Callable[[], None]]()
     for norm in norms:
         with _explaining(norm):
             steps[norm] = config.open(norm).training_step(max(1, config.num_gpus))
-            _measure(steps[norm], on_gpu)
+            _measure(steps[norm], config.num_gpus > 0)
         rounds[norm] = []
     for _ in range(ROUNDS):
         for norm, step in steps.items():
             with _explaining(norm):
-                rounds[norm].append(_measure(step, on_gpu))
-    measured = {}
-    for norm, measurements in rounds.items():
-        seconds, memory = zip(*measurements, strict=True)
-        measured[norm] = {"seconds": median(seconds)}
-        if on_gpu:
-            measured[norm]["memory"] = max(memory)
-    return measured
+                rounds[norm].append(_measure(step, config.num_gpus > 0))
+    return {norm: {"seconds": median(seconds)} for norm, seconds in rounds.items()}
 
 
 @contextmanager
@@ -185,16 +178,11 @@ def _explaining(norm: str) -> Iterator[None]:
         raise kind(norm, f"{type(error).__name__}: {one_line(error)}") from error
 
 
-def _measure(step: Callable[[], None], on_gpu: bool) -> tuple[float, int]:
-    if not on_gpu:
-        begin = time.perf_counter()
-        step()
-        return time.perf_counter() - begin, 0
-    torch.cuda.reset_peak_memory_stats()
-    # The other norms' models hold memory, too, which does not count here.
-    held = torch.cuda.memory_allocated()
-    torch.cuda.synchronize()
+def _measure(step: Callable[[], None], on_gpu: bool) -> float:
+    if on_gpu:
+        torch.cuda.synchronize()
     begin = time.perf_counter()
     step()
-    torch.cuda.synchronize()
-    return time.perf_counter() - begin, torch.cuda.max_memory_allocated() - held
+    if on_gpu:
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin

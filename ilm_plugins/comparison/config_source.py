@@ -20,8 +20,8 @@ from . import compared_models, start_weights
 from .answers import warning_of_unconverted
 from .compared_config import ComparedConfig, call_on_device
 from .plan import DIGEST, Plan, Source, folder_name
-from .results import OWN_TEST, ModelSummary
-from .run_folders import has_ended
+from .results import OWN_TEST
+from .run.folders import has_ended
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ConfigSource(ComparedConfig, Source):
             if not is_word or name == OWN_TEST:
                 raise UserError(f"--test {name!r}: give a name of letters and digits, not 'test'")
 
-    def models(self, plan: Plan) -> dict[str, ModelSummary]:
+    def check_models(self, plan: Plan) -> None:
         """Print the keys and the norms of all models; UserError for mistakes in the config."""
         self.register()
         for opened in (self.opened, *map(self.open, self.arms)):
@@ -57,14 +57,13 @@ class ConfigSource(ComparedConfig, Source):
             model = self.open(plan.norms[0], "cpu").build_model()
             start_weights.check_fits(self.weights, self.start_state, model)
         say("norms of the models:")
-        say(*(f"  {norm}: {model.norms}" for norm, model in models.items()))
+        say(*(f"  {norm}: {norms}" for norm, norms in models.items()))
         self.check_folders()
         self.check_tests(plan.norms)
         self.check_metric(plan.metric)
         lengths = [f"  {length}" for norm in plan.norms if (length := self.length(norm))]
         if lengths:
             say("length of each run:", *dict.fromkeys(lengths))
-        return models
 
     def settings(self, plan: Plan) -> dict[str, Any]:
         """Return the options and the settings of the config."""
@@ -99,7 +98,6 @@ class ConfigSource(ComparedConfig, Source):
         return {
             "steps": self.steps(plan, not all(map(has_ended, plan.folders))),
             "unconverted": self.unconverted(plan.norms),
-            "settings_of_norms": self.settings_of_norms(plan.norms),
         }
 
     def steps(
@@ -117,7 +115,9 @@ class ConfigSource(ComparedConfig, Source):
             if length and length.iterations
         }
         if times:
-            listed = ", ".join(f"{_duration(one)} with {norm}" for norm, one in times.items())
+            listed = ", ".join(
+                f"{_duration(seconds)} with {norm}" for norm, seconds in times.items()
+            )
             total = _duration(sum(times.values()) * len(plan.seeds))
             runs = f"of all {len(times) * len(plan.seeds)} runs {total}"
             say(f"all steps of a run take about {listed}, {runs}; loading and tests add to it")
@@ -196,12 +196,13 @@ class ConfigSource(ComparedConfig, Source):
 
     def _check_same_classes(self, other: OpenConfig, name: str) -> None:
         """Raise UserError if both test sets are known to have other classes, or another order."""
-        both = [one.classes_of_test() for one in (self.opened, other)]
+        both = [opened.classes_of_test() for opened in (self.opened, other)]
         if None in both:
             return
-        for i, expected, found in differences(*(dict(enumerate(classes)) for classes in both)):
+        for i, expected, other_name in differences(*(dict(enumerate(classes)) for classes in both)):
             raise UserError(
-                f"--test {name}: class {i} of its test set is {found!r}, expected {expected!r}; "
+                f"--test {name}: class {i} of its test set is {other_name!r}, expected "
+                f"{expected!r}; "
                 "give a config whose metainfo or dataset has the same classes in the same order"
             )
 

@@ -45,29 +45,28 @@ class Comparison:
         return self.report
 
     def _repr_html_(self) -> str:
-        """The answer, verdicts, table and picture, the folder's history, a link to compare.html."""
+        """The answer, verdicts, table and picture, and a link to compare.html."""
         from urllib.parse import quote
 
         import pandas as pd
 
         from ..reports.style import uri
         from .answers import compared_by, headline, notes, warnings
-        from .report import history_table, sentences
+        from .report import sentences
 
-        def shown(rows: list[dict[str, str]]) -> str:
-            return pd.DataFrame(rows).to_html(index=False, border=0)
-
-        texts = [headline(self.results), compared_by(self.results), *warnings(self.results)]
-        texts += [one.removeprefix("- ") for one in sentences(self.results, self.results.tests[0])]
-        parts = [f"<p>{escape(text)}</p>" for text in texts]
-        parts.append(shown(self.table))
-        parts += [f"<p>{escape(text)}</p>" for text in notes(self.results)]
-        if self.results.main:
+        results, page = self.results, str(self.output / "compare.html")
+        above = [headline(results), compared_by(results), *warnings(results)]
+        above += sentences(results, results.tests[0])
+        above, below = (
+            [f"<p>{escape(text)}</p>" for text in texts] for texts in (above, notes(results))
+        )
+        if results.main:
             source = uri((self.output / "compare.png").read_bytes(), "png")
-            parts.append(f'<img alt="all runs" style="max-width: 100%" src="{source}">')
-        parts.append(shown(history_table(self.results)))
-        page = str(self.output / "compare.html")
-        return "\n".join([*parts, f'<p><a href="{quote(page)}">{escape(page)}</a></p>'])
+            below.append(f'<img alt="all runs" style="max-width: 100%" src="{source}">')
+        link = f'<p><a href="{quote(page)}">{escape(page)}</a></p>'
+        return "\n".join(
+            [*above, pd.DataFrame(self.table).to_html(index=False, border=0), *below, link]
+        )
 
 
 def compare(

@@ -22,8 +22,8 @@ from ..errors import UserError, one_line, printable
 from ..frameworks.run.processes import available_gpus
 from ..frameworks.run.record import PLAIN
 from .plan import Plan, Source
-from .run_folders import is_complete, log_of, new_record, note_failure, open_to_add, save
-from .runs import check_metric
+from .run.folders import is_complete, log_of, new_record, note_failure, open_to_add, save
+from .run.outcomes import check_metric
 
 Train = Callable[[str, int, Path], Mapping[str, float]]
 #: Types of constants. Lists and other objects may change while the function runs.
@@ -66,7 +66,7 @@ class FunctionSource(Source):
         save(folder, record)
         begun = time.monotonic()
         try:
-            found = _numbers(self.train(norm, seed, folder))
+            metrics = _numbers(self.train(norm, seed, folder))
         except Exception as error:  # of the user's code: a reason for this run, the others go on
             with open_to_add(log_of(folder)) as file:
                 traceback.print_exception(error, file=file)
@@ -75,19 +75,19 @@ class FunctionSource(Source):
             tqdm.write(printable(failed))
             return
         seconds = time.monotonic() - begun
-        save(folder, record | {"run": 1, "seconds": seconds, "metrics": {PLAIN: found}})
+        save(folder, record | {"run": 1, "seconds": seconds, "metrics": {PLAIN: metrics}})
 
 
-def _numbers(found: Any) -> dict[str, float]:
+def _numbers(metrics: Any) -> dict[str, float]:
     """Return what a training function returned, as numbers; UserError for anything else."""
     try:
-        if not (isinstance(found, Mapping) and found):
+        if not (isinstance(metrics, Mapping) and metrics):
             raise TypeError
         # A loss may have its gradient, of which float() would warn.
-        plain = {n: v.detach() if isinstance(v, torch.Tensor) else v for n, v in found.items()}
+        plain = {n: v.detach() if isinstance(v, torch.Tensor) else v for n, v in metrics.items()}
         return {str(name): float(value) for name, value in plain.items()}
     except (TypeError, ValueError):
-        raise UserError(f"the function returned {found!r}; return a dict of numbers") from None
+        raise UserError(f"the function returned {metrics!r}; return a dict of numbers") from None
 
 
 def digest_of(function: Any) -> str:
@@ -111,21 +111,23 @@ def _read(value: Any, name: str, module: str | None, texts: set[str]) -> None:
     if isinstance(value, CONSTANTS):
         texts.add(f"{name} = {value!r}")
     elif isinstance(value, partial):
-        used = {"": value.func, **{str(i): one for i, one in enumerate(value.args)}}
+        used = {"": value.func, **{str(i): argument for i, argument in enumerate(value.args)}}
         used |= value.keywords
     elif isinstance(value, FunctionType | type) and value.__module__ == (
         module or value.__module__
     ):
         module = value.__module__
         if isinstance(value, type):  # a notebook has no file, by which inspect finds a class
-            own = {n: one for n, one in vars(value).items() if n not in ("__module__", "__doc__")}
+            own = {
+                n: member for n, member in vars(value).items() if n not in ("__module__", "__doc__")
+            }
             used = own | {base.__name__: base for base in value.__bases__}
         elif (source := _source(value)) not in texts:
             texts.add(source)
             known = value.__globals__ | inspect.getclosurevars(value).nonlocals
             used = {word: known.get(word) for word in set(re.findall(r"\w+", source))}
-    for inner, one in used.items():
-        _read(one, inner, module, texts)
+    for inner, inner_value in used.items():
+        _read(inner_value, inner, module, texts)
 
 
 def _source(function: FunctionType) -> str:

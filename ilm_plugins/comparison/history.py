@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from ..files import read_object, write_text
 from ..frameworks.run.record import FILE
-from . import runs
 from .plan import HISTORY, KINDS, SETTINGS, Plan, folder_name
 from .results import History, Look, Reading, Results, complete
+from .run.outcomes import NOT_RUN, STOPPED, collect
 
 
 def of_folder(plan: Plan, metric: str) -> History:
@@ -32,8 +32,8 @@ def of_folder(plan: Plan, metric: str) -> History:
     records = plan.output.glob(f"*/seed*/*/{FILE}")
     tests = dict.fromkeys([*plan.tests, *sorted(path.parent.name for path in records)])
     ordered = sorted(everything, key=lambda run: (norms.index(run[0]), run[1]))
-    values = runs.collect(plan, ordered, [*tests])
-    kept = [v for v in values if v.failure != runs.NOT_RUN or v[:2] in of_plan]
+    values = collect(plan, ordered, [*tests])
+    kept = [v for v in values if v.failure != NOT_RUN or v[:2] in of_plan]
     return replace(noted, values=complete(kept, metric))
 
 
@@ -42,8 +42,8 @@ def note(plan: Plan, results: Results | None = None) -> None:
     noted = _noted(plan)
     failures = [
         (value.norm, value.seed, value.test, value.failure)
-        for value in runs.collect(plan)
-        if value.failure not in (None, runs.NOT_RUN, runs.STOPPED)
+        for value in collect(plan)
+        if value.failure not in (None, NOT_RUN, STOPPED)
     ]
     reported = [] if results is None else [(*run, value) for run, value in results.reported.items()]
     entries = {
@@ -63,8 +63,10 @@ def _noted(plan: Plan) -> History:
         for margin, readings in noted.get("looks", ())
     ]
     if old := noted.get("read"):
-        looks.insert(0, Look(None, tuple(_reading(sorted(one[:2]), *one[2:]) for one in old)))
-    failures, results = ([(*one,) for one in noted.get(key, ())] for key in ("failures", "results"))
+        looks.insert(0, Look(None, tuple(_reading(sorted(entry[:2]), *entry[2:]) for entry in old)))
+    failures, results = (
+        [(*entry,) for entry in noted.get(key, ())] for key in ("failures", "results")
+    )
     return History((), failures, results, looks)
 
 

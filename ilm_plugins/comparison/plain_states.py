@@ -93,7 +93,7 @@ def tied(runs: Runs) -> str | None:
         return None
     if not runs.vary(runs.all):
         return f"All runs have {runs.all[0]:g}, so this metric cannot tell the norms apart."
-    if not any(runs.vary(one.values()) for one in runs.values.values()):
+    if not any(runs.vary(of_norm.values()) for of_norm in runs.values.values()):
         return "Each norm has one value for all seeds."
     if not any(runs.differences):
         return f"{runs.norm} has {runs.baseline}'s result in each seed."
@@ -119,8 +119,8 @@ RULES = (
 
 def collapsed_seeds(runs: Runs) -> dict[str, list[int]]:
     """Return norm -> the seeds whose runs did not learn."""
-    one, other = (runs.values[norm] for norm in (runs.baseline, runs.norm))
-    return {runs.baseline: _collapsed(one, other, runs), runs.norm: _collapsed(other, one, runs)}
+    plain, ours = (runs.values[norm] for norm in (runs.baseline, runs.norm))
+    return {runs.baseline: _collapsed(plain, ours, runs), runs.norm: _collapsed(ours, plain, runs)}
 
 
 def _collapsed(values: Mapping[int, float], others: Mapping[int, float], runs: Runs) -> list[int]:
@@ -146,14 +146,16 @@ def _collapsed(values: Mapping[int, float], others: Mapping[int, float], runs: R
         return value < usual / 2 if higher else value > usual * 2
 
     # Of metrics that may be negative, no part of the median is little.
-    found = usual <= 0 or (is_little(values[seeds[first - 1]]) and not is_little(median(learned)))
-    return seeds[:first] if found else []
+    is_collapse = usual <= 0 or (
+        is_little(values[seeds[first - 1]]) and not is_little(median(learned))
+    )
+    return seeds[:first] if is_collapse else []
 
 
-def _counted(runs: Runs, found: Mapping[str, Collection[int]], what: str) -> str | None:
+def _counted(runs: Runs, seeds_of: Mapping[str, Collection[int]], what: str) -> str | None:
     """Return "2 of 5 runs with AN (seeds 1, 4) did not learn.", or None without such runs."""
     parts = []
-    for norm, seeds in found.items():
+    for norm, seeds in seeds_of.items():
         if seeds:
             total = len(runs.values[norm]) + len(runs.failed[norm])
             named = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}"

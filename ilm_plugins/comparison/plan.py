@@ -14,7 +14,6 @@ from ..errors import UserError
 from ..files import check_folder, read_object, write_text
 from ..frameworks.config import as_json, differences
 from ..frameworks.run.record import is_complete_record, read_record
-from .results import ModelSummary
 from .unit import UNITS
 
 #: The file of a comparison's folder that has its settings.
@@ -50,9 +49,8 @@ class Source:
     def check(self, plan: "Plan") -> None:
         """Raise UserError for norms or seeds of a new plan that contradict the source."""
 
-    def models(self, plan: "Plan") -> dict[str, ModelSummary]:
-        """Return each norm's model, if it is known; UserError for mistakes that it shows."""
-        return {}
+    def check_models(self, plan: "Plan") -> None:
+        """Print each norm's model, if it is known; UserError for mistakes that it shows."""
 
     def steps(self, plan: "Plan", is_trained: bool, is_dry: bool = False) -> Any:
         """Print the time of all runs, if it is known."""
@@ -185,9 +183,9 @@ class Plan:
                     "same, or another --output"
                 )
             settings = earlier | settings
-        elif found := [name for name in FILES if (self.output / name).exists()]:
+        elif files := [name for name in FILES if (self.output / name).exists()]:
             raise UserError(
-                f"{self.output} has {', '.join(found)}, but no {SETTINGS}; move away what is your "
+                f"{self.output} has {', '.join(files)}, but no {SETTINGS}; move away what is your "
                 "own, or give another --output"
             )
         write_text(path, json.dumps(settings, indent=1))

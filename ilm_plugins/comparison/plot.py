@@ -2,7 +2,6 @@
 
 import textwrap
 from statistics import fmean
-from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,50 +16,41 @@ PAIR = {"color": "0.7", "linewidth": 0.6, "zorder": 1}
 AT_EDGE = {"color": style.OKABE_ITO[3], "ls": "", "ms": 5, "in_layout": False}
 
 
-class Layout(NamedTuple):
-    """The width of a picture: plots beside each other, inches, pixels of an inch."""
-
-    columns: int
-    width: float
-    dpi: int
-    #: Characters in a line of a norm's label.
-    characters: int
-
-
-#: Of compare.png, and of a picture for phones.
-WIDE, NARROW = Layout(2, 9.0, 120, 40), Layout(1, 3.6, 200, 16)
+#: Characters in a line of a norm's label.
+LABEL = 40
 
 
 def has_differences(results: Results) -> bool:
     """Return whether a norm is compared with the baseline by any test."""
-    differences = (one for of_test in results.differences.values() for one in of_test.values())
-    return any(one is not None and one.has_interval for one in differences)
+    tests = results.differences.values()
+    return any(one and one.has_interval for of_test in tests for one in of_test.values())
 
 
 def collapsed_runs(results: Results, test: str) -> set[tuple[str, int]]:
     """Return the norms and seeds of the runs that did not learn, next to which others did."""
-    found = [collapsed_seeds(results.runs(norm, test)) for norm in results.norms[1:]]
-    return {(norm, seed) for one in found for norm, seeds in one.items() for seed in seeds}
+    runs = set()
+    for norm in results.norms[1:]:
+        for name, seeds in collapsed_seeds(results.runs(norm, test)).items():
+            runs |= {(name, seed) for seed in seeds}
+    return runs
 
 
 @style.styled
-def figure_of(results: Results, layout: Layout) -> Figure:
+def figure_of(results: Results) -> Figure:
     """Return a row for each test: values by norm, and differences from the baseline, if any.
 
     Lines connect the runs of one seed. At the worse edge, runs without a result are crosses, and
     runs that did not learn are arrows, which leave the scale to the others.
     """
-    kinds = [_draw_runs, _draw_differences] if has_differences(results) else [_draw_runs]
-    plots = [(draw_one, test) for test in results.tests for draw_one in kinds]
-    columns = min(layout.columns, len(kinds))
-    rows = len(plots) // columns
-    height = 0.9 + (0.7 + 0.4 * len(results.norms)) * rows
-    figure = Figure((layout.width, height), layout.dpi, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
-    for axis, (draw_one, test) in zip(axes, plots, strict=True):
-        draw_one(axis, results, test)
-        labels = [wrapped(label.get_text(), layout) for label in axis.get_yticklabels()]
-        axis.set_yticks(axis.get_yticks(), labels)
+    draws = [_draw_runs, _draw_differences] if has_differences(results) else [_draw_runs]
+    height = 0.9 + (0.7 + 0.4 * len(results.norms)) * len(results.tests)
+    figure = Figure((9.0, height), 120, layout="constrained")
+    axes = figure.subplots(len(results.tests), len(draws), squeeze=False)
+    for row, test in zip(axes, results.tests, strict=True):
+        for axis, draw in zip(row, draws, strict=True):
+            draw(axis, results, test)
+            labels = (label.get_text() for label in axis.get_yticklabels())
+            axis.set_yticks(axis.get_yticks(), [_wrapped(label) for label in labels])
     return figure
 
 
@@ -78,7 +68,7 @@ def _draw_runs(axis: Axes, results: Results, test: str) -> None:
     for i, (norm, values) in enumerate(zip(norms, shown, strict=True)):
         failed, below = (
             len(results.failed_seeds(norm, test)),
-            [one[0] for one in collapsed].count(norm),
+            [run[0] for run in collapsed].count(norm),
         )
         markers = ["x"] * failed + [arrow] * below
         for k, marker in enumerate(markers, 1):
@@ -104,6 +94,6 @@ def _label(results: Results, norm: str, test: str) -> str:
     return f"{norm}\nno result: seed {failed}" if failed else norm
 
 
-def wrapped(label: str, layout: Layout) -> str:
+def _wrapped(label: str) -> str:
     """Return a label with further breaks in its long lines."""
-    return "\n".join(textwrap.fill(line, layout.characters) for line in label.split("\n"))
+    return "\n".join(textwrap.fill(line, LABEL) for line in label.split("\n"))

@@ -1,18 +1,14 @@
 """The report of a comparison: compare.md, compare.csv, and their tables."""
 
 from collections.abc import Sequence
-from datetime import timedelta
-from statistics import fmean
 
 import pandas as pd
 
 from ..reports.interval import interval, p_value, spread
 from ..reports.table import of_dicts
 from .answers import answers, compared_by, headline, notes, warnings
-from .results import OWN_TEST, ROUNDS, Results, Value
+from .results import OWN_TEST, Results, Value
 
-#: Seconds from which on a run's wall time is reported.
-LONG = 60
 #: What the columns of the tables are.
 ABOUT = (
     "± is the standard deviation over seeds. Differences are paired by seed; brackets have their "
@@ -31,16 +27,12 @@ def markdown(results: Results, command: str) -> str:
         lines += [warning, ""]
     for test in results.tests:
         lines += [f"## {results.title(test)}", "", *of_dicts(table(results, test), aligned=True)]
-        lines += ["", *sentences(results, test), ""]
+        lines += ["", *(f"- {sentence}" for sentence in sentences(results, test)), ""]
     lines += [ABOUT, "", *(f"- {text}" for text in notes(results)), ""]
     lines += ["## History of this folder", "", *of_dicts(history_table(results), aligned=True), ""]
-    if costs := cost_table(results):
-        lines += ["## Cost", "", *of_dicts(costs, aligned=True)]
-        turns = f"A step is the median of {ROUNDS} in turn with the other norms' steps."
-        lines += ["", *([turns, ""] if results.steps else ())]
     if results.failures:
         lines += ["## No result", ""]
-        lines += [f"- {run_of(value)}: {value.failure}" for value in results.failures]
+        lines += [f"- {failure}" for failure in failures(results)]
         lines.append("")
     return "\n".join(lines)
 
@@ -50,16 +42,21 @@ def title_of(results: Results) -> str:
     return f"{', '.join(others)} in place of {baseline}" if others else baseline
 
 
-def run_of(value: Value) -> str:
-    """Return the name of a run, with its test if it is not the source's own."""
-    test = "" if value.test == OWN_TEST else f", {value.test}"
-    return f"{value.norm}, seed {value.seed}{test}"
+def failures(results: Results) -> list[str]:
+    """Return the runs without a result, and why; a test's name if it is not the source's own."""
+    return [
+        f"{v.norm}, seed {v.seed}{'' if v.test == OWN_TEST else f', {v.test}'}: {v.failure}"
+        for v in results.failures
+    ]
 
 
 def sentences(results: Results, test: str) -> list[str]:
     """Return what the seeds tell about each norm but the baseline, and what to do next."""
-    found = answers(results, test).items()
-    return [f"- {norm}: {one.word}. {one.text} Next: {one.next_step}" for norm, one in found]
+    answer_of = answers(results, test).items()
+    return [
+        f"{norm}: {answer.word}. {answer.text} Next: {answer.next_step}"
+        for norm, answer in answer_of
+    ]
 
 
 def csv_of(results: Results) -> str:
@@ -128,25 +125,3 @@ def filled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     """Return a table without its empty columns."""
     names = [name for name in rows[0] if any(row[name] for row in rows)]
     return [{name: row[name] for name in names} for row in rows]
-
-
-def cost_table(results: Results) -> list[dict[str, str]]:
-    """Return a row for each norm: parameters, a step's time and memory, a training's wall time."""
-    rows = []
-    for norm in results.norms:
-        row = {}
-        if model := results.models.get(norm):
-            row = {"norms of the model": model.norms, "parameters": f"{model.parameters:,}"}
-        if norm in results.steps and results.norms[0] in results.steps:
-            seconds = results.steps[norm]["seconds"]
-            ratio = seconds / results.steps[results.norms[0]]["seconds"]
-            row["step"] = f"{seconds:.3f} s"
-            row[f"times {results.norms[0]}'s"] = f"{ratio:.2f}"
-            if "memory" in results.steps[norm]:
-                row["peak memory of a step"] = f"{results.steps[norm]['memory'] / 2**20:,.0f} MiB"
-        runs = {v.seed: v.seconds for v in results.values if v.norm == norm and not v.failure}
-        seconds = fmean([one for one in runs.values() if one] or [0.0])
-        if seconds >= LONG:
-            row["wall time of a run"] = str(timedelta(seconds=round(seconds)))
-        rows.append({"norm": norm, **row})
-    return rows if any(len(row) > 1 for row in rows) else []

@@ -14,8 +14,6 @@ from .unit import Unit, decimals, unit_of
 OWN_TEST = "test"
 #: The end of the reason of a run that has other metrics only.
 NOT_MEASURED = "was not measured"
-#: How many times the training step of each norm is measured.
-ROUNDS = 7
 
 
 class Value(NamedTuple):
@@ -77,14 +75,6 @@ class History:
     looks: Sequence[Look] = ()
 
 
-class ModelSummary(NamedTuple):
-    """The number of parameters and the norms of a model, for the report."""
-
-    parameters: int
-    #: The number of norms of each class.
-    norms: str
-
-
 @dataclass(frozen=True)
 class Results:
     """All values of a comparison; the first norm is the baseline."""
@@ -104,21 +94,17 @@ class Results:
     confounded: Sequence[str] = ()
     #: The file from which norms start unconverted, if there is one.
     unconverted: str | None = None
-    #: Norm -> its model's numbers of parameters and norms.
-    models: dict[str, ModelSummary] = field(default_factory=dict)
-    #: Norm -> "seconds" and "memory" of a training step.
+    #: Norm -> "seconds" of a training step.
     steps: dict[str, dict[str, float]] = field(default_factory=dict)
-    #: Norm -> all overrides that not all norms have; empty for code of the user's own.
-    settings_of_norms: dict[str, list[str]] = field(default_factory=dict)
 
     @cached_property
     def main(self) -> dict[tuple[str, str], dict[int, float]]:
         """(norm, test) -> seed -> value of the main metric, for all runs that have one."""
-        found: dict[tuple[str, str], dict[int, float]] = {}
+        values: dict[tuple[str, str], dict[int, float]] = {}
         for value in self.values:
             if value.metric == self.metric and value.value is not None:
-                found.setdefault((value.norm, value.test), {})[value.seed] = value.value
-        return found
+                values.setdefault((value.norm, value.test), {})[value.seed] = value.value
+        return values
 
     @property
     def tests(self) -> list[str]:
@@ -147,19 +133,21 @@ class Results:
 
         Those that this call leaves out count: leaving them out would be a choice by the result.
         """
-        found = self.by_seed(norm, test)
-        left_out = [one for one in self.left_out if not (one.failure or "").endswith(NOT_MEASURED)]
+        by_seed = self.by_seed(norm, test)
+        left_out = [
+            value for value in self.left_out if not (value.failure or "").endswith(NOT_MEASURED)
+        ]
         return {
             value.seed: value.failure
             for value in (*self.values, *left_out)
             if value.failure and value.norm == norm
-            if value.test in (test, OWN_TEST) and value.seed not in found
+            if value.test in (test, OWN_TEST) and value.seed not in by_seed
         }
 
     def seeds_of(self, norm: str, test: str) -> str:
         """Return the number of a norm's runs, "3 of 5" where two have no result."""
-        found, failed = self.by_seed(norm, test), self.failed_seeds(norm, test)
-        return f"{len(found)} of {len(found) + len(failed)}" if failed else str(len(found))
+        known, failed = self.by_seed(norm, test), self.failed_seeds(norm, test)
+        return f"{len(known)} of {len(known) + len(failed)}" if failed else str(len(known))
 
     @cached_property
     def unit(self) -> Unit:
@@ -167,7 +155,7 @@ class Results:
         groups = [[*of_seeds.values()] for of_seeds in self.main.values()]
         plain = {test: self.by_seed(self.norms[0], test) for test in self.tests}
         differences = [
-            [one - plain[test][seed] for seed, one in of_seeds.items() if seed in plain[test]]
+            [value - plain[test][seed] for seed, value in of_seeds.items() if seed in plain[test]]
             for (norm, test), of_seeds in self.main.items()
             if norm != self.norms[0]
         ]
@@ -179,8 +167,8 @@ class Results:
         both = self.norms[0], norm
         return Runs(
             *both,
-            {one: self.by_seed(one, test) for one in both},
-            {one: self.failed_seeds(one, test) for one in both},
+            {name: self.by_seed(name, test) for name in both},
+            {name: self.failed_seeds(name, test) for name in both},
             self.unit,
         )
 
@@ -202,13 +190,13 @@ class Results:
         """
         measure, tests = self.measure or self.metric, {value.test for value in self.values}
         left_out = {(value.norm, value.seed) for value in self.left_out}
-        found: dict[tuple[str, int, str], dict[float | None, None]] = {}
+        values_of: dict[tuple[str, int, str], dict[float | None, None]] = {}
         for norm, seed, test, by, value in self.history.results:
             if by == measure and test in tests and (norm, seed) not in left_out:
-                found.setdefault((norm, seed, test), {})[value] = None
-        for run, values in found.items():
+                values_of.setdefault((norm, seed, test), {})[value] = None
+        for run, values in values_of.items():
             values[self.reported.get((*run, measure))] = None
-        return {run: [*values] for run, values in found.items() if len(values) > 1}
+        return {run: [*values] for run, values in values_of.items() if len(values) > 1}
 
     @cached_property
     def looks(self) -> list[Look]:
@@ -216,7 +204,7 @@ class Results:
         earlier = [*self.history.looks]
         known = {reading for look in earlier for reading in look.readings}
         tested = [self._reading(norm, test) for test in self.tests for norm in self.norms[1:]]
-        new = [one for one in tested if one is not None and one not in known]
+        new = [reading for reading in tested if reading is not None and reading not in known]
         margins = {look.margin for look in earlier}
         is_new = new or (self.margin not in margins and any(tested))
         return [*earlier, Look(self.margin, (*new,))] if is_new else earlier
@@ -226,8 +214,8 @@ class Results:
         if self._states[test][norm] is not None:
             return None
         pair = sorted((norm, self.norms[0]))
-        seeds = sorted(set.intersection(*({*self.by_seed(one, test)} for one in pair)))
-        runs = [(one, seed, test) for one in pair for seed in seeds]
+        seeds = sorted(set.intersection(*({*self.by_seed(name, test)} for name in pair)))
+        runs = [(name, seed, test) for name in pair for seed in seeds]
         repeats = sum(len(self.repeats.get(run, [0])) - 1 for run in runs)
         return Reading((*pair,), test, self.measure or self.metric, (*seeds,), repeats)
 
@@ -238,7 +226,7 @@ class Results:
         at most 5 %, however many there are, and whenever a reader stops.
         """
         looks = [look.readings for look in self.looks if look.readings]
-        place, readings = next(one for one in enumerate(looks, 1) if reading in one[1])
+        place, readings = next(look for look in enumerate(looks, 1) if reading in look[1])
         return place * (place + 1) * len(readings)
 
     @cached_property
@@ -263,17 +251,17 @@ class Results:
         return {test: {norm: self._verdict(norm, test) for norm in norms} for test in self.tests}
 
     def _difference(self, norm: str, test: str) -> Difference | None:
-        found = paired(self.by_seed(norm, test), self.by_seed(self.norms[0], test))
-        if found is None or not found.has_interval:
-            return found
+        difference = paired(self.by_seed(norm, test), self.by_seed(self.norms[0], test))
+        if difference is None or not difference.has_interval:
+            return difference
         if reading := self._reading(norm, test):
-            return found.corrected(self._tests_of(reading))
-        return replace(found, **dict.fromkeys(("low", "high", "p"), float("nan")))
+            return difference.corrected(self._tests_of(reading))
+        return replace(difference, **dict.fromkeys(("low", "high", "p"), float("nan")))
 
     def _verdict(self, norm: str, test: str) -> Verdict:
         difference = self.differences[test][norm]
-        if found := self._states[test][norm]:
-            return Verdict(found.word, found)
+        if untested := self._states[test][norm]:
+            return Verdict(untested.word, untested)
         p = float("nan")
         if self.margin is not None:
             p = difference.p_within(self.margin * self.unit.point)

@@ -81,19 +81,19 @@ class ScriptMetric:
             named = [*_named(path, self.name)]
         except (ValueError, csv.Error, OSError, RecursionError) as error:
             raise self._error(f"{path} cannot be read ({error})") from error
-        found = [value for name, value in named if name == self.name]
-        if not found:
+        values = [value for name, value in named if name == self.name]
+        if not values:
             names = [name for name, value in named if _number(value) is not None]
             raise self._error(f"{path} has no value of {self.name!r}{_near(self.name, names)}")
-        if bad := [value for value in found if _number(value) is None]:
+        if bad := [value for value in values if _number(value) is None]:
             raise self._error(f"{path} has {repr(bad[0])[:80]}, not a number such as 1234.5")
-        return [_number(value) for value in found]
+        return [_number(value) for value in values]
 
     def _find(self, folder: Path) -> Path:
         """Return the newest file of the pattern: a script that resumes may write one each time."""
-        found = [path for path in folder.glob(self.file) if path.is_file()]
-        if found:
-            return max(found, key=lambda path: path.stat().st_mtime_ns)
+        paths = [path for path in folder.glob(self.file) if path.is_file()]
+        if paths:
+            return max(paths, key=lambda path: path.stat().st_mtime_ns)
         files = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
         raise self._error(f"{folder} has no file {self.file!r}{_near(self.file, files)}")
 
@@ -155,4 +155,4 @@ def _number(value: Any) -> float | None:
 
 def _near(name: str, names: list[str]) -> str:
     near = difflib.get_close_matches(name, dict.fromkeys(names), n=3, cutoff=0)
-    return f"; it has {', '.join(one[:80] for one in near)}" if near else ""
+    return f"; it has {', '.join(text[:80] for text in near)}" if near else ""

@@ -47,8 +47,8 @@ class Unit:
 
 #: Name -> unit, as the option ``--unit`` has it.
 UNITS = {
-    one.name: one
-    for one in (Unit("percent", 1.0, 100.0), Unit("fraction", 0.01, 1.0), Unit("number"))
+    unit.name: unit
+    for unit in (Unit("percent", 1.0, 100.0), Unit("fraction", 0.01, 1.0), Unit("number"))
 }
 
 
@@ -74,5 +74,5 @@ def decimals(
     """
     largest = max((abs(value) for group in groups for value in group), default=0.0)
     deviations = [stdev(group) for group in (*groups, *differences) if len(group) > 1]
-    sizes = [one for one in deviations if one > 1e-9 * largest] or [largest / 100]
+    sizes = [deviation for deviation in deviations if deviation > 1e-9 * largest] or [largest / 100]
     return max(0, ceil(log10(3 / min(sizes)) - 1e-9)) if largest else 1

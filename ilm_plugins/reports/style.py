@@ -41,10 +41,10 @@ def draw_intervals(
     axis: Axes, rows: Sequence[tuple[str, "Difference | None"]], colour: str
 ) -> None:
     """Draw a row for each name: its difference, if it has an interval, and a line at 0."""
-    for i, (_, one) in enumerate(rows):
-        if one is not None and one.has_interval:
-            ends = [[one.mean - one.low], [one.high - one.mean]]
-            axis.errorbar(one.mean, i, xerr=ends, fmt="o", capsize=3, color=colour)
+    for i, (_, difference) in enumerate(rows):
+        if difference is not None and difference.has_interval:
+            ends = [[difference.mean - difference.low], [difference.high - difference.mean]]
+            axis.errorbar(difference.mean, i, xerr=ends, fmt="o", capsize=3, color=colour)
     axis.set_yticks(range(len(rows)), [name for name, _ in rows])
     axis.set_ylim(max(1, len(rows)) - 0.5, -0.5)
     axis.axvline(0, color="0.5")

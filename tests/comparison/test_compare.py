@@ -36,16 +36,14 @@ from ilm_plugins.comparison import (
     compared_config,
     compared_models,
     comparison,
-    run_folders,
-    runs,
     start_weights,
-    tasks,
 )
 from ilm_plugins.comparison.arms import Arm, Arms
 from ilm_plugins.comparison.config_source import ConfigSource
-from ilm_plugins.comparison.executors import Execution
 from ilm_plugins.comparison.plan import Plan
-from ilm_plugins.comparison.tasks import Progress
+from ilm_plugins.comparison.run import executors, folders, outcomes, tasks
+from ilm_plugins.comparison.run.executors import Execution
+from ilm_plugins.comparison.run.tasks import Progress
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.run.record import FILE, read_record, write_divergence, write_record
@@ -158,8 +156,8 @@ def test_a_run_that_was_moved_is_tested_where_it_is_now(compared, started, tmp_p
     last = plan.folder(GN, 0) / "last_checkpoint"
     last.write_text(f"/elsewhere/{Path(last.read_text()).name}")
     shutil.rmtree(plan.folder(GN, 0, "dusk"))
-    runs.run_all(plan, Execution())
-    assert runs.metrics_of(plan, GN, 0, "dusk")
+    executors.run_all(plan, Execution())
+    assert outcomes.metrics_of(plan, GN, 0, "dusk")
 
 
 def test_finished_runs_are_skipped(compared, started):
@@ -614,7 +612,6 @@ def test_an_arm_has_a_norm_and_overrides_by_a_name_of_its_own(config, tmp_path):
     plan = plan_of(config, [GN, "GN+fast"], [0], tmp_path / "out", arms=arms)
     fast = plan.source.open("GN+fast").config
     assert (fast.model.decode_head.norm_cfg.type, fast.optim_wrapper.optimizer.lr) == ("GN", 0.5)
-    assert plan.source.settings_of_norms(plan.norms) == {GN: [], "GN+fast": [f"{key}=0.5"]}
     words = plan.source.training("GN+fast", 0, plan.folder("GN+fast", 0))
     assert f"work_dir={tmp_path / 'out' / 'GN+fast' / 'seed0'}" in words
     plan.check_settings()
@@ -702,7 +699,7 @@ def test_ctrl_c_tells_how_to_continue(config, monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, "run_all", interrupt)
+    monkeypatch.setattr("ilm_plugins.cli.compare.run_all", interrupt)
     assert compare(config, GN) == 130
     assert (
         capsys.readouterr().err.splitlines()[-1].endswith(": stopped; the same command continues")
@@ -721,7 +718,7 @@ def test_an_unknown_metric_ends_a_comparison_after_its_first_test(compared, star
 
 def test_the_bar_says_that_a_run_evaluates(config, tmp_path):
     plan, shown = plan_of(config, [GN], [0], tmp_path), []
-    task = runs.task_of(plan, GN, 0)
+    task = executors.task_of(plan, GN, 0)
     with Progress([task], lambda task: None) as progress:
         progress.bar.set_description_str = lambda text: shown.append(text)
         for more in ({}, {"evaluates": True}):
@@ -738,31 +735,31 @@ def test_a_run_without_its_checkpoint_is_a_row(compared, tmp_path):
     (plan.folder(GN, 0) / "last_checkpoint").unlink()
     shutil.rmtree(plan.folder(GN, 0, "dusk"))
     plan.folder(GN, 0, "dusk.log").unlink()
-    runs.run_all(plan, Execution())
-    assert "last_checkpoint does not exist" in runs.failure(plan, GN, 0, "dusk")
+    executors.run_all(plan, Execution())
+    assert "last_checkpoint does not exist" in outcomes.failure(plan, GN, 0, "dusk")
 
 
 def test_a_run_that_was_stopped_is_told_from_one_that_was_not_started(config, tmp_path):
     """As after Ctrl-C in a training function."""
     plan = plan_of(config, [GN], [0, 1], tmp_path)
     plan.folder(GN, 0).mkdir(parents=True)
-    found = [runs.failure(plan, GN, seed) for seed in plan.seeds]
+    found = [outcomes.failure(plan, GN, seed) for seed in plan.seeds]
     assert found == ["stopped", "not run"]
 
 
 def test_a_log_that_is_cut_within_a_character_is_read(config, tmp_path):
     plan = plan_of(config, [GN], [0], tmp_path)
-    path = run_folders.log_of(plan.folder(GN, 0))
+    path = folders.log_of(plan.folder(GN, 0))
     path.parent.mkdir(parents=True)
     path.write_bytes(b"no memory \xc3")
-    run_folders.note_failure(plan.folder(GN, 0))
-    assert runs.failure(plan, GN, 0).startswith("failed: no memory")
+    folders.note_failure(plan.folder(GN, 0))
+    assert outcomes.failure(plan, GN, 0).startswith("failed: no memory")
 
 
 def test_a_training_that_stops_early_is_complete(tmp_path):
     record = {"planned": 4, "run": 2, "stopped early": True}
     write_record(tmp_path / "record.json", record)
-    assert run_folders.is_complete(tmp_path)
+    assert folders.is_complete(tmp_path)
 
 
 def test_a_reason_of_several_lines_becomes_one(tmp_path):
@@ -785,7 +782,8 @@ def test_a_norm_whose_step_fails_ends_the_comparison_before_the_first_training(
 def test_steps_are_measured_before_the_trainings(config, started, monkeypatch, capsys):
     before = []
     there = Path("out/steps.json").exists
-    monkeypatch.setattr(runs, "run_all", lambda *_, **__: before.append(there()))
+    patched = "ilm_plugins.cli.compare.run_all"
+    monkeypatch.setattr(patched, lambda *_, **__: before.append(there()))
     compare(config, GN, EN, "--opts", "train_cfg.max_iters=1000")
     assert before == [True]
     steps = json.loads(Path("out/steps.json").read_text())

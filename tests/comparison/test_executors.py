@@ -15,9 +15,9 @@ pytest.importorskip("scipy", reason="needs scipy, of the extra ilm_plugins[compa
 from ilm_plugins.__main__ import main
 from ilm_plugins.cli import exit_on_sigterm, parsers
 from ilm_plugins.cli.compare import plan_of
-from ilm_plugins.comparison import executors, slurm_jobs, tasks
-from ilm_plugins.comparison.executors import Execution
-from ilm_plugins.comparison.tasks import Progress, Step, Task
+from ilm_plugins.comparison.run import executors, slurm_jobs, tasks
+from ilm_plugins.comparison.run.executors import Execution
+from ilm_plugins.comparison.run.tasks import Progress, Step, Task
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks.run.record import is_complete_record, read_record, write_record
 

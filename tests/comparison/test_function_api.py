@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
 import ilm_plugins
 from helpers import processes
 from ilm_plugins import files
-from ilm_plugins.comparison import run_folders
+from ilm_plugins.comparison.run import folders
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks.run.record import read_record
 
@@ -58,7 +58,7 @@ def test_a_function_is_compared(trained):
     assert (record["seed"], record["metrics"][""]["top1"]) == (2, 72.9)
 
 
-def test_a_notebook_shows_the_answer_the_verdicts_the_picture_the_history_and_a_link(trained):
+def test_a_notebook_shows_the_answer_the_verdicts_the_picture_and_a_link(trained):
     compare(trained, seeds=(0, 2))
     shown = compare(trained)._repr_html_()
     assert shown.startswith("<p>Use EN in place of BN: gain +2.")
@@ -67,7 +67,6 @@ def test_a_notebook_shows_the_answer_the_verdicts_the_picture_the_history_and_a_
     assert "Next: use EN in place of BN.</p>" in shown
     assert "<td>72.67 ± 0.21</td>" in shown
     assert "1. BN and EN by top1, seeds 0 2; 2. BN and EN by top1, seeds 0 1 2." in shown
-    assert "<td>72.50 72.90</td>" in shown
     picture = base64.b64encode(Path("out/compare.png").read_bytes()).decode()
     assert f'src="data:image/png;base64,{picture}"' in shown
     assert '<a href="out/compare.html">' in shown
@@ -115,8 +114,8 @@ def test_a_report_names_the_runs_that_were_made_elsewhere(trained, monkeypatch):
     """The environment of single runs, as on a cluster, may differ."""
     compare(trained, ("BN",))
     compare(trained, seeds=(0,))
-    monkeypatch.setattr(run_folders, "device", lambda _: "another one")
-    monkeypatch.setattr(run_folders, "versions", lambda: {"torch": "another one"})
+    monkeypatch.setattr(folders, "device", lambda _: "another one")
+    monkeypatch.setattr(folders, "versions", lambda: {"torch": "another one"})
     found = compare(trained)
     text = (
         "Runs with EN differ from those with BN not only in the norm, but in device, torch: seeds 1"
@@ -185,7 +184,6 @@ def test_a_failure_that_was_repeated_or_removed_leaves_a_trace(trained):
     rows = {(row[0], row[1]): row[-1] for row in history(found)}
     assert rows["EN", "0"] == "failed: RuntimeError: loss is NaN"
     assert rows["EN", "1"] == ""
-    assert "Runs were repeated after a failure: EN, seed 0." in repr(found)
 
 
 def test_a_failure_before_ctrl_c_leaves_a_trace(trained):

@@ -13,7 +13,7 @@ import scipy.stats
 
 pytest.importorskip("matplotlib", reason="needs the extra ilm_plugins[compare]")
 
-from ilm_plugins.comparison import plot, runs
+from ilm_plugins.comparison import plot
 from ilm_plugins.comparison.answers import answers, headline, notes
 from ilm_plugins.comparison.config_source import ConfigSource
 from ilm_plugins.comparison.plan import Plan
@@ -21,12 +21,12 @@ from ilm_plugins.comparison.report import csv_of, markdown
 from ilm_plugins.comparison.results import (
     OWN_TEST,
     History,
-    ModelSummary,
     Results,
     Value,
     complete,
     main_metric,
 )
+from ilm_plugins.comparison.run import outcomes
 from ilm_plugins.comparison.unit import decimals, unit_of
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks.run.record import FILE, write_record
@@ -36,8 +36,6 @@ VALUES = {
     OWN_TEST: {"GN": [40.0, 41.5, 39.0], "ILMGN": [41.0, 42.6, 40.2], "EN": [40.1, 41.0, 39.5]},
     "dusk": {"GN": [20.0, 21.0, 22.0], "ILMGN": [18.0, 25.0, 21.0], "EN": [10.0, 11.1, 12.2]},
 }
-
-MODELS = {"GN": ModelSummary(1000, "2 GroupNorm"), "ILMGN": ModelSummary(1016, "2 ILMGroupNorm")}
 
 
 def results(values=None, factor=1, seeds=3, failures=(), **options):
@@ -118,7 +116,7 @@ def test_a_report_collects_no_garbage(collections, tmp_path):
     found = results(VALUES, margin=1)
     report(found)
     csv_of(found)
-    style.save(plot.figure_of(found, plot.WIDE), tmp_path / "compare.png")
+    style.save(plot.figure_of(found), tmp_path / "compare.png")
     assert collections == []
 
 
@@ -470,26 +468,6 @@ def test_a_norm_without_any_result_keeps_its_row():
     assert "No seed has a result of both norms" in page
 
 
-def test_steps_are_shown_by_the_baselines():
-    steps = {"GN": {"seconds": 0.2}, "ILMGN": {"seconds": 0.21}}
-    found = results(models=MODELS, steps=steps)
-    cells = [cell.strip() for cell in row(report(found), "ILMGN", "## Cost").split("|")][1:-1]
-    assert cells == ["ILMGN", "2 ILMGroupNorm", "1,016", "0.210 s", "1.05"]
-
-
-def test_the_wall_time_of_each_norms_runs_is_shown():
-    values = [Value("GN", seed, OWN_TEST, "mIoU", 40.0, seconds=80.0 + seed) for seed in (0, 20)]
-    assert "| GN     | 0:01:30" in report(Results(["GN", "EN"], values, "mIoU"))
-    short = [value._replace(seconds=1.0) for value in values]
-    assert "wall time" not in report(Results(["GN", "EN"], short, "mIoU"))
-
-
-def test_memory_is_shown_where_it_was_measured():
-    steps = {norm: {"seconds": 0.2, "memory": 3 * 2**20} for norm in ("GN", "ILMGN")}
-    found = results(models=MODELS, steps=steps)
-    assert "3 MiB" in row(report(found), "ILMGN", "## Cost")
-
-
 def test_weights_that_no_norm_converts_are_in_the_report():
     text = report(results(unconverted="bn.pth"))
     assert text.index("The config loads 'bn.pth'. If the file") < text.index("| norm")
@@ -551,7 +529,7 @@ def drawn(tmp_path, monkeypatch):
     )
 
     def draw(found):
-        style.save(plot.figure_of(found, plot.WIDE), tmp_path / "compare.png")
+        style.save(plot.figure_of(found), tmp_path / "compare.png")
         return shown[-1].axes[0]
 
     return draw
@@ -602,7 +580,7 @@ def test_runs_that_failed_or_collapsed_are_at_the_worse_edge_and_leave_the_scale
 
 def test_equal_results_give_an_equal_picture(tmp_path):
     for name in ("a.png", "b.png"):
-        style.save(plot.figure_of(results(), plot.WIDE), tmp_path / name)
+        style.save(plot.figure_of(results()), tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
@@ -621,7 +599,7 @@ def test_a_value_that_is_not_finite_is_a_failure(value, tmp_path):
     (folder := plan.folder("GN", 0)).mkdir(parents=True)
     record = {"run": 1, "planned": 1, "metrics": {"": {"AP": value}}}
     write_record(folder / FILE, record)
-    (failed,) = complete(runs.collect(plan), "AP")
+    (failed,) = complete(outcomes.collect(plan), "AP")
     assert (failed.value, failed.failure) == (None, "AP is NaN or infinite")
 
 
@@ -644,10 +622,6 @@ def test_a_run_without_the_main_metric_is_not_measured():
     assert failed.failure == "AP was not measured"
 
 
-def test_steps_are_explained_only_where_they_were_measured():
-    assert "A step is the median" not in report(results(models=MODELS))
-
-
 def test_forty_runs_are_read_and_reported_within_five_seconds(tmp_path):
     """Of the process's own time: reading the records, all tables and texts, and the picture."""
     norms, seeds = [f"N{i}" for i in range(8)], range(5)
@@ -664,11 +638,11 @@ def test_forty_runs_are_read_and_reported_within_five_seconds(tmp_path):
                 folder.mkdir(parents=True)
                 (folder / "record.json").write_text(json.dumps(found))
     started = time.process_time()
-    values = runs.collect(plan)
+    values = outcomes.collect(plan)
     read = Results(norms, complete(values, "mIoU"), "mIoU", margin=1)
     page = report(read)
     csv_of(read)
-    style.save(plot.figure_of(read, plot.WIDE), tmp_path / "compare.png")
+    style.save(plot.figure_of(read), tmp_path / "compare.png")
     assert time.process_time() - started < 5
     assert len(read.main[norms[-1], "dusk"]) == 5
     assert page.count("Next: ") == 2 * 7

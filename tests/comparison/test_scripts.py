@@ -18,9 +18,9 @@ from helpers.trainings import assert_gone
 from ilm_plugins.__main__ import main
 from ilm_plugins.cli import parsers
 from ilm_plugins.cli.compare import plan_of
-from ilm_plugins.comparison import run_folders, runs, tasks
 from ilm_plugins.comparison.command_source import PRINTED, CommandSource
 from ilm_plugins.comparison.plan import FILES, Plan
+from ilm_plugins.comparison.run import folders, outcomes, tasks
 from ilm_plugins.comparison.script_metric import ScriptMetric
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks.run.record import read_record
@@ -137,7 +137,7 @@ if "EN" in __import__("sys").argv:
     time.sleep(300)
 {TRAIN}""")
     assert compare("BN", "EN") == 128 + signal.SIGINT
-    assert runs.failure(plan(("BN", "EN")), "EN", 0) == "stopped"
+    assert outcomes.failure(plan(("BN", "EN")), "EN", 0) == "stopped"
     Path("train.py").write_text(TRAIN)
     assert compare("BN", "EN") == 0
     assert "fail" not in Path("out/compare.md").read_text()
@@ -243,7 +243,7 @@ def test_the_value_is_kept_when_the_scripts_files_are_removed(started):
     with pytest.raises(UserError, match=r"has no file 'results\.json'"):
         prepare(plan(metric="loss:results.json"))
     assert read_record("out/BN/seed0")["metrics"] == {"": {"top1": 70}}
-    assert run_folders.is_complete(Path("out/BN/seed0"))
+    assert folders.is_complete(Path("out/BN/seed0"))
 
 
 def test_a_script_that_writes_no_metric_is_a_failure_of_its_run(started, capsys):
@@ -251,7 +251,7 @@ def test_a_script_that_writes_no_metric_is_a_failure_of_its_run(started, capsys)
     Path("train.py").write_text("print('nothing to do')")
     run(plan(("BN", "EN")), "EN")
     assert "out/EN/seed0 has no file 'results.json'; it has " in capsys.readouterr().err
-    assert not run_folders.is_complete(Path("out/EN/seed0"))
+    assert not folders.is_complete(Path("out/EN/seed0"))
     plan().source.check_ended(plan(("BN", "EN")).folders)  # as BN has one, others go on
 
 
@@ -260,7 +260,7 @@ def test_a_script_may_remove_its_folder(started):
         f"import shutil, os\nshutil.rmtree('out')\nos.makedirs('out/BN/seed0'){TRAIN}"
     )
     assert run(plan()) == 0
-    assert run_folders.is_complete(Path("out/BN/seed0"))
+    assert folders.is_complete(Path("out/BN/seed0"))
 
 
 def test_what_a_script_prints_is_a_file_of_its_folder(started):

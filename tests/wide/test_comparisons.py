@@ -18,9 +18,9 @@ pytest.importorskip("submitit", reason="needs submitit, of the extra ilm_plugins
 import submitit
 
 from helpers.trainings import mmengine_command, write_mmengine_config
-from ilm_plugins.comparison import run_folders, tasks
-from ilm_plugins.comparison.slurm_jobs import run_by
-from ilm_plugins.comparison.tasks import Progress, Step, Task
+from ilm_plugins.comparison.run import folders, tasks
+from ilm_plugins.comparison.run.slurm_jobs import run_by
+from ilm_plugins.comparison.run.tasks import Progress, Step, Task
 from ilm_plugins.frameworks.run.record import is_complete_record, read_record
 
 pytestmark = pytest.mark.wide
@@ -42,8 +42,8 @@ EXECUTE = """
 import json, sys
 from pathlib import Path
 from ilm_plugins.cli import exit_on_sigterm
-from ilm_plugins.comparison.executors import Execution
-from ilm_plugins.comparison.tasks import Step, Task
+from ilm_plugins.comparison.run.executors import Execution
+from ilm_plugins.comparison.run.tasks import Step, Task
 
 exit_on_sigterm()
 options, commands = map(json.loads, sys.argv[1:])
@@ -171,7 +171,7 @@ def test_a_killed_comparison_ends_its_processes_and_continues(config, unbroken):
     killed.assert_gone()
     assert not all(is_complete_record(read_record(folder)) for folder in RUNS)
     compare(config).wait()
-    assert any("resumed epoch: 0" in run_folders.log_of(folder).read_text() for folder in RUNS)
+    assert any("resumed epoch: 0" in folders.log_of(folder).read_text() for folder in RUNS)
     assert results() == unbroken
 
 
@@ -197,7 +197,7 @@ def test_slurm_requeues_a_run_that_is_preempted(config, unbroken, slurm):
     assert "#SBATCH --partition=gpu" in script
     starts = [len((slurm / f"1001_{i}" / "starts").read_text().split()) for i in (0, 1)]
     assert starts == [1, 2]
-    assert "resumed epoch: 0" in run_folders.log_of(RUNS[1]).read_text()
+    assert "resumed epoch: 0" in folders.log_of(RUNS[1]).read_text()
     assert results() == unbroken
 
 

@@ -11,11 +11,11 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 from tqdm import tqdm
 
-from ..errors import UserError
-from ..frameworks.checkpoints import last_checkpoint
-from ..frameworks.run.record import EVALUATES, read_record
-from ..parent_process import command_line, ending_with_us
-from .run_folders import has_ended, is_complete, log_of, metrics, note_failure, open_to_add
+from ...errors import UserError
+from ...frameworks.checkpoints import last_checkpoint
+from ...frameworks.run.record import EVALUATES, read_record
+from ...parent_process import command_line, ending_with_us
+from .folders import has_ended, is_complete, log_of, metrics, note_failure, open_to_add
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -85,7 +85,7 @@ class Task:
         """Run the missing steps, as a job of a cluster."""
         running = RunningTask(self, self.variables)
         try:
-            while not running.has_ended():
+            while running.advance():
                 time.sleep(PAUSE)
         finally:
             running.terminate()
@@ -102,7 +102,7 @@ class Task:
 
 
 class RunningTask:
-    """A task's steps in processes, which start in the thread that asks if they have ended.
+    """A task's steps in processes, which start in the thread that advances it.
 
     A process ends with that thread, see :func:`.parent_process.end_with_parent`.
     """
@@ -113,27 +113,26 @@ class RunningTask:
         self._step: Step | None = None
         self._process: subprocess.Popen | None = None
 
-    def has_ended(self) -> bool:
-        """Start the next step where one has ended; return whether there is none."""
+    def advance(self) -> bool:
+        """Start the next step where none is running; return whether one is running then."""
         if self._process is not None and self._process.poll() is None:
-            return False
+            return True
         if (step := self._step) is not None:
             is_done = has_ended if step is self.task.training else metrics
             if not (is_done(step.folder) or self.was_stopped):
                 note_failure(step.folder)
         self._step = step = next(self._steps, None)
-        if step is None:
-            return True
-        with open_to_add(log_of(step.folder)) as file:
-            self._process = start(step.arguments, file, self.variables)
-        return False
+        if step is not None:
+            with open_to_add(log_of(step.folder)) as file:
+                self._process = start(step.arguments, file, self.variables)
+        return step is not None
 
     @property
     def was_stopped(self) -> bool:
         """Whether a signal ended the last process."""
         stops = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2
         status = None if self._process is None else self._process.poll()
-        return status in {*(-one for one in stops), *(128 + one for one in stops)}
+        return status in {*(-number for number in stops), *(128 + number for number in stops)}
 
     def terminate(self) -> None:
         """Ask the process to end, if there is one."""

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError, say
-from ..frameworks.run.processes import available_gpus
+from ...errors import UserError, say
+from ...frameworks.run.processes import available_gpus
+from ..plan import Plan
 from . import slurm_jobs, tasks
-from .tasks import Progress, RunningTask, Task
+from .outcomes import check_metric
+from .tasks import CHECKPOINT, Progress, RunningTask, Step, Task
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,33 @@ class Execution:
                 slurm_jobs.run(todo, output, self.slurm, self.jobs, num_gpus, progress)
             else:
                 gpus = gpus_of_jobs(self.jobs, num_gpus)
-                run_locally(todo, [threads(self.jobs) | one for one in gpus], progress)
+                run_locally(todo, [threads(self.jobs) | variables for variables in gpus], progress)
+
+
+def run_all(plan: Plan, execution: Execution | None = None) -> None:
+    """Train and test all unfinished runs; a run that fails does not end the others.
+
+    By default they run on this machine, one at a time. UserError if the first run that is tested
+    lacks the metric to compare.
+    """
+
+    def check(task: Task) -> None:
+        plan.source.check_ended(plan.folders)
+        check_metric(plan, task.norm, task.seed)
+
+    tasks = [task_of(plan, norm, seed) for seed in plan.seeds for norm in plan.norms]
+    (execution or Execution()).run(tasks, plan.output, plan.source.num_gpus, check)
+
+
+def task_of(plan: Plan, norm: str, seed: int) -> Task:
+    """Return the training of a run and its evaluations, by the config's own test and others."""
+    source, folder = plan.source, plan.folder(norm, seed)
+    evaluations = []
+    for test in plan.tests:
+        of_test = plan.folder(norm, seed, test)
+        words = source.evaluation(norm, seed, test, of_test, folder / CHECKPOINT)
+        evaluations.append(Step(words, of_test))
+    return Task(norm, seed, Step(source.training(norm, seed, folder), folder), evaluations)
 
 
 def run_locally(
@@ -70,7 +98,7 @@ def run_locally(
         while waiting or running:
             while waiting and free:
                 running.append(RunningTask(waiting.popleft(), free.pop()))
-            ended = [run for run in running if run.has_ended()]
+            ended = [run for run in running if not run.advance()]
             for run in ended:
                 running.remove(run)
                 free.append(run.variables)

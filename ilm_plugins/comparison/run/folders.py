@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import one_line, say
-from ..files import make_folder
-from ..frameworks.run.environment import commit, device, versions
-from ..frameworks.run.record import FILE, PLAIN, is_complete_record, read_record, write_record
+from ...errors import one_line, say
+from ...files import make_folder
+from ...frameworks.run.environment import commit, device, versions
+from ...frameworks.run.record import FILE, PLAIN, is_complete_record, read_record, write_record
 
 #: The begin of a log's last line if the training or the evaluation has failed.
 FAILED = "failed: "
@@ -41,17 +41,17 @@ def has_ended(folder: Path) -> bool:
 
 def metrics(folder: Path) -> dict[str, float | None]:
     """Return the metrics of a run or an evaluation, None for NaN; empty if there are none yet."""
-    found = (read_record(folder) or {}).get("metrics", {}).get(PLAIN, {})
-    return {name: one for name, one in found.items() if isinstance(one, int | float | None)}
+    metrics = (read_record(folder) or {}).get("metrics", {}).get(PLAIN, {})
+    return {name: value for name, value in metrics.items() if isinstance(value, int | float | None)}
 
 
 def environment(folder: Path) -> dict[str, str]:
     """Return the versions, the device and the settings of a run, by their names in a report."""
     record = read_record(folder) or {}
-    found = record.get("versions", {}) | {SETTINGS[key]: record.get(key) for key in SETTINGS}
+    settings = record.get("versions", {}) | {SETTINGS[key]: record.get(key) for key in SETTINGS}
     if record.get("unit") != TRAININGS and "planned" in record:
-        found["length"] = f"{record['planned']:,} {record.get('unit', 'iterations')}"
-    return {name: str(value) for name, value in found.items() if value is not None}
+        settings["length"] = f"{record['planned']:,} {record.get('unit', 'iterations')}"
+    return {name: str(value) for name, value in settings.items() if value is not None}
 
 
 def new_record(

@@ -1,43 +1,15 @@
-"""The runs of a comparison: what each has to do, and what came out."""
+"""What came out of the runs of a comparison."""
 
 from collections.abc import Iterable, Sequence
 from itertools import product
 
-from ..frameworks.run.record import read_record
-from .executors import Execution
-from .plan import Plan
-from .results import OWN_TEST, Value, main_metric
-from .run_folders import SETTINGS, divergence, environment, is_complete, metrics, noted_failure
-from .tasks import CHECKPOINT, Step, Task
+from ...frameworks.run.record import read_record
+from ..plan import Plan
+from ..results import OWN_TEST, Value, main_metric
+from .folders import SETTINGS, divergence, environment, is_complete, metrics, noted_failure
 
 #: The reasons of a run that was not begun, and of one that did not end by itself.
 NOT_RUN, STOPPED = "not run", "stopped"
-
-
-def run_all(plan: Plan, execution: Execution | None = None) -> None:
-    """Train and test all unfinished runs; a run that fails does not end the others.
-
-    By default they run on this machine, one at a time. UserError if the first run that is tested
-    lacks the metric to compare.
-    """
-
-    def check(task: Task) -> None:
-        plan.source.check_ended(plan.folders)
-        check_metric(plan, task.norm, task.seed)
-
-    tasks = [task_of(plan, norm, seed) for seed in plan.seeds for norm in plan.norms]
-    (execution or Execution()).run(tasks, plan.output, plan.source.num_gpus, check)
-
-
-def task_of(plan: Plan, norm: str, seed: int) -> Task:
-    """Return the training of a run and its evaluations, by the config's own test and others."""
-    source, folder = plan.source, plan.folder(norm, seed)
-    evaluations = []
-    for test in plan.tests:
-        of_test = plan.folder(norm, seed, test)
-        words = source.evaluation(norm, seed, test, of_test, folder / CHECKPOINT)
-        evaluations.append(Step(words, of_test))
-    return Task(norm, seed, Step(source.training(norm, seed, folder), folder), evaluations)
 
 
 def metrics_of(plan: Plan, norm: str, seed: int, test: str = "") -> dict[str, float | None]:
@@ -48,9 +20,9 @@ def metrics_of(plan: Plan, norm: str, seed: int, test: str = "") -> dict[str, fl
 
 def check_metric(plan: Plan, norm: str, seed: int) -> None:
     """Raise UserError if a run has metrics, but not the plan's."""
-    found = metrics_of(plan, norm, seed).items()
+    metrics = metrics_of(plan, norm, seed).items()
     if plan.metric is not None:
-        main_metric([Value(norm, seed, OWN_TEST, *one) for one in found], plan.metric)
+        main_metric([Value(norm, seed, OWN_TEST, *metric) for metric in metrics], plan.metric)
 
 
 def failure(plan: Plan, norm: str, seed: int, test: str = "") -> str | None:
@@ -81,8 +53,8 @@ def collect(
             run = norm, seed, test or OWN_TEST
             if (reason := failure(plan, norm, seed, test)) is not None:
                 values.append(Value(*run, "", None, reason, *made))
-            found = metrics_of(plan, norm, seed, test).items()
-            values += [Value(*run, *one, None, *made) for one in found]
+            metrics = metrics_of(plan, norm, seed, test).items()
+            values += [Value(*run, *metric, None, *made) for metric in metrics]
     return values
 
 
@@ -91,7 +63,7 @@ def confounded(plan: Plan) -> list[str]:
     baseline, *norms = plan.norms
     seeds_of: dict[tuple[str, str], list[int]] = {}
     for norm, seed in product(norms, plan.seeds):
-        plain, ours = (environment(plan.folder(one, seed)) for one in (baseline, norm))
+        plain, ours = (environment(plan.folder(name, seed)) for name in (baseline, norm))
         names = plain.keys() & ours.keys() - {SETTINGS["code"]}
         if unlike := sorted(name for name in names if plain[name] != ours[name]):
             seeds_of.setdefault((norm, ", ".join(unlike)), []).append(seed)

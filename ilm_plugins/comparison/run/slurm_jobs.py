@@ -13,10 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError, missing, one_line, say
-from ..files import read_object, write_text
+from ...errors import UserError, missing, one_line, say
+from ...files import read_object, write_text
 from . import tasks
-from .run_folders import log_of, note_failure
+from .folders import log_of, note_failure
 from .tasks import Progress, Task
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""The runs of a comparison: their folders, processes and outcomes."""
