@@ -271,8 +271,9 @@ class TestSlurm:
         assert expected <= {*shown.removeprefix("each job: ").strip().split(", ")}
 
     def test_a_dry_run_names_a_wrong_option(self, capsys):
-        words = ["compare", "--command", "t {norm} {output}", "BN", "EN", "--metric", "a:b.json"]
-        words += ["--executor", "slurm", "--num-gpus", "0", "--dry-run", "--slurm", "qoss=a"]
+        words = ["compare", "--command", "t {norm} {seed} {output}", "BN", "EN", "--metric"]
+        words += ["a:b.json", "--executor", "slurm", "--num-gpus", "0", "--dry-run"]
+        words += ["--slurm", "qoss=a"]
         assert main(words) == 2
         assert "--slurm qoss=a: Unknown argument 'qoss'" in capsys.readouterr().err
 
