@@ -56,5 +56,5 @@ def report(plan: Plan, command: str, **fields: Any) -> Results:
     write_text(plan.output / "compare.csv", csv_of(results))
     if results.main:
         style.save(figure_of(results), plan.output / "compare.png")
-    write_text(plan.output / "compare.html", page(plan, results, command))
+    write_text(plan.output / "compare.html", page(results, command))
     return results

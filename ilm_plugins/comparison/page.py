@@ -7,18 +7,14 @@ from jinja2 import Environment, StrictUndefined
 from ..reports.style import png, uri
 from . import plot, report
 from .answers import answers, compared_by, headline, notes, warnings
-from .plan import Plan
 from .plot import collapsed_runs, has_differences
 from .results import Results
-from .run.folders import environment
 
 
-def page(plan: Plan, results: Results, command: str) -> str:
+def page(results: Results, command: str) -> str:
     """Return compare.html."""
     template = files(__package__).joinpath("page.html.jinja").read_text("utf-8")
-    pages = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
+    pages = Environment(autoescape=True, trim_blocks=True, undefined=StrictUndefined)
     return pages.from_string(template).render(
         results=results,
         title=report.title_of(results),
@@ -34,15 +30,5 @@ def page(plan: Plan, results: Results, command: str) -> str:
         runs=uri(png(plot.figure_of(results)), "png") if results.main else None,
         history=report.history_table(results),
         warnings=warnings(results),
-        environment=_environment(plan),
         failures=report.failures(results),
     )
-
-
-def _environment(plan: Plan) -> dict[str, str]:
-    """Return versions, device and settings of the runs; all values where they differ."""
-    values_of: dict[str, dict[str, None]] = {}
-    for folder in plan.folders:
-        for name, value in environment(folder).items():
-            values_of.setdefault(name, {})[value] = None
-    return {name: ", ".join(values) for name, values in values_of.items()}

@@ -49,8 +49,8 @@ def figure_of(results: Results) -> Figure:
     for row, test in zip(axes, results.tests, strict=True):
         for axis, draw in zip(row, draws, strict=True):
             draw(axis, results, test)
-            labels = (label.get_text() for label in axis.get_yticklabels())
-            axis.set_yticks(axis.get_yticks(), [_wrapped(label) for label in labels])
+            labels = [textwrap.fill(one.get_text(), LABEL) for one in axis.get_yticklabels()]
+            axis.set_yticks(axis.get_yticks(), labels)
     return figure
 
 
@@ -80,20 +80,9 @@ def _draw_runs(axis: Axes, results: Results, test: str) -> None:
         if values and not below:
             axis.plot(fmean(values.values()), i, "|", color="black", markersize=16)
     axis.set(xlabel=results.title(test), ylabel="", ylim=(len(norms) - 0.5, -0.5))
-    axis.set_yticks(range(len(norms)), [_label(results, norm, test) for norm in norms])
+    axis.set_yticks(range(len(norms)), norms)
 
 
 def _draw_differences(axis: Axes, results: Results, test: str) -> None:
     style.draw_intervals(axis, [*results.differences[test].items()], COLOUR)
     axis.set_xlabel(f"{results.title(test)}: minus {results.norms[0]}")
-
-
-def _label(results: Results, norm: str, test: str) -> str:
-    """Return a norm, and below it the seeds whose runs have no result."""
-    failed = ", ".join(map(str, results.failed_seeds(norm, test)))
-    return f"{norm}\nno result: seed {failed}" if failed else norm
-
-
-def _wrapped(label: str) -> str:
-    """Return a label with further breaks in its long lines."""
-    return "\n".join(textwrap.fill(line, LABEL) for line in label.split("\n"))

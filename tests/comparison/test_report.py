@@ -541,11 +541,6 @@ def test_the_picture_shows_each_run(drawn):
     assert sorted(map(sorted, points)) == sorted(map(sorted, VALUES[OWN_TEST].values()))
 
 
-def test_the_picture_names_failed_seeds(drawn):
-    labels = [label.get_text() for label in drawn(results(failures=FAILED)).get_yticklabels()]
-    assert labels == ["GN", "ILMGN\nno result: seed 3, 4", "EN"]
-
-
 def test_the_picture_connects_the_runs_of_a_seed(drawn):
     lines = [[*line.get_xdata()] for line in drawn(results()).lines]
     for values in zip(*VALUES[OWN_TEST].values(), strict=True):

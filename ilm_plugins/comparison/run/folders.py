@@ -10,8 +10,6 @@ from ...frameworks.run.record import FILE, PLAIN, is_complete_record, read_recor
 
 #: The begin of a log's last line if the training or the evaluation has failed.
 FAILED = "failed: "
-#: The unit of the length of a run of the user's own code, which counts as one.
-TRAININGS = "trainings"
 #: Setting in a run's record -> its name in a report.
 SETTINGS = {
     "device": "device",
@@ -22,6 +20,7 @@ SETTINGS = {
     "batch": "images of a step",
     "images": "training images",
     "test images": "test images",
+    "planned": "length",
 }
 
 
@@ -46,11 +45,9 @@ def metrics(folder: Path) -> dict[str, float | None]:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Return the versions, the device and the settings of a run, by their names in a report."""
+    """Return the versions, the device and the settings of a run, by their names."""
     record = read_record(folder) or {}
     settings = record.get("versions", {}) | {SETTINGS[key]: record.get(key) for key in SETTINGS}
-    if record.get("unit") != TRAININGS and "planned" in record:
-        settings["length"] = f"{record['planned']:,} {record.get('unit', 'iterations')}"
     return {name: str(value) for name, value in settings.items() if value is not None}
 
 
@@ -66,7 +63,7 @@ def new_record(
         "versions": versions(),
         "device": device(num_gpus),
         "seed": seed,
-        "unit": TRAININGS,
+        "unit": "trainings",
         "planned": 1,
         "run": 0,
         "metrics": {},
