@@ -99,7 +99,7 @@ def measured_steps(
         return {}
     say("a training step of each norm ...")
     try:
-        steps = call_on_device(measure_steps, config, [*commands])
+        steps = call_on_device(measure_steps, config, [*commands], 1 if is_dry else ROUNDS)
     except (StepError, FloatingPointError, UserError) as error:
         if is_trained:
             check_certain(config, commands, error)
@@ -137,32 +137,35 @@ class MemoryOfStepError(StepError):
     """The step needs more memory than the GPU has."""
 
 
-def measure_steps(config: ComparedConfig, norms: Sequence[str]) -> dict[str, dict[str, float]]:
+def measure_steps(
+    config: ComparedConfig, norms: Sequence[str], rounds: int = ROUNDS
+) -> dict[str, dict[str, float]]:
     """Return norm -> median "seconds" of a step."""
     try:
-        return _measured_in_turn(config, norms)
+        return _measured_in_turn(config, norms, rounds)
     except MemoryOfStepError:
         pass  # behind this statement, as the error holds the models
     steps = {}
     for norm in norms:
         torch.cuda.empty_cache()
-        steps |= _measured_in_turn(config, [norm])
+        steps |= _measured_in_turn(config, [norm], rounds)
     return steps
 
 
-def _measured_in_turn(config: ComparedConfig, norms: Sequence[str]) -> dict[str, dict[str, float]]:
+def _measured_in_turn(
+    config: ComparedConfig, norms: Sequence[str], rounds: int
+) -> dict[str, dict[str, float]]:
     """Measure the steps of norms in turn, after one of each that warms up."""
-    rounds, steps = dict[str, list[float]](), dict[str, Callable[[], None]]()
+    steps: dict[str, Callable[[], None]] = {}
+    seconds: dict[str, list[float]] = {norm: [] for norm in norms}
     for norm in norms:
         with _explaining(norm):
             steps[norm] = config.open(norm).training_step(max(1, config.num_gpus))
             _measure(steps[norm], config.num_gpus > 0)
-        rounds[norm] = []
-    for _ in range(ROUNDS):
-        for norm, step in steps.items():
-            with _explaining(norm):
-                rounds[norm].append(_measure(step, config.num_gpus > 0))
-    return {norm: {"seconds": median(seconds)} for norm, seconds in rounds.items()}
+    for norm in [*norms] * rounds:
+        with _explaining(norm):
+            seconds[norm].append(_measure(steps[norm], config.num_gpus > 0))
+    return {norm: {"seconds": median(seconds[norm])} for norm in norms}
 
 
 @contextmanager

@@ -115,12 +115,10 @@ class ConfigSource(ComparedConfig, Source):
             if length and length.iterations
         }
         if times:
-            listed = ", ".join(
-                f"{_duration(seconds)} with {norm}" for norm, seconds in times.items()
-            )
-            total = _duration(sum(times.values()) * len(plan.seeds))
-            runs = f"of all {len(times) * len(plan.seeds)} runs {total}"
-            say(f"all steps of a run take about {listed}, {runs}; loading and tests add to it")
+            texts = [f"{timedelta(seconds=round(s))} with {norm}" for norm, s in times.items()]
+            total = timedelta(seconds=round(sum(times.values()) * len(plan.seeds)))
+            texts.append(f"of all {len(times) * len(plan.seeds)} runs {total}")
+            say(f"all steps of a run take about {', '.join(texts)}; loading and tests add to it")
         return steps
 
     @cached_property
@@ -222,7 +220,3 @@ class ConfigSource(ComparedConfig, Source):
 
     def unit(self, metric: str) -> str | None:
         return self.opened.unit(metric)
-
-
-def _duration(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))

@@ -100,7 +100,7 @@ def config(datasets, tmp_path, monkeypatch):
 
 def compare(config, *words):
     seeds = [] if "--seeds" in words else ["--seeds", "0"]
-    return main(["compare", config, "--num-gpus", "0", "--output", "out", *seeds, *words])
+    return main(["compare", config, *seeds, "--num-gpus", "0", "--output", "out", *words])
 
 
 def plan_of(config, norms, seeds, output, **options):

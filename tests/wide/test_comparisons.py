@@ -96,7 +96,8 @@ class Command:
 
 def compare(config, *options):
     words = ["compare", config, *NORMS, "--num-gpus", "0", "--output", "out", "--jobs", "2"]
-    return Command("-m", "ilm_plugins", *words, *options, "--opts", *LONG)
+    seeds = [] if "--seeds" in options else ["--seeds", "0"]
+    return Command("-m", "ilm_plugins", *words, *seeds, *options, "--opts", *LONG)
 
 
 def execute(commands, **options):
