@@ -99,7 +99,6 @@ class ComparedConfig:
         return open_config(self.config, overrides, device or self.device)
 
 
-
 def call_on_device(function: Callable[..., Any], config: ComparedConfig, *args: Any) -> Any:
     """Call a function of a config, for a GPU in a new process, whose end frees its memory there."""
     if config.num_gpus:

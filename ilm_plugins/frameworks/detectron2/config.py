@@ -12,7 +12,6 @@ import torch
 from detectron2 import data, engine, modeling
 from detectron2.config import instantiate
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import read_image
 from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 from torch import nn
