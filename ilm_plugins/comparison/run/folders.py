@@ -15,7 +15,6 @@ SETTINGS = {
     "device": "device",
     "processes": "processes",
     "commit": "commit",
-    "code": "code of the function",
     "amp": "mixed precision",
     "batch": "images of a step",
     "images": "training images",

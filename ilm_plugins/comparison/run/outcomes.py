@@ -6,7 +6,7 @@ from itertools import product
 from ...frameworks.run.record import read_record
 from ..plan import Plan
 from ..results import OWN_TEST, Value, main_metric
-from .folders import SETTINGS, divergence, environment, is_complete, metrics, noted_failure
+from .folders import divergence, environment, is_complete, metrics, noted_failure
 
 #: The reasons of a run that was not begun, and of one that did not end by itself.
 NOT_RUN, STOPPED = "not run", "stopped"
@@ -64,8 +64,8 @@ def confounded(plan: Plan) -> list[str]:
     seeds_of: dict[tuple[str, str], list[int]] = {}
     for norm, seed in product(norms, plan.seeds):
         plain, ours = (environment(plan.folder(name, seed)) for name in (baseline, norm))
-        names = plain.keys() & ours.keys() - {SETTINGS["code"]}
-        if unlike := sorted(name for name in names if plain[name] != ours[name]):
+        names = sorted(plain.keys() & ours.keys())
+        if unlike := [name for name in names if plain[name] != ours[name]]:
             seeds_of.setdefault((norm, ", ".join(unlike)), []).append(seed)
     return [
         f"Runs with {norm} differ from those with {baseline} not only in the norm, but in {names}: "
