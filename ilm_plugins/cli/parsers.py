@@ -118,7 +118,7 @@ def compare(argv: Sequence[str]) -> Namespace:
     add("--lower-is-better", action="store_true", help=what)
     what = "percent, fraction or number; default: as its values tell"
     add("--unit", choices=("percent", "fraction", "number"), metavar="UNIT", help=what)
-    what = "say which norms are equivalent to the first within M points, 1 or .01 of a fraction"
+    what = "tell norms equivalent to the first within M points (1: .01 of a fraction)"
     add("--margin", type=float, metavar="M", help=what)
     add("--num-gpus", type=int, metavar="N", help="GPUs of each run; default: 1 if any")
     what = "runs at a time, each with GPUs or CPU cores of its own; default: 1"
@@ -137,7 +137,7 @@ def compare(argv: Sequence[str]) -> Namespace:
     add("--unsafe", action="store_true", help="run code that checkpoints and yaml configs hold")
     what = "overrides: 'KEY VALUE' pairs for .yaml, 'KEY=VALUE' for .py"
     many = {"dest": "overrides", "action": "extend", "nargs": "+", "default": []}
-    add("--opts", metavar="KEY VALUE", help=what, **many)
+    add("--opts", metavar="OPT", help=what, **many)
     # argparse would read the overrides of an arm, such as --lr, as an option of its own.
     of_arm = {i + 3 for i, argument in enumerate(argv) if argument == "--arm"}
     arguments = [f" {argument}" if i in of_arm else argument for i, argument in enumerate(argv)]
