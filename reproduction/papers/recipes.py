@@ -1,9 +1,9 @@
 """The recipe of a config, a shorter one, and one that reads its images from the user's folder."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ilm_plugins.errors import UserError
 from ilm_plugins.files import write_text
@@ -34,11 +34,43 @@ def as_words(path: str, overrides: Iterable[str]) -> list[str]:
 
 def recipe_of(row: OpenConfig, images: Mapping[str, Sequence[int]]) -> Recipe:
     """Return the numbers of a config's training, by each dataset's numbers of images."""
-    cfg = row.config
-    if row.framework == "detectron2":
-        counts = images[cfg.DATASETS.TRAIN[0]]
-        return Recipe("iterations", cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, *counts)
+    return KINDS[row.framework].recipe_of(row.config, images)
 
+
+def shorten(row: OpenConfig, length: int) -> None:
+    """Train for ``length`` epochs or iterations, the schedule scaled; the warm-up stays."""
+    KINDS[row.framework].shorten(row.config, length)
+
+
+def read_from(row: OpenConfig, data: Path) -> bool:
+    """Read the images from a folder; return whether they are CIFAR's, re-encoded as JPEG."""
+    return KINDS[row.framework].read_from(row.config, data)
+
+
+# ---- yaml configs of detectron2
+
+
+def _recipe_of_yaml(cfg: Any, images: Mapping[str, Sequence[int]]) -> Recipe:
+    counts = images[cfg.DATASETS.TRAIN[0]]
+    return Recipe("iterations", cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, *counts)
+
+
+def _shorten_yaml(cfg: Any, length: int) -> None:
+    solver = cfg.SOLVER
+    steps = {max(1, round(step * length / solver.MAX_ITER)) for step in solver.STEPS}
+    # detectron2 requires steps below MAX_ITER.
+    solver.STEPS = tuple(sorted(step for step in steps if step < length))
+    solver.MAX_ITER = length
+
+
+def _read_yaml_from(cfg: Any, data: Path) -> bool:
+    return False  # detectron2 has the variable DETECTRON2_DATASETS for the folder
+
+
+# ---- configs of MMEngine
+
+
+def _recipe_of_mmengine(cfg: Any, images: Mapping[str, Sequence[int]]) -> Recipe:
     def count(loader: str, split: int) -> int | None:
         dataset = cfg[loader].dataset if cfg.get(loader) else {"type": None}
         if kept := dataset.get("images"):  # the range of the images of a folder of a name
@@ -60,26 +92,18 @@ def _length(cfg: Any) -> tuple[str, int]:
     return "iterations", train.get("max_iters", 0)
 
 
-def shorten(row: OpenConfig, length: int) -> None:
-    """Train for ``length`` epochs or iterations, the schedule scaled; the warm-up stays."""
-    if row.framework == "detectron2":
-        solver = row.config.SOLVER
-        steps = {max(1, round(step * length / solver.MAX_ITER)) for step in solver.STEPS}
-        # detectron2 requires steps below MAX_ITER.
-        solver.STEPS = tuple(sorted(step for step in steps if step < length))
-        solver.MAX_ITER = length
-        return
-    (unit, whole), train = _length(row.config), row.config.train_cfg
+def _shorten_mmengine(cfg: Any, length: int) -> None:
+    (unit, whole), train = _length(cfg), cfg.train_cfg
 
     def scaled(step: Any) -> Any:
         """Return a step, or steps, at the same fraction of the new length."""
         if isinstance(step, list | tuple):
-            return [scaled(one) for one in step]
+            return [scaled(part) for part in step]
         return step - whole + length if step >= whole else max(1, round(step * length / whole))
 
     train["max_epochs" if unit == "epochs" else "max_iters"] = length
     train.val_interval = min(length, train.get("val_interval", 1))
-    schedulers = row.config.get("param_scheduler") or []
+    schedulers = cfg.get("param_scheduler") or []
     for scheduler in [schedulers] if isinstance(schedulers, dict) else schedulers:
         if scheduler["type"] != "LinearLR":
             keys = {"end", "T_max", "milestones"}
@@ -89,13 +113,10 @@ def shorten(row: OpenConfig, length: int) -> None:
             scheduler[key] = scaled(scheduler[key])
 
 
-def read_from(row: OpenConfig, data: Path) -> bool:
-    """Read the images from a folder; return whether they are CIFAR's, re-encoded as JPEG."""
-    if row.framework == "detectron2":
-        return False  # it has the variable DETECTRON2_DATASETS for the folder
+def _read_mmengine_from(cfg: Any, data: Path) -> bool:
     if not data.is_dir():
         raise UserError(f"--data {data}: no such folder; give the folder of the images")
-    jpeg, cfg = False, row.config
+    jpeg = False
     for split in ("train", "val", "test"):
         if not (loader := cfg.get(f"{split}_dataloader")):
             continue
@@ -114,6 +135,21 @@ def read_from(row: OpenConfig, data: Path) -> bool:
             cfg.data_preprocessor.to_rgb = True
             jpeg = any(folder.glob("*/*.jpg"))
     return jpeg
+
+
+class _Kind(NamedTuple):
+    """What a kind of config does in the functions of the same names."""
+
+    recipe_of: Callable[[Any, Mapping[str, Sequence[int]]], Recipe]
+    shorten: Callable[[Any, int], None]
+    read_from: Callable[[Any, Path], bool]
+
+
+#: :attr:`.OpenConfig.framework` -> its kind of config.
+KINDS = {
+    "detectron2": _Kind(_recipe_of_yaml, _shorten_yaml, _read_yaml_from),
+    "openmmlab": _Kind(_recipe_of_mmengine, _shorten_mmengine, _read_mmengine_from),
+}
 
 
 def save(row: OpenConfig, folder: Path) -> Path:
