@@ -41,7 +41,7 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
     """
 
     mean_drives = "omega"
-    papers_form = "combine", "a(WE)+B"
+    papers_form: Mapping[str, object] = {"combine": "a(WE)+B"}
     network = Autoencoder
     fits_width: Mapping[str, int] = {"num_groups": 32, "num_key_groups": 32}
 
@@ -70,13 +70,13 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
             num_groups,
             num_key_groups,
             eps,
-            ("sigmoid", "tanh"),
-            combine,
             hidden=hidden,
             init=init,
             device=device,
             dtype=dtype,
         )
+        self.combine = combine
+        self.check_form()
 
     def predict(self, mean, var, t):
         from_mean, from_var = self.decode(mean, var, t)

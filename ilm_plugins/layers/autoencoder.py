@@ -1,6 +1,7 @@
 """The base class of ILM Norm and AssocNorm, with the auto-encoder that predicts scale and shift."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -41,8 +42,8 @@ class AutoencoderNorm(AdaptiveNorm):
     omega_offset: Tensor
     #: "beta" or "omega": what the mean predicts; the variance predicts the other.
     mean_drives: str
-    #: The option that has the variants of the paper's table, and its value in the equations.
-    papers_form: tuple[str, object]
+    #: Option that has the variants of a table of the paper -> its value in the equations.
+    papers_form: Mapping[str, object] = {}
 
     def __init__(
         self,
@@ -50,8 +51,6 @@ class AutoencoderNorm(AdaptiveNorm):
         num_groups: int,
         num_key_groups: int,
         eps: float,
-        activations: tuple[str, str],
-        combine: str,
         *,
         hidden: int | None = None,
         init: str = "default",
@@ -68,14 +67,6 @@ class AutoencoderNorm(AdaptiveNorm):
         self.num_key_groups = num_key_groups = int(num_key_groups)
         self.hidden = hidden
         self.init = init
-        self.activations = activations
-        self.combine = combine
-        if init == "identity" and not self.has_papers_form:
-            option, value = self.papers_form
-            raise OptionError(
-                f"{name}: init='identity' does not exist for {option}={getattr(self, option)!r}; "
-                f"set {option}={value!r} or init='default'"
-            )
         # The largest groups that divide both the key groups and the groups of the GN.
         self.moment_groups = math.lcm(num_groups, num_key_groups)
 
@@ -91,8 +82,16 @@ class AutoencoderNorm(AdaptiveNorm):
 
     @property
     def has_papers_form(self) -> bool:
-        option, value = self.papers_form
-        return getattr(self, option) == value
+        return all(getattr(self, option) == value for option, value in self.papers_form.items())
+
+    def check_form(self) -> None:
+        """Raise OptionError if the layer should start as the identity, but is a variant."""
+        for option, value in self.papers_form.items():
+            if self.init == "identity" and getattr(self, option) != value:
+                raise OptionError(
+                    f"{type(self).__name__}: init='identity' does not exist for "
+                    f"{option}={getattr(self, option)!r}; set {option}={value!r} or init='default'"
+                )
 
     def rescaling(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the omega and beta (N, C) that rescale the standardized instances of x (Eq. 2).

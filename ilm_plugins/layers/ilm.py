@@ -43,7 +43,7 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
     """
 
     mean_drives = "beta"
-    papers_form = "activations", ("tanh", "sigmoid")
+    papers_form: Mapping[str, object] = {"activations": ("tanh", "sigmoid")}
     network = Autoencoder
     fits_width: Mapping[str, int] = {"num_groups": 32, "key_group_size": 16}
 
@@ -75,14 +75,14 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
             num_groups,
             num_channels // key_group_size,
             eps,
-            (for_mean, for_var),
-            "a(WE)+B",
             hidden=hidden,
             init=init,
             device=device,
             dtype=dtype,
         )
         self.key_group_size = key_group_size
+        self.activations = for_mean, for_var
+        self.check_form()
 
     def predict(self, mean, var, t):
         from_mean, from_var = self.decode(mean, var, t)

@@ -112,10 +112,9 @@ class ScaledAutoencoder(AutoencoderNorm):
     """A norm of a user's own on the auto-encoder: omega and beta are what is decoded."""
 
     mean_drives = "beta"
-    papers_form = "combine", "plain"
 
     def __init__(self, num_channels):
-        super().__init__(num_channels, 4, 8, 1e-5, ("identity", "identity"), "plain")
+        super().__init__(num_channels, 4, 8, 1e-5)
 
     def predict(self, mean, var, t):
         beta, omega = self.decode(mean, var, t)
