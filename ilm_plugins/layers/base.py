@@ -149,11 +149,8 @@ class AdaptiveNorm(nn.GroupNorm):
 
         As in the norms of torch, the argument may be called ``input``.
         """
-        if options:
-            if "input" in options:
-                args = options.pop("input"), *args
-        elif args and not isinstance(args[0], Proxy):
-            return super().__call__(*args)
+        if "input" in options:
+            args = options.pop("input"), *args
         if args and isinstance(x := args[0], Proxy):
             return cast(Tracer, x.tracer).call_module(self, self._record, args, options)
         return super().__call__(*args, **options)

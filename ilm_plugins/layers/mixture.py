@@ -76,16 +76,7 @@ class MixtureNorm(AdaptiveNorm):
         dtype: torch.dtype | None = None,
     ) -> None:
         name = type(self).__name__
-        are_distinct = isinstance(normalizers, list | tuple) and len(normalizers) > 0
-        are_distinct = are_distinct and all(normalizers.count(n) == 1 for n in normalizers)
-        if not are_distinct:
-            listed = ", ".join(map(repr, NORMALIZERS))
-            raise OptionError(
-                f"{name}: normalizers={normalizers!r} is not a tuple or list of different "
-                f"normalizers; give at least one of {listed}"
-            )
-        for normalizer in normalizers:
-            check_choice(name, "normalizers", normalizer, NORMALIZERS)
+        check_normalizers(name, normalizers)
         num_channels = check_positive(name, "num_channels", num_channels)
         eps = check_eps(name, eps)
         momentum = check_momentum(name, momentum)
@@ -183,20 +174,16 @@ class MixtureNorm(AdaptiveNorm):
         return self._normalize_by_moments(x, activation, running, rescale, batch)
 
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
-        return *super().rescale_tensors(), *self.running_statistics()
-
-    def running_statistics(self) -> tuple[Tensor | None, Tensor | None]:
-        """Return the running mean and variance (C) if BN uses them now; else two Nones."""
-        return (None, None) if self.uses_batch_statistics else self._stored_statistics()
+        running = (None, None) if self.uses_batch_statistics else self._stored_statistics()
+        return *super().rescale_tensors(), *running
 
     def _stored_statistics(self) -> tuple[Tensor | None, Tensor | None]:
         """Return the running mean and variance (C); two Nones if either is None."""
-        running_mean, running_var = self._buffers.get("running_mean"), self._buffers.get(VARIANCE)
-        if running_mean is None or running_var is None:  # None, or parameters in their place
-            running_mean, running_var = self.running_mean, self.running_variance
-            if running_mean is None or running_var is None:
-                return None, None
-        return running_mean, running_var
+        # Buffers are found faster than attributes, of which there may be parameters in their place.
+        mean, var = self._buffers.get("running_mean"), self._buffers.get(VARIANCE)
+        if mean is None or var is None:
+            mean, var = self.running_mean, self.running_variance
+        return (None, None) if mean is None or var is None else (mean, var)
 
     def normalizer_moments(
         self, mean: Tensor, var: Tensor, running_mean: Tensor | None, running_var: Tensor | None
@@ -218,6 +205,17 @@ class MixtureNorm(AdaptiveNorm):
                 c = self.num_channels
                 moments.append((duplicate(group_mean, c), duplicate(group_var, c)))
         return moments
+
+
+def check_normalizers(layer: str, normalizers: Any) -> None:
+    is_list = isinstance(normalizers, list | tuple) and len(normalizers) > 0
+    if not is_list or any(normalizers.count(normalizer) > 1 for normalizer in normalizers):
+        raise OptionError(
+            f"{layer}: normalizers={normalizers!r} is not a tuple or list of different "
+            f"normalizers; give at least one of {', '.join(map(repr, NORMALIZERS))}"
+        )
+    for normalizer in normalizers:
+        check_choice(layer, "normalizers", normalizer, NORMALIZERS)
 
 
 def check_momentum(layer: str, momentum: Any) -> float:
