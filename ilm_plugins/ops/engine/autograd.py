@@ -109,8 +109,8 @@ def _find_plan(
         x.device,
         x.stride(),
         x.is_neg(),
-        not x.data_ptr() & 15,
-        bool(tensors) and tensors[-1] is None,
+        not x.data_ptr() & 15,  # aligned to 16 bytes
+        bool(tensors) and tensors[-1] is None,  # BN mixes the moments of the batch
         equation.activation,
         None if batch is None else batch.processes,
     )
@@ -217,19 +217,13 @@ def _backward_of(
         if plan.processes is not None:
             raise no_second_derivatives()
         return _differentiable_backward(ctx.call, dy, x, saved, parameters, needs)
-    if (
-        x.dtype is not dy.dtype
-        or x.numel() != dy.numel()
-        or saved.dtype is not plan.saved_dtype
-        or saved.numel() != plan.num_saved
-        or not x.get_device() == saved.get_device() == dy.get_device()
-    ):  # tell which, and how
-        _check_unpacked(x, dy.dtype, dy.numel(), dy)
-        _check_unpacked(saved, plan.saved_dtype, plan.num_saved, dy)
-    is_ready = plan.is_contiguous and x.is_contiguous() and dy.is_contiguous()
-    if not is_ready or x.is_neg() or dy.is_neg():  # hooks may have changed x's layout
+    _check_unpacked(x, dy.dtype, dy.numel(), dy)
+    _check_unpacked(saved, plan.saved_dtype, plan.num_saved, dy)
+    # Hooks of saved tensors may have changed x's layout, and returned other parameters.
+    are_contiguous = plan.is_contiguous and x.is_contiguous() and dy.is_contiguous()
+    if not are_contiguous or x.is_neg() or dy.is_neg():
         x, dy = (in_layout(t.resolve_neg(), plan.is_contiguous) for t in (x, dy))
-    if not all(map(is_, parameters, ctx.parameters)):  # hooks may have returned others
+    if not all(map(is_, parameters, ctx.parameters)):
         parameters = plan.readable(x, parameters)
     saved = plan.aligned(saved.contiguous())
     return plan.backward(dy, x, saved, parameters, needs, equation)
@@ -256,8 +250,8 @@ def _differentiable_backward(
 
 def _check_unpacked(tensor: Tensor, dtype: torch.dtype, size: int, dy: Tensor) -> None:
     """Raise RuntimeError if a hook returns a saved tensor that kernels cannot read as it was."""
-    is_on_device = tensor.get_device() == dy.get_device()
-    if tensor.dtype is not dtype or tensor.numel() != size or not is_on_device:
+    is_as_packed = tensor.dtype is dtype and tensor.numel() == size
+    if not is_as_packed or tensor.get_device() != dy.get_device():
         raise RuntimeError(
             f"a saved tensor of {size} values of {dtype} on {dy.device} came back as "
             f"{tensor.numel()} of {tensor.dtype} on {tensor.device}; have saved_tensors_hooks "

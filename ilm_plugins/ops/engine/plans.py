@@ -151,10 +151,10 @@ class KernelPlan(Plan):
 
     def adapted(self, tensors: Iterable[Tensor | None]) -> list[Tensor | None]:
         """Return tensors that pass :meth:`takes`, copied where needed; gradients flow through."""
-        return [t if t is None else self._adapted(t) for t in tensors]
-
-    def _adapted(self, tensor: Tensor) -> Tensor:
-        return self.aligned(tensor.resolve_neg().to(self.dtype).contiguous())
+        return [
+            t if t is None else self.aligned(t.resolve_neg().to(self.dtype).contiguous())
+            for t in tensors
+        ]
 
     def aligned(self, tensor: Tensor) -> Tensor:
         return tensor.clone() if tensor.data_ptr() & (self.alignment - 1) else tensor

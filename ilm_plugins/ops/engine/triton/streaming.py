@@ -307,17 +307,8 @@ def _affine_kernel(
 
 @triton.jit(
     do_not_specialize=[
-        *(
-            "mean_at",
-            "kept_scale_at",
-            "kept_shift_at",
-            "sum_at",
-            "rows",
-            "chunks",
-            "group_size",
-            "splits",
-        ),
-        "tiles",
+        *("mean_at", "kept_scale_at", "kept_shift_at", "sum_at", "rows", "chunks", "group_size"),
+        *("splits", "tiles"),
     ],
     do_not_specialize_on_alignment=["saved_ptr", "sums_ptr"],
 )
