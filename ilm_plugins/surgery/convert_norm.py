@@ -38,23 +38,21 @@ def layer_for(old: Any, like: dict, asked: Conversion) -> nn.Module:
             )
         kept["eps"], state["weight"] = EPS, _weight_at_eps(state)
     new = asked.layer(num_channels(old), **kept | asked.options, **like)
-    for name, value in {"num_groups": getattr(old, "num_groups", None), **kept}.items():
-        given = getattr(new, name, None)
-        if name != "sync" and value not in (None, given):
-            raise Refused(f"{name}={value!r}, where the layer has {given!r}")
+    _check_kept(new, {"num_groups": getattr(old, "num_groups", None), **kept})
     _take_tensors(old, new, state)
+    # What ``plain_for`` needs to lead back to the same norm; vars, because it is no option.
     if lacked := getattr(old, "lacked", None) or sorted(AFFINE - state.keys()):
         vars(new)["lacked"] = lacked
-    if applied := getattr(old, "fused_activation", None):
-        new.fused_activation = applied
-    if not (after := norms.modules_after(old)):
-        # A name, because pickles and compilers may not know a class.
-        is_plain = plain_norm_of(type(old)) is not None
-        vars(new)["replaced"] = path_of(type(old)) if is_plain else getattr(old, "replaced", "")
-        return new
-    joined = with_activation(new, *after)
-    joined.training = old.training
-    return joined
+    if activation := getattr(old, "fused_activation", None):
+        new.fused_activation = activation
+    if after := norms.modules_after(old):
+        joined = with_activation(new, *after)
+        joined.training = old.training
+        return joined
+    # A name, because pickles and compilers may not know a class.
+    is_plain = plain_norm_of(type(old)) is not None
+    vars(new)["replaced"] = path_of(type(old)) if is_plain else getattr(old, "replaced", "")
+    return new
 
 
 def _check_names(old: Any, asked: Conversion, tensors: dict) -> None:
@@ -83,6 +81,14 @@ def _kept_options(old: Any, asked: Conversion) -> dict[str, Any]:
     return kept
 
 
+def _check_kept(new: nn.Module, kept: dict[str, Any]) -> None:
+    """Raise Refused if a layer has another value of an option than the norm that it replaces."""
+    for name, value in kept.items():
+        of_layer = getattr(new, name, None)
+        if name != "sync" and value not in (None, of_layer):
+            raise Refused(f"{name}={value!r}, where the layer has {of_layer!r}")
+
+
 @torch.no_grad()
 def _weight_at_eps(state: State) -> Tensor:
     """Return the weight that makes a BatchNorm of eps=0 the same function with ``EPS``."""
@@ -109,13 +115,13 @@ def plain_for(old: Any, like: dict, dims: int) -> nn.Module:
     options = {"eps": old.eps, **like}
     if plain_norm.name == "BN":
         options["momentum"] = old.momentum
-        if state["weight"].dim() == 2:
-            # The rule expects BN's row to be the last.
+        if state["weight"].dim() == 2:  # EN's, of which the rule expects BN's row to be the last
             rows = sorted(range(len(old.normalizers)), key=lambda k: old.normalizers[k] == "BN")
             state["weight"] = state["weight"][rows]
     groups = 1 if chosen == "LN" else old.num_groups
     replaced = getattr(old, "replaced", "")
-    dims = next((d for d in (1, 2, 3) if replaced.endswith(f"Norm{d}d")), dims)
+    if digit := re.search(r"Norm([123])d$", replaced):
+        dims = int(digit[1])
     new: Any = plain_module(plain_norm, old.num_channels, groups, dims, **options)
     _take_tensors(old, new, state)
     # The first norm's class comes back, and what it lacked is None again.
@@ -124,8 +130,10 @@ def plain_for(old: Any, like: dict, dims: int) -> nn.Module:
         for name in lacked:
             setattr(new, name, None)
         new.affine = new.weight is not None
-    made = (framework.as_replaced(new, replaced) for framework in FRAMEWORKS.values())
-    return next(filter(None, made), new)
+    for framework in FRAMEWORKS.values():
+        if (as_replaced := framework.as_replaced(new, replaced)) is not None:
+            return as_replaced
+    return new
 
 
 def _take_tensors(old: nn.Module, new: nn.Module, state: State) -> None:

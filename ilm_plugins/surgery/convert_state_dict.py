@@ -12,7 +12,7 @@ from ..layers import OptionError
 from . import norms, rules
 from .adapt_tensors import adapt, first_computable, remark_on_values
 from .checks import reason_of_levels
-from .conversion import conversion_to
+from .conversion import Conversion, conversion_to
 from .norms_in_state_dict import PLAIN, StoredNorm, find_norms, is_of_level, join
 from .plain_norms import PLAIN_NORMS, UNTOLD, plain_module
 from .report import Report, warn_of_nothing
@@ -47,27 +47,35 @@ def convert_state(
             norm of a state dict that has norms.
     """
     asked = conversion_to(to, replacing, options)
-    plain_norm, layer = asked.plain_norm, asked.layer
+    layer = asked.layer
     defaults = {"num_groups": 1} if "num_groups" in asked.of_norm else {}
 
     def build(norm: StoredNorm) -> nn.Module:
-        kind, tensors = norm.kind, norm.tensors
-        if kind == norms.LAYERS[layer]:
-            raise Refused(f"is {kind}, already a layer of this package")
-        rules.find_rule(kind, layer)
-        if kind in PLAIN and kind != plain_norm.kind_in_state:
-            replaced = replacing or plain_norm.kind_in_state
-            advice = rules.hint(PLAIN_NORMS.get(kind), layer)
-            raise Refused(f"{kind}, but {replaced} is replaced{advice}")
-        if kind == UNTOLD and match is None:
-            raise Refused("a weight and a bias alone do not tell the norm; match its name, or '*'")
-        if kind == UNTOLD and (lacking := rules.AFFINE - tensors.keys()):
-            advice = "convert the model, or fit the state dict to a model"
-            raise Refused(f"it has no {', '.join(lacking)}, and may be no norm; {advice}")
-        stored = {"num_affine": len(tensors["weight_"])} if kind == "released AN" else {}
+        _check_replaced(norm, asked, replacing, match)
+        tensors = norm.tensors
+        stored = {"num_affine": len(tensors["weight_"])} if norm.kind == "released AN" else {}
         return layer(_channels(tensors), **defaults | stored | asked.options, dtype=_dtype(tensors))
 
-    return _rewrite(state, match, build, plain_norm.name)
+    return _rewrite(state, match, build, asked.plain_norm.name)
+
+
+def _check_replaced(
+    norm: StoredNorm, asked: Conversion, replacing: str | None, match: Match
+) -> None:
+    """Raise Refused unless a norm of a state dict is one that the conversion replaces."""
+    kind, layer, plain_norm = norm.kind, asked.layer, asked.plain_norm
+    if kind == norms.LAYERS[layer]:
+        raise Refused(f"is {kind}, already a layer of this package")
+    rules.find_rule(kind, layer)
+    if kind in PLAIN and kind != plain_norm.kind_in_state:
+        replaced = replacing or plain_norm.kind_in_state
+        advice = rules.hint(PLAIN_NORMS.get(kind), layer)
+        raise Refused(f"{kind}, but {replaced} is replaced{advice}")
+    if kind == UNTOLD and match is None:
+        raise Refused("a weight and a bias alone do not tell the norm; match its name, or '*'")
+    if kind == UNTOLD and (lacking := rules.AFFINE - norm.tensors.keys()):
+        advice = "convert the model, or fit the state dict to a model"
+        raise Refused(f"it has no {', '.join(lacking)}, and may be no norm; {advice}")
 
 
 def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor], Report]:
@@ -152,7 +160,10 @@ def _rewrite(
     plain: str | None = None,
     skip: Container[str] = (),
 ) -> tuple[dict[str, Tensor], Report]:
-    """Convert the selected norms of a state dict; the report leaves out the kinds in ``skip``."""
+    """Convert the selected norms of a state dict; the report leaves out the kinds in ``skip``.
+
+    ``plain`` names the plain norm that tensors of a plain norm are of, whatever they tell.
+    """
     state, stored = copy_state(state), find_norms(state)
     report = report_of_match(match, stored)
     for name, norm in stored.items():

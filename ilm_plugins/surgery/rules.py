@@ -255,18 +255,22 @@ def find_rule(kind: str, cls: type[nn.Module]) -> Rule:
     """
     key = key_of(cls)
     for rule in RULES:
-        plain_norm = PLAIN_NORMS.get(rule.kind)
-        if key in rule.to and kind in (rule.kind, plain_norm and plain_norm.kind_in_state):
+        kinds = {rule.kind}
+        if rule.kind in PLAIN_NORMS:
+            kinds.add(PLAIN_NORMS[rule.kind].kind_in_state)
+        if key in rule.to and kind in kinds:
             return rule
     raise Refused(f"{kind} does not become {cls.__name__}")
 
 
 def reverts_to(kind: str, chosen: str | None = None) -> PlainNorm:
     """Return the plain norm that a kind of norm converts back to, or raise Refused."""
-    names = [t for rule in RULES if rule.kind == kind for t in rule.to if t in PLAIN_NORMS]
+    names = [name for rule in RULES if rule.kind == kind for name in rule.to if name in PLAIN_NORMS]
     if not names:
         raise Refused(f"{kind} does not become a plain norm")
-    name = "GN" if chosen == "LN" else chosen or names[0]
+    name = chosen or names[0]
+    if name == "LN":
+        name = "GN"  # of one group
     if name not in names:
         raise Refused(f"its ratios are fixed on {name}, to which no rule leads")
     return PLAIN_NORMS[name]
