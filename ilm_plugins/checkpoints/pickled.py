@@ -51,8 +51,8 @@ class Dtype:
 
     def __setstate__(self, state: tuple) -> None:
         _, order, subarray, names, fields, *_ = state
-        plain = subarray is None and names is None and fields is None
-        check(plain and order in ("<", ">", "=", "|"), f"a dtype {self.name!r} with parts")
+        is_plain = subarray is None and names is None and fields is None
+        check(is_plain and order in ("<", ">", "=", "|"), f"a dtype {self.name!r} with parts")
         self.order = order
 
 
@@ -90,19 +90,19 @@ def _array(
     if isinstance(data, str):  # bytes of Python 2
         data = data.encode("latin1")
     # Only an array of objects has a list of them in place of bytes.
-    known = isinstance(data, bytes | bytearray) and isinstance(dtype, Dtype)
-    check(known, "an array without bytes or a dtype")
+    is_plain = isinstance(data, bytes | bytearray) and isinstance(dtype, Dtype)
+    check(is_plain, "an array without bytes or a dtype")
     check(axes is None or isinstance(axes, tuple), "an array whose axes are no tuple")
-    sizes = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
-    check(sizes, "an array whose shape is no tuple of sizes")
+    are_sizes = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
+    check(are_sizes, "an array whose shape is no tuple of sizes")
     if numpy is None:
         raise missing("a checkpoint with arrays", "numpy")
-    plain = numpy.dtype(dtype.name).newbyteorder(dtype.order)
-    fits = math.prod(shape) * plain.itemsize == len(data)
-    check(fits, f"an array of {len(data)} bytes that do not fit its shape")
-    array = numpy.frombuffer(data, plain).reshape(shape, order="C" if order == "K" else order)
+    of_numpy = numpy.dtype(dtype.name).newbyteorder(dtype.order)
+    is_whole = math.prod(shape) * of_numpy.itemsize == len(data)
+    check(is_whole, f"an array of {len(data)} bytes that do not fit its shape")
+    array = numpy.frombuffer(data, of_numpy).reshape(shape, order="C" if order == "K" else order)
     array = array if axes is None else array.transpose(axes)
-    return array.astype(plain.newbyteorder("="))  # a copy, which can be written to
+    return array.astype(of_numpy.newbyteorder("="))  # a copy, which can be written to
 
 
 def _reconstruct(*new: object) -> Array:
@@ -182,8 +182,8 @@ class HistoryBuffer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         histories = {name: state[name] for name in ("_log_history", "_count_history")}
-        whole = all(isinstance(h, Array) and h.is_whole for h in histories.values())
-        check(whole and type(state["max_length"]) is int, "a log without arrays and a length")
+        are_whole = all(isinstance(h, Array) and h.is_whole for h in histories.values())
+        check(are_whole and type(state["max_length"]) is int, "a log without arrays and a length")
         # Functions in the state are left out: MMEngine would give them to all logs.
         state = {"max_length": state["max_length"]}
         state |= {name: history.view(ndarray) for name, history in histories.items()}
@@ -259,8 +259,8 @@ def check_contents(contents: Any) -> None:
             continue
         attributes = getattr(value, "__dict__", {})
         for name in [*attributes]:
-            is_known = type(value) is not OrderedDict and not name.startswith("__")
-            if name != "_metadata" and not is_known:
+            is_harmless = type(value) is not OrderedDict and not name.startswith("__")
+            if name != "_metadata" and not is_harmless:
                 del attributes[name]
         waiting += attributes.values()
         if isinstance(value, Tensor):
