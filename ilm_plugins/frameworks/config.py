@@ -269,14 +269,14 @@ class OpenConfig:
             if ours in TAKEN or (not ours and key not in asked):
                 continue
             above = (part.partition(".")[2] for part in self.parts_above(key))
-            part = next(name for name in above if name in parts)
-
-            def has_it(module: "nn.Module", ours: str | None = ours) -> bool:
-                return isinstance(module, NORMS[ours]) if ours else may_be_norm(module)
-
-            if any(map(has_it, parts[part].modules())):
+            part = parts[next(name for name in above if name in parts)]
+            if ours:
+                layers = {m for m in model.modules() if isinstance(m, NORMS[ours])}
+            else:
+                layers = {m for m in model.modules() if may_be_norm(m)}
+            if not layers.isdisjoint(part.modules()):
                 continue
-            if key in asked or not any(map(has_it, model.modules())):
+            if key in asked or not layers:
                 raise UserError(
                     f"{key} is {norm!r}, but no layer has this norm (norms of the model: {count}): "
                     "the part of this key is not built (is a _BASE_ missing?), or has no norms, as "

@@ -96,8 +96,9 @@ class OpenMMEngineConfig(OpenConfig):
     def _build(self) -> nn.Module:
         set_scope(self.config)
         # Like the Runner, pass on a data_preprocessor that the config has outside of model.
-        beside = {key: self.config[key] for key in ("data_preprocessor",) if key in self.config}
-        return MODELS.build(self.config.model, default_args=beside)
+        name = "data_preprocessor"
+        defaults = {name: self.config[name]} if name in self.config else {}
+        return MODELS.build(self.config.model, default_args=defaults)
 
     def _is_unknown(self, key: str, norm: str, error: KeyError) -> bool:
         # The registry of the default scope, too, such as mmpretrain's, has norms.
@@ -130,17 +131,20 @@ class OpenMMEngineConfig(OpenConfig):
         return Runner.build_dataloader(self.config.train_dataloader, seed=0)
 
     def length(self, processes: int = 1) -> Length | None:
-        loop, loader = self.config.get("train_cfg") or {}, self.config.get("train_dataloader") or {}
-        units = {"max_epochs": "epochs", "max_iters": "iterations"}
-        lengths = [(unit, int(loop[key])) for key, unit in units.items() if key in loop]
-        if not lengths:  # of a loop of one's own
+        loop = self.config.get("train_cfg") or {}
+        if "max_epochs" in loop:
+            unit, planned = "epochs", int(loop["max_epochs"])
+        elif "max_iters" in loop:
+            unit, planned = "iterations", int(loop["max_iters"])
+        else:  # a loop of one's own
             return None
-        size, images = loader.get("batch_size"), None
+        size, images = (self.config.get("train_dataloader") or {}).get("batch_size"), None
         folders = [v for k, v in self.settings.items() if k.endswith(".data_root") and v]
         with suppress(Exception):  # such as of files that are missing
             if all(map(os.path.isdir, folders)):  # without its folder, a dataset may download it
                 images = len(self._train_loader().dataset)
-        return Length(*lengths[0], size * processes if isinstance(size, int) else None, images)
+        batch = size * processes if isinstance(size, int) else None
+        return Length(unit, planned, batch, images)
 
     def contents(self) -> Mapping[str, Any]:
         return self.config.to_dict()

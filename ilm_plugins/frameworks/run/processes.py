@@ -71,7 +71,9 @@ def work(main: Main, on_cpu: bool) -> None:
     try:
         main()
     except RuntimeError as error:
-        if "onnection" in str(error):  # another rank died: its error, the cause, comes first
+        if "onnection" in str(
+            error
+        ):  # or "Connection": another rank died: its error, the cause, comes first
             time.sleep(5)
         raise
     leave_group()
@@ -79,12 +81,12 @@ def work(main: Main, on_cpu: bool) -> None:
 
 def leave_group() -> None:
     """End the workers of data loaders, and leave the process group, if there is one."""
-    for thing in gc.get_objects():
-        # In a reference cycle, as of a Runner, the collector would wait five seconds for each.
-        if issubclass(type(thing), _MultiProcessingDataLoaderIter):
-            workers = getattr(thing, "_workers", None)  # absent if one has not started
+    # The garbage collector would wait five seconds for each in a reference cycle, as of a Runner.
+    for value in gc.get_objects():
+        if issubclass(type(value), _MultiProcessingDataLoaderIter):  # asks no proxy for its class
+            workers = getattr(value, "_workers", None)  # absent if one has not started
             if workers and workers[0]._parent_pid == os.getpid():
-                thing._shutdown_workers()
+                value._shutdown_workers()
     if distributed.is_initialized():
         # Models in reference cycles keep the group alive, and its threads may abort the
         # interpreter.

@@ -83,18 +83,22 @@ class RunRecord:
         Warn if it evaluates ``weights``, the config's, of such a training. ``resumes`` is whether
         the config continues the training of ``weights``, or without them of the folder.
         """
-        options, is_named = self.options, not self.options.resume and bool(weights)
-        start = Path(weights) if is_named else Path(self.folder, "last_checkpoint")
-        is_used = options.resume or resumes or (options.eval_only and is_named)
-        if not is_used or not start.is_file():
+        options, from_weights = self.options, not self.options.resume and bool(weights)
+        start = Path(weights) if from_weights else Path(self.folder, "last_checkpoint")
+        is_test = options.eval_only and from_weights
+        if not (options.resume or resumes or is_test) or not start.is_file():
             return
-        before, now = (read_record(start.parent) or {}).get("norms"), self.norms or {}
-        changes = [f"{key} was {a!r} and is {b!r}" for key, a, b in differences(before or now, now)]
-        told = f"the norms of {start.parent} are others: {', '.join(changes[:3])}; give the norms"
-        if changes and is_named and options.eval_only:
-            warn_once(f"{told} of its training, or results are of another model")
-        elif changes:
-            raise UserError(f"--resume: {told} of its training, or another folder")
+        now = self.norms or {}
+        before = (read_record(start.parent) or {}).get("norms") or now
+        changes = [f"{key} was {a!r} and is {b!r}" for key, a, b in differences(before, now)]
+        if not changes:
+            return
+        message = (
+            f"the norms of {start.parent} are others: {', '.join(changes[:3])}; give the norms"
+        )
+        if not is_test:
+            raise UserError(f"--resume: {message} of its training, or another folder")
+        warn_once(f"{message} of its training, or results are of another model")
 
     def start(
         self,
@@ -204,7 +208,8 @@ class RunRecord:
     def evaluates(self, does: bool) -> None:
         """Write whether a training is evaluating its model at present."""
         if is_rank_zero():
-            record = {key: value for key, value in _read(self.folder).items() if key != EVALUATES}
+            record = _read(self.folder)
+            record.pop(EVALUATES, None)
             self._write(record | ({EVALUATES: True} if does else {}))
 
     def stopped_early(self) -> None:
