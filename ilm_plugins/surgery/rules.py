@@ -131,8 +131,7 @@ def _released_to_sn(tensors: State, layer: SwitchNorm) -> State:
 
 def _sn_to_ssn(tensors: State, layer: SparseSwitchNorm) -> State:
     """SN's ratios as logits, at radius 0: projecting ratios onto the simplex keeps them."""
-    state = {**tensors, **_zeros(layer, "radius", "mean_fixed", "var_fixed")}
-    return state | {name: tensors[name].softmax(0) for name in ("mean_weight", "var_weight")}
+    return {**tensors, **{name: tensors[name].softmax(0) for name in ("mean_weight", "var_weight")}}
 
 
 def _released_to_ssn(tensors: State, layer: SparseSwitchNorm) -> State:
@@ -142,7 +141,7 @@ def _released_to_ssn(tensors: State, layer: SparseSwitchNorm) -> State:
         logits = state[f"{part}_weight"]
         one_hot = torch.arange(len(logits), device=logits.device) == logits.argmax()
         state[f"{part}_fixed"] = (one_hot & (state[f"{part}_fixed"] != 0)).to(logits)
-    return {**state, "radius": state["radius"].to(state["mean_weight"])}
+    return state
 
 
 def _released_sn_to_ssn(tensors: State, layer: SparseSwitchNorm) -> State:
