@@ -51,6 +51,8 @@ def copy_checkout(folder: Path) -> list[str]:
         if (ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+    # Python ignores a folder on its path that is not there when it starts.
+    (folder / "mutants" / "tests").mkdir(parents=True)
     # mutmut copies no link to a folder.
     (folder / "mutants" / PACKAGE / ".mim").mkdir(parents=True)
     (folder / "mutants" / PACKAGE / ".mim" / "configs").symlink_to(folder / "configs")
