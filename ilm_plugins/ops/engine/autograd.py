@@ -10,7 +10,7 @@ from torch.autograd import Function
 
 from . import operators, reference
 from .activation import Activation
-from .backends import _backend, _default, backend_for
+from .backends import CHOSEN, backend_for
 from .layouts import dense, in_layout
 from .network import Needs, Network, Tensors, with_none
 from .plans import Plan, copy_back
@@ -103,7 +103,7 @@ def _find_plan(
     batch = equation.batch
     # All that a plan depends on but the layer's options, and what its checks depend on.
     key = (
-        _backend.get(_default),
+        CHOSEN.get(),
         x.shape,
         x.dtype,
         x.device,

@@ -31,8 +31,9 @@ def _check_name(name: str, source: str) -> str:
     return name
 
 
-_backend: ContextVar[str] = ContextVar("backend")
-_default = _check_name(os.environ.get(VARIABLE) or "auto", VARIABLE)
+_of_process = _check_name(os.environ.get(VARIABLE) or "auto", VARIABLE)
+#: The name that :func:`use_backend` has set.
+CHOSEN: ContextVar[str] = ContextVar("backend", default=_of_process)
 
 
 def use_backend(name: str) -> contextlib.ExitStack:
@@ -60,13 +61,13 @@ def use_backend(name: str) -> contextlib.ExitStack:
         ValueError: the name is unknown.
     """
     restoring = contextlib.ExitStack()
-    restoring.callback(_backend.reset, _backend.set(_check_name(name, "backend")))
+    restoring.callback(CHOSEN.reset, CHOSEN.set(_check_name(name, "backend")))
     return restoring
 
 
 def backend_for(x: Tensor, num_groups: int) -> ModuleType | None:
     """Return the backend for an x that is not traced, of G' groups; None for the reference."""
-    name = _backend.get(_default)
+    name = CHOSEN.get()
     if name == "reference" or x.is_meta or not has_variances(x, num_groups):
         return None
     if name == "cpu" or (name == "auto" and x.is_cpu):

@@ -35,12 +35,13 @@ def adaptive_norm(
         return None
     layer: Any = describe.__self__
     operator = layer.find_operator(x.device, x.dtype)
+    # What Dynamo guards on is asked here again, because ``find_operator`` is a constant for it: a
+    # changed option recompiles.
     if operator is None or not layer.has_papers_form:
         return None
     key, is_one_operator, mixes_batch, *options = operator
     buffers = tensors[layer.network.num_parameters :]
     trained = [t for t in buffers if t is not None and t.requires_grad]
-    # Dynamo guards on what is compared here, so a changed option recompiles.
     if read(layer, layer.network._fields) != options or trained:
         return None
     if is_one_operator:
