@@ -224,10 +224,7 @@ class AdaptiveNorm(nn.GroupNorm):
     def kept_plans(self) -> dict:
         """Return the plans of kernels that the layer keeps, until one of its attributes is set."""
         # Among the attributes, but never in a copy or a pickle, whose layer may change.
-        plans = self.__dict__.get(KEPT)
-        if plans is None:
-            plans = self.__dict__[KEPT] = {}
-        return plans
+        return self.__dict__.setdefault(KEPT, {})
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "fused_activation":

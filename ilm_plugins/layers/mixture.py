@@ -150,15 +150,12 @@ class MixtureNorm(AdaptiveNorm):
             check_momentum(type(self).__name__, None)
         running: tuple = ()
         if self.updates_running_stats:
-            running = *self._stored_statistics(), self.momentum, *self._counter()
+            running = *self._stored_statistics(), self.momentum
+            if (tracked := self._buffers.get("num_batches_tracked")) is not None:
+                running = *running, tracked
         if self.synchronizes:
             return self._forward_synchronized(x, activation, running)
         return self._normalize_by_moments(x, activation, running)
-
-    def _counter(self) -> tuple[Tensor] | tuple[()]:
-        """Return the buffer that counts batches, if there is one."""
-        tracked = self._buffers.get("num_batches_tracked")
-        return () if tracked is None else (tracked,)
 
     @torch._disable_dynamo  # as torch.compiler.disable, which imports the compiler at once
     def _forward_synchronized(

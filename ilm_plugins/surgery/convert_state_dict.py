@@ -160,10 +160,7 @@ def _rewrite(
     plain: str | None = None,
     skip: Container[str] = (),
 ) -> tuple[dict[str, Tensor], Report]:
-    """Convert the selected norms of a state dict; the report leaves out the kinds in ``skip``.
-
-    ``plain`` names the plain norm that tensors of a plain norm are of, whatever they tell.
-    """
+    """Convert the selected norms, plain ones as ``plain``; report none of the kinds in ``skip``."""
     state, stored = copy_state(state), find_norms(state)
     report = report_of_match(match, stored)
     for name, norm in stored.items():

@@ -234,7 +234,9 @@ class OpenYaml(Detectron2Config):
     arguments_per_override = 2
 
     def train(self, record: RunRecord) -> None:
-        training.train_yaml(self, record)
+        trainer = training.Trainer(self, record)
+        trainer.resume_or_load(record.options.resume)
+        trainer.train()
 
     def metric_names(self) -> list[str] | None:
         return evaluation.metric_names(self)

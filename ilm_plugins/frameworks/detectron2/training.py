@@ -107,13 +107,6 @@ class Trainer(engine.DefaultTrainer):
         return self.recording.evaluate()
 
 
-def train_yaml(opened: OpenConfig, record: RunRecord) -> None:
-    """Train the model of a yaml config, as detectron2's train_net.py does."""
-    trainer = Trainer(opened, record)
-    trainer.resume_or_load(record.options.resume)
-    trainer.train()
-
-
 def train_lazy(opened: OpenConfig, record: RunRecord) -> None:
     """Train the model of a LazyConfig, as detectron2's lazyconfig_train_net.py does."""
     cfg, resume, writes = opened.config, record.options.resume, comm.is_main_process()

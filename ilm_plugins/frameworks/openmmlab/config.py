@@ -96,8 +96,7 @@ class OpenMMEngineConfig(OpenConfig):
     def _build(self) -> nn.Module:
         set_scope(self.config)
         # Like the Runner, pass on a data_preprocessor that the config has outside of model.
-        name = "data_preprocessor"
-        defaults = {name: self.config[name]} if name in self.config else {}
+        defaults = {k: v for k, v in self.config.items() if k == "data_preprocessor"}
         return MODELS.build(self.config.model, default_args=defaults)
 
     def _is_unknown(self, key: str, norm: str, error: KeyError) -> bool:
@@ -132,11 +131,10 @@ class OpenMMEngineConfig(OpenConfig):
 
     def length(self, processes: int = 1) -> Length | None:
         loop = self.config.get("train_cfg") or {}
+        key, unit = "max_iters", "iterations"
         if "max_epochs" in loop:
-            unit, planned = "epochs", int(loop["max_epochs"])
-        elif "max_iters" in loop:
-            unit, planned = "iterations", int(loop["max_iters"])
-        else:  # a loop of one's own
+            key, unit = "max_epochs", "epochs"
+        if key not in loop:  # of one's own
             return None
         size, images = (self.config.get("train_dataloader") or {}).get("batch_size"), None
         folders = [v for k, v in self.settings.items() if k.endswith(".data_root") and v]
@@ -144,7 +142,7 @@ class OpenMMEngineConfig(OpenConfig):
             if all(map(os.path.isdir, folders)):  # without its folder, a dataset may download it
                 images = len(self._train_loader().dataset)
         batch = size * processes if isinstance(size, int) else None
-        return Length(unit, planned, batch, images)
+        return Length(unit, int(loop[key]), batch, images)
 
     def contents(self) -> Mapping[str, Any]:
         return self.config.to_dict()
