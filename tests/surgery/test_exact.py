@@ -197,6 +197,7 @@ class TestNormsWithoutWeightOrBias:
     def test_they_come_back_without(self, make, to, lacking):
         plain = randomized(Small(without(make(16), *lacking), make(32))).eval()
         model, _ = surgery.revert(surgery.convert(copy.deepcopy(plain), to)[0])
+        assert repr(model) == repr(plain)  # so it has affine=False again
         assert_close(dict(model.state_dict()), dict(plain.state_dict()), 16)
         x = double(2, 3, 9, 9)
         assert_close(model.eval()(x), plain(x), EQUAL)
