@@ -313,6 +313,17 @@ def recomputed(rank):
         assert_equal(*(torch.autograd.grad(y.sum(), (x, layer.weight)) for y in outputs))
 
 
+def ran_before_the_group(rank):
+    """As a model whose operations are counted before the processes meet; it keeps plans of then."""
+    x = images(4, 16, 4).split(2)[rank]
+    for key in SYNCHRONIZED:
+        layer, new = sync_norm(key), sync_norm(key)
+        with patch.object(dist, "is_initialized", return_value=False):
+            layer(x)
+        layer.load_state_dict(new.state_dict())  # with the running statistics of before
+        assert_equal(layer(x), new(x))
+
+
 def silent_layers(rank):
     """Only process 0 runs layers that must not communicate: in evaluation, and frozen."""
     x = images(2, 16, 4)

@@ -49,8 +49,8 @@ def test_a_synchronized_step_is_that_of_one_process_with_the_whole_batch(shares)
     [
         (
             2,
-            "gradients_on_one_process maps_of_different_sizes recalibrated recomputed "
-            "silent_layers untraceable within_groups",
+            "gradients_on_one_process maps_of_different_sizes ran_before_the_group recalibrated "
+            "recomputed silent_layers untraceable within_groups",
         ),
         wide(4, "within_groups"),
     ],
