@@ -22,6 +22,7 @@ from helpers.close import assert_close, assert_equal
 from ilm_plugins import NORMS, freeze, use_backend
 from ilm_plugins.ops import adaptive_norm
 from ilm_plugins.ops.engine import operators
+from ilm_plugins.ops.engine.activation import Activation
 
 C = 32
 NCHW, NHWC = torch.Tensor.contiguous, channels_last
@@ -238,6 +239,22 @@ def test_layers_of_different_or_changed_options_share_no_graph(name, options):
         twin = copy.deepcopy(layers[i])
         assert_equal([run(layers[i], x), *layers[i].buffers()], [twin(x), *twin.buffers()])
     assert graphs == [["layer"]] * (4 if name in MIXTURES else 3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"activations": ("tanh", "relu")}, {"fused_activation": Activation("silu")}],
+    ids=lambda change: "".join(change),
+)
+def test_an_option_beside_the_networks_counts_from_the_next_call_on(change):
+    """Such as one that only the reference computes."""
+    layer, x = build("ILMGN"), inputs(2, C, 3, 4, dtype=torch.float32)
+    run, _ = recorded(layer)
+    before = run(x)
+    ((name, value),) = change.items()
+    setattr(layer, name, value)
+    assert (run(x) - before).abs().max() > 0.01
+    assert_close(run(x), layer(x), 64)
 
 
 # ---- whole models
