@@ -505,6 +505,14 @@ def test_an_evaluation_of_another_checkpoint_stands_beside_the_trainings_metrics
     assert (other["metrics"], other["command"].split()[-1]) == ({"top1": 1.0}, "load_from=b.pth")
 
 
+def test_an_evaluation_of_the_last_checkpoint_by_its_name_is_the_trainings(evaluated):
+    (evaluated / "last_checkpoint").write_text("b.pth")
+    (evaluated / "b.pth").touch()
+    options, weights = RunOptions("a.py", eval_only=True), str(evaluated / "b.pth")
+    begin(evaluated, options, planned=0).finish({"top1": 1.0}, 5, weights)
+    assert read_record(evaluated)["metrics"] == {"tta": {"top1": 60.0}, "": {"top1": 1.0}}
+
+
 def evaluate(folder, test_settings, **metrics):
     options = RunOptions("a.py", eval_only=True, resume=True)
     begin(folder, options, test_settings, planned=0).finish(metrics, 5)
