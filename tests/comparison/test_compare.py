@@ -564,12 +564,17 @@ def test_a_norm_stands_only_where_at_says(config, capsys):
     assert "backbone.norm_cfg.type" not in printed
 
 
-def test_the_norm_replaces_all_options_but_requires_grad(datasets, tmp_path):
+@pytest.mark.parametrize(
+    "options, is_trained", [("normalizers=('IN', 'LN')", False), ("requires_grad=True", True)]
+)
+def test_the_norm_replaces_all_options_but_requires_grad(datasets, tmp_path, options, is_trained):
+    """Which the norm may have, too."""
     path = write_mmengine_config(tmp_path / "fcn.py", datasets)
     opened = open_config(str(path), ["model.backbone.norm_cfg.requires_grad=False"])
-    words = opened.norm("model.backbone.norm_cfg", "EN(normalizers=('IN', 'LN'))")
+    words = opened.norm("model.backbone.norm_cfg", f"EN({options})")
     found = open_config(str(path), [*words]).config.model.backbone.norm_cfg
-    assert found == {"type": "EN", "normalizers": ("IN", "LN"), "requires_grad": False}
+    given = {} if is_trained else {"normalizers": ("IN", "LN")}
+    assert found == {"type": "EN", "requires_grad": is_trained, **given}
 
 
 def test_a_dry_run_prints_the_commands(config, capsys):
