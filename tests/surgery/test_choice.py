@@ -138,13 +138,25 @@ def test_an_empty_report_says_that_there_are_no_norms():
     assert str(surgery.Report()) == surgery.Report().names() == "no norms"
 
 
-def test_a_module_under_two_names_stays_one():
+def test_a_module_under_two_names_stays_one_in_both_directions():
     shared = nn.GroupNorm(4, 16)
     model = nn.ModuleDict({"a": nn.Sequential(shared), "b": nn.Sequential(nn.ReLU(), shared)})
     model, report = surgery.convert(model, "ILMGN", match="b.*")
     assert report.converted.keys() == {"a.0", "b.1"}
     assert model["a"][0] is model["b"][1]
     assert type(model["a"][0]) is ILMGroupNorm
+    model, report = surgery.revert(model, match="b.*")
+    assert report.converted.keys() == {"a.0", "b.1"}
+    assert model["a"][0] is model["b"][1]
+    assert type(model["a"][0]) is nn.GroupNorm
+
+
+def test_a_state_dict_fits_a_layer_under_each_of_its_names():
+    norm, layer = nn.GroupNorm(4, 16), ILMGroupNorm(16, num_groups=4)
+    state = nn.Sequential(norm, norm).state_dict()
+    _, report = surgery.fit_state(state, nn.Sequential(layer, layer))
+    assert report.converted.keys() == {"0", "1"}
+    assert not report.missing
 
 
 @pytest.mark.parametrize("make, to", [(GN4, "ILMGN"), (nn.BatchNorm2d, "EN"), (SwitchNorm, "SSN")])

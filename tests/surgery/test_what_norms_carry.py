@@ -9,6 +9,7 @@ from torch import nn
 from helpers.close import EQUAL, assert_close, assert_equal
 from helpers.swapped_norms import Block, double, randomized
 from ilm_plugins import ExemplarNorm, SwitchNorm, surgery
+from ilm_plugins.layers.activated import NormWithActivation
 from ilm_plugins.surgery.norms import KEYS
 
 C = 32
@@ -330,10 +331,15 @@ class TestTimmsNorms:
         model, _ = surgery.revert(surgery.convert(copy.deepcopy(plain), to)[0])
         assert_close(model(x), plain(x), EQUAL)
 
-    def test_the_modules_come_back(self, make, to, options):
-        plain = blocks(make, **options)
+    @pytest.mark.parametrize("affine", [True, False])
+    def test_the_modules_come_back_with_their_options(self, make, to, options, affine):
+        plain = blocks(make, affine=affine, **options)
+        for norm in plain:
+            norm.eps = 1e-3
+            if to == "EN":
+                norm.momentum = 0.3
         model, _ = surgery.revert(surgery.convert(copy.deepcopy(plain), to)[0])
-        assert [type(norm) for norm in model] == [type(norm) for norm in plain]
+        assert repr(model) == repr(plain)
 
     def test_a_copy_comes_back_from_a_file(self, make, to, options, tmp_path):
         plain = blocks(make, **options)
@@ -362,12 +368,21 @@ class TestTimmsNorms:
         assert_close(layers(x), plain(x), EQUAL)
 
 
-def test_mmengines_batchnorm_of_any_dimensions_comes_back():
+def test_a_layer_before_two_activations_keeps_both_on_the_way_back():
+    model, _ = surgery.convert(blocks("BatchNormAct2d")[:1], "EN")
+    model.append(NormWithActivation(model[0][0], nn.Tanh()).eval())
+    expected = model(x := double(2, C, 5, 5))
+    assert_close(surgery.revert(model)[0](x), expected, EQUAL)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_mmengines_batchnorm_of_any_dimensions_comes_back(affine):
     utils = pytest.importorskip("mmengine.model.utils", reason="needs mmengine")
-    plain = utils.revert_sync_batchnorm(nn.Sequential(nn.SyncBatchNorm(C)))
+    norm = nn.SyncBatchNorm(C, eps=1e-3, momentum=0.3, affine=affine)
+    plain = utils.revert_sync_batchnorm(nn.Sequential(norm))
     plain, x = randomized(plain).double().eval(), double(2, C, 5)
     model, _ = surgery.revert(surgery.convert(copy.deepcopy(plain), "EN")[0])
-    assert type(model[0]) is type(plain[0])
+    assert repr(model) == repr(plain)
     assert_close(model(x), plain(x), EQUAL)
 
 
