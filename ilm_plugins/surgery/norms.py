@@ -64,8 +64,7 @@ def kind_in_state(module: nn.Module) -> str:
 
 def count_norms(model: nn.Module) -> str:
     """Return the number of norms of each class, and behind layers of NORMS, of the plain ones."""
-    modules = model.named_modules(remove_duplicate=False)
-    norms = [module for _, module in modules if may_be_norm(module)]
+    norms = [module for module in model.modules() if may_be_norm(module)]
     classes = Counter(type(norm).__name__ for norm in norms)
     text = ", ".join(f"{n} {name}" for name, n in classes.most_common())
     plain = sum(not is_adaptive(type(norm)) for norm in norms)
