@@ -134,8 +134,8 @@ def history(found):
 
 def test_the_history_has_the_runs_the_readings_and_the_margins_of_all_calls(trained):
     compare(trained, ("BN", "XN"), (0,))
-    compare(trained, seeds=(1, 2))
-    compare(trained, seeds=(2, 1), margin=1)
+    compare(trained, seeds=(-1, 2))
+    compare(trained, seeds=(2, -1), margin=1)
     found = compare(trained, seeds=(0, 2))
     assert [(one.margin, len(one.readings)) for one in found.results.looks] == [
         (None, 1),
@@ -144,10 +144,10 @@ def test_the_history_has_the_runs_the_readings_and_the_margins_of_all_calls(trai
     ]
     assert found.results.differences["test"]["EN"].tests == 6
     assert history(found) == [
+        ["BN", "-1", "70.40", "left out", ""],
         ["BN", "0 2", "70.00 70.20", "", ""],
-        ["BN", "1", "70.10", "left out", ""],
+        ["EN", "-1", "73.00", "left out", ""],
         ["EN", "0 2", "72.50 72.90", "", ""],
-        ["EN", "1", "72.60", "left out", ""],
         ["XN", "0", "-", "left out", "failed: KeyError: 'XN'"],
     ]
 

@@ -151,9 +151,15 @@ def test_the_gain_of_an_undecided_norm_is_students_interval_for_all_tests():
     assert found.text == told
 
 
-def test_a_gain_ends_where_the_metric_does():
-    text = answer(pair([98.0, 99.0, 97.0], [99.5, 90.0, 98.5], unit_name="percent")).text
-    assert "to +2.0)." in text
+@pytest.mark.parametrize("higher", [True, False])
+@pytest.mark.parametrize("is_high", [True, False])
+def test_a_gain_ends_where_the_metric_does(is_high, higher):
+    """The mean of GN is 2 from an end, the best one or the worst."""
+    values = [[98.0, 99.0, 97.0], [97.0, 96.0, 99.0]]
+    if not is_high:
+        values = [[100 - value for value in of_norm] for of_norm in values]
+    text = answer(pair(*values, unit_name="percent", higher_is_better=higher)).text
+    assert ("to +2.0)." if is_high == higher else "95 %: -2.0 to ") in text
 
 
 def test_the_verdict_of_equivalence_has_the_p_of_two_one_sided_tests():
@@ -297,6 +303,11 @@ def test_a_seed_that_failed_may_not_be_left_out():
             0.1,
             "keep GN: a difference of 0.1 needs more than 50 seeds.",
         ),
+        (
+            ([40.0, 41.0], [40.3, 41.4]),
+            None,
+            "keep GN, or compare with 5 seeds: enough to show a difference of 0.35.",
+        ),
         (([40.0, 41.0], [41.0, 42.0]), None, "compare with at least 5 seeds."),
         (([40.0], [45.0]), None, "compare with at least 5 seeds."),
         (([40.0, 41.0], [40.0, "failed"]), None, "find the cause and correct it."),
@@ -304,7 +315,8 @@ def test_a_seed_that_failed_may_not_be_left_out():
         (([1.0, 1.0], [1.0, 0.9999]), None, "compare by a harder test, or by another metric."),
     ],
     ids=[
-        *("better", "worse", "equivalent", "as large as seen", "as small as the margin", "tied"),
+        *("better", "worse", "equivalent", "as large as seen", "as small as the margin"),
+        *("less than five would do", "tied"),
         *("one seed", "failed", "the baseline failed", "saturated"),
     ],
 )
@@ -408,6 +420,7 @@ def test_the_values_of_an_unknown_metric_tell_its_unit(values, higher, unit):
         ([[51.7, 50.5, 53.9], [51.3, 4.6, 50.0]], 1),
         ([[3.1e-4, 3.3e-4], [2.5e-4, 2.6e-4]], 6),
         ([[0.25], [0.517]], 3),
+        ([[0.1 + 0.2, 0.3], [0.3, 0.3]], 3),  # the first two differ by rounding
         ([[4000.0, 5000.0]], 0),
         ([[0.0, 0.0]], 1),
     ],
