@@ -60,7 +60,7 @@ def config(tmp_path, monkeypatch):
 
     monkeypatch.setattr(analyze, "open_config", open_config)
     write({"state_dict": network().state_dict()}, tmp_path / "epoch_3.pth")
-    (tmp_path / "a.py").touch()
+    (tmp_path / "a.py").write_text("model = dict(type='Opened')\n")
     return tmp_path / "a.py"
 
 
