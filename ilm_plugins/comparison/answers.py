@@ -205,7 +205,7 @@ def warning_of_unconverted(file: str) -> str:
 
 
 def _listed(readings: Sequence[Reading]) -> str:
-    """Return the tests of one look, those of the same seeds together."""
+    """Return the tests of one look as text; tests with the same seeds share their seeds."""
     pairs: dict[tuple[str, ...], list[str]] = {}
     for reading in readings:
         by = [reading.measure] if reading.test == OWN_TEST else [reading.measure, reading.test]

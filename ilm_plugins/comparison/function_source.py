@@ -104,7 +104,7 @@ def digest_of(function: Any) -> str:
 def _read(value: Any, name: str, module: str | None, texts: set[str]) -> None:
     """Add the sources and constants of a value, and of what it uses, to texts.
 
-    Functions and classes of other modules than that of the first do not count.
+    Only the functions and classes of the first value's module count.
     """
     value = inspect.unwrap(getattr(value, "__func__", value)) if callable(value) else value
     used: Mapping[str, Any] = {}

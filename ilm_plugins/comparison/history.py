@@ -38,7 +38,7 @@ def of_folder(plan: Plan, metric: str) -> History:
 
 
 def note(plan: Plan, results: Results | None = None) -> None:
-    """Note in the locked folder which runs have failed, and what a report tells."""
+    """Write the failed runs, and the numbers of a report, into the locked folder's history."""
     noted = _noted(plan)
     failures = [
         (value.norm, value.seed, value.test, value.failure)

@@ -185,8 +185,8 @@ class Plan:
             settings = earlier | settings
         elif files := [name for name in FILES if (self.output / name).exists()]:
             raise UserError(
-                f"{self.output} has {', '.join(files)}, but no {SETTINGS}; move away what is your "
-                "own, or give another --output"
+                f"{self.output} has {', '.join(files)}, but no {SETTINGS}; move your own files, or "
+                "give another --output"
             )
         write_text(path, json.dumps(settings, indent=1))
 

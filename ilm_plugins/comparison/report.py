@@ -83,7 +83,7 @@ def table(results: Results, test: str) -> list[dict[str, str]]:
 
 
 def history_table(results: Results) -> list[dict[str, str]]:
-    """Return rows of the folder's runs, those of all calls: results and failures.
+    """Return rows of results and failures, for the runs of all calls in the folder.
 
     Runs of a norm that are alike but for their results share a row.
     """

@@ -45,7 +45,7 @@ class Reading(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What a call has read that no earlier call had, and its margin."""
+    """The margin of a call, and the readings that are new in it."""
 
     margin: float | None
     readings: tuple[Reading, ...]

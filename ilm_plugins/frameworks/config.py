@@ -215,7 +215,7 @@ class OpenConfig:
         ]
 
     def each_override(self, arguments: Sequence[str]) -> list[Sequence[str]]:
-        """Return the arguments of each override in those of the command line."""
+        """Split arguments of the command line by overrides."""
         size = self.arguments_per_override
         return [arguments[i : i + size] for i in range(0, len(arguments), size)]
 

@@ -69,15 +69,18 @@ class Registrations:
 
 def run_module(name: str) -> None:
     """Import a module; UserError if Python does not find it. Errors of its own code pass."""
+    unknown = UserError(
+        f"--import {name}: Python finds no such module; give the path of a .py file, or a module "
+        "of an installed package or of this folder"
+    )
+    if not re.fullmatch(r"\w+(\.\w+)*", name):
+        raise unknown
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
         if not f"{name}.".startswith(f"{error.name}."):  # of a module that it imports
             raise
-        raise UserError(
-            f"--import {name}: Python finds no such module; give the path of a .py file, or a "
-            "module of an installed package or of this folder"
-        ) from error
+        raise unknown from error
 
 
 def run_file(path: Path) -> None:

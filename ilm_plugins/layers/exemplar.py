@@ -107,8 +107,8 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
     def ratios(self, x: Tensor) -> Tensor:
         """Return the ratios of each sample: its weights of the normalizers, which sum to 1.
 
-        BN's statistics are those of forward, in training with ``sync`` only of this process's
-        batch. Running statistics are not updated.
+        BN has the same statistics as in forward. In training with ``sync``, it has the statistics
+        of this process's batch alone. Running statistics are not updated.
 
         Args:
             x: (N, C, *), the layer's input.

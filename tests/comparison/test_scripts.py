@@ -307,7 +307,7 @@ def test_a_file_of_the_users_own_is_not_replaced_by_the_report(started, name, ca
     Path("out").mkdir()
     Path("out", name).write_text("mine")
     assert compare("BN", "EN") == 2
-    told = f"out has {name}, but no compare.json; move away what is your own, or give another"
+    told = f"out has {name}, but no compare.json; move your own files, or give another"
     assert told in capsys.readouterr().err
     assert Path("out", name).read_text() == "mine"
     assert not started

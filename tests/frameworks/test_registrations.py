@@ -346,6 +346,7 @@ IMPORTS = {
     "not_there": (None, "Python finds no such module"),
     "os.not_there": (None, "Python finds no such module"),
     "a folder/file": (None, "Python finds no such module"),
+    "..above": (None, "Python finds no such module"),
 }
 
 

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from ilm_plugins.layers import parse_norm
 class OpenJson(OpenConfig):
     framework, packages, checkpoint_entry = "json", ("torch",), "model"
     norm_keys, norm_names, examples = ["BN"], ("norm",), ("model.norm",)
-    keys = {name: name for name in ("seed", "folder", "weights")}  # noqa: RUF012
+    keys: ClassVar = {name: name for name in ("seed", "folder", "weights")}
     test_set, amp = ("test",), "amp"
 
     @classmethod

@@ -130,7 +130,7 @@ class RunRecord:
         self.last_point = _clocks()
 
     def _settings(self, kept: dict[str, Any]) -> dict[str, Any]:
-        """Return what is run on what, with the commits, code and devices of a record before it."""
+        """Return command, code, versions and devices, after the ones of an earlier record."""
         options = self.options
         device = environment.device(options.num_gpus)
         return {
