@@ -16,10 +16,12 @@ STEPS = {
     "either": "use {baseline} or {norm}.",
     "keep": "keep {baseline}.",
     "seeds": "compare with at least {seeds} seeds.",
-    "add": "keep {baseline}, or compare with {seeds} seeds: enough to show a difference of {size}.",
+    "add": "keep {baseline}, or compare with {seeds} seeds in all, enough to show {size}.",
     "more": "keep {baseline}, or compare with at least {seeds} seeds.",
-    "many": "keep {baseline}: a difference of {size} needs more than {most} seeds.",
-    "repair": "find the cause and correct it.",
+    "many": "keep {baseline}: to show {size} needs more than {most} seeds.",
+    "repeat": "correct the cause (see No result); the same command then repeats failed runs.",
+    "repair": "find the cause; often the learning rate is too high.",
+    "broken": "find the cause and correct it.",
     "harder": "compare by a harder test, or by another metric.",
 }
 #: Verdict -> the next step, where the runs are tested; an undecided norm's depends on its seeds.
@@ -47,9 +49,11 @@ def _answer(results: Results, norm: str, test: str) -> Answer:
     difference, text = results.differences[test][norm], gain(results, norm, test)
     if word == "undecided":
         step, text = "add", f"No difference is shown. {text}."
-        size, shown = abs(difference.mean), results.unit.shown(abs(difference.mean))
+        size = abs(difference.mean)
+        shown = f"the difference seen ({results.unit.shown(size)})"
         if results.margin is not None:
-            size, shown = results.margin * results.unit.point, results.unit.size(results.margin)
+            size = results.margin * results.unit.point
+            shown = f"a difference of the margin ({results.unit.size(results.margin)})"
         needed = _seeds_needed(results, difference, size)
         values |= {"seeds": needed or FEWEST, "size": shown}
         if needed is None:
@@ -163,10 +167,11 @@ def notes(results: Results) -> list[str]:
     if "undecided" in words:
         texts.append("Undecided does not mean that the norms are equal.")
     if looks := [look.readings for look in results.looks if look.readings]:
-        listed = "; ".join(f"{i}. {_listed(look)}" for i, look in enumerate(looks, 1))
+        listed = "; ".join(f"call {i}: {_listed(look)}" for i, look in enumerate(looks, 1))
         texts.append(
-            "p and intervals are corrected for all tests that this and earlier calls read here "
-            f"({sum(map(len, looks))}), in turn: {listed}."
+            "p and intervals are corrected, so that equal norms differ in at most 5 % of folders, "
+            "whenever you stop: call k, which reads n new differences, multiplies their p by "
+            f"k(k + 1)n. Read here, {listed}."
         )
     margins = {look.margin: None for look in results.looks} | {results.margin: None}
     if None in margins:

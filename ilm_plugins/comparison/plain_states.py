@@ -112,8 +112,8 @@ def state(runs: Runs) -> State | None:
 
 #: The rules in their order, each with a reader's next step.
 RULES = (
-    *((no_result, "repair"), (too_few, "seeds"), (not_learned, "repair"), (saturated, "harder")),
-    *((collapsed, "repair"), (tied, "repair")),
+    *((no_result, "repeat"), (too_few, "seeds"), (not_learned, "repair"), (saturated, "harder")),
+    *((collapsed, "repair"), (tied, "broken")),
 )
 
 

@@ -66,10 +66,8 @@ def _draw_runs(axis: Axes, results: Results, test: str) -> None:
     # Left of all values, or right.
     edge, arrow = (0.02, "<") if results.higher_is_better else (0.98, ">")
     for i, (norm, values) in enumerate(zip(norms, shown, strict=True)):
-        failed, below = (
-            len(results.failed_seeds(norm, test)),
-            [run[0] for run in collapsed].count(norm),
-        )
+        failed = len(results.failed_seeds(norm, test))
+        below = [run[0] for run in collapsed].count(norm)
         markers = ["x"] * failed + [arrow] * below
         for k, marker in enumerate(markers, 1):
             height = i + k / (len(markers) + 1) - 0.5
@@ -77,12 +75,16 @@ def _draw_runs(axis: Axes, results: Results, test: str) -> None:
             axis.plot(edge, height, **where, **AT_EDGE)
         if values:
             axis.scatter([*values.values()], [i] * len(values), 25, COLOUR, alpha=0.6, linewidths=0)
-        if values and not below:
+        if values and not markers:
             axis.plot(fmean(values.values()), i, "|", color="black", markersize=16)
     axis.set(xlabel=results.title(test), ylabel="", ylim=(len(norms) - 0.5, -0.5))
     axis.set_yticks(range(len(norms)), norms)
 
 
 def _draw_differences(axis: Axes, results: Results, test: str) -> None:
-    style.draw_intervals(axis, [*results.differences[test].items()], COLOUR)
+    rows = [*results.differences[test].items()]
+    style.draw_intervals(axis, rows, COLOUR)
+    for i, (_, difference) in enumerate(rows):
+        if difference is None or not difference.has_interval:
+            axis.text(0.02, i, "not tested", transform=axis.get_yaxis_transform(), va="center")
     axis.set_xlabel(f"{results.title(test)}: minus {results.norms[0]}")

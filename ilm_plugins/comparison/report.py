@@ -12,8 +12,8 @@ from .results import OWN_TEST, Results, Value
 #: What the columns of the tables are.
 ABOUT = (
     "± is the standard deviation over seeds. Differences are paired by seed; brackets have their "
-    "95 % interval. p is how probable a difference at least this large is between equal norms. "
-    "Seeds do not change the images: a difference may not hold on others."
+    "95 % interval. p, corrected, is how probable a difference at least this large is between "
+    "equal norms. Seeds do not change the images: a difference may not hold on other images."
 )
 #: Columns of compare.csv.
 COLUMNS = [field for field in Value._fields if field != "failure"] + ["failure"]

@@ -199,9 +199,10 @@ def test_the_notes_name_all_tests_that_were_read_and_the_margins():
     found = results(VALUES, history=History(looks=first.looks))
     (text,) = [note for note in notes(found) if "corrected" in note]
     assert text == (
-        "p and intervals are corrected for all tests that this and earlier calls read here (4), in "
-        "turn: 1. EN and GN by mIoU, seeds 0 1 2; 2. GN and ILMGN by mIoU, seeds 0 1 2; GN and "
-        "ILMGN, EN and GN by mIoU, dusk, seeds 0 1 2."
+        "p and intervals are corrected, so that equal norms differ in at most 5 % of folders, "
+        "whenever you stop: call k, which reads n new differences, multiplies their p by k(k + "
+        "1)n. Read here, call 1: EN and GN by mIoU, seeds 0 1 2; call 2: GN and ILMGN by mIoU, "
+        "seeds 0 1 2; GN and ILMGN, EN and GN by mIoU, dusk, seeds 0 1 2."
     )
     again = replace(first, margin=2.0, history=History(looks=first.looks))
     assert "Calls had margins of 1, 2." in notes(again)
@@ -287,6 +288,10 @@ def test_a_seed_that_failed_may_not_be_left_out():
     assert found.verdicts[OWN_TEST]["EN"].word == "better"
 
 
+SEEDS = "keep GN, or compare with {} seeds in all, enough to show the difference seen ({})."
+REPEAT = "correct the cause (see No result); the same command then repeats failed runs."
+
+
 @pytest.mark.parametrize(
     "values, margin, expected",
     [
@@ -296,22 +301,22 @@ def test_a_seed_that_failed_may_not_be_left_out():
         (
             ([40.0, 41.0, 42.0], [43.0, 46.0, 44.0]),
             None,
-            "keep GN, or compare with 7 seeds: enough to show a difference of 3.3.",
+            SEEDS.format(7, 3.3),
         ),
         (
             ([40.0, 41.0, 42.0], [43.0, 46.0, 44.0]),
             0.1,
-            "keep GN: a difference of 0.1 needs more than 50 seeds.",
+            "keep GN: to show a difference of the margin (0.1) needs more than 50 seeds.",
         ),
         (
             ([40.0, 41.0], [40.3, 41.4]),
             None,
-            "keep GN, or compare with 5 seeds: enough to show a difference of 0.35.",
+            SEEDS.format(5, 0.35),
         ),
         (([40.0, 41.0], [41.0, 42.0]), None, "compare with at least 5 seeds."),
         (([40.0], [45.0]), None, "compare with at least 5 seeds."),
-        (([40.0, 41.0], [40.0, "failed"]), None, "find the cause and correct it."),
-        (([40.0, "failed"], [40.0, 41.0]), None, "find the cause and correct it."),
+        (([40.0, 41.0], [40.0, "failed"]), None, REPEAT),
+        (([40.0, "failed"], [40.0, 41.0]), None, REPEAT),
         (([1.0, 1.0], [1.0, 0.9999]), None, "compare by a harder test, or by another metric."),
     ],
     ids=[
@@ -369,7 +374,7 @@ def test_the_first_sentence_says_that_a_norm_is_worse():
 
 def test_runs_that_did_not_learn_follow_the_answer():
     told = "2 of 5 runs with AN (seeds 1, 3) did not learn."
-    assert headlines({"AN": TORN}) == f"Find the cause and correct it. {told}"
+    assert headlines({"AN": TORN}) == f"Find the cause; often the learning rate is too high. {told}"
     text = headlines({"SN": OPEN, "AN": TORN})
     assert text == f"Keep GN, or add seeds: SN is not shown to be better. {told}"
 
@@ -584,6 +589,8 @@ def test_runs_that_failed_or_collapsed_are_at_the_worse_edge_and_leave_the_scale
     assert np.ptp(left.get_xlim()) < 5
     bars = [line.get_ydata()[0] for line in left.lines if line.get_marker() == "|"]
     assert bars == [0, 2]
+    untested = [(text.get_text(), text.get_position()[1]) for text in left.figure.axes[1].texts]
+    assert untested == [("not tested", 0)]
 
 
 def test_equal_results_give_an_equal_picture(tmp_path):
