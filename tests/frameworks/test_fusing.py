@@ -21,40 +21,6 @@ class Convolution(nn.Module):
     def forward(self, x):
         return self.bn(self.conv(x))
 
-    def fuse(self):
-        """Fuse the norm as these detectors do: by its attributes, whatever its class."""
-        scale = self.bn.weight.div(torch.sqrt(self.bn.eps + self.bn.running_var))
-        weight = torch.diag(scale) @ self.conv.weight.flatten(1)
-        bias = self.bn.bias - self.bn.running_mean * scale
-        fused = nn.Conv2d(3, 64, 3).requires_grad_(False)
-        fused.weight.copy_(weight.view_as(fused.weight))
-        fused.bias.copy_(bias)
-        return fused
-
-
-@pytest.mark.parametrize("key", MIXTURES)
-def test_yolos_way_finds_no_running_var(key):
-    with pytest.raises(AttributeError, match="running_var"):
-        Convolution(NORMS[key](64)).fuse()
-
-
-@pytest.mark.parametrize("name", ["repvit_m0_9", "levit_conv_128s", "tiny_vit_5m_224"])
-def test_timms_reparameterize_model_finds_no_running_var(name):
-    timm = pytest.importorskip("timm", reason="needs timm")
-    model = timm.create_model(name, num_classes=7).eval()
-    model, _ = surgery.convert(model, "EN")
-    with pytest.raises(AttributeError, match="running_var"):
-        timm.utils.reparameterize_model(model)
-
-
-@pytest.mark.parametrize("backbone, arch", [("RepVGG", "A0"), ("MobileOne", "s0")])
-def test_mmpretrains_switch_to_deploy_finds_no_running_var(backbone, arch):
-    models = pytest.importorskip("mmpretrain.models", reason="needs mmpretrain")
-    model, _ = surgery.convert(getattr(models, backbone)(arch), "EN")
-    model.eval()
-    with pytest.raises(AttributeError, match="running_var"):
-        model.switch_to_deploy()
-
 
 @pytest.mark.parametrize("key", MIXTURES)
 def test_mmcvs_fuse_conv_bn_keeps_the_outputs(key):

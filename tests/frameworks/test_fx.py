@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from helpers.close import assert_equal
-from ilm_plugins import NORMS, surgery
-from ilm_plugins.surgery.norms import KEYS
+from ilm_plugins import NORMS
 
 
 class Classifier(nn.Module):
@@ -30,24 +29,3 @@ def test_torchvisions_feature_extractor_needs_no_leaf_modules(key):
     extract = feature_extraction.create_feature_extractor(model, ["stem.1", "stage"])
     stem = model.stem(x)
     assert_equal(extract(x), {"stem.1": stem, "stage": model.stage(stem)})
-
-
-@pytest.mark.parametrize("key", KEYS.values())
-def test_timms_feature_extractor_needs_no_leaf_modules(key):
-    timm = pytest.importorskip("timm", reason="needs timm")
-    model = timm.create_model("test_resnet", num_classes=2)
-    options = {"replacing": "BN"}
-    model, _ = surgery.convert(model, key, **options)
-    extract = timm.models._features_fx.create_feature_extractor(model.eval(), ["layer1"])
-    stages = model.conv1, model.bn1, model.act1, model.maxpool, model.layer1
-    x = torch.randn(2, 3, 64, 64)
-    assert_equal(extract(x)["layer1"], nn.Sequential(*stages)(x))
-
-
-@pytest.mark.parametrize("key", NORMS)
-def test_mmengines_efficient_conv_bn_eval_keeps_the_outputs(key):
-    efficient = pytest.importorskip("mmengine.model.efficient_conv_bn_eval")
-    model, x = Classifier(NORMS[key](64)).eval(), torch.randn(2, 3, 9, 9)
-    expected = model(x)
-    efficient.turn_on_efficient_conv_bn_eval_for_single_model(model)
-    assert_equal(model(x), expected)

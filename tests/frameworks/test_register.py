@@ -63,21 +63,13 @@ def test_a_key_of_a_framework_stays_theirs_with_a_warning(first):
 
 
 @IN_BOTH_ORDERS
-def test_a_key_that_timm_has_for_a_norm_with_activation_is_nowhere_ours(first):
+@pytest.mark.parametrize(
+    "key, name", [("EvoNorm_B0", "OwnNorm"), ("SimpleNorm", "OwnNorm"), ("Own", "LayerNorm2d")]
+)
+def test_a_key_or_a_class_that_timm_has_gives_a_warning_and_stays_timms(key, name, first):
+    """For a norm with activation, for a plain norm, and for one that timm joins by its name."""
     pytest.importorskip("timm", reason="needs timm")
-    processes.run_program("timm_key_taken.py", "EvoNorm_B0", "OwnNorm", first)
-
-
-@IN_BOTH_ORDERS
-def test_a_key_that_timm_has_for_a_plain_norm_stays_timms_joined_with_its_activation_too(first):
-    pytest.importorskip("timm", reason="needs timm")
-    processes.run_program("timm_key_taken.py", "SimpleNorm", "OwnNorm", first)
-
-
-@IN_BOTH_ORDERS
-def test_a_class_that_timm_would_replace_by_its_name_gives_a_warning(first):
-    pytest.importorskip("timm", reason="needs timm")
-    processes.run_program("timm_key_taken.py", "Own", "LayerNorm2d", first)
+    processes.run_program("timm_key_taken.py", key, name, first)
 
 
 def test_a_release_that_is_not_fitted_is_imported_and_told_in_one_line(tmp_path):

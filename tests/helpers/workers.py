@@ -379,13 +379,6 @@ def averaged_by_mmdets_hook(rank):
     check_averaged(average, rank)
 
 
-def averaged_by_timm(rank):
-    """The running statistics that timm's train.py averages after each epoch."""
-    from timm.utils import distribute_bn
-
-    check_averaged(partial(distribute_bn, world_size=dist.get_world_size(), reduce=True), rank)
-
-
 def check_averaged(average, rank):
     """Compare the running statistics that a function averages with their mean over processes."""
     size = dist.get_world_size()

@@ -123,16 +123,6 @@ def test_a_comparison_starts_from_a_file_of_caffe2(caffe2, tmp_path):
     check(tmp_path / "out.pth")
 
 
-@pytest.mark.wide
-def test_a_file_with_caffe2_as_author_is_converted(caffe2, tmp_path):
-    path, config, check = caffe2
-    contents = read(path)
-    zoo = {"model": contents.get("blobs", contents), "__author__": "Caffe2"}
-    write({**zoo, "matching_heuristics": True}, path)
-    assert run(path, tmp_path / "out.pkl", "--config-file", *config) == 0
-    check(tmp_path / "out.pkl")
-
-
 @pytest.mark.parametrize("options", [[], ["--part", "backbone.bottom_up"]])
 def test_a_backbone_of_the_zoo_is_converted_to_a_config(root, tmp_path, options):
     """Its names lack the beginning of the model's, and detectron2 is told to complete them."""

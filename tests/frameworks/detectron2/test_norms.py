@@ -65,16 +65,6 @@ def test_options_in_the_string_are_the_layers():
     assert layer.normalizers == ("IN", "LN")
 
 
-def test_spaces_in_the_string_do_not_matter():
-    """The width is DeepLab's decoder's."""
-    assert get_norm(" ILMGN ( num_groups = 'auto' ) ", 48).num_groups == 16
-
-
-def test_an_option_in_the_string_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match=r"num_groups=24 does not divide num_channels=64"):
-        get_norm("ILMGN(num_groups=24)", 64)
-
-
 # ---- heads that are shared by the levels of a pyramid
 
 REASON = (

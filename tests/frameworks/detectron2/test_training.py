@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from unittest.mock import Mock
 
 import pytest
@@ -211,22 +210,6 @@ def test_a_resumed_record_has_points_of_both_trainings(resumed):
     assert [point["iterations"] for point in curve] == [2, 3]
     # The log has the median since the start, here of two losses.
     assert abs(curve[0]["total_loss"] / logged(out)[1]["total_loss"] - 1) < 1e-6
-
-
-def test_the_radius_of_a_resumed_training_goes_on(resumed):
-    out, _ = resumed
-    assert radii(last(out)) == {torch.tensor(2 / 3).item()}
-
-
-def test_a_lazy_configs_record_has_its_images(resumed):
-    out, _ = resumed
-    assert read_record(out)["images"] == 8
-
-
-def test_a_lazy_config_is_not_resumed_with_other_norms(resumed, tmp_path):
-    shutil.copytree(resumed[0], tmp_path / "out")
-    with pytest.raises(UserError, match=r"others: model\.backbone\.norm was 'SSN' and is 'EN'"):
-        start(lazy_options(tmp_path, "model.backbone.norm=EN", resume=True))
 
 
 def test_a_lazy_config_is_evaluated_after_training(resumed):

@@ -77,13 +77,6 @@ def test_a_checkpoint_comes_back_to_the_names_of_batchnorm(segmenters, tmp_path)
     assert_close(read(tmp_path / "back.pth")["state_dict"], dict(plain.state_dict()), 16)
 
 
-def test_without_a_config_a_checkpoint_is_refused(segmenters, tmp_path, capsys):
-    folder, _ = segmenters
-    assert convert(folder / "bn.pth", tmp_path / "en.pth", "--to", "EN(reduction=8)") == 2
-    assert "--config-file" in capsys.readouterr().err
-    assert not (tmp_path / "en.pth").exists()
-
-
 @pytest.mark.parametrize("kind", ["call", "attribute"])
 def test_code_is_refused(tmp_path, kind):
     use_safe_checkpoints()
@@ -97,23 +90,6 @@ def test_code_is_refused(tmp_path, kind):
         with pytest.raises(Exception, match=r"makedirs|getattr"):
             load_from_local(path, "cpu")
     assert not trap.exists()
-
-
-@pytest.mark.parametrize(
-    "contents, held",
-    [
-        (None, "a NoneType"),
-        ([1], "a list"),
-        ({"state_dict": 3}, "a int"),
-        ({"state_dict": {1: torch.ones(1)}}, "an entry named 1"),
-    ],
-    ids=str,
-)
-def test_a_file_without_a_state_dict_is_told(tmp_path, contents, held):
-    use_safe_checkpoints()
-    torch.save(contents, tmp_path / "c.pth")
-    with pytest.raises(CheckpointError, match=f"holds {held}, expected a state dict"):
-        CheckpointLoader.load_checkpoint(str(tmp_path / "c.pth"))
 
 
 def test_a_state_dict_in_an_entry_of_another_name_is_loaded(tmp_path):
