@@ -185,14 +185,6 @@ def test_what_is_no_data_becomes_an_empty_dict_and_is_named(tmp_path, name, valu
     assert not vars(found["args"])
 
 
-def test_a_config_of_omegaconf_beside_the_tensors_is_left_out(tmp_path):
-    omegaconf = pytest.importorskip("omegaconf", reason="needs omegaconf")
-    config = omegaconf.OmegaConf.create({"lr": 0.1, "layers": [{"width": 3}]})
-    path = save({"state_dict": {"x": torch.ones(2)}, "hparams": config}, tmp_path / "c.ckpt")
-    with pytest.warns(UserWarning, match=r"omegaconf\.dictconfig\.DictConfig"):
-        assert read(path)["state_dict"]["x"].tolist() == [1, 1]
-
-
 @pytest.mark.parametrize("key, other", [("state_dict", "state_dict_ema"), ("model", "model_ema")])
 def test_averaged_weights_beside_the_weights_are_named(tmp_path, key, other):
     contents = {"epoch": 3, key: {"x": torch.ones(2)}, other: {"x": torch.zeros(2)}}

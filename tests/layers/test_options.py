@@ -107,15 +107,16 @@ def test_a_string_in_place_of_an_integer_is_called_a_string(key):
 
 
 @pytest.mark.parametrize("key", AUTOMATIC)
-def test_auto_fits_every_width(key):
+def test_auto_is_the_default_and_fits_every_width(key):
+    """As in MobileNet, EfficientNet or DeepLabV3+, whose widths are no multiples of 32."""
     layer = NORMS[key]
-    for channels in (1, 3, 24, 36, 40, 64, 480):
+    for channels in (1, 3, 24, 36, 40, 48, 64, 304):
         normalizers = {"normalizers": ("IN", "GN")} if issubclass(layer, MixtureNorm) else {}
         fitted = {option: math.gcd(most, channels) for option, most in AUTOMATIC[key].items()}
         automatic = layer(channels, **dict.fromkeys(fitted, "auto"), **normalizers)
         assert repr(automatic) == repr(layer(channels, **fitted, **normalizers))
+        assert repr(automatic) == repr(layer(channels, **normalizers))
         assert automatic(torch.randn(2, channels, 3, 3)).isfinite().all()
-    assert repr(layer(64, **dict.fromkeys(fitted, "auto"))) == repr(layer(64))
 
 
 @pytest.mark.parametrize("key", AUTOMATIC)
@@ -139,17 +140,6 @@ def test_hints_that_are_followed_lead_to_a_model(key, pick, most, widths):
 def test_a_width_of_0_is_refused(key):
     with pytest.raises(OptionError, match=r"num_channels=0 .*positive"):
         NORMS[key](0)
-
-
-@pytest.mark.parametrize("key", AUTOMATIC)
-def test_options_follow_the_width_by_default(key):
-    """As in MobileNet, EfficientNet or DeepLabV3+, whose widths are no multiples of 32."""
-    layer = NORMS[key]
-    normalizers = {"normalizers": ("IN", "GN")} if issubclass(layer, MixtureNorm) else {}
-    for channels in (24, 48, 304):
-        built = layer(channels, **normalizers)
-        found = {option: getattr(built, option) for option in AUTOMATIC[key]}
-        assert found == {o: math.gcd(most, channels) for o, most in AUTOMATIC[key].items()}
 
 
 def test_the_repr_marks_a_number_that_is_smaller_than_the_papers():

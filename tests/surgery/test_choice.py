@@ -131,7 +131,7 @@ def test_a_printed_report_has_a_line_for_each_kind():
 
 def test_a_printed_report_has_the_first_names():
     report = surgery.Report({name: "A -> B" for name in "abcd"})
-    assert str(report) == "converted, A -> B (4): a, b, c, ..."
+    assert str(report) == repr(report) == "converted, A -> B (4): a, b, c, ..."
 
 
 def test_an_empty_report_says_that_there_are_no_norms():

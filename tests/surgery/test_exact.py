@@ -165,7 +165,9 @@ def test_the_way_back_notes_that_statistics_move():
     norms = [nn.SyncBatchNorm(32, process_group=group) for group in (some, None)]
     layers = [surgery.convert(norm, "EN")[0] for norm in norms]
     assert [layer.sync for layer in layers] == [some, True]
-    assert "no longer frozen" in str(surgery.revert(own.freeze(layers[1]))[1])
+    told = str(surgery.revert(own.freeze(layers[1]))[1])
+    assert "no longer frozen" in told
+    assert "no longer synchronized" in told
 
 
 @pytest.mark.parametrize("norm, to", [("BatchNorm", "EN"), ("InstanceNorm", "ILMIN")])

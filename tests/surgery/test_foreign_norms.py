@@ -75,13 +75,6 @@ def test_the_frozen_batchnorm_of_mmdet_becomes_en_with_the_same_outputs():
     assert_close(layer.eval()(x), norm(x), EQUAL)
 
 
-def test_a_model_of_timm_with_groupnorm_is_converted_whole():
-    timm = pytest.importorskip("timm", reason="needs timm")
-    model = timm.create_model("resnet50_gn", num_classes=2)
-    _, report = surgery.convert(model, "ILMGN")
-    assert (len(report.converted), len(report.left)) == (53, 0)
-
-
 class OtherNames(nn.Module):
     """A norm whose options and tensors have the given names; a tensor's value may be None."""
 

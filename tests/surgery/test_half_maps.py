@@ -75,16 +75,6 @@ def test_a_batchnorm_of_a_state_dict_becomes_what_a_whole_one_becomes(to, lackin
     assert_equal(dict(found), dict(expected))
 
 
-@pytest.mark.parametrize("to", KEYS.values())
-def test_a_batchnorm_fits_a_model_as_a_whole_one_does(to, lacking):
-    plain, model = half(nn.BatchNorm2d(C), lacking), Block("bn", NORMS[to](C))
-    expected, _ = surgery.fit_state(Block("bn", whole(plain)).state_dict(), model)
-    found, report = surgery.fit_state(Block("bn", plain).state_dict(), model)
-    assert report.converted.keys() == {"bn"}
-    assert not report.missing
-    assert_equal(dict(found), dict(expected))
-
-
 @pytest.mark.parametrize("to", EXACT)
 def test_a_state_dict_fits_a_model_with_the_same_outputs(to, lacking):
     plain, x = half(EXACT[to](), lacking), double(2, C, 5, 5)

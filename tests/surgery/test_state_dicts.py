@@ -168,11 +168,6 @@ def test_names_that_fit_no_norm_of_a_state_dict_are_refused():
         surgery.convert_state(small().state_dict(), "ILMGN", match="roi_heads.*")
 
 
-def test_patterns_that_fit_no_norm_of_a_state_dict_are_noted():
-    _, report = surgery.convert_state(small().state_dict(), "ILMGN", match=["stem.*", "haed.*"])
-    assert report.notes["pattern of match that fits no norm"] == ["haed.*"]
-
-
 def test_a_norm_of_a_state_dict_stays_if_an_option_does_not_divide_its_width():
     state = small().state_dict()
     _, report = surgery.convert_state(state, "ILMGN", match="*", key_group_size=32)
@@ -298,12 +293,6 @@ def test_an_average_of_fixed_ratios_is_not_taken_for_fixed(averaged):
 def test_an_average_of_fixed_ratios_in_a_state_dict_is_not_taken_for_fixed(averaged):
     _, report = surgery.revert_state(averaged.state_dict())
     assert "not fixed on one normalizer" in report.left[""]
-
-
-@pytest.mark.parametrize("norm", [nn.BatchNorm2d(32), nn.GroupNorm(1, 32)], ids=str)
-def test_an_average_of_fixed_ratios_fits_no_plain_norm(averaged, norm):
-    _, report = surgery.fit_state(Block("0", averaged).state_dict(), Block("0", norm))
-    assert "not fixed on one normalizer" in report.left["0"]
 
 
 def test_a_weight_is_not_dropped_where_the_models_norm_has_none():
