@@ -129,15 +129,6 @@ def test_the_error_of_a_missing_torchvision_installs_torch_from_the_same_index()
     assert "pip install torch torchvision, both from" in str(missing("a model", "torchvision"))
 
 
-def test_a_file_in_place_of_an_output_folder_ends_a_command_with_one_line(tmp_path, capsys):
-    pytest.importorskip("PIL", reason="make-shapes needs PIL")
-    (tmp_path / "file").touch()
-    assert commands.main(["make-shapes", "--root", str(tmp_path / "file")]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "cannot be written to" in line
-    assert str(tmp_path / "file") in line
-
-
 def test_a_full_disk_ends_make_shapes_with_one_line(tmp_path, capsys, small_files):
     pytest.importorskip("PIL", reason="make-shapes needs PIL")
     with small_files(200):

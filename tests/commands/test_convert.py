@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from helpers import processes
-from helpers.close import EQUAL, assert_close, assert_equal
+from helpers.close import assert_close, assert_equal
 from helpers.convert_command import refused, run
 from helpers.swapped_norms import randomized
 from helpers.workers import Harmful
@@ -114,16 +114,6 @@ def test_batchnorm_becomes_another_norm_if_asked_for(tmp_path, capsys):
     assert_close(ours(x), expected, 2**20)
 
 
-@pytest.mark.parametrize("given", [True, False], ids=["asked for", "a summary"])
-def test_all_names_are_printed_if_asked_for(tmp_path, capsys, given):
-    plain = nn.Sequential(*(nn.GroupNorm(4, 32) for _ in range(5)))
-    write(plain.state_dict(), tmp_path / "gn.pth")
-    arguments = tmp_path / "gn.pth", tmp_path / "out.pth", "--to", "ILMGN", "--match", "*"
-    names = ["--names"] if given else []
-    assert run(*arguments, *names) == 0
-    assert ("\n    4\n" in capsys.readouterr().out) == given
-
-
 def test_a_file_of_caffe2_needs_detectron2(tmp_path, capsys, monkeypatch):
     write({"conv1_w": np.ones((2, 2)), "res_conv1_bn_s": np.ones(2)}, tmp_path / "in.pkl")
     monkeypatch.setattr("ilm_plugins.frameworks.config_files.installed", lambda package: False)
@@ -137,24 +127,12 @@ def test_a_file_of_torch_is_not_taken_for_one_of_caffe2(tmp_path):
     ExemplarNorm(32).load_state_dict(read(tmp_path / "out.pth"), strict=True)
 
 
-@pytest.fixture
-def half(tmp_path):
-    """A checkpoint of bfloat16, which numpy lacks."""
-    path = tmp_path / "in.pth"
-    torch.save(nn.Sequential(nn.BatchNorm2d(32)).bfloat16().state_dict(), path)
-    return path
-
-
-def test_a_dtype_that_numpy_lacks_is_told(half, tmp_path, capsys):
-    told = refused(capsys, half, tmp_path / "out.pkl", "--to", "EN")
+def test_a_dtype_that_numpy_lacks_is_told(tmp_path, capsys):
+    torch.save(nn.BatchNorm2d(32).bfloat16().state_dict(), tmp_path / "in.pth")
+    told = refused(capsys, tmp_path / "in.pth", tmp_path / "out.pkl", "--to", "EN")
     expected = "a tensor is torch.bfloat16, which a .pkl cannot hold; give the file the ending .pth"
     assert expected in told
     assert not (tmp_path / "out.pkl").exists()
-
-
-def test_a_dtype_that_numpy_lacks_is_kept_in_a_file_of_torch(half, tmp_path):
-    assert run(half, tmp_path / "out.pth", "--to", "EN") == 0
-    assert read(tmp_path / "out.pth")["0.weight"].dtype == torch.bfloat16
 
 
 @pytest.fixture
@@ -164,10 +142,6 @@ def converted(tmp_path, model):
     options = ("--to", "ILMGN(key_group_size=8)", "--match", "*")
     assert run(tmp_path / "gn.pth", tmp_path / "ilm.pth", *options) == 0
     return tmp_path / "ilm.pth"
-
-
-def test_options_of_a_layer_are_used(converted):
-    assert read(converted)["last.encode.weight"].shape == (2, 4)
 
 
 def test_only_matching_layers_are_reverted(converted, tmp_path):
@@ -299,14 +273,6 @@ def test_an_output_that_is_a_folder_is_refused_before_the_work(tmp_path, model, 
     assert "is a folder; give a file" in refused(capsys, *words)
 
 
-def test_an_output_that_leads_to_a_pipe_is_refused(path, tmp_path, capsys):
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "out.pth").symlink_to("pipe")
-    error = refused(capsys, path, tmp_path / "out.pth", *LAST, "--overwrite")
-    assert "is a device or a pipe; give a file" in error
-    assert (tmp_path / "pipe").is_fifo()
-
-
 def named(name, norm):
     """The state dict of a model with one norm of this name."""
     return {f"backbone.layer1.0.{name}.{key}": t for key, t in norm.state_dict().items()}
@@ -371,37 +337,16 @@ def test_the_report_says_that_names_by_type_are_kept(en_of_bn1):
     assert "where a model of OpenMMLab has gn1" in printed
 
 
-@pytest.mark.parametrize("lacking", ["weight", "bias"])
-def test_a_batchnorm_without_a_weight_or_a_bias_is_converted(tmp_path, lacking):
-    norm, x = randomized(nn.BatchNorm2d(32)).double().eval(), torch.randn(2, 32, 5, 5).double()
-    setattr(norm, lacking, None)
-    write(norm.state_dict(), tmp_path / "in.pth")
-    assert run(tmp_path / "in.pth", tmp_path / "out.pth", "--to", "EN") == 0
-    layer = ExemplarNorm(32).double().eval()
-    layer.load_state_dict(read(tmp_path / "out.pth"))
-    assert_close(layer(x), norm(x), EQUAL)
-
-
 def of_batchnorm(**entries):
     """A state dict of a BatchNorm "1" with other entries."""
     state = nn.Sequential(nn.Identity(), nn.BatchNorm2d(32)).state_dict()
     return OrderedDict({**state, **entries})
 
 
-ODD = {
-    "a sparse weight": (of_batchnorm(**{"1.weight": torch.ones(32).to_sparse()}), "make it dense"),
-    "float8": (
-        OrderedDict((k, v.to(torch.float8_e4m3fn)) for k, v in of_batchnorm().items()),
-        "is torch.float8_e4m3fn; convert it to float32 first",
-    ),
-    "complex": (of_batchnorm(**{"1.bias": torch.ones(32) + 0j}), "convert it to float32 first"),
-}
-
-
-@pytest.mark.parametrize("state, expected", ODD.values(), ids=ODD)
-def test_a_norm_of_tensors_that_no_layer_has_is_told(tmp_path, capsys, state, expected):
-    torch.save({"state_dict": state}, tmp_path / "in.pth")
-    assert expected in refused(capsys, tmp_path / "in.pth", tmp_path / "out.pth", "--to", "EN")
+def test_a_sparse_weight_of_a_norm_is_told(tmp_path, capsys):
+    torch.save(of_batchnorm(**{"1.weight": torch.ones(32).to_sparse()}), tmp_path / "in.pth")
+    error = refused(capsys, tmp_path / "in.pth", tmp_path / "out.pth", "--to", "EN")
+    assert "make it dense" in error
 
 
 def dtypes():
@@ -420,7 +365,7 @@ def test_every_dtype_is_converted_or_told(tmp_path, capsys, name, dtype):
     status = run(tmp_path / "in.pth", tmp_path / "out.pth", "--to", "EN")
     error = capsys.readouterr().err
     assert (status, error.count("\n")) in ((0, 0), (2, 1))
-    assert status == 0 or f"{dtype}" in error
+    assert status == 0 or f"is {dtype}; convert it to float32 first" in error
 
 
 def test_a_tensor_on_the_meta_device_beside_others_is_told(tmp_path, capsys):

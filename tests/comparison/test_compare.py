@@ -185,23 +185,10 @@ def test_a_changed_test_is_named(compared, capsys):
     assert words in capsys.readouterr().err
 
 
-def test_settings_are_kept_as_json(compared):
-    settings = json.loads(Path("out/compare.json").read_text())
-    assert settings["--at"] == ["model.backbone.norm_cfg", "model.decode_head.norm_cfg"]
-
-
 def test_a_run_that_diverges_is_a_row(config, started):
     assert compare(config, GN, "--opts", "optim_wrapper.optimizer.lr=1e30") == 1
     (failure,) = frame()["failure"]
     assert failure.startswith("diverged: ")
-
-
-@pytest.mark.wide
-def test_a_run_that_fails_is_a_row(config, started):
-    compare(config, GN, "--opts", "train_dataloader.dataset.data_prefix.img_path=nowhere")
-    (failure,) = frame()["failure"]
-    assert failure.startswith("failed: ")
-    assert failure.endswith("seed0.log")
 
 
 MISSING = """
@@ -390,26 +377,25 @@ def test_weights_that_no_norm_converts_are_named(config, capsys, words):
     assert "The config loads 'bn.pth'. If the file has weights" in capsys.readouterr().out
 
 
-def test_no_weights_are_named_for_a_part_that_they_are_not_of(config, capsys):
-    words = "--at", "model.decode_head.norm_cfg", "--dry-run", "--opts", "model.pretrained=bn.pth"
-    compare(config, GN, EN, *words)
+@pytest.mark.parametrize(
+    "norms, words",
+    [
+        ((GN, EN), "--at model.decode_head.norm_cfg --opts model.pretrained=bn.pth"),
+        (("BN", GN), "--opts load_from=bn.pth"),
+    ],
+    ids=["a part that they are not of", "plain norms"],
+)
+def test_no_weights_are_named_that_need_no_conversion(config, capsys, norms, words):
+    compare(config, *norms, "--dry-run", *words.split())
     assert "The config loads" not in capsys.readouterr().out
 
 
-def test_no_weights_are_named_for_plain_norms(config, capsys):
-    compare(config, "BN", GN, "--dry-run", "--opts", "load_from=bn.pth")
-    assert "The config loads" not in capsys.readouterr().out
-
-
-def test_weights_of_a_yaml_config_are_known():
-    opened = open_config(str(SHAPES), ["MODEL.WEIGHTS", "R-50.pkl"])
-    assert opened.pretrained(["MODEL.FPN.NORM"]) == "R-50.pkl"
-
-
-def test_weights_of_a_lazy_config_are_known(tmp_path):
+def test_weights_of_detectron2s_configs_are_known(tmp_path):
     (tmp_path / "lazy.py").write_text(LAZY)
-    opened = open_config(str(tmp_path / "lazy.py"), ["train.init_checkpoint='R-50.pkl'"])
-    assert opened.pretrained(["model.backbone.norm"]) == "R-50.pkl"
+    words = {str(SHAPES): ["MODEL.WEIGHTS", "R-50.pkl"]}
+    words[str(tmp_path / "lazy.py")] = ["train.init_checkpoint='R-50.pkl'"]
+    for path, overrides in words.items():
+        assert open_config(path, overrides).pretrained(["MODEL.FPN.NORM"]) == "R-50.pkl"
 
 
 def test_the_norms_of_each_model_are_counted(config, capsys):
@@ -508,12 +494,15 @@ def test_norms_that_do_not_fit_are_named_before_any_training(config, started, ca
     assert not started
 
 
-def test_a_norm_that_no_part_of_the_model_has_is_refused(datasets, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("norm", ["ILMGN", "BN"])
+def test_a_norm_that_no_part_of_the_model_has_is_refused(
+    datasets, tmp_path, monkeypatch, capsys, norm
+):
     monkeypatch.chdir(tmp_path)
     place = "MODEL.SEM_SEG_HEAD.NORM"  # a detector without this head has the key, too
-    assert compare(str(SHAPES), "GN", "ILMGN", "--at", place, "--dry-run", "--opts", *SMALL) == 2
+    assert compare(str(SHAPES), "GN", norm, "--at", place, "--dry-run", "--opts", *SMALL) == 2
     told = capsys.readouterr().err
-    assert f"these norms do not fit at {place}: ILMGN: the same model as with GN; " in told
+    assert f"these norms do not fit at {place}: {norm}: the same model as with GN; " in told
 
 
 def test_frozen_norms_stay_and_the_plan_says_so(config, capsys):
@@ -536,25 +525,6 @@ def test_a_stock_detector_without_trained_norms_is_refused(tmp_path, monkeypatch
     # Not of the box head, which has no convolution with a norm.
     place = "give a place, such as --at MODEL.FPN.NORM"
     assert f"MODEL.RESNETS.NORM keeps FrozenBN: it is not trained; {place}\n" in told
-
-
-def test_two_plain_norms_that_no_layer_has_are_refused(datasets, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    place = "--at", "MODEL.SEM_SEG_HEAD.NORM"
-    assert compare(str(SHAPES), "GN", "BN", *place, "--dry-run", "--opts", *SMALL) == 2
-    assert "BN: the same model as with GN; " in capsys.readouterr().err
-
-
-def test_a_place_that_the_config_lacks_is_refused(config, started, capsys):
-    assert compare(config, GN, "--at", "model.neck.norm_cfg") == 2
-    words = "--at model.neck.norm_cfg: the config has no model.neck; give another place, such as"
-    assert f"{words} --at model.backbone.norm_cfg\n" in capsys.readouterr().err
-
-
-def test_a_part_in_place_of_its_norm_is_refused(config, started, capsys):
-    assert compare(config, GN, "--at", "model.decode_head") == 2
-    words = "--at model.decode_head: it is a part of the config, not a norm; give its norm, such as"
-    assert f"{words} --at model.backbone.norm_cfg\n" in capsys.readouterr().err
 
 
 def test_a_norm_stands_only_where_at_says(config, capsys):
@@ -595,11 +565,6 @@ def test_a_dry_run_tells_each_length_and_the_time_of_the_runs(config, capsys, mo
     assert f"{told}  30 iterations of 2 images, 15 epochs of 4 images\n" in printed
     times = f"0:00:04 with {GN}, 0:01:00 with {EN}, 0:00:12 with SN, of all 6 runs 0:02:32; loading"
     assert f"all steps of a run take about {times} and tests add to it\n" in printed
-
-
-def test_a_dry_run_writes_nothing(config):
-    compare(config, GN, EN, "--dry-run")
-    assert not Path("out").exists()
 
 
 def test_overrides_for_a_norm_are_in_its_runs_alone(config, capsys):
@@ -656,6 +621,13 @@ def test_a_folder_keeps_the_overrides_for_a_norm(config, tmp_path, norms, rate, 
         ("--arm a GN lr=1 --arm a GN lr=2", "two --arm have the name 'a'; give each another"),
         ("--arm .. GN lr=1", "norm '..': give a name of letters and digits"),
         ("--weights typo.pth", "typo.pth' does not exist"),
+        (GN, "is given twice"),
+        ("--seeds 1 0 1", "--seeds 1 0 1: give each seed once"),
+        (
+            "--at model.neck.norm_cfg",
+            "the config has no model.neck; give another place, such as --at model.backbone.norm_cf",
+        ),
+        ("--at model.decode_head", "decode_head: it is a part of the config, not a norm; give its"),
         (
             "--opts default_hooks.checkpoint.out_dir=all",
             "'all': all runs would write to it",
@@ -709,16 +681,6 @@ def test_ctrl_c_tells_how_to_continue(config, monkeypatch, capsys):
     assert (
         capsys.readouterr().err.splitlines()[-1].endswith(": stopped; the same command continues")
     )
-
-
-def test_an_unknown_metric_ends_a_comparison_after_its_first_test(compared, started, capsys):
-    """The config does not tell the names of the metrics of a class of its own."""
-    started.clear()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ConfigSource, "check_metric", lambda *_: None)
-        assert compare(compared, GN, "SN", "--metric", "mine", *TEST) == 2
-    assert "--metric 'mine': the runs have aAcc, mIoU, mAcc" in capsys.readouterr().err
-    assert not started
 
 
 def test_the_bar_says_that_a_run_evaluates(config, tmp_path):
@@ -893,31 +855,6 @@ def test_a_step_that_diverges_leaves_the_results(config, started, patched):
     assert "## mIoU" in Path("out/compare.md").read_text()
 
 
-def test_a_norm_that_is_given_twice_is_refused(config, capsys):
-    assert compare(config, GN, GN) == 2
-    assert "is given twice" in capsys.readouterr().err
-
-
-def test_a_seed_that_is_given_twice_is_refused(config, capsys):
-    assert compare(config, GN, "--seeds", "1", "0", "1") == 2
-    assert "--seeds 1 0 1: give each seed once" in capsys.readouterr().err
-
-
-@pytest.mark.wide
-def test_weights_start_each_norm_as_the_converted_model(config, started):
-    torch.manual_seed(3)
-    words = open_config(config).norm("model.backbone.norm_cfg", "BN")
-    words += open_config(config).norm("model.decode_head.norm_cfg", "BN")
-    model = open_config(config, words).build_model()
-    torch.save({"state_dict": model.state_dict()}, "bn.pth")
-    norms = "BN", EN, "SN"
-    assert compare(config, *norms, "--weights", "bn.pth", "--opts", "train_cfg.max_iters=1") == 0
-    weight = model.state_dict()["decode_head.conv_seg.weight"]
-    for folder in "BN", "EN-reduction=8", "SN":
-        start = torch.load(f"out/{folder}/weights.pth")["state_dict"]
-        assert torch.equal(start["decode_head.conv_seg.weight"], weight)
-
-
 @pytest.fixture(scope="module")
 def switched(datasets, tmp_path_factory):
     """The starts of SN, the baseline, and BN, and the state of the file of a BN model."""
@@ -947,17 +884,6 @@ def test_a_norm_starts_from_the_file_whatever_the_baseline_is(switched):
     found, state = switched
     pairs = zip(means_of_box_head(found["BN"]), means_of_box_head(state), strict=True)
     assert all(torch.equal(*pair) for pair in pairs)
-
-
-@pytest.mark.wide
-def test_starts_are_written_in_a_process_of_their_own(config, tmp_path):
-    """As on a GPU, whose memory the process gives back."""
-    words = open_config(config).norm("model.backbone.norm_cfg", "BN")
-    torch.save({"state_dict": open_config(config, words).build_model().state_dict()}, "bn.pth")
-    source = ConfigSource(config, ["model.backbone.norm_cfg"])
-    state = start_weights.read_weights(Path("bn.pth"))
-    compared_config.in_own_process(start_weights.write_starts, source, [EN], tmp_path, state)
-    assert (tmp_path / "EN-reduction=8" / "weights.pth").is_file()
 
 
 def test_norms_of_the_file_that_a_start_would_lack_are_refused(config, tmp_path):
@@ -1007,14 +933,6 @@ def test_synchronized_norms_start_from_weights_and_have_further_tests(config, st
     start = torch.load("out/SN-sync=True/weights.pth")["state_dict"]
     assert torch.equal(start["backbone.conv1.weight"], model.backbone.state_dict()["conv1.weight"])
     assert {*found["test"]} == {"test", "dusk"}
-
-
-@pytest.mark.wide
-def test_a_lazy_config_is_compared(started, datasets, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("lazy.py").write_text(LAZY)
-    assert compare("lazy.py", "GN", "EN(reduction=8)", "--at", "model.backbone.norm") == 0
-    assert list(frame().query("metric == 'bbox/AP'")["norm"]) == ["GN", "EN(reduction=8)"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import pytest
 
 pytest.importorskip("scipy", reason="needs scipy, of the extra ilm_plugins[compare]")
 
-from ilm_plugins.__main__ import main
 from ilm_plugins.cli import exit_on_sigterm, parsers
 from ilm_plugins.cli.compare import plan_of
 from ilm_plugins.comparison.run import executors, slurm_jobs, tasks
@@ -269,13 +268,6 @@ class TestSlurm:
         expected = {"partition a100", "timeout_min 90", "cpus_per_task 8", "gpus_per_node 2"}
         shown = capsys.readouterr().out
         assert expected <= {*shown.removeprefix("each job: ").strip().split(", ")}
-
-    def test_a_dry_run_names_a_wrong_option(self, capsys):
-        words = ["compare", "--command", "t {norm} {seed} {output}", "BN", "EN", "--metric"]
-        words += ["a:b.json", "--executor", "slurm", "--num-gpus", "0", "--dry-run"]
-        words += ["--slurm", "qoss=a"]
-        assert main(words) == 2
-        assert "--slurm qoss=a: Unknown argument 'qoss'" in capsys.readouterr().err
 
     def test_a_machine_without_slurm_is_named(self, monkeypatch):
         monkeypatch.setenv("PATH", "/nowhere")

@@ -89,12 +89,6 @@ def test_recorded_runs_are_skipped(trained):
     assert trained == [("BN", 1), ("EN", 1)]
 
 
-def test_a_lower_metric_may_be_better(trained):
-    found = compare(trained, metric="loss", higher_is_better=False)
-    (sentence,) = [line for line in repr(found).splitlines() if line.startswith("- EN: ")]
-    assert sentence.startswith("- EN: better. Gain: +2.")
-
-
 def test_the_unit_of_a_metric_may_be_given(trained):
     found = compare(trained, metric="loss", higher_is_better=False)
     assert found.results.unit.name == "number"

@@ -95,17 +95,6 @@ def test_a_script_is_compared(started, capsys):
     assert [*row[:8]] == [*expected, *(record[key] for key in ("seconds", "commit", "device"))]
 
 
-def test_scripts_run_at_the_same_time(started):
-    """Each waits for the other."""
-    Path("train.py").write_text(
-        "import os, sys, time\nopen(sys.argv[1], 'w')\nend = time.monotonic() + 60\n"
-        "while not (os.path.exists('BN') and os.path.exists('EN')):\n"
-        f"    assert time.monotonic() < end\n    time.sleep(0.02){TRAIN}"
-    )
-    assert compare("BN", "EN", "--jobs", "2") == 0
-    assert read_record("out/EN/seed0")["metrics"] == {"": {"top1": 72.5}}
-
-
 def test_a_run_that_fails_is_a_row_and_starts_again(started):
     """Its reason is the last line that it printed."""
     run(plan())

@@ -131,11 +131,6 @@ def test_a_norm_is_built_by_its_config(norm_cfg, kind):
     assert type(networks.build_norm(norm_cfg, 8)) is kind
 
 
-def test_requires_grad_of_a_norms_config_fixes_its_parameters():
-    norm = networks.build_norm({"type": "ILMIN", "key_group_size": 1, "requires_grad": False}, 8)
-    assert not any(p.requires_grad for p in norm.parameters())
-
-
 def batch():
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8, generator=generator)

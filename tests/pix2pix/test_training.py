@@ -109,14 +109,6 @@ def test_a_part_may_be_asked_for_by_the_name_of_the_folder(tmp_path):
     assert [data[i]["name"] for i in range(len(data))] == ["b"]
 
 
-def test_the_mean_image_may_be_that_of_another_folder(halves, tmp_path):
-    folder, left, _ = halves
-    save(tmp_path / "other" / "a.png", 6, 12)
-    chosen = {"data_root": str(folder), "images": (1, None)}
-    data = PairedImages(tmp_path / "other", size=6, mean_of=chosen)
-    assert np.array_equal(channels_last(data.metainfo["mean_image"]), left)
-
-
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_the_mean_image_is_that_of_the_chosen_targets(halves, direction):
     folder, left, right = halves
@@ -201,10 +193,6 @@ def test_jitter_crops_and_flips_both_alike():
         assert np.abs(a.astype(int) + b - 255).max() <= 2  # rounded twice
 
 
-def test_jitter_flips_some_images():
-    assert {bool(a[0, 0, 1] > a[0, -1, 1]) for a, _ in jittered()} == {False, True}
-
-
 def test_jitter_crops_at_every_place():
     """36 - 32 + 1 places from top to bottom."""
     assert len({int(a[0, 0, 0]) for a, _ in jittered()}) == 5
@@ -218,12 +206,6 @@ def test_a_network_may_have_options_for_its_own_parameters():
     model.generator, model.other = model["generator"], model["other"]
     decays = {n: w.optimizer.param_groups[0]["weight_decay"] for n, w in build(model).items()}
     assert decays == {"generator": 0.0, "other": 0.5 * 0.1}
-
-
-def test_training_logs_losses(trained):
-    losses = [e for e in entries(trained) if "loss_G_L1" in e]
-    assert len(losses) == 16
-    assert {"loss_D_real", "loss_D_fake", "loss_G_GAN", "generator.lr"} <= losses[0].keys()
 
 
 def test_training_lowers_the_error(trained):
@@ -349,11 +331,6 @@ def test_a_checkpoint_of_another_model_is_told_in_one_line(translate, tmp_path, 
     assert told.endswith("give one of this model")
 
 
-def test_a_missing_config_is_told_before_a_missing_folder(translate, tmp_path, capsys):
-    assert translate(tmp_path / "in", tmp_path / "out", config=tmp_path / "no.py") == 2
-    assert "no.py" in capsys.readouterr().err
-
-
 def test_sigterm_ends_translation_in_one_line_without_a_partial_file(
     translate, tmp_path, monkeypatch, capsys
 ):
@@ -380,13 +357,6 @@ def test_translation_into_its_input_is_refused(translate, tmp_path, capsys):
     assert translate(tmp_path / "in", tmp_path / "link") == 2
     assert "is INPUT; give another folder" in capsys.readouterr().err
     assert np.array_equal(read(tmp_path / "in" / "a.png"), before)
-
-
-def test_translation_into_a_file_is_refused(translate, tmp_path, capsys):
-    save(tmp_path / "in" / "a.png", 8, 8)
-    (tmp_path / "out").touch()
-    assert translate(tmp_path / "in", tmp_path / "out") == 2
-    assert f"cannot be written to ({tmp_path / 'out'} is a file)" in capsys.readouterr().err
 
 
 def test_a_full_disk_ends_a_translation_with_one_line_and_leaves_no_part_of_an_image(
@@ -417,9 +387,3 @@ def test_a_test_overwrites_no_image_of_the_users(tmp_path):
     runner = SimpleNamespace(rank=0, work_dir=tmp_path)
     with pytest.raises(UserError, match=r"0\.png exists, and no test wrote it"):
         training.TranslatedImages().after_test_iter(runner, 0, None, [{"name": "0", **sample}])
-
-
-def test_translation_keeps_sizes(translate, tmp_path):
-    before = save(tmp_path / "in" / "a.png", 70, 100)
-    assert translate(tmp_path / "in", tmp_path / "out") == 0
-    assert read(tmp_path / "out" / "a.png").shape == before.shape
