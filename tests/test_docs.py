@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import ilm_plugins
-from helpers import processes, trainings, workers
+from helpers import processes
 from helpers.close import assert_close
 from ilm_plugins import NORMS, ILMGroupNorm, surgery
 from ilm_plugins.cli import parsers
@@ -50,24 +50,6 @@ def test_pages_have_the_files_and_records_that_they_show():
     for page, text in documented().items():
         shown = page.read_text("utf-8")
         assert shown == text, f"{page.relative_to(ROOT)}: run python -m reproduction.write_pages"
-
-
-def test_the_sample_of_a_comparison_is_what_compare_writes_of_its_records():
-    pytest.importorskip("scipy", reason="needs the extra ilm_plugins[compare]")
-    from ilm_plugins.comparison.report import markdown
-    from ilm_plugins.comparison.results import OWN_TEST, Results, Value
-    from reproduction.pages.results import by_seed, load
-
-    values = [
-        Value(norm, seed, OWN_TEST, "bbox/AP", value)
-        for norm in ("GN", "ILMGN")
-        for seed, value in by_seed(
-            load(), "study-box", f"BCCD box head/{norm}", metric="box AP"
-        ).items()
-    ]
-    results = Results(["GN", "ILMGN"], values, "bbox/AP", margin=1)
-    shown = block(ROOT / "docs" / "compare.md", "text", "minus GN")
-    assert f"\n\n{shown}\n" in markdown(results, "compare")
 
 
 def test_links_lead_somewhere():
@@ -253,46 +235,6 @@ def test_a_section_with_a_training_says_how_long_it_trains(page):
         trains = [line for line in shown.replace("\\\n", " ").splitlines() if TRAINS.search(line)]
         if any(not FORM.search(line) for line in trains):
             assert re.search(r"\d (?:epochs|iterations|steps)", section), section.splitlines()[0]
-
-
-SRUN = """#!/bin/bash
-for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@" & done
-wait -n && wait -n
-"""
-
-
-@pytest.mark.long
-def test_the_job_script_of_slurm_trains_on_two_nodes(tmp_path, datasets):
-    """A stand-in for srun starts the command twice, as on two nodes of a CPU each."""
-    pytest.importorskip("detectron2", reason="needs detectron2")
-    script = block(ROOT / "docs" / "running.md", "bash")
-    changes = {"--num-gpus 8": "--num-gpus 0", ":29500": f":{workers.free_port()}"}
-    for old, new in changes.items():
-        assert old in script
-        script = script.replace(old, new)
-    stand_ins = {"srun": SRUN, "scontrol": "#!/bin/bash\necho 127.0.0.1; echo other"}
-    for name, text in {**stand_ins, "train.sh": script}.items():
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
-    names = {"SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "node[1-2]"}
-    path = os.pathsep.join((str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]))
-    words = [
-        "--config-file",
-        trainings.SHAPES,
-        *trainings.SMALL,
-        *trainings.NO_TEST,
-        "OUTPUT_DIR",
-        tmp_path / "out",
-    ]
-    done = subprocess.run(
-        [tmp_path / "train.sh", *words, "OUTPUT_DIR", tmp_path / "out"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **names, "PATH": path},
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads((tmp_path / "out" / "record.json").read_text())["processes"] == 2
 
 
 @pytest.fixture(scope="module")

@@ -113,10 +113,6 @@ def test_the_wheel_has_the_package_alone(plain):
     assert {name.split("/")[0].split("-")[0] for name in plain[2]} == {"ilm_plugins"}
 
 
-def test_the_wheel_has_no_papers_table(plain):
-    assert not [name for name in plain[2] if "papers" in name or "reproduction" in name]
-
-
 def test_a_wheel_without_kernels_is_for_every_machine(plain):
     _, tag, names, _ = plain
     assert tag == "py3-none-any"

@@ -62,21 +62,6 @@ def test_a_page_has_no_directive(name):
     assert not directives(rendered(ROOT / name))
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "```{include} x.md\n```",
-        ":::{note}\nx\n:::",
-        "{ref}`x`",
-        "(target)=\n# x",
-        "~~~{math}\nx\n~~~",
-    ],
-)
-def test_directives_are_found(text, tmp_path):
-    (tmp_path / "page.md").write_text(text)
-    assert directives(rendered(tmp_path / "page.md"))
-
-
 def test_links_lead_to_headings():
     headings = {page: {slug(h) for h in headings_of(page)} for page in PAGES}
     for page in PAGES:

@@ -86,20 +86,6 @@ def test_what_the_time_of_all_does_not_reach_is_left_out(folder):
     assert not (folder / "late").exists()
 
 
-def test_the_command_says_what_it_leaves_out(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(gpu, "kernels", lambda *_: [])
-    needs = {"all": (), "table": ("pandas",), "step": ("unknown_module",)}
-    monkeypatch.setattr(gpu.needs, "NEEDS", needs)
-    monkeypatch.setattr(gpu, "write_pairs", lambda *_: None)
-    names = ("a", "step, eager, EN", *"bcde")
-    monkeypatch.setattr(gpu, "parts", lambda *_: [part(ENDLESS, name=name) for name in names])
-    gpu.measure_all(tmp_path, 3, rehearse=True)
-    first, *_, last = capsys.readouterr().out.strip().splitlines()
-    assert first == "left out: step; to add them: pip install unknown_module"
-    assert last.startswith("left out after 0.05 minutes: ")
-    assert last.endswith("e")
-
-
 @pytest.mark.parametrize("module", ["torch", "wrapt"])
 def test_a_python_without_torch_ends_with_one_line_that_installs_what_is_missing(root, module):
     code = "import runpy, sys; sys.modules[sys.argv[1]] = None; runpy.run_module('benchmarks.gpu')"
@@ -134,17 +120,6 @@ def test_parts_overlap_only_where_they_may(folder, at_once):
         assert all(ended <= begun for (_, ended), (begun, _) in pairwise(spans))
 
 
-@pytest.mark.parametrize("gib, images", [(139, 128), (23, 128), (11.5, 64), (7.5, 32), (1, 1)])
-def test_a_step_has_the_images_that_fit_into_memory(gib, images, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    found, free = gpu.fitting(int(gib * 2**30)), gib * 2**30
-    assert found["images"] == images
-    if images > 1:
-        needed = gpu.PROCESS_BYTES + images * gpu.IMAGE_BYTES
-        assert found["at once"] == free // needed
-        assert images == gpu.IMAGES or gpu.PROCESS_BYTES + 2 * images * gpu.IMAGE_BYTES > free
-
-
 @pytest.mark.skipif(not has_triton(), reason="needs Triton 3.6 or newer")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="its own driver would be asked")
 def test_kernels_are_compiled_for_a_gpu_that_is_not_there(tmp_path, monkeypatch):
@@ -158,17 +133,6 @@ def test_kernels_are_compiled_for_a_gpu_that_is_not_there(tmp_path, monkeypatch)
     texts = [file.read_text() for file in tmp_path.rglob("*.ptx")]
     assert len(texts) == 2  # forward and backward
     assert all(".target sm_80" in text for text in texts)
-
-
-def test_kernels_of_a_step_are_compiled_for_all_its_maps():
-    pytest.importorskip("torchvision", reason="needs torchvision")
-    from benchmarks import ahead
-
-    maps = {tuple(x.shape): layer for layer, x in ahead.of_step("EfficientNet-B0, EN, fused", 4)}
-    assert {(4, 32, 112, 112), (4, 1152, 7, 7), (4, 1280, 7, 7)} <= maps.keys()
-    assert maps[4, 32, 112, 112].fused_activation.name == "silu"
-    assert maps[4, 320, 7, 7].fused_activation is None
-    assert not any(p.is_meta for layer in maps.values() for p in layer.parameters())
 
 
 def results_of_record(folder):
@@ -186,11 +150,6 @@ def results_of_record(folder):
         for norm, row in norms.items():
             found = {"way": way, "norm": norm, "peak bytes": 0, "kernels": {}, **row}
             yield (folder / f"step, {way}, {norm}.json").write_text(json.dumps(found))
-
-
-def test_there_is_a_table_after_each_result(tmp_path):
-    tables = [report.everything(report.collect(tmp_path)) for _ in results_of_record(tmp_path)]
-    assert len({*tables}) == len(tables)
 
 
 def test_the_files_of_a_folder_make_the_table_of_the_record(tmp_path):

@@ -13,9 +13,8 @@ CPU, ACTIVATIONS, GPU = (
     for name in ("", "_activations", "_gpu")
 )
 #: Pages.
-README, PERFORMANCE, BENCHMARKS = "README.md", "docs/performance.md", "benchmarks/README.md"
-STEPS, CALLS = GPU["steps"], GPU["host"]["microseconds"]
-LATER = {norm: f"{size / 1e9:.1f}" for norm, size in GPU["later peak"]["peak bytes"].items()}
+README, PERFORMANCE = "README.md", "docs/performance.md"
+STEPS = GPU["steps"]
 
 
 def milliseconds(way, norm):
@@ -65,39 +64,13 @@ def model_steps():
     return [row["over baseline"][0] for row in measured if row["model"][:4] in ("Mask", "ResN")]
 
 
-def fused(norm):
-    (row,) = (row for row in ACTIVATIONS["models"] if row["norm"] == f"{norm}, fused")
-    memory = row["peak bytes"][row["norm"]] / row["peak bytes"][norm]
-    return f"{row['over baseline'][0]:.2f}", f"{memory:.2f}"
-
-
-def activated_means():
-    groups = {}
-    for setting, measured in ACTIVATIONS["activations"].items():
-        for row in measured:
-            key = setting, row["layer"], row["activation"]
-            groups.setdefault(key, []).append(row["both"]["over baseline"][0])
-    return [geometric_mean(ratios) for ratios in groups.values()]
-
-
 def without_c(ratio):
     layers = {row["layer"] for row in CPU["layers"]["without C"]}
     return [geometric_mean(map(ratio, rows(CPU, [layer], "without C"))) for layer in layers]
 
 
-def memory(row):
-    return row["peak bytes"]["this"] / row["peak bytes"]["baseline"]
-
-
 LAYERS = ["ILMGN", "AN", "EN", "SN"]
 MAPS = rows(GPU, LAYERS)
-WAITING = [100 * (1 - row["both, graph"]["seconds"] / row["both"]["seconds"]) for row in MAPS]
-ILMGN = rows(GPU, ["ILMGN"])
-AS_GRAPHS = over_plain(ILMGN, "both, graph")
-BOX_HEAD = over_plain(rows(GPU, ["EN", "SN"], shape="box head"), "both, graph")
-COMPILED = [1 / row[p]["over compiled"][0] for row in CPU["compiled"] for p in ("forward", "both")]
-OVER_GN = [CALLS["a9e7d192"][norm] / CALLS["a9e7d192"]["GN"] for norm in (*LAYERS, "SSN")]
-EARLIER = {norm: CALLS["0cde5347"][norm] / CALLS["0cde5347"]["GN"] for norm in LAYERS}
 PLAIN_TORCH = between(without_c(lambda row: row["both"]["over baseline"][0]))
 
 SENTENCES = [
@@ -120,14 +93,7 @@ SENTENCES = [
         f"{one(CPU, ['ILMGN'], 'float32', 'res5')} and {one(CPU, ['ILMGN'], 'bfloat16', 'res5')}",
     ),
     (PERFORMANCE, f"Mask R-CNN or ResNet-50 takes {between(model_steps(), 2)} times as long"),
-    (PERFORMANCE, f"Both together take {between(activated_means(), 2)} of the time"),
-    (
-        PERFORMANCE,
-        f"takes {fused('ILMGN')[0]} (ILMGN) and {fused('EN')[0]} (EN) of the time with the "
-        f"activations apart, and {fused('EN')[1]} of the memory",
-    ),
     (PERFORMANCE, f"Forward and backward take {PLAIN_TORCH} times BatchNorm's or GroupNorm's"),
-    (PERFORMANCE, f"memory is up to {max(without_c(memory)):.1f} times as large"),
     (
         PERFORMANCE,
         f"a compiled step took {milliseconds('compiled', 'GN')} ms with GroupNorm, an eager step "
@@ -144,37 +110,12 @@ SENTENCES = [
         f"({step('compiled', 'EN')} and {step('compiled', 'SN')})",
     ),
     (PERFORMANCE, f"which took {step('graph', 'EN')} and {step('graph', 'SN')} of BatchNorm's"),
-    (
-        PERFORMANCE,
-        f"slower on each of the {len(ILMGN)} maps, by {between(over_plain(MAPS))} times, "
-        f"ILMGN by {between(over_plain(ILMGN))}, because the GPU waited for Python in "
-        f"{between(WAITING, 0)} % of the time",
-    ),
-    (
-        PERFORMANCE,
-        f"ILMGN was faster on {sum(ratio < 1 for ratio in AS_GRAPHS)} of the {len(AS_GRAPHS)}",
-    ),
-    (
-        PERFORMANCE,
-        f"ILMGN still took {CALLS['a9e7d192']['ILMGN']} microseconds on a small map, and GroupNorm "
-        f"{CALLS['a9e7d192']['GN']}",
-    ),
     (PERFORMANCE, f"a step with ILMGN took {milliseconds('compiled', 'ILMGN')} ms, all of it the"),
-    (PERFORMANCE, f"took {LATER['EN']} GB with EN and {LATER['GN']} GB with GroupNorm"),
-    (PERFORMANCE, f"EN and SN took {between(BOX_HEAD)} times BatchNorm's time on the box head"),
     (
         PERFORMANCE,
         f"ILMGN took {one(GPU, ['ILMGN'], 'float32', 'res5', times='both, graph')} and AN "
         f"{one(GPU, ['AN'], 'float32', 'res5', times='both, graph')} times GroupNorm's",
     ),
-    (PERFORMANCE, f"layer alone takes {between(COMPILED, 2)} times as long as the uncompiled"),
-    (
-        BENCHMARKS,
-        "takes {GN} microseconds with GroupNorm, {BN} with BatchNorm, {ILMGN} with ILMGN, "
-        "{EN} with EN, {SN} with SN, {SSN} with SSN and {AN} with AN: ".format(**CALLS["a9e7d192"])
-        + f"{between(OVER_GN)} times GroupNorm's time",
-    ),
-    (BENCHMARKS, "it was {ILMGN:.1f} (ILMGN) to {EN:.1f} times (EN)".format(**EARLIER)),
 ]
 
 

@@ -15,12 +15,9 @@ import pytest
 pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 pytest.importorskip("submitit", reason="needs submitit, of the extra ilm_plugins[cluster]")
 
-import submitit
 
 from helpers.trainings import mmengine_command, write_mmengine_config
-from ilm_plugins.comparison.run import folders, tasks
-from ilm_plugins.comparison.run.slurm_jobs import run_by
-from ilm_plugins.comparison.run.tasks import Progress, Step, Task
+from ilm_plugins.comparison.run import folders
 from ilm_plugins.frameworks.run.record import is_complete_record, read_record
 
 pytestmark = pytest.mark.wide
@@ -221,31 +218,5 @@ def test_a_stopped_comparison_cancels_its_jobs_and_continues_here(config, slurm)
     reached = read_record("a")["run"]
     iterations = f"train_cfg.max_iters={reached + 2}"
     execute({"a": training(config, "a", opts=[iterations])}, executor="local").wait()
-    assert is_complete_record(read_record("a"))
-    assert "resumed epoch: 0" in Path("a.log").read_text()
-
-
-@pytest.mark.long
-def test_submitits_local_executor_requeues_a_run(config, monkeypatch):
-    monkeypatch.setattr(tasks, "PAUSE", 0.02)
-    task = Task("a", 0, Step(training(config, "a"), Path("a")))
-    jobs = []
-
-    class Executor(submitit.LocalExecutor):
-        def submit_array(self, functions):
-            jobs.extend(super().submit_array(functions))
-            return [*jobs]
-
-    def interrupt(task):
-        if jobs and checkpoints("a")[0].exists():
-            number = jobs.pop().job_id  # of the controller, whose child is the job
-            children = Path(f"/proc/{number}/task/{number}/children").read_text().split()
-            os.kill(int(children[0]), signal.SIGUSR2)
-
-    executor = Executor("jobs")
-    executor.update_parameters(timeout_min=10)
-    with Progress([task], interrupt) as progress:
-        run_by(executor, [task], Path("jobs/jobs.json"), progress)
-    assert not jobs
     assert is_complete_record(read_record("a"))
     assert "resumed epoch: 0" in Path("a.log").read_text()
