@@ -277,28 +277,3 @@ def test_a_model_compiles_into_three_graphs_for_any_batch(name):
                 found.append([loss, *torch.autograd.grad(loss, [x, *m.parameters()])])
             assert_equal(*found)
         assert counter.frame_count <= 3
-
-
-class Distance(torch.nn.Module):
-    """Code of a user that reads a layer's running statistics."""
-
-    def __init__(self, norm):
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, x):
-        return self.norm(x).mean() + (x.var((0, 2, 3)) - self.norm.running_variance).norm()
-
-
-@pytest.mark.parametrize(
-    "record",
-    [
-        lambda model, x: torch.compile(model, backend="eager", fullgraph=True),
-        lambda model, x: torch.export.export(model, (x,)).module(),
-        lambda model, x: torch.jit.trace(model, x),
-    ],
-    ids=["compile", "export", "trace"],
-)
-def test_a_graph_may_read_the_running_variance(record):
-    model, x = Distance(build("EN", training=False)), inputs(2, C, 3, 4, dtype=torch.float32)
-    assert_close(record(model, x)(x), model(x))
