@@ -50,16 +50,6 @@ def test_a_zoo_checkpoint_of_gn_computes_the_same(root, plain, tmp_path, capsys)
     assert_close(after, before, 2**20)
 
 
-def test_a_part_is_named_in_full(root, plain, tmp_path, capsys):
-    write(plain.backbone.bottom_up.state_dict(), tmp_path / "in.pth")
-    config = ["--config-file", root / GN, "MODEL.RESNETS.NORM", "ILMGN"]
-    words = [tmp_path / "in.pth", tmp_path / "out.pth", *config]
-    for options in ([], ["--part", "backbone"]):
-        assert run(*words, *options) == 2
-        assert "give --part backbone.bottom_up" in capsys.readouterr().err
-    assert run(*words, "--part", "backbone.bottom_up") == 0
-
-
 @pytest.mark.parametrize("part, near", [("backbon", "backbone"), ("box_head", "roi_heads.box_hea")])
 def test_an_unknown_part_is_told_with_near_ones(root, plain, tmp_path, capsys, part, near):
     write(plain.state_dict(), tmp_path / "in.pth")
@@ -147,10 +137,20 @@ def test_weights_of_another_model_are_refused(tmp_path, suffix):
         load(tmp_path / f"other{suffix}", other)
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".pyth"])
-def test_a_file_without_a_state_dict_is_told(tmp_path, suffix):
-    with pytest.raises(CheckpointError, match="holds a list, expected a state dict"):
-        load(tmp_path / f"list{suffix}", [1, 2])
+UNNAMED = {"model": {1: np.ones(2)}, "__author__": "nobody"}
+
+
+@pytest.mark.parametrize(
+    "suffix, contents, held",
+    [
+        *((suffix, [1, 2], "a list") for suffix in (".pth", ".pkl", ".pyth")),
+        *((suffix, UNNAMED, "an entry named 1") for suffix in (".pth", ".pkl")),
+        (".pth", {"model": 3}, "a int"),
+    ],
+)
+def test_a_file_without_a_state_dict_is_told(tmp_path, suffix, contents, held):
+    with pytest.raises(CheckpointError, match=f"holds {held}, expected a state dict"):
+        load(tmp_path / f"c{suffix}", contents)
 
 
 def block(norm):

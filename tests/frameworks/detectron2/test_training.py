@@ -15,7 +15,7 @@ from detectron2.config import get_cfg
 from helpers.close import assert_close
 from helpers.trainings import LAZY, NO_TEST, SHAPES, SMALL, train_until_killed
 from ilm_plugins import checkpoints
-from ilm_plugins.errors import CheckpointError, UserError
+from ilm_plugins.errors import UserError
 from ilm_plugins.files import lock
 from ilm_plugins.frameworks.detectron2 import training
 from ilm_plugins.frameworks.detectron2.checkpoints import Checkpointer
@@ -288,30 +288,23 @@ def test_a_resumed_training_tells_the_learning_rate_that_it_keeps(tmp_path, capl
     assert caplog.text.count(told) == count
 
 
-def test_an_evaluation_without_a_test_is_refused(tmp_path):
-    with pytest.raises(
-        UserError, match=r"nothing to evaluate on: the config has no DATASETS\.TEST"
-    ):
-        train(tmp_path, "MODEL.WEIGHTS", "a.pth", *NO_TEST, eval_only=True)
+OF_FILE = "MODEL.WEIGHTS", "/nowhere/a.pth"
 
 
-def test_missing_weights_are_told_in_one_line(tmp_path):
-    with pytest.raises(
-        CheckpointError, match=r"^checkpoint '.*a\.pth' does not exist; give a file$"
-    ):
-        train(tmp_path, "MODEL.WEIGHTS", str(tmp_path / "a.pth"), eval_only=True)
-
-
-def test_test_time_augmentation_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no test-time augmentation"):
-        train(tmp_path / "out", "TEST.AUG.ENABLED", "True")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_folder_in_use_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("ilm_plugins.files.PATIENCE", 0)
-    with lock(tmp_path), pytest.raises(UserError, match="in use"):
-        train(tmp_path)
+@pytest.mark.parametrize(
+    "overrides, options, words",
+    [
+        ((*OF_FILE, *NO_TEST), {"eval_only": True}, "nothing to evaluate on: .* no DATASETS.TEST"),
+        (OF_FILE, {"eval_only": True}, r"^checkpoint '.*a\.pth' does not exist; give a file$"),
+        (("TEST.AUG.ENABLED", "True"), {}, "no test-time augmentation"),
+        ((), {"eval_only": True, "resume": True}, "--resume: .* has no checkpoint"),
+        ((), {"eval_only": True}, "nothing to evaluate"),
+    ],
+    ids=["no test", "no file", "augmentation", "nothing to resume", "no weights"],
+)
+def test_what_cannot_be_trained_or_evaluated_is_refused(tmp_path, overrides, options, words):
+    with pytest.raises(UserError, match=words):
+        train(tmp_path, *overrides, **options)
 
 
 def test_a_folder_is_free_after_an_error_that_is_kept(tmp_path, monkeypatch):
@@ -339,14 +332,6 @@ def test_an_unknown_norm_of_a_lazy_config_is_named_with_near_keys(datasets, tmp_
     words = r"^model\.backbone\.bottom_up\.stem\.norm is 'gn', an unknown norm; near ones are GN\b"
     with pytest.raises(UserError, match=words):
         start(lazy_options(tmp_path, "model.backbone.bottom_up.stem.norm=gn"))
-
-
-@pytest.mark.parametrize(
-    "resume, words", [(True, "--resume: .* has no checkpoint"), (False, "nothing to evaluate")]
-)
-def test_an_evaluation_without_weights_is_refused(datasets, tmp_path, resume, words):
-    with pytest.raises(UserError, match=words):
-        train(tmp_path, resume=resume, eval_only=True)
 
 
 #: GN, because each process has running statistics of its own, by which it evaluates.
