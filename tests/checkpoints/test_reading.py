@@ -59,13 +59,6 @@ def test_a_refusal_names_the_code(trapped):
     assert str(path) in str(told.value)
 
 
-@every_format
-def test_code_is_run_where_the_caller_says_unsafe(tmp_path, suffix):
-    trap = tmp_path / "unpickled"
-    read(save({"model": Harmful(trap)}, tmp_path / f"c{suffix}"), unsafe=True)
-    assert trap.exists()
-
-
 @pytest.mark.filterwarnings("ignore:Environment variable TORCH_FORCE_NO")
 def test_a_framework_that_reads_a_file_itself_runs_no_code_within_loading(tmp_path):
     trap = tmp_path / "unpickled"

@@ -319,22 +319,11 @@ def test_openmmlabs_names_that_stay_need_no_config(tmp_path, capsys, name, norm,
     assert "OpenMMLab" not in capsys.readouterr().out
 
 
-@pytest.fixture
-def en_of_bn1(tmp_path, capsys):
-    """A checkpoint of another framework, whose bn1 has become EN, and what was printed."""
+def test_other_checkpoints_keep_names_by_type_and_the_report_says_so(tmp_path, capsys):
     write(named("bn1", nn.BatchNorm2d(32)), tmp_path / "in.pth")
     assert run(tmp_path / "in.pth", tmp_path / "out.pth", "--to", "EN") == 0
-    return tmp_path / "out.pth", capsys.readouterr().out
-
-
-def test_other_checkpoints_keep_names_by_type(en_of_bn1):
-    path, _ = en_of_bn1
-    assert "backbone.layer1.0.bn1.ratio.weight" in read(path)
-
-
-def test_the_report_says_that_names_by_type_are_kept(en_of_bn1):
-    _, printed = en_of_bn1
-    assert "where a model of OpenMMLab has gn1" in printed
+    assert "backbone.layer1.0.bn1.ratio.weight" in read(tmp_path / "out.pth")
+    assert "where a model of OpenMMLab has gn1" in capsys.readouterr().out
 
 
 def of_batchnorm(**entries):
@@ -416,14 +405,6 @@ def test_characters_in_names_that_move_the_cursor_are_escaped(tmp_path, capsys, 
     assert "\x1b" not in printed
     assert printed.count(r"\x1b[2J\n1") == 1
     assert r"not copied: \x1b[2J\nentry" in printed
-
-
-def test_characters_in_an_error_that_move_the_cursor_are_escaped(tmp_path, capsys):
-    pytest.importorskip("safetensors", reason="its files need safetensors")
-    sparse = {**of_batchnorm(), ESCAPE: torch.eye(2).to_sparse()}
-    write(sparse, tmp_path / "in.pth")
-    words = tmp_path / "in.pth", tmp_path / "out.safetensors", "--to", "EN"
-    assert r"\x1b[2J\n is torch.sparse_coo" in refused(capsys, *words)
 
 
 def test_a_full_disk_is_told_and_leaves_no_output(path, tmp_path, capsys, small_files):

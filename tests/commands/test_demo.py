@@ -35,16 +35,6 @@ def test_it_trains_evaluates_and_draws(root, datasets, tmp_path, capfd):
     assert (second != third).any()
 
 
-@pytest.mark.wide
-def test_a_detector_without_masks_has_nan_in_the_column_of_masks(root, datasets, tmp_path, capfd):
-    opts = ["SOLVER.MAX_ITER", "1", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"]
-    words = ["demo", str(root / f"{CONFIGS}gn.yaml"), "--output", str(tmp_path), "--opts"]
-    assert main([*words, *opts, "MODEL.MASK_ON", "False"]) == 0
-    (row,) = capfd.readouterr().out.rsplit("box head norm", 1)[1].splitlines()[1:]
-    assert row.split()[2] == "nan"
-    assert (tmp_path / "mask_rcnn_R_18_FPN_gn" / "predictions.png").is_file()
-
-
 def test_two_configs_of_one_name_are_refused(tmp_path, capsys):
     words = ["demo", "a/toy.yaml", "b/toy.yaml", "--output", str(tmp_path)]
     assert main(words) == 2

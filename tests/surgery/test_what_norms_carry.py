@@ -149,23 +149,12 @@ def test_the_report_tells_of_hooks(register, make):
     assert names == ["0"]
 
 
-@pytest.fixture
-def hooked():
-    """A layer for timm's norm whose activation has a hook, the hook's calls, and the report."""
+def test_a_hook_of_timms_activation_stays_and_is_not_reported():
     plain, calls = with_activation("BatchNormAct2d", nn.SiLU), []
     plain.act.register_forward_hook(lambda *_: calls.append(1))
     layer, report = surgery.convert(plain, "EN")
-    return layer, calls, report
-
-
-def test_a_hook_of_timms_activation_stays(hooked):
-    layer, calls, _ = hooked
     layer(double(2, C, 5, 5))
     assert calls
-
-
-def test_a_hook_of_timms_activation_is_not_reported(hooked):
-    *_, report = hooked
     assert not report.notes
 
 
