@@ -23,6 +23,7 @@ from ilm_plugins import checkpoints
 from ilm_plugins.__main__ import main
 from ilm_plugins.cli import parsers
 from ilm_plugins.cli.compare import plan_of
+from ilm_plugins.comparison import compared_models
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.detectron2 import datasets as coco_datasets
@@ -71,6 +72,13 @@ def own(tmp_path, monkeypatch):
     for name in {*sys.modules} - modules:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", None)):
             del sys.modules[name]
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """Let a comparison take no step of a model, which takes seconds."""
+    steps = {norm: {"seconds": 1.0} for norm in ("GN", "ILMGN")}
+    monkeypatch.setattr(compared_models, "measure_steps", lambda *_: steps)
 
 
 def refusal(capsys, *words):
@@ -250,12 +258,14 @@ def test_an_images_size_is_known_without_decoding_as_detectron2_turns_it(
         assert coco_datasets.size_of(image) == (width, height)
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_an_image_with_a_damaged_exif_is_accepted_as_by_detectron2(own, capsys):
     Image.new("RGB", (40, 30)).save("images/2.png", exif=b"Exif\0\0?")
     assert read_image("images/2.png").shape == (30, 40, 3)
     assert main([*COMPARE, *DATASETS]) == 0
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_a_category_of_no_annotations_may_have_the_name_of_another(own, monkeypatch, caplog):
     """As the project's in an export of Roboflow."""
     monkeypatch.setattr(logging.getLogger("detectron2"), "propagate", True)
@@ -280,6 +290,7 @@ def test_a_dataset_that_is_not_registered_is_refused(command, own, capsys):
     assert "'my_test' of DATASETS.TEST is not registered; give --dataset my_test JSON" in message
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_a_later_command_may_name_other_datasets(own, datasets, capsys):
     assert main([*COMPARE, *DATASETS, "--dry-run"]) == 0
     sets = "DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "('shapes_val',)"
