@@ -530,13 +530,6 @@ def test_a_stock_detector_without_trained_norms_is_refused(tmp_path, monkeypatch
     assert f"MODEL.RESNETS.NORM keeps FrozenBN: it is not trained; {place}\n" in told
 
 
-def test_a_norm_stands_only_where_at_says(config, capsys):
-    compare(config, "SN", "--at", "model.decode_head.norm_cfg", "--dry-run")
-    printed = capsys.readouterr().out
-    assert "model.decode_head.norm_cfg.type=SN" in printed
-    assert "backbone.norm_cfg.type" not in printed
-
-
 @pytest.mark.parametrize(
     "options, is_trained", [("normalizers=('IN', 'LN')", False), ("requires_grad=True", True)]
 )
@@ -568,14 +561,6 @@ def test_a_dry_run_tells_each_length_and_the_time_of_the_runs(config, capsys, mo
     assert f"{told}  30 iterations of 2 images, 15 epochs of 4 images\n" in printed
     times = f"0:00:04 with {GN}, 0:01:00 with {EN}, 0:00:12 with SN, of all 6 runs 0:02:32; loading"
     assert f"all steps of a run take about {times} and tests add to it\n" in printed
-
-
-def test_overrides_for_a_norm_are_in_its_runs_alone(config, capsys):
-    words = ["--arm", EN, EN, "optim_wrapper.optimizer.lr=0.5 train_cfg.max_iters=2"]
-    assert compare(config, GN, EN, *words, "--dry-run") == 0
-    commands = [line for line in capsys.readouterr().out.splitlines() if " train " in line]
-    for word in ("optim_wrapper.optimizer.lr=0.5", "train_cfg.max_iters=2"):
-        assert [word in line for line in commands] == [False, True]
 
 
 def test_an_arm_has_a_norm_and_overrides_by_a_name_of_its_own(config, tmp_path):
@@ -641,12 +626,6 @@ def test_a_mistake_begins_no_comparison(config, capsys, words, message):
     assert compare(config, GN, *words.split()) == 2
     assert message in capsys.readouterr().err
     assert not Path("out/compare.json").exists()
-
-
-def test_an_output_that_is_a_file_is_refused(config, capsys):
-    Path("out").touch()
-    assert compare(config, GN) == 2
-    assert f"({Path('out').absolute()} is a file); set another folder" in capsys.readouterr().err
 
 
 def test_weights_that_have_changed_are_named(config, tmp_path):

@@ -568,11 +568,6 @@ def test_a_value_that_is_not_finite_is_a_failure(value, tmp_path):
     assert (failed.value, failed.failure) == (None, "AP is NaN or infinite")
 
 
-def test_a_run_that_failed_is_one_failure():
-    value = Value("GN", 0, OWN_TEST, "", None, "failed: no memory")
-    assert complete([value], "AP") == [value._replace(metric="AP")]
-
-
 def test_a_metric_that_is_nan_in_all_runs_is_named():
     """A detector that finds nothing."""
     values = [Value(norm, 0, OWN_TEST, "bbox/AP", None) for norm in ("GN", "ILMGN")]
