@@ -14,7 +14,7 @@ import torch
 
 pytest.importorskip("seaborn", reason="needs seaborn: requirements/test.txt")
 
-from benchmarks import gpu, report
+from benchmarks import gpu
 from ilm_plugins.ops.engine.backends import has_triton
 
 #: Starts a process of its own, writes its number and never ends.
@@ -133,36 +133,6 @@ def test_kernels_are_compiled_for_a_gpu_that_is_not_there(tmp_path, monkeypatch)
     texts = [file.read_text() for file in tmp_path.rglob("*.ptx")]
     assert len(texts) == 2  # forward and backward
     assert all(".target sm_80" in text for text in texts)
-
-
-def results_of_record(folder):
-    """Write the files of the record's folder in turn, and yield after each."""
-    record = json.loads(report.RECORD_OF_GPU.read_text())
-    (folder / "machine.json").write_text(json.dumps(record["machine"]))
-    for shape in report.SHAPES:
-        rows = {
-            setting: [row for row in rows if row["shape name"] == shape]
-            for setting, rows in record["layers"].items()
-        }
-        found = {"rounds": record["rounds"], "layers": rows}
-        yield (folder / f"layers, {shape}.json").write_text(json.dumps(found))
-    for way, norms in record["steps"].items():
-        for norm, row in norms.items():
-            found = {"way": way, "norm": norm, "peak bytes": 0, "kernels": {}, **row}
-            yield (folder / f"step, {way}, {norm}.json").write_text(json.dumps(found))
-
-
-def test_the_files_of_a_folder_make_the_table_of_the_record(tmp_path):
-    record = json.loads(report.RECORD_OF_GPU.read_text())
-    del record["commits of steps"]
-    for _ in results_of_record(tmp_path):
-        pass
-    found = report.collect(tmp_path)
-    assert report.means(found) == report.means(record)
-    assert report.maps(found) == report.maps(record)
-    ways = sorted(record["steps"])
-    expected = record | {"steps": {way: record["steps"][way] for way in ways}}
-    assert report.gpu_steps(found) == report.gpu_steps(expected)
 
 
 @pytest.mark.long

@@ -2,15 +2,12 @@
 
 import copy
 import importlib
-import inspect
 import json
-import re
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_leaves
 
 from helpers.close import EQUAL, assert_close
@@ -25,15 +22,6 @@ FAMILIES = [
     for name, words in models.items()
     if not words.startswith("no: ")
 ]
-#: The way of each family whose norms a config or an argument sets, as the record has it.
-SET = [
-    (library, name, words.partition(";")[0])
-    for library, models in json.loads(RECORD.read_text("utf-8")).items()
-    for name, words in models.items()
-    if words.startswith("norm_")
-]
-#: mmcv's keys of the norms that a ``norm_cfg`` of one of the layers replaces.
-PLAIN = {"BN", "SyncBN", "GN", "IN"}
 KEYS = "EN", "ILMGN", "SN", "AN"
 
 
@@ -68,22 +56,6 @@ def test_a_family_keeps_its_outputs_there_and_back_and_trains(library, name):
         assert {layer for layer in layers if layer.weight.grad is not None} == trainable
         assert all(layer.weight.grad.isfinite().all() for layer in trainable)
         assert layers or found
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("library, name, words", SET)
-def test_a_family_keeps_as_many_plain_norms_as_its_record_says(library, name, words):
-    """With the norm at every part that accepts it; LayerNorm is of tokens."""
-    pytest.importorskip(library, reason=f"needs {library}'s models")
-    if words.startswith("norm_layer"):
-        model = build(library, name, norm_layer=NORMS["EN"])[0]
-    else:
-        model = build(library, name, norm_cfg={"type": "EN"})[0]
-    layers = [m for m in model.modules() if isinstance(m, AdaptiveNorm)]
-    norms = [m for m in model.modules() if isinstance(m, _NormBase | nn.GroupNorm)]
-    left = re.search(r"leaves (\d+)", words)
-    assert layers
-    assert len({*norms} - {*layers}) == (int(left[1]) if left else 0)
 
 
 @pytest.mark.wide
@@ -123,7 +95,7 @@ def outputs(run, model, x):
     return [leaf for leaf in tree_leaves(run(model, x)) if isinstance(leaf, torch.Tensor)]
 
 
-def build(library, name, norm_cfg=None, **options):
+def build(library, name, **options):
     """A model with random weights, what computes its outputs or features, and a size for images."""
     if library == "torchvision":
         models = importlib.import_module("torchvision.models")
@@ -139,37 +111,5 @@ def build(library, name, norm_cfg=None, **options):
     init_default_scope(library)
     importlib.import_module(f"{library}.utils").register_all_modules()
     cfg = Config.fromfile(origin / ".mim" / "configs" / f"{name}.py").model
-    if norm_cfg:
-        replace_norms(cfg, norm_cfg)
     size = 224 if library == "mmpretrain" else 128
     return MODELS.build(cfg), lambda model, x: model.extract_feat(x), size
-
-
-def replace_norms(part, norm_cfg):
-    """Set the norm of each part of a config that accepts one, in place."""
-    if isinstance(part, list | tuple):
-        for inner in part:
-            replace_norms(inner, norm_cfg)
-    if not isinstance(part, dict):
-        return
-    if "type" in part and "norm_cfg" not in part and default_norm(part["type"]) in PLAIN:
-        part["norm_cfg"] = dict(norm_cfg)
-    for name, inner in list(part.items()):
-        if isinstance(inner, dict) and name.endswith("norm_cfg") and inner.get("type") in PLAIN:
-            part[name] = dict(norm_cfg)
-        elif name != "upsample_cfg":  # UNet passes its own norm on to it
-            replace_norms(inner, norm_cfg)
-
-
-def default_norm(kind):
-    """The type of norm that a class, or a base that gets its ``**kwargs``, has by default."""
-    from mmengine.registry import MODELS
-
-    with MODELS.switch_scope_and_registry(None) as registry:
-        cls = registry.get(kind)
-    for base in cls.__mro__ if cls else ():
-        parameters = inspect.signature(base).parameters
-        default = parameters["norm_cfg"].default if "norm_cfg" in parameters else None
-        if default is not None or all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
-            return default.get("type") if isinstance(default, dict) else None
-    return None

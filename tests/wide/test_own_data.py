@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +12,6 @@ import pytest
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
 
 from helpers.trainings import LAZY
-from ilm_plugins.cli import parsers
-from ilm_plugins.cli.compare import plan_of
-from ilm_plugins.comparison.compared_config import in_own_process
-from ilm_plugins.comparison.compared_models import measure_steps
 from ilm_plugins.frameworks.run.record import read_record
 
 ROOT = Path(__file__).parents[2]
@@ -75,13 +70,6 @@ def test_a_json_is_trained_on_and_compared_by_three_lines(own):
         assert {"bbox/AP", "bbox/AP-Platelets"} <= record["metrics"][""].keys()
         assert f"--dataset my_test {Path('test.json').absolute()}" in record["command"]
     assert "minus GN" in Path("output/compare/my_detector/compare.md").read_text()
-
-
-def test_a_process_that_measures_steps_knows_the_datasets(own):
-    words = f"my_detector.yaml GN ILMGN {DATA} --num-gpus 0"
-    plan = plan_of(parsers.compare(shlex.split(words)))
-    measured = in_own_process(measure_steps, plan.source, plan.norms)
-    assert measured.keys() == {"GN", "ILMGN"}
 
 
 def test_all_processes_of_a_lazy_config_know_datasets_and_imports(own):
