@@ -184,13 +184,6 @@ def test_stages_that_are_not_frozen_are_trained(norm):
             assert not torch.equal(value, before[name]), name
 
 
-@pytest.mark.parametrize("norm", ["EN", "SN"])
-def test_a_frozen_stem_computes_in_training_what_it_computes_in_evaluation(norm):
-    model, _ = stepped(norm)
-    x = torch.randn(2, 3, 64, 64)
-    assert_equal(model.stem(x), model.eval().stem(x))
-
-
 @pytest.mark.parametrize("norm", NORMS)
 def test_affine_parameters_get_the_decay_of_norms(norm):
     model, optimizer = resnet(norm, freeze_at=0)
