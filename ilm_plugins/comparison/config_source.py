@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,6 @@ class ConfigSource(ComparedConfig, Source):
         say(*(f"  {norm}: {norms}" for norm, norms in models.items()))
         self.check_folders()
         self.check_tests(plan.norms)
-        self.check_metric(plan.metric)
         lengths = [f"  {length}" for norm in plan.norms if (length := self.length(norm))]
         if lengths:
             say("length of each run:", *dict.fromkeys(lengths))
@@ -203,17 +201,6 @@ class ConfigSource(ComparedConfig, Source):
                 f"{expected!r}; "
                 "give a config whose metainfo or dataset has the same classes in the same order"
             )
-
-    def check_metric(self, metric: str | None) -> None:
-        """Raise UserError if the config tells that its test does not have the wanted metric."""
-        names = self.opened.metric_names()
-        if metric is None or names is None:
-            return
-        endings = names
-        if "/" not in metric or self.opened.has_free_prefixes:
-            endings = [name.rpartition("/")[2] for name in names]
-        if not any(fnmatchcase(f"/{metric}", f"*/{ending}") for ending in endings):
-            raise UserError(f"--metric {metric!r}: the test has {', '.join(names)}; give one")
 
     def best_metric(self) -> tuple[str | None, bool]:
         return self.opened.main_metric()

@@ -59,7 +59,6 @@ class OpenConfig:
       same batch each time;
     - ``outputs(model, batch)``: raw outputs, or predictions, for a batch of the training set;
     - ``classes_of_test()``: names of the test set's classes, in order, or None;
-    - ``metric_names()``: patterns of the test's metrics, * for any characters, or None;
     - ``unit(metric)``: "percent", "fraction" or None.
 
     None means that the config does not tell. ``build_model`` needs ``_build()``, and
@@ -79,8 +78,6 @@ class OpenConfig:
     has_tta = False
     #: The entry of a checkpoint that is the state dict.
     checkpoint_entry: ClassVar[str]
-    #: Whether the prefix of a metric, up to its "/", is free, and not the name of a task.
-    has_free_prefixes = False
     #: Keys of the framework's own norms.
     norm_keys: ClassVar[Iterable[str]]
     #: What a run sets -> its key.

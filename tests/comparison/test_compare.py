@@ -20,8 +20,6 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 import torch
 from detectron2 import model_zoo
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import META_ARCH_REGISTRY
-from mmengine.evaluator import BaseMetric
 
 from helpers.swapped_norms import randomized
 from helpers.trainings import (
@@ -291,72 +289,6 @@ def test_detectron2s_metrics_are_percentages(tmp_path):
     assert opened.unit("bbox/AP") == "percent"
     opened.config.dataloader.evaluator = {"_target_": "mine.Evaluator"}
     assert opened.unit("top1") is None
-
-
-@pytest.mark.parametrize("name", ["mIou", "coco/bbox_mAP"])
-def test_a_metric_that_the_config_lacks_is_refused_before_any_training(
-    config, started, capsys, name
-):
-    started.clear()
-    assert compare(config, GN, "--metric", name) == 2
-    assert f"--metric {name!r}: the test has aAcc, mIoU, mAcc; give one" in capsys.readouterr().err
-    assert not started
-
-
-class Accuracy(BaseMetric):
-    """A metric of a user's own, as in MMEngine's documentation."""
-
-    def process(self, data_batch, data_samples):
-        """Collect nothing."""
-
-    def compute_metrics(self, results):
-        return {"accuracy": 1.0}
-
-
-@pytest.mark.parametrize(
-    "evaluator, metric",
-    [
-        ({"type": "mmdet.CocoMetric", "metric": "proposal"}, "coco/AR_s@1000"),
-        ({"type": "mmdet.CocoMetric", "metric": "proposal_fast"}, "AR@100"),
-        ({"type": "mmdet.CocoMetric", "metric_items": ["mAP", "AR@100"]}, "coco/bbox_AR@100"),
-        ({"type": "mmdet.CocoMetric", "classwise": True}, "coco/and/or_precision"),
-        ({"type": "mmdet.CocoOccludedSeparatedMetric"}, "coco/occluded_recall"),
-        ({"type": Accuracy}, "accuracy"),
-    ],
-    ids=["proposals", "fast proposals", "metric_items", "a class", "occluded", "one's own"],
-)
-def test_a_metric_that_the_evaluator_has_is_not_refused(config, evaluator, metric):
-    source = ConfigSource(config)
-    source.opened.config.test_evaluator = evaluator
-    source.check_metric(metric)
-
-
-@pytest.mark.usefixtures("datasets")
-@pytest.mark.parametrize(
-    "name, is_known",
-    [
-        *(("bbox/AP50", True), ("AP", True), ("shapes/segm/AP-and/or", True)),
-        *(("mIoU", False), ("keypoints/AP", False), ("box_proposals/AR@100", False)),
-    ],
-)
-def test_a_yaml_config_tells_its_metrics(name, is_known):
-    with nullcontext() if is_known else pytest.raises(UserError, match=r"has bbox/AP\*, segm/AP"):
-        ConfigSource(str(SHAPES)).check_metric(name)
-
-
-@pytest.mark.usefixtures("datasets")
-def test_proposal_networks_have_metrics_of_proposals():
-    network = ["MODEL.META_ARCHITECTURE", "ProposalNetwork"]
-    assert open_config(str(SHAPES), network).metric_names() == ["box_proposals/AR*"]
-
-
-@pytest.mark.usefixtures("datasets")
-def test_a_meta_architecture_of_ones_own_may_have_any_metric(monkeypatch):
-    class Own(torch.nn.Module):
-        """It may give masks without MASK_ON."""
-
-    monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, "Own", Own)
-    assert open_config(str(SHAPES), ["MODEL.META_ARCHITECTURE", "Own"]).metric_names() is None
 
 
 def test_as_is_needs_a_test_of_its_own_norm(config):
@@ -663,6 +595,13 @@ def test_ctrl_c_tells_how_to_continue(config, monkeypatch, capsys):
     assert (
         capsys.readouterr().err.splitlines()[-1].endswith(": stopped; the same command continues")
     )
+
+
+def test_an_unknown_metric_ends_a_comparison_after_its_first_test(compared, started, capsys):
+    started.clear()
+    assert compare(compared, GN, "SN", "--metric", "mine", *TEST) == 2
+    assert "--metric 'mine': the runs have aAcc, mIoU, mAcc" in capsys.readouterr().err
+    assert not started
 
 
 def test_the_bar_says_that_a_run_evaluates(config, tmp_path):

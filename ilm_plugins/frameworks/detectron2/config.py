@@ -238,9 +238,6 @@ class OpenYaml(Detectron2Config):
         trainer.resume_or_load(record.options.resume)
         trainer.train()
 
-    def metric_names(self) -> list[str] | None:
-        return evaluation.metric_names(self)
-
     def _build(self) -> nn.Module:
         return modeling.build_model(self.config)
 
@@ -338,9 +335,6 @@ class OpenLazyConfig(Detectron2Config):
         if self.has_test():
             parts = self.config.dataloader
             yield "test", instantiate(parts.test), instantiate(parts.evaluator)
-
-    def metric_names(self) -> None:
-        return None  # its evaluator may be any code
 
     def unit(self, metric: str) -> str | None:
         target = OmegaConf.select(self.config, "dataloader.evaluator._target_", default="")

@@ -1,22 +1,13 @@
-"""The test of a detectron2 config: its classes, its metrics' names, its evaluators."""
+"""The test of a detectron2 config: its evaluators."""
 
 import inspect
 
 from detectron2 import evaluation
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import META_ARCH_REGISTRY
 
 from ...errors import UserError
-from ..config import OpenConfig
 
-#: A dataset's ``evaluator_type`` -> patterns of the metrics' names, * for any characters.
-METRICS = {
-    "coco": ["bbox/AP*", "segm/AP*", "keypoints/AP*", "box_proposals/AR*"],
-    "lvis": ["bbox/AP*", "segm/AP*", "box_proposals/AR*"],
-    "pascal_voc": ["bbox/AP*"],
-    "sem_seg": ["sem_seg/*IoU*", "sem_seg/*ACC*"],
-}
 #: Metadata ``evaluator_type`` of a dataset -> its evaluators, as in train_net.py of detectron2 and
 #: of its project Panoptic-DeepLab.
 EVALUATORS = {
@@ -37,25 +28,6 @@ EVALUATORS = {
         evaluation.CityscapesInstanceEvaluator,
     ],
 }
-
-
-def metric_names(opened: OpenConfig) -> list[str] | None:
-    """Return patterns of the metrics of a yaml config's test; None if a metric is unknown."""
-    cfg = opened.config
-    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
-    if not model.__module__.startswith("detectron2."):  # one's own may give masks without MASK_ON
-        return None
-    kinds = [MetadataCatalog.get(name).get("evaluator_type") for name in cfg.DATASETS.TEST]
-    if not {*kinds} <= METRICS.keys():
-        return None
-    absent = {"segm"} if not cfg.MODEL.MASK_ON else set()
-    absent |= {"keypoints"} if not cfg.MODEL.KEYPOINT_ON else set()
-    if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":
-        absent |= {"bbox", "segm", "keypoints"}
-    else:
-        absent |= {"box_proposals"}
-    names = [name for kind in kinds for name in METRICS[kind]]
-    return [name for name in names if name.partition("/")[0] not in absent] or None
 
 
 def check_evaluator(name: str) -> None:

@@ -44,7 +44,6 @@ class OpenMMEngineConfig(OpenConfig):
     packages = ("mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain")
     has_tta = True
     checkpoint_entry = "state_dict"
-    has_free_prefixes = True
     norm_keys = sorted(MMCVS_KEYS)
     keys: ClassVar = {"seed": "randomness.seed", "folder": "work_dir", "weights": "load_from"}
     examples = "model.backbone.norm_cfg", "model.neck.norm_cfg", "model.decode_head.norm_cfg"
@@ -86,9 +85,6 @@ class OpenMMEngineConfig(OpenConfig):
 
     def classes_of_test(self) -> tuple[str, ...] | None:
         return evaluation.classes_of_test(self)
-
-    def metric_names(self) -> list[str] | None:
-        return evaluation.metric_names(self)
 
     def unit(self, metric: str) -> str | None:
         return evaluation.unit(self, metric)

@@ -1,4 +1,4 @@
-"""What a config of MMEngine tells of its test before a run: classes, names and units of metrics."""
+"""What a config of MMEngine tells of its test before a run: classes, and units of metrics."""
 
 from collections.abc import Iterator
 
@@ -10,17 +10,6 @@ from .datasets import set_scope, unwrapped
 
 #: Metrics of mmdet that are percentages; its others are fractions.
 PERCENTAGES = {"CocoPanopticMetric", "SemSegMetric", "RefSegMetric"}
-#: Names of the metrics for each of IoUMetric's ``iou_metrics``.
-OF_IOU_METRIC = {
-    "mIoU": ("aAcc", "mIoU", "mAcc"),
-    "mDice": ("aAcc", "mDice", "mAcc"),
-    "mFscore": ("aAcc", "mFscore", "mPrecision", "mRecall"),
-}
-#: Metrics of mmdet with names ``TASK_mAP*`` for each task in ``metric`` -> their further names.
-OF_COCO = {
-    "mmdet.CocoMetric": (),
-    "mmdet.CocoOccludedSeparatedMetric": ("occluded_recall", "separated_recall"),
-}
 
 
 def classes_of_test(opened: OpenConfig) -> tuple[str, ...] | None:
@@ -32,32 +21,6 @@ def classes_of_test(opened: OpenConfig) -> tuple[str, ...] | None:
     metainfo |= dataset.get("metainfo") or {}
     classes = metainfo.get("classes")
     return tuple(classes) if isinstance(classes, list | tuple) else None  # not a file of names
-
-
-def metric_names(opened: OpenConfig) -> list[str] | None:
-    """Return patterns of the test's metrics, * for any characters; None if a metric is unknown."""
-    names: list[str] = []
-    for evaluator, cls in _evaluators(opened.config):
-        # With its package, because code of one's own may have a class of the same name.
-        kind = f"{_package(cls)}.{getattr(cls, '__name__', '')}"
-        given = evaluator.get("iou_metrics", ["mIoU"])
-        prefix = _prefix(evaluator, cls)
-        if kind == "mmseg.IoUMetric" and {*given} <= OF_IOU_METRIC.keys():
-            metrics = [name for metric in given for name in OF_IOU_METRIC[metric]]
-        elif kind in OF_COCO:
-            tasks = evaluator.get("metric", "bbox")
-            tasks = [tasks] if isinstance(tasks, str) else tasks
-            items = evaluator.get("metric_items") or ["mAP*"]
-            detected = [task for task in tasks if not task.startswith("proposal")]
-            metrics = [f"{task}_{item}" for task in detected for item in items]
-            metrics += ["*_precision", *OF_COCO[kind]] if detected else []
-            metrics += ["AR*@*"] if len(detected) < len(tasks) else []
-        elif kind == "mmpretrain.Accuracy":
-            metrics = ["top*"]
-        else:
-            return None
-        names += [f"{prefix}/{name}" if prefix else name for name in metrics]
-    return names or None
 
 
 def unit(opened: OpenConfig, metric: str) -> str | None:
