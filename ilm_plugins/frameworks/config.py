@@ -1,6 +1,5 @@
 """An open config of any kind, and arguments of ``train`` that change its norms or a run."""
 
-import hashlib
 import json
 import os
 import re
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 AS_IS = "as-is"
 #: Where an object lies in memory, at the end of its text.
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-#: Settings of a loader that change only its speed.
-OF_SPEED = {"num_workers", "persistent_workers", "pin_memory", "prefetch_factor"}
 
 
 @dataclass(frozen=True)
@@ -93,8 +90,6 @@ class OpenConfig:
     shared_folder = ""
     #: Keys of the test set; keys below them are of it, too.
     test_set: ClassVar[tuple[str, ...]]
-    #: Further keys that change the results of a trained model, beside the model's.
-    of_test: ClassVar[tuple[str, ...]] = ()
     #: Key of mixed precision, True or the type of the optimizer's wrapper.
     amp: ClassVar[str]
     #: Number of arguments of the command line for an override.
@@ -137,29 +132,12 @@ class OpenConfig:
         settings = self.settings.items()
         return {k: v for k, v in settings if k not in of_run and not k.startswith(f"{self.model}.")}
 
-    def digest_of_test(self) -> str:
-        """Return a digest of the settings that change a model's results, whatever its weights."""
-        above = (*self.test_set, *self.of_test, self.model)
-        settings = {
-            key: value
-            for key, value in self.settings.items()
-            if is_below(key, above)
-            and not self.names_weights(key)
-            and key not in self.ignored_settings
-            and key.rpartition(".")[2] not in OF_SPEED
-        }
-        text = json.dumps(as_json(settings), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
     def settings_of_norms(self) -> dict[str, Any]:
         """Return the settings of the model's norms, as a JSON file keeps them."""
         return as_json({k: v for k, v in self.settings.items() if self.is_of_norm(k) and v})
 
     def is_of_norm(self, key: str) -> bool:
         return key.rpartition(".")[2] in self.norm_names
-
-    def names_weights(self, key: str) -> bool:
-        return key == self.keys["weights"]
 
     def uses_amp(self) -> bool:
         """Return whether the config's training is in mixed precision."""

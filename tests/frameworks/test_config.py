@@ -121,49 +121,6 @@ def test_a_parts_weights_are_not_a_neighbours_whose_name_begins_with_its_name(op
     assert found.pretrained(["model.backbone2.norm_cfg"]) is None
 
 
-#: Kind of config -> settings that change a test's results, and settings that change none.
-OF_RESULTS = {
-    "yaml": (
-        [["DATASETS.TEST", "('a',)"], ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.5"]],
-        [
-            ["SOLVER.MAX_ITER", "3"],
-            ["MODEL.WEIGHTS", "a.pth"],
-            ["OUTPUT_DIR", "a"],
-            ["TEST.EVAL_PERIOD", "2"],
-        ],
-    ),
-    "lazy": (
-        [["dataloader.test.dataset.names='a'"], ["model.num_classes=7"]],
-        [
-            ["dataloader.train.num_workers=1"],
-            ["train.init_checkpoint=a.pth"],
-            ["dataloader.test.num_workers=0"],
-        ],
-    ),
-    "mmengine": (
-        [["test_dataloader.dataset.data_prefix.img_path=a"], ["model.test_cfg.mode=slide"]],
-        [
-            ["optim_wrapper.optimizer.lr=1"],
-            ["load_from=a.pth"],
-            ["model.pretrained=None"],
-            ["test_dataloader.num_workers=3"],
-        ],
-    ),
-}
-
-
-@pytest.mark.parametrize("opened", OF_RESULTS, indirect=True)
-def test_a_digest_tells_tests_of_a_trained_model_apart(request, opened):
-    changing, unchanging = OF_RESULTS[request.node.callspec.params["opened"]]
-    digest = opened.digest_of_test()
-
-    def changed(overrides):
-        return open_config(opened.path, overrides).digest_of_test() != digest
-
-    assert all(map(changed, changing))
-    assert not any(map(changed, unchanging))
-
-
 @pytest.mark.parametrize("opened", ["mmengine"], indirect=True)
 @pytest.mark.parametrize("kind", ["LN", "BN1d"])
 def test_norms_of_tokens_and_vectors_are_no_places(opened, kind):

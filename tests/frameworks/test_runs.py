@@ -244,10 +244,10 @@ def test_a_record_says_whether_the_config_trains_in_mixed_precision(
     assert read_record(tmp_path)["amp"] == is_mixed
 
 
-def begin(folder, options=None, test_settings=None, norms=None, **settings):
+def begin(folder, options=None, norms=None, **settings):
     """Begin a run of three epochs, and return its record, which has no metrics yet."""
     options = options or RunOptions("a.py")
-    record = RunRecord(folder, options, "openmmlab", test_settings, norms, options.amp)
+    record = RunRecord(folder, options, "openmmlab", norms, options.amp)
     given = {"resumes": settings.pop("resumes")} if "resumes" in settings else {}
     length = Length(**{"unit": "epochs", "planned": 3, "batch": 4, "images": 8, **settings})
     record.start(length, seed=1, **given)
@@ -465,19 +465,18 @@ def test_an_evaluation_of_the_last_checkpoint_by_its_name_is_the_trainings(evalu
     assert read_record(evaluated)["metrics"] == {"tta": {"top1": 60.0}, "": {"top1": 1.0}}
 
 
-def evaluate(folder, test_settings, **metrics):
+def evaluate(folder, **metrics):
     options = RunOptions("a.py", eval_only=True, resume=True)
-    begin(folder, options, test_settings, planned=0).finish(metrics, 5)
+    begin(folder, options, planned=0).finish(metrics, 5)
     return read_record(folder)
 
 
-def test_only_an_evaluation_by_the_trainings_test_replaces_its_metrics(tmp_path):
-    begin(tmp_path, test_settings="day", planned=1).point(1)
-    assert evaluate(tmp_path, "day", top1=50.0)["metrics"] == {"": {"top1": 50.0}}
-    found = evaluate(tmp_path, "night", top1=1.0)
+def test_a_later_evaluation_stands_beside_the_metrics_that_a_training_has(tmp_path):
+    begin(tmp_path, planned=1).point(1)
+    assert evaluate(tmp_path, top1=50.0)["metrics"] == {"": {"top1": 50.0}}
+    found = evaluate(tmp_path, top1=1.0)
     assert found["metrics"] == {"": {"top1": 50.0}}
     assert [other["metrics"] for other in found["other evaluations"]] == [{"top1": 1.0}]
-    assert evaluate(tmp_path, "day", top1=60.0)["metrics"] == {"": {"top1": 60.0}}
 
 
 def test_a_complete_training_that_is_resumed_keeps_its_metrics(tmp_path):
@@ -499,11 +498,9 @@ def test_a_training_that_is_resumed_for_more_epochs_has_no_metrics(tmp_path):
     assert not read_record(tmp_path)["metrics"]
 
 
-def test_kept_metrics_stay_those_of_their_test(tmp_path):
-    begin(tmp_path, test_settings="day", planned=1).point(1)
-    evaluate(tmp_path, "day", top1=50.0)
-    begin(tmp_path, RunOptions("a.py", resume=True), "night", planned=1)
-    assert evaluate(tmp_path, "night", top1=1.0)["metrics"] == {"": {"top1": 50.0}}
+def test_the_command_of_an_evaluation_tells_the_checkpoint():
+    options = RunOptions("a.py", eval_only=True, resume=True)
+    assert options.command().endswith("--eval-only --resume")
 
 
 @pytest.mark.parametrize("changed", [False, True])

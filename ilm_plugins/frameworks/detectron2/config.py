@@ -225,11 +225,6 @@ class OpenYaml(Detectron2Config):
     masks, keypoints = ("MODEL.MASK_ON", "MODEL.MASK_ON False"), "MODEL.KEYPOINT_ON"
     mask_format = "MODEL.MASK_ON", "INPUT.MASK_FORMAT"
     test_set: ClassVar = (test_sets,)
-    of_test: ClassVar = (
-        *("DATASETS.PROPOSAL_FILES_TEST", "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST"),
-        *("INPUT.FORMAT", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"),
-        *("TEST.DETECTIONS_PER_IMAGE", "TEST.KEYPOINT_OKS_SIGMAS"),
-    )
     batch, steps, amp = "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.AMP.ENABLED"
     arguments_per_override = 2
 

@@ -51,7 +51,6 @@ class OpenMMEngineConfig(OpenConfig):
     freezing: ClassVar = ("frozen_stages", -1)
     shared_folder = "default_hooks.checkpoint.out_dir"
     test_set: ClassVar = ("test_dataloader", "test_evaluator", "test_pipeline")
-    of_test: ClassVar = ("test_cfg", "data_preprocessor")
 
     @classmethod
     def read(
@@ -145,9 +144,6 @@ class OpenMMEngineConfig(OpenConfig):
 
     def is_of_norm(self, key: str) -> bool:
         return key.startswith("model.") and ".norm_cfg." in key
-
-    def names_weights(self, key: str) -> bool:
-        return super().names_weights(key) or bool(re.search(r"\.(pretrained|init_cfg)\b", key))
 
     def check_training(self, given: Collection[str]) -> None:
         if "runner_type" not in self.config:  # a Runner of one's own may have other loops

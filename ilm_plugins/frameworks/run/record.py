@@ -25,10 +25,10 @@ from .options import RunOptions
 FILE = "record.json"
 #: Number of points of the curve of a training that counts iterations.
 POINTS = 100
-#: Key of the evaluations of other checkpoints than a training's last one, or by other tests.
+#: Key of the evaluations of other checkpoints than a training's last one, or after its test.
 OTHERS = "other evaluations"
-#: Keys of the results of a training, and of the test that gave them.
-RESULTS = "metrics", "test images", "evaluation", "test settings"
+#: Keys of the results of a training.
+RESULTS = "metrics", "test images", "evaluation"
 #: Keys of a training's progress, with the values at its start.
 PROGRESS: dict[str, Any] = {"run": 0, "seconds": 0.0, "curve": []}
 #: Key of a training's record while it evaluates.
@@ -66,8 +66,6 @@ class RunRecord:
     options: RunOptions
     #: :attr:`.OpenConfig.framework` of the config.
     framework: str
-    #: :meth:`.OpenConfig.digest_of_test` of the config.
-    test_settings: str | None = None
     #: :meth:`.OpenConfig.settings_of_norms` of the config.
     norms: dict[str, Any] | None = None
     #: Whether a training is in mixed precision.
@@ -121,9 +119,9 @@ class RunRecord:
         resumes = options.resume if resumes is None else resumes
         is_continued = resumes and not options.eval_only and earlier.get("unit") == length.unit
         kept = earlier if is_continued else {}
-        record = self._settings(kept) | {"seed": seed, "learning rate": rate} | vars(length)
-        record |= {key: kept.get(key, default) for key, default in PROGRESS.items()}
-        record |= {"metrics": {}} | self._results(kept, length)
+        record = {**self._settings(kept), "seed": seed, "learning rate": rate, **vars(length)}
+        record.update((key, kept.get(key, default)) for key, default in PROGRESS.items())
+        record.update({"metrics": {}, **self._results(kept, length)})
         if length.planned:
             record["norms"] = self.norms
         self._write(record)
@@ -147,13 +145,10 @@ class RunRecord:
         }
 
     def _results(self, kept: dict[str, Any], length: Length) -> dict[str, Any]:
-        """Return the results that a record before it keeps, else the test that will give them."""
-        others = {OTHERS: kept[OTHERS]} if OTHERS in kept else {}
-        if is_complete_record(kept) and kept.get("run", 0) >= length.planned:
-            return others | {key: kept[key] for key in RESULTS if key in kept}
-        if length.planned and self.test_settings is not None:
-            return others | {"test settings": self.test_settings}
-        return others
+        """Return the results that a record keeps from an earlier one."""
+        is_over = is_complete_record(kept) and kept.get("run", 0) >= length.planned
+        keys = (*RESULTS, OTHERS) if is_over else (OTHERS,)
+        return {key: kept[key] for key in keys if key in kept}
 
     def lacks(self, run: int) -> bool:
         """Return, on rank 0, if the record ends before ``run`` epochs or iterations; else False."""
@@ -183,8 +178,8 @@ class RunRecord:
     ) -> None:
         """Write the metrics of an evaluation of ``images`` images, a training's last one or not.
 
-        An evaluation of its own (``eval_only``) of the file ``weights`` replaces a training's
-        metrics if it is of the training's last checkpoint, by its own test; others are written
+        An evaluation of its own (``eval_only``) of the file ``weights`` gives a training's metrics
+        if it is of the training's last checkpoint, and the training has none; others are written
         beside them.
         """
         if not is_rank_zero():
@@ -192,15 +187,13 @@ class RunRecord:
         record, options = _read(self.folder), self.options
         is_later_test = options.eval_only and record["planned"] > 0
         is_last = options.resume or is_last_checkpoint(weights or "", self.folder)
-        is_own_test = record.get("test settings") == self.test_settings
-        if is_later_test and not (is_last and is_own_test):
+        kind = TTA if options.tta else PLAIN
+        if is_later_test and (record["metrics"].get(kind) or not is_last):
             entry = {"command": options.command(), "metrics": metrics, "test images": images}
             record[OTHERS] = [*record.get(OTHERS, []), entry]
         else:
-            record["metrics"][TTA if options.tta else PLAIN] = metrics
+            record["metrics"][kind] = metrics
             record["test images"] = images
-            if self.test_settings is not None:
-                record["test settings"] = self.test_settings
             if is_later_test:
                 record["evaluation"] = options.command()
         self._write(record)

@@ -51,7 +51,6 @@ def run_in_process(options: RunOptions) -> None:
             folder,
             options,
             opened.framework,
-            opened.digest_of_test(),
             opened.settings_of_norms(),
             opened.uses_amp(),
             opened.packages,
