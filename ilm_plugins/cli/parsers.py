@@ -40,7 +40,7 @@ def train(argv: Sequence[str]) -> Namespace:
     for flag, what in (
         ("--resume", "continue from the last checkpoint; without one, start"),
         ("--eval-only", "evaluate the config's checkpoint, or with --resume the last one"),
-        ("--tta", "MMEngine: evaluate with the config's tta_pipeline, or the default"),
+        ("--tta", "MMEngine: evaluate with the config's tta_model and tta_pipeline"),
         ("--amp", "train in mixed precision, on GPUs"),
         ("--unsafe", "run code that checkpoints and yaml configs hold"),
     ):

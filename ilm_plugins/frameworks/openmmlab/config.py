@@ -5,7 +5,7 @@ A place is a ``norm_cfg``, which is replaced as a whole.
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -144,10 +144,6 @@ class OpenMMEngineConfig(OpenConfig):
 
     def is_of_norm(self, key: str) -> bool:
         return key.startswith("model.") and ".norm_cfg." in key
-
-    def check_training(self, given: Collection[str]) -> None:
-        if "runner_type" not in self.config:  # a Runner of one's own may have other loops
-            training.check_loop(self.config)
 
     def main_metric(self) -> tuple[str | None, bool]:
         hook = "default_hooks.checkpoint"

@@ -1,6 +1,5 @@
 """Training and evaluation of MMEngine's configs by its Runner, on GPUs and on the CPU."""
 
-import inspect
 import math
 import re
 import warnings
@@ -15,8 +14,8 @@ from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook, Hook, ParamSchedulerHook
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapperDict
-from mmengine.registry import LOOPS, RUNNERS
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.registry import RUNNERS
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, distributed, nn
 
 from ... import checkpoints
@@ -32,21 +31,9 @@ from .datasets import unwrapped
 from .norms import unwrapped_model
 from .radius import RadiusHook
 
-#: Default scope -> the ``tta_model`` of its tools/test.py, where a config has none.
-TTA_MODELS = {
-    "mmdet": {
-        "type": "DetTTAModel",
-        "tta_cfg": {"nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 100},
-    },
-    "mmpretrain": {"type": "AverageClsScoreTTA"},
-}
 #: Metrics of pycocotools, which are -1 where nothing was measured: no objects of a size, or an AP
 #: by 100 detections that the evaluator's ``proposal_nums`` lacks.
 OF_COCO = re.compile(r"_mAP|(^|[/_])AR(_[sml])?@")
-#: Arguments of a training loop that the Runner gives.
-OF_THE_RUNNER = "runner", "dataloader"
-#: Arguments of a training loop that are integers.
-LENGTHS = {"max_epochs", "max_iters", "val_interval"}
 #: Entries of a scheduler's state that change from step to step.
 PROGRESS = {"base_values", "last_step", "_global_step", "_last_value"}
 #: What to do about a loss that is NaN.
@@ -94,55 +81,11 @@ def choose_start(cfg: Config, options: RunOptions) -> str | None:
     return last
 
 
-def check_loop(cfg: Config) -> None:
-    """Raise UserError if the loop of ``train_cfg`` does not take its settings, or lacks one."""
-    given = {k: v for k, v in (cfg.get("train_cfg") or {}).items() if k not in OF_THE_RUNNER}
-    kind, by_epoch = given.pop("type", None), given.pop("by_epoch", None)
-    if (kind is None) == (by_epoch is None):
-        raise UserError(
-            f"train_cfg is {cfg.get('train_cfg')}; give it either type, such as "
-            "'IterBasedTrainLoop', or by_epoch"
-        )
-    if kind is None:
-        kind = EpochBasedTrainLoop if by_epoch else IterBasedTrainLoop
-    scope = given.pop("_scope_", cfg.get("default_scope"))
-    with LOOPS.switch_scope_and_registry(scope) as registry:
-        loop = registry.get(kind) if isinstance(kind, str) else kind
-    if loop is None:
-        raise UserError(f"train_cfg.type {kind!r} is an unknown loop; correct the name")
-    try:
-        inspect.signature(loop).bind(**dict.fromkeys(OF_THE_RUNNER), **given)
-        for name in LENGTHS & {*given}:
-            int(given[name])
-    except ValueError as error:
-        raise UserError(f"train_cfg.{name} is {given[name]!r}; give an integer") from error
-    except TypeError as error:
-        takes = [name for name in inspect.signature(loop).parameters if name not in OF_THE_RUNNER]
-        raise UserError(
-            f"train_cfg: {loop.__name__} {error}; it takes {', '.join(takes)}"
-        ) from error
-
-
 def augment_test(cfg: Config) -> None:
-    """Change a config in place to its test-time augmentation, as OpenMMLab's tools/test.py do.
-
-    Without a ``tta_model`` or ``tta_pipeline``, mmdet and mmpretrain test each image and its mirror
-    image; UserError for other packages.
-    """
-    scope = cfg.get("default_scope")
-    lacking = [name for name in ("tta_model", "tta_pipeline") if name not in cfg]
-    if lacking and scope not in TTA_MODELS:
+    """Change a config in place to its test-time augmentation, as OpenMMLab's tools/test.py do."""
+    if lacking := [name for name in ("tta_model", "tta_pipeline") if name not in cfg]:
         raise UserError(f"--tta needs {' and '.join(lacking)} in the config; define it")
-    datasets = list(unwrapped(cfg.test_dataloader.dataset))
-    if "tta_model" in lacking:
-        cfg.tta_model = TTA_MODELS[scope]
-    if "tta_pipeline" in lacking:
-        *steps, pack = datasets[0].pipeline
-        # By default, it packs what the TTA_MODELS need: how an image was mirrored.
-        pack = {key: value for key, value in pack.items() if key != "meta_keys"}
-        flips = [{"type": "RandomFlip", "prob": probability} for probability in (1.0, 0.0)]
-        cfg.tta_pipeline = [*steps, {"type": "TestTimeAug", "transforms": [flips, [pack]]}]
-    for dataset in datasets:
+    for dataset in unwrapped(cfg.test_dataloader.dataset):
         dataset.pipeline = cfg.tta_pipeline
     cfg.model = {**cfg.tta_model, "module": cfg.model}
 

@@ -9,8 +9,7 @@ import torch
 pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
 
 from mmengine.config import Config
-from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from helpers import processes
@@ -112,44 +111,6 @@ def test_the_pipeline_of_a_wrapped_dataset_is_augmented():
 def test_a_config_without_a_test_pipeline_is_told():
     with pytest.raises(UserError, match=r"no test_dataloader\.dataset\.pipeline"):
         open_config(RESNET20, ["test_dataloader=None"]).inference()
-
-
-def augmented(path, *overrides):
-    """The config after the default test-time augmentation, with the scope of its framework."""
-    cfg = open_config(path, overrides).config
-    assert "tta_pipeline" not in cfg
-    training.augment_test(cfg)
-    init_default_scope(cfg.default_scope)
-    return cfg
-
-
-def test_a_classifier_without_an_augmented_test_averages_an_image_and_its_mirror_image():
-    plain = open_config(RESNET20).build_model().double().eval()
-    cfg = augmented(RESNET20)
-    model = OpenMMEngineConfig("", cfg, "cpu").build_model().double().eval()
-    model.module.load_state_dict(plain.state_dict())
-    pixels = {"img": IMAGES[0], "gt_label": 3}
-    (found,) = model.test_step(pseudo_collate([Compose(cfg.tta_pipeline)(pixels)]))
-    views = (IMAGES[0], IMAGES[0][:, ::-1])
-    pack = Compose(open_config(RESNET20).config.test_dataloader.dataset.pipeline)
-    samples = [pack({"img": np.ascontiguousarray(view), "gt_label": 3}) for view in views]
-    scores = [sample.pred_score for sample in plain.test_step(pseudo_collate(samples))]
-    assert scores[0].dtype == torch.float64
-    assert (scores[0] != scores[1]).any()
-    assert_close(found.pred_score, (scores[0] + scores[1]) / 2)
-    assert found.gt_label.item() == 3
-
-
-def test_a_detector_without_an_augmented_test_gets_an_image_and_its_mirror_image(datasets):
-    pytest.importorskip("mmdet", reason="needs mmdet")
-    root = datasets / "shapes"
-    cfg = augmented(MASK_RCNN, f"test_dataloader.dataset.data_root={root}/")
-    assert cfg.model["type"] == "DetTTAModel"
-    found = DATASETS.build(cfg.test_dataloader.dataset)[0]
-    mirrored, image = found["inputs"]
-    assert torch.equal(mirrored.flip(-1), image)
-    assert [sample.flip for sample in found["data_samples"]] == [True, False]
-    assert [sample.flip_direction for sample in found["data_samples"]] == ["horizontal", None]
 
 
 def test_a_segmenter_without_an_augmented_test_is_refused(root):

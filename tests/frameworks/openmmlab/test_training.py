@@ -15,8 +15,6 @@ pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.registry import DATA_SAMPLERS, HOOKS
-from mmengine.runner import IterBasedTrainLoop
-from mmseg import registry
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
@@ -27,7 +25,6 @@ from helpers.trainings import mmengine_command as command
 from helpers.trainings import train_until_killed
 from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import read
-from ilm_plugins.errors import UserError
 from ilm_plugins.files import lock
 from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.checkpoints import last_checkpoint
@@ -35,7 +32,7 @@ from ilm_plugins.frameworks.openmmlab.checkpoints import (
     latest,
     use_safe_checkpoints,
 )
-from ilm_plugins.frameworks.openmmlab.training import PluginRunner, StopAtNaN, check_loop, numbers
+from ilm_plugins.frameworks.openmmlab.training import PluginRunner, StopAtNaN, numbers
 from ilm_plugins.frameworks.run.record import read_record, write_record
 
 use_safe_checkpoints()  # it lets MMEngine's log of losses be read
@@ -264,11 +261,7 @@ def test_weights_of_another_norm_give_a_warning_to_convert_them(config, tmp_path
         (["--eval-only"], "nothing to evaluate"),
         (["--eval-only", "--resume", "load_from=other.pth"], "--resume: .* has no checkpoint"),
         (["--tta"], "give --eval-only"),
-        (["train_cfg.max_epochs=3"], "IterBasedTrainLoop got an unexpected keyword argument"),
-        (["train_cfg.type=MyLoop"], "train_cfg.type 'MyLoop' is an unknown loop"),
-        (["train_cfg.max_iters=many"], "train_cfg.max_iters is 'many'; give an integer"),
         (["dataset.data_root=a"], "dataset is a variable .*; give the keys that have its value"),
-        (["train_cfg.by_epoch=True"], "train_cfg is .*; give it either type, .*, or by_epoch"),
         (["model.decode_head.norm_cfg.type=ILMNG"], "'ILMNG', an unknown norm; near ones are ILM"),
         (["load_from=/nowhere/none.pth"], "none.pth' does not exist"),
         (["load_from=other.pth"], "other.pth' is of another model"),
@@ -452,14 +445,6 @@ def test_infinite_weights_end_a_run_before_they_are_saved(runner):
     runner.model.bias.data[1] = torch.inf
     with pytest.raises(FloatingPointError, match="weights became infinite or NaN at iteration 4"):
         StopAtNaN().before_save_checkpoint(runner, {})
-
-
-def test_a_loop_of_the_configs_own_package_is_known(config):
-    registry.LOOPS.register_module(name="OwnLoop", module=IterBasedTrainLoop, force=True)
-    words = ["train_cfg.type=OwnLoop"]
-    check_loop(open_config(str(config), words).config)  # raises no error
-    with pytest.raises(UserError, match="unexpected keyword argument 'max_epochs'"):
-        check_loop(open_config(str(config), [*words, "train_cfg.max_epochs=1"]).config)
 
 
 def test_a_single_step_knows_how_far_a_training_is(config):
