@@ -23,14 +23,12 @@ PATIENCE = 10
 
 
 @contextmanager
-def replacing(
-    path: str | os.PathLike, mode: str = "wb", *, new: bool = False, **options
-) -> Iterator[IO]:
+def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[IO]:
     """Open a temporary file, which becomes ``path`` once the block ends and the disk has it.
 
     A link is replaced, not the file that it leads to: a folder may be somebody else's.
 
-    UserError if ``path`` is a folder, device or pipe; FileExistsError if ``new`` and it exists.
+    UserError if ``path`` is a folder, device or pipe.
     """
     path = Path(path)
     check_regular(path)
@@ -42,25 +40,11 @@ def replacing(
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            if new:
-                link_or_move(partial, path)
-                return
             if path.is_file() and not path.is_symlink():
                 shutil.copymode(path, partial)
             os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)  # after a kill, remove_partial removes it
-
-
-def link_or_move(source: Path, path: Path) -> None:
-    """Give a file another name; FileExistsError if the name is taken."""
-    try:
-        os.link(source, path)
-    except FileExistsError:
-        raise
-    except OSError:  # of a file system without hard links
-        path.touch(exist_ok=False)
-        os.replace(source, path)
 
 
 def write_text(path: Path, text: str) -> None:

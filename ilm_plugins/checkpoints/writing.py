@@ -46,12 +46,7 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
 
 
 def rewrite(
-    source: Path,
-    contents: Any,
-    entry: str | None,
-    state: dict[str, Any],
-    target: Path,
-    overwrite: bool = False,
+    source: Path, contents: Any, entry: str | None, state: dict[str, Any], target: Path
 ) -> list[str]:
     """Write a converted state dict to a new checkpoint; return the names of dropped entries."""
     row, read_texts = format_of(target), format_of(source).metadata
@@ -67,7 +62,7 @@ def rewrite(
         contents = state if entry is None else {**kept, entry: state}
     if row.metadata is None:
         others |= metadata
-    with replacing(target, new=not overwrite) as file:
+    with replacing(target) as file:
         row.write(contents, metadata, file)
     return [key for key in others if key not in kept]
 

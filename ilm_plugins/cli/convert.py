@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
         warnings.simplefilter("ignore", UserWarning)  # of what check_report refuses
         state, report = change(state, bool(entry and contents.get("matching_heuristics")))
     check_report(args.input, report, entry == "state_dict" and "meta" in contents)
-    dropped = rewrite(args.input, contents, entry, state, output, args.overwrite)
+    dropped = rewrite(args.input, contents, entry, state, output)
     say(report.names() if args.names else report)
     if dropped:
         say(f"not copied: {', '.join(map(printable, dropped))}")

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -59,25 +58,12 @@ class ComparedConfig:
         if self.at:
             norms = self.opened.norms()
             norm_of_key = {key: norms.get(key, "none") for key in self.at}
-            try:
-                self.opened.with_norm("BN", self.at)
-            except UserError as error:
-                raise UserError(f"{error}{self.advice()}") from error
+            self.opened.with_norm("BN", self.at)
         if not norm_of_key:
             kept = "".join(f"; {key} keeps {norm}" for key, norm in self.kept_norms(()).items())
-            advice = f"give a place{self.advice()}"
+            advice = f"give a place, such as --at {self.opened.example}"
             raise UserError(f"{self.config} names no norm to replace{kept}; {advice}")
         return norm_of_key
-
-    def advice(self) -> str:
-        """Return a place as an example, where the model of the config has a norm if it gets one."""
-        for place in self.opened.examples:
-            with suppress(Exception):  # of the config, or of any model that has no such norm
-                words = [*self.overrides, *self.opened.norm(place, "BN")]
-                opened = open_config(self.config, words)
-                opened.describe_norms(opened.build_model(), [place])
-                return f", such as --at {place}"
-        return " by --at"
 
     def kept_norms(self, replaced: Collection[str]) -> dict[str, str]:
         """Return each key that is not replaced -> the config's norm, and why it stays, in words."""

@@ -81,9 +81,9 @@ class OpenConfig:
     keys: ClassVar[dict[str, str]]
     #: The key of the model, and settings of it that do not change the model.
     model, ignored_settings = "model", ()
-    #: Names of the settings that name a norm, and keys that may take one, for advice.
+    #: Names of the settings that name a norm, and a key that may take one, for advice.
     norm_names: ClassVar[tuple[str, ...]] = ()
-    examples: ClassVar[tuple[str, ...]]
+    example: ClassVar[str]
     #: Name of the setting that freezes a backbone's first stages, and the value that freezes none.
     freezing: ClassVar[tuple[str, int]] = ("freeze_at", 0)
     #: Key of a folder for the checkpoints of all runs.
@@ -269,9 +269,15 @@ class OpenConfig:
         # The object that is built may take the argument even if the config does not give it.
         above = place.rpartition(".")[0] or place
         if not any(key.startswith(f"{above}.") for key in self.settings):
-            raise UserError(f"--at {place}: the config has no {above}; give another place")
+            raise UserError(
+                f"--at {place}: the config has no {above}; give another place, such as "
+                f"--at {self.example}"
+            )
         if place not in self.norms() and any(key.startswith(f"{place}.") for key in self.settings):
-            raise UserError(f"--at {place}: it is a part of the config, not a norm; give its norm")
+            raise UserError(
+                f"--at {place}: it is a part of the config, not a norm; give its norm, such as "
+                f"--at {self.example}"
+            )
         return self._norm(place, norm)
 
     def _norm(self, place: str, norm: str) -> list[str]:

@@ -2,9 +2,7 @@
 
 import hashlib
 import importlib
-import importlib.util
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,45 +61,34 @@ class Registrations:
         What this process has done already is not done again. UserError says what cannot work.
         """
         for code in self.imports:
-            run_file(Path(code)) if code.endswith(".py") else run_module(code)
+            run(code)
         kind_of(config).register(self.datasets)
 
 
-def run_module(name: str) -> None:
-    """Import a module; UserError if Python does not find it. Errors of its own code pass."""
-    unknown = UserError(
-        f"--import {name}: Python finds no such module; give the path of a .py file, or a module "
-        "of an installed package or of this folder"
-    )
-    if not re.fullmatch(r"\w+(\.\w+)*", name):
-        raise unknown
+def run(code: str) -> None:
+    """Import a module, or a file by its name; errors of its own code pass.
+
+    The folder of a file is on the path then, as a script's is, so that other code, and pickle, find
+    the file by the same name.
+    """
+    path, name = Path(code), code
+    if code.endswith(".py"):
+        if not path.is_file():
+            raise UserError(f"--import {code}: there is no such file; give the path of a .py file")
+        if str(path.parent) not in sys.path:
+            sys.path.append(str(path.parent))
+        name = path.stem
     try:
-        importlib.import_module(name)
+        module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if not f"{name}.".startswith(f"{error.name}."):  # of a module that it imports
             raise
-        raise unknown from error
-
-
-def run_file(path: Path) -> None:
-    """Run a file once, as the module of its name; its folder is on the path, as a script's is."""
-    if not path.is_file():
-        raise UserError(f"--import {path}: there is no such file; give the path of a .py file")
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
-    # By its own name, so that ``import`` in other code finds this module, and pickle its classes.
-    name = re.sub(r"\W", "_", path.stem)
-    other = importlib.util.find_spec(name)
-    if other is not None and not (other.origin and Path(other.origin).resolve() == path.resolve()):
         raise UserError(
-            f"--import {path}: there is another module {name} ({other.origin}); rename the file"
+            f"--import {code}: Python finds no such module; give the path of a .py file, or a "
+            "module of an installed package or of this folder"
+        ) from error
+    other = getattr(module, "__file__", None)
+    if code.endswith(".py") and not (other and path.samefile(other)):
+        raise UserError(
+            f"--import {code}: there is another module {name} ({other}); rename the file"
         )
-    if name in sys.modules:
-        return
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        sys.modules.pop(name, None)
-        raise

@@ -13,15 +13,8 @@ from torch import nn
 from ..errors import warn_once
 from ..foreign_norms import FRAMEWORKS, Framework, with_tensors
 from ..layers import NORMS
-from ..surgery.fusing import ACTIVATIONS, with_activation
+from ..surgery.fusing import with_activation
 from .checkpoints import describe_other_norms
-
-_ACTIVATIONS = {
-    "timm.layers.activations.Swish": "silu",
-    "timm.layers.activations.HardSwish": "hardswish",
-    "timm.layers.activations_me.SwishMe": "silu",
-    "timm.layers.activations_me.HardSwishMe": "hardswish",
-}
 
 
 def add_norms(_module: ModuleType) -> None:
@@ -30,7 +23,6 @@ def add_norms(_module: ModuleType) -> None:
     A key that timm has, be it only for a norm joined with its activation, stays timm's everywhere.
     """
     FRAMEWORKS["timm"] = NormsWithActivation()
-    ACTIVATIONS.update(_ACTIVATIONS)
     norms, joined = _maps()
     of_timm, joined_by_class = _names_of_timm()
     for message in (line for key, layer in NORMS.items() for line in conflicts(key, layer)):

@@ -155,16 +155,6 @@ def test_a_result_that_was_replaced_is_told_and_is_another_look(trained, monkeyp
     assert found.results.differences["test"]["EN"].tests == 6
 
 
-def test_a_history_of_before_looks_is_read_as_one_look(trained):
-    compare(trained)
-    settings = json.loads(Path("out/compare.json").read_text())
-    old = [["BN", "EN", "test", "top1", [0, 1]], ["EN", "BN", "test", "top1", [0, 1, 2]]]
-    Path("out/compare.json").write_text(json.dumps(settings | {"history": {"read": old}}))
-    found = compare(trained)
-    assert found.results.differences["test"]["EN"].tests == 2 * 2
-    assert len(json.loads(Path("out/compare.json").read_text())["history"]["looks"][0][1]) == 2
-
-
 def test_a_failure_that_was_repeated_or_removed_leaves_a_trace(trained):
     def train(norm, seed, folder):
         trained.append(norm)
@@ -263,10 +253,9 @@ def test_runs_of_a_function_that_has_changed_are_named(trained, capsys):
         *(
             ("compare.json", f'{{"train": "train", "history": {history}}}')
             for history in (
-                *("null", "[]", '{"failures": null}', '{"read": [[]]}', '{"read": [null]}'),
+                *("null", "[]", '{"failures": null}', '{"looks": [[]]}', '{"looks": [null]}'),
                 '{"failures": [["EN"]]}',
                 '{"failures": [["EN", "0", "", "no memory"]]}',
-                '{"read": [["BN", "EN", "test", "top1"]]}',
                 '{"looks": [[null, [[["BN", "EN"], "test", "top1", ["0"], 0]]]]}',
                 '{"results": [["BN", 0, "test", "top1", null]]}',
             )

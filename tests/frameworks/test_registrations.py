@@ -350,7 +350,6 @@ IMPORTS = {
     "not_there": (None, "Python finds no such module"),
     "os.not_there": (None, "Python finds no such module"),
     "a folder/file": (None, "Python finds no such module"),
-    "..above": (None, "Python finds no such module"),
 }
 
 

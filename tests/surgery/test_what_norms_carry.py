@@ -49,15 +49,6 @@ def test_the_report_tells_of_statistics_that_are_not_tracked(to):
     assert names == ["0"]
 
 
-@pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
-@pytest.mark.parametrize("to, is_kept", [("ILMGN", True), ("EN", False)])
-def test_the_report_tells_of_hooks_of_parameters_that_are_replaced(register, to, is_kept):
-    norm = nn.BatchNorm2d(C) if to == "EN" else nn.GroupNorm(4, C)
-    getattr(norm.weight, register)(lambda *_: None)
-    _, report = surgery.convert(nn.Sequential(norm), to)
-    assert any(note.startswith("hooks") for note in report.notes) == (not is_kept)
-
-
 def test_a_hook_of_a_trained_activation_stays():
     plain = with_activation("BatchNormAct2d", nn.PReLU)
     plain.act.weight.register_hook(lambda gradient: gradient)

@@ -219,7 +219,7 @@ class OpenYaml(Detectron2Config):
     keys: ClassVar = {"seed": "SEED", "folder": "OUTPUT_DIR", "weights": "MODEL.WEIGHTS"}
     model, ignored_settings = "MODEL", ("MODEL.WEIGHTS", "MODEL.DEVICE")
     norm_names = ("NORM",)
-    examples = "MODEL.ROI_BOX_HEAD.NORM", "MODEL.FPN.NORM", "MODEL.RESNETS.NORM"
+    example = "MODEL.FPN.NORM"
     freezing: ClassVar = ("FREEZE_AT", 0)
     training_sets, test_sets = "DATASETS.TRAIN", "DATASETS.TEST"
     masks, keypoints = ("MODEL.MASK_ON", "MODEL.MASK_ON False"), "MODEL.KEYPOINT_ON"
@@ -293,7 +293,7 @@ class OpenLazyConfig(Detectron2Config):
         "weights": "train.init_checkpoint",
     }
     norm_names = ("norm", "conv_norm")
-    examples = "model.roi_heads.box_head.conv_norm", "model.backbone.norm"
+    example = "model.backbone.norm"
     training_sets, test_sets = "dataloader.train.dataset.names", "dataloader.test.dataset.names"
     masks = ("model.roi_heads.mask_in_features", "model.roi_heads.mask_in_features=null")
     keypoints = "model.roi_heads.keypoint_in_features"

@@ -1,6 +1,5 @@
 """Read detectron2's configs, yaml and LazyConfigs."""
 
-import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,13 +32,6 @@ def load_config(
         with reading(path), registering_again():
             cfg = LazyConfig.load(path)
         check_overrides(overrides, OmegaConf.to_container(cfg, resolve=False))
-        for override in overrides:
-            key = re.match(r"\+*train\.(\w+)", override)
-            if key and key[1] not in TRAIN:
-                raise UserError(
-                    f"override {override!r}: the command train does not read train.{key[1]}; leave "
-                    f"it out, or give one of {', '.join(TRAIN)}"
-                )
         with explaining_overrides(overrides, "KEY=VALUE"):
             cfg = LazyConfig.apply_overrides(cfg, list(overrides))
         if device is not None:

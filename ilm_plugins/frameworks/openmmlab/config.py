@@ -46,7 +46,7 @@ class OpenMMEngineConfig(OpenConfig):
     checkpoint_entry = "state_dict"
     norm_keys = sorted(MMCVS_KEYS)
     keys: ClassVar = {"seed": "randomness.seed", "folder": "work_dir", "weights": "load_from"}
-    examples = "model.backbone.norm_cfg", "model.neck.norm_cfg", "model.decode_head.norm_cfg"
+    example = "model.backbone.norm_cfg"
     amp = "optim_wrapper.type"
     freezing: ClassVar = ("frozen_stages", -1)
     shared_folder = "default_hooks.checkpoint.out_dir"

@@ -86,12 +86,6 @@ class Modules(Framework):
         general = getattr(import_module(module), name)
         return with_tensors(general(norm.num_features, norm.eps, norm.momentum, norm.affine), norm)
 
-    def finish(self, model: nn.Module) -> None:
-        """Have each ConvModule choose again whether it fuses its convolution with BN."""
-        for module in model.modules():
-            if getattr(module, "efficient_conv_bn_eval_forward", None):
-                module.turn_on_efficient_conv_bn_eval()
-
 
 @functools.cache  # wrap it once
 def obey_norm_eval(module: ModuleType) -> None:
