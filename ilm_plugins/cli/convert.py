@@ -20,7 +20,7 @@ from ..frameworks import open_config
 from ..frameworks.checkpoints import read_checkpoint
 from ..frameworks.openmmlab import NAME_STAYS
 from ..frameworks.registrations import Registrations
-from ..layers import parse_norm
+from ..layers import parse_call
 from ..surgery.conversion import conversion_to
 
 #: Converts a state dict: returns the new state dict and a report on its norms. The second argument
@@ -74,7 +74,7 @@ def conversion(args: argparse.Namespace) -> Change:
         return lambda state, by_end: fit(state, parts[args.part or ""], args.part, by_end)
     if args.revert:
         return lambda state, _: surgery.revert_state(state, match=args.match)
-    key, options = parse_norm(args.to) or (args.to, {})
+    key, options = parse_call(args.to)
     conversion_to(key, args.replacing, options)  # mistakes are reported before INPUT is read
     return lambda state, _: surgery.convert_state(
         state, key, match=args.match, replacing=args.replacing, **options

@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -28,9 +27,6 @@ def build_models(config: ComparedConfig, norms: Sequence[str]) -> dict[str, str]
     for norm in norms:
         model, described = build_model(config, norm)
         if model is None:
-            # Before further norms: after an import that failed, they have errors of their own.
-            if not errors:
-                check_own_model(config)
             errors.append(f"{norm}: {described}")
         else:
             alike = [other for other, norms in models.items() if norms == described]
@@ -68,41 +64,24 @@ def build_model(config: ComparedConfig, norm: str) -> tuple[nn.Module | None, st
         return None, f"{type(error).__name__}: {one_line(error)}"
 
 
-def check_own_model(config: ComparedConfig) -> None:
-    """Raise UserError if the config's own norms cannot be built, either."""
-    model, error = build_model(config, AS_IS)
-    if model is None:
-        raise UserError(
-            f"{config.config}: the model cannot be built, with its own norms, too: {error}; "
-            "correct the config or the overrides"
-        )
-
-
 def measured_steps(
-    config: ComparedConfig,
-    commands: Mapping[str, str],
-    path: Path,
-    is_trained: bool,
-    is_dry: bool = False,
+    config: ComparedConfig, norms: Sequence[str], path: Path, is_dry: bool = False
 ) -> dict[str, dict[str, float]]:
     """Return the time of each norm's training step; it is kept, except by a dry run.
 
-    It is empty if the steps cannot be measured. A failure that tells of the trainings, where
-    ``is_trained``, is a UserError; ``commands`` is norm -> its command.
+    It is empty if the steps cannot be measured.
     """
     if path.is_file():
         steps = read_object(path, {"": {"": int | float}})
-        if steps.keys() == commands.keys() and all(step.get("seconds") for step in steps.values()):
+        if steps.keys() == {*norms} and all(step.get("seconds") for step in steps.values()):
             return steps
     if config.num_gpus and not available_gpus():
         say("the cost of a step is not measured: this machine has no GPU")
         return {}
     say("a training step of each norm ...")
     try:
-        steps = call_on_device(measure_steps, config, [*commands], 1 if is_dry else ROUNDS)
-    except (StepError, FloatingPointError, UserError) as error:
-        if is_trained:
-            check_certain(config, commands, error)
+        steps = call_on_device(measure_steps, config, norms, 1 if is_dry else ROUNDS)
+    except UserError as error:
         say(f"the cost of a step was not measured: {one_line(error)}")
         return {}
     if not is_dry:
@@ -110,75 +89,20 @@ def measured_steps(
     return steps
 
 
-def check_certain(config: ComparedConfig, commands: Mapping[str, str], error: Exception) -> None:
-    """Raise UserError if the trainings would fail by the error of a step."""
-    if isinstance(error, UserError):
-        raise error
-    if isinstance(error, StepError):
-        norm, reason = error.args
-        # The first norm, or other processes, may fail by a hook that a step alone lacks.
-        is_certain = norm != next(iter(commands)) and config.num_gpus <= 1
-        if is_certain or isinstance(error, MemoryOfStepError):
-            raise UserError(
-                f"{norm}: a training step fails with {reason}; no run was started; correct the "
-                "config, give a smaller batch, or leave out the norm; this command shows more: "
-                f"{commands[norm]}"
-            ) from error
-
-
-class StepError(Exception):
-    """A norm's step failed: the norm, and the error in words."""
-
-    def __str__(self) -> str:
-        return ": ".join(self.args)
-
-
-class MemoryOfStepError(StepError):
-    """The step needs more memory than the GPU has."""
-
-
 def measure_steps(
     config: ComparedConfig, norms: Sequence[str], rounds: int = ROUNDS
 ) -> dict[str, dict[str, float]]:
-    """Return norm -> median "seconds" of a step."""
-    try:
-        return _measured_in_turn(config, norms, rounds)
-    except MemoryOfStepError:
-        pass  # behind this statement, as the error holds the models
-    steps = {}
-    for norm in norms:
-        torch.cuda.empty_cache()
-        steps |= _measured_in_turn(config, [norm], rounds)
-    return steps
-
-
-def _measured_in_turn(
-    config: ComparedConfig, norms: Sequence[str], rounds: int
-) -> dict[str, dict[str, float]]:
-    """Measure the steps of norms in turn, after one of each that warms up."""
+    """Return norm -> median "seconds" of a step, measured in turn, after one that warms up."""
     steps: dict[str, Callable[[], None]] = {}
     seconds: dict[str, list[float]] = {norm: [] for norm in norms}
-    for norm in norms:
-        with _explaining(norm):
-            steps[norm] = config.open(norm).training_step(max(1, config.num_gpus))
-            _measure(steps[norm], config.num_gpus > 0)
-    for norm in [*norms] * rounds:
-        with _explaining(norm):
+    for norm in [*norms] * (1 + rounds):
+        try:
+            if norm not in steps:
+                steps[norm] = config.open(norm).training_step(max(1, config.num_gpus))
             seconds[norm].append(_measure(steps[norm], config.num_gpus > 0))
-    return {norm: {"seconds": median(seconds[norm])} for norm in norms}
-
-
-@contextmanager
-def _explaining(norm: str) -> Iterator[None]:
-    """Raise StepError for an error of a norm's step."""
-    try:
-        yield
-    except (FloatingPointError, UserError):
-        raise
-    except Exception as error:  # of the framework's or the user's own code and data
-        is_memory = isinstance(error, torch.cuda.OutOfMemoryError)
-        kind = MemoryOfStepError if is_memory else StepError
-        raise kind(norm, f"{type(error).__name__}: {one_line(error)}") from error
+        except Exception as error:  # of the framework's or the user's own code and data
+            raise UserError(f"{norm}: {type(error).__name__}: {one_line(error)}") from error
+    return {norm: {"seconds": median(seconds[norm][1:])} for norm in norms}
 
 
 def _measure(step: Callable[[], None], on_gpu: bool) -> float:

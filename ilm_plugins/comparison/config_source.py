@@ -20,7 +20,6 @@ from .answers import warning_of_unconverted
 from .compared_config import ComparedConfig, call_on_device
 from .plan import DIGEST, Plan, Source, folder_name
 from .results import OWN_TEST
-from .run.folders import has_ended
 
 
 @dataclass(frozen=True)
@@ -87,25 +86,18 @@ class ConfigSource(ComparedConfig, Source):
         return None if self.weights is None else start_weights.read_weights(self.weights)
 
     def prepare(self, plan: Plan) -> dict[str, Any]:
-        """Write each norm's start, and measure its training step, as one that fails ends it all."""
+        """Write each norm's start, and measure its training step."""
         # A machine that submits jobs may have no GPU.
         here = self if available_gpus() else replace(self, num_gpus=0)
         if self.start_state is not None:
             args = plan.norms, plan.output, self.start_state
             call_on_device(start_weights.write_starts, here, *args)
-        return {
-            "steps": self.steps(plan, not all(map(has_ended, plan.folders))),
-            "unconverted": self.unconverted(plan.norms),
-        }
+        return {"steps": self.steps(plan), "unconverted": self.unconverted(plan.norms)}
 
-    def steps(
-        self, plan: Plan, is_trained: bool, is_dry: bool = False
-    ) -> dict[str, dict[str, float]]:
+    def steps(self, plan: Plan, is_dry: bool = False) -> dict[str, dict[str, float]]:
         """Measure each norm's training step, and print the time of all runs."""
-        seed = plan.seeds[0]
-        commands = {norm: self.shown(norm, seed, plan.folder(norm, seed)) for norm in plan.norms}
         file = plan.output / compared_models.FILE
-        steps = compared_models.measured_steps(self, commands, file, is_trained, is_dry)
+        steps = compared_models.measured_steps(self, plan.norms, file, is_dry)
         lengths = {norm: self.length(norm) for norm in steps}
         times = {
             norm: steps[norm]["seconds"] * length.iterations

@@ -51,7 +51,7 @@ class Source:
     def check_models(self, plan: "Plan") -> None:
         """Print each norm's model, if it is known; UserError for mistakes that it shows."""
 
-    def steps(self, plan: "Plan", is_trained: bool, is_dry: bool = False) -> Any:
+    def steps(self, plan: "Plan", is_dry: bool = False) -> Any:
         """Print the time of all runs, if it is known."""
 
     def settings(self, plan: "Plan") -> dict[str, Any]:

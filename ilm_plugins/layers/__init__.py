@@ -16,7 +16,6 @@ from .projection import project as project
 from .registry import NORMS as NORMS
 from .registry import norm_key as norm_key
 from .registry import parse_call as parse_call
-from .registry import parse_norm as parse_norm
 from .sparse import SparseSwitchNorm as SparseSwitchNorm
 from .sparse import set_radius as set_radius
 from .switchable import SwitchNorm as SwitchNorm

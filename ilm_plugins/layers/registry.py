@@ -27,15 +27,6 @@ NORMS: dict[str, type[nn.Module]] = {
 }
 
 
-def parse_norm(norm: str) -> tuple[str, dict[str, Any]] | None:
-    """Split a NORM string, as "EN(reduction=16)", into key and unchecked options; "ENx" gives None.
-
-    Raises:
-        OptionError: the key is followed by something other than ``(option=literal, ...)``.
-    """
-    return None if norm_key(norm) is None else parse_call(norm)
-
-
 def parse_call(norm: str) -> tuple[str, dict[str, Any]]:
     """Split "NAME" or "NAME(option=literal, ...)" into the name, of any norm, and the options.
 
@@ -62,6 +53,6 @@ def parse_call(norm: str) -> tuple[str, dict[str, Any]]:
 
 def norm_key(norm: str) -> str | None:
     """Return the key of :data:`NORMS` that a NORM string begins with, or None."""
-    # A space, bracket or punctuation mark may follow, for parse_norm to report: not "ENx".
+    # A space, bracket or punctuation mark may follow, for parse_call to report: not "ENx".
     match = re.match(r"\s*(\w+)(?![^\s()\[\]{}:=,;])", norm)
     return match[1] if match and match[1] in NORMS else None

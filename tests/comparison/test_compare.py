@@ -5,7 +5,6 @@ import os
 import shlex
 import shutil
 import signal
-import weakref
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
@@ -41,7 +40,6 @@ from ilm_plugins.comparison.config_source import ConfigSource
 from ilm_plugins.comparison.plan import Plan
 from ilm_plugins.comparison.run import executors, folders, outcomes, tasks
 from ilm_plugins.comparison.run.executors import Execution
-from ilm_plugins.comparison.run.tasks import Progress
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.run.record import FILE, read_record, write_divergence, write_record
@@ -392,14 +390,6 @@ def test_an_override_may_add_a_part_named_like_another(config):
     assert "decoder" in str(open_config("two.py", ["model.decoder.depth=1"]).config)
 
 
-def test_an_error_of_the_model_is_none_of_a_norm(config, capsys):
-    assert compare(config, GN, EN, "--dry-run", "--opts", "model.backbone.no_such_option=1") == 2
-    message = capsys.readouterr().err
-    assert "the model cannot be built, with its own norms, too: TypeError: " in message
-    assert "unexpected keyword argument 'no_such_option'" in message
-    assert "do not fit" not in message
-
-
 def test_an_import_error_of_another_package_is_shown(config, capsys):
     Path("broken.py").write_text("import no_such_package\n")
     Path("mine.py").write_text(f"_base_ = {config!r}\ncustom_imports = dict(imports=['broken'])\n")
@@ -604,19 +594,6 @@ def test_an_unknown_metric_ends_a_comparison_after_its_first_test(compared, star
     assert not started
 
 
-def test_the_bar_says_that_a_run_evaluates(config, tmp_path):
-    plan, shown = plan_of(config, [GN], [0], tmp_path), []
-    task = executors.task_of(plan, GN, 0)
-    with Progress([task], lambda task: None) as progress:
-        progress.bar.set_description_str = lambda text: shown.append(text)
-        for more in ({}, {"evaluates": True}):
-            record = {"run": 2, "planned": 4, **more}
-            write_record(plan.folder(GN, 0) / "record.json", record)
-            progress.show([task])
-            assert progress.bar.n == 0.5
-    assert shown[:2] == [f"{GN}, seed 0: ", f"{GN}, seed 0, evaluates: "]
-
-
 def test_a_run_without_its_checkpoint_is_a_row(compared, tmp_path):
     shutil.copytree("out", tmp_path / "out")
     plan = plan_of(compared, [GN], [0], tmp_path / "out", tests={"dusk": "dusk.py"})
@@ -689,30 +666,6 @@ def test_where_a_config_has_our_layers_they_are_compared_unless_at_names_others(
     assert [*ConfigSource(str(SHAPES), places, ours).own_norms] == [*places]
 
 
-class SmallGPU:
-    """A config whose models need a GPU's whole memory, which one norm's model exceeds."""
-
-    num_gpus = 0
-
-    def __init__(self):
-        self.held = set()
-
-    def open(self, norm):
-        self.norm = norm
-        return self
-
-    def training_step(self, processes):
-        model = torch.nn.Identity()
-        self.held.add(id(model))
-        weakref.finalize(model, self.held.discard, id(model))
-
-        def step(model=model, norm=self.norm):
-            if len(self.held) > 1 or norm == "large":
-                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-
-        return step
-
-
 def test_steps_of_a_gpu_are_not_measured_where_there_is_none(config, tmp_path, capsys):
     """As on a machine that submits jobs."""
     plan = plan_of(config, [GN, EN], [0], tmp_path / "out", num_gpus=1)
@@ -721,23 +674,12 @@ def test_steps_of_a_gpu_are_not_measured_where_there_is_none(config, tmp_path, c
     assert not (tmp_path / "out" / "steps.json").exists()
 
 
-def test_a_step_that_fails_with_the_first_norm_ends_nothing(config, started, capsys):
+def test_a_step_that_fails_ends_nothing(config, started, capsys):
     """A hook, or other processes, may belong to the step, as in self-supervised training."""
     started.clear()
     compare(config, GN, EN, "--opts", "optim_wrapper.optimizer.type=Unknown")
     assert "the cost of a step was not measured: " in capsys.readouterr().out
     assert started
-
-
-def test_models_that_do_not_fit_together_are_measured_alone():
-    assert compared_models.measure_steps(SmallGPU(), ["GN", "EN"]).keys() == {"GN", "EN"}
-
-
-def test_a_norm_that_does_not_fit_alone_is_named(tmp_path):
-    words = "large: a training step fails with OutOfMemoryError: CUDA.* shows more: train large"
-    commands = {"large": "train large", "GN": "train GN"}
-    with pytest.raises(UserError, match=words):
-        compared_models.measured_steps(SmallGPU(), commands, tmp_path / "steps.json", True)
 
 
 @pytest.mark.wide
@@ -751,27 +693,12 @@ def test_an_unsafe_config_is_measured_in_a_process_of_its_own(datasets):
     assert steps["BN"]["seconds"] > 0
 
 
-def test_the_training_loop_of_one_norms_overrides_is_checked(config, started, capsys):
-    assert compare(config, GN, EN, "--arm", EN, EN, "train_cfg.max_epochs=2") == 2
-    assert "IterBasedTrainLoop got an unexpected keyword argument" in capsys.readouterr().err
-
-
-def test_a_training_loop_that_lacks_a_setting_ends_the_comparison(config, started, capsys):
-    started.clear()
-    assert compare(config, GN, EN, "--opts", "train_cfg.max_epochs=2") == 2
-    assert (
-        "train_cfg: IterBasedTrainLoop got an unexpected keyword argument 'max_epochs'; it takes "
-        "max_iters, val_begin, val_interval"
-    ) in capsys.readouterr().err
-    assert not started
-
-
 def test_a_step_that_diverges_leaves_the_results(config, started, patched):
     def fail(*_):
         raise FloatingPointError("Loss became infinite or NaN")  # as of detectron2
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compared_models, "measure_steps", fail)
+        patch.setattr(compared_models, "_measure", fail)
         assert compare(config, GN, "--opts", "train_cfg.max_iters=1") == 0
     assert "## mIoU" in Path("out/compare.md").read_text()
 

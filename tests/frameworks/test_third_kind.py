@@ -18,7 +18,7 @@ from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import config_files, read_record
 from ilm_plugins.frameworks.config import OpenConfig
 from ilm_plugins.frameworks.length import Length
-from ilm_plugins.layers import parse_norm
+from ilm_plugins.layers import parse_call
 
 
 class OpenJson(OpenConfig):
@@ -40,7 +40,7 @@ class OpenJson(OpenConfig):
         pass
 
     def _build(self):
-        key, options = parse_norm(self.config["model"]["norm"]) or ("BN", {})
+        key, options = parse_call(self.config["model"]["norm"])
         norm = {"BN": nn.BatchNorm2d, **NORMS}[key](32, **options)
         return nn.Sequential(nn.Conv2d(3, 32, 1), norm)
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ...errors import UserError
 from ...frameworks.checkpoints import last_checkpoint
-from ...frameworks.run.record import EVALUATES, read_record
+from ...frameworks.run.record import is_complete_record, read_record
 from ...parent_process import command_line, ending_with_us
 from .folders import has_ended, is_complete, log_of, metrics, note_failure, open_to_add
 
@@ -75,11 +75,9 @@ class Task:
 
     def progress(self) -> tuple[float, str]:
         """Return the part of the training that is done, and the task's name and state."""
-        folder = self.training.folder
-        record = read_record(folder) or {}
+        record = read_record(self.training.folder) or {}
         part = min(1.0, record.get("run", 0) / max(1, record.get("planned", 1)))
-        evaluates = record.get(EVALUATES) or is_complete(folder)
-        return part, f"{self.name}, {EVALUATES}" if evaluates else self.name
+        return part, f"{self.name}, evaluates" if is_complete_record(record) else self.name
 
     def __call__(self) -> None:
         """Run the missing steps, as a job of a cluster."""

@@ -16,7 +16,7 @@ import wrapt
 from torch import nn
 
 from ...foreign_norms import TAKEN
-from ...layers import NORMS, freeze, norm_key, parse_norm
+from ...layers import NORMS, freeze, norm_key, parse_call
 from ...layers.mixture import MixtureNorm
 from ...surgery.fusing import CONTAINERS, Container
 
@@ -61,7 +61,7 @@ def _wrap_get_norm(module: ModuleType) -> None:
         key = norm_key(norm) if isinstance(norm, str) else None
         if key is None or get_norm.theirs.get(key):
             return original(norm, out_channels)
-        _, options = parse_norm(norm)
+        _, options = parse_call(norm)
         return NORMS[key](out_channels, **options)
 
     get_norm.theirs = {}  # key -> whether ``original`` builds a layer for it

@@ -174,14 +174,11 @@ class RecordHook(engine.HookBase):
         self.started = True
 
     def evaluate(self) -> dict[str, Any]:
-        """Evaluate, and have the record of the training say so meanwhile."""
+        """Return the results of an evaluation; none after an exception, or a second time."""
         # EvalHook evaluates after an exception, too, which a second one would hide.
         if not self.started or self.trainer.iter + 1 == self.trainer.max_iter:
             return {}
-        self.record.evaluates(True)
-        results = self.evaluation()
-        self.record.evaluates(False)
-        return results
+        return self.evaluation()
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1

@@ -254,12 +254,6 @@ class RecordHook(Hook):
             save_last(runner)
             self.record.stopped_early()
 
-    def before_val(self, runner) -> None:
-        self.record.evaluates(True)
-
-    def after_val(self, runner) -> None:
-        self.record.evaluates(False)
-
     def after_val_epoch(self, runner, metrics=None) -> None:
         # This replaces the point of the same epoch or iteration.
         self.point(runner, runner.epoch if self.by_epoch else runner.iter, metrics)

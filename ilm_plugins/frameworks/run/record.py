@@ -31,8 +31,6 @@ OTHERS = "other evaluations"
 RESULTS = "metrics", "test images", "evaluation"
 #: Keys of a training's progress, with the values at its start.
 PROGRESS: dict[str, Any] = {"run": 0, "seconds": 0.0, "curve": []}
-#: Key of a training's record while it evaluates.
-EVALUATES = "evaluates"
 #: Key -> the type of its value, see :func:`.read_object`.
 KINDS: dict[str, Any] = {
     "command": str,
@@ -197,13 +195,6 @@ class RunRecord:
             if is_later_test:
                 record["evaluation"] = options.command()
         self._write(record)
-
-    def evaluates(self, does: bool) -> None:
-        """Write whether a training is evaluating its model at present."""
-        if is_rank_zero():
-            record = _read(self.folder)
-            record.pop(EVALUATES, None)
-            self._write(record | ({EVALUATES: True} if does else {}))
 
     def stopped_early(self) -> None:
         """Write that a training ended, as its settings wish, before the planned length."""
