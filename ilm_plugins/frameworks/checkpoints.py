@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Iterable, Mapping
-from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -83,17 +82,6 @@ def base_rates(optimizers: Iterable[Any]) -> list[float]:
     """Return the learning rates of optimizers' parameters, before a schedule changes them."""
     groups = (group for optimizer in optimizers for group in optimizer.param_groups)
     return [group.get("initial_lr", group["lr"]) for group in groups]
-
-
-def describe_other_rate(planned: list[float], used: list[float]) -> str | None:
-    """Describe a learning rate of the config that a checkpoint has replaced, if there is one."""
-    pairs = [pair for pair in zip(planned, used, strict=False) if not isclose(*pair)]
-    if not pairs:
-        return None
-    return (
-        "the resumed training keeps the learning rate {1:g} of its checkpoint, not the config's "
-        "{0:g}; for another rate, start from its weights in another folder"
-    ).format(*pairs[0])
 
 
 def is_last_checkpoint(path: str | Path, folder: str | Path) -> bool:

@@ -13,7 +13,7 @@ from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from ... import checkpoints, files
 from ...checkpoints.state_dict_in_file import as_tensor
 from ...errors import CheckpointError
-from ..checkpoints import CONVERT_FILE, base_rates, describe_other_norms, describe_other_rate
+from ..checkpoints import CONVERT_FILE, describe_other_norms
 from ..run.processes import check_same_start
 
 
@@ -28,18 +28,12 @@ class Checkpointer(DetectionCheckpointer):
         """As detectron2's method; UserError if processes would resume from different files."""
         resumes = resume and self.has_checkpoint()
         check_same_start(self.get_checkpoint_file() if resumes else None)
-        trainer = self.checkpointables.get("trainer")
-        optimizers = [trainer.optimizer] if resumes and trainer else []
-        planned = base_rates(optimizers)
         try:
-            entries = super().resume_or_load(path, resume=resume)
+            return super().resume_or_load(path, resume=resume)
         except AssertionError as error:
             if "not found" not in str(error):
                 raise
             raise CheckpointError(f"checkpoint {path!r} does not exist; give a file") from error
-        if told := describe_other_rate(planned, base_rates(optimizers)):
-            self.logger.warning(told)
-        return entries
 
     def save(self, name: str, **entries: Any) -> None:
         """Save to NAME.pth; FloatingPointError if a parameter is NaN or infinite."""

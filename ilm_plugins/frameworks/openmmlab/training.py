@@ -20,7 +20,7 @@ from torch import Tensor, distributed, nn
 
 from ... import checkpoints
 from ...errors import UserError
-from ..checkpoints import base_rates, describe_other_rate
+from ..checkpoints import base_rates
 from ..config import OpenConfig, check_statistics
 from ..length import Length
 from ..run.options import ProcessOptions, RunOptions
@@ -135,10 +135,8 @@ class PluginRunner(Runner):
         """Resume from a checkpoint; the schedules are the config's, from their first step on."""
         # MMEngine restores the checkpoint's settings of a schedule: after its end, a longer
         # training would go on with a learning rate of 0.
-        planned, rates = schedules(self.param_schedulers), base_rates(optimizers(self))
+        planned = schedules(self.param_schedulers)
         super().resume(filename, *args, **options)
-        if told := describe_other_rate(rates, base_rates(optimizers(self))):
-            self.logger.warning(told)
         if self.resumed_schedules == planned or not planned:
             return
         for scheduler in each_scheduler(self.param_schedulers):
