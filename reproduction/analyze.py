@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
     opened = open_config(args.config_file, args.opts, args.device)
     images = open_images(args.images, args.limit, args.classes)
     inference = opened.inference()
-    opened.print_norms(inference.model)
+    say(f"norms of the model: {opened.describe_norms(inference.model)}")
     say(f"{len(images):,} images of {args.images}, each: {inference.preprocessing}")
     collect, write = collect_rescaling, write_rescaling
     if args.measure == "ratios":

@@ -23,7 +23,7 @@ def write(contents: Any, path: str | os.PathLike) -> None:
     """
     path = Path(path).expanduser()
     with replacing(path) as file:
-        format_of(path).write(contents, {}, file)
+        format_of(path).write(contents, file)
 
 
 def check_target(source: Path, target: Path, overwrite: bool) -> None:
@@ -45,12 +45,9 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
         raise UserError(f"{shown} is not in a folder that exists; create it first")
 
 
-def rewrite(
-    source: Path, contents: Any, entry: str | None, state: dict[str, Any], target: Path
-) -> list[str]:
+def rewrite(contents: Any, entry: str | None, state: dict[str, Any], target: Path) -> list[str]:
     """Write a converted state dict to a new checkpoint; return the names of dropped entries."""
-    row, read_texts = format_of(target), format_of(source).metadata
-    metadata = read_texts(source) if read_texts else {}
+    row = format_of(target)
     others = {} if entry is None else {k: v for k, v in contents.items() if k != entry}
     kept = _entries_to_copy(others) if row.entries else {}
     if not row.entries:
@@ -60,10 +57,8 @@ def rewrite(
         contents = {"__author__": "ilm_plugins", **kept, "model": dict(state)}
     else:
         contents = state if entry is None else {**kept, entry: state}
-    if row.metadata is None:
-        others |= metadata
     with replacing(target) as file:
-        row.write(contents, metadata, file)
+        row.write(contents, file)
     return [key for key in others if key not in kept]
 
 

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
         warnings.simplefilter("ignore", UserWarning)  # of what check_report refuses
         state, report = change(state, bool(entry and contents.get("matching_heuristics")))
     check_report(args.input, report, entry == "state_dict" and "meta" in contents)
-    dropped = rewrite(args.input, contents, entry, state, output)
+    dropped = rewrite(contents, entry, state, output)
     say(report.names() if args.names else report)
     if dropped:
         say(f"not copied: {', '.join(map(printable, dropped))}")
@@ -64,7 +64,7 @@ def conversion(args: argparse.Namespace) -> Change:
         Registrations.of_options(args.imports, args.datasets).register(resolve(args.config_file))
         opened = open_config(args.config_file, args.overrides)
         model = opened.build_model()
-        opened.print_norms(model)
+        say(f"norms of the model: {opened.describe_norms(model)}")
         parts = dict(model.named_modules())
         if (args.part or "") not in parts:
             near = difflib.get_close_matches(args.part, filter(None, parts), n=3, cutoff=0)

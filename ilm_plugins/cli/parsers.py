@@ -100,8 +100,8 @@ def compare(argv: Sequence[str]) -> Namespace:
     _add_registrations(add)
     what = "config keys that get the norm; default: all keys of norms"
     add("--at", nargs="+", default=(), metavar="KEY", help=what)
-    what = {"type": _seed, "default": range(5), "help": "default: 0 1 2 3 4"}
-    add("--seeds", nargs="+", metavar="SEED", **what)
+    what = "default: 0 1 2 3 4"
+    add("--seeds", nargs="+", type=int, default=range(5), metavar="SEED", help=what)
     what = "a checkpoint that each norm starts from"
     add("--weights", type=_user_path, metavar="FILE", help=what)
     what = "test each model on the test set of another config, too; can be given again"
@@ -236,13 +236,6 @@ def _add_registrations(add: Callable[..., object]) -> None:
 def _user_path(text: str) -> Path:
     """A path from the command line; shells leave the "~" of ``--output=~/runs`` as it is."""
     return Path(os.path.expanduser(text))
-
-
-def _seed(text: str) -> int:
-    if not re.fullmatch(r"-?\d+", text):
-        what = f"{text!r} is not an integer; give overrides behind --opts"
-        raise argparse.ArgumentTypeError(what)
-    return int(text)
 
 
 def _positive(text: str) -> int:

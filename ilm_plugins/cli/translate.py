@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"OUTPUT {str(args.output)!r} is INPUT; give another folder")
     check_folder(args.output)
     inference = opened.inference()
-    opened.print_norms(inference.model)
+    say(f"norms of the model: {opened.describe_norms(inference.model)}")
     if not hasattr(inference.model, "preprocess_images"):
         raise UserError(f"{args.config} has no model that translates images; give one of pix2pix")
     # It needs MMEngine, which open_config asks for.

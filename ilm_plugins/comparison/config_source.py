@@ -56,7 +56,6 @@ class ConfigSource(ComparedConfig, Source):
             start_weights.check_fits(self.weights, self.start_state, model)
         say("norms of the models:")
         say(*(f"  {norm}: {norms}" for norm, norms in models.items()))
-        self.check_folders()
         self.check_tests(plan.norms)
         lengths = [f"  {length}" for norm in plan.norms if (length := self.length(norm))]
         if lengths:
@@ -166,12 +165,6 @@ class ConfigSource(ComparedConfig, Source):
         return {
             name: open_config(config, overrides, self.device) for name, config in self.tests.items()
         }
-
-    def check_folders(self) -> None:
-        """Raise UserError if the config would have all runs write to one folder."""
-        key = self.opened.shared_folder
-        if folder := self.opened.settings.get(key):
-            raise UserError(f"{key} = {folder!r}: all runs would write to it; remove it")
 
     def check_tests(self, norms: Sequence[str]) -> None:
         """Raise UserError unless the configs of further tests have the same model."""

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import configs
-from ..errors import UserError, printable, say
+from ..errors import UserError, printable
 from .config_files import framework_of, module_for, unknown_norm
 
 if TYPE_CHECKING:
@@ -86,8 +86,6 @@ class OpenConfig:
     example: ClassVar[str]
     #: Name of the setting that freezes a backbone's first stages, and the value that freezes none.
     freezing: ClassVar[tuple[str, int]] = ("freeze_at", 0)
-    #: Key of a folder for the checkpoints of all runs.
-    shared_folder = ""
     #: Keys of the test set; keys below them are of it, too.
     test_set: ClassVar[tuple[str, ...]]
     #: Key of mixed precision, True or the type of the optimizer's wrapper.
@@ -259,10 +257,6 @@ class OpenConfig:
                 )
             lacking.append(key)
         return f"{count}; none at {printable(', '.join(lacking))}" if lacking else count
-
-    def print_norms(self, model: "nn.Module") -> None:
-        """Print the norms of the config's model; UserError if it lacks one of the config's."""
-        say(f"norms of the model: {self.describe_norms(model)}")
 
     def norm(self, place: str, norm: str) -> list[str]:
         """Return the overrides that put a norm at a place; UserError for an unknown place."""

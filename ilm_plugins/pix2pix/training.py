@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.dist import barrier
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict, build_optim_wrapper
@@ -13,15 +12,12 @@ from mmengine.registry import DATASETS, HOOKS, METRICS, OPTIM_WRAPPER_CONSTRUCTO
 from PIL import Image
 from torch import Tensor, nn
 
-from ..errors import UserError
 from ..files import replacing
 from .metrics import measures
 from .pairs import PairedImages
 
 DATASETS.register_module(module=PairedImages)
 KINDS = ("input", "output", "target")
-#: The file that lists the images of a test.
-WRITTEN = "written.txt"
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -73,8 +69,8 @@ class TranslatedImages(Hook):
     """Writes a grid of ``number`` samples at each validation, and every image at a test.
 
     A row has input, output and target. A grid goes to ``work_dir/samples/epoch_NUMBER.png`` and to
-    the visualizer's backends; a test writes ``work_dir/test/{input,output,target}/NAME.png``, and
-    lists these files in ``work_dir/test/written.txt``. The next test removes them.
+    the visualizer's backends; a test writes ``test/{input,output,target}/NAME.png`` to the folder
+    of its log, ``work_dir/TIME``.
     """
 
     def __init__(self, number: int = 8) -> None:
@@ -95,36 +91,11 @@ class TranslatedImages(Hook):
         write(image, Path(runner.work_dir) / "samples" / f"epoch_{runner.epoch:04d}.png")
         runner.visualizer.add_image("samples", np.array(image), runner.epoch)
 
-    def before_test_epoch(self, runner) -> None:
-        """Remove the images that an earlier test wrote, before any rank writes its own."""
-        folder = Path(runner.work_dir) / "test"
-        if not runner.rank:
-            for name in listed(folder):
-                (folder / name).unlink(missing_ok=True)
-            (folder / WRITTEN).unlink(missing_ok=True)
-        barrier()
-
     def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        folder = Path(runner.work_dir) / "test"
         for sample in outputs or []:
-            names = {kind: f"{kind}/{sample['name']}.png" for kind in KINDS}
-            for name in names.values():
-                # Several processes may have the same image.
-                if (folder / name).exists() and name not in listed(folder):
-                    raise UserError(
-                        f"{folder / name} exists, and no test wrote it; give another work_dir"
-                    )
-            folder.mkdir(parents=True, exist_ok=True)
-            with (folder / WRITTEN).open("a", encoding="utf-8") as file:
-                file.writelines(f"{name}\n" for name in names.values())
-            for kind, name in names.items():
-                write(to_image(sample[kind]), folder / name)
-
-
-def listed(folder: Path) -> list[str]:
-    """Return the names of the images that a test has written to its folder."""
-    written = folder / WRITTEN
-    return written.read_text(encoding="utf-8").splitlines() if written.is_file() else []
+            for kind in KINDS:
+                path = Path(runner.log_dir) / "test" / kind / f"{sample['name']}.png"
+                write(to_image(sample[kind]), path)
 
 
 def to_image(pixels: Tensor) -> Image.Image:

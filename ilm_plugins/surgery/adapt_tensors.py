@@ -51,17 +51,6 @@ def _check_values(tensors: State, may_lack: bool) -> None:
             raise Refused(f"its {key} is {tensor.dtype}; convert it to float32 first")
 
 
-def remark_on_values(tensors: State) -> str | None:
-    """Return what is wrong with the values of a norm's tensors; else None."""
-    if any(tensor.is_meta for tensor in tensors.values()):
-        return None
-    variances = (t for name, t in tensors.items() if name.endswith((BN_VARIANCE, VARIANCE)))
-    finite = all(tensor.isfinite().all() for tensor in tensors.values())
-    if finite and not any((variance < 0).any() for variance in variances):
-        return None
-    return "its tensors have NaN, infinite values or negative variances: outputs may be NaN"
-
-
 def first_computable(tensors: Iterable[Tensor]) -> Tensor | None:
     """Return the first tensor in whose dtype a layer can compute: of floats of more than 8 bits."""
     return next((t for t in tensors if t.is_floating_point() and t.dtype.itemsize > 1), None)

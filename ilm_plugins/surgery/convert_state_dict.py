@@ -10,7 +10,7 @@ from ..checkpoints.state_dict_in_file import copy_state
 from ..foreign_norms import NAME_REMARKS, OTHER_NAMES
 from ..layers import OptionError
 from . import norms, rules
-from .adapt_tensors import adapt, first_computable, remark_on_values
+from .adapt_tensors import adapt, first_computable
 from .checks import reason_of_levels
 from .conversion import Conversion, conversion_to
 from .norms_in_state_dict import PLAIN, StoredNorm, find_norms, is_of_level, join
@@ -209,7 +209,6 @@ def _convert_norm(
     _store(state, norm, name, tensors)
     report.converted[name] = f"{norm.kind} -> {type(layer).__name__}"
     report.note(rule.changes, name)
-    report.note(remark_on_values(norm.tensors), name)
     return layer
 
 

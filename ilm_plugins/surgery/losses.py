@@ -10,7 +10,6 @@ from torch import nn
 from ..foreign_norms import is_ignored_tensor
 from ..layers.base import AdaptiveNorm
 from ..layers.mixture import MixtureNorm
-from .adapt_tensors import remark_on_values
 from .checks import has_hooks, modules_of
 from .convert_norm import EPS
 from .norms import key_of, kind_in_state, kind_of
@@ -55,10 +54,6 @@ def training(old: nn.Module, new: nn.Module) -> str | None:
     return text if isinstance(new, AdaptiveNorm) and not is_trained else None
 
 
-def finite_values(old: nn.Module, new: nn.Module) -> str | None:
-    return remark_on_values({**dict(old.named_parameters()), **dict(old.named_buffers())})
-
-
 def hooks(old: nn.Module, new: nn.Module) -> str | None:
     text = "hooks of replaced modules do not run; register them again"
     return text if any(map(has_hooks, modules_of(old))) else None
@@ -76,5 +71,5 @@ def extra_tensors(old: nn.Module, new: nn.Module) -> str | None:
 #: In the order in which a report has them.
 LOSSES = (
     *(outputs, freezing, synchronization, zero_eps, tracking),
-    *(training, finite_values, hooks, extra_tensors),
+    *(training, hooks, extra_tensors),
 )

@@ -88,7 +88,7 @@ def test_a_format_is_a_row_of_one_table(tmp_path, capsys, monkeypatch):
     row = Format(
         (".text",),
         read=lambda path, unsafe: {k: torch.tensor(v) for k, v in json.loads(path.read_text())},
-        write=lambda contents, metadata, file: file.write(
+        write=lambda contents, file: file.write(
             json.dumps([(name, tensor.tolist()) for name, tensor in contents.items()]).encode()
         ),
     )
@@ -250,16 +250,6 @@ def test_entries_that_a_safetensors_cannot_hold_are_named(tmp_path, model, capsy
     assert "not copied: scaler._extra_state\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("target, lost", [("out.safetensors", ""), ("out.pth", "labels")])
-def test_texts_of_a_safetensors_are_kept_or_named(tmp_path, model, capsys, target, lost):
-    package = pytest.importorskip("safetensors.torch", reason="its files need safetensors")
-    package.save_file(model.state_dict(), tmp_path / "in.safetensors", {"labels": "cat,dog"})
-    assert run(tmp_path / "in.safetensors", tmp_path / target, *LAST) == 0
-    assert capsys.readouterr().out.partition("not copied: ")[2].partition("\n")[0] == lost
-    read_texts = format_of(tmp_path / target).metadata
-    assert lost or read_texts(tmp_path / target) == {"labels": "cat,dog"}
-
-
 def test_a_meta_entry_that_is_no_mapping_is_dropped(tmp_path, model):
     write({"state_dict": model.state_dict(), "meta": ["dataset_meta"]}, tmp_path / "in.pth")
     assert run(tmp_path / "in.pth", tmp_path / "out.pth", *LAST) == 0
@@ -378,19 +368,6 @@ def test_an_odd_file_of_caffe2_is_told(tmp_path, capsys, contents):
     write(contents, tmp_path / "in.pkl")
     words = tmp_path / "in.pkl", tmp_path / "out.pth", "--to", "EN"
     assert "holds no state dict" in refused(capsys, *words)
-
-
-@pytest.mark.parametrize("name, value", [("running_var", -1), ("running_mean", torch.nan)])
-@pytest.mark.parametrize("words", [("--to", "EN"), ("--revert",)], ids=["to EN", "back"])
-def test_values_with_which_a_norm_computes_nothing_are_named(tmp_path, capsys, words, name, value):
-    norm = nn.BatchNorm2d(32)
-    getattr(norm, name)[3] = value
-    state = norm.state_dict()
-    if words == ("--revert",):
-        state, _ = surgery.convert_state(state, "EN")
-    write({f"a.norm.{key}": tensor for key, tensor in state.items()}, tmp_path / "in.pth")
-    assert run(tmp_path / "in.pth", tmp_path / "out.pth", *words) == 0
-    assert "NaN, infinite values or negative variances" in capsys.readouterr().out
 
 
 ESCAPE = "\x1b[2J\n"

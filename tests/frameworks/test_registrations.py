@@ -1,7 +1,6 @@
 """A user's own code and datasets: the options --import and --dataset of the commands."""
 
 import json
-import logging
 import math
 import re
 import shlex
@@ -265,16 +264,13 @@ def test_an_image_with_a_damaged_exif_is_accepted_as_by_detectron2(own, capsys):
     assert main([*COMPARE, *DATASETS]) == 0
 
 
-@pytest.mark.usefixtures("unmeasured")
-def test_a_category_of_no_annotations_may_have_the_name_of_another(own, monkeypatch, caplog):
-    """As the project's in an export of Roboflow."""
-    monkeypatch.setattr(logging.getLogger("detectron2"), "propagate", True)
-    root = {"id": 0, "name": "a", "supercategory": "none"}
-    for name in NAMES:
-        change(name, categories=[root, *coco()["categories"]])
-    assert main([*COMPARE, *DATASETS, "--opts", "MODEL.ROI_HEADS.NUM_CLASSES", "4"]) == 0
-    told = "category 0 has no annotations and the name of another one, 'a'; it counts as a class"
-    assert {f"--dataset {name}: {told}" for name in NAMES} <= {*caplog.messages}
+@pytest.mark.parametrize("number", [3, 4])
+def test_jsons_of_other_classes_are_told_whatever_the_number_in_the_config(number, own, capsys):
+    change(categories=[*coco()["categories"], {"id": 4, "name": "d"}])
+    message = refusal(
+        capsys, *COMPARE, *DATASETS, "--opts", "MODEL.ROI_HEADS.NUM_CLASSES", str(number)
+    )
+    assert "class 3 of dataset 'my_test' is 'd', of 'my_train' None; give both jsons" in message
 
 
 @pytest.mark.parametrize("rank, status", [("0", 2), ("1", 0)])

@@ -277,30 +277,6 @@ def test_a_training_is_not_resumed_with_other_norms(tmp_path, now, change):
     RunRecord(tmp_path, RunOptions("a.py", resume=True), "openmmlab", norms=NORMS).check_norms()
 
 
-def test_a_config_does_not_resume_a_training_with_other_norms(tmp_path):
-    begin(tmp_path / "one", norms=NORMS)
-    (tmp_path / "one/last_checkpoint").touch()
-    begin(tmp_path / "two", norms=NORMS | {"model.norm_cfg.type": "EN"})
-    other = RunRecord(tmp_path / "one", RunOptions("a.py"), "openmmlab", norms=NORMS)
-    other.check_norms(None, resumes=True)
-    (tmp_path / "two/iter_4.pth").touch()
-    with pytest.raises(UserError, match=r"--resume: the norms of .*two are others"):
-        other.check_norms(str(tmp_path / "two/iter_4.pth"), resumes=True)
-    other.check_norms(str(tmp_path / "two/iter_4.pth"))  # it starts from these weights
-
-
-def test_an_evaluation_of_weights_of_other_norms_is_told(tmp_path):
-    begin(tmp_path / "one", norms=NORMS)
-    (tmp_path / "one/iter_4.pth").touch()
-    weights, options = str(tmp_path / "one/iter_4.pth"), RunOptions("a.py", eval_only=True)
-    now = NORMS | {"model.norm_cfg.num_groups": 16}
-    with pytest.warns(UserWarning, match=r"norms of .*one are others: .*groups was 32 and is 16"):
-        RunRecord(tmp_path / "two", options, "openmmlab", norms=now).check_norms(weights)
-    RunRecord(tmp_path / "two", options, "openmmlab", norms=NORMS).check_norms(weights)
-    (tmp_path / "one/last_checkpoint").touch()
-    RunRecord(tmp_path / "one", options, "openmmlab", norms=now).check_norms()  # it needs weights
-
-
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """A checkout of one file and one commit, in place of the project's."""

@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-from types import SimpleNamespace
 
 import pytest
 
@@ -47,10 +46,15 @@ def trained(command, tmp_path_factory):
     """The output folder of two epochs, and of a test."""
     out = tmp_path_factory.mktemp("trained")
     assert main(command(out=out)) == 0
-    save(out / "test" / "input" / "of_an_earlier_test.png", 2, 2)
-    (out / "test" / training.WRITTEN).write_text("input/of_an_earlier_test.png\n")
     assert main(command("--eval-only", "--resume", out=out)) == 0
     return out
+
+
+@pytest.fixture(scope="module")
+def tested(trained):
+    """The folder that the test made."""
+    (folder,) = trained.glob("*/test")
+    return folder
 
 
 def entries(out):
@@ -231,11 +235,11 @@ KINDS = "input", "output", "target"
 
 
 @pytest.fixture
-def written(trained):
+def written(tested):
     """The images of each kind that the test wrote."""
     names = [f"00000{i}.png" for i in range(4)]
     return {
-        kind: [torch.tensor(read(trained / "test" / kind / n)).permute(2, 0, 1) for n in names]
+        kind: [torch.tensor(read(tested / kind / n)).permute(2, 0, 1) for n in names]
         for kind in KINDS
     }
 
@@ -248,12 +252,6 @@ def assert_scores(trained, prefix, found, targets):
         actual, mean = torch.tensor(recorded[prefix + name]), torch.tensor(scores).mean()
         # The record has 6 decimals.
         assert_close(actual, mean, 64, scale=1, name=prefix + name)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_test_replaces_the_images_of_an_earlier_one(trained, kind):
-    names = sorted(path.name for path in (trained / "test" / kind).iterdir())
-    assert names == [f"00000{i}.png" for i in range(4)]
 
 
 def test_a_test_writes_the_images_of_each_pair(written, datasets):
@@ -345,9 +343,9 @@ def test_sigterm_ends_translation_in_one_line_without_a_partial_file(
     assert capsys.readouterr().err.endswith(": stopped\n")
 
 
-def test_translation_writes_what_the_test_writes(translate, trained, tmp_path):
-    assert translate(trained / "test" / "input", tmp_path) == 0
-    for path in (trained / "test" / "output").iterdir():
+def test_translation_writes_what_the_test_writes(translate, tested, tmp_path):
+    assert translate(tested / "input", tmp_path) == 0
+    for path in (tested / "output").iterdir():
         assert np.array_equal(read(path), read(tmp_path / path.name))
 
 
@@ -370,20 +368,7 @@ def test_a_full_disk_ends_a_translation_with_one_line_and_leaves_no_part_of_an_i
     assert not [*(tmp_path / "out").iterdir()]
 
 
-def test_a_test_removes_only_what_an_earlier_one_wrote(tmp_path):
-    for name in ("output/old.png", "output/mine.png"):
-        (tmp_path / "test" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "test" / name).touch()
-    (tmp_path / "test" / training.WRITTEN).write_text("output/old.png\n")
-    training.TranslatedImages().before_test_epoch(SimpleNamespace(rank=0, work_dir=tmp_path))
-    assert [path.name for path in tmp_path.glob("test/*/*.png")] == ["mine.png"]
-
-
-def test_a_test_overwrites_no_image_of_the_users(tmp_path):
-    """As where ``work_dir/test`` has the images that the test reads."""
-    (tmp_path / "test" / "input").mkdir(parents=True)
-    (tmp_path / "test" / "input" / "0.png").touch()
-    sample = dict.fromkeys(training.KINDS, torch.zeros(3, 2, 2, dtype=torch.uint8))
-    runner = SimpleNamespace(rank=0, work_dir=tmp_path)
-    with pytest.raises(UserError, match=r"0\.png exists, and no test wrote it"):
-        training.TranslatedImages().after_test_iter(runner, 0, None, [{"name": "0", **sample}])
+def test_translation_keeps_sizes(translate, tmp_path):
+    before = save(tmp_path / "in" / "a.png", 70, 100)
+    assert translate(tmp_path / "in", tmp_path / "out") == 0
+    assert read(tmp_path / "out" / "a.png").shape == before.shape

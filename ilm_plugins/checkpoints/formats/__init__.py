@@ -19,18 +19,16 @@ class Format:
         endings: endings of file names, in lower case.
         read: path and whether its code may run -> the file's contents; called in
             :func:`.trust.loading`, and checked by :func:`.pickled.check_contents`.
-        write: writes contents, and texts as metadata if the format has them, to an open file.
+        write: writes contents to an open file.
         entries: whether a file can hold more than a dict of tensors.
-        metadata: path -> the texts in a file; None if the format has none.
         as_zoo: contents -> contents as detectron2's model zoo stores them; None if the zoo does not
             use this format.
     """
 
     endings: tuple[str, ...]
     read: Callable[[Path, bool], Any]
-    write: Callable[[Any, Mapping[str, str], IO], Any]
+    write: Callable[[Any, IO], Any]
     entries: bool = False
-    metadata: Callable[[Path], dict[str, str]] | None = None
     as_zoo: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
 
 

@@ -34,7 +34,7 @@ class ArrayPickler(pickle.Pickler):
             raise cannot_hold(".pkl", value) from error
 
 
-def _write(contents: Any, metadata: Mapping[str, str], file: IO) -> None:
+def _write(contents: Any, file: IO) -> None:
     ArrayPickler(file).dump(contents)
 
 

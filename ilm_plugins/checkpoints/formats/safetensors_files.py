@@ -26,19 +26,14 @@ def _read(path: Path, unsafe: bool) -> dict[str, Tensor]:
     return _package().load_file(path)
 
 
-def _read_metadata(path: Path) -> dict[str, str]:
-    with _package().safe_open(path, "pt") as file:
-        return {k: v for k, v in (file.metadata() or {}).items() if k != "format"}
-
-
-def _write(contents: Mapping[str, Tensor], metadata: Mapping[str, str], file: IO) -> None:
+def _write(contents: Mapping[str, Tensor], file: IO) -> None:
     tensors = {}
     for name, tensor in contents.items():
         if tensor.layout != torch.strided:
             raise cannot_hold(".safetensors", tensor, name)
         # The format cannot store tensors that share memory.
         tensors[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
-    file.write(_package().save(tensors, {**metadata, "format": "pt"}))
+    file.write(_package().save(tensors, {"format": "pt"}))
 
 
-FORMAT = Format((".safetensors",), _read, _write, metadata=_read_metadata)
+FORMAT = Format((".safetensors",), _read, _write)

@@ -2,9 +2,8 @@
 
 import pickle
 import tarfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -57,8 +56,4 @@ def _find_code(path: Path) -> list[str]:
     return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path)) if is_zip else []
 
 
-def _write(contents: Any, metadata: Mapping[str, str], file: IO) -> None:
-    torch.save(contents, file)
-
-
-FORMAT = Format((".pth", ".pt", ".bin", ".ckpt", ".tar"), read, _write, entries=True)
+FORMAT = Format((".pth", ".pt", ".bin", ".ckpt", ".tar"), read, torch.save, entries=True)

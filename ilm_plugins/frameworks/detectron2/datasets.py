@@ -1,7 +1,6 @@
 """Register COCO's jsons of a user in detectron2, and check them and their images before a run."""
 
 import json
-import logging
 import os
 import reprlib
 from collections import Counter
@@ -90,7 +89,7 @@ def read_coco(name: str, json_file: str, folder: str) -> tuple[list[str], dict[s
             content = json.load(file)
         images, annotations = content["images"], content["annotations"]
         check_unique("images", "id", images)
-        classes = classes_of(name, content["categories"], annotations)
+        classes = classes_of(content["categories"], annotations)
         invalid = invalid_values(annotations)
         del content, annotations
         entries = load_coco_json(json_file, folder)
@@ -118,7 +117,7 @@ def check_unique(what: str, key: str, entries: Iterable[Mapping[str, Any]]) -> N
             raise ValueError(f"several {what} have the {key} {value!r}")
 
 
-def classes_of(name: str, categories: list[dict], annotations: list[dict]) -> list[str]:
+def classes_of(categories: list[dict], annotations: list[dict]) -> list[str]:
     """Return the names of categories by id; of several with one name, one may have annotations."""
     check_unique("categories", "id", categories)
     used = {annotation["category_id"] for annotation in annotations}
@@ -127,14 +126,7 @@ def classes_of(name: str, categories: list[dict], annotations: list[dict]) -> li
     check_unique(
         "categories", "name", [category for category in categories if category["id"] in used]
     )
-    classes = [category["name"] for category in sorted(categories, key=itemgetter("id"))]
-    for category in categories:
-        if category["id"] not in used and classes.count(category["name"]) > 1:
-            logging.getLogger("detectron2").warning(
-                f"--dataset {name}: category {category['id']!r} has no annotations and the name of "
-                f"another one, {category['name']!r}; it counts as a class"
-            )
-    return classes
+    return [category["name"] for category in sorted(categories, key=itemgetter("id"))]
 
 
 def invalid_values(annotations: list[dict]) -> dict[str, str]:

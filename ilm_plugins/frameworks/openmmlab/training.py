@@ -5,13 +5,12 @@ import re
 import warnings
 from collections.abc import Iterator
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.hooks import CheckpointHook, Hook, ParamSchedulerHook
+from mmengine.hooks import Hook, ParamSchedulerHook
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import RUNNERS
@@ -249,7 +248,6 @@ class RecordHook(Hook):
         if self.record.lacks(reached):
             self.point(runner, reached)
         if getattr(runner.train_loop, "stop_training", False):  # as EarlyStoppingHook sets it
-            save_last(runner)
             self.record.stopped_early()
 
     def after_val_epoch(self, runner, metrics=None) -> None:
@@ -269,18 +267,6 @@ class RecordHook(Hook):
         # A metric may have the name of a loss.
         named = {f"val/{k}" if k in means else k: v for k, v in (metrics or {}).items()}
         self.record.point(run, **numbers({**means, **named}))
-
-
-def save_last(runner: Runner) -> None:
-    """Save the checkpoint of a training that stopped early, as at its planned end."""
-    for hook in runner.hooks:
-        if not isinstance(hook, CheckpointHook) or not hook.save_last:
-            continue
-        meta = {"epoch": runner.epoch, "iter": runner.iter}
-        step = meta["epoch" if hook.by_epoch else "iter"]
-        saved = Path(hook.last_ckpt or "").name
-        if saved != hook.filename_tmpl.format(step):
-            hook._save_checkpoint_with_step(runner, step, meta=meta)
 
 
 def numbers(values: dict | None, only_finite: bool = True) -> dict[str, float]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import UserError, one_line, warn_once
+from ...errors import UserError, one_line
 from ...files import read_object, write_text
 from ..checkpoints import is_last_checkpoint
 from ..config import differences
@@ -73,28 +73,18 @@ class RunRecord:
     #: The clocks when the last point of the curve was written.
     last_point: tuple[float, float] | None = None
 
-    def check_norms(self, weights: str | None = None, resumes: bool = False) -> None:
-        """Raise UserError if a run would continue a training of other norms.
-
-        Warn if it evaluates ``weights``, the config's, of such a training. ``resumes`` is whether
-        the config continues the training of ``weights``, or without them of the folder.
-        """
-        options, from_weights = self.options, not self.options.resume and bool(weights)
-        start = Path(weights) if from_weights else Path(self.folder, "last_checkpoint")
-        is_test = options.eval_only and from_weights
-        if not (options.resume or resumes or is_test) or not start.is_file():
+    def check_norms(self) -> None:
+        """Raise UserError if ``--resume`` would continue a training of other norms."""
+        if not self.options.resume or not Path(self.folder, "last_checkpoint").is_file():
             return
         now = self.norms or {}
-        before = (read_record(start.parent) or {}).get("norms") or now
+        before = (read_record(self.folder) or {}).get("norms") or now
         changes = [f"{key} was {a!r} and is {b!r}" for key, a, b in differences(before, now)]
-        if not changes:
-            return
-        message = (
-            f"the norms of {start.parent} are others: {', '.join(changes[:3])}; give the norms"
-        )
-        if not is_test:
-            raise UserError(f"--resume: {message} of its training, or another folder")
-        warn_once(f"{message} of its training, or results are of another model")
+        if changes:
+            raise UserError(
+                f"--resume: the norms of {self.folder} are others: {', '.join(changes[:3])}; give "
+                "the norms of its training, or another folder"
+            )
 
     def start(
         self,

@@ -55,8 +55,7 @@ def run_in_process(options: RunOptions) -> None:
             opened.uses_amp(),
             opened.packages,
         )
-        weights = opened.settings.get(opened.keys["weights"])
-        record.check_norms(weights, bool(opened.settings.get("resume")))
+        record.check_norms()
         if options.eval_only:
             make_folder(folder)
         is_locked = is_rank_zero() and not options.eval_only
