@@ -129,11 +129,8 @@ def compare(argv: Sequence[str]) -> Namespace:
     add("--slurm", nargs="+", default=(), metavar="KEY=VALUE", help=what)
     what = "default: output/compare/ and the config's name"
     add("--output", type=_user_path, metavar="DIR", help=what)
-    add(
-        "--dry-run",
-        action="store_true",
-        help="only print the plan: lengths, time and commands of the runs",
-    )
+    what = "only print the plan: lengths, time and commands of the runs"
+    add("--dry-run", action="store_true", help=what)
     add("--unsafe", action="store_true", help="run code that checkpoints and yaml configs hold")
     what = "overrides: 'KEY VALUE' pairs for .yaml, 'KEY=VALUE' for .py"
     many = {"dest": "overrides", "action": "extend", "nargs": "+", "default": []}

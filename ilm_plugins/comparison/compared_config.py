@@ -32,10 +32,6 @@ class ComparedConfig:
     #: Whether checkpoints and yaml configs may run code.
     unsafe: bool = False
 
-    def register(self) -> None:
-        """Have this process know all datasets and imports."""
-        self.registrations.register(self.config)
-
     @property
     def device(self) -> str:
         return "cuda" if self.num_gpus else "cpu"
@@ -109,5 +105,5 @@ def in_own_process(function: Callable[..., Any], config: ComparedConfig, *args: 
 def _call(function: Callable[..., Any], config: ComparedConfig, *args: Any) -> Any:
     """Call a function in a new process, which knows neither datasets, imports nor --unsafe."""
     with loading(config.unsafe):
-        config.register()
+        config.registrations.register(config.config)
         return function(config, *args)

@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from torch import nn
 
 from ..errors import OPERATORS, UserError, broken_import, one_line, say
 from ..files import read_object, write_text
@@ -25,16 +24,23 @@ def build_models(config: ComparedConfig, norms: Sequence[str]) -> dict[str, str]
     """Return the norms of each norm's model; UserError names norms that do not fit it."""
     models, errors = {}, []
     for norm in norms:
-        model, described = build_model(config, norm)
-        if model is None:
-            errors.append(f"{norm}: {described}")
-        else:
-            alike = [other for other, norms in models.items() if norms == described]
-            others = {kind_of(config.arms[other].norm) for other in alike}
-            others -= {kind_of(config.arms[norm].norm)}
-            if others and AS_IS not in (config.arms[norm].norm, *others):
-                errors.append(f"{norm}: the same model as with {min(others)}")
-            models[norm] = described
+        try:
+            opened = config.open(norm, "cpu")
+            described = opened.describe_norms(opened.build_model(), config.at)
+        except ImportError as error:
+            if error.name == OPERATORS:
+                raise
+            raise broken_import(config.config, error) from error
+        # A norm that does not fit, or is unknown to the framework; other errors have other causes.
+        except (UserError, ValueError, TypeError, KeyError, AssertionError) as error:
+            errors.append(f"{norm}: {type(error).__name__}: {one_line(error)}")
+            continue
+        alike = [other for other, norms in models.items() if norms == described]
+        others = {kind_of(config.arms[other].norm) for other in alike}
+        others -= {kind_of(config.arms[norm].norm)}
+        if others and AS_IS not in (config.arms[norm].norm, *others):
+            errors.append(f"{norm}: the same model as with {min(others)}")
+        models[norm] = described
     if errors:
         keys = ", ".join(config.own_norms)
         raise UserError(
@@ -47,21 +53,6 @@ def build_models(config: ComparedConfig, norms: Sequence[str]) -> dict[str, str]
 def kind_of(norm: str) -> str:
     """Return a norm without its options; SyncBN, which is BN on the CPU, is "BN"."""
     return "BN" if "BN" in norm else norm.partition("(")[0]
-
-
-def build_model(config: ComparedConfig, norm: str) -> tuple[nn.Module | None, str]:
-    """Return the model of a norm and its norms; None and the error if it cannot be built."""
-    try:
-        opened = config.open(norm, "cpu")
-        model = opened.build_model()
-        return model, opened.describe_norms(model, config.at)
-    except ImportError as error:
-        if error.name == OPERATORS:
-            raise
-        raise broken_import(config.config, error) from error
-    # A norm that does not fit, or is unknown to the framework; other errors have other causes.
-    except (UserError, ValueError, TypeError, KeyError, AssertionError) as error:
-        return None, f"{type(error).__name__}: {one_line(error)}"
 
 
 def measured_steps(

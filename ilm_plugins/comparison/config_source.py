@@ -39,7 +39,7 @@ class ConfigSource(ComparedConfig, Source):
 
     def check_models(self, plan: Plan) -> None:
         """Print the keys and the norms of all models; UserError for mistakes in the config."""
-        self.register()
+        self.registrations.register(self.config)
         for opened in (self.opened, *map(self.open, self.arms)):
             opened.check_training(self.registrations.names)
         self.opened.check_test()

@@ -7,7 +7,6 @@ from jinja2 import Environment, StrictUndefined
 from ..reports.style import png, uri
 from . import plot, report
 from .answers import answers, compared_by, headline, notes, warnings
-from .plot import collapsed_runs, has_differences
 from .results import Results
 
 
@@ -25,8 +24,8 @@ def page(results: Results, command: str) -> str:
         notes=notes(results),
         answers={test: answers(results, test) for test in results.tests},
         tables={test: report.filled(report.table(results, test)) for test in results.tests},
-        has_differences=has_differences(results),
-        collapsed=any(collapsed_runs(results, test) for test in results.tests),
+        has_differences=plot.has_differences(results),
+        collapsed=any(plot.collapsed_runs(results, test) for test in results.tests),
         runs=uri(png(plot.figure_of(results)), "png") if results.main else None,
         history=report.history_table(results),
         warnings=warnings(results),

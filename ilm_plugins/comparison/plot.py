@@ -14,8 +14,6 @@ COLOUR = style.OKABE_ITO[4]
 #: How the line between runs of one seed looks, and runs without a result, or that did not learn.
 PAIR = {"color": "0.7", "linewidth": 0.6, "zorder": 1}
 AT_EDGE = {"color": style.OKABE_ITO[3], "ls": "", "ms": 5, "in_layout": False}
-
-
 #: Characters in a line of a norm's label.
 LABEL = 40
 

@@ -50,7 +50,7 @@ def write_starts(
     config: ComparedConfig, norms: Sequence[str], output: Path, state: Mapping[str, Any]
 ) -> None:
     """Write the checkpoint of each norm, unless it exists."""
-    config.register()
+    config.registrations.register(config.config)
     plain = None
     for norm in norms:
         opened = config.open(norm)

@@ -21,7 +21,7 @@ from helpers.swapped_norms import randomized
 from helpers.workers import Harmful
 from ilm_plugins import ExemplarNorm, ILMGroupNorm, SwitchNorm, surgery
 from ilm_plugins.checkpoints import read, write
-from ilm_plugins.checkpoints.formats import FORMATS, Format, format_of
+from ilm_plugins.checkpoints.formats import FORMATS, Format
 from ilm_plugins.cli.convert import fit
 from ilm_plugins.errors import UserError
 from ilm_plugins.files import PARTIAL

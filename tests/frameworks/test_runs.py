@@ -336,6 +336,15 @@ def test_a_record_has_points_before_the_kill_too(record):
     assert points == [(1, 2.0), (2, 1.5), (3, 1.25)]
 
 
+def test_a_record_has_the_length_of_the_run(record):
+    assert (record["run"], record["planned"], record["images"], record["batch"]) == (3, 3, 8, 4)
+
+
+def test_a_record_has_the_metrics_of_the_test(record):
+    assert record["metrics"] == {"": {"top1": 50.0}}
+    assert record["test images"] == 5
+
+
 def test_seconds_before_the_kill_count(record):
     assert record["seconds"] > 100
 
@@ -375,14 +384,14 @@ def test_a_record_is_read_by_strict_readers_with_null_for_nan(tmp_path):
 
 
 def test_the_first_point_has_the_seconds_since_the_start(tmp_path, monkeypatch):
-    clocks = iter([(10.0, 1.0), (15.0, 3.0), (16.0, 4.0), (20.0, 9.0)])
-    monkeypatch.setattr("ilm_plugins.frameworks.run.record._clocks", lambda: next(clocks))
+    clock = iter([10.0, 15.0, 16.0, 20.0])
+    fake = SimpleNamespace(monotonic=lambda: next(clock))
+    monkeypatch.setattr("ilm_plugins.frameworks.run.record.time", fake)
     record = begin(tmp_path)
     for epoch in (1, 2, 2):  # the last of a validation
         record.point(epoch)
     found = read_record(tmp_path)
     assert found["seconds"] == 10
-    assert [point["cpu"] for point in found["curve"]] == [2, 1]
 
 
 @pytest.fixture

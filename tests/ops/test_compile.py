@@ -19,7 +19,7 @@ from equations.cases import (
     results,
 )
 from helpers.close import assert_close, assert_equal
-from ilm_plugins import NORMS, freeze, use_backend
+from ilm_plugins import NORMS, SwitchNorm, freeze, use_backend
 from ilm_plugins.ops import adaptive_norm
 from ilm_plugins.ops.engine import operators
 from ilm_plugins.ops.engine.activation import Activation
@@ -255,6 +255,17 @@ def test_an_option_beside_the_networks_counts_from_the_next_call_on(change):
     setattr(layer, name, value)
     assert (run(x) - before).abs().max() > 0.01
     assert_close(run(x), layer(x), 64)
+
+
+def test_an_option_that_no_other_code_reads_counts_from_the_next_call_on():
+    """Dynamo guards on it because ``adaptive_norm`` of operators.py compares it."""
+    layer, x = SwitchNorm(C, normalizers=("IN", "GN"), num_groups=8), inputs(2, C, 3, 4)
+    x = x.float()
+    run, graphs = recorded(layer)
+    assert_close(run(x), layer(x), 64)
+    layer.num_groups = 2
+    assert_close(run(x), layer(x), 64)
+    assert graphs == [["layer"]] * 2
 
 
 # ---- whole models

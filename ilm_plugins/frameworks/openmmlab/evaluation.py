@@ -25,11 +25,13 @@ def classes_of_test(opened: OpenConfig) -> tuple[str, ...] | None:
 
 def unit(opened: OpenConfig, metric: str) -> str | None:
     """Return the unit of a metric, "percent" or "fraction"; None if it is unknown."""
-    prefixes = [(_prefix(evaluator, cls), cls) for evaluator, cls in _evaluators(opened.config)]
-    given = metric.rpartition("/")[0]
-    fitting = [(len(prefix), cls) for prefix, cls in prefixes if given.endswith(prefix)]
+    given, fitting = metric.rpartition("/")[0], []
+    for evaluator, cls in _evaluators(opened.config):
+        prefix = evaluator.get("prefix") or getattr(cls, "default_prefix", None) or ""
+        if given.endswith(prefix):
+            fitting.append((len(prefix), cls))
     _, cls = max(fitting, key=lambda pair: pair[0], default=(0, None))
-    package = _package(cls)
+    package = getattr(cls, "__module__", "").partition(".")[0]
     if package == "mmdet":
         return "percent" if cls.__name__ in PERCENTAGES else "fraction"
     is_share = package in ("mmengine", "mmpretrain", "mmseg") and cls.__name__ != "DepthMetric"
@@ -44,14 +46,6 @@ def _evaluators(cfg: Config) -> Iterator[tuple[dict, type | None]]:
         several = evaluator.get("metrics")  # of an Evaluator
         for metric in several if isinstance(several, list | tuple) else [evaluator]:
             yield metric, _class_of(metric, METRICS)
-
-
-def _prefix(evaluator: dict, cls: type | None) -> str:
-    return evaluator.get("prefix") or getattr(cls, "default_prefix", None) or ""
-
-
-def _package(cls: type | None) -> str:
-    return getattr(cls, "__module__", "").partition(".")[0]
 
 
 def _class_of(settings: dict, registry: Registry) -> type | None:

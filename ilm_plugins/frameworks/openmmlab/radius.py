@@ -3,6 +3,8 @@
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch.optim import Optimizer
 
 from ..radius import RadiusSchedule
 from .norms import register
@@ -17,12 +19,16 @@ class RadiusHook(Hook):
     """
 
     def before_train(self, runner) -> None:
-        wrapper = runner.optim_wrapper
-        parts = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else (wrapper,)
-        self.schedule = RadiusSchedule(runner.model, [part.optimizer for part in parts])
+        self.schedule = RadiusSchedule(runner.model, optimizers(runner))
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         self.schedule.set(runner.iter, runner.max_iters)
+
+
+def optimizers(runner: Runner) -> list[Optimizer]:
+    wrapper = runner.optim_wrapper
+    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    return [wrapper.optimizer for wrapper in wrappers]
 
 
 def register_hook(_module) -> None:

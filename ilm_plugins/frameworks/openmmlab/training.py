@@ -12,7 +12,6 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import Hook, ParamSchedulerHook
 from mmengine.model import revert_sync_batchnorm
-from mmengine.optim import OptimWrapperDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, distributed, nn
@@ -28,7 +27,7 @@ from ..run.record import POINTS, RunRecord
 from .checkpoints import DropConfig, latest
 from .datasets import unwrapped
 from .norms import unwrapped_model
-from .radius import RadiusHook
+from .radius import RadiusHook, optimizers
 
 #: Metrics of pycocotools, which are -1 where nothing was measured: no objects of a size, or an AP
 #: by 100 detections that the evaluator's ``proposal_nums`` lacks.
@@ -151,12 +150,6 @@ class PluginRunner(Runner):
                 if of_epoch and done % of_epoch == 0:
                     steps.after_train_epoch(self)
         self.logger.info("the config's schedule, param_scheduler, replaces the checkpoint's")
-
-
-def optimizers(runner: Runner) -> list[torch.optim.Optimizer]:
-    wrapper = runner.optim_wrapper
-    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    return [wrapper.optimizer for wrapper in wrappers]
 
 
 def each_scheduler(given: list | dict[str, list] | None) -> Iterator[Any]:

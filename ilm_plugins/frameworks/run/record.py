@@ -70,8 +70,8 @@ class RunRecord:
     amp: bool = False
     #: :attr:`.OpenConfig.packages` of the config.
     packages: Sequence[str] = ()
-    #: The clocks when the last point of the curve was written.
-    last_point: tuple[float, float] | None = None
+    #: The time when the last point of the curve was written.
+    last_point: float | None = None
 
     def check_norms(self) -> None:
         """Raise UserError if ``--resume`` would continue a training of other norms."""
@@ -113,7 +113,7 @@ class RunRecord:
         if length.planned:
             record["norms"] = self.norms
         self._write(record)
-        self.last_point = _clocks()
+        self.last_point = time.monotonic()
 
     def _settings(self, kept: dict[str, Any]) -> dict[str, Any]:
         """Return command, code, versions and devices, after the ones of an earlier record."""
@@ -143,21 +143,19 @@ class RunRecord:
         return is_rank_zero() and _read(self.folder)["run"] < run
 
     def point(self, run: int, /, **values: float) -> None:
-        """Add the curve's point after ``run`` epochs or iterations, with the CPU time since then.
+        """Add the curve's point after ``run`` epochs or iterations.
 
         The new point replaces an earlier point of the same ``run``, and the points of a higher
         ``run``, which a training that was killed and resumed has left.
         """
         if not is_rank_zero():
             return
-        record, now = _read(self.folder), _clocks()
+        record, now = _read(self.folder), time.monotonic()
         unit = record["unit"]
-        wall, cpu = (a - b for a, b in zip(now, self.last_point or now, strict=True))
-        record["seconds"] += wall
+        record["seconds"] += now - (self.last_point or now)
         self.last_point = now
-        earlier = {entry[unit]: entry for entry in record["curve"] if entry[unit] <= run}
-        cpu = earlier.pop(run, {}).get("cpu", round(cpu, 3))
-        curve = [*earlier.values(), {unit: run, **values, "cpu": cpu}]
+        earlier = [entry for entry in record["curve"] if entry[unit] < run]
+        curve = [*earlier, {unit: run, **values}]
         # Earlier metrics are of a model that has been trained further.
         self._write(record | {"run": run, "curve": curve, "metrics": {}})
 
@@ -215,10 +213,6 @@ def is_complete_record(record: dict[str, Any] | None) -> bool:
     if not record or "diverged" in record:
         return False
     return 0 < record.get("planned", 0) <= record.get("run", 0) or "stopped early" in record
-
-
-def _clocks() -> tuple[float, float]:
-    return time.monotonic(), time.process_time()
 
 
 def is_rank_zero() -> bool:
