@@ -258,30 +258,29 @@ class OpenConfig:
             lacking.append(key)
         return f"{count}; none at {printable(', '.join(lacking))}" if lacking else count
 
-    def norm(self, place: str, norm: str) -> list[str]:
-        """Return the overrides that put a norm at a place; UserError for an unknown place."""
-        # The object that is built may take the argument even if the config does not give it.
-        above = place.rpartition(".")[0] or place
-        if not any(key.startswith(f"{above}.") for key in self.settings):
-            raise UserError(
-                f"--at {place}: the config has no {above}; give another place, such as "
-                f"--at {self.example}"
-            )
-        if place not in self.norms() and any(key.startswith(f"{place}.") for key in self.settings):
-            raise UserError(
-                f"--at {place}: it is a part of the config, not a norm; give its norm, such as "
-                f"--at {self.example}"
-            )
-        return self._norm(place, norm)
-
-    def _norm(self, place: str, norm: str) -> list[str]:
-        return self.override(place, norm)
-
     def with_norm(self, norm: str, places: Iterable[str] = ()) -> list[str]:
-        """Return the overrides that put a norm at places, by default wherever there is a norm."""
+        """Return the overrides that put a norm at places, by default wherever there is a norm.
+
+        UserError for an unknown place.
+        """
         if norm == AS_IS:
             return []
-        return [part for place in places or self.places() for part in self.norm(place, norm)]
+        overrides = []
+        for place in places or self.places():
+            # The object that is built may take the argument even if the config does not give it.
+            above = place.rpartition(".")[0] or place
+            is_known = any(key.startswith(f"{above}.") for key in self.settings)
+            is_part = any(key.startswith(f"{place}.") for key in self.settings)
+            if not is_known or (is_part and place not in self.norms()):
+                problem = "it is a part, not a norm" if is_part else f"the config has no {above}"
+                raise UserError(
+                    f"--at {place}: {problem}; give another place, such as --at {self.example}"
+                )
+            overrides += self._overrides_of_norm(place, norm)
+        return overrides
+
+    def _overrides_of_norm(self, place: str, norm: str) -> list[str]:
+        return self.override(place, norm)
 
 
 def open_config(

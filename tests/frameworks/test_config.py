@@ -226,11 +226,11 @@ def test_a_semantic_head_that_is_not_built_keeps_its_norm(model, is_kept):
 @pytest.mark.parametrize("opened", ["lazy"], indirect=True)
 def test_a_lazy_config_takes_a_norm_where_it_has_none(opened):
     assert "model.proposal_generator.norm" not in opened.settings
-    assert opened.norm("model.proposal_generator.norm", "EN") == [
+    assert opened.with_norm("EN", ["model.proposal_generator.norm"]) == [
         "model.proposal_generator.norm='EN'"
     ]
     with pytest.raises(UserError, match=r"has no model\.absent; give another place"):
-        opened.norm("model.absent.norm", "EN")
+        opened.with_norm("EN", ["model.absent.norm"])
 
 
 def test_a_function_that_makes_norms_is_a_place(tmp_path, datasets):

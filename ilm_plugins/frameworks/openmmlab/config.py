@@ -176,7 +176,7 @@ class OpenMMEngineConfig(OpenConfig):
             if key.startswith("model.") and key.endswith(".norm_cfg.type")
         }
 
-    def _norm(self, place: str, norm: str) -> list[str]:
+    def _overrides_of_norm(self, place: str, norm: str) -> list[str]:
         kind, options = parse_call(norm)
         if kind == "GN":  # mmcv requires the number; the default is detectron2's
             options.setdefault("num_groups", 32)
