@@ -1,6 +1,7 @@
 """Convert the norms of a state dict."""
 
 from collections.abc import Callable, Container, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from .report import Report, warn_of_nothing
 from .rules import Refused, State, chosen_by
 from .selection import Match, matches, report_of_match
 
+#: Returns the new norm for a stored one; raises Refused if there is none.
+Build = Callable[[StoredNorm], nn.Module]
 _NOT_STORED = (
     "a state dict has no eps, num_groups or normalizers; where a layer has others, outputs change"
 )
@@ -117,17 +120,17 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
         A new state dict for ``model.load_state_dict(state, strict=False)``, and a report on missing
         tensors and on norms and tensors that do not fit; remove those of another shape.
     """
-    state = unwrap_state(state, model)
+    state, report = rewriting = _Rewriting(unwrap_state(state, model), Report())
     named = model.named_modules(remove_duplicate=False)
     model_norms = {name: module for name, module in named if norms.is_norm(module)}
-    report, stored = Report(), find_norms(state)
+    stored = find_norms(state)
     # A norm takes no tensors that another norm of the model has under its own name, or has taken.
     taken = {*model_norms}
     for name, layer in model_norms.items():
         free = (n for n in _names(name, stored) if n in stored and (n == name or n not in taken))
         if (stored_name := next(free, None)) is not None:
             taken.add(stored_name)
-            _fit_norm(state, report, stored[stored_name], name, layer)
+            rewriting.fit(stored[stored_name], name, layer)
     wanted = model.state_dict()
     for key, tensor in state.items():
         if key not in wanted:
@@ -139,34 +142,69 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
     return state, report
 
 
-def _fit_norm(state: dict, report: Report, norm: StoredNorm, name: str, layer: nn.Module) -> None:
-    """Convert a norm to a layer of this name in a model; rename a norm of the layer's kind."""
-    chosen = chosen_by(norm.tensors)
-    if norm.kind == norms.kind_in_state(layer):
-        # A weight and a bias alone may be of any norm.
-        if norm.name != name and norm.kind != UNTOLD and not norm.extra_tensors:
-            _store(state, norm, name, norm.tensors)
-            report.converted[name] = "renamed"
-    elif chosen not in (None, _normalizer_of(layer)):
-        report.left[norm.name] = f"its ratios are fixed on {chosen}, which {layer} is not"
-    else:
-        _convert_norm(state, report, norm, name, norm.kind, lambda _: layer)
+class _Rewriting(NamedTuple):
+    """A state dict whose norms are converted in place, and the report on them."""
+
+    state: dict[str, Any]
+    report: Report
+
+    def fit(self, norm: StoredNorm, name: str, layer: nn.Module) -> None:
+        """Convert a norm to a layer of this name in a model; rename a norm of the layer's kind."""
+        chosen = chosen_by(norm.tensors)
+        if norm.kind == norms.kind_in_state(layer):
+            # A weight and a bias alone may be of any norm.
+            if norm.name != name and norm.kind != UNTOLD and not norm.extra_tensors:
+                self.store(norm, name, norm.tensors)
+                self.report.converted[name] = "renamed"
+        elif chosen not in (None, _normalizer_of(layer)):
+            self.report.left[norm.name] = f"its ratios are fixed on {chosen}, which {layer} is not"
+        else:
+            self.convert(norm, name, norm.kind, lambda _: layer)
+
+    def convert(self, norm: StoredNorm, name: str, kind: str, build: Build) -> nn.Module | None:
+        """Convert a norm to what ``build`` returns, stored by name; None if it is refused."""
+        try:
+            layer = build(norm)
+            if norm.extra_tensors:
+                raise Refused(
+                    f"it has {', '.join(norm.extra_tensors)} beside the tensors of {norm.kind}, "
+                    "and may compute something else; if it does not, remove these entries"
+                )
+            if is_of_level(self.state, norm):
+                raise Refused(reason_of_levels())
+            rule = rules.find_rule(kind, type(layer))
+            tensors = adapt(rule, norm.tensors, layer)
+        except (Refused, OptionError) as error:
+            self.report.left[norm.name] = str(error)
+            return None
+        self.store(norm, name, tensors)
+        self.report.converted[name] = f"{norm.kind} -> {type(layer).__name__}"
+        self.report.note(rule.changes, name)
+        return layer
+
+    def store(self, norm: StoredNorm, name: str, tensors: State) -> None:
+        """Replace a norm's tensors by others, under a name."""
+        for key, tensor in norm.tensors.items():
+            # Else another norm has its place by now.
+            if self.state.get(join(norm.name, key)) is tensor:
+                del self.state[join(norm.name, key)]
+        self.state.update({join(name, key): tensor for key, tensor in tensors.items()})
 
 
 def _rewrite(
     state: State,
     match: Match,
-    build: Callable[[StoredNorm], nn.Module],
+    build: Build,
     plain: str | None = None,
     skip: Container[str] = (),
 ) -> tuple[dict[str, Tensor], Report]:
     """Convert the selected norms, plain ones as ``plain``; report none of the kinds in ``skip``."""
-    state, stored = copy_state(state), find_norms(state)
-    report = report_of_match(match, stored)
+    stored = find_norms(state)
+    state, report = rewriting = _Rewriting(copy_state(state), report_of_match(match, stored))
     for name, norm in stored.items():
         if matches(name, match) and norm.kind not in skip:
             kind = plain if plain and norm.kind in PLAIN else norm.kind
-            layer = _convert_norm(state, report, norm, name, kind, build)
+            layer = rewriting.convert(norm, name, kind, build)
             for remark_on in NAME_REMARKS if layer is not None else ():
                 report.note(remark_on(name, isinstance(layer, nn.GroupNorm)), name)
     if report.converted:
@@ -181,43 +219,6 @@ def _normalizer_of(norm: nn.Module) -> str | None:
         return {norm.num_channels: "IN", 1: "LN"}.get(groups)
     name = norms.key_of(type(norm))
     return name if name in ("IN", "BN") else None
-
-
-def _convert_norm(
-    state: dict,
-    report: Report,
-    norm: StoredNorm,
-    name: str,
-    kind: str,
-    build: Callable[[StoredNorm], nn.Module],
-) -> nn.Module | None:
-    """Convert a norm to what ``build`` returns, stored by name; return None if it is refused."""
-    try:
-        layer = build(norm)
-        if norm.extra_tensors:
-            raise Refused(
-                f"it has {', '.join(norm.extra_tensors)} beside the tensors of {norm.kind}, and "
-                "may compute something else; if it does not, remove these entries"
-            )
-        if is_of_level(state, norm):
-            raise Refused(reason_of_levels())
-        rule = rules.find_rule(kind, type(layer))
-        tensors = adapt(rule, norm.tensors, layer)
-    except (Refused, OptionError) as error:
-        report.left[norm.name] = str(error)
-        return None
-    _store(state, norm, name, tensors)
-    report.converted[name] = f"{norm.kind} -> {type(layer).__name__}"
-    report.note(rule.changes, name)
-    return layer
-
-
-def _store(state: dict, norm: StoredNorm, name: str, tensors: State) -> None:
-    """Replace a norm's tensors by others, under a name."""
-    for key, tensor in norm.tensors.items():
-        if state.get(join(norm.name, key)) is tensor:  # else another norm has its place by now
-            del state[join(norm.name, key)]
-    state.update({join(name, key): tensor for key, tensor in tensors.items()})
 
 
 def _names(name: str, stored: Mapping[str, StoredNorm]) -> Iterator[str]:
