@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     execution.check(plan.source.num_gpus, args.dry_run)
     if args.dry_run:
         plan.source.check_models(plan)
-        plan.source.steps(plan, is_dry=True)
+        plan.source.measure_steps(plan, is_dry=True)
         for seed in plan.seeds:
             for norm in plan.norms:
                 say(plan.source.shown(norm, seed, plan.folder(norm, seed)))

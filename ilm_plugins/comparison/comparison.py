@@ -25,7 +25,7 @@ def compare_plan(plan: Plan, command: str, make_runs: Callable[[Plan], None] = r
     """
     plan.source.check_models(plan)
     with writing_to(plan.output), lock(plan.output):
-        plan.check_settings()
+        plan.save_settings()
         history.note(plan)
         fields = plan.source.prepare(plan)
         if other := plan.other_code():

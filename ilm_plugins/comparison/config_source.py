@@ -91,9 +91,9 @@ class ConfigSource(ComparedConfig, Source):
         if self.start_state is not None:
             args = plan.norms, plan.output, self.start_state
             call_on_device(start_weights.write_starts, here, *args)
-        return {"steps": self.steps(plan), "unconverted": self.unconverted(plan.norms)}
+        return {"steps": self.measure_steps(plan), "unconverted": self.unconverted(plan.norms)}
 
-    def steps(self, plan: Plan, is_dry: bool = False) -> dict[str, dict[str, float]]:
+    def measure_steps(self, plan: Plan, is_dry: bool = False) -> dict[str, dict[str, float]]:
         """Measure each norm's training step, and print the time of all runs."""
         file = plan.output / compared_models.FILE
         steps = compared_models.measured_steps(self, plan.norms, file, is_dry)

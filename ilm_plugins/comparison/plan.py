@@ -51,7 +51,7 @@ class Source:
     def check_models(self, plan: "Plan") -> None:
         """Print each norm's model, if it is known; UserError for mistakes that it shows."""
 
-    def steps(self, plan: "Plan", is_dry: bool = False) -> Any:
+    def measure_steps(self, plan: "Plan", is_dry: bool = False) -> Any:
         """Print the time of all runs, if it is known."""
 
     def settings(self, plan: "Plan") -> dict[str, Any]:
@@ -154,7 +154,7 @@ class Plan:
             f"{', '.join(made)}, or give another output."
         )
 
-    def check_settings(self) -> None:
+    def save_settings(self) -> None:
         """Save the settings in the locked folder of the comparison.
 
         UserError if the folder has other settings, or if a record is damaged.

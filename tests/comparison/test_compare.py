@@ -274,7 +274,7 @@ def test_a_metric_that_the_config_minimizes_is_better_if_it_is_lower(
             (folder := plan.folder(norm, seed)).mkdir(parents=True)
             record = {"run": 1, "planned": 1, "metrics": {"": values}}
             write_record(folder / FILE, record)
-    plan.check_settings()
+    plan.save_settings()
     found = comparison.report(replace(plan, metric=metric), "")
     assert found.verdicts["test"]["EN"].word == word
 
@@ -520,7 +520,7 @@ def test_an_arm_has_a_norm_and_overrides_by_a_name_of_its_own(config, tmp_path):
     assert (fast.model.decode_head.norm_cfg.type, fast.optim_wrapper.optimizer.lr) == ("GN", 0.5)
     words = plan.source.training("GN+fast", 0, plan.folder("GN+fast", 0))
     assert f"work_dir={tmp_path / 'out' / 'GN+fast' / 'seed0'}" in words
-    plan.check_settings()
+    plan.save_settings()
     settings = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert settings["--arm GN+fast"] == [GN, f"{key}=0.5"]
 
@@ -542,9 +542,9 @@ def test_a_folder_keeps_the_overrides_for_a_norm(config, tmp_path, norms, rate, 
         arm = Arm(EN, [f"optim_wrapper.optimizer.lr={rate}"])
         return plan_of(config, norms, [0], tmp_path / "out", arms=Arms({EN: arm} if rate else {}))
 
-    plan([GN, EN], 0.5).check_settings()
+    plan([GN, EN], 0.5).save_settings()
     with nullcontext() if is_allowed else pytest.raises(UserError, match="was begun with --arm EN"):
-        plan(norms, rate).check_settings()
+        plan(norms, rate).save_settings()
 
 
 @pytest.mark.parametrize(
@@ -569,10 +569,10 @@ def test_weights_that_have_changed_are_named(config, tmp_path):
     weights = tmp_path / "gn.pth"
     plan = plan_of(config, [GN], [0], tmp_path / "out", weights=weights)
     weights.write_bytes(b"1")
-    plan.check_settings()
+    plan.save_settings()
     weights.write_bytes(b"2")
     with pytest.raises(UserError, match="was begun with --weights, SHA-256 = "):
-        plan.check_settings()
+        plan.save_settings()
 
 
 def evaluation(plan, test):

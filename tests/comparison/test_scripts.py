@@ -142,7 +142,7 @@ def test_the_time_of_a_run_that_failed_is_not_zero_but_unknown(started):
 
 def test_a_changed_command_is_named(started, capsys):
     run(plan())
-    plan().check_settings()
+    plan().save_settings()
     assert compare("BN", "EN", command=COMMAND + " --lr 1") == 2
     error = capsys.readouterr().err
     assert f"out was begun with --command = {COMMAND!r}, not {COMMAND + ' --lr 1'!r}; " in error
@@ -181,7 +181,7 @@ def test_runs_of_the_same_code_are_not_told(started, capsys):
 
 def test_links_in_a_comparisons_folder_are_not_written_through(started, tmp_path):
     Path("out/EN/seed0").mkdir(parents=True)
-    plan().check_settings()
+    plan().save_settings()
     links = ["compare.md", "compare.csv", "compare.png", "compare.html"]
     links += ["EN/seed0.log", "EN/seed0/record.json", f"EN/seed0/{PRINTED}"]
     for i, name in enumerate(links):

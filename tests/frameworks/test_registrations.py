@@ -438,10 +438,10 @@ def test_a_record_has_the_options_in_its_command():
 
 def test_a_comparison_is_not_continued_on_another_json(own):
     Path("out").mkdir()
-    plan(*DATASETS).check_settings()
-    plan().check_settings()  # of a run that is complete
+    plan(*DATASETS).save_settings()
+    plan().save_settings()  # of a run that is complete
     settings = json.loads(Path("out/compare.json").read_text())
     assert settings["--dataset my_train"]["images"] == str(Path("images").absolute())
     change("my_train", info={})
     with pytest.raises(UserError, match="begun with --dataset my_train: SHA-256 = "):
-        plan(*DATASETS).check_settings()
+        plan(*DATASETS).save_settings()
