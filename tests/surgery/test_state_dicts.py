@@ -193,23 +193,6 @@ def test_a_norm_of_the_users_own_is_not_taken_for_a_groupnorm(monkeypatch):
         surgery.convert(small(), "Scaled")
 
 
-@pytest.mark.parametrize(
-    "name, value, is_told",
-    [
-        *(("running_var", value, told) for value, told in ((0.0, False), (-1e-30, True))),
-        ("running_mean", -1.0, False),
-        ("running_mean", float("nan"), True),
-        ("weight", float("inf"), True),
-    ],
-)
-def test_values_that_no_norm_has_are_told_and_a_dead_channel_is_not(name, value, is_told):
-    norm = nn.BatchNorm2d(32)
-    norm.state_dict()[name][3] = value
-    _, report = surgery.convert_state({f"n.{k}": t for k, t in norm.state_dict().items()}, "EN")
-    assert report.converted.keys() == {"n"}
-    assert any("outputs may be NaN" in note for note in report.notes) == is_told
-
-
 @pytest.mark.parametrize("names", [("gn1", "in1"), ("bn1", "gn1"), ("gn1", "bn1")])
 def test_one_stored_norm_goes_to_one_norm_of_the_model(names):
     """To the norm of its name, else to the first; nothing is made up for the other."""
