@@ -154,7 +154,7 @@ def described(request, opened):
     kind = request.node.callspec.params["opened"]
 
     def describe(norm, asked=()):
-        words = [*WITHOUT_LAYER[kind], *opened.norm(KEYS[kind][1], norm)]
+        words = [*WITHOUT_LAYER[kind], *opened.with_norm(norm, [KEYS[kind][1]])]
         found = open_config(opened.path, words)
         return found.describe_norms(found.build_model(), asked)
 

@@ -74,8 +74,8 @@ class RunRecord:
     last_point: float | None = None
 
     def check_norms(self) -> None:
-        """Raise UserError if ``--resume`` would continue a training of other norms."""
-        if not self.options.resume or not Path(self.folder, "last_checkpoint").is_file():
+        """Raise UserError if the training that a run resumes, if there is one, has other norms."""
+        if not Path(self.folder, "last_checkpoint").is_file():
             return
         now = self.norms or {}
         before = (read_record(self.folder) or {}).get("norms") or now

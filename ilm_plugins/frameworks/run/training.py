@@ -55,7 +55,8 @@ def run_in_process(options: RunOptions) -> None:
             opened.uses_amp(),
             opened.packages,
         )
-        record.check_norms()
+        if options.resume or opened.settings.get("resume"):
+            record.check_norms()
         if options.eval_only:
             make_folder(folder)
         is_locked = is_rank_zero() and not options.eval_only
