@@ -127,13 +127,6 @@ def test_a_copy_of_a_fused_conv_module_leads_back():
     assert not copied._forward_pre_hooks
 
 
-@pytest.mark.parametrize("name", ["Swish", "HardSwish"])
-def test_timms_own_activations(name):
-    activations = module_of("timm.layers.activations")
-    model = nn.Sequential(ILMGroupNorm(32), getattr(activations, name)(inplace=True))
-    assert_fuses(model, double(2, 32, 6, 6), 1)
-
-
 @pytest.mark.parametrize("key", ["ilmgn", ILMGroupNorm])
 def test_timms_norms_with_an_activation_are_fused_at_once(key):
     timm = module_of("timm")
