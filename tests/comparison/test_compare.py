@@ -452,32 +452,6 @@ def test_a_stock_detector_without_trained_norms_is_refused(tmp_path, monkeypatch
     assert f"MODEL.RESNETS.NORM keeps FrozenBN: it is not trained; {place}\n" in told
 
 
-def test_two_plain_norms_that_no_layer_has_are_refused(datasets, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    place = "--at", "MODEL.SEM_SEG_HEAD.NORM"
-    assert compare(str(SHAPES), "GN", "BN", *place, "--dry-run", "--opts", *SMALL) == 2
-    assert "BN: the same model as with GN; " in capsys.readouterr().err
-
-
-def test_a_place_that_the_config_lacks_is_refused(config, started, capsys):
-    assert compare(config, GN, "--at", "model.neck.norm_cfg") == 2
-    words = "--at model.neck.norm_cfg: the config has no model.neck; give another place, such as"
-    assert f"{words} --at model.backbone.norm_cfg\n" in capsys.readouterr().err
-
-
-def test_a_part_in_place_of_its_norm_is_refused(config, started, capsys):
-    assert compare(config, GN, "--at", "model.decode_head") == 2
-    words = "--at model.decode_head: it is a part, not a norm; give another place, such as"
-    assert f"{words} --at model.backbone.norm_cfg\n" in capsys.readouterr().err
-
-
-def test_a_norm_stands_only_where_at_says(config, capsys):
-    compare(config, "SN", "--at", "model.decode_head.norm_cfg", "--dry-run")
-    printed = capsys.readouterr().out
-    assert "model.decode_head.norm_cfg.type=SN" in printed
-    assert "backbone.norm_cfg.type" not in printed
-
-
 @pytest.mark.parametrize(
     "options, is_trained", [("normalizers=('IN', 'LN')", False), ("requires_grad=True", True)]
 )
@@ -557,6 +531,16 @@ def test_a_folder_keeps_the_overrides_for_a_norm(config, tmp_path, norms, rate, 
         ("--arm a GN lr=1 --arm a GN lr=2", "two --arm have the name 'a'; give each another"),
         ("--arm .. GN lr=1", "norm '..': give a name of letters and digits"),
         ("--weights typo.pth", "typo.pth' does not exist"),
+        (GN, "is given twice"),
+        ("--seeds 1 0 1", "--seeds 1 0 1: give each seed once"),
+        (
+            "--at model.neck.norm_cfg",
+            "the config has no model.neck; give another place, such as --at model.backbone.norm_cf",
+        ),
+        (
+            "--at model.decode_head",
+            "decode_head: it is a part, not a norm; give another place, such",
+        ),
     ],
 )
 def test_a_mistake_begins_no_comparison(config, capsys, words, message):
@@ -708,31 +692,6 @@ def test_a_step_that_diverges_leaves_the_results(config, started, patched):
     assert "## mIoU" in Path("out/compare.md").read_text()
 
 
-def test_a_norm_that_is_given_twice_is_refused(config, capsys):
-    assert compare(config, GN, GN) == 2
-    assert "is given twice" in capsys.readouterr().err
-
-
-def test_a_seed_that_is_given_twice_is_refused(config, capsys):
-    assert compare(config, GN, "--seeds", "1", "0", "1") == 2
-    assert "--seeds 1 0 1: give each seed once" in capsys.readouterr().err
-
-
-@pytest.mark.wide
-def test_weights_start_each_norm_as_the_converted_model(config, started):
-    torch.manual_seed(3)
-    words = open_config(config).with_norm("BN", ["model.backbone.norm_cfg"])
-    words += open_config(config).with_norm("BN", ["model.decode_head.norm_cfg"])
-    model = open_config(config, words).build_model()
-    torch.save({"state_dict": model.state_dict()}, "bn.pth")
-    norms = "BN", EN, "SN"
-    assert compare(config, *norms, "--weights", "bn.pth", "--opts", "train_cfg.max_iters=1") == 0
-    weight = model.state_dict()["decode_head.conv_seg.weight"]
-    for folder in "BN", "EN-reduction=8", "SN":
-        start = torch.load(f"out/{folder}/weights.pth")["state_dict"]
-        assert torch.equal(start["decode_head.conv_seg.weight"], weight)
-
-
 @pytest.fixture(scope="module")
 def switched(datasets, tmp_path_factory):
     """The starts of SN, the baseline, and BN, and the state of the file of a BN model."""
@@ -762,17 +721,6 @@ def test_a_norm_starts_from_the_file_whatever_the_baseline_is(switched):
     found, state = switched
     pairs = zip(means_of_box_head(found["BN"]), means_of_box_head(state), strict=True)
     assert all(torch.equal(*pair) for pair in pairs)
-
-
-@pytest.mark.wide
-def test_starts_are_written_in_a_process_of_their_own(config, tmp_path):
-    """As on a GPU, whose memory the process gives back."""
-    words = open_config(config).with_norm("BN", ["model.backbone.norm_cfg"])
-    torch.save({"state_dict": open_config(config, words).build_model().state_dict()}, "bn.pth")
-    source = ConfigSource(config, ["model.backbone.norm_cfg"])
-    state = start_weights.read_weights(Path("bn.pth"))
-    compared_config.in_own_process(start_weights.write_starts, source, [EN], tmp_path, state)
-    assert (tmp_path / "EN-reduction=8" / "weights.pth").is_file()
 
 
 def test_norms_of_the_file_that_a_start_would_lack_are_refused(config, tmp_path):

@@ -8,7 +8,7 @@ from torch import nn
 
 from equations.cases import MIXTURES
 from helpers.close import assert_equal
-from ilm_plugins import NORMS, surgery
+from ilm_plugins import NORMS
 
 
 class Convolution(nn.Module):

@@ -264,15 +264,6 @@ def test_an_image_with_a_damaged_exif_is_accepted_as_by_detectron2(own, capsys):
     assert main([*COMPARE, *DATASETS]) == 0
 
 
-@pytest.mark.parametrize("number", [3, 4])
-def test_jsons_of_other_classes_are_told_whatever_the_number_in_the_config(number, own, capsys):
-    change(categories=[*coco()["categories"], {"id": 4, "name": "d"}])
-    message = refusal(
-        capsys, *COMPARE, *DATASETS, "--opts", "MODEL.ROI_HEADS.NUM_CLASSES", str(number)
-    )
-    assert "class 3 of dataset 'my_test' is 'd', of 'my_train' None; give both jsons" in message
-
-
 @pytest.mark.parametrize("rank, status", [("0", 2), ("1", 0)])
 def test_one_process_of_a_machine_reads_the_images(rank, status, own, monkeypatch, capsys):
     monkeypatch.setenv("LOCAL_RANK", rank)

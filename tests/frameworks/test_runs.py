@@ -335,15 +335,6 @@ def test_a_record_has_points_before_the_kill_too(record):
     assert points == [(1, 2.0), (2, 1.5), (3, 1.25)]
 
 
-def test_a_record_has_the_length_of_the_run(record):
-    assert (record["run"], record["planned"], record["images"], record["batch"]) == (3, 3, 8, 4)
-
-
-def test_a_record_has_the_metrics_of_the_test(record):
-    assert record["metrics"] == {"": {"top1": 50.0}}
-    assert record["test images"] == 5
-
-
 def test_seconds_before_the_kill_count(record):
     assert record["seconds"] > 100
 
@@ -480,11 +471,6 @@ def test_a_training_that_is_resumed_for_more_epochs_has_no_metrics(tmp_path):
     begin_epochs(tmp_path, (3, 0.5)).finish({"top1": 50.0}, images=5)
     begin(tmp_path, RunOptions("a.py", resume=True), planned=4)
     assert not read_record(tmp_path)["metrics"]
-
-
-def test_the_command_of_an_evaluation_tells_the_checkpoint():
-    options = RunOptions("a.py", eval_only=True, resume=True)
-    assert options.command().endswith("--eval-only --resume")
 
 
 @pytest.mark.parametrize("changed", [False, True])

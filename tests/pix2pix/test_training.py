@@ -366,9 +366,3 @@ def test_a_full_disk_ends_a_translation_with_one_line_and_leaves_no_part_of_an_i
     words = f"{tmp_path / 'out' / 'a.png'} cannot be written to (File too large); free space, then "
     assert words + "repeat the command" in capsys.readouterr().err
     assert not [*(tmp_path / "out").iterdir()]
-
-
-def test_translation_keeps_sizes(translate, tmp_path):
-    before = save(tmp_path / "in" / "a.png", 70, 100)
-    assert translate(tmp_path / "in", tmp_path / "out") == 0
-    assert read(tmp_path / "out" / "a.png").shape == before.shape

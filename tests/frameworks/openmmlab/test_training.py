@@ -152,14 +152,6 @@ def test_two_processes_that_are_killed_resume_with_their_optimizer(config, launc
     assert not weight.is_contiguous()
 
 
-def test_a_training_is_not_resumed_with_other_norms(config, trained, tmp_path, capsys):
-    shutil.copytree(trained, tmp_path / "out")
-    opts = ["model.decode_head.norm_cfg.num_groups=2", "train_cfg.max_iters=5"]
-    assert main(command(config, "--resume", out=tmp_path / "out", opts=opts)) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "others: model.decode_head.norm_cfg.num_groups was 4 and is 2; give" in line
-
-
 def test_a_resumed_training_records_the_learning_rate_that_it_keeps(config, trained, tmp_path):
     shutil.copytree(trained, tmp_path / "out")
     opts = ["optim_wrapper.optimizer.lr=0.5", "train_cfg.max_iters=5"]
