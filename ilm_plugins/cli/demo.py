@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 from ..checkpoints import load_weights
-from ..errors import UserError, say
+from ..errors import say
 from ..frameworks import OpenConfig, open_config
 from ..frameworks.run.options import RunOptions
 from ..frameworks.run.record import PLAIN, read_record
@@ -17,9 +17,7 @@ COUNT, MIN_SCORE = 3, 0.6
 
 def run(args: argparse.Namespace) -> None:
     """Train each config on the CPU in OUTPUT/NAME, draw predictions, and print a table."""
-    rows, names = [], [Path(config).stem for config in args.configs]
-    if len({*names}) < len(names):
-        raise UserError(f"two of {', '.join(args.configs)} have one name; rename one of them")
+    rows = []
     for config in args.configs:
         folder = args.output / Path(config).stem
         overrides = ("OUTPUT_DIR", str(folder), *args.opts)

@@ -133,7 +133,7 @@ class ConfigSource(ComparedConfig, Source):
     def training(self, norm: str, seed: int, folder: Path) -> list[str]:
         values = {"seed": seed, "folder": folder}
         if self.weights is not None:
-            values["weights"] = start_weights.start_of(folder.parent)
+            values["weights"] = folder.parent / start_weights.START
         return self._train(self.config, norm, ["--resume"], values)
 
     def evaluation(
@@ -149,19 +149,16 @@ class ConfigSource(ComparedConfig, Source):
         options += self.registrations.arguments()
         if self.unsafe:
             options.append("--unsafe")
-        overrides = self.overrides if config == self.config else self.overrides_of_tests
+        overrides = self.overrides
+        if config != self.config:
+            overrides = self.opened.without_test_set(overrides)
         values = self.opened.overrides(**values)
         return ["train", *options, *overrides, *self.norm_overrides(norm), *values]
-
-    @property
-    def overrides_of_tests(self) -> list[str]:
-        """The overrides for further tests, without the overrides of the config's own test set."""
-        return self.opened.without_test_set(self.overrides)
 
     @cached_property
     def opened_tests(self) -> dict[str, OpenConfig]:
         """Name of each further test -> its config, opened."""
-        overrides = self.overrides_of_tests
+        overrides = self.opened.without_test_set(self.overrides)
         return {
             name: open_config(config, overrides, self.device) for name, config in self.tests.items()
         }

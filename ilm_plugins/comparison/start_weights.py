@@ -16,6 +16,8 @@ from ..layers import SwitchNorm
 from .compared_config import ComparedConfig
 from .plan import folder_name
 
+#: The checkpoint from which the runs of a norm start, in the folder of its runs.
+START = "weights.pth"
 #: Batches of the training set that measure the mixtures' running statistics.
 BATCHES = 32
 #: Least part of a file's tensors that must fit the model; below, the file is of another model.
@@ -28,11 +30,6 @@ def read_weights(path: Path) -> Mapping[str, Any]:
     """Return the state dict of the file of --weights."""
     _, state = checkpoints.find_state(read_checkpoint(path), path)
     return state
-
-
-def start_of(folder: Path) -> Path:
-    """Return the checkpoint from which the runs of a norm, which are in a folder, start."""
-    return folder / "weights.pth"
 
 
 def check_fits(path: Path, state: Mapping[str, Any], model: nn.Module) -> None:
@@ -64,7 +61,7 @@ def write_starts(
                 f"--weights: norms of the file become no {norm}, as {first}: "
                 f"{report.left[first]}; correct the file, or leave {norm} out"
             )
-        if (start := start_of(output / folder_name(norm))).exists():
+        if (start := output / folder_name(norm) / START).exists():
             continue
         model.load_state_dict(fitted, strict=False)
         # EN starts with BatchNorm's outputs and statistics, SN and SSN with others.

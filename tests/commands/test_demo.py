@@ -33,9 +33,3 @@ def test_it_trains_evaluates_and_draws(root, datasets, tmp_path, capfd):
     first, second, third = np.split(picture, 3, axis=1)
     assert (first != second).any()
     assert (second != third).any()
-
-
-def test_two_configs_of_one_name_are_refused(tmp_path, capsys):
-    words = ["demo", "a/toy.yaml", "b/toy.yaml", "--output", str(tmp_path)]
-    assert main(words) == 2
-    assert "two of a/toy.yaml, b/toy.yaml have one name" in capsys.readouterr().err

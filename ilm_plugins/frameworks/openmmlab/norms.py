@@ -77,7 +77,7 @@ def _refuse_parts(module: Any, args: tuple, options: dict) -> None:
 
 
 class Modules(Framework):
-    """MMEngine's BatchNorm of maps of any number of dimensions, and mmcv's ConvModule."""
+    """MMEngine's BatchNorm of maps of any number of dimensions."""
 
     def as_replaced(self, norm: Any, path: str) -> nn.Module | None:
         module, _, name = path.rpartition(".")
