@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> None:
         warnings.simplefilter("ignore", UserWarning)  # of what check_report refuses
         state, report = change(state, bool(entry and contents.get("matching_heuristics")))
     check_report(args.input, report, entry == "state_dict" and "meta" in contents)
+    check_target(args.input, args.output, args.overwrite)  # it may have appeared meanwhile
     dropped = rewrite(contents, entry, state, output)
     say(report.names() if args.names else report)
     if dropped:

@@ -14,13 +14,13 @@ NOT_TESTED = "not tested"
 STEPS = {
     "use": "use {norm} in place of {baseline}.",
     "either": "use {baseline} or {norm}.",
-    "keep": "keep {baseline}.",
+    "keep": "{keep}.",
     "seeds": "compare with at least {seeds} seeds.",
-    "add": "keep {baseline}, or compare with {seeds} seeds in all, enough to show {size}.",
-    "more": "keep {baseline}, or compare with at least {seeds} seeds.",
-    "many": "keep {baseline}: to show {size} needs more than {most} seeds.",
+    "add": "{keep}, or compare with {seeds} seeds in all, enough to show {size}.",
+    "more": "{keep}, or compare with at least {seeds} seeds.",
+    "many": "{keep}: to show {size} needs more than {most} seeds.",
     "repeat": "correct the cause (see No result); the same command then repeats failed runs.",
-    "repair": "find the cause; often the learning rate is too high.",
+    "repair": "find the cause; often the learning rate is too high. Remove a run to repeat it.",
     "broken": "find the cause and correct it.",
     "harder": "compare by a harder test, or by another metric.",
 }
@@ -44,6 +44,8 @@ def answers(results: Results, test: str) -> dict[str, Answer]:
 def _answer(results: Results, norm: str, test: str) -> Answer:
     word, state, p_equivalent = results.verdicts[test][norm]
     values = {"norm": norm, "baseline": results.norms[0], "seeds": FEWEST, "most": MOST_SEEDS}
+    better = [name for name, it in results.verdicts[test].items() if it.word == "better"]
+    values["keep"] = f"use {' or '.join(better)}" if better else f"keep {results.norms[0]}"
     if state is not None:
         return Answer(word, state.reason, STEPS[state.step].format(**values))
     difference, text = results.differences[test][norm], gain(results, norm, test)
@@ -101,7 +103,9 @@ def headline(results: Results) -> str:
     reasons = [*dict.fromkeys(a.text for a in answer_of.values() if a.word == NOT_TESTED)]
     tested = {norm: answer for norm, answer in answer_of.items() if answer.word != NOT_TESTED}
     if tested:
-        parts = [_advice(results, tested), *reasons]
+        named = [norm for norm in answer_of if norm not in tested]
+        parts = [_advice(results, tested), *([f"Not tested: {', '.join(named)}."] if named else [])]
+        parts += reasons
     else:
         steps = dict.fromkeys(answer.next_step for answer in answer_of.values())
         parts = [*(step[0].upper() + step[1:] for step in steps), *reasons]

@@ -2,7 +2,9 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import repeat
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 from torch import Tensor, nn
@@ -88,7 +90,7 @@ class Surroundings:
 def _references(owner: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the modules to which a module's attributes refer, without its submodules.
 
-    An attribute refers to a module itself, or in a collection.
+    An attribute refers to a module itself, by a method or another function, or in a collection.
     """
     waiting: list[tuple[str, Any]] = [*vars(owner).items()]
     seen = {id(owner._modules)}
@@ -103,6 +105,13 @@ def _references(owner: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             parts = value.values()
         elif isinstance(value, list | tuple | set | frozenset):
             parts = value
+        elif isinstance(value, MethodType):
+            parts = (value.__self__,)
+        elif isinstance(value, FunctionType):  # a lambda has the variables around it in cells
+            cells = (cell for cell in value.__closure__ or () if cell != CellType())
+            parts = (*(value.__defaults__ or ()), *(cell.cell_contents for cell in cells))
+        elif isinstance(value, partial):
+            parts = (value.func, *value.args, *value.keywords.values())
         waiting += zip(repeat(name), parts)
 
 

@@ -55,8 +55,16 @@ def training(old: nn.Module, new: nn.Module) -> str | None:
 
 
 def hooks(old: nn.Module, new: nn.Module) -> str | None:
-    text = "hooks of replaced modules do not run; register them again"
-    return text if any(map(has_hooks, modules_of(old))) else None
+    modules = modules_of(old)
+    replaced = {p for module in modules for p in module.parameters(recurse=False)}
+    of_parameters = (
+        getattr(p, attribute, None)
+        for p in replaced - {*new.parameters()}
+        for attribute in ("_backward_hooks", "_post_accumulate_grad_hooks")
+    )
+    if any(of_parameters) or any(map(has_hooks, modules)):
+        return "hooks of replaced modules and parameters do not run; register them again"
+    return None
 
 
 def extra_tensors(old: nn.Module, new: nn.Module) -> str | None:

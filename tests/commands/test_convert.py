@@ -22,6 +22,7 @@ from helpers.workers import Harmful
 from ilm_plugins import ExemplarNorm, ILMGroupNorm, SwitchNorm, surgery
 from ilm_plugins.checkpoints import read, write
 from ilm_plugins.checkpoints.formats import FORMATS, Format
+from ilm_plugins.cli import convert as convert_command
 from ilm_plugins.cli.convert import fit
 from ilm_plugins.errors import UserError
 from ilm_plugins.files import PARTIAL
@@ -190,6 +191,18 @@ def test_an_output_stays_unless_it_may_be_replaced(path, tmp_path, capsys):
     out.write_text("before")
     assert "--overwrite" in refused(capsys, path, out, *LAST)
     assert out.read_text() == "before"
+
+
+def test_an_output_that_appears_during_the_conversion_is_kept(path, tmp_path, capsys, monkeypatch):
+    out, read_file = tmp_path / "out.pth", convert_command.read_checkpoint
+
+    def read_slowly(source):
+        out.write_text("another's")
+        return read_file(source)
+
+    monkeypatch.setattr(convert_command, "read_checkpoint", read_slowly)
+    assert "--overwrite" in refused(capsys, path, out, *LAST)
+    assert out.read_text() == "another's"
 
 
 def test_an_output_stays_if_no_norm_is_converted(path, tmp_path, capsys):

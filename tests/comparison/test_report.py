@@ -299,6 +299,13 @@ def test_a_reader_is_told_what_to_do_next(values, margin, expected):
     assert answer(pair(*values, margin=margin)).next_step == expected
 
 
+def test_where_a_norm_is_better_the_others_are_not_advised_to_keep_the_baseline():
+    values = {"GN": [40.0, 41.0, 42.0], "EN": [45.0, 46.1, 47.0], "ILMGN": [41.0, 40.0, 43.5]}
+    found = answers(results({OWN_TEST: values}), OWN_TEST)
+    assert (found["EN"].word, found["ILMGN"].word) == ("better", "undecided")
+    assert found["ILMGN"].next_step.startswith("use EN, or compare with ")
+
+
 def headlines(norms, steps=False, **options):
     values = {"GN": [40.0, 41.0, 42.0, 41.5, 40.5], **norms}
     found = [
@@ -344,9 +351,11 @@ def test_the_first_sentence_says_that_a_norm_is_worse():
 
 def test_runs_that_did_not_learn_follow_the_answer():
     told = "2 of 5 runs with AN (seeds 1, 3) did not learn."
-    assert headlines({"AN": TORN}) == f"Find the cause; often the learning rate is too high. {told}"
+    step = "Find the cause; often the learning rate is too high. Remove a run to repeat it."
+    assert headlines({"AN": TORN}) == f"{step} {told}"
     text = headlines({"SN": OPEN, "AN": TORN})
-    assert text == f"Keep GN, or add seeds: SN is not shown to be better. {told}"
+    untested = f"Not tested: AN. {told}"
+    assert text == f"Keep GN, or add seeds: SN is not shown to be better. {untested}"
 
 
 def test_the_verdicts_by_another_test_follow_the_first_sentence():

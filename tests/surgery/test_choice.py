@@ -305,7 +305,26 @@ def as_attribute(model):
     vars(model)["alias"] = model.norm
 
 
-HOLDING = [in_list, in_dict, as_attribute]
+def as_method(model):
+    model.normalize = model.norm.forward
+
+
+def in_partial(model):
+    model.normalize = partial(map, model.norm)
+
+
+def in_closure(model):
+    norm = model.norm
+    model.normalize = lambda x: later(norm(x))
+    if hasattr(model, "later"):  # it has none: the cell stays empty
+        later = model.later
+
+
+def in_default(model):
+    model.normalize = lambda x, norm=model.norm: norm(x)
+
+
+HOLDING = [in_list, in_dict, as_attribute, as_method, in_partial, in_closure, in_default]
 
 
 @pytest.mark.parametrize("hold", HOLDING)

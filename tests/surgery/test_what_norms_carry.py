@@ -348,3 +348,12 @@ def test_a_plain_norm_comes_back_from_a_layer_that_became_another():
         getattr(layer, name)[:] = torch.tensor([0, 0, 1])
     plain, _ = surgery.revert(layer)
     assert type(plain) is norm_act.BatchNormAct2d
+
+
+@pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
+@pytest.mark.parametrize("to, is_kept", [("ILMGN", True), ("EN", False)])
+def test_the_report_tells_of_hooks_of_parameters_that_are_replaced(register, to, is_kept):
+    norm = nn.BatchNorm2d(C) if to == "EN" else nn.GroupNorm(4, C)
+    getattr(norm.weight, register)(lambda *_: None)
+    _, report = surgery.convert(nn.Sequential(norm), to)
+    assert any(note.startswith("hooks") for note in report.notes) == (not is_kept)
