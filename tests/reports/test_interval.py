@@ -89,22 +89,22 @@ ONE = paired({0: 1.5}, {0: 1.0})
 
 
 @pytest.mark.parametrize(
-    "text, expected",
+    "text, values, expected",
     [
-        (interval.signed(-0.04), "+0.0"),  # not -0.0
-        (interval.signed(-0.04, 2), "-0.04"),
-        (interval.spread([-0.04]), "0.0"),
-        (interval.spread([]), "-"),
-        (interval.spread([1.0, 2.0]), "1.5 ± 0.7"),
-        (interval.spread([1.251], 2), "1.25"),
-        (interval.ends(-0.96, 1.46), "-1.0 to +1.5"),
-        (interval.interval(TWO), "+0.2 [-1.0, +1.5]"),
-        (interval.interval(TWO, 2), "+0.25 [-0.96, +1.46]"),
-        (interval.interval(ONE), "+0.5"),
+        (interval.signed, (-0.04,), "+0.0"),  # not -0.0
+        (interval.signed, (-0.04, 2), "-0.04"),
+        (interval.spread, ([-0.04],), "0.0"),
+        (interval.spread, ([],), "-"),
+        (interval.spread, ([1.0, 2.0],), "1.5 ± 0.7"),
+        (interval.spread, ([1.251], 2), "1.25"),
+        (interval.ends, (-0.96, 1.46), "-1.0 to +1.5"),
+        (interval.interval, (TWO,), "+0.2 [-1.0, +1.5]"),
+        (interval.interval, (TWO, 2), "+0.25 [-0.96, +1.46]"),
+        (interval.interval, (ONE,), "+0.5"),
     ],
 )
-def test_numbers_are_printed_with_their_sign_and_decimals(text, expected):
-    assert text == expected
+def test_numbers_are_printed_with_their_sign_and_decimals(text, values, expected):
+    assert text(*values) == expected
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 20])
