@@ -23,8 +23,8 @@ PACKAGE = "ilm_plugins"
 ROOMS = {
     "layers": (["layers/*"], ["equations", "layers", "contract.py"]),
     "engine": (["ops/engine/*", "ops/networks/*/spec.py"], ["ops", "equations", "layers"]),
-    "surgery": (["surgery/*"], ["surgery"]),
-    "checkpoints": (["checkpoints/*"], ["checkpoints"]),
+    "surgery": (["surgery/*"], ["surgery", "commands/test_convert.py"]),
+    "checkpoints": (["checkpoints/*"], ["checkpoints", "commands/test_convert.py"]),
     "frameworks": (["frameworks/*"], ["frameworks", "commands"]),
     "comparison": (["comparison/*"], ["comparison", "commands"]),
     "intervals": (["reports/interval.py"], ["reports"]),

@@ -441,10 +441,14 @@ def test_numbers_in_arrays_of_a_state_dict_become_tensors():
 
 
 @pytest.mark.parametrize(
-    "contents", [[1], 3, {}, {"model": 3}, {"model": {1: torch.ones(1)}}, {"x": {"y": {}}}]
+    "contents, held",
+    [
+        *(([1], "list"), (3, "int"), ({}, ""), ({"model": 3}, "'model'")),
+        *(({"model": {1: torch.ones(1)}}, "'model'"), ({"x": {"y": {}}}, "'x'")),
+    ],
 )
-def test_a_file_without_a_state_dict_is_told(contents):
-    with pytest.raises(CheckpointError, match=r"'c.pth' holds no state dict"):
+def test_a_file_without_a_state_dict_is_told(contents, held):
+    with pytest.raises(CheckpointError, match=rf"'c.pth' holds no state dict, .* but .*{held}"):
         checkpoints.find_state(contents, "c.pth")
 
 

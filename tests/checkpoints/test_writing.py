@@ -24,6 +24,14 @@ def test_what_was_written_last_is_read(tmp_path, suffix, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == [f"c{suffix}"]
 
 
+def test_a_safetensors_says_that_its_tensors_are_torchs(tmp_path):
+    """transformers loads no other."""
+    safetensors = pytest.importorskip("safetensors", reason="its files need safetensors")
+    write({"weight": torch.eye(2)}, tmp_path / "c.safetensors")
+    with safetensors.safe_open(tmp_path / "c.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
 def test_tensors_in_a_pkl_are_arrays(tmp_path):
     write({"model": {"weight": torch.eye(2)}}, tmp_path / "c.pkl")
     weight = read(tmp_path / "c.pkl")["model"]["weight"]
