@@ -40,13 +40,6 @@ def test_saved_bytes_leave_out_parameters():
     assert measure.saved_bytes(norm, norm, x) == x.nbytes + 2 * (2 * 32 * 4)
 
 
-def test_saved_bytes_leave_out_buffers():
-    """BatchNorm keeps its running statistics for the backward pass of an evaluation."""
-    x = torch.randn(2, 64, 8, 8, requires_grad=True)
-    norm = nn.BatchNorm2d(64).eval()
-    assert measure.saved_bytes(norm, norm, x) == x.nbytes
-
-
 def test_peak_bytes_are_of_all_tensors_alive_at_once():
     x = torch.randn(1 << 16)
     peak = measure.peak_bytes(lambda: (x + 1) * 2, x.device)
@@ -102,33 +95,6 @@ def test_the_command_writes_its_results(written):
 def test_the_command_prints_the_tables_that_it_writes(written):
     folder, printed = written
     assert (folder / "benchmark.md").read_text() == printed
-
-
-def test_the_bars_of_the_chart_are_the_means_of_the_tables():
-    record, of_gpu = (json.loads(p.read_text()) for p in (report.RECORD, report.RECORD_OF_GPU))
-    axes, _ = report.chart(record, of_gpu).axes
-    bars = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "|"]
-    cpu = [cells[i] for cells in cells_of(report.short(record)) for i in (1, 4)]
-    rows = [cells for cells in cells_of(report.on_gpu(of_gpu)) if "bfloat16" in cells[0]]
-    gpu = [cell for cells in rows for cell in cells[3:-1] if cell != "-"]
-    assert len(gpu) == 2 * 4
-    assert sorted(f"{bar:.2f}" for bar in bars) == sorted(cell.split()[0] for cell in cpu + gpu)
-
-
-def test_the_chart_has_the_steps_of_all_modes_that_users_have():
-    record, of_gpu = (json.loads(p.read_text()) for p in (report.RECORD, report.RECORD_OF_GPU))
-    _, axes = report.chart(record, of_gpu).axes
-    shown = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "D"]
-    rows = [cells for cells in cells_of(report.on_gpu(of_gpu)) if cells[0] == "ResNet-50's step"]
-    assert [cells[1] for cells in rows] == ["eager", "compiled", "CUDA graph"]
-    ratios = [cell for cells in rows for cell in cells[3:-1] if cell != "-"]
-    assert sorted(f"{ratio:.2f}" for ratio in shown) == sorted(ratios)
-
-
-def cells_of(table):
-    """Return the cells of a table's rows, without its header."""
-    lines = table.split("\n\n")[0].splitlines()[2:]
-    return [line.strip("| ").split(" | ") for line in lines]
 
 
 def test_documentation_has_the_tables_of_the_record():
