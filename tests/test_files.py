@@ -12,14 +12,7 @@ import torch
 
 from helpers import processes
 from ilm_plugins.checkpoints import write
-from ilm_plugins.errors import UserError
 from ilm_plugins.files import PARTIAL, remove_partial, replacing
-
-
-def test_a_file_may_have_the_longest_name(tmp_path):
-    path = tmp_path / f"{'c' * 251}.pth"
-    write({"weight": torch.eye(2)}, path)
-    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_a_file_keeps_its_mode(old):
@@ -63,15 +56,6 @@ def test_torch_hides_no_interrupt_and_no_error_of_the_disk(old, error):
     assert [*old.parent.iterdir()] == [old]
 
 
-def test_an_error_of_a_write_after_an_interrupt_is_raised(old):
-    """As where a training saves its last state after Ctrl-C."""
-    try:
-        raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        with pytest.raises(RuntimeError, match="of the write"), replacing(old):
-            raise RuntimeError("of the write")  # noqa: B904
-
-
 def test_the_disk_has_a_file_before_it_gets_its_name(old, monkeypatch):
     """Else a power cut may leave an empty file in place of the old one."""
     calls = []
@@ -91,18 +75,6 @@ def test_the_disk_has_a_file_before_it_gets_its_name(old, monkeypatch):
         file.write(b"new contents")
     (_, first, _), _ = calls
     assert calls == [("fsync", first, 12), ("replace", first, 12)]
-
-
-@pytest.mark.parametrize("through_a_link", [False, True])
-def test_no_file_replaces_a_pipe_or_a_device(tmp_path, through_a_link):
-    path = tmp_path / "pipe"
-    os.mkfifo(path)
-    if through_a_link:
-        (tmp_path / "link").symlink_to(path)
-        path = tmp_path / "link"
-    with pytest.raises(UserError, match="is a device or a pipe; give a file"):
-        write({}, path)
-    assert path.is_fifo()
 
 
 def test_a_link_is_replaced_and_what_it_leads_to_stays(old, tmp_path):
@@ -162,10 +134,3 @@ def test_files_of_others_are_not_removed(tmp_path, name):
     (tmp_path / name).touch()
     remove_partial(tmp_path)
     assert (tmp_path / name).exists()
-
-
-def test_a_folder_with_the_name_of_a_partial_file_is_not_removed(tmp_path):
-    folder = tmp_path / f"folder.12{PARTIAL}"
-    folder.mkdir()
-    remove_partial(tmp_path)
-    assert folder.exists()

@@ -7,7 +7,6 @@ import shlex
 import subprocess
 import sys
 from functools import partial
-from importlib.machinery import ModuleSpec
 from unittest.mock import Mock
 
 import pytest
@@ -20,7 +19,7 @@ from helpers.workers import Harmful
 from ilm_plugins import __main__ as commands
 from ilm_plugins import trust
 from ilm_plugins.cli import environment
-from ilm_plugins.errors import UserError, missing, say
+from ilm_plugins.errors import UserError, say
 
 CONFIG = "ilm_plugins://pix2pix/shapes_ilmin_in.py"
 
@@ -41,15 +40,6 @@ def test_help_is_one_screen_with_an_example_that_parses(name, capsys, monkeypatc
         assert [*start, word] == ["python", "-m", "ilm_plugins", name]
         monkeypatch.setattr(f"ilm_plugins.cli.{name.replace('-', '_')}.run", lambda args: None)
         assert commands.main(shlex.split(line)[3:]) == 0
-
-
-def test_a_command_without_options_needs_only_its_row_and_module(monkeypatch, capsys):
-    monkeypatch.setitem(commands.COMMANDS, "greet", ("", "say hello"))
-    monkeypatch.setattr(commands, "run_module", lambda *args: 0)
-    assert commands.main(["greet"]) == 0
-    with pytest.raises(SystemExit) as ended:
-        commands.main(["greet", "--help"])
-    assert (ended.value.code, "say hello" in capsys.readouterr().out) == (0, True)
 
 
 @pytest.mark.parametrize("word, status", [("--help", 0), ("--none", 2)])
@@ -125,10 +115,6 @@ def test_a_mistake_ends_a_command_with_one_line_that_says_what_it_needs(words, p
     assert f"needs {install}" in done.stderr
 
 
-def test_the_error_of_a_missing_torchvision_installs_torch_from_the_same_index():
-    assert "pip install torch torchvision, both from" in str(missing("a model", "torchvision"))
-
-
 def test_a_full_disk_ends_make_shapes_with_one_line(tmp_path, capsys, small_files):
     pytest.importorskip("PIL", reason="make-shapes needs PIL")
     with small_files(200):
@@ -172,11 +158,6 @@ def without_operators(monkeypatch):
 NEEDS_OPERATORS = "needs mmcv with its compiled operators: run 'make install-openmmlab'"
 
 
-def test_mmdet_without_mmcvs_operators_is_not_fine(without_operators):
-    (line,) = [line for line in environment.report().splitlines() if line.startswith("mmdet")]
-    assert f"cannot be used: mmdet {NEEDS_OPERATORS}" in line
-
-
 @pytest.mark.parametrize("command", ["train --num-gpus 0", "convert a.pth b.pth"])
 def test_a_config_of_mmdet_without_mmcvs_operators_ends_in_one_line(
     without_operators, capsys, monkeypatch, command
@@ -187,22 +168,6 @@ def test_a_config_of_mmdet_without_mmcvs_operators_ends_in_one_line(
     assert NEEDS_OPERATORS in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_an_import_of_mmcvs_operators_that_fails_ends_a_command_with_one_line(capsys, monkeypatch):
-    """As in a config of a package that needs them, and is not mmdet."""
-    raised = Mock(side_effect=ModuleNotFoundError("No module", name="mmcv._ext"))
-    monkeypatch.setattr("ilm_plugins.cli.make_shapes.run", raised)
-    assert commands.main(["make-shapes"]) == 2
-    assert f"the command make-shapes {NEEDS_OPERATORS}" in capsys.readouterr().err
-
-
-def test_without_a_command_all_commands_are_named(capsys, monkeypatch):
-    monkeypatch.setattr(environment, "report", str)  # it imports every framework
-    assert commands.main([]) == 0
-    (line,) = capsys.readouterr().out.split("\n", 1)[1].splitlines()
-    assert line.startswith("commands ")
-    assert all(name in line for name in commands.COMMANDS)
-
-
 FRAMEWORKS = "detectron2", "mmcv", "mmengine", "mmdet", "mmpretrain"
 
 
@@ -210,10 +175,3 @@ FRAMEWORKS = "detectron2", "mmcv", "mmengine", "mmdet", "mmpretrain"
 def test_a_missing_framework_is_reported(monkeypatch, framework):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert f"{framework:12} not installed" in environment.report()
-
-
-def test_a_framework_that_fails_is_reported_with_the_error(monkeypatch):
-    found = {"mmseg": ModuleSpec("mmseg", None, origin="mmseg.py")}
-    monkeypatch.setattr(importlib.util, "find_spec", found.get)
-    monkeypatch.setitem(sys.modules, "mmseg", object())  # without a version
-    assert "mmseg        cannot be used: AttributeError: " in environment.report()
