@@ -42,7 +42,7 @@ from ilm_plugins.comparison.run import executors, folders, outcomes, tasks
 from ilm_plugins.comparison.run.executors import Execution
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import open_config
-from ilm_plugins.frameworks.run.record import FILE, read_record, write_divergence, write_record
+from ilm_plugins.frameworks.run.record import FILE, read_record, write_record
 
 #: A norm that fits the small segmenter, and the baseline.
 EN, GN = "EN(reduction=8)", "GN(num_groups=4)"
@@ -310,19 +310,6 @@ def test_weights_that_no_norm_converts_are_named(config, capsys, words):
     assert "The config loads 'bn.pth'. If the file has weights" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "norms, words",
-    [
-        ((GN, EN), "--at model.decode_head.norm_cfg --opts model.pretrained=bn.pth"),
-        (("BN", GN), "--opts load_from=bn.pth"),
-    ],
-    ids=["a part that they are not of", "plain norms"],
-)
-def test_no_weights_are_named_that_need_no_conversion(config, capsys, norms, words):
-    compare(config, *norms, "--dry-run", *words.split())
-    assert "The config loads" not in capsys.readouterr().out
-
-
 def test_weights_of_detectron2s_configs_are_known(tmp_path):
     (tmp_path / "lazy.py").write_text(LAZY)
     words = {str(SHAPES): ["MODEL.WEIGHTS", "R-50.pkl"]}
@@ -383,22 +370,6 @@ def test_a_misspelt_override_is_refused(config, capsys, word, given, near):
 def test_an_override_may_add_a_key(config, word):
     key = word.partition("=")[0].rpartition(".")[2]
     assert key in str(open_config(config, [word]).config)
-
-
-def test_an_override_may_add_a_part_named_like_another(config):
-    Path("two.py").write_text(f"_base_ = {config!r}\nmodel = dict(encoder=dict(depth=1))\n")
-    assert "decoder" in str(open_config("two.py", ["model.decoder.depth=1"]).config)
-
-
-def test_an_import_error_of_another_package_is_shown(config, capsys):
-    Path("broken.py").write_text("import no_such_package\n")
-    Path("mine.py").write_text(f"_base_ = {config!r}\ncustom_imports = dict(imports=['broken'])\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(".")
-        assert compare("mine.py", GN, EN, "--dry-run") == 2
-    message = capsys.readouterr().err
-    assert "no_such_package" in message
-    assert message.count("\n") == 1
 
 
 def test_a_script_is_refused_before_it_runs(tmp_path, monkeypatch, capsys):
@@ -611,26 +582,10 @@ def test_a_run_that_was_stopped_is_told_from_one_that_was_not_started(config, tm
     assert found == ["stopped", "not run"]
 
 
-def test_a_log_that_is_cut_within_a_character_is_read(config, tmp_path):
-    plan = plan_of(config, [GN], [0], tmp_path)
-    path = folders.log_of(plan.folder(GN, 0))
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"no memory \xc3")
-    folders.note_failure(plan.folder(GN, 0))
-    assert outcomes.failure(plan, GN, 0).startswith("failed: no memory")
-
-
 def test_a_training_that_stops_early_is_complete(tmp_path):
     record = {"planned": 4, "run": 2, "stopped early": True}
     write_record(tmp_path / "record.json", record)
     assert folders.is_complete(tmp_path)
-
-
-def test_a_reason_of_several_lines_becomes_one(tmp_path):
-    write_record(tmp_path / "record.json", {"planned": 4, "run": 2})
-    write_divergence(tmp_path, "Loss became infinite or NaN at iteration=2!\nloss_dict = {}")
-    reason = read_record(tmp_path)["diverged"]
-    assert reason == "Loss became infinite or NaN at iteration=2! loss_dict = {}"
 
 
 def test_steps_are_measured_before_the_trainings(config, started, monkeypatch, capsys):
@@ -655,14 +610,6 @@ def test_where_a_config_has_our_layers_they_are_compared_unless_at_names_others(
     assert [*ConfigSource(str(SHAPES), places, ours).own_norms] == [*places]
 
 
-def test_steps_of_a_gpu_are_not_measured_where_there_is_none(config, tmp_path, capsys):
-    """As on a machine that submits jobs."""
-    plan = plan_of(config, [GN, EN], [0], tmp_path / "out", num_gpus=1)
-    comparison.compare_plan(plan, "", lambda plan: None)
-    assert "a step is not measured: this machine has no GPU" in capsys.readouterr().out
-    assert not (tmp_path / "out" / "steps.json").exists()
-
-
 def test_a_step_that_fails_ends_nothing(config, started, capsys):
     """A hook, or other processes, may belong to the step, as in self-supervised training."""
     started.clear()
@@ -680,16 +627,6 @@ def test_an_unsafe_config_is_measured_in_a_process_of_its_own(datasets):
     source = ConfigSource(config, ["MODEL.FPN.NORM"], overrides, unsafe=True)
     steps = compared_config.in_own_process(compared_models.measure_steps, source, ["BN"])
     assert steps["BN"]["seconds"] > 0
-
-
-def test_a_step_that_diverges_leaves_the_results(config, started, patched):
-    def fail(*_):
-        raise FloatingPointError("Loss became infinite or NaN")  # as of detectron2
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compared_models, "_measure", fail)
-        assert compare(config, GN, "--opts", "train_cfg.max_iters=1") == 0
-    assert "## mIoU" in Path("out/compare.md").read_text()
 
 
 @pytest.fixture(scope="module")

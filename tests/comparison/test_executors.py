@@ -12,11 +12,10 @@ import pytest
 
 pytest.importorskip("scipy", reason="needs scipy, of the extra ilm_plugins[compare]")
 
-from ilm_plugins.cli import exit_on_sigterm, parsers
-from ilm_plugins.cli.compare import plan_of
+from ilm_plugins.cli import exit_on_sigterm
 from ilm_plugins.comparison.run import executors, slurm_jobs, tasks
 from ilm_plugins.comparison.run.executors import Execution
-from ilm_plugins.comparison.run.tasks import Progress, Step, Task
+from ilm_plugins.comparison.run.tasks import Step, Task
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks.run.record import is_complete_record, read_record, write_record
 
@@ -200,23 +199,6 @@ def test_a_run_that_diverged_is_neither_trained_nor_tested_again(tmp_path, recor
     assert [word for step in task.missing() for word in step.arguments] == expected
 
 
-def test_the_bar_has_the_sum_of_all_runs(fakes):
-    todo, shown = fakes(*"abcdef"), []
-    for task, done in zip(todo, (2, 1, 0, 0, 0), strict=False):
-        write_record(task.training.folder / "record.json", {"run": done, "planned": 2})
-    with Progress(todo, lambda task: None) as progress:
-        progress.bar.set_description_str = shown.append
-        progress.end(todo[0])
-        progress.show(todo[1:])
-        assert progress.bar.n == 1.5
-    assert shown[0] == "b, seed 0; c, seed 0; d, seed 0; 2 more: "
-
-
-def test_options_of_slurm_need_its_executor():
-    with pytest.raises(UserError, match="--slurm is for --executor slurm; give both, or none"):
-        Execution(slurm=["partition=gpu"]).check(0)
-
-
 class TestSlurm:
     """Options of submitit; the jobs themselves are in tests/wide/test_comparisons.py."""
 
@@ -235,20 +217,6 @@ class TestSlurm:
         (tmp_path / "jobs.json").write_text('{"a, seed 0": "7_0", "b, seed 0": "7_1"}')
         assert [*slurm_jobs.jobs_of(executor, tmp_path / "jobs.json")] == ["b, seed 0"]
 
-    def test_options_have_plain_types(self):
-        words = ["timeout_min=60", "constraint=a100", "exclusive=True", "setup=module load cuda"]
-        found = slurm_jobs.slurm_options(words, jobs=3, num_gpus=2)
-        expected = {
-            "timeout_min": 60,
-            "slurm_constraint": "a100",
-            "slurm_exclusive": True,
-            "slurm_setup": ["module load cuda"],
-            "slurm_array_parallelism": 3,
-            "gpus_per_node": 2,
-            "cpus_per_task": 8,
-        }
-        assert {key: found[key] for key in expected} == expected
-
     @pytest.mark.parametrize(
         "word, message",
         [
@@ -261,27 +229,3 @@ class TestSlurm:
     def test_an_option_that_jobs_cannot_have_is_named(self, word, message):
         with pytest.raises(UserError, match=message):
             Execution("slurm", slurm=[word]).check(0)
-
-    def test_a_dry_run_shows_a_jobs_options_without_slurm(self, monkeypatch, capsys):
-        monkeypatch.setenv("PATH", "/nowhere")
-        Execution("slurm", slurm=["partition=a100", "timeout_min=90"]).check(2, is_dry=True)
-        expected = {"partition a100", "timeout_min 90", "cpus_per_task 8", "gpus_per_node 2"}
-        shown = capsys.readouterr().out
-        assert expected <= {*shown.removeprefix("each job: ").strip().split(", ")}
-
-    def test_a_machine_without_slurm_is_named(self, monkeypatch):
-        monkeypatch.setenv("PATH", "/nowhere")
-        with pytest.raises(UserError, match="this machine has no sbatch or srun"):
-            Execution("slurm").check(0)
-
-
-def test_slurms_runs_need_a_number_of_gpus():
-    """The machine that submits jobs does not tell it."""
-    with pytest.raises(UserError, match="--executor slurm needs --num-gpus"):
-        plan_of(parsers.compare(["c.py", "GN", "EN", "--executor", "slurm"]))
-
-
-def test_without_submitit_its_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(UserError, match=r"needs submitit: pip install 'ilm_plugins\[cluster\]'"):
-        Execution("slurm").check(0)

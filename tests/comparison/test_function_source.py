@@ -66,21 +66,3 @@ def test_what_a_function_closes_over_counts():
         return lambda norm, seed, folder: {"top1": rate}
 
     assert digest_of(make(0.1)) != digest_of(make(0.2))
-
-
-class Callable:
-    def __init__(self, value):
-        self.value = value
-
-    def __call__(self, norm, seed, folder):
-        return {"top1": self.value}
-
-
-def test_an_object_has_the_digest_of_its_class():
-    assert digest_of(Callable([1])) == digest_of(Callable([2])) != digest_of(Callable.__init__)
-
-
-def test_a_function_without_a_source_has_a_digest():
-    names = {"__name__": "a terminal"}
-    exec("def train(norm, seed, folder): return {}", names)
-    assert digest_of(names["train"])

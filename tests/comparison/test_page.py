@@ -1,9 +1,6 @@
 """compare.html, from made-up runs: what it has, that it needs nothing else, and how wide it is."""
 
-import html
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import pytest
@@ -102,11 +99,6 @@ def test_the_page_needs_no_other_file(read, written):
     assert "url(" not in written
 
 
-def test_the_picture_has_a_text(read):
-    (runs,) = (one["alt"] for one in read.find("img"))
-    assert runs.startswith(f"{METRIC} of each run by norm, and the differences from GN")
-
-
 def values_of(words, norms=("GN", "EN"), test=OWN_TEST):
     """Return values from words such as "40 41", one text for each norm; a text of a failure."""
     found = []
@@ -139,42 +131,3 @@ def test_without_any_run_the_page_says_so():
 
 
 # ---- a browser
-
-#: Shows a page in frames; then its title has, for each, the widths of its content and of itself,
-#: the number of pictures that are torn, and of tables and pictures that it cuts.
-FRAMES = """<!DOCTYPE html><title></title>{frames}<script>
-addEventListener("load", () => {{
-  document.title = [...document.querySelectorAll("iframe")].map(frame => {{
-    const root = frame.contentDocument.documentElement;
-    const torn = [...frame.contentDocument.images].filter(image => !image.naturalWidth).length;
-    const parts = [...frame.contentDocument.querySelectorAll("img, .scroll")];
-    const cut = parts.filter(part => part.getBoundingClientRect().right > root.clientWidth);
-    return [root.scrollWidth, root.clientWidth, torn, cut.length].join();
-  }}).join(" ");
-}});
-</script>"""
-FRAME = '<iframe style="width: {}px; height: 900px; border: 0" srcdoc="{}"></iframe>'
-
-
-@pytest.mark.wide
-def test_a_browser_shows_the_page_without_scrolling_to_the_side(written, tmp_path):
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-    if browser is None:
-        pytest.skip("needs a browser: apt-get install chromium")
-    widths = 1280, 400
-    frames = "".join(FRAME.format(width, html.escape(written)) for width in widths)
-    (tmp_path / "frames.html").write_text(FRAMES.format(frames=frames))
-    options = (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--hide-scrollbars",
-        "--virtual-time-budget=10000",
-    )
-    command = [browser, *options, f"--user-data-dir={tmp_path}/profile", "--dump-dom"]
-    done = subprocess.run(
-        [*command, f"file://{tmp_path}/frames.html"], capture_output=True, text=True, timeout=120
-    )
-    title = re.search("<title>(.*?)</title>", done.stdout)[1]
-    found = [tuple(map(int, frame.split(","))) for frame in title.split()]
-    assert found == [(width, width, 0, 0) for width in widths]

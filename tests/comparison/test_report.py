@@ -1,9 +1,7 @@
 """Reports of comparisons, from made-up values."""
 
 import csv
-import json
 import re
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -589,29 +587,3 @@ def test_a_run_without_the_main_metric_is_not_measured():
     values = [Value("GN", seed, OWN_TEST, "AP", 40.0) for seed in (0, 1)]
     (failed,) = complete([*values, Value("GN", 2, OWN_TEST, "AR", 30.0)], "AP")[3:]
     assert failed.failure == "AP was not measured"
-
-
-def test_forty_runs_are_read_and_reported_within_five_seconds(tmp_path):
-    """Of the process's own time: reading the records, all tables and texts, and the picture."""
-    norms, seeds = [f"N{i}" for i in range(8)], range(5)
-    source = ConfigSource("fcn.py", tests={"dusk": "dusk.py"})
-    plan = Plan(source, norms, seeds, tmp_path)
-    generator = np.random.default_rng(0)
-    curve = [{"run": i, "loss": 1 / (i + 1)} for i in range(100)]
-    for norm in norms:
-        for seed in seeds:
-            for test in ("", "dusk"):
-                metrics = {"mIoU": generator.normal(50), "aAcc": 80.0}
-                found = {"run": 9, "planned": 9, "curve": curve, "metrics": {"": metrics}}
-                folder = plan.folder(norm, seed, test)
-                folder.mkdir(parents=True)
-                (folder / "record.json").write_text(json.dumps(found))
-    started = time.process_time()
-    values = outcomes.collect(plan)
-    read = Results(norms, complete(values, "mIoU"), "mIoU", margin=1)
-    page = report(read)
-    csv_of(read)
-    style.save(plot.figure_of(read), tmp_path / "compare.png")
-    assert time.process_time() - started < 5
-    assert len(read.main[norms[-1], "dusk"]) == 5
-    assert page.count("Next: ") == 2 * 7

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import time
 
 import pytest
 
@@ -125,36 +124,6 @@ def test_a_decimal_comma_in_a_csv_is_told_with_its_line(tmp_path):
 def test_a_file_that_is_not_below_the_runs_folder_is_refused(file):
     with pytest.raises(UserError, match="give the name or the pattern of a file in "):
         ScriptMetric.of(f"top1:{file}")
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("[" * 100_000, "r.json cannot be read (maximum recursion depth"),
-        ('{"top1":' * 900 + "1" + "}" * 900, "r.json has "),
-    ],
-    ids=["deep", "nested"],
-)
-def test_a_damaged_file_is_told(tmp_path, text, message):
-    (tmp_path / "r.json").write_text(text)
-    with pytest.raises(UserError) as caught:
-        read("top1:r.json", tmp_path)
-    assert message in str(caught.value)
-
-
-def test_a_long_run_of_digits_takes_linear_time(tmp_path):
-    """30,000 digits take milliseconds; in quadratic time they would take minutes."""
-    (tmp_path / "log.txt").write_text(f"top1: {'1' * 30_000}x top1: 3")
-    begun = time.process_time()
-    with pytest.raises(UserError, match="not a number"):
-        read("top1:log.txt", tmp_path)
-    assert time.process_time() - begun < 5
-
-
-def test_a_column_without_a_value_is_named(tmp_path):
-    (tmp_path / "metrics.csv").write_text("epoch,top1\n0,\n")
-    with pytest.raises(UserError, match=r"metrics.csv has no value of 'top1'"):
-        read("top1:metrics.csv", tmp_path)
 
 
 def test_a_column_that_a_csv_lacks_is_named_with_its_neighbours(tmp_path):

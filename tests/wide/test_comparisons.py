@@ -199,16 +199,6 @@ def test_slurm_requeues_a_run_that_is_preempted(config, unbroken, slurm):
     assert results() == unbroken
 
 
-def test_jobs_outlive_a_killed_comparison_which_finds_them_again(config, slurm):
-    runs = {name: training(config, name) for name in "ab"}
-    first = execute(runs, executor="slurm", jobs=2)
-    first.wait_for(*checkpoints("a", "b"))
-    first.end_by(signal.SIGKILL)
-    execute(runs, executor="slurm", jobs=2).wait()
-    assert [path.name for path in slurm.glob("*.sh")] == ["1001.sh"]
-    assert all(is_complete_record(read_record(name)) for name in "ab")
-
-
 def test_a_stopped_comparison_cancels_its_jobs_and_continues_here(config, slurm):
     first = execute({"a": training(config, "a", opts=ENDLESS)}, executor="slurm")
     first.wait_for(*checkpoints("a"))
