@@ -22,12 +22,10 @@ from ilm_plugins import checkpoints
 from ilm_plugins.__main__ import main
 from ilm_plugins.cli import parsers
 from ilm_plugins.cli.compare import plan_of
-from ilm_plugins.comparison import compared_models
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.detectron2 import datasets as coco_datasets
 from ilm_plugins.frameworks.registrations import Registrations
-from ilm_plugins.frameworks.run.options import RunOptions
 
 YAML = """
 _BASE_: "ilm_plugins://faster_rcnn_R_18_FPN_gn.yaml"
@@ -71,13 +69,6 @@ def own(tmp_path, monkeypatch):
     for name in {*sys.modules} - modules:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", None)):
             del sys.modules[name]
-
-
-@pytest.fixture
-def unmeasured(monkeypatch):
-    """Let a comparison take no step of a model, which takes seconds."""
-    steps = {norm: {"seconds": 1.0} for norm in ("GN", "ILMGN")}
-    monkeypatch.setattr(compared_models, "measure_steps", lambda *_: steps)
 
 
 def refusal(capsys, *words):
@@ -257,37 +248,10 @@ def test_an_images_size_is_known_without_decoding_as_detectron2_turns_it(
         assert coco_datasets.size_of(image) == (width, height)
 
 
-@pytest.mark.usefixtures("unmeasured")
-def test_an_image_with_a_damaged_exif_is_accepted_as_by_detectron2(own, capsys):
-    Image.new("RGB", (40, 30)).save("images/2.png", exif=b"Exif\0\0?")
-    assert read_image("images/2.png").shape == (30, 40, 3)
-    assert main([*COMPARE, *DATASETS]) == 0
-
-
-@pytest.mark.parametrize("rank, status", [("0", 2), ("1", 0)])
-def test_one_process_of_a_machine_reads_the_images(rank, status, own, monkeypatch, capsys):
-    monkeypatch.setenv("LOCAL_RANK", rank)
-    Path("images/2.png").unlink()
-    assert main([*COMPARE, *DATASETS]) == status
-
-
 @pytest.mark.parametrize("command", [COMPARE, ("train", "--config-file", "mine.yaml")])
 def test_a_dataset_that_is_not_registered_is_refused(command, own, capsys):
     message = refusal(capsys, *command, *DATASETS[:4])
     assert "'my_test' of DATASETS.TEST is not registered; give --dataset my_test JSON" in message
-
-
-@pytest.mark.usefixtures("unmeasured")
-def test_a_later_command_may_name_other_datasets(own, datasets, capsys):
-    assert main([*COMPARE, *DATASETS, "--dry-run"]) == 0
-    sets = "DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "('shapes_val',)"
-    assert main([*COMPARE, "--dry-run", "--opts", *sets]) == 0
-
-
-def test_a_further_test_on_a_dataset_that_is_not_registered_is_refused(own, capsys):
-    Path("other.yaml").write_text(YAML.replace("my_test", "dusk"))
-    message = refusal(capsys, *COMPARE, *DATASETS, "--test", "dusk", "other.yaml")
-    assert "'dusk' of DATASETS.TEST is not registered" in message
 
 
 @pytest.mark.parametrize(
@@ -355,13 +319,6 @@ def test_an_error_of_ones_own_code_keeps_its_traceback(own):
     assert found.traceback[-1].name == "register"
 
 
-def test_a_package_that_ones_own_module_lacks_is_no_wrong_import(own):
-    sys.path.insert(0, str(Path.cwd()))
-    Path("lacks_one.py").write_text("import not_there")
-    with pytest.raises(ModuleNotFoundError, match="not_there"):
-        main([*COMPARE, "--import", "lacks_one"])
-
-
 #: A config that says what ran before.
 SAYS_SO = """
 from detectron2.config import LazyCall
@@ -394,13 +351,6 @@ def test_dataset_is_refused_for_openmmlab(own, capsys):
     assert "in OpenMMLab, set data_root and ann_file" in message
 
 
-@pytest.mark.parametrize("option", [DATASETS[:4], ["--import", "mine.py"]])
-def test_conversions_by_a_key_refuse_the_options(option, own, capsys):
-    checkpoints.write({}, Path("a.pth"))
-    message = refusal(capsys, "convert", "a.pth", "b.pth", "--to", "ILMGN", *option)
-    assert f"{option[0]} needs --config-file" in message
-
-
 def plan(*words):
     return plan_of(parsers.compare([*COMPARE[1:-1], *words, "--output", "out"]))
 
@@ -418,13 +368,6 @@ def test_runs_get_the_same_options_with_absolute_paths(own):
     evaluation = source.evaluation(*run, "", Path("out"), checkpoint)
     for command in (source.training(*run, Path("out")), evaluation):
         assert shlex.join(words) in shlex.join(command)
-
-
-def test_a_record_has_the_options_in_its_command():
-    given = Registrations.of_options(["/mine.py"], [("a b", "/c.json", "/d")])
-    command = RunOptions("a.yaml", registrations=given).command()
-    args = parsers.train(shlex.split(command)[4:])
-    assert Registrations.of_options(args.imports, args.datasets) == given
 
 
 def test_a_comparison_is_not_continued_on_another_json(own):

@@ -30,10 +30,6 @@ def test_keys_are_known_everywhere_in_any_import_order(first):
     processes.run_program("detectron2_keys.py", first)
 
 
-def test_a_wrapper_of_another_package_stays_around_ours():
-    processes.run_program("detectron2_wrapped_afterwards.py")
-
-
 def test_a_key_that_another_package_took_stays_theirs_with_a_warning():
     processes.run_program("detectron2_wrapped_before.py")
 

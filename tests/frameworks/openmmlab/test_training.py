@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import signal
 from types import SimpleNamespace
 from uuid import uuid4
 
@@ -14,11 +13,10 @@ pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
-from mmengine.registry import DATA_SAMPLERS, HOOKS
+from mmengine.registry import HOOKS
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
-from yapf.yapflib import yapf_api
 
 from helpers.close import assert_close, assert_equal
 from helpers.trainings import mmengine_command as command
@@ -35,20 +33,6 @@ from ilm_plugins.frameworks.openmmlab.training import PluginRunner, StopAtNaN, n
 from ilm_plugins.frameworks.run.record import read_record, write_record
 
 use_safe_checkpoints()  # it lets MMEngine's log of losses be read
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("options", [[], ["--eval-only"]], ids=["training", "evaluation"])
-def test_a_signal_while_mmengine_formats_the_config_ends_in_one_line(
-    config, tmp_path, monkeypatch, capsys, number, options
-):
-    """MMEngine replaces each exception of the formatter, a signal's too, by a SyntaxError."""
-    monkeypatch.setattr(yapf_api, "FormatCode", lambda *_, **__: signal.raise_signal(number))
-    words = command(config, *options, out=tmp_path / "out", opts=["load_from=a.pth"])
-    assert main(words) == 128 + number
-    assert re.fullmatch(
-        r"\n.*: stopped; the same command with --resume continues.*\n", capsys.readouterr().err
-    )
 
 
 def test_a_frozen_backbone_without_trained_statistics_is_told(config, tmp_path):
@@ -310,26 +294,6 @@ def test_a_training_that_stops_early_says_so(config, tmp_path):
     assert (found["run"], found["stopped early"]) == (1, True)
 
 
-def test_a_batch_sampler_that_tells_no_batch_size_trains(config, tmp_path):
-    class Pairs:
-        def __init__(self, sampler, batch_size):
-            self.sampler = sampler
-
-        def __iter__(self):
-            return ([index, index] for index in self.sampler)
-
-        def __len__(self):
-            return len(self.sampler)
-
-    DATA_SAMPLERS.register_module(name="Pairs", module=Pairs, force=True)
-    path = tmp_path / "pairs.py"
-    loader = "train_dataloader = dict(batch_sampler=dict(type='Pairs'))"
-    path.write_text(f"_base_ = {str(config)!r}\n{loader}\n")
-    assert main(command(path, out=tmp_path / "out", opts=["train_cfg.max_iters=1"])) == 0
-    found = read_record(tmp_path / "out")
-    assert (found["run"], found["batch"]) == (1, None)
-
-
 def test_a_record_that_a_kill_left_behind_its_checkpoint_is_completed(config, trained, tmp_path):
     out = shutil.copytree(trained, tmp_path / "out")
     write_record(out / "record.json", {**read_record(out), "run": 3})
@@ -357,11 +321,6 @@ def test_an_ap_that_pycocotools_could_not_measure_is_no_number():
     assert given["coco/bbox_mAP"] == -1
     assert numbers({**given, "loss": -1}) == {"coco/bbox_mAP_50": 1, "loss": -1}
     assert not numbers({"coco/AR_s@1000": -1.0, "coco/bbox_AR@100": -1.0})
-
-
-def test_a_metric_of_several_numbers_is_left_out():
-    """Such as mmpretrain's ConfusionMatrix."""
-    assert numbers({"matrix": torch.ones(2, 2), "top1": torch.tensor([50.0])}) == {"top1": 50.0}
 
 
 def test_mmengines_own_resume_goes_on(config, trained, tmp_path):
@@ -406,13 +365,6 @@ def test_an_evaluation_on_other_images_leaves_the_trainings_metrics(config, trai
     assert before
     assert found["metrics"] == before
     assert [other["test images"] for other in found["other evaluations"]] == [8]
-
-
-def test_a_checkpoint_without_meta_is_loaded(config, trained, tmp_path):
-    state = {"state_dict": read(trained / "iter_4.pth")["state_dict"], "meta": None}
-    torch.save(state, tmp_path / "a.pth")
-    opts = [f"load_from={tmp_path / 'a.pth'}"]
-    assert main(command(config, "--eval-only", out=tmp_path / "out", opts=opts)) == 0
 
 
 @pytest.fixture
