@@ -1,7 +1,6 @@
 """The choice of a backend, and what the kernels promise beside results: bits, threads, errors."""
 
 import copy
-import ctypes
 import os
 import sys
 import types
@@ -11,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch import nn
-from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks.measure import saved_bytes
 from equations import cases
@@ -267,30 +265,6 @@ def test_a_rescale_without_a_description_under_autocast():
         assert_equal(on_each(compute_rescale), expected)
 
 
-def test_a_rescale_without_a_description_on_unknown_devices(monkeypatch):
-    with use_backend("reference"):
-        expected = compute_rescale()
-        monkeypatch.setattr(torch.amp, "is_autocast_available", lambda device_type: False)
-        monkeypatch.setattr(torch, "is_autocast_enabled", None)
-        assert_equal(compute_rescale(), expected)
-
-
-def test_a_rescale_may_return_another_dtype_that_broadcasts():
-    x, weight = inputs(3, 8, 5, 5).requires_grad_(), nn.Parameter(torch.arange(8.0))
-
-    def outputs_and_gradients():
-        y = adaptive_norm(x, 4, 1e-5, lambda mean, var, w: (w[None].float(),) * 2, weight)
-        return y, *torch.autograd.grad(y.square().sum(), (x, weight))
-
-    assert_close(*on_each(outputs_and_gradients), 2**30)  # of float32, in float64
-
-
-def test_a_rescale_may_use_no_parameter_that_it_is_not_given():
-    x, weight = inputs(3, 8, 5, 5).requires_grad_(), nn.Parameter(torch.arange(8.0))
-    with use_backend(cases.KERNELS), pytest.raises(RuntimeError):
-        adaptive_norm(x, 4, 1e-5, lambda mean, var: (weight[None], mean))
-
-
 # ---- bits of the C++ kernels
 
 
@@ -433,20 +407,6 @@ def test_values_of_16_bits_are_those_of_torch(dtype, layout):
 
 
 @needs_kernels
-@by_each_instruction_set
-def test_denormals_of_float16_are_read_where_arithmetic_flushes_them():
-    x = torch.arange(1, 1025).to(torch.int16).view(torch.float16).view(1, 1, 1024)
-    expected = x.double().mean().view(1, 1)
-    if not torch.set_flush_denormal(True):
-        pytest.skip("needs a processor that can flush denormals")
-    try:
-        mean, _ = cpu.moments(x, 1)
-    finally:
-        torch.set_flush_denormal(False)
-    assert_close(mean, expected, 16, expected.item())
-
-
-@needs_kernels
 def test_decoders_have_exact_gradients_where_their_activation_saturates():
     """tanh's 1 - y * y and sigmoid's y * (1 - y) are mostly rounding error there."""
     layer = NORMS["ILMGN"](64)
@@ -489,19 +449,6 @@ def test_a_forked_process(work):
     assert_equal(list(loader), [y for y, *_ in expected[:4]])
 
 
-def test_an_error_of_the_threads_is_raised(monkeypatch, threads):
-    threads(2)
-    arguments = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 2
-    failing = ctypes.CFUNCTYPE(ctypes.c_int32, *arguments)(lambda *_: 7)
-    address = ctypes.cast(failing, ctypes.c_void_p).value
-    monkeypatch.setattr(cpu, "parallel_for", lambda: address)
-    layer, x = ILMGroupNorm(64), torch.randn(4, 64, 60, 61)
-    with pytest.raises(RuntimeError, match="torch's threads ended with error 7"):
-        layer(x)
-    monkeypatch.setattr(cpu, "parallel_for", lambda: None)  # before torch 2.10
-    assert_close(*on_each(lambda: layer(x)))
-
-
 @every_backend
 @pytest.mark.parametrize("name", NORMS)
 def test_inference_mode_records_nothing_even_with_enable_grad(name, backend):
@@ -541,15 +488,6 @@ def test_groups_that_do_not_divide_the_channels_are_refused():
 
 
 @needs_kernels
-@pytest.mark.parametrize("reduction", [0, 48])
-def test_a_reduction_that_was_set_to_one_that_does_not_fit_is_refused(reduction):
-    layer = NORMS["EN"](64)
-    layer.reduction = reduction
-    with use_backend("cpu"), pytest.raises(RuntimeError, match="does not fit 64 channels"):
-        layer(torch.ones(2, 64, 3, 3))
-
-
-@needs_kernels
 def test_a_view_of_freed_memory_is_refused():
     """As of a flat parameter of FSDP; its address is its place in the freed memory."""
     layer, flat = ILMGroupNorm(64), torch.randn(256)
@@ -557,26 +495,6 @@ def test_a_view_of_freed_memory_is_refused():
     flat.untyped_storage().resize_(0)
     with use_backend("cpu"), pytest.raises(RuntimeError, match=r"\(64,\) tensor .* no memory"):
         layer(torch.ones(2, 64, 3, 3))
-
-
-@needs_kernels
-@pytest.mark.parametrize("name", NORMS)
-@pytest.mark.parametrize("unpack", [torch.Tensor.float, torch.Tensor.half])
-def test_saved_tensors_that_come_back_as_another_dtype_are_refused(name, unpack):
-    def on_floats(change):
-        return lambda t: change(t) if t.is_floating_point() else t
-
-    x = torch.randn(2, 64, 5, 5).bfloat16().requires_grad_()
-    with saved_tensors_hooks(on_floats(torch.Tensor.half), on_floats(unpack)):
-        y = NORMS[name](64)(x)
-    with pytest.raises(RuntimeError, match=r"of torch\.bfloat16 on cpu came back as"):
-        y.sum().backward()
-
-
-def test_negated_views_are_read_as_what_they_are():
-    x, layer = torch.randn(2, 64, 5, 5, dtype=torch.complex64), ILMGroupNorm(64)
-    assert x.conj().imag.is_neg()
-    assert torch.equal(layer(x.conj().imag), layer(-x.imag))
 
 
 # ---- without the library

@@ -9,7 +9,6 @@ import math
 import os
 import re
 import subprocess
-import sys
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain, product
@@ -64,8 +63,7 @@ from ilm_plugins.ops.engine.activation import FUNCTIONS, Activation
 skip_without_triton()
 import triton  # noqa: E402
 import triton.language as tl  # noqa: E402
-from triton.backends.nvidia.driver import CudaLauncher  # noqa: E402
-from triton.compiler.compiler import CompiledKernel, LazyDict  # noqa: E402
+from triton.compiler.compiler import CompiledKernel  # noqa: E402
 from triton.runtime.interpreter import InterpretedFunction  # noqa: E402
 
 from benchmarks import ahead  # noqa: E402
@@ -117,20 +115,6 @@ def _activate_kernel(x_ptr, y_ptr, slope_ptr, FUNCTION: tl.constexpr, SIZE: tl.c
     y, slope = FUNCTION(tl.load(x_ptr + i))
     tl.store(y_ptr + i, y)
     tl.store(slope_ptr + i, slope)
-
-
-@triton.jit
-def _maximum_kernel(x_ptr, SIZE: tl.constexpr):
-    at = x_ptr + tl.arange(0, SIZE)
-    tl.store(at, tl.maximum(tl.load(at), tl.minimum(tl.load(at), 1.0)))
-
-
-@runs
-def test_a_maximum_drops_nan_where_the_kernels_are_tested():
-    """So that they need more than a maximum where NaN must stay; on a GPU it does, too."""
-    x = torch.full((2,), torch.nan, device=DEVICE)
-    _maximum_kernel[(1,)](x, 2)
-    assert_equal(x.cpu(), torch.ones(2))
 
 
 @runs
@@ -707,27 +691,6 @@ def test_the_operators_between_passes_refuse_a_tensor_of_another_size():
         operators._network_alone(mean, var, 64, key, tensors)
 
 
-@runs
-@pytest.mark.wide
-@pytest.mark.parametrize("name", ["ILMGN", "SN"])
-def test_the_operators_between_passes_are_what_torch_asks_of_them(name):
-    layer, mean, var = build(name, 32), make_map(3, 32), make_map(3, 32, seed=2).square()
-    key, *_ = layer.find_operator(mean.device, mean.dtype)
-    mean, var = (t[:, : layer.moment_groups].contiguous() for t in (mean, var))
-    tensors = list(layer.rescale_tensors())
-    if tensors[-1] is None:
-        tensors[-2:] = (t.mean(0).requires_grad_() for t in (mean, var))
-    fixed = [t.detach().clone() for t in tensors]
-    tensors = [t.clone().requires_grad_(t.requires_grad) for t in fixed]
-    operator, d_scale, d_shift = torch.ops.ilm_plugins, make_map(3, 32), make_map(3, 32, seed=2)
-    with use_backend("triton"):
-        torch.library.opcheck(operator.network.default, (mean, var, 32, key, fixed))
-        arguments = mean, var, 32, key, d_scale, d_shift, fixed
-        torch.library.opcheck(operator.network_backward.default, arguments)
-        arguments = mean.clone().requires_grad_(), var.clone().requires_grad_(), 32, key, tensors
-        torch.library.opcheck(operator.rescale.default, arguments)
-
-
 # ---- what needs no kernel
 
 
@@ -887,21 +850,6 @@ def test_a_call_allocates_what_it_returns_and_little_else(name, parameters, with
     assert len(backward.allocations) == 1 + parameters + 1
 
 
-@runs
-@pytest.mark.parametrize("name, most", [("ILMGN", 95), ("EN", 130), ("SN", 130), ("AN", 105)])
-def test_a_training_call_is_few_calls_of_python(name, most, without_launches):
-    """Of torch's functions, too. Before there were plans, they were 193, 286, 275 and 259."""
-    layer, x, calls = build(name, 64), make_map(2, 64, 7, 7).requires_grad_(), []
-    inputs_of_grad = [x, *layer.parameters()]
-    with use_backend("triton"):
-        for _ in range(2):  # the first call plans
-            calls.clear()
-            sys.setprofile(lambda frame, event, _: calls.append(event))
-            torch.autograd.grad(layer(x), inputs_of_grad, x)
-            sys.setprofile(None)
-    assert calls.count("call") <= most
-
-
 @compiles
 @pytest.mark.parametrize("instances", [2, 512])
 def test_maps_that_are_read_once_have_one_launch_a_pass(instances):
@@ -938,12 +886,6 @@ def compile_ahead(found):
     if stack:
         raise Spilled(name, registers, stack)
     return name, (registers, compiled)
-
-
-@compiles
-def test_a_maximum_drops_nan_where_the_kernels_are_compiled(driver):
-    code = _maximum_kernel.warmup(torch.empty(32), 32, grid=(1,)).asm["ptx"]
-    assert ("max.f32" in code, "min.f32" in code, ".NaN" in code) == (True, True, False)
 
 
 STREAMED, READ_ONCE = (2, 256, 200, 304), (512, 256, 7, 7)
@@ -1018,39 +960,6 @@ def test_the_kernels_between_passes_compile(driver, name, channels):
         compile_ahead(one)
 
 
-def loops_with_sums(code):
-    """How many innermost loops of a kernel's code add up over threads, and wait for that."""
-    depth, loops, found = 0, [], 0
-    for line in code.splitlines():
-        if "scf.for" in line:
-            loops.append((depth, []))
-        if "tt.reduce" in line and loops:
-            loops[-1][1].append(line)
-        depth += line.count("{") - line.count("}")
-        if loops and depth == loops[-1][0] and "scf.for" not in line:
-            found += bool(loops.pop()[1])
-    return found
-
-
-@compiles
-@pytest.mark.parametrize(
-    "name, layout, activation, of_network",
-    [
-        ("EN", channels_last, None, 0),
-        ("ILMGN", torch.Tensor.contiguous, None, 2),
-        ("ILMGN", torch.Tensor.contiguous, Activation("silu"), 2),
-    ],
-    ids=["streaming", "one-read", "one-read-activation"],
-)
-def test_only_networks_add_up_over_threads_in_a_loop(driver, name, layout, activation, of_network):
-    """A sum of many rows that waits for all threads at each tile may take as long as a pass."""
-    shape = (20, 64, 56, 56) if name == "EN" else (20, 64, 7, 7)
-    passes, _ = launches(Block(NORMS[name](64), activation), shape, layout=layout)
-    for kernel, args, options in chain(*passes):
-        code = kernel.warmup(*args, **options).asm["ttir"]
-        assert loops_with_sums(code) <= of_network, kernel.__name__
-
-
 @compiles
 @pytest.mark.parametrize(
     "name, shape, needed",
@@ -1083,10 +992,6 @@ def kinds(arguments):
         else a is None
         for a in arguments
     ]
-
-
-#: What Triton passes to profilers.
-TOLD = LazyDict, triton.knobs.HookChain
 
 
 class Compiled(CompiledKernel):
@@ -1131,49 +1036,6 @@ def test_a_launch_again_has_arguments_of_the_kinds_that_its_kernel_was_compiled_
                             layer(leaf).sum().backward()
 
 
-@compiles
-def test_a_launch_again_calls_the_launcher_as_tritons_runner_does(driver, monkeypatch):
-    """Without the hooks of profilers, and what Triton tells them; if there are hooks, with them."""
-    compiled, launcher = object.__new__(CompiledKernel), object.__new__(CudaLauncher)
-    of_memory = "global_scratch_size", "profile_scratch_size"
-    vars(launcher).update(
-        {
-            "launch_cooperative_grid": False,
-            "launch_pdl": True,
-            "num_ctas": 1,
-            "gsan_enabled": False,
-        },
-        **dict.fromkeys((*of_memory, "global_scratch_align", "profile_scratch_align"), 0),
-        **{"arg_annotations": "annotations", "kernel_signature": "signature"},
-    )
-    vars(compiled).update(
-        {"_run": launcher, "module": 1, "function": 2, "packed_metadata": (4, 5), "src": None},
-        name="kernel",
-    )
-    calls, grid, runtime = [], (6, 1, 1), triton.knobs.runtime
-    launcher.launch = lambda *arguments: calls.append(arguments)
-    monkeypatch.setattr(runtime.launch_enter_hook, "calls", [])
-    again = launch._launcher(compiled, grid, ("last", 8))
-
-    def launched():
-        """What the launcher gets from a second launch, and from Triton's runner."""
-        again(7, ("first", None))
-        compiled[grid]("first", None, "last", 8, stream=7)
-        return ([type(a) if isinstance(a, TOLD) else a for a in call] for call in calls[-2:])
-
-    directly, by_runner = launched()
-    without_told = [None if a in TOLD else a for a in by_runner]
-    assert directly == (without_told if launch.VERSION in launch.KNOWN else by_runner)
-    runtime.launch_enter_hook.calls.append(print)
-    directly, by_runner = launched()
-    assert directly == by_runner
-    runtime.launch_enter_hook.calls.clear()
-    monkeypatch.setattr(runtime, "launch_enter_hook", print)  # in place of the list
-    directly, by_runner = launched()
-    assert directly == by_runner
-    assert print in directly
-
-
 def without_count(layer):
     layer.num_batches_tracked = None
     return layer
@@ -1206,17 +1068,6 @@ def test_channels_last_of_any_width_are_loaded_by_16_bytes_without_spills(driver
         name, (_, compiled) = compile_ahead(one)
         if name in ("_moments_kernel", "_affine_kernel", "_sums_kernel", "_dx_kernel"):
             assert "ld.global.v4.b32" in compiled.asm["ptx"], name
-
-
-def at_an_odd_address(x):
-    return torch.empty(x.numel() + 1, dtype=x.dtype)[1:].view(x.shape)
-
-
-@compiles
-@dtypes
-def test_maps_at_odd_addresses_spill_nothing(driver, dtype):
-    for one in chain(*launches(NORMS["SN"](64), (2, 64, 56, 56), dtype, at_an_odd_address)[0]):
-        compile_ahead(one)
 
 
 #: The networks that take most registers, without padding; others, and with padding.
