@@ -49,19 +49,6 @@ def test_the_report_tells_of_statistics_that_are_not_tracked(to):
     assert names == ["0"]
 
 
-def test_a_hook_of_a_trained_activation_stays():
-    plain = with_activation("BatchNormAct2d", nn.PReLU)
-    plain.act.weight.register_hook(lambda gradient: gradient)
-    _, report = surgery.convert(plain, "EN")
-    assert not any(note.startswith("hooks") for note in report.notes)
-
-
-def test_a_cumulative_average_that_is_not_tracked_needs_no_momentum():
-    layer, report = surgery.convert(without_tracking(momentum=None), "EN")
-    assert report.converted
-    assert layer.momentum == 0
-
-
 def test_the_way_back_from_statistics_that_are_not_tracked_keeps_them():
     back, _ = surgery.revert(surgery.convert(without_tracking(), "EN")[0])
     before, x = back.running_mean.clone(), double(4, C, 5, 5)
@@ -94,25 +81,12 @@ def test_activations_that_timms_synchronization_keeps_are_kept():
     assert not report.notes
 
 
-def test_activations_of_a_subclass_of_timms_are_kept():
-    norm_act = pytest.importorskip("timm.layers.norm_act", reason="needs timm")
-    own = type("Own", (norm_act.BatchNormAct2d,), {})
-    plain, x = randomized(own(C)).double().eval(), double(2, C, 5, 5)
-    expected = plain(x)
-    assert_close(surgery.convert(plain, "EN", types=[own])[0](x), expected, EQUAL)
-
-
 def test_a_trained_activation_does_not_decide_what_of_the_norm_is_trained():
     plain = with_activation("BatchNormAct2d", nn.PReLU)
     plain.weight.requires_grad_(False), plain.bias.requires_grad_(False)
     layer, _ = surgery.convert(plain, "EN")
     assert not any(p.requires_grad for p in layer[0].parameters())
     assert layer[1].weight.requires_grad
-
-
-def test_the_mode_reaches_the_module_around_a_norm_with_activation():
-    layer, _ = surgery.convert(with_activation("BatchNormAct2d", nn.SiLU), "EN")
-    assert not any(module.training for module in layer.modules())
 
 
 HOOKS = [
@@ -138,15 +112,6 @@ def test_the_report_tells_of_hooks(register, make):
     _, report = operate(nn.Sequential(norm), *to)
     (names,) = (names for words, names in report.notes.items() if words.startswith("hooks"))
     assert names == ["0"]
-
-
-def test_a_hook_of_timms_activation_stays_and_is_not_reported():
-    plain, calls = with_activation("BatchNormAct2d", nn.SiLU), []
-    plain.act.register_forward_hook(lambda *_: calls.append(1))
-    layer, report = surgery.convert(plain, "EN")
-    layer(double(2, C, 5, 5))
-    assert calls
-    assert not report.notes
 
 
 def test_a_norm_whose_forward_is_replaced_is_left():
