@@ -240,15 +240,12 @@ def test_runs_of_a_function_that_has_changed_are_named(trained, capsys):
     "file, text",
     [
         ("compare.json", "{"),
-        ("compare.json", "[]"),
         *(
             ("compare.json", f'{{"train": "train", "history": {history}}}')
             for history in (
                 *("null", "[]", '{"failures": null}', '{"looks": [[]]}', '{"looks": [null]}'),
-                '{"failures": [["EN"]]}',
                 '{"failures": [["EN", "0", "", "no memory"]]}',
                 '{"looks": [[null, [[["BN", "EN"], "test", "top1", ["0"], 0]]]]}',
-                '{"results": [["BN", 0, "test", "top1", null]]}',
             )
         ),
         ("EN/seed1/record.json", '{"run": 1, "planned": null}'),

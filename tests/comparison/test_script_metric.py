@@ -31,18 +31,14 @@ def read(text, folder):
     [
         ("results.json", '{"top1": 71.5}', "top1:results.json", 71.5),
         ("r.json", '{"test": {"top1": 7, "top5": 9}}', "test.top1:r.json", 7),
-        ("r.json", '{"test.top1": "7.5"}', "test.top1:r.json", 7.5),
         ("r.json", '[{"val": {"l.1": 3}}, {"val": {"l.1": 2}}]', "val.l.1:r.json", 2),
         ("r.json", '{"bbox": [0.31, 0.5, 0.64]}', "bbox.0:r.json", 0.31),
         ("log.txt", '{"bbox": [1, 2]}\n{"bbox": [3, 4]}\n', "bbox.1:log.txt:max", 4),
         ("r.json", '{"top1": "tensor(0.9, device=\'cuda:0\')"}', "top1:r.json", 0.9),
-        ("m.csv", "top1,x\n\"tensor(0.9, device='cuda:0')\",1\n", "top1:m.csv", 0.9),
         ("state.json", '{"log": [{"acc": 1}, {"x": 2}, {"acc": 3}]}', "log.acc:state.json", 3),
         ("scalars.json", LINES, "mAP:scalars.json", 0.3),
         ("log.jsonl", LINES + "\n", "mAP:log.jsonl:max", 0.3),
-        ("log.jsonl", LINES.splitlines()[1], "mAP:log.jsonl", 0.1),
         ("a/version_0/metrics.csv", SPARSE, "val_acc:a/*/metrics.csv", 0.3),
-        ("a/version_0/metrics.csv", SPARSE, "val_acc:**/metrics.csv:max", 0.4),
         (
             "results.csv",
             "  epoch,  metrics/mAP50(B)\n  1,   0.25\n",
@@ -53,17 +49,12 @@ def read(text, folder):
         ("log.txt", PRINTED, "Test: Acc@1:log.txt:min", 10),
         ("log.txt", PRINTED, "EMA Acc@1:log.txt", 11),
         ("log.txt", PRINTED, "loss:log.txt:min", 0.125),
-        ("log.txt", PRINTED, "acc1:log.txt:last", 40),
         ("log.txt", "{'eval_accuracy': 0.5}", "eval_accuracy:log.txt", 0.5),
-        ("log.txt", "{'top1': 71.5,'top5': 9}", "top1:log.txt", 71.5),
-        ("log.txt", "Accuracy of the network: 93 %", "Accuracy of the network:log.txt", 93),
         ("log.txt", "acc: 0.6 best acc: 0.75 train acc: 0.9", "acc:log.txt", 0.6),
         ("log.txt", "acc: 0.6 best acc: 0.75", "best acc:log.txt", 0.75),
         ("log.txt", "loss 0.1 acc 0.6; loss nan acc 0.7", "acc:log.txt:max", 0.7),
         ("log.txt", "{'loss': np.float64(0.21), 'acc': np.float64(0.915)}", "acc:log.txt", 0.915),
         ("log.txt", "acc: tensor(0.9, device='cuda:0')", "acc:log.txt", 0.9),
-        ("log.txt", "acc: \x1b[1;32m0.9\x1b[0m", "acc:log.txt", 0.9),
-        ("log.txt", "The last acc is, with acc 0.9.", "with acc:log.txt", 0.9),
     ],
 )
 def test_a_metric_is_read(tmp_path, file, content, metric, value):
@@ -76,9 +67,7 @@ def test_a_metric_is_read(tmp_path, file, content, metric, value):
     "content, message",
     [
         ('{"top_1": 3, "loss": 2}', "results.json has no value of 'top1'; it has top_1, loss"),
-        ('{"top1": [3, 4]}', "results.json has no value of 'top1'; it has top1.1, top1.0"),
         ('{"top1": "many"}', "results.json has 'many', not a number such as 1234.5"),
-        ('{"top1": true}', "results.json has True, not a number such as 1234.5"),
         ('{"top1": 3', "results.json cannot be read (it is neither JSON nor JSON lines)"),
     ],
 )
@@ -99,7 +88,7 @@ def test_a_number_of_the_next_line_is_no_value(tmp_path):
 
 @pytest.mark.parametrize(
     "number",
-    ["71,5", "1,234.5", "1.234,5", "1,234,567", "1'234", "1_234.5", "1\u202f234", "7,5e1", "45/60"],
+    ["71,5", "1,234.5", "1'234", "45/60"],
 )
 def test_a_text_that_only_begins_as_a_number_is_refused(tmp_path, number):
     (tmp_path / "log.txt").write_text(f"top1: 2.5\ntop1: {number} (75%)\n", encoding="utf-8")

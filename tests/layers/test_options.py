@@ -46,7 +46,6 @@ def test_a_number_of_channels_among_the_options_is_refused(key):
     "key, options, words",
     [
         ("ILMGN", {"hidden": 0}, ["ILMGroupNorm: hidden=0", "positive"]),
-        ("ILMGN", {"hidden": int("9" * 50)}, ["hidden=9999", "integer below 2**31"]),
         ("ILMGN", {"init": "xavier"}, ["init='xavier'", "'identity'"]),
         ("ILMGN", {"activations": "tanh"}, ["activations='tanh'", "two"]),
         ("ILMGN", {"activations": ["tanh", "gelu"]}, ["'gelu'", "'relu6'"]),
@@ -54,20 +53,13 @@ def test_a_number_of_channels_among_the_options_is_refused(key):
         ("ILMIN", {"eps": 32}, ["eps=32", "above 0"]),
         ("AssocNorm", {"combine": "W+B"}, ["combine='W+B'", "'a(WE)+B'"]),
         ("AssocNorm", {"combine": "a(WE)", "init": "identity"}, ["identity", "a(WE)+B"]),
-        ("AN", {"eps": 0}, ["eps=0 is no number above 0"]),
-        ("AN", {"init": "normal"}, ["init='normal'", "'identity'"]),
-        ("ILMGN", {"init": "normal"}, ["init='normal'", "'identity'"]),
         ("EN", {"eps": "1e-5"}, ["eps='1e-5' is no number above 0"]),
-        ("EN", {"expansion": 0}, ["expansion=0", "positive"]),
         ("EN", {"reduction": -4}, ["reduction=-4 does not divide"]),
         ("EN", {"momentum": None}, ["momentum=None", "between 0 and 1"]),
-        ("EN", {"momentum": "0.1"}, ["momentum='0.1' is no number between 0 and 1"]),
-        ("SN", {"momentum": -0.1}, ["momentum=-0.1", "between 0 and 1"]),
         ("SN", {"num_groups": 4.0, "normalizers": ["GN"]}, ["num_groups=4.0 is a float", '"auto"']),
         ("SN", {"normalizers": ("IN", "XN")}, ["'XN'", "'BN'"]),
         ("SN", {"normalizers": ("IN", "IN")}, ["normalizers", "different"]),
         ("SN", {"normalizers": "BN"}, ["normalizers='BN'", "not a tuple"]),
-        ("AN", {"num_affine": 0}, ["num_affine=0", "positive"]),
         *(
             (key, {"sync": sync}, [f"sync={sync!r} is no process group", "True, False"])
             for key in MIXTURES
