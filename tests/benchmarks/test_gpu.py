@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gpu``: its limits, its order, what it needs, and its tables."""
+"""``python -m benchmarks.gpu``: a part that fails, and a rehearsal of all."""
 
 import json
 import math

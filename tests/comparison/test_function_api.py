@@ -64,7 +64,7 @@ def test_a_notebook_shows_the_answer_the_verdicts_the_picture_and_a_link(trained
     assert "<p>EN: better. Gain: +2." in shown
     assert "Next: use EN in place of BN.</p>" in shown
     assert "<td>72.67 ± 0.21</td>" in shown
-    assert "1. BN and EN by top1, seeds 0 2; 2. BN and EN by top1, seeds 0 1 2." in shown
+    assert "call 1: BN and EN by top1, seeds 0 2; call 2: BN and EN by top1, seeds 0 1 2." in shown
     picture = base64.b64encode(Path("out/compare.png").read_bytes()).decode()
     assert f'src="data:image/png;base64,{picture}"' in shown
     assert '<a href="out/compare.html">' in shown

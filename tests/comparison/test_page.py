@@ -1,4 +1,4 @@
-"""compare.html, from made-up runs: what it has, that it needs nothing else, and how wide it is."""
+"""compare.html, from made-up runs: what it has, and that it needs nothing else."""
 
 import re
 from html.parser import HTMLParser
@@ -128,6 +128,3 @@ def test_without_any_run_the_page_says_so():
     values = [Value(norm, 0, OWN_TEST, "mIoU", None, "not run") for norm in NORMS]
     text = Reader(page(Results(NORMS, values, "mIoU"), "")).text
     assert "GN, seed 0: not run" in text
-
-
-# ---- a browser

@@ -1,4 +1,4 @@
-"""The compiled library: its sources, its symbols, its options, and what it writes to."""
+"""The compiled library: its sources, its symbols, and what sanitizers find."""
 
 import shutil
 import subprocess
@@ -16,7 +16,6 @@ from ilm_plugins.ops.engine.cpu import library
 FOLDER = library.FOLDER
 SOURCES = sorted(FOLDER.rglob("*.[ch]pp"))
 COMPILER = shutil.which("g++") or shutil.which("clang++")
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
 
 
 @needs_kernels
@@ -95,7 +94,7 @@ def test_a_library_compiled_before_a_source_changed_is_refused(path, other_sourc
 # ---- memory
 
 
-@needs_compiler
+@pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
 @pytest.mark.wide
 def test_sanitizers_find_nothing_in_random_cases():
     with fuzz.sanitized() as (path, env):

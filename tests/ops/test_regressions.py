@@ -558,7 +558,7 @@ def test_layers_run_without_triton_or_a_compiler():
     processes.run_program("layers_without_compiler.py", env={**os.environ, "PATH": ""})
 
 
-# ---- sizes and sanitizers
+# ---- sizes and layouts
 
 
 @pytest.mark.long
