@@ -5,8 +5,9 @@ import pytest
 from scipy import stats
 
 from ilm_plugins.comparison import plain_states as rules
+from ilm_plugins.comparison.answers import answers
 from ilm_plugins.comparison.results import OWN_TEST, History, Results, Value
-from ilm_plugins.comparison.unit import unit_of
+from ilm_plugins.comparison.unit import UNITS, unit_of
 
 EMPTY = History()
 #: Three standard errors of a share of 5 % in so many simulated folders.
@@ -37,6 +38,20 @@ def test_whatever_is_read_in_turn_equal_norms_differ_in_at_most_five_percent(kin
         "norms": [ps_of_norms],
         "norms in turn": [[p] for p in ps_of_norms],
     }[kind]
+    assert (np.concatenate(looks).min(axis=0) < 0.05).mean() > 0.09
+    assert decided(*looks) < 0.05 + ERROR
+
+
+@pytest.mark.parametrize("seeds, together", [(5, 1), (10, 1), (5, 3)])
+def test_three_repeats_of_the_worst_runs_decide_in_at_most_five_percent(seeds, together):
+    """Without the correction, 10 to 20 %."""
+    rng = np.random.default_rng(1)
+    plain, ours = rng.normal(size=(2, FOLDERS, seeds))
+    looks = []
+    for _ in range(1 + 3 // together):
+        looks.append([p_of(ours - plain)])
+        worst = np.argsort(ours - plain, axis=1)[:, :together]
+        np.put_along_axis(ours, worst, rng.normal(size=worst.shape), axis=1)
     assert (np.concatenate(looks).min(axis=0) < 0.05).mean() > 0.09
     assert decided(*looks) < 0.05 + ERROR
 
@@ -141,6 +156,13 @@ def test_equal_norms_with_losses_of_any_size_are_tested(seeds, sigma):
     assert share(draws, bool, unit="number", higher=False) < 0.05
 
 
+@pytest.mark.parametrize("unit", ["percent", "number"])
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_equal_norms_that_learned_are_tested(seeds, unit):
+    draws = np.random.default_rng(3).normal(50, 2, size=(500, 2, seeds))
+    assert share(draws, bool, unit=unit) == 0
+
+
 def collapsing(number, seeds, count=200):
     """Draws of norms of which one has a number of runs that did not learn."""
     rng = np.random.default_rng(5)
@@ -160,3 +182,32 @@ def test_runs_that_collapsed_are_counted(seeds, number):
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_a_norm_of_which_all_runs_collapsed_is_worse_not_broken_in_one(seeds):
     assert share(collapsing(seeds, seeds), bool) < 0.05
+
+
+@pytest.mark.parametrize(
+    "low, high, reason",
+    [(0, 0.99, "No run has learned"), (99.9, 100, "Nothing is left to gain")],
+    ids=["at the start", "at the ceiling"],
+)
+def test_values_at_an_end_are_found(low, high, reason):
+    draws = np.random.default_rng(5).uniform(low, high, size=(200, 2, 5))
+    assert share(draws, lambda one: one is not None and one.reason.startswith(reason)) == 1
+
+
+def test_a_training_that_ignores_its_seed_is_found():
+    for plain, ours in np.random.default_rng(6).uniform(20, 80, size=(200, 2)):
+        found = state([plain] * 5, [ours] * 5)
+        assert (found.reason, found.step) == ("Each norm has one value for all seeds.", "broken")
+
+
+def test_a_gain_has_the_sign_of_the_difference_in_any_unit():
+    """Also of values that their unit does not have."""
+    for plain, ours in np.random.default_rng(7).normal(20, 5, size=(12, 2, 5)):
+        for unit in UNITS:
+            found = compared({"BN": plain, "EN": ours}, unit_name=unit)
+            text, difference = (
+                answers(found, OWN_TEST)["EN"].text,
+                found.differences[OWN_TEST]["EN"],
+            )
+            if found.verdicts[OWN_TEST]["EN"].word != "undecided":
+                assert text.startswith("Gain: +" if difference.mean > 0 else "Loss: ")
