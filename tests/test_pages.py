@@ -8,16 +8,12 @@ import shutil
 import subprocess
 from itertools import zip_longest
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
-from PIL import ImageFont
 
 ROOT = Path(__file__).parents[1]
 PATTERNS = "*.md", "*/README.md", "reproduction/results.md", "docs/**/*.md"
 PAGES = sorted(path for pattern in PATTERNS for path in ROOT.glob(pattern))
-FIGURES = sorted((ROOT / "docs" / "figures").glob("*.svg"))
-DIAGRAMS = [path for path in FIGURES if "<text" in path.read_text("utf-8")]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 CODE = re.compile(r"<(pre|code)\b.*?</\1>", re.DOTALL)
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -95,27 +91,6 @@ def test_no_column_of_a_table_is_empty(name):
         head, *body = (re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line, re.DOTALL) for line in lines)
         for what, *column in zip_longest(head, *body, fillvalue=""):
             assert any(text.strip(" -/") for text in column), (what, head)
-
-
-@pytest.mark.parametrize("diagram", DIAGRAMS, ids=lambda path: path.stem)
-def test_the_text_of_a_diagram_fits_its_boxes_in_a_wide_font(diagram):
-    """DejaVu Sans is a sixth wider than Arial; browsers take it where Arial is missing."""
-    matplotlib = pytest.importorskip("matplotlib", reason="needs matplotlib")
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    root = ElementTree.parse(diagram).getroot()
-    size = float(root.get("font-size"))
-    rects, texts = (root.iter(f"{{http://www.w3.org/2000/svg}}{tag}") for tag in ("rect", "text"))
-    boxes = [[float(r.get(key, 0)) for key in ("x", "y", "width", "height")] for r in rects]
-    for text in texts:
-        bold = "-Bold" * (text.get("font-weight") == "bold")
-        font = ImageFont.truetype(str(folder / f"DejaVuSans{bold}.ttf"), 100)
-        width = font.getlength(text.text) * size / 100
-        x, y = float(text.get("x")), float(text.get("y"))
-        left = x - width / 2 if text.get("text-anchor") else x
-        # The last box around the text is the smallest: the first is the background.
-        *_, box = (b for b in boxes if b[0] <= x <= b[0] + b[2] and b[1] <= y <= b[1] + b[3])
-        room = min(left - box[0], box[0] + box[2] - left - width)
-        assert room >= 6, (text.text, room)
 
 
 @pytest.mark.wide

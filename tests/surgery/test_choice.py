@@ -238,47 +238,6 @@ def test_timms_norms_keep_their_activation(name):
     assert_close(model(x), expected, EQUAL)
 
 
-class FReLU(nn.Module):
-    """An activation with a norm inside (Ma et al., ECCV 2020)."""
-
-    def __init__(self, inplace=False, norm=None):
-        super().__init__()
-        self.norm = norm or nn.BatchNorm2d(32)
-
-    def forward(self, x):
-        return torch.max(x, self.norm(x))
-
-
-def test_a_norm_inside_the_activation_of_another_is_converted_and_reverted():
-    make = pytest.importorskip("timm.layers.norm_act", reason="needs timm").BatchNormAct2d
-    model = randomized(nn.Sequential(nn.BatchNorm2d(32), make(32, act_layer=FReLU)))
-    model, x = model.double().eval(), double(2, 32, 5, 5)
-    expected = model(x)
-    model, report = surgery.convert(model, "EN")
-    assert report.converted.keys() == {"0", "1", "1.act.norm"}
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-    assert_close(model(x), expected, EQUAL)
-    model, report = surgery.revert(model)
-    assert report.converted.keys() == {"0", "1.0", "1.1.norm"}
-    assert type(model[1]) is make
-    assert_close(model(x), expected, EQUAL)
-
-
-class Split(nn.BatchNorm2d):
-    """A norm with another one inside, as timm's SplitBatchNorm2d."""
-
-    def __init__(self):
-        super().__init__(32)
-        self.other = nn.BatchNorm2d(32)
-
-
-@pytest.mark.parametrize("types", [[Split, nn.BatchNorm2d], [Split]])
-def test_a_norm_inside_a_norm_that_is_replaced_is_reported_as_removed(types):
-    model, report = surgery.convert(nn.Sequential(Split()), "EN", types=types)
-    assert type(model[0]) is NORMS["EN"]
-    assert any(note.startswith("other.bias, other.num_batches_tracked") for note in report.notes)
-
-
 def in_list(model):
     model.order = [model.norm]
 
