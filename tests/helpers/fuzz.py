@@ -113,12 +113,12 @@ FLAGS = "-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all"
 
 
 @contextlib.contextmanager
-def sanitized():
+def sanitized(flags=FLAGS):
     """Compile the kernels with sanitizers; yields the library and a process's environment."""
     with tempfile.TemporaryDirectory() as folder:
         build = [sys.executable, "setup.py", "-q", "build_ext"]
         build += [f"--build-lib={folder}", f"--build-temp={folder}"]
-        env = {**os.environ, "ILM_PLUGINS_REQUIRE_C": "1", "ILM_PLUGINS_CFLAGS": FLAGS}
+        env = {**os.environ, "ILM_PLUGINS_REQUIRE_C": "1", "ILM_PLUGINS_CFLAGS": flags}
         subprocess.run(build, cwd=ROOT, env={**env, "ILM_PLUGINS_CHECKED": "1"}, check=True)
         library = Path(folder, cpu.library.LIBRARY.relative_to(ROOT))
         compiler = os.environ.get("CXX", "g++")

@@ -101,3 +101,15 @@ def test_sanitizers_find_nothing_in_random_cases():
         command = [*fuzz.COMMAND, "--seconds=20", f"--library={path}"]
         done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
+@pytest.mark.long
+@pytest.mark.parametrize("register", [16, 32, 64])
+def test_sanitizers_find_nothing_in_registers_of(register):
+    """Each size of a register, by plain C++ where the processor lacks it."""
+    flags = f"{fuzz.FLAGS} -DILM_PLUGINS_REGISTER={register}"
+    with fuzz.sanitized(flags) as (path, env):
+        command = [*fuzz.COMMAND, "--cases=500", f"--library={path}", "--instructions=default"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
