@@ -113,7 +113,7 @@ FLAGS = "-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all"
 
 
 @contextlib.contextmanager
-def sanitized(flags=FLAGS):
+def sanitized(flags: str = FLAGS):
     """Compile the kernels with sanitizers; yields the library and a process's environment."""
     with tempfile.TemporaryDirectory() as folder:
         build = [sys.executable, "setup.py", "-q", "build_ext"]
@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=10**9)
     parser.add_argument("--seconds", type=float, default=math.inf)
     parser.add_argument("--library", type=Path, help="another library than the installed one")
+    parser.add_argument("--instructions", choices=SETS, help="the only set; default: all")
     parser.add_argument("--sanitize", action="store_true")
     args = parser.parse_args()
     if args.sanitize:
@@ -146,6 +147,8 @@ def main() -> None:
             sys.exit(subprocess.run(command, env=env).returncode)
     if args.library:
         cpu.library.LIBRARY = args.library
+    if args.instructions:
+        INSTRUCTIONS[:] = [args.instructions]
     run(args.seed, args.cases, args.seconds)
 
 
