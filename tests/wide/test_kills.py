@@ -38,7 +38,9 @@ def test_no_kill_loses_the_last_checkpoint(datasets, launcher, tmp_path, framewo
     pytest.importorskip(framework, reason=f"needs {framework}")
     out, before, rng = tmp_path / "out", 0, random.Random(0)
     words, log = command_of(framework, datasets, out), tmp_path / "log.txt"
-    for attempt in range(8):
+    for attempt in range(24):
+        if attempt >= 8 and before > 3:  # a busy machine needs more attempts to get on
+            break
         process, begun, end = launcher.start(words, log), time.time(), time.monotonic() + 180
         while not any(started(path) > begun for path in out.glob(f"*.pth.*{PARTIAL}")):
             assert not launcher.has_ended(), log.read_text()[-3000:]
