@@ -62,6 +62,9 @@ class Framework:
         """Return a plain norm as the framework's class of this dotted name; None without one."""
         return None
 
+    def finish(self, model: "nn.Module") -> None:
+        """Adapt a model whose norms were replaced."""
+
 
 #: Name of a framework -> its modules.
 FRAMEWORKS: dict[str, Framework] = {}

@@ -103,9 +103,9 @@ def headline(results: Results) -> str:
     reasons = [*dict.fromkeys(a.text for a in answer_of.values() if a.word == NOT_TESTED)]
     tested = {norm: answer for norm, answer in answer_of.items() if answer.word != NOT_TESTED}
     if tested:
-        named = [norm for norm in answer_of if norm not in tested]
-        parts = [_advice(results, tested), *([f"Not tested: {', '.join(named)}."] if named else [])]
-        parts += reasons
+        parts = [_advice(results, tested), *reasons]
+        if untested := [norm for norm in answer_of if norm not in tested]:
+            parts.insert(1, f"Not tested: {', '.join(untested)}.")
     else:
         steps = dict.fromkeys(answer.next_step for answer in answer_of.values())
         parts = [*(step[0].upper() + step[1:] for step in steps), *reasons]

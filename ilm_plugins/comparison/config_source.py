@@ -56,6 +56,8 @@ class ConfigSource(ComparedConfig, Source):
             start_weights.check_fits(self.weights, self.start_state, model)
         say("norms of the models:")
         say(*(f"  {norm}: {norms}" for norm, norms in models.items()))
+        if folder := self.opened.settings.get(key := self.opened.shared_folder):
+            raise UserError(f"{key} = {folder!r}: all runs would write to it; remove it")
         self.check_tests(plan.norms)
         lengths = [f"  {length}" for norm in plan.norms if (length := self.length(norm))]
         if lengths:

@@ -62,6 +62,8 @@ def _noted(plan: Plan) -> History:
         Look(margin, tuple(_reading(*reading) for reading in readings))
         for margin, readings in noted.get("looks", ())
     ]
+    if old := noted.get("read"):
+        looks.insert(0, Look(None, tuple(_reading(sorted(entry[:2]), *entry[2:]) for entry in old)))
     failures, results = (
         [(*entry,) for entry in noted.get(key, ())] for key in ("failures", "results")
     )

@@ -24,12 +24,13 @@ FILES = "compare.md", "compare.csv", "compare.png", "compare.html", "steps.json"
 DIGEST = "--weights, SHA-256"
 #: The entry of that file that has what earlier calls saw, beside the settings.
 HISTORY = "history"
-#: The types of its values, by :func:`.read_object`.
+#: The types of its values, by :func:`.read_object`; "read" is of folders from before "looks".
 KINDS = {
     HISTORY: {
         "failures": [(str, int, str, str)],
         "results": [(str, int, str, str, int | float)],
         "looks": [(int | float | None, [((str, str), str, str, [int], int)])],
+        "read": [(str, str, str, str, [int])],
     }
 }
 

@@ -86,6 +86,8 @@ class OpenConfig:
     example: ClassVar[str]
     #: Name of the setting that freezes a backbone's first stages, and the value that freezes none.
     freezing: ClassVar[tuple[str, int]] = ("freeze_at", 0)
+    #: Key of a folder for the checkpoints of all runs.
+    shared_folder = ""
     #: Keys of the test set; keys below them are of it, too.
     test_set: ClassVar[tuple[str, ...]]
     #: Key of mixed precision, True or the type of the optimizer's wrapper.

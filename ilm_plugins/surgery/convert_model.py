@@ -171,6 +171,8 @@ def _replace(
             setattr(around, attribute, new)
         else:
             model = new
+    for framework in FRAMEWORKS.values():
+        framework.finish(model)
     return model, report
 
 

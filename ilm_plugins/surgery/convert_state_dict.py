@@ -20,7 +20,7 @@ from .report import Report, warn_of_nothing
 from .rules import Refused, State, chosen_by
 from .selection import Match, matches, report_of_match
 
-#: Returns the new norm for a stored one; raises Refused if there is none.
+#: Builds the new norm for a stored norm; raises Refused if no layer fits it.
 Build = Callable[[StoredNorm], nn.Module]
 _NOT_STORED = (
     "a state dict has no eps, num_groups or normalizers; where a layer has others, outputs change"

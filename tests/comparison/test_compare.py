@@ -502,6 +502,7 @@ def test_a_folder_keeps_the_overrides_for_a_norm(config, tmp_path, norms, rate, 
         ("--arm a GN lr=1 --arm a GN lr=2", "two --arm have the name 'a'; give each another"),
         ("--arm .. GN lr=1", "norm '..': give a name of letters and digits"),
         ("--weights typo.pth", "typo.pth' does not exist"),
+        ("--opts default_hooks.checkpoint.out_dir=all", "'all': all runs would write to it"),
         (GN, "is given twice"),
         ("--seeds 1 0 1", "--seeds 1 0 1: give each seed once"),
         (

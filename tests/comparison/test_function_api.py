@@ -146,6 +146,16 @@ def test_a_result_that_was_replaced_is_told_and_is_another_look(trained, monkeyp
     assert found.results.differences["test"]["EN"].tests == 6
 
 
+def test_a_history_of_before_looks_is_read_as_one_look(trained):
+    compare(trained)
+    settings = json.loads(Path("out/compare.json").read_text())
+    old = [["BN", "EN", "test", "top1", [0, 1]], ["EN", "BN", "test", "top1", [0, 1, 2]]]
+    Path("out/compare.json").write_text(json.dumps(settings | {"history": {"read": old}}))
+    found = compare(trained)
+    assert found.results.differences["test"]["EN"].tests == 2 * 2
+    assert len(json.loads(Path("out/compare.json").read_text())["history"]["looks"][0][1]) == 2
+
+
 def test_a_failure_that_was_repeated_or_removed_leaves_a_trace(trained):
     def train(norm, seed, folder):
         trained.append(norm)

@@ -643,7 +643,7 @@ def test_a_compiled_layer_is_as_exact_of_any_size(name, training, fresh_compiler
     for n, h, w in ((2, 5, 4), (3, 3, 3)):
         x, dy = (make_map(n, 32, h, w, seed=seed) for seed in (1, 2))
         exact = results(twin, x.double(), dy.double(), "reference")
-        # The terms of a ratio's gradient are as large as those of other gradients, and may cancel.
+        # A ratio's gradient sums terms as large as the other gradients, which may cancel.
         largest = max(e.abs().max().item() for e in exact)
         for a, e in zip(results(layer, x, dy, "triton"), exact, strict=True):
             assert_close(a, e, 64, largest)

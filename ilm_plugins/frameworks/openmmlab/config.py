@@ -49,6 +49,7 @@ class OpenMMEngineConfig(OpenConfig):
     example = "model.backbone.norm_cfg"
     amp = "optim_wrapper.type"
     freezing: ClassVar = ("frozen_stages", -1)
+    shared_folder = "default_hooks.checkpoint.out_dir"
     test_set: ClassVar = ("test_dataloader", "test_evaluator", "test_pipeline")
 
     @classmethod

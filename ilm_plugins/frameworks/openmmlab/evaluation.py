@@ -1,4 +1,4 @@
-"""What a config of MMEngine tells of its test before a run: classes, and units of metrics."""
+"""The test of an MMEngine config: its classes, and its metrics' units."""
 
 from collections.abc import Iterator
 

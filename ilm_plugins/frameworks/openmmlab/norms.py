@@ -77,7 +77,7 @@ def _refuse_parts(module: Any, args: tuple, options: dict) -> None:
 
 
 class Modules(Framework):
-    """MMEngine's BatchNorm of maps of any number of dimensions."""
+    """MMEngine's BatchNorm of maps of any number of dimensions, and mmcv's ConvModule."""
 
     def as_replaced(self, norm: Any, path: str) -> nn.Module | None:
         module, _, name = path.rpartition(".")
@@ -85,6 +85,12 @@ class Modules(Framework):
             return None
         general = getattr(import_module(module), name)
         return with_tensors(general(norm.num_features, norm.eps, norm.momentum, norm.affine), norm)
+
+    def finish(self, model: nn.Module) -> None:
+        """Have each ConvModule choose again whether it fuses its convolution with BN."""
+        for module in model.modules():
+            if getattr(module, "efficient_conv_bn_eval_forward", None):
+                module.turn_on_efficient_conv_bn_eval()
 
 
 @functools.cache  # wrap it once

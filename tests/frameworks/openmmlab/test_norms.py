@@ -19,7 +19,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import Registry
 from torch import nn
 
-from equations.cases import PATHS
+from equations.cases import MIXTURES, PATHS
 from helpers import processes, workers
 from helpers.close import assert_equal
 from helpers.processes import spawn
@@ -33,6 +33,16 @@ def test_everything_is_registered_in_any_import_order(order, tmp_path):
     config = tmp_path / "mine.py"
     config.write_text("_base_ = 'ilm_plugins::mmseg/_base_/norms/en.py'\nnorm_cfg = _base_.norm")
     processes.run_program("openmmlab_registrations.py", order, config)
+
+
+@pytest.mark.parametrize("key", MIXTURES)
+def test_a_converted_norm_is_not_fused_with_its_convolution(key):
+    bn = {"type": "BN"}
+    module = ConvModule(3, 32, 3, norm_cfg=bn, efficient_conv_bn_eval=True).eval()
+    plain = copy.deepcopy(module.conv)
+    surgery.convert(module, key)
+    x = torch.randn(2, 3, 5, 5)
+    assert_equal(module(x), module.norm(plain(x)).relu())
 
 
 def test_a_class_that_was_reloaded_is_replaced():
