@@ -28,7 +28,7 @@ ROOMS = {
     "frameworks": (["frameworks/*"], ["frameworks", "commands"]),
     "comparison": (["comparison/*"], ["comparison", "commands"]),
     "intervals": (["reports/interval.py"], ["reports"]),
-    "files": (["files.py"], ["test_files.py", "checkpoints"]),
+    "files": (["files.py"], ["test_files.py"]),
 }
 SETTINGS = """
 [tool.mutmut]
@@ -38,6 +38,7 @@ pytest_add_cli_args_test_selection = {tests}
 pytest_add_cli_args = {options}
 also_copy = {copied}
 process_isolation = "forkserver"
+timeout_constant = 4.0
 debug = true
 """
 KILLED, SURVIVED, UNREACHED = {1, 3}, {0}, {5, 33}  # mutmut's codes; the others: stopped by a limit

@@ -1,4 +1,4 @@
-"""Writing files: what a failed or killed write leaves."""
+"""Writing files: what a failed or killed write leaves; folders, their lock, damaged files."""
 
 import io
 import os
@@ -6,13 +6,25 @@ import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from helpers import processes
 from ilm_plugins.checkpoints import write
-from ilm_plugins.files import PARTIAL, remove_partial, replacing
+from ilm_plugins.errors import UserError
+from ilm_plugins.files import (
+    LOCK,
+    PARTIAL,
+    lock,
+    make_folder,
+    read_object,
+    remove_partial,
+    replacing,
+    write_text,
+)
 
 
 def test_a_file_keeps_its_mode(old):
@@ -134,3 +146,83 @@ def test_files_of_others_are_not_removed(tmp_path, name):
     (tmp_path / name).touch()
     remove_partial(tmp_path)
     assert (tmp_path / name).exists()
+
+
+def test_the_longest_name_is_written_and_its_partial_file_removed(tmp_path):
+    path = tmp_path / ("a" * 255)
+    with replacing(path) as file:
+        partial = Path(file.name)
+    partial.touch()  # as after a kill
+    remove_partial(tmp_path, path.name)
+    assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize(
+    "make, kind", [(Path.mkdir, "a folder"), (os.mkfifo, "a device or a pipe")]
+)
+def test_only_a_file_is_replaced(tmp_path, make, kind):
+    make(tmp_path / "c.pth")
+    words = rf"/c\.pth' is {kind}; give a file"
+    with pytest.raises(UserError, match=words), replacing(tmp_path / "c.pth"):
+        pass
+
+
+def test_a_text_is_written_in_a_folder_that_is_made(tmp_path):
+    path = tmp_path / "a" / "b" / "c.txt"
+    for text in ("old", "ö"):
+        write_text(path, text)
+    assert path.read_bytes() == "ö".encode()
+
+
+def test_one_training_at_a_time_writes_to_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("ilm_plugins.files.PATIENCE", 0.1)
+    folder = tmp_path / "runs" / "new"
+    with lock(folder), pytest.raises(UserError, match="in use"), lock(folder):
+        pass
+    (folder / f"c.pth.12{PARTIAL}").touch()
+    with lock(folder):
+        assert not [*folder.glob(f"*{PARTIAL}")], "files of a killed run are removed"
+    other = FileLock(folder / LOCK)  # the one file of all processes
+    with other, pytest.raises(UserError, match="in use"), lock(folder):
+        pass
+
+
+def test_an_output_folder_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file/out"):
+        words = (
+            rf"'{folder}' cannot be written to \({tmp_path}/file is a file\); set another folder"
+        )
+        with pytest.raises(UserError, match=words):
+            make_folder(folder)
+
+
+KINDS = {"count": int, "many": [float], "two": (str, int), "named": {"": bool, "any": object}}
+
+
+def test_an_object_of_the_kinds_asked_for_is_read(tmp_path):
+    text = (
+        '{"count": -9, "many": [0.5, 1.5], "two": ["é", 2], "named": {"a": true, "any": 1}, "b": 0}'
+    )
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    expected = {"count": -9, "many": [0.5, 1.5], "two": ["é", 2]}
+    expected |= {"named": {"a": True, "any": 1}, "b": 0}
+    assert read_object(tmp_path / "a.json", KINDS) == expected
+    assert read_object(tmp_path / "a.json") == expected
+
+
+@pytest.mark.parametrize(
+    "text, damage",
+    [
+        *(("", "Expecting value"), ("{", "Expecting"), ("[" * 10**5, "recursion")),
+        *(("[]", r"it is \[\]"), ('{"count": null}', "count is None")),
+        ('{"count": -1' + "0" * 400 + "}", "count is -10{78}"),
+        *(('{"many": 1.5}', "many is 1.5"), ('{"many": [0.5, 1]}', "many is 1")),
+        *(('{"two": ["a"]}', r"two is \['a'\]"), ('{"two": ["a", "b"]}', "two is 'b'")),
+        *(('{"named": {"any": 1, "b": 2}}', "b is 2"), ('{"named": 1}', "named is 1")),
+    ],
+)
+def test_a_damaged_file_is_named_with_the_damage(tmp_path, text, damage):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match=rf"a\.json is damaged \(.*{damage}.*\); move it away"):
+        read_object(tmp_path / "a.json", KINDS)
