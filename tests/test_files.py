@@ -197,6 +197,13 @@ def test_an_output_folder_that_is_a_file_is_named(tmp_path):
             make_folder(folder)
 
 
+def test_a_read_only_output_folder_is_named(tmp_path, monkeypatch):
+    # Root may write anywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK | os.X_OK)
+    with pytest.raises(UserError, match=rf"\({tmp_path} is read-only\)"):
+        make_folder(tmp_path / "new")
+
+
 KINDS = {"count": int, "many": [float], "two": (str, int), "named": {"": bool, "any": object}}
 
 
