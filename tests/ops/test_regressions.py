@@ -326,6 +326,16 @@ def test_variances_about_the_mean_of_what_comes_first(step, layout):
 
 @needs_kernels
 @by_each_instruction_set
+def test_small_squares_count_behind_large_ones():
+    """Which they would be rounded away beside, if a whole row was summed in float32."""
+    x = 0.6 * floats(1, 2, 8192).sign()
+    x[:, :, 512:640] *= 5000
+    _, var = cpu.moments(x, 2)
+    assert_close(var, reference_moments(x.double(), 2)[1], 16)
+
+
+@needs_kernels
+@by_each_instruction_set
 @pytest.mark.parametrize("dtype, far", [(torch.float32, 1000.0), (torch.bfloat16, 1024.0)], ids=str)
 def test_variances_of_short_rows_about_four_values_that_are_far(dtype, far):
     """About the mean of these, the variance of all 511 would lose seven bits."""

@@ -185,14 +185,13 @@ def _store_batch(batch, batch_at, momentum, c, exists, channels, block, mean, va
     tl.store(batch_ptr + channels + c, var, mask=exists)
     if block == 0:
         tl.store(batch_ptr + 2 * channels, count)
-    if batch.running_mean is not None:  # noqa: SIM102 (a constant, and a number on the device)
-        if count > 1:  # a single value has no unbiased variance
-            _update_running(batch.running_mean, c, exists, mean, momentum)
-            unbiased = var * (count / tl.maximum(count - 1, 1.0))
-            _update_running(batch.running_var, c, exists, unbiased, momentum)
-            if batch.tracked is not None:  # noqa: SIM102 (a constant, and a number of the program)
-                if block == 0:
-                    tl.store(batch.tracked, tl.load(batch.tracked) + 1)
+    if batch.running_mean is not None:
+        _update_running(batch.running_mean, c, exists, mean, momentum)
+        # A channel has two values or more: see backends.has_variances.
+        _update_running(batch.running_var, c, exists, var * (count / (count - 1)), momentum)
+        if batch.tracked is not None:  # noqa: SIM102 (a constant, and a number of the program)
+            if block == 0:
+                tl.store(batch.tracked, tl.load(batch.tracked) + 1)
 
 
 @triton.jit
