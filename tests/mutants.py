@@ -11,6 +11,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -41,6 +42,8 @@ process_isolation = "forkserver"
 timeout_constant = 4.0
 debug = true
 """
+#: The largest file that a test may write: a mutant may write without an end.
+LARGEST = 2**30
 KILLED, SURVIVED, UNREACHED = {1, 3}, {0}, {5, 33}  # mutmut's codes; the others: stopped by a limit
 
 
@@ -60,11 +63,18 @@ def copy_checkout(folder: Path) -> list[str]:
     return [p.name for p in folder.iterdir() if p.name not in (PACKAGE, "tests", "mutants")]
 
 
+def limit() -> None:
+    """Limit the files of a process that begins."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST, LARGEST))
+
+
 def mutmut(folder: Path, *command: str) -> str:
     """Run mutmut in the copy, and return what it printed."""
     environment = {**os.environ, "PYTHONPATH": f"{folder}/mutants:{folder}/mutants/tests"}
     program = [sys.executable, "-m", "mutmut", *command]
-    done = subprocess.run(program, cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        program, cwd=folder, env=environment, capture_output=True, text=True, preexec_fn=limit
+    )
     with open(folder / "log.txt", "a") as file:
         file.write(done.stdout + done.stderr)
     return done.stdout
