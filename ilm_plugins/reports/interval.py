@@ -60,10 +60,7 @@ class Difference:
         center = difference / self._error
         # As one side: the other side adds less than .0001 to a power above .3, and would be a
         # difference of the wrong sign. For some effects far above the limit, scipy has NaN or 0.
-        if center > 9 * (limit + 1):
-            return 1.0
-        power = float(stats.nct.sf(limit, self.seeds - 1, center))
-        return 1.0 if np.isnan(power) else power
+        return 1.0 if center > 9 * limit else float(stats.nct.sf(limit, self.seeds - 1, center))
 
     def seeds_for(self, difference: float) -> int | None:
         """Return how many seeds show a difference with probability .8.
