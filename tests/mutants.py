@@ -44,7 +44,8 @@ debug = true
 """
 #: The largest file that a test may write: a mutant may write without an end.
 LARGEST = 2**30
-KILLED, SURVIVED, UNREACHED = {1, 3}, {0}, {5, 33}  # mutmut's codes; the others: stopped by a limit
+#: Codes of mutmut; 255 is an error in the import of the tests, the others: stopped by a limit.
+KILLED, SURVIVED, UNREACHED = {1, 3, 255}, {0}, {5, 33}
 
 
 def copy_checkout(folder: Path) -> list[str]:
