@@ -22,7 +22,10 @@ RECORD = ROOT / "tests" / "mutants.csv"
 PACKAGE = "ilm_plugins"
 #: For each room: the files that are changed, and the tests that may notice.
 ROOMS = {
-    "layers": (["layers/*"], ["equations", "layers", "contract.py"]),
+    "layers": (
+        ["layers/*"],
+        ["equations", "layers", "contract.py", "reproduction/test_layers.py"],
+    ),
     "engine": (["ops/engine/*", "ops/networks/*/spec.py"], ["ops", "equations", "layers"]),
     "surgery": (["surgery/*"], ["surgery", "commands/test_convert.py"]),
     "checkpoints": (["checkpoints/*"], ["checkpoints", "commands/test_convert.py"]),

@@ -14,6 +14,7 @@ from helpers.close import EQUAL, assert_close
 from ilm_plugins import NORMS, use_backend
 from ilm_plugins.layers import OptionError, parse_call
 from ilm_plugins.layers.mixture import MixtureNorm
+from ilm_plugins.ops import Activation
 
 
 @pytest.mark.parametrize("key", NORMS)
@@ -325,3 +326,13 @@ def test_a_variant_that_is_set_on_a_layer_that_has_run_is_computed(name, option,
         expected = layer(x)
     assert (expected - before).abs().max() > 1e-3
     assert_close(layer(x), expected, EQUAL)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["silu", torch.nn.ReLU(), Activation("gelu"), Activation("leaky_relu", "0.1")],
+    ids=repr,
+)
+def test_what_no_layer_applies_cannot_be_set(value):
+    with pytest.raises(ValueError, match=r"^ILMGroupNorm: fused_activation=.*set None, or an"):
+        NORMS["ILMGN"](64).fused_activation = value

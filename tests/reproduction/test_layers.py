@@ -43,7 +43,9 @@ def test_a_variant_of_en_equals_its_transcription(name, training):
     layer = randomized(lambda: variant(CHANNELS, **options)).train(training)
     x, dy = inputs(2, CHANNELS, 4, 3).requires_grad_(), inputs(2, CHANNELS, 4, 3, seed=2)
     taken = attributes_of(layer, "normalizers", "reduction") | named
-    expected, _ = transcription.exemplar_norm(x, **{"reduce": None} | parameters_of(layer), **taken)
+    parameters = {"reduce": None} | parameters_of(layer)
+    expected, ratios = transcription.exemplar_norm(x, **parameters, **taken)
+    assert_close(layer.ratios(x), ratios, 10 * EQUAL)
     gradients = torch.autograd.grad(expected, [x, *layer.parameters()], dy)
     for backend in BACKENDS:
         y, *found = results(copy.deepcopy(layer), x, dy, backend)

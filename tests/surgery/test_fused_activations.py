@@ -241,11 +241,3 @@ def test_torch_fx_traces_fused_models():
     traced = torch.fx.symbolic_trace(model)
     assert [n.target for n in traced.graph.nodes if n.op == "call_module"] == ["0", "1", "2", "3"]
     assert_equal(traced(x := torch.randn(2, 3, 7, 7)), model(x))
-
-
-@pytest.mark.parametrize(
-    "value", ["silu", nn.ReLU(), Activation("gelu"), Activation("leaky_relu", "0.1")], ids=repr
-)
-def test_what_no_layer_applies_cannot_be_set(value):
-    with pytest.raises(ValueError, match=r"^ILMGroupNorm: fused_activation=.*set None, or an"):
-        own.ILMGroupNorm(64).fused_activation = value
