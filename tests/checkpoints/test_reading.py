@@ -20,7 +20,8 @@ from helpers import processes
 from helpers.close import assert_equal
 from helpers.workers import Built, Harmful
 from ilm_plugins import checkpoints, trust
-from ilm_plugins.checkpoints import CheckpointError, read
+from ilm_plugins.checkpoints import CheckpointError, read, read_named
+from ilm_plugins.checkpoints.formats.pickle_files import as_zoo
 from ilm_plugins.trust import code_is_allowed, loading
 
 
@@ -411,6 +412,55 @@ def test_entries_with_weights_are_named_with_the_way_to_choose_one(tmp_path):
     (advice,) = re.findall(r"torch\.save\(.*\)$", str(told.value))
     exec(advice, {"torch": torch, "FILE": path, "NEW": new})
     assert checkpoints.read(new).keys() == state.keys()
+
+
+STATE = {"weight": torch.ones(1)}
+
+
+@pytest.mark.parametrize(
+    "contents", [{"model": STATE}, {"net": STATE}, {"state_dict": STATE, "ema": STATE}]
+)
+def test_a_state_dict_is_given_under_the_key_that_a_framework_takes(tmp_path, contents):
+    found = read_named(save({"epoch": 3, **contents}, tmp_path / "c.pth"), "model")
+    assert found == {"epoch": 3, **contents, "model": STATE}
+
+
+@pytest.mark.parametrize("contents", [STATE, {"a": STATE, "b": STATE}])
+def test_a_framework_gets_the_contents_of_which_no_entry_is_the_state_dict(tmp_path, contents):
+    assert read_named(save(contents, tmp_path / "c.pth"), "model") == contents
+
+
+@pytest.mark.parametrize(
+    "contents, held",
+    [([1], "a list"), ({"model": 3}, "a int"), ({"model": {1: 2}}, "an entry named 1")],
+)
+def test_a_framework_gets_no_contents_but_a_state_dict(tmp_path, contents, held):
+    with pytest.raises(CheckpointError, match=f"c.pth' holds {held}, expected a state dict"):
+        read_named(save(contents, tmp_path / "c.pth"), "model")
+
+
+ARRAY, TENSOR = np.ones(2), torch.ones(2)
+CAFFE2 = {"model": {"conv_w": ARRAY}, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+@pytest.mark.parametrize(
+    "contents, expected",
+    [
+        ({"model": {}, "epoch": 1}, {"model": {}, "epoch": 1}),
+        ({"model": 1, "__author__": "me"}, {"model": 1, "__author__": "me"}),
+        ({"conv_w": ARRAY, "conv_w_momentum": ARRAY}, CAFFE2),
+        ({"blobs": {"conv_w": ARRAY, "conv_w_momentum": ARRAY}, "cfg": ""}, CAFFE2),
+        *(
+            (state, {"model": state, "matching_heuristics": heuristics})
+            for state, heuristics in (
+                *(({"conv.w": ARRAY}, True), ({"conv_w": TENSOR}, False), ({"blobs": {}}, True)),
+                *(({"conv_w": ARRAY, "model": 1}, True), ({"w": ARRAY, "x": TENSOR}, False)),
+            )
+        ),
+    ],
+)
+def test_contents_of_a_pkl_are_those_of_the_model_zoo(contents, expected):
+    assert as_zoo(contents) == expected
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,6 @@ def test_the_interval_of_paired_differences_is_students():
     assert (found.mean, found.low, found.high) == pytest.approx((0.875, low, high))
 
 
-def test_p_is_that_of_scipys_paired_test():
-    expected = stats.ttest_rel([*NORM.values()], [*BASELINE.values()]).pvalue
-    assert paired(NORM, BASELINE).p == pytest.approx(expected)
-
-
 def test_several_tests_widen_the_interval_and_multiply_p():
     found = paired(NORM, BASELINE).corrected(3)
     differences = np.array([1, 0.5, 2.5, -0.5])
@@ -116,10 +111,6 @@ def test_two_one_sided_tests_are_those_of_scipy(seeds, margin):
     found = paired(dict(enumerate(ours)), dict(enumerate(plain)))
     assert found.p_within(margin) == pytest.approx(max(ps))
     assert found.corrected(3).p_within(margin) == pytest.approx(min(1, 3 * max(ps)))
-
-
-def test_no_norm_is_equivalent_within_0():
-    assert paired(NORM, BASELINE).p_within(0) >= 0.5
 
 
 @pytest.mark.parametrize(
