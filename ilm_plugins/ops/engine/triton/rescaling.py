@@ -112,7 +112,7 @@ def rescale_vjp_kernel(
     else:
         d_scale = tl.zeros((c.shape[0], BLOCK), tl.float32)
         d_shift = tl.zeros((c.shape[0], BLOCK), tl.float32)
-        for first in range(0, splits, BLOCK):
+        for first in tl.range(0, splits, BLOCK, loop_unroll_factor=4):
             split = first + tl.arange(0, BLOCK)
             exists = is_channel[:, None] & (split < splits)[None, :]
             at = c[:, None] * splits + split[None, :]
