@@ -75,7 +75,7 @@ def rescale_kernel(
         moments_ptr = work_ptr + coefficients + n * SIZES.fine * run
         mean, var = pool(
             moments_ptr, moments_ptr + tl.cast(moments, tl.int64) * run, group * run, is_group,
-            run, splits, splits, split, length, count, BLOCK,
+            run, None, splits, split, length, count, BLOCK,
         )  # fmt: skip
         tl.store(mean_ptr + group, mean, mask=is_group)
         tl.store(var_ptr + group, var, mask=is_group)

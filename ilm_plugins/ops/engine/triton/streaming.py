@@ -208,9 +208,10 @@ def pool(
 ):  # fmt: skip
     """Pool a run of moments for each offset in ``first``: means and biased variances.
 
-    Values of one channel's splits are neighbours, values of the next are ``step`` away. A split has
-    ``split`` positions, a channel's last one the remainder of ``length``; ``count`` is their sum.
-    With ``counts_ptr``, the numbers of positions are there instead, ``step`` apart, for one split.
+    Values of one channel's splits are neighbours, values of the next are ``step`` away; None if all
+    are neighbours. A split has ``split`` positions, a channel's last one the remainder of
+    ``length``; ``count`` is their sum. With ``counts_ptr``, the numbers of positions are there
+    instead, ``step`` apart, for one split.
     """
     i = tl.arange(0, BLOCK)
     tile = tl.zeros((first.shape[0], BLOCK), tl.float32)
@@ -234,8 +235,9 @@ def pool(
 @triton.jit
 def _run(first, exists, i, run, step, splits, split, length, counts_ptr):
     """Return the offsets, weights and mask of values i of the runs, see :func:`pool`."""
-    at = first.to(tl.int64)[:, None] + (i // splits).to(tl.int64)[None, :] * step
-    at += (i % splits)[None, :]
+    at = first.to(tl.int64)[:, None] + (i if step is None else i % splits)[None, :]
+    if step is not None:
+        at += (i // splits).to(tl.int64)[None, :] * step
     if counts_ptr is None:
         weight = tl.minimum(split, length - i % splits * split).to(tl.float32)
     else:
