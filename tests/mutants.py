@@ -74,7 +74,9 @@ def limit() -> None:
 
 def mutmut(folder: Path, *command: str) -> str:
     """Run mutmut in the copy, and return what it printed."""
-    environment = {**os.environ, "PYTHONPATH": f"{folder}/mutants:{folder}/mutants/tests"}
+    # Threads of OpenMP do not survive the fork in which a mutant is tried.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = f"{folder}/mutants:{folder}/mutants/tests"
     program = [sys.executable, "-m", "mutmut", *command]
     done = subprocess.run(
         program, cwd=folder, env=environment, capture_output=True, text=True, preexec_fn=limit

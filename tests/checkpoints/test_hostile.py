@@ -305,3 +305,10 @@ def test_logs_take_only_histories_of_a_file(tmp_path, log):
     assert vars(found).keys() == {"max_length", "_log_history", "_count_history"}
     assert type(log)._statistics_methods == methods
     assert found.statistics("mean") == 1.5
+
+
+@pytest.mark.parametrize("part", ["_log_history", "_count_history", "max_length"])
+def test_a_log_without_arrays_and_a_length_is_refused(tmp_path, log, part):
+    vars(log)[part] = [1.0]
+    with pytest.raises(CheckpointError, match="a log without arrays and a length"):
+        read(save([log], tmp_path / "c.pth"))
