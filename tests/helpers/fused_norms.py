@@ -44,7 +44,9 @@ def assert_fuses(model, x, number, match=None):
         for one in (model, fused):
             one.train(training)
         assert_close(results(fused, x), results(model, x), EQUAL)
+    fused.register_forward_pre_hook(print, with_kwargs=True)
     surgery.fusing.unfuse(fused)
+    assert [*fused._forward_pre_hooks.values()] == [print]
     assert repr(fused) == repr(model)
     assert [type(m) for m in fused.modules()] == [type(m) for m in model.modules()]
     return report
