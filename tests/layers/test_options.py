@@ -276,10 +276,14 @@ def test_norm_strings(norm, expected):
 
 
 @pytest.mark.parametrize(
-    "norm", ["EN(16)", "EN(reduction=f())", "EN(", "EN[1]", "EN(**{})", "EN-x", ""]
+    "norm, key",
+    [
+        *(("SN(16)", "SN"), ("SN(momentum=f())", "SN"), (" SN(", "SN"), ("SN[1]", "SN")),
+        *(("SN(**{})", "SN"), ("SN-x", "EN"), ("SNx(", "EN"), ("", "EN")),
+    ],
 )
-def test_norm_strings_that_cannot_be_read(norm):
-    with pytest.raises(OptionError, match="such as"):
+def test_a_norm_string_that_cannot_be_read_is_told_with_an_example_of_its_key(norm, key):
+    with pytest.raises(OptionError, match=rf'such as "{key}\(eps'):
         parse_call(norm)
 
 
