@@ -47,8 +47,10 @@ debug = true
 """
 #: The largest file that a test may write: a mutant may write without an end.
 LARGEST = 2**30
-#: Codes of mutmut; 255 is an error in the import of the tests, the others: stopped by a limit.
-KILLED, SURVIVED, UNREACHED = {1, 3, 255}, {0}, {5, 33}
+#: Codes of mutmut; the others: stopped by a limit.
+KILLED, SURVIVED, UNREACHED = {1, 3}, {0}, {5, 33}
+#: mutmut's code where its process did not find all tests that it was given.
+LOST = 255
 
 
 def copy_checkout(folder: Path) -> list[str]:
@@ -119,6 +121,19 @@ def exit_codes(folder: Path) -> dict[str, int | None]:
     return codes
 
 
+def try_alone(folder: Path, name: str) -> int:
+    """Return mutmut's code for a mutant that is tried in a process of its own."""
+    stats = json.loads((folder / "mutants" / "mutmut-stats.json").read_text())
+    tests = stats["tests_by_mangled_function_name"][name.rpartition("__mutmut_")[0]]
+    path = f"{folder}/mutants:{folder}/mutants/tests"
+    environment = {**os.environ, "PYTHONPATH": path, "MUTANT_UNDER_TEST": name}
+    program = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    done = subprocess.run(
+        program, cwd=folder / "mutants", env=environment, capture_output=True, preexec_fn=limit
+    )
+    return min(1, done.returncode)
+
+
 def write_row(row: dict) -> None:
     """Write a room's line in the record, in place of its last one."""
     with open(RECORD, newline="") as file:
@@ -144,6 +159,7 @@ def main() -> None:
     drawn = random.Random(args.seed).sample(names, min(args.sample, len(names)))
     mutmut(folder, "run", *drawn)
     codes = {name: exit_codes(folder)[name] for name in drawn}
+    codes |= {name: try_alone(folder, name) for name in drawn if codes[name] == LOST}
     unnoticed = sorted(name for name, code in codes.items() if code in SURVIVED | UNREACHED)
     diffs = [mutmut(folder, "show", name) for name in unnoticed]
     (folder / "survivors.diff").write_text("\n".join(diffs))

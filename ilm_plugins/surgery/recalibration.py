@@ -102,7 +102,7 @@ class _Measurement:
             self.skipped = "no batch gave it two values"
         else:
             if not self.calls:  # NaN times the weight 0 is NaN
-                for tensor in self._statistics()[:2]:
+                for tensor in self._statistics():
                     tensor.zero_()
             self.calls += 1
             layer.momentum = 1 / self.calls
