@@ -210,7 +210,7 @@ def test_the_ratios_of_exemplar_norm_start_equal():
 def layers_of_maps():
     auto_encoder, exemplar = NORMS["ILMGN"](2048), NORMS["EN"](2048, expansion=500)
     maps = auto_encoder.encode, auto_encoder.decode_mean, auto_encoder.decode_var
-    return [*maps, exemplar.reduce, exemplar.expand]
+    return [*maps, exemplar.reduce, exemplar.expand, NORMS["AN"](2048, num_affine=500).attention]
 
 
 def test_maps_start_uniform_as_nn_linears_do():
