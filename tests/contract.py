@@ -129,6 +129,11 @@ def test_an_input_of_another_shape_is_refused_with_the_mend(norm, shape, words):
         norm(C)(torch.zeros(shape))
 
 
+def test_the_input_may_have_the_name_that_it_has_in_torchs_norms(norm):
+    layer, x = norm(C).eval(), small()
+    assert_equal(layer(input=x), layer(x))
+
+
 def test_an_input_of_integers_is_refused(norm):
     with pytest.raises(ValueError, match="int64, expected floating point"):
         norm(C)(torch.zeros(2, C, 3, 3, dtype=torch.long))

@@ -71,7 +71,7 @@ def test_a_number_of_channels_among_the_options_is_refused(key):
 def test_a_refusal_of_options_explains_itself(key, options, words):
     with pytest.raises(OptionError) as told:
         NORMS[key](64, **options)
-    for word in words:
+    for word in (f"{NORMS[key].__name__}: ", *words):
         assert word in str(told.value)
 
 

@@ -470,12 +470,6 @@ def test_inference_mode_records_nothing_even_with_enable_grad(name, backend):
     assert_close(y.clone(), expected.detach())
 
 
-@pytest.mark.parametrize("name", NORMS)
-def test_the_input_may_have_the_name_that_it_has_in_torchs_norms(name):
-    layer, x = NORMS[name](64), torch.randn(2, 64, 5, 5)
-    assert torch.equal(layer.eval()(input=x), layer(x))
-
-
 @every_backend
 def test_what_a_layer_cannot_compute_is_refused(backend):
     layer = ILMGroupNorm(64)
