@@ -1,15 +1,15 @@
 """The benchmark's tables in Markdown, and its chart; the documentation shows the committed record.
 
-``python -m benchmarks.report output/benchmark/benchmark.json`` makes these results, of all parts or
-of ``--parts activations models``, the record of the CPU, and so output/benchmark/host.json;
-a folder of ``benchmarks.gpu`` becomes the record of the GPU. Without a file, only the pages are
-written again.
+``python -m benchmarks.report output/benchmark/benchmark.json`` makes these results the record of
+the CPU, and so output/benchmark/host.json; a folder of ``benchmarks.gpu`` becomes the record of the
+GPU. Without a file, only the pages are written again.
 """
 
 import json
 import re
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from statistics import geometric_mean
 from textwrap import fill
@@ -29,7 +29,6 @@ ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "benchmarks" / "record.json"
 RECORD_OF_GPU = ROOT / "benchmarks" / "record_gpu.json"
 RECORD_OF_HOST = ROOT / "benchmarks" / "record_host.json"
-RECORD_OF_ACTIVATIONS = ROOT / "benchmarks" / "record_activations.json"
 PAGES = tuple(ROOT / page for page in ("docs/performance.md", "benchmarks/README.md"))
 CHART = ROOT / "docs" / "figures" / "speed.png"
 #: Layer -> the plain norm that it is compared with on a GPU.
@@ -373,11 +372,10 @@ def everything(results: dict) -> str:
 
 
 #: Name of a table in the pages -> its function, and the record that it shows.
-TABLES = {f.__name__: (f, RECORD) for f in (about, means, short, maps, without_c, compiled, steps)}
+OF_CPU = about, means, short, maps, without_c, activations, compiled, steps
+TABLES = {table.__name__: (table, RECORD) for table in OF_CPU}
 TABLES |= {"gpu": (everything, RECORD_OF_GPU), "on_gpu": (on_gpu, RECORD_OF_GPU)}
 TABLES |= {"host": (host, RECORD_OF_HOST)}
-TABLES |= {"activations": (activations, RECORD_OF_ACTIVATIONS)}
-TABLES |= {f"activated_{f.__name__}": (f, RECORD_OF_ACTIVATIONS) for f in (about, steps)}
 
 
 def documented() -> dict[Path, str]:
@@ -444,24 +442,25 @@ def chart(results: dict, of_gpu: dict) -> Figure:
     return figure
 
 
-if __name__ == "__main__":
-    if sys.argv[1:]:
-        path = Path(sys.argv[1])
+def main(path: Path | None = None) -> None:
+    """Make results, in a file or in a folder of benchmarks.gpu, the record; write the pages."""
+    if path is not None:
         measured = collect(path) if path.is_dir() else json.loads(path.read_text())
         if "rows" in measured:
             RECORD_OF_HOST.write_text(measure.to_json(measured))
         else:
-            is_cpu = measured["machine"]["device"] == "cpu"
-            path, parts = RECORD_OF_GPU, ("layers", "steps")
-            if is_cpu and not measured["layers"]:
-                path, parts = RECORD_OF_ACTIVATIONS, ("activations", "models")
-            elif is_cpu:
-                path, parts = RECORD, ("layers", "compiled", "models")
-            maps = {row["shape name"] for rows in measured["layers"].values() for row in rows}
-            if not all(measured[part] for part in parts) or (maps and maps != {*SHAPES}):
-                sys.exit(f"error: {sys.argv[1]} lacks a part; measure them all on one machine")
-            path.write_text(measure.to_json(measured))
+            record, parts = RECORD_OF_GPU, ("layers", "steps")
+            if measured["machine"]["device"] == "cpu":
+                record, parts = RECORD, ("layers", "activations", "compiled", "models")
+            maps = {row["shape name"] for row in chain(*measured["layers"].values())}
+            if not all(measured[part] for part in parts) or maps != {*SHAPES}:
+                sys.exit(f"error: {path} lacks a part; measure them all on one machine")
+            record.write_text(measure.to_json(measured))
     for page, written in documented().items():
         page.write_text(written, "utf-8")
     records = (json.loads(record.read_text()) for record in (RECORD, RECORD_OF_GPU))
     style.save(chart(*records), CHART)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

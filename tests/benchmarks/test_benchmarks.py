@@ -97,6 +97,18 @@ def test_the_command_prints_the_tables_that_it_writes(written):
     assert (folder / "benchmark.md").read_text() == printed
 
 
+def test_results_become_the_record_and_its_tables_are_written_into_the_pages(monkeypatch, tmp_path):
+    measured, page = report.RECORD, tmp_path / "page.md"
+    page.write_text("<!-- benchmark: short -->\nold\n<!-- end -->\n")
+    files = {"RECORD": tmp_path / "record.json", "CHART": tmp_path / "chart.png", "PAGES": (page,)}
+    for name, value in files.items():
+        monkeypatch.setattr(report, name, value)
+    report.main(measured)
+    assert report.RECORD.read_text() == measured.read_text()
+    assert report.short(json.loads(measured.read_text())) in page.read_text()
+    assert report.CHART.exists()
+
+
 def test_documentation_has_the_tables_of_the_record():
     for page, text in report.documented().items():
         assert "<!-- benchmark: " in text

@@ -8,9 +8,9 @@ from statistics import geometric_mean
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CPU, ACTIVATIONS, GPU = (
-    json.loads((ROOT / "benchmarks" / f"record{name}.json").read_text())
-    for name in ("", "_activations", "_gpu")
+CPU, GPU = (
+    json.loads((ROOT / "benchmarks" / name).read_text())
+    for name in ("record.json", "record_gpu.json")
 )
 #: Pages.
 README, PERFORMANCE = "README.md", "docs/performance.md"
@@ -60,8 +60,33 @@ def between(numbers, digits=1):
 
 
 def model_steps():
-    measured = [*CPU["models"], *ACTIVATIONS["models"]]
+    measured = CPU["models"]
     return [row["over baseline"][0] for row in measured if row["model"][:4] in ("Mask", "ResN")]
+
+
+def means(setting):
+    """Return each layer's geometric mean over the maps."""
+    layers = {row["layer"] for row in CPU["layers"][setting]}
+    return [geometric_mean(over_plain(rows(CPU, [layer], setting))) for layer in layers]
+
+
+def fused_steps():
+    measured = [row for row in CPU["models"] if row["norm"].endswith("fused")]
+    return [f"{row['over baseline'][0]:.2f}" for row in measured]
+
+
+def over_pairs():
+    """Return the geometric means over the maps of a layer with its activation over the pair."""
+    ratios = {}
+    for setting, measured in CPU["activations"].items():
+        for row in measured:
+            key = setting, row["layer"], row["activation"]
+            ratios.setdefault(key, []).append(row["both"]["over baseline"][0])
+    return list(map(geometric_mean, ratios.values()))
+
+
+def over_eager():
+    return [1 / row[times]["over compiled"][0] for row in CPU["compiled"] for times in PASSES]
 
 
 def without_c(ratio):
@@ -69,6 +94,7 @@ def without_c(ratio):
     return [geometric_mean(map(ratio, rows(CPU, [layer], "without C"))) for layer in layers]
 
 
+PASSES = "forward", "both"
 LAYERS = ["ILMGN", "AN", "EN", "SN"]
 MAPS = rows(GPU, LAYERS)
 PLAIN_TORCH = between(without_c(lambda row: row["both"]["over baseline"][0]))
@@ -92,6 +118,10 @@ SENTENCES = [
         f"{one(CPU, ['AN'], 'bfloat16', 'res5')} times, and ILMGN "
         f"{one(CPU, ['ILMGN'], 'float32', 'res5')} and {one(CPU, ['ILMGN'], 'bfloat16', 'res5')}",
     ),
+    (PERFORMANCE, f"the layers on average take {between(means('float32'), 2)} of the time"),
+    (PERFORMANCE, f"Both together take {between(over_pairs(), 2)} of the time"),
+    (PERFORMANCE, "takes {} (ILMGN) and {} (EN) of the time with".format(*fused_steps())),
+    (PERFORMANCE, f"A compiled layer alone takes {between(over_eager(), 2)} times as long"),
     (PERFORMANCE, f"Mask R-CNN or ResNet-50 takes {between(model_steps(), 2)} times as long"),
     (PERFORMANCE, f"Forward and backward take {PLAIN_TORCH} times BatchNorm's or GroupNorm's"),
     (
