@@ -47,10 +47,8 @@ debug = true
 """
 #: The largest file that a test may write: a mutant may write without an end.
 LARGEST = 2**30
-#: Codes of mutmut; the others: stopped by a limit.
-KILLED, SURVIVED, UNREACHED = {1, 3}, {0}, {5, 33}
-#: mutmut's code where its process did not find all tests that it was given.
-LOST = 255
+#: Codes of mutmut; 255: its process did not find all tests; the others: stopped by a limit.
+KILLED, SURVIVED, UNREACHED, LOST = {1, 3}, {0}, {5, 33}, 255
 
 
 def copy_checkout(folder: Path) -> list[str]:
@@ -74,15 +72,18 @@ def limit() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST, LARGEST))
 
 
+def run(folder: Path, cwd: Path, *module: str, **variables: str) -> subprocess.CompletedProcess:
+    """Run a module that imports the mutants of a copy."""
+    # Threads of OpenMP do not survive the fork in which a mutant is tried.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    environment["PYTHONPATH"] = f"{folder}/mutants:{folder}/mutants/tests"
+    program, options = [sys.executable, "-m", *module], {"capture_output": True, "text": True}
+    return subprocess.run(program, cwd=cwd, env=environment, preexec_fn=limit, **options)
+
+
 def mutmut(folder: Path, *command: str) -> str:
     """Run mutmut in the copy, and return what it printed."""
-    # Threads of OpenMP do not survive the fork in which a mutant is tried.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = f"{folder}/mutants:{folder}/mutants/tests"
-    program = [sys.executable, "-m", "mutmut", *command]
-    done = subprocess.run(
-        program, cwd=folder, env=environment, capture_output=True, text=True, preexec_fn=limit
-    )
+    done = run(folder, folder, "mutmut", *command)
     with open(folder / "log.txt", "a") as file:
         file.write(done.stdout + done.stderr)
     return done.stdout
@@ -125,12 +126,8 @@ def try_alone(folder: Path, name: str) -> int:
     """Return mutmut's code for a mutant that is tried in a process of its own."""
     stats = json.loads((folder / "mutants" / "mutmut-stats.json").read_text())
     tests = stats["tests_by_mangled_function_name"][name.rpartition("__mutmut_")[0]]
-    path = f"{folder}/mutants:{folder}/mutants/tests"
-    environment = {**os.environ, "PYTHONPATH": path, "MUTANT_UNDER_TEST": name}
-    program = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-    done = subprocess.run(
-        program, cwd=folder / "mutants", env=environment, capture_output=True, preexec_fn=limit
-    )
+    command = "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests
+    done = run(folder, folder / "mutants", *command, MUTANT_UNDER_TEST=name)
     return min(1, done.returncode)
 
 

@@ -16,13 +16,6 @@ def write(path, value, **options):
     Image.fromarray(np.full((3, 2, 3), value, np.uint8)).save(path, **options)
 
 
-def test_an_image_is_turned_upright(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
-    write(tmp_path / "a.jpg", 9, exif=exif)
-    assert read_image(tmp_path / "a.jpg").size == (3, 2)
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_each_orientation_is_turned_as_by_pillow(tmp_path, orientation):
     """Pillow would also write the EXIF data again, which fails for some."""

@@ -156,13 +156,6 @@ def test_equal_norms_with_losses_of_any_size_are_tested(seeds, sigma):
     assert share(draws, bool, unit="number", higher=False) < 0.05
 
 
-@pytest.mark.parametrize("unit", ["percent", "number"])
-@pytest.mark.parametrize("seeds", [3, 5])
-def test_equal_norms_that_learned_are_tested(seeds, unit):
-    draws = np.random.default_rng(3).normal(50, 2, size=(500, 2, seeds))
-    assert share(draws, bool, unit=unit) == 0
-
-
 def collapsing(number, seeds, count=200):
     """Draws of norms of which one has a number of runs that did not learn."""
     rng = np.random.default_rng(5)

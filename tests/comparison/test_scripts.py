@@ -269,14 +269,6 @@ def test_a_file_of_the_users_own_is_not_replaced_by_the_report(started, name, ca
     assert not started
 
 
-def test_a_value_of_nan_is_a_failure(started):
-    Path("train.py").write_text(TRAIN.replace('"top1": value', '"top1": float("nan")'))
-    for norm in ("BN", "EN"):
-        run(plan(), norm)
-    assert compare("BN", "EN") == 1
-    assert "BN, seed 0: top1 is NaN or infinite" in Path("out/compare.md").read_text()
-
-
 def test_words_are_split_as_a_shell_does_and_run_without_one():
     made = plan(command="sh -c 'echo $1 {{}}' \"a b\" k={norm} {seed} {output}")
     words = ["sh", "-c", "echo $1 {}", "a b", "k=E N; ls", "3", os.path.abspath("out/E-N-ls/seed3")]

@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import pickle
 
 import pytest
 import torch
@@ -243,14 +242,6 @@ def test_a_layer_that_has_run_applies_what_is_set_later():
         layer.fused_activation = activation
         expected = plain_output if activation is None else activation(plain_output)
         assert_close(layer(x), expected)
-
-
-def test_copies_and_pickles_apply_it_and_state_dicts_do_not_tell_it():
-    layer, x = fused(randomized(CASES["ILMGN"][0]), RELU), inputs(2, CHANNELS, 5, 7)
-    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert_equal(twin(x), layer(x))
-    assert layer.state_dict().keys() == CASES["ILMGN"][0]().state_dict().keys()
-    assert "fused_activation='relu'" in repr(layer)
 
 
 # ---- torch's transformations

@@ -70,10 +70,6 @@ def test_as_many_seeds_as_needed_show_the_difference():
     assert less < 0.8 <= enough
 
 
-def test_more_norms_need_more_seeds():
-    assert spread(3, 1.7, tests=4).seeds_for(1.0) > spread(3, 1.7).seeds_for(1.0)
-
-
 def test_more_than_fifty_seeds_are_not_counted():
     assert spread(3, 2.4).seeds_for(1.0) == 48
     assert spread(3, 2.6).seeds_for(1.0) is None

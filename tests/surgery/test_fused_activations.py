@@ -219,8 +219,9 @@ def test_a_layer_outside_known_modules_keeps_its_activation():
 def test_copies_and_pickles_stay_fused_and_can_be_reverted(clone):
     plain, x = small(), double(2, 3, 9, 9)
     model, _ = surgery.convert(copy.deepcopy(plain), "ILMGN", fuse_activations=True)
-    copied = clone(model)
-    assert repr(copied) == repr(model)
+    copied, unfused = clone(model), surgery.convert(copy.deepcopy(plain), "ILMGN")[0]
+    assert repr(copied) == repr(model) != repr(unfused)
+    assert copied.state_dict().keys() == unfused.state_dict().keys()
     assert_equal(copied(x), model(x))
     assert repr(surgery.revert(copied)[0]) == repr(plain)
 
