@@ -371,8 +371,8 @@ def everything(results: dict) -> str:
     return "\n\n".join(filter(None, texts))
 
 
-#: Name of a table in the pages -> its function, and the record that it shows.
 OF_CPU = about, means, short, maps, without_c, activations, compiled, steps
+#: Name of a table in the pages -> its function, and the record that it shows.
 TABLES = {table.__name__: (table, RECORD) for table in OF_CPU}
 TABLES |= {"gpu": (everything, RECORD_OF_GPU), "on_gpu": (on_gpu, RECORD_OF_GPU)}
 TABLES |= {"host": (host, RECORD_OF_HOST)}

@@ -1,4 +1,4 @@
-"""Writing files: what a failed or killed write leaves; folders, their lock, damaged files."""
+"""Files: a write that fails or is killed, folders and their lock, files that are damaged."""
 
 import io
 import json

@@ -22,6 +22,9 @@ def test_they_are_those_of_the_batches(layer, backend):
     model.append(layer(32, momentum=0.3)).double()
     others = copy.deepcopy(model[3].state_dict())
     model[1].eval().running_mean.fill_(math.nan)
+    counters = [t for name, t in model.named_buffers() if name[0] in "14" and "tracked" in name]
+    for counter in counters:
+        counter.fill_(7)
     modes = [m.training for m in model.modules()]
     batches, seen = [5 * double(4, 3, 6, 6) + 2 for _ in range(3)], []
     model[4].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].mean((0, 2, 3))))
@@ -32,6 +35,7 @@ def test_they_are_those_of_the_batches(layer, backend):
     expected = [sum(m.mean(1) for m in maps) / 3, sum(m.var(1) for m in maps) / 3, sum(seen) / 3]
     found = [model[1].running_mean, model[1].running_variance, model[4].running_mean]
     assert_close(found, expected, EQUAL)
+    assert counters == [3] * (2 if layer is ExemplarNorm else 0)
     assert [m.training for m in model.modules()] == modes
     assert model[4].momentum == 0.3
     assert_equal(model[3].state_dict(), others)
