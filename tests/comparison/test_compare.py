@@ -243,25 +243,6 @@ def test_a_yaml_test_with_classes_in_another_order_is_refused(tmp_path):
         ConfigSource(config, tests={"dogs": other}).check_tests(["GN"])
 
 
-@pytest.mark.parametrize(
-    "evaluator, metric, unit",
-    [
-        ("dict(type='IoUMetric', iou_metrics=['mIoU'])", "mIoU", "percent"),
-        ("dict(type='mmdet.CocoMetric', metric='bbox')", "coco/bbox_mAP", "fraction"),
-        ("[dict(type='IoUMetric'), dict(type='mmdet.CocoMetric')]", "coco/bbox_mAP", "fraction"),
-        ("[dict(type='mmdet.CocoMetric'), dict(type='IoUMetric')]", "mIoU", "percent"),
-        ("dict(type='mmdet.CocoPanopticMetric')", "coco_panoptic/PQ", "percent"),
-        ("dict(type='mmpretrain.Accuracy')", "accuracy/top1", "percent"),
-        ("dict(type='DepthMetric')", "rmse", None),
-        ("dict(type='NoSuchMetric')", "mine", None),
-    ],
-)
-def test_the_evaluator_tells_a_metrics_unit(config, evaluator, metric, unit):
-    opened = open_config(config)
-    opened.config.test_evaluator = eval(evaluator)
-    assert opened.unit(metric) == unit
-
-
 @pytest.mark.parametrize("metric, word", [(None, "better"), ("d1", "worse")])
 def test_a_metric_that_the_config_minimizes_is_better_if_it_is_lower(
     config, tmp_path, metric, word

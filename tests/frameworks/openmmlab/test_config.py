@@ -44,6 +44,26 @@ def test_overrides_are_merged_as_by_mmengines_tools(config):
     assert cfg.model.backbone.norm_cfg == {"type": "EN", "reduction": 8}
 
 
+@pytest.mark.parametrize(
+    "evaluator, metric, unit",
+    [
+        ("dict(type='IoUMetric', iou_metrics=['mIoU'])", "mIoU", "percent"),
+        ("dict(type='mmdet.CocoMetric', metric='bbox')", "coco/bbox_mAP", "fraction"),
+        ("[dict(type='IoUMetric'), dict(type='mmdet.CocoMetric')]", "coco/bbox_mAP", "fraction"),
+        ("[dict(type='mmdet.CocoMetric'), dict(type='IoUMetric')]", "mIoU", "percent"),
+        ("dict(type='mmdet.CocoPanopticMetric')", "coco_panoptic/PQ", "percent"),
+        ("dict(type='mmpretrain.Accuracy')", "accuracy/top1", "percent"),
+        ("dict(type='Evaluator', metrics=[dict(type='IoUMetric')])", "mIoU", "percent"),
+        ("dict(type='DepthMetric')", "rmse", None),
+        ("dict(type='NoSuchMetric')", "mine", None),
+    ],
+)
+def test_the_evaluator_tells_a_metrics_unit(config, evaluator, metric, unit):
+    opened = open_config(str(config))
+    opened.config.test_evaluator = eval(evaluator)
+    assert opened.unit(metric) == unit
+
+
 def test_the_default_folder_is_mmengines(config):
     assert load_config(str(config), []).work_dir == "work_dirs/fcn"
 
