@@ -21,20 +21,10 @@ from detectron2 import model_zoo
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from helpers.swapped_norms import randomized
-from helpers.trainings import (
-    LAZY,
-    SHAPES,
-    SMALL,
-    write_mmengine_config,
-)
+from helpers.trainings import LAZY, SHAPES, SMALL, write_mmengine_config
 from ilm_plugins.__main__ import main
 from ilm_plugins.cli import parsers
-from ilm_plugins.comparison import (
-    compared_config,
-    compared_models,
-    comparison,
-    start_weights,
-)
+from ilm_plugins.comparison import compared_config, compared_models, comparison, start_weights
 from ilm_plugins.comparison.arms import Arm, Arms
 from ilm_plugins.comparison.config_source import ConfigSource
 from ilm_plugins.comparison.plan import Plan
