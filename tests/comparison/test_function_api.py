@@ -302,3 +302,10 @@ sys.exit(", ".join({"torch", "scipy", "matplotlib"}.intersection(sys.modules)) o
 def test_the_import_loads_neither_torch_nor_packages_of_reports(root):
     done = subprocess.run([sys.executable, "-c", LOAD], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_missing_package_is_told(trained, monkeypatch):
+    monkeypatch.delitem(sys.modules, "ilm_plugins.comparison.function_source")
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with pytest.raises(UserError, match=r"compare needs tqdm: .* 'ilm_plugins\[compare\]'"):
+        compare(trained)
