@@ -250,16 +250,6 @@ def test_a_metric_that_the_config_minimizes_is_better_if_it_is_lower(
     assert found.verdicts["test"]["EN"].word == word
 
 
-def test_detectron2s_metrics_are_percentages(tmp_path):
-    assert open_config(str(SHAPES)).unit("bbox/AP") == "percent"
-    config = tmp_path / "lazy.py"
-    config.write_text(LAZY)
-    opened = open_config(str(config))
-    assert opened.unit("bbox/AP") == "percent"
-    opened.config.dataloader.evaluator = {"_target_": "mine.Evaluator"}
-    assert opened.unit("top1") is None
-
-
 def test_as_is_needs_a_test_of_its_own_norm(config):
     norm = "norm_cfg=dict(_delete_=True, type='SN')"
     Path("sn.py").write_text(f"_base_ = {config!r}\nmodel = dict(backbone=dict({norm}))\n")

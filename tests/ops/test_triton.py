@@ -1090,8 +1090,7 @@ def test_channels_last_of_any_width_are_loaded_by_16_bytes_without_spills(driver
             assert "ld.global.v4.b32" in compiled.asm["ptx"], name
 
 
-#: The networks that take most registers, without padding; others, and with padding, of which the
-#: last two spill 16 and 32 bytes on compute capability 8.0.
+#: The networks that take most registers, without padding; others, some of them with padding.
 LARGEST = ("ILMIN", 4096, {"key_group_size": 1}), ("SSN", 4096, {})
 LARGE = (
     ("ILMIN", 2047, {"key_group_size": 1}),
@@ -1100,6 +1099,7 @@ LARGE = (
     ("ILMIN", 4094, {"key_group_size": 1}),
     ("SN", 4095, {}),
 )
+SPILLS = pytest.mark.xfail(raises=Spilled, strict=True, reason="Triton 3.6 spills 16 and 32 bytes")
 
 
 @compiles
@@ -1108,8 +1108,9 @@ LARGE = (
     [
         *((90, *case) for case in LARGEST),
         *(wide(capability, *case) for capability in (80, 100) for case in LARGEST),
-        *(long(80, *case) for case in LARGE[:3]),
         *(long(capability, *case) for capability in (90, 100) for case in LARGE),
+        *(long(80, *case) for case in LARGE[:3]),
+        *(pytest.param(80, *case, marks=(pytest.mark.long, SPILLS)) for case in LARGE[3:]),
     ],
     indirect=["driver"],
     ids=str,

@@ -321,3 +321,13 @@ def test_perfect_detections_have_an_ap_of_100_whatever_the_annotations_ids(ids, 
     finally:
         DatasetCatalog.remove("cells")
         MetadataCatalog.remove("cells")
+
+
+def test_detectron2s_metrics_are_percentages(tmp_path):
+    assert open_config(str(SHAPES)).unit("bbox/AP") == "percent"
+    config = tmp_path / "lazy.py"
+    config.write_text(LAZY)
+    opened = open_config(str(config))
+    assert opened.unit("bbox/AP") == "percent"
+    opened.config.dataloader.evaluator = {"_target_": "mine.Evaluator"}
+    assert opened.unit("top1") is None
