@@ -1099,7 +1099,8 @@ LARGE = (
     ("ILMIN", 4094, {"key_group_size": 1}),
     ("SN", 4095, {}),
 )
-SPILLS = pytest.mark.xfail(raises=Spilled, strict=True, reason="Triton 3.6 spills 16 and 32 bytes")
+#: Known, and not mended: a GPU has to time the change.
+SPILLS = pytest.mark.xfail(raises=Spilled, strict=True, reason="Triton 3.6, benchmarks/README.md")
 
 
 @compiles
