@@ -49,7 +49,7 @@ CORRUPTIONS = {
     "jpeg": "JPEG",
 }
 #: Ends of the names of BN's tests with statistics of test images -> as the tables call them.
-BATCHES = {f"-batch{size}": f"BN, statistics of {size}" for size in (200, 16, 1)}
+BATCHES = {f"-batch{size}": f"statistics of {size}" for size in (200, 16, 1)}
 CHANGES = {
     "noise0.1": "noise of .1",
     "blur2": "blur of 2 pixels",
@@ -145,7 +145,8 @@ def kinds(results: Results, study: str) -> list[str]:
         titles = titles | {HALF: "day, half the contrast"}
     arms = {title: (arm, "") for arm, title in ARMS[study].items()}
     if study == "cifar":
-        arms |= {title: ("BN", end) for end, title in BATCHES.items()}
+        for arm in ("BN", "BN-AugMix"):
+            arms |= {f"{ARMS[study][arm]}, {title}": (arm, end) for end, title in BATCHES.items()}
     cell = _cells(results, study, seeds)
     rows = [
         [title, *(cell(arm, [test + end]) for arm, end in arms.values())]

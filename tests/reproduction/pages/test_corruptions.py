@@ -24,7 +24,7 @@ def results(study, seeds, without=(), tests=None):
                 for test in names:
                     value = 60 + 4 * place + (0 if test == "test" else gain)
                     run(made, comparison, arm, seed, {corruptions.METRICS[study]: value}, test)
-                    if arm == "BN" and study == "cifar":
+                    if arm in ("BN", "BN-AugMix") and study == "cifar":
                         for end, more in zip(corruptions.BATCHES, (5, 4, -30), strict=True):
                             run(made, comparison, arm, seed, {"top-1": value + more}, test + end)
     return made
@@ -81,6 +81,8 @@ def test_the_kinds_have_bn_with_statistics_of_test_images_beside_the_arms():
     assert rows[0]["top-1"] == "clean" and rows[-1]["top-1"] == "mean, corrupted"
     found = [rows[-1][f"BN, statistics of {size}"] for size in (200, 16, 1)]
     assert found == ["65.0", "64.0", "30.0"]
+    found = [rows[-1][f"BN with AugMix, statistics of {size}"] for size in (200, 16, 1)]
+    assert found == ["66.5", "65.5", "31.5"]
 
 
 def test_the_corruptions_are_those_that_models_are_tested_on():
