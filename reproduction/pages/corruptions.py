@@ -48,7 +48,7 @@ CORRUPTIONS = {
     "pixelate": "pixelate",
     "jpeg": "JPEG",
 }
-#: Ends of the names of BN's tests with statistics of test images -> as the tables call them.
+#: Suffix of a test with the statistics of test images -> its name in the tables.
 BATCHES = {f"-batch{size}": f"statistics of {size}" for size in (200, 16, 1)}
 CHANGES = {
     "noise0.1": "noise of .1",
