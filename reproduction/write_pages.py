@@ -109,6 +109,11 @@ def main() -> None:
     plots.save(plots.training(published.find_table("en-5")), FIGURES / "en-5.png")
     plots.save(plots.differences(daylight.panels(found)), FIGURES / "daylight.png")
     plots.save_svg(plots.finding(folds.by_contrast(found)), FIGURES / "finding.svg")
+    models = (
+        corruptions.by_model(found, "cifar", tests)
+        for tests in (corruptions.CORRUPTED["cifar"], [results.OWN_TEST])
+    )
+    plots.save_svg(plots.corrupted(*models), FIGURES / "corruptions.svg")
     if ilm.values(found, "BN"):
         plots.save(ilm.points(found), FIGURES / "ilm_seeds.png")
     for page, text in documented().items():

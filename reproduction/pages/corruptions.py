@@ -1,6 +1,6 @@
 """Models on corrupted images, with standardized inputs or trained on from a BN model."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import mean
 
 from ilm_plugins.reports.interval import interval, signed
@@ -143,22 +143,21 @@ def kinds(results: Results, study: str) -> list[str]:
     titles = {OWN_TEST: "clean", **CORRUPTIONS} if study == "cifar" else CAMVID
     if study == "further":
         titles = titles | {HALF: "day, half the contrast"}
-    arms = {title: (arm, "") for arm, title in ARMS[study].items()}
+    rows = {title: [test] for test, title in titles.items()}
+    rows["mean, corrupted"] = [*CORRUPTED[study]]
+    found = {title: by_model(results, study, tests) for title, tests in rows.items()}
+    cells = [[title, *map(mean_cell, models.values())] for title, models in found.items()]
+    return markdown((METRICS[study], *found["mean, corrupted"]), cells)
+
+
+def by_model(results: Results, study: str, tests: Sequence[str]) -> dict[str, list[float]]:
+    """Return model -> mean over tests by complete seed; BN with test statistics comes last."""
+    models = {title: (arm, "") for arm, title in ARMS[study].items()}
     if study == "cifar":
         for arm in ("BN", "BN-AugMix"):
-            arms |= {f"{ARMS[study][arm]}, {title}": (arm, end) for end, title in BATCHES.items()}
-    cell = _cells(results, study, seeds)
-    rows = [
-        [title, *(cell(arm, [test + end]) for arm, end in arms.values())]
-        for test, title in titles.items()
-    ]
-    both = [cell(arm, [test + end for test in CORRUPTED[study]]) for arm, end in arms.values()]
-    return markdown((METRICS[study], *arms), [*rows, ["mean, corrupted", *both]])
-
-
-def _cells(results: Results, study: str, seeds: Iterable[int]) -> Callable[..., str]:
-    def cell(arm: str, tests: Sequence[str]) -> str:
-        found: Mapping[int, float] = values(results, study, arm, tests)
-        return mean_cell([found[seed] for seed in seeds if seed in found])
-
-    return cell
+            models |= {f"{ARMS[study][arm]}, {title}": (arm, end) for end, title in BATCHES.items()}
+    seeds, found = complete(results, study), {}
+    for title, (arm, end) in models.items():
+        one = values(results, study, arm, [test + end for test in tests])
+        found[title] = [one[seed] for seed in seeds if seed in one]
+    return found

@@ -34,6 +34,8 @@ FINDING = {
     folds.ADAPTED: ("BN, statistics\nof test images", "center", OKABE_ITO[4], "^"),
     "EN": ("EN", "center", OKABE_ITO[3], "D"),
 }
+#: First letters of a model -> its colour in the plot of corrupted images.
+CORRUPTED = {"BN": OKABE_ITO[7], "EN": OKABE_ITO[3], "SN": OKABE_ITO[0]}
 
 
 def study(results: Results) -> Figure:
@@ -150,4 +152,26 @@ def finding(models: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     dusk.set_xticks([])
     dusk.set_xlim(-0.7, len(FINDING) - 0.3)
     dusk.set_title("at dusk")
+    return fig
+
+
+@styled
+def corrupted(models: dict[str, list[float]], clean: dict[str, list[float]]) -> Figure:
+    """Plot the top-1 of models on corrupted images, and beside it on clean images (open)."""
+    drawn = [model for model in models if not model.endswith(" 1")]
+    fig = Figure((5.5, 0.9 + 0.25 * len(drawn)), layout="constrained")
+    axis = fig.subplots()
+    for y, model in enumerate(drawn):
+        colour = CORRUPTED[model[:2]]
+        for seeds, face in ((models[model], colour), (clean[model], "none")):
+            axis.scatter(seeds, [y] * len(seeds), s=5, color=colour, alpha=0.4, lw=0)
+            axis.plot(fmean(seeds), y, "o", color=colour, markerfacecolor=face)
+    axis.set_yticks(range(len(drawn)), drawn)
+    axis.invert_yaxis()
+    bn, augmix = (fmean(seeds) for model, seeds in models.items() if model not in drawn)
+    fig.supxlabel(
+        "top-1, %: mean over 14 corruptions (filled), clean images (open)\n"
+        f"statistics of N: of N test images; of 1: {bn:.0f}, with AugMix {augmix:.0f} (corrupted)",
+        fontsize=9,
+    )
     return fig

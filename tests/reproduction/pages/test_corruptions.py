@@ -4,7 +4,7 @@ import pytest
 import scipy.stats
 
 from helpers.made_up_results import run
-from reproduction.pages import corruptions
+from reproduction.pages import corruptions, plots
 from reproduction.pages.comparisons import rates
 
 GAINS = {"BN": 0, "EN": 2, "SN": 1, "BN-AugMix": 1.5, "EN-AugMix": 3, "BN-standardized": 0.5}
@@ -101,3 +101,13 @@ def test_the_models_trained_on_have_four_questions_each():
 
 def test_a_table_of_rates_without_a_run_says_so():
     assert rates({}, "cifar", "top-1") == ["No run has ended yet."]
+
+
+def test_the_plot_has_means_of_all_models_but_those_with_the_statistics_of_one_image():
+    made, tests = results("cifar", range(6)), (corruptions.CORRUPTED["cifar"], ["test"])
+    models, clean = (corruptions.by_model(made, "cifar", names) for names in tests)
+    (axis,) = plots.corrupted(models, clean).axes
+    means = [(60 + gain, 60) for gain in (0, 2, 1, 1.5, 3)]
+    means += [(65, 65), (64, 64), (66.5, 65), (65.5, 64)]
+    assert [line.get_xdata()[0] for line in axis.lines] == pytest.approx([*sum(means, ())])
+    assert len(axis.get_yticklabels()) == len(means)
