@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from scipy import stats
 
-from ilm_plugins.reports.interval import ALPHA, Difference, ends, paired, signed
+from ilm_plugins.reports.interval import ALPHA, Difference, ends, p_value, paired, signed
 from ilm_plugins.reports.table import of_dicts
 
 from .results import Results, by_seed, by_setting
@@ -92,6 +92,7 @@ def difference_cells(difference: Difference) -> dict[str, str]:
     cells = ["-"] * 4
     if difference.has_interval:
         interval, left = ends(difference.low, difference.high), ends(*not_excluded(difference))
-        cells = [interval, f"{difference.p:.3f}", left, f"{difference.power_of(1):.2f}"]
+        p = p_value(difference.p).removeprefix("= ")
+        cells = [interval, p, left, f"{difference.power_of(1):.2f}"]
     every = signed(difference.mean), *cells, str(difference.seeds)
     return dict(zip(COLUMNS, every, strict=True))

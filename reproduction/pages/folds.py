@@ -6,7 +6,7 @@ from statistics import mean
 from ilm_plugins.reports.interval import Difference, interval
 from ilm_plugins.reports.table import of_dicts
 
-from .comparisons import ALPHA, COLUMNS, Pair, mean_cell, tested
+from .comparisons import ALPHA, COLUMNS, Pair, corrected, mean_cell, tested
 from .daylight import REESTIMATED, TESTS
 from .results import OWN_TEST, Results, by_seed
 
@@ -60,12 +60,12 @@ def answers(results: Results) -> list[str]:
         row = {"question": question, "models": f"{models[1]} - {models[0]}"}
         found.append((row, difference(results, models, test)))
     rows = tested(found, COLUMNS[:3])
-    for row, (*models, test) in zip(rows, QUESTIONS.values(), strict=True):
+    for row, (_, one), question in zip(rows, corrected(found), QUESTIONS.values(), strict=True):
+        *models, test = question
         for fold in FOLDS:
             row[f"{fold} held out"] = interval(difference(results, models, test, [fold]))
-        p, is_below = row["p, corrected"], row["difference"].startswith("-")
-        decided = f"keep {models[0]}" if is_below else f"use {models[1]}"
-        row["so"] = decided if p != "-" and float(p) < ALPHA else "undecided"
+        decided = f"keep {models[0]}" if one.mean < 0 else f"use {models[1]}"
+        row["so"] = decided if one.p < ALPHA else "undecided"
     return of_dicts(rows)
 
 
