@@ -171,7 +171,7 @@ def corrupted(models: dict[str, list[float]], clean: dict[str, list[float]]) -> 
     bn, augmix = (fmean(seeds) for model, seeds in models.items() if model not in drawn)
     fig.supxlabel(
         "top-1, %: mean over 14 corruptions (filled), clean images (open)\n"
-        f"statistics of N: of N test images; of 1: {bn:.0f}, with AugMix {augmix:.0f} (corrupted)",
+        f"statistics of N: of each N test images; of 1, not drawn: {bn:.0f}, AugMix {augmix:.0f}",
         fontsize=9,
     )
     return fig
