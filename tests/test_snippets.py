@@ -118,7 +118,7 @@ def test_the_box_head_of_a_stock_detector_is_converted_as_the_page_says(tmp_path
 
 @pytest.mark.wide
 @pytest.mark.parametrize(
-    "page, stock_config", zip(("README.md", "docs/openmmlab.md"), SEGMENTERS, strict=True)
+    "page, stock_config", [*zip(("README.md", "docs/openmmlab.md"), SEGMENTERS, strict=True)]
 )
 def test_a_stock_segmenter_gets_en_everywhere(page, stock_config, tmp_path):
     mmseg = pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
