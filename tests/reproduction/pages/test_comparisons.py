@@ -11,7 +11,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from ilm_plugins.reports.interval import Difference, paired
-from reproduction.pages.comparisons import holm, not_excluded
+from reproduction.pages.comparisons import difference_cells, holm, not_excluded
 
 
 def difference(p):
@@ -38,3 +38,8 @@ def test_one_sided_tests_leave_the_90_percent_interval():
     students = stats.ttest_1samp(ours - plain, 0).confidence_interval(0.9)
     found = paired(dict(enumerate(ours)), dict(enumerate(plain)))
     assert not_excluded(found) == pytest.approx(students)
+
+
+def test_a_p_below_a_thousandth_is_not_written_as_zero():
+    one = paired({0: 9.99, 1: 10.0, 2: 10.01}, {0: 0.0, 1: 0.0, 2: 0.0})
+    assert difference_cells(one)["p, corrected"] == "< 0.001"
